@@ -1,0 +1,22 @@
+"""Q-BERT4Rec and semantic-ID sequential recommendation for RecBole 1.2.1.
+
+Importing this package is all that RecBole needs: workarounds are applied, checkpoints become safe,
+and the models of `registry.MODEL_TABLE` can be named wherever RecBole takes a model name.
+"""
+
+from recbole_qbert import compat
+
+compat.apply()
+
+from recbole_qbert import checkpoint, config, registry  # noqa: E402
+from recbole_qbert._version import __version__  # noqa: E402
+from recbole_qbert.data.dataset import SemanticIDDataset  # noqa: E402
+from recbole_qbert.errors import InputError  # noqa: E402
+from recbole_qbert.model.qbert4rec import QBERT4Rec  # noqa: E402
+from recbole_qbert.registry import register  # noqa: E402
+
+checkpoint.install()
+config.install()
+registry.register_own_models()
+
+__all__ = ["InputError", "QBERT4Rec", "SemanticIDDataset", "__version__", "register"]

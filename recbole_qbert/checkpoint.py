@@ -1,0 +1,190 @@
+"""Checkpoints that hold tensors and JSON, nothing that can run code.
+
+A checkpoint is one safetensors file. Its tensors are those of the state; everything else (config,
+epoch, scores, the shape of the nesting) is JSON in the file's header. RecBole pickles its `Config`
+object, which PyTorch 2.6 and later refuse to load; `install()` makes RecBole's own trainers write
+this format, and `torch.load` read it, so that `load_data_and_model` and `resume_checkpoint` work
+unchanged. A pickle offered as a checkpoint is refused without being unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import torch
+from recbole.config import Config
+from recbole.trainer import Trainer
+from safetensors.torch import save as safetensors_bytes
+
+from recbole_qbert.compat import isolated_argv
+from recbole_qbert.errors import InputError
+from recbole_qbert.files import atomic_write
+
+FORMAT = "recbole-qbert/checkpoint/1"
+# Config keys that RecBole derives from others or from the machine when a Config is built.
+DERIVED_KEYS = frozenset(
+    "MODEL_TYPE MODEL_INPUT_TYPE eval_type device valid_metric_bigger single_spec local_rank "
+    "valid_neg_sample_args test_neg_sample_args dataset model gpu_id use_gpu".split()
+)
+
+
+def config_to_json(config: Config) -> dict[str, Any]:
+    """What is needed to build an equal config on another machine."""
+    content = {
+        key: value
+        for key, value in config.final_config_dict.items()
+        if key not in DERIVED_KEYS and not isinstance(value, torch.device)
+    }
+    content["data_path"] = str(Path(config["data_path"]).parent)  # RecBole appends the data set
+    return {"model": config["model"], "dataset": config["dataset"], "keys": content}
+
+
+def config_from_json(content: dict[str, Any]) -> Config:
+    """Build the config again; command-line flags of the running process stay out."""
+    keys = dict(content["keys"])
+    # "none" is what RecBole writes into the config in place of a missing value.
+    if (keys.get("train_neg_sample_args") or {}).get("distribution") == "none":
+        keys["train_neg_sample_args"] = None
+    with isolated_argv():
+        return Config(model=content["model"], dataset=content["dataset"], config_dict=keys)
+
+
+def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
+    """Write a state whole or not at all.
+
+    Args:
+        path: where; an existing file is replaced.
+        state: nested dicts, lists and tuples of tensors, numbers, strings, None; the value under
+            `config` may be a RecBole `Config`.
+    """
+    state = dict(state)
+    if isinstance(state.get("config"), Config):
+        state["config"] = config_to_json(state["config"])
+    tensors: dict[str, torch.Tensor] = {}
+    skeleton = _encode(state, tensors)
+    metadata = {"format": FORMAT, "state": json.dumps(skeleton)}
+    with atomic_write(path, "wb") as handle:
+        handle.write(safetensors_bytes(tensors, metadata))
+
+
+def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote, `config` as JSON (see `config_from_json`).
+
+    Raises:
+        InputError: no such file, or not a checkpoint of this format (a pickle, say).
+    """
+    device = str(torch.device(map_location)) if map_location is not None else "cpu"
+    try:
+        with safetensors.safe_open(str(path), framework="pt", device=device) as handle:
+            metadata = handle.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise InputError(f"{path}: a safetensors file, but not a checkpoint of this project")
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+    except (FileNotFoundError, IsADirectoryError):
+        raise InputError(f"{path}: no such checkpoint file") from None
+    except safetensors.SafetensorError:
+        raise InputError(
+            f"{path}: not a safetensors checkpoint; pickled and broken files are never loaded: "
+            f"train the model again with this version"
+        ) from None
+    return _decode(json.loads(metadata["state"]), tensors)
+
+
+def is_checkpoint(path: Any) -> bool:
+    """Whether a path names a file in this format."""
+    if not isinstance(path, (str, os.PathLike)) or not os.path.isfile(path):
+        return False
+    with contextlib.suppress(safetensors.SafetensorError, OSError):
+        with safetensors.safe_open(os.fspath(path), framework="pt") as handle:
+            return (handle.metadata() or {}).get("format") == FORMAT
+    return False
+
+
+def install() -> None:
+    """Make RecBole's trainers and loaders use this format. Safe to call twice."""
+    if getattr(torch.load, "reads_recbole_qbert", False):
+        return
+    torch_load = torch.load
+
+    def load(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if not is_checkpoint(f):
+            return torch_load(f, map_location, *args, **kwargs)
+        if map_location is None and not torch.cuda.is_available():
+            map_location = "cpu"
+        state = load_checkpoint(f, map_location)
+        state["config"] = config_from_json(state["config"])
+        return state
+
+    load.__doc__ = torch_load.__doc__
+    load.reads_recbole_qbert = True  # type: ignore[attr-defined]
+    torch.load = load
+    Trainer._save_checkpoint = _save_recbole_checkpoint
+
+
+def _save_recbole_checkpoint(self: Trainer, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
+    """In place of `Trainer._save_checkpoint`, whose file PyTorch 2.6 and later cannot load."""
+    if not self.config["single_spec"] and self.config["local_rank"] != 0:
+        return
+    path = kwargs.pop("saved_model_file", self.saved_model_file)
+    save_checkpoint(path, trainer_state(self, epoch))
+    if verbose:
+        self.logger.info(f"Saving current: {path}")
+
+
+def trainer_state(trainer: Trainer, epoch: int) -> dict[str, Any]:
+    """The entries that RecBole's loaders look for."""
+    return {
+        "config": trainer.config,
+        "epoch": epoch,
+        "cur_step": trainer.cur_step,
+        "best_valid_score": float(trainer.best_valid_score),
+        "state_dict": dict(trainer.model.state_dict()),
+        "other_parameter": trainer.model.other_parameter(),
+        "optimizer": trainer.optimizer.state_dict(),
+    }
+
+
+def _encode(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """JSON for a nested state; tensors move to `tensors`, everything a JSON type cannot tell apart
+    is wrapped in a one-key dict."""
+    encode: Callable[[Any], Any] = lambda item: _encode(item, tensors)  # noqa: E731
+    if isinstance(value, torch.Tensor):
+        name = str(len(tensors))
+        tensors[name] = value.detach().contiguous().clone()
+        return {"tensor": name}
+    if isinstance(value, np.ndarray):
+        return {"array": encode(torch.from_numpy(value))}
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        return {"dict": [[encode(key), encode(item)] for key, item in value.items()]}
+    if isinstance(value, tuple):
+        return {"tuple": [encode(item) for item in value]}
+    if isinstance(value, list):
+        return [encode(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"a checkpoint cannot hold a {type(value).__name__}: {value!r}")
+
+
+def _decode(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """The inverse of `_encode`."""
+    if isinstance(value, list):
+        return [_decode(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    (kind, content), = value.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "array":
+        return _decode(content, tensors).cpu().numpy()
+    if kind == "tuple":
+        return tuple(_decode(item, tensors) for item in content)
+    return {_decode(key, tensors): _decode(item, tensors) for key, item in content}

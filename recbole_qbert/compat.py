@@ -1,0 +1,201 @@
+"""What RecBole 1.2.1 needs before it runs with present-day libraries and inside other programs.
+
+`apply()` is called when the package is imported and may be called again at any time. Every
+workaround answers one upstream fact, stated in its docstring; when RecBole mends it, delete the
+function and its line in `WORKAROUNDS`. Nothing here imports ray or `recbole.quick_start`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+_MARK = "_recbole_qbert_workaround"
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+def refuse_numpy_2() -> None:
+    """RecBole's `Config.compatibility_settings` reads `np.float_` and others NumPy 2 removed.
+
+    Raises:
+        ImportError: NumPy 2 or later is installed.
+    """
+    import numpy
+
+    if int(numpy.__version__.split(".")[0]) >= 2:
+        raise ImportError(
+            f"numpy {numpy.__version__} cannot run RecBole 1.2.1; "
+            "install an older one: pip install 'numpy>=1.23.5,<2'"
+        )
+
+
+def silence_known_warnings() -> None:
+    """RecBole 1.2.1 and ray 2.6.3 use deprecated calls of torch, pandas, setuptools and NumPy.
+
+    They show on every run and nobody but upstream can act on them. A filter names the message and
+    the module that raises it, so that the same warning from anywhere else is still seen.
+    """
+    known: tuple[tuple[str, type[Warning], str], ...] = (
+        (r"`torch\.cuda\.amp\.(GradScaler|autocast)\(", FutureWarning, r"recbole\.trainer\."),
+        (r"A value is trying .* chained assignment", FutureWarning, r"recbole\.data\."),
+        (r"pkg_resources is deprecated as an API", UserWarning, r"ray\."),
+        (r"pkg_resources is deprecated as an API", DeprecationWarning, r"ray\."),
+        (r"`np\.bool8` is a deprecated alias", DeprecationWarning, r"ray\."),
+    )
+    for message, category, module in known:
+        warnings.filterwarnings("ignore", message=message, category=category, module=module)
+
+
+def restore_dok_update() -> None:
+    """LightGCN and six other RecBole models call `dok_matrix._update`, removed in SciPy 1.13."""
+    from scipy.sparse import dok_matrix
+
+    if hasattr(dok_matrix, "_update"):
+        return
+
+    def _update(self: Any, data: Mapping[tuple[int, int], Any]) -> None:
+        self._dict.update(data)
+
+    dok_matrix._update = _update
+
+
+def copy_argument_lists() -> None:
+    """`Config` appends a dataset's keys to module-level lists that every later Config shares."""
+    from recbole.config import Config
+
+    def make(original: Callable[[Any], None]) -> Callable[[Any], None]:
+        def _init_parameters_category(self: Any) -> None:
+            original(self)
+            self.parameters = {name: list(keys) for name, keys in self.parameters.items()}
+
+        return _init_parameters_category
+
+    _wrap_once(Config, "_init_parameters_category", make)
+
+
+def respect_device_choice() -> None:
+    """`Config._init_device` ignores `use_gpu` and overwrites `CUDA_VISIBLE_DEVICES` by `gpu_id`.
+
+    `use_gpu: False` now means the CPU. A `CUDA_VISIBLE_DEVICES` that is already set, as by Ray or
+    SLURM, is kept unless the user gave `gpu_id`; without this all parallel trials use GPU 0.
+    """
+    from recbole.config import Config
+
+    def make(original: Callable[[Any], None]) -> Callable[[Any], None]:
+        def _init_device(self: Any) -> None:
+            settings = self.final_config_dict
+            visible = os.environ.get(_VISIBLE)
+            cpu = not settings.get("use_gpu", True)
+            if cpu:
+                settings["gpu_id"] = ""  # RecBole's own way to ask for the CPU
+            elif visible is not None and "gpu_id" not in self.external_config_dict:
+                settings["gpu_id"] = visible
+            try:
+                original(self)
+            finally:
+                if cpu:  # or every later Config of this process would find no GPU
+                    _restore_environment(_VISIBLE, visible)
+
+        return _init_device
+
+    _wrap_once(Config, "_init_device", make)
+
+
+def stop_anomaly_detection() -> None:
+    """RecBole's `sine.py` turns autograd's anomaly detection on for the whole process.
+
+    Looking any sequential model up by name imports it, so every RecBole training checks each
+    gradient for NaN; a training step takes about three times as long on a CPU (results/speed.md).
+    """
+    import recbole.model.sequential_recommender  # noqa: F401  its import is what turns it on
+    import torch
+
+    torch.autograd.set_detect_anomaly(False)
+
+
+def vectorise_s3rec_attributes() -> None:
+    """S3Rec writes its attribute targets as a Python list of B x L x n_features numbers each step.
+
+    With the 1,000 and more attributes of semantic IDs that takes minutes an epoch. The original
+    method still draws its masks and segments; only the targets are made by one scatter.
+    """
+    import torch
+    from recbole.model.sequential_recommender import S3Rec
+
+    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        def reconstruct_pretrain_data(self: Any, item_seq: Any, item_seq_len: Any) -> Any:
+            table, n_features = self.item_feat, self.n_features
+            attributes = table[self.FEATURE_FIELD].reshape(len(table), -1)  # [N, A], 0 is padding
+            self.n_features = 1
+            self.item_feat = {self.FEATURE_FIELD: torch.zeros_like(attributes[:, :1])}
+            try:
+                _, *rest = original(self, item_seq, item_seq_len)
+            finally:
+                self.item_feat, self.n_features = table, n_features
+            length = item_seq.size(1)
+            shift = (length - item_seq_len).unsqueeze(1)  # S3Rec pads on the left here
+            place = torch.arange(length, device=item_seq.device) - shift
+            items = item_seq.gather(1, place.clamp(min=0)) * (place >= 0)
+            taken = attributes.to(item_seq.device)[items]  # [B, L, A]
+            hot = torch.zeros(*items.shape, n_features + 1, dtype=torch.long, device=taken.device)
+            return (hot.scatter_(2, taken, 1)[:, :, 1:], *rest)
+
+        return reconstruct_pretrain_data
+
+    _wrap_once(S3Rec, "reconstruct_pretrain_data", make)
+
+
+WORKAROUNDS: tuple[Callable[[], None], ...] = (
+    refuse_numpy_2,
+    silence_known_warnings,
+    restore_dok_update,
+    stop_anomaly_detection,
+    vectorise_s3rec_attributes,
+    copy_argument_lists,
+    respect_device_choice,
+)
+
+
+def apply() -> None:
+    """Put every workaround in place; doing it again changes nothing."""
+    for workaround in WORKAROUNDS:
+        workaround()
+
+
+@contextlib.contextmanager
+def isolated_argv(arguments: Sequence[str] = ()) -> Iterator[None]:
+    """Let a RecBole `Config` built in the block see only `arguments` as its command line.
+
+    `Config` reads every `--key=value` in `sys.argv`, also those of pytest or of a Ray worker.
+    """
+    before = sys.argv
+    sys.argv = [*(before[:1] or [""]), *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def _wrap_once(
+    owner: type, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> None:
+    """Replace the method `name` by `make(method)`, unless that was done before."""
+    original = getattr(owner, name)
+    if getattr(original, _MARK, False):
+        return
+    wrapped = functools.wraps(original)(make(original))
+    setattr(wrapped, _MARK, True)
+    setattr(owner, name, wrapped)
+
+
+def _restore_environment(name: str, value: str | None) -> None:
+    """Set an environment variable back to what it was, absence included."""
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value

@@ -1,0 +1,204 @@
+"""Where a run's settings come from, and the check that every key is one that somebody reads.
+
+Order, later wins: RecBole's defaults, `properties/base.yaml`, `properties/model/<model>.yaml`,
+`properties/dataset/<dataset>.yaml`, `properties/tuned/<model>-<dataset>.yaml`, the user's files, the
+user's `--key=value`.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.resources
+import inspect
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import recbole
+import yaml
+from recbole.config import Config
+from recbole.utils import argument_list
+
+from recbole_qbert.compat import isolated_argv
+from recbole_qbert.errors import InputError, did_you_mean
+from recbole_qbert.registry import MODEL_TABLE, Entry, model_entry
+
+# Keys that RecBole reads in code but names in none of its lists and YAML files.
+RECBOLE_UNLISTED = frozenset(
+    "model dataset config_files nproc world_size ip port offset local_rank queue "
+    "numerical_features discretization seq_len alias_of_user_id alias_of_item_id "
+    "pre_model_path use_tuned".split()
+)
+
+
+def properties(*parts: str) -> Path | None:
+    """Path of a shipped YAML, or None where there is no such file."""
+    path = importlib.resources.files("recbole_qbert.properties").joinpath(*parts)
+    return Path(str(path)) if path.is_file() else None
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML mapping as RecBole does (1e-3 is a number).
+
+    Raises:
+        InputError: missing file, broken YAML, or no mapping; names the line.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        content = yaml.load(text, Loader=Config._build_yaml_loader(None))  # noqa: S506
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such config file") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder, not a config file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: `key: value` lines were expected")
+    return content
+
+
+def shipped_files(model: str, dataset: str, use_tuned: bool) -> list[Path]:
+    """The shipped YAML files that apply, in order."""
+    entry = model_entry(model)
+    # Every registered model's class and its bases: a subclass inherits its base's keys.
+    lineage = [base.__name__ for base in reversed(inspect.getmro(entry.model))]
+    candidates = [properties("base.yaml")]
+    candidates += [properties("model", f"{name}.yaml") for name in lineage]
+    candidates += [entry.defaults, properties("dataset", f"{dataset}.yaml")]
+    if use_tuned:
+        candidates.append(properties("tuned", f"{model}-{dataset}.yaml"))
+    return [path for path in candidates if path is not None]
+
+
+def build_config(
+    model: str,
+    dataset: str,
+    files: Sequence[str | Path] = (),
+    settings: Mapping[str, Any] | None = None,
+) -> Config:
+    """A RecBole `Config` of one run, checked.
+
+    Args:
+        model: name in the registry or of a RecBole sequential model.
+        dataset: name of the data set.
+        files: the user's YAML files.
+        settings: the user's `key=value` settings; strings are read as YAML values.
+
+    Raises:
+        InputError: a key that nobody reads (with a "did you mean"), or a value RecBole refuses.
+    """
+    given = {key: parse_value(value) for key, value in (settings or {}).items()}
+    check_keys(model, given, "command line")
+    user_keys: dict[str, Any] = {}
+    for file in files:
+        content = load_yaml(file)
+        check_keys(model, content, str(file))
+        user_keys |= content
+    use_tuned = {**user_keys, **given}.get("use_tuned", True)
+    merged: dict[str, Any] = {}
+    for path in shipped_files(model, dataset, use_tuned):
+        merged = _merge(merged, load_yaml(path))
+    merged = _merge(_merge(merged, user_keys), given)
+    with isolated_argv():
+        try:
+            config = Config(model=model, dataset=dataset, config_dict=merged)
+        except (ValueError, TypeError, KeyError, NotImplementedError, AssertionError) as error:
+            raise InputError(f"config of {model} on {dataset}: {' '.join(str(error).split())}") from None
+    return config
+
+
+def parse_value(value: Any) -> Any:
+    """`--key=value` as YAML reads it: numbers, lists, `~`, true; anything else is a string."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return yaml.load(value, Loader=Config._build_yaml_loader(None))  # noqa: S506
+    except yaml.YAMLError:
+        return value
+
+
+def check_keys(model: str, keys: Iterable[str], source: str) -> None:
+    """Refuse a key that neither RecBole nor the model reads."""
+    known = known_keys(model)
+    for key in keys:
+        if key not in known:
+            raise InputError(f"{source}: unknown key '{key}' for {model}{did_you_mean(key, known)}")
+
+
+@functools.lru_cache(maxsize=64)
+def known_keys(model: str) -> frozenset[str]:
+    """All keys that a run of `model` may be given."""
+    entry = model_entry(model)
+    keys = set(RECBOLE_UNLISTED)
+    for name in ("general", "training", "evaluation", "dataset"):
+        keys |= set(getattr(argument_list, f"{name}_arguments"))
+    folder = Path(recbole.__file__).parent / "properties"
+    host = [folder / "overall.yaml", folder / "dataset" / "sample.yaml"]
+    host.append(folder / "model" / f"{model}.yaml")
+    for path in [*(file for file in host if file.is_file()), *shipped_files(model, "", False)]:
+        keys |= set(load_yaml(path))
+    return frozenset(keys | _keys_read_by(entry))
+
+
+def _keys_read_by(entry: Entry) -> set[str]:
+    """Keys that appear as `config["key"]` in the sources of a model's, dataset's and trainer's
+    classes; RecBole's models read some that no YAML names."""
+    found: set[str] = set()
+    for cls in (entry.model, entry.dataset, entry.trainer):
+        for base in inspect.getmro(cls):
+            if base.__module__.partition(".")[0] in ("recbole", "recbole_qbert") or base is cls:
+                try:
+                    source = inspect.getsource(base)
+                except (OSError, TypeError):  # defined in a shell or generated
+                    continue
+                found |= set(re.findall(r"config\[\s*[\"'](\w+)[\"']\s*\]", source))
+    return found
+
+
+def _merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
+    """Later settings win key by key; the mask dictionaries are merged entry by entry."""
+    merged = {**base, **update}
+    for key in ("mask_mix", "mask_ratios"):
+        if isinstance(base.get(key), dict) and isinstance(update.get(key), dict):
+            merged[key] = {**base[key], **update[key]}
+    return merged
+
+
+def install() -> None:
+    """Let RecBole's own `Config` find a registered model's defaults. Safe to call twice.
+
+    RecBole reads default YAML files only from its own package, and evaluates strings of a config as
+    Python expressions; here they are read as literals, so that no config can run code.
+    """
+    if getattr(Config, "reads_recbole_qbert", False):
+        return
+    load_internal = Config._load_internal_config_dict
+
+    def load_with_ours(self: Config, model: str, model_class: type, dataset: str) -> None:
+        load_internal(self, model, model_class, dataset)
+        if model in MODEL_TABLE:
+            check_keys(model, self.external_config_dict, "config")
+            for path in shipped_files(model, dataset, use_tuned=False):
+                self.internal_config_dict.update(
+                    _merge(self.internal_config_dict, load_yaml(path))
+                )
+
+    Config._load_internal_config_dict = load_with_ours
+    Config._convert_config_dict = _convert_literals
+    Config.reads_recbole_qbert = True
+
+
+def _convert_literals(self: Config, config_dict: dict[str, Any]) -> dict[str, Any]:
+    """Strings that are Python literals (`[64, 32]`, `1e-3`, `None`, `true`) become values."""
+    words = {"true": True, "false": False}
+    for key, value in config_dict.items():
+        if isinstance(value, str):
+            try:
+                config_dict[key] = ast.literal_eval(value)
+            except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+                config_dict[key] = words.get(value.lower(), value)
+    return config_dict

@@ -1,0 +1,86 @@
+"""Read columns of a RecBole atomic file exactly as they are written.
+
+RecBole's own loader remaps tokens, splits sequences and fills gaps; here the strings count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from recbole_qbert.errors import InputError, did_you_mean, preview
+
+
+def read_columns(path: str | Path, fields: Sequence[str]) -> pd.DataFrame:
+    """The named columns of a tab-separated file whose header holds `name:type` fields.
+
+    Nothing is inferred: "NA", "007", quotes and blanks stay as written, an empty cell is "".
+
+    Args:
+        path: a UTF-8 `.item`, `.user` or `.inter` file.
+        fields: column names, without their type.
+
+    Returns:
+        One string column per field, in the order asked for. The index, named "line", is each row's
+        line in the file; blank lines are passed over, as RecBole does.
+
+    Raises:
+        InputError: the file is missing, empty or not UTF-8, the header is not `name:type`, a
+            field is unknown or asked for twice, or a row has another number of fields.
+    """
+    lines = _lines(Path(path))
+    names = _header(path, lines[0])
+    for field in fields:
+        if field not in names:
+            hint = did_you_mean(field, names)
+            raise InputError(f"{path}: no field '{field}' (it has {preview(names)}){hint}")
+    if len(set(fields)) != len(fields):
+        raise InputError(f"{path}: a field is asked for twice ({preview(list(fields))})")
+
+    numbered = {number: line.split("\t") for number, line in enumerate(lines[1:], 2) if line}
+    for number, row in numbered.items():
+        if len(row) != len(names):
+            raise InputError(
+                f"{path}: line {number}: {len(row)} fields where the header has {len(names)}; "
+                "separate fields with one tab and remove tabs inside a field"
+            )
+    positions = [names.index(field) for field in fields]
+    return pd.DataFrame(
+        [[row[position] for position in positions] for row in numbered.values()],
+        index=pd.Index(list(numbered), dtype="int64", name="line"),
+        columns=list(fields),
+        dtype=object,
+    )
+
+
+def _lines(path: Path) -> list[str]:
+    """The file's lines without their ends; only LF and CRLF end a line, as in RecBole's reader."""
+    try:
+        # A byte-order mark would otherwise become part of the first field's name.
+        text = path.read_bytes().decode("utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise InputError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 ({error}); convert the file to UTF-8") from None
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    if not lines[0]:
+        raise InputError(f"{path}: line 1 is empty; a header of 'name:type' fields is expected")
+    return lines
+
+
+def _header(path: str | Path, line: str) -> list[str]:
+    """The field names of a header line, without their types."""
+    names = []
+    for cell in line.split("\t"):
+        name, colon, kind = cell.partition(":")
+        if not (name and colon and kind):
+            raise InputError(
+                f"{path}: line 1: '{cell}' is not 'name:type'; write a RecBole header such as "
+                "'item_id:token<TAB>title:token_seq'"
+            )
+        if name in names:
+            raise InputError(f"{path}: line 1: the field '{name}' occurs twice; rename one")
+        names.append(name)
+    return names

@@ -1,0 +1,216 @@
+"""`SemanticIDDataset`: RecBole's sequential dataset plus semantic IDs, without copied histories.
+
+RecBole's loading, filtering, remapping and leave-one-out split stay. What differs:
+
+* a history is a slice of one flat array, cut when a batch is asked for, so nothing of size
+  rows x length is ever in memory;
+* `augmentation: none` keeps one training row a user (the whole training sequence), `prefix` gives
+  RecBole's rows, one for each prefix;
+* the semantic IDs are joined by raw item token: as `item_codes` [N, K] for our models, and as the
+  item feature `semantic_id` for FDSA, S3Rec and any other model that reads item features; dense
+  item vectors come the same way (`item_vectors`).
+
+N items (row 0 is padding), K levels, B rows of a batch, L = MAX_ITEM_LIST_LENGTH.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from recbole.data.dataset import SequentialDataset
+from recbole.data.interaction import Interaction
+from recbole.utils import FeatureSource, FeatureType
+from torch import Tensor
+
+from recbole_qbert.data.semid import SemanticIDCodec, SemanticIDTable, read_semantic_ids
+from recbole_qbert.data.vectors import read_item_vectors
+from recbole_qbert.errors import InputError, preview
+
+SEMANTIC_ID_FIELD = "semantic_id"
+# Interaction column: where in the flat arrays the row's target item stands.
+ROW_FIELD = "row_in_sequences"
+AUGMENTATIONS = ("none", "prefix")
+
+
+class SemanticIDDataset(SequentialDataset):
+    """Serves every sequential model; see the module's header."""
+
+    def __init__(self, config: Any):
+        if config["augmentation"] not in AUGMENTATIONS:
+            raise InputError(
+                f"augmentation: {config['augmentation']!r} is none of {', '.join(AUGMENTATIONS)}"
+            )
+        self.semantic_ids: SemanticIDTable | None = None
+        self.item_codes: Tensor | None = None
+        self._flat: dict[str, Tensor] = {}
+        super().__init__(config)
+        if self.semantic_ids is not None:
+            tokens = self.field2id_token[self.iid_field][1:]
+            codes = self.semantic_ids.codes_for(list(tokens))
+            self.item_codes = torch.zeros(len(codes) + 1, codes.shape[1], dtype=torch.long)
+            self.item_codes[1:] = torch.from_numpy(codes)
+
+    @property
+    def codec(self) -> SemanticIDCodec | None:
+        """Token <-> level and code <-> vocabulary row, or None without semantic IDs."""
+        return self.semantic_ids.codec if self.semantic_ids is not None else None
+
+    @property
+    def semantic_id_path(self) -> Path | None:
+        """The configured file, else `<data_path>/<dataset>.semid` where that exists."""
+        if self.config["semantic_id_file"]:
+            return Path(self.config["semantic_id_file"])
+        default = Path(self.dataset_path) / f"{self.dataset_name}.semid"
+        return default if default.is_file() else None
+
+    # Loading -----------------------------------------------------------------------------------
+
+    def _load_data(self, token: str, dataset_path: str) -> None:
+        super()._load_data(token, dataset_path)
+        path = self.semantic_id_path
+        if path is not None:
+            self.semantic_ids = read_semantic_ids(path)
+            ids = [np.array(row.split(" ")) for row in self.semantic_ids.semantic_ids()]
+            column = pd.Series(ids, index=list(self.semantic_ids.items), dtype=object)
+            self._add_item_feature(SEMANTIC_ID_FIELD, column, FeatureType.TOKEN_SEQ, path)
+        for name, vector_path in (self.config["item_vectors"] or {}).items():
+            items, vectors = read_item_vectors(vector_path)
+            column = pd.Series(list(vectors), index=items, dtype=object)
+            self._add_item_feature(name, column, FeatureType.FLOAT_SEQ, Path(vector_path))
+
+    def _add_item_feature(
+        self, field: str, column: pd.Series, feature_type: FeatureType, path: Path
+    ) -> None:
+        """Join a sequence-valued column to the items by raw token, before RecBole remaps."""
+        if self.item_feat is None:
+            self.item_feat = pd.DataFrame({self.iid_field: self.inter_feat[self.iid_field].unique()})
+            self.field2source[self.iid_field] = FeatureSource.ITEM_ID
+        if field in self.item_feat:
+            raise InputError(f"{path}: the items already have a column {field!r}; rename one")
+        tokens = self.item_feat[self.iid_field]
+        missing = tokens[~tokens.isin(column.index)].tolist()
+        if missing:
+            raise InputError(
+                f"{path}: {len(missing)} of {len(tokens)} items of the dataset have no {field}: "
+                f"{preview(missing)}; make the file again from this dataset's items"
+            )
+        self.item_feat[field] = column.loc[tokens].tolist()
+        self.set_field_property(
+            field, feature_type, FeatureSource.ITEM, max(len(row) for row in column)
+        )
+
+    def _change_feat_format(self) -> None:
+        # RecBole keeps times as float32, which cannot tell two of today's Unix seconds apart when
+        # they are less than 128 s from each other. Sorted beforehand at full precision, the order
+        # survives its stable sorts.
+        if self.time_field in self.inter_feat and self.benchmark_filename_list is None:
+            self.inter_feat = self.inter_feat.sort_values(
+                [self.uid_field, self.time_field], kind="stable", ignore_index=True
+            )
+        super()._change_feat_format()
+
+    # Sequences ---------------------------------------------------------------------------------
+
+    def data_augmentation(self) -> None:
+        """Choose the rows; their histories stay slices (see `__getitem__`)."""
+        self._aug_presets()
+        self._check_field("uid_field", "time_field")
+        self.sort(by=[self.uid_field, self.time_field], ascending=True)
+        users = self.inter_feat[self.uid_field]
+        self._flat = {
+            field: self.inter_feat[field] for field in self.inter_feat if field != self.uid_field
+        }
+        self._user_start = sequence_starts(users)  # [n_users], by internal user id
+        rank = torch.arange(len(users)) - self._user_start[users]  # place in the user's sequence
+        keep = rank > 0
+        if self.config["augmentation"] == "none":
+            # The last three targets of a user: the split takes two for valid and test, and the
+            # third one's row holds the whole training sequence.
+            counts = torch.bincount(users, minlength=len(self._user_start))[users]
+            keep &= rank >= counts - 3
+        rows = keep.nonzero().squeeze(1)
+        data = self.inter_feat[rows]
+        length = rank[rows].clamp(max=self.max_item_list_len)
+        data.update(Interaction({self.item_list_length_field: length, ROW_FIELD: rows}))
+        self.set_field_property(ROW_FIELD, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
+        self.inter_feat = data
+
+    def __getitem__(self, index: Any, join: bool = True) -> Interaction:
+        """Rows with their histories. Lists are [B, L], right-padded with zeros."""
+        data = super().__getitem__(index, join)
+        if ROW_FIELD not in data:
+            return data
+        rows, lengths = data[ROW_FIELD], data[self.item_list_length_field]
+        if rows.dim() == 0:  # RecBole samples a single row by an integer
+            return data
+        place = torch.arange(self.max_item_list_len)
+        source = (rows - lengths).unsqueeze(1) + place
+        real = place < lengths.unsqueeze(1)
+        lists = {}
+        for field, values in self._flat.items():
+            taken = values[source.clamp(max=len(values) - 1)]
+            shape = real.shape + (1,) * (taken.dim() - 2)
+            lists[getattr(self, f"{field}_list_field")] = taken * real.view(shape)
+        data.update(Interaction(lists))
+        return data
+
+    def training_sequences(self) -> tuple[Tensor, Tensor]:
+        """Every user's training items, in order, of this split's rows.
+
+        Returns:
+            items [T] internal ids, one user after the other; offsets [n_users + 1], user u's items
+            being `items[offsets[u]:offsets[u + 1]]` (user 0 is padding and has none).
+        """
+        if not self._flat:
+            raise InputError("pre-split benchmark files keep no whole sequences; use one .inter file")
+        users, rows = self.inter_feat[self.uid_field], self.inter_feat[ROW_FIELD]
+        end = self._user_start.clone().scatter_reduce(0, users, rows + 1, "amax")
+        lengths = end - self._user_start
+        offsets = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
+        shift = torch.repeat_interleave(self._user_start - offsets[:-1], lengths)
+        return self._flat[self.iid_field][torch.arange(len(shift)) + shift], offsets
+
+    def training_repeats(self) -> bool:
+        """Whether any training sequence holds the same item twice."""
+        if not self._flat:
+            return True  # unknown: assume the weaker thing
+        items, offsets = self.training_sequences()
+        user = torch.repeat_interleave(torch.arange(len(offsets) - 1), offsets.diff())
+        return len(torch.unique(user * self.item_num + items)) < len(items)
+
+    def seen_items(self, interaction: Interaction) -> tuple[Tensor, Tensor]:
+        """All items before each row's target, however long the history.
+
+        Returns:
+            row numbers [S] within the batch and item ids [S].
+        """
+        if ROW_FIELD not in interaction:
+            history = interaction[self.item_id_list_field]
+            batch, place = history.nonzero(as_tuple=True)
+            return batch, history[batch, place]
+        rows = interaction[ROW_FIELD].cpu()
+        start = self._user_start[interaction[self.uid_field].cpu()]
+        lengths = rows - start
+        batch = torch.repeat_interleave(torch.arange(len(rows)), lengths)
+        first = lengths.cumsum(0) - lengths
+        place = torch.arange(len(batch)) - first[batch] + start[batch]
+        return batch, self._flat[self.iid_field][place]
+
+    def inter_matrix(self, form: str = "coo", value_field: str | None = None) -> Any:
+        """Sparse user x item matrix of all interactions that this split's rows hold."""
+        if not self._flat or value_field is not None:
+            return super().inter_matrix(form, value_field)
+        items, offsets = self.training_sequences()
+        user = torch.repeat_interleave(torch.arange(len(offsets) - 1), offsets.diff())
+        pairs = Interaction({self.uid_field: user, self.iid_field: items})
+        return self._create_sparse_matrix(pairs, self.uid_field, self.iid_field, form, None)
+
+
+def sequence_starts(users: Tensor) -> Tensor:
+    """Where each user's run begins in a sorted array of user ids. Shape [max id + 1]."""
+    counts = torch.bincount(users)
+    return counts.cumsum(0) - counts

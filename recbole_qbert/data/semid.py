@@ -1,0 +1,336 @@
+"""The semantic-ID atomic file `<ds>.semid`: reader, writer and validator.
+
+Tab-separated UTF-8 with the header `item_id:token<TAB>semantic_id:token_seq` and one row an item:
+`B00ABC<TAB>a_170 b_224 c_251 d_151`. Every item has the same number of levels, and no two items
+the same tuple. Shapes: N items, K levels.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import InitVar, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbole_qbert.data.codec import (
+    BOM,
+    CODEBOOK_LIMIT,
+    HEADER,
+    ITEM_COLUMN,
+    IntArray,
+    SemanticIDCodec,
+    as_code_array,
+    check_codes,
+    check_items,
+    checked_sizes,
+    level_letters,
+    parse_rows,
+    quote,
+)
+from recbole_qbert.errors import InputError, did_you_mean, preview
+from recbole_qbert.files import atomic_write, read_json, sidecar_path, write_json
+
+__all__ = [
+    "CODEBOOK_LIMIT",
+    "HEADER",
+    "SIDECAR_FORMAT",
+    "SIDECAR_VERSION",
+    "SemanticIDCodec",
+    "SemanticIDTable",
+    "check_semantic_ids",
+    "items_sha256",
+    "level_letters",
+    "read_semantic_ids",
+    "write_semantic_ids",
+]
+
+SIDECAR_FORMAT = "recbole-qbert/semid"
+SIDECAR_VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class SemanticIDTable:
+    """Items with their codes; one that exists is valid.
+
+    Attributes:
+        items: raw item tokens, N of them, unique.
+        codes: int64 `[N, K]`, read-only, unique rows, each code below its codebook's size.
+        codebook_sizes: codes of each level, K of them.
+        path: names the file the rows came from, so that a refusal gives line numbers.
+    """
+
+    items: tuple[str, ...] = field(repr=False)
+    codes: IntArray = field(repr=False)
+    codebook_sizes: tuple[int, ...]
+    path: InitVar[str | None] = None
+
+    def __post_init__(self, path: str | None) -> None:
+        named = "semantic IDs" if path is None else path
+        first, unit = (0, "row") if path is None else (2, "line")
+        given: Any = self.items  # callers without a type checker come by too
+        if isinstance(given, str):
+            raise InputError(f"{named}: items is one text; give a sequence of item tokens")
+        items = tuple(given)
+        sizes = checked_sizes(self.codebook_sizes, named)
+        codes = as_code_array(self.codes, len(sizes), named)
+        check_items(items, len(codes), named, lambda row: f"{unit} {row + first}")
+        check_codes(items, codes, sizes, named, lambda row: f"{unit} {row + first}")
+        codes.setflags(write=False)
+        object.__setattr__(self, "items", items)
+        object.__setattr__(self, "codes", codes)
+        object.__setattr__(self, "codebook_sizes", sizes)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SemanticIDTable):
+            return NotImplemented
+        return (
+            self.codebook_sizes == other.codebook_sizes
+            and self.items == other.items
+            and np.array_equal(self.codes, other.codes)
+        )
+
+    @property
+    def n_items(self) -> int:
+        """N."""
+        return len(self.items)
+
+    @property
+    def n_levels(self) -> int:
+        """K."""
+        return len(self.codebook_sizes)
+
+    @property
+    def codec(self) -> SemanticIDCodec:
+        """The codec of these codebook sizes."""
+        return SemanticIDCodec(self.codebook_sizes)
+
+    def semantic_ids(self) -> list[str]:
+        """The tuples as text, `'a_1 b_2'`, N of them."""
+        columns = []
+        for level in range(self.n_levels):
+            letters = level_letters(level)
+            columns.append([f"{letters}_{code}" for code in self.codes[:, level].tolist()])
+        return list(map(" ".join, zip(*columns, strict=True)))
+
+    def codes_for(self, items: Sequence[str]) -> IntArray:
+        """Codes `[n, K]` of n items, in the order asked.
+
+        Raises:
+            InputError: items without a semantic ID; says how many, and the first ten.
+        """
+        self._check_known(items, "semantic IDs")
+        rows = [self._rows[item] for item in items]
+        return self.codes[np.asarray(rows, dtype=np.int64)]
+
+    @functools.cached_property
+    def _rows(self) -> dict[str, int]:
+        return {item: row for row, item in enumerate(self.items)}
+
+    def _check_known(self, asked: Iterable[str], named: str) -> None:
+        distinct = dict.fromkeys(asked)
+        missing = [item for item in distinct if item not in self._rows]
+        if missing:
+            raise InputError(
+                f"{named}: {len(missing)} of {len(distinct)} items have no semantic ID: "
+                f"{preview([quote(item) for item in missing])}; "
+                "make the semantic-ID file again from all items of the dataset"
+            )
+
+
+def read_semantic_ids(
+    path: str | Path, codebook_sizes: Sequence[int] | None = None
+) -> SemanticIDTable:
+    """Read and check a semantic-ID file, and its sidecar where there is one.
+
+    Args:
+        path: the `.semid` file.
+        codebook_sizes: K sizes; without them the sidecar's hold, else the largest code and one.
+
+    Raises:
+        InputError: any fault; the message names the file, line, field and remedy.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; make it, or correct the path") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); correct the path") from None
+    items, codes = parse_rows(data, str(path))
+    sidecar = _read_sidecar(path, data)
+    named: str | Path = path
+    if codebook_sizes is not None:
+        sizes = checked_sizes(codebook_sizes, str(path))
+    elif sidecar is not None:
+        named = sidecar_path(path)
+        sizes = checked_sizes(sidecar.get("codebook_sizes", ()), str(named))
+    else:
+        sizes = tuple(int(code) + 1 for code in codes.max(axis=0))
+    if len(sizes) != codes.shape[1]:
+        raise InputError(
+            f"{named}: codebook_sizes has {len(sizes)} levels, the rows of {path} have "
+            f"{codes.shape[1]}; give one size a level"
+        )
+    table = SemanticIDTable(tuple(items), codes, sizes, str(path))
+    if sidecar is not None:
+        _check_summary(path, sidecar, table)
+    return table
+
+
+def _read_sidecar(path: str | Path, data: bytes) -> dict[str, Any] | None:
+    """The sidecar of the file whose bytes are `data`, or None where there is none."""
+    sidecar = sidecar_path(path)
+    if not sidecar.exists():
+        return None
+    try:
+        content = read_json(sidecar)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = quote(error, limit=120)
+        raise InputError(f"{sidecar}: cannot be read ({reason}); make it again") from None
+    for key, wanted in (("format", SIDECAR_FORMAT), ("version", SIDECAR_VERSION)):
+        if content.get(key) != wanted or isinstance(content.get(key), bool):
+            raise InputError(
+                f"{sidecar}: {key} is {quote(content.get(key))}, not {wanted!r}; "
+                "make the semantic-ID file again with this version"
+            )
+    if content.get("sha256") != hashlib.sha256(data).hexdigest():
+        raise InputError(
+            f"{sidecar}: the sidecar names other data: its sha256 is not that of {path}; "
+            "make the file again (or delete the sidecar, if the file is right as it stands)"
+        )
+    return content
+
+
+def _check_summary(path: str | Path, sidecar: Mapping[str, Any], table: SemanticIDTable) -> None:
+    """What else the sidecar says of the file must hold."""
+    wanted = {
+        "n_items": table.n_items,
+        "n_levels": table.n_levels,
+        "items_sha256": items_sha256(table.items),
+    }
+    for key, value in wanted.items():
+        if sidecar.get(key) != value:
+            raise InputError(
+                f"{sidecar_path(path)}: {key} is {quote(sidecar.get(key), limit=70)}, "
+                f"the file has {value!r}; make the file again"
+            )
+
+
+def items_sha256(items: Iterable[str]) -> str:
+    """Hash of a set of items, whatever their order: the sorted tokens, joined by line ends."""
+    return hashlib.sha256("\n".join(sorted(items)).encode("utf-8")).hexdigest()
+
+
+def write_semantic_ids(path: str | Path, table: SemanticIDTable, source: Mapping[str, Any]) -> None:
+    """Write the file, then its sidecar, each whole or not at all.
+
+    A kill between the two leaves the new file with the old sidecar, which the reader refuses.
+
+    Args:
+        path: the `.semid` file.
+        table: what to write; checked again first, so a fault leaves an old file untouched.
+        source: what the table was made from: hashes, seed, command. JSON values only.
+    """
+    table = SemanticIDTable(table.items, table.codes, table.codebook_sizes)
+    try:
+        json.dumps(dict(source), ensure_ascii=False, sort_keys=True).encode("utf-8")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path}: source cannot be written as JSON ({quote(error, limit=120)}); "
+            "give texts, numbers, lists and mappings"
+        ) from None
+    rows = map("\t".join, zip(table.items, table.semantic_ids(), strict=True))
+    data = "\n".join((HEADER, *rows, "")).encode("utf-8")
+    try:
+        with atomic_write(path, "wb") as handle:
+            handle.write(data)
+        write_json(
+            sidecar_path(path),
+            {
+                "format": SIDECAR_FORMAT,
+                "version": SIDECAR_VERSION,
+                "n_levels": table.n_levels,
+                "codebook_sizes": list(table.codebook_sizes),
+                "n_items": table.n_items,
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "items_sha256": items_sha256(table.items),
+                "source": dict(source),
+            },
+        )
+    except OSError as error:
+        reason = error.strerror or quote(error)
+        raise InputError(f"{path}: cannot be written ({reason}); correct the path") from None
+
+
+def check_semantic_ids(path: str | Path, inter_path: str | Path | None = None) -> list[str]:
+    """Check a semantic-ID file and describe it, one line a fact.
+
+    Args:
+        path: the `.semid` file.
+        inter_path: a RecBole `.inter` file whose items (column `item_id:token`) must all be there.
+
+    Raises:
+        InputError: any fault of the files, or items of the `.inter` without a semantic ID.
+    """
+    table = read_semantic_ids(path)
+    report = [f"{path}: {table.n_items} items, {table.n_levels} levels"]
+    report.append("codebook sizes: " + " ".join(map(str, table.codebook_sizes)))
+    for level, size in enumerate(table.codebook_sizes):
+        used = len(np.unique(table.codes[:, level]))
+        report.append(f"level {level_letters(level)}: {used}/{size} codes used")
+    if sidecar_path(path).exists():
+        report.append(f"sidecar: {sidecar_path(path)} agrees with the file")
+    else:
+        report.append("sidecar: none; the codebook sizes are those of the largest codes")
+    if inter_path is not None:
+        items = _interaction_items(inter_path)
+        table._check_known(items, str(inter_path))
+        report.append(
+            f"coverage: all {len(items)} items of {inter_path} have a semantic ID; "
+            f"{table.n_items - len(items)} further items have no interaction there"
+        )
+    return report
+
+
+def _interaction_items(path: str | Path) -> list[str]:
+    """Distinct items of a RecBole `.inter` file, in the order they first come."""
+    first_lines: dict[bytes, int] = {}
+    try:
+        with open(path, "rb") as handle:
+            header = handle.readline().removeprefix(BOM).rstrip(b"\r\n").split(b"\t")
+            if ITEM_COLUMN.encode() not in header:
+                names = [name.decode("utf-8", "replace") for name in header]
+                raise InputError(
+                    f"{path}: line 1: no column {ITEM_COLUMN} among "
+                    f"{preview([quote(name) for name in names])}"
+                    f"{did_you_mean(ITEM_COLUMN, [n for n in names if n.isprintable()])}; "
+                    "give a RecBole .inter file"
+                )
+            column = header.index(ITEM_COLUMN.encode())
+            for number, line in enumerate(handle, start=2):
+                fields = line.rstrip(b"\r\n").split(b"\t")
+                if fields == [b""]:
+                    continue  # RecBole passes over blank lines too
+                if len(fields) != len(header):
+                    raise InputError(
+                        f"{path}: line {number}: {len(fields)} tab-separated fields, the header "
+                        f"has {len(header)}; correct the line"
+                    )
+                first_lines.setdefault(fields[column], number)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; correct the path") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); correct the path") from None
+    items = []
+    for raw, number in first_lines.items():
+        try:
+            items.append(raw.decode("utf-8"))
+        except UnicodeDecodeError:
+            raise InputError(
+                f"{path}: line {number}, item_id: not UTF-8; save the file as UTF-8"
+            ) from None
+    return items

@@ -1,0 +1,219 @@
+"""Checks of the installation, each with what to do when it fails."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from packaging.requirements import Requirement
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from recbole_qbert import compat
+
+DISTRIBUTION = "recbole-qbert"
+PYTHON_VERSIONS = ((3, 10), (3, 11))
+# What only ray needs: without it everything but sweeps works.
+SWEEPS_ONLY = frozenset({"ray", "pyarrow", "setuptools"})
+MIN_FREE_BYTES = 1 << 30
+RAY_TIMEOUT_SECONDS = 120.0
+
+_REINSTALL = "make a new virtual environment and install with -c constraints.txt"
+
+# Run in a process of its own: a start of Ray that hangs can then be ended.
+_RAY_SCRIPT = """
+import ray
+ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False,
+         logging_level="ERROR")
+
+@ray.remote
+def version():
+    import recbole_qbert
+    from recbole_qbert._version import __version__
+    return __version__
+
+print("worker imported recbole_qbert", ray.get(version.remote()))
+ray.shutdown()
+"""
+
+
+class Check(NamedTuple):
+    """One line of the report; `remedy` says what to do and is empty where `ok`."""
+
+    name: str
+    ok: bool
+    detail: str
+    remedy: str = ""
+
+
+def check_python() -> list[Check]:
+    """The interpreter is one for which every dependency has a build."""
+    found = "{}.{}.{}".format(*sys.version_info[:3])
+    if sys.version_info[:2] in PYTHON_VERSIONS:
+        return [Check("python", True, found)]
+    return [Check("python", False, found, "use Python 3.10 or 3.11; ray 2.6.3 has no other build")]
+
+
+def check_dependencies() -> list[Check]:
+    """Every base dependency is installed in a version that `setup.cfg` allows."""
+    try:
+        lines = importlib.metadata.requires(DISTRIBUTION) or []
+    except importlib.metadata.PackageNotFoundError:
+        remedy = "in the project's folder: pip install -c constraints.txt -e ."
+        return [Check(DISTRIBUTION, False, "not installed", remedy)]
+    requirements = [Requirement(line) for line in lines]
+    return [
+        _check_requirement(requirement)
+        for requirement in requirements
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+    ]
+
+
+def _check_requirement(requirement: Requirement) -> Check:
+    allowed = str(requirement.specifier)
+    remedy = f"pip install -c constraints.txt '{requirement.name}{allowed}'"
+    try:
+        found = importlib.metadata.version(requirement.name)
+    except importlib.metadata.PackageNotFoundError:
+        if requirement.name in SWEEPS_ONLY:
+            return Check(requirement.name, True, "not installed; only sweeps need it")
+        return Check(requirement.name, False, "not installed", remedy)
+    if requirement.specifier.contains(found, prereleases=True):
+        return Check(requirement.name, True, found)
+    return Check(requirement.name, False, f"{found}, but {allowed} is needed", remedy)
+
+
+def check_device() -> list[Check]:
+    """Where training would run."""
+    import torch
+
+    if torch.cuda.is_available():
+        count = torch.cuda.device_count()
+        return [Check("device", True, f"{count} x {torch.cuda.get_device_name(0)}")]
+    return [Check("device", True, f"CPU, {torch.get_num_threads()} threads")]
+
+
+def check_recbole() -> list[Check]:
+    """RecBole imports with the workarounds and builds a Config."""
+    compat.apply()
+    from recbole.config import Config
+
+    with compat.isolated_argv():
+        config = Config("BPR", "ml-100k", config_dict={"use_gpu": False})
+    return [Check("recbole config", True, f"built for {config['model']}")]
+
+
+def check_ray() -> list[Check]:
+    """A Ray worker starts and can import the package."""
+    try:
+        importlib.metadata.version("ray")
+    except importlib.metadata.PackageNotFoundError:
+        return [Check("ray worker", True, "ray is not installed; only sweeps need it")]
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+    remedy = f"only sweeps need this; free memory and ports, or {_REINSTALL}"
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", _RAY_SCRIPT],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+    try:
+        output, errors = process.communicate(timeout=RAY_TIMEOUT_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        detail = f"no answer within {RAY_TIMEOUT_SECONDS:g} s"
+        return [Check("ray worker", False, detail, remedy)]
+    if process.returncode != 0:
+        return [Check("ray worker", False, _last_line(errors, "it failed to start"), remedy)]
+    return [Check("ray worker", True, _last_line(output, "started"))]
+
+
+def check_folders() -> list[Check]:
+    """Checkpoints and temporary files can be written."""
+    saved = Path("saved")
+    checkpoints = saved if saved.is_dir() else Path.cwd()
+    return [
+        _check_writable(
+            "checkpoint folder", checkpoints, "run from a folder you own, or set checkpoint_dir"
+        ),
+        _check_writable(
+            "temporary folder",
+            Path(tempfile.gettempdir()),
+            "set TMPDIR to a folder you may write to",
+        ),
+    ]
+
+
+def _check_writable(name: str, folder: Path, remedy: str) -> Check:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return Check(name, True, str(folder.resolve()))
+    except OSError as error:
+        return Check(name, False, f"{folder.resolve()}: {error.strerror}", remedy)
+
+
+def check_disk() -> list[Check]:
+    """There is room for checkpoints and logs."""
+    free = shutil.disk_usage(Path.cwd()).free
+    detail = f"{free / (1 << 30):.1f} GiB free"
+    if free >= MIN_FREE_BYTES:
+        return [Check("disk", True, detail)]
+    return [Check("disk", False, detail, "free at least 1 GiB, or run from another disk")]
+
+
+# Name shown, what is done, and what to do if the check itself breaks.
+CHECKS: tuple[tuple[str, Callable[[], list[Check]], str], ...] = (
+    ("python", check_python, _REINSTALL),
+    ("dependencies", check_dependencies, _REINSTALL),
+    ("device", check_device, f"{_REINSTALL}; for a GPU its driver must fit the torch build"),
+    ("recbole config", check_recbole, _REINSTALL),
+    ("ray worker", check_ray, _REINSTALL),
+    ("folders", check_folders, "run from a folder that exists and that you may write to"),
+    ("disk", check_disk, "run from a folder that exists"),
+)
+
+
+def run_checks() -> list[Check]:
+    """Run every check; one that breaks becomes a failed line and does not stop the others."""
+    results: list[Check] = []
+    for name, check, remedy in CHECKS:
+        try:
+            results += check()
+        except Exception as error:
+            detail = _last_line(str(error), "no message")
+            results.append(Check(name, False, f"{type(error).__name__}: {detail}", remedy))
+    return results
+
+
+def main() -> int:
+    """Print the report; the exit status is 1 if anything failed."""
+    results = run_checks()
+    table = Table(title="recbole-qbert doctor")
+    for column in ("check", "", "found", "what to do"):
+        table.add_column(column, overflow="fold")
+    for check in results:
+        mark = Text("ok", "green") if check.ok else Text("FAIL", "bold red")
+        table.add_row(Text(check.name), mark, Text(check.detail), Text(check.remedy))
+    Console().print(table)
+    return 0 if all(check.ok for check in results) else 1
+
+
+def _last_line(text: str, otherwise: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else otherwise
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""One line of JSON for each finished run, and the tables made from such lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from recbole_qbert.errors import InputError
+from recbole_qbert.evaluation.ranking import UNSEEN, metric_names
+
+RANKINGS = (("", "all items"), (UNSEEN, "seen excluded"))
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Everything that is published about one trained and evaluated model."""
+
+    model: str
+    dataset: str
+    seed: int
+    valid: dict[str, float]  # metric -> value; names with `unseen_` rank unseen items only
+    test: dict[str, float]
+    valid_metric: str  # which valid metric chose the epoch
+    exclude_visible: bool  # whether the model leaves visible items out by construction
+    loss: str
+    best_epoch: int  # counted from 0
+    epochs: int  # how many were trained
+    max_epochs: int
+    seconds: float  # training and its evaluations on valid
+    test_seconds: float
+    n_parameters: int
+    peak_memory_mb: float  # of the whole process so far
+    counts: dict[str, int]
+    data_sha256: dict[str, str]
+    config: dict[str, Any]
+    config_files: list[str]
+    versions: dict[str, str]
+    device: str
+    threads: int
+    bundle: str
+
+
+def append_result(path: str | Path, result: RunResult) -> None:
+    """Add one line; a single write, so that lines of parallel runs never mix."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(asdict(result), ensure_ascii=False, sort_keys=True) + "\n"
+    with open(path, "ab") as handle:
+        handle.write(line.encode())
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def read_results(path: str | Path) -> list[RunResult]:
+    """All runs of a results file.
+
+    Raises:
+        InputError: missing file, or a line that is no run (names it).
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such results file") from None
+    results = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            results.append(RunResult(**json.loads(line)))
+        except (json.JSONDecodeError, TypeError):
+            raise InputError(f"{path}:{number}: not a run of this version; delete the line") from None
+    return results
+
+
+def peak_memory_mb() -> float:
+    """Largest resident size of this process until now, in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1024 if sys.platform != "darwin" else peak / 1024**2
+
+
+def metrics_table(results: Sequence[RunResult], metrics: Sequence[str], topk: Sequence[int]) -> Table:
+    """Valid and test, both rankings, four rows a model."""
+    names = metric_names(metrics, topk)
+    table = Table(title=f"{results[0].dataset}: leave-one-out, the whole catalogue ranked")
+    for column in ("model", "split", "ranking"):
+        table.add_column(column, no_wrap=True)
+    for name in names:
+        table.add_column(name.replace("hit", "HR").replace("ndcg", "NDCG"), justify="right")
+    for result in results:
+        first = True
+        for split in ("valid", "test"):
+            for prefix, ranking in RANKINGS:
+                values = getattr(result, split)
+                cells = [f"{values[prefix + name]:.4f}" for name in names]
+                table.add_row(result.model if first else "", split, ranking, *cells)
+                first = False
+        table.add_section()
+    return table
+
+
+def runs_table(results: Sequence[RunResult]) -> Table:
+    """What was trained, how long, and what the reader must know to compare."""
+    table = Table(title="Runs")
+    for column in ("model", "seed", "loss", "repeats", "chosen by", "epochs", "s", "parameters", "MB"):
+        table.add_column(column, justify="left" if column in ("model", "loss", "repeats") else "right")
+    for result in results:
+        late = result.best_epoch + 1 >= result.max_epochs > 1
+        table.add_row(
+            result.model,
+            str(result.seed),
+            result.loss,
+            "excluded" if result.exclude_visible else "allowed",
+            result.valid_metric,
+            f"{result.best_epoch + 1} of {result.epochs}{' !' if late else ''}",
+            f"{result.seconds:.0f}",
+            f"{result.n_parameters:,}",
+            f"{result.peak_memory_mb:.0f}",
+        )
+    if any(r.best_epoch + 1 >= r.max_epochs > 1 for r in results):
+        table.caption = "! the best epoch was the last allowed one: train longer"
+    return table
+
+
+def print_tables(
+    results: Sequence[RunResult], metrics: Sequence[str], topk: Sequence[int], console: Console
+) -> None:
+    """Both tables, wide enough even where the output is no terminal."""
+    for table in (metrics_table(results, metrics, topk), runs_table(results)):
+        console.print(table)
+
+
+def unique_datasets(results: Iterable[RunResult]) -> list[str]:
+    """Data sets in order of appearance."""
+    return list(dict.fromkeys(result.dataset for result in results))

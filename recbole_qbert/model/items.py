@@ -1,0 +1,115 @@
+"""How an item becomes a vector: three representations, each one matrix.
+
+K levels, N items (row 0 is padding), D hidden, T = `tokens_per_item`.
+
+Calling a representation gives its item matrix [N, T * D], tied between input and output: an item's
+row, cut into T vectors, is what the encoder reads, and the score of every item is the dot product of
+its row with a masked position's T hidden vectors side by side. For `compose` and `flatten` that is
+the sum of K code logits, so the ranking over the catalogue is exact in each case.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+REPRESENTATIONS = ("compose", "word", "flatten", "id")
+
+
+class ItemRepresentation(nn.Module):
+    """The interface."""
+
+    tokens_per_item: int = 1
+
+    def forward(self) -> Tensor:
+        """The item matrix. Shape [N, T * D]."""
+        raise NotImplementedError
+
+
+class WordItems(ItemRepresentation):
+    """One tied row an item (what Table 6 of the paper implies).
+
+    With `item_codes` the rows start as the sum of one random vector for each code, so that items
+    which share codes start near each other; without, they are random (the ID-only control).
+    """
+
+    def __init__(self, n_items: int, hidden_size: int, item_codes: Tensor | None, init: float):
+        super().__init__()
+        self.rows = nn.Embedding(n_items, hidden_size, padding_idx=0)
+        with torch.no_grad():
+            if item_codes is None:
+                nn.init.normal_(self.rows.weight, std=init)
+            else:
+                table = torch.randn(int(item_codes.max()) + 1, hidden_size)
+                scale = init / item_codes.size(1) ** 0.5
+                self.rows.weight.copy_(table[item_codes].sum(dim=1) * scale)
+            self.rows.weight[0] = 0.0
+
+    def forward(self) -> Tensor:
+        return self.rows.weight
+
+
+class CodeItems(ItemRepresentation):
+    """Base of the two representations that own one vector for each code."""
+
+    item_codes: Tensor
+
+    def __init__(self, hidden_size: int, item_codes: Tensor, vocabulary_size: int, init: float):
+        super().__init__()
+        self.register_buffer("item_codes", item_codes)
+        self.table = nn.Embedding(vocabulary_size, hidden_size)
+        nn.init.normal_(self.table.weight, std=init)
+
+
+class ComposeItems(CodeItems):
+    """Item vector = sum over levels of code vectors; size independent of the catalogue."""
+
+    def forward(self) -> Tensor:
+        return F.embedding_bag(self.item_codes, self.table.weight, mode="sum")
+
+
+class FlattenItems(CodeItems):
+    """K tokens an item, one for each level; a masked item is read from K positions at once."""
+
+    def __init__(self, hidden_size: int, item_codes: Tensor, vocabulary_size: int, init: float):
+        super().__init__(hidden_size, item_codes, vocabulary_size, init)
+        self.tokens_per_item = item_codes.size(1)
+
+    def forward(self) -> Tensor:
+        return self.table(self.item_codes).flatten(1)
+
+
+def build_representation(
+    name: str,
+    *,
+    n_items: int,
+    hidden_size: int,
+    item_codes: Tensor | None,
+    vocabulary_size: int,
+    word_init: str,
+    init: float,
+) -> ItemRepresentation:
+    """One of `REPRESENTATIONS`.
+
+    Args:
+        name: `id` is `word` with random rows and no codes at all.
+        n_items: N, padding included.
+        item_codes: [N, K] vocabulary rows (level offset added); None only for `id`.
+        vocabulary_size: rows of the code table, the sum of all codebook sizes.
+        word_init: `codes` or `random`.
+        init: standard deviation of a new item vector's elements.
+    """
+    if name == "id" or (name == "word" and word_init == "random"):
+        return WordItems(n_items, hidden_size, None, init)
+    if item_codes is None:
+        raise ValueError(f"item_representation {name} needs item codes")
+    if name == "word":
+        return WordItems(n_items, hidden_size, item_codes, init)
+    if name == "compose":
+        # The sum of K independent vectors then has the elements' deviation `init`.
+        code_init = init / item_codes.size(1) ** 0.5
+        return ComposeItems(hidden_size, item_codes, vocabulary_size, code_init)
+    if name == "flatten":
+        return FlattenItems(hidden_size, item_codes, vocabulary_size, init)
+    raise ValueError(f"item_representation {name!r} is none of {', '.join(REPRESENTATIONS)}")

@@ -1,0 +1,233 @@
+"""Q-BERT4Rec: masked-item prediction over semantic IDs (sections 3.5-3.6).
+
+Q-BERT4Rec: Quantized Semantic-ID Representation Learning for Multimodal Recommendation.
+
+Shape letters: B batch, L positions, K levels, N items (row 0 is padding), D hidden, M masked
+positions in the batch, T tokens an item (1, or K for `flatten`).
+
+Deviations from the paper, each a config key: `mask_mix` may hold `next_item`, which cuts a sequence
+to a random prefix and masks its last item; `exclude_visible` takes the items that are visible in
+the same sequence out of the softmax and out of the ranking, where data never repeats an item;
+`label_smoothing`; `position_order: backward` counts positions from the end of the sequence.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from recbole.data.interaction import Interaction
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import InputType
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recbole_qbert.errors import InputError
+from recbole_qbert.model.encoder import SequenceEncoder
+from recbole_qbert.model.items import REPRESENTATIONS, build_representation
+from recbole_qbert.model.loss import exclude_items, smoothed_cross_entropy
+from recbole_qbert.model.masking import SCHEMES, draw_masks, valid_positions
+
+
+class QBERT4Rec(SequentialRecommender):
+    """Bidirectional encoder over item vectors that are made of semantic-ID codes.
+
+    `dataset` is a `SemanticIDDataset`, or anything with `num(field)`, `item_codes`, `codec` and
+    `training_repeats()`.
+    """
+
+    input_type = InputType.POINTWISE
+
+    def __init__(self, config: Any, dataset: Any):
+        super().__init__(config, dataset)
+        self.item_representation = config["item_representation"]
+        _one_of("item_representation", self.item_representation, REPRESENTATIONS)
+        self.mask_mix = {str(k): float(v) for k, v in config["mask_mix"].items()}
+        self.mask_ratios = {str(k): float(v) for k, v in config["mask_ratios"].items()}
+        _check_masks(self.mask_mix, self.mask_ratios)
+        self.label_smoothing = float(config["label_smoothing"])
+        _one_of("position_order", config["position_order"], ("forward", "backward"))
+        self.backward_positions = config["position_order"] == "backward"
+        _one_of("layer_norm", config["layer_norm"], ("post", "pre"))
+        if config["hidden_size"] % config["n_heads"]:
+            raise InputError(
+                f"hidden_size {config['hidden_size']} is not a multiple of n_heads "
+                f"{config['n_heads']}; change one of them"
+            )
+        self.exclude_visible = _resolve_exclude_visible(config["exclude_visible"], dataset)
+
+        item_codes, vocabulary_size = None, 0
+        if self.item_representation != "id":
+            item_codes, vocabulary_size = _vocabulary_rows(dataset, self.item_representation)
+        self.items = build_representation(
+            self.item_representation,
+            n_items=self.n_items,
+            hidden_size=config["hidden_size"],
+            item_codes=item_codes,
+            vocabulary_size=vocabulary_size,
+            word_init=config["word_init"],
+            init=config["initializer_range"],
+        )
+        self.tokens_per_item = self.items.tokens_per_item
+        self.mask_token = nn.Parameter(torch.empty(self.tokens_per_item, config["hidden_size"]))
+        self.encoder = SequenceEncoder(
+            n_layers=config["n_layers"],
+            n_heads=config["n_heads"],
+            hidden_size=config["hidden_size"],
+            inner_size=config["inner_size"],
+            max_positions=self.max_seq_length * self.tokens_per_item,
+            hidden_dropout_prob=config["hidden_dropout_prob"],
+            attn_dropout_prob=config["attn_dropout_prob"],
+            hidden_act=config["hidden_act"],
+            layer_norm_eps=config["layer_norm_eps"],
+            norm_first=config["layer_norm"] == "pre",
+        )
+        nn.init.normal_(self.mask_token, std=config["initializer_range"])
+        self.encoder.apply(lambda module: _init_weights(module, config["initializer_range"]))
+
+    def forward(self, items: Tensor, lengths: Tensor, mask: Tensor, matrix: Tensor) -> Tensor:
+        """Hidden vectors of the masked items, in the order of `mask.nonzero()`.
+
+        Args:
+            items: [B, L] right-padded item ids; what stands at masked positions is not looked at.
+            lengths: [B].
+            mask: [B, L] bool.
+            matrix: [N, T * D] the item matrix.
+
+        Returns:
+            [M, T * D].
+        """
+        n_rows, width = items.shape
+        vectors = F.embedding(items, matrix).view(n_rows, width, self.tokens_per_item, -1)
+        vectors = torch.where(mask[:, :, None, None], self.mask_token, vectors).flatten(1, 2)
+        tokens = torch.arange(vectors.size(1), device=items.device).unsqueeze(0)
+        token_lengths = lengths * self.tokens_per_item
+        if self.backward_positions:
+            tokens = (token_lengths.unsqueeze(1) - 1 - tokens).clamp(min=0)
+        hidden = self.encoder(vectors, token_lengths, tokens)
+        return hidden.view(n_rows, width, -1)[mask]
+
+    def calculate_loss(self, interaction: Interaction) -> Tensor:
+        """Mean cross-entropy over the masked positions of a batch (eq. 11)."""
+        items, lengths = append_item(
+            interaction[self.ITEM_SEQ],
+            interaction[self.ITEM_SEQ_LEN],
+            interaction[self.POS_ITEM_ID],
+        )
+        items = items[:, : int(lengths.max())]
+        lengths, mask = draw_masks(
+            lengths, items.size(1), self.mask_mix, self.mask_ratios, _generator(items.device)
+        )
+        targets = items[mask]  # [M]
+        matrix = self.items()
+        logits = self.forward(items, lengths, mask, matrix) @ matrix.T  # [M, N]
+        visible = self._visible_items(items, lengths, mask)[mask.nonzero()[:, 0]]  # [M, L]
+        visible = visible.masked_fill(visible == targets.unsqueeze(1), 0)
+        return smoothed_cross_entropy(exclude_items(logits, visible), targets, self.label_smoothing)
+
+    def predict(self, interaction: Interaction) -> Tensor:
+        """Scores of one given item for each row. Shape [B]."""
+        matrix = self.items()
+        hidden, visible = self._next_item_state(interaction, matrix)
+        item = interaction[self.ITEM_ID]
+        scores = (hidden * matrix[item]).sum(dim=1)
+        excluded = (visible == item.unsqueeze(1)).any(dim=1) | (item == 0)
+        return scores.masked_fill(excluded, -torch.inf)
+
+    def full_sort_predict(self, interaction: Interaction) -> Tensor:
+        """Scores of the whole catalogue, exact, in one pass. Shape [B, N]."""
+        matrix = self.items()
+        hidden, visible = self._next_item_state(interaction, matrix)
+        return exclude_items(hidden @ matrix.T, visible)
+
+    def _next_item_state(self, interaction: Interaction, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        """Append one mask to each history; its hidden vector [B, T * D] and the visible items."""
+        history, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        items, lengths = append_item(history, lengths, torch.zeros_like(lengths))
+        items = items[:, : int(lengths.max())]
+        mask = torch.arange(items.size(1), device=items.device) == lengths.unsqueeze(1) - 1
+        hidden = self.forward(items, lengths, mask, matrix)
+        return hidden, self._visible_items(items, lengths, mask)
+
+    def _visible_items(self, items: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
+        """Items that scores must leave out: all zero (padding) where repeats are allowed. [B, L]"""
+        if not self.exclude_visible:
+            return torch.zeros_like(items[:, :1])
+        return items.masked_fill(mask | ~valid_positions(lengths, items.size(1)), 0)
+
+
+class IDBERT4Rec(QBERT4Rec):
+    """The equal-size control: the same encoder with one random row an item and no codes."""
+
+
+def append_item(items: Tensor, lengths: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
+    """Write one more item behind each right-padded sequence; a full one drops its oldest.
+
+    Args:
+        items: [B, L].
+        lengths: [B], 0 to L.
+        item: [B].
+
+    Returns:
+        items [B, L] and lengths [B] with the item in place.
+    """
+    full = lengths == items.size(1)
+    items = torch.where(full.unsqueeze(1), items.roll(-1, dims=1), items)
+    at = lengths - full.long()
+    return items.scatter(1, at.unsqueeze(1), item.unsqueeze(1)), at + 1
+
+
+def _generator(device: torch.device) -> torch.Generator:
+    """The device's global generator: seeded by RecBole, saved and restored with a checkpoint."""
+    if device.type == "cuda":
+        return torch.cuda.default_generators[device.index or torch.cuda.current_device()]
+    return torch.default_generator
+
+
+def _vocabulary_rows(dataset: Any, representation: str) -> tuple[Tensor, int]:
+    """Codes plus level offsets [N, K], the padding item's all zero, and the number of rows."""
+    codes = getattr(dataset, "item_codes", None)
+    if codes is None:
+        raise InputError(
+            f"item_representation {representation} needs semantic IDs and the dataset has none; "
+            f"set semantic_id_file, or item_representation: id"
+        )
+    rows = codes + torch.from_numpy(dataset.codec.offsets)
+    rows[0] = 0
+    return rows, dataset.codec.vocabulary_size
+
+
+def _resolve_exclude_visible(setting: Any, dataset: Any) -> bool:
+    """`auto` is on exactly when no training sequence repeats an item."""
+    if isinstance(setting, bool):  # YAML reads a bare on/off as a boolean
+        return setting
+    _one_of("exclude_visible", setting, ("auto", "on", "off"))
+    return setting == "on" or (setting == "auto" and not dataset.training_repeats())
+
+
+def _one_of(key: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InputError(f"{key}: {value!r} is none of {', '.join(allowed)}")
+
+
+def _check_masks(mix: dict[str, float], ratios: dict[str, float]) -> None:
+    """Every scheme is known, some weight is positive, every ratio in use lies in (0, 1]."""
+    for key, mapping in (("mask_mix", mix), ("mask_ratios", ratios)):
+        for scheme in mapping:
+            _one_of(f"{key}: scheme", scheme, SCHEMES)
+    if any(weight < 0 for weight in mix.values()) or not sum(mix.values()) > 0:
+        raise InputError(f"mask_mix: weights must be >= 0 and one of them positive, got {mix}")
+    for scheme, weight in mix.items():
+        if weight and scheme != "next_item" and not 0 < ratios.get(scheme, 0.0) <= 1:
+            raise InputError(f"mask_ratios: {scheme} is in mask_mix and needs a ratio in (0, 1]")
+
+
+def _init_weights(module: nn.Module, std: float) -> None:
+    """BERT's initialisation, as RecBole's sequential models use it."""
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.normal_(module.weight, std=std)
+    if isinstance(module, nn.MultiheadAttention):
+        nn.init.normal_(module.in_proj_weight, std=std)
+        nn.init.zeros_(module.in_proj_bias)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)

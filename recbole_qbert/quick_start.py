@@ -1,0 +1,228 @@
+"""`run_models`: data, model, training, evaluation and results of one or several models."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import recbole
+import torch
+from recbole.config import Config
+from recbole.data import data_preparation
+from recbole.utils import init_seed
+from rich.console import Console
+
+from recbole_qbert._version import __version__
+from recbole_qbert.bundle import save_bundle
+from recbole_qbert.checkpoint import config_from_json, config_to_json
+from recbole_qbert.config import build_config, shipped_files
+from recbole_qbert.errors import InputError
+from recbole_qbert.evaluation.results import (
+    RunResult,
+    append_result,
+    peak_memory_mb,
+    print_tables,
+)
+from recbole_qbert.files import sha256_file
+from recbole_qbert.model.qbert4rec import QBERT4Rec
+from recbole_qbert.registry import model_entry
+
+# Settings that say where things go or how they are shown; they do not change a result and are no
+# part of a run's identity.
+NO_IDENTITY = frozenset(
+    "checkpoint_dir results_file resume show_progress data_path state config_files".split()
+)
+
+
+def run_models(
+    models: Sequence[str],
+    dataset: str,
+    files: Sequence[str | Path] = (),
+    settings: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+) -> list[RunResult]:
+    """Train and evaluate models one after another under one protocol and print one table.
+
+    Args:
+        models: names in the registry, or of RecBole's sequential models.
+        dataset: name of the data set.
+        files: the user's YAML files.
+        settings: `key=value` settings; they win over the files.
+        console: where to print.
+
+    Raises:
+        InputError: any setting or file that cannot be used; all models' settings are checked
+            before the first one is trained.
+    """
+    console = console or Console()
+    configs = [build_config(model, dataset, files, settings) for model in models]
+    results = [run_model(config, console, [str(file) for file in files]) for config in configs]
+    print_tables(results, configs[0]["metrics"], configs[0]["topk"], console)
+    return results
+
+
+def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> RunResult:
+    """One model: load, train, choose on valid, test once, append the result."""
+    torch.set_flush_denormal(True)  # denormal numbers make CPU training several times slower
+    quiet_recbole()
+    name, dataset_name = config["model"], config["dataset"]
+    entry = model_entry(name)
+    shipped = shipped_files(name, dataset_name, config["use_tuned"] is not False)
+    used = [path.name for path in shipped] + list(files)
+    base = Path(config["checkpoint_dir"])
+    folder = base / dataset_name / f"{name}-seed{config['seed']}-{run_hash(config)}"
+    config["checkpoint_dir"] = str(folder)
+    console.print(f"[bold]{name}[/bold] on {dataset_name}, settings from {', '.join(used)}")
+
+    init_seed(config["seed"], config["reproducibility"])
+    dataset = load_dataset(entry.dataset, config)
+    train_data, valid_data, test_data = data_preparation(config, dataset)
+    if len(valid_data._dataset) == 0 or len(test_data._dataset) == 0:
+        raise InputError(
+            f"dataset {dataset_name}: no user has enough interactions (4 are needed) to be split"
+        )
+    counts = data_counts(dataset, train_data, valid_data, test_data)
+    console.print("  " + ", ".join(f"{key} {value:,}" for key, value in counts.items()))
+
+    if name == "S3Rec" and config["pretrain_epochs"]:
+        config["pre_model_path"] = pretrain_s3rec(config, console)
+        config["train_stage"] = "finetune"
+    init_seed(config["seed"], config["reproducibility"])
+    model = entry.model(config, train_data._dataset).to(config["device"])
+    n_parameters = sum(each.numel() for each in model.parameters())
+    console.print(f"  {n_parameters:,} parameters, device {config['device']}, folder {folder}")
+    trainer = entry.trainer(config, model)
+    trainer.fit(train_data, valid_data, verbose=False, show_progress=config["show_progress"])
+    seconds = trainer.curve[-1]["seconds"]
+    valid = trainer.evaluate(valid_data)
+    started = perf_counter()
+    test = trainer.evaluate(test_data, load_best_model=False)
+    test_seconds = perf_counter() - started
+    save_ranks(folder / "test_ranks.npz", trainer.ranks)
+    bundle = ""
+    if isinstance(model, QBERT4Rec):
+        bundle = str(folder / "bundle")
+        save_bundle(bundle, model, config, train_data._dataset)
+    metric = trainer.valid_metric
+    result = RunResult(
+        model=name,
+        dataset=dataset_name,
+        seed=config["seed"],
+        valid=dict(valid),
+        test=dict(test),
+        valid_metric=metric,
+        exclude_visible=bool(getattr(model, "exclude_visible", False)),
+        loss=str(config["loss_type"]),
+        best_epoch=int(max(trainer.curve, key=lambda row: row[metric])["epoch"]),
+        epochs=len(trainer.train_loss_dict),
+        max_epochs=config["epochs"],
+        seconds=seconds,
+        test_seconds=test_seconds,
+        n_parameters=n_parameters,
+        peak_memory_mb=peak_memory_mb(),
+        counts=counts,
+        data_sha256=data_hashes(dataset),
+        config=config_to_json(config),
+        config_files=used,
+        versions=versions(),
+        device=str(config["device"]),
+        threads=torch.get_num_threads(),
+        bundle=bundle,
+    )
+    append_result(base / "results.jsonl", result)
+    return result
+
+
+def load_dataset(dataset_class: type, config: Config) -> Any:
+    """Build the dataset; what RecBole says of a missing or broken file becomes one line."""
+    path = Path(config["data_path"])
+    if not path.is_dir():
+        raise InputError(
+            f"{path}: no such folder; data_path must name the folder that holds {path.name}/"
+        )
+    try:
+        return dataset_class(config)
+    except (ValueError, KeyError, FileNotFoundError) as error:
+        raise InputError(f"dataset {config['dataset']}: {' '.join(str(error).split())}") from None
+
+
+def pretrain_s3rec(config: Config, console: Console) -> str:
+    """S3Rec's first stage: `pretrain_epochs` epochs of its four self-supervised losses.
+
+    Trains on one row a user, the whole training sequence, as the original does.
+    """
+    folder = Path(config["checkpoint_dir"]) / "pretrain"
+    changes = {
+        "train_stage": "pretrain",
+        "epochs": config["pretrain_epochs"],
+        "augmentation": "none",
+        "checkpoint_dir": str(folder),
+    }
+    keys = config_to_json(config)["keys"] | changes
+    first = config_from_json({"model": "S3Rec", "dataset": config["dataset"], "keys": keys})
+    entry = model_entry("S3Rec")
+    train_data, _, _ = data_preparation(first, load_dataset(entry.dataset, first))
+    console.print(f"  S3Rec pretraining, {first['epochs']} epochs")
+    init_seed(first["seed"], first["reproducibility"])
+    model = entry.model(first, train_data._dataset).to(first["device"])
+    trainer = entry.trainer(first, model)
+    trainer.fit(train_data, None, verbose=False, show_progress=first["show_progress"])
+    return str(trainer.saved_model_file)
+
+
+def run_hash(config: Config) -> str:
+    """Eight hex digits that name a run's settings, so that no two runs share a folder."""
+    keys = config_to_json(config)["keys"]
+    identity = {key: value for key, value in keys.items() if key not in NO_IDENTITY}
+    text = json.dumps(identity, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def data_counts(dataset: Any, train: Any, valid: Any, test: Any) -> dict[str, int]:
+    """Users, items and interactions after filtering, and the rows of each split."""
+    items, _ = train._dataset.training_sequences()
+    return {
+        "users": dataset.user_num - 1,
+        "items": dataset.item_num - 1,
+        "interactions": len(next(iter(dataset._flat.values()))),
+        "training interactions": len(items),
+        "training rows": len(train._dataset),
+        "valid rows": len(valid._dataset),
+        "test rows": len(test._dataset),
+    }
+
+
+def data_hashes(dataset: Any) -> dict[str, str]:
+    """SHA-256 of the files the run read."""
+    folder = Path(dataset.dataset_path)
+    paths = [folder / f"{dataset.dataset_name}.{suffix}" for suffix in ("inter", "item")]
+    paths.append(dataset.semantic_id_path)
+    return {path.name: sha256_file(path) for path in paths if path is not None and path.is_file()}
+
+
+def versions() -> dict[str, str]:
+    """Of everything that can move a number."""
+    return {
+        "recbole_qbert": __version__,
+        "recbole": recbole.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def save_ranks(path: Path, ranks: Any) -> None:
+    """Each test user's two ranks, for paired tests between models."""
+    np.savez(path, users=ranks.users, raw=ranks.raw, unseen=ranks.unseen)
+
+
+def quiet_recbole() -> None:
+    """RecBole logs to the root logger, which prints through a handler of its own making."""
+    logging.getLogger().setLevel(logging.WARNING)

@@ -1,0 +1,243 @@
+"""`SafeTrainer`: RecBole's trainer with exact resume, two-column ranking and safe checkpoints.
+
+Overrides only what differs: the optimiser gains a warm-up and decay, evaluation goes through
+`evaluation.ranking`, and the state after each evaluation is kept so that a killed run goes on and
+ends with the same result, bit for bit on one CPU thread.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.trainer import Trainer
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from tqdm import tqdm
+
+from recbole_qbert.checkpoint import load_checkpoint, save_checkpoint, trainer_state
+from recbole_qbert.data.dataset import SemanticIDDataset
+from recbole_qbert.errors import InputError
+from recbole_qbert.evaluation.ranking import METRICS, Ranks, rank_targets, summarise
+from recbole_qbert.files import write_json
+
+DECAYS = ("none", "linear", "cosine")
+
+
+class SafeTrainer(Trainer):
+    """Trains any RecBole sequential model.
+
+    Files, all in `checkpoint_dir`: `<model>.safetensors` the best epoch, `<model>.last.safetensors`
+    the state to resume from, `<model>.curve.json` the learning curve.
+    """
+
+    def __init__(self, config: Any, model: Any):
+        super().__init__(config, model)
+        folder = Path(config["checkpoint_dir"])
+        self.saved_model_file = str(folder / f"{config['model']}.safetensors")
+        self.last_state_file = folder / f"{config['model']}.last.safetensors"
+        self.curve_file = folder / f"{config['model']}.curve.json"
+        self.curve: list[dict[str, float]] = []
+        self.ranks: Ranks | None = None  # of the latest evaluation
+        self.schedule: LambdaLR | None = None
+        self._train_data: Any = None
+        self._started = perf_counter()
+        self._resume_from: dict[str, Any] | None = None
+        if config["resume"] and self.last_state_file.is_file():
+            self.resume_checkpoint(str(self.last_state_file))
+
+    # Training ----------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        train_data: Any,
+        valid_data: Any = None,
+        verbose: bool = True,
+        saved: bool = True,
+        show_progress: bool = False,
+        callback_fn: Callable[[int, float], None] | None = None,
+    ) -> tuple[float, dict[str, float] | None]:
+        """RecBole's `fit`; after each evaluation the whole state is kept for `resume`."""
+        self._train_data = train_data
+        self.schedule = build_schedule(
+            self.optimizer,
+            n_steps=self.epochs * len(train_data),
+            warmup_ratio=self.config["warmup_ratio"] or 0.0,
+            decay=self.config["lr_decay"] or "none",
+        )
+        if self._resume_from is not None:
+            self._restore(self._resume_from)
+            if self.cur_step > self.stopping_step:  # it had already stopped early
+                return self.best_valid_score, self.best_valid_result
+
+        def after_evaluation(epoch: int, score: float) -> None:
+            if saved:
+                self._save_last_state(epoch)
+            if callback_fn is not None:
+                callback_fn(epoch, score)
+
+        return super().fit(
+            train_data, valid_data, verbose, saved, show_progress, after_evaluation
+        )
+
+    def _train_epoch(
+        self,
+        train_data: Any,
+        epoch_idx: int,
+        loss_func: Callable[..., Any] | None = None,
+        show_progress: bool = False,
+    ) -> Any:
+        hook = self.optimizer.register_step_post_hook(lambda *_: self._step_schedule())
+        try:
+            return super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
+        finally:
+            hook.remove()
+
+    def _step_schedule(self) -> None:
+        if self.schedule is not None:
+            self.schedule.step()
+
+    def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, Any]:
+        score, result = super()._valid_epoch(valid_data, show_progress)
+        epoch = len(self.train_loss_dict) - 1
+        self.curve.append(
+            {
+                "epoch": epoch,
+                "train_loss": self.train_loss_dict[epoch],
+                "seconds": perf_counter() - self._started,
+                **result,
+            }
+        )
+        write_json(self.curve_file, {"valid_metric": self.valid_metric, "curve": self.curve})
+        return score, result
+
+    # Evaluation --------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def evaluate(
+        self,
+        eval_data: Any,
+        load_best_model: bool = True,
+        model_file: str | None = None,
+        show_progress: bool = False,
+    ) -> Any:
+        """Metrics of both columns, unrounded; `self.ranks` keeps every row's rank."""
+        if not self._ranks_suffice(eval_data):
+            return super().evaluate(eval_data, load_best_model, model_file, show_progress)
+        if load_best_model:
+            self._load_weights(model_file or self.saved_model_file)
+
+        def wrap(batches: Iterable[Any]) -> Iterable[Any]:
+            if not show_progress:
+                return batches
+            return tqdm(batches, total=len(eval_data), ncols=100, desc="Evaluate", leave=False)
+
+        self.ranks = rank_targets(self.model, eval_data, self.device, wrap)
+        return OrderedDict(summarise(self.ranks, self.config["metrics"], self.config["topk"]))
+
+    def _ranks_suffice(self, eval_data: Any) -> bool:
+        """Full ranking of one target a row, and only metrics that a rank decides."""
+        return (
+            isinstance(eval_data, FullSortEvalDataLoader)
+            and isinstance(eval_data._dataset, SemanticIDDataset)
+            and all(metric.lower() in METRICS for metric in self.config["metrics"])
+        )
+
+    def _load_weights(self, path: str) -> None:
+        state = load_checkpoint(path, self.device)
+        self.model.load_state_dict(state["state_dict"])
+        self.model.load_other_parameter(state.get("other_parameter"))
+        self.logger.info(f"Loading model structure and parameters from {path}")
+
+    # Resume ------------------------------------------------------------------------------------
+
+    def _save_last_state(self, epoch: int) -> None:
+        state = trainer_state(self, epoch)
+        state["resume"] = {
+            "schedule": self.schedule.state_dict() if self.schedule is not None else None,
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+            "numpy": np.random.get_state(),
+            "python": random.getstate(),
+            "loader": self._train_data.generator.get_state(),
+            "best_valid_result": dict(self.best_valid_result or {}) or None,
+            "train_loss_dict": self.train_loss_dict,
+            "curve": self.curve,
+        }
+        save_checkpoint(self.last_state_file, state)
+
+    def resume_checkpoint(self, resume_file: str) -> None:
+        """Take over weights, optimiser and all that `fit` needs to go on after `resume_file`."""
+        state = load_checkpoint(resume_file, self.device)
+        if "resume" not in state:
+            raise InputError(
+                f"{resume_file}: holds weights only; resume from the file *.last.safetensors"
+            )
+        changed = [
+            key
+            for key, value in state["config"]["keys"].items()
+            if key not in RESUMABLE_CHANGES and key in self.config and self.config[key] != value
+            and key != "data_path"
+        ]
+        if state["config"]["model"] != self.config["model"] or changed:
+            raise InputError(
+                f"{resume_file}: made with other settings ({', '.join(sorted(changed)) or 'model'}); "
+                f"give the same ones, or another checkpoint_dir"
+            )
+        self.start_epoch = state["epoch"] + 1
+        self.cur_step = state["cur_step"]
+        self.best_valid_score = state["best_valid_score"]
+        self.model.load_state_dict(state["state_dict"])
+        self.model.load_other_parameter(state.get("other_parameter"))
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._resume_from = state["resume"]
+        self.logger.info(f"Resuming after epoch {state['epoch']} from {resume_file}")
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        if self.schedule is not None and state["schedule"] is not None:
+            self.schedule.load_state_dict(state["schedule"])
+        torch.set_rng_state(state["torch"].cpu())
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state_all([each.cpu() for each in state["cuda"]])
+        np.random.set_state(state["numpy"])
+        random.setstate(state["python"])
+        self._train_data.generator.set_state(state["loader"].cpu())
+        self.best_valid_result = state["best_valid_result"]
+        self.train_loss_dict = state["train_loss_dict"]
+        self.curve = state["curve"]
+        self._started = perf_counter() - (self.curve[-1]["seconds"] if self.curve else 0.0)
+
+
+# Keys that may differ between a run and its continuation without changing its result.
+RESUMABLE_CHANGES = frozenset(
+    "resume show_progress state checkpoint_dir eval_batch_size log_wandb wandb_project".split()
+)
+
+
+def build_schedule(
+    optimizer: Optimizer, *, n_steps: int, warmup_ratio: float, decay: str
+) -> LambdaLR:
+    """Linear warm-up over `warmup_ratio` of `n_steps`, then `decay` towards zero at `n_steps`."""
+    if decay not in DECAYS:
+        raise InputError(f"lr_decay: {decay!r} is none of {', '.join(DECAYS)}")
+    if not 0 <= warmup_ratio < 1:
+        raise InputError(f"warmup_ratio: {warmup_ratio} is not in [0, 1)")
+    warmup = round(warmup_ratio * n_steps)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        if decay == "none":
+            return 1.0
+        left = max(0.0, (n_steps - step) / max(1, n_steps - warmup))
+        return left if decay == "linear" else 0.5 - 0.5 * math.cos(math.pi * left)
+
+    return LambdaLR(optimizer, factor)

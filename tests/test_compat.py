@@ -1,0 +1,181 @@
+"""Each workaround against the upstream fact it answers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from recbole.config import Config
+from recbole.utils import argument_list
+from scipy.sparse import dok_matrix
+
+from recbole_qbert import compat
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+@pytest.fixture(autouse=True)
+def applied(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv(VISIBLE, "0")  # Config writes it; this puts it back after the test
+    with warnings.catch_warnings():
+        compat.apply()
+        yield
+
+
+def build(**settings: Any) -> Config:
+    with compat.isolated_argv():
+        return Config("BPR", "ml-100k", config_dict=settings)
+
+
+def test_applying_twice_changes_nothing() -> None:
+    before = (Config._init_device, Config._init_parameters_category, list(warnings.filters))
+    compat.apply()
+    after = (Config._init_device, Config._init_parameters_category, list(warnings.filters))
+    assert set(after[2]) == set(before[2])
+    assert len(after[2]) == len(before[2])
+    assert after[:2] == before[:2]
+
+
+def test_every_workaround_states_its_fact() -> None:
+    assert all(workaround.__doc__ for workaround in compat.WORKAROUNDS)
+
+
+def test_neither_ray_nor_quick_start_is_imported() -> None:
+    script = (
+        "import sys\nfrom recbole_qbert import compat\ncompat.apply()\n"
+        "sys.exit(any(m == 'ray' or m.startswith('recbole.quick_start') for m in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", script], timeout=120).returncode == 0
+
+
+def test_numpy_2_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(np, "__version__", "2.1.0")
+    with pytest.raises(ImportError, match=r"numpy 2\.1\.0 .*pip install 'numpy>=1\.23\.5,<2'"):
+        compat.refuse_numpy_2()
+
+
+def test_dok_update_sets_the_cells_recbole_asks_for() -> None:
+    # LightGCN's graph for user 0 with items 0 and 1, user 1 with item 1: both directions.
+    rows, columns = np.array([0, 0, 1]), np.array([0, 1, 1])
+    cells = dict(zip(zip(rows, columns + 2, strict=True), [1] * 3, strict=True))
+    cells.update(dict(zip(zip(columns + 2, rows, strict=True), [1] * 3, strict=True)))
+    matrix = dok_matrix((4, 4), dtype=np.float32)
+    matrix._update(cells)
+    expected = [[0, 0, 1, 1], [0, 0, 0, 1], [1, 0, 0, 0], [1, 1, 0, 0]]
+    assert matrix.toarray().tolist() == expected
+    assert matrix.dtype == np.float32
+    assert (matrix > 0).sum(axis=1).ravel().tolist() == [[2, 1, 1, 2]]
+
+
+def test_dok_update_of_an_older_scipy_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def native(self: Any, data: Any) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(dok_matrix, "_update", native)
+    compat.restore_dok_update()
+    assert dok_matrix._update is native
+
+
+KNOWN = (
+    ("`torch.cuda.amp.GradScaler(args...)` is deprecated.", FutureWarning, "recbole.trainer.x"),
+    ("`torch.cuda.amp.autocast(args...)` is deprecated.", FutureWarning, "recbole.trainer.x"),
+    (
+        "A value is trying to be set on a copy of a DataFrame or Series through chained "
+        "assignment using an inplace method.\nThe behavior will change",
+        FutureWarning,
+        "recbole.data.dataset.dataset",
+    ),
+    ("pkg_resources is deprecated as an API. See", UserWarning, "ray._private.parameter"),
+    ("`np.bool8` is a deprecated alias for `np.bool_`.", DeprecationWarning, "ray.tune.logger"),
+)
+
+
+@pytest.mark.parametrize(("message", "category", "module"), KNOWN)
+@pytest.mark.parametrize("from_upstream", [True, False])
+def test_only_upstream_warnings_are_silenced(
+    message: str, category: type[Warning], module: str, from_upstream: bool
+) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        compat.silence_known_warnings()
+        source = module if from_upstream else "my_model"
+        warnings.warn_explicit(message, category, "file.py", 1, module=source)
+    assert len(caught) == (0 if from_upstream else 1)
+
+
+def test_argv_is_isolated_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    leaking = ["program", "--learning_rate=0.5", "--cov=src"]
+    monkeypatch.setattr(sys, "argv", leaking)
+    assert build()["learning_rate"] == 0.001
+    with compat.isolated_argv(["--learning_rate=0.25"]):
+        assert Config("BPR", "ml-100k")["learning_rate"] == 0.25
+    with pytest.raises(KeyError), compat.isolated_argv():
+        raise KeyError
+    assert sys.argv is leaking
+
+
+def test_argv_may_be_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [])
+    assert build()["model"] == "BPR"
+
+
+def test_one_config_does_not_change_the_lists_of_the_next() -> None:
+    before = list(argument_list.dataset_arguments)
+    first = build().parameters["Dataset"]
+    assert set(first) > set(before)  # RecBole adds the keys of its ml-100k.yaml
+    assert argument_list.dataset_arguments == before
+    first.append("a_key_of_the_first")
+    assert "a_key_of_the_first" not in build().parameters["Dataset"]
+
+
+@pytest.mark.parametrize("visible", [None, "3"])
+def test_use_gpu_false_means_cpu_for_this_config_only(
+    visible: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    if visible is None:
+        monkeypatch.delenv(VISIBLE)
+    else:
+        monkeypatch.setenv(VISIBLE, visible)
+    assert build(use_gpu=False, gpu_id="1")["device"] == torch.device("cpu")
+    assert os.environ.get(VISIBLE) == visible
+    assert build()["device"] == torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("visible", "settings", "expected"),
+    [
+        (None, {}, "0"),  # RecBole's default
+        ("3", {}, "3"),  # what Ray or SLURM assigned
+        ("3", {"gpu_id": 1}, "1"),  # what the user asked for
+        ("GPU-5a", {}, "GPU-5a"),
+        (None, {"gpu_id": "0,1"}, "0,1"),
+    ],
+)
+def test_assigned_gpu_is_kept_unless_the_user_chose(
+    visible: str | None,
+    settings: dict[str, Any],
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    if visible is None:
+        monkeypatch.delenv(VISIBLE)
+    else:
+        monkeypatch.setenv(VISIBLE, visible)
+    config = build(**settings)
+    assert (config["gpu_id"], os.environ[VISIBLE]) == (expected, expected)
+    assert config["device"] == torch.device("cuda")
+
+
+def test_an_assignment_of_no_gpu_means_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv(VISIBLE, "")  # what Ray gives a trial that asked for no GPU
+    assert build()["device"] == torch.device("cpu")

@@ -1,0 +1,147 @@
+"""What is declared, pinned, shipped and published fits together."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from importlib import resources
+from pathlib import Path, PurePosixPath
+
+import pytest
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+PYTHON_VERSIONS = ("3.10", "3.11")
+# Built from pieces, so that this file does not hold what it looks for.
+FORBIDDEN = ("/wo" + "rk/", "/opt/" + "wheels", "/opt/" + "pypi", "/ho" + "me/", "/roo" + "t/")
+SKIPPED_FOLDERS = {"build", "dataset", "dist", "log", "log_tensorboard", "runs", "saved"}
+SKIPPED_FOLDERS |= {".git", ".venv", "__pycache__", ".hypothesis"}
+
+
+@pytest.fixture(scope="module")
+def settings() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(ROOT / "setup.cfg", encoding="utf-8")
+    return parser
+
+
+def lines(text: str) -> list[str]:
+    stripped = (line.strip() for line in text.splitlines())
+    return [line for line in stripped if line and not line.startswith("#")]
+
+
+def base_dependencies() -> list[Requirement]:
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(ROOT / "setup.cfg", encoding="utf-8")
+    return [Requirement(line) for line in lines(parser["options"]["install_requires"])]
+
+
+def constraints() -> list[Requirement]:
+    text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    return [Requirement(line) for line in lines(text)]
+
+
+def pins_for(python: str) -> dict[str, str]:
+    environment = {**default_environment(), "python_version": python}
+    pins: dict[str, str] = {}
+    for pin in constraints():
+        if pin.marker is None or pin.marker.evaluate({**environment}):
+            name = canonicalize_name(pin.name)
+            assert name not in pins, f"{name} is pinned twice for Python {python}"
+            pins[name] = str(pin.specifier).removeprefix("==")
+    return pins
+
+
+def project_text_files() -> Iterator[Path]:
+    for folder, folders, names in os.walk(ROOT):
+        folders[:] = [
+            name
+            for name in folders
+            if name not in SKIPPED_FOLDERS
+            and not name.endswith((".egg-info", "_cache"))
+            and not (Path(folder, name) / "pyvenv.cfg").exists()
+        ]
+        yield from (Path(folder, name) for name in names)
+
+
+def test_setup_cfg_holds_the_metadata(settings: configparser.ConfigParser) -> None:
+    assert settings["metadata"]["name"] == "recbole-qbert"
+    assert settings["options"]["python_requires"] == ">=3.10,<3.12"
+    assert (
+        "recbole-qbert = recbole_qbert.cli:main"
+        in (settings["options.entry_points"]["console_scripts"])
+    )
+
+
+def test_version_is_readable_without_an_import(settings: configparser.ConfigParser) -> None:
+    module = settings["metadata"]["version"].removeprefix("attr: ").rpartition(".")[0]
+    source = (ROOT / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8")
+    assert "import" not in source.split('"""')[-1]
+    assert re.search(r'^__version__ = "\d+\.\d+\.\d+"$', source, re.MULTILINE)
+
+
+def test_every_package_is_listed(settings: configparser.ConfigParser) -> None:
+    expected = set()
+    for top, name in (("recbole_qbert", "recbole_qbert"), ("properties", "properties")):
+        for init in (ROOT / top).rglob("__init__.py"):
+            package = ".".join((name, *init.parent.relative_to(ROOT / top).parts))
+            expected.add(package if top == name == "recbole_qbert" else f"recbole_qbert.{package}")
+    assert set(lines(settings["options"]["packages"])) == expected | {"recbole_qbert"}
+
+
+def test_every_folder_of_modules_is_a_package() -> None:
+    for top in ("recbole_qbert", "properties"):
+        folders = {
+            file.parent for pattern in ("*.py", "*.yaml") for file in (ROOT / top).rglob(pattern)
+        }
+        missing = [
+            str(folder.relative_to(ROOT))
+            for folder in folders
+            if not (folder / "__init__.py").exists()
+        ]
+        assert missing == []
+
+
+@pytest.mark.parametrize("python", PYTHON_VERSIONS)
+@pytest.mark.parametrize("requirement", base_dependencies(), ids=lambda r: r.name)
+def test_base_dependency_is_pinned_within_its_range(requirement: Requirement, python: str) -> None:
+    pin = pins_for(python).get(canonicalize_name(requirement.name))
+    assert pin is not None, f"{requirement.name} is missing in constraints.txt"
+    assert requirement.specifier.contains(pin)
+
+
+def test_constraints_are_exact_pins_in_order() -> None:
+    pins = constraints()
+    assert all(re.fullmatch(r"==[^*+]+", str(pin.specifier)) and pin.url is None for pin in pins)
+    names = [pin.name.lower() for pin in pins]
+    assert names == sorted(names)
+
+
+def test_every_yaml_is_shipped(settings: configparser.ConfigParser) -> None:
+    data = settings["options.package_data"]
+    for file in (ROOT / "properties").rglob("*.yaml"):
+        relative = PurePosixPath(file.relative_to(ROOT / "properties").as_posix())
+        package = ".".join(("recbole_qbert", "properties", *relative.parent.parts))
+        assert any(fnmatch(file.name, pattern) for pattern in lines(data.get(package, ""))), file
+
+
+def test_installed_package_finds_its_yaml() -> None:
+    pytest.importorskip("recbole_qbert.properties")
+    found = {entry.name for entry in resources.files("recbole_qbert.properties").iterdir()}
+    assert {file.name for file in (ROOT / "properties").glob("*.yaml")} <= found
+
+
+def test_no_file_names_a_machine() -> None:
+    found = []
+    for file in project_text_files():
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (UnicodeDecodeError, FileNotFoundError):
+            continue  # not text, or gone since it was listed
+        found += [f"{file.relative_to(ROOT)}: {word}" for word in FORBIDDEN if word in text]
+    assert found == []
