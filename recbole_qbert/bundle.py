@@ -113,10 +113,14 @@ class Recommender:
         folder = Path(folder)
         manifest = read_json(folder / "manifest.json")
         if manifest.get("format") != FORMAT:
-            raise InputError(f"{folder}: not a model bundle of this version; train and save it again")
+            raise InputError(
+                f"{folder}: not a model bundle of this version; train and save it again"
+            )
         for name, digest in manifest["sha256"].items():
             if not (folder / name).is_file() or sha256_file(folder / name) != digest:
-                raise InputError(f"{folder / name}: missing or changed since it was saved; save it again")
+                raise InputError(
+                    f"{folder / name}: missing or changed since it was saved; save it again"
+                )
         config = config_from_json(read_json(folder / "config.json"))
         tokens = json.loads((folder / "items.json").read_text(encoding="utf-8"))
         codes, codec = None, None
@@ -170,6 +174,10 @@ class Recommender:
             scores.scatter_(1, items.to(self.device), -torch.inf)
         best = scores.topk(k, dim=1)
         return [
-            [(self.catalogue.tokens[i - 1], score) for i, score in zip(row, values) if score > -torch.inf]
-            for row, values in zip(best.indices.tolist(), best.values.tolist())
+            [
+                (self.catalogue.tokens[i - 1], score)
+                for i, score in zip(row, values, strict=False)
+                if score > -torch.inf
+            ]
+            for row, values in zip(best.indices.tolist(), best.values.tolist(), strict=False)
         ]

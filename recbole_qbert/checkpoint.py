@@ -9,7 +9,6 @@ unchanged. A pickle offered as a checkpoint is refused without being unpickled.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -30,8 +29,23 @@ from recbole_qbert.files import atomic_write
 FORMAT = "recbole-qbert/checkpoint/1"
 # Config keys that RecBole derives from others or from the machine when a Config is built.
 DERIVED_KEYS = frozenset(
-    "MODEL_TYPE MODEL_INPUT_TYPE eval_type device valid_metric_bigger single_spec local_rank "
-    "valid_neg_sample_args test_neg_sample_args dataset model gpu_id use_gpu".split()
+    # fmt: off
+    [
+        "MODEL_TYPE",
+        "MODEL_INPUT_TYPE",
+        "eval_type",
+        "device",
+        "valid_metric_bigger",
+        "single_spec",
+        "local_rank",
+        "valid_neg_sample_args",
+        "test_neg_sample_args",
+        "dataset",
+        "model",
+        "gpu_id",
+        "use_gpu",
+    ]
+    # fmt: on
 )
 
 
@@ -85,7 +99,9 @@ def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         with safetensors.safe_open(str(path), framework="pt", device=device) as handle:
             metadata = handle.metadata() or {}
             if metadata.get("format") != FORMAT:
-                raise InputError(f"{path}: a safetensors file, but not a checkpoint of this project")
+                raise InputError(
+                    f"{path}: a safetensors file, but not a checkpoint of this project"
+                )
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(f"{path}: no such checkpoint file") from None
@@ -101,10 +117,11 @@ def is_checkpoint(path: Any) -> bool:
     """Whether a path names a file in this format."""
     if not isinstance(path, (str, os.PathLike)) or not os.path.isfile(path):
         return False
-    with contextlib.suppress(safetensors.SafetensorError, OSError):
+    try:
         with safetensors.safe_open(os.fspath(path), framework="pt") as handle:
             return (handle.metadata() or {}).get("format") == FORMAT
-    return False
+    except (safetensors.SafetensorError, OSError):
+        return False
 
 
 def install() -> None:
@@ -128,7 +145,9 @@ def install() -> None:
     Trainer._save_checkpoint = _save_recbole_checkpoint
 
 
-def _save_recbole_checkpoint(self: Trainer, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
+def _save_recbole_checkpoint(
+    self: Trainer, epoch: int, verbose: bool = True, **kwargs: Any
+) -> None:
     """In place of `Trainer._save_checkpoint`, whose file PyTorch 2.6 and later cannot load."""
     if not self.config["single_spec"] and self.config["local_rank"] != 0:
         return
@@ -180,7 +199,7 @@ def _decode(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return [_decode(item, tensors) for item in value]
     if not isinstance(value, dict):
         return value
-    (kind, content), = value.items()
+    ((kind, content),) = value.items()
     if kind == "tensor":
         return tensors[content]
     if kind == "array":

@@ -43,6 +43,7 @@ def silence_known_warnings() -> None:
     known: tuple[tuple[str, type[Warning], str], ...] = (
         (r"`torch\.cuda\.amp\.(GradScaler|autocast)\(", FutureWarning, r"recbole\.trainer\."),
         (r"A value is trying .* chained assignment", FutureWarning, r"recbole\.data\."),
+        (r"using <built-in function len> in Series\.agg", FutureWarning, r"recbole\.data\."),
         (r"pkg_resources is deprecated as an API", UserWarning, r"ray\."),
         (r"pkg_resources is deprecated as an API", DeprecationWarning, r"ray\."),
         (r"`np\.bool8` is a deprecated alias", DeprecationWarning, r"ray\."),

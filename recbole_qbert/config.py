@@ -1,8 +1,8 @@
 """Where a run's settings come from, and the check that every key is one that somebody reads.
 
 Order, later wins: RecBole's defaults, `properties/base.yaml`, `properties/model/<model>.yaml`,
-`properties/dataset/<dataset>.yaml`, `properties/tuned/<model>-<dataset>.yaml`, the user's files, the
-user's `--key=value`.
+`properties/dataset/<dataset>.yaml`, `properties/tuned/<model>-<dataset>.yaml`, the user's files,
+the user's `--key=value`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,27 @@ from recbole_qbert.registry import MODEL_TABLE, Entry, model_entry
 
 # Keys that RecBole reads in code but names in none of its lists and YAML files.
 RECBOLE_UNLISTED = frozenset(
-    "model dataset config_files nproc world_size ip port offset local_rank queue "
-    "numerical_features discretization seq_len alias_of_user_id alias_of_item_id "
-    "pre_model_path use_tuned".split()
+    # fmt: off
+    [
+        "model",
+        "dataset",
+        "config_files",
+        "nproc",
+        "world_size",
+        "ip",
+        "port",
+        "offset",
+        "local_rank",
+        "queue",
+        "numerical_features",
+        "discretization",
+        "seq_len",
+        "alias_of_user_id",
+        "alias_of_item_id",
+        "pre_model_path",
+        "use_tuned",
+    ]
+    # fmt: on
 )
 
 
@@ -107,7 +125,9 @@ def build_config(
         try:
             config = Config(model=model, dataset=dataset, config_dict=merged)
         except (ValueError, TypeError, KeyError, NotImplementedError, AssertionError) as error:
-            raise InputError(f"config of {model} on {dataset}: {' '.join(str(error).split())}") from None
+            raise InputError(
+                f"config of {model} on {dataset}: {' '.join(str(error).split())}"
+            ) from None
     return config
 
 
@@ -183,9 +203,7 @@ def install() -> None:
         if model in MODEL_TABLE:
             check_keys(model, self.external_config_dict, "config")
             for path in shipped_files(model, dataset, use_tuned=False):
-                self.internal_config_dict.update(
-                    _merge(self.internal_config_dict, load_yaml(path))
-                )
+                self.internal_config_dict.update(_merge(self.internal_config_dict, load_yaml(path)))
 
     Config._load_internal_config_dict = load_with_ours
     Config._convert_config_dict = _convert_literals

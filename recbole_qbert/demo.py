@@ -38,7 +38,8 @@ def run_demo(folder: Path, console: Console) -> list[RunResult]:
         "show_progress": console.is_terminal,
     }
     results = run_models(["QBERT4Rec", "SASRec"], DATASET, settings=settings, console=console)
-    titles = dict(read_columns(item_file, ["item_id", "movie_title"]).itertuples(index=False))
+    movies = read_columns(item_file, ["item_id", "movie_title"])
+    titles = dict(zip(movies["item_id"], movies["movie_title"], strict=True))
     console.print(example_users(results[0].bundle, source / f"{DATASET}.inter", titles))
     return results
 
@@ -54,7 +55,7 @@ def example_users(bundle: str, inter_file: Path, titles: dict[str, str]) -> Tabl
     table = Table(title="Five users: what QBERT4Rec would show them next", show_lines=True)
     for column in ("user", "watched last", "recommended"):
         table.add_column(column)
-    for user, history, items in zip(users, histories, recommended):
+    for user, history, items in zip(users, histories, recommended, strict=False):
         table.add_row(user, _lines(history[-3:], titles), _lines([i for i, _ in items], titles))
     return table
 

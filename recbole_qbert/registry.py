@@ -4,7 +4,7 @@
 `load_data_and_model` and `objective_function` work with a name of this table. RecBole looks for a
 model in a module of its own package named like the model, and for `<Model>Dataset` and
 `<Model>Trainer` as attributes of two of its packages (recbole/utils/utils.py, recbole/data/utils.py).
-A third party adds a model by calling `register` with its own classes before it runs.
+A third party adds a model by calling `register` with its classes before it runs.
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ def model_entry(name: str) -> Entry:
             f"{did_you_mean(name, known)}"
         )
     if model.type != ModelType.SEQUENTIAL:
-        raise InputError(f"model {name}: not a sequential model, so it has no place in this protocol")
+        raise InputError(
+            f"model {name}: not a sequential model, so it has no place in this protocol"
+        )
     return Entry(model)
 
 

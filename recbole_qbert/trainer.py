@@ -84,9 +84,7 @@ class SafeTrainer(Trainer):
             if callback_fn is not None:
                 callback_fn(epoch, score)
 
-        return super().fit(
-            train_data, valid_data, verbose, saved, show_progress, after_evaluation
-        )
+        return super().fit(train_data, valid_data, verbose, saved, show_progress, after_evaluation)
 
     def _train_epoch(
         self,
@@ -184,12 +182,15 @@ class SafeTrainer(Trainer):
         changed = [
             key
             for key, value in state["config"]["keys"].items()
-            if key not in RESUMABLE_CHANGES and key in self.config and self.config[key] != value
+            if key not in RESUMABLE_CHANGES
+            and key in self.config
+            and self.config[key] != value
             and key != "data_path"
         ]
         if state["config"]["model"] != self.config["model"] or changed:
             raise InputError(
-                f"{resume_file}: made with other settings ({', '.join(sorted(changed)) or 'model'}); "
+                f"{resume_file}: made with other settings "
+                f"({', '.join(sorted(changed)) or 'model'}); "
                 f"give the same ones, or another checkpoint_dir"
             )
         self.start_epoch = state["epoch"] + 1
@@ -218,7 +219,17 @@ class SafeTrainer(Trainer):
 
 # Keys that may differ between a run and its continuation without changing its result.
 RESUMABLE_CHANGES = frozenset(
-    "resume show_progress state checkpoint_dir eval_batch_size log_wandb wandb_project".split()
+    # fmt: off
+    [
+        "resume",
+        "show_progress",
+        "state",
+        "checkpoint_dir",
+        "eval_batch_size",
+        "log_wandb",
+        "wandb_project",
+    ]
+    # fmt: on
 )
 
 

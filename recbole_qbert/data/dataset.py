@@ -39,6 +39,9 @@ AUGMENTATIONS = ("none", "prefix")
 class SemanticIDDataset(SequentialDataset):
     """Serves every sequential model; see the module's header."""
 
+    item_feat: Any  # RecBole sets these to a DataFrame, and to an Interaction when it builds
+    inter_feat: Any
+
     def __init__(self, config: Any):
         if config["augmentation"] not in AUGMENTATIONS:
             raise InputError(
@@ -87,7 +90,8 @@ class SemanticIDDataset(SequentialDataset):
     ) -> None:
         """Join a sequence-valued column to the items by raw token, before RecBole remaps."""
         if self.item_feat is None:
-            self.item_feat = pd.DataFrame({self.iid_field: self.inter_feat[self.iid_field].unique()})
+            items = self.inter_feat[self.iid_field].unique()
+            self.item_feat = pd.DataFrame({self.iid_field: items})
             self.field2source[self.iid_field] = FeatureSource.ITEM_ID
         if field in self.item_feat:
             raise InputError(f"{path}: the items already have a column {field!r}; rename one")
@@ -166,7 +170,9 @@ class SemanticIDDataset(SequentialDataset):
             being `items[offsets[u]:offsets[u + 1]]` (user 0 is padding and has none).
         """
         if not self._flat:
-            raise InputError("pre-split benchmark files keep no whole sequences; use one .inter file")
+            raise InputError(
+                "pre-split benchmark files keep no whole sequences; use an .inter file"
+            )
         users, rows = self.inter_feat[self.uid_field], self.inter_feat[ROW_FIELD]
         end = self._user_start.clone().scatter_reduce(0, users, rows + 1, "amax")
         lengths = end - self._user_start

@@ -75,7 +75,9 @@ def read_results(path: str | Path) -> list[RunResult]:
         try:
             results.append(RunResult(**json.loads(line)))
         except (json.JSONDecodeError, TypeError):
-            raise InputError(f"{path}:{number}: not a run of this version; delete the line") from None
+            raise InputError(
+                f"{path}:{number}: not a run of this version; delete the line"
+            ) from None
     return results
 
 
@@ -85,7 +87,9 @@ def peak_memory_mb() -> float:
     return peak / 1024 if sys.platform != "darwin" else peak / 1024**2
 
 
-def metrics_table(results: Sequence[RunResult], metrics: Sequence[str], topk: Sequence[int]) -> Table:
+def metrics_table(
+    results: Sequence[RunResult], metrics: Sequence[str], topk: Sequence[int]
+) -> Table:
     """Valid and test, both rankings, four rows a model."""
     names = metric_names(metrics, topk)
     table = Table(title=f"{results[0].dataset}: leave-one-out, the whole catalogue ranked")
@@ -108,8 +112,20 @@ def metrics_table(results: Sequence[RunResult], metrics: Sequence[str], topk: Se
 def runs_table(results: Sequence[RunResult]) -> Table:
     """What was trained, how long, and what the reader must know to compare."""
     table = Table(title="Runs")
-    for column in ("model", "seed", "loss", "repeats", "chosen by", "epochs", "s", "parameters", "MB"):
-        table.add_column(column, justify="left" if column in ("model", "loss", "repeats") else "right")
+    for column in (
+        "model",
+        "seed",
+        "loss",
+        "repeats",
+        "chosen by",
+        "epochs",
+        "s",
+        "parameters",
+        "MB",
+    ):
+        table.add_column(
+            column, justify="left" if column in ("model", "loss", "repeats") else "right"
+        )
     for result in results:
         late = result.best_epoch + 1 >= result.max_epochs > 1
         table.add_row(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
@@ -11,36 +12,50 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from recbole_qbert.errors import InputError
+
+TIE_BREAKS = ("first", "popularity")
+
 
 class BigramChain(SequentialRecommender):
-    """Score the next item by how often it followed the last one in training.
+    """Rank the next item by how often it followed the last one in training.
 
-    `score(next | last) = count(last -> next) + popularity(next)`, where popularity is the training
-    count scaled to less than 1: it orders the items with equal counts and never outweighs one
-    observed transition. Nothing is trained; the counts are buffers, so a checkpoint keeps them.
+    Items that never followed it come after all that did, by popularity. Nothing is trained; the
+    ranking is kept in buffers, so a checkpoint holds it.
+
+    Config key `tie_break` says which of two equally frequent followers comes first: the one seen
+    `first` in the training sequences, or the more popular one (`popularity`, the stronger control).
 
     Buffers, with N item ids (0 is the padding) and P observed pairs:
         pair_key: int64 [P], ascending, `last * N + next`.
-        pair_count: float32 [P].
+        pair_score: float32 [P], >= 1; the pair's place among all pairs, the best one highest.
         row_start: int64 [N + 1], where each last item's pairs begin.
-        popularity: float32 [N], in [0, 1).
+        popularity: float32 [N], training count scaled into [0, 1).
     """
 
     input_type = InputType.POINTWISE
     pair_key: Tensor
-    pair_count: Tensor
+    pair_score: Tensor
     row_start: Tensor
     popularity: Tensor
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
+        if config["tie_break"] not in TIE_BREAKS:
+            raise InputError(
+                f"tie_break: {config['tie_break']!r} is none of {', '.join(TIE_BREAKS)}"
+            )
         items, offsets = dataset.training_sequences()
-        keys, counts = count_pairs(items, offsets, self.n_items)
+        keys, counts, first = count_pairs(items, offsets, self.n_items)
         row_keys = torch.arange(self.n_items + 1) * self.n_items
         seen = torch.bincount(items, minlength=self.n_items)
         seen[0] = 0
+        behind = -first if config["tie_break"] == "first" else seen[keys % self.n_items]
+        place = torch.empty(len(keys))
+        order = np.lexsort((behind.numpy(), counts.numpy()))  # by count, then by the tie rule
+        place[torch.from_numpy(order)] = torch.arange(1, len(keys) + 1, dtype=torch.float32)
         self.register_buffer("pair_key", keys)
-        self.register_buffer("pair_count", counts.float())
+        self.register_buffer("pair_score", place)
         self.register_buffer("row_start", torch.searchsorted(keys, row_keys))
         self.register_buffer("popularity", seen.float() / (seen.max() + 1))
         # RecBole's trainer builds an optimiser and calls backward() whatever the model.
@@ -57,8 +72,8 @@ class BigramChain(SequentialRecommender):
         position = torch.searchsorted(self.pair_key, keys)
         found = torch.searchsorted(self.pair_key, keys, right=True) > position
         # The appended zero answers for keys above the last pair, and for a chain without pairs.
-        counts = pad(self.pair_count, (0, 1))[position]
-        return torch.where(found, counts, 0.0) + self.popularity[items]
+        scores = pad(self.pair_score, (0, 1))[position]
+        return torch.where(found, scores, self.popularity[items])
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Scores of every item, [B, N]."""
@@ -69,7 +84,7 @@ class BigramChain(SequentialRecommender):
         first = torch.cumsum(lengths, dim=0) - lengths
         pairs = starts[rows] + torch.arange(len(rows), device=rows.device) - first[rows]
         scores = self.popularity.expand(len(last), -1).clone()
-        scores[rows, self.pair_key[pairs] % self.n_items] += self.pair_count[pairs]
+        scores[rows, self.pair_key[pairs] % self.n_items] = self.pair_score[pairs]
         return scores
 
     def _last_items(self, interaction: Interaction) -> Tensor:
@@ -79,7 +94,7 @@ class BigramChain(SequentialRecommender):
         return sequences.gather(1, ends.unsqueeze(1)).squeeze(1)
 
 
-def count_pairs(items: Tensor, offsets: Tensor, n_items: int) -> tuple[Tensor, Tensor]:
+def count_pairs(items: Tensor, offsets: Tensor, n_items: int) -> tuple[Tensor, Tensor, Tensor]:
     """Count the adjacent pairs inside each sequence.
 
     Args:
@@ -88,11 +103,14 @@ def count_pairs(items: Tensor, offsets: Tensor, n_items: int) -> tuple[Tensor, T
         n_items: number of item ids, N.
 
     Returns:
-        Ascending keys `last * N + next`, int64 [P], and their counts, int64 [P].
+        Ascending keys `last * N + next`, their counts, and the place of each one's first
+        occurrence; all int64 [P].
     """
     inside = torch.ones(max(len(items) - 1, 0), dtype=torch.bool)
     borders = offsets[(offsets > 0) & (offsets < len(items))]
     inside[borders - 1] = False  # the pair that spans two sequences
     keys = items[:-1][inside] * n_items + items[1:][inside]
-    unique, counts = torch.unique(keys, return_counts=True)
-    return unique, counts
+    unique, inverse, counts = torch.unique(keys, return_inverse=True, return_counts=True)
+    first = torch.full_like(unique, len(keys))
+    first.scatter_reduce_(0, inverse, torch.arange(len(keys)), "amin")
+    return unique, counts, first

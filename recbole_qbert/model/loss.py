@@ -1,4 +1,7 @@
-"""Scores with excluded items, and their cross-entropy. M masked positions, N items, L items a row."""
+"""Excluding items from scores, and the cross-entropy that bears it.
+
+M masked positions, N items, L items a row.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,8 @@ def exclude_items(scores: Tensor, items: Tensor) -> Tensor:
 def smoothed_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
     """Mean cross-entropy with label smoothing over the items that are not excluded.
 
-    PyTorch's own `label_smoothing` spreads the mass over all columns, excluded ones included, and is
-    infinite as soon as one logit is minus infinity.
+    PyTorch's own `label_smoothing` spreads the mass over all columns, excluded ones included, and
+    is infinite as soon as one logit is minus infinity.
     """
     if smoothing == 0:
         return F.cross_entropy(logits, targets)

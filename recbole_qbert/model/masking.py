@@ -42,7 +42,9 @@ def n_masked(lengths: Tensor, ratio: float) -> Tensor:
     return (lengths * ratio + 0.5).floor().long().clamp(min=1).minimum(lengths)
 
 
-def random_mask(lengths: Tensor, max_length: int, ratio: float, generator: torch.Generator) -> Tensor:
+def random_mask(
+    lengths: Tensor, max_length: int, ratio: float, generator: torch.Generator
+) -> Tensor:
     """Each item independently with probability `ratio`; where none was hit, one drawn uniformly."""
     valid = valid_positions(lengths, max_length)
     draw = _uniform((len(lengths), max_length), generator).masked_fill(~valid, 2.0)
@@ -72,8 +74,8 @@ def multi_region_mask(
 ) -> Tensor:
     """`n_regions` runs with at least one visible item between any two.
 
-    In all `max(n_regions, n_masked)` items are masked, split as evenly as can be. A sequence that is
-    too short for that (fewer than 2 * n_regions - 1 items) has as many regions as fit.
+    In all `max(n_regions, n_masked)` items are masked, split as evenly as can be. A sequence that
+    is too short for that (fewer than 2 * n_regions - 1 items) has as many regions as fit.
 
     The regions are drawn uniformly over all placements: with u visible items there are u + 1 gaps
     to put a region into, and regions in different gaps never touch.

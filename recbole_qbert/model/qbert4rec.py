@@ -192,7 +192,7 @@ def _vocabulary_rows(dataset: Any, representation: str) -> tuple[Tensor, int]:
             f"item_representation {representation} needs semantic IDs and the dataset has none; "
             f"set semantic_id_file, or item_representation: id"
         )
-    rows = codes + torch.from_numpy(dataset.codec.offsets)
+    rows = codes + torch.tensor(dataset.codec.offsets)
     rows[0] = 0
     return rows, dataset.codec.vocabulary_size
 

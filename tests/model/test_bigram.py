@@ -14,6 +14,7 @@ import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
+from recbole_qbert.errors import InputError
 from recbole_qbert.model.bigram import BigramChain, count_pairs
 
 INSTRUMENTS = (
@@ -49,8 +50,10 @@ class _Dataset:
         return torch.tensor(flat, dtype=torch.long), torch.cumsum(lengths, dim=0)
 
 
-def _model(sequences: list[list[int]] = SEQUENCES, item_num: int = N_ITEMS) -> BigramChain:
-    return BigramChain(CONFIG, _Dataset(sequences, item_num))
+def _model(
+    sequences: list[list[int]] = SEQUENCES, item_num: int = N_ITEMS, tie_break: str = "first"
+) -> BigramChain:
+    return BigramChain(CONFIG | {"tie_break": tie_break}, _Dataset(sequences, item_num))
 
 
 def _batch(histories: list[list[int]], candidates: list[int] | None = None) -> Interaction:
@@ -64,20 +67,35 @@ def _batch(histories: list[list[int]], candidates: list[int] | None = None) -> I
     return Interaction(content)
 
 
-def _expected(last: int) -> list[float]:
-    transitions = Counter(pair for sequence in SEQUENCES for pair in pairwise(sequence))
+def _expected(last: int, tie_break: str) -> list[int]:
+    """All items, best first; ties that no rule breaks by item id."""
+    pairs = [pair for sequence in SEQUENCES for pair in pairwise(sequence)]
+    count = Counter(pairs)
     popularity = Counter(item for sequence in SEQUENCES for item in sequence)
-    most = max(popularity.values())
-    return [transitions[last, item] + popularity[item] / (most + 1) for item in range(N_ITEMS)]
+
+    def key(item: int) -> tuple[float, ...]:
+        if (last, item) not in count:
+            return (0, popularity[item], -item)
+        rule = -pairs.index((last, item)) if tie_break == "first" else popularity[item]
+        return (count[last, item], rule, -item)
+
+    return sorted(range(1, N_ITEMS), key=key, reverse=True)
 
 
-def test_scores_equal_a_plain_loop() -> None:
+@pytest.mark.parametrize("tie_break", ["first", "popularity"])
+def test_ranking_equals_a_plain_loop(tie_break: str) -> None:
     # 5 and 7 have no successor; the empty history falls back on popularity.
     histories = [[1], [5, 2], [1, 2, 3], [4, 5], [7], [], [2, 3, 2, 2]]
-    scores = _model().full_sort_predict(_batch(histories))
+    scores = _model(tie_break=tie_break).full_sort_predict(_batch(histories))
     assert scores.shape == (len(histories), N_ITEMS)
     for row, history in zip(scores, histories, strict=True):
-        assert row.tolist() == pytest.approx(_expected(history[-1] if history else 0))
+        ranked = row[1:].argsort(descending=True, stable=True) + 1
+        assert ranked.tolist() == _expected(history[-1] if history else 0, tie_break)
+
+
+def test_unknown_tie_break_is_refused() -> None:
+    with pytest.raises(InputError, match="tie_break: 'random' is none of first, popularity"):
+        _model(tie_break="random")
 
 
 def test_predict_agrees_with_full_sort() -> None:
@@ -97,8 +115,8 @@ def test_one_transition_outweighs_any_popularity() -> None:
 
 def test_no_pair_spans_two_sequences() -> None:
     items = torch.tensor([1, 2, 3, 4, 1, 2])
-    keys, counts = count_pairs(items, torch.tensor([0, 0, 2, 3, 3, 4, 6, 6]), 10)
-    assert (keys.tolist(), counts.tolist()) == ([12], [2])
+    keys, counts, first = count_pairs(items, torch.tensor([0, 0, 2, 3, 3, 4, 6, 6]), 10)
+    assert (keys.tolist(), counts.tolist(), first.tolist()) == ([12], [2], [0])
 
 
 def test_sequences_without_pairs() -> None:
@@ -171,25 +189,26 @@ def _plain_lists(sequences: list[list[int]], popularity_breaks_ties: bool) -> It
         yield top + list(islice(fill, 10 - len(top)))
 
 
-def test_instruments_figures() -> None:
-    """Leave-one-out test on the released data.
-
-    Its README gives .0472/.0782/.0899/.0676 for a chain whose equal counts go by first occurrence;
-    the plain loop has these, and with the model's rule for ties it has the model's figures.
-    """
+@pytest.mark.parametrize(
+    ("tie_break", "figures"),
+    [
+        ("first", [0.0472, 0.0782, 0.0899, 0.0676]),  # those of the data's README
+        ("popularity", [0.0480, 0.0811, 0.0962, 0.0704]),
+    ],
+)
+def test_instruments_figures(tie_break: str, figures: list[float]) -> None:
+    """Leave-one-out test on the released data, model and plain loop alike."""
     sequences = _instruments()
     targets = [sequence[-1] for sequence in sequences]
-    published = _figures(_plain_lists(sequences, popularity_breaks_ties=False), targets)
-    assert published == pytest.approx([0.0472, 0.0782, 0.0899, 0.0676], abs=5e-5)
+    plain = _figures(_plain_lists(sequences, tie_break == "popularity"), targets)
+    assert plain == pytest.approx(figures, abs=5e-5)
 
     item_num = max(map(max, sequences)) + 1
-    model = _model([sequence[:-2] for sequence in sequences], item_num)
+    model = _model([sequence[:-2] for sequence in sequences], item_num, tie_break)
     ranked: list[list[int]] = []
     for start in range(0, len(sequences), 2048):
         histories = [[sequence[-2]] for sequence in sequences[start : start + 2048]]
         scores = model.full_sort_predict(_batch(histories))
         ranked.extend(scores.topk(10, dim=1).indices.tolist())
-    expected = _figures(_plain_lists(sequences, popularity_breaks_ties=True), targets)
     # topk picks freely among items equal in count and popularity.
-    assert _figures(ranked, targets) == pytest.approx(expected, abs=2e-4)
-    assert expected == pytest.approx([0.0480, 0.0811, 0.0962, 0.0704], abs=5e-5)
+    assert _figures(ranked, targets) == pytest.approx(plain, abs=2e-4)
