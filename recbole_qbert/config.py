@@ -1,8 +1,8 @@
 """Where a run's settings come from, and the check that every key is one that somebody reads.
 
 Order, later wins: RecBole's defaults, `properties/base.yaml`, `properties/model/<model>.yaml`,
-`properties/dataset/<dataset>.yaml`, `properties/tuned/<model>-<dataset>.yaml`, the user's files,
-the user's `--key=value`.
+`properties/dataset/<dataset>.yaml`, `properties/tuned/<model>-<dataset>.yaml`, the user's files
+(common keys, then those under `per_model: <model>:`), the user's `--key=value`.
 """
 
 from __future__ import annotations
@@ -51,10 +51,9 @@ RECBOLE_UNLISTED = frozenset(
 )
 
 
-def properties(*parts: str) -> Path | None:
-    """Path of a shipped YAML, or None where there is no such file."""
-    path = importlib.resources.files("recbole_qbert.properties").joinpath(*parts)
-    return Path(str(path)) if path.is_file() else None
+def shipped(*parts: str) -> Path:
+    """Path of a YAML in `properties/`, whether or not there is such a file."""
+    return Path(str(importlib.resources.files("recbole_qbert.properties").joinpath(*parts)))
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
@@ -84,12 +83,13 @@ def shipped_files(model: str, dataset: str, use_tuned: bool) -> list[Path]:
     entry = model_entry(model)
     # Every registered model's class and its bases: a subclass inherits its base's keys.
     lineage = [base.__name__ for base in reversed(inspect.getmro(entry.model))]
-    candidates = [properties("base.yaml")]
-    candidates += [properties("model", f"{name}.yaml") for name in lineage]
-    candidates += [entry.defaults, properties("dataset", f"{dataset}.yaml")]
+    candidates = [shipped("base.yaml")]
+    candidates += [shipped("model", f"{name}.yaml") for name in lineage]
+    candidates += [entry.defaults] if entry.defaults is not None else []
+    candidates.append(shipped("dataset", f"{dataset}.yaml"))
     if use_tuned:
-        candidates.append(properties("tuned", f"{model}-{dataset}.yaml"))
-    return [path for path in candidates if path is not None]
+        candidates.append(shipped("tuned", f"{model}-{dataset}.yaml"))
+    return [path for path in candidates if path.is_file()]
 
 
 def build_config(
@@ -113,9 +113,7 @@ def build_config(
     check_keys(model, given, "command line")
     user_keys: dict[str, Any] = {}
     for file in files:
-        content = load_yaml(file)
-        check_keys(model, content, str(file))
-        user_keys |= content
+        user_keys |= settings_for(model, load_yaml(file), str(file))
     use_tuned = {**user_keys, **given}.get("use_tuned", True)
     merged: dict[str, Any] = {}
     for path in shipped_files(model, dataset, use_tuned):
@@ -129,6 +127,18 @@ def build_config(
                 f"config of {model} on {dataset}: {' '.join(str(error).split())}"
             ) from None
     return config
+
+
+def settings_for(model: str, content: dict[str, Any], source: str) -> dict[str, Any]:
+    """A file's settings for one model: the common keys, then those under `per_model: <model>:`."""
+    common = {key: value for key, value in content.items() if key != "per_model"}
+    sections = content.get("per_model") or {}
+    if not isinstance(sections, dict) or not all(isinstance(s, dict) for s in sections.values()):
+        raise InputError(f"{source}: per_model: `model: {{key: value}}` was expected")
+    for name, section in sections.items():
+        check_keys(name, section, f"{source}: per_model")
+    check_keys(model, common, source)
+    return common | sections.get(model, {})
 
 
 def parse_value(value: Any) -> Any:

@@ -11,13 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from recbole_qbert.bundle import Recommender
-from recbole_qbert.config import load_yaml, properties
+from recbole_qbert.config import shipped
 from recbole_qbert.data.atomic import read_columns
 from recbole_qbert.evaluation.results import RunResult
 from recbole_qbert.quick_start import run_models
 from recbole_qbert.tokenizer.build import build_from_text
 
 DATASET = "ml-100k"
+MODELS = ("QBERT4Rec", "SASRec")
 TEXT_FIELDS = ("movie_title", "release_year", "class")
 N_EXAMPLES = 5
 
@@ -30,14 +31,12 @@ def run_demo(folder: Path, console: Console) -> list[RunResult]:
     console.print(f"Semantic IDs of the {DATASET} movies from {', '.join(TEXT_FIELDS)}")
     table = build_from_text(item_file, list(TEXT_FIELDS), semid_file)
     console.print(f"  {table.n_items:,} movies, {table.n_levels} levels, written to {semid_file}")
-    demo_file = properties("demo.yaml")
-    settings = load_yaml(demo_file) if demo_file is not None else {}
-    settings |= {
+    settings = {
         "semantic_id_file": str(semid_file),
         "checkpoint_dir": str(folder / "saved"),
         "show_progress": console.is_terminal,
     }
-    results = run_models(["QBERT4Rec", "SASRec"], DATASET, settings=settings, console=console)
+    results = run_models(MODELS, DATASET, [shipped("demo.yaml")], settings, console)
     movies = read_columns(item_file, ["item_id", "movie_title"])
     titles = dict(zip(movies["item_id"], movies["movie_title"], strict=True))
     console.print(example_users(results[0].bundle, source / f"{DATASET}.inter", titles))

@@ -3,8 +3,8 @@
 `register` also makes RecBole's own look-ups by name find the classes, so that `run_recbole`,
 `load_data_and_model` and `objective_function` work with a name of this table. RecBole looks for a
 model in a module of its own package named like the model, and for `<Model>Dataset` and
-`<Model>Trainer` as attributes of two of its packages (recbole/utils/utils.py, recbole/data/utils.py).
-A third party adds a model by calling `register` with its classes before it runs.
+`<Model>Trainer` as attributes of two of its packages (recbole/utils/utils.py,
+recbole/data/utils.py). A third party adds a model by calling `register` before it runs.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ def register(
         raise InputError(f"model {name}: this name is already registered; choose another")
     if name not in MODEL_TABLE and _recbole_model(name) is not None:
         raise InputError(f"model {name}: RecBole has a model of that name; choose another")
+    if defaults is not None and not Path(defaults).is_file():
+        raise InputError(f"model {name}: {defaults}: no such file of defaults")
     entry = Entry(model, dataset, trainer, Path(defaults) if defaults else None)
     MODEL_TABLE[name] = entry
     module_name = f"recbole.model.sequential_recommender.{name.lower()}"

@@ -2,10 +2,10 @@
 
 K levels, N items (row 0 is padding), D hidden, T = `tokens_per_item`.
 
-Calling a representation gives its item matrix [N, T * D], tied between input and output: an item's
-row, cut into T vectors, is what the encoder reads, and the score of every item is the dot product
-of its row with a masked position's T hidden vectors side by side. For `compose` and `flatten` that is
-the sum of K code logits, so the ranking over the catalogue is exact in each case.
+Calling a representation gives its item matrix [N, T * D], tied between input and output: an
+item's row, cut into T vectors, is what the encoder reads, and the score of every item is the dot
+product of its row with a masked position's T hidden vectors side by side. For `compose` and
+`flatten` that is the sum of K code logits, so the ranking over the catalogue is exact in each case.
 """
 
 from __future__ import annotations

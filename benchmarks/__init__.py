@@ -1,0 +1,1 @@
+"""Side-by-side measurements against RecBole; `python -m benchmarks --help`."""

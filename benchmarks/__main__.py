@@ -1,0 +1,72 @@
+"""QBERT4Rec beside RecBole's BERT4Rec: training, ranking, time to the best epoch, memory.
+
+    python -m benchmarks speed --dataset=Instruments --data_path=dataset
+    python -m benchmarks best --dataset=Instruments --data_path=dataset --budget=1800
+    python -m benchmarks memory --dataset=Games --data_path=dataset
+
+Every side runs in a process of its own, one after the other, on the same machine in the same call.
+Both models have the same width, depth and length. Peers: `recbole` is RecBole 1.2.1 as it ships
+(`recbole_qbert` is never imported), `mended` the same model under this package, whose workarounds
+turn autograd's anomaly detection off. Without a data set ml-100k is used, which RecBole ships.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks import sides
+
+
+def main() -> int:
+    """Parse, run the sides one after the other, print a table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("what", nargs="?", default="speed", choices=sorted(sides.MEASURES))
+    parser.add_argument("--dataset", default="ml-100k")
+    parser.add_argument("--data_path", default="dataset")
+    parser.add_argument("--semantic_id_file")
+    parser.add_argument("--hidden_size", type=int, default=128)
+    parser.add_argument("--n_layers", type=int, default=2)
+    parser.add_argument("--length", type=int, default=50)
+    parser.add_argument("--steps", type=int, default=20, help="timed training steps")
+    parser.add_argument("--budget", type=float, default=1800, help="seconds a side may train")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--side", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        print(json.dumps(sides.MEASURES[options.what][options.side](options)))
+        return 0
+    print(
+        f"{options.what} on {options.dataset}: width {options.hidden_size}, "
+        f"{options.n_layers} layers, length {options.length}; {platform.machine()}, "
+        f"{options.threads} threads, Python {platform.python_version()}"
+    )
+    results = {}
+    for side in sides.MEASURES[options.what]:
+        results[side] = run_side(side)
+        print(
+            f"{side:>10}: "
+            + ", ".join(f"{k} {v:,.4g}" for k, v in results[side].items() if k != "curve")
+        )
+    for line in sides.compare(options.what, results):
+        print(line)
+    return 0
+
+
+def run_side(side: str) -> dict[str, float]:
+    """This very command again, for one side; its last line is the result."""
+    command = [sys.executable, "-m", "benchmarks", *sys.argv[1:], f"--side={side}"]
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parents[1]
+    )
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

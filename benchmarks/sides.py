@@ -1,0 +1,208 @@
+"""What is measured on each side. A side runs alone in its process."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import resource
+import statistics
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+Result = dict[str, float]
+BATCH_SIZE = 256
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The same for both models."""
+    return {
+        "data_path": options.data_path,
+        "hidden_size": options.hidden_size,
+        "inner_size": 2 * options.hidden_size,
+        "n_layers": options.n_layers,
+        "n_heads": 4,
+        "MAX_ITEM_LIST_LENGTH": options.length,
+        "train_batch_size": BATCH_SIZE,
+        "eval_batch_size": 1024,
+        "show_progress": False,
+        "checkpoint_dir": "saved/benchmarks",
+        "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+    }
+
+
+def _plain_recbole(options: argparse.Namespace) -> tuple[Any, Any, Any]:
+    """RecBole's BERT4Rec as `run_recbole` makes it: model, train data, valid data."""
+    from recbole.config import Config
+    from recbole.data import create_dataset, data_preparation
+    from recbole.utils import get_model, init_seed
+
+    sequential = {
+        "train_neg_sample_args": None,
+        "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "full"},
+        "repeatable": True,
+    }
+    import sys
+
+    arguments, sys.argv = sys.argv, sys.argv[:1]  # RecBole reads every --key=value it finds there
+    config = Config("BERT4Rec", options.dataset, config_dict=_settings(options) | sequential)
+    sys.argv = arguments
+    init_seed(config["seed"], config["reproducibility"])
+    train, valid, _ = data_preparation(config, create_dataset(config))
+    return get_model("BERT4Rec")(config, train._dataset), train, valid
+
+
+def _with_package(model: str, options: argparse.Namespace, **extra: Any) -> tuple[Any, Any, Any]:
+    """A model under this package: config, train data, valid data, all as `run` makes them."""
+    from recbole.data import data_preparation
+    from recbole.utils import init_seed
+
+    import recbole_qbert  # noqa: F401  applies the workarounds
+    from recbole_qbert.config import build_config
+    from recbole_qbert.quick_start import flush_denormals, load_dataset
+    from recbole_qbert.registry import model_entry
+
+    flush_denormals()
+    if options.semantic_id_file:
+        extra["semantic_id_file"] = options.semantic_id_file
+    elif model == "QBERT4Rec":
+        extra |= {"item_representation": "id"}
+    config = build_config(model, options.dataset, settings=_settings(options) | extra)
+    entry = model_entry(model)
+    init_seed(config["seed"], config["reproducibility"])
+    train, valid, _ = data_preparation(config, load_dataset(entry.dataset, config))
+    return entry.model(config, train._dataset), train, valid
+
+
+def _speed(model: Any, train: Any, valid: Any, steps: int) -> Result:
+    """Rows trained and ranked a second: median step after a warm-up; three ranking batches."""
+    import torch
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    model.train()
+    seconds = []
+    for batch in itertools.islice(itertools.cycle(train), steps + 2):
+        start = perf_counter()
+        optimizer.zero_grad()
+        model.calculate_loss(batch).backward()
+        optimizer.step()
+        seconds.append(perf_counter() - start)
+    model.eval()
+    ranked = []
+    with torch.no_grad():
+        for interaction, *_ in itertools.islice(itertools.cycle(valid), 4):
+            start = perf_counter()
+            scores = model.full_sort_predict(interaction).view(len(interaction), -1)
+            scores.topk(10)
+            ranked.append(len(interaction) / (perf_counter() - start))
+    return {
+        "rows trained a second": BATCH_SIZE / statistics.median(seconds[2:]),
+        "users ranked a second": statistics.median(ranked[1:]),
+        "seconds an epoch": statistics.median(seconds[2:]) * len(train),
+    }
+
+
+def _measure_speed(build: Callable[[argparse.Namespace], tuple[Any, Any, Any]]) -> Any:
+    def measure(options: argparse.Namespace) -> Result:
+        import torch
+
+        torch.set_num_threads(options.threads)
+        return _speed(*build(options), options.steps)
+
+    return measure
+
+
+def _measure_best(model: str) -> Any:
+    """Train until early stopping or the budget; seconds to the best valid NDCG@10."""
+
+    def measure(options: argparse.Namespace) -> Result:
+        import torch
+
+        from recbole_qbert.registry import model_entry
+
+        torch.set_num_threads(options.threads)
+        tuned = {"use_tuned": False, "stopping_step": 3}
+        network, train, valid = _with_package(model, options, **tuned)
+        trainer = model_entry(model).trainer(train.config, network)
+
+        def watch(epoch: int, score: float) -> None:
+            if trainer.curve[-1]["seconds"] > options.budget:
+                raise TimeoutError
+
+        stopped_by_itself = 1.0
+        try:
+            trainer.fit(train, valid, verbose=False, saved=False, callback_fn=watch)
+        except TimeoutError:
+            stopped_by_itself = 0.0
+        best = max(trainer.curve, key=lambda row: row["ndcg@10"])
+        return {
+            "best valid NDCG@10": best["ndcg@10"],
+            "seconds to it": best["seconds"],
+            "epochs to it": best["epoch"] + 1,
+            "epochs trained": len(trainer.curve),
+            "seconds trained": trainer.curve[-1]["seconds"],
+            "stopped by itself": stopped_by_itself,
+            "curve": [[row["seconds"], row["ndcg@10"]] for row in trainer.curve],  # type: ignore
+        }
+
+    return measure
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _memory_recbole(options: argparse.Namespace) -> Result:
+    import ray.tune  # noqa: F401  what run_recbole imports
+    import recbole.quick_start  # noqa: F401
+
+    before = _peak_mb()
+    _, train, _ = _plain_recbole(options)
+    return {"MB before": before, "MB after": _peak_mb(), "growth MB": _peak_mb() - before}
+
+
+def _memory_ours(options: argparse.Namespace) -> Result:
+    import ray.tune  # noqa: F401  so that both sides start from the same imports
+    import recbole.quick_start  # noqa: F401
+
+    import recbole_qbert  # noqa: F401
+
+    before = _peak_mb()
+    _with_package("QBERT4Rec", options)
+    return {"MB before": before, "MB after": _peak_mb(), "growth MB": _peak_mb() - before}
+
+
+MEASURES: dict[str, dict[str, Callable[[argparse.Namespace], Result]]] = {
+    "speed": {
+        "recbole": _measure_speed(_plain_recbole),
+        "mended": _measure_speed(lambda options: _with_package("BERT4Rec", options)),
+        "QBERT4Rec": _measure_speed(lambda options: _with_package("QBERT4Rec", options)),
+    },
+    "best": {"mended": _measure_best("BERT4Rec"), "QBERT4Rec": _measure_best("QBERT4Rec")},
+    "memory": {"recbole": _memory_recbole, "QBERT4Rec": _memory_ours},
+}
+
+
+def compare(what: str, results: dict[str, Any]) -> list[str]:
+    """QBERT4Rec over its peers, as ratios."""
+    ours = results["QBERT4Rec"]
+    lines = []
+    for side, peer in results.items():
+        if side == "QBERT4Rec":
+            continue
+        if what == "speed":
+            for key in ("rows trained a second", "users ranked a second"):
+                lines.append(f"QBERT4Rec / {side}, {key}: {ours[key] / peer[key]:.2f}x")
+        elif what == "memory":
+            lines.append(f"QBERT4Rec / {side}, growth: {ours['growth MB'] / peer['growth MB']:.3f}")
+        else:
+            reached = [s for s, value in ours["curve"] if value >= peer["best valid NDCG@10"]]
+            if reached:
+                lines.append(
+                    f"QBERT4Rec reaches {side}'s best in {reached[0]:.0f} s, "
+                    f"1/{peer['seconds to it'] / reached[0]:.1f} of {side}'s time"
+                )
+            lines.append(
+                f"each to its own best: 1/{peer['seconds to it'] / ours['seconds to it']:.1f}"
+            )
+    return lines
