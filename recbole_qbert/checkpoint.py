@@ -99,18 +99,22 @@ def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         with safetensors.safe_open(str(path), framework="pt", device=device) as handle:
             metadata = handle.metadata() or {}
             if metadata.get("format") != FORMAT:
-                raise InputError(
-                    f"{path}: a safetensors file, but not a checkpoint of this project"
-                )
+                raise InputError(f"{path}: a safetensors file, but not a checkpoint of this project")
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-    except (FileNotFoundError, IsADirectoryError):
-        raise InputError(f"{path}: no such checkpoint file") from None
-    except safetensors.SafetensorError:
+    except (safetensors.SafetensorError, OSError):
+        if not os.path.isfile(path):
+            raise InputError(f"{path}: no such checkpoint file") from None
         raise InputError(
             f"{path}: not a safetensors checkpoint; pickled and broken files are never loaded: "
             f"train the model again with this version"
         ) from None
-    return _decode(json.loads(metadata["state"]), tensors)
+    try:
+        state = _decode(json.loads(metadata["state"]), tensors)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        state = None
+    if not isinstance(state, dict):
+        raise InputError(f"{path}: its header is broken; train the model again") from None
+    return state
 
 
 def is_checkpoint(path: Any) -> bool:
@@ -132,6 +136,8 @@ def install() -> None:
 
     def load(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
         if not is_checkpoint(f):
+            if not args and "pickle_module" not in kwargs:
+                kwargs.setdefault("weights_only", True)  # the default only since PyTorch 2.6
             return torch_load(f, map_location, *args, **kwargs)
         if map_location is None and not torch.cuda.is_available():
             map_location = "cpu"
@@ -159,13 +165,19 @@ def _save_recbole_checkpoint(
 
 def trainer_state(trainer: Trainer, epoch: int) -> dict[str, Any]:
     """The entries that RecBole's loaders look for."""
+    # FDSA and others name sub-modules here too, whose weights are in the state dict anyway.
+    other = {
+        name: value
+        for name, value in trainer.model.other_parameter().items()
+        if not isinstance(value, torch.nn.Module)
+    }
     return {
         "config": trainer.config,
         "epoch": epoch,
         "cur_step": trainer.cur_step,
         "best_valid_score": float(trainer.best_valid_score),
         "state_dict": dict(trainer.model.state_dict()),
-        "other_parameter": trainer.model.other_parameter(),
+        "other_parameter": other,
         "optimizer": trainer.optimizer.state_dict(),
     }
 
@@ -179,7 +191,7 @@ def _encode(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         tensors[name] = value.detach().contiguous().clone()
         return {"tensor": name}
     if isinstance(value, np.ndarray):
-        return {"array": encode(torch.from_numpy(value))}
+        return {"array": encode(torch.from_numpy(value.copy()))}  # torch knows no reversed arrays
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, dict):
@@ -206,4 +218,6 @@ def _decode(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return _decode(content, tensors).cpu().numpy()
     if kind == "tuple":
         return tuple(_decode(item, tensors) for item in content)
+    if kind != "dict":
+        raise ValueError(f"a checkpoint holds no {kind!r}")
     return {_decode(key, tensors): _decode(item, tensors) for key, item in content}

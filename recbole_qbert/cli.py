@@ -71,6 +71,10 @@ def build_parser() -> argparse.ArgumentParser:
     text.add_argument("--seed", type=int, default=2026)
     text.set_defaults(function=_ids_from_text)
 
+    table = commands.add_parser("table", help="means over seeds of a results file, as Markdown")
+    table.add_argument("file", help="results.jsonl")
+    table.set_defaults(function=_table)
+
     doctor = commands.add_parser("doctor", help="check this installation and say what to mend")
     doctor.set_defaults(function=_doctor)
     return parser
@@ -162,6 +166,17 @@ def _ids_from_text(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     print(f"{options.output}: {table.n_items:,} items, {table.n_levels} levels, all tuples unique")
+    return 0
+
+
+def _table(options: argparse.Namespace) -> int:
+    from recbole_qbert.evaluation.results import read_results, seeds_markdown
+
+    results = read_results(options.file)
+    if not results:
+        raise InputError(f"{options.file}: no runs in it yet")
+    keys = results[0].config["keys"]
+    print(seeds_markdown(results, keys["metrics"], keys["topk"]))
     return 0
 
 

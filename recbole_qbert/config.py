@@ -88,7 +88,7 @@ def shipped_files(model: str, dataset: str, use_tuned: bool) -> list[Path]:
     candidates += [entry.defaults] if entry.defaults is not None else []
     candidates.append(shipped("dataset", f"{dataset}.yaml"))
     if use_tuned:
-        candidates.append(shipped("tuned", f"{model}-{dataset}.yaml"))
+        candidates += [shipped("tuned", f"{name}-{dataset}.yaml") for name in lineage]
     return [path for path in candidates if path.is_file()]
 
 

@@ -41,6 +41,7 @@ class SafeTrainer(Trainer):
 
     def __init__(self, config: Any, model: Any):
         super().__init__(config, model)
+        self._choose_precision()
         folder = Path(config["checkpoint_dir"])
         self.saved_model_file = str(folder / f"{config['model']}.safetensors")
         self.last_state_file = folder / f"{config['model']}.last.safetensors"
@@ -53,6 +54,19 @@ class SafeTrainer(Trainer):
         self._resume_from: dict[str, Any] | None = None
         if config["resume"] and self.last_state_file.is_file():
             self.resume_checkpoint(str(self.last_state_file))
+
+    def _choose_precision(self) -> None:
+        """`enable_amp` acts on a GPU only, in bfloat16 where the GPU has it.
+
+        RecBole's default there is float16, whose gradients need a scaler; RecBole clips them before
+        they are scaled back, so that the two keys do not go together.
+        """
+        self.enable_amp = self.enable_amp and self.device.type == "cuda"
+        if self.enable_amp and torch.cuda.is_bf16_supported():
+            torch.set_autocast_dtype("cuda", torch.bfloat16)
+            self.enable_scaler = False
+        elif self.enable_amp and self.enable_scaler and self.clip_grad_norm:
+            raise InputError("enable_scaler clips scaled gradients; set clip_grad_norm: ~ with it")
 
     # Training ----------------------------------------------------------------------------------
 
@@ -75,7 +89,8 @@ class SafeTrainer(Trainer):
         )
         if self._resume_from is not None:
             self._restore(self._resume_from)
-            if self.cur_step > self.stopping_step:  # it had already stopped early
+            # A finished run has nothing to do; RecBole would save the last epoch as the best.
+            if self.cur_step > self.stopping_step or self.start_epoch >= self.epochs:
                 return self.best_valid_score, self.best_valid_result
 
         def after_evaluation(epoch: int, score: float) -> None:
@@ -205,6 +220,9 @@ class SafeTrainer(Trainer):
     def _restore(self, state: dict[str, Any]) -> None:
         if self.schedule is not None and state["schedule"] is not None:
             self.schedule.load_state_dict(state["schedule"])
+            # Building the schedule set the rates of step 0.
+            for group, rate in zip(self.optimizer.param_groups, self.schedule.get_last_lr()):
+                group["lr"] = rate
         torch.set_rng_state(state["torch"].cpu())
         if self.device.type == "cuda":
             torch.cuda.set_rng_state_all([each.cpu() for each in state["cuda"]])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -16,11 +18,14 @@ def read_item_vectors(path: str | Path) -> tuple[list[str], np.ndarray]:
         InputError: missing file, wrong arrays, doubled items, or a value that is not finite.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("a single array")
+        with archive:
             items, vectors = archive["items"], archive["vectors"]
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; item_vectors names a .npz file") from None
-    except (ValueError, OSError, KeyError, EOFError) as error:
+    except (ValueError, OSError, KeyError, EOFError, BadZipFile, zlib.error) as error:
         raise InputError(
             f"{path}: not an .npz file with string array 'items' and matrix 'vectors' ({error})"
         ) from None
@@ -29,10 +34,14 @@ def read_item_vectors(path: str | Path) -> tuple[list[str], np.ndarray]:
             f"{path}: items {items.shape} and vectors {vectors.shape} do not fit; "
             f"one row an item is needed"
         )
+    if vectors.dtype.kind not in "fiu":
+        raise InputError(f"{path}: vectors are {vectors.dtype}, not numbers; save them as float32")
+    with np.errstate(over="ignore"):
+        vectors = vectors.astype(np.float32)
     tokens = [str(item) for item in items]
     if len(set(tokens)) < len(tokens):
         raise InputError(f"{path}: items holds the same token twice; keep one row an item")
     if not np.isfinite(vectors).all():
         row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
         raise InputError(f"{path}: vectors row {row} (item {tokens[row]}) is not finite")
-    return tokens, vectors.astype(np.float32)
+    return tokens, vectors

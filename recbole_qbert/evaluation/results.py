@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import statistics
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +18,8 @@ from rich.table import Table
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.ranking import UNSEEN, metric_names
 
+# Config keys that two runs of one experiment may differ in.
+PER_RUN_KEYS = frozenset({"seed", "checkpoint_dir", "resume", "show_progress", "state"})
 RANKINGS = (("", "all items"), (UNSEEN, "seen excluded"))
 
 
@@ -152,6 +155,44 @@ def print_tables(
         console.print(table)
 
 
-def unique_datasets(results: Iterable[RunResult]) -> list[str]:
-    """Data sets in order of appearance."""
-    return list(dict.fromkeys(result.dataset for result in results))
+def group_runs(results: Iterable[RunResult]) -> list[list[RunResult]]:
+    """Runs that differ in the seed alone, in order of appearance."""
+    groups: dict[str, list[RunResult]] = {}
+    for result in results:
+        keys = {k: v for k, v in result.config["keys"].items() if k not in PER_RUN_KEYS}
+        identity = [result.model, result.dataset, keys, result.data_sha256]
+        groups.setdefault(json.dumps(identity, sort_keys=True, default=str), []).append(result)
+    return list(groups.values())
+
+
+def seeds_markdown(
+    results: Iterable[RunResult], metrics: Sequence[str], topk: Sequence[int]
+) -> str:
+    """Mean and sample deviation over seeds, valid and test, both rankings, as Markdown."""
+    names = metric_names(metrics, topk)
+    titles = [name.replace("hit", "HR").replace("ndcg", "NDCG") for name in names]
+    head = ["data", "model", "repeats", "split", "ranking", *titles, "seeds", "epochs", "s a run"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for group in group_runs(results):
+        one = group[0]
+        for split in ("valid", "test"):
+            for prefix, ranking in RANKINGS:
+                row = [one.dataset, one.model, "excluded" if one.exclude_visible else "allowed"]
+                row += [split, ranking]
+                row += [
+                    _mean_and_deviation([getattr(run, split)[prefix + name] for run in group])
+                    for name in names
+                ]
+                row.append(", ".join(str(run.seed) for run in group))
+                row.append(", ".join(str(run.best_epoch + 1) for run in group))
+                row.append(f"{statistics.mean(run.seconds for run in group):.0f}")
+                lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def _mean_and_deviation(values: Sequence[float]) -> str:
+    """Four decimals, without the leading zero; the deviation in brackets."""
+    mean = f"{statistics.mean(values):.4f}".lstrip("0")
+    if len(values) == 1:
+        return mean
+    return f"{mean} ({statistics.stdev(values):.4f})".replace("(0.", "(.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from recbole_qbert.model.dropout import Dropout
 from recbole_qbert.model.masking import valid_positions
 
 # On a CPU, work on padding costs as much as work on items. A batch is cut into groups of like
@@ -36,7 +37,7 @@ class SequenceEncoder(nn.Module):
         super().__init__()
         self.position_embedding = nn.Embedding(max_positions, hidden_size)
         self.input_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
-        self.dropout = nn.Dropout(hidden_dropout_prob)
+        self.dropout = Dropout(hidden_dropout_prob)
         block = nn.TransformerEncoderLayer(
             hidden_size,
             n_heads,
@@ -48,6 +49,9 @@ class SequenceEncoder(nn.Module):
             norm_first=norm_first,
         )
         block.self_attn.dropout = attn_dropout_prob
+        block.dropout, block.dropout1, block.dropout2 = (
+            Dropout(hidden_dropout_prob) for _ in range(3)
+        )
         self.blocks = nn.TransformerEncoder(
             block,
             n_layers,

@@ -39,7 +39,8 @@ def valid_positions(lengths: Tensor, max_length: int) -> Tensor:
 
 def n_masked(lengths: Tensor, ratio: float) -> Tensor:
     """How many of each sequence's items a ratio stands for: rounded half up, at least one. [B]"""
-    return (lengths * ratio + 0.5).floor().long().clamp(min=1).minimum(lengths)
+    half = 0.5 + 1e-9  # 50 * 0.53 is half-way but for the error of a binary fraction
+    return (lengths.double() * ratio + half).floor().long().clamp(min=1).minimum(lengths)
 
 
 def random_mask(

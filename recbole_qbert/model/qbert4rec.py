@@ -49,6 +49,7 @@ class QBERT4Rec(SequentialRecommender):
         _one_of("position_order", config["position_order"], ("forward", "backward"))
         self.backward_positions = config["position_order"] == "backward"
         _one_of("layer_norm", config["layer_norm"], ("post", "pre"))
+        _one_of("word_init", config["word_init"], ("codes", "random"))
         if config["hidden_size"] % config["n_heads"]:
             raise InputError(
                 f"hidden_size {config['hidden_size']} is not a multiple of n_heads "

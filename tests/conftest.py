@@ -1,0 +1,201 @@
+"""A toy data set with semantic IDs, and what the tests need to train on it in a blink."""
+
+from __future__ import annotations
+
+import logging
+import random
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from recbole.config import Config
+from recbole.data import data_preparation
+from recbole.utils import init_seed
+
+from recbole_qbert.config import build_config, known_keys
+from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
+from recbole_qbert.registry import model_entry
+
+torch.set_num_threads(1)
+
+N_ITEMS = 30
+N_USERS = 40
+CODEBOOK_SIZES = (8, 8, 8)
+# Applied where the model knows the key; what a test sets wins.
+TINY_SIZES: dict[str, Any] = {
+    "n_layers": 1,
+    "n_heads": 2,
+    "hidden_size": 16,
+    "embedding_size": 16,
+    "inner_size": 32,
+    "num_layers": 1,
+}
+Row = tuple[str, str, float]
+
+
+class Loaded(NamedTuple):
+    """A data set and the three loaders of its split."""
+
+    dataset: Any
+    train: Any
+    valid: Any
+    test: Any
+
+
+@dataclass
+class Tiny:
+    """The toy data on disk: `<root>/toy/toy.{inter,item,semid}`."""
+
+    root: Path
+    sequences: dict[str, list[str]]  # user -> raw item tokens in order of time
+    table: SemanticIDTable
+    rows: list[Row]  # as they stand in the .inter file
+
+    @property
+    def folder(self) -> Path:
+        """Where the atomic files lie."""
+        return self.root / "toy"
+
+    def write_inter(self, rows: Iterable[Row], dataset: str = "toy") -> None:
+        """Replace the .inter file."""
+        path = self.root / dataset / f"{dataset}.inter"
+        lines = [f"{user}\t{item}\t{time!r}" for user, item, time in rows]
+        header = "user_id:token\titem_id:token\ttimestamp:float"
+        path.write_text("\n".join([header, *lines, ""]), encoding="utf-8")
+
+    def settings(self, model: str, **settings: Any) -> dict[str, Any]:
+        """Small sizes, no GPU, everything written below the test's folder."""
+        known = known_keys(model)
+        base = {
+            **{key: value for key, value in TINY_SIZES.items() if key in known},
+            "data_path": str(self.root),
+            "checkpoint_dir": str(self.root / "saved"),
+            "use_gpu": False,
+            "show_progress": False,
+            "epochs": 2,
+            "MAX_ITEM_LIST_LENGTH": 8,
+            "train_batch_size": 16,
+            "eval_batch_size": 32,
+        }
+        if model == "FDSA":
+            base["selected_features"] = ["semantic_id"]
+        if model == "S3Rec":
+            base["item_attribute"] = "semantic_id"
+        return base | settings
+
+    def make_config(
+        self, model: str = "QBERT4Rec", dataset: str = "toy", **settings: Any
+    ) -> Config:
+        """A checked config of the toy data."""
+        return build_config(model, dataset, settings=self.settings(model, **settings))
+
+
+def toy_sequences(seed: int = 7) -> dict[str, list[str]]:
+    """Walks around a ring of items, mostly one step at a time: 4 to 12 items, no repeats."""
+    draw = random.Random(seed)
+    sequences = {}
+    for user in range(N_USERS):
+        place, sequence = draw.randrange(N_ITEMS), []
+        for _ in range(draw.randint(4, 12)):
+            sequence.append(f"i{place % N_ITEMS}")
+            place += 1 if draw.random() < 0.8 else 2
+        sequences[f"u{user}"] = sequence
+    return sequences
+
+
+def timed_rows(sequences: Mapping[str, list[str]], step: float = 10.0) -> list[Row]:
+    """One row an interaction, users in turn, times rising within a user."""
+    return [
+        (user, item, 100.0 * number + step * place)
+        for number, (user, sequence) in enumerate(sequences.items())
+        for place, item in enumerate(sequence)
+    ]
+
+
+def toy_table() -> SemanticIDTable:
+    """Unique code tuples that are no function of the item's number alone."""
+    items = [f"i{number}" for number in range(N_ITEMS)]
+    drawn = np.random.default_rng(3).choice(8**3, N_ITEMS, replace=False)
+    codes = np.stack([drawn // 64, drawn // 8 % 8, drawn % 8], axis=1)
+    return SemanticIDTable(tuple(items), codes.astype(np.int64), CODEBOOK_SIZES)
+
+
+def load(config: Config) -> Loaded:
+    """Data set and loaders, by the classes that belong to the config's model."""
+    init_seed(config["seed"], config["reproducibility"])
+    dataset = model_entry(config["model"]).dataset(config)
+    return Loaded(dataset, *data_preparation(config, dataset))
+
+
+def new_trainer(config: Config, loaded: Loaded | None = None) -> tuple[Any, Loaded]:
+    """A fresh model in its trainer, and its data."""
+    loaded = loaded or load(config)
+    entry = model_entry(config["model"])
+    init_seed(config["seed"], config["reproducibility"])
+    return entry.trainer(config, entry.model(config, loaded.train._dataset)), loaded
+
+
+def fitted(config: Config) -> tuple[Any, Loaded]:
+    """Trained on the toy data."""
+    trainer, loaded = new_trainer(config)
+    trainer.fit(loaded.train, loaded.valid, verbose=False)
+    return trainer, loaded
+
+
+def scores(model: Any, loader: Any) -> torch.Tensor:
+    """All scores of a loader's rows, padding column left out; [rows, items]."""
+    model.eval()
+    with torch.no_grad():
+        parts = [model.full_sort_predict(batch[0]).view(len(batch[3]), -1) for batch in loader]
+    return torch.cat(parts)[:, 1:]
+
+
+def assert_equal_weights(left: Mapping[str, Any], right: Mapping[str, Any]) -> None:
+    """Two state dicts agree bit for bit."""
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        assert torch.equal(value, right[name]), name
+
+
+def files_below(folder: Path) -> list[str]:
+    """Every path below a folder, to see that nothing was written."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tiny]:
+    """The toy data; the working directory is the test's folder, the command line is empty."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["pytest"])  # RecBole reads the flags of whoever runs it
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    sequences, table = toy_sequences(), toy_table()
+    rows = timed_rows(sequences)
+    random.Random(11).shuffle(rows)
+    toy = Tiny(tmp_path, sequences, table, rows)
+    toy.write_inter(rows)
+    write_semantic_ids(folder / "toy.semid", table, {"made_by": "conftest.py"})
+    kinds = ("red", "green", "blue", "round")
+    lines = ["item_id:token\ttitle:token_seq\tclass:token_seq"]
+    for number in range(N_ITEMS):
+        classes = [kind for place, kind in enumerate(kinds) if (number + 1) % (place + 2) == 0]
+        lines.append(f"i{number}\tThing {number}\t{' '.join(classes or ['plain'])}")
+    (folder / "toy.item").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield toy
+    for handler in [each for each in root.handlers if each not in handlers]:
+        root.removeHandler(handler)  # RecBole's init_logger leaves its own
+        handler.close()
+    root.setLevel(level)
+
+
+@pytest.fixture
+def make_config(tiny: Tiny) -> Callable[..., Config]:
+    """`make_config(model="QBERT4Rec", **settings)` on the toy data."""
+    return tiny.make_config
