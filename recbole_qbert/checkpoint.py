@@ -99,7 +99,9 @@ def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         with safetensors.safe_open(str(path), framework="pt", device=device) as handle:
             metadata = handle.metadata() or {}
             if metadata.get("format") != FORMAT:
-                raise InputError(f"{path}: a safetensors file, but not a checkpoint of this project")
+                raise InputError(
+                    f"{path}: a safetensors file, but not a checkpoint of this project"
+                )
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError):
         if not os.path.isfile(path):

@@ -13,9 +13,12 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 _MARK = "_recbole_qbert_workaround"
+# Names of scripts, or of the packages that hold their __main__.py.
+FOREIGN_PROGRAMS = frozenset({"pytest", "py.test", "default_worker.py"})
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -151,6 +154,26 @@ def vectorise_s3rec_attributes() -> None:
     _wrap_once(S3Rec, "reconstruct_pretrain_data", make)
 
 
+def ignore_foreign_flags() -> None:
+    """`Config` takes every `--key=value` in `sys.argv` for a setting, whatever program runs it.
+
+    Under pytest or in a Ray worker they are that program's own flags.
+    """
+    from recbole.config import Config
+
+    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        def _load_cmd_line(self: Any) -> dict[str, Any]:
+            program = Path(sys.argv[0] if sys.argv else "")
+            foreign = {program.name, program.parent.name} & FOREIGN_PROGRAMS
+            with isolated_argv(() if foreign else sys.argv[1:]):
+                settings: dict[str, Any] = original(self)
+            return settings
+
+        return _load_cmd_line
+
+    _wrap_once(Config, "_load_cmd_line", make)
+
+
 WORKAROUNDS: tuple[Callable[[], None], ...] = (
     refuse_numpy_2,
     silence_known_warnings,
@@ -159,6 +182,7 @@ WORKAROUNDS: tuple[Callable[[], None], ...] = (
     vectorise_s3rec_attributes,
     copy_argument_lists,
     respect_device_choice,
+    ignore_foreign_flags,
 )
 
 

@@ -109,7 +109,12 @@ def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> Ru
     n_parameters = sum(each.numel() for each in model.parameters())
     console.print(f"  {n_parameters:,} parameters, device {config['device']}, folder {folder}")
     trainer = entry.trainer(config, model)
-    trainer.fit(train_data, valid_data, verbose=False, show_progress=config["show_progress"])
+
+    def report(epoch: int, score: float) -> None:
+        console.print(epoch_line(trainer.curve, trainer.valid_metric, config["epochs"]))
+
+    show = config["show_progress"]
+    trainer.fit(train_data, valid_data, verbose=False, show_progress=show, callback_fn=report)
     seconds = trainer.curve[-1]["seconds"]
     valid = trainer.evaluate(valid_data)
     started = perf_counter()
@@ -148,6 +153,17 @@ def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> Ru
     )
     append_result(base / "results.jsonl", result)
     return result
+
+
+def epoch_line(curve: Sequence[Mapping[str, float]], metric: str, n_epochs: int) -> str:
+    """One line a valid evaluation: loss, metric, `*` where it is the best yet, time left."""
+    last, done = curve[-1], int(curve[-1]["epoch"]) + 1
+    best = "*" if last[metric] >= max(row[metric] for row in curve) else " "
+    left = last["seconds"] / done * (n_epochs - done)
+    return (
+        f"  epoch {done:>3}/{n_epochs}  loss {last['train_loss']:.4f}  "
+        f"valid {metric} {last[metric]:.4f}{best}  {last['seconds']:.0f} s, at most {left:.0f} s left"
+    )
 
 
 def flush_denormals() -> None:

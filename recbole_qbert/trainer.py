@@ -124,7 +124,7 @@ class SafeTrainer(Trainer):
         self.curve.append(
             {
                 "epoch": epoch,
-                "train_loss": self.train_loss_dict[epoch],
+                "train_loss": self.train_loss_dict[epoch] / len(self._train_data),  # a batch
                 "seconds": perf_counter() - self._started,
                 **result,
             }

@@ -179,3 +179,23 @@ def test_an_assignment_of_no_gpu_means_cpu(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv(VISIBLE, "")  # what Ray gives a trial that asked for no GPU
     assert build()["device"] == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("program", "read"),
+    [
+        ("/x/bin/pytest", False),
+        ("/x/pytest/__main__.py", False),
+        ("/x/ray/_private/workers/default_worker.py", False),
+        ("/x/train.py", True),
+    ],
+)
+def test_flags_of_other_programs_are_no_settings(
+    monkeypatch: pytest.MonkeyPatch, program: str, read: bool
+) -> None:
+    """`--node-ip=...` of a Ray worker stays out; a script's own `--epochs=3` counts."""
+    compat.apply()
+    monkeypatch.setattr(sys, "argv", [program, "--epochs=3", "--node-ip=1"])
+    config = Config(model="SASRec", dataset="ml-100k", config_dict={"train_neg_sample_args": None})
+    assert (config["epochs"] == 3) is read
+    assert (config["node-ip"] == 1) is read

@@ -49,7 +49,11 @@ def test_targets_do_not_reach_the_training(
         runs.append((trainer, tokens, targets, load_checkpoint(trainer.last_state_file)))
     (left, left_tokens, left_targets, left_last), (right, tokens, targets, last) = runs
     assert left_tokens == tokens
-    assert all(a != b for x, y in zip(left_targets, targets, strict=True) for a, b in zip(x, y, strict=True))
+    assert all(
+        a != b
+        for x, y in zip(left_targets, targets, strict=True)
+        for a, b in zip(x, y, strict=True)
+    )
     assert_equal_weights(left.model.state_dict(), right.model.state_dict())
     assert left.train_loss_dict == right.train_loss_dict
     assert (left_last["epoch"], last["epoch"]) == (left.epochs - 1, left.epochs - 1)

@@ -190,16 +190,16 @@ def test_objective_function(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None
     assert "unseen_ndcg@10" in reported
 
 
-def test_flags_of_a_ray_worker_are_no_settings(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_flags_of_a_ray_worker_are_no_settings(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """RecBole reads every `--key=value` of the process; a worker's flags are Ray's own."""
     flags = ["--node-ip-address=127.0.0.1", "--webui=", "--worker-preload-modules=", "--storage=x"]
     worker = "/somewhere/ray/_private/workers/default_worker.py"
     monkeypatch.setattr(sys, "argv", [worker, *flags])
     run_by_recbole(tiny, "BigramChain")
     monkeypatch.setattr(sys, "argv", ["run_recbole.py", "--learning_rat=0.1"])
-    with pytest.raises(InputError, match="unknown key 'learning_rat'.*did you mean 'learning_rate'"):
+    with pytest.raises(
+        InputError, match="unknown key 'learning_rat'.*did you mean 'learning_rate'"
+    ):
         run_by_recbole(tiny, "BigramChain")
 
 

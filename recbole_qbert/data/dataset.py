@@ -82,7 +82,9 @@ class SemanticIDDataset(SequentialDataset):
             self._add_item_feature(SEMANTIC_ID_FIELD, column, FeatureType.TOKEN_SEQ, path)
         vector_files = self.config["item_vectors"] or {}
         if not isinstance(vector_files, dict):
-            raise InputError(f"item_vectors: {vector_files!r} is no mapping; give {{name: file.npz}}")
+            raise InputError(
+                f"item_vectors: {vector_files!r} is no mapping; give {{name: file.npz}}"
+            )
         for name, vector_path in vector_files.items():
             items, vectors = read_item_vectors(vector_path)
             column = pd.Series(list(vectors), index=items, dtype=object)
