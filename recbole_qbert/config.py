@@ -12,6 +12,7 @@ import functools
 import importlib.resources
 import inspect
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -211,7 +212,9 @@ def install() -> None:
     def load_with_ours(self: Config, model: str, model_class: type, dataset: str) -> None:
         load_internal(self, model, model_class, dataset)
         if model in MODEL_TABLE:
-            check_keys(model, self.external_config_dict, "config")
+            check_keys(model, self.file_config_dict | self.variable_config_dict, "config")
+            if Path(sys.argv[0]).name != "default_worker.py":  # whose flags are Ray's
+                check_keys(model, self.cmd_config_dict, "command line")
             for path in shipped_files(model, dataset, use_tuned=False):
                 self.internal_config_dict.update(_merge(self.internal_config_dict, load_yaml(path)))
 

@@ -162,7 +162,8 @@ def epoch_line(curve: Sequence[Mapping[str, float]], metric: str, n_epochs: int)
     left = last["seconds"] / done * (n_epochs - done)
     return (
         f"  epoch {done:>3}/{n_epochs}  loss {last['train_loss']:.4f}  "
-        f"valid {metric} {last[metric]:.4f}{best}  {last['seconds']:.0f} s, at most {left:.0f} s left"
+        f"valid {metric} {last[metric]:.4f}{best}  "
+        f"{last['seconds']:.0f} s, at most {left:.0f} s left"
     )
 
 

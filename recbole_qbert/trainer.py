@@ -126,7 +126,7 @@ class SafeTrainer(Trainer):
                 "epoch": epoch,
                 "train_loss": self.train_loss_dict[epoch] / len(self._train_data),  # a batch
                 "seconds": perf_counter() - self._started,
-                **result,
+                **{name: float(value) for name, value in result.items()},
             }
         )
         write_json(self.curve_file, {"valid_metric": self.valid_metric, "curve": self.curve})
@@ -221,7 +221,8 @@ class SafeTrainer(Trainer):
         if self.schedule is not None and state["schedule"] is not None:
             self.schedule.load_state_dict(state["schedule"])
             # Building the schedule set the rates of step 0.
-            for group, rate in zip(self.optimizer.param_groups, self.schedule.get_last_lr()):
+            rates = self.schedule.get_last_lr()
+            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
         torch.set_rng_state(state["torch"].cpu())
         if self.device.type == "cuda":

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import types
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import recbole.data.dataset
 import recbole.trainer
 import torch
-from conftest import Tiny, assert_equal_weights, fitted, load, new_trainer, scores
+from conftest import Tiny, assert_equal_weights, fitted, new_trainer, scores
 from recbole.data.dataset import SequentialDataset
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType, ModelType, get_model, get_trainer
@@ -43,7 +41,7 @@ class Popularity(SequentialRecommender):
     def forward(self, interaction: Any) -> Tensor:
         """One row of scores for each row of the batch."""
         row = self.item_scores / self.temperature
-        return row.unsqueeze(0).expand(len(interaction[self.ITEM_SEQ]), -1)
+        return row.repeat(len(interaction[self.ITEM_SEQ]), 1)
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         return nn.functional.cross_entropy(self(interaction), interaction[self.POS_ITEM_ID])
@@ -112,7 +110,7 @@ def test_trains_scores_saves_and_reloads(tiny: Tiny, name: str) -> None:
     live = scores(trainer.model, loaded.test)
     assert live.shape == (40, 30)
     assert torch.isfinite(live).any(dim=1).all()
-    assert live.std() > 0
+    assert live[live.isfinite()].std() > 0
     saved = trainer.evaluate(loaded.test)  # loads the file
 
     again, other = new_trainer(config)
@@ -289,18 +287,3 @@ def test_names_that_are_no_model(name: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         model_entry(name)
     assert "\n" not in str(caught.value)
-
-
-def test_importing_the_package_is_enough() -> None:
-    """In a fresh process, whichever of the two packages comes first."""
-    script = (
-        "from recbole.utils import get_model\n"
-        "import recbole_qbert\n"
-        "assert get_model('QBERT4Rec') is recbole_qbert.QBERT4Rec\n"
-    )
-    done = subprocess.run([sys.executable, "-W", "error::FutureWarning", "-c", script], timeout=120)
-    assert done.returncode == 0
-
-
-def test_load_returns_our_loaders(make_config: Callable[..., Any], tiny: Tiny) -> None:
-    assert Path(load(make_config()).dataset.semantic_id_path) == tiny.folder / "toy.semid"

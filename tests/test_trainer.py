@@ -117,18 +117,10 @@ def assert_same_run(left: Any, right: Any) -> None:
 # Resume --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("model", "settings"),
-    [
-        ("QBERT4Rec", {"lr_decay": "cosine", "warmup_ratio": 0.4, "train_batch_size": 8}),
-        ("SASRec", {"lr_decay": "linear", "train_batch_size": 64}),
-    ],
-)
-def test_a_killed_run_ends_as_the_unbroken_one(
-    tiny: Tiny, flushed: None, model: str, settings: dict[str, Any]
-) -> None:
+def test_a_killed_run_ends_as_the_unbroken_one(tiny: Tiny, flushed: None) -> None:
     """SIGKILL in the middle of the third epoch, then `resume=True`."""
-    settings = {**settings, "epochs": EPOCHS}
+    model = "QBERT4Rec"
+    settings = {"epochs": EPOCHS, "lr_decay": "cosine", "warmup_ratio": 0.4, "train_batch_size": 8}
     unbroken, loaded = fitted(
         tiny.make_config(model, **settings, checkpoint_dir=str(tiny.root / "unbroken"))
     )
@@ -150,7 +142,7 @@ def test_a_killed_run_ends_as_the_unbroken_one(
     assert trainer.curve[-1]["seconds"] > trainer.curve[1]["seconds"]
 
 
-@pytest.mark.parametrize("model", ["QBERT4Rec", "GRU4Rec", "BigramChain"])
+@pytest.mark.parametrize("model", ["QBERT4Rec", "SASRec", "BigramChain"])
 @pytest.mark.parametrize("epoch", [0, 1, 3])
 def test_a_run_that_dies_in_any_epoch_ends_as_the_unbroken_one(
     tiny: Tiny, model: str, epoch: int
@@ -350,7 +342,7 @@ def test_every_step_of_a_run_has_its_rate(tiny: Tiny) -> None:
 
 
 def test_learning_curve_file(tiny: Tiny) -> None:
-    trainer, _ = fitted(tiny.make_config(epochs=4, eval_step=2))
+    trainer, loaded = fitted(tiny.make_config(epochs=4, eval_step=2))
     content = json.loads((tiny.root / "saved" / "QBERT4Rec.curve.json").read_text())
     assert content["valid_metric"] == "ndcg@10"
     assert content["curve"] == trainer.curve
@@ -359,7 +351,8 @@ def test_learning_curve_file(tiny: Tiny) -> None:
              for k in (1, 5, 10)}  # fmt: skip
     for row in trainer.curve:
         assert row.keys() == {"epoch", "train_loss", "seconds"} | names
-        assert row["train_loss"] == trainer.train_loss_dict[row["epoch"]]
+        mean = trainer.train_loss_dict[row["epoch"]] / len(loaded.train)
+        assert row["train_loss"] == pytest.approx(mean)
     assert trainer.curve[0]["seconds"] < trainer.curve[1]["seconds"]
 
 

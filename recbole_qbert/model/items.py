@@ -36,18 +36,16 @@ class WordItems(ItemRepresentation):
 
     def __init__(self, n_items: int, hidden_size: int, item_codes: Tensor | None, init: float):
         super().__init__()
-        self.rows = nn.Embedding(n_items, hidden_size, padding_idx=0)
-        with torch.no_grad():
-            if item_codes is None:
-                nn.init.normal_(self.rows.weight, std=init)
-            else:
-                table = torch.randn(int(item_codes.max()) + 1, hidden_size)
-                scale = init / item_codes.size(1) ** 0.5
-                self.rows.weight.copy_(table[item_codes].sum(dim=1) * scale)
-            self.rows.weight[0] = 0.0
+        rows = torch.empty(n_items - 1, hidden_size)  # padding owns no parameters
+        if item_codes is None:
+            nn.init.normal_(rows, std=init)
+        else:
+            table = torch.randn(int(item_codes.max()) + 1, hidden_size)
+            rows = table[item_codes[1:]].sum(dim=1) * (init / item_codes.size(1) ** 0.5)
+        self.rows = nn.Parameter(rows)
 
     def forward(self) -> Tensor:
-        return self.rows.weight
+        return F.pad(self.rows, (0, 0, 1, 0))
 
 
 class CodeItems(ItemRepresentation):

@@ -42,10 +42,12 @@ class QBERT4Rec(SequentialRecommender):
         super().__init__(config, dataset)
         self.item_representation = config["item_representation"]
         _one_of("item_representation", self.item_representation, REPRESENTATIONS)
-        self.mask_mix = {str(k): float(v) for k, v in config["mask_mix"].items()}
-        self.mask_ratios = {str(k): float(v) for k, v in config["mask_ratios"].items()}
+        self.mask_mix = _numbers_by_scheme(config, "mask_mix")
+        self.mask_ratios = _numbers_by_scheme(config, "mask_ratios")
         _check_masks(self.mask_mix, self.mask_ratios)
         self.label_smoothing = float(config["label_smoothing"])
+        if not 0 <= self.label_smoothing < 1:
+            raise InputError(f"label_smoothing: {self.label_smoothing} is not in [0, 1)")
         _one_of("position_order", config["position_order"], ("forward", "backward"))
         self.backward_positions = config["position_order"] == "backward"
         _one_of("layer_norm", config["layer_norm"], ("post", "pre"))
@@ -132,8 +134,7 @@ class QBERT4Rec(SequentialRecommender):
         hidden, visible = self._next_item_state(interaction, matrix)
         item = interaction[self.ITEM_ID]
         scores = (hidden * matrix[item]).sum(dim=1)
-        excluded = (visible == item.unsqueeze(1)).any(dim=1) | (item == 0)
-        return scores.masked_fill(excluded, -torch.inf)
+        return scores.masked_fill((visible == item.unsqueeze(1)).any(dim=1), -torch.inf)
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Scores of the whole catalogue, exact, in one pass. Shape [B, N]."""
@@ -204,6 +205,15 @@ def _resolve_exclude_visible(setting: Any, dataset: Any) -> bool:
         return setting
     _one_of("exclude_visible", setting, ("auto", "on", "off"))
     return setting == "on" or (setting == "auto" and not dataset.training_repeats())
+
+
+def _numbers_by_scheme(config: Any, key: str) -> dict[str, float]:
+    try:
+        return {str(scheme): float(number) for scheme, number in config[key].items()}
+    except (AttributeError, TypeError, ValueError):
+        raise InputError(
+            f"{key}: {config[key]!r}: a number for each scheme was expected, {{span: 1.0, ...}}"
+        ) from None
 
 
 def _one_of(key: str, value: Any, allowed: tuple[str, ...]) -> None:

@@ -1,0 +1,254 @@
+"""The command line: exit status, one line for each fault, results and folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Tiny, files_below
+
+from recbole_qbert.checkpoint import load_checkpoint
+from recbole_qbert.cli import main, parse_settings
+from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
+from recbole_qbert.errors import InputError
+from recbole_qbert.evaluation.results import read_results
+
+SMALL = [
+    "--data_path=.",
+    "--epochs=2",
+    "--use_gpu=False",
+    "--show_progress=False",
+    "--train_batch_size=16",
+    "--MAX_ITEM_LIST_LENGTH=8",
+]
+TINY_MODEL = ["--hidden_size=16", "--n_layers=1", "--n_heads=2", "--inner_size=32"]
+
+
+def run(*arguments: str) -> int:
+    return main(["run", "--dataset=toy", *SMALL, *arguments])
+
+
+# Faults --------------------------------------------------------------------------------------------
+
+
+FAULTS = {
+    "unknown model": (["--model=QBERT4Rek"], "did you mean 'QBERT4Rec'"),
+    "second model unknown": (["--model=SASRec,GRU4Rek"], "did you mean 'GRU4Rec'"),
+    "general model": (["--model=BPR"], "not a sequential model"),
+    "no model": ([], "--model=... is needed"),
+    "unknown key": (["--model=SASRec", "--learning_rat=1"], "did you mean 'learning_rate'"),
+    "unknown key of one model": (["--model=BigramChain", "--hidden_size=8"], "unknown key"),
+    "missing folder": (["--model=SASRec", "--data_path=elsewhere"], "elsewhere/toy: no such folder"),
+    "missing config file": (["--model=SASRec", "--config_files=absent.yaml"], "absent.yaml: no such"),
+    "broken config file": (["--model=SASRec", "--config_files=bad.yaml"], "bad.yaml: not valid YAML"),
+    "broken semid": (["--model=QBERT4Rec", "--semantic_id_file=bad.semid"], "bad.semid: line 2"),
+    "missing semid": (["--model=QBERT4Rec", "--semantic_id_file=no.semid"], "no.semid: no such file"),
+    "items without ID": (
+        ["--model=QBERT4Rec", "--semantic_id_file=few.semid"],
+        "12 of 30 items of the dataset have no semantic_id",
+    ),
+    "unknown scheme": (["--model=QBERT4Rec", "--mask_mix={spam: 1}"], "mask_mix: scheme: 'spam'"),
+    "negative weight": (["--model=QBERT4Rec", "--mask_mix={span: -1}"], "weights must be >= 0"),
+    "mask_mix no dict": (["--model=QBERT4Rec", "--mask_mix=span"], "mask_mix"),
+    "mask_mix no number": (["--model=QBERT4Rec", "--mask_mix={span: x}"], "mask_mix"),
+    "flag without value": (["--model=SASRec", "--epochs"], "--epochs has no value"),
+    "flag before a flag": (["--model", "--epochs=1"], "--model has no value"),
+    "no flag": (["--model=SASRec", "epochs"], "'epochs' is no --key=value"),
+    "twice": (["--model=SASRec", "--epochs=9"], "--epochs is given twice"),
+    "heads": (["--model=QBERT4Rec", "--hidden_size=10", "--n_heads=4"], "not a multiple of n_heads"),
+    "schedule": (["--model=SASRec", "--lr_decay=steps"], "lr_decay"),
+    "vectors": (["--model=SASRec", "--item_vectors={a: no.npz}"], "no.npz: no such file"),
+    "column": (["--model=SASRec", "--TIME_FIELD=when"], "when"),
+    "metric": (["--model=SASRec", "--metrics=[Hitt]"], "config of SASRec on toy"),
+}
+
+
+def prepare_faults(tiny: Tiny) -> None:
+    """The bad files that `FAULTS` name."""
+    Path("bad.yaml").write_text("a: [1,\n")
+    Path("bad.semid").write_text("item_id:token\tsemantic_id:token_seq\ni0\tnonsense\n")
+    table = tiny.table
+    few = SemanticIDTable(table.items[:18], table.codes[:18], table.codebook_sizes)
+    write_semantic_ids("few.semid", few, {})
+
+
+@pytest.mark.parametrize("fault", list(FAULTS))
+def test_a_fault_is_one_line_and_status_2(
+    tiny: Tiny, fault: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is written, and nobody sees a traceback."""
+    prepare_faults(tiny)
+    arguments, message = FAULTS[fault]
+    flags = [flag for flag in SMALL if not any(a.startswith("--data_path") for a in arguments)
+             or not flag.startswith("--data_path")]  # fmt: skip
+    before = files_below(tiny.root)
+    capfd.readouterr()
+    status = main(["run", "--dataset=toy", *flags, *arguments])
+    errors = capfd.readouterr().err
+    assert status == 2
+    assert message in errors
+    assert errors.startswith("recbole-qbert: ")
+    assert errors.count("\n") == 1 and errors.endswith("\n"), errors
+    left = {path for path in files_below(tiny.root) if path not in before}
+    # RecBole's trainer makes its log folder before a schedule can be looked at.
+    assert not {path for path in left if not path.startswith("log_tensorboard")}, left
+
+
+@pytest.mark.parametrize("fault", ["unknown model", "unknown scheme", "items without ID"])
+def test_a_process_shows_one_line_too(tiny: Tiny, fault: str) -> None:
+    """With all that libraries print when they are imported and used for the first time."""
+    prepare_faults(tiny)
+    arguments, message = FAULTS[fault]
+    script = "import sys; from recbole_qbert.cli import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "run", "--dataset=toy", *SMALL, *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert message in done.stderr
+
+
+def test_too_little_data(tiny: Tiny, capfd: pytest.CaptureFixture[str]) -> None:
+    """No user with enough interactions; no user at all after filtering; an empty file."""
+    rows = [(f"u{n}", f"i{n + k}", float(k)) for n in range(5) for k in range(3)]
+    tiny.write_inter(rows)
+    assert run("--model=SASRec") == 2
+    assert "no user has enough interactions (4 are needed)" in capfd.readouterr().err
+    assert run("--model=SASRec", "--user_inter_num_interval=[9,inf)") == 2
+    assert capfd.readouterr().err.count("\n") == 1
+    tiny.write_inter([])
+    assert run("--model=SASRec") == 2
+    assert capfd.readouterr().err.count("\n") == 1
+
+
+def test_parse_settings() -> None:
+    given = ["--a=1", "-m", "X", "-d=toy", "--b", "2", "--c=x=y", "--d=", "--a=1"]
+    expected = {"a": "1", "model": "X", "dataset": "toy", "b": "2", "c": "x=y", "d": ""}
+    assert parse_settings(given) == expected
+    for bad in (["--=1"], ["---"], ["-x=1"]):
+        with pytest.raises(InputError):
+            parse_settings(bad)
+
+
+# Good runs -----------------------------------------------------------------------------------------
+
+
+def test_help_version_and_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--help"]) == 0
+    assert "--model=" in capsys.readouterr().out
+    for arguments, status in ((["--version"], 0), (["--help"], 0), ([], 2), (["nonsense"], 2)):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == status
+
+
+def test_check(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    semid = str(tiny.folder / "toy.semid")
+    assert main(["check", semid, "--inter", str(tiny.folder / "toy.inter")]) == 0
+    output = capsys.readouterr().out
+    assert "30 items, 3 levels" in output
+    assert "coverage: all 30 items" in output
+    Path(semid).write_text("item_id:token\tsemantic_id:token_seq\ni0\tnonsense\n")
+    assert main(["check", semid]) == 2
+
+
+def test_ids_from_columns_and_text(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    """Files made by the commands are such as `run` reads."""
+    items = str(tiny.folder / "toy.item")
+    assert main(["ids-from-text", items, "t.semid", "--columns=title,class", "--n_levels=2"]) == 0
+    assert "t.semid: 30 items, 2 levels" in capsys.readouterr().out
+    assert run("--model=QBERT4Rec", *TINY_MODEL, "--semantic_id_file=t.semid") == 0
+    assert main(["ids-from-columns", items, "c.semid", "--columns=absent"]) == 2
+    assert not Path("c.semid").exists()
+
+
+def test_three_models_one_table_three_lines(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("small.yaml").write_text(
+        "epochs: 9\nper_model:\n"
+        "  QBERT4Rec: {hidden_size: 16, n_layers: 1, n_heads: 2, inner_size: 32}\n"
+        "  SASRec: {hidden_size: 16, n_layers: 1, n_heads: 2, inner_size: 32}\n"
+    )
+    models = ["QBERT4Rec", "SASRec", "BigramChain"]
+    assert run(f"--model={','.join(models)}", "--config_files=small.yaml") == 0
+    output = capsys.readouterr().out
+    assert output.count("leave-one-out") == 1
+    assert all(len(line) <= 110 for line in output.splitlines() if "│" in line)
+
+    results = read_results("saved/results.jsonl")
+    assert [result.model for result in results] == models
+    folders = sorted(Path("saved/toy").iterdir())
+    assert len(folders) == 3
+    for result in results:
+        assert (result.dataset, result.seed, result.valid_metric) == ("toy", 2026, "ndcg@10")
+        assert (result.epochs, result.max_epochs) == (2, 2)  # the flag wins over the file
+        assert "small.yaml" in result.config_files
+        assert result.data_sha256.keys() == {"toy.inter", "toy.item", "toy.semid"}
+        assert result.counts["users"] == 40
+        assert result.counts["interactions"] == len(tiny.rows)
+        assert result.counts["training interactions"] == len(tiny.rows) - 80
+        assert result.counts["test rows"] == result.counts["valid rows"] == 40
+        for values in (result.valid, result.test):
+            assert all(0 <= value <= 1 for value in values.values())
+            assert values["hit@1"] <= values["hit@5"] <= values["hit@10"]
+            assert all(values[f"unseen_{n}"] >= v for n, v in values.items() if n[0] != "u")
+        (folder,) = [path for path in folders if path.name.startswith(f"{result.model}-seed2026-")]
+        with np.load(folder / "test_ranks.npz") as ranks:
+            assert (ranks["raw"] <= 10).mean() == pytest.approx(result.test["hit@10"])
+        stored = load_checkpoint(folder / f"{result.model}.safetensors")
+        assert stored["epoch"] == result.best_epoch
+        curve = json.loads((folder / f"{result.model}.curve.json").read_text())["curve"]
+        assert curve[result.best_epoch]["ndcg@10"] == result.valid["ndcg@10"]
+    assert [bool(result.bundle) for result in results] == [True, False, False]
+    assert Path(results[0].bundle, "manifest.json").is_file()
+    assert results[0].exclude_visible
+
+
+def test_the_same_settings_share_a_folder(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where things go and how they are shown is no part of a run's name; its settings are."""
+    small = ["--model=SASRec", *TINY_MODEL, "--epochs=2"]
+    for arguments in ([], ["--show_progress=False"], ["--learning_rate=0.01"], ["--seed=3"]):
+        assert run(*small, *arguments) == 0
+    folders = sorted(path.name for path in Path("saved/toy").iterdir())
+    assert len(folders) == 3
+    assert sum(name.startswith("SASRec-seed3-") for name in folders) == 1
+    results = read_results("saved/results.jsonl")
+    assert len(results) == 4
+    assert results[0].test == results[1].test
+    assert results[0].test != results[2].test
+
+    assert run(*small, "--resume=True") == 0  # finished: nothing is trained
+    assert read_results("saved/results.jsonl")[-1].test == results[0].test
+    assert read_results("saved/results.jsonl")[-1].best_epoch == results[0].best_epoch
+
+
+def test_s3rec_runs_both_stages(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--item_attribute=semantic_id", "--pretrain_epochs=1", "--epochs=2"]
+    assert run("--model=S3Rec", *TINY_MODEL, *flags) == 0
+    (result,) = read_results("saved/results.jsonl")
+    assert result.epochs == 2
+    (folder,) = Path("saved/toy").iterdir()
+    assert (folder / "pretrain" / "S3Rec.safetensors").is_file()
+
+
+def test_fdsa_runs(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--model=FDSA", *TINY_MODEL, "--selected_features=[semantic_id]") == 0
+    assert len(read_results("saved/results.jsonl")) == 1
+
+
+def test_a_broken_results_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "r.jsonl").write_text('{"model": 1}\n')
+    with pytest.raises(InputError, match=r"r\.jsonl:1: not a run"):
+        read_results(tmp_path / "r.jsonl")
+    with pytest.raises(InputError, match="no such results file"):
+        read_results(tmp_path / "absent.jsonl")

@@ -1,0 +1,354 @@
+"""Settings: where they come from, which keys are known, and the shipped YAML files."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import Tiny, load
+from recbole.config import Config
+
+import recbole_qbert.properties
+from recbole_qbert.config import (
+    build_config,
+    check_keys,
+    known_keys,
+    load_yaml,
+    parse_value,
+    settings_for,
+    shipped_files,
+)
+from recbole_qbert.errors import InputError
+from recbole_qbert.registry import MODEL_TABLE, model_entry
+
+FOLDER = Path(recbole_qbert.properties.__path__[0])
+SHIPPED = sorted(FOLDER.rglob("*.yaml"))
+TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (float, int),
+    "str": (str,),
+    "bool": (bool,),
+    "list": (list,),
+    "dict": (dict,),
+}
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(FOLDER))
+
+
+def belongs_to(path: Path) -> tuple[str, str]:
+    """Model and data set that a shipped file is for."""
+    if path.parent.name == "model":
+        return path.stem, "toy"
+    if path.parent.name == "tuned":
+        model, _, dataset = path.stem.partition("-")
+        return model, dataset
+    return "QBERT4Rec", path.stem if path.parent.name == "dataset" else "toy"
+
+
+# Keys ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "model", "hint"),
+    [
+        ("learning_rat", "QBERT4Rec", "; did you mean 'learning_rate'?"),
+        ("mask_mixx", "QBERT4Rec", "; did you mean 'mask_mix'?"),
+        ("hidden_sise", "SASRec", "; did you mean 'hidden_size'?"),
+        ("selected_feature", "FDSA", "; did you mean 'selected_features'?"),
+        ("zzzzzz", "SASRec", ""),
+        ("hidden_size", "BigramChain", ""),
+        ("", "QBERT4Rec", ""),
+    ],
+)
+def test_unknown_keys(tiny: Tiny, key: str, model: str, hint: str) -> None:
+    """On the command line and in a file, which is named."""
+    with pytest.raises(InputError) as caught:
+        build_config(model, "toy", settings={key: "1"})
+    assert str(caught.value) == f"command line: unknown key '{key}' for {model}{hint}"
+    (tiny.root / "mine.yaml").write_text(f"'{key}': 1\n")
+    with pytest.raises(InputError) as caught:
+        build_config(model, "toy", ["mine.yaml"])
+    assert str(caught.value) == f"mine.yaml: unknown key '{key}' for {model}{hint}"
+
+
+@pytest.mark.parametrize(
+    ("model", "keys"),
+    [
+        ("QBERT4Rec", "mask_mix layer_norm resume item_vectors metrics gpu_id eval_args seq_len"),
+        ("IDBERT4Rec", "mask_mix word_init"),
+        ("S3Rec", "item_attribute pretrain_epochs pre_model_path"),
+        ("GRU4Rec", "embedding_size num_layers dropout_prob"),
+        ("SASRec", "loss_type warmup_ratio lr_decay augmentation"),
+        ("BigramChain", "epochs train_batch_size"),
+    ],
+)
+def test_known_keys(model: str, keys: str) -> None:
+    check_keys(model, keys.split(), "test")
+
+
+def test_recboles_own_shipped_keys_are_all_known() -> None:
+    """Nothing in RecBole's defaults of a sequential model is refused."""
+    for model in ("SASRec", "BERT4Rec", "GRU4Rec", "FDSA", "S3Rec", "Caser", "STAMP", "NARM"):
+        with_defaults = Config(model, "toy", config_dict={"train_neg_sample_args": None})
+        check_keys(model, with_defaults.internal_config_dict.keys() - {"MODEL_TYPE"}, "RecBole")
+
+
+# Precedence ----------------------------------------------------------------------------------------
+
+
+def test_later_sources_win(tiny: Tiny) -> None:
+    """RecBole < base < model < tuned < file < later file < command line."""
+    first, second = tiny.root / "1.yaml", tiny.root / "2.yaml"
+    first.write_text("seed: 1\nepochs: 1\ntrain_batch_size: 1\n")
+    second.write_text("epochs: 2\ntrain_batch_size: 2\n")
+    config = build_config("QBERT4Rec", "toy", [first, second], {"train_batch_size": "3"})
+    assert [config[key] for key in ("seed", "epochs", "train_batch_size")] == [1, 2, 3]
+    assert config["learner"] == "adamw"  # model over base
+    assert config["stopping_step"] == 10  # base
+    assert config["weight_decay"] == 0.01
+    assert config["worker"] == 0  # RecBole
+    assert build_config("SASRec", "toy")["weight_decay"] == 0.0
+    assert build_config("SASRec", "toy")["MAX_ITEM_LIST_LENGTH"] == 50
+    assert build_config("SASRec", "Instruments")["MAX_ITEM_LIST_LENGTH"] == 20
+    for off in (False, "False", "false"):
+        settings = {"use_tuned": off}
+        assert build_config("SASRec", "Instruments", (), settings)["MAX_ITEM_LIST_LENGTH"] == 50
+    assert build_config("IDBERT4Rec", "toy")["item_representation"] == "id"
+    assert build_config("IDBERT4Rec", "toy")["n_layers"] == 4
+
+
+def test_a_section_for_one_model(tiny: Tiny) -> None:
+    """`per_model` wins over the file's common keys, later files over it; keys are checked."""
+    (tiny.root / "a.yaml").write_text(
+        "epochs: 3\nseed: 5\nper_model: {SASRec: {epochs: 7}, QBERT4Rec: {mask_mix: {span: 9}}}\n"
+    )
+    (tiny.root / "b.yaml").write_text("seed: 6\n")
+    sasrec = build_config("SASRec", "toy", ["a.yaml", "b.yaml"])
+    assert (sasrec["epochs"], sasrec["seed"], sasrec["mask_mix"]) == (7, 6, None)
+    ours = build_config("QBERT4Rec", "toy", ["a.yaml"], {"epochs": "4"})
+    assert (ours["epochs"], ours["seed"], ours["mask_mix"]["span"]) == (4, 5, 9)
+    assert ours["mask_mix"]["tail"] == 1.0
+    for text, message in (
+        ("per_model: {SASRec: {mask_mix: {}}}", "a.yaml: per_model: unknown key 'mask_mix'"),
+        ("per_model: {SASRek: {epochs: 1}}", "did you mean 'SASRec'"),
+        ("per_model: [SASRec]", "a.yaml: per_model: `model: {key: value}` was expected"),
+        ("per_model: {SASRec: 3}", "a.yaml: per_model: `model: {key: value}` was expected"),
+    ):
+        (tiny.root / "a.yaml").write_text(text)
+        with pytest.raises(InputError, match=re.escape(message)):
+            build_config("SASRec", "toy", ["a.yaml"])
+
+
+def test_shipped_files_in_order() -> None:
+    names = [relative(path) for path in shipped_files("IDBERT4Rec", "toy", True)]
+    assert names == ["base.yaml", "model/QBERT4Rec.yaml", "model/IDBERT4Rec.yaml"]
+    names = [relative(path) for path in shipped_files("SASRec", "Instruments", True)]
+    assert names[-1] == "tuned/SASRec-Instruments.yaml"
+    assert "tuned/SASRec-Instruments.yaml" not in [
+        relative(path) for path in shipped_files("SASRec", "Instruments", False)
+    ]
+
+
+def test_the_mask_dictionaries_are_merged(tiny: Tiny) -> None:
+    """Entries that a user leaves out keep their value; other dicts are replaced."""
+    defaults = load_yaml(FOLDER / "model" / "QBERT4Rec.yaml")
+    (tiny.root / "a.yaml").write_text("mask_mix: {span: 0.25}\nclip_grad_norm: {norm_type: 1}\n")
+    settings = {"mask_mix": "{tail: 0.5}", "mask_ratios": "{tail: 0.7}"}
+    config = build_config("QBERT4Rec", "toy", ["a.yaml"], settings)
+    assert config["mask_mix"] == {**defaults["mask_mix"], "span": 0.25, "tail": 0.5}
+    assert config["mask_ratios"] == {**defaults["mask_ratios"], "tail": 0.7}
+    assert config["clip_grad_norm"] == {"norm_type": 1}
+    again = build_config("QBERT4Rec", "toy")
+    assert again["mask_mix"] == defaults["mask_mix"]  # nothing is shared between configs
+
+
+def test_the_process_command_line_does_not_leak(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = ["pytest", "--learning_rate=9", "--tb=short", "--seed=4", "x"]
+    monkeypatch.setattr(sys, "argv", argv)
+    config = build_config("QBERT4Rec", "toy")
+    assert (config["learning_rate"], config["seed"]) == (0.001, 2026)
+    assert "tb" not in config
+    assert sys.argv is argv
+
+
+# Values --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 0.001),
+        ("3", 3),
+        ("[1, 5]", [1, 5]),
+        ("{a: 1}", {"a": 1}),
+        ("~", None),
+        ("true", True),
+        ("False", False),
+        ("NDCG@10", "NDCG@10"),
+        ("a: b: c", "a: b: c"),
+        ("[1, 2", "[1, 2"),
+        ("", None),
+        (4, 4),
+    ],
+)
+def test_values_of_the_command_line(text: Any, value: Any) -> None:
+    assert parse_value(text) == value
+    assert type(parse_value(text)) is type(value)
+
+
+CODE = "__import__('os').mkdir('trapped')"
+
+
+@pytest.mark.parametrize("key", ["hidden_act", "transform", "checkpoint_dir", "learner"])
+def test_strings_are_not_evaluated(tiny: Tiny, key: str) -> None:
+    """By `build_config`, a file, or RecBole's own `Config` in either of its ways."""
+    (tiny.root / "a.yaml").write_text(f'{key}: "{CODE}"\n')
+    assert build_config("QBERT4Rec", "toy", (), {key: CODE})[key] == CODE
+    assert build_config("QBERT4Rec", "toy", ["a.yaml"])[key] == CODE
+    for model in ("QBERT4Rec", "SASRec"):
+        given = {key: CODE, "train_neg_sample_args": None}
+        assert Config(model, "toy", config_dict=given)[key] == CODE
+    assert not os.path.exists("trapped")
+
+
+@pytest.mark.parametrize("source", ["file", "argument"])
+def test_yaml_tags_run_nothing(tiny: Tiny, source: str) -> None:
+    text = "!!python/object/apply:os.mkdir ['trapped']"
+    if source == "file":
+        (tiny.root / "a.yaml").write_text(f"hidden_act: {text}\n")
+        with pytest.raises(InputError, match=r"a\.yaml: not valid YAML"):
+            build_config("QBERT4Rec", "toy", ["a.yaml"])
+    else:
+        assert build_config("QBERT4Rec", "toy", (), {"hidden_act": text})["hidden_act"] == text
+    assert not os.path.exists("trapped")
+
+
+def test_flags_of_recboles_own_run_are_not_evaluated(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["run.py", f"--hidden_act={CODE}", "--topk=[1,2]"])
+    config = Config("QBERT4Rec", "toy")
+    assert (config["hidden_act"], config["topk"]) == (CODE, [1, 2])
+    assert not os.path.exists("trapped")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [1,\n", "not valid YAML: .*line 2"),
+        (b"- 1\n", "lines were expected"),
+        (b"just text\n", "lines were expected"),
+        (b"\xff\xfe\x00", "not valid YAML"),
+        (None, "no such config file"),
+    ],
+)
+def test_broken_files(tiny: Tiny, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tiny.root / "a.yaml").write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        build_config("QBERT4Rec", "toy", ["a.yaml"])
+    assert str(caught.value).startswith("a.yaml: ")
+    assert "\n" not in str(caught.value)
+    (tiny.root / "empty.yaml").write_text("# nothing\n")
+    assert build_config("QBERT4Rec", "toy", ["empty.yaml"])["seed"] == 2026
+    with pytest.raises(InputError, match="is a folder"):
+        build_config("QBERT4Rec", "toy", [tiny.root])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"topk": 0},
+        {"topk": "x"},
+        {"metrics": "[Hitt]"},
+        {"metrics": "[Hit, RMSE]"},
+        {"eval_args": "x"},
+        {"eval_args": "{mode: sometimes}"},
+        {"train_neg_sample_args": "x"},
+        {"train_neg_sample_args": "{distribution: odd}"},
+        {"valid_metric": 3},
+    ],
+)
+def test_values_that_recbole_refuses(tiny: Tiny, settings: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="config of SASRec on toy") as caught:
+        build_config("SASRec", "toy", (), settings)
+    assert "\n" not in str(caught.value)
+
+
+# Shipped files -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=relative)
+def test_every_shipped_key_is_known_and_explained(path: Path) -> None:
+    """Each key is one that its model reads, with a `# (type)` that fits the value."""
+    content = load_yaml(path)
+    assert content
+    settings_for(belongs_to(path)[0], content, relative(path))
+    explained = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if match := re.match(r"(\w+):(.*)", line):
+            comment = re.search(r"#\s*\((\w+)\) \S", match[2])
+            assert comment, f"{relative(path)}: no '# (type) text' in: {line}"
+            explained[match[1]] = comment[1]
+        assert len(line) <= 200
+    assert explained.keys() == content.keys()
+    for key, kind in explained.items():
+        assert content[key] is None or type(content[key]) in TYPES[kind], key
+
+
+def test_no_shipped_file_names_a_key_twice() -> None:
+    """YAML keeps the last one and says nothing."""
+    for path in SHIPPED:
+        node = yaml.compose(path.read_text(encoding="utf-8"))
+        assert isinstance(node, yaml.MappingNode)
+        keys = [key.value for key, _ in node.value]
+        assert len(set(keys)) == len(keys), relative(path)
+
+
+def test_every_registered_model_has_a_file_of_its_own_or_its_bases() -> None:
+    for name, entry in MODEL_TABLE.items():
+        if entry.model.__module__.startswith("recbole_qbert."):
+            lineage = [base.__name__ for base in entry.model.__mro__]
+            stems = {path.stem for path in SHIPPED if path.parent.name == "model"}
+            assert stems & set(lineage), name
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=relative)
+def test_every_shipped_file_builds_its_model(tiny: Tiny, path: Path) -> None:
+    """With its sizes as given, on the toy data under the data set's name."""
+    model, dataset = belongs_to(path)
+    if dataset != "toy":
+        shutil.copytree(tiny.folder, tiny.root / dataset)
+        for file in (tiny.root / dataset).iterdir():
+            file.rename(file.with_name(file.name.replace("toy", dataset, 1)))
+    for name in {model, "SASRec"} if path.parent == FOLDER else {model}:
+        settings: dict[str, Any] = {"data_path": str(tiny.root), "use_gpu": False}
+        if name == "FDSA":
+            settings["selected_features"] = ["semantic_id"]
+        if name == "S3Rec":
+            settings["item_attribute"] = "semantic_id"
+        files = [path] if path.parent == FOLDER else []
+        config = build_config(name, dataset, files, settings)
+        for key, value in settings_for(name, load_yaml(path), relative(path)).items():
+            if key in {"mask_mix", "mask_ratios"}:
+                assert config[key].items() >= value.items()
+            elif key not in {"eval_args", "train_neg_sample_args", *settings}:
+                assert config[key] == value, key
+        loaded = load(config)
+        built = model_entry(name).model(config, loaded.train._dataset)
+        assert sum(each.numel() for each in built.parameters()) > 0
+
+
+def test_known_keys_are_cached_and_frozen() -> None:
+    assert known_keys("SASRec") is known_keys("SASRec")
+    assert isinstance(known_keys("SASRec"), frozenset)
