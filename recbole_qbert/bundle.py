@@ -33,6 +33,7 @@ from recbole_qbert.files import read_json, sha256_file, write_json
 from recbole_qbert.registry import model_entry
 
 FORMAT = "recbole-qbert/bundle/1"
+REQUIRED = frozenset(("model.safetensors", "config.json", "items.json"))
 
 
 class Catalogue(NamedTuple):
@@ -112,11 +113,13 @@ class Recommender:
         """
         folder = Path(folder)
         manifest = read_json(folder / "manifest.json")
-        if manifest.get("format") != FORMAT:
+        digests: Any = manifest.get("sha256")
+        complete = isinstance(digests, dict) and "training_repeats" in manifest
+        if manifest.get("format") != FORMAT or not complete or not digests.keys() >= REQUIRED:
             raise InputError(
                 f"{folder}: not a model bundle of this version; train and save it again"
             )
-        for name, digest in manifest["sha256"].items():
+        for name, digest in digests.items():
             if not (folder / name).is_file() or sha256_file(folder / name) != digest:
                 raise InputError(
                     f"{folder / name}: missing or changed since it was saved; save it again"
@@ -124,7 +127,7 @@ class Recommender:
         config = config_from_json(read_json(folder / "config.json"))
         tokens = json.loads((folder / "items.json").read_text(encoding="utf-8"))
         codes, codec = None, None
-        if (folder / "items.semid").is_file():
+        if "items.semid" in digests:
             table = read_semantic_ids(folder / "items.semid")
             codec = table.codec
             codes = torch.zeros(len(tokens) + 1, table.n_levels, dtype=torch.long)
@@ -148,7 +151,7 @@ class Recommender:
         Args:
             histories: raw item tokens, oldest first; only the last `MAX_ITEM_LIST_LENGTH` count.
             k: how many.
-            exclude_seen: leave a history's own items out.
+            exclude_seen: leave a history's own items out, however long it is.
 
         Raises:
             InputError: an item the model does not know, or k larger than the catalogue.
@@ -158,7 +161,10 @@ class Recommender:
             raise InputError(f"{len(unknown)} items are unknown to the model: {preview(unknown)}")
         if not 0 < k < self.catalogue.item_num:
             raise InputError(f"k: {k} is not between 1 and the {len(self.catalogue.tokens)} items")
-        ids = [[self._ids[item] for item in history][-self.max_length :] for history in histories]
+        if not histories:
+            return []
+        seen = [[self._ids[item] for item in history] for history in histories]
+        ids = [history[-self.max_length :] for history in seen]
         items = torch.zeros(len(ids), self.max_length, dtype=torch.long)
         for row, history in enumerate(ids):
             items[row, : len(history)] = torch.tensor(history, dtype=torch.long)
@@ -171,7 +177,8 @@ class Recommender:
         scores = self.model.full_sort_predict(batch).view(len(ids), -1)
         scores[:, 0] = -torch.inf
         if exclude_seen:
-            scores.scatter_(1, items.to(self.device), -torch.inf)
+            for row, history in enumerate(seen):
+                scores[row, history] = -torch.inf
         best = scores.topk(k, dim=1)
         return [
             [

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import safetensors
+import scipy.sparse
 import torch
 from recbole.config import Config
 from recbole.trainer import Trainer
@@ -194,6 +195,9 @@ def _encode(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return {"tensor": name}
     if isinstance(value, np.ndarray):
         return {"array": encode(torch.from_numpy(value.copy()))}  # torch knows no reversed arrays
+    if scipy.sparse.issparse(value):  # EASE, ItemKNN and SLIMElastic keep some
+        cells = value.tocoo()
+        return {"sparse": encode([value.format, value.shape, cells.data, cells.row, cells.col])}
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, dict):
@@ -218,6 +222,9 @@ def _decode(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return tensors[content]
     if kind == "array":
         return _decode(content, tensors).cpu().numpy()
+    if kind == "sparse":
+        name, shape, data, rows, columns = _decode(content, tensors)
+        return scipy.sparse.coo_matrix((data, (rows, columns)), shape).asformat(name)
     if kind == "tuple":
         return tuple(_decode(item, tensors) for item in content)
     if kind != "dict":

@@ -12,7 +12,6 @@ import functools
 import importlib.resources
 import inspect
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,11 @@ from recbole.utils import argument_list
 
 from recbole_qbert.compat import isolated_argv
 from recbole_qbert.errors import InputError, did_you_mean
+from recbole_qbert.evaluation.ranking import METRICS, UNSEEN, metric_names
 from recbole_qbert.registry import MODEL_TABLE, Entry, model_entry
 
+# What RecBole's trainer knows; it takes any other word for adam, silently.
+LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")
 # Keys that RecBole reads in code but names in none of its lists and YAML files.
 RECBOLE_UNLISTED = frozenset(
     # fmt: off
@@ -119,15 +121,63 @@ def build_config(
     merged: dict[str, Any] = {}
     for path in shipped_files(model, dataset, use_tuned):
         merged = _merge(merged, load_yaml(path))
+    check_types(model, {**user_keys, **given})
     merged = _merge(_merge(merged, user_keys), given)
     with isolated_argv():
         try:
             config = Config(model=model, dataset=dataset, config_dict=merged)
-        except (ValueError, TypeError, KeyError, NotImplementedError, AssertionError) as error:
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            RuntimeError,
+            AssertionError,
+        ) as error:
             raise InputError(
                 f"config of {model} on {dataset}: {' '.join(str(error).split())}"
             ) from None
+    check_protocol(config)
     return config
+
+
+def check_types(model: str, settings: Mapping[str, Any]) -> None:
+    """A setting whose default is a number, a truth value or a mapping must be one too."""
+    defaults = default_settings(model)
+    words = {bool: "True or False", int: "a whole number", float: "a number", dict: "a mapping"}
+    for key, value in settings.items():
+        kind = type(defaults.get(key))
+        allowed = (int, float) if kind is float else kind
+        truth = isinstance(value, bool) and kind is not bool
+        if kind in words and (truth or not isinstance(value, allowed)):
+            raise InputError(f"{key}: {value!r} is not {words[kind]}")
+
+
+def check_protocol(config: Config) -> None:
+    """What `run` needs to rank, choose and compare; RecBole would fail later or go on silently."""
+    names = metric_names(config["metrics"], config["topk"])
+    names += [UNSEEN + name for name in names]
+    for metric in config["metrics"]:
+        if metric.lower() not in METRICS:
+            raise InputError(f"metrics: {metric!r} is none of {', '.join(METRICS)}")
+    if config["valid_metric"].lower() not in names:
+        raise InputError(f"valid_metric: {config['valid_metric']!r} is none of {', '.join(names)}")
+    protocol = config["eval_args"]
+    if set(protocol["mode"].values()) != {"full"} or protocol["order"] != "TO":
+        raise InputError(
+            "eval_args: mode must be full and order TO: the catalogue is ranked by time"
+        )
+    for key in (
+        "epochs",
+        "MAX_ITEM_LIST_LENGTH",
+        "train_batch_size",
+        "eval_batch_size",
+        "eval_step",
+    ):
+        if config[key] < 1:
+            raise InputError(f"{key}: {config[key]} is less than 1")
+    if config["learner"] not in LEARNERS:
+        raise InputError(f"learner: {config['learner']!r} is none of {', '.join(LEARNERS)}")
 
 
 def settings_for(model: str, content: dict[str, Any], source: str) -> dict[str, Any]:
@@ -163,16 +213,22 @@ def check_keys(model: str, keys: Iterable[str], source: str) -> None:
 @functools.lru_cache(maxsize=64)
 def known_keys(model: str) -> frozenset[str]:
     """All keys that a run of `model` may be given."""
-    entry = model_entry(model)
-    keys = set(RECBOLE_UNLISTED)
+    keys = set(RECBOLE_UNLISTED) | set(default_settings(model))
     for name in ("general", "training", "evaluation", "dataset"):
         keys |= set(getattr(argument_list, f"{name}_arguments"))
+    return frozenset(keys | _keys_read_by(model_entry(model)))
+
+
+@functools.lru_cache(maxsize=64)
+def default_settings(model: str) -> dict[str, Any]:
+    """RecBole's defaults and ours, without those of a data set."""
     folder = Path(recbole.__file__).parent / "properties"
     host = [folder / "overall.yaml", folder / "dataset" / "sample.yaml"]
     host.append(folder / "model" / f"{model}.yaml")
+    settings: dict[str, Any] = {}
     for path in [*(file for file in host if file.is_file()), *shipped_files(model, "", False)]:
-        keys |= set(load_yaml(path))
-    return frozenset(keys | _keys_read_by(entry))
+        settings |= load_yaml(path)
+    return settings
 
 
 def _keys_read_by(entry: Entry) -> set[str]:
@@ -212,9 +268,7 @@ def install() -> None:
     def load_with_ours(self: Config, model: str, model_class: type, dataset: str) -> None:
         load_internal(self, model, model_class, dataset)
         if model in MODEL_TABLE:
-            check_keys(model, self.file_config_dict | self.variable_config_dict, "config")
-            if Path(sys.argv[0]).name != "default_worker.py":  # whose flags are Ray's
-                check_keys(model, self.cmd_config_dict, "command line")
+            check_keys(model, self.external_config_dict, "config")
             for path in shipped_files(model, dataset, use_tuned=False):
                 self.internal_config_dict.update(_merge(self.internal_config_dict, load_yaml(path)))
 

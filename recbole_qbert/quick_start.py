@@ -135,7 +135,8 @@ def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> Ru
         valid_metric=metric,
         exclude_visible=bool(getattr(model, "exclude_visible", False)),
         loss=str(config["loss_type"]),
-        best_epoch=int(max(trainer.curve, key=lambda row: row[metric])["epoch"]),
+        # Of equal epochs RecBole keeps the last one.
+        best_epoch=max((row[metric], int(row["epoch"])) for row in trainer.curve)[1],
         epochs=len(trainer.train_loss_dict),
         max_epochs=config["epochs"],
         seconds=seconds,
@@ -198,6 +199,7 @@ def pretrain_s3rec(config: Config, console: Console) -> str:
         "epochs": config["pretrain_epochs"],
         "augmentation": "none",
         "checkpoint_dir": str(folder),
+        "use_gpu": config["use_gpu"],
     }
     keys = config_to_json(config)["keys"] | changes
     first = config_from_json({"model": "S3Rec", "dataset": config["dataset"], "keys": keys})

@@ -40,7 +40,8 @@ class SafeTrainer(Trainer):
     """
 
     def __init__(self, config: Any, model: Any):
-        super().__init__(config, model)
+        check_schedule(config["warmup_ratio"] or 0.0, config["lr_decay"] or "none")
+        super().__init__(config, model)  # makes the folder
         self._choose_precision()
         folder = Path(config["checkpoint_dir"])
         self.saved_model_file = str(folder / f"{config['model']}.safetensors")
@@ -61,7 +62,7 @@ class SafeTrainer(Trainer):
         RecBole's default there is float16, whose gradients need a scaler; RecBole clips them before
         they are scaled back, so that the two keys do not go together.
         """
-        self.enable_amp = self.enable_amp and self.device.type == "cuda"
+        self.enable_amp: bool = bool(self.enable_amp) and self.device.type == "cuda"
         if self.enable_amp and torch.cuda.is_bf16_supported():
             torch.set_autocast_dtype("cuda", torch.bfloat16)
             self.enable_scaler = False
@@ -252,14 +253,19 @@ RESUMABLE_CHANGES = frozenset(
 )
 
 
+def check_schedule(warmup_ratio: Any, decay: Any) -> None:
+    """Refuse what `build_schedule` cannot follow."""
+    if decay not in DECAYS:
+        raise InputError(f"lr_decay: {decay!r} is none of {', '.join(DECAYS)}")
+    if not isinstance(warmup_ratio, (int, float)) or not 0 <= warmup_ratio < 1:
+        raise InputError(f"warmup_ratio: {warmup_ratio!r} is not in [0, 1)")
+
+
 def build_schedule(
     optimizer: Optimizer, *, n_steps: int, warmup_ratio: float, decay: str
 ) -> LambdaLR:
     """Linear warm-up over `warmup_ratio` of `n_steps`, then `decay` towards zero at `n_steps`."""
-    if decay not in DECAYS:
-        raise InputError(f"lr_decay: {decay!r} is none of {', '.join(DECAYS)}")
-    if not 0 <= warmup_ratio < 1:
-        raise InputError(f"warmup_ratio: {warmup_ratio} is not in [0, 1)")
+    check_schedule(warmup_ratio, decay)
     warmup = round(warmup_ratio * n_steps)
 
     def factor(step: int) -> float:

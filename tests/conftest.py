@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import recbole.trainer.trainer
 import torch
 from recbole.config import Config
 from recbole.data import data_preparation
@@ -186,9 +187,19 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tiny]:
         classes = [kind for place, kind in enumerate(kinds) if (number + 1) % (place + 2) == 0]
         lines.append(f"i{number}\tThing {number}\t{' '.join(classes or ['plain'])}")
     (folder / "toy.item").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    writers: list[Any] = []
+    make_writer = recbole.trainer.trainer.get_tensorboard
+
+    def get_tensorboard(logger: logging.Logger) -> Any:
+        writers.append(make_writer(logger))
+        return writers[-1]
+
+    monkeypatch.setattr(recbole.trainer.trainer, "get_tensorboard", get_tensorboard)
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield toy
+    for writer in writers:
+        writer.close()  # its thread would go on writing below whatever folder comes next
     for handler in [each for each in root.handlers if each not in handlers]:
         root.removeHandler(handler)  # RecBole's init_logger leaves its own
         handler.close()

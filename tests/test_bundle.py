@@ -1,4 +1,4 @@
-"""Model bundles: what `recommend` gives is the live model's ranking, and a changed file is refused."""
+"""Model bundles: `recommend` gives the live model's ranking, and a changed file is refused."""
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ def test_recommend_is_the_live_ranking(
         values, order = expected.sort(descending=True)
         order = order[values > -torch.inf]
         assert [item for item, _ in found] == [tokens[i] for i in order.tolist()]
-        assert [score for _, score in found] == pytest.approx(values[: len(order)].tolist(), abs=1e-5)
+        assert [score for _, score in found] == pytest.approx(
+            values[: len(order)].tolist(), abs=1e-5
+        )
         if exclude_seen:
             assert not {item for item, _ in found} & set(history)
     one_by_one = [recommender.recommend([history], 5, exclude_seen)[0] for history in histories]

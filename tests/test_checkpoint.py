@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from conftest import Tiny, assert_equal_weights, load, new_trainer, scores
 from hypothesis import HealthCheck, given, settings
@@ -56,7 +57,7 @@ DTYPES = (
 ARRAY_DTYPES = ("float32", "float64", "int64", "int16", "uint8", "uint32", "bool")
 
 
-# Round trip ----------------------------------------------------------------------------------------
+# Round trip --------------------------------------------------------------------------------------
 
 
 def tensors() -> st.SearchStrategy[torch.Tensor]:
@@ -145,6 +146,28 @@ def test_random_states_and_optimisers_round_trip(tmp_path: Path) -> None:
     torch.optim.AdamW([weight], lr=0.5).load_state_dict(loaded["optimizer"])
 
 
+@pytest.mark.parametrize("name", ["csr", "csc", "lil", "coo", "dok"])
+def test_sparse_matrices_round_trip(tmp_path: Path, name: str) -> None:
+    """Models of RecBole's that only count keep them: EASE, ItemKNN, SLIMElastic."""
+    matrix = scipy.sparse.random(7, 5, 0.3, name, np.float32, random_state=1)
+    save_checkpoint(tmp_path / "x", {"other_parameter": {"w": matrix}})
+    loaded = load_checkpoint(tmp_path / "x")["other_parameter"]["w"]
+    assert (loaded.format, loaded.dtype, loaded.shape) == (name, np.float32, (7, 5))
+    assert (loaded != matrix).nnz == 0
+
+
+@pytest.mark.parametrize("model", ["EASE", "ItemKNN", "LightGCN"])
+def test_general_models_of_recbole_still_save_and_reload(tiny: Tiny, model: str) -> None:
+    """Importing this package changes their checkpoints too."""
+    from recbole.quick_start import load_data_and_model, run_recbole
+
+    given = {"data_path": str(tiny.root), "use_gpu": False, "show_progress": False, "epochs": 1}
+    run_recbole(model, "toy", config_dict=given)
+    (path,) = (tiny.root / "saved").glob(f"{model}-*.pth")
+    _, loaded, *_ = load_data_and_model(str(path))
+    assert type(loaded).__name__ == model
+
+
 def test_tensors_that_share_memory_are_kept_apart(tmp_path: Path) -> None:
     base = torch.arange(6.0)
     save_checkpoint(tmp_path / "x", {"a": base, "b": base[2:4], "c": base.view(2, 3)})
@@ -163,7 +186,7 @@ def test_what_cannot_be_kept_is_refused_and_leaves_the_old_file(tmp_path: Path) 
     assert [each.name for each in tmp_path.iterdir()] == ["x"]
 
 
-# Nothing runs code ---------------------------------------------------------------------------------
+# Nothing runs code -------------------------------------------------------------------------------
 
 
 class Hostile:
@@ -266,7 +289,7 @@ def test_strings_of_a_stored_config_are_never_evaluated(tiny: Tiny) -> None:
         assert not (tiny.root / "trapped").exists(), key
 
 
-# Broken files --------------------------------------------------------------------------------------
+# Broken files ------------------------------------------------------------------------------------
 
 
 def test_broken_files_are_input_errors(tmp_path: Path) -> None:
@@ -352,7 +375,7 @@ def portable(config: Config) -> dict[str, Any]:
     return {k: v for k, v in config.final_config_dict.items() if k not in ("use_gpu", "gpu_id")}
 
 
-# RecBole's own way ---------------------------------------------------------------------------------
+# RecBole's own way -------------------------------------------------------------------------------
 
 
 def test_recboles_trainer_saves_and_reloads_sasrec(tiny: Tiny) -> None:

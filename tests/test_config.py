@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import recbole_qbert.properties
 import yaml
 from conftest import Tiny, load
 from recbole.config import Config
 
-import recbole_qbert.properties
 from recbole_qbert.config import (
     build_config,
     check_keys,
@@ -53,7 +53,7 @@ def belongs_to(path: Path) -> tuple[str, str]:
     return "QBERT4Rec", path.stem if path.parent.name == "dataset" else "toy"
 
 
-# Keys ----------------------------------------------------------------------------------------------
+# Keys --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_recboles_own_shipped_keys_are_all_known() -> None:
         check_keys(model, with_defaults.internal_config_dict.keys() - {"MODEL_TYPE"}, "RecBole")
 
 
-# Precedence ----------------------------------------------------------------------------------------
+# Precedence --------------------------------------------------------------------------------------
 
 
 def test_later_sources_win(tiny: Tiny) -> None:
@@ -181,7 +181,7 @@ def test_the_process_command_line_does_not_leak(
     assert sys.argv is argv
 
 
-# Values --------------------------------------------------------------------------------------------
+# Values ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_values_of_the_command_line(text: Any, value: Any) -> None:
 CODE = "__import__('os').mkdir('trapped')"
 
 
-@pytest.mark.parametrize("key", ["hidden_act", "transform", "checkpoint_dir", "learner"])
+@pytest.mark.parametrize("key", ["hidden_act", "transform", "checkpoint_dir", "wandb_project"])
 def test_strings_are_not_evaluated(tiny: Tiny, key: str) -> None:
     """By `build_config`, a file, or RecBole's own `Config` in either of its ways."""
     (tiny.root / "a.yaml").write_text(f'{key}: "{CODE}"\n')
@@ -272,7 +272,6 @@ def test_broken_files(tiny: Tiny, content: bytes | None, message: str) -> None:
         {"topk": "x"},
         {"metrics": "[Hitt]"},
         {"metrics": "[Hit, RMSE]"},
-        {"eval_args": "x"},
         {"eval_args": "{mode: sometimes}"},
         {"train_neg_sample_args": "x"},
         {"train_neg_sample_args": "{distribution: odd}"},
@@ -285,7 +284,22 @@ def test_values_that_recbole_refuses(tiny: Tiny, settings: dict[str, Any]) -> No
     assert "\n" not in str(caught.value)
 
 
-# Shipped files -------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"eval_args": "x"}, "eval_args: 'x' is not a mapping"),
+        ({"epochs": "2.5"}, "epochs: 2.5 is not a whole number"),
+        ({"learning_rate": "fast"}, "learning_rate: 'fast' is not a number"),
+        ({"show_progress": "1"}, "show_progress: 1 is not True or False"),
+    ],
+)
+def test_values_of_the_wrong_type(tiny: Tiny, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build_config("SASRec", "toy", (), settings)
+    assert build_config("SASRec", "toy", (), {"weight_decay": 0})["weight_decay"] == 0
+
+
+# Shipped files -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=relative)

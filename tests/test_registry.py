@@ -75,7 +75,7 @@ def as_user(tiny: Tiny, model: str, **settings: Any) -> dict[str, Any]:
     return tiny.settings(model, **settings)
 
 
-# Every model ---------------------------------------------------------------------------------------
+# Every model -------------------------------------------------------------------------------------
 
 
 def pretrained(tiny: Tiny, **settings: Any) -> str:
@@ -147,7 +147,7 @@ def test_recbole_finds_the_classes_by_name(name: str) -> None:
     assert getattr(recbole.data.dataset, f"{name}Dataset") is entry.dataset
 
 
-# RecBole's own functions ---------------------------------------------------------------------------
+# RecBole's own functions -------------------------------------------------------------------------
 
 
 def run_by_recbole(tiny: Tiny, model: str, **settings: Any) -> dict[str, Any]:
@@ -206,7 +206,7 @@ def test_unknown_keys_are_refused_in_recboles_own_run_too(tiny: Tiny) -> None:
         run_by_recbole(tiny, "QBERT4Rec", hiden_size=8)
 
 
-# Third parties -------------------------------------------------------------------------------------
+# Third parties -----------------------------------------------------------------------------------
 
 
 def test_a_third_partys_model_runs_by_name(tiny: Tiny, popularity: type) -> None:

@@ -114,7 +114,7 @@ def assert_same_run(left: Any, right: Any) -> None:
             assert_equal_weights(state, right_states[number])
 
 
-# Resume --------------------------------------------------------------------------------------------
+# Resume ------------------------------------------------------------------------------------------
 
 
 def test_a_killed_run_ends_as_the_unbroken_one(tiny: Tiny, flushed: None) -> None:
@@ -271,7 +271,7 @@ def test_without_resume_a_run_starts_anew(tiny: Tiny) -> None:
     assert len(again.curve) == 2
 
 
-# Schedule ------------------------------------------------------------------------------------------
+# Schedule ----------------------------------------------------------------------------------------
 
 
 def rates(n_steps: int, warmup_ratio: float, decay: str) -> list[float]:
@@ -338,7 +338,7 @@ def test_every_step_of_a_run_has_its_rate(tiny: Tiny) -> None:
     assert seen + later == pytest.approx(expected)
 
 
-# Curve, choice and evaluation ----------------------------------------------------------------------
+# Curve, choice and evaluation --------------------------------------------------------------------
 
 
 def test_learning_curve_file(tiny: Tiny) -> None:

@@ -74,6 +74,15 @@ class SemanticIDDataset(SequentialDataset):
 
     def _load_data(self, token: str, dataset_path: str) -> None:
         super()._load_data(token, dataset_path)
+        needed = [self.uid_field, self.iid_field]
+        if self.benchmark_filename_list is None:
+            needed.append(self.time_field)
+        for field in needed:
+            if field not in self.inter_feat:
+                raise InputError(
+                    f"{dataset_path}/{token}.inter: no column {field!r} was read; "
+                    f"correct the file, load_col or the key that names the column"
+                )
         path = self.semantic_id_path
         if path is not None:
             self.semantic_ids = read_semantic_ids(path)

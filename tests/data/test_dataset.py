@@ -285,7 +285,7 @@ def test_a_column_named_like_the_feature_is_refused(tiny: Tiny) -> None:
         load(tiny.make_config(load_col=columns))
 
 
-# What models ask of the data -----------------------------------------------------------------------
+# What models ask of the data ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("augmentation", ["none", "prefix"])
