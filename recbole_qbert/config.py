@@ -137,7 +137,6 @@ def build_config(
             raise InputError(
                 f"config of {model} on {dataset}: {' '.join(str(error).split())}"
             ) from None
-    check_protocol(config)
     return config
 
 
@@ -269,6 +268,7 @@ def install() -> None:
         load_internal(self, model, model_class, dataset)
         if model in MODEL_TABLE:
             check_keys(model, self.external_config_dict, "config")
+            check_types(model, self.external_config_dict)
             for path in shipped_files(model, dataset, use_tuned=False):
                 self.internal_config_dict.update(_merge(self.internal_config_dict, load_yaml(path)))
 

@@ -22,7 +22,7 @@ from rich.console import Console
 from recbole_qbert._version import __version__
 from recbole_qbert.bundle import save_bundle
 from recbole_qbert.checkpoint import config_from_json, config_to_json
-from recbole_qbert.config import build_config, shipped_files
+from recbole_qbert.config import build_config, check_protocol, shipped_files
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.results import (
     RunResult,
@@ -73,6 +73,8 @@ def run_models(
     """
     console = console or Console()
     configs = [build_config(model, dataset, files, settings) for model in models]
+    for config in configs:
+        check_protocol(config)
     results = [run_model(config, console, [str(file) for file in files]) for config in configs]
     print_tables(results, configs[0]["metrics"], configs[0]["topk"], console)
     return results

@@ -89,12 +89,7 @@ class SemanticIDDataset(SequentialDataset):
             ids = [np.array(row.split(" ")) for row in self.semantic_ids.semantic_ids()]
             column = pd.Series(ids, index=list(self.semantic_ids.items), dtype=object)
             self._add_item_feature(SEMANTIC_ID_FIELD, column, FeatureType.TOKEN_SEQ, path)
-        vector_files = self.config["item_vectors"] or {}
-        if not isinstance(vector_files, dict):
-            raise InputError(
-                f"item_vectors: {vector_files!r} is no mapping; give {{name: file.npz}}"
-            )
-        for name, vector_path in vector_files.items():
+        for name, vector_path in (self.config["item_vectors"] or {}).items():
             items, vectors = read_item_vectors(vector_path)
             column = pd.Series(list(vectors), index=items, dtype=object)
             self._add_item_feature(name, column, FeatureType.FLOAT_SEQ, Path(vector_path))
