@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,7 +41,6 @@ NO_IDENTITY = frozenset(
     # fmt: off
     [
         "checkpoint_dir",
-        "results_file",
         "resume",
         "show_progress",
         "data_path",
@@ -153,6 +153,7 @@ def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> Ru
         device=str(config["device"]),
         threads=torch.get_num_threads(),
         bundle=bundle,
+        machine=f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
     )
     append_result(base / "results.jsonl", result)
     return result

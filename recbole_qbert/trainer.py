@@ -115,6 +115,13 @@ class SafeTrainer(Trainer):
         finally:
             hook.remove()
 
+    def _check_nan(self, loss: torch.Tensor) -> None:
+        if not torch.isfinite(loss):
+            raise InputError(
+                f"{self.config['model']}: the training loss is {loss.item()}; lower learning_rate, "
+                f"or set clip_grad_norm"
+            )
+
     def _step_schedule(self) -> None:
         if self.schedule is not None:
             self.schedule.step()

@@ -424,5 +424,7 @@ def test_a_model_that_diverged_is_named(
     trainer, loaded = new_trainer(make_config("SASRec"))
     with torch.no_grad():
         trainer.model.item_embedding.weight.fill_(math.nan)
-    with pytest.raises(ValueError, match="diverged"):
+    with pytest.raises(InputError, match="diverged"):
         trainer.evaluate(loaded.valid, load_best_model=False)
+    with pytest.raises(InputError, match="SASRec: the training loss is nan; lower learning_rate"):
+        trainer.fit(loaded.train, loaded.valid, verbose=False)

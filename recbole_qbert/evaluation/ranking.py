@@ -17,6 +17,8 @@ import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 from torch import Tensor
 
+from recbole_qbert.errors import InputError
+
 UNSEEN = "unseen_"
 
 # One relevant item: recall is hit, average precision and MRR are 1 / rank.
@@ -74,6 +76,9 @@ def rank_targets(
         loader: RecBole's loader over a `SemanticIDDataset`.
         device: where the model lies.
         wrap: put around the loader, for a progress bar.
+
+    Raises:
+        InputError: a row's scores are all infinite or no numbers.
     """
     model.eval()
     users, raw, unseen = [], [], []
@@ -82,7 +87,7 @@ def rank_targets(
         rows, items = dataset.seen_items(interaction)
         scores = model.full_sort_predict(interaction.to(device)).view(len(targets), -1)
         if not torch.isfinite(scores[:, 1:]).any(dim=1).all():
-            raise ValueError("a row of scores has no finite value: the model has diverged")
+            raise InputError("a row of scores has no finite value: the model has diverged")
         ranks = target_ranks(scores, targets.to(device), (rows.to(device), items.to(device)))
         users.append(interaction[dataset.uid_field])
         raw.append(ranks[0])

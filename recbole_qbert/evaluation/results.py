@@ -50,6 +50,7 @@ class RunResult:
     device: str
     threads: int
     bundle: str
+    machine: str = ""
 
 
 def append_result(path: str | Path, result: RunResult) -> None:

@@ -14,6 +14,7 @@ from recbole.evaluator import Evaluator
 from recbole.evaluator.collector import Collector
 from torch import Tensor
 
+from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.ranking import (
     METRICS,
     Ranks,
@@ -252,5 +253,5 @@ def test_a_diverged_model_is_an_error(value: float) -> None:
     scores, targets, seen = _case(9, "distinct")
     scores[12, 1:] = value
     loader: Any = _Loader(targets, seen)
-    with pytest.raises(ValueError, match="diverged"):
+    with pytest.raises(InputError, match="diverged"):
         rank_targets(_Table(scores), loader, torch.device("cpu"))
