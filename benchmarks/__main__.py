@@ -3,6 +3,7 @@
     python -m benchmarks speed --dataset=Instruments --data_path=dataset
     python -m benchmarks best --dataset=Instruments --data_path=dataset --budget=1800
     python -m benchmarks memory --dataset=Games --data_path=dataset
+    python -m benchmarks dropout
 
 Every side runs in a process of its own, one after the other, on the same machine in the same call.
 Both models have the same width, depth and length. Peers: `recbole` is RecBole 1.2.1 as it ships

@@ -148,6 +148,27 @@ def _measure_best(model: str) -> Any:
     return measure
 
 
+def _measure_dropout(ours: bool) -> Any:
+    """Forward and backward of one dropout layer over 256 sequences of 50 positions."""
+
+    def measure(options: argparse.Namespace) -> Result:
+        import torch
+
+        from recbole_qbert.model.dropout import Dropout
+
+        torch.set_num_threads(options.threads)
+        layer = Dropout(0.25) if ours else torch.nn.Dropout(0.25)
+        values = torch.rand(BATCH_SIZE, 50, options.hidden_size, requires_grad=True)
+        seconds = []
+        for _ in range(options.steps + 2):
+            start = perf_counter()
+            layer(values).sum().backward()
+            seconds.append(perf_counter() - start)
+        return {"ms": 1000 * statistics.median(seconds[2:])}
+
+    return measure
+
+
 def _peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
@@ -179,6 +200,7 @@ MEASURES: dict[str, dict[str, Callable[[argparse.Namespace], Result]]] = {
         "QBERT4Rec": _measure_speed(lambda options: _with_package("QBERT4Rec", options)),
     },
     "best": {"mended": _measure_best("BERT4Rec"), "QBERT4Rec": _measure_best("QBERT4Rec")},
+    "dropout": {"torch": _measure_dropout(False), "QBERT4Rec": _measure_dropout(True)},
     "memory": {"recbole": _memory_recbole, "QBERT4Rec": _memory_ours},
 }
 
@@ -193,6 +215,8 @@ def compare(what: str, results: dict[str, Any]) -> list[str]:
         if what == "speed":
             for key in ("rows trained a second", "users ranked a second"):
                 lines.append(f"QBERT4Rec / {side}, {key}: {ours[key] / peer[key]:.2f}x")
+        elif what == "dropout":
+            lines.append(f"QBERT4Rec's dropout / {side}'s: {ours['ms'] / peer['ms']:.2f}")
         elif what == "memory":
             lines.append(f"QBERT4Rec / {side}, growth: {ours['growth MB'] / peer['growth MB']:.3f}")
         else:

@@ -114,7 +114,7 @@ def stop_anomaly_detection() -> None:
     """RecBole's `sine.py` turns autograd's anomaly detection on for the whole process.
 
     Looking any sequential model up by name imports it, so every RecBole training checks each
-    gradient for NaN; a training step takes about three times as long on a CPU (results/speed.md).
+    gradient for NaN and trains more slowly for it (results/speed.md).
     """
     import recbole.model.sequential_recommender  # noqa: F401  its import is what turns it on
     import torch

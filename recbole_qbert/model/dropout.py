@@ -1,4 +1,4 @@
-"""Dropout whose mask costs a tenth of PyTorch's on a CPU."""
+"""Dropout with cheaper masks than PyTorch's on a CPU (results/speed.md)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ DRAWS_PER_WORD = 4  # 16-bit draws in one 64-bit random word
 class Dropout(nn.Dropout):
     """`nn.Dropout` with masks cut from 64-bit random words when it runs on a CPU.
 
-    There PyTorch draws each element's mask on its own, which took a quarter of a training step
-    (results/speed.md). One word gives four 16-bit draws, so the probability is met to within
-    2 ** -17. On other devices, and in evaluation, this is `nn.Dropout`.
+    There PyTorch draws each element's mask on its own. One word gives four 16-bit draws, so the
+    probability is met to within 2 ** -17. On other devices, and in evaluation, this is
+    `nn.Dropout`.
     """
 
     def forward(self, input: Tensor) -> Tensor:
