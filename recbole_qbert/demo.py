@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import recbole
 from rich.console import Console
 from rich.table import Table
@@ -60,4 +59,4 @@ def example_users(bundle: str, inter_file: Path, titles: dict[str, str]) -> Tabl
 
 
 def _lines(items: Sequence[str], titles: dict[str, str]) -> str:
-    return "\n".join(titles.get(item, item) for item in np.asarray(items))
+    return "\n".join(titles.get(item, item) for item in items)
