@@ -27,7 +27,9 @@ from recbole_qbert.compat import isolated_argv
 from recbole_qbert.errors import InputError
 from recbole_qbert.files import atomic_write
 
-FORMAT = "recbole-qbert/checkpoint/1"
+# The only key of the header, whose value is the state: safetensors writes several in random order,
+# and equal states shall give equal bytes.
+FORMAT = "recbole-qbert/checkpoint/2"
 # Config keys that RecBole derives from others or from the machine when a Config is built.
 DERIVED_KEYS = frozenset(
     # fmt: off
@@ -84,7 +86,7 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
         state["config"] = config_to_json(state["config"])
     tensors: dict[str, torch.Tensor] = {}
     skeleton = _encode(state, tensors)
-    metadata = {"format": FORMAT, "state": json.dumps(skeleton)}
+    metadata = {FORMAT: json.dumps(skeleton)}
     with atomic_write(path, "wb") as handle:
         handle.write(safetensors_bytes(tensors, metadata))
 
@@ -99,7 +101,7 @@ def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     try:
         with safetensors.safe_open(str(path), framework="pt", device=device) as handle:
             metadata = handle.metadata() or {}
-            if metadata.get("format") != FORMAT:
+            if FORMAT not in metadata:
                 raise InputError(
                     f"{path}: a safetensors file, but not a checkpoint of this project"
                 )
@@ -112,7 +114,7 @@ def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
             f"train the model again with this version"
         ) from None
     try:
-        state = _decode(json.loads(metadata["state"]), tensors)
+        state = _decode(json.loads(metadata[FORMAT]), tensors)
     except (ValueError, TypeError, KeyError, RecursionError):
         state = None
     if not isinstance(state, dict):
@@ -126,7 +128,7 @@ def is_checkpoint(path: Any) -> bool:
         return False
     try:
         with safetensors.safe_open(os.fspath(path), framework="pt") as handle:
-            return (handle.metadata() or {}).get("format") == FORMAT
+            return FORMAT in (handle.metadata() or {})
     except (safetensors.SafetensorError, OSError):
         return False
 

@@ -82,6 +82,22 @@ def copy_argument_lists() -> None:
     _wrap_once(Config, "_init_parameters_category", make)
 
 
+def honour_data_path() -> None:
+    """For `ml-100k`, `Config` replaces any `data_path` by the sample that RecBole ships."""
+    from recbole.config import Config
+
+    def make(original: Callable[[Any], None]) -> Callable[[Any], None]:
+        def _set_default_parameters(self: Any) -> None:
+            original(self)
+            given = self.external_config_dict.get("data_path")
+            if given is not None:
+                self.final_config_dict["data_path"] = os.path.join(given, self.dataset)
+
+        return _set_default_parameters
+
+    _wrap_once(Config, "_set_default_parameters", make)
+
+
 def respect_device_choice() -> None:
     """`Config._init_device` ignores `use_gpu` and overwrites `CUDA_VISIBLE_DEVICES` by `gpu_id`.
 
@@ -181,6 +197,7 @@ WORKAROUNDS: tuple[Callable[[], None], ...] = (
     stop_anomaly_detection,
     vectorise_s3rec_attributes,
     copy_argument_lists,
+    honour_data_path,
     respect_device_choice,
     ignore_foreign_flags,
 )

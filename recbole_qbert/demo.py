@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,9 +13,14 @@ from rich.table import Table
 from recbole_qbert.bundle import Recommender
 from recbole_qbert.config import shipped
 from recbole_qbert.data.atomic import read_columns
+from recbole_qbert.encoders.image import embed_image_files
+from recbole_qbert.encoders.text import embed_text
 from recbole_qbert.evaluation.results import RunResult
 from recbole_qbert.quick_start import run_models
-from recbole_qbert.tokenizer.build import build_from_text
+from recbole_qbert.tokenizer.inputs import Domain
+from recbole_qbert.tokenizer.pipeline import tokenize
+from recbole_qbert.tokenizer.report import report_lines
+from recbole_qbert.tokenizer.settings import tokenize_settings
 
 DATASET = "ml-100k"
 MODELS = ("QBERT4Rec", "SASRec")
@@ -22,24 +28,49 @@ TEXT_FIELDS = ("movie_title", "release_year", "class")
 N_EXAMPLES = 5
 
 
-def run_demo(folder: Path, console: Console) -> list[RunResult]:
-    """Semantic IDs from titles, years and genres; QBERT4Rec beside SASRec; example users."""
+def run_demo(folder: Path, console: Console, posters: Path | None = None) -> list[RunResult]:
+    """Embeddings, both tokenizer stages, QBERT4Rec beside SASRec, example users.
+
+    Args:
+        folder: `dataset/` and `saved/` are made in it.
+        console: where to print.
+        posters: folder of `<item_id>.jpg`; without, the IDs come from text and interactions.
+    """
     source = Path(recbole.__file__).parent / "dataset_example" / DATASET
-    item_file = source / f"{DATASET}.item"
-    semid_file = folder / "dataset" / DATASET / f"{DATASET}.semid"
-    console.print(f"Semantic IDs of the {DATASET} movies from {', '.join(TEXT_FIELDS)}")
-    table = build_from_text(item_file, list(TEXT_FIELDS), semid_file)
-    console.print(f"  {table.n_items:,} movies, {table.n_levels} levels, written to {semid_file}")
+    domain = Domain(DATASET, folder / "dataset" / DATASET)
+    domain.folder.mkdir(parents=True, exist_ok=True)
+    for suffix in ("inter", "item"):
+        shutil.copyfile(source / domain.file(suffix).name, domain.file(suffix))
+    make_ids(domain, console, posters)
     settings = {
-        "semantic_id_file": str(semid_file),
+        "data_path": str(folder / "dataset"),
         "checkpoint_dir": str(folder / "saved"),
         "show_progress": console.is_terminal,
     }
     results = run_models(MODELS, DATASET, [shipped("demo.yaml")], settings, console)
-    movies = read_columns(item_file, ["item_id", "movie_title"])
+    movies = read_columns(domain.file("item"), ["item_id", "movie_title"])
     titles = dict(zip(movies["item_id"], movies["movie_title"], strict=True))
-    console.print(example_users(results[0].bundle, source / f"{DATASET}.inter", titles))
+    console.print(example_users(results[0].bundle, domain.file("inter"), titles))
     return results
+
+
+def make_ids(domain: Domain, console: Console, posters: Path | None) -> None:
+    """The data set's embeddings and semantic IDs, through the real stages."""
+    console.print(f"Text vectors of the {DATASET} movies from {', '.join(TEXT_FIELDS)}")
+    embed_text(domain.file("item"), list(TEXT_FIELDS), domain.file("text.npz"), merge=True)
+    if posters is not None:
+        console.print(f"Image vectors of the posters in {posters}")
+        embed_image_files(domain.file("item"), domain.file("image.npz"), folder=posters)
+    else:
+        domain.file("image.npz").unlink(missing_ok=True)  # of an earlier demo with posters
+    console.print("Semantic IDs")
+    settings = tokenize_settings(
+        [shipped("demo_tokenize.yaml")], {"show_progress": console.is_terminal}
+    )
+    tokenizer = tokenize([domain], domain.folder / "tokenizer", settings)
+    assert tokenizer is not None  # the demo's settings go through all stages
+    for line in report_lines(tokenizer):
+        console.print(f"  {line}", highlight=False)
 
 
 def example_users(bundle: str, inter_file: Path, titles: dict[str, str]) -> Table:

@@ -154,6 +154,7 @@ def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> Ru
         threads=torch.get_num_threads(),
         bundle=bundle,
         machine=f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        folder=str(folder),
     )
     append_result(base / "results.jsonl", result)
     return result

@@ -168,6 +168,13 @@ def files_below(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
+@pytest.fixture(autouse=True)
+def denormals() -> Iterator[None]:
+    """A command run in this process flushes denormal numbers; the next test shall not."""
+    yield
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tiny]:
     """The toy data; the working directory is the test's folder, the command line is empty."""

@@ -317,7 +317,6 @@ def test_broken_files_are_input_errors(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "state",
     [
-        None,
         "{",
         '{"dict": 3}',
         '{"tensor": "7"}',
@@ -328,11 +327,17 @@ def test_broken_files_are_input_errors(tmp_path: Path) -> None:
         "3",
     ],
 )
-def test_a_malformed_header_is_an_input_error(tmp_path: Path, state: str | None) -> None:
-    metadata = {"format": FORMAT} | ({"state": state} if state is not None else {})
-    save_file({"0": torch.ones(1)}, tmp_path / "x", metadata)
+def test_a_malformed_header_is_an_input_error(tmp_path: Path, state: str) -> None:
+    save_file({"0": torch.ones(1)}, tmp_path / "x", {FORMAT: state})
     with pytest.raises(InputError, match="broken"):
         load_checkpoint(tmp_path / "x")
+
+
+def test_equal_states_give_equal_bytes(tmp_path: Path) -> None:
+    state = {"b": torch.arange(3), "a": [1.5, "x", {"k": torch.ones(2, 2)}]}
+    for number in range(8):
+        save_checkpoint(tmp_path / str(number), state)
+    assert len({(tmp_path / str(number)).read_bytes() for number in range(8)}) == 1
 
 
 def test_a_header_that_claims_to_be_huge(tmp_path: Path) -> None:

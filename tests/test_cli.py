@@ -13,7 +13,8 @@ import pytest
 from conftest import Tiny, files_below
 
 from recbole_qbert.checkpoint import load_checkpoint
-from recbole_qbert.cli import main, parse_settings
+from recbole_qbert.cli import main
+from recbole_qbert.commands.settings import parse_settings
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.results import read_results
@@ -194,14 +195,15 @@ def test_check(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", semid]) == 2
 
 
-def test_ids_from_columns_and_text(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
-    """Files made by the commands are such as `run` reads."""
+def test_ids_from_columns(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     items = str(tiny.folder / "toy.item")
-    assert main(["ids-from-text", items, "t.semid", "--columns=title,class", "--n_levels=2"]) == 0
-    assert "t.semid: 30 items, 2 levels" in capsys.readouterr().out
-    assert run("--model=QBERT4Rec", *TINY_MODEL, "--semantic_id_file=t.semid") == 0
     assert main(["ids-from-columns", items, "c.semid", "--columns=absent"]) == 2
     assert not Path("c.semid").exists()
+    Path("codes.item").write_text("item_id:token\tc:token_seq\nx\ta_1 b_2\ny\ta_1 b_2\n")
+    for unique, levels in (("extra_level", 3), ("reallocate", 2)):
+        arguments = ["ids-from-columns", "codes.item", "c.semid", "--columns=c"]
+        assert main([*arguments, f"--unique={unique}"]) == 0
+        assert f"c.semid: 2 items, {levels} levels" in capsys.readouterr().out
 
 
 def test_three_models_one_table_three_lines(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:

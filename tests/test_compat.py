@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -133,6 +134,16 @@ def test_one_config_does_not_change_the_lists_of_the_next() -> None:
     assert argument_list.dataset_arguments == before
     first.append("a_key_of_the_first")
     assert "a_key_of_the_first" not in build().parameters["Dataset"]
+
+
+def test_a_data_path_counts_for_ml_100k_too() -> None:
+    """Without one, it is the sample inside RecBole, as upstream."""
+    assert build(data_path="mine")["data_path"] == os.path.join("mine", "ml-100k")
+    assert Path(build()["data_path"]).resolve().parts[-3:] == (
+        "recbole",
+        "dataset_example",
+        "ml-100k",
+    )
 
 
 @pytest.mark.parametrize("visible", [None, "3"])

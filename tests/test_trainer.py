@@ -7,7 +7,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +54,9 @@ EPOCHS = 4
 
 
 @pytest.fixture
-def flushed() -> Iterator[None]:
+def flushed() -> None:
     """Denormal numbers are flushed here as in the killed process."""
     torch.set_flush_denormal(True)
-    yield
-    torch.set_flush_denormal(False)
 
 
 class Killed(Exception):

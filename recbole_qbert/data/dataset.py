@@ -26,8 +26,8 @@ from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 from torch import Tensor
 
+from recbole_qbert.data.embeddings import read_embeddings
 from recbole_qbert.data.semid import SemanticIDCodec, SemanticIDTable, read_semantic_ids
-from recbole_qbert.data.vectors import read_item_vectors
 from recbole_qbert.errors import InputError, preview
 
 SEMANTIC_ID_FIELD = "semantic_id"
@@ -90,8 +90,8 @@ class SemanticIDDataset(SequentialDataset):
             column = pd.Series(ids, index=list(self.semantic_ids.items), dtype=object)
             self._add_item_feature(SEMANTIC_ID_FIELD, column, FeatureType.TOKEN_SEQ, path)
         for name, vector_path in (self.config["item_vectors"] or {}).items():
-            items, vectors = read_item_vectors(vector_path)
-            column = pd.Series(list(vectors), index=items, dtype=object)
+            table = read_embeddings(vector_path)
+            column = pd.Series(list(table.pooled()), index=list(table.items), dtype=object)
             self._add_item_feature(name, column, FeatureType.FLOAT_SEQ, Path(vector_path))
 
     def _add_item_feature(

@@ -51,6 +51,7 @@ class RunResult:
     threads: int
     bundle: str
     machine: str = ""
+    folder: str = ""  # where checkpoints, curve and test ranks lie
 
 
 def append_result(path: str | Path, result: RunResult) -> None:

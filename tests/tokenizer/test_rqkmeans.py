@@ -1,16 +1,14 @@
-"""Residual k-means against hand-worked points, and its independence of order and batch."""
+"""Residual k-means against hand-worked points; what all quantisers share is in test_quantiser."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import pytest
 
-from recbole_qbert.errors import InputError
-from recbole_qbert.tokenizer.rqkmeans import count_collisions, fit_residual_kmeans
+from recbole_qbert.tokenizer.quantiser import greedy
+from recbole_qbert.tokenizer.rqkmeans import RQKMeansSettings, fit_residual_kmeans
 
-FOUR_POINTS = np.array([[0.0, 0.0], [0.0, 2.0], [10.0, 0.0], [10.0, 2.0]])
+FOUR_POINTS = np.array([[0.0, 0.0], [0.0, 2.0], [10.0, 0.0], [10.0, 2.0]], dtype=np.float32)
 
 
 def _vectors(n: int = 300, dimension: int = 12) -> np.ndarray:
@@ -18,102 +16,80 @@ def _vectors(n: int = 300, dimension: int = 12) -> np.ndarray:
 
 
 def test_four_points_by_hand() -> None:
-    # Level 1 splits left from right: centres (0, 1) and (10, 1). What is left over is (0, -1) or
-    # (0, 1), two distinct residuals, so level 2 has these two codes and level 3 only the zero.
-    fitted = fit_residual_kmeans(FOUR_POINTS, n_levels=3, codebook_size=2, seed=0)
+    # Level 0 splits left from right: centres (0, 1) and (10, 1). What is left over is (0, -1) or
+    # (0, 1), two distinct residuals, so level 1 has these two codes and level 2 only the zero.
+    fitted = fit_residual_kmeans(FOUR_POINTS, RQKMeansSettings(3, 2), seed=0)
     first = fitted.codebooks[0]
     assert sorted(map(tuple, first.tolist())) == [(0.0, 1.0), (10.0, 1.0)]
     assert fitted.codebooks[1].tolist() == [[0.0, -1.0], [0.0, 1.0]]
     assert fitted.codebooks[2].tolist() == [[0.0, 0.0]]
     left = first[:, 0].tolist().index(0.0)
-    assert fitted.codes.tolist() == [[left, 0, 0], [left, 1, 0], [1 - left, 0, 0], [1 - left, 1, 0]]
-    # Squared lengths 0 + 4 + 100 + 104; level 1 leaves four residuals of squared length 1.
-    assert fitted.relative_errors == pytest.approx([4 / 208, 0.0, 0.0])
-    report = fitted.report()
+    codes = fitted.encode(FOUR_POINTS)
+    assert codes.tolist() == [[left, 0, 0], [left, 1, 0], [1 - left, 0, 0], [1 - left, 1, 0]]
+    # Around the mean (5, 1) the squared lengths are 26 each; level 0 leaves 1 of each.
+    report = fitted.report(FOUR_POINTS)
+    errors = [level["relative_error"] for level in report["levels"]]
+    assert errors == pytest.approx([4 / 104, 0.0, 0.0])
     assert [level["used"] for level in report["levels"]] == [2, 2, 1]
     assert [level["perplexity"] for level in report["levels"]] == pytest.approx([2.0, 2.0, 1.0])
-    assert report["collisions"] == 0
+    assert report["collisions"] == report["identical"] == 0
+    # The second code of level 2 was asked for, but has no codeword.
+    assert fitted.codebook_sizes == (2, 2, 2)
+    assert fitted.distances(FOUR_POINTS)[0, 2].tolist() == [0.0, np.inf]
+    assert fitted.reconstruct(np.array([[left, 1, 1]])).tolist() == [[0.0, 2.0]]
 
 
-def test_encode_matches_a_plain_loop() -> None:
-    vectors = _vectors(80)
-    fitted = fit_residual_kmeans(vectors, 3, 8, 1)
-    for vector, expected in zip(vectors.astype(float), fitted.codes.tolist(), strict=True):
-        residual, codes = vector, []
-        for codebook in fitted.codebooks:
-            distances = [math.dist(residual, codeword) for codeword in codebook]
-            codes.append(distances.index(min(distances)))
-            residual = residual - codebook[codes[-1]]
-        assert codes == expected
-
-
-def test_reconstruction_improves_by_level_and_matches_its_definition() -> None:
+def test_codewords_are_the_means_of_what_chose_them() -> None:
     vectors = _vectors()
-    fitted = fit_residual_kmeans(vectors, 4, 16, 1)
-    left_over = vectors.astype(float)
+    fitted = fit_residual_kmeans(vectors, RQKMeansSettings(3, 8), 1)
+    left = vectors.astype(float)
     for level, codebook in enumerate(fitted.codebooks):
-        left_over = left_over - codebook[fitted.codes[:, level]]
-        relative = (left_over**2).sum() / (vectors.astype(float) ** 2).sum()
-        assert fitted.relative_errors[level] == pytest.approx(relative, rel=1e-9)
-    errors = [1.0, *fitted.relative_errors]
-    assert all(after < before for before, after in zip(errors, errors[1:], strict=False))
+        chosen = fitted.encode(vectors)[:, level]
+        for code in range(8):
+            np.testing.assert_allclose(codebook[code], left[chosen == code].mean(axis=0), atol=1e-5)
+        left = left - codebook[chosen]
 
 
-def test_same_seed_same_bits_and_any_row_order() -> None:
-    vectors = np.concatenate([_vectors(), _vectors()[:40]])  # with repeated rows
-    fitted = fit_residual_kmeans(vectors, 3, 16, 7)
-    again = fit_residual_kmeans(vectors.copy(), 3, 16, 7)
-    shuffled = np.random.default_rng(1).permutation(len(vectors))
-    moved = fit_residual_kmeans(vectors[shuffled], 3, 16, 7)
-    for codebook, same, other in zip(
-        fitted.codebooks, again.codebooks, moved.codebooks, strict=True
-    ):
-        assert codebook.tobytes() == same.tobytes() == other.tobytes()
-    np.testing.assert_array_equal(moved.codes, fitted.codes[shuffled])
-    np.testing.assert_array_equal(fitted.codes[:40], fitted.codes[300:])
+def test_repeated_rows_weigh_what_they_count() -> None:
+    # One code for 0, 0, 0 and 4 is their mean, 1; 0 and 4 alone would give 2.
+    vectors = np.array([[0.0], [4.0], [0.0], [0.0]], dtype=np.float32)
+    fitted = fit_residual_kmeans(vectors, RQKMeansSettings(1, 1), 0)
+    assert fitted.codebooks[0].tolist() == [[1.0]]
 
 
-def test_encode_agrees_with_the_fit_in_any_batch() -> None:
+def test_sizes_of_each_level() -> None:
+    settings = RQKMeansSettings(3, (8, 4, 2))
+    fitted = fit_residual_kmeans(_vectors(), settings, 1)
+    assert [len(codebook) for codebook in fitted.codebooks] == [8, 4, 2]
+    assert np.isinf(fitted.distances(_vectors(5))[:, 1, 4:]).all()
+
+
+def test_a_large_catalogue_is_sampled_without_regard_to_row_order() -> None:
+    vectors = _vectors(2000)
+    settings = RQKMeansSettings(2, 8, restarts=1, rows_per_code=20)  # 160 rows
+    fitted = fit_residual_kmeans(vectors, settings, 3)
+    shuffled = fit_residual_kmeans(vectors[::-1].copy(), settings, 3)
+    for codebook, same in zip(fitted.codebooks, shuffled.codebooks, strict=True):
+        assert codebook.tobytes() == same.tobytes()
+    whole = fit_residual_kmeans(vectors, RQKMeansSettings(2, 8, restarts=1), 3)
+    assert fitted.codebooks[0].tobytes() != whole.codebooks[0].tobytes()
+    # A sample of 160 still serves the other rows: not much worse than the fit on all.
+    errors = [each.report(vectors)["levels"][-1]["relative_error"] for each in (fitted, whole)]
+    assert errors[1] < errors[0] < 1.15 * errors[1]
+
+
+def test_more_restarts_are_no_worse() -> None:
     vectors = _vectors()
-    fitted = fit_residual_kmeans(vectors, 3, 16, 7)
-    np.testing.assert_array_equal(fitted.encode(vectors), fitted.codes)
-    np.testing.assert_array_equal(fitted.encode(vectors[17:18]), fitted.codes[17:18])
-
-
-def test_last_level_distances() -> None:
-    vectors = _vectors(50)
-    fitted = fit_residual_kmeans(vectors, 3, 8, 2)
-    distances = fitted.last_level_distances(vectors)
-    assert distances.shape == (50, 8)
-    np.testing.assert_array_equal(distances.argmin(axis=1), fitted.codes[:, -1])
-    residual = vectors[4].astype(float)
-    for codebook, code in zip(fitted.codebooks[:2], fitted.codes[4, :2], strict=True):
-        residual = residual - codebook[code]
-    expected = [math.dist(residual, codeword) ** 2 for codeword in fitted.codebooks[2]]
-    np.testing.assert_allclose(distances[4], expected)
+    errors = []
+    for restarts in (1, 5):
+        settings = RQKMeansSettings(1, 16, restarts=restarts)
+        codebook = fit_residual_kmeans(vectors, settings, 4).codebooks[0]
+        errors.append(greedy(vectors, [codebook], 16)[1].min(axis=2).sum())
+    assert errors[1] <= errors[0]
 
 
 def test_zero_vectors_and_signed_zeros() -> None:
-    fitted = fit_residual_kmeans(np.array([[0.0, -0.0], [-0.0, 0.0]]), 2, 4, 0)
+    zeros = np.array([[0.0, -0.0], [-0.0, 0.0]], dtype=np.float32)
+    fitted = fit_residual_kmeans(zeros, RQKMeansSettings(2, 4), 0)
     assert [len(codebook) for codebook in fitted.codebooks] == [1, 1]
-    assert fitted.relative_errors == [0.0, 0.0]
-    assert fitted.report()["collisions"] == 1
-
-
-def test_count_collisions() -> None:
-    assert count_collisions(np.array([[1, 2], [1, 2], [1, 2], [2, 1], [3, 3], [3, 3]])) == 3
-
-
-@pytest.mark.parametrize(
-    ("vectors", "sizes", "message"),
-    [
-        (np.array([[1.0], [np.nan]]), (2, 2), "row 1 holds a value that is not finite"),
-        (np.zeros((0, 3)), (2, 2), "no vectors"),
-        (np.zeros(3), (2, 2), r"shape \(3,\)"),
-        (FOUR_POINTS, (0, 2), "n_levels is 0"),
-        (FOUR_POINTS, (2, 0), "codebook_size 0"),
-    ],
-)
-def test_refusals(vectors: np.ndarray, sizes: tuple[int, int], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        fit_residual_kmeans(vectors, *sizes, seed=0)
+    assert fitted.encode(zeros).tolist() == [[0, 0], [0, 0]]

@@ -1,105 +1,86 @@
-"""The collision reallocation against a plain loop, and its independence of the row order."""
+"""What makes tuples unique without vectors, by hand and by plain loops."""
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from recbole_qbert.errors import InputError
-from recbole_qbert.tokenizer.unique import make_unique
-
-
-def _brute_force(
-    codes: np.ndarray, distances: np.ndarray, order: list[str]
-) -> tuple[list[list[int]], int]:
-    """The rule word for word: first all keepers, then the others one by one."""
-    ranked = sorted(range(len(codes)), key=lambda row: (distances[row, codes[row, -1]], order[row]))
-    taken: dict[tuple[int, ...], int] = {}
-    for row in ranked:
-        taken.setdefault(tuple(codes[row].tolist()), row)
-    result = [row.tolist() for row in codes]
-    moved = 0
-    for row in ranked:
-        if taken[tuple(codes[row].tolist())] == row:
-            continue
-        prefix = codes[row, :-1].tolist()
-        options = [
-            (distances[row, code], code)
-            for code in range(distances.shape[1])
-            if (*prefix, code) not in taken
-        ]
-        result[row] = [*prefix, min(options)[1]]
-        taken[tuple(result[row])] = row
-        moved += 1
-    return result, moved
+from recbole_qbert.tokenizer.reallocate import reallocate
+from recbole_qbert.tokenizer.unique import extra_level, usage_distances
 
 
-def _case(seed: int, n: int = 60, levels: int = 3) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Codes with many collisions, and distances rounded so that ties occur."""
-    random = np.random.default_rng(seed)
-    codes = random.integers(0, 3, size=(n, levels))
-    distances = random.random((n, 40)).round(1)
-    order = [f"token{number}" for number in random.permutation(n)]
-    return codes, distances, order
+def test_extra_level_by_hand() -> None:
+    codes = np.array([[1, 2], [0, 2], [1, 2], [1, 2], [0, 2], [5, 5]])
+    # Of [1, 2] the order of tokens is b, d, z; of [0, 2] it is a10, a9.
+    unique, sizes = extra_level(codes, [6, 6], ["z", "a9", "b", "d", "a10", "c"])
+    assert unique.tolist() == [[1, 2, 2], [0, 2, 1], [1, 2, 0], [1, 2, 1], [0, 2, 0], [5, 5, 0]]
+    assert sizes == (6, 6, 3)
+    assert unique.dtype == np.int64
 
 
-def test_by_hand() -> None:
-    codes = np.array([[0, 1], [0, 1], [0, 2], [5, 1]])
-    distances = np.array(
-        [[0.9, 0.4, 0.5, 0.7], [0.8, 0.3, 0.5, 0.7], [9, 9, 0.1, 9], [9, 0.1, 9, 9]]
-    )
-    # Row 1 is closer to code 1 and keeps it; row 0 would prefer code 2, which row 2 holds.
-    unique, moved = make_unique(codes, distances, [6, 4], ["a", "b", "c", "d"])
-    assert unique.tolist() == [[0, 3], [0, 1], [0, 2], [5, 1]]
-    assert moved == 1
-    assert codes[0].tolist() == [0, 1]  # the input is left alone
+def test_extra_level_leaves_unique_codes_alone() -> None:
+    codes = np.array([[1, 2], [2, 1]])
+    unique, sizes = extra_level(codes, [3, 3], ["b", "a"])
+    assert unique is codes
+    assert sizes == (3, 3)
 
 
-def test_ties_go_by_token_then_by_code() -> None:
-    codes = np.zeros((3, 1), dtype=np.int64)
-    unique, moved = make_unique(codes, np.ones((3, 3)), [3], ["z", "a", "m"])
-    assert unique[:, 0].tolist() == [2, 0, 1]
-    assert moved == 2
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1)), min_size=1, max_size=25), st.data()
+)
+def test_extra_level_is_a_plain_loop_in_any_row_order(
+    rows: list[tuple[int, int]], data: st.DataObject
+) -> None:
+    items = [f"i{number}" for number in range(len(rows))]
+    order = data.draw(st.permutations(range(len(rows))))
+    codes = np.array([rows[row] for row in order], dtype=np.int64)
+    unique, sizes = extra_level(codes, [3, 2], [items[row] for row in order])
+    if len(set(rows)) == len(rows):
+        assert unique.shape[1] == 2
+        return
+    seen: Counter[tuple[int, int]] = Counter()
+    expected = {}
+    for item in sorted(items):
+        row = rows[int(item[1:])]
+        expected[item] = [*row, seen[row]]
+        seen[row] += 1
+    assert unique.tolist() == [expected[items[row]] for row in order]
+    assert sizes == (3, 2, max(seen.values()))
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_against_brute_force_in_any_row_order(seed: int) -> None:
-    codes, distances, order = _case(seed)
-    unique, moved = make_unique(codes, distances, [3, 3, 40], order)
-    expected, expected_moved = _brute_force(codes, distances, order)
-    assert unique.tolist() == expected
-    assert moved == expected_moved == len(codes) - len(np.unique(codes, axis=0))
-    assert len(np.unique(unique, axis=0)) == len(codes)
-    np.testing.assert_array_equal(unique[:, :-1], codes[:, :-1])
-
-    shuffled = np.random.default_rng(seed).permutation(len(codes))
-    again, _ = make_unique(
-        codes[shuffled], distances[shuffled], [3, 3, 40], [order[row] for row in shuffled]
-    )
-    np.testing.assert_array_equal(again, unique[shuffled])
-
-
-def test_unique_codes_stay() -> None:
-    codes = np.array([[0, 0], [0, 1], [1, 0]])
-    unique, moved = make_unique(codes, np.ones((3, 2)), [2, 2], ["a", "b", "c"])
-    np.testing.assert_array_equal(unique, codes)
-    assert moved == 0
+def test_usage_distances_are_a_plain_loop() -> None:
+    chance = np.random.default_rng(0)
+    sizes = (3, 5)
+    codes = np.stack([chance.integers(0, size, 20) for size in sizes], axis=1)
+    asked = np.array([7, 0, 7, 19])
+    distances = usage_distances(codes, sizes, asked)
+    assert (distances.shape, distances.dtype) == ((4, 2, 5), np.float32)
+    for place, row in enumerate(asked):
+        for level, size in enumerate(sizes):
+            for code in range(5):
+                expected = 1 + sum(codes[:, level] == code) if code < size else np.inf
+                if code == codes[row, level]:
+                    expected = 0
+                assert distances[place, level, code] == expected
+    assert usage_distances(codes, sizes, asked[:0]).shape == (0, 2, 5)
 
 
-def test_absent_codewords_come_last() -> None:
-    distances = np.array([[0.0, np.inf, 5.0], [0.0, np.inf, 5.0], [0.0, np.inf, 5.0]])
-    unique, _ = make_unique(np.zeros((3, 2), dtype=int), distances, [1, 3], ["a", "b", "c"])
-    assert unique[:, 1].tolist() == [0, 2, 1]
-
-
-def test_full_prefix_is_refused() -> None:
-    codes = np.array([[7, 0], [7, 0], [7, 1], [2, 0]])
-    with pytest.raises(InputError) as caught:
-        make_unique(codes, np.ones((4, 2)), [8, 2], ["a", "b", "c", "d"])
-    for part in ["3 items", "[7]", "2 codes", "raise codebook_size or n_levels"]:
-        assert part in str(caught.value)
-
-
-def test_shapes_that_do_not_belong_together() -> None:
-    with pytest.raises(ValueError, match="do not belong together"):
-        make_unique(np.zeros((2, 2), dtype=int), np.ones((2, 3)), [4, 4], ["a", "b"])
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [3, 1, 4, 0, 2]])
+def test_reallocation_takes_the_rarest_free_code(order: list[int]) -> None:
+    # Of code 1 there are three, of 0 and 2 one, of 3 none: b goes to 3, c to 0 beside prefix 7,
+    # since the one 0 stands behind prefix 6.
+    codes = np.array([[7, 1], [7, 1], [7, 1], [6, 0], [7, 2]])[order]
+    items = [["a", "b", "c", "d", "e"][row] for row in order]
+    result = reallocate(codes, lambda rows: usage_distances(codes, (8, 4), rows), (8, 4), items)
+    assert dict(zip(items, result.codes.tolist(), strict=True)) == {
+        "a": [7, 1],
+        "b": [7, 3],
+        "c": [7, 0],
+        "d": [6, 0],
+        "e": [7, 2],
+    }
+    assert (result.collisions, result.moved) == (2, 2)

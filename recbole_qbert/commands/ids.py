@@ -1,0 +1,50 @@
+"""`recbole-qbert check` and `ids-from-columns`: semantic-ID files that are there already."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The commands' flags."""
+    check = commands.add_parser("check", help="validate a .semid file")
+    check.add_argument("file")
+    check.add_argument("--inter", help=".inter file whose items must all have an ID")
+    check.set_defaults(function=_check)
+
+    columns = commands.add_parser(
+        "ids-from-columns", help="make a .semid file from code columns of an .item file"
+    )
+    columns.add_argument("item_file")
+    columns.add_argument("output")
+    columns.add_argument("--columns", required=True, help="comma-separated; levels side by side")
+    columns.add_argument("--codebook_size", type=int, default=256)
+    columns.add_argument(
+        "--unique",
+        default="extra_level",
+        help="where tuples repeat: extra_level (counts the items of a tuple) | reallocate (moves "
+        "items to free codes, the last level first)",
+    )
+    columns.set_defaults(function=_ids_from_columns)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from recbole_qbert.data.semid import check_semantic_ids
+
+    for line in check_semantic_ids(options.file, options.inter):
+        print(line)
+    return 0
+
+
+def _ids_from_columns(options: argparse.Namespace) -> int:
+    from recbole_qbert.tokenizer.columns import build_from_columns
+
+    table = build_from_columns(
+        options.item_file,
+        options.columns.split(","),
+        options.output,
+        options.codebook_size,
+        options.unique,
+    )
+    print(f"{options.output}: {table.n_items:,} items, {table.n_levels} levels, all tuples unique")
+    return 0

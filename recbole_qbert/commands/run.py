@@ -1,0 +1,93 @@
+"""`recbole-qbert run`, `demo` and `table`: train, evaluate, compare."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from recbole_qbert.commands.settings import parse_settings, split_files
+from recbole_qbert.errors import InputError
+
+HELP = (
+    "train and evaluate models: --model=A[,B...] --dataset=X [--config_files=a.yaml,b.yaml] "
+    "[--key=value ...]"
+)
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """`run` is listed only; its `--key=value` flags are the config's and open-ended."""
+    commands.add_parser("run", help=HELP)
+
+    demo = commands.add_parser("demo", help="the whole way on ml-100k, which RecBole ships")
+    demo.add_argument("--folder", default=".", help="where dataset/ and saved/ are made")
+    demo.add_argument("--posters", help="folder of <item_id>.jpg; the IDs then use them too")
+    demo.set_defaults(function=_demo)
+
+    table = commands.add_parser("table", help="means over seeds of a results file, as Markdown")
+    table.add_argument("file", help="results.jsonl")
+    table.set_defaults(function=_table)
+
+    compare = commands.add_parser("compare", help="paired test of two models over the same users")
+    compare.add_argument("left", help="results.jsonl:MODEL, all its seeds")
+    compare.add_argument("right", help="results.jsonl:MODEL")
+    compare.add_argument("--metric", default="unseen_ndcg@10", help="unseen_: seen items excluded")
+    compare.set_defaults(function=_compare)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """`run --model=A,B --dataset=X --config_files=a.yaml --key=value ...`"""
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(f"recbole-qbert run: {HELP}")
+        return 0
+    settings = parse_settings(arguments)
+    models = [name for name in settings.pop("model", "").split(",") if name]
+    dataset = settings.pop("dataset", "")
+    files = split_files(settings.pop("config_files", ""))
+    from recbole_qbert.config import load_yaml
+    from recbole_qbert.quick_start import run_models
+
+    for file in files:
+        content = load_yaml(file)
+        models = models or str(content.get("model", "")).replace(",", " ").split()
+        dataset = dataset or str(content.get("dataset", ""))
+    for key, value in (("model", models), ("dataset", dataset)):
+        if not value:
+            raise InputError(f"--{key}=... is needed, on the command line or in a config file")
+    run_models(models, dataset, files, settings, wide_console())
+    return 0
+
+
+def wide_console() -> Console:
+    """At least 110 columns where the output is no terminal, so that tables keep their cells."""
+    console = Console()
+    return console if console.is_terminal else Console(width=max(110, console.width))
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from recbole_qbert.demo import run_demo
+
+    posters = Path(options.posters) if options.posters else None
+    run_demo(Path(options.folder), wide_console(), posters)
+    return 0
+
+
+def _table(options: argparse.Namespace) -> int:
+    from recbole_qbert.evaluation.results import read_results, seeds_markdown
+
+    results = read_results(options.file)
+    if not results:
+        raise InputError(f"{options.file}: no runs in it yet")
+    keys = results[0].config["keys"]
+    print(seeds_markdown(results, keys["metrics"], keys["topk"]))
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from recbole_qbert.evaluation.paired import compare, read_runs
+
+    left, right = read_runs(options.left), read_runs(options.right)
+    print(compare(left, right, options.metric))
+    return 0

@@ -1,0 +1,83 @@
+"""`recbole-qbert tokenize` and `encode-items`: from embeddings to semantic IDs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from recbole_qbert.commands.settings import parse_settings, split_files
+from recbole_qbert.errors import InputError
+
+HELP = (
+    "semantic IDs from embeddings: --dataset=A[,B...] [--data_path=dataset] [--tokenizer=folder] "
+    "[--config_files=a.yaml] [--key=value ...], keys of properties/tokenize.yaml"
+)
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """`tokenize` is listed only; its `--key=value` flags are those of a YAML file."""
+    commands.add_parser("tokenize", help=HELP)
+    new = commands.add_parser("encode-items", help="IDs for new items, through the frozen stages")
+    new.add_argument("--dataset", required=True, help="comma-separated data sets with new items")
+    new.add_argument("--data_path", default="dataset", help="folder that holds <dataset>/")
+    new.add_argument("--tokenizer", help="its folder, if not <data_path>/<dataset>/tokenizer")
+    new.set_defaults(function=_encode_items)
+
+
+def run_tokenize(arguments: Sequence[str]) -> int:
+    """`tokenize --dataset=X --key=value ...`"""
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(f"recbole-qbert tokenize: {HELP}")
+        return 0
+    given = parse_settings(arguments)
+    names = [name for name in given.pop("dataset", "").split(",") if name]
+    if not names:
+        raise InputError("--dataset=... is needed: one data set, or several for one vocabulary")
+    if len(set(names)) < len(names):
+        raise InputError(f"--dataset={','.join(names)}: name each data set once")
+    data_path = Path(given.pop("data_path", "dataset"))
+    folder = given.pop("tokenizer", "")
+    files = split_files(given.pop("config_files", ""))
+
+    from recbole_qbert.tokenizer.inputs import find_domain
+    from recbole_qbert.tokenizer.pipeline import tokenize
+    from recbole_qbert.tokenizer.report import report_lines
+    from recbole_qbert.tokenizer.settings import tokenize_settings
+
+    settings = tokenize_settings(files, given)
+    domains = [find_domain(name, data_path) for name in names]
+    place = Path(folder) if folder else default_folder(data_path, names)
+    tokenizer = tokenize(domains, place, settings)
+    if tokenizer is None:
+        print(f"{place}: stopped after {settings['until']}; tokenize without until to go on")
+        return 0
+    for line in report_lines(tokenizer):
+        print(line)
+    for domain in domains:
+        print(f"{domain.file('semid')}: written")
+    return 0
+
+
+def default_folder(data_path: Path, names: Sequence[str]) -> Path:
+    """`<data_path>/<A>/tokenizer`, or `<data_path>/<A+B>.tokenizer` for several domains."""
+    if len(names) == 1:
+        return data_path / names[0] / "tokenizer"
+    return data_path / ("+".join(sorted(names)) + ".tokenizer")
+
+
+def _encode_items(options: argparse.Namespace) -> int:
+    from recbole_qbert.tokenizer.inputs import find_domain
+    from recbole_qbert.tokenizer.new_items import encode_new_items
+    from recbole_qbert.tokenizer.pipeline import Tokenizer
+
+    names = options.dataset.split(",")
+    data_path = Path(options.data_path)
+    tokenizer = Tokenizer.load(options.tokenizer or default_folder(data_path, names))
+    domains = [find_domain(name, data_path) for name in names]
+    encoded = encode_new_items(tokenizer, domains)
+    print(
+        f"{tokenizer.folder}: {len(encoded.keys):,} new items, {encoded.moved:,} of them moved "
+        f"to a free tuple; {len(tokenizer.keys):,} items in all"
+    )
+    return 0

@@ -1,0 +1,299 @@
+"""Encode a catalogue in shards: resumable, with a progress bar, here or over Ray Data.
+
+The items are cut into shards of `shard_size` in the order given. A finished shard is a file in
+`<out>.parts/`, beside a manifest of what is encoded by what; a run with the same manifest goes on
+where an earlier one stopped. An encoder sees one shard at a time, so that its batches, and with
+them the last bits of its sums, are the same in an unbroken run, in a resumed one and over Ray.
+
+b items of a shard, J parts of an item, D dimension.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import os
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from zipfile import BadZipFile
+
+import numpy as np
+from tqdm import tqdm
+
+from recbole_qbert.data.codec import check_items, quote
+from recbole_qbert.data.embeddings import EmbeddingTable, write_embeddings
+from recbole_qbert.errors import InputError, preview
+from recbole_qbert.files import atomic_write, read_json, sidecar_path, write_json
+
+logger = logging.getLogger(__name__)
+
+FORMAT = "recbole-qbert/embedding-parts/1"
+ENGINES = ("local", "ray")
+_MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """What an encoder made of b inputs.
+
+    Attributes:
+        vectors: float32 or float16 [b, J, D], finite, zeros where `mask` is False. J and D are the
+            same in all batches that have any part.
+        mask: bool [b, J], which parts have a vector.
+        reasons: b of them, why an item has no part at all, else "".
+    """
+
+    vectors: np.ndarray
+    mask: np.ndarray
+    reasons: list[str]
+
+
+class Encoder(Protocol):
+    """Turns inputs into vectors. Heavy weights are best loaded by the first `encode`."""
+
+    def describe(self) -> dict[str, Any]:
+        """JSON: name, revision, pooling, dtype, device, library versions: all that may change the
+        vectors."""
+
+    def encode(self, inputs: Sequence[Any]) -> EncodedBatch:
+        """Vectors of the inputs of one shard, in their order."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A run of items that is encoded, and kept, as a whole."""
+
+    number: int
+    items: Sequence[str]
+    inputs: Sequence[Any]
+
+
+def encode_items(
+    items: Sequence[str],
+    inputs: Sequence[Any],
+    encoder_factory: Callable[[], Encoder],
+    out_path: str | Path,
+    *,
+    modality: str,
+    shard_size: int,
+    engine: str = "local",
+    meta: Mapping[str, Any],
+    fingerprints: Sequence[str] | None = None,
+) -> EmbeddingTable:
+    """Encode all items and write their embedding table.
+
+    Items without a vector are left out of the table, counted in a warning and listed with their
+    reasons in the sidecar under `meta.missing`.
+
+    Args:
+        items: N raw tokens, unique.
+        inputs: N inputs of the encoder: JSON values and paths.
+        encoder_factory: makes the encoder; with `engine="ray"` it is pickled and called once in
+            each worker.
+        out_path: the `.npz` file; `<out_path>.parts/` holds finished shards until it is written.
+        modality: `text`, `image`, ...
+        shard_size: items of a shard; what a kill may lose.
+        engine: `local`, or `ray` for the workers of a Ray cluster (the one that is connected or
+            that RAY_ADDRESS names, else one on this machine). Both write the same bytes.
+        meta: JSON values that the sidecar keeps beside modality, encoder and missing items.
+        fingerprints: where inputs are files, N texts that change when their contents do; the
+            manifest takes them in place of the inputs.
+
+    Raises:
+        InputError: an argument cannot be used, no item has a vector, or the encoder refuses.
+    """
+    out_path = Path(out_path)
+    if engine not in ENGINES:
+        raise InputError(f"engine {engine!r} is none of {preview(ENGINES)}")
+    if shard_size < 1:
+        raise InputError(f"shard_size is {shard_size}; it must be at least 1")
+    check_items(tuple(items), len(inputs), str(out_path), lambda row: f"item {row}")
+    encoder = encoder_factory()
+    description = encoder.describe()
+    shards = [
+        Shard(number, items[start : start + shard_size], inputs[start : start + shard_size])
+        for number, start in enumerate(range(0, len(items), shard_size))
+    ]
+    folder = Path(f"{out_path}.parts")
+    content = inputs if fingerprints is None else fingerprints
+    _open_folder(folder, _fingerprint(items, content, description, modality, shard_size))
+    pending = [shard for shard in shards if not _part_path(folder, shard.number).exists()]
+    if engine == "local" or not pending:
+        results = _encode_here(encoder, pending)
+    else:
+        from recbole_qbert.encoders.over_ray import encode_over_ray
+
+        del encoder  # the workers make their own
+        on_gpu = str(description.get("device", "cpu")).startswith("cuda")
+        results = encode_over_ray(encoder_factory, pending, on_gpu)
+
+    n_done = len(items) - sum(len(shard.items) for shard in pending)
+    if n_done:
+        logger.info("%s: %d of %d items are there already", folder, n_done, len(items))
+    bar = tqdm(
+        total=len(items), initial=n_done, unit=" items", desc=f"embed {modality}", disable=None
+    )
+    with bar, contextlib.closing(results):
+        for number, data in results:
+            with atomic_write(_part_path(folder, number), "wb") as handle:
+                handle.write(data)
+            bar.update(len(shards[number].items))
+
+    table = _gather(folder, shards, {"modality": modality, "encoder": description, **meta})
+    write_embeddings(out_path, table)
+    _clear(folder)
+    missing = table.meta["missing"]
+    if missing:
+        shown = preview([f"{quote(item)} ({reason})" for item, reason in missing.items()])
+        logger.warning(
+            "%s: %d of %d items have no %s vector: %s; %s lists them all",
+            out_path, len(missing), len(items), modality, shown, sidecar_path(out_path),
+        )  # fmt: skip
+    return table
+
+
+def encode_distinct(
+    inputs: Sequence[Sequence[str]], encode: Callable[[list[str]], tuple[np.ndarray, np.ndarray]]
+) -> EncodedBatch:
+    """Encode the distinct texts among the parts of b items once, and lay them out by item.
+
+    Args:
+        inputs: b sequences of J texts; a blank one is a part that is missing.
+        encode: T texts, none blank, to vectors [T, D] and bool [T], whether each has one.
+    """
+    distinct = list(dict.fromkeys(text for parts in inputs for text in parts if text.strip()))
+    if not distinct:
+        shape = (len(inputs), len(inputs[0]))
+        blank = ["blank text"] * len(inputs)
+        return EncodedBatch(np.zeros((*shape, 0), np.float32), np.zeros(shape, np.bool_), blank)
+    row_of = {text: row for row, text in enumerate(distinct)}
+    rows = np.array([[row_of.get(text, -1) for text in parts] for parts in inputs])
+    vectors, known = encode(distinct)
+    mask = (rows >= 0) & known[rows]
+    laid_out = vectors[rows]
+    laid_out[~mask] = 0
+    reasons = np.where(
+        mask.any(axis=1), "", np.where((rows >= 0).any(axis=1), "nothing known in it", "blank text")
+    )
+    return EncodedBatch(laid_out, mask, reasons.tolist())
+
+
+def _fingerprint(
+    items: Sequence[str],
+    inputs: Sequence[Any],
+    description: Mapping[str, Any],
+    modality: str,
+    shard_size: int,
+) -> str:
+    """Hash of all that the shards depend on; only paths may stand in for a JSON value."""
+    content = [FORMAT, list(items), list(inputs), dict(description), modality, shard_size]
+    return hashlib.sha256(
+        json.dumps(content, default=os.fspath, sort_keys=True).encode()
+    ).hexdigest()
+
+
+def _part_path(folder: Path, number: int) -> Path:
+    return folder / f"{number:06d}.npz"
+
+
+def _open_folder(folder: Path, fingerprint: str) -> None:
+    """Keep the finished shards where the manifest is of this very task, else start anew."""
+    manifest = folder / _MANIFEST
+    wanted = {"format": FORMAT, "fingerprint": fingerprint}
+    with contextlib.suppress(InputError):
+        if read_json(manifest) == wanted:
+            return
+        logger.info("%s: is of other items, inputs or settings; starting anew", folder)
+    try:
+        _clear(folder)
+        write_json(manifest, wanted)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror}); correct it") from None
+
+
+def _clear(folder: Path) -> None:
+    """Remove what this module writes there, the manifest first, so that no part outlives it."""
+    (folder / _MANIFEST).unlink(missing_ok=True)
+    for pattern in ("[0-9]*.npz", ".*.part"):
+        for path in folder.glob(pattern):
+            path.unlink()
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def encode_shard(encoder: Encoder, shard: Shard) -> bytes:
+    """The shard's part file.
+
+    Raises:
+        InputError: a vector is not finite.
+    """
+    batch = encoder.encode(shard.inputs)
+    vectors, mask, n = batch.vectors, batch.mask, len(shard.items)
+    if vectors.shape[:2] != mask.shape or not len(mask) == len(batch.reasons) == n:
+        raise ValueError(
+            f"the encoder gave vectors {vectors.shape}, mask {mask.shape} and "
+            f"{len(batch.reasons)} reasons for {n} inputs"
+        )
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=(1, 2)))
+    if len(bad):
+        raise InputError(
+            f"item {quote(shard.items[bad[0]])}: the encoder's vector is not finite; "
+            "use dtype float32 or bfloat16"
+        )
+    buffer = io.BytesIO()
+    np.savez(buffer, vectors=vectors, mask=mask, reasons=np.array(batch.reasons, dtype=np.str_))
+    return buffer.getvalue()
+
+
+def _encode_here(
+    encoder: Encoder, shards: Sequence[Shard]
+) -> Generator[tuple[int, bytes], None, None]:
+    """Shard numbers and part files, one after the other."""
+    for shard in shards:
+        yield shard.number, encode_shard(encoder, shard)
+
+
+def _gather(folder: Path, shards: Sequence[Shard], meta: Mapping[str, Any]) -> EmbeddingTable:
+    """The table of all shards, less the items without a vector."""
+    masks = [_read_part(folder, shard, "mask") for shard in shards]
+    mask = np.concatenate(masks)
+    present = mask.any(axis=1)
+    items = [item for shard in shards for item in shard.items]
+    reasons = np.concatenate([_read_part(folder, shard, "reasons") for shard in shards])
+    missing = {items[row]: str(reasons[row]) for row in np.flatnonzero(~present)}
+    if not present.any():
+        shown = preview([f"{quote(item)} ({reason})" for item, reason in missing.items()], 3)
+        _clear(folder)
+        raise InputError(
+            f"{folder.with_suffix('')}: none of the {len(items)} items has a vector: {shown}; "
+            "give items with content"
+        )
+    vectors, filled = np.empty((0, 0, 0), np.float32), 0
+    for shard, shard_mask in zip(shards, masks, strict=True):
+        kept = shard_mask.any(axis=1)
+        if not kept.any():
+            continue  # its D may be unknown
+        part = _read_part(folder, shard, "vectors")[kept]
+        if not filled:
+            vectors = np.empty((int(present.sum()), *part.shape[1:]), part.dtype)
+        vectors[filled : filled + len(part)] = part
+        filled += len(part)
+    kept_items = tuple(items[row] for row in np.flatnonzero(present))
+    return EmbeddingTable(kept_items, vectors, mask[present], {**meta, "missing": missing})
+
+
+def _read_part(folder: Path, shard: Shard, name: str) -> np.ndarray:
+    """One array of a finished shard."""
+    path = _part_path(folder, shard.number)
+    try:
+        with np.load(path, allow_pickle=False) as part:
+            return part[name]
+    except (ValueError, OSError, KeyError, EOFError, BadZipFile) as error:
+        raise InputError(
+            f"{path}: a broken part ({quote(error, 120)}); delete it and run the command again"
+        ) from None

@@ -1,0 +1,228 @@
+"""Vectors of texts by any Hugging Face text model.
+
+b items, J texts of an item, T texts, L tokens of a batch's longest text, D dimension.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from packaging.version import Version
+from torch import Tensor
+
+from recbole_qbert.encoders.driver import EncodedBatch, encode_distinct
+from recbole_qbert.encoders.torchvision_ops import import_torchvision
+from recbole_qbert.errors import InputError, did_you_mean, preview
+from recbole_qbert.files import sha256_file
+
+POOLINGS = ("mean", "last")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+_MODEL_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")
+# The argument's name changed in transformers 4.56.
+_DTYPE_ARGUMENT = "dtype" if Version(transformers.__version__) >= Version("4.56") else "torch_dtype"
+
+
+class HuggingFaceTextEncoder:
+    """Pooled last hidden states of any Hugging Face text model.
+
+    Of an encoder-decoder model only the encoder is used. Batches are made of texts of like length
+    and padded on the right, whatever the tokenizer's own side: then each token stands where it
+    stands without padding, in models with absolute positions too, and the mask hides the rest. A
+    text's vector is therefore that of the text by itself, up to rounding.
+
+    The configuration and the tokenizer are loaded at once, the weights by the first `encode`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        pooling: str = "mean",
+        max_length: int = 512,
+        batch_size: int = 32,
+        normalise: bool = False,
+        dtype: str = "auto",
+        revision: str | None = None,
+        device: str = "auto",
+        label: str | None = None,
+    ):
+        """See `text.embed_text`; `name` is a folder or a hub name, `label` what `describe` says in
+        place of a folder's name."""
+        if pooling not in POOLINGS:
+            raise InputError(f"pooling {pooling!r} is none of {preview(POOLINGS)}")
+        if dtype not in DTYPES:
+            raise InputError(f"dtype {dtype!r} is none of {preview(DTYPES)}")
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}; it must be at least 1")
+        self._name, self._revision, self._label = name, revision, label
+        self._pooling, self._batch_size, self._normalise = pooling, batch_size, normalise
+        import_torchvision()  # transformers imports it with every model
+        self._config = self._loaded(transformers.AutoConfig)
+        self._tokenizer = self._loaded(transformers.AutoTokenizer)
+        self._max_length = min(
+            max_length,
+            self._tokenizer.model_max_length,
+            getattr(self._config, "max_position_embeddings", None) or max_length,
+        )
+        if self._max_length <= self._tokenizer.num_special_tokens_to_add():
+            raise InputError(f"max_length is {max_length}: no room for a word; raise it")
+        self._device = _device(device)
+        self._dtype = _dtype(dtype, self._device)
+
+    def describe(self) -> dict[str, Any]:
+        """Name, revision or content hash, settings and library versions."""
+        name, local = self._name, os.path.isdir(self._name)
+        return {
+            # Of a folder only its own name: where it lies differs between machines.
+            "name": self._label or (os.path.basename(os.path.realpath(name)) if local else name),
+            "kind": "hugging-face",
+            "model_type": self._config.model_type,
+            "revision": None if local else self._config._commit_hash or self._revision,
+            "folder_sha256": self._folder_sha256 if local else None,
+            "pooling": self._pooling,
+            "normalise": self._normalise,
+            "max_length": self._max_length,
+            "batch_size": self._batch_size,
+            "dtype": str(self._dtype).removeprefix("torch."),
+            "device": self._device.type,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        }
+
+    def encode(self, inputs: Sequence[Sequence[str]]) -> EncodedBatch:
+        """Vectors of b items of J texts each, float32; blank texts are masked."""
+        return encode_distinct(inputs, self._encode_texts)
+
+    def _encode_texts(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors [T, D], and bool [T], False where the tokenizer finds no token."""
+        tokens = self._tokenizer(
+            texts, truncation=True, max_length=self._max_length, return_attention_mask=False
+        )["input_ids"]
+        lengths = np.array([len(row) for row in tokens])
+        known = lengths > 0
+        # The longest first: if memory is short, it shows at once.
+        order = np.argsort(-lengths, kind="stable")[: known.sum()]
+        vectors = np.zeros((len(texts), 0), dtype=np.float32)
+        for start in range(0, len(order), self._batch_size):
+            rows = order[start : start + self._batch_size]
+            pooled = self._encode_batch([tokens[row] for row in rows])
+            if not start:
+                vectors = np.zeros((len(texts), pooled.shape[1]), dtype=np.float32)
+            vectors[rows] = pooled
+        return vectors, known
+
+    @torch.inference_mode()
+    def _encode_batch(self, tokens: Sequence[Sequence[int]]) -> np.ndarray:
+        """Pooled states of one batch, float32 [batch, D]."""
+        rows = [torch.tensor(row) for row in tokens]
+        # Which token pads is immaterial, the mask hides it; but RoBERTa counts positions by it.
+        pad = self._tokenizer.pad_token_id
+        pad = self._tokenizer.eos_token_id if pad is None else pad
+        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad or 0)
+        lengths = torch.tensor([len(row) for row in rows])
+        mask = torch.arange(padded.shape[1]) < lengths[:, None]
+        padded, mask = padded.to(self._device), mask.to(self._device)
+        try:
+            states = self._model(input_ids=padded, attention_mask=mask.long()).last_hidden_state
+        except IndexError:
+            raise InputError(
+                f"{self._name}: a text of {padded.shape[1]} tokens is longer than the model takes; "
+                "lower max_length"
+            ) from None
+        except torch.cuda.OutOfMemoryError:
+            raise InputError(
+                f"{self._name}: out of GPU memory with batch_size {self._batch_size} and "
+                f"max_length {self._max_length}; lower one of them (finished shards are kept)"
+            ) from None
+        vectors = pool(states.float(), mask, self._pooling)
+        if self._normalise:
+            vectors = torch.nn.functional.normalize(vectors, dim=1)
+        return vectors.cpu().numpy()
+
+    @functools.cached_property
+    def _model(self) -> torch.nn.Module:
+        if self._device.type == "cuda" and not torch.cuda.is_available():
+            raise InputError(f"device {str(self._device)!r}: no GPU is there; give device=cpu")
+        known = transformers.MODEL_FOR_TEXT_ENCODING_MAPPING
+        text_encoder = type(self._config) in known
+        kind = transformers.AutoModelForTextEncoding if text_encoder else transformers.AutoModel
+        model, info = self._loaded(kind, output_loading_info=True, **{_DTYPE_ARGUMENT: self._dtype})
+        # The pooler is not used, and is absent from models that were saved with a head.
+        missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)
+        if missing:
+            raise InputError(
+                f"{self._name}: the weights lack {len(missing)} of the model's tensors "
+                f"({preview(missing, 3)}); give a complete {self._config.model_type} model"
+            )
+        if self._config.is_encoder_decoder and not text_encoder:
+            model = model.get_encoder()
+        model.config.use_cache = False  # keys and values are not asked for again
+        return model.eval().to(self._device)
+
+    def _loaded(self, kind: Any, **arguments: Any) -> Any:
+        """`kind.from_pretrained` of this model; whatever goes wrong is one line."""
+        name = self._name
+        if not os.path.isdir(name) and (os.path.isabs(name) or name.startswith(".")):
+            raise InputError(f"{name}: no such folder; give that of a Hugging Face text model")
+        try:
+            return kind.from_pretrained(name, revision=self._revision or "main", **arguments)
+        except Exception as error:  # OSError, ValueError, ImportError, SafetensorError, ...
+            reason = " ".join(str(error).split())[:160] or type(error).__name__
+            raise InputError(
+                f"{name}: cannot be loaded as a Hugging Face text model ({reason}); give a folder "
+                f"that save_pretrained wrote, or the name of a hub model and access to the hub"
+                f"{did_you_mean(name, ['tfidf', 'sentence'])}"
+            ) from None
+
+    @functools.cached_property
+    def _folder_sha256(self) -> str:
+        """Hash of the names and contents of the model's files."""
+        files = sorted(Path(self._name).iterdir())
+        names = [file.name for file in files if file.suffix in _MODEL_FILES and file.is_file()]
+        hashes = [f"{name} {sha256_file(Path(self._name) / name)}\n" for name in names]
+        return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def pool(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
+    """One vector of each row's token states, right for padding on either side.
+
+    Args:
+        states: [batch, L, D].
+        mask: bool [batch, L], True at tokens, of which each row has at least one.
+        pooling: `mean`, or `last` for the state of the last token.
+
+    Returns:
+        [batch, D].
+    """
+    if pooling == "mean":
+        total = states.masked_fill(~mask.unsqueeze(2), 0.0).sum(dim=1)
+        return total / mask.sum(dim=1, keepdim=True)
+    last = mask.shape[1] - 1 - mask.flip(1).long().argmax(dim=1)
+    return states[torch.arange(len(states), device=states.device), last]
+
+
+def _device(name: str) -> torch.device:
+    """The device of a name; `auto` is the GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise InputError(f"device {name!r} is unknown; give auto, cpu, cuda or cuda:1") from None
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    """The data type of a name; `auto` is half precision on a GPU."""
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

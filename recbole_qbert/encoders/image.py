@@ -1,0 +1,242 @@
+"""Item pictures to an embedding table: finding the files, choosing the encoder, running it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from recbole_qbert.data.atomic import _lines
+from recbole_qbert.data.codec import check_items, quote
+from recbole_qbert.data.embeddings import EmbeddingTable
+from recbole_qbert.data.items import ITEM_FIELD, item_file_entry, read_item_fields
+from recbole_qbert.encoders.driver import Encoder, encode_items
+from recbole_qbert.encoders.pictures import SUFFIXES
+from recbole_qbert.errors import InputError, did_you_mean, preview
+
+DESCRIPTOR = "descriptor"
+_HEAD = 64 << 10  # bytes
+
+
+class Pictures(NamedTuple):
+    """Items and their picture files.
+
+    Attributes:
+        items: N raw tokens.
+        paths: N files, which need not exist; None for an item without one.
+        folder: what the files lie below.
+        source: what a sidecar says of it.
+    """
+
+    items: list[str]
+    paths: list[Path | None]
+    folder: Path
+    source: dict[str, Any]
+
+
+def embed_image(
+    items: Sequence[str],
+    paths: Sequence[str | Path | None],
+    out_path: str | Path,
+    *,
+    encoder: str = DESCRIPTOR,
+    pretrained: str | Path | None = None,
+    tokens: str = "pooled",
+    grid: int | None = 4,
+    batch_size: int = 32,
+    dtype: str = "auto",
+    device: str = "auto",
+    n_threads: int | None = None,
+    shard_size: int = 1024,
+    engine: str = "local",
+    folder: str | Path | None = None,
+    meta: Mapping[str, Any] | None = None,
+) -> EmbeddingTable:
+    """Embed one picture an item and write the table, [n, J, D].
+
+    A picture that cannot be read (missing, truncated, no picture, ...) leaves its item without a
+    vector and is listed with its reason; see `pictures.open_picture`.
+
+    Args:
+        items: N raw tokens, unique.
+        paths: N picture files; None for an item without one. With `engine="ray"` every worker
+            must find them there.
+        out_path: the `.npz` file to write, with its sidecar.
+        encoder: `descriptor` (`DescriptorEncoder`: J = 1, no weights; it takes none of the
+            settings up to `device`), or the name of an OpenCLIP model (`OpenClipEncoder`).
+        pretrained: of an OpenCLIP model, its checkpoint file or tag.
+        tokens: of an OpenCLIP model, `pooled` (J = 1) or `grid`.
+        grid: with `tokens="grid"`, cells a side (J = grid * grid), or None for every patch.
+        batch_size: of an OpenCLIP model, pictures encoded together.
+        dtype: of an OpenCLIP model, `auto` or a name such as `float32`.
+        device: of an OpenCLIP model, `auto`, `cpu`, `cuda`, ...
+        n_threads: threads that read pictures; the vectors do not depend on it.
+        shard_size: items of a shard; see `encode_items`.
+        engine: `local` or `ray`; see `encode_items`.
+        folder: what the files lie below. An unfinished run goes on only where each file has the
+            same name below it, size and first 64 KiB as before; so it may go on elsewhere, and
+            one that saw other pictures starts anew.
+        meta: JSON values that the sidecar keeps.
+
+    Raises:
+        InputError: an argument cannot be used, or no picture can be read.
+    """
+    make: Callable[[], Encoder]
+    if encoder == DESCRIPTOR:
+        if pretrained is not None or tokens != "pooled":
+            raise InputError(
+                f"encoder '{DESCRIPTOR}' has no weights and one vector a picture; leave "
+                "pretrained and tokens out, or name an OpenCLIP model"
+            )
+        from recbole_qbert.encoders.descriptor import DescriptorEncoder
+
+        make = functools.partial(DescriptorEncoder, n_threads)
+    else:
+        from recbole_qbert.encoders.open_clip_encoder import OpenClipEncoder
+
+        make = functools.partial(
+            OpenClipEncoder,
+            encoder,
+            pretrained,
+            tokens=tokens,
+            grid=grid,
+            batch_size=batch_size,
+            dtype=dtype,
+            device=device,
+            n_threads=n_threads,
+        )
+    check_items(tuple(items), len(paths), "pictures", lambda row: f"item {row}")
+    below = Path(folder) if folder is not None else Path()
+    return encode_items(
+        items,
+        paths,
+        make,
+        out_path,
+        modality="image",
+        shard_size=shard_size,
+        engine=engine,
+        meta=meta or {},
+        fingerprints=[_fingerprint(path, below) for path in paths],
+    )
+
+
+def embed_image_files(
+    item_path: str | Path,
+    out_path: str | Path,
+    *,
+    folder: str | Path | None = None,
+    column: str | None = None,
+    **settings: Any,
+) -> EmbeddingTable:
+    """`embed_image` for the pictures that `find_pictures` finds; `settings` are of the former."""
+    found = find_pictures(item_path, folder=folder, column=column)
+    return embed_image(
+        found.items, found.paths, out_path, folder=found.folder, meta=found.source, **settings
+    )
+
+
+def find_pictures(
+    item_path: str | Path, *, folder: str | Path | None = None, column: str | None = None
+) -> Pictures:
+    """The picture files of the items of a file.
+
+    Args:
+        item_path: `.item` file, or another tab-separated one with a plain header, that has a
+            column `item_id`.
+        folder: without `column`, where `<item_id>.<suffix>` lies for the items that have a
+            picture, with any of `SUFFIXES` in any case; with `column`, what its paths are
+            relative to, the folder of `item_path` if None.
+        column: the column with the paths of the files; empty for an item without one.
+
+    Raises:
+        InputError: neither is given, the file or folder cannot be read, a folder holds two
+            pictures of an item, or no item has a file at all.
+    """
+    if column is not None:
+        below = Path(folder) if folder is not None else Path(item_path).parent
+        frame = _read_frame(item_path, [column])
+        paths = [below / cell if cell else None for cell in frame[column]]
+    elif folder is not None:
+        below, frame = Path(folder), _read_frame(item_path, [ITEM_FIELD])
+        paths = _named_after(frame[ITEM_FIELD].tolist(), below)
+    else:
+        raise InputError(f"{item_path}: give the folder of the pictures, or the column of paths")
+    if not any(path is not None and path.is_file() for path in paths):
+        first = frame[ITEM_FIELD].iloc[0]
+        wanted = paths[0] or below / f"{first}{SUFFIXES[0]}"
+        raise InputError(
+            f"{item_path}: none of its {len(paths)} items has a picture file; {wanted} was "
+            f"expected for item {quote(first)}, say: correct the folder or the column"
+        )
+    source = {"source": item_file_entry(item_path), "column": column}
+    return Pictures(frame[ITEM_FIELD].tolist(), paths, below, source)
+
+
+def _named_after(items: Sequence[str], folder: Path) -> list[Path | None]:
+    """The file in a folder that is named after each item."""
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be read ({error.strerror}); give the folder of the pictures"
+        ) from None
+    wanted, found = set(items), dict[str, str]()
+    for name in names:
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() not in SUFFIXES or stem not in wanted:
+            continue
+        if stem in found:
+            raise InputError(
+                f"{folder}: {found[stem]} and {name} are both pictures of item {quote(stem)}; "
+                "keep one"
+            )
+        found[stem] = name
+    return [folder / found[item] if item in found else None for item in items]
+
+
+def _fingerprint(path: str | Path | None, folder: Path) -> str:
+    """Name below the folder, size, and hash of the file's first bytes.
+
+    The whole file would take minutes to hash for a large catalogue. A picture that changes
+    changes its compressed stream from early on, and hardly keeps its size.
+    """
+    if path is None:
+        return ""
+    try:
+        name = Path(os.path.relpath(path, folder)).as_posix()
+        with open(path, "rb") as handle:
+            size = os.fstat(handle.fileno()).st_size
+            head = hashlib.sha256(handle.read(_HEAD)).hexdigest()
+    except (OSError, ValueError):  # the encoder says what is wrong with it
+        return f"{Path(path).name} unreadable"
+    return f"{name} {size} {head}"
+
+
+def _read_frame(path: str | Path, fields: list[str]) -> pd.DataFrame:
+    """Item tokens and fields of an `.item` file, or of a table with a plain header."""
+    header, *lines = _lines(Path(path))
+    if ":" in header:
+        return read_item_fields(path, fields)
+    names = header.split("\t")
+    for field in (ITEM_FIELD, *fields):
+        if names.count(field) != 1:
+            raise InputError(
+                f"{path}: line 1: {names.count(field)} fields '{field}' where there must be one "
+                f"(it has {preview(names)}){did_you_mean(field, names)}"
+            )
+    numbered = {number: line.split("\t") for number, line in enumerate(lines, 2) if line}
+    for number, row in numbered.items():
+        if len(row) != len(names):
+            raise InputError(
+                f"{path}: line {number}: {len(row)} fields where the header has {len(names)}; "
+                "separate fields with one tab"
+            )
+    frame = pd.DataFrame(list(numbered.values()), columns=names, dtype=object)
+    numbers = list(numbered)
+    check_items(tuple(frame[ITEM_FIELD]), len(frame), str(path), lambda row: f"line {numbers[row]}")
+    return frame

@@ -1,0 +1,290 @@
+"""Picture vectors of any OpenCLIP model, with weights from a file, a folder, a tag or the hub.
+
+b pictures, g of a batch, J vectors of a picture, D dimension, H x W raster of a tower's patches.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from recbole_qbert.encoders.driver import EncodedBatch
+from recbole_qbert.encoders.huggingface import DTYPES, _device, _dtype
+from recbole_qbert.encoders.pictures import default_threads, encode_pictures, open_picture
+from recbole_qbert.encoders.torchvision_ops import import_torchvision
+from recbole_qbert.errors import InputError, did_you_mean, preview
+from recbole_qbert.files import sha256_file
+
+TOKENS = ("pooled", "grid")
+LOCAL_DIR, HUB = "local-dir:", "hf-hub:"
+_CONFIG = "open_clip_config.json"
+_WEIGHTS = (".safetensors", ".bin", ".pth", ".pt")
+
+
+def import_open_clip() -> ModuleType:
+    """The `open_clip` module, also where torchvision's own import fails."""
+    import_torchvision()
+    import open_clip
+
+    return open_clip
+
+
+class OpenClipEncoder:
+    """The image tower of an OpenCLIP model.
+
+    `pooled` gives the model's own image vector, normalised: J = 1, and text vectors of the same
+    model can be compared with it. `grid` gives the tower's last feature map instead, after the
+    tower's final normalisation where it has one for single patches, before the projection; cut
+    into `grid` x `grid` cells, each the mean of its patches. Cells overlap where the raster of
+    patches does not divide; J = grid * grid, in rows from the top left.
+
+    The weights are loaded by the first `encode`, and only those of the image tower are kept.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        pretrained: str | Path | None = None,
+        *,
+        tokens: str = "pooled",
+        grid: int | None = 4,
+        batch_size: int = 32,
+        dtype: str = "auto",
+        device: str = "auto",
+        n_threads: int | None = None,
+        allow_random: bool = False,
+    ):
+        """Check what can be checked without the weights.
+
+        Args:
+            model_name: a name of `open_clip.list_models()` (OpenAI's weights need one that ends
+                in `-quickgelu`); `local-dir:<folder>` with the model's
+                `open_clip_config.json` and weights; or `hf-hub:<organisation>/<name>`.
+            pretrained: for a plain name, a checkpoint file (safetensors, or anything that PyTorch
+                loads with `weights_only=True`) or a tag of the model, which is downloaded.
+            tokens: `pooled` or `grid`.
+            grid: cells a side; None for every patch, J = H * W.
+            batch_size: pictures encoded together.
+            dtype: `auto` (bfloat16 or float16 on a GPU, float32 on a CPU), `float32`, `bfloat16`
+                or `float16`; the vectors are float32 in any case.
+            device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
+            n_threads: threads that read and resize; the vectors do not depend on it.
+            allow_random: without weights, use random ones (always the same), for tests only.
+
+        Raises:
+            InputError: an argument cannot be used, or the weights are not named or not there.
+        """
+        if tokens not in TOKENS:
+            raise InputError(f"tokens {tokens!r} is none of {preview(TOKENS)}")
+        if grid is not None and grid < 1:
+            raise InputError(f"grid is {grid}; it must be at least 1 (None for every patch)")
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}; it must be at least 1")
+        if dtype not in DTYPES:
+            raise InputError(
+                f"dtype {dtype!r} is none of {preview(DTYPES)}{did_you_mean(dtype, DTYPES)}"
+            )
+        self._device = _device(device)
+        self._dtype = _dtype(dtype, self._device)
+        if self._device.type == "cpu" and self._dtype != torch.float32:
+            raise InputError(f"dtype {dtype} is for a GPU; give dtype=float32 on a CPU")
+        self._name, self._tokens, self._grid = model_name, tokens, grid
+        self._batch_size = batch_size
+        self._n_threads = n_threads or default_threads()
+        self._open_clip = import_open_clip()
+        self._files: list[Path] = []  # on this machine, that decide about the weights
+        self._pretrained: str | None = None  # what OpenCLIP gets: an absolute path or a tag
+        self._random = False
+        self._find_weights(None if pretrained is None else str(pretrained), allow_random)
+
+    def describe(self) -> dict[str, Any]:
+        """Model, hashes of the weights' files or the tag, settings and library versions."""
+        import timm
+        import torchvision
+
+        name = self._name
+        if name.startswith(LOCAL_DIR):  # where the folder lies differs between machines
+            name = LOCAL_DIR + os.path.basename(os.path.realpath(name.removeprefix(LOCAL_DIR)))
+        pooled = self._tokens == "pooled"
+        return {
+            "name": name,
+            "kind": "open-clip",
+            "weights": "random" if self._random else self._hashes or self._pretrained,
+            "pooling": self._tokens,
+            "grid": None if pooled else self._grid,
+            "normalise": pooled,
+            "batch_size": self._batch_size,
+            "dtype": str(self._dtype).removeprefix("torch."),
+            "device": self._device.type,
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "open_clip": self._open_clip.__version__,
+            "timm": timm.__version__,
+        }
+
+    def encode(self, inputs: Sequence[str | Path | None]) -> EncodedBatch:
+        """Vectors of b picture files, float32 [b, J, D].
+
+        Raises:
+            InputError: the weights cannot be loaded, the tower gives no raster that fits `grid`,
+                or the GPU's memory is too small.
+        """
+        _, transform = self._loaded  # here, not on the threads
+        return encode_pictures(
+            inputs,
+            lambda path: transform(open_picture(path)),
+            self._encode_batch,
+            n_parts=self._n_parts,
+            batch_size=self._batch_size,
+            n_threads=self._n_threads,
+        )
+
+    @torch.inference_mode()
+    def _encode_batch(self, pictures: list[Tensor]) -> np.ndarray:
+        """Vectors of g transformed pictures [3, height, width], float32 [g, J, D]."""
+        batch = torch.stack(pictures).to(self._device)
+        half = self._dtype != torch.float32
+        try:
+            # Not OpenCLIP's own `precision`, with which CoCa's attention pooling fails.
+            with torch.autocast(self._device.type, self._dtype, enabled=half):
+                vectors = self._pooled(batch) if self._tokens == "pooled" else self._cells(batch)
+        except torch.cuda.OutOfMemoryError:
+            raise InputError(
+                f"{self._name}: out of GPU memory with batch_size {self._batch_size}; lower it "
+                "(finished shards are kept)"
+            ) from None
+        return vectors.cpu().numpy()
+
+    def _pooled(self, batch: Tensor) -> Tensor:
+        """The tower's output for transformed pictures [g, ...], [g, 1, D] of length 1."""
+        output = self._visual(batch)
+        if isinstance(output, tuple):  # CoCa's tower, whose second output is for its captions
+            output = output[0]
+        return functional.normalize(output.float(), dim=-1)[:, None]
+
+    def _cells(self, batch: Tensor) -> Tensor:
+        """The last feature map of transformed pictures [g, ...] in cells, [g, J, D]."""
+        raster = self._raster(batch)  # [g, D, H, W]
+        if self._grid is not None:
+            if self._grid > min(raster.shape[2:]):
+                raise InputError(
+                    f"{self._name}: grid {self._grid} is finer than the tower's raster of "
+                    f"{raster.shape[2]} x {raster.shape[3]}; lower it"
+                )
+            raster = functional.adaptive_avg_pool2d(raster, self._grid)
+        return raster.flatten(2).transpose(1, 2)
+
+    def _raster(self, batch: Tensor) -> Tensor:
+        """The last feature map, [g, D, H, W] float32."""
+        visual = self._visual
+        # CoCa normalises after its attention pooling only, in another dimension.
+        normalise = getattr(visual, "attn_pool", None) is None
+        try:
+            output = visual.forward_intermediates(
+                batch, indices=1, normalize_intermediates=normalise, intermediates_only=True
+            )
+        except (AttributeError, NotImplementedError, TypeError):
+            raise InputError(
+                f"{self._name}: its image tower ({type(visual).__name__}) gives no patch tokens; "
+                "use tokens=pooled, or a ViT"
+            ) from None
+        return output["image_intermediates"][-1].float()
+
+    @functools.cached_property
+    def _n_parts(self) -> int:
+        """J, by a picture of zeros; this also shows at once whether the settings suit the tower."""
+        if self._tokens == "pooled":
+            return 1
+        size = self._visual.image_size
+        height, width = size if isinstance(size, (tuple, list)) else (size, size)
+        return self._encode_batch([torch.zeros(3, height, width)]).shape[1]
+
+    @property
+    def _visual(self) -> Any:
+        return self._loaded[0]
+
+    @functools.cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        """The image tower and its inference transform."""
+        if self._device.type == "cuda" and not torch.cuda.is_available():
+            raise InputError(f"device {str(self._device)!r}: no GPU is there; give device=cpu")
+        open_clip = self._open_clip
+        try:
+            if self._random:
+                with torch.random.fork_rng([]):
+                    torch.manual_seed(0)
+                    model, _, transform = open_clip.create_model_and_transforms(
+                        self._name, pretrained_text=False, device=self._device
+                    )
+            else:
+                # This one refuses to leave a model without weights, as the other does not. A pickle
+                # is only ever read as tensors: OpenCLIP tries again without `weights_only` after a
+                # TypeError, and then the package's `torch.load` sets it (checkpoint.install).
+                model, transform = open_clip.create_model_from_pretrained(
+                    self._name, self._pretrained, weights_only=True, device=self._device
+                )
+        except Exception as error:  # pickle, safetensors, JSON, the hub: each raises its own
+            said = " ".join(str(error).split())[:160] or type(error).__name__
+            raise InputError(
+                f"{self._pretrained or self._name}: cannot be loaded as {self._name} ({said}); "
+                "give this model's weights, best as safetensors (a pickle that holds more than "
+                "tensors is never loaded)"
+            ) from None
+        return model.eval().visual, transform
+
+    def _find_weights(self, pretrained: str | None, allow_random: bool) -> None:
+        """Set where the weights come from; InputError if that is nowhere."""
+        name = self._name
+        if name.startswith((LOCAL_DIR, HUB)):
+            if pretrained is not None:
+                raise InputError(f"{name}: has its own weights; leave pretrained={pretrained} out")
+            if name.startswith(LOCAL_DIR):
+                self._files = _model_files(Path(name.removeprefix(LOCAL_DIR)))
+            return
+        known = self._open_clip.list_models()
+        if name.replace("/", "-") not in known:
+            raise InputError(
+                f"OpenCLIP has no model {name!r}{did_you_mean(name, known)}; give a name of "
+                f"open_clip.list_models(), {LOCAL_DIR}<folder> or {HUB}<organisation>/<name>"
+            )
+        tags = self._open_clip.list_pretrained_tags_by_model(name.replace("/", "-"))
+        if pretrained is None:
+            if not allow_random:
+                raise InputError(
+                    f"{name}: no weights are named; give pretrained=<checkpoint file>, or a tag "
+                    f"to download ({preview(tags) or 'this model has none'})"
+                )
+            self._random = True
+        elif os.path.isfile(pretrained):
+            self._files = [Path(pretrained)]
+            self._pretrained = os.path.abspath(pretrained)  # which cannot be taken for a tag
+        elif pretrained.lower().replace("-", "_") in tags:
+            self._pretrained = pretrained
+        else:
+            raise InputError(
+                f"pretrained {pretrained}: no such file, and no tag of {name} "
+                f"({preview(tags) or 'it has none'}){did_you_mean(pretrained, tags)}"
+            )
+
+    @functools.cached_property
+    def _hashes(self) -> dict[str, str]:
+        return {file.name: sha256_file(file) for file in self._files}
+
+
+def _model_files(folder: Path) -> list[Path]:
+    """Configuration and weights of a model's folder."""
+    if not (folder / _CONFIG).is_file():
+        raise InputError(f"{folder}: no {_CONFIG} there; give the folder of an OpenCLIP model")
+    weights = sorted(file for file in folder.iterdir() if file.suffix in _WEIGHTS)
+    if not weights:
+        raise InputError(f"{folder}: no weights there; put open_clip_model.safetensors beside")
+    return [folder / _CONFIG, *weights]

@@ -1,0 +1,119 @@
+"""Encode shards over Ray Data (ray 2.6.3): the one module of the encoders that imports ray."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import pickle
+import sys
+from collections.abc import Callable, Generator, Mapping, Sequence
+
+import packaging.version
+import pandas.io.formats.format as pandas_format
+import pyarrow
+import ray
+import ray.data
+import torch
+from ray.exceptions import RayTaskError
+
+from recbole_qbert.encoders.driver import Encoder, Shard, encode_shard
+from recbole_qbert.errors import InputError
+
+# Ray Data 2.6.3 takes packaging from where setuptools had it before version 71, and a class of
+# pandas by its name before version 2.2. Workers import this module before they handle a block, so
+# both are there for them too.
+_VENDORED = "pkg_resources._vendor"
+if importlib.util.find_spec(_VENDORED) is None:
+    sys.modules.setdefault(f"{_VENDORED}.packaging.version", packaging.version)
+_FORMATTER = "ExtensionArrayFormatter"
+if not hasattr(pandas_format, _FORMATTER):
+    setattr(pandas_format, _FORMATTER, getattr(pandas_format, f"_{_FORMATTER}"))
+
+
+class ShardWorker:
+    """An actor of Ray Data: one encoder; pickled shards in, part files out."""
+
+    def __init__(self, encoder_factory: Callable[[], Encoder], n_threads: int):
+        self._encoder_factory = encoder_factory
+        self._encoder: Encoder | None = None
+        self._n_threads = n_threads
+
+    def __call__(self, block: pyarrow.Table) -> pyarrow.Table:
+        """Columns `number` and `data` of some shards to the same columns of their parts."""
+        if self._encoder is None:
+            # Ray gives a worker one thread; sums over another number of threads differ.
+            torch.set_num_threads(self._n_threads)
+            self._encoder = self._encoder_factory()
+        shards = [pickle.loads(data) for data in block["data"].to_pylist()]
+        # Arrow keeps bytes as they are; NumPy would cut trailing zeros.
+        parts = [encode_shard(self._encoder, shard) for shard in shards]
+        return pyarrow.table(
+            {"number": block["number"], "data": pyarrow.array(parts, pyarrow.large_binary())}
+        )
+
+
+def encode_over_ray(
+    encoder_factory: Callable[[], Encoder], shards: Sequence[Shard], on_gpu: bool
+) -> Generator[tuple[int, bytes], None, None]:
+    """Shard numbers and part files as the workers finish them.
+
+    A worker has a GPU of its own, or as many CPUs as this process has PyTorch threads. Ray starts
+    workers that die again.
+
+    Args:
+        encoder_factory: pickled; called once in each worker.
+        shards: at least one.
+        on_gpu: whether the encoder uses a GPU.
+
+    Raises:
+        InputError: the encoder refuses, or wants a GPU and the cluster has none.
+    """
+    started = not ray.is_initialized()
+    if started:
+        ray.init(include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
+    context = ray.data.DataContext.get_current()
+    limits = context.execution_options.resource_limits
+    before = context.enable_progress_bars, limits.cpu
+    try:
+        cluster, n_threads = ray.cluster_resources(), torch.get_num_threads()
+        resources, n_workers = _worker_resources(cluster, on_gpu, n_threads)
+        context.enable_progress_bars = False  # they count blocks; the driver's counts items
+        # Ray Data sets one CPU aside for tasks, of which there are none: workers may have all.
+        limits.cpu = cluster.get("CPU", 0) + 1
+        pool = ray.data.ActorPoolStrategy(
+            min_size=1, max_size=min(n_workers, len(shards)), max_tasks_in_flight_per_actor=2
+        )
+        rows = [{"number": shard.number, "data": pickle.dumps(shard)} for shard in shards]
+        # One row a block. (from_arrow would hand the blocks to workers without this module.)
+        encoded = ray.data.from_items(rows, parallelism=len(rows)).map_batches(
+            ShardWorker,
+            fn_constructor_args=(encoder_factory, n_threads),
+            batch_size=None,  # a block, which is a shard
+            batch_format="pyarrow",
+            compute=pool,
+            **resources,
+        )
+        for block in encoded.iter_batches(batch_size=None, batch_format="pyarrow"):
+            yield from zip(block["number"].to_pylist(), block["data"].to_pylist(), strict=True)
+    except RayTaskError as error:
+        if isinstance(error.cause, InputError):
+            raise InputError(str(error.cause)) from None
+        raise
+    finally:
+        context.enable_progress_bars, limits.cpu = before
+        if started:
+            ray.shutdown()
+
+
+def _worker_resources(
+    cluster: Mapping[str, float], on_gpu: bool, n_threads: int
+) -> tuple[dict[str, float], int]:
+    """What a worker asks Ray for, and how many of them the cluster has room for."""
+    n_gpus = int(cluster.get("GPU", 0))
+    if on_gpu and not n_gpus:
+        raise InputError("the encoder uses a GPU and the Ray cluster has none; give device=cpu")
+    if on_gpu:
+        return {"num_gpus": 1}, n_gpus
+    n_cpus = max(1, int(cluster.get("CPU", 1)))
+    each = min(n_threads, n_cpus)
+    return {"num_cpus": each}, n_cpus // each

@@ -1,0 +1,187 @@
+"""Open item pictures: RGB and upright, or a reason why not; never a stand-in for a bad one.
+
+b pictures, g good ones among them, J vectors of a picture, D dimension.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import warnings
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from recbole_qbert.data.codec import quote
+from recbole_qbert.encoders.driver import EncodedBatch
+
+# A list of its own, because Pillow would also start Ghostscript for an EPS file.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+MIN_SIDE = 4  # pixels; shops serve a blank 1 x 1 picture where they have none
+MAX_ASPECT = 100  # resizing the short side of a thinner picture would take gigabytes
+T = TypeVar("T")
+
+
+class UnreadablePicture(Exception):
+    """A picture that cannot be used; the message is a short reason."""
+
+
+def open_picture(path: str | Path, at_least: int | None = None) -> Image.Image:
+    """The picture of a file, decoded in full.
+
+    The first frame of an animation; turned as its EXIF orientation says; transparency on white;
+    16-bit grey scaled to 8 bits.
+
+    Args:
+        path: a file of one of `FORMATS`, whatever its suffix.
+        at_least: if given, a JPEG may be decoded at a half, a quarter or an eighth of its size, as
+            long as both sides keep this many pixels; several times faster for large ones.
+
+    Returns:
+        A picture of mode RGB.
+
+    Raises:
+        UnreadablePicture: missing, empty, truncated or broken file, no picture, too many pixels
+            (`PIL.Image.MAX_IMAGE_PIXELS`), or sides below `MIN_SIDE` or further apart than
+            `MAX_ASPECT` times.
+    """
+    _check_file(path)
+    try:
+        with Image.open(path, formats=FORMATS) as picture:
+            _check_size(*picture.size)
+            if at_least is not None:
+                picture.draft(None, (at_least, at_least))
+            picture.load()
+            return _as_rgb(_upright(picture))
+    except UnreadablePicture:
+        raise
+    except UnidentifiedImageError:
+        raise UnreadablePicture("not a picture (JPEG, PNG, WebP, BMP or GIF)") from None
+    except Image.DecompressionBombError:
+        raise UnreadablePicture("too many pixels") from None
+    except Exception as error:  # Pillow's decoders raise nearly anything on a broken file
+        if isinstance(error, OSError) and error.errno is not None:  # the system's, not Pillow's
+            raise UnreadablePicture(f"cannot be read ({error.strerror})") from None
+        said = quote(str(error) or type(error).__name__, 80)
+        raise UnreadablePicture(f"truncated or broken picture ({said})") from None
+
+
+def encode_pictures(
+    paths: Sequence[str | Path | None],
+    prepare: Callable[[str | Path], T],
+    encode: Callable[[list[T]], np.ndarray],
+    *,
+    n_parts: int,
+    batch_size: int,
+    n_threads: int,
+) -> EncodedBatch:
+    """Prepare pictures on threads, one batch ahead of the encoder, and lay the vectors out.
+
+    Args:
+        paths: b files; None for an item without one.
+        prepare: reads one file; called on several threads at once, may raise `UnreadablePicture`.
+        encode: what `prepare` made of g pictures, at least one, to float32 [g, J, D].
+        n_parts: J.
+        batch_size: the most pictures that `encode` gets.
+        n_threads: threads that prepare; the result does not depend on it.
+    """
+    mask = np.zeros((len(paths), n_parts), dtype=np.bool_)
+    vectors = np.zeros((len(paths), n_parts, 0), dtype=np.float32)
+    reasons: list[str] = []
+    batches = _prepared(paths, prepare, batch_size, n_threads)
+    # What Pillow would warn of (sizes, odd metadata) is refused with a reason or does not matter.
+    with warnings.catch_warnings(), contextlib.closing(batches):
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        for batch in batches:
+            good = [ready for ready, _ in batch if ready is not None]
+            rows = [row for row, (_, why) in enumerate(batch, len(reasons)) if not why]
+            reasons += [why for _, why in batch]
+            if not good:
+                continue
+            encoded = encode(good)
+            if not vectors.shape[2]:
+                vectors = np.zeros((len(paths), *encoded.shape[1:]), dtype=np.float32)
+            vectors[rows] = encoded
+            mask[rows] = True
+    return EncodedBatch(vectors, mask, reasons)
+
+
+def default_threads() -> int:
+    """Threads that read files: one a core, but the interpreter keeps no more than four busy."""
+    return min(4, os.cpu_count() or 1)
+
+
+def _prepared(
+    paths: Sequence[str | Path | None],
+    prepare: Callable[[str | Path], T],
+    batch_size: int,
+    n_threads: int,
+) -> Generator[list[tuple[T | None, str]], None, None]:
+    """Batches of pairs: what was prepared, or None and why not."""
+
+    def attempt(path: str | Path | None) -> tuple[T | None, str]:
+        if path is None:
+            return None, "no picture"
+        try:
+            return prepare(path), ""
+        except UnreadablePicture as error:
+            return None, str(error)
+
+    ahead: list[Future[tuple[T | None, str]]] = []
+    with ThreadPoolExecutor(n_threads) as pool:
+        for start in range(0, len(paths), batch_size):
+            current, ahead = ahead, []
+            for path in paths[start : start + batch_size]:
+                ahead.append(pool.submit(attempt, path))
+            if current:
+                yield [future.result() for future in current]
+        yield [future.result() for future in ahead]
+
+
+def _check_file(path: str | Path) -> None:
+    """UnreadablePicture unless `path` is a file that holds something."""
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UnreadablePicture("no such file") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UnreadablePicture(f"cannot be read ({reason})") from None
+    if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
+        raise UnreadablePicture("not a file")
+    if not found.st_size:
+        raise UnreadablePicture("empty file")
+
+
+def _check_size(width: int, height: int) -> None:
+    """UnreadablePicture for sizes that would fill the memory, or that show nothing."""
+    short, long = sorted((width, height))
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and width * height > limit:
+        raise UnreadablePicture(f"too many pixels ({width} x {height}; at most {limit} in all)")
+    if short < MIN_SIDE or long > MAX_ASPECT * short:
+        raise UnreadablePicture(f"too small or too thin ({width} x {height} pixels)")
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Turned as the EXIF orientation says; broken metadata turn nothing."""
+    with contextlib.suppress(Exception):  # as above; the pixels are fine
+        return ImageOps.exif_transpose(picture)
+    return picture
+
+
+def _as_rgb(picture: Image.Image) -> Image.Image:
+    """Mode RGB in a copy of its own, which outlives the file."""
+    if picture.mode.startswith("I"):  # 16 bits; Pillow's own conversion may clip at 255
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
+    if picture.has_transparency_data:
+        layered = picture.convert("RGBA")
+        white = Image.new("RGBA", layered.size, "white")
+        return Image.alpha_composite(white, layered).convert("RGB")
+    return picture.convert("RGB")

@@ -1,0 +1,231 @@
+"""Stage 1: dynamic cross-modal semantic injection (section 3.3, eqs. 3-5).
+
+Each item has a learnable ID vector, the query. Blocks of cross-attention let it read the item's
+text and image; after each block a gate says, for this item alone, whether to go on.
+
+B items of a batch, J parts of a modality (fields of a text, grid tokens of an image), M modalities,
+D hidden, S depth (the most blocks).
+
+Where the paper is silent: one logit an item is the gate (the text calls it a vector and says it
+"directly determines whether to continue or stop propagation for each item"); in training the output
+is the mixture of the depths by their probability to be the last one, at inference the first depth
+whose gate says stop. With a single part a modality, the softmax of eq. 3 has one term and is 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+GATES = ("dynamic", "fixed")
+# Below this length eq. 3 no longer scales a query to length 1: the gradient of that grows without
+# bound near zero, where an item without co-occurrence starts, and one such step would freeze it.
+_SHORTEST_QUERY = 0.1
+
+
+@dataclass(frozen=True)
+class InjectionSettings:
+    """Shape and loss of stage 1; `properties/tokenize.yaml` explains each."""
+
+    hidden_size: int = 256
+    n_heads: int = 4
+    inner_size: int = 512
+    max_depth: int = 5
+    gate: str = "dynamic"
+    temperature: float = 0.07
+    consistency_weight: float = 0.1
+    ponder_weight: float = 0.0
+
+
+@dataclass(frozen=True)
+class Injected:
+    """What the blocks make of a batch.
+
+    Attributes:
+        fused: h [B, D].
+        aligned: x̂ [B, D] of each modality, rows of length <= 1; the learned vector of the modality
+            where the item lacks it.
+        depth_probability: [B, S], the probability that a depth is the last one; rows sum to 1.
+    """
+
+    fused: Tensor
+    aligned: dict[str, Tensor]
+    depth_probability: Tensor
+
+
+class InjectionBlock(nn.Module):
+    """Cross-attention from the query to the modalities, then a feed-forward layer (eq. 4)."""
+
+    def __init__(self, hidden_size: int, n_heads: int, inner_size: int):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(hidden_size, n_heads, batch_first=True)
+        self.attention_norm = nn.LayerNorm(hidden_size)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(hidden_size, inner_size), nn.GELU(), nn.Linear(inner_size, hidden_size)
+        )
+        self.feed_forward_norm = nn.LayerNorm(hidden_size)
+
+    def forward(self, hidden: Tensor, modalities: Tensor) -> Tensor:
+        """hidden [B, D], modalities [B, M, D] -> [B, D]."""
+        read, _ = self.attention(hidden.unsqueeze(1), modalities, modalities, need_weights=False)
+        hidden = self.attention_norm(hidden + read.squeeze(1))
+        return self.feed_forward_norm(hidden + self.feed_forward(hidden))
+
+
+class CrossModalInjection(nn.Module):
+    """Stage 1 of Q-BERT4Rec."""
+
+    def __init__(self, n_items: int, dimensions: Mapping[str, int], settings: InjectionSettings):
+        """`dimensions` maps each modality to the dimension of its vectors."""
+        super().__init__()
+        self.settings = settings
+        size = settings.hidden_size
+        # Elements of deviation 1, as those of a normalised block output: eq. 5 compares the two.
+        self.query = nn.Parameter(torch.randn(n_items, size))
+        self.projections = nn.ModuleDict(
+            {modality: nn.Linear(dimension, size) for modality, dimension in dimensions.items()}
+        )
+        self.missing = nn.ParameterDict(
+            {modality: nn.Parameter(torch.randn(size) / size**0.5) for modality in dimensions}
+        )
+        self.blocks = nn.ModuleList(
+            InjectionBlock(size, settings.n_heads, settings.inner_size)
+            for _ in range(settings.max_depth)
+        )
+        inner = max(1, size // 4)
+        # Every depth but the last one has a gate; after the last one there is nothing to decide.
+        self.gates = nn.ModuleList(
+            nn.Sequential(nn.Linear(size, inner), nn.GELU(), nn.Linear(inner, 1))
+            for _ in range(settings.max_depth - 1 if settings.gate == "dynamic" else 0)
+        )
+
+    def forward(
+        self, query: Tensor, parts: Mapping[str, tuple[Tensor, Tensor]], hard: bool = False
+    ) -> Injected:
+        """Inject the modalities into the queries.
+
+        Args:
+            query: q [B, D].
+            parts: for each modality its vectors [B, J, D_m] and which are there, bool [B, J].
+            hard: stop each item at the first gate that says so, instead of mixing the depths.
+        """
+        aligned = {name: self.align(name, query, *parts[name]) for name in self.projections}
+        # Rows of length 1 have small elements; attention expects elements of deviation 1.
+        scale = self.settings.hidden_size**0.5
+        modalities = torch.stack(list(aligned.values()), dim=1) * scale
+        hidden, states = query, []
+        for block in self.blocks:
+            hidden = block(hidden, modalities)
+            states.append(hidden)
+        stacked = torch.stack(states, dim=1)  # [B, S, D]
+        probability = self.depth_probability(stacked)
+        if hard:
+            depth = first_stop(self.stop_probability(stacked))
+            probability = F.one_hot(depth, len(self.blocks)).to(stacked.dtype)
+        fused = (probability.unsqueeze(2) * stacked).sum(dim=1)
+        return Injected(fused, aligned, probability)
+
+    def align(self, modality: str, query: Tensor, vectors: Tensor, present: Tensor) -> Tensor:
+        """Eq. 3: the parts of a modality, weighted by their cosine with the query.
+
+        Args:
+            modality: its name.
+            query: q [B, D].
+            vectors: [B, J, D_m].
+            present: bool [B, J].
+
+        Returns:
+            x̂ [B, D].
+        """
+        projected = F.normalize(self.projections[modality](vectors), dim=-1)  # [B, J, D]
+        direction = F.normalize(query, dim=-1, eps=_SHORTEST_QUERY)
+        cosine = torch.einsum("bd,bjd->bj", direction, projected)
+        weights = masked_softmax(cosine / self.settings.temperature, present)
+        mixed = torch.einsum("bj,bjd->bd", weights, projected)
+        return torch.where(present.any(dim=1, keepdim=True), mixed, self.missing[modality])
+
+    def stop_probability(self, states: Tensor) -> Tensor:
+        """σ(MLP(h)) at each depth; 1 at the last. [B, S, D] -> [B, S].
+
+        With `gate: fixed` every item goes all the way.
+        """
+        last = torch.ones_like(states[:, :1, 0])
+        if not self.gates:
+            return torch.cat([torch.zeros_like(states[:, 1:, 0]), last], dim=1)
+        gates = [gate(states[:, depth]) for depth, gate in enumerate(self.gates)]
+        return torch.cat([*(torch.sigmoid(gate) for gate in gates), last], dim=1)
+
+    def depth_probability(self, states: Tensor) -> Tensor:
+        """Probability to stop at a depth and at none before it. [B, S, D] -> [B, S]."""
+        return halting(self.stop_probability(states))
+
+    def loss(self, query: Tensor, parts: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        """Eq. 5, term by term; their sum is what training minimises.
+
+        An InfoNCE term takes in only the items that have the modalities it compares. The squared
+        distance of the consistency term is a mean over the D elements, not a sum: at 256 elements
+        a sum would drown the other terms.
+
+        Args:
+            query: q [B, D].
+            parts: see `forward`.
+        """
+        injected = self(query, parts)
+        there = {name: present.any(dim=1) for name, (_, present) in parts.items()}
+        names, tau = list(injected.aligned), self.settings.temperature
+        terms: dict[str, Tensor] = {}
+        for name in names:
+            keep = there[name]
+            terms[f"fused-{name}"] = info_nce(
+                injected.fused[keep], injected.aligned[name][keep], tau
+            )
+        for place, left in enumerate(names):
+            for right in names[place + 1 :]:
+                keep = there[left] & there[right]
+                terms[f"{left}-{right}"] = info_nce(
+                    injected.aligned[left][keep], injected.aligned[right][keep], tau
+                )
+        distance = (injected.fused - query.detach()).square().mean()
+        terms["consistency"] = self.settings.consistency_weight * distance
+        if self.settings.ponder_weight and self.gates:
+            depth = expected_depth(injected.depth_probability)
+            terms["ponder"] = self.settings.ponder_weight * depth
+        return terms
+
+
+def masked_softmax(scores: Tensor, present: Tensor) -> Tensor:
+    """Softmax over the present entries of the last axis; all zeros where none is present."""
+    scores = scores.masked_fill(~present, -torch.inf)
+    scores = scores - scores.amax(dim=-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)
+    weights = scores.exp() * present
+    return weights / weights.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).tiny)
+
+
+def halting(stop: Tensor) -> Tensor:
+    """p_l Π_{j<l} (1 - p_j). [B, S] with last column 1 -> [B, S], rows sum to 1."""
+    going = torch.cumprod(1 - stop, dim=1)
+    return stop * torch.cat([torch.ones_like(going[:, :1]), going[:, :-1]], dim=1)
+
+
+def first_stop(stop: Tensor) -> Tensor:
+    """The first depth, from 0, whose probability to stop is above one half. [B, S] -> [B]."""
+    return (stop > 0.5).to(torch.uint8).argmax(dim=1)
+
+
+def info_nce(left: Tensor, right: Tensor, temperature: float) -> Tensor:
+    """Symmetric InfoNCE of rows that belong together, against the batch. [B, D] twice -> scalar."""
+    if len(left) < 2:  # nothing to tell apart
+        return (left.sum() + right.sum()) * 0.0
+    logits = F.normalize(left, dim=1) @ F.normalize(right, dim=1).T / temperature
+    own = torch.arange(len(left), device=left.device)
+    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+
+def expected_depth(depth_probability: Tensor) -> Tensor:
+    """Mean over the items of the expected number of blocks. [B, S] -> scalar, from 1 to S."""
+    depths = torch.arange(1, depth_probability.size(1) + 1, device=depth_probability.device)
+    return (depth_probability * depths).sum(dim=1).mean()

@@ -1,0 +1,216 @@
+"""What a tokenizer is made from: the items of one or several domains, and their embeddings.
+
+N items of all domains, J parts of a modality, D_m its dimension.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from recbole_qbert.data.atomic import read_columns
+from recbole_qbert.data.embeddings import EmbeddingTable, join, read_embeddings
+from recbole_qbert.errors import InputError
+from recbole_qbert.files import sha256_file
+from recbole_qbert.injection.cooccurrence import training_pairs
+
+logger = logging.getLogger(__name__)
+
+# What an encoder's description says of the machine, not of the vectors' meaning.
+_OF_THE_MACHINE = frozenset(
+    {"batch_size", "device", "dtype", "torch", "transformers", "open_clip", "scikit_learn"}
+    | {"scikit_image", "pillow", "timm"}
+)
+
+
+@dataclass(frozen=True)
+class Domain:
+    """One data set: its folder holds `<name>.item`, `<name>.inter`, `<name>.<modality>.npz`."""
+
+    name: str
+    folder: Path
+
+    def file(self, suffix: str) -> Path:
+        """`<folder>/<name>.<suffix>`."""
+        return self.folder / f"{self.name}.{suffix}"
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """All items in a fixed order, with what is known of them.
+
+    Attributes:
+        keys: N pairs (domain, item token), sorted, so that no row order of a file matters.
+        parts: for each modality its vectors float32 [N, J, D_m] and which parts are there [N, J].
+        encoders: for each modality what made its vectors.
+        sources: names and hashes of the files read, and the coverage of each modality.
+    """
+
+    keys: list[tuple[str, str]] = field(repr=False)
+    parts: dict[str, tuple[np.ndarray, np.ndarray]] = field(repr=False)
+    encoders: dict[str, Any]
+    sources: dict[str, Any]
+
+    @property
+    def names(self) -> list[str]:
+        """One sortable name an item, `<domain>/<item>`."""
+        return ["/".join(key) for key in self.keys]
+
+
+def find_domain(name: str, data_path: str | Path) -> Domain:
+    """The data set `name` below `data_path`.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    folder = Path(data_path) / name
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; data_path must name the folder that holds it")
+    return Domain(name, folder)
+
+
+def read_catalogue(
+    domains: Sequence[Domain],
+    modalities: Sequence[str],
+    known: Sequence[tuple[str, str]] = (),
+    dimensions: Mapping[str, tuple[int, int]] | None = None,
+) -> Catalogue:
+    """Items and embeddings of the domains.
+
+    The items of a domain are those of its `.item` and `.inter` files, or, where it has neither,
+    those of its embedding tables.
+
+    Args:
+        domains: each once.
+        modalities: the tables to read; a domain may lack some, but not all of them.
+        known: keys of items to leave out.
+        dimensions: the parts and dimension that each modality must have; any without.
+
+    Raises:
+        InputError: a file cannot be used, or encoders or dimensions differ between domains.
+    """
+    keys: list[tuple[str, str]] = []
+    tables: dict[tuple[str, str], EmbeddingTable] = {}
+    sources: dict[str, Any] = {}
+    for domain in domains:
+        for modality in modalities:
+            path = domain.file(f"{modality}.npz")
+            if path.is_file():
+                tables[domain.name, modality] = read_embeddings(path)
+                sources[path.name] = {"sha256": sha256_file(path)}
+        if not any(name == domain.name for name, _ in tables):
+            wanted = " or ".join(f"{domain.name}.{modality}.npz" for modality in modalities)
+            raise InputError(
+                f"{domain.folder}: no embeddings ({wanted}); make them with "
+                "`recbole-qbert embed text`, `embed image` or `embed vectors`"
+            )
+        keys += [(domain.name, item) for item in _items(domain, tables)]
+    skip = set(known)
+    keys = sorted(key for key in set(keys) if key not in skip)
+    if not keys:
+        return Catalogue([], {}, {}, sources)
+    parts, encoders = {}, {}
+    for modality in modalities:
+        present = {name: table for (name, kind), table in tables.items() if kind == modality}
+        if present:
+            _check_alike(modality, present, (dimensions or {}).get(modality))
+            parts[modality] = _join_domains(
+                keys, modality, present, domains, sources, may_lack=bool(known)
+            )
+            encoders[modality] = next(iter(present.values())).meta.get("encoder")
+    if not any(mask.any() for _, mask in parts.values()):
+        raise InputError(
+            f"{domains[0].folder}: none of {len(keys)} items has embeddings, {keys[0][1]!r} say; "
+            "make the tables again from all items"
+        )
+    return Catalogue(keys, parts, encoders, sources)
+
+
+def read_training_pairs(domains: Sequence[Domain]) -> pd.DataFrame:
+    """Training interactions of all domains, users and items named `<domain>/<token>`."""
+    frames = []
+    for domain in domains:
+        pairs = training_pairs(domain.file("inter"))
+        frames.append(pairs.apply(lambda column, name=domain.name: f"{name}/" + column))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _items(domain: Domain, tables: Mapping[tuple[str, str], EmbeddingTable]) -> list[str]:
+    """The tokens of a domain's items, each once."""
+    files = [path for path in (domain.file("item"), domain.file("inter")) if path.is_file()]
+    if not files:
+        return sorted({item for (name, _), table in tables.items() if name == domain.name
+                       for item in table.items})  # fmt: skip
+    return sorted({item for path in files for item in read_columns(path, ["item_id"])["item_id"]})
+
+
+def _check_alike(
+    modality: str, tables: Mapping[str, EmbeddingTable], wanted: tuple[int, int] | None
+) -> None:
+    """One modality's tables must come from one encoder and have one shape."""
+    (first, example), *others = tables.items()
+    shape = wanted or (example.n_parts, example.dimension)
+    for name, table in [(first, example), *others]:
+        if (table.n_parts, table.dimension) != shape:
+            raise InputError(
+                f"{name}.{modality}.npz: {table.n_parts} parts of dimension {table.dimension}, "
+                f"where {shape[0]} of {shape[1]} are needed; use one encoder for all"
+            )
+        if _meaning(table.meta.get("encoder")) != _meaning(example.meta.get("encoder")):
+            raise InputError(
+                f"{name}.{modality}.npz: its encoder is not that of {first}.{modality}.npz; "
+                "make both tables with one encoder"
+            )
+
+
+def _meaning(encoder: Any) -> Any:
+    """What of an encoder's description must be alike for vectors to be comparable."""
+    if not isinstance(encoder, Mapping):
+        return encoder
+    return {key: value for key, value in encoder.items() if key not in _OF_THE_MACHINE}
+
+
+def _join_domains(
+    keys: Sequence[tuple[str, str]],
+    modality: str,
+    tables: Mapping[str, EmbeddingTable],
+    domains: Sequence[Domain],
+    sources: dict[str, Any],
+    may_lack: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors and masks of all keys, from each domain's table; logs and notes the coverage.
+
+    `may_lack`: a few new items may all lack a modality; a whole domain that does is a mistake.
+    """
+    vectors, masks = [], []
+    example = next(iter(tables.values()))
+    for domain in sorted(domains, key=lambda each: each.name):  # the order of the keys
+        items = [item for name, item in keys if name == domain.name]
+        if not items:
+            continue
+        table = tables.get(domain.name)
+        if table is not None and may_lack and not set(items) & set(table.items):
+            table = None
+        if table is None:
+            shape = (len(items), example.n_parts)
+            vectors.append(np.zeros((*shape, example.dimension), np.float32))
+            masks.append(np.zeros(shape, np.bool_))
+            logger.warning(
+                "%s: none of %d items has %s embeddings", domain.name, len(items), modality
+            )
+            continue
+        path = domain.file(f"{modality}.npz")
+        own, mask, coverage = join(table, items, str(path))
+        logger.log(
+            logging.WARNING if coverage.missing else logging.INFO, "%s: %s", path.name, coverage
+        )
+        sources[path.name] |= {"items": coverage.n_items, "with_vector": coverage.n_present}
+        vectors.append(own)
+        masks.append(mask)
+    return np.concatenate(vectors), np.concatenate(masks)

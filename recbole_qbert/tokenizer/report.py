@@ -1,0 +1,47 @@
+"""What a tokenizer reports, as lines of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from recbole_qbert.data.codec import level_letters
+from recbole_qbert.tokenizer.pipeline import Tokenizer
+
+
+def report_lines(tokenizer: Tokenizer) -> Iterator[str]:
+    """Stage by stage: losses, depths, agreement; usage of each level; collisions and moves."""
+    report = tokenizer.report
+    if "stage 1" in report:
+        stage = report["stage 1"]
+        yield "stage 1: " + _numbers(stage["loss"])
+        depths = ", ".join(f"{n:,} at {depth}" for depth, n in enumerate(stage["depths"], 1))
+        yield f"  depth: items that stop after a block: {depths}"
+        yield "  10 nearest shared with: " + _numbers(stage["neighbours"])
+    level = 0
+    for stream in tokenizer.quantisers:
+        stage = report[f"stage 2, {stream}"]
+        yield f"stage 2, {stream}: {stage['collisions']:,} collisions in its own levels"
+        for row in stage["levels"]:
+            yield (
+                f"  level {level_letters(level)}: {row['used']} of {row['codebook_size']} codes "
+                f"used, perplexity {row['perplexity']:.1f}, "
+                f"relative error {row['relative_error']:.4f}"
+            )
+            level += 1
+    unique = report["unique"]
+    if "moved" in unique:
+        moves = ", ".join(
+            f"{level_letters(place)} {n:,}" for place, n in enumerate(unique["moved_per_level"])
+        )
+        yield (
+            f"unique: {unique['collisions']:,} collisions before, {unique['moved']:,} items moved "
+            f"(level: {moves})"
+        )
+    else:
+        yield f"unique: extra level of {unique['extra_level_size'] or 0} codes"
+    yield f"{len(tokenizer.keys):,} items, {len(tokenizer.codebook_sizes)} levels, all unique"
+
+
+def _numbers(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in values.items())

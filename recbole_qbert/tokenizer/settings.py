@@ -1,0 +1,101 @@
+"""Settings of `tokenize`: `properties/tokenize.yaml`, then the user's files, then `--key=value`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from recbole_qbert.config import load_yaml, parse_value, shipped
+from recbole_qbert.errors import InputError, did_you_mean
+from recbole_qbert.tokenizer.quantiser import METHODS
+
+# Streams that are no modality: what stage 1 makes, and what users do with items.
+FUSED, IDENTITY = "fused", "identity"
+QUERIES = ("random", "interactions")
+_CHOICES = {
+    "id_query": QUERIES,
+    "quantiser": METHODS,
+    "unique": ("reallocate", "extra_level"),
+    "new_item_query": ("neighbours", "mean"),
+    "until": ("injection", "quantisation", "ids"),
+}
+_KINDS = {bool: "True or False", int: "a whole number", float: "a number", list: "a list"}
+
+
+def tokenize_settings(
+    files: Sequence[str | Path] = (), given: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """All settings of one `tokenize`, checked.
+
+    Args:
+        files: the user's YAML files; sections (`rqvae: {...}`) are merged key by key.
+        given: `key=value` from the command line; a key of a section is written `rqvae.epochs`.
+
+    Raises:
+        InputError: an unknown key (with a "did you mean"), or a value of the wrong kind.
+    """
+    settings = load_yaml(shipped("tokenize.yaml"))
+    for file in files:
+        _merge(settings, load_yaml(file), str(file))
+    for key, value in (given or {}).items():
+        section, dot, rest = key.partition(".")
+        nested = {section: {rest: parse_value(value)}} if dot else {key: parse_value(value)}
+        _merge(settings, nested, "command line")
+    for key, allowed in _CHOICES.items():
+        if settings[key] not in allowed:
+            raise InputError(f"{key}: {settings[key]!r} is none of {', '.join(allowed)}")
+    for name in settings["modalities"]:
+        _check_modality(name)
+    known = [*settings["modalities"], FUSED, IDENTITY]
+    for stream in settings["streams"]:
+        if stream not in known:
+            hint = did_you_mean(str(stream), known)
+            raise InputError(f"streams: {stream!r} is none of {', '.join(known)}{hint}")
+    for key in ("modalities", "streams"):
+        if not settings[key] or len(set(settings[key])) < len(settings[key]):
+            raise InputError(f"{key}: {settings[key]!r}; name at least one, each once")
+    return settings
+
+
+def _check_modality(name: Any) -> None:
+    """A name of files, of parameters in a checkpoint, and of a stream."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", str(name)) or not isinstance(name, str):
+        raise InputError(f"modalities: {name!r}; use letters, digits, _ and - only")
+    if name in (FUSED, IDENTITY) or hasattr(nn.ModuleDict, name):
+        raise InputError(f"modalities: {name!r} is a reserved word; rename <dataset>.{name}.npz")
+
+
+def _merge(settings: dict[str, Any], update: Mapping[str, Any], source: str) -> None:
+    """Put a user's settings in place of the defaults."""
+    for key, value in update.items():
+        if key not in settings:
+            raise InputError(f"{source}: unknown key '{key}'{did_you_mean(str(key), settings)}")
+        default = settings[key]
+        if not isinstance(default, dict):
+            settings[key] = _checked(key, value, default, source)
+            continue
+        if not isinstance(value, dict):
+            raise InputError(f"{source}: {key}: `key: value` lines were expected, got {value!r}")
+        for name, inner in value.items():
+            if name not in default:
+                hint = did_you_mean(str(name), default)
+                raise InputError(f"{source}: unknown key '{key}.{name}'{hint}")
+            default[name] = _checked(f"{key}.{name}", inner, default[name], source)
+
+
+def _checked(key: str, value: Any, default: Any, source: str) -> Any:
+    """The value, if it is of the default's kind; a whole number may stand for a number."""
+    if default is None or value is None:
+        return value
+    if isinstance(default, list) and isinstance(value, str):
+        return [part for part in value.replace(",", " ").split() if part]
+    kind = type(default)
+    allowed = (int, float) if kind is float else kind
+    truth = isinstance(value, bool) and kind is not bool
+    if kind in _KINDS and (truth or not isinstance(value, allowed)):
+        raise InputError(f"{source}: {key}: {value!r} is not {_KINDS[kind]}")
+    return value

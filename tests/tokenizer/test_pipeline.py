@@ -1,0 +1,195 @@
+"""`tokenize` as a whole, on a small data set: unique, repeatable, resumable, without leaks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from toy_domain import N_ITEMS, histories, item_names, small, write_domain, write_inter, write_table
+
+from recbole_qbert.data.semid import read_semantic_ids
+from recbole_qbert.errors import InputError
+from recbole_qbert.files import read_json, sidecar_path
+from recbole_qbert.tokenizer import pipeline
+from recbole_qbert.tokenizer.inputs import Domain
+from recbole_qbert.tokenizer.pipeline import Tokenizer, tokenize
+from recbole_qbert.tokenizer.report import report_lines
+
+ALL_STREAMS = ["fused", "text", "image", "identity"]
+
+
+def _bytes(domain: Domain) -> bytes:
+    return domain.file("semid").read_bytes()
+
+
+def _run(folder: Path, name: str = "toy", shuffle: int | None = None, **changes: Any) -> bytes:
+    domain = write_domain(folder, name, shuffle)
+    tokenize([domain], folder / "tokenizer", small(**changes))
+    return _bytes(domain)
+
+
+@pytest.mark.parametrize("quantiser", ["rqkmeans", "opq", "rqvae"])
+def test_every_item_gets_a_tuple_of_its_own(tmp_path: Path, quantiser: str) -> None:
+    domain = write_domain(tmp_path)
+    settings = small(streams=["fused"], quantiser=quantiser, rqvae__epochs=3)
+    tokenizer = tokenize([domain], tmp_path / "tokenizer", settings)
+    assert tokenizer is not None
+    table = read_semantic_ids(domain.file("semid"))
+    assert sorted(table.items) == sorted(item_names("toy"))
+    assert table.codebook_sizes == (8, 8, 8)
+    report = read_json(sidecar_path(domain.file("semid")))["source"]["report"]
+    assert sum(report["stage 1"]["depths"]) == N_ITEMS
+    # The two items of equal content have ID vectors of their own, so the count is not known.
+    assert report["unique"]["moved"] == report["unique"]["collisions"]
+    said = "\n".join(report_lines(tokenizer))
+    assert f"{N_ITEMS} items, 3 levels, all unique" in said
+
+
+def test_streams_stand_side_by_side_in_their_order(tmp_path: Path) -> None:
+    domain = write_domain(tmp_path)
+    tokenizer = tokenize([domain], tmp_path / "tokenizer", small(streams=ALL_STREAMS))
+    assert tokenizer is not None
+    assert len(tokenizer.codebook_sizes) == 12
+    alone = tokenize([domain], tmp_path / "text", small(streams=["text"]))
+    assert alone is not None
+    # Only the last levels are moved for uniqueness: the first of text are the same in both.
+    np.testing.assert_array_equal(tokenizer.codes[:, 3:5], alone.codes[:, :2])
+    # Items without a vector of a modality share what the quantiser says of the mean vector.
+    rows = [row for row, (_, item) in enumerate(tokenizer.keys) if item in ("toy3", "toy7")]
+    np.testing.assert_array_equal(*tokenizer.codes[rows, 3:6])
+
+
+def test_same_seed_same_bytes_and_row_order_is_immaterial(tmp_path: Path) -> None:
+    first = _run(tmp_path / "a", streams=ALL_STREAMS)
+    assert _run(tmp_path / "b", streams=ALL_STREAMS) == first
+    assert _run(tmp_path / "c", streams=ALL_STREAMS, shuffle=3) == first
+    assert _run(tmp_path / "d", streams=ALL_STREAMS, seed=1) != first
+
+
+@pytest.mark.parametrize(
+    "killed", ["fit_injector", "fit_quantiser", "reallocate", "write_semantic_ids"]
+)
+def test_a_killed_run_goes_on_to_the_same_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: str
+) -> None:
+    wanted = _run(tmp_path / "whole", streams=["fused", "text"])
+    calls: list[str] = []
+
+    def counted(name: str) -> Any:
+        function = getattr(pipeline, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            calls.append(name)
+            if calls.count(killed) == 1 and name == killed:
+                raise KeyboardInterrupt
+            return function(*args, **kwargs)
+
+        return call
+
+    for name in ("fit_injector", "fit_quantiser", "reallocate", "write_semantic_ids"):
+        monkeypatch.setattr(pipeline, name, counted(name))
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path / "killed", streams=["fused", "text"])
+    done = list(calls)
+    assert _run(tmp_path / "killed", streams=["fused", "text"]) == wanted
+    # What was finished before the kill is not done again.
+    if killed != "fit_injector":
+        assert calls.count("fit_injector") == 1
+    if done.count("fit_quantiser") == 2:
+        assert calls.count("fit_quantiser") == 2
+
+
+def test_stage_by_stage_equals_one_go(tmp_path: Path) -> None:
+    wanted = _run(tmp_path / "one")
+    domain, folder = write_domain(tmp_path / "steps"), tmp_path / "steps" / "tokenizer"
+    for until in ("injection", "quantisation"):
+        assert tokenize([domain], folder, small(until=until)) is None
+        assert not domain.file("semid").exists()
+    tokenize([domain], folder, small())
+    assert _bytes(domain) == wanted
+
+
+def test_changed_settings_are_not_taken_from_an_earlier_run(tmp_path: Path) -> None:
+    wanted = _run(tmp_path / "fresh", n_levels=2, codebook_size=16)
+    _run(tmp_path / "again")
+    assert _run(tmp_path / "again", n_levels=2, codebook_size=16) == wanted
+
+
+def test_held_out_interactions_never_reach_the_ids(tmp_path: Path) -> None:
+    settings = {"streams": ["fused", "identity"], "id_query": "interactions"}
+    domain = write_domain(tmp_path)
+    tokenize([domain], tmp_path / "a", small(**settings))
+    before = _bytes(domain)
+    rng = np.random.default_rng(0)
+    names = item_names("toy")
+    changed = [
+        [*items[:-2], *(names[row] for row in rng.integers(0, N_ITEMS, 2))]
+        for items in histories("toy")
+    ]
+    write_inter(domain, changed, None)
+    tokenize([domain], tmp_path / "b", small(**settings))
+    assert _bytes(domain) == before
+    write_inter(domain, [items[1:] for items in histories("toy")], None)
+    tokenize([domain], tmp_path / "c", small(**settings))
+    assert _bytes(domain) != before  # training interactions do matter
+
+
+def test_two_domains_share_one_vocabulary(tmp_path: Path) -> None:
+    domains = [write_domain(tmp_path, name) for name in ("left", "right")]
+    tokenizer = tokenize(domains, tmp_path / "both", small(streams=["text"]))
+    assert tokenizer is not None
+    left, right = (read_semantic_ids(domain.file("semid")) for domain in domains)
+    assert left.codebook_sizes == right.codebook_sizes
+    together = np.concatenate([left.codes, right.codes])
+    assert len(np.unique(together, axis=0)) == 2 * N_ITEMS
+    # The toy domains hold the same vectors, so their first levels agree item by item.
+    np.testing.assert_array_equal(left.codes[:, 0], right.codes[:, 0])
+
+
+def test_domains_of_different_encoders_are_refused(tmp_path: Path) -> None:
+    domains = [write_domain(tmp_path, name) for name in ("left", "right")]
+    write_table(domains[1], "text", range(N_ITEMS), 12, 1, "other words")
+    with pytest.raises(InputError, match=r"right\.text\.npz: its encoder is not that of left"):
+        tokenize(domains, tmp_path / "both", small())
+    write_table(domains[1], "text", range(N_ITEMS), 9, 1, "words")
+    with pytest.raises(InputError, match=r"right\.text\.npz: 1 parts of dimension 9"):
+        tokenize(domains, tmp_path / "both", small())
+
+
+def test_an_extra_level_in_place_of_reallocation(tmp_path: Path) -> None:
+    domain = write_domain(tmp_path)
+    settings = small(streams=["text"], n_levels=1, unique="extra_level")
+    tokenizer = tokenize([domain], tmp_path / "tokenizer", settings)
+    assert tokenizer is not None
+    assert len(tokenizer.codebook_sizes) == 2
+    groups = np.bincount(tokenizer.codes[:, 0])
+    assert tokenizer.codebook_sizes[1] == groups.max()
+
+
+def test_a_tokenizer_read_again_encodes_as_before(tmp_path: Path) -> None:
+    domain = write_domain(tmp_path)
+    made = tokenize([domain], tmp_path / "tokenizer", small(streams=["fused", "text"]))
+    read = Tokenizer.load(tmp_path / "tokenizer")
+    assert made is not None
+    np.testing.assert_array_equal(read.codes, made.codes)
+    assert read.keys == made.keys
+    vectors = np.random.default_rng(0).normal(size=(9, 12)).astype(np.float32)
+    fused = np.random.default_rng(1).normal(size=(9, 16)).astype(np.float32)
+    there = np.ones(9, np.bool_)
+    streams = {"fused": (fused, there), "text": (vectors, there)}
+    np.testing.assert_array_equal(read.encode(streams), made.encode(streams))
+
+
+def test_missing_things_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no finished tokenizer"):
+        Tokenizer.load(tmp_path)
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(InputError, match=r"no embeddings \(bare.text.npz or bare.image.npz\)"):
+        tokenize([Domain("bare", tmp_path / "bare")], tmp_path / "t", small())
+    domain = write_domain(tmp_path)
+    domain.file("image.npz").unlink()
+    with pytest.raises(InputError, match="streams: image: no data set has image embeddings"):
+        tokenize([domain], tmp_path / "t", small(streams=["image"]))
+    assert not domain.file("semid").exists()

@@ -1,0 +1,274 @@
+"""Training: start, restarts, choice of the epoch, resume, collapse."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_qbert.errors import InputError
+from recbole_qbert.resume import FitState
+from recbole_qbert.tokenizer import rqvae_fit
+from recbole_qbert.tokenizer.quantiser import fit_quantiser
+from recbole_qbert.tokenizer.rqvae import RQVAEQuantiser
+from recbole_qbert.tokenizer.rqvae_fit import Training, check_collapse, fit_rqvae, is_better
+from recbole_qbert.tokenizer.rqvae_settings import RQVAESettings
+
+SMALL = RQVAESettings(
+    n_levels=3, codebook_size=8, hidden_sizes=(16,), code_size=4, epochs=8, batch_size=64
+)
+
+
+def _settings(**changes: Any) -> RQVAESettings:
+    return dataclasses.replace(SMALL, **changes)
+
+
+def _vectors(n: int = 300, dimension: int = 12) -> np.ndarray:
+    """Eight clusters one after another, so that a first batch would show only some of them."""
+    rng = np.random.default_rng(5)
+    centres = 4 * rng.normal(size=(8, dimension))
+    return (np.repeat(centres, -(-n // 8), axis=0)[:n] + rng.normal(size=(n, dimension))).astype(
+        np.float32
+    )
+
+
+def _bytes(quantiser: RQVAEQuantiser) -> list[bytes]:
+    return [value.numpy().tobytes() for value in quantiser.state()["weights"].values()]
+
+
+def _used(training: Training, level: int) -> int:
+    codes = RQVAEQuantiser(training.network).encode(training.vectors)
+    return len(np.unique(codes[:, level]))
+
+
+def test_k_means_start_covers_the_whole_catalogue() -> None:
+    training = Training(_vectors(), SMALL, seed=1)
+    training.start_codebooks()
+    assert [_used(training, level) for level in range(3)] == [8, 8, 8]
+    # Each codeword of level 0 is the mean latent of those that choose it.
+    quantiser = RQVAEQuantiser(training.network)
+    latents, codes = quantiser.latents(_vectors()), quantiser.encode(_vectors())[:, 0]
+    for code in range(8):
+        mean = latents[codes == code].mean(axis=0)
+        np.testing.assert_allclose(quantiser.codebooks[0][code], mean, atol=1e-4)
+
+
+def test_fewer_items_than_codes() -> None:
+    vectors = _vectors(5)
+    fitted = fit_rqvae(vectors, _settings(codebook_size=16), seed=1)
+    assert fitted.codebook_sizes == (16, 16, 16)
+    assert fitted.report(vectors)["collisions"] == 0
+
+
+def test_standardised_inputs() -> None:
+    vectors = _vectors()
+    vectors[:, 3] = 0.1  # constant; float32 sums would leave a tiny deviation
+    vectors[:, 5] = 1e4 + 1e3 * vectors[:, 5]
+    network = Training(vectors, SMALL, seed=1).network
+    standardised = network.standardise(torch.from_numpy(vectors)).double()
+    np.testing.assert_allclose(standardised.mean(dim=0), 0, atol=1e-4)
+    deviations = standardised.std(dim=0, correction=0)
+    assert deviations[3] < 1e-6
+    np.testing.assert_allclose(np.delete(deviations.numpy(), 3), 1, rtol=1e-3)
+    plain = Training(vectors, _settings(standardise="none"), seed=1).network
+    assert torch.equal(plain.standardise(torch.from_numpy(vectors)), torch.from_numpy(vectors))
+
+
+def test_training_lowers_the_error() -> None:
+    vectors = _vectors()
+    errors = []
+    for epochs in (1, 20):
+        fitted = fit_rqvae(vectors, _settings(epochs=epochs, learning_rate=0.01), seed=1)
+        errors.append(fitted.report(vectors)["levels"][-1]["relative_error"])
+    assert errors[1] < 0.5 * errors[0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"gradient": "rotation"},
+        {"codebook_update": "ema", "ema_decay": 0.9},
+        {"sinkhorn_epsilon": 0.01},
+        {"norm": "sum", "rq_reduce": "mean", "standardise": "none"},
+        {"codebook_size": (8, 4, 16)},
+    ],
+)
+def test_every_choice_trains(changes: dict[str, Any]) -> None:
+    vectors = _vectors()
+    settings = _settings(learning_rate=0.01, **changes)
+    first, last = (
+        fit_rqvae(vectors, dataclasses.replace(settings, epochs=epochs), seed=1).report(vectors)
+        for epochs in (1, 20)
+    )
+    assert last["levels"][-1]["relative_error"] < 0.7 * first["levels"][-1]["relative_error"]
+    assert all(level["usage"] > 0.7 for level in last["levels"])
+
+
+@pytest.mark.parametrize("update", ["gradient", "ema"])
+def test_restarts_raise_usage(update: str) -> None:
+    used = {}
+    for restart in (False, True):
+        settings = _settings(codebook_update=update, restart_dead_codes=restart, epochs=40)
+        training = Training(_vectors(), settings, seed=1)
+        training.start_codebooks()
+        with torch.no_grad():
+            training.network.codebooks[1][1:] = 100.0  # far from every residual
+        training._start_moving()
+        for _ in range(6):
+            training.train_epoch()
+        used[restart] = _used(training, 1)
+    assert used[False] == 1
+    assert used[True] >= 6
+
+
+def test_restarts_stop_before_the_epochs_that_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    restarted, looked = [], []
+    monkeypatch.setattr(
+        Training, "_restart", lambda self, dead: restarted.append(self.epoch), raising=True
+    )
+    look = Training._look
+
+    def spy(self: Training, settled: bool) -> None:
+        look(self, settled)
+        looked.append((self.epoch, settled))
+
+    monkeypatch.setattr(Training, "_look", spy)
+    fit_rqvae(_vectors(), _settings(epochs=8, settle_share=0.5), seed=1)
+    assert restarted == [1, 2, 3, 4]
+    assert looked == [(epoch, epoch >= 5) for epoch in range(1, 9)]
+
+
+def test_the_best_settled_epoch_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    look = Training._look
+
+    def spy(self: Training, settled: bool) -> None:
+        look(self, settled)
+        if settled:
+            seen.append(((self.latest["collisions"], self.latest["error"]), self.epoch))
+
+    monkeypatch.setattr(Training, "_look", spy)
+    vectors = _vectors()
+    fitted = fit_rqvae(vectors, _settings(epochs=16, settle_share=0.75), seed=3)
+    (collisions, error), _ = min(seen)
+    assert len(seen) == 12
+    assert fitted.report(vectors)["collisions"] == collisions
+    (kept,) = fitted.squared_errors(vectors, fitted.encode(vectors), [3])
+    assert kept == pytest.approx(error, rel=1e-6)
+
+
+def test_fewer_collisions_first_then_the_smaller_error() -> None:
+    best = {"collisions": 5, "error": 2.0}
+    assert is_better(best, {})
+    assert is_better({"collisions": 4, "error": 9.0}, best)
+    assert is_better({"collisions": 5, "error": 1.9}, best)
+    assert not is_better({"collisions": 5, "error": 2.0}, best)
+    assert not is_better({"collisions": 6, "error": 0.1}, best)
+
+
+@pytest.mark.parametrize("update", ["gradient", "ema"])
+@pytest.mark.parametrize("killed_in", [1, 4, 7])
+def test_a_killed_fit_ends_like_an_unbroken_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, update: str, killed_in: int
+) -> None:
+    settings = _settings(codebook_update=update, settle_share=0.5)
+    wanted = _bytes(fit_rqvae(_vectors(), settings, seed=1))
+    monkeypatch.setattr(rqvae_fit, "FitState", functools.partial(FitState, interval_s=0.0))
+    epoch = Training.train_epoch
+    trained: list[int] = []
+
+    def interrupted(self: Training) -> float:
+        if self.epoch == killed_in and killed_in not in trained:
+            trained.append(killed_in)
+            raise KeyboardInterrupt
+        trained.append(self.epoch)
+        return epoch(self)
+
+    monkeypatch.setattr(Training, "train_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit_rqvae(_vectors(), settings, 1, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+    again = fit_rqvae(_vectors(), settings, 1, tmp_path)
+    assert trained == [*range(killed_in), killed_in, *range(killed_in, 8)]
+    assert _bytes(again) == wanted
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("change", ["settings", "seed", "vectors"])
+def test_another_fits_state_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    monkeypatch.setattr(rqvae_fit, "FitState", functools.partial(FitState, interval_s=0.0))
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "best_quantiser", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            fit_rqvae(_vectors(), SMALL, 1, tmp_path)
+    settings = _settings(beta=0.5) if change == "settings" else SMALL
+    seed = 2 if change == "seed" else 1
+    vectors = _vectors() + np.float32(change == "vectors")
+    fitted = fit_rqvae(vectors, settings, seed, tmp_path)
+    assert _bytes(fitted) == _bytes(fit_rqvae(vectors, settings, seed))
+
+
+def test_a_finished_state_is_taken_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rqvae_fit, "FitState", functools.partial(FitState, interval_s=0.0))
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "best_quantiser", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            fit_rqvae(_vectors(), SMALL, 1, tmp_path)
+    monkeypatch.setattr(Training, "train_epoch", lambda self: 1 / 0)
+    shuffled = _vectors()[::-1].copy()  # the same set of vectors
+    assert fit_rqvae(shuffled, SMALL, 1, tmp_path).method == "rqvae"
+
+
+@pytest.mark.filterwarnings("ignore")  # of all the overflows on the way
+def test_a_loss_that_is_not_finite_is_one_line() -> None:
+    with pytest.raises(InputError, match="not finite in epoch 1 of 8; lower rqvae.learning_rate"):
+        fit_rqvae(_vectors() * 1e25, _settings(standardise="none"), seed=1)
+
+
+def test_a_collapse_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Codebooks that stay at zero: every item has the codes (0, 0, 0).
+    monkeypatch.setattr(Training, "start_codebooks", lambda self: None)
+    settings = {
+        **{"n_levels": 3, "codebook_size": 8, "hidden_sizes": [16], "code_size": 4, "epochs": 2},
+        **{"restart_dead_codes": False, "learning_rate": 1e-9},
+    }
+    with pytest.raises(InputError) as refusal:
+        fit_quantiser(_vectors(), "rqvae", settings, seed=1)
+    assert str(refusal.value).startswith(
+        "rqvae: level 1 (from 0) collapsed: 1 of 8 codes are used, perplexity 1.0; lower"
+    )
+
+
+def test_what_counts_as_collapse() -> None:
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 256, (10_000, 3))
+    check_collapse(codes, (256, 256, 256), 10_000)
+    few = codes.copy()
+    few[:, 2] %= 2  # two of the 39 codes that could be told apart: just enough
+    check_collapse(few, (256, 256, 256), 10_000)
+    few[:, 2] = 7
+    with pytest.raises(InputError, match=r"level 2 \(from 0\) collapsed: 1 of 256"):
+        check_collapse(few, (256, 256, 256), 10_000)
+    # With 100,000 items all 256 could be used, and 12 are too few.
+    few[:, 2] = codes[:, 2] % 12
+    with pytest.raises(InputError, match="12 of 256"):
+        check_collapse(few, (256, 256, 256), 100_000)
+    # The first level may be poor, and later levels may idle where it tells all items apart.
+    few = codes.copy()
+    few[:, 0] = 0
+    check_collapse(few, (256, 256, 256), 10_000)
+    check_collapse(np.stack([np.arange(200), np.zeros(200, int)], axis=1), (256, 256), 200)
+
+
+def test_the_bar_shows_when_asked(capfd: pytest.CaptureFixture[str]) -> None:
+    fit_rqvae(_vectors(), _settings(epochs=2), seed=1)
+    assert capfd.readouterr().err == ""
+    fit_rqvae(_vectors(), _settings(epochs=2), seed=1, show_progress=True)
+    assert "rqvae: 100%" in capfd.readouterr().err
