@@ -4,6 +4,7 @@
     python -m benchmarks best --dataset=Instruments --data_path=dataset --budget=1800
     python -m benchmarks memory --dataset=Games --data_path=dataset
     python -m benchmarks dropout
+    python -m benchmarks quantise --items=1000000 --dimension=256
 
 Every side runs in a process of its own, one after the other, on the same machine in the same call.
 Both models have the same width, depth and length. Peers: `recbole` is RecBole 1.2.1 as it ships
@@ -36,16 +37,23 @@ def main() -> int:
     parser.add_argument("--length", type=int, default=50)
     parser.add_argument("--steps", type=int, default=20, help="timed training steps")
     parser.add_argument("--budget", type=float, default=1800, help="seconds a side may train")
+    parser.add_argument("--items", type=int, default=1_000_000, help="of quantise")
+    parser.add_argument("--dimension", type=int, default=256, help="of quantise")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--side", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
         print(json.dumps(sides.MEASURES[options.what][options.side](options)))
         return 0
+    subject = (
+        f"{options.items:,} items of dimension {options.dimension}"
+        if options.what == "quantise"
+        else f"{options.dataset}: width {options.hidden_size}, {options.n_layers} layers, "
+        f"length {options.length}"
+    )
     print(
-        f"{options.what} on {options.dataset}: width {options.hidden_size}, "
-        f"{options.n_layers} layers, length {options.length}; {platform.machine()}, "
-        f"{options.threads} threads, Python {platform.python_version()}"
+        f"{options.what} on {subject}; {platform.machine()}, {options.threads} threads, "
+        f"Python {platform.python_version()}"
     )
     results = {}
     for side in sides.MEASURES[options.what]:

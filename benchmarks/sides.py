@@ -10,6 +10,8 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
+from benchmarks import quantise
+
 Result = dict[str, float]
 BATCH_SIZE = 256
 
@@ -202,6 +204,7 @@ MEASURES: dict[str, dict[str, Callable[[argparse.Namespace], Result]]] = {
     "best": {"mended": _measure_best("BERT4Rec"), "QBERT4Rec": _measure_best("QBERT4Rec")},
     "dropout": {"torch": _measure_dropout(False), "QBERT4Rec": _measure_dropout(True)},
     "memory": {"recbole": _memory_recbole, "QBERT4Rec": _memory_ours},
+    "quantise": {"faiss": quantise.measure_faiss, "QBERT4Rec": quantise.measure_rqvae},
 }
 
 
@@ -217,6 +220,9 @@ def compare(what: str, results: dict[str, Any]) -> list[str]:
                 lines.append(f"QBERT4Rec / {side}, {key}: {ours[key] / peer[key]:.2f}x")
         elif what == "dropout":
             lines.append(f"QBERT4Rec's dropout / {side}'s: {ours['ms'] / peer['ms']:.2f}")
+        elif what == "quantise":
+            ratio = ours["seconds in all"] / peer["seconds in all"]
+            lines.append(f"QBERT4Rec / {side}, seconds in all: {ratio:.2f}")
         elif what == "memory":
             lines.append(f"QBERT4Rec / {side}, growth: {ours['growth MB'] / peer['growth MB']:.3f}")
         else:

@@ -10,6 +10,8 @@ product of its row with a masked position's T hidden vectors side by side. For `
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,6 +27,18 @@ class ItemRepresentation(nn.Module):
     def forward(self) -> Tensor:
         """The item matrix. Shape [N, T * D]."""
         raise NotImplementedError
+
+    def code_loss(self, hidden: Tensor, items: Tensor) -> Tensor:
+        """Mean cross-entropy, over M items and K levels, of each code within its level.
+
+        Args:
+            hidden: [M, T * D] what the encoder says at the places of the items.
+            items: [M].
+
+        Returns:
+            A scalar; 0 where items own rows, not codes.
+        """
+        return hidden.new_zeros(())
 
 
 class WordItems(ItemRepresentation):
@@ -53,11 +67,26 @@ class CodeItems(ItemRepresentation):
 
     item_codes: Tensor
 
-    def __init__(self, hidden_size: int, item_codes: Tensor, vocabulary_size: int, init: float):
+    def __init__(
+        self, hidden_size: int, item_codes: Tensor, codebook_sizes: Sequence[int], init: float
+    ):
         super().__init__()
+        self.codebook_sizes = tuple(codebook_sizes)
         self.register_buffer("item_codes", item_codes)
-        self.table = nn.Embedding(vocabulary_size, hidden_size)
+        self.table = nn.Embedding(sum(codebook_sizes), hidden_size)
         nn.init.normal_(self.table.weight, std=init)
+
+    def code_loss(self, hidden: Tensor, items: Tensor) -> Tensor:
+        size = self.table.embedding_dim
+        chosen = self.item_codes[items].unbind(dim=1)  # K times [M]
+        tables = self.table.weight.split(self.codebook_sizes)  # K times [S_k, D]
+        total, first = hidden.new_zeros(()), 0
+        for level, (codes, table) in enumerate(zip(chosen, tables, strict=True)):
+            token = level % self.tokens_per_item  # its own of T = K, or the only one
+            logits = hidden[:, token * size : (token + 1) * size] @ table.T
+            total = total + F.cross_entropy(logits, codes - first)
+            first += len(table)
+        return total / len(tables)
 
 
 class ComposeItems(CodeItems):
@@ -70,8 +99,10 @@ class ComposeItems(CodeItems):
 class FlattenItems(CodeItems):
     """K tokens an item, one for each level; a masked item is read from K positions at once."""
 
-    def __init__(self, hidden_size: int, item_codes: Tensor, vocabulary_size: int, init: float):
-        super().__init__(hidden_size, item_codes, vocabulary_size, init)
+    def __init__(
+        self, hidden_size: int, item_codes: Tensor, codebook_sizes: Sequence[int], init: float
+    ):
+        super().__init__(hidden_size, item_codes, codebook_sizes, init)
         self.tokens_per_item = item_codes.size(1)
 
     def forward(self) -> Tensor:
@@ -84,7 +115,7 @@ def build_representation(
     n_items: int,
     hidden_size: int,
     item_codes: Tensor | None,
-    vocabulary_size: int,
+    codebook_sizes: Sequence[int],
     word_init: str,
     init: float,
 ) -> ItemRepresentation:
@@ -94,7 +125,7 @@ def build_representation(
         name: `id` is `word` with random rows and no codes at all.
         n_items: N, padding included.
         item_codes: [N, K] vocabulary rows (level offset added); None only for `id`.
-        vocabulary_size: rows of the code table, the sum of all codebook sizes.
+        codebook_sizes: S_k, K of them; empty only for `id`.
         word_init: `codes` or `random`.
         init: standard deviation of a new item vector's elements.
     """
@@ -107,7 +138,7 @@ def build_representation(
     if name == "compose":
         # The sum of K independent vectors then has the elements' deviation `init`.
         code_init = init / item_codes.size(1) ** 0.5
-        return ComposeItems(hidden_size, item_codes, vocabulary_size, code_init)
+        return ComposeItems(hidden_size, item_codes, codebook_sizes, code_init)
     if name == "flatten":
-        return FlattenItems(hidden_size, item_codes, vocabulary_size, init)
+        return FlattenItems(hidden_size, item_codes, codebook_sizes, init)
     raise ValueError(f"item_representation {name!r} is none of {', '.join(REPRESENTATIONS)}")

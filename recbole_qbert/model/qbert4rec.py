@@ -8,7 +8,9 @@ positions in the batch, T tokens an item (1, or K for `flatten`).
 Deviations from the paper, each a config key: `mask_mix` may hold `next_item`, which cuts a sequence
 to a random prefix and masks its last item; `exclude_visible` takes the items that are visible in
 the same sequence out of the softmax and out of the ranking, where data never repeats an item;
-`label_smoothing`; `position_order: backward` counts positions from the end of the sequence.
+`label_smoothing`; `position_order: backward` counts positions from the end of the sequence;
+`mask_context: previous` adds the vector of the nearest visible item before a mask to the mask
+token; `code_loss_weight` adds the cross-entropy of each code of the masked item within its level.
 """
 
 from __future__ import annotations
@@ -50,6 +52,11 @@ class QBERT4Rec(SequentialRecommender):
             raise InputError(f"label_smoothing: {self.label_smoothing} is not in [0, 1)")
         _one_of("position_order", config["position_order"], ("forward", "backward"))
         self.backward_positions = config["position_order"] == "backward"
+        _one_of("mask_context", config["mask_context"], ("none", "previous"))
+        self.mask_knows_previous = config["mask_context"] == "previous"
+        self.code_loss_weight = float(config["code_loss_weight"])
+        if self.code_loss_weight < 0:
+            raise InputError(f"code_loss_weight: {self.code_loss_weight} is below 0")
         _one_of("layer_norm", config["layer_norm"], ("post", "pre"))
         _one_of("word_init", config["word_init"], ("codes", "random"))
         if config["hidden_size"] % config["n_heads"]:
@@ -59,15 +66,16 @@ class QBERT4Rec(SequentialRecommender):
             )
         self.exclude_visible = _resolve_exclude_visible(config["exclude_visible"], dataset)
 
-        item_codes, vocabulary_size = None, 0
+        item_codes: Tensor | None = None
+        codebook_sizes: tuple[int, ...] = ()
         if self.item_representation != "id":
-            item_codes, vocabulary_size = _vocabulary_rows(dataset, self.item_representation)
+            item_codes, codebook_sizes = _vocabulary_rows(dataset, self.item_representation)
         self.items = build_representation(
             self.item_representation,
             n_items=self.n_items,
             hidden_size=config["hidden_size"],
             item_codes=item_codes,
-            vocabulary_size=vocabulary_size,
+            codebook_sizes=codebook_sizes,
             word_init=config["word_init"],
             init=config["initializer_range"],
         )
@@ -102,7 +110,11 @@ class QBERT4Rec(SequentialRecommender):
         """
         n_rows, width = items.shape
         vectors = F.embedding(items, matrix).view(n_rows, width, self.tokens_per_item, -1)
-        vectors = torch.where(mask[:, :, None, None], self.mask_token, vectors).flatten(1, 2)
+        masked: Tensor = self.mask_token
+        if self.mask_knows_previous:
+            previous = F.embedding(previous_visible(items, mask), matrix)
+            masked = masked + previous.view_as(vectors)
+        vectors = torch.where(mask[:, :, None, None], masked, vectors).flatten(1, 2)
         tokens = torch.arange(vectors.size(1), device=items.device).unsqueeze(0)
         token_lengths = lengths * self.tokens_per_item
         if self.backward_positions:
@@ -111,7 +123,7 @@ class QBERT4Rec(SequentialRecommender):
         return hidden.view(n_rows, width, -1)[mask]
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:
-        """Mean cross-entropy over the masked positions of a batch (eq. 11)."""
+        """Mean cross-entropy over the masked positions of a batch (eq. 11), and that of codes."""
         items, lengths = append_item(
             interaction[self.ITEM_SEQ],
             interaction[self.ITEM_SEQ_LEN],
@@ -123,10 +135,15 @@ class QBERT4Rec(SequentialRecommender):
         )
         targets = items[mask]  # [M]
         matrix = self.items()
-        logits = self.forward(items, lengths, mask, matrix) @ matrix.T  # [M, N]
+        hidden = self.forward(items, lengths, mask, matrix)
+        logits = hidden @ matrix.T  # [M, N]
         visible = self._visible_items(items, lengths, mask)[mask.nonzero()[:, 0]]  # [M, L]
         visible = visible.masked_fill(visible == targets.unsqueeze(1), 0)
-        return smoothed_cross_entropy(exclude_items(logits, visible), targets, self.label_smoothing)
+        logits = exclude_items(logits, visible)
+        loss = smoothed_cross_entropy(logits, targets, self.label_smoothing)
+        if self.code_loss_weight:
+            loss = loss + self.code_loss_weight * self.items.code_loss(hidden, targets)
+        return loss
 
     def predict(self, interaction: Interaction) -> Tensor:
         """Scores of one given item for each row. Shape [B]."""
@@ -179,6 +196,13 @@ def append_item(items: Tensor, lengths: Tensor, item: Tensor) -> tuple[Tensor, T
     return items.scatter(1, at.unsqueeze(1), item.unsqueeze(1)), at + 1
 
 
+def previous_visible(items: Tensor, mask: Tensor) -> Tensor:
+    """The nearest item before each position that no mask hides, 0 where there is none. [B, L]"""
+    places = torch.arange(items.size(1), device=items.device).expand_as(items)
+    nearest = torch.where(mask, -1, places).cummax(dim=1).values
+    return items.gather(1, nearest.clamp(min=0)).masked_fill(nearest < 0, 0)
+
+
 def _generator(device: torch.device) -> torch.Generator:
     """The device's global generator: seeded by RecBole, saved and restored with a checkpoint."""
     if device.type == "cuda":
@@ -186,8 +210,8 @@ def _generator(device: torch.device) -> torch.Generator:
     return torch.default_generator
 
 
-def _vocabulary_rows(dataset: Any, representation: str) -> tuple[Tensor, int]:
-    """Codes plus level offsets [N, K], the padding item's all zero, and the number of rows."""
+def _vocabulary_rows(dataset: Any, representation: str) -> tuple[Tensor, tuple[int, ...]]:
+    """Codes plus level offsets [N, K], the padding item's all zero, and S_k of the K levels."""
     codes = getattr(dataset, "item_codes", None)
     if codes is None:
         raise InputError(
@@ -196,7 +220,7 @@ def _vocabulary_rows(dataset: Any, representation: str) -> tuple[Tensor, int]:
         )
     rows = codes + torch.tensor(dataset.codec.offsets)
     rows[0] = 0
-    return rows, dataset.codec.vocabulary_size
+    return rows, tuple(dataset.codec.codebook_sizes)
 
 
 def _resolve_exclude_visible(setting: Any, dataset: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ def _build(
         n_items=N_ITEMS,
         hidden_size=hidden_size,
         item_codes=_item_codes() if item_codes is None else item_codes,
-        vocabulary_size=sum(SIZES),
+        codebook_sizes=SIZES,
         word_init=word_init,
         init=init,
     )
@@ -137,6 +138,29 @@ def test_padding_row_starts_at_zero(name: str) -> None:
     assert _build(name)()[0].tolist() == [0.0] * 6
 
 
+@pytest.mark.parametrize("name", ["compose", "flatten"])
+def test_code_loss_against_a_loop(name: str) -> None:
+    """Each code against the others of its level, from the hidden vector that stands for it."""
+    items = _build(name, init=0.5)
+    hidden = torch.randn(4, 6 * items.tokens_per_item, generator=torch.Generator().manual_seed(1))
+    chosen = [1, 7, 40, 7]
+    rows, table = _item_codes(), items.table.weight.detach()
+    terms = []
+    for vector, item in zip(hidden, chosen, strict=True):
+        for level, (first, size) in enumerate(zip(OFFSETS, SIZES, strict=True)):
+            own = vector if name == "compose" else vector[6 * level : 6 * level + 6]
+            logits = [float(own @ table[first + code]) for code in range(size)]
+            target = int(rows[item, level]) - first
+            terms.append(math.log(math.fsum(map(math.exp, logits))) - logits[target])
+    loss = items.code_loss(hidden, torch.tensor(chosen))
+    assert loss.item() == pytest.approx(math.fsum(terms) / len(terms), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["word", "id"])
+def test_rows_have_no_code_loss(name: str) -> None:
+    assert _build(name).code_loss(torch.ones(2, 6), torch.tensor([1, 2])).item() == 0
+
+
 def test_unknown_names_and_missing_codes_are_refused() -> None:
     """The builder names what is wrong."""
     with pytest.raises(ValueError, match="none of compose, word, flatten, id"):
@@ -148,7 +172,7 @@ def test_unknown_names_and_missing_codes_are_refused() -> None:
                 n_items=5,
                 hidden_size=4,
                 item_codes=None,
-                vocabulary_size=0,
+                codebook_sizes=(),
                 word_init="codes",
                 init=0.02,
             )

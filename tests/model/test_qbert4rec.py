@@ -24,7 +24,7 @@ from recbole_qbert.model import encoder as encoder_module
 from recbole_qbert.model import qbert4rec as qbert4rec_module
 from recbole_qbert.model.items import REPRESENTATIONS, CodeItems, WordItems
 from recbole_qbert.model.masking import SCHEMES, MaskDraw, draw_masks
-from recbole_qbert.model.qbert4rec import IDBERT4Rec, QBERT4Rec, append_item
+from recbole_qbert.model.qbert4rec import IDBERT4Rec, QBERT4Rec, append_item, previous_visible
 
 SIZES = (3, 4, 3)
 OFFSETS = (0, 3, 7)
@@ -306,10 +306,11 @@ def test_full_sort_ranks_like_scoring_item_by_item(representation: str) -> None:
         )
 
 
+@pytest.mark.parametrize("context", ["none", "previous"])
 @pytest.mark.parametrize("representation", REPRESENTATIONS)
-def test_masked_items_do_not_leak_into_the_input(representation: str) -> None:
+def test_masked_items_do_not_leak_into_the_input(representation: str, context: str) -> None:
     """Other items at masked positions give the same hidden vectors."""
-    model = _model(item_representation=representation)
+    model = _model(item_representation=representation, mask_context=context)
     items = torch.randint(1, N_ITEMS, (4, 6), generator=torch.Generator().manual_seed(1))
     lengths = torch.tensor([6, 4, 1, 5])
     mask = torch.zeros(4, 6, dtype=torch.bool)
@@ -319,6 +320,45 @@ def test_masked_items_do_not_leak_into_the_input(representation: str) -> None:
     hidden = model.forward(items, lengths, mask, matrix)
     assert hidden.shape == (5, matrix.size(1))
     assert torch.equal(hidden, model.forward(other, lengths, mask, matrix))
+
+
+def test_previous_visible_by_hand() -> None:
+    items = torch.tensor([[5, 6, 7, 8], [5, 6, 7, 0], [3, 3, 4, 9]])
+    mask = torch.tensor([[0, 0, 1, 1], [1, 0, 1, 0], [1, 1, 0, 0]]).bool()
+    expected = [[5, 6, 6, 6], [0, 6, 6, 0], [0, 0, 4, 9]]
+    assert previous_visible(items, mask).tolist() == expected
+
+
+@pytest.mark.parametrize("representation", REPRESENTATIONS)
+def test_a_mask_may_hold_the_item_before_it(
+    representation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the encoder reads: at masks the mask token plus that item's vectors, else the items'."""
+    model = _model(item_representation=representation, mask_context="previous")
+    read: list[Tensor] = []
+
+    def encoder(vectors: Tensor, lengths: Tensor, tokens: Tensor) -> Tensor:
+        read.append(vectors)
+        return vectors
+
+    monkeypatch.setattr(model.encoder, "forward", encoder)
+    items, mask = torch.tensor([[5, 6, 7, 8]]), torch.tensor([[False, True, False, True]])
+    matrix, size = model.items(), model.tokens_per_item
+    model.forward(items, torch.tensor([4]), mask, matrix)
+    rows = matrix.view(N_ITEMS, size, -1)
+    expected = [rows[5], model.mask_token + rows[5], rows[7], model.mask_token + rows[7]]
+    assert torch.allclose(read[0][0], torch.cat(expected))
+
+
+def test_the_code_loss_is_added_with_its_weight() -> None:
+    """At the same masks, which the seed decides."""
+    losses = []
+    for weight in (0.0, 0.5, 1.0):
+        model = _model(code_loss_weight=weight)
+        torch.manual_seed(3)
+        losses.append(model.calculate_loss(_batch(_histories(), list(range(1, 21)))).item())
+    assert losses[0] < losses[1]
+    assert losses[2] - losses[0] == pytest.approx(2 * (losses[1] - losses[0]), rel=1e-4)
 
 
 def test_loss_is_the_mean_over_all_masked_positions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -481,6 +521,8 @@ def test_size_of_code_models_is_free_of_the_catalogue(representation: str, token
         ({"hidden_size": 15}, "hidden_size 15 is not a multiple of n_heads 2"),
         ({"exclude_visible": "never"}, "exclude_visible: 'never' is none of auto, on, off"),
         ({"position_order": "up"}, "position_order: 'up' is none of"),
+        ({"mask_context": "next"}, "mask_context: 'next' is none of none, previous"),
+        ({"code_loss_weight": -0.5}, "code_loss_weight: -0.5 is below 0"),
         ({"layer_norm": "none"}, "layer_norm: 'none' is none of"),
         ({"word_init": "code"}, "word_init: 'code' is none of codes, random"),
     ],

@@ -1,0 +1,111 @@
+"""A million vectors to unique code tuples: the RQ-VAE with reallocation, and faiss.
+
+Made-up vectors: a tree of centres (64 x 64 x 64, each level half as wide as the one above) and
+noise around the lowest ones, so that a residual quantiser has something to find at every level.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+from time import perf_counter
+
+import numpy as np
+
+Result = dict[str, float]
+N_LEVELS, CODEBOOK_SIZE, BRANCHES = 4, 256, 64
+_BLOCK = 1 << 16
+
+
+def vectors(options: argparse.Namespace) -> np.ndarray:
+    """float32 [items, dimension]."""
+    rng = np.random.default_rng(2026)
+    shape = (BRANCHES, options.dimension)
+    centres = [
+        rng.standard_normal((BRANCHES**level, *shape), dtype=np.float32) / 2**level
+        for level in range(3)
+    ]
+    made = np.empty((options.items, options.dimension), dtype=np.float32)
+    for start in range(0, len(made), _BLOCK):
+        block = made[start : start + _BLOCK]
+        block[:] = rng.standard_normal(block.shape, dtype=np.float32) / 8
+        path = np.zeros(len(block), dtype=np.int64)
+        for level in centres:
+            step = rng.integers(BRANCHES, size=len(block))
+            block += level[path, step]
+            path = path * BRANCHES + step
+    return made
+
+
+def measure_rqvae(options: argparse.Namespace) -> Result:
+    """Stage 2 with its default settings, then reallocation."""
+    import torch
+
+    from recbole_qbert.tokenizer.quantiser import fit_quantiser
+    from recbole_qbert.tokenizer.reallocate import reallocate
+
+    torch.set_num_threads(options.threads)
+    given = vectors(options)
+    start = perf_counter()
+    settings = {"n_levels": N_LEVELS, "codebook_size": CODEBOOK_SIZE}
+    quantiser = fit_quantiser(given, "rqvae", settings, seed=2026)
+    fitted = perf_counter()
+    codes = quantiser.encode(given)
+    encoded = perf_counter()
+    result = reallocate(
+        codes,
+        lambda rows: quantiser.distances(given[rows]),
+        quantiser.codebook_sizes,
+        [str(row) for row in range(len(given))],
+    )
+    done = perf_counter()
+    peak = _peak_gib()
+    report = quantiser.report(given)
+    return {
+        "seconds to fit": fitted - start,
+        "seconds to encode": encoded - fitted,
+        "seconds to reallocate": done - encoded,
+        "seconds in all": done - start,
+        "peak GiB": peak,
+        "relative error": report["levels"][-1]["relative_error"],
+        "least usage": min(level["usage"] for level in report["levels"]),
+        "collisions before": report["collisions"],
+        "collisions after": len(given) - len(np.unique(result.codes, axis=0)),
+        "items moved": int((result.codes != codes).any(axis=1).sum()),
+    }
+
+
+def measure_faiss(options: argparse.Namespace) -> Result:
+    """faiss's residual quantiser: as many levels and codes, greedy as eq. 7 is; not unique."""
+    import faiss
+
+    faiss.omp_set_num_threads(options.threads)
+    given = vectors(options)
+    start = perf_counter()
+    quantiser = faiss.ResidualQuantizer(options.dimension, N_LEVELS, CODEBOOK_SIZE.bit_length() - 1)
+    quantiser.max_beam_size = 1
+    quantiser.train(given)
+    fitted = perf_counter()
+    codes = quantiser.compute_codes(given)  # a byte a level
+    done = perf_counter()
+    peak = _peak_gib()
+    error = spread = 0.0
+    mean = given.mean(axis=0)
+    for first in range(0, len(given), _BLOCK):
+        block = given[first : first + _BLOCK]
+        error += float(np.square(block - quantiser.decode(codes[first : first + _BLOCK])).sum())
+        spread += float(np.square(block - mean).sum())
+    return {
+        "seconds to fit": fitted - start,
+        "seconds to encode": done - fitted,
+        "seconds in all": done - start,
+        "peak GiB": peak,
+        "relative error": error / spread,
+        "least usage": min(len(np.unique(column)) for column in codes.T) / CODEBOOK_SIZE,
+        "collisions before": len(given) - len(np.unique(codes, axis=0)),
+    }
+
+
+def _peak_gib() -> float:
+    """Most memory that the process ever held, in GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
