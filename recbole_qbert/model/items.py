@@ -10,12 +10,13 @@ product of its row with a masked position's T hidden vectors side by side. For `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+Score = Callable[[Tensor, Tensor], Tensor]
 REPRESENTATIONS = ("compose", "word", "flatten", "id")
 
 
@@ -28,12 +29,13 @@ class ItemRepresentation(nn.Module):
         """The item matrix. Shape [N, T * D]."""
         raise NotImplementedError
 
-    def code_loss(self, hidden: Tensor, items: Tensor) -> Tensor:
+    def code_loss(self, hidden: Tensor, items: Tensor, score: Score) -> Tensor:
         """Mean cross-entropy, over M items and K levels, of each code within its level.
 
         Args:
             hidden: [M, T * D] what the encoder says at the places of the items.
             items: [M].
+            score: from [M, D] and [S_k, D] to logits [M, S_k].
 
         Returns:
             A scalar; 0 where items own rows, not codes.
@@ -76,14 +78,14 @@ class CodeItems(ItemRepresentation):
         self.table = nn.Embedding(sum(codebook_sizes), hidden_size)
         nn.init.normal_(self.table.weight, std=init)
 
-    def code_loss(self, hidden: Tensor, items: Tensor) -> Tensor:
+    def code_loss(self, hidden: Tensor, items: Tensor, score: Score) -> Tensor:
         size = self.table.embedding_dim
         chosen = self.item_codes[items].unbind(dim=1)  # K times [M]
         tables = self.table.weight.split(self.codebook_sizes)  # K times [S_k, D]
         total, first = hidden.new_zeros(()), 0
         for level, (codes, table) in enumerate(zip(chosen, tables, strict=True)):
             token = level % self.tokens_per_item  # its own of T = K, or the only one
-            logits = hidden[:, token * size : (token + 1) * size] @ table.T
+            logits = score(hidden[:, token * size : (token + 1) * size], table)
             total = total + F.cross_entropy(logits, codes - first)
             first += len(table)
         return total / len(tables)

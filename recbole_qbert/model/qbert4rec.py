@@ -10,7 +10,7 @@ to a random prefix and masks its last item; `exclude_visible` takes the items th
 the same sequence out of the softmax and out of the ranking, where data never repeats an item;
 `label_smoothing`; `position_order: backward` counts positions from the end of the sequence;
 `mask_context: previous` adds the vector of the nearest visible item before a mask to the mask
-token; `code_loss_weight` adds the cross-entropy of each code of the masked item within its level.
+token; `score: cosine` compares directions only; `code_loss_weight` adds the cross-entropy of each code of the masked item within its level.
 """
 
 from __future__ import annotations
@@ -52,6 +52,10 @@ class QBERT4Rec(SequentialRecommender):
             raise InputError(f"label_smoothing: {self.label_smoothing} is not in [0, 1)")
         _one_of("position_order", config["position_order"], ("forward", "backward"))
         self.backward_positions = config["position_order"] == "backward"
+        _one_of("score", config["score"], ("dot", "cosine"))
+        self.temperature = float(config["temperature"]) if config["score"] == "cosine" else None
+        if self.temperature is not None and self.temperature <= 0:
+            raise InputError(f"temperature: {self.temperature} is not above 0")
         _one_of("mask_context", config["mask_context"], ("none", "previous"))
         self.mask_knows_previous = config["mask_context"] == "previous"
         self.code_loss_weight = float(config["code_loss_weight"])
@@ -136,13 +140,13 @@ class QBERT4Rec(SequentialRecommender):
         targets = items[mask]  # [M]
         matrix = self.items()
         hidden = self.forward(items, lengths, mask, matrix)
-        logits = hidden @ matrix.T  # [M, N]
+        logits = self._score(hidden, matrix)  # [M, N]
         visible = self._visible_items(items, lengths, mask)[mask.nonzero()[:, 0]]  # [M, L]
         visible = visible.masked_fill(visible == targets.unsqueeze(1), 0)
         logits = exclude_items(logits, visible)
         loss = smoothed_cross_entropy(logits, targets, self.label_smoothing)
         if self.code_loss_weight:
-            loss = loss + self.code_loss_weight * self.items.code_loss(hidden, targets)
+            loss = loss + self.code_loss_weight * self.items.code_loss(hidden, targets, self._score)
         return loss
 
     def predict(self, interaction: Interaction) -> Tensor:
@@ -150,14 +154,20 @@ class QBERT4Rec(SequentialRecommender):
         matrix = self.items()
         hidden, visible = self._next_item_state(interaction, matrix)
         item = interaction[self.ITEM_ID]
-        scores = (hidden * matrix[item]).sum(dim=1)
+        scores = self._score(hidden.unsqueeze(1), matrix[item].unsqueeze(1)).flatten()
         return scores.masked_fill((visible == item.unsqueeze(1)).any(dim=1), -torch.inf)
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Scores of the whole catalogue, exact, in one pass. Shape [B, N]."""
         matrix = self.items()
         hidden, visible = self._next_item_state(interaction, matrix)
-        return exclude_items(hidden @ matrix.T, visible)
+        return exclude_items(self._score(hidden, matrix), visible)
+
+    def _score(self, hidden: Tensor, rows: Tensor) -> Tensor:
+        """Logits [..., M, R] of rows [..., R, D] for hidden vectors [..., M, D]."""
+        if self.temperature is None:
+            return hidden @ rows.mT
+        return F.normalize(hidden, dim=-1) @ F.normalize(rows, dim=-1).mT / self.temperature
 
     def _next_item_state(self, interaction: Interaction, matrix: Tensor) -> tuple[Tensor, Tensor]:
         """Append one mask to each history; its hidden vector [B, T * D] and the visible items."""

@@ -265,11 +265,13 @@ def test_loss_falls_on_a_tiny_pattern(representation: str) -> None:
     assert sum(losses[-5:]) / 5 < math.log(6) - 0.5
 
 
+@pytest.mark.parametrize("score", ["dot", "cosine"])
 @pytest.mark.parametrize("exclude", ["on", "off"])
 @pytest.mark.parametrize("representation", REPRESENTATIONS)
-def test_predict_is_a_column_of_full_sort(representation: str, exclude: str) -> None:
+def test_predict_is_a_column_of_full_sort(representation: str, exclude: str, score: str) -> None:
     """Every item of the catalogue, padding and excluded ones (minus infinity) included."""
-    model = _model(item_representation=representation, exclude_visible=exclude).eval()
+    changes = {"item_representation": representation, "exclude_visible": exclude, "score": score}
+    model = _model(**changes).eval()
     histories = _histories()
     n_infinite = 0
     for item in range(N_ITEMS):
@@ -320,6 +322,23 @@ def test_masked_items_do_not_leak_into_the_input(representation: str, context: s
     hidden = model.forward(items, lengths, mask, matrix)
     assert hidden.shape == (5, matrix.size(1))
     assert torch.equal(hidden, model.forward(other, lengths, mask, matrix))
+
+
+@pytest.mark.parametrize("representation", REPRESENTATIONS)
+def test_cosine_scores_against_a_loop(representation: str) -> None:
+    """Each score is the cosine of the two vectors over the temperature."""
+    model = _model(item_representation=representation, score="cosine", temperature=0.2)
+    model.eval()
+    batch = _batch(_histories(), list(range(1, 21)))
+    with torch.no_grad():
+        matrix = model.items()
+        hidden, _ = model._next_item_state(batch, matrix)
+        scores = model.full_sort_predict(batch)
+    for row, vector in enumerate(hidden.double()):
+        for item in range(1, N_ITEMS):
+            other = matrix[item].double()
+            cosine = float(vector @ other / (vector.norm() * other.norm()))
+            assert scores[row, item].item() == pytest.approx(cosine / 0.2, abs=1e-4)
 
 
 def test_previous_visible_by_hand() -> None:
@@ -521,6 +540,8 @@ def test_size_of_code_models_is_free_of_the_catalogue(representation: str, token
         ({"hidden_size": 15}, "hidden_size 15 is not a multiple of n_heads 2"),
         ({"exclude_visible": "never"}, "exclude_visible: 'never' is none of auto, on, off"),
         ({"position_order": "up"}, "position_order: 'up' is none of"),
+        ({"score": "cos"}, "score: 'cos' is none of dot, cosine"),
+        ({"score": "cosine", "temperature": 0}, "temperature: 0.0 is not above 0"),
         ({"mask_context": "next"}, "mask_context: 'next' is none of none, previous"),
         ({"code_loss_weight": -0.5}, "code_loss_weight: -0.5 is below 0"),
         ({"layer_norm": "none"}, "layer_norm: 'none' is none of"),
