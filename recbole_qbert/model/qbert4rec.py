@@ -10,7 +10,8 @@ to a random prefix and masks its last item; `exclude_visible` takes the items th
 the same sequence out of the softmax and out of the ranking, where data never repeats an item;
 `label_smoothing`; `position_order: backward` counts positions from the end of the sequence;
 `mask_context: previous` adds the vector of the nearest visible item before a mask to the mask
-token; `score: cosine` compares directions only; `code_loss_weight` adds the cross-entropy of each code of the masked item within its level.
+token; `score: cosine` compares directions only; `code_loss_weight` adds the cross-entropy of each
+code of the masked item within its level.
 """
 
 from __future__ import annotations
