@@ -5,8 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from recbole_qbert.tokenizer.quantiser import greedy
-from recbole_qbert.tokenizer.rqkmeans import RQKMeansSettings, fit_residual_kmeans
+from recbole_qbert.tokenizer.quantiser import greedy, load_quantiser
+from recbole_qbert.tokenizer.rqkmeans import (
+    RQKMeansSettings,
+    fit_components,
+    fit_residual_kmeans,
+)
 
 FOUR_POINTS = np.array([[0.0, 0.0], [0.0, 2.0], [10.0, 0.0], [10.0, 2.0]], dtype=np.float32)
 
@@ -93,3 +97,54 @@ def test_zero_vectors_and_signed_zeros() -> None:
     fitted = fit_residual_kmeans(zeros, RQKMeansSettings(2, 4), 0)
     assert [len(codebook) for codebook in fitted.codebooks] == [1, 1]
     assert fitted.encode(zeros).tolist() == [[0, 0], [0, 0]]
+
+
+def test_components_by_hand() -> None:
+    # Around the mean (5, 1): deviations 5 and 1, already along the axes.
+    ones = np.ones(4)
+    frame = fit_components(FOUR_POINTS.astype(float), ones, 0, 1.0)
+    np.testing.assert_allclose(np.abs(frame.of(FOUR_POINTS)), np.ones((4, 2)))
+    half = fit_components(FOUR_POINTS.astype(float), ones, 0, 0.5)
+    np.testing.assert_allclose(np.abs(half.of(FOUR_POINTS))[0], [5**0.5, 1])
+    np.testing.assert_allclose(half.back(half.of(FOUR_POINTS)), FOUR_POINTS, atol=1e-12)
+    widest = fit_components(FOUR_POINTS.astype(float), ones, 1, 0.0)
+    left_and_right = [[0, 1], [0, 1], [10, 1], [10, 1]]
+    np.testing.assert_allclose(widest.back(widest.of(FOUR_POINTS)), left_and_right, atol=1e-12)
+    # Weights are repeated rows.
+    repeated = fit_components(FOUR_POINTS[[0, 0, 0, 3]].astype(float), ones, 0, 0.5)
+    weighted = fit_components(FOUR_POINTS[[0, 3]].astype(float), np.array([3.0, 1.0]), 0, 0.5)
+    np.testing.assert_allclose(repeated.mean, weighted.mean)
+    np.testing.assert_allclose(repeated.scale, weighted.scale)
+
+
+def test_all_components_unscaled_are_a_rotation() -> None:
+    """Distances stay, so that a level's codebook reconstructs as well."""
+    vectors = _vectors()
+    plain = fit_residual_kmeans(vectors, RQKMeansSettings(2, 8, restarts=10), 1)
+    turned = fit_residual_kmeans(vectors, RQKMeansSettings(2, 8, restarts=10, n_components=12), 1)
+    errors = [each.report(vectors)["levels"][0]["relative_error"] for each in (plain, turned)]
+    assert errors[1] == pytest.approx(errors[0], rel=0.03)
+
+
+def test_whitened_codes_are_those_of_whitened_vectors() -> None:
+    """The same as whitening first; and the frame is kept with the codebooks."""
+    vectors = _vectors() * np.linspace(0.1, 3, 12, dtype=np.float32)
+    settings = RQKMeansSettings(3, 8, n_components=6, whitening=0.5)
+    fitted = fit_residual_kmeans(vectors, settings, 2)
+    frame = fit_components(vectors.astype(float), np.ones(len(vectors)), 6, 0.5)
+    seen = frame.of(vectors)
+    codes = greedy(seen, fitted.codebooks, 8)[0]
+    np.testing.assert_array_equal(fitted.encode(vectors), codes)
+    again = load_quantiser(fitted.state())
+    assert again.dimension == 12
+    np.testing.assert_array_equal(again.encode(vectors), codes)
+    np.testing.assert_array_equal(again.reconstruct(codes), fitted.reconstruct(codes))
+    error = fitted.report(vectors)["levels"][-1]["relative_error"]
+    assert 0 < error < fitted.report(vectors)["levels"][0]["relative_error"]
+
+
+def test_equal_vectors_have_one_component() -> None:
+    fitted = fit_residual_kmeans(
+        np.ones((5, 3), dtype=np.float32), RQKMeansSettings(2, 4, whitening=1.0), 0
+    )
+    assert np.isfinite(fitted.reconstruct(fitted.encode(np.ones((1, 3))))).all()
