@@ -65,18 +65,35 @@ class WordItems(ItemRepresentation):
 
 
 class CodeItems(ItemRepresentation):
-    """Base of the two representations that own one vector for each code."""
+    """Base of the two representations that own one vector for each code.
+
+    In training, `dropout` leaves each code of each item out with that probability, and scales up
+    the others of the item matrix, so that no item leans on a single code of its own.
+    """
 
     item_codes: Tensor
 
     def __init__(
-        self, hidden_size: int, item_codes: Tensor, codebook_sizes: Sequence[int], init: float
+        self,
+        hidden_size: int,
+        item_codes: Tensor,
+        codebook_sizes: Sequence[int],
+        init: float,
+        dropout: float,
     ):
         super().__init__()
         self.codebook_sizes = tuple(codebook_sizes)
         self.register_buffer("item_codes", item_codes)
         self.table = nn.Embedding(sum(codebook_sizes), hidden_size)
         nn.init.normal_(self.table.weight, std=init)
+        # Drawn for codes, not elements: on ones it gives 0 or 1 / (1 - dropout).
+        self.dropout = nn.Dropout(dropout)
+
+    def weights(self) -> Tensor | None:
+        """What the codes of this step count, [N, K]; None where each counts 1."""
+        if not self.training or self.dropout.p == 0:
+            return None
+        return self.dropout(torch.ones_like(self.item_codes, dtype=self.table.weight.dtype))
 
     def code_loss(self, hidden: Tensor, items: Tensor, score: Score) -> Tensor:
         size = self.table.embedding_dim
@@ -95,20 +112,28 @@ class ComposeItems(CodeItems):
     """Item vector = sum over levels of code vectors; size independent of the catalogue."""
 
     def forward(self) -> Tensor:
-        return F.embedding_bag(self.item_codes, self.table.weight, mode="sum")
+        return F.embedding_bag(
+            self.item_codes, self.table.weight, mode="sum", per_sample_weights=self.weights()
+        )
 
 
 class FlattenItems(CodeItems):
     """K tokens an item, one for each level; a masked item is read from K positions at once."""
 
     def __init__(
-        self, hidden_size: int, item_codes: Tensor, codebook_sizes: Sequence[int], init: float
+        self,
+        hidden_size: int,
+        item_codes: Tensor,
+        codebook_sizes: Sequence[int],
+        init: float,
+        dropout: float,
     ):
-        super().__init__(hidden_size, item_codes, codebook_sizes, init)
+        super().__init__(hidden_size, item_codes, codebook_sizes, init, dropout)
         self.tokens_per_item = item_codes.size(1)
 
     def forward(self) -> Tensor:
-        return self.table(self.item_codes).flatten(1)
+        vectors, weights = self.table(self.item_codes), self.weights()
+        return (vectors if weights is None else vectors * weights.unsqueeze(2)).flatten(1)
 
 
 def build_representation(
@@ -120,6 +145,7 @@ def build_representation(
     codebook_sizes: Sequence[int],
     word_init: str,
     init: float,
+    code_dropout: float = 0.0,
 ) -> ItemRepresentation:
     """One of `REPRESENTATIONS`.
 
@@ -130,6 +156,7 @@ def build_representation(
         codebook_sizes: S_k, K of them; empty only for `id`.
         word_init: `codes` or `random`.
         init: standard deviation of a new item vector's elements.
+        code_dropout: of `compose` and `flatten`, see `CodeItems`.
     """
     if name == "id" or (name == "word" and word_init == "random"):
         return WordItems(n_items, hidden_size, None, init)
@@ -140,7 +167,7 @@ def build_representation(
     if name == "compose":
         # The sum of K independent vectors then has the elements' deviation `init`.
         code_init = init / item_codes.size(1) ** 0.5
-        return ComposeItems(hidden_size, item_codes, codebook_sizes, code_init)
+        return ComposeItems(hidden_size, item_codes, codebook_sizes, code_init, code_dropout)
     if name == "flatten":
-        return FlattenItems(hidden_size, item_codes, codebook_sizes, init)
+        return FlattenItems(hidden_size, item_codes, codebook_sizes, init, code_dropout)
     raise ValueError(f"item_representation {name!r} is none of {', '.join(REPRESENTATIONS)}")

@@ -11,7 +11,7 @@ the same sequence out of the softmax and out of the ranking, where data never re
 `label_smoothing`; `position_order: backward` counts positions from the end of the sequence;
 `mask_context: previous` adds the vector of the nearest visible item before a mask to the mask
 token; `score: cosine` compares directions only; `code_loss_weight` adds the cross-entropy of each
-code of the masked item within its level.
+code of the masked item within its level; `code_dropout_prob` leaves codes of items out in training.
 """
 
 from __future__ import annotations
@@ -62,6 +62,9 @@ class QBERT4Rec(SequentialRecommender):
         self.code_loss_weight = float(config["code_loss_weight"])
         if self.code_loss_weight < 0:
             raise InputError(f"code_loss_weight: {self.code_loss_weight} is below 0")
+        self.code_dropout_prob = float(config["code_dropout_prob"])
+        if not 0 <= self.code_dropout_prob < 1:
+            raise InputError(f"code_dropout_prob: {self.code_dropout_prob} is not in [0, 1)")
         _one_of("layer_norm", config["layer_norm"], ("post", "pre"))
         _one_of("word_init", config["word_init"], ("codes", "random"))
         if config["hidden_size"] % config["n_heads"]:
@@ -83,6 +86,7 @@ class QBERT4Rec(SequentialRecommender):
             codebook_sizes=codebook_sizes,
             word_init=config["word_init"],
             init=config["initializer_range"],
+            code_dropout=self.code_dropout_prob,
         )
         self.tokens_per_item = self.items.tokens_per_item
         self.mask_token = nn.Parameter(torch.empty(self.tokens_per_item, config["hidden_size"]))

@@ -35,6 +35,7 @@ def _build(
     word_init: str = "codes",
     init: float = 0.02,
     item_codes: Tensor | None = None,
+    code_dropout: float = 0.0,
 ) -> ItemRepresentation:
     torch.manual_seed(0)
     return build_representation(
@@ -45,6 +46,7 @@ def _build(
         codebook_sizes=SIZES,
         word_init=word_init,
         init=init,
+        code_dropout=code_dropout,
     )
 
 
@@ -154,6 +156,28 @@ def test_code_loss_against_a_loop(name: str) -> None:
             terms.append(math.log(math.fsum(map(math.exp, logits))) - logits[target])
     loss = items.code_loss(hidden, torch.tensor(chosen), lambda left, right: left @ right.T)
     assert loss.item() == pytest.approx(math.fsum(terms) / len(terms), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["compose", "flatten"])
+def test_code_dropout_drops_whole_codes_in_training_only(name: str) -> None:
+    """Each item's vector is made of 0 or 1 / (1 - p) times its codes' vectors, half of them."""
+    items = _build(name, init=0.5, code_dropout=0.5)
+    whole = _build(name, init=0.5)()
+    assert torch.equal(items.eval()(), whole)
+    items.train()
+    torch.manual_seed(1)
+    matrix, codes = items().detach(), items.table.weight.detach()[_item_codes()]
+    counts = []
+    for row, vectors in zip(matrix, codes, strict=True):
+        fits = []
+        for weights in itertools.product((0.0, 2.0), repeat=len(SIZES)):
+            parts = vectors * torch.tensor(weights).unsqueeze(1)
+            made = parts.sum(dim=0) if name == "compose" else parts.flatten()
+            if torch.allclose(row, made, atol=1e-6):
+                fits.append(sum(weights) / 2)
+        assert len(fits) == 1
+        counts += fits
+    assert 0.35 < sum(counts) / (len(counts) * len(SIZES)) < 0.65
 
 
 @pytest.mark.parametrize("name", ["word", "id"])
