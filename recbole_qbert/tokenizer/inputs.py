@@ -133,9 +133,18 @@ def read_catalogue(
 
 
 def read_training_pairs(domains: Sequence[Domain]) -> pd.DataFrame:
-    """Training interactions of all domains, users and items named `<domain>/<token>`."""
+    """Training interactions of all domains, users and items named `<domain>/<token>`.
+
+    Raises:
+        InputError: a domain has none, or its file cannot be used.
+    """
     frames = []
     for domain in domains:
+        if not domain.file("inter").is_file():
+            raise InputError(
+                f"{domain.file('inter')}: no such file, and co-occurrence in training is asked "
+                "for; add it, or go without: --streams=content --id_query=random"
+            )
         pairs = training_pairs(domain.file("inter"))
         frames.append(pairs.apply(lambda column, name=domain.name: f"{name}/" + column))
     return pd.concat(frames, ignore_index=True)

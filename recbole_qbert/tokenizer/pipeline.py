@@ -9,8 +9,9 @@ its last kept epoch.
     stage2.<stream>.safetensors   a quantiser and the codes of all items
     ids.safetensors               items and their unique codes; grows with `encode-items`
 
-A *stream* is what a quantiser reads: `fused` (stage 1), a modality's own vectors, or `identity`
-(vectors of co-occurrence in training). The levels of several streams stand side by side.
+A *stream* is what a quantiser reads: `fused` (stage 1), a modality's own vectors (`content`: each
+modality that has a table), or `identity` (vectors of co-occurrence in training). The levels of
+several streams stand side by side.
 
 N items, K levels of all streams, D dimension.
 """
@@ -40,7 +41,7 @@ from recbole_qbert.neighbours import unit_rows
 from recbole_qbert.tokenizer.inputs import Catalogue, Domain, read_catalogue, read_training_pairs
 from recbole_qbert.tokenizer.quantiser import Quantiser, fit_quantiser, load_quantiser
 from recbole_qbert.tokenizer.reallocate import reallocate
-from recbole_qbert.tokenizer.settings import FUSED, IDENTITY
+from recbole_qbert.tokenizer.settings import CONTENT, FUSED, IDENTITY
 from recbole_qbert.tokenizer.unique import extra_level
 
 logger = logging.getLogger(__name__)
@@ -192,25 +193,25 @@ def tokenize(
         InputError: a file or setting that cannot be used, or a collapsed codebook.
     """
     catalogue = read_catalogue(domains, settings["modalities"])
+    names = _stream_names(catalogue, settings["streams"])
     streams: Streams = {}
     report: dict[str, Any] = {}
     counts = None
-    if IDENTITY in settings["streams"] or settings["id_query"] == "interactions":
+    if IDENTITY in names or settings["id_query"] == "interactions":
         counts = cooccurrence(read_training_pairs(domains), catalogue.names)
     injector = None
-    if FUSED in settings["streams"] or settings["until"] == "injection":
+    if FUSED in names or settings["until"] == "injection":
         injector, fused = _stage1(catalogue, counts, folder, settings, report)
         streams[FUSED] = (fused, np.ones(len(fused), dtype=np.bool_))
     if settings["until"] == "injection":
         return None
-    if IDENTITY in settings["streams"]:
-        size = settings["injection"]["hidden_size"]
-        vectors = cooccurrence_vectors(counts, size, settings["seed"])
+    if IDENTITY in names:
+        vectors = cooccurrence_vectors(counts, settings["identity_size"], settings["seed"])
         streams[IDENTITY] = (vectors, vectors.any(axis=1))
-    streams |= modality_streams(catalogue, settings["streams"])
+    streams |= modality_streams(catalogue, names)
 
     quantisers, fills, blocks = {}, {}, []
-    for name in settings["streams"]:
+    for name in names:
         quantisers[name], fills[name], codes = _stage2(name, streams[name], folder, settings)
         blocks.append(codes)
         report[f"stage 2, {name}"] = quantisers[name].report(filled(*streams[name], fills[name]))
@@ -236,6 +237,14 @@ def tokenize(
     tokenizer.save()
     tokenizer.write_ids(domains, catalogue.sources)
     return tokenizer
+
+
+def _stream_names(catalogue: Catalogue, wanted: Sequence[str]) -> list[str]:
+    """The wanted streams, `content` replaced by the modalities there are."""
+    names: list[str] = []
+    for name in wanted:
+        names += catalogue.parts if name == CONTENT else [name]
+    return names
 
 
 def modality_streams(catalogue: Catalogue, wanted: Sequence[str]) -> Streams:

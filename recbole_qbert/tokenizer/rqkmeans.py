@@ -27,7 +27,8 @@ class RQKMeansSettings(QuantiserSettings):
         iterations: the most steps of a run.
         rows_per_code: with more distinct vectors than this many for each code of the largest level,
             the fit sees a random sample of them.
-        n_components: above 0, k-means sees so many principal components, at most.
+        n_components: k-means sees so many principal components, at most; 0 for all. With 0 and
+            without whitening it sees the vectors themselves.
         whitening: each component is divided by its deviation to this power: 0 keeps distances,
             1 makes all components equally wide.
     """
@@ -35,8 +36,8 @@ class RQKMeansSettings(QuantiserSettings):
     restarts: int = setting(3, low=1)
     iterations: int = setting(100, low=1)
     rows_per_code: int = setting(256, low=1)
-    n_components: int = setting(0, low=0)
-    whitening: float = setting(0.0, low=0, high=1)
+    n_components: int = setting(64, low=0)
+    whitening: float = setting(0.5, low=0, high=1)
 
 
 @dataclass(frozen=True, eq=False)

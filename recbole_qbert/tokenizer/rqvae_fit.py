@@ -154,6 +154,8 @@ class Training:
             self.settings.codebook_size,
             restarts=1,
             iterations=_START_ITERATIONS,
+            n_components=0,
+            whitening=0.0,
         )
         found = fit_residual_kmeans(latents, of_kmeans, self.seed).codebooks
         for codebook, centres in zip(self.network.codebooks, found, strict=True):

@@ -13,8 +13,9 @@ from recbole_qbert.config import load_yaml, parse_value, shipped
 from recbole_qbert.errors import InputError, did_you_mean
 from recbole_qbert.tokenizer.quantiser import METHODS
 
-# Streams that are no modality: what stage 1 makes, and what users do with items.
-FUSED, IDENTITY = "fused", "identity"
+# Streams that are no modality: what stage 1 makes, what users do with items; and the word for each
+# modality that has embeddings.
+FUSED, IDENTITY, CONTENT = "fused", "identity", "content"
 QUERIES = ("random", "interactions")
 _CHOICES = {
     "id_query": QUERIES,
@@ -50,7 +51,7 @@ def tokenize_settings(
             raise InputError(f"{key}: {settings[key]!r} is none of {', '.join(allowed)}")
     for name in settings["modalities"]:
         _check_modality(name)
-    known = [*settings["modalities"], FUSED, IDENTITY]
+    known = [*settings["modalities"], FUSED, IDENTITY, CONTENT]
     for stream in settings["streams"]:
         if stream not in known:
             hint = did_you_mean(str(stream), known)
@@ -58,6 +59,10 @@ def tokenize_settings(
     for key in ("modalities", "streams"):
         if not settings[key] or len(set(settings[key])) < len(settings[key]):
             raise InputError(f"{key}: {settings[key]!r}; name at least one, each once")
+    if CONTENT in settings["streams"] and set(settings["streams"]) & set(settings["modalities"]):
+        raise InputError(
+            f"streams: {settings['streams']!r}; {CONTENT} already names the modalities"
+        )
     return settings
 
 
@@ -65,7 +70,7 @@ def _check_modality(name: Any) -> None:
     """A name of files, of parameters in a checkpoint, and of a stream."""
     if not re.fullmatch(r"[A-Za-z0-9_-]+", str(name)) or not isinstance(name, str):
         raise InputError(f"modalities: {name!r}; use letters, digits, _ and - only")
-    if name in (FUSED, IDENTITY) or hasattr(nn.ModuleDict, name):
+    if name in (FUSED, IDENTITY, CONTENT) or hasattr(nn.ModuleDict, name):
         raise InputError(f"modalities: {name!r} is a reserved word; rename <dataset>.{name}.npz")
 
 

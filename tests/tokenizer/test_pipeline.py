@@ -193,3 +193,23 @@ def test_missing_things_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="streams: image: no data set has image embeddings"):
         tokenize([domain], tmp_path / "t", small(streams=["image"]))
     assert not domain.file("semid").exists()
+
+
+def test_content_is_each_modality_that_is_there(tmp_path: Path) -> None:
+    """Text and image where both are there, in this order; text alone where there is no more."""
+    both = _run(tmp_path / "a", streams=["content", "identity"])
+    assert both == _run(tmp_path / "b", streams=["text", "image", "identity"])
+    domain = write_domain(tmp_path / "c")
+    for file in domain.folder.glob("*.image.npz*"):
+        file.unlink()
+    tokenizer = tokenize([domain], tmp_path / "t", small(streams=["content"]))
+    assert tokenizer is not None
+    assert list(tokenizer.quantisers) == ["text"]
+
+
+def test_identity_needs_interactions(tmp_path: Path) -> None:
+    domain = write_domain(tmp_path)
+    domain.file("inter").unlink()
+    with pytest.raises(InputError, match="toy.inter: no such file, and co-occurrence in training"):
+        tokenize([domain], tmp_path / "t", small(streams=["content", "identity"]))
+    assert not domain.file("semid").exists()

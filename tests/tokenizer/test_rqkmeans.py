@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -15,6 +17,13 @@ from recbole_qbert.tokenizer.rqkmeans import (
 FOUR_POINTS = np.array([[0.0, 0.0], [0.0, 2.0], [10.0, 0.0], [10.0, 2.0]], dtype=np.float32)
 
 
+def _plain(n_levels: int, codebook_size: Any, **given: Any) -> RQKMeansSettings:
+    """K-means on the vectors themselves."""
+    return RQKMeansSettings(
+        n_levels, codebook_size, **{"n_components": 0, "whitening": 0.0, **given}
+    )
+
+
 def _vectors(n: int = 300, dimension: int = 12) -> np.ndarray:
     return np.random.default_rng(5).normal(size=(n, dimension)).astype(np.float32)
 
@@ -22,7 +31,7 @@ def _vectors(n: int = 300, dimension: int = 12) -> np.ndarray:
 def test_four_points_by_hand() -> None:
     # Level 0 splits left from right: centres (0, 1) and (10, 1). What is left over is (0, -1) or
     # (0, 1), two distinct residuals, so level 1 has these two codes and level 2 only the zero.
-    fitted = fit_residual_kmeans(FOUR_POINTS, RQKMeansSettings(3, 2), seed=0)
+    fitted = fit_residual_kmeans(FOUR_POINTS, _plain(3, 2), seed=0)
     first = fitted.codebooks[0]
     assert sorted(map(tuple, first.tolist())) == [(0.0, 1.0), (10.0, 1.0)]
     assert fitted.codebooks[1].tolist() == [[0.0, -1.0], [0.0, 1.0]]
@@ -45,7 +54,7 @@ def test_four_points_by_hand() -> None:
 
 def test_codewords_are_the_means_of_what_chose_them() -> None:
     vectors = _vectors()
-    fitted = fit_residual_kmeans(vectors, RQKMeansSettings(3, 8), 1)
+    fitted = fit_residual_kmeans(vectors, _plain(3, 8), 1)
     left = vectors.astype(float)
     for level, codebook in enumerate(fitted.codebooks):
         chosen = fitted.encode(vectors)[:, level]
@@ -57,12 +66,12 @@ def test_codewords_are_the_means_of_what_chose_them() -> None:
 def test_repeated_rows_weigh_what_they_count() -> None:
     # One code for 0, 0, 0 and 4 is their mean, 1; 0 and 4 alone would give 2.
     vectors = np.array([[0.0], [4.0], [0.0], [0.0]], dtype=np.float32)
-    fitted = fit_residual_kmeans(vectors, RQKMeansSettings(1, 1), 0)
+    fitted = fit_residual_kmeans(vectors, _plain(1, 1), 0)
     assert fitted.codebooks[0].tolist() == [[1.0]]
 
 
 def test_sizes_of_each_level() -> None:
-    settings = RQKMeansSettings(3, (8, 4, 2))
+    settings = _plain(3, (8, 4, 2))
     fitted = fit_residual_kmeans(_vectors(), settings, 1)
     assert [len(codebook) for codebook in fitted.codebooks] == [8, 4, 2]
     assert np.isinf(fitted.distances(_vectors(5))[:, 1, 4:]).all()
@@ -70,12 +79,12 @@ def test_sizes_of_each_level() -> None:
 
 def test_a_large_catalogue_is_sampled_without_regard_to_row_order() -> None:
     vectors = _vectors(2000)
-    settings = RQKMeansSettings(2, 8, restarts=1, rows_per_code=20)  # 160 rows
+    settings = _plain(2, 8, restarts=1, rows_per_code=20)  # 160 rows
     fitted = fit_residual_kmeans(vectors, settings, 3)
     shuffled = fit_residual_kmeans(vectors[::-1].copy(), settings, 3)
     for codebook, same in zip(fitted.codebooks, shuffled.codebooks, strict=True):
         assert codebook.tobytes() == same.tobytes()
-    whole = fit_residual_kmeans(vectors, RQKMeansSettings(2, 8, restarts=1), 3)
+    whole = fit_residual_kmeans(vectors, _plain(2, 8, restarts=1), 3)
     assert fitted.codebooks[0].tobytes() != whole.codebooks[0].tobytes()
     # A sample of 160 still serves the other rows: not much worse than the fit on all.
     errors = [each.report(vectors)["levels"][-1]["relative_error"] for each in (fitted, whole)]
@@ -86,7 +95,7 @@ def test_more_restarts_are_no_worse() -> None:
     vectors = _vectors()
     errors = []
     for restarts in (1, 5):
-        settings = RQKMeansSettings(1, 16, restarts=restarts)
+        settings = _plain(1, 16, restarts=restarts)
         codebook = fit_residual_kmeans(vectors, settings, 4).codebooks[0]
         errors.append(greedy(vectors, [codebook], 16)[1].min(axis=2).sum())
     assert errors[1] <= errors[0]
@@ -94,7 +103,7 @@ def test_more_restarts_are_no_worse() -> None:
 
 def test_zero_vectors_and_signed_zeros() -> None:
     zeros = np.array([[0.0, -0.0], [-0.0, 0.0]], dtype=np.float32)
-    fitted = fit_residual_kmeans(zeros, RQKMeansSettings(2, 4), 0)
+    fitted = fit_residual_kmeans(zeros, _plain(2, 4), 0)
     assert [len(codebook) for codebook in fitted.codebooks] == [1, 1]
     assert fitted.encode(zeros).tolist() == [[0, 0], [0, 0]]
 
@@ -120,8 +129,8 @@ def test_components_by_hand() -> None:
 def test_all_components_unscaled_are_a_rotation() -> None:
     """Distances stay, so that a level's codebook reconstructs as well."""
     vectors = _vectors()
-    plain = fit_residual_kmeans(vectors, RQKMeansSettings(2, 8, restarts=10), 1)
-    turned = fit_residual_kmeans(vectors, RQKMeansSettings(2, 8, restarts=10, n_components=12), 1)
+    plain = fit_residual_kmeans(vectors, _plain(2, 8, restarts=10), 1)
+    turned = fit_residual_kmeans(vectors, _plain(2, 8, restarts=10, n_components=12), 1)
     errors = [each.report(vectors)["levels"][0]["relative_error"] for each in (plain, turned)]
     assert errors[1] == pytest.approx(errors[0], rel=0.03)
 
