@@ -30,7 +30,7 @@ def read_columns(path: str | Path, fields: Sequence[str]) -> pd.DataFrame:
         InputError: the file is missing, empty or not UTF-8, the header is not `name:type`, a
             field is unknown or asked for twice, or a row has another number of fields.
     """
-    lines = _lines(Path(path))
+    lines = read_lines(Path(path))
     names = _header(path, lines[0])
     for field in fields:
         if field not in names:
@@ -55,7 +55,7 @@ def read_columns(path: str | Path, fields: Sequence[str]) -> pd.DataFrame:
     )
 
 
-def _lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
     """The file's lines without their ends; only LF and CRLF end a line, as in RecBole's reader."""
     try:
         # A byte-order mark would otherwise become part of the first field's name.

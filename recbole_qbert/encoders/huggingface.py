@@ -18,13 +18,13 @@ import transformers
 from packaging.version import Version
 from torch import Tensor
 
+from recbole_qbert.encoders.devices import check_device, choose_device, choose_dtype
 from recbole_qbert.encoders.driver import EncodedBatch, encode_distinct
 from recbole_qbert.encoders.torchvision_ops import import_torchvision
 from recbole_qbert.errors import InputError, did_you_mean, preview
 from recbole_qbert.files import sha256_file
 
 POOLINGS = ("mean", "last")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 _MODEL_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")
 # The argument's name changed in transformers 4.56.
 _DTYPE_ARGUMENT = "dtype" if Version(transformers.__version__) >= Version("4.56") else "torch_dtype"
@@ -58,10 +58,10 @@ class HuggingFaceTextEncoder:
         place of a folder's name."""
         if pooling not in POOLINGS:
             raise InputError(f"pooling {pooling!r} is none of {preview(POOLINGS)}")
-        if dtype not in DTYPES:
-            raise InputError(f"dtype {dtype!r} is none of {preview(DTYPES)}")
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; it must be at least 1")
+        self._device = choose_device(device)
+        self._dtype = choose_dtype(dtype, self._device)
         self._name, self._revision, self._label = name, revision, label
         self._pooling, self._batch_size, self._normalise = pooling, batch_size, normalise
         import_torchvision()  # transformers imports it with every model
@@ -74,8 +74,6 @@ class HuggingFaceTextEncoder:
         )
         if self._max_length <= self._tokenizer.num_special_tokens_to_add():
             raise InputError(f"max_length is {max_length}: no room for a word; raise it")
-        self._device = _device(device)
-        self._dtype = _dtype(dtype, self._device)
 
     def describe(self) -> dict[str, Any]:
         """Name, revision or content hash, settings and library versions."""
@@ -149,8 +147,7 @@ class HuggingFaceTextEncoder:
 
     @functools.cached_property
     def _model(self) -> torch.nn.Module:
-        if self._device.type == "cuda" and not torch.cuda.is_available():
-            raise InputError(f"device {str(self._device)!r}: no GPU is there; give device=cpu")
+        check_device(self._device)
         known = transformers.MODEL_FOR_TEXT_ENCODING_MAPPING
         text_encoder = type(self._config) in known
         kind = transformers.AutoModelForTextEncoding if text_encoder else transformers.AutoModel
@@ -207,22 +204,3 @@ def pool(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
         return total / mask.sum(dim=1, keepdim=True)
     last = mask.shape[1] - 1 - mask.flip(1).long().argmax(dim=1)
     return states[torch.arange(len(states), device=states.device), last]
-
-
-def _device(name: str) -> torch.device:
-    """The device of a name; `auto` is the GPU where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.device(name)
-    except RuntimeError:
-        raise InputError(f"device {name!r} is unknown; give auto, cpu, cuda or cuda:1") from None
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    """The data type of a name; `auto` is half precision on a GPU."""
-    if name != "auto":
-        return getattr(torch, name)
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from recbole_qbert.data.atomic import _lines
+from recbole_qbert.data.atomic import read_lines
 from recbole_qbert.data.codec import check_items, quote
 from recbole_qbert.data.embeddings import EmbeddingTable
 from recbole_qbert.data.items import ITEM_FIELD, item_file_entry, read_item_fields
@@ -219,7 +219,7 @@ def _fingerprint(path: str | Path | None, folder: Path) -> str:
 
 def _read_frame(path: str | Path, fields: list[str]) -> pd.DataFrame:
     """Item tokens and fields of an `.item` file, or of a table with a plain header."""
-    header, *lines = _lines(Path(path))
+    header, *lines = read_lines(Path(path))
     if ":" in header:
         return read_item_fields(path, fields)
     names = header.split("\t")

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from recbole_qbert.encoders.devices import check_device, choose_device, choose_dtype
 from recbole_qbert.encoders.driver import EncodedBatch
-from recbole_qbert.encoders.huggingface import DTYPES, _device, _dtype
 from recbole_qbert.encoders.pictures import default_threads, encode_pictures, open_picture
 from recbole_qbert.encoders.torchvision_ops import import_torchvision
 from recbole_qbert.errors import InputError, did_you_mean, preview
@@ -89,12 +89,8 @@ class OpenClipEncoder:
             raise InputError(f"grid is {grid}; it must be at least 1 (None for every patch)")
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; it must be at least 1")
-        if dtype not in DTYPES:
-            raise InputError(
-                f"dtype {dtype!r} is none of {preview(DTYPES)}{did_you_mean(dtype, DTYPES)}"
-            )
-        self._device = _device(device)
-        self._dtype = _dtype(dtype, self._device)
+        self._device = choose_device(device)
+        self._dtype = choose_dtype(dtype, self._device)
         if self._device.type == "cpu" and self._dtype != torch.float32:
             raise InputError(f"dtype {dtype} is for a GPU; give dtype=float32 on a CPU")
         self._name, self._tokens, self._grid = model_name, tokens, grid
@@ -215,8 +211,7 @@ class OpenClipEncoder:
     @functools.cached_property
     def _loaded(self) -> tuple[Any, Any]:
         """The image tower and its inference transform."""
-        if self._device.type == "cuda" and not torch.cuda.is_available():
-            raise InputError(f"device {str(self._device)!r}: no GPU is there; give device=cpu")
+        check_device(self._device)
         open_clip = self._open_clip
         try:
             if self._random:

@@ -72,6 +72,7 @@ class CodeItems(ItemRepresentation):
     """
 
     item_codes: Tensor
+    token_for_each_level = False
 
     def __init__(
         self,
@@ -83,6 +84,7 @@ class CodeItems(ItemRepresentation):
     ):
         super().__init__()
         self.codebook_sizes = tuple(codebook_sizes)
+        self.tokens_per_item = len(self.codebook_sizes) if self.token_for_each_level else 1
         self.register_buffer("item_codes", item_codes)
         self.table = nn.Embedding(sum(codebook_sizes), hidden_size)
         nn.init.normal_(self.table.weight, std=init)
@@ -120,16 +122,7 @@ class ComposeItems(CodeItems):
 class FlattenItems(CodeItems):
     """K tokens an item, one for each level; a masked item is read from K positions at once."""
 
-    def __init__(
-        self,
-        hidden_size: int,
-        item_codes: Tensor,
-        codebook_sizes: Sequence[int],
-        init: float,
-        dropout: float,
-    ):
-        super().__init__(hidden_size, item_codes, codebook_sizes, init, dropout)
-        self.tokens_per_item = item_codes.size(1)
+    token_for_each_level = True
 
     def forward(self) -> Tensor:
         vectors, weights = self.table(self.item_codes), self.weights()
