@@ -27,7 +27,7 @@ from recbole_qbert.neighbours import nearest_items, unit_rows
 from recbole_qbert.resume import FitState
 
 NEW_ITEM_QUERIES = ("neighbours", "mean")
-_NEIGHBOURS = 10
+N_NEIGHBOURS = 10
 _BLOCK = 4096  # items injected at once when nothing is trained
 
 
@@ -104,7 +104,7 @@ class Injector:
         if how == "mean":
             return np.repeat(mean, n_new, axis=0)
         found = contents_of(self.model, to_tensors(new, self.centres))
-        rows, _ = nearest_items(self.contents, _NEIGHBOURS, found)
+        rows, _ = nearest_items(self.contents, N_NEIGHBOURS, found)
         return np.where(found.any(axis=1, keepdims=True), trained[rows].mean(axis=1), mean)
 
     def state(self) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """`encode-items`: IDs for items that came after the tokenizer was made, through its frozen stages.
 
-A new item has no trained ID vector. `new_item_query: neighbours` gives it the mean of the vectors
-of the 10 items nearest to it in content; the stream `identity`, of co-occurrence in training, it
-does not have, and its quantiser reads the mean vector there. IDs given before never change: their
-tuples are taken.
+A new item has no trained ID vector, and no vector of co-occurrence in training. With
+`new_item_query: neighbours` it gets the mean of the vectors of the 10 items nearest to it in
+content, with `mean` that of all items. For the stream `identity`, contents and vectors of the old
+items are those that their codes stand for, since a tokenizer keeps no others. IDs given before
+never change: their tuples are taken.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from recbole_qbert.errors import InputError
+from recbole_qbert.injection.fit import N_NEIGHBOURS
+from recbole_qbert.neighbours import nearest_items, unit_rows
 from recbole_qbert.tokenizer.inputs import Catalogue, Domain, read_catalogue
 from recbole_qbert.tokenizer.pipeline import Streams, Tokenizer, modality_streams
 from recbole_qbert.tokenizer.reallocate import reallocate
@@ -84,8 +87,7 @@ def new_streams(tokenizer: Tokenizer, catalogue: Catalogue) -> Streams:
     streams = modality_streams(catalogue, wanted)
     n_new = len(catalogue.keys)
     if IDENTITY in wanted:
-        size = len(tokenizer.fills[IDENTITY])
-        streams[IDENTITY] = np.zeros((n_new, size), np.float32), np.zeros(n_new, np.bool_)
+        streams[IDENTITY] = _identity(tokenizer, streams, n_new)
     if FUSED in wanted:
         assert tokenizer.injector is not None  # every tokenizer with this stream has one
         queries = tokenizer.injector.queries_for(
@@ -94,3 +96,28 @@ def new_streams(tokenizer: Tokenizer, catalogue: Catalogue) -> Streams:
         fused, _ = tokenizer.injector.fuse(catalogue.parts, queries)
         streams[FUSED] = fused, np.ones(n_new, np.bool_)
     return streams
+
+
+def _identity(tokenizer: Tokenizer, streams: Streams, n_new: int) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of co-occurrence for new items, from their neighbours; none where all is missing."""
+    contents = [name for name in tokenizer.quantisers if name in tokenizer.shapes]
+    if tokenizer.settings["new_item_query"] == "mean" or not contents:
+        size = len(tokenizer.fills[IDENTITY])
+        return np.zeros((n_new, size), np.float32), np.zeros(n_new, np.bool_)
+    old = _reconstructed(tokenizer)
+    known = np.concatenate([unit_rows(old[name]) for name in contents], axis=1)
+    found = np.concatenate(
+        [np.where(streams[name][1][:, None], streams[name][0], 0) for name in contents], axis=1
+    )
+    rows, _ = nearest_items(known, N_NEIGHBOURS, found)
+    return old[IDENTITY][rows].mean(axis=1), found.any(axis=1)
+
+
+def _reconstructed(tokenizer: Tokenizer) -> dict[str, np.ndarray]:
+    """For each stream the vectors that the codes of the items stand for, float32 [N, D]."""
+    vectors, first = {}, 0
+    for name, quantiser in tokenizer.quantisers.items():
+        last = first + len(quantiser.codebook_sizes)
+        vectors[name] = quantiser.reconstruct(tokenizer.codes[:, first:last])
+        first = last
+    return vectors

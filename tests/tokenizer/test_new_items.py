@@ -6,12 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy_domain import N_ITEMS, item_names, item_vectors, small, write_domain, write_table
+from toy_domain import (
+    N_ITEMS,
+    histories,
+    item_names,
+    item_vectors,
+    small,
+    write_domain,
+    write_inter,
+    write_table,
+)
 
 from recbole_qbert.data.semid import read_semantic_ids
 from recbole_qbert.errors import InputError
-from recbole_qbert.tokenizer.inputs import Domain
-from recbole_qbert.tokenizer.new_items import encode_new_items
+from recbole_qbert.tokenizer.inputs import Domain, read_catalogue
+from recbole_qbert.tokenizer.new_items import encode_new_items, new_streams
 from recbole_qbert.tokenizer.pipeline import Tokenizer, tokenize
 
 HELD = 12  # items that are not there at first
@@ -21,8 +30,8 @@ def _early(folder: Path, **settings: object) -> tuple[Domain, Tokenizer]:
     """A tokenizer made from all items but the last `HELD`."""
     domain = write_domain(folder)
     early = item_names("toy")[: N_ITEMS - HELD]
-    for suffix in ("item", "inter"):
-        domain.file(suffix).unlink()
+    sequences = [[item for item in row if item in early] for row in histories("toy")]
+    write_inter(domain, [row for row in sequences if len(row) > 3], None)
     domain.file("item").write_text("\n".join(["item_id:token", *early, ""]), encoding="utf-8")
     tokenizer = tokenize([domain], folder / "tokenizer", small(**settings))
     assert tokenizer is not None
@@ -63,6 +72,26 @@ def test_a_new_item_gets_the_codes_of_its_vector(tmp_path: Path) -> None:
     new = range(N_ITEMS - HELD, N_ITEMS)
     for row in new:
         assert codes["toy", f"toy{row}"][0] == greedy[row, 0]
+
+
+def test_identity_comes_from_the_nearest_items(tmp_path: Path) -> None:
+    """The mean of ten old items' vectors of co-occurrence, nearest by text, against a loop."""
+    domain, tokenizer = _early(tmp_path, streams=["text", "identity"], codebook_size=32)
+    text, identity = tokenizer.quantisers.values()
+    old_text = text.reconstruct(tokenizer.codes[:, :3])
+    old_identity = identity.reconstruct(tokenizer.codes[:, 3:])
+    catalogue = read_catalogue([domain], ["text", "image"], known=tokenizer.keys)
+    vectors, there = new_streams(tokenizer, catalogue)["identity"]
+    assert there.all()
+    for row, (_, item) in enumerate(catalogue.keys):
+        own = item_vectors(12, 1)[int(item.removeprefix("toy"))]
+        cosines = [own @ other / np.linalg.norm(own) / np.linalg.norm(other) for other in old_text]
+        nearest = sorted(range(len(cosines)), key=lambda place: -cosines[place])[:10]
+        mean = sum(old_identity[place] for place in nearest) / 10
+        np.testing.assert_allclose(vectors[row], mean, rtol=1e-4, atol=1e-5)
+    tokenizer.settings["new_item_query"] = "mean"
+    catalogue = read_catalogue([domain], ["text", "image"], known=tokenizer.keys)
+    assert not new_streams(tokenizer, catalogue)["identity"][1].any()
 
 
 def test_a_counting_level_cannot_take_new_items(tmp_path: Path) -> None:
