@@ -7,11 +7,15 @@ import sys
 from collections.abc import Callable, Sequence
 
 from recbole_qbert._version import __version__
-from recbole_qbert.commands import embed, ids, inspect, run, tokenize
+from recbole_qbert.commands import embed, ids, inspect, pretrain, run, tokenize
 from recbole_qbert.errors import InputError
 
 # Commands whose flags are the keys of YAML files.
-OPEN_ENDED = {"run": run.run, "tokenize": tokenize.run_tokenize}
+OPEN_ENDED = {
+    "run": run.run,
+    "tokenize": tokenize.run_tokenize,
+    "pretrain": pretrain.run_pretrain,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"recbole-qbert: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        resume = "add --resume=True" if given[:1] == ["run"] else "repeat the command"
+        resume = (
+            "add --resume=True" if given[:1] in (["run"], ["pretrain"]) else "repeat the command"
+        )
         print(f"recbole-qbert: stopped; {resume} to go on", file=sys.stderr)
         return 130
 
@@ -37,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="recbole-qbert", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="command")
-    for group in (embed, tokenize, inspect, ids, run):
+    for group in (embed, tokenize, inspect, ids, run, pretrain):
         group.add(commands)
     doctor = commands.add_parser("doctor", help="check this installation and say what to mend")
     doctor.set_defaults(function=_doctor)

@@ -1,7 +1,8 @@
 """Where a run's settings come from, and the check that every key is one that somebody reads.
 
 Order, later wins: RecBole's defaults, `properties/base.yaml`, `properties/model/<model>.yaml`,
-`properties/dataset/<dataset>.yaml`, `properties/tuned/<model>-<dataset>.yaml`, the user's files
+`properties/dataset/<dataset>.yaml`, `properties/tuned/<model>-<dataset>.yaml` (or, to pretrain,
+`properties/pretrain.yaml` and the sizes of the data set the model is for), the user's files
 (common keys, then those under `per_model: <model>:`), the user's `--key=value`.
 """
 
@@ -26,6 +27,8 @@ from recbole_qbert.errors import InputError, did_you_mean
 from recbole_qbert.evaluation.ranking import METRICS, UNSEEN, metric_names
 from recbole_qbert.registry import MODEL_TABLE, Entry, model_entry
 
+# Stages of training; the paper's third stage has these two.
+PRETRAIN, FINETUNE = "pretrain", "finetune"
 # What RecBole's trainer knows; it takes any other word for adam, silently.
 LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")
 # Keys that RecBole reads in code but names in none of its lists and YAML files.
@@ -81,7 +84,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def shipped_files(model: str, dataset: str, use_tuned: bool) -> list[Path]:
+def shipped_files(model: str, dataset: str, use_tuned: bool, stage: str = FINETUNE) -> list[Path]:
     """The shipped YAML files that apply, in order."""
     entry = model_entry(model)
     # Every registered model's class and its bases: a subclass inherits its base's keys.
@@ -92,6 +95,8 @@ def shipped_files(model: str, dataset: str, use_tuned: bool) -> list[Path]:
     candidates.append(shipped("dataset", f"{dataset}.yaml"))
     if use_tuned:
         candidates += [shipped("tuned", f"{name}-{dataset}.yaml") for name in lineage]
+    if stage == PRETRAIN:
+        candidates.append(shipped("pretrain.yaml"))
     return [path for path in candidates if path.is_file()]
 
 
@@ -100,6 +105,8 @@ def build_config(
     dataset: str,
     files: Sequence[str | Path] = (),
     settings: Mapping[str, Any] | None = None,
+    stage: str = FINETUNE,
+    sizes: Mapping[str, Any] | None = None,
 ) -> Config:
     """A RecBole `Config` of one run, checked.
 
@@ -108,21 +115,24 @@ def build_config(
         dataset: name of the data set.
         files: the user's YAML files.
         settings: the user's `key=value` settings; strings are read as YAML values.
+        stage: `PRETRAIN` adds the keys of `properties/pretrain.yaml`.
+        sizes: settings that come just before the user's.
 
     Raises:
         InputError: a key that nobody reads (with a "did you mean"), or a value RecBole refuses.
     """
     given = {key: parse_value(value) for key, value in (settings or {}).items()}
-    check_keys(model, given, "command line")
+    check_keys(model, given, "command line", stage)
     user_keys: dict[str, Any] = {}
     for file in files:
-        user_keys |= settings_for(model, load_yaml(file), str(file))
+        user_keys = _merge(user_keys, settings_for(model, load_yaml(file), str(file), stage))
     use_tuned = {**user_keys, **given}.get("use_tuned", True)
     merged: dict[str, Any] = {}
-    for path in shipped_files(model, dataset, use_tuned):
+    for path in shipped_files(model, dataset, use_tuned, stage):
         merged = _merge(merged, load_yaml(path))
-    check_types(model, {**user_keys, **given})
-    merged = _merge(_merge(merged, user_keys), given)
+    check_types(model, {**user_keys, **given}, stage)
+    for layer in (sizes or {}, user_keys, given):
+        merged = _merge(merged, layer)
     with isolated_argv():
         try:
             config = Config(model=model, dataset=dataset, config_dict=merged)
@@ -140,9 +150,9 @@ def build_config(
     return config
 
 
-def check_types(model: str, settings: Mapping[str, Any]) -> None:
+def check_types(model: str, settings: Mapping[str, Any], stage: str = FINETUNE) -> None:
     """A setting whose default is a number, a truth value or a mapping must be one too."""
-    defaults = default_settings(model)
+    defaults = default_settings(model, stage)
     words = {bool: "True or False", int: "a whole number", float: "a number", dict: "a mapping"}
     for key, value in settings.items():
         kind = type(defaults.get(key))
@@ -179,15 +189,17 @@ def check_protocol(config: Config) -> None:
         raise InputError(f"learner: {config['learner']!r} is none of {', '.join(LEARNERS)}")
 
 
-def settings_for(model: str, content: dict[str, Any], source: str) -> dict[str, Any]:
+def settings_for(
+    model: str, content: dict[str, Any], source: str, stage: str = FINETUNE
+) -> dict[str, Any]:
     """A file's settings for one model: the common keys, then those under `per_model: <model>:`."""
     common = {key: value for key, value in content.items() if key != "per_model"}
     sections = content.get("per_model") or {}
     if not isinstance(sections, dict) or not all(isinstance(s, dict) for s in sections.values()):
         raise InputError(f"{source}: per_model: `model: {{key: value}}` was expected")
     for name, section in sections.items():
-        check_keys(name, section, f"{source}: per_model")
-    check_keys(model, common, source)
+        check_keys(name, section, f"{source}: per_model", stage)
+    check_keys(model, common, source, stage)
     return common | sections.get(model, {})
 
 
@@ -201,31 +213,34 @@ def parse_value(value: Any) -> Any:
         return value
 
 
-def check_keys(model: str, keys: Iterable[str], source: str) -> None:
+def check_keys(model: str, keys: Iterable[str], source: str, stage: str = FINETUNE) -> None:
     """Refuse a key that neither RecBole nor the model reads."""
-    known = known_keys(model)
+    known = known_keys(model, stage)
     for key in keys:
         if key not in known:
             raise InputError(f"{source}: unknown key '{key}' for {model}{did_you_mean(key, known)}")
 
 
 @functools.lru_cache(maxsize=64)
-def known_keys(model: str) -> frozenset[str]:
+def known_keys(model: str, stage: str = FINETUNE) -> frozenset[str]:
     """All keys that a run of `model` may be given."""
-    keys = set(RECBOLE_UNLISTED) | set(default_settings(model))
+    keys = set(RECBOLE_UNLISTED) | set(default_settings(model, stage))
     for name in ("general", "training", "evaluation", "dataset"):
         keys |= set(getattr(argument_list, f"{name}_arguments"))
     return frozenset(keys | _keys_read_by(model_entry(model)))
 
 
 @functools.lru_cache(maxsize=64)
-def default_settings(model: str) -> dict[str, Any]:
+def default_settings(model: str, stage: str = FINETUNE) -> dict[str, Any]:
     """RecBole's defaults and ours, without those of a data set."""
     folder = Path(recbole.__file__).parent / "properties"
     host = [folder / "overall.yaml", folder / "dataset" / "sample.yaml"]
     host.append(folder / "model" / f"{model}.yaml")
     settings: dict[str, Any] = {}
-    for path in [*(file for file in host if file.is_file()), *shipped_files(model, "", False)]:
+    for path in [
+        *(file for file in host if file.is_file()),
+        *shipped_files(model, "", False, stage),
+    ]:
         settings |= load_yaml(path)
     return settings
 
@@ -267,8 +282,11 @@ def install() -> None:
     def load_with_ours(self: Config, model: str, model_class: type, dataset: str) -> None:
         load_internal(self, model, model_class, dataset)
         if model in MODEL_TABLE:
-            check_keys(model, self.external_config_dict, "config")
-            check_types(model, self.external_config_dict)
+            given = self.external_config_dict
+            # S3Rec has a stage of the name too, but is RecBole's own.
+            stage = PRETRAIN if given.get("train_stage") == PRETRAIN else FINETUNE
+            check_keys(model, given, "config", stage)
+            check_types(model, given, stage)
             for path in shipped_files(model, dataset, use_tuned=False):
                 self.internal_config_dict.update(_merge(self.internal_config_dict, load_yaml(path)))
 

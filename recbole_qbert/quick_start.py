@@ -23,16 +23,22 @@ from rich.console import Console
 from recbole_qbert._version import __version__
 from recbole_qbert.bundle import save_bundle
 from recbole_qbert.checkpoint import config_from_json, config_to_json
-from recbole_qbert.config import build_config, check_protocol, shipped_files
+from recbole_qbert.config import FINETUNE, build_config, check_protocol, shipped_files
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.results import (
     RunResult,
     append_result,
     peak_memory_mb,
     print_tables,
+    read_results,
 )
 from recbole_qbert.files import sha256_file
 from recbole_qbert.model.qbert4rec import QBERT4Rec
+from recbole_qbert.pretraining.transfer import (
+    check_pre_model_codes,
+    load_pretrained,
+    read_source,
+)
 from recbole_qbert.registry import model_entry
 
 # Settings that say where things go or how they are shown; they do not change a result and are no
@@ -60,6 +66,9 @@ def run_models(
 ) -> list[RunResult]:
     """Train and evaluate models one after another under one protocol and print one table.
 
+    A QBERT4Rec that starts from pretrained weights (`pre_model_path`) is followed by the same one
+    from scratch, at the same budget; one that was trained before is not trained again.
+
     Args:
         models: names in the registry, or of RecBole's sequential models.
         dataset: name of the data set.
@@ -75,9 +84,54 @@ def run_models(
     configs = [build_config(model, dataset, files, settings) for model in models]
     for config in configs:
         check_protocol(config)
-    results = [run_model(config, console, [str(file) for file in files]) for config in configs]
+        _check_start(config)
+    names = [str(file) for file in files]
+    results = []
+    for config in configs:
+        scratch = None
+        if is_qbert(config) and config["pre_model_path"]:
+            alone = {**(settings or {}), "pre_model_path": None}
+            scratch = build_config(config["model"], dataset, files, alone)
+        results.append(run_model(config, console, names))
+        if scratch is not None:
+            done = finished_run(scratch)
+            results.append(done or run_model(scratch, console, names))
     print_tables(results, configs[0]["metrics"], configs[0]["topk"], console)
     return results
+
+
+def is_qbert(config: Config) -> bool:
+    """Whether the model is QBERT4Rec or derived from it: those have our keys of pretraining."""
+    return issubclass(model_entry(config["model"]).model, QBERT4Rec)
+
+
+def _check_start(config: Config) -> None:
+    """Where a run starts from must be there before anything is trained."""
+    if not is_qbert(config):
+        return
+    if config["train_stage"] != FINETUNE:
+        raise InputError(
+            f"train_stage: {config['train_stage']!r}: `run` fine-tunes; pretrain with "
+            "`recbole-qbert pretrain --datasets=A,B`"
+        )
+    check_pre_model_codes(config["pre_model_codes"])
+    if config["pre_model_path"]:
+        read_source(config["pre_model_path"])
+
+
+def run_folder(config: Config) -> Path:
+    """Where a run's files go: named by model, seed and a hash of its settings."""
+    name = f"{config['model']}-seed{config['seed']}-{run_hash(config)}"
+    return Path(config["checkpoint_dir"]) / config["dataset"] / name
+
+
+def finished_run(config: Config) -> RunResult | None:
+    """The result of the very same run, where it is done already."""
+    results = Path(config["checkpoint_dir"]) / "results.jsonl"
+    if not results.is_file():
+        return None
+    folder = str(run_folder(config))
+    return next((each for each in read_results(results) if each.folder == folder), None)
 
 
 def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> RunResult:
@@ -88,8 +142,7 @@ def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> Ru
     entry = model_entry(name)
     shipped = shipped_files(name, dataset_name, config["use_tuned"] is not False)
     used = [path.name for path in shipped] + list(files)
-    base = Path(config["checkpoint_dir"])
-    folder = base / dataset_name / f"{name}-seed{config['seed']}-{run_hash(config)}"
+    base, folder = Path(config["checkpoint_dir"]), run_folder(config)
     config["checkpoint_dir"] = str(folder)
     console.print(f"[bold]{name}[/bold] on {dataset_name}, settings from {', '.join(used)}")
 
@@ -107,7 +160,13 @@ def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> Ru
         config["pre_model_path"] = pretrain_s3rec(config, console)
         config["train_stage"] = "finetune"
     init_seed(config["seed"], config["reproducibility"])
-    model = entry.model(config, train_data._dataset).to(config["device"])
+    model = entry.model(config, train_data._dataset)
+    source = None
+    if is_qbert(config) and config["pre_model_path"]:
+        source = read_source(config["pre_model_path"])
+        for line in load_pretrained(model, config, train_data._dataset, source):
+            console.print(f"  {line}", highlight=False)
+    model = model.to(config["device"])
     n_parameters = sum(each.numel() for each in model.parameters())
     console.print(f"  {n_parameters:,} parameters, device {config['device']}, folder {folder}")
     trainer = entry.trainer(config, model)
@@ -155,6 +214,7 @@ def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> Ru
         bundle=bundle,
         machine=f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
         folder=str(folder),
+        pretrained_on=source.domains if source is not None else [],
     )
     append_result(base / "results.jsonl", result)
     return result

@@ -25,6 +25,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="where tuples repeat: extra_level (counts the items of a tuple) | reallocate (moves "
         "items to free codes, the last level first)",
     )
+    columns.add_argument(
+        "--vocabulary",
+        default="",
+        help="name of what the codes mean; files of one name share their codes in pretraining",
+    )
     columns.set_defaults(function=_ids_from_columns)
 
 
@@ -45,6 +50,7 @@ def _ids_from_columns(options: argparse.Namespace) -> int:
         options.output,
         options.codebook_size,
         options.unique,
+        options.vocabulary,
     )
     print(f"{options.output}: {table.n_items:,} items, {table.n_levels} levels, all tuples unique")
     return 0

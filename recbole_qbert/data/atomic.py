@@ -31,7 +31,7 @@ def read_columns(path: str | Path, fields: Sequence[str]) -> pd.DataFrame:
             field is unknown or asked for twice, or a row has another number of fields.
     """
     lines = read_lines(Path(path))
-    names = _header(path, lines[0])
+    names = header_fields(path, lines[0])
     for field in fields:
         if field not in names:
             hint = did_you_mean(field, names)
@@ -70,8 +70,12 @@ def read_lines(path: Path) -> list[str]:
     return lines
 
 
-def _header(path: str | Path, line: str) -> list[str]:
-    """The field names of a header line, without their types."""
+def header_fields(path: str | Path, line: str) -> list[str]:
+    """The field names of a header line, without their types.
+
+    Raises:
+        InputError: a cell is not `name:type`, or a name occurs twice.
+    """
     names = []
     for cell in line.split("\t"):
         name, colon, kind = cell.partition(":")

@@ -62,12 +62,15 @@ class SemanticIDTable:
         codes: int64 `[N, K]`, read-only, unique rows, each code below its codebook's size.
         codebook_sizes: codes of each level, K of them.
         path: names the file the rows came from, so that a refusal gives line numbers.
+        vocabulary: what the codes mean: files with one vocabulary share their codes. A file whose
+            sidecar names none has its own, named by the hash of its bytes.
     """
 
     items: tuple[str, ...] = field(repr=False)
     codes: IntArray = field(repr=False)
     codebook_sizes: tuple[int, ...]
     path: InitVar[str | None] = None
+    vocabulary: str = ""
 
     def __post_init__(self, path: str | None) -> None:
         named = "semantic IDs" if path is None else path
@@ -123,9 +126,16 @@ class SemanticIDTable:
         Raises:
             InputError: items without a semantic ID; says how many, and the first ten.
         """
+        return self.codes[self.rows_for(items)]
+
+    def rows_for(self, items: Sequence[str]) -> IntArray:
+        """Rows `[n]` of n items, in the order asked.
+
+        Raises:
+            InputError: as `codes_for`.
+        """
         self._check_known(items, "semantic IDs")
-        rows = [self._rows[item] for item in items]
-        return self.codes[np.asarray(rows, dtype=np.int64)]
+        return np.asarray([self._rows[item] for item in items], dtype=np.int64)
 
     @functools.cached_property
     def _rows(self) -> dict[str, int]:
@@ -175,7 +185,9 @@ def read_semantic_ids(
             f"{named}: codebook_sizes has {len(sizes)} levels, the rows of {path} have "
             f"{codes.shape[1]}; give one size a level"
         )
-    table = SemanticIDTable(tuple(items), codes, sizes, str(path))
+    own = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    vocabulary = str((sidecar or {}).get("vocabulary") or own)
+    table = SemanticIDTable(tuple(items), codes, sizes, str(path), vocabulary)
     if sidecar is not None:
         _check_summary(path, sidecar, table)
     return table
@@ -235,7 +247,9 @@ def write_semantic_ids(path: str | Path, table: SemanticIDTable, source: Mapping
         table: what to write; checked again first, so a fault leaves an old file untouched.
         source: what the table was made from: hashes, seed, command. JSON values only.
     """
-    table = SemanticIDTable(table.items, table.codes, table.codebook_sizes)
+    table = SemanticIDTable(
+        table.items, table.codes, table.codebook_sizes, vocabulary=table.vocabulary
+    )
     try:
         json.dumps(dict(source), ensure_ascii=False, sort_keys=True).encode("utf-8")
     except (TypeError, ValueError, RecursionError) as error:
@@ -258,6 +272,7 @@ def write_semantic_ids(path: str | Path, table: SemanticIDTable, source: Mapping
                 "n_items": table.n_items,
                 "sha256": hashlib.sha256(data).hexdigest(),
                 "items_sha256": items_sha256(table.items),
+                **({"vocabulary": table.vocabulary} if table.vocabulary else {}),
                 "source": dict(source),
             },
         )

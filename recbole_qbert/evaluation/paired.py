@@ -44,7 +44,7 @@ class Comparison:
 
 
 def read_runs(name: str) -> list[RunResult]:
-    """All runs of `results.jsonl:MODEL`.
+    """All runs of `results.jsonl:MODEL`, MODEL as in the tables: `QBERT4Rec (pretrained: A)`.
 
     Raises:
         InputError: no such file, or no run of the model in it, or several with one seed.
@@ -53,9 +53,9 @@ def read_runs(name: str) -> list[RunResult]:
     if not colon or not path:
         raise InputError(f"'{name}': write the results file, a colon and the model's name")
     results = read_results(path)
-    runs = [run for run in results if run.model == model]
+    runs = [run for run in results if run.title == model]
     if not runs:
-        known = preview(sorted({run.model for run in results}))
+        known = preview(sorted({run.title for run in results}))
         raise InputError(f"{path}: no run of {model} in it; it has {known or 'none'}")
     if len({run.seed for run in runs}) < len(runs):
         raise InputError(

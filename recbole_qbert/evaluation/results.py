@@ -8,7 +8,7 @@ import resource
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,14 @@ class RunResult:
     bundle: str
     machine: str = ""
     folder: str = ""  # where checkpoints, curve and test ranks lie
+    pretrained_on: list[str] = field(default_factory=list)  # data sets; none: from scratch
+
+    @property
+    def title(self) -> str:
+        """The model's name, and what it was pretrained on."""
+        if not self.pretrained_on:
+            return self.model
+        return f"{self.model} (pretrained: {', '.join(self.pretrained_on)})"
 
 
 def append_result(path: str | Path, result: RunResult) -> None:
@@ -101,14 +109,15 @@ def metrics_table(
     for column in ("model", "split", "ranking"):
         table.add_column(column, no_wrap=True)
     for name in names:
-        table.add_column(name.replace("hit", "HR").replace("ndcg", "NDCG"), justify="right")
+        title = name.replace("hit", "HR").replace("ndcg", "NDCG")
+        table.add_column(title, justify="right", no_wrap=True)
     for result in results:
         first = True
         for split in ("valid", "test"):
             for prefix, ranking in RANKINGS:
                 values = getattr(result, split)
                 cells = [f"{values[prefix + name]:.4f}" for name in names]
-                table.add_row(result.model if first else "", split, ranking, *cells)
+                table.add_row(result.title.replace(" (", "\n(") if first else "", split, ranking, *cells)
                 first = False
         table.add_section()
     return table
@@ -134,7 +143,7 @@ def runs_table(results: Sequence[RunResult]) -> Table:
     for result in results:
         late = result.best_epoch + 1 >= result.max_epochs > 1
         table.add_row(
-            result.model,
+            result.title,
             str(result.seed),
             result.loss,
             "excluded" if result.exclude_visible else "allowed",
@@ -179,7 +188,7 @@ def seeds_markdown(
         one = group[0]
         for split in ("valid", "test"):
             for prefix, ranking in RANKINGS:
-                row = [one.dataset, one.model, "excluded" if one.exclude_visible else "allowed"]
+                row = [one.dataset, one.title, "excluded" if one.exclude_visible else "allowed"]
                 row += [split, ranking]
                 row += [
                     _mean_and_deviation([getattr(run, split)[prefix + name] for run in group])

@@ -15,30 +15,23 @@ import scipy.sparse as sp
 from sklearn.utils.extmath import randomized_svd
 from threadpoolctl import threadpool_limits
 
-from recbole_qbert.data.atomic import read_columns
-from recbole_qbert.errors import InputError
+from recbole_qbert.data.sequences import read_interactions
 
 HELD_OUT = 2  # the last items of a user: test and valid
 _POWER_ITERATIONS = 7
 
 
 def training_pairs(inter_path: str | Path) -> pd.DataFrame:
-    """Training interactions of an `.inter` file: columns `user_id` and `item_id`, in time order.
+    """Training interactions of an `.inter` file: columns `user_id` and `item_id`.
+
+    User after user, each in time order.
 
     Raises:
         InputError: the file cannot be read, or a time is no number.
     """
-    frame = read_columns(inter_path, ["user_id", "item_id", "timestamp"])
-    times = pd.to_numeric(frame["timestamp"], errors="coerce")
-    if times.isna().any():
-        line = frame.index[int(times.isna().to_numpy().argmax())]
-        raise InputError(
-            f"{inter_path}: line {line}, timestamp: {frame['timestamp'][line]!r} is not a number; "
-            "give every interaction its time"
-        )
-    frame = frame.assign(timestamp=times).sort_values(["user_id", "timestamp"], kind="stable")
-    from_the_end = frame.groupby("user_id", sort=False).cumcount(ascending=False)
-    return frame.loc[from_the_end >= HELD_OUT, ["user_id", "item_id"]]
+    frame = read_interactions(inter_path)
+    from_the_end = frame.groupby("user_id", observed=True).cumcount(ascending=False)
+    return frame.loc[from_the_end >= HELD_OUT, ["user_id", "item_id"]].astype(object)
 
 
 def cooccurrence(pairs: pd.DataFrame, items: Sequence[str]) -> sp.csr_matrix:

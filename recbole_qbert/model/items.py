@@ -25,8 +25,8 @@ class ItemRepresentation(nn.Module):
 
     tokens_per_item: int = 1
 
-    def forward(self) -> Tensor:
-        """The item matrix. Shape [N, T * D]."""
+    def forward(self, rows: Tensor | None = None) -> Tensor:
+        """The item matrix [N, T * D], or some rows of it, [R, T * D], the first one padding."""
         raise NotImplementedError
 
     def code_loss(self, hidden: Tensor, items: Tensor, score: Score) -> Tensor:
@@ -60,8 +60,9 @@ class WordItems(ItemRepresentation):
             rows = table[item_codes[1:]].sum(dim=1) * (init / item_codes.size(1) ** 0.5)
         self.rows = nn.Parameter(rows)
 
-    def forward(self) -> Tensor:
-        return F.pad(self.rows, (0, 0, 1, 0))
+    def forward(self, rows: Tensor | None = None) -> Tensor:
+        vectors = self.rows if rows is None else self.rows[rows[1:] - 1]
+        return F.pad(vectors, (0, 0, 1, 0))
 
 
 class CodeItems(ItemRepresentation):
@@ -91,11 +92,12 @@ class CodeItems(ItemRepresentation):
         # Drawn for codes, not elements: on ones it gives 0 or 1 / (1 - dropout).
         self.dropout = nn.Dropout(dropout)
 
-    def weights(self) -> Tensor | None:
-        """What the codes of this step count, [N, K]; None where each counts 1."""
+    def codes_and_weights(self, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Codes [R, K] and what they count in this step, [R, K]; None where each counts 1."""
+        codes = self.item_codes if rows is None else self.item_codes[rows]
         if not self.training or self.dropout.p == 0:
-            return None
-        return self.dropout(torch.ones_like(self.item_codes, dtype=self.table.weight.dtype))
+            return codes, None
+        return codes, self.dropout(torch.ones_like(codes, dtype=self.table.weight.dtype))
 
     def code_loss(self, hidden: Tensor, items: Tensor, score: Score) -> Tensor:
         size = self.table.embedding_dim
@@ -113,10 +115,9 @@ class CodeItems(ItemRepresentation):
 class ComposeItems(CodeItems):
     """Item vector = sum over levels of code vectors; size independent of the catalogue."""
 
-    def forward(self) -> Tensor:
-        return F.embedding_bag(
-            self.item_codes, self.table.weight, mode="sum", per_sample_weights=self.weights()
-        )
+    def forward(self, rows: Tensor | None = None) -> Tensor:
+        codes, weights = self.codes_and_weights(rows)
+        return F.embedding_bag(codes, self.table.weight, mode="sum", per_sample_weights=weights)
 
 
 class FlattenItems(CodeItems):
@@ -124,8 +125,9 @@ class FlattenItems(CodeItems):
 
     token_for_each_level = True
 
-    def forward(self) -> Tensor:
-        vectors, weights = self.table(self.item_codes), self.weights()
+    def forward(self, rows: Tensor | None = None) -> Tensor:
+        codes, weights = self.codes_and_weights(rows)
+        vectors = self.table(codes)
         return (vectors if weights is None else vectors * weights.unsqueeze(2)).flatten(1)
 
 

@@ -31,12 +31,15 @@ from recbole_qbert.model.items import REPRESENTATIONS, build_representation
 from recbole_qbert.model.loss import exclude_items, smoothed_cross_entropy
 from recbole_qbert.model.masking import SCHEMES, draw_masks, valid_positions
 
+DOMAIN_FIELD = "domain"  # of a batch in pretraining: the number of its domain, the same in all rows
+
 
 class QBERT4Rec(SequentialRecommender):
     """Bidirectional encoder over item vectors that are made of semantic-ID codes.
 
     `dataset` is a `SemanticIDDataset`, or anything with `num(field)`, `item_codes`, `codec` and
-    `training_repeats()`.
+    `training_repeats()`. One with `domain_starts` holds several domains (pretraining): a batch then
+    has a column `domain`, its items are numbered within that domain, and no others are scored.
     """
 
     input_type = InputType.POINTWISE
@@ -73,6 +76,7 @@ class QBERT4Rec(SequentialRecommender):
                 f"{config['n_heads']}; change one of them"
             )
         self.exclude_visible = _resolve_exclude_visible(config["exclude_visible"], dataset)
+        self.domain_starts: list[int] = getattr(dataset, "domain_starts", [])
 
         item_codes: Tensor | None = None
         codebook_sizes: tuple[int, ...] = ()
@@ -143,7 +147,8 @@ class QBERT4Rec(SequentialRecommender):
             lengths, items.size(1), self.mask_mix, self.mask_ratios, _generator(items.device)
         )
         targets = items[mask]  # [M]
-        matrix = self.items()
+        rows = self._domain_rows(interaction)
+        matrix = self.items(rows)
         hidden = self.forward(items, lengths, mask, matrix)
         logits = self._score(hidden, matrix)  # [M, N]
         visible = self._visible_items(items, lengths, mask)[mask.nonzero()[:, 0]]  # [M, L]
@@ -151,22 +156,32 @@ class QBERT4Rec(SequentialRecommender):
         logits = exclude_items(logits, visible)
         loss = smoothed_cross_entropy(logits, targets, self.label_smoothing)
         if self.code_loss_weight:
+            targets = targets if rows is None else rows[targets]
             loss = loss + self.code_loss_weight * self.items.code_loss(hidden, targets, self._score)
         return loss
 
     def predict(self, interaction: Interaction) -> Tensor:
         """Scores of one given item for each row. Shape [B]."""
-        matrix = self.items()
+        matrix = self.items(self._domain_rows(interaction))
         hidden, visible = self._next_item_state(interaction, matrix)
         item = interaction[self.ITEM_ID]
         scores = self._score(hidden.unsqueeze(1), matrix[item].unsqueeze(1)).flatten()
         return scores.masked_fill((visible == item.unsqueeze(1)).any(dim=1), -torch.inf)
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
-        """Scores of the whole catalogue, exact, in one pass. Shape [B, N]."""
-        matrix = self.items()
+        """Scores of the whole catalogue (its domain's part), exact, in one pass. Shape [B, N]."""
+        matrix = self.items(self._domain_rows(interaction))
         hidden, visible = self._next_item_state(interaction, matrix)
         return exclude_items(self._score(hidden, matrix), visible)
+
+    def _domain_rows(self, interaction: Interaction) -> Tensor | None:
+        """Rows of the item matrix that the batch's domain has, padding first; None: all."""
+        if not self.domain_starts:
+            return None
+        field = interaction[DOMAIN_FIELD]
+        domain = int(field[0])
+        first, end = self.domain_starts[domain : domain + 2]
+        return F.pad(torch.arange(first + 1, end + 1, device=field.device), (1, 0))
 
     def _score(self, hidden: Tensor, rows: Tensor) -> Tensor:
         """Logits [..., M, R] of rows [..., R, D] for hidden vectors [..., M, D]."""

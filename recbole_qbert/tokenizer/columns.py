@@ -29,6 +29,7 @@ def build_from_columns(
     out_path: str | Path,
     codebook_size: int = 256,
     unique: str = "extra_level",
+    vocabulary: str = "",
 ) -> SemanticIDTable:
     """Semantic IDs from code columns of an `.item` file, side by side.
 
@@ -43,6 +44,8 @@ def build_from_columns(
         out_path: the `.semid` file to write; its sidecar records the inputs and the report.
         codebook_size: codes of every level that comes from a column.
         unique: `extra_level` or `reallocate`.
+        vocabulary: name of what the codes mean, the same for files whose codes one quantiser made;
+            without, this file's codes are its own.
 
     Returns:
         The table that was written; codes [N, K] with K tokens in all columns together, or
@@ -89,7 +92,7 @@ def build_from_columns(
         "unique": unique,
         "report": report,
     }
-    table = SemanticIDTable(tuple(tokens), codes, sizes)
+    table = SemanticIDTable(tuple(tokens), codes, sizes, vocabulary=vocabulary)
     write_semantic_ids(out_path, table, source)
     logger.info("%s: %d items, %d levels", out_path, len(tokens), len(sizes))
     return table

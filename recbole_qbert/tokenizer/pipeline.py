@@ -32,7 +32,7 @@ from recbole_qbert._version import __version__
 from recbole_qbert.checkpoint import is_checkpoint, load_checkpoint, save_checkpoint
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
 from recbole_qbert.errors import InputError
-from recbole_qbert.files import read_json, write_json
+from recbole_qbert.files import read_json, sha256_file, write_json
 from recbole_qbert.injection.agreement import agreement_report
 from recbole_qbert.injection.cooccurrence import cooccurrence, cooccurrence_vectors
 from recbole_qbert.injection.fit import Injector, TrainingSettings, fit_injector
@@ -79,6 +79,14 @@ class Tokenizer:
     codebook_sizes: tuple[int, ...]
     report: dict[str, Any]
     shapes: dict[str, tuple[int, int]]
+
+    @property
+    def vocabulary(self) -> str:
+        """What the codes mean, as a name: that of the fitted quantisers, whatever the items."""
+        hashes = [
+            sha256_file(self.folder / f"stage2.{name}.safetensors") for name in self.quantisers
+        ]
+        return "tokenizer:" + hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
     def save_ids(self) -> None:
         """Write the items and their codes."""
@@ -163,7 +171,9 @@ class Tokenizer:
         for domain in domains:
             own = rows[domain.name]
             items = tuple(self.keys[row][1] for row in own)
-            table = SemanticIDTable(items, self.codes[own], self.codebook_sizes)
+            table = SemanticIDTable(
+                items, self.codes[own], self.codebook_sizes, vocabulary=self.vocabulary
+            )
             source = {
                 "method": "tokenize",
                 "domains": sorted(rows),

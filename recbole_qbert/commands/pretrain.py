@@ -1,0 +1,39 @@
+"""`recbole-qbert pretrain`: one model over several data sets, to start others from."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from recbole_qbert.commands.run import wide_console
+from recbole_qbert.commands.settings import parse_settings, split_files
+from recbole_qbert.errors import InputError
+
+HELP = (
+    "train one QBERT4Rec over several data sets: --datasets=A,B [--target=X] "
+    "[--config_files=a.yaml] [--key=value ...], keys of properties/pretrain.yaml and `run`"
+)
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Listed only; its `--key=value` flags are the config's and open-ended."""
+    commands.add_parser("pretrain", help=HELP)
+
+
+def run_pretrain(arguments: Sequence[str]) -> int:
+    """`pretrain --datasets=A,B --key=value ...`"""
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(f"recbole-qbert pretrain: {HELP}")
+        return 0
+    settings = parse_settings(arguments)
+    datasets = [name for name in settings.pop("datasets", "").split(",") if name]
+    if not datasets:
+        raise InputError("--datasets=A,B is needed: the data sets to pretrain on")
+    if len(set(datasets)) < len(datasets):
+        raise InputError(f"--datasets={','.join(datasets)}: name each data set once")
+    target = settings.pop("target", None)
+    files = split_files(settings.pop("config_files", ""))
+    from recbole_qbert.pretraining.fit import pretrain
+
+    pretrain(datasets, files, settings, target, wide_console())
+    return 0

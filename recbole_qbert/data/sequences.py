@@ -1,0 +1,169 @@
+"""Users' sequences of an `.inter` file as two flat arrays, kept on disk and mapped into memory.
+
+A folder `<ds>.sequences/` beside the `.inter` file:
+
+    items.npy      int32 [T]: numbers of items, one user after the other, oldest first
+    offsets.npy    int64 [U + 1]: user u's items are `items[offsets[u]:offsets[u + 1]]`
+    tokens.json    raw token of each item number
+    meta.json      the SHA-256 of the `.inter` file it was made from, and counts
+
+The last item of each user, the test target, is not in it: what reads sequences from here cannot
+learn from test. T interactions without those, U users, N items.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+
+from recbole_qbert.data.atomic import header_fields, read_columns
+from recbole_qbert.errors import InputError
+from recbole_qbert.files import read_json, sha256_file, write_json
+
+FORMAT = "recbole-qbert/sequences/1"
+USER, ITEM, TIME = FIELDS = ("user_id", "item_id", "timestamp")
+TEST_ITEMS = 1  # of each user, held back
+BLOCK_BYTES = 1 << 24
+
+
+class Sequences(NamedTuple):
+    """See the module's header; the arrays may be memory-mapped."""
+
+    items: np.ndarray
+    offsets: np.ndarray
+    tokens: list[str]
+
+    @property
+    def n_users(self) -> int:
+        """U."""
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Items of each user, the test target not counted. int64 [U]"""
+        return np.diff(self.offsets)
+
+
+def read_interactions(path: str | Path) -> pd.DataFrame:
+    """All rows of an `.inter` file, ordered by user and, within a user, by time.
+
+    Equal times keep the order of the file, as in RecBole. Users are ordered by their first row.
+
+    Returns:
+        Columns `user_id` and `item_id`, categorical with text categories, and `timestamp`, float64.
+
+    Raises:
+        InputError: the file cannot be read, lacks a column, or a time is no number; names the line.
+    """
+    frame = _read_fast(Path(path))
+    if frame is None:
+        frame = _read_carefully(path)
+    by_time = frame[TIME].argsort(kind="stable")
+    users = frame[USER].cat.codes.to_numpy()[by_time]
+    return frame.iloc[by_time.to_numpy()[np.argsort(users, kind="stable")]]
+
+
+def _read_fast(path: Path) -> pd.DataFrame | None:
+    """By pyarrow, in little memory; None where anything is amiss."""
+    try:
+        with open(path, encoding="utf-8-sig") as handle:
+            line = handle.readline().rstrip("\n")
+        cells = dict(zip(header_fields(path, line), line.split("\t"), strict=True))
+        chosen = [cells[field] for field in FIELDS]
+        text = pa.dictionary(pa.int32(), pa.string())
+        table = pyarrow.csv.read_csv(
+            path,
+            read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
+            parse_options=pyarrow.csv.ParseOptions(
+                delimiter="\t", quote_char=False, double_quote=False
+            ),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types=dict(zip(chosen, (text, text, pa.float64()), strict=True)),
+                include_columns=chosen,
+                null_values=[],
+                strings_can_be_null=False,
+            ),
+        )
+    except (pa.ArrowException, KeyError, OSError, UnicodeDecodeError, InputError):
+        return None
+    table = table.rename_columns(list(FIELDS)).unify_dictionaries()
+    frame: pd.DataFrame = table.to_pandas()
+    return None if not len(frame) or not np.isfinite(frame[TIME]).all() else frame
+
+
+def _read_carefully(path: str | Path) -> pd.DataFrame:
+    """Row by row in Python, so that a fault is named by its line."""
+    frame = read_columns(path, FIELDS)
+    times = pd.to_numeric(frame[TIME], errors="coerce")
+    if not np.isfinite(times).all():
+        line = frame.index[int((~np.isfinite(times)).to_numpy().argmax())]
+        raise InputError(
+            f"{path}: line {line}, {TIME}: {frame[TIME][line]!r} is not a number; "
+            "give every interaction its time"
+        )
+    tokens = {
+        field: pd.Categorical(frame[field], categories=frame[field].unique())
+        for field in (USER, ITEM)
+    }
+    return pd.DataFrame({**tokens, TIME: times.astype(float).to_numpy()})
+
+
+def open_sequences(inter_path: str | Path) -> Sequences:
+    """The sequences of an `.inter` file, made at the first call, memory-mapped afterwards.
+
+    Raises:
+        InputError: as `read_interactions`.
+    """
+    inter_path = Path(inter_path)
+    if not inter_path.is_file():
+        raise InputError(f"{inter_path}: no such file")
+    folder = inter_path.with_suffix(".sequences")
+    digest = sha256_file(inter_path)
+    if not _is_of(folder, digest):
+        _write(folder, read_interactions(inter_path), digest)
+    items = np.load(folder / "items.npy", mmap_mode="r")
+    offsets = np.load(folder / "offsets.npy", mmap_mode="r")
+    tokens = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
+    return Sequences(items, offsets, tokens)
+
+
+def _is_of(folder: Path, digest: str) -> bool:
+    """Whether the folder holds the sequences of the `.inter` file with this hash."""
+    try:
+        meta = read_json(folder / "meta.json")
+    except InputError:
+        return False
+    return meta.get("format") == FORMAT and meta.get("inter_sha256") == digest
+
+
+def _write(folder: Path, frame: pd.DataFrame, digest: str) -> None:
+    """Write the folder whole or not at all, in place of an older one."""
+    users = frame[USER].cat.codes.to_numpy()
+    counts = np.bincount(users)
+    counts = counts[counts > 0]
+    from_the_end = np.repeat(counts.cumsum(), counts) - np.arange(len(users))  # 1: the last one
+    items = frame[ITEM].cat.codes.to_numpy()[from_the_end > TEST_ITEMS]
+    offsets = np.concatenate([[0], np.maximum(counts - TEST_ITEMS, 0).cumsum()])
+    work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        np.save(work / "items.npy", items.astype(np.int32))
+        np.save(work / "offsets.npy", offsets.astype(np.int64))
+        tokens = [str(token) for token in frame[ITEM].cat.categories]
+        (work / "tokens.json").write_text(json.dumps(tokens, ensure_ascii=False), encoding="utf-8")
+        meta: dict[str, Any] = {"format": FORMAT, "inter_sha256": digest}
+        meta |= {"users": len(counts), "items": len(tokens), "interactions": len(frame)}
+        write_json(work / "meta.json", meta)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(work, folder)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise

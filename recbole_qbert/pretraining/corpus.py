@@ -1,0 +1,174 @@
+"""Training sequences of several data sets ("domains") in one catalogue, without merging files.
+
+Items have two numbers. Within its domain d an item is 1 to N_d, in the order of `<ds>.semid`; in
+the catalogue of all domains it is row `domain_starts[d]` more. Row 0 is padding everywhere. Domains
+whose semantic-ID files name one vocabulary share the vectors of their codes; each other vocabulary
+has codes of its own, laid behind one another in every level.
+
+Of a user with n items the last one (test) is not even read; the last but one is the valid target;
+the n - 2 before are training. Users with fewer than 4 items are left out, as RecBole's split does.
+
+B rows, L positions, K levels, N items of all domains, N_d of domain d.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+from torch import Tensor
+
+from recbole_qbert.data.semid import SemanticIDCodec, SemanticIDTable, read_semantic_ids
+from recbole_qbert.data.sequences import Sequences, open_sequences
+from recbole_qbert.errors import InputError
+from recbole_qbert.model.qbert4rec import DOMAIN_FIELD
+from recbole_qbert.tokenizer.inputs import Domain
+
+TRAINING, VALID = 1, 0  # how many of a user's known items come after the target
+FEWEST_ITEMS = 4  # of a user, test and valid included
+
+
+class Part(NamedTuple):
+    """One domain of a corpus."""
+
+    name: str
+    sequences: Sequences
+    ids: SemanticIDTable
+    number_of: np.ndarray  # int32: number 1..N_d of each item of the sequences
+    users: np.ndarray  # int64: those with enough items
+
+
+class FieldNames(NamedTuple):
+    """How a model's config calls the columns of a batch."""
+
+    items: str
+    length: str
+    target: str
+
+
+class Corpus:
+    """What a QBERT4Rec asks of its data set, for several domains at once.
+
+    Attributes:
+        parts: the domains.
+        vocabularies: distinct vocabularies, in order of appearance.
+        item_codes: [1 + N, K]; level k of vocabulary v counts from v * codebook_sizes[k].
+        codebook_sizes: of one vocabulary, K.
+        domain_starts: [domains + 1].
+    """
+
+    def __init__(self, domains: Sequence[Domain]):
+        self.parts = [_read_part(domain) for domain in domains]
+        sizes = {part.ids.codebook_sizes for part in self.parts}
+        if len(sizes) > 1:
+            listed = ", ".join(f"{part.name} {part.ids.codebook_sizes}" for part in self.parts)
+            raise InputError(
+                f"semantic IDs: codebook sizes differ ({listed}); tokenize the data sets alike"
+            )
+        (self.codebook_sizes,) = sizes
+        self.vocabularies = list(dict.fromkeys(part.ids.vocabulary for part in self.parts))
+        counts = [part.ids.n_items for part in self.parts]
+        self.domain_starts = [0, *np.cumsum(counts).tolist()]
+        blocks = [np.zeros((1, len(self.codebook_sizes)), np.int64)]
+        for part in self.parts:
+            place = self.vocabularies.index(part.ids.vocabulary)
+            blocks.append(part.ids.codes + place * np.array(self.codebook_sizes))
+        self.item_codes = torch.from_numpy(np.concatenate(blocks))
+
+    @property
+    def codec(self) -> SemanticIDCodec:
+        """Of all vocabularies' codes behind one another in each level."""
+        return SemanticIDCodec(tuple(len(self.vocabularies) * size for size in self.codebook_sizes))
+
+    def num(self, field: str) -> int:
+        """1 + N; RecBole's models ask for the number of items by field name."""
+        return self.domain_starts[-1] + 1
+
+    def training_repeats(self) -> bool:
+        """Whether any training sequence holds the same item twice."""
+        return any(_repeats(part) for part in self.parts)
+
+    def batch(
+        self, domain: int, users: np.ndarray, after: int, length: int, names: FieldNames
+    ) -> Interaction:
+        """Rows of one domain: each user's history and target.
+
+        Args:
+            domain: number of the part.
+            users: [B] of that part.
+            after: `TRAINING` or `VALID`.
+            length: L; longer histories lose their oldest items.
+            names: of the columns.
+
+        Returns:
+            Histories [B, L], right-padded, their lengths [B], targets [B], the domain [B].
+        """
+        part = self.parts[domain]
+        flat, offsets = part.sequences.items, part.sequences.offsets
+        target = offsets[users + 1] - 1 - after
+        lengths = np.minimum(target - offsets[users], length)
+        place = np.arange(length)
+        source = np.where(place < lengths[:, None], (target - lengths)[:, None] + place, -1)
+        history = np.where(source >= 0, part.number_of[flat[source]], 0)
+        return Interaction(
+            {
+                names.items: torch.from_numpy(history.astype(np.int64)),
+                names.length: torch.from_numpy(lengths),
+                names.target: torch.from_numpy(part.number_of[flat[target]].astype(np.int64)),
+                DOMAIN_FIELD: torch.full((len(users),), domain),
+            }
+        )
+
+    def seen_items(self, domain: int, users: np.ndarray) -> tuple[Tensor, Tensor]:
+        """All training items of some users: row numbers [S] and item numbers within the domain."""
+        part = self.parts[domain]
+        start, end = part.sequences.offsets[users], part.sequences.offsets[users + 1] - 1
+        rows = np.repeat(np.arange(len(users)), end - start)
+        first = (end - start).cumsum() - (end - start)
+        flat = part.sequences.items[np.arange(len(rows)) - first[rows] + start[rows]]
+        return torch.from_numpy(rows), torch.from_numpy(part.number_of[flat].astype(np.int64))
+
+    def describe(self) -> list[str]:
+        """One line a domain, and which of them share their codes."""
+        lines = [
+            f"{part.name}: {len(part.users):,} users, {part.ids.n_items:,} items, "
+            f"{int(part.sequences.lengths[part.users].sum()) - len(part.users):,} training "
+            "interactions"
+            for part in self.parts
+        ]
+        groups = [
+            " and ".join(part.name for part in self.parts if part.ids.vocabulary == vocabulary)
+            for vocabulary in self.vocabularies
+        ]
+        if len(groups) > 1:
+            lines.append(
+                f"codes are shared within {', within '.join(groups)}, not between them; tokenize "
+                "the data sets together to share them"
+            )
+        return lines
+
+
+def _read_part(domain: Domain) -> Part:
+    """A domain's sequences and semantic IDs, joined by raw item token."""
+    sequences = open_sequences(domain.file("inter"))
+    ids = read_semantic_ids(domain.file("semid"))
+    number_of = ids.rows_for(sequences.tokens) + 1
+    users = np.flatnonzero(sequences.lengths + 1 >= FEWEST_ITEMS)
+    if not len(users):
+        raise InputError(
+            f"{domain.file('inter')}: no user has {FEWEST_ITEMS} interactions, which is what is "
+            "needed to train, choose and test"
+        )
+    return Part(domain.name, sequences, ids, number_of.astype(np.int32), users)
+
+
+def _repeats(part: Part) -> bool:
+    """Whether a user of this domain has an item twice in training."""
+    offsets = part.sequences.offsets
+    user = np.repeat(np.arange(part.sequences.n_users), part.sequences.lengths)
+    training = np.arange(len(user)) < offsets[user + 1] - 1
+    pairs = user[training] * (part.ids.n_items + 1) + part.number_of[part.sequences.items[training]]
+    return len(np.unique(pairs)) < len(pairs)

@@ -1,0 +1,159 @@
+"""Pretraining: one QBERT4Rec over the training sequences of several data sets.
+
+The epoch is chosen by the mean over domains of the valid metric, each domain ranked over its own
+items, for a sample of its users. The test items are never read.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from recbole.utils import init_seed
+from rich.console import Console
+
+from recbole_qbert.config import PRETRAIN, build_config, check_protocol, load_yaml, shipped_files
+from recbole_qbert.errors import InputError
+from recbole_qbert.evaluation.ranking import Ranks, summarise, target_ranks
+from recbole_qbert.model.qbert4rec import QBERT4Rec
+from recbole_qbert.pretraining.corpus import Corpus, FieldNames
+from recbole_qbert.pretraining.loader import TrainingBatches, ValidRows, valid_users
+from recbole_qbert.pretraining.transfer import ARCHITECTURE, save_pretrained
+from recbole_qbert.quick_start import epoch_line, flush_denormals, quiet_recbole, run_hash
+from recbole_qbert.tokenizer.inputs import find_domain
+from recbole_qbert.trainer import SafeTrainer
+
+MODEL = "QBERT4Rec"
+
+
+class PretrainTrainer(SafeTrainer):
+    """`SafeTrainer` whose valid rows come from several domains."""
+
+    @torch.no_grad()
+    def evaluate(
+        self,
+        eval_data: ValidRows,
+        load_best_model: bool = True,
+        model_file: str | None = None,
+        show_progress: bool = False,
+    ) -> Any:
+        """Means over domains of every metric, both columns; `by_domain` keeps each domain's."""
+        if load_best_model:
+            self._load_weights(model_file or self.saved_model_file)
+        self.by_domain = {
+            part.name: summarise(
+                self._ranks(eval_data, domain), self.config["metrics"], self.config["topk"]
+            )
+            for domain, part in enumerate(eval_data.corpus.parts)
+        }
+        metrics = list(self.by_domain.values())
+        return OrderedDict(
+            (name, sum(each[name] for each in metrics) / len(metrics)) for name in metrics[0]
+        )
+
+    def _ranks(self, rows: ValidRows, domain: int) -> Ranks:
+        """Ranks of one domain's valid items among its items."""
+        self.model.eval()
+        raw, unseen = [], []
+        for batch, (row, item) in rows.batches(domain):
+            scores = self.model.full_sort_predict(batch.to(self.device))
+            seen = (row.to(self.device), item.to(self.device))
+            ranks = target_ranks(scores, batch[rows.names.target].to(self.device), seen)
+            raw.append(ranks[0])
+            unseen.append(ranks[1])
+        return Ranks(
+            rows.users[domain],
+            torch.cat(raw).cpu().numpy(),
+            torch.cat(unseen).cpu().numpy(),
+        )
+
+
+def pretrain(
+    datasets: Sequence[str],
+    files: Sequence[str | Path] = (),
+    settings: Mapping[str, Any] | None = None,
+    target: str | None = None,
+    console: Console | None = None,
+) -> Path:
+    """Pretrain over some data sets; see `properties/pretrain.yaml`.
+
+    Args:
+        datasets: names below `data_path`, each with `.inter` and `.semid`.
+        files: the user's YAML files.
+        settings: `key=value` settings; they win over the files.
+        target: data set that the model is for: sizes are those of its tuned settings.
+        console: where to print.
+
+    Returns:
+        The folder to give as `pre_model_path`.
+
+    Raises:
+        InputError: a setting or file that cannot be used.
+    """
+    console = console or Console()
+    name = "+".join(datasets)
+    sizes = tuned_sizes(target) if target else {}
+    config = build_config(MODEL, name, files, settings, stage=PRETRAIN, sizes=sizes)
+    check_protocol(config)
+    if config["valid_users"] < 0 or config["steps_per_epoch"] < 0:
+        raise InputError("valid_users and steps_per_epoch: give 0 or more")
+    flush_denormals()
+    quiet_recbole()
+    folder = Path(config["checkpoint_dir"]) / "pretrain" / name
+    folder /= f"{MODEL}-seed{config['seed']}-{run_hash(config)}"
+    config["checkpoint_dir"] = str(folder)
+    corpus = Corpus([find_domain(each, Path(config["data_path"]).parent) for each in datasets])
+    console.print(f"[bold]{MODEL}[/bold] pretrained on {name}")
+    for line in corpus.describe():
+        console.print(f"  {line}", highlight=False)
+
+    init_seed(config["seed"], config["reproducibility"])
+    model = QBERT4Rec(config, corpus).to(config["device"])
+    names = FieldNames(model.ITEM_SEQ, model.ITEM_SEQ_LEN, model.POS_ITEM_ID)
+    length = config["MAX_ITEM_LIST_LENGTH"]
+    batches = TrainingBatches(
+        corpus,
+        names,
+        batch_size=config["train_batch_size"],
+        length=length,
+        balance=config["domain_balance"],
+        steps=config["steps_per_epoch"],
+        seed=config["seed"],
+    )
+    valid = ValidRows(
+        corpus,
+        valid_users(corpus, config["valid_users"], config["seed"]),
+        config["eval_batch_size"],
+        length,
+        names,
+    )
+    trainer = PretrainTrainer(config, model)
+    n_parameters = sum(each.numel() for each in model.parameters())
+    console.print(
+        f"  {n_parameters:,} parameters, {len(batches):,} steps an epoch, device "
+        f"{config['device']}, folder {folder}"
+    )
+
+    def report(epoch: int, score: float) -> None:
+        console.print(epoch_line(trainer.curve, trainer.valid_metric, config["epochs"]))
+
+    show = config["show_progress"]
+    trainer.fit(batches, valid, verbose=False, show_progress=show, callback_fn=report)
+    trainer.evaluate(valid)
+    metric = trainer.valid_metric
+    found = ", ".join(f"{part} {each[metric]:.4f}" for part, each in trainer.by_domain.items())
+    console.print(f"  best epoch, valid {metric}: {found}")
+    save_pretrained(folder / "pretrained", model, config, corpus)
+    console.print(f"  written: {folder / 'pretrained'}")
+    return folder / "pretrained"
+
+
+def tuned_sizes(dataset: str) -> dict[str, Any]:
+    """What of the shipped settings for a data set a pretrained model must share."""
+    tuned: dict[str, Any] = {}
+    for path in shipped_files(MODEL, dataset, use_tuned=True):
+        tuned |= load_yaml(path)
+    return {key: tuned[key] for key in ARCHITECTURE if key in tuned}

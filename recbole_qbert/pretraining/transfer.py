@@ -1,0 +1,247 @@
+"""Weights of a pretrained model as a folder, and their way into a new one.
+
+    model.safetensors   weights
+    config.json         what the model was built from
+    items.json          domain and raw token of each item, in the order of its rows
+    manifest.json       format, domains, vocabularies, hashes of the files above
+
+A model bundle (`recbole_qbert.bundle`) serves as a source too: its data set is its only domain.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from recbole_qbert import bundle
+from recbole_qbert._version import __version__
+from recbole_qbert.checkpoint import config_to_json
+from recbole_qbert.data.semid import read_semantic_ids
+from recbole_qbert.errors import InputError, preview
+from recbole_qbert.files import read_json, sha256_file, write_json
+from recbole_qbert.pretraining.corpus import Corpus
+
+FORMAT = "recbole-qbert/pretrained/1"
+TABLE, ROWS, CODES = "items.table.weight", "items.rows", "items.item_codes"
+POSITIONS = "encoder.position_embedding.weight"
+PRE_MODEL_CODES = ("auto", "load", "skip")
+# Settings that give weights their meaning: pretrained ones are for the same ones.
+ARCHITECTURE = (
+    # fmt: off
+    "n_layers",
+    "n_heads",
+    "hidden_size",
+    "inner_size",
+    "hidden_act",
+    "layer_norm",
+    "layer_norm_eps",
+    "position_order",
+    "item_representation",
+    "score",
+    "temperature",
+    "mask_context",
+    "MAX_ITEM_LIST_LENGTH",
+    # fmt: on
+)
+
+
+class Source(NamedTuple):
+    """A pretrained model, as far as another one can use it."""
+
+    weights: dict[str, Tensor]
+    settings: dict[str, Any]
+    domains: list[str]
+    items: list[tuple[str, str]]  # (domain, raw token) of row 1, 2, ...
+    vocabularies: list[str]
+    codebook_sizes: tuple[int, ...]  # of one vocabulary, K
+
+
+def save_pretrained(folder: Path, model: Any, config: Any, corpus: Corpus) -> None:
+    """Write the folder whole or not at all; an older one is replaced."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        save_file(weights, work / "model.safetensors")
+        write_json(work / "config.json", config_to_json(config))
+        items = [[part.name, item] for part in corpus.parts for item in part.ids.items]
+        (work / "items.json").write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")
+        manifest = {
+            "format": FORMAT,
+            "version": __version__,
+            "torch": torch.__version__,
+            "domains": [part.name for part in corpus.parts],
+            "vocabularies": corpus.vocabularies,
+            "codebook_sizes": list(corpus.codebook_sizes),
+            "sha256": {path.name: sha256_file(path) for path in sorted(work.iterdir())},
+        }
+        write_json(work / "manifest.json", manifest)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(work, folder)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def read_source(folder: str | Path) -> Source:
+    """Read what `pre_model_path` names.
+
+    Raises:
+        InputError: neither a pretrained folder nor a bundle, or a file in it was changed.
+    """
+    folder = Path(folder)
+    manifest = read_json(folder / "manifest.json")
+    if manifest.get("format") not in (FORMAT, bundle.FORMAT):
+        raise InputError(
+            f"pre_model_path: {folder}: neither a pretrained model nor a bundle of this version; "
+            "make it with `recbole-qbert pretrain` or `run`"
+        )
+    for name, digest in dict(manifest.get("sha256", {})).items():
+        if not (folder / name).is_file() or sha256_file(folder / name) != digest:
+            raise InputError(
+                f"{folder / name}: missing or changed since it was saved; make it again"
+            )
+    config = read_json(folder / "config.json")
+    try:
+        weights = load_file(folder / "model.safetensors")
+    except (FileNotFoundError, safetensors.SafetensorError) as error:
+        raise InputError(f"{folder}: its weights cannot be read: {error}") from None
+    items = json.loads((folder / "items.json").read_text(encoding="utf-8"))
+    if manifest["format"] == FORMAT:
+        return Source(
+            weights,
+            config["keys"],
+            list(manifest["domains"]),
+            [(domain, item) for domain, item in items],
+            list(manifest["vocabularies"]),
+            tuple(manifest["codebook_sizes"]),
+        )
+    vocabularies: list[str] = []
+    sizes: tuple[int, ...] = ()
+    if (folder / "items.semid").is_file():
+        ids = read_semantic_ids(folder / "items.semid")
+        vocabularies, sizes = [ids.vocabulary], ids.codebook_sizes
+    name = config["dataset"]
+    pairs = [(name, item) for item in items]
+    return Source(weights, config["keys"], [name], pairs, vocabularies, sizes)
+
+
+def load_pretrained(
+    model: Any, settings: Mapping[str, Any], dataset: Any, source: Source
+) -> list[str]:
+    """Copy into a new model whatever fits, and say what did not.
+
+    Args:
+        model: a new QBERT4Rec; changed in place.
+        settings: its config.
+        dataset: its `SemanticIDDataset`.
+        source: of `read_source`.
+
+    Returns:
+        Lines for the user.
+
+    Raises:
+        InputError: other widths, so that nothing fits.
+    """
+    if source.settings["hidden_size"] != settings["hidden_size"]:
+        raise InputError(
+            f"pre_model_path: pretrained with hidden_size {source.settings['hidden_size']}, this "
+            f"model has {settings['hidden_size']}; give the same"
+        )
+    changed = [key for key in ARCHITECTURE if source.settings.get(key) != settings[key]]
+    lines = [
+        f"{key} is {settings[key]!r} here and was {source.settings.get(key)!r} in pretraining"
+        for key in changed
+    ]
+    own = model.state_dict()
+    n_loaded, left = 0, []
+    for name, tensor in own.items():
+        if name == CODES:
+            continue
+        if name == TABLE:
+            n, why = _copy_codes(tensor, dataset.semantic_ids, settings["pre_model_codes"], source)
+        elif name == ROWS:
+            tokens = [str(token) for token in dataset.field2id_token[dataset.iid_field][1:]]
+            n, why = _copy_rows(tensor, dataset.dataset_name, tokens, source)
+        else:
+            n, why = _copy(tensor, source.weights.get(name), part=name == POSITIONS)
+        n_loaded += n
+        left += [f"{name}: {why}"] if why else []
+    model.load_state_dict(own)
+    total = sum(tensor.numel() for name, tensor in own.items() if name != CODES)
+    lines.insert(
+        0, f"{n_loaded:,} of {total:,} parameters from {' + '.join(source.domains)}, pretrained"
+    )
+    return lines + [f"not loaded: {line}" for line in left]
+
+
+def _copy(tensor: Tensor, given: Tensor | None, part: bool) -> tuple[int, str]:
+    """Copy a weight; of one with `part`, the first rows that both have."""
+    if given is None:
+        return 0, "not in the pretrained model"
+    if part and given.shape[1:] == tensor.shape[1:] and len(given) != len(tensor):
+        n = min(len(given), len(tensor))
+        tensor[:n] = given[:n]
+        return tensor[:n].numel(), f"{len(tensor) - n} of {len(tensor)} rows" * (n < len(tensor))
+    if given.shape != tensor.shape:
+        return 0, f"shape {list(given.shape)} there, {list(tensor.shape)} here"
+    tensor.copy_(given)
+    return tensor.numel(), ""
+
+
+def _copy_codes(tensor: Tensor, ids: Any, how: str, source: Source) -> tuple[int, str]:
+    """Copy the vectors of codes, where they mean the same."""
+    given = source.weights.get(TABLE)
+    if how == "skip":
+        return 0, "pre_model_codes: skip"
+    if given is None:
+        return 0, "the pretrained model has no codes"
+    if ids.codebook_sizes != source.codebook_sizes:
+        return 0, f"codebooks of {source.codebook_sizes} there, {ids.codebook_sizes} here"
+    if ids.vocabulary in source.vocabularies:
+        place = source.vocabularies.index(ids.vocabulary)
+    elif how == "load":
+        place = 0
+    else:
+        return 0, (
+            "the codes mean something else there; tokenize the data sets together, or, if one "
+            "quantiser made both, pre_model_codes: load"
+        )
+    first = target = 0
+    for size in source.codebook_sizes:
+        start = first + place * size
+        tensor[target : target + size] = given[start : start + size]
+        first += len(source.vocabularies) * size
+        target += size
+    return tensor.numel(), ""
+
+
+def _copy_rows(tensor: Tensor, name: str, tokens: Sequence[str], source: Source) -> tuple[int, str]:
+    """Copy the rows of items that the pretrained model knows from the same data set."""
+    given = source.weights.get(ROWS)
+    if given is None:
+        return 0, "the pretrained model has codes, not a row an item"
+    places = {item: row for row, (domain, item) in enumerate(source.items) if domain == name}
+    known = [(row, places[token]) for row, token in enumerate(tokens) if token in places]
+    if known:
+        own, theirs = (torch.tensor(part) for part in zip(*known, strict=True))
+        tensor[own] = given[theirs]
+    missing = [token for token in tokens if token not in places]
+    why = f"rows of {len(missing)} items ({preview(missing, 3)}) unknown there" if missing else ""
+    return len(known) * tensor.shape[1], why
+
+
+def check_pre_model_codes(value: Any) -> None:
+    """Refuse what `load_pretrained` cannot follow."""
+    if value not in PRE_MODEL_CODES:
+        raise InputError(f"pre_model_codes: {value!r} is none of {', '.join(PRE_MODEL_CODES)}")

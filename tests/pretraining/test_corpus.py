@@ -1,0 +1,125 @@
+"""Batches of a corpus against plain loops over the toy sequences."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import timed_rows
+from two_domains import Toys, make_toys, write_ids  # noqa: F401
+
+from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
+from recbole_qbert.errors import InputError
+from recbole_qbert.pretraining.corpus import TRAINING, VALID, FieldNames
+
+NAMES = FieldNames("items", "length", "target")
+
+
+@pytest.mark.parametrize(("after", "held_out"), [(TRAINING, 2), (VALID, 1)])
+@pytest.mark.parametrize("length", [3, 50])
+def test_batches_are_what_a_loop_says(toys: Toys, after: int, held_out: int, length: int) -> None:
+    corpus = toys.corpus()
+    for domain, name in enumerate("AB"):
+        part, table = corpus.parts[domain], toys.tables[name]
+        long = [items for items in toys.sequences[name].values() if len(items) >= 4]
+        batch = corpus.batch(domain, part.users, after, length, NAMES)
+        assert batch["domain"].tolist() == [domain] * len(long)
+        for row, items in enumerate(long):
+            known = items[: len(items) - held_out]
+            assert table.items[int(batch["target"][row]) - 1] == known[-1]
+            history = known[:-1][-length:]
+            assert int(batch["length"][row]) == len(history)
+            found = batch["items"][row].tolist()
+            assert [table.items[number - 1] for number in found[: len(history)]] == history
+            assert found[len(history) :] == [0] * (length - len(history))
+
+
+def test_seen_items_are_the_whole_training_part(toys: Toys) -> None:
+    corpus = toys.corpus()
+    part, table = corpus.parts[1], toys.tables["B"]
+    rows, numbers = corpus.seen_items(1, part.users)
+    long = [items for items in toys.sequences["B"].values() if len(items) >= 4]
+    for row, items in enumerate(long):
+        assert [table.items[number - 1] for number in numbers[rows == row]] == items[:-2]
+
+
+def test_short_users_are_left_out(toys: Toys) -> None:
+    part = toys.corpus().parts[1]
+    assert part.sequences.n_users == len(toys.sequences["B"])
+    assert len(part.users) == sum(len(items) >= 4 for items in toys.sequences["B"].values())
+    assert len(part.users) < part.sequences.n_users
+
+
+def test_test_and_valid_items_never_train(toys: Toys) -> None:
+    """Other test and valid items, the same training batches; the valid batches notice."""
+    before = toys.corpus("A")
+    users = before.parts[0].users
+    training = before.batch(0, users, TRAINING, 50, NAMES)
+    valid = before.batch(0, users, VALID, 50, NAMES)
+    changed = {user: [*items[:-2], "i0", "i1"] for user, items in toys.sequences["A"].items()}
+    rows = timed_rows(changed)
+    header = "user_id:token\titem_id:token\ttimestamp:float"
+    lines = [f"{user}\t{item}\t{time!r}" for user, item, time in rows]
+    (toys.root / "A" / "A.inter").write_text("\n".join([header, *lines, ""]), encoding="utf-8")
+    after = toys.corpus("A")
+    again = after.batch(0, users, TRAINING, 50, NAMES)
+    assert all(torch.equal(again[name], training[name]) for name in training.interaction)
+    assert not torch.equal(after.batch(0, users, VALID, 50, NAMES)["target"], valid["target"])
+
+
+def test_the_catalogue_holds_both_domains(toys: Toys) -> None:
+    corpus = toys.corpus()
+    assert corpus.domain_starts == [0, 30, 50]
+    assert corpus.num("item_id") == 51
+    assert corpus.codec.codebook_sizes == (8, 8, 8)
+    for domain, name in enumerate("AB"):
+        first, end = corpus.domain_starts[domain : domain + 2]
+        codes = corpus.item_codes[1 + first : 1 + end].numpy()
+        np.testing.assert_array_equal(codes, toys.tables[name].codes)
+    assert not corpus.item_codes[0].any()
+    assert len(corpus.describe()) == 2
+
+
+def test_other_vocabularies_have_codes_of_their_own(toys: Toys) -> None:
+    write_ids(toys.root, "B", "another")
+    corpus = toys.corpus()
+    assert corpus.vocabularies == ["shared", "another"]
+    assert corpus.codec.codebook_sizes == (16, 16, 16)
+    np.testing.assert_array_equal(corpus.item_codes[31:].numpy(), toys.tables["B"].codes + 8)
+    assert "within A, within B, not between them" in corpus.describe()[-1]
+
+
+def test_repeats(toys: Toys) -> None:
+    assert not toys.corpus("B").training_repeats()
+    path = toys.root / "B" / "B.inter"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    # The second item of the first user once more, before everything else of that user.
+    user, item, _ = lines[2].split("\t")
+    path.write_text("\n".join([*lines, f"{user}\t{item}\t-1.0", ""]), encoding="utf-8")
+    assert toys.corpus("B").training_repeats()
+    # The same item as its valid target is no repeat in training.
+    user, item, time = lines[1].split("\t")
+    count = sum(line.startswith(f"{user}\t") for line in lines)
+    last_but_one = f"{user}\t{item}\t{10.0 * (count - 1) - 5.0}"
+    path.write_text("\n".join([*lines, last_but_one, ""]), encoding="utf-8")
+    assert not toys.corpus("B").training_repeats()
+
+
+def test_what_cannot_be_used(toys: Toys) -> None:
+    table = toys.tables["B"]
+    few = SemanticIDTable(table.items[:-1], table.codes[:-1], table.codebook_sizes)
+    write_semantic_ids(toys.root / "B" / "B.semid", few, {})
+    with pytest.raises(InputError, match="1 of 20 items have no semantic ID"):
+        toys.corpus()
+    wide = SemanticIDTable(table.items, table.codes, (8, 8, 9))
+    write_semantic_ids(toys.root / "B" / "B.semid", wide, {})
+    with pytest.raises(InputError, match="codebook sizes differ"):
+        toys.corpus()
+    (toys.root / "B" / "B.semid").unlink()
+    with pytest.raises(InputError, match="no such file"):
+        toys.corpus()
+    header = "user_id:token\titem_id:token\ttimestamp:float"
+    short = "\n".join([header, *(f"u\ti{n}\t{n}.0" for n in range(3)), ""])
+    (toys.root / "A" / "A.inter").write_text(short, encoding="utf-8")
+    with pytest.raises(InputError, match="no user has 4 interactions"):
+        toys.corpus("A")
