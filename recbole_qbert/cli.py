@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from recbole_qbert._version import __version__
-from recbole_qbert.commands import embed, ids, inspect, pretrain, run, tokenize
+from recbole_qbert.commands import complexity, embed, ids, inspect, pretrain, run, tokenize
 from recbole_qbert.errors import InputError
 
 # Commands whose flags are the keys of YAML files.
@@ -15,6 +15,7 @@ OPEN_ENDED = {
     "run": run.run,
     "tokenize": tokenize.run_tokenize,
     "pretrain": pretrain.run_pretrain,
+    "complexity": complexity.run_complexity,
 }
 
 
@@ -43,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="recbole-qbert", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="command")
-    for group in (embed, tokenize, inspect, ids, run, pretrain):
+    for group in (embed, tokenize, inspect, ids, run, pretrain, complexity):
         group.add(commands)
     doctor = commands.add_parser("doctor", help="check this installation and say what to mend")
     doctor.set_defaults(function=_doctor)

@@ -10,7 +10,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import recbole
@@ -55,6 +55,15 @@ NO_IDENTITY = frozenset(
     ]
     # fmt: on
 )
+
+
+class Splits(NamedTuple):
+    """A data set and the loaders of its three splits."""
+
+    dataset: Any
+    train: Any
+    valid: Any
+    test: Any
 
 
 def run_models(
@@ -146,13 +155,7 @@ def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> Ru
     config["checkpoint_dir"] = str(folder)
     console.print(f"[bold]{name}[/bold] on {dataset_name}, settings from {', '.join(used)}")
 
-    init_seed(config["seed"], config["reproducibility"])
-    dataset = load_dataset(entry.dataset, config)
-    train_data, valid_data, test_data = data_preparation(config, dataset)
-    if len(valid_data._dataset) == 0 or len(test_data._dataset) == 0:
-        raise InputError(
-            f"dataset {dataset_name}: no user has enough interactions (4 are needed) to be split"
-        )
+    dataset, train_data, valid_data, test_data = load_splits(config)
     counts = data_counts(dataset, train_data, valid_data, test_data)
     console.print("  " + ", ".join(f"{key} {value:,}" for key, value in counts.items()))
 
@@ -212,7 +215,7 @@ def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> Ru
         device=str(config["device"]),
         threads=torch.get_num_threads(),
         bundle=bundle,
-        machine=f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        machine=machine(),
         folder=str(folder),
         pretrained_on=source.domains if source is not None else [],
     )
@@ -250,6 +253,23 @@ def load_dataset(dataset_class: type, config: Config) -> Any:
         return dataset_class(config)
     except (ValueError, KeyError, FileNotFoundError) as error:
         raise InputError(f"dataset {config['dataset']}: {' '.join(str(error).split())}") from None
+
+
+def load_splits(config: Config) -> Splits:
+    """Seed everything, read the data set of the config's model and split it.
+
+    Raises:
+        InputError: data that cannot be read, or too few to be split.
+    """
+    init_seed(config["seed"], config["reproducibility"])
+    dataset = load_dataset(model_entry(config["model"]).dataset, config)
+    splits = Splits(dataset, *data_preparation(config, dataset))
+    if len(splits.valid._dataset) == 0 or len(splits.test._dataset) == 0:
+        raise InputError(
+            f"dataset {config['dataset']}: no user has enough interactions (4 are needed) to be "
+            f"split"
+        )
+    return splits
 
 
 def pretrain_s3rec(config: Config, console: Console) -> str:
@@ -305,6 +325,11 @@ def data_hashes(dataset: Any) -> dict[str, str]:
     paths = [folder / f"{dataset.dataset_name}.{suffix}" for suffix in ("inter", "item")]
     paths.append(dataset.semantic_id_path)
     return {path.name: sha256_file(path) for path in paths if path is not None and path.is_file()}
+
+
+def machine() -> str:
+    """What a time was measured on."""
+    return f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
 
 
 def versions() -> dict[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from recbole_qbert.commands.settings import parse_settings, split_files
+from recbole_qbert.commands.settings import parse_settings, pop_models
 from recbole_qbert.errors import InputError
 
 HELP = (
@@ -43,19 +43,9 @@ def run(arguments: Sequence[str]) -> int:
         print(f"recbole-qbert run: {HELP}")
         return 0
     settings = parse_settings(arguments)
-    models = [name for name in settings.pop("model", "").split(",") if name]
-    dataset = settings.pop("dataset", "")
-    files = split_files(settings.pop("config_files", ""))
-    from recbole_qbert.config import load_yaml
+    models, dataset, files = pop_models(settings)
     from recbole_qbert.quick_start import run_models
 
-    for file in files:
-        content = load_yaml(file)
-        models = models or str(content.get("model", "")).replace(",", " ").split()
-        dataset = dataset or str(content.get("dataset", ""))
-    for key, value in (("model", models), ("dataset", dataset)):
-        if not value:
-            raise InputError(f"--{key}=... is needed, on the command line or in a config file")
     run_models(models, dataset, files, settings, wide_console())
     return 0
 

@@ -31,3 +31,27 @@ def parse_settings(arguments: Sequence[str]) -> dict[str, str]:
 def split_files(names: str) -> list[str]:
     """`a.yaml,b.yaml` or blanks between."""
     return [name for name in names.replace(",", " ").split() if name]
+
+
+def pop_models(settings: dict[str, str]) -> tuple[list[str], str, list[str]]:
+    """Take `model`, `dataset` and `config_files` out; what is not given may stand in a file.
+
+    Returns:
+        model names, data set, the user's YAML files.
+
+    Raises:
+        InputError: no model or no data set anywhere, or a file that cannot be read.
+    """
+    from recbole_qbert.config import load_yaml
+
+    models = [name for name in settings.pop("model", "").split(",") if name]
+    dataset = settings.pop("dataset", "")
+    files = split_files(settings.pop("config_files", ""))
+    for file in files:
+        content = load_yaml(file)
+        models = models or str(content.get("model", "")).replace(",", " ").split()
+        dataset = dataset or str(content.get("dataset", ""))
+    for key, value in (("model", models), ("dataset", dataset)):
+        if not value:
+            raise InputError(f"--{key}=... is needed, on the command line or in a config file")
+    return models, dataset, files

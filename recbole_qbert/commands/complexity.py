@@ -1,0 +1,70 @@
+"""`recbole-qbert complexity`: parameters, multiply-accumulates and latency of models."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from recbole_qbert.commands.run import wide_console
+from recbole_qbert.commands.settings import parse_settings, pop_models
+from recbole_qbert.errors import InputError
+
+HELP = (
+    "parameters, MACs and latency without training (the paper's Table 6): --model=A[,B...] "
+    "--dataset=X [--json=FILE] [--config_files=a.yaml,b.yaml] [--key=value ...]"
+)
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Listed only, as `run` is."""
+    commands.add_parser("complexity", help=HELP)
+
+
+def run_complexity(arguments: Sequence[str]) -> int:
+    """`complexity --model=A,B --dataset=X --key=value ...`"""
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(f"recbole-qbert complexity: {HELP}")
+        return 0
+    settings = parse_settings(arguments)
+    file = settings.pop("json", "")
+    if file and Path(file).is_dir():
+        raise InputError(f"--json={file}: is a folder; name a file")
+    models, dataset, files = pop_models(settings)
+
+    import torch
+
+    from recbole_qbert.config import build_config, check_protocol
+    from recbole_qbert.evaluation.complexity import complexity_table, measure
+    from recbole_qbert.files import write_json
+    from recbole_qbert.quick_start import (
+        flush_denormals,
+        load_splits,
+        machine,
+        quiet_recbole,
+        versions,
+    )
+
+    console = wide_console()
+    configs = [build_config(model, dataset, files, settings) for model in models]
+    for config in configs:
+        check_protocol(config)
+    flush_denormals()
+    quiet_recbole()
+    where = {"machine": machine(), "threads": torch.get_num_threads(), "versions": versions()}
+    found = []
+    for config in configs:
+        splits = load_splits(config)
+        found.append(measure(config, splits.train._dataset, splits.test))
+    console.print(complexity_table(found))
+    console.print(
+        f"{where['machine']}, threads: {where['threads']}, torch {torch.__version__}",
+        highlight=False,
+    )
+    if file:
+        try:
+            write_json(file, where | {"models": [asdict(one) for one in found]})
+        except OSError as error:
+            raise InputError(f"--json={file}: {error.strerror}") from None
+    return 0
