@@ -147,7 +147,7 @@ def pretrain(
     found = ", ".join(f"{part} {each[metric]:.4f}" for part, each in trainer.by_domain.items())
     console.print(f"  best epoch, valid {metric}: {found}")
     save_pretrained(folder / "pretrained", model, config, corpus)
-    console.print(f"  written: {folder / 'pretrained'}")
+    console.print(f"  written: {folder / 'pretrained'}", soft_wrap=True, highlight=False)
     return folder / "pretrained"
 
 

@@ -1,0 +1,224 @@
+"""`recbole-qbert pretrain` and `run --pre_model_path` on the toy domains."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Tiny, assert_equal_weights, files_below
+from safetensors.torch import load_file
+from two_domains import Toys, make_toys  # noqa: F401
+
+from recbole_qbert.cli import main
+from recbole_qbert.config import PRETRAIN, build_config, default_settings
+from recbole_qbert.evaluation.results import read_results
+from recbole_qbert.model.qbert4rec import QBERT4Rec
+from recbole_qbert.pretraining import fit
+from recbole_qbert.pretraining.fit import PretrainTrainer, pretrain, tuned_sizes
+from recbole_qbert.pretraining.loader import ValidRows, valid_users
+
+SMALL = {
+    "hidden_size": 16,
+    "n_layers": 1,
+    "n_heads": 2,
+    "inner_size": 32,
+    "use_gpu": False,
+    "show_progress": False,
+    "epochs": 2,
+    "MAX_ITEM_LIST_LENGTH": 8,
+    "train_batch_size": 8,
+    "valid_users": 10,
+}
+
+
+def settings(tiny: Tiny, **more: Any) -> dict[str, Any]:
+    return {"data_path": str(tiny.root), "checkpoint_dir": str(tiny.root / "saved")} | SMALL | more
+
+
+def flags(tiny: Tiny, **more: Any) -> list[str]:
+    return [f"--{key}={value}" for key, value in settings(tiny, **more).items()]
+
+
+@pytest.mark.parametrize("representation", ["compose", "word", "flatten", "id"])
+def test_every_representation_pretrains(tiny: Tiny, toys: Toys, representation: str) -> None:
+    folder = pretrain("AB", settings=settings(tiny, item_representation=representation))
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "items.json",
+        "manifest.json",
+        "model.safetensors",
+    ]
+    weights = load_file(folder / "model.safetensors")
+    assert all(torch.isfinite(each).all() for each in weights.values())
+
+
+def test_the_chosen_epoch_is_what_is_saved(tiny: Tiny, toys: Toys) -> None:
+    folder = pretrain("AB", settings=settings(tiny, epochs=3))
+    curve = json.loads((folder.parent / "QBERT4Rec.curve.json").read_text(encoding="utf-8"))
+    scores = [row["ndcg@10"] for row in curve["curve"]]
+    config = build_config("QBERT4Rec", "A+B", settings=settings(tiny), stage=PRETRAIN)
+    corpus = toys.corpus()
+    model = QBERT4Rec(config, corpus)
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    trainer = PretrainTrainer(config, model)
+    from recbole_qbert.pretraining.corpus import FieldNames
+
+    names = FieldNames(model.ITEM_SEQ, model.ITEM_SEQ_LEN, model.POS_ITEM_ID)
+    rows = ValidRows(corpus, valid_users(corpus, 10, config["seed"]), 4, 8, names)
+    found = trainer.evaluate(rows, load_best_model=False)
+    assert found["ndcg@10"] == pytest.approx(max(scores), abs=1e-9)
+    by_domain = [each["ndcg@10"] for each in trainer.by_domain.values()]
+    assert found["ndcg@10"] == pytest.approx(np.mean(by_domain))
+    assert list(trainer.by_domain) == ["A", "B"]
+
+
+def test_valid_ranks_are_those_of_a_loop(tiny: Tiny, toys: Toys) -> None:
+    """Each user of B alone: how many unseen items of B score as high as the valid item."""
+    from recbole_qbert.pretraining.corpus import VALID, FieldNames
+
+    config = build_config("QBERT4Rec", "A+B", settings=settings(tiny), stage=PRETRAIN)
+    corpus = toys.corpus()
+    torch.manual_seed(4)
+    model = QBERT4Rec(config, corpus).eval()
+    names = FieldNames(model.ITEM_SEQ, model.ITEM_SEQ_LEN, model.POS_ITEM_ID)
+    users = valid_users(corpus, 0, 1)
+    trainer = PretrainTrainer(config, model)
+    ranks = trainer._ranks(ValidRows(corpus, users, 7, 8, names), 1)
+    long = [items for items in toys.sequences["B"].values() if len(items) >= 4]
+    tokens = toys.tables["B"].items
+    for row, items in enumerate(long):
+        batch = corpus.batch(1, users[1][row : row + 1], VALID, 8, names)
+        with torch.no_grad():
+            scores = model.full_sort_predict(batch)[0, 1:]
+        own = {token: float(score) for token, score in zip(tokens, scores, strict=True)}
+        target = items[-2]
+        ahead = [token for token in tokens if own[token] >= own[target]]
+        assert ranks.raw[row] == len(ahead)
+        unseen = [token for token in ahead if token == target or token not in items[:-2]]
+        assert ranks.unseen[row] == len(unseen)
+
+
+def test_a_killed_pretraining_goes_on_to_the_same_weights(
+    tiny: Tiny, toys: Toys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = pretrain("AB", settings=settings(tiny, epochs=3, checkpoint_dir=str(tiny.root / "1")))
+
+    class Killed(Exception):
+        pass
+
+    class Fragile(PretrainTrainer):
+        def _train_epoch(self, *given: Any, **named: Any) -> Any:
+            if len(self.train_loss_dict) == 2:
+                raise Killed
+            return super()._train_epoch(*given, **named)
+
+    base = {"epochs": 3, "checkpoint_dir": str(tiny.root / "2")}
+    monkeypatch.setattr(fit, "PretrainTrainer", Fragile)
+    with pytest.raises(Killed):
+        pretrain("AB", settings=settings(tiny, **base))
+    monkeypatch.undo()
+    again = pretrain("AB", settings=settings(tiny, **base, resume=True))
+    assert_equal_weights(
+        load_file(whole / "model.safetensors"), load_file(again / "model.safetensors")
+    )
+
+
+def test_run_starts_from_it_and_prints_scratch_beside(
+    tiny: Tiny, toys: Toys, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pretrain", "--datasets=A,B", *flags(tiny)]) == 0
+    (folder,) = tiny.root.glob("saved/pretrain/A+B/*/pretrained")
+    run = ["run", "--model=QBERT4Rec", "--dataset=B", f"--pre_model_path={folder}"]
+    given = {key: value for key, value in SMALL.items() if key != "valid_users"}
+    run += [f"--{key}={value}" for key, value in given.items()]
+    run += [f"--data_path={tiny.root}", f"--checkpoint_dir={tiny.root / 'saved'}"]
+    capsys.readouterr()
+    assert main(run) == 0
+    shown = capsys.readouterr().out
+    assert "parameters from A + B, pretrained" in shown
+    assert "(pretrained: A, B)" in shown
+    results = read_results(tiny.root / "saved" / "results.jsonl")
+    assert [result.pretrained_on for result in results] == [["A", "B"], []]
+    first, second = (result.config["keys"] for result in results)
+    assert {key for key in first if first[key] != second.get(key)} == {
+        "pre_model_path",
+        "checkpoint_dir",
+    }
+    assert results[0].valid != results[1].valid
+    # Scratch is there already, and is not trained again.
+    assert main([*run, "--seed=2026"]) == 0
+    results = read_results(tiny.root / "saved" / "results.jsonl")
+    assert [bool(result.pretrained_on) for result in results] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--datasets="], "--datasets=A,B is needed"),
+        (["--datasets=A,A"], "name each data set once"),
+        (["--datasets=A,C"], "no such folder"),
+        (["--datasets=A,B", "--domain_balanc=1"], "did you mean 'domain_balance'?"),
+        (["--datasets=A,B", "--domain_balance=2"], "domain_balance: 2"),
+        (["--datasets=A,B", "--valid_users=-1"], "give 0 or more"),
+        (["--datasets=A,B", "--train_batch_size=many"], "'many' is not a whole number"),
+    ],
+)
+def test_bad_input_is_one_line(
+    tiny: Tiny, toys: Toys, capsys: pytest.CaptureFixture[str], given: list[str], message: str
+) -> None:
+    mine = [flag for flag in flags(tiny) if flag.split("=")[0] not in " ".join(given)]
+    assert main(["pretrain", *given, *mine]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert not list(tiny.root.glob("saved/**/*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("--pre_model_path=nowhere", "nowhere/manifest.json: no such file"),
+        ("--pre_model_codes=all", "pre_model_codes: 'all' is none of auto, load, skip"),
+        ("--train_stage=pretrain", "recbole-qbert pretrain --datasets=A,B"),
+        ("--domain_balance=1", "unknown key 'domain_balance'"),
+    ],
+)
+def test_run_refuses_before_anything_is_trained(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str], given: str, message: str
+) -> None:
+    before = files_below(tiny.root)
+    command = ["run", "--model=QBERT4Rec", "--dataset=toy", f"--data_path={tiny.root}", given]
+    assert main(command) == 2
+    assert message in capsys.readouterr().err
+    assert files_below(tiny.root) == before
+
+
+def test_sizes_for_a_target() -> None:
+    sizes = tuned_sizes("Instruments")
+    assert sizes["hidden_size"] == 128
+    assert sizes["position_order"] == "backward"
+    assert "learning_rate" not in sizes
+    config = build_config("QBERT4Rec", "A+B", stage=PRETRAIN, sizes=sizes)
+    assert config["hidden_size"] == 128
+    assert config["mask_mix"] == default_settings("QBERT4Rec", PRETRAIN)["mask_mix"]
+    own = build_config(
+        "QBERT4Rec", "A+B", settings={"hidden_size": 64}, stage=PRETRAIN, sizes=sizes
+    )
+    assert own["hidden_size"] == 64
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pretrain", "--help"]) == 0
+    assert "--datasets=A,B" in capsys.readouterr().out
+
+
+def test_the_pretrained_folder_is_written_where_it_says(
+    tiny: Tiny, toys: Toys, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pretrain", "--datasets=B", *flags(tiny)]) == 0
+    (written,) = [line for line in capsys.readouterr().out.splitlines() if "written" in line]
+    (folder,) = tiny.root.glob("saved/pretrain/B/*/pretrained")
+    assert written == f"  written: {folder}"
