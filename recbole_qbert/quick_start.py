@@ -24,6 +24,7 @@ from recbole_qbert._version import __version__
 from recbole_qbert.bundle import save_bundle
 from recbole_qbert.checkpoint import config_from_json, config_to_json
 from recbole_qbert.config import build_config, check_protocol, shipped_files
+from recbole_qbert.distributed import barrier, is_main, joined, world
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.results import (
     RunResult,
@@ -75,8 +76,10 @@ def run_models(
     configs = [build_config(model, dataset, files, settings) for model in models]
     for config in configs:
         check_protocol(config)
-    results = [run_model(config, console, [str(file) for file in files]) for config in configs]
-    print_tables(results, configs[0]["metrics"], configs[0]["topk"], console)
+    with joined(configs):
+        console = console if is_main() else Console(quiet=True)
+        results = [run_model(config, console, [str(file) for file in files]) for config in configs]
+        print_tables(results, configs[0]["metrics"], configs[0]["topk"], console)
     return results
 
 
@@ -122,11 +125,11 @@ def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> Ru
     started = perf_counter()
     test = trainer.evaluate(test_data, load_best_model=False)
     test_seconds = perf_counter() - started
-    save_ranks(folder / "test_ranks.npz", trainer.ranks)
-    bundle = ""
-    if isinstance(model, QBERT4Rec):
-        bundle = str(folder / "bundle")
-        save_bundle(bundle, model, config, train_data._dataset)
+    bundle = str(folder / "bundle") if isinstance(model, QBERT4Rec) else ""
+    if is_main():
+        save_ranks(folder / "test_ranks.npz", trainer.ranks)
+        if bundle:
+            save_bundle(bundle, model, config, train_data._dataset)
     metric = trainer.valid_metric
     result = RunResult(
         model=name,
@@ -155,8 +158,10 @@ def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> Ru
         bundle=bundle,
         machine=f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
         folder=str(folder),
+        n_processes=world()[1],
     )
-    append_result(base / "results.jsonl", result)
+    if is_main():
+        append_result(base / "results.jsonl", result)
     return result
 
 
@@ -214,6 +219,7 @@ def pretrain_s3rec(config: Config, console: Console) -> str:
     model = entry.model(first, train_data._dataset).to(first["device"])
     trainer = entry.trainer(first, model)
     trainer.fit(train_data, None, verbose=False, show_progress=first["show_progress"])
+    barrier()  # until it is written
     return str(trainer.saved_model_file)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -13,7 +14,7 @@ from recbole_qbert.errors import InputError
 
 HELP = (
     "train and evaluate models: --model=A[,B...] --dataset=X [--config_files=a.yaml,b.yaml] "
-    "[--key=value ...]"
+    "[--nproc=N] [--key=value ...]"
 )
 
 
@@ -43,19 +44,26 @@ def run(arguments: Sequence[str]) -> int:
         print(f"recbole-qbert run: {HELP}")
         return 0
     settings = parse_settings(arguments)
+    nproc: Any = settings.pop("nproc", None)
+    flags = [f"--{key}={value}" for key, value in settings.items()]
     models = [name for name in settings.pop("model", "").split(",") if name]
     dataset = settings.pop("dataset", "")
     files = split_files(settings.pop("config_files", ""))
     from recbole_qbert.config import load_yaml
+    from recbole_qbert.distributed import launch, launched, number_of_processes
     from recbole_qbert.quick_start import run_models
 
     for file in files:
         content = load_yaml(file)
         models = models or str(content.get("model", "")).replace(",", " ").split()
         dataset = dataset or str(content.get("dataset", ""))
+        nproc = nproc or content.get("nproc")
     for key, value in (("model", models), ("dataset", dataset)):
         if not value:
             raise InputError(f"--{key}=... is needed, on the command line or in a config file")
+    n_processes = number_of_processes(nproc)
+    if n_processes > 1 and not launched():
+        return launch(n_processes, ["run", *flags])
     run_models(models, dataset, files, settings, wide_console())
     return 0
 

@@ -52,6 +52,7 @@ class RunResult:
     bundle: str
     machine: str = ""
     folder: str = ""  # where checkpoints, curve and test ranks lie
+    n_processes: int = 1  # threads and peak memory are those of the first
 
 
 def append_result(path: str | Path, result: RunResult) -> None:

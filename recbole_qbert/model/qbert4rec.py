@@ -16,7 +16,7 @@ code of the masked item within its level; `code_dropout_prob` leaves codes of it
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from recbole.data.interaction import Interaction
@@ -30,6 +30,24 @@ from recbole_qbert.model.encoder import SequenceEncoder
 from recbole_qbert.model.items import REPRESENTATIONS, build_representation
 from recbole_qbert.model.loss import exclude_items, smoothed_cross_entropy
 from recbole_qbert.model.masking import SCHEMES, draw_masks, valid_positions
+
+
+class MaskedBatch(NamedTuple):
+    """A training batch after all that is drawn for it as a whole."""
+
+    items: Tensor  # [B, L]
+    lengths: Tensor  # [B]
+    mask: Tensor  # [B, L] bool
+    matrix: Tensor  # [N, T * D]
+
+    @property
+    def n_terms(self) -> int:
+        """M, what the loss is a mean over."""
+        return int(self.mask.sum())
+
+    def part(self, rows: slice) -> MaskedBatch:
+        """Some of its rows."""
+        return MaskedBatch(self.items[rows], self.lengths[rows], self.mask[rows], self.matrix)
 
 
 class QBERT4Rec(SequentialRecommender):
@@ -133,6 +151,10 @@ class QBERT4Rec(SequentialRecommender):
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:
         """Mean cross-entropy over the masked positions of a batch (eq. 11), and that of codes."""
+        return self.batch_loss(self.draw_batch(interaction))
+
+    def draw_batch(self, interaction: Interaction) -> MaskedBatch:
+        """Mask a batch and make its item matrix: what several processes have in common."""
         items, lengths = append_item(
             interaction[self.ITEM_SEQ],
             interaction[self.ITEM_SEQ_LEN],
@@ -142,8 +164,12 @@ class QBERT4Rec(SequentialRecommender):
         lengths, mask = draw_masks(
             lengths, items.size(1), self.mask_mix, self.mask_ratios, _generator(items.device)
         )
+        return MaskedBatch(items, lengths, mask, self.items())
+
+    def batch_loss(self, batch: MaskedBatch) -> Tensor:
+        """What `calculate_loss` says, of a masked batch or of a part of it."""
+        items, lengths, mask, matrix = batch
         targets = items[mask]  # [M]
-        matrix = self.items()
         hidden = self.forward(items, lengths, mask, matrix)
         logits = self._score(hidden, matrix)  # [M, N]
         visible = self._visible_items(items, lengths, mask)[mask.nonzero()[:, 0]]  # [M, L]
