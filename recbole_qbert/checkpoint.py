@@ -47,6 +47,7 @@ DERIVED_KEYS = frozenset(
         "model",
         "gpu_id",
         "use_gpu",
+        "nproc",
     ]
     # fmt: on
 )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from recbole_qbert._version import __version__
 from recbole_qbert.commands import complexity, embed, ids, inspect, pretrain, run, tokenize
+from recbole_qbert.distributed import one_voice
 from recbole_qbert.errors import InputError
 
 # Commands whose flags are the keys of YAML files.
@@ -23,11 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one sub-command; returns the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        if given[:1] and given[0] in OPEN_ENDED:
-            return OPEN_ENDED[given[0]](given[1:])
-        options = build_parser().parse_args(given)
-        command: Callable[[argparse.Namespace], int] = options.function
-        return command(options)
+        with one_voice():
+            return _run(given)
     except InputError as error:
         print(f"recbole-qbert: {error}", file=sys.stderr)
         return 2
@@ -37,6 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         print(f"recbole-qbert: stopped; {resume} to go on", file=sys.stderr)
         return 130
+
+
+def _run(given: list[str]) -> int:
+    if given[:1] and given[0] in OPEN_ENDED:
+        return OPEN_ENDED[given[0]](given[1:])
+    options = build_parser().parse_args(given)
+    command: Callable[[argparse.Namespace], int] = options.function
+    return command(options)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -102,7 +102,8 @@ def respect_device_choice() -> None:
     """`Config._init_device` ignores `use_gpu` and overwrites `CUDA_VISIBLE_DEVICES` by `gpu_id`.
 
     `use_gpu: False` now means the CPU. A `CUDA_VISIBLE_DEVICES` that is already set, as by Ray or
-    SLURM, is kept unless the user gave `gpu_id`; without this all parallel trials use GPU 0.
+    SLURM, is kept unless the user gave `gpu_id`; without this all parallel trials use GPU 0. Where
+    torchrun started several processes on this machine, as many GPUs stay visible.
     """
     from recbole.config import Config
 
@@ -113,8 +114,12 @@ def respect_device_choice() -> None:
             cpu = not settings.get("use_gpu", True)
             if cpu:
                 settings["gpu_id"] = ""  # RecBole's own way to ask for the CPU
-            elif visible is not None and "gpu_id" not in self.external_config_dict:
-                settings["gpu_id"] = visible
+            elif "gpu_id" not in self.external_config_dict:
+                together = range(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+                if visible is not None:
+                    settings["gpu_id"] = visible
+                elif len(together) > 1:
+                    settings["gpu_id"] = ",".join(map(str, together))
             try:
                 original(self)
             finally:

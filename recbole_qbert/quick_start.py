@@ -24,6 +24,7 @@ from recbole_qbert._version import __version__
 from recbole_qbert.bundle import save_bundle
 from recbole_qbert.checkpoint import config_from_json, config_to_json
 from recbole_qbert.config import FINETUNE, build_config, check_protocol, shipped_files
+from recbole_qbert.distributed import barrier, is_main, joined, world
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.results import (
     RunResult,
@@ -94,18 +95,17 @@ def run_models(
     for config in configs:
         check_protocol(config)
         _check_start(config)
-    names = [str(file) for file in files]
-    results = []
-    for config in configs:
-        scratch = None
+    plan: list[tuple[Config, RunResult | None]] = [(config, None) for config in configs]
+    for place, config in reversed(list(enumerate(configs))):
         if is_qbert(config) and config["pre_model_path"]:
             alone = {**(settings or {}), "pre_model_path": None}
             scratch = build_config(config["model"], dataset, files, alone)
-        results.append(run_model(config, console, names))
-        if scratch is not None:
-            done = finished_run(scratch)
-            results.append(done or run_model(scratch, console, names))
-    print_tables(results, configs[0]["metrics"], configs[0]["topk"], console)
+            plan.insert(place + 1, (scratch, finished_run(scratch)))
+    with joined([config for config, _ in plan]):
+        console = console if is_main() else Console(quiet=True)
+        names = [str(file) for file in files]
+        results = [done or run_model(config, console, names) for config, done in plan]
+        print_tables(results, configs[0]["metrics"], configs[0]["topk"], console)
     return results
 
 
@@ -184,11 +184,11 @@ def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> Ru
     started = perf_counter()
     test = trainer.evaluate(test_data, load_best_model=False)
     test_seconds = perf_counter() - started
-    save_ranks(folder / "test_ranks.npz", trainer.ranks)
-    bundle = ""
-    if isinstance(model, QBERT4Rec):
-        bundle = str(folder / "bundle")
-        save_bundle(bundle, model, config, train_data._dataset)
+    bundle = str(folder / "bundle") if isinstance(model, QBERT4Rec) else ""
+    if is_main():
+        save_ranks(folder / "test_ranks.npz", trainer.ranks)
+        if bundle:
+            save_bundle(bundle, model, config, train_data._dataset)
     metric = trainer.valid_metric
     result = RunResult(
         model=name,
@@ -218,8 +218,10 @@ def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> Ru
         machine=machine(),
         folder=str(folder),
         pretrained_on=source.domains if source is not None else [],
+        n_processes=world()[1],
     )
-    append_result(base / "results.jsonl", result)
+    if is_main():
+        append_result(base / "results.jsonl", result)
     return result
 
 
@@ -294,6 +296,7 @@ def pretrain_s3rec(config: Config, console: Console) -> str:
     model = entry.model(first, train_data._dataset).to(first["device"])
     trainer = entry.trainer(first, model)
     trainer.fit(train_data, None, verbose=False, show_progress=first["show_progress"])
+    barrier()  # until it is written
     return str(trainer.saved_model_file)
 
 

@@ -8,14 +8,12 @@ ends with the same result, bit for bit on one CPU thread.
 from __future__ import annotations
 
 import math
-import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.trainer import Trainer
@@ -25,6 +23,14 @@ from tqdm import tqdm
 
 from recbole_qbert.checkpoint import load_checkpoint, save_checkpoint, trainer_state
 from recbole_qbert.data.dataset import SemanticIDDataset
+from recbole_qbert.distributed import (
+    ParallelLoss,
+    barrier,
+    generator_states,
+    is_main,
+    set_generator_states,
+    world,
+)
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.ranking import METRICS, Ranks, rank_targets, summarise
 from recbole_qbert.files import write_json
@@ -41,7 +47,11 @@ class SafeTrainer(Trainer):
 
     def __init__(self, config: Any, model: Any):
         check_schedule(config["warmup_ratio"] or 0.0, config["lr_decay"] or "none")
-        super().__init__(config, model)  # makes the folder
+        # RecBole makes the folder too, and fails where two processes do it at once.
+        Path(config["checkpoint_dir"]).mkdir(parents=True, exist_ok=True)
+        if not is_main():
+            config["log_wandb"] = False
+        super().__init__(config, model)
         self._choose_precision()
         folder = Path(config["checkpoint_dir"])
         self.saved_model_file = str(folder / f"{config['model']}.safetensors")
@@ -55,6 +65,8 @@ class SafeTrainer(Trainer):
         self._resume_from: dict[str, Any] | None = None
         if config["resume"] and self.last_state_file.is_file():
             self.resume_checkpoint(str(self.last_state_file))
+        parallel = world()[1] > 1
+        self._parallel_loss = ParallelLoss(self.model, config["seed"]) if parallel else None
 
     def _choose_precision(self) -> None:
         """`enable_amp` acts on a GPU only, in bfloat16 where the GPU has it.
@@ -95,7 +107,7 @@ class SafeTrainer(Trainer):
                 return self.best_valid_score, self.best_valid_result
 
         def after_evaluation(epoch: int, score: float) -> None:
-            if saved:
+            if saved and is_main():
                 self._save_last_state(epoch)
             if callback_fn is not None:
                 callback_fn(epoch, score)
@@ -109,6 +121,9 @@ class SafeTrainer(Trainer):
         loss_func: Callable[..., Any] | None = None,
         show_progress: bool = False,
     ) -> Any:
+        if self._parallel_loss is not None:
+            self._parallel_loss.begin_epoch(epoch_idx * len(train_data))
+            loss_func = self._parallel_loss
         hook = self.optimizer.register_step_post_hook(lambda *_: self._step_schedule())
         try:
             return super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
@@ -137,8 +152,13 @@ class SafeTrainer(Trainer):
                 **{name: float(value) for name, value in result.items()},
             }
         )
-        write_json(self.curve_file, {"valid_metric": self.valid_metric, "curve": self.curve})
+        if is_main():
+            write_json(self.curve_file, {"valid_metric": self.valid_metric, "curve": self.curve})
         return score, result
+
+    def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
+        if is_main():
+            super()._save_checkpoint(epoch, verbose, **kwargs)
 
     # Evaluation --------------------------------------------------------------------------------
 
@@ -151,6 +171,8 @@ class SafeTrainer(Trainer):
         show_progress: bool = False,
     ) -> Any:
         """Metrics of both columns, unrounded; `self.ranks` keeps every row's rank."""
+        if load_best_model:
+            barrier()  # until it is written
         if not self._ranks_suffice(eval_data):
             return super().evaluate(eval_data, load_best_model, model_file, show_progress)
         if load_best_model:
@@ -184,10 +206,7 @@ class SafeTrainer(Trainer):
         state = trainer_state(self, epoch)
         state["resume"] = {
             "schedule": self.schedule.state_dict() if self.schedule is not None else None,
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
-            "numpy": np.random.get_state(),
-            "python": random.getstate(),
+            **generator_states(self.device),
             "loader": self._train_data.generator.get_state(),
             "best_valid_result": dict(self.best_valid_result or {}) or None,
             "train_loss_dict": self.train_loss_dict,
@@ -232,11 +251,7 @@ class SafeTrainer(Trainer):
             rates = self.schedule.get_last_lr()
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
-        torch.set_rng_state(state["torch"].cpu())
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state_all([each.cpu() for each in state["cuda"]])
-        np.random.set_state(state["numpy"])
-        random.setstate(state["python"])
+        set_generator_states(state, self.device)
         self._train_data.generator.set_state(state["loader"].cpu())
         self.best_valid_result = state["best_valid_result"]
         self.train_loss_dict = state["train_loss_dict"]

@@ -186,6 +186,20 @@ def test_assigned_gpu_is_kept_unless_the_user_chose(
     assert config["device"] == torch.device("cuda")
 
 
+@pytest.mark.parametrize(
+    ("visible", "settings", "expected"),
+    [(None, {}, "0,1,2"), ("4,5,6", {}, "4,5,6"), (None, {"gpu_id": "1,3,5"}, "1,3,5")],
+)
+def test_processes_of_torchrun_see_a_gpu_each(
+    visible: str | None,
+    settings: dict[str, Any],
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    test_assigned_gpu_is_kept_unless_the_user_chose(visible, settings, expected, monkeypatch)
+
+
 def test_an_assignment_of_no_gpu_means_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv(VISIBLE, "")  # what Ray gives a trial that asked for no GPU

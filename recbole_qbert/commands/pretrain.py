@@ -6,11 +6,11 @@ import argparse
 from collections.abc import Sequence
 
 from recbole_qbert.commands.run import wide_console
-from recbole_qbert.commands.settings import parse_settings, split_files
+from recbole_qbert.commands.settings import in_processes, parse_settings, split_files
 from recbole_qbert.errors import InputError
 
 HELP = (
-    "train one QBERT4Rec over several data sets: --datasets=A,B [--target=X] "
+    "train one QBERT4Rec over several data sets: --datasets=A,B [--target=X] [--nproc=N] "
     "[--config_files=a.yaml] [--key=value ...], keys of properties/pretrain.yaml and `run`"
 )
 
@@ -26,6 +26,8 @@ def run_pretrain(arguments: Sequence[str]) -> int:
         print(f"recbole-qbert pretrain: {HELP}")
         return 0
     settings = parse_settings(arguments)
+    nproc = settings.pop("nproc", None)
+    flags = [f"--{key}={value}" for key, value in settings.items()]
     datasets = [name for name in settings.pop("datasets", "").split(",") if name]
     if not datasets:
         raise InputError("--datasets=A,B is needed: the data sets to pretrain on")
@@ -33,6 +35,9 @@ def run_pretrain(arguments: Sequence[str]) -> int:
         raise InputError(f"--datasets={','.join(datasets)}: name each data set once")
     target = settings.pop("target", None)
     files = split_files(settings.pop("config_files", ""))
+    status = in_processes(["pretrain", *flags], nproc, files)
+    if status is not None:
+        return status
     from recbole_qbert.pretraining.fit import pretrain
 
     pretrain(datasets, files, settings, target, wide_console())

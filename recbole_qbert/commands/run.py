@@ -8,12 +8,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from recbole_qbert.commands.settings import parse_settings, pop_models
+from recbole_qbert.commands.settings import in_processes, parse_settings, pop_models
 from recbole_qbert.errors import InputError
 
 HELP = (
     "train and evaluate models: --model=A[,B...] --dataset=X [--config_files=a.yaml,b.yaml] "
-    "[--key=value ...]"
+    "[--nproc=N] [--key=value ...]"
 )
 
 
@@ -43,7 +43,12 @@ def run(arguments: Sequence[str]) -> int:
         print(f"recbole-qbert run: {HELP}")
         return 0
     settings = parse_settings(arguments)
+    nproc = settings.pop("nproc", None)
+    flags = [f"--{key}={value}" for key, value in settings.items()]
     models, dataset, files = pop_models(settings)
+    status = in_processes(["run", *flags], nproc, files)
+    if status is not None:
+        return status
     from recbole_qbert.quick_start import run_models
 
     run_models(models, dataset, files, settings, wide_console())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from recbole_qbert.errors import InputError
 
@@ -55,3 +56,24 @@ def pop_models(settings: dict[str, str]) -> tuple[list[str], str, list[str]]:
         if not value:
             raise InputError(f"--{key}=... is needed, on the command line or in a config file")
     return models, dataset, files
+
+
+def in_processes(command: Sequence[str], nproc: str | None, files: Sequence[str]) -> int | None:
+    """Start the command in `nproc` processes, where more than one are asked for.
+
+    Args:
+        command: without `nproc`.
+        nproc: of the command line; what is not given may stand in a file.
+        files: the user's YAML files.
+
+    Returns:
+        the exit status; None where this process is the one, or one of those, to do the work.
+    """
+    from recbole_qbert.config import load_yaml
+    from recbole_qbert.distributed import launch, launched, number_of_processes
+
+    given: Any = nproc
+    for file in files:
+        given = given or load_yaml(file).get("nproc")
+    n_processes = number_of_processes(given)
+    return launch(n_processes, command) if n_processes > 1 and not launched() else None

@@ -17,6 +17,7 @@ import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 from torch import Tensor
 
+from recbole_qbert.distributed import sum_over_processes, world
 from recbole_qbert.errors import InputError
 
 UNSEEN = "unseen_"
@@ -71,6 +72,8 @@ def rank_targets(
 ) -> Ranks:
     """Rank every row's target of a full-sort loader.
 
+    Of several processes each ranks its share of the batches, and all return all ranks.
+
     Args:
         model: anything with `full_sort_predict(interaction) -> [B, N]`.
         loader: RecBole's loader over a `SemanticIDDataset`.
@@ -81,18 +84,24 @@ def rank_targets(
         InputError: a row's scores are all infinite or no numbers.
     """
     model.eval()
-    users, raw, unseen = [], [], []
+    process, n_processes = world()
+    parts = []  # [3, B] each, the fields of `Ranks`
     dataset = loader._dataset  # `loader.dataset` is answered by a global flag of RecBole's
-    for interaction, _, _, targets in wrap(loader):
+    for number, (interaction, _, _, targets) in enumerate(wrap(loader)):
+        if number % n_processes != process:
+            parts.append(torch.zeros(3, len(targets), dtype=torch.long, device=device))
+            continue
         rows, items = dataset.seen_items(interaction)
         scores = model.full_sort_predict(interaction.to(device)).view(len(targets), -1)
-        if not torch.isfinite(scores[:, 1:]).any(dim=1).all():
-            raise InputError("a row of scores has no finite value: the model has diverged")
         ranks = target_ranks(scores, targets.to(device), (rows.to(device), items.to(device)))
-        users.append(interaction[dataset.uid_field])
-        raw.append(ranks[0])
-        unseen.append(ranks[1])
-    return Ranks(*(torch.cat(part).cpu().numpy() for part in (users, raw, unseen)))
+        users = interaction[dataset.uid_field].to(device)
+        # Rank 0 marks a row that cannot be ranked, so that all processes learn of it.
+        ranked = torch.isfinite(scores[:, 1:]).any(dim=1)
+        parts.append(torch.stack([users, ranks[0] * ranked, ranks[1]]))
+    together = sum_over_processes(torch.cat(parts, dim=1))
+    if not together[1].all():
+        raise InputError("a row of scores has no finite value: the model has diverged")
+    return Ranks(*together.cpu().numpy())
 
 
 def metric_names(metrics: Sequence[str], topk: Sequence[int]) -> list[str]:

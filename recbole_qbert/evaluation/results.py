@@ -53,6 +53,7 @@ class RunResult:
     machine: str = ""
     folder: str = ""  # where checkpoints, curve and test ranks lie
     pretrained_on: list[str] = field(default_factory=list)  # data sets; none: from scratch
+    n_processes: int = 1  # threads and peak memory are those of the first
 
     @property
     def title(self) -> str:
@@ -117,7 +118,9 @@ def metrics_table(
             for prefix, ranking in RANKINGS:
                 values = getattr(result, split)
                 cells = [f"{values[prefix + name]:.4f}" for name in names]
-                table.add_row(result.title.replace(" (", "\n(") if first else "", split, ranking, *cells)
+                table.add_row(
+                    result.title.replace(" (", "\n(") if first else "", split, ranking, *cells
+                )
                 first = False
         table.add_section()
     return table

@@ -16,7 +16,7 @@ code of the masked item within its level; `code_dropout_prob` leaves codes of it
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from recbole.data.interaction import Interaction
@@ -32,6 +32,27 @@ from recbole_qbert.model.loss import exclude_items, smoothed_cross_entropy
 from recbole_qbert.model.masking import SCHEMES, draw_masks, valid_positions
 
 DOMAIN_FIELD = "domain"  # of a batch in pretraining: the number of its domain, the same in all rows
+
+
+class MaskedBatch(NamedTuple):
+    """A training batch after all that is drawn for it as a whole."""
+
+    items: Tensor  # [B, L]
+    lengths: Tensor  # [B]
+    mask: Tensor  # [B, L] bool
+    matrix: Tensor  # [N, T * D]
+    rows: Tensor | None  # [N] of the item matrix of all domains; None: there is one domain
+
+    @property
+    def n_terms(self) -> int:
+        """M, what the loss is a mean over."""
+        return int(self.mask.sum())
+
+    def part(self, rows: slice) -> MaskedBatch:
+        """Some of its rows."""
+        return self._replace(
+            items=self.items[rows], lengths=self.lengths[rows], mask=self.mask[rows]
+        )
 
 
 class QBERT4Rec(SequentialRecommender):
@@ -137,6 +158,10 @@ class QBERT4Rec(SequentialRecommender):
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:
         """Mean cross-entropy over the masked positions of a batch (eq. 11), and that of codes."""
+        return self.batch_loss(self.draw_batch(interaction))
+
+    def draw_batch(self, interaction: Interaction) -> MaskedBatch:
+        """Mask a batch and make its item matrix: what several processes have in common."""
         items, lengths = append_item(
             interaction[self.ITEM_SEQ],
             interaction[self.ITEM_SEQ_LEN],
@@ -146,9 +171,13 @@ class QBERT4Rec(SequentialRecommender):
         lengths, mask = draw_masks(
             lengths, items.size(1), self.mask_mix, self.mask_ratios, _generator(items.device)
         )
-        targets = items[mask]  # [M]
         rows = self._domain_rows(interaction)
-        matrix = self.items(rows)
+        return MaskedBatch(items, lengths, mask, self.items(rows), rows)
+
+    def batch_loss(self, batch: MaskedBatch) -> Tensor:
+        """What `calculate_loss` says, of a masked batch or of a part of it."""
+        items, lengths, mask, matrix, rows = batch
+        targets = items[mask]  # [M]
         hidden = self.forward(items, lengths, mask, matrix)
         logits = self._score(hidden, matrix)  # [M, N]
         visible = self._visible_items(items, lengths, mask)[mask.nonzero()[:, 0]]  # [M, L]

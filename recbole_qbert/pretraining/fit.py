@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from recbole.config import Config
 from recbole.utils import init_seed
 from rich.console import Console
 
 from recbole_qbert.config import PRETRAIN, build_config, check_protocol, load_yaml, shipped_files
+from recbole_qbert.distributed import barrier, is_main, joined
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.ranking import Ranks, summarise, target_ranks
 from recbole_qbert.model.qbert4rec import QBERT4Rec
@@ -23,7 +25,7 @@ from recbole_qbert.pretraining.corpus import Corpus, FieldNames
 from recbole_qbert.pretraining.loader import TrainingBatches, ValidRows, valid_users
 from recbole_qbert.pretraining.transfer import ARCHITECTURE, save_pretrained
 from recbole_qbert.quick_start import epoch_line, flush_denormals, quiet_recbole, run_hash
-from recbole_qbert.tokenizer.inputs import find_domain
+from recbole_qbert.tokenizer.inputs import Domain, find_domain
 from recbole_qbert.trainer import SafeTrainer
 
 MODEL = "QBERT4Rec"
@@ -42,6 +44,7 @@ class PretrainTrainer(SafeTrainer):
     ) -> Any:
         """Means over domains of every metric, both columns; `by_domain` keeps each domain's."""
         if load_best_model:
+            barrier()  # until it is written
             self._load_weights(model_file or self.saved_model_file)
         self.by_domain = {
             part.name: summarise(
@@ -105,8 +108,20 @@ def pretrain(
     folder = Path(config["checkpoint_dir"]) / "pretrain" / name
     folder /= f"{MODEL}-seed{config['seed']}-{run_hash(config)}"
     config["checkpoint_dir"] = str(folder)
-    corpus = Corpus([find_domain(each, Path(config["data_path"]).parent) for each in datasets])
-    console.print(f"[bold]{MODEL}[/bold] pretrained on {name}")
+    domains = [find_domain(each, Path(config["data_path"]).parent) for each in datasets]
+    with joined([config]):
+        console = console if is_main() else Console(quiet=True)
+        return _pretrain(config, domains, folder, console)
+
+
+def _pretrain(config: Config, domains: Sequence[Domain], folder: Path, console: Console) -> Path:
+    """The work of one process."""
+    if not is_main():
+        barrier()  # until process 0 has written the sequences
+    corpus = Corpus(domains)
+    if is_main():
+        barrier()
+    console.print(f"[bold]{MODEL}[/bold] pretrained on {config['dataset']}")
     for line in corpus.describe():
         console.print(f"  {line}", highlight=False)
 
@@ -146,7 +161,8 @@ def pretrain(
     metric = trainer.valid_metric
     found = ", ".join(f"{part} {each[metric]:.4f}" for part, each in trainer.by_domain.items())
     console.print(f"  best epoch, valid {metric}: {found}")
-    save_pretrained(folder / "pretrained", model, config, corpus)
+    if is_main():
+        save_pretrained(folder / "pretrained", model, config, corpus)
     console.print(f"  written: {folder / 'pretrained'}", soft_wrap=True, highlight=False)
     return folder / "pretrained"
 

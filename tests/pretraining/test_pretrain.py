@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -124,6 +127,24 @@ def test_a_killed_pretraining_goes_on_to_the_same_weights(
     assert_equal_weights(
         load_file(whole / "model.safetensors"), load_file(again / "model.safetensors")
     )
+
+
+def test_two_processes_pretrain_as_one(tiny: Tiny, toys: Toys) -> None:
+    """Also the first to read the domains: no sequences are there yet."""
+    still = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0}
+    given = flags(tiny, **still, checkpoint_dir=str(tiny.root / "2"))
+    command = [sys.executable, "-m", "recbole_qbert", "pretrain", "--datasets=A,B", "--nproc=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, *given], env=environment, check=True, timeout=200)
+    one = pretrain("AB", settings=settings(tiny, **still))
+    (two,) = tiny.root.glob("2/pretrain/A+B/*/pretrained")
+    left, right = (load_file(folder / "model.safetensors") for folder in (one, two))
+    for name, tensor in left.items():
+        torch.testing.assert_close(right[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+    curves = [json.loads((f.parent / "QBERT4Rec.curve.json").read_text()) for f in (one, two)]
+    for row, other in zip(*(curve["curve"] for curve in curves), strict=True):
+        row.pop("seconds"), other.pop("seconds")
+        assert row == pytest.approx(other, abs=1e-6)
 
 
 def test_run_starts_from_it_and_prints_scratch_beside(
