@@ -7,7 +7,16 @@ import sys
 from collections.abc import Callable, Sequence
 
 from recbole_qbert._version import __version__
-from recbole_qbert.commands import complexity, embed, ids, inspect, pretrain, run, tokenize
+from recbole_qbert.commands import (
+    ablate,
+    complexity,
+    embed,
+    ids,
+    inspect,
+    pretrain,
+    run,
+    tokenize,
+)
 from recbole_qbert.distributed import one_voice
 from recbole_qbert.errors import InputError
 
@@ -16,6 +25,7 @@ OPEN_ENDED = {
     "run": run.run,
     "tokenize": tokenize.run_tokenize,
     "pretrain": pretrain.run_pretrain,
+    "ablate": ablate.run_ablate,
     "complexity": complexity.run_complexity,
 }
 
@@ -50,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="recbole-qbert", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="command")
-    for group in (embed, tokenize, inspect, ids, run, pretrain, complexity):
+    for group in (embed, tokenize, inspect, ids, run, pretrain, ablate, complexity):
         group.add(commands)
     doctor = commands.add_parser("doctor", help="check this installation and say what to mend")
     doctor.set_defaults(function=_doctor)

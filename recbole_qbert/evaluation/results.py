@@ -194,7 +194,7 @@ def seeds_markdown(
                 row = [one.dataset, one.title, "excluded" if one.exclude_visible else "allowed"]
                 row += [split, ranking]
                 row += [
-                    _mean_and_deviation([getattr(run, split)[prefix + name] for run in group])
+                    mean_and_deviation([getattr(run, split)[prefix + name] for run in group])
                     for name in names
                 ]
                 row.append(", ".join(str(run.seed) for run in group))
@@ -204,7 +204,7 @@ def seeds_markdown(
     return "\n".join(lines)
 
 
-def _mean_and_deviation(values: Sequence[float]) -> str:
+def mean_and_deviation(values: Sequence[float]) -> str:
     """Four decimals, without the leading zero; the deviation in brackets."""
     mean = f"{statistics.mean(values):.4f}".lstrip("0")
     if len(values) == 1:

@@ -1,0 +1,61 @@
+"""`recbole-qbert ablate`: what each part is worth, Tables 3 to 5 of the paper and the masks."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from recbole_qbert.commands.run import wide_console
+from recbole_qbert.commands.settings import parse_settings, split_files
+from recbole_qbert.errors import InputError
+
+HELP = (
+    "what a part is worth: ablate modality|pretraining|fusion|masks --dataset=X --seeds=1,2,3 "
+    "[--sources=A,B] [--config_files=a.yaml] [--key=value ...], keys of `run`; "
+    "--tokenize.key=value and --pretrain.key=value reach those commands"
+)
+STAGES = ("tokenize", "pretrain")
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Listed only; its `--key=value` flags are the config's and open-ended."""
+    commands.add_parser("ablate", help=HELP)
+
+
+def run_ablate(arguments: Sequence[str]) -> int:
+    """`ablate masks --dataset=X --key=value ...`"""
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(f"recbole-qbert ablate: {HELP}")
+        return 0
+    from recbole_qbert.evaluation.ablation import ABLATIONS, Request, ablate
+
+    name, flags = (arguments[0], arguments[1:]) if arguments else ("", ())
+    if name not in ABLATIONS:
+        raise InputError(f"ablate: {name!r} is none of {', '.join(ABLATIONS)}")
+    given = parse_settings(flags)
+    dataset = given.pop("dataset", "")
+    if not dataset:
+        raise InputError("--dataset=... is needed")
+    seeds = split_files(given.pop("seeds", "2026"))
+    if not seeds or not all(seed.isdecimal() for seed in seeds) or len(set(seeds)) < len(seeds):
+        raise InputError(f"--seeds={','.join(seeds)}: give different whole numbers")
+    stages = {
+        stage: {
+            key.partition(".")[2]: given.pop(key)
+            for key in list(given)
+            if key.startswith(f"{stage}.")
+        }
+        for stage in STAGES
+    }
+    request = Request(
+        name=name,
+        dataset=dataset,
+        seeds=[int(seed) for seed in seeds],
+        sources=split_files(given.pop("sources", "")),
+        files=split_files(given.pop("config_files", "")),
+        settings=dict(given),
+        ids=stages["tokenize"],
+        pretraining=stages["pretrain"],
+    )
+    ablate(request, wide_console())
+    return 0
