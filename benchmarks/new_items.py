@@ -22,10 +22,11 @@ import numpy as np
 
 from recbole_qbert.commands.settings import parse_settings
 from recbole_qbert.data.atomic import read_columns
+from recbole_qbert.data.domain import Domain, find_domain
 from recbole_qbert.data.semid import read_semantic_ids
 from recbole_qbert.evaluation.ranking import Ranks, per_row
 from recbole_qbert.neighbours import nearest_items, overlap, unit_rows
-from recbole_qbert.tokenizer.inputs import Domain, find_domain, read_catalogue
+from recbole_qbert.tokenizer.inputs import read_catalogue
 from recbole_qbert.tokenizer.new_items import encode_new_items
 from recbole_qbert.tokenizer.pipeline import tokenize
 from recbole_qbert.tokenizer.settings import tokenize_settings

@@ -13,11 +13,11 @@ from rich.table import Table
 from recbole_qbert.bundle import Recommender
 from recbole_qbert.config import shipped
 from recbole_qbert.data.atomic import read_columns
+from recbole_qbert.data.domain import Domain
 from recbole_qbert.encoders.image import embed_image_files
 from recbole_qbert.encoders.text import embed_text
 from recbole_qbert.evaluation.results import RunResult
 from recbole_qbert.quick_start import run_models
-from recbole_qbert.tokenizer.inputs import Domain
 from recbole_qbert.tokenizer.pipeline import tokenize
 from recbole_qbert.tokenizer.report import report_lines
 from recbole_qbert.tokenizer.settings import tokenize_settings

@@ -1,8 +1,11 @@
-"""`recbole-qbert check` and `ids-from-columns`: semantic-ID files that are there already."""
+"""`recbole-qbert check`, `ids-from-columns` and `merge`: data sets that are there already."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+
+from recbole_qbert.errors import InputError
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -32,6 +35,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     columns.set_defaults(function=_ids_from_columns)
 
+    merge = commands.add_parser("merge", help="several data sets as one, tokens <dataset>/<token>")
+    merge.add_argument("--datasets", required=True, help="comma-separated")
+    merge.add_argument("--into", required=True, help="name of the new data set")
+    merge.add_argument("--data_path", default="dataset", help="folder that holds them")
+    merge.set_defaults(function=_merge)
+
 
 def _check(options: argparse.Namespace) -> int:
     from recbole_qbert.data.semid import check_semantic_ids
@@ -53,4 +62,18 @@ def _ids_from_columns(options: argparse.Namespace) -> int:
         options.vocabulary,
     )
     print(f"{options.output}: {table.n_items:,} items, {table.n_levels} levels, all tuples unique")
+    return 0
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from recbole_qbert.data.domain import Domain, find_domain
+    from recbole_qbert.data.merge import merge
+
+    names = options.datasets.split(",")
+    if len(set(names)) < len(names) or len(names) < 2:
+        raise InputError(f"--datasets={options.datasets}: name two or more, each once")
+    domains = [find_domain(name, options.data_path) for name in names]
+    into = Domain(options.into, Path(options.data_path) / options.into)
+    for suffix, rows in merge(domains, into).items():
+        print(f"{into.file(suffix)}: {rows:,} rows")
     return 0

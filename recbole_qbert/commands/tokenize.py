@@ -40,7 +40,7 @@ def run_tokenize(arguments: Sequence[str]) -> int:
     folder = given.pop("tokenizer", "")
     files = split_files(given.pop("config_files", ""))
 
-    from recbole_qbert.tokenizer.inputs import find_domain
+    from recbole_qbert.data.domain import find_domain
     from recbole_qbert.tokenizer.pipeline import tokenize
     from recbole_qbert.tokenizer.report import report_lines
     from recbole_qbert.tokenizer.settings import tokenize_settings
@@ -67,7 +67,7 @@ def default_folder(data_path: Path, names: Sequence[str]) -> Path:
 
 
 def _encode_items(options: argparse.Namespace) -> int:
-    from recbole_qbert.tokenizer.inputs import find_domain
+    from recbole_qbert.data.domain import find_domain
     from recbole_qbert.tokenizer.new_items import encode_new_items
     from recbole_qbert.tokenizer.pipeline import Tokenizer
 

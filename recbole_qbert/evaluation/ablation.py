@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from recbole_qbert.config import build_config, check_protocol
+from recbole_qbert.data.domain import Domain, find_domain
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.ranking import UNSEEN
 from recbole_qbert.evaluation.results import RunResult, mean_and_deviation
@@ -25,7 +26,6 @@ from recbole_qbert.files import atomic_write
 from recbole_qbert.model.masking import SCHEMES
 from recbole_qbert.pretraining.fit import pretrain
 from recbole_qbert.quick_start import finished_run, run_model
-from recbole_qbert.tokenizer.inputs import Domain, find_domain
 from recbole_qbert.tokenizer.pipeline import tokenize
 from recbole_qbert.tokenizer.settings import FUSED, tokenize_settings
 

@@ -17,6 +17,7 @@ from recbole.utils import init_seed
 from rich.console import Console
 
 from recbole_qbert.config import PRETRAIN, build_config, check_protocol, load_yaml, shipped_files
+from recbole_qbert.data.domain import Domain, find_domain
 from recbole_qbert.distributed import barrier, is_main, joined
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.ranking import Ranks, summarise, target_ranks
@@ -25,7 +26,6 @@ from recbole_qbert.pretraining.corpus import Corpus, FieldNames
 from recbole_qbert.pretraining.loader import TrainingBatches, ValidRows, valid_users
 from recbole_qbert.pretraining.transfer import ARCHITECTURE, save_pretrained
 from recbole_qbert.quick_start import epoch_line, flush_denormals, quiet_recbole, run_hash
-from recbole_qbert.tokenizer.inputs import Domain, find_domain
 from recbole_qbert.trainer import SafeTrainer
 
 MODEL = "QBERT4Rec"

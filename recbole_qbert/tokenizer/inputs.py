@@ -8,13 +8,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from recbole_qbert.data.atomic import read_columns
+from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.embeddings import EmbeddingTable, join, read_embeddings
 from recbole_qbert.errors import InputError
 from recbole_qbert.files import sha256_file
@@ -27,18 +27,6 @@ _OF_THE_MACHINE = frozenset(
     {"batch_size", "device", "dtype", "torch", "transformers", "open_clip", "scikit_learn"}
     | {"scikit_image", "pillow", "timm"}
 )
-
-
-@dataclass(frozen=True)
-class Domain:
-    """One data set: its folder holds `<name>.item`, `<name>.inter`, `<name>.<modality>.npz`."""
-
-    name: str
-    folder: Path
-
-    def file(self, suffix: str) -> Path:
-        """`<folder>/<name>.<suffix>`."""
-        return self.folder / f"{self.name}.{suffix}"
 
 
 @dataclass(frozen=True)
@@ -61,18 +49,6 @@ class Catalogue:
     def names(self) -> list[str]:
         """One sortable name an item, `<domain>/<item>`."""
         return ["/".join(key) for key in self.keys]
-
-
-def find_domain(name: str, data_path: str | Path) -> Domain:
-    """The data set `name` below `data_path`.
-
-    Raises:
-        InputError: there is no such folder.
-    """
-    folder = Path(data_path) / name
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; data_path must name the folder that holds it")
-    return Domain(name, folder)
 
 
 def read_catalogue(

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from recbole_qbert.data.domain import Domain
 from recbole_qbert.errors import InputError
 from recbole_qbert.injection.fit import N_NEIGHBOURS
 from recbole_qbert.neighbours import nearest_items, unit_rows
-from recbole_qbert.tokenizer.inputs import Catalogue, Domain, read_catalogue
+from recbole_qbert.tokenizer.inputs import Catalogue, read_catalogue
 from recbole_qbert.tokenizer.pipeline import Streams, Tokenizer, modality_streams
 from recbole_qbert.tokenizer.reallocate import reallocate
 from recbole_qbert.tokenizer.settings import FUSED, IDENTITY

@@ -30,6 +30,7 @@ import numpy as np
 
 from recbole_qbert._version import __version__
 from recbole_qbert.checkpoint import is_checkpoint, load_checkpoint, save_checkpoint
+from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
 from recbole_qbert.errors import InputError
 from recbole_qbert.files import read_json, sha256_file, write_json
@@ -38,7 +39,7 @@ from recbole_qbert.injection.cooccurrence import cooccurrence, cooccurrence_vect
 from recbole_qbert.injection.fit import Injector, TrainingSettings, fit_injector
 from recbole_qbert.injection.model import InjectionSettings
 from recbole_qbert.neighbours import unit_rows
-from recbole_qbert.tokenizer.inputs import Catalogue, Domain, read_catalogue, read_training_pairs
+from recbole_qbert.tokenizer.inputs import Catalogue, read_catalogue, read_training_pairs
 from recbole_qbert.tokenizer.quantiser import Quantiser, fit_quantiser, load_quantiser
 from recbole_qbert.tokenizer.reallocate import reallocate
 from recbole_qbert.tokenizer.settings import CONTENT, FUSED, IDENTITY

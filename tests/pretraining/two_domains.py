@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from conftest import N_ITEMS, Tiny, timed_rows, toy_sequences, toy_table
 
+from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
 from recbole_qbert.pretraining.corpus import Corpus
-from recbole_qbert.tokenizer.inputs import Domain
 
 SIZES = {"A": N_ITEMS, "B": 20}
 

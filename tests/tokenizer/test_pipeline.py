@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from toy_domain import N_ITEMS, histories, item_names, small, write_domain, write_inter, write_table
 
+from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.semid import read_semantic_ids
 from recbole_qbert.errors import InputError
 from recbole_qbert.files import read_json, sidecar_path
 from recbole_qbert.tokenizer import pipeline
-from recbole_qbert.tokenizer.inputs import Domain
 from recbole_qbert.tokenizer.pipeline import Tokenizer, tokenize
 from recbole_qbert.tokenizer.report import report_lines
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.embeddings import import_matrix, write_embeddings
 from recbole_qbert.data.semid import read_semantic_ids
-from recbole_qbert.tokenizer.inputs import Domain
 from recbole_qbert.tokenizer.pipeline import tokenize
 from recbole_qbert.tokenizer.settings import tokenize_settings
 

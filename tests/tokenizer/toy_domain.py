@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.embeddings import EmbeddingTable, write_embeddings
-from recbole_qbert.tokenizer.inputs import Domain
 from recbole_qbert.tokenizer.settings import tokenize_settings
 
 N_ITEMS, N_USERS = 60, 40

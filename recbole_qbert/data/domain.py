@@ -1,0 +1,32 @@
+"""A data set on disk, by name: what several data sets worked on together are called."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from recbole_qbert.errors import InputError
+
+
+@dataclass(frozen=True)
+class Domain:
+    """One data set: its folder holds `<name>.item`, `<name>.inter`, `<name>.<modality>.npz`."""
+
+    name: str
+    folder: Path
+
+    def file(self, suffix: str) -> Path:
+        """`<folder>/<name>.<suffix>`."""
+        return self.folder / f"{self.name}.{suffix}"
+
+
+def find_domain(name: str, data_path: str | Path) -> Domain:
+    """The data set `name` below `data_path`.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    folder = Path(data_path) / name
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; data_path must name the folder that holds it")
+    return Domain(name, folder)

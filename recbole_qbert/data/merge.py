@@ -1,0 +1,162 @@
+"""Several data sets as one: atomic files and semantic IDs, tokens named `<dataset>/<token>`.
+
+What pretraining does without writing anything (`recbole_qbert.pretraining`), this does for whoever
+wants to run any model over all domains at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from recbole_qbert.data.atomic import header_fields, read_columns
+from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids, write_semantic_ids
+from recbole_qbert.errors import InputError
+from recbole_qbert.files import atomic_write, sha256_file
+
+USER, ITEM = "user_id", "item_id"
+LARGE = pa.large_string()
+
+
+class Atomic(NamedTuple):
+    """An atomic file as it is written: the header's cells and columns of text."""
+
+    path: Path
+    cells: list[str]  # `name:type`
+    names: list[str]
+    columns: pa.Table
+
+
+def merge(domains: Sequence[Domain], into: Domain) -> dict[str, int]:
+    """Write `into`'s `.inter`, and its `.item` and `.semid` where all domains have one.
+
+    Columns that not all domains have are left out. Domains whose IDs are of one vocabulary keep
+    their codes; each other vocabulary's codes come behind those before, in every level.
+
+    Returns:
+        rows written, by suffix.
+
+    Raises:
+        InputError: a file cannot be used, columns of one name have two types, or two items of
+            different domains share a tuple.
+    """
+    if into.folder.exists():
+        raise InputError(f"{into.folder}: is there already; give another name, or remove it")
+    suffixes = ["inter"]
+    suffixes += ["item"] if all(domain.file("item").is_file() for domain in domains) else []
+    files = {
+        suffix: [read_atomic(domain.file(suffix)) for domain in domains] for suffix in suffixes
+    }
+    cells = {suffix: common_cells(files[suffix]) for suffix in suffixes}
+    table = None
+    if all(domain.file("semid").is_file() for domain in domains):
+        table = merged_ids(domains, [read_semantic_ids(domain.file("semid")) for domain in domains])
+    counts = {}
+    for suffix in suffixes:
+        counts[suffix] = _write(into.file(suffix), domains, files[suffix], cells[suffix])
+    if table is not None:
+        source = {
+            "method": "merge",
+            "files": {domain.name: sha256_file(domain.file("semid")) for domain in domains},
+        }
+        write_semantic_ids(into.file("semid"), table, source)
+        counts["semid"] = table.n_items
+    return counts
+
+
+def read_atomic(path: Path) -> Atomic:
+    """A whole atomic file, nothing inferred.
+
+    Raises:
+        InputError: as `read_columns`.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as handle:
+            line = handle.readline().rstrip("\n")
+        cells, names = line.split("\t"), header_fields(path, line)
+        columns = pyarrow.csv.read_csv(
+            path,
+            read_options=pyarrow.csv.ReadOptions(skip_rows=1, column_names=names),
+            parse_options=pyarrow.csv.ParseOptions(
+                delimiter="\t", quote_char=False, double_quote=False
+            ),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types=dict.fromkeys(names, LARGE),
+                null_values=[],
+                strings_can_be_null=False,
+            ),
+        )
+    except (pa.ArrowException, OSError, UnicodeDecodeError):
+        read_columns(path, [])  # names the fault
+        raise InputError(f"{path}: cannot be read; write it again as UTF-8") from None
+    return Atomic(path, cells, names, columns)
+
+
+def common_cells(files: Sequence[Atomic]) -> list[str]:
+    """Header cells of the columns that all files have, in the order of the first one."""
+    shared = [name for name in files[0].names if all(name in file.names for file in files)]
+    chosen = []
+    for name in shared:
+        found = {file.cells[file.names.index(name)] for file in files}
+        if len(found) > 1:
+            listed = ", ".join(str(file.path) for file in files)
+            raise InputError(
+                f"{listed}: {name} is written in two ways ({', '.join(sorted(found))}); give it "
+                "one type"
+            )
+        chosen.append(found.pop())
+    return chosen
+
+
+def _write(
+    path: Path, domains: Sequence[Domain], files: Sequence[Atomic], cells: Sequence[str]
+) -> int:
+    """Write a merged atomic file; returns its rows."""
+    names = [cell.partition(":")[0] for cell in cells]
+    rows = 0
+    with atomic_write(path, "wb") as handle:
+        handle.write(("\t".join(cells) + "\n").encode())
+        for domain, file in zip(domains, files, strict=True):
+            columns = []
+            for name in names:
+                column = file.columns[name]
+                if name in (USER, ITEM):
+                    prefix = pa.scalar(f"{domain.name}/", LARGE)
+                    column = pc.binary_join_element_wise(prefix, column, pa.scalar("", LARGE))
+                columns.append(column)
+            lines = pc.binary_join_element_wise(*columns, pa.scalar("\t", LARGE))
+            for chunk in lines.chunks:
+                handle.write("\n".join([*chunk.to_pylist(), ""]).encode())
+            rows += len(lines)
+    return rows
+
+
+def merged_ids(domains: Sequence[Domain], tables: Sequence[SemanticIDTable]) -> SemanticIDTable:
+    """One table of all domains' items.
+
+    Raises:
+        InputError: codebook sizes differ, or items of two domains share a tuple.
+    """
+    sizes = {table.codebook_sizes for table in tables}
+    if len(sizes) > 1:
+        raise InputError(f"semantic IDs: codebook sizes differ: {sorted(sizes)}; tokenize alike")
+    (own,) = sizes
+    vocabularies = list(dict.fromkeys(table.vocabulary for table in tables))
+    items, codes = [], []
+    for domain, table in zip(domains, tables, strict=True):
+        items += [f"{domain.name}/{item}" for item in table.items]
+        codes.append(table.codes + vocabularies.index(table.vocabulary) * np.array(own))
+    vocabulary = vocabularies[0] if len(vocabularies) == 1 else ""
+    return SemanticIDTable(
+        tuple(items),
+        np.concatenate(codes),
+        tuple(len(vocabularies) * size for size in own),
+        vocabulary=vocabulary,
+    )

@@ -1,0 +1,142 @@
+"""Merged data sets against a loop over the files' lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recbole_qbert.cli import main
+from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.merge import merge
+from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids, write_semantic_ids
+from recbole_qbert.errors import InputError
+
+
+def write(root: Path, name: str, suffix: str, lines: list[str]) -> None:
+    (root / name).mkdir(exist_ok=True)
+    path = root / name / f"{name}.{suffix}"
+    path.write_bytes("\n".join([*lines, ""]).encode())
+
+
+def lines_of(root: Path, name: str, suffix: str) -> list[str]:
+    text = (root / name / f"{name}.{suffix}").read_bytes().decode()
+    assert text.endswith("\n")
+    return text.split("\n")[:-1]
+
+
+def domains(root: Path, names: str = "AB") -> list[Domain]:
+    return [Domain(name, root / name) for name in names]
+
+
+def two(root: Path) -> list[Domain]:
+    write(root, "A", "inter", ["user_id:token\titem_id:token\ttimestamp:float", "u\ti\t1.50"])
+    write(
+        root,
+        "B",
+        "inter",
+        ["timestamp:float\titem_id:token\tuser_id:token\trating:float", "007\ti\tu\t3"],
+    )
+    return domains(root)
+
+
+def ids(root: Path, name: str, codes: list[list[int]], vocabulary: str = "v") -> None:
+    table = SemanticIDTable(
+        tuple(f"i{n}" for n in range(len(codes))), codes, (4, 4), vocabulary=vocabulary
+    )
+    write_semantic_ids(root / name / f"{name}.semid", table, {})
+
+
+def test_columns_that_all_have_in_the_first_ones_order(tmp_path: Path) -> None:
+    assert merge(two(tmp_path), Domain("AB", tmp_path / "AB")) == {"inter": 2}
+    assert lines_of(tmp_path, "AB", "inter") == [
+        "user_id:token\titem_id:token\ttimestamp:float",
+        "A/u\tA/i\t1.50",
+        "B/u\tB/i\t007",
+    ]
+    assert [path.name for path in (tmp_path / "AB").iterdir()] == ["AB.inter"]
+
+
+TEXT = st.text(st.sampled_from("abc\"', ;é\\#NA."), max_size=5)
+
+
+@settings(deadline=None, max_examples=40)
+@given(titles=st.lists(st.lists(TEXT, min_size=1, max_size=6), min_size=2, max_size=2))
+def test_every_cell_stays_as_it_was(
+    titles: list[list[str]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root = tmp_path_factory.mktemp("x")
+    expected = ["item_id:token\ttitle:token_seq"]
+    for name, own in zip("AB", titles, strict=True):
+        write(root, name, "inter", ["user_id:token\titem_id:token", "u\ti0"])
+        rows = [f"i{place}\t{title}" for place, title in enumerate(own)]
+        write(root, name, "item", [expected[0], *rows])
+        expected += [f"{name}/{row}" for row in rows]
+    merge(domains(root), Domain("AB", root / "AB"))
+    assert lines_of(root, "AB", "item") == expected
+
+
+def test_one_vocabulary_keeps_its_codes(tmp_path: Path) -> None:
+    parts = two(tmp_path)
+    ids(tmp_path, "A", [[0, 1], [2, 3]])
+    ids(tmp_path, "B", [[1, 0]])
+    assert merge(parts, Domain("AB", tmp_path / "AB"))["semid"] == 3
+    table = read_semantic_ids(tmp_path / "AB" / "AB.semid")
+    assert table.items == ("A/i0", "A/i1", "B/i0")
+    assert table.codes.tolist() == [[0, 1], [2, 3], [1, 0]]
+    assert (table.codebook_sizes, table.vocabulary) == ((4, 4), "v")
+
+
+def test_another_vocabulary_comes_behind(tmp_path: Path) -> None:
+    parts = two(tmp_path)
+    ids(tmp_path, "A", [[0, 1], [2, 3]])
+    ids(tmp_path, "B", [[0, 1]], "w")
+    merge(parts, Domain("AB", tmp_path / "AB"))
+    table = read_semantic_ids(tmp_path / "AB" / "AB.semid")
+    assert table.codes.tolist() == [[0, 1], [2, 3], [4, 5]]
+    assert table.codebook_sizes == (8, 8)
+    assert table.vocabulary not in ("v", "w")
+
+
+def test_shared_tuples_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    parts = two(tmp_path)
+    ids(tmp_path, "A", [[0, 1], [2, 3]])
+    ids(tmp_path, "B", [[2, 3]])
+    with pytest.raises(InputError, match=r"'B/i0' has the tuple of item 'A/i1'"):
+        merge(parts, Domain("AB", tmp_path / "AB"))
+    assert not (tmp_path / "AB").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("u\ti", r"B\.inter: line 2: 2 fields where the header has 3"),
+        ("\n", "timestamp is written in two ways"),
+    ],
+)
+def test_faults(tmp_path: Path, line: str, message: str) -> None:
+    parts = two(tmp_path)
+    kind = "token" if line == "\n" else "float"
+    write(tmp_path, "B", "inter", [f"user_id:token\titem_id:token\ttimestamp:{kind}", line])
+    with pytest.raises(InputError, match=message):
+        merge(parts, Domain("AB", tmp_path / "AB"))
+    assert not (tmp_path / "AB").exists()
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    two(tmp_path)
+    command = ["merge", f"--data_path={tmp_path}", "--into=AB"]
+    assert main([*command, "--datasets=A,B"]) == 0
+    assert "AB.inter: 2 rows" in capsys.readouterr().out
+    for datasets, message in (
+        ("A,B", "is there already"),
+        ("A,A", "name two or more"),
+        ("A", "name two or more"),
+        ("A,C", "no such folder"),
+    ):
+        assert main([*command, f"--datasets={datasets}"]) == 2
+        captured = capsys.readouterr()
+        assert message in captured.err
+        assert captured.err.count("\n") == 1
