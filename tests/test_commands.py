@@ -59,6 +59,13 @@ def test_the_whole_way(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     assert "1 new items" in capsys.readouterr().out
     assert read_semantic_ids(tiny.folder / "toy.semid").n_items == 31
 
+    before = (tiny.folder / "toy.semid").read_bytes()
+    beside = ["--streams=identity", "--output=use.semid"]
+    assert main(["tokenize", *WHERE, *SMALL, *beside]) == 0
+    assert "toy.use.semid: written" in capsys.readouterr().out
+    assert (tiny.folder / "tokenizer-use" / "tokenizer.json").is_file()
+    assert (tiny.folder / "toy.semid").read_bytes() == before
+
 
 def test_embed_vectors(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     np.save("x.npy", np.eye(3, dtype=np.float32))

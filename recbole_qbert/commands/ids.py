@@ -33,6 +33,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         default="",
         help="name of what the codes mean; files of one name share their codes in pretraining",
     )
+    columns.add_argument(
+        "--beside", default="", help="comma-separated .semid files whose levels follow the columns'"
+    )
     columns.set_defaults(function=_ids_from_columns)
 
     merge = commands.add_parser("merge", help="several data sets as one, tokens <dataset>/<token>")
@@ -60,6 +63,7 @@ def _ids_from_columns(options: argparse.Namespace) -> int:
         options.codebook_size,
         options.unique,
         options.vocabulary,
+        [path for path in options.beside.split(",") if path],
     )
     print(f"{options.output}: {table.n_items:,} items, {table.n_levels} levels, all tuples unique")
     return 0

@@ -47,7 +47,7 @@ def run_tokenize(arguments: Sequence[str]) -> int:
 
     settings = tokenize_settings(files, given)
     domains = [find_domain(name, data_path) for name in names]
-    place = Path(folder) if folder else default_folder(data_path, names)
+    place = Path(folder) if folder else default_folder(data_path, names, settings["output"])
     tokenizer = tokenize(domains, place, settings)
     if tokenizer is None:
         print(f"{place}: stopped after {settings['until']}; tokenize without until to go on")
@@ -55,15 +55,20 @@ def run_tokenize(arguments: Sequence[str]) -> int:
     for line in report_lines(tokenizer):
         print(line)
     for domain in domains:
-        print(f"{domain.file('semid')}: written")
+        print(f"{domain.file(settings['output'])}: written")
     return 0
 
 
-def default_folder(data_path: Path, names: Sequence[str]) -> Path:
-    """`<data_path>/<A>/tokenizer`, or `<data_path>/<A+B>.tokenizer` for several domains."""
+def default_folder(data_path: Path, names: Sequence[str], output: str = "semid") -> Path:
+    """`<data_path>/<A>/tokenizer`, or `<data_path>/<A+B>.tokenizer` for several domains.
+
+    One that writes `<A>.x.semid` has a folder of its own, `tokenizer-x`.
+    """
+    own = output.removesuffix("semid").removesuffix(".")
+    name = f"tokenizer-{own}" if own else "tokenizer"
     if len(names) == 1:
-        return data_path / names[0] / "tokenizer"
-    return data_path / ("+".join(sorted(names)) + ".tokenizer")
+        return data_path / names[0] / name
+    return data_path / ("+".join(sorted(names)) + f".{name}")
 
 
 def _encode_items(options: argparse.Namespace) -> int:

@@ -12,8 +12,9 @@ import pandas as pd
 
 from recbole_qbert.data.codec import level_letters, parse_token, quote
 from recbole_qbert.data.items import ITEM_FIELD, item_file_entry, read_item_fields
-from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
+from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids, write_semantic_ids
 from recbole_qbert.errors import InputError
+from recbole_qbert.files import sha256_file
 from recbole_qbert.tokenizer.quantiser import count_collisions
 from recbole_qbert.tokenizer.reallocate import reallocate
 from recbole_qbert.tokenizer.unique import extra_level, usage_distances
@@ -30,6 +31,7 @@ def build_from_columns(
     codebook_size: int = 256,
     unique: str = "extra_level",
     vocabulary: str = "",
+    beside: Sequence[str | Path] = (),
 ) -> SemanticIDTable:
     """Semantic IDs from code columns of an `.item` file, side by side.
 
@@ -46,10 +48,11 @@ def build_from_columns(
         unique: `extra_level` or `reallocate`.
         vocabulary: name of what the codes mean, the same for files whose codes one quantiser made;
             without, this file's codes are its own.
+        beside: `.semid` files whose levels follow those of the columns.
 
     Returns:
-        The table that was written; codes [N, K] with K tokens in all columns together, or
-        [N, K + 1] with an extra level, which has as many codes as the largest group.
+        The table that was written; codes [N, K] with K levels in all together, or [N, K + 1] with
+        an extra level, which has as many codes as the largest group.
 
     Raises:
         InputError: a cell is empty or no list of level tokens, cells of a column differ in
@@ -59,9 +62,13 @@ def build_from_columns(
         raise InputError(f"unique: {unique!r} is none of {', '.join(UNIQUE)}")
     frame = read_item_fields(item_path, columns)
     blocks = [_code_column(item_path, frame, column, codebook_size) for column in columns]
-    given = np.concatenate(blocks, axis=1)
-    sizes = (codebook_size,) * given.shape[1]
     tokens = frame[ITEM_FIELD].tolist()
+    sizes = (codebook_size,) * sum(block.shape[1] for block in blocks)
+    for path in beside:
+        table = read_semantic_ids(path)
+        blocks.append(table.codes_for(tokens))
+        sizes += table.codebook_sizes
+    given = np.concatenate(blocks, axis=1)
 
     report: dict[str, Any] = {"collisions": count_collisions(given)}
     if unique == "reallocate":
@@ -87,7 +94,8 @@ def build_from_columns(
         "method": "columns",
         **item_file_entry(item_path),
         "columns": list(columns),
-        "levels_per_column": [block.shape[1] for block in blocks],
+        "levels_per_column": [block.shape[1] for block in blocks[: len(columns)]],
+        "beside": {Path(path).name: sha256_file(path) for path in beside},
         "codebook_size": codebook_size,
         "unique": unique,
         "report": report,

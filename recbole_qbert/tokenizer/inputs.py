@@ -64,7 +64,7 @@ def read_catalogue(
 
     Args:
         domains: each once.
-        modalities: the tables to read; a domain may lack some, but not all of them.
+        modalities: the tables to read, if any; a domain may lack some, but not all of them.
         known: keys of items to leave out.
         dimensions: the parts and dimension that each modality must have; any without.
 
@@ -80,7 +80,7 @@ def read_catalogue(
             if path.is_file():
                 tables[domain.name, modality] = read_embeddings(path)
                 sources[path.name] = {"sha256": sha256_file(path)}
-        if not any(name == domain.name for name, _ in tables):
+        if modalities and not any(name == domain.name for name, _ in tables):
             wanted = " or ".join(f"{domain.name}.{modality}.npz" for modality in modalities)
             raise InputError(
                 f"{domain.folder}: no embeddings ({wanted}); make them with "
@@ -100,7 +100,7 @@ def read_catalogue(
                 keys, modality, present, domains, sources, may_lack=bool(known)
             )
             encoders[modality] = next(iter(present.values())).meta.get("encoder")
-    if not any(mask.any() for _, mask in parts.values()):
+    if modalities and not any(mask.any() for _, mask in parts.values()):
         raise InputError(
             f"{domains[0].folder}: none of {len(keys)} items has embeddings, {keys[0][1]!r} say; "
             "make the tables again from all items"

@@ -22,7 +22,7 @@ from recbole_qbert.neighbours import nearest_items, unit_rows
 from recbole_qbert.tokenizer.inputs import Catalogue, read_catalogue
 from recbole_qbert.tokenizer.pipeline import Streams, Tokenizer, modality_streams
 from recbole_qbert.tokenizer.reallocate import reallocate
-from recbole_qbert.tokenizer.settings import FUSED, IDENTITY
+from recbole_qbert.tokenizer.settings import FUSED, IDENTITY, needed_modalities
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Encoded:
 
 
 def encode_new_items(tokenizer: Tokenizer, domains: Sequence[Domain]) -> Encoded:
-    """Give IDs to the items of the domains that have none, and write each `<ds>.semid` again.
+    """Give IDs to the items of the domains that have none, and write each `.semid` again.
 
     Args:
         tokenizer: its folder takes in the new items.
@@ -57,7 +57,7 @@ def encode_new_items(tokenizer: Tokenizer, domains: Sequence[Domain]) -> Encoded
             "items and cannot place new ones; tokenize with unique: reallocate"
         )
     catalogue = read_catalogue(
-        domains, settings["modalities"], known=tokenizer.keys, dimensions=tokenizer.shapes
+        domains, needed_modalities(settings), known=tokenizer.keys, dimensions=tokenizer.shapes
     )
     moved = 0
     if catalogue.keys:

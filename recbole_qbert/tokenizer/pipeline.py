@@ -42,7 +42,7 @@ from recbole_qbert.neighbours import unit_rows
 from recbole_qbert.tokenizer.inputs import Catalogue, read_catalogue, read_training_pairs
 from recbole_qbert.tokenizer.quantiser import Quantiser, fit_quantiser, load_quantiser
 from recbole_qbert.tokenizer.reallocate import reallocate
-from recbole_qbert.tokenizer.settings import CONTENT, FUSED, IDENTITY
+from recbole_qbert.tokenizer.settings import CONTENT, FUSED, IDENTITY, needed_modalities
 from recbole_qbert.tokenizer.unique import extra_level
 
 logger = logging.getLogger(__name__)
@@ -165,7 +165,7 @@ class Tokenizer:
         return np.concatenate(padded, axis=1)
 
     def write_ids(self, domains: Sequence[Domain], sources: Mapping[str, Any]) -> None:
-        """Write `<ds>.semid` of each domain, all items of it that have an ID."""
+        """Write each domain's `.semid`, all items of it that have an ID."""
         rows: dict[str, list[int]] = {}
         for row, (name, _) in enumerate(self.keys):
             rows.setdefault(name, []).append(row)
@@ -182,7 +182,7 @@ class Tokenizer:
                 "files": dict(sources),
                 "report": self.report,
             }
-            write_semantic_ids(domain.file("semid"), table, source)
+            write_semantic_ids(domain.file(self.settings["output"]), table, source)
 
 
 def tokenize(
@@ -203,7 +203,7 @@ def tokenize(
     Raises:
         InputError: a file or setting that cannot be used, or a collapsed codebook.
     """
-    catalogue = read_catalogue(domains, settings["modalities"])
+    catalogue = read_catalogue(domains, needed_modalities(settings))
     names = _stream_names(catalogue, settings["streams"])
     streams: Streams = {}
     report: dict[str, Any] = {}

@@ -59,11 +59,19 @@ def tokenize_settings(
     for key in ("modalities", "streams"):
         if not settings[key] or len(set(settings[key])) < len(settings[key]):
             raise InputError(f"{key}: {settings[key]!r}; name at least one, each once")
+    if not re.fullmatch(r"([\w-]+\.)?semid", str(settings["output"])):
+        raise InputError(f"output: {settings['output']!r}: write semid, or a name: text.semid")
     if CONTENT in settings["streams"] and set(settings["streams"]) & set(settings["modalities"]):
         raise InputError(
             f"streams: {settings['streams']!r}; {CONTENT} already names the modalities"
         )
     return settings
+
+
+def needed_modalities(settings: Mapping[str, Any]) -> list[str]:
+    """The embedding tables that are read: none where co-occurrence is all that is quantised."""
+    alone = settings["streams"] == [IDENTITY] and settings["until"] != "injection"
+    return [] if alone else list(settings["modalities"])
 
 
 def _check_modality(name: Any) -> None:

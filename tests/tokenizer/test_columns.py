@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids
+from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids, write_semantic_ids
 from recbole_qbert.errors import InputError
 from recbole_qbert.files import read_json, sha256_file, sidecar_path
 from recbole_qbert.tokenizer.columns import build_from_columns
@@ -52,6 +52,29 @@ def test_columns_stand_side_by_side(tmp_path: Path) -> None:
     assert source["columns"] == ["right", "left"]
     assert source["levels_per_column"] == [3, 2]
     assert source["report"] == {"collisions": 0, "extra_level": None}
+
+
+def test_levels_of_a_file_follow_the_columns(tmp_path: Path) -> None:
+    rows = ["x\ta_1 b_2\tA_3", "y\ta_1 b_2\tA_4"]
+    other = SemanticIDTable(("y", "z", "x"), np.array([[5], [1], [0]]), (6,))
+    write_semantic_ids(tmp_path / "other.semid", other, {})
+    table = build_from_columns(
+        _code_file(tmp_path, rows),
+        ["left"],
+        tmp_path / "x.semid",
+        beside=[tmp_path / "other.semid"],
+    )
+    assert table.codes_for(["x", "y"]).tolist() == [[1, 2, 0], [1, 2, 5]]
+    assert table.codebook_sizes == (256, 256, 6)
+    few = SemanticIDTable(("y",), np.array([[5]]), (6,))
+    write_semantic_ids(tmp_path / "few.semid", few, {})
+    with pytest.raises(InputError, match="1 of 2 items have no semantic ID: 'x'"):
+        build_from_columns(
+            _code_file(tmp_path, rows),
+            ["left"],
+            tmp_path / "y.semid",
+            beside=[tmp_path / "few.semid"],
+        )
 
 
 def test_repeated_tuples_get_a_counting_level(

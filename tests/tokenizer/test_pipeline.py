@@ -144,6 +144,7 @@ def test_two_domains_share_one_vocabulary(tmp_path: Path) -> None:
     assert left.codebook_sizes == right.codebook_sizes
     together = np.concatenate([left.codes, right.codes])
     assert len(np.unique(together, axis=0)) == 2 * N_ITEMS
+    assert left.vocabulary == right.vocabulary == tokenizer.vocabulary
     # The toy domains hold the same vectors, so their first levels agree item by item.
     np.testing.assert_array_equal(left.codes[:, 0], right.codes[:, 0])
 
@@ -213,3 +214,29 @@ def test_identity_needs_interactions(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="toy.inter: no such file, and co-occurrence in training"):
         tokenize([domain], tmp_path / "t", small(streams=["content", "identity"]))
     assert not domain.file("semid").exists()
+
+
+def test_identity_alone_needs_no_embeddings(tmp_path: Path) -> None:
+    with_tables = write_domain(tmp_path / "a")
+    without = write_domain(tmp_path / "b")
+    for file in without.folder.glob("*.npz*"):
+        file.unlink()
+    found = []
+    for domain in (with_tables, without):
+        tokenizer = tokenize([domain], tmp_path / "t", small(streams=["identity"]))
+        assert tokenizer is not None
+        found.append((_bytes(domain), tokenizer.vocabulary))
+    assert found[0] == found[1]
+
+
+def test_another_output_leaves_the_ids_alone(tmp_path: Path) -> None:
+    domain = write_domain(tmp_path)
+    first = tokenize([domain], tmp_path / "t", small(streams=["text"]))
+    before = _bytes(domain)
+    other = small(streams=["image"], output="image.semid")
+    second = tokenize([domain], tmp_path / "u", other)
+    assert first is not None and second is not None
+    assert _bytes(domain) == before
+    ids = read_semantic_ids(domain.folder / "toy.image.semid")
+    np.testing.assert_array_equal(ids.codes, second.codes)
+    assert first.vocabulary != second.vocabulary == ids.vocabulary

@@ -81,6 +81,8 @@ def test_later_sources_win_key_by_key(tmp_path: Path) -> None:
         ({"modalities": "a.b"}, "modalities: 'a.b'; use letters, digits, _ and - only"),
         ({"modalities": "text,type"}, "modalities: 'type' is a reserved word; rename"),
         ({"modalities": "fused"}, "modalities: 'fused' is a reserved word"),
+        ({"output": "../x.semid"}, "output: '../x.semid': write semid, or a name: text.semid"),
+        ({"output": "inter"}, "output: 'inter': write semid"),
         ({"show_progress": "3"}, "show_progress: 3 is not True or False"),
     ],
 )
