@@ -12,9 +12,6 @@ Nothing in it can run code. The folder appears whole or not at all.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +26,13 @@ from recbole_qbert._version import __version__
 from recbole_qbert.checkpoint import config_from_json, config_to_json
 from recbole_qbert.data.semid import SemanticIDCodec, read_semantic_ids, write_semantic_ids
 from recbole_qbert.errors import InputError, preview
-from recbole_qbert.files import read_json, sha256_file, write_json
+from recbole_qbert.files import (
+    atomic_folder,
+    check_folder,
+    read_json,
+    sha256_folder,
+    write_json,
+)
 from recbole_qbert.registry import model_entry
 
 FORMAT = "recbole-qbert/bundle/1"
@@ -60,10 +63,7 @@ class Catalogue(NamedTuple):
 
 def save_bundle(folder: str | Path, model: Any, config: Any, dataset: Any) -> None:
     """Write a trained model of this package's; an older bundle in `folder` is replaced."""
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    with atomic_folder(folder) as work:
         weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
         save_file(weights, work / "model.safetensors")
         write_json(work / "config.json", config_to_json(config))
@@ -81,17 +81,9 @@ def save_bundle(folder: str | Path, model: Any, config: Any, dataset: Any) -> No
             "torch": torch.__version__,
             "n_items": len(tokens),
             "training_repeats": bool(dataset.training_repeats()),
-            "sha256": {path.name: sha256_file(path) for path in sorted(work.iterdir())},
+            "sha256": sha256_folder(work),
         }
         write_json(work / "manifest.json", manifest)
-        old = Path(f"{work}.old")
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(work, folder)
-        shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
 
 
 class Recommender:
@@ -119,11 +111,7 @@ class Recommender:
             raise InputError(
                 f"{folder}: not a model bundle of this version; train and save it again"
             )
-        for name, digest in digests.items():
-            if not (folder / name).is_file() or sha256_file(folder / name) != digest:
-                raise InputError(
-                    f"{folder / name}: missing or changed since it was saved; save it again"
-                )
+        check_folder(folder, digests)
         config = config_from_json(read_json(folder / "config.json"))
         tokens = json.loads((folder / "items.json").read_text(encoding="utf-8"))
         codes, codec = None, None

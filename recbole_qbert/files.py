@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -42,6 +43,43 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Fill a temporary folder beside `path`; it takes the name, and an older one's place, only if
+    the block succeeds."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield work
+        old = Path(f"{work}.old")
+        if path.exists():
+            os.replace(path, old)
+        os.replace(work, path)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def sha256_folder(folder: Path) -> dict[str, str]:
+    """Hex SHA-256 of each file in a folder, by name."""
+    return {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
+
+
+def check_folder(folder: Path, digests: Mapping[str, str]) -> None:
+    """Refuse a folder whose files are not those that were written.
+
+    Raises:
+        InputError: a file is missing or has other bytes; names it.
+    """
+    for name, digest in digests.items():
+        if not (folder / name).is_file() or sha256_file(folder / name) != digest:
+            raise InputError(
+                f"{folder / name}: missing or changed since it was saved; save it again"
+            )
 
 
 def sha256_file(path: str | Path) -> str:

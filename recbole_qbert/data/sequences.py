@@ -14,9 +14,6 @@ learn from test. T interactions without those, U users, N items.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +24,7 @@ import pyarrow.csv
 
 from recbole_qbert.data.atomic import header_fields, read_columns
 from recbole_qbert.errors import InputError
-from recbole_qbert.files import read_json, sha256_file, write_json
+from recbole_qbert.files import atomic_folder, read_json, sha256_file, write_json
 
 FORMAT = "recbole-qbert/sequences/1"
 USER, ITEM, TIME = FIELDS = ("user_id", "item_id", "timestamp")
@@ -153,8 +150,7 @@ def _write(folder: Path, frame: pd.DataFrame, digest: str) -> None:
     from_the_end = np.repeat(counts.cumsum(), counts) - np.arange(len(users))  # 1: the last one
     items = frame[ITEM].cat.codes.to_numpy()[from_the_end > TEST_ITEMS]
     offsets = np.concatenate([[0], np.maximum(counts - TEST_ITEMS, 0).cumsum()])
-    work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    with atomic_folder(folder) as work:
         np.save(work / "items.npy", items.astype(np.int32))
         np.save(work / "offsets.npy", offsets.astype(np.int64))
         tokens = [str(token) for token in frame[ITEM].cat.categories]
@@ -162,8 +158,3 @@ def _write(folder: Path, frame: pd.DataFrame, digest: str) -> None:
         meta: dict[str, Any] = {"format": FORMAT, "inter_sha256": digest}
         meta |= {"users": len(counts), "items": len(tokens), "interactions": len(frame)}
         write_json(work / "meta.json", meta)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(work, folder)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise

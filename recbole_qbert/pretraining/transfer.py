@@ -11,9 +11,6 @@ A model bundle (`recbole_qbert.bundle`) serves as a source too: its data set is 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +25,13 @@ from recbole_qbert._version import __version__
 from recbole_qbert.checkpoint import config_to_json
 from recbole_qbert.data.semid import read_semantic_ids
 from recbole_qbert.errors import InputError, preview
-from recbole_qbert.files import read_json, sha256_file, write_json
+from recbole_qbert.files import (
+    atomic_folder,
+    check_folder,
+    read_json,
+    sha256_folder,
+    write_json,
+)
 from recbole_qbert.pretraining.corpus import Corpus
 
 FORMAT = "recbole-qbert/pretrained/1"
@@ -68,9 +71,7 @@ class Source(NamedTuple):
 
 def save_pretrained(folder: Path, model: Any, config: Any, corpus: Corpus) -> None:
     """Write the folder whole or not at all; an older one is replaced."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    with atomic_folder(folder) as work:
         weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
         save_file(weights, work / "model.safetensors")
         write_json(work / "config.json", config_to_json(config))
@@ -83,14 +84,9 @@ def save_pretrained(folder: Path, model: Any, config: Any, corpus: Corpus) -> No
             "domains": [part.name for part in corpus.parts],
             "vocabularies": corpus.vocabularies,
             "codebook_sizes": list(corpus.codebook_sizes),
-            "sha256": {path.name: sha256_file(path) for path in sorted(work.iterdir())},
+            "sha256": sha256_folder(work),
         }
         write_json(work / "manifest.json", manifest)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(work, folder)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
 
 
 def read_source(folder: str | Path) -> Source:
@@ -106,11 +102,7 @@ def read_source(folder: str | Path) -> Source:
             f"pre_model_path: {folder}: neither a pretrained model nor a bundle of this version; "
             "make it with `recbole-qbert pretrain` or `run`"
         )
-    for name, digest in dict(manifest.get("sha256", {})).items():
-        if not (folder / name).is_file() or sha256_file(folder / name) != digest:
-            raise InputError(
-                f"{folder / name}: missing or changed since it was saved; make it again"
-            )
+    check_folder(folder, manifest["sha256"])
     config = read_json(folder / "config.json")
     try:
         weights = load_file(folder / "model.safetensors")
