@@ -24,9 +24,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     columns.add_argument("--codebook_size", type=int, default=256)
     columns.add_argument(
         "--unique",
-        default="extra_level",
-        help="where tuples repeat: extra_level (counts the items of a tuple) | reallocate (moves "
-        "items to free codes, the last level first)",
+        default="reallocate",
+        help="where tuples repeat: reallocate (moves items to free codes, the last level first) | "
+        "extra_level (counts the items of a tuple)",
     )
     columns.add_argument(
         "--vocabulary",

@@ -21,7 +21,7 @@ from recbole_qbert.tokenizer.unique import extra_level, usage_distances
 
 logger = logging.getLogger(__name__)
 
-UNIQUE = ("extra_level", "reallocate")
+UNIQUE = ("reallocate", "extra_level")
 
 
 def build_from_columns(
@@ -29,23 +29,24 @@ def build_from_columns(
     columns: Sequence[str],
     out_path: str | Path,
     codebook_size: int = 256,
-    unique: str = "extra_level",
+    unique: str = "reallocate",
     vocabulary: str = "",
     beside: Sequence[str | Path] = (),
 ) -> SemanticIDTable:
     """Semantic IDs from code columns of an `.item` file, side by side.
 
     `a_170 b_224` beside `A_154 B_106` becomes `a_170 b_224 c_154 d_106`. Where tuples repeat,
-    `unique` says what tells them apart: `extra_level` appends a level that counts the items of each
-    tuple, in the order of their sorted tokens; `reallocate` moves the fewest items to other codes,
-    the last level first (section 3.4 of the paper; without vectors, the rarest code is nearest).
+    `unique` says what tells them apart: `reallocate` moves the fewest items to other codes, the last
+    level first (section 3.4 of the paper; without vectors, the rarest code is nearest);
+    `extra_level` appends a level that counts the items of each tuple, in the order of their sorted
+    tokens.
 
     Args:
         item_path: RecBole `.item` file with an `item_id` column.
         columns: code columns; in each cell the j-th token carries the letter of level j.
         out_path: the `.semid` file to write; its sidecar records the inputs and the report.
         codebook_size: codes of every level that comes from a column.
-        unique: `extra_level` or `reallocate`.
+        unique: `reallocate` or `extra_level`.
         vocabulary: name of what the codes mean, the same for files whose codes one quantiser made;
             without, this file's codes are its own.
         beside: `.semid` files whose levels follow those of the columns.

@@ -51,7 +51,7 @@ def test_columns_stand_side_by_side(tmp_path: Path) -> None:
     assert source["item_file_sha256"] == sha256_file(tmp_path / "x.item")
     assert source["columns"] == ["right", "left"]
     assert source["levels_per_column"] == [3, 2]
-    assert source["report"] == {"collisions": 0, "extra_level": None}
+    assert (source["report"]["collisions"], source["report"]["moved"]) == (0, 0)
 
 
 def test_levels_of_a_file_follow_the_columns(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_repeated_tuples_get_a_counting_level(
     rows = ["c\ta_1\tA_0", "b\ta_2\tA_0", "a\ta_1\tA_0", "b2\ta_1\tA_0", "b1\ta_2\tA_0"]
     out = tmp_path / "x.semid"
     with caplog.at_level(logging.WARNING):
-        table = build_from_columns(_code_file(tmp_path, rows), ["left"], out)
+        table = build_from_columns(_code_file(tmp_path, rows), ["left"], out, unique="extra_level")
     wanted = {"c": "a_1 b_2", "b": "a_2 b_0", "a": "a_1 b_0", "b2": "a_1 b_1", "b1": "a_2 b_1"}
     assert _ids(table) == wanted
     assert table.codebook_sizes == (256, 3)
@@ -91,7 +91,8 @@ def test_repeated_tuples_get_a_counting_level(
     report = read_json(sidecar_path(out))["source"]["report"]
     assert report == {"collisions": 3, "extra_level": {"level": "b", "codebook_size": 3}}
 
-    moved = build_from_columns(_code_file(tmp_path, sorted(rows)), ["left"], out)
+    path = _code_file(tmp_path, sorted(rows))
+    moved = build_from_columns(path, ["left"], out, unique="extra_level")
     assert _ids(moved) == wanted
 
 
@@ -149,7 +150,7 @@ def test_file_refusals(tmp_path: Path) -> None:
     refused("give a list of one or more", good, [])
     refused("line 4: item 'x' occurs a second time", [*good, "x\ta_2\t"], ["left"])
     refused("no rows follow the header", [], ["left"])
-    refused("'realocate' is none of extra_level, reallocate", good, ["left"], unique="realocate")
+    refused("'realocate' is none of reallocate, extra_level", good, ["left"], unique="realocate")
     # Two items, and one tuple in all.
     zeros = ["x\ta_0\t", "y\ta_0\t"]
     refused("raise codebook_size", zeros, ["left"], codebook_size=1, unique="reallocate")
@@ -191,7 +192,8 @@ def test_instruments_columns(tmp_path: Path) -> None:
     )
     assert build_from_columns(path, ["vit_codes"], out).codes.shape == (6250, 4)
     # The data's README counts 262 collisions of the text codes, none of the image codes.
-    assert build_from_columns(path, ["llama_codes"], out).codebook_sizes == (256,) * 4 + (2,)
+    table = build_from_columns(path, ["llama_codes"], out, unique="extra_level")
+    assert table.codebook_sizes == (256,) * 4 + (2,)
     assert read_json(sidecar_path(out))["source"]["report"]["collisions"] == 262
 
 
@@ -201,7 +203,8 @@ def test_instruments_reallocated(tmp_path: Path) -> None:
     assert table.codes.shape == (6250, 4)
     assert table.codebook_sizes == (256,) * 4
     assert len(np.unique(table.codes, axis=0)) == 6250
-    given = build_from_columns(path, ["llama_codes"], tmp_path / "given.semid").codes[:, :4]
+    leveled = build_from_columns(path, ["llama_codes"], tmp_path / "y.semid", unique="extra_level")
+    given = leveled.codes[:, :4]
     changed = table.codes != given
     assert changed.any(axis=1).sum() == 262
     assert changed.sum(axis=0).tolist() == [0, 0, 0, 262]
