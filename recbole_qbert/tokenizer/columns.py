@@ -36,8 +36,8 @@ def build_from_columns(
     """Semantic IDs from code columns of an `.item` file, side by side.
 
     `a_170 b_224` beside `A_154 B_106` becomes `a_170 b_224 c_154 d_106`. Where tuples repeat,
-    `unique` says what tells them apart: `reallocate` moves the fewest items to other codes, the last
-    level first (section 3.4 of the paper; without vectors, the rarest code is nearest);
+    `unique` says what tells them apart: `reallocate` moves the fewest items to other codes, the
+    last level first (section 3.4 of the paper; without vectors, the rarest code is nearest);
     `extra_level` appends a level that counts the items of each tuple, in the order of their sorted
     tokens.
 
