@@ -137,12 +137,12 @@ def run_folder(config: Config) -> Path:
 
 
 def finished_run(config: Config) -> RunResult | None:
-    """The result of the very same run, where it is done already."""
+    """The latest result of the very same run, where it is done already."""
     results = Path(config["checkpoint_dir"]) / "results.jsonl"
     if not results.is_file():
         return None
     folder = str(run_folder(config))
-    return next((each for each in read_results(results) if each.folder == folder), None)
+    return next((each for each in reversed(read_results(results)) if each.folder == folder), None)
 
 
 def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> RunResult:

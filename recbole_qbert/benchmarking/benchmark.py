@@ -33,7 +33,7 @@ def benchmark(plan: Plan, output: Path | None, console: Console) -> list[str]:
     folder = output or Path(plan.checkpoint_dir) / "benchmark"
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; name another folder with --output")
-    outcome = run_cells(build_cells(plan), plan.source, console)
+    outcome = run_cells(build_cells(plan), plan, console)
     scores = collect(plan, outcome)
     sheets = [all_sheets(one, published_figures(one.dataset), published_source()) for one in scores]
     for one in sheets:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,10 +12,12 @@ from rich.console import Console
 
 from recbole_qbert.benchmarking.plan import Contender, Plan, Settings
 from recbole_qbert.config import build_config
+from recbole_qbert.data.dataset import SEMANTIC_ID_FIELD
 from recbole_qbert.data.domain import Domain, find_domain
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.ranking import RANKS_FILE
 from recbole_qbert.evaluation.results import RunResult
+from recbole_qbert.files import sha256_file
 from recbole_qbert.quick_start import check_run, finished_run, is_qbert, run_folder, run_model
 
 
@@ -107,10 +110,8 @@ def _cell(
 def _check_files(contender: Contender, config: Config, domain: Domain) -> None:
     """The files that a run will read."""
     paths = [domain.file("inter"), *map(Path, (config["item_vectors"] or {}).values())]
-    if config["semantic_id_file"]:
-        paths.append(Path(config["semantic_id_file"]))
-    elif is_qbert(config) and config["item_representation"] != "id":
-        paths.append(domain.file("semid"))
+    if config["semantic_id_file"] or _reads_ids(config):
+        paths.append(_id_file(config, domain))
     for path in paths:
         if not path.is_file():
             hint = f"; `recbole-qbert tokenize --dataset={domain.name}` makes it"
@@ -120,27 +121,60 @@ def _check_files(contender: Contender, config: Config, domain: Domain) -> None:
             )
 
 
+def _id_file(config: Config, domain: Domain) -> Path:
+    return Path(config["semantic_id_file"] or domain.file("semid"))
+
+
+def _reads_ids(config: Config) -> bool:
+    """Whether the semantic IDs move the model's result; all others load and ignore them."""
+    if is_qbert(config):
+        return bool(config["item_representation"] != "id")
+    return SEMANTIC_ID_FIELD in [*(config["selected_features"] or []), config["item_attribute"]]
+
+
 def _finished(cell: Cell) -> RunResult | None:
     """Its result, where its ranks are there too: the tests between models need them."""
     ranks = run_folder(cell.config) / RANKS_FILE
     return finished_run(cell.config) if ranks.is_file() else None
 
 
-def run_cells(cells: Sequence[Cell], source: str, console: Console) -> Outcome:
+def _check_finished(cells: Sequence[Cell], data_path: str) -> None:
+    """A run is found again by its settings; its data may have changed since."""
+    digest = functools.lru_cache(maxsize=None)(sha256_file)
+    for cell in cells:
+        result = _finished(cell)
+        if result is None:
+            continue
+        domain = find_domain(cell.dataset, data_path)
+        paths = [domain.file("inter")]
+        paths += [_id_file(cell.config, domain)] if _reads_ids(cell.config) else []
+        for path in paths:
+            if result.data_sha256.get(path.name) != digest(path):
+                raise InputError(
+                    f"{result.folder}: made from another {path.name} than {path}; delete the "
+                    "folder and repeat the command, or give another checkpoint_dir"
+                )
+
+
+def run_cells(cells: Sequence[Cell], plan: Plan, console: Console) -> Outcome:
     """Run what has no result yet. A cell that fails does not stop the others.
 
     Args:
         cells: of `build_cells`.
-        source: the benchmark's YAML, as the runs record it.
+        plan: theirs.
         console: where to print.
+
+    Raises:
+        InputError: a finished run is of other data than those that are there.
     """
+    _check_finished(cells, plan.data_path)
     outcome = Outcome([], [])
     for number, cell in enumerate(cells, start=1):
         result = _finished(cell)
         note = ": there already" if result else ""
         console.print(f"[{number}/{len(cells)}] {cell}{note}", markup=False, highlight=False)
         try:
-            result = result or run_model(cell.config, console, [source])
+            result = result or run_model(cell.config, console, [plan.source])
         except InputError as error:
             outcome.failures.append(Failure(cell, str(error)))
             console.print(f"  failed: {error}", markup=False, highlight=False)

@@ -93,10 +93,11 @@ def _latex_row(row: Sequence[Entry]) -> str:
 def csv_lines(scores: Scores) -> Iterator[list[str]]:
     """Every metric of every run and its mean, both splits and rankings; groups and coverage."""
     for row in scores.rows:
+        names = [prefix + metric for prefix, _ in RANKINGS for metric in row.metrics]
         for split in ("valid", "test"):
-            for metric in getattr(row.runs[0], split):
+            for name in names:
                 yield from _csv_metric(
-                    scores.dataset, row, split, metric, row.over_seeds(split, metric)
+                    scores.dataset, row, split, name, row.over_seeds(split, name)
                 )
         for metric, value in row.details.items():
             yield from _csv_metric(scores.dataset, row, "test", metric, value)

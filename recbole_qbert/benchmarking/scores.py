@@ -65,6 +65,12 @@ class Row:
         """As printed."""
         return self.contender.name
 
+    @property
+    def metrics(self) -> list[str]:
+        """All that its runs have, without `unseen_`; the same in every row of a benchmark."""
+        keys = self.runs[0].config["keys"]
+        return metric_names(keys["metrics"], keys["topk"])
+
     def over_seeds(self, split: str, metric: str) -> Spread:
         """A metric of `valid` or `test`; `unseen_` ranks unseen items only."""
         return spread([getattr(run, split)[metric] for run in self.runs])
@@ -164,7 +170,7 @@ def collect(plan: Plan, outcome: Outcome) -> list[Scores]:
     """The scores of each data set that has a run.
 
     Raises:
-        InputError: runs of one data set that were made on other data, or ranks that are not there.
+        InputError: ranks that are not there, or of other users.
     """
     found = []
     for dataset in plan.datasets:
@@ -175,15 +181,13 @@ def collect(plan: Plan, outcome: Outcome) -> list[Scores]:
                 runs.setdefault(name, (cell.contender, []))[1].append(result)
         rows = tuple(Row(contender, tuple(results)) for contender, results in runs.values())
         if rows:
-            _check_same_data(dataset, rows)
             found.append(score(dataset, rows, plan.reference))
     return found
 
 
 def score(dataset: str, rows: tuple[Row, ...], reference: str) -> Scores:
     """Test the reference, by name, against every other row."""
-    keys = rows[0].runs[0].config["keys"]
-    names = metric_names(keys["metrics"], keys["topk"])
+    names = rows[0].metrics
     if "hit@1" in names:
         names = [name for name in names if name != "ndcg@1"]  # the same number
     first = next((row for row in rows if row.name == reference), None)
@@ -218,15 +222,3 @@ def _tests(
         for name, each, (p_value, p_ranks) in zip(found, one, corrected, strict=True):
             tested[name][metric] = Tested(each.change, p_value, p_ranks)
     return tested
-
-
-def _check_same_data(dataset: str, rows: Sequence[Row]) -> None:
-    """A run is found again by its settings; the data may have changed since."""
-    file = f"{dataset}.inter"
-    hashes = {run.data_sha256.get(file): run for row in rows for run in row.runs}
-    if len(hashes) > 1:
-        left, right = list(hashes.values())[:2]
-        raise InputError(
-            f"{left.folder} and {right.folder} were made from different {file}; move the "
-            "older runs' lines out of results.jsonl and repeat the command"
-        )

@@ -18,6 +18,7 @@ from recbole_qbert.benchmarking.scores import (
     Spread,
     group_metric,
 )
+from recbole_qbert.evaluation.ranking import RANKS_FILE
 from recbole_qbert.evaluation.results import LATE, RANKINGS, metric_title, short
 
 BEST, SECOND = "best", "second"
@@ -27,8 +28,8 @@ GROUP_TITLES = {
     "history": "test users by the number of items before their target",
 }
 OLD_RUN = (
-    "the run is of a version that kept no lists; move its line out of results.jsonl and repeat the "
-    "command: it is evaluated again, not trained"
+    f"its {RANKS_FILE} are of a version that kept no lists; delete them and their runs' lines in "
+    "results.jsonl and repeat the command: the runs are evaluated again, not trained"
 )
 
 
@@ -70,7 +71,7 @@ def all_sheets(
     """
     sheets = [metrics_sheet(scores)]
     if scores.tested:
-        sheets.append(tests_sheet(scores))
+        sheets.append(comparisons_sheet(scores))
     if any(row.contender.model in published for row in scores.rows):
         sheets.append(published_sheet(scores, published, source))
     sheets += [groups_sheet(scores, kind) for kind in GROUPS if scores.group_sizes]
@@ -138,7 +139,7 @@ def change_text(change: float) -> str:
     return f"{change:+.1f} %" if math.isfinite(change) else NONE
 
 
-def tests_sheet(scores: Scores) -> Sheet:
+def comparisons_sheet(scores: Scores) -> Sheet:
     """The reference against every other row: change and both p-values."""
     assert scores.reference is not None  # or nothing was tested
     sections = []
