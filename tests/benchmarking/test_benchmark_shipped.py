@@ -11,17 +11,16 @@ import pytest
 import yaml
 from conftest import Tiny
 
-import recbole_qbert.properties
 from recbole_qbert.benchmarking.cells import build_cells
 from recbole_qbert.benchmarking.plan import KEYS, read_plan
 from recbole_qbert.benchmarking.published import published_figures, published_source
-from recbole_qbert.config import load_yaml
+from recbole_qbert.config import load_yaml, shipped
 
-FOLDER = Path(recbole_qbert.properties.__path__[0])
-SHIPPED = sorted(FOLDER.glob("benchmark/*.yaml"))
+PUBLISHED = shipped("published.yaml")
+SHIPPED = sorted(PUBLISHED.parent.glob("benchmark/*.yaml"))
 
 
-@pytest.mark.parametrize("path", [*SHIPPED, FOLDER / "published.yaml"], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*SHIPPED, PUBLISHED], ids=lambda path: path.name)
 def test_every_key_is_explained(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     content = load_yaml(path)
@@ -62,7 +61,7 @@ def test_published_figures_are_those_of_the_paper(request: pytest.FixtureRequest
             metric = line["metric"].replace("HR", "hit").replace("NDCG", "ndcg")
             models = expected.setdefault(line["dataset"], {})
             models.setdefault(line["model"], {})[metric] = float(line["value"])
-    assert expected.keys() == load_yaml(FOLDER / "published.yaml")["figures"].keys()
+    assert expected.keys() == load_yaml(PUBLISHED)["figures"].keys()
     for dataset, models in expected.items():
         assert published_figures(dataset) == models
 

@@ -32,13 +32,13 @@ from recbole_qbert.benchmarking.tables import (
     Sheet,
     all_sheets,
     change_text,
+    comparisons_sheet,
     groups_sheet,
     mark_column,
     metrics_sheet,
     p_text,
     published_sheet,
     runs_sheet,
-    comparisons_sheet,
 )
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.ranking import Lists, Ranks, save_ranks, summarise
