@@ -24,7 +24,7 @@ from recbole_qbert.commands.settings import parse_settings
 from recbole_qbert.data.atomic import read_columns
 from recbole_qbert.data.domain import Domain, find_domain
 from recbole_qbert.data.semid import read_semantic_ids
-from recbole_qbert.evaluation.ranking import Ranks, per_row
+from recbole_qbert.evaluation.ranking import RANKS_FILE, per_row, read_ranks
 from recbole_qbert.neighbours import nearest_items, overlap, unit_rows
 from recbole_qbert.tokenizer.inputs import read_catalogue
 from recbole_qbert.tokenizer.new_items import encode_new_items
@@ -156,8 +156,7 @@ def ranked(options: argparse.Namespace, folder: Path, file: Path, hidden: set[st
     test = data_preparation(config, dataset)[2].dataset
     users, targets = (test.inter_feat[field].numpy() for field in (test.uid_field, test.iid_field))
     target_of = dict(zip(users, test.id2token(test.iid_field, targets), strict=True))
-    with np.load(Path(result.folder) / "test_ranks.npz") as stored:
-        ranks = Ranks(stored["users"], stored["raw"], stored["unseen"])
+    ranks, _ = read_ranks(Path(result.folder) / RANKS_FILE)
     was_hidden = np.array([target_of[user] in hidden for user in ranks.users])
     lines = []
     for metric in METRICS:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from recbole_qbert._version import __version__
 from recbole_qbert.commands import (
     ablate,
+    benchmark,
     complexity,
     embed,
     ids,
@@ -26,6 +27,7 @@ OPEN_ENDED = {
     "tokenize": tokenize.run_tokenize,
     "pretrain": pretrain.run_pretrain,
     "ablate": ablate.run_ablate,
+    "benchmark": benchmark.run_benchmark,
     "complexity": complexity.run_complexity,
 }
 
@@ -60,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="recbole-qbert", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="command")
-    for group in (embed, tokenize, inspect, ids, run, pretrain, ablate, complexity):
+    for group in (embed, tokenize, inspect, ids, run, benchmark, pretrain, ablate, complexity):
         group.add(commands)
     doctor = commands.add_parser("doctor", help="check this installation and say what to mend")
     doctor.set_defaults(function=_doctor)

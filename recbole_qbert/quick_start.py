@@ -26,12 +26,14 @@ from recbole_qbert.checkpoint import config_from_json, config_to_json
 from recbole_qbert.config import FINETUNE, build_config, check_protocol, shipped_files
 from recbole_qbert.distributed import barrier, is_main, joined, world
 from recbole_qbert.errors import InputError
+from recbole_qbert.evaluation.ranking import LIST_LENGTH, RANKS_FILE, save_ranks
 from recbole_qbert.evaluation.results import (
     RunResult,
     append_result,
     peak_memory_mb,
     print_tables,
     read_results,
+    reset_peak_memory,
 )
 from recbole_qbert.files import sha256_file
 from recbole_qbert.model.qbert4rec import QBERT4Rec
@@ -93,8 +95,7 @@ def run_models(
     console = console or Console()
     configs = [build_config(model, dataset, files, settings) for model in models]
     for config in configs:
-        check_protocol(config)
-        _check_start(config)
+        check_run(config)
     plan: list[tuple[Config, RunResult | None]] = [(config, None) for config in configs]
     for place, config in reversed(list(enumerate(configs))):
         if is_qbert(config) and config["pre_model_path"]:
@@ -114,8 +115,9 @@ def is_qbert(config: Config) -> bool:
     return issubclass(model_entry(config["model"]).model, QBERT4Rec)
 
 
-def _check_start(config: Config) -> None:
-    """Where a run starts from must be there before anything is trained."""
+def check_run(config: Config) -> None:
+    """What a run's settings must hold before anything is trained: its protocol and its start."""
+    check_protocol(config)
     if not is_qbert(config):
         return
     if config["train_stage"] != FINETUNE:
@@ -135,18 +137,19 @@ def run_folder(config: Config) -> Path:
 
 
 def finished_run(config: Config) -> RunResult | None:
-    """The result of the very same run, where it is done already."""
+    """The latest result of the very same run, where it is done already."""
     results = Path(config["checkpoint_dir"]) / "results.jsonl"
     if not results.is_file():
         return None
     folder = str(run_folder(config))
-    return next((each for each in read_results(results) if each.folder == folder), None)
+    return next((each for each in reversed(read_results(results)) if each.folder == folder), None)
 
 
 def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> RunResult:
     """One model: load, train, choose on valid, test once, append the result."""
     flush_denormals()
     quiet_recbole()
+    reset_peak_memory()
     name, dataset_name = config["model"], config["dataset"]
     entry = model_entry(name)
     shipped = shipped_files(name, dataset_name, config["use_tuned"] is not False)
@@ -182,11 +185,15 @@ def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> Ru
     seconds = trainer.curve[-1]["seconds"]
     valid = trainer.evaluate(valid_data)
     started = perf_counter()
+    trainer.list_length = LIST_LENGTH
     test = trainer.evaluate(test_data, load_best_model=False)
     test_seconds = perf_counter() - started
     bundle = str(folder / "bundle") if isinstance(model, QBERT4Rec) else ""
     if is_main():
-        save_ranks(folder / "test_ranks.npz", trainer.ranks)
+        items, _ = train_data._dataset.training_sequences()
+        item_counts = torch.bincount(items, minlength=dataset.item_num)
+        assert trainer.ranks is not None  # of the evaluation above
+        save_ranks(folder / RANKS_FILE, trainer.ranks, item_counts.numpy())
         if bundle:
             save_bundle(bundle, model, config, train_data._dataset)
     metric = trainer.valid_metric
@@ -344,11 +351,6 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
-
-
-def save_ranks(path: Path, ranks: Any) -> None:
-    """Each test user's two ranks, for paired tests between models."""
-    np.savez(path, users=ranks.users, raw=ranks.raw, unseen=ranks.unseen)
 
 
 def quiet_recbole() -> None:

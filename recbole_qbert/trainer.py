@@ -59,6 +59,7 @@ class SafeTrainer(Trainer):
         self.curve_file = folder / f"{config['model']}.curve.json"
         self.curve: list[dict[str, float]] = []
         self.ranks: Ranks | None = None  # of the latest evaluation
+        self.list_length = 0  # best items of each row that `ranks` keeps
         self.schedule: LambdaLR | None = None
         self._train_data: Any = None
         self._started = perf_counter()
@@ -183,7 +184,7 @@ class SafeTrainer(Trainer):
                 return batches
             return tqdm(batches, total=len(eval_data), ncols=100, desc="Evaluate", leave=False)
 
-        self.ranks = rank_targets(self.model, eval_data, self.device, wrap)
+        self.ranks = rank_targets(self.model, eval_data, self.device, wrap, self.list_length)
         return OrderedDict(summarise(self.ranks, self.config["metrics"], self.config["topk"]))
 
     def _ranks_suffice(self, eval_data: Any) -> bool:

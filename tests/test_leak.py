@@ -33,6 +33,7 @@ def rows_with_targets(tiny: Tiny, shift: int) -> list[Row]:
         ("IDBERT4Rec", {}),
         ("SASRec", {}),
         ("FDSA", {}),
+        ("Popularity", {}),
         ("BigramChain", {}),
     ],
 )

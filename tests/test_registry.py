@@ -28,7 +28,7 @@ RECBOLE_MODELS = ("SASRec", "BERT4Rec", "GRU4Rec", "FDSA", "S3Rec")
 MODELS = [*MODEL_TABLE, *RECBOLE_MODELS]
 
 
-class Popularity(SequentialRecommender):
+class LearnedScores(SequentialRecommender):
     """A third party's model: one learned score an item. Its key is known from its source."""
 
     input_type = InputType.POINTWISE
@@ -64,10 +64,10 @@ def forget(name: str) -> None:
 
 
 @pytest.fixture
-def popularity() -> Iterator[type]:
+def learned_scores() -> Iterator[type]:
     """The third party's model, registered for one test."""
-    yield register(Popularity)
-    forget("Popularity")
+    yield register(LearnedScores)
+    forget("LearnedScores")
 
 
 def as_user(tiny: Tiny, model: str, **settings: Any) -> dict[str, Any]:
@@ -209,17 +209,19 @@ def test_unknown_keys_are_refused_in_recboles_own_run_too(tiny: Tiny) -> None:
 # Third parties -----------------------------------------------------------------------------------
 
 
-def test_a_third_partys_model_runs_by_name(tiny: Tiny, popularity: type) -> None:
+def test_a_third_partys_model_runs_by_name(tiny: Tiny, learned_scores: type) -> None:
     from recbole.quick_start import load_data_and_model
 
-    result = run_by_recbole(tiny, "Popularity", heat=2.0, learning_rate=0.1)
+    result = run_by_recbole(tiny, "LearnedScores", heat=2.0, learning_rate=0.1)
     assert 0 < result["test_result"]["hit@10"] <= 1
-    path = tiny.root / "saved" / "Popularity.safetensors"
+    path = tiny.root / "saved" / "LearnedScores.safetensors"
     config, model, *_ = load_data_and_model(str(path))
     assert (config["heat"], model.temperature) == (2.0, 2.0)
-    assert isinstance(model, popularity)
-    with pytest.raises(InputError, match="unknown key 'heet' for Popularity; did you mean 'heat'"):
-        tiny.make_config("Popularity", heet=1)
+    assert isinstance(model, learned_scores)
+    with pytest.raises(
+        InputError, match="unknown key 'heet' for LearnedScores; did you mean 'heat'"
+    ):
+        tiny.make_config("LearnedScores", heet=1)
 
 
 def test_a_third_partys_defaults_file_and_classes(tiny: Tiny) -> None:
@@ -231,37 +233,37 @@ def test_a_third_partys_defaults_file_and_classes(tiny: Tiny) -> None:
     class OwnTrainer(SafeTrainer):
         pass
 
-    defaults = tiny.root / "popularity.yaml"
+    defaults = tiny.root / "learned_scores.yaml"
     defaults.write_text("heat: 3.0  # (float) temperature\nlearning_rate: 0.5\n")
     try:
-        register(Popularity, OwnDataset, OwnTrainer, str(defaults))
-        config = tiny.make_config("Popularity", learning_rate=0.25)
+        register(LearnedScores, OwnDataset, OwnTrainer, str(defaults))
+        config = tiny.make_config("LearnedScores", learning_rate=0.25)
         assert (config["heat"], config["learning_rate"]) == (3.0, 0.25)
-        assert model_entry("Popularity").dataset is OwnDataset
+        assert model_entry("LearnedScores").dataset is OwnDataset
         trainer, loaded = fitted(config)
         assert type(trainer) is OwnTrainer
         assert type(loaded.train._dataset) is OwnDataset
-        assert get_trainer(ModelType.SEQUENTIAL, "Popularity") is OwnTrainer
+        assert get_trainer(ModelType.SEQUENTIAL, "LearnedScores") is OwnTrainer
     finally:
-        forget("Popularity")
+        forget("LearnedScores")
 
 
-def test_registering_twice_and_clashes(popularity: type) -> None:
-    assert register(Popularity) is Popularity
-    other = type("Popularity", (Popularity,), {})
-    with pytest.raises(InputError, match="Popularity: this name is already registered"):
+def test_registering_twice_and_clashes(learned_scores: type) -> None:
+    assert register(LearnedScores) is LearnedScores
+    other = type("LearnedScores", (LearnedScores,), {})
+    with pytest.raises(InputError, match="LearnedScores: this name is already registered"):
         register(other)
     for name in ("SASRec", "LightGCN"):
         with pytest.raises(InputError, match=f"{name}: RecBole has a model of that name"):
-            register(type(name, (Popularity,), {}))
-    assert MODEL_TABLE["Popularity"].model is Popularity
+            register(type(name, (LearnedScores,), {}))
+    assert MODEL_TABLE["LearnedScores"].model is LearnedScores
     assert "SASRec" not in MODEL_TABLE
 
 
 def test_a_model_defined_where_there_is_no_source(tiny: Tiny) -> None:
     """A model typed into a shell: its keys cannot be read, RecBole's are still known."""
     module = types.ModuleType("shell")
-    exec("class Typed(Base):\n    pass\n", module.__dict__ | {"Base": Popularity}, space := {})
+    exec("class Typed(Base):\n    pass\n", module.__dict__ | {"Base": LearnedScores}, space := {})
     try:
         register(space["Typed"])
         assert "learning_rate" in known_keys("Typed")

@@ -7,22 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import ttest_rel
+from scipy.stats import ttest_rel, wilcoxon
 
 from recbole_qbert.errors import InputError, preview
-from recbole_qbert.evaluation.ranking import METRICS, UNSEEN, Ranks, per_row
+from recbole_qbert.evaluation.ranking import METRICS, RANKS_FILE, UNSEEN, per_row, read_ranks
 from recbole_qbert.evaluation.results import RunResult, read_results
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A paired t-test over users; each user's value is its mean over the seeds.
+    """Two paired tests over users; each user's value is its mean over the seeds.
 
     Attributes:
         metric: such as `unseen_ndcg@10`.
         left: mean of the first model over users and seeds.
         right: that of the second one.
-        p_value: two-sided.
+        p_value: of the t-test, two-sided.
+        p_ranks: of Wilcoxon's signed-rank test, users without a difference left out; two-sided.
         n_users: users both were tested on.
         n_seeds: runs of the first and of the second model.
     """
@@ -31,15 +32,20 @@ class Comparison:
     left: float
     right: float
     p_value: float
+    p_ranks: float
     n_users: int
     n_seeds: tuple[int, int]
 
+    @property
+    def change(self) -> float:
+        """Of the first model over the second one, in per cent."""
+        return (self.left / self.right - 1) * 100 if self.right else float("inf")
+
     def __str__(self) -> str:
-        change = (self.left / self.right - 1) * 100 if self.right else float("inf")
         return (
-            f"{self.metric}: {self.left:.4f} against {self.right:.4f} ({change:+.1f} %), "
-            f"p = {self.p_value:.2g} (paired t-test over {self.n_users:,} users, "
-            f"means over {self.n_seeds[0]} and {self.n_seeds[1]} seeds)"
+            f"{self.metric}: {self.left:.4f} against {self.right:.4f} ({self.change:+.1f} %), "
+            f"p = {self.p_value:.2g} (paired t-test) and {self.p_ranks:.2g} (Wilcoxon) over "
+            f"{self.n_users:,} users, means over {self.n_seeds[0]} and {self.n_seeds[1]} seeds"
         )
 
 
@@ -77,33 +83,62 @@ def compare(left: Sequence[RunResult], right: Sequence[RunResult], metric: str) 
         (left[0].dataset, left[0].counts["test rows"])
     }:
         raise InputError("the runs are not of one data set with one split; compare like with like")
-    users, ours = _by_user(left, metric)
-    others, theirs = _by_user(right, metric)
+    users, (ours,) = values_by_user(left, [metric])
+    others, (theirs,) = values_by_user(right, [metric])
     if not np.array_equal(users, others):
         raise InputError("the runs tested other users; compare runs on the same data")
+    return paired_tests(metric, ours, theirs, (len(left), len(right)))
+
+
+def paired_tests(
+    metric: str, ours: np.ndarray, theirs: np.ndarray, n_seeds: tuple[int, int]
+) -> Comparison:
+    """Both tests of two models' values for the same users [U]; p is 1 where no user differs."""
+    differ = bool(np.any(ours != theirs))
     return Comparison(
         metric=metric,
         left=float(ours.mean()),
         right=float(theirs.mean()),
-        p_value=float(ttest_rel(ours, theirs).pvalue),
-        n_users=len(users),
-        n_seeds=(len(left), len(right)),
+        p_value=float(ttest_rel(ours, theirs).pvalue) if differ else 1.0,
+        p_ranks=float(wilcoxon(ours, theirs).pvalue) if differ else 1.0,
+        n_users=len(ours),
+        n_seeds=n_seeds,
     )
 
 
-def _by_user(runs: Sequence[RunResult], metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Test users [U], sorted, and each one's mean over the runs [U]."""
-    columns, users = [], None
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction: adjusted p-values, in the order given.
+
+    The smallest of m is multiplied by m, the next one by m - 1, ...; none gets smaller than the one
+    before it, nor larger than 1.
+    """
+    adjusted, floor = [0.0] * len(p_values), 0.0
+    for place, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        floor = max(floor, min(1.0, (len(p_values) - place) * p_values[index]))
+        adjusted[index] = floor
+    return adjusted
+
+
+def values_by_user(
+    runs: Sequence[RunResult], metrics: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Test users, sorted [U], and each one's means over the runs [metrics, U].
+
+    Raises:
+        InputError: test ranks that are not there, or of other users.
+    """
+    total, users = np.zeros(0), None
     for run in runs:
-        path = Path(run.folder) / "test_ranks.npz"
-        if not path.is_file():
-            raise InputError(f"{path}: no such file; the run's folder must be where it was made")
-        with np.load(path) as stored:
-            ranks = Ranks(stored["users"], stored["raw"], stored["unseen"])
+        path = Path(run.folder) / RANKS_FILE
+        ranks, _ = read_ranks(path)
         order = np.argsort(ranks.users, kind="stable")
-        if users is not None and not np.array_equal(users, ranks.users[order]):
+        values = np.stack([per_row(metric, ranks)[order] for metric in metrics])
+        if users is None:
+            users, total = ranks.users[order], values
+        elif np.array_equal(users, ranks.users[order]):
+            total = total + values
+        else:
             raise InputError(f"{path}: other users than the first run's; compare like with like")
-        users = ranks.users[order]
-        columns.append(per_row(metric, ranks)[order])
-    assert users is not None  # read_runs gives at least one
-    return users, np.mean(columns, axis=0)
+    assert users is not None  # no caller gives no run
+    # Sums of the same values in another order differ in the last bits, which is no difference.
+    return users, np.round(total / len(runs), 12)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
 import resource
@@ -20,6 +22,7 @@ from recbole_qbert.evaluation.ranking import UNSEEN, metric_names
 
 # Config keys that two runs of one experiment may differ in.
 PER_RUN_KEYS = frozenset({"seed", "checkpoint_dir", "resume", "show_progress", "state"})
+LATE = "! the best epoch was the last allowed one: train longer"
 RANKINGS = (("", "all items"), (UNSEEN, "seen excluded"))
 
 
@@ -41,7 +44,7 @@ class RunResult:
     seconds: float  # training and its evaluations on valid
     test_seconds: float
     n_parameters: int
-    peak_memory_mb: float  # of the whole process so far
+    peak_memory_mb: float  # of the process during the run; on other systems than Linux so far
     counts: dict[str, int]
     data_sha256: dict[str, str]
     config: dict[str, Any]
@@ -61,6 +64,16 @@ class RunResult:
         if not self.pretrained_on:
             return self.model
         return f"{self.model} (pretrained: {', '.join(self.pretrained_on)})"
+
+    @property
+    def repeats(self) -> str:
+        """Whether it may recommend what stands in the history."""
+        return "excluded" if self.exclude_visible else "allowed"
+
+    @property
+    def late(self) -> bool:
+        """Whether the best epoch was the last allowed one, so that longer training may gain."""
+        return self.best_epoch + 1 >= self.max_epochs > 1
 
 
 def append_result(path: str | Path, result: RunResult) -> None:
@@ -95,8 +108,15 @@ def read_results(path: str | Path) -> list[RunResult]:
     return results
 
 
+def reset_peak_memory() -> None:
+    """Forget how large this process was in earlier runs; Linux alone can."""
+    gc.collect()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory_mb() -> float:
-    """Largest resident size of this process until now, in MB."""
+    """Largest resident size of this process since `reset_peak_memory`, in MB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1024 if sys.platform != "darwin" else peak / 1024**2
 
@@ -110,8 +130,7 @@ def metrics_table(
     for column in ("model", "split", "ranking"):
         table.add_column(column, no_wrap=True)
     for name in names:
-        title = name.replace("hit", "HR").replace("ndcg", "NDCG")
-        table.add_column(title, justify="right", no_wrap=True)
+        table.add_column(metric_title(name), justify="right", no_wrap=True)
     for result in results:
         first = True
         for split in ("valid", "test"):
@@ -144,20 +163,19 @@ def runs_table(results: Sequence[RunResult]) -> Table:
             column, justify="left" if column in ("model", "loss", "repeats") else "right"
         )
     for result in results:
-        late = result.best_epoch + 1 >= result.max_epochs > 1
         table.add_row(
             result.title,
             str(result.seed),
             result.loss,
-            "excluded" if result.exclude_visible else "allowed",
+            result.repeats,
             result.valid_metric,
-            f"{result.best_epoch + 1} of {result.epochs}{' !' if late else ''}",
+            f"{result.best_epoch + 1} of {result.epochs}{' !' if result.late else ''}",
             f"{result.seconds:.0f}",
             f"{result.n_parameters:,}",
             f"{result.peak_memory_mb:.0f}",
         )
-    if any(r.best_epoch + 1 >= r.max_epochs > 1 for r in results):
-        table.caption = "! the best epoch was the last allowed one: train longer"
+    if any(result.late for result in results):
+        table.caption = LATE
     return table
 
 
@@ -184,15 +202,14 @@ def seeds_markdown(
 ) -> str:
     """Mean and sample deviation over seeds, valid and test, both rankings, as Markdown."""
     names = metric_names(metrics, topk)
-    titles = [name.replace("hit", "HR").replace("ndcg", "NDCG") for name in names]
+    titles = map(metric_title, names)
     head = ["data", "model", "repeats", "split", "ranking", *titles, "seeds", "epochs", "s a run"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for group in group_runs(results):
         one = group[0]
         for split in ("valid", "test"):
             for prefix, ranking in RANKINGS:
-                row = [one.dataset, one.title, "excluded" if one.exclude_visible else "allowed"]
-                row += [split, ranking]
+                row = [one.dataset, one.title, one.repeats, split, ranking]
                 row += [
                     mean_and_deviation([getattr(run, split)[prefix + name] for run in group])
                     for name in names
@@ -204,9 +221,17 @@ def seeds_markdown(
     return "\n".join(lines)
 
 
+def metric_title(name: str) -> str:
+    """`hit@10` as papers write it, HR@10."""
+    return name.replace("hit", "HR").replace("ndcg", "NDCG")
+
+
+def short(value: float) -> str:
+    """Four decimals, without the leading zero."""
+    return f"{value:.4f}".replace("0.", ".", 1)
+
+
 def mean_and_deviation(values: Sequence[float]) -> str:
-    """Four decimals, without the leading zero; the deviation in brackets."""
-    mean = f"{statistics.mean(values):.4f}".lstrip("0")
-    if len(values) == 1:
-        return mean
-    return f"{mean} ({statistics.stdev(values):.4f})".replace("(0.", "(.")
+    """Mean, and the sample deviation in brackets where there are several values."""
+    mean = short(statistics.mean(values))
+    return mean if len(values) == 1 else f"{mean} ({short(statistics.stdev(values))})"

@@ -7,37 +7,32 @@ from typing import Any
 import numpy as np
 import torch
 from recbole.data.interaction import Interaction
-from recbole.model.abstract_recommender import SequentialRecommender
-from recbole.utils import InputType
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
 
 from recbole_qbert.errors import InputError
+from recbole_qbert.model.popularity import Popularity
 
 TIE_BREAKS = ("first", "popularity")
 
 
-class BigramChain(SequentialRecommender):
+class BigramChain(Popularity):
     """Rank the next item by how often it followed the last one in training.
 
-    Items that never followed it come after all that did, by popularity. Nothing is trained; the
-    ranking is kept in buffers, so a checkpoint holds it.
+    Items that never followed it come after all that did, by popularity.
 
     Config key `tie_break` says which of two equally frequent followers comes first: the one seen
     `first` in the training sequences, or the more popular one (`popularity`, the stronger control).
 
-    Buffers, with N item ids (0 is the padding) and P observed pairs:
+    Buffers beside `popularity`, with N item ids (0 is the padding) and P observed pairs:
         pair_key: int64 [P], ascending, `last * N + next`.
         pair_score: float32 [P], >= 1; the pair's place among all pairs, the best one highest.
         row_start: int64 [N + 1], where each last item's pairs begin.
-        popularity: float32 [N], training count scaled into [0, 1).
     """
 
-    input_type = InputType.POINTWISE
     pair_key: Tensor
     pair_score: Tensor
     row_start: Tensor
-    popularity: Tensor
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
@@ -48,22 +43,13 @@ class BigramChain(SequentialRecommender):
         items, offsets = dataset.training_sequences()
         keys, counts, first = count_pairs(items, offsets, self.n_items)
         row_keys = torch.arange(self.n_items + 1) * self.n_items
-        seen = torch.bincount(items, minlength=self.n_items)
-        seen[0] = 0
-        behind = -first if config["tie_break"] == "first" else seen[keys % self.n_items]
+        behind = -first if config["tie_break"] == "first" else self.popularity[keys % self.n_items]
         place = torch.empty(len(keys))
         order = np.lexsort((behind.numpy(), counts.numpy()))  # by count, then by the tie rule
         place[torch.from_numpy(order)] = torch.arange(1, len(keys) + 1, dtype=torch.float32)
         self.register_buffer("pair_key", keys)
         self.register_buffer("pair_score", place)
         self.register_buffer("row_start", torch.searchsorted(keys, row_keys))
-        self.register_buffer("popularity", seen.float() / (seen.max() + 1))
-        # RecBole's trainer builds an optimiser and calls backward() whatever the model.
-        self.unused = nn.Parameter(torch.zeros(1))
-
-    def calculate_loss(self, interaction: Interaction) -> Tensor:
-        """Zero, with a gradient of zero; []."""
-        return 0.0 * self.unused.sum()
 
     def predict(self, interaction: Interaction) -> Tensor:
         """Scores of one candidate per row, [B]."""

@@ -11,7 +11,7 @@ from conftest import Tiny
 
 from recbole_qbert.cli import main
 from recbole_qbert.errors import InputError
-from recbole_qbert.evaluation.paired import compare, read_runs
+from recbole_qbert.evaluation.paired import compare, holm, paired_tests, read_runs
 from recbole_qbert.evaluation.results import RunResult
 
 
@@ -44,6 +44,23 @@ def test_by_hand(runs: list[RunResult]) -> None:
     assert found.p_value == pytest.approx(0.391, abs=5e-4)
     assert (found.n_users, found.n_seeds) == (4, (2, 1))
     assert "+50.0 %" in str(found)
+
+
+def test_wilcoxon_by_hand() -> None:
+    """Five differences, all of one sign: 2 of the 32 patterns of signs are as extreme."""
+    ours, theirs = np.array([0.1, 0.3, 0.5, 0.7, 0.9]), np.array([0.0, 0.1, 0.2, 0.3, 0.4])
+    assert paired_tests("ndcg@10", ours, theirs, (1, 1)).p_ranks == pytest.approx(2 / 32)
+    nothing = paired_tests("ndcg@10", ours, ours, (1, 1))
+    assert (nothing.p_value, nothing.p_ranks, nothing.change) == (1.0, 1.0, 0.0)
+
+
+def test_holm_by_hand() -> None:
+    """.01 x 4 = .04; .02 x 3 = .06; .03 x 2 = .06; .5 x 1 = .5, each at least the one before."""
+    assert holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
+    assert holm([0.04, 0.03]) == pytest.approx([0.06, 0.06])
+    assert holm([0.6, 0.9]) == [1.0, 1.0]
+    assert holm([0.2]) == [0.2]
+    assert holm([]) == []
 
 
 def test_real_runs_equal_themselves(

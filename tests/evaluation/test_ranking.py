@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,14 @@ from torch import Tensor
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.ranking import (
     METRICS,
+    Lists,
     Ranks,
+    best_items,
     metric_names,
     per_row,
     rank_targets,
+    read_ranks,
+    save_ranks,
     summarise,
     target_ranks,
 )
@@ -245,6 +250,73 @@ def test_rank_targets_joins_the_batches() -> None:
         values = scores[row].tolist()
         assert ranks.raw[row] == _by_loop(values, target, set())
         assert ranks.unseen[row] == _by_loop(values, target, set(seen[row]))
+
+
+@pytest.mark.parametrize("kind", ["distinct", "infinite"])
+def test_best_items_against_a_loop(kind: str) -> None:
+    """Best first, and the target is in a list exactly when its rank says so."""
+    scores, targets, seen = _case(6, kind)
+    scores[:, 0] = math.inf
+    before = scores.clone()
+    lists = best_items(scores, targets, _pairs(seen), 7)
+    ranks = target_ranks(scores, targets, _pairs(seen))
+    assert torch.equal(scores, before)
+    for row, target in enumerate(targets.tolist()):
+        for found, rank, left_out in zip(lists, ranks, ([], seen[row]), strict=True):
+            items = [n for n in range(1, 25) if n == target or n not in left_out]
+            items = [n for n in items if scores[row, n] > -math.inf]
+            expected = sorted(items, key=lambda n: -scores[row, n].item())[:7]
+            assert found[row].tolist() == expected + [0] * (7 - len(expected))
+            if scores[row, target] > -math.inf:
+                assert (target in expected) == (rank[row].item() <= 7)
+
+
+def test_more_places_than_items() -> None:
+    """A list of ten of a catalogue of two."""
+    scores = torch.tensor([[9.0, 1.0, 2.0]])
+    raw, unseen = best_items(scores, torch.tensor([1]), _pairs([[2]]), 10)
+    assert raw.tolist() == [[2, 1] + [0] * 8]
+    assert unseen.tolist() == [[1] + [0] * 9]
+
+
+def test_lists_are_joined_and_stored(tmp_path: Path) -> None:
+    """Over batches, to a file and back; without lists nothing else changes."""
+    scores, targets, seen = _case(8, "distinct")
+    loader: Any = _Loader(targets, seen)
+    plain = rank_targets(_Table(scores), loader, torch.device("cpu"))
+    ranks = rank_targets(_Table(scores), loader, torch.device("cpu"), top_k=10)
+    assert plain.lists is None and ranks.lists is not None
+    for left, right in zip(plain[:3], ranks[:3], strict=True):
+        assert np.array_equal(left, right)
+    raw, unseen = best_items(scores, targets, _pairs(seen), 10)
+    expected = Lists(targets.numpy(), np.array([*map(len, seen)]), raw.numpy(), unseen.numpy())
+    for left, right in zip(ranks.lists, expected, strict=True):
+        assert np.array_equal(left, right)
+
+    counts = np.arange(25)
+    save_ranks(tmp_path / "r.npz", ranks, counts)
+    again, stored = read_ranks(tmp_path / "r.npz")
+    assert stored is not None and np.array_equal(stored, counts)
+    assert again.lists is not None
+    for left, right in zip([*ranks[:3], *ranks.lists], [*again[:3], *again.lists], strict=True):
+        assert np.array_equal(left, right)
+
+
+def test_files_without_lists_and_files_of_others(tmp_path: Path) -> None:
+    """Those of earlier versions still tell the ranks."""
+    path = tmp_path / "r.npz"
+    np.savez(path, users=[3, 4], raw=[1, 2], unseen=[1, 1])
+    ranks, counts = read_ranks(path)
+    assert ranks.raw.tolist() == [1, 2]
+    assert ranks.lists is None and counts is None
+    np.savez(path, users=[3, 4])
+    with pytest.raises(InputError, match="r.npz: not the ranks of a run"):
+        read_ranks(path)
+    path.write_bytes(b"PK\x03\x04broken")
+    with pytest.raises(InputError, match="r.npz: not the ranks of a run"):
+        read_ranks(path)
+    with pytest.raises(InputError, match="gone.npz: no such file"):
+        read_ranks(tmp_path / "gone.npz")
 
 
 @pytest.mark.parametrize("value", [math.nan, -math.inf])

@@ -1,0 +1,45 @@
+"""From a plan to its tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from recbole_qbert.benchmarking.cells import build_cells, run_cells
+from recbole_qbert.benchmarking.outputs import to_rich, write_files
+from recbole_qbert.benchmarking.plan import Plan
+from recbole_qbert.benchmarking.published import published_figures, published_source
+from recbole_qbert.benchmarking.scores import collect
+from recbole_qbert.benchmarking.tables import all_sheets
+from recbole_qbert.errors import InputError
+
+
+def benchmark(plan: Plan, output: Path | None, console: Console) -> list[str]:
+    """Run what is not there yet, print the tables and write the files.
+
+    Args:
+        plan: of `read_plan`.
+        output: folder of the files; None: `<checkpoint_dir>/benchmark`.
+        console: where to print.
+
+    Returns:
+        One line for each cell that failed.
+
+    Raises:
+        InputError: settings or data that cannot be used; all are looked at before anything is
+            trained.
+    """
+    folder = output or Path(plan.checkpoint_dir) / "benchmark"
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; name another folder with --output")
+    outcome = run_cells(build_cells(plan), plan, console)
+    scores = collect(plan, outcome)
+    sheets = [all_sheets(one, published_figures(one.dataset), published_source()) for one in scores]
+    for one in sheets:
+        for sheet in one:
+            console.print(to_rich(sheet))
+    failures = [str(failure) for failure in outcome.failures]
+    write_files(folder, scores, sheets, failures)
+    console.print(f"written: {folder}/table.md, .csv, .tex", soft_wrap=True, highlight=False)
+    return failures

@@ -1,0 +1,183 @@
+"""One trained and evaluated model of a benchmark, and the loop over all of them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from recbole.config import Config
+from rich.console import Console
+
+from recbole_qbert.benchmarking.plan import Contender, Plan, Settings
+from recbole_qbert.config import build_config
+from recbole_qbert.data.dataset import SEMANTIC_ID_FIELD
+from recbole_qbert.data.domain import Domain, find_domain
+from recbole_qbert.errors import InputError
+from recbole_qbert.evaluation.ranking import RANKS_FILE
+from recbole_qbert.evaluation.results import RunResult
+from recbole_qbert.files import sha256_file
+from recbole_qbert.quick_start import check_run, finished_run, is_qbert, run_folder, run_model
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A contender on a data set with a seed."""
+
+    contender: Contender
+    dataset: str
+    seed: int
+    config: Config
+
+    def __str__(self) -> str:
+        return f"{self.contender.name} on {self.dataset}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A cell without a result, and why."""
+
+    cell: Cell
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.cell}: {self.message}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Every cell has a result or a failure."""
+
+    results: list[tuple[Cell, RunResult]]
+    failures: list[Failure]
+
+
+def build_cells(plan: Plan) -> list[Cell]:
+    """All cells in the order in which they run: each data set's first seed of all models first.
+
+    A contender that starts from pretrained weights is followed by the same one from scratch, where
+    the benchmark has none such.
+
+    Raises:
+        InputError: settings that cannot be used, or data that are not there.
+    """
+    cells = []
+    for dataset in plan.datasets:
+        domain = find_domain(dataset, plan.data_path)
+        for seed in plan.seeds:
+            row = [_cell(plan, contender, domain, seed) for contender in plan.contenders]
+            cells += _with_scratch(plan, domain, row)
+    _check_metrics(cells)
+    return cells
+
+
+def _with_scratch(plan: Plan, domain: Domain, row: Sequence[Cell]) -> list[Cell]:
+    """Pretraining may hurt: whoever reads the table must be able to see it."""
+    folders, cells = {run_folder(cell.config) for cell in row}, []
+    for cell in row:
+        cells.append(cell)
+        if is_qbert(cell.config) and cell.config["pre_model_path"]:
+            contender = replace(cell.contender, name=f"{cell.contender.name}, from scratch")
+            scratch = _cell(plan, contender, domain, cell.seed, {"pre_model_path": None})
+            if run_folder(scratch.config) not in folders:
+                cells.append(scratch)
+    return cells
+
+
+def _check_metrics(cells: Sequence[Cell]) -> None:
+    """One table has one set of columns."""
+    for key in ("metrics", "topk"):
+        for cell in cells:
+            if cell.config[key] != cells[0].config[key]:
+                raise InputError(
+                    f"{key}: {cell.config[key]} of {cell}, {cells[0].config[key]} of {cells[0]}; "
+                    "give all the same"
+                )
+
+
+def _cell(
+    plan: Plan, contender: Contender, domain: Domain, seed: int, changes: Settings | None = None
+) -> Cell:
+    settings = plan.settings_of(contender, domain.name) | {"seed": seed} | (changes or {})
+    config = build_config(contender.model, domain.name, (), settings)
+    check_run(config)
+    _check_files(contender, config, domain)
+    config["resume"] = True  # where there is a state to go on from
+    return Cell(contender, domain.name, seed, config)
+
+
+def _check_files(contender: Contender, config: Config, domain: Domain) -> None:
+    """The files that a run will read."""
+    paths = [domain.file("inter"), *map(Path, (config["item_vectors"] or {}).values())]
+    if config["semantic_id_file"] or _reads_ids(config):
+        paths.append(_id_file(config, domain))
+    for path in paths:
+        if not path.is_file():
+            hint = f"; `recbole-qbert tokenize --dataset={domain.name}` makes it"
+            raise InputError(
+                f"{path}: no such file, and {contender.name} needs it"
+                f"{hint if path.suffix == '.semid' else ''}"
+            )
+
+
+def _id_file(config: Config, domain: Domain) -> Path:
+    return Path(config["semantic_id_file"] or domain.file("semid"))
+
+
+def _reads_ids(config: Config) -> bool:
+    """Whether the semantic IDs move the model's result; all others load and ignore them."""
+    if is_qbert(config):
+        return bool(config["item_representation"] != "id")
+    return SEMANTIC_ID_FIELD in [*(config["selected_features"] or []), config["item_attribute"]]
+
+
+def _finished(cell: Cell) -> RunResult | None:
+    """Its result, where its ranks are there too: the tests between models need them."""
+    ranks = run_folder(cell.config) / RANKS_FILE
+    return finished_run(cell.config) if ranks.is_file() else None
+
+
+def _check_finished(cells: Sequence[Cell], data_path: str) -> None:
+    """A run is found again by its settings; its data may have changed since."""
+    digest = functools.lru_cache(maxsize=None)(sha256_file)
+    for cell in cells:
+        result = _finished(cell)
+        if result is None:
+            continue
+        domain = find_domain(cell.dataset, data_path)
+        paths = [domain.file("inter")]
+        paths += [_id_file(cell.config, domain)] if _reads_ids(cell.config) else []
+        for path in paths:
+            if result.data_sha256.get(path.name) != digest(path):
+                raise InputError(
+                    f"{result.folder}: made from another {path.name} than {path}; delete the "
+                    "folder and repeat the command, or give another checkpoint_dir"
+                )
+
+
+def run_cells(cells: Sequence[Cell], plan: Plan, console: Console) -> Outcome:
+    """Run what has no result yet. A cell that fails does not stop the others.
+
+    Args:
+        cells: of `build_cells`.
+        plan: theirs.
+        console: where to print.
+
+    Raises:
+        InputError: a finished run is of other data than those that are there.
+    """
+    _check_finished(cells, plan.data_path)
+    outcome = Outcome([], [])
+    for number, cell in enumerate(cells, start=1):
+        result = _finished(cell)
+        note = ": there already" if result else ""
+        console.print(f"[{number}/{len(cells)}] {cell}{note}", markup=False, highlight=False)
+        try:
+            result = result or run_model(cell.config, console, [plan.source])
+        except InputError as error:
+            outcome.failures.append(Failure(cell, str(error)))
+            console.print(f"  failed: {error}", markup=False, highlight=False)
+        else:
+            outcome.results.append((cell, result))
+    return outcome

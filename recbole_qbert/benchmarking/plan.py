@@ -1,0 +1,289 @@
+"""What a benchmark runs: models x data sets x seeds, read from one YAML and checked.
+
+Settings of a cell, later wins: those that `run` takes by itself (shipped, tuned), the common
+`settings`, `per_dataset`, `per_model`, the model entry's own, `--key=value`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recbole_qbert.commands.settings import split_files
+from recbole_qbert.config import (
+    check_keys,
+    known_keys,
+    load_yaml,
+    merge_settings,
+    parse_value,
+    shipped,
+)
+from recbole_qbert.errors import InputError, did_you_mean
+from recbole_qbert.model.popularity import Popularity
+from recbole_qbert.registry import MODEL_TABLE, model_entry
+
+Settings = dict[str, Any]
+
+# Rows that any result should stand beside: the most popular items, what followed the last item,
+# and QBERT4Rec's encoder without codes.
+CONTROLS = ("Popularity", "BigramChain", "IDBERT4Rec")
+REFERENCE = "QBERT4Rec"
+NOT_STATED = "not stated"
+SECTIONS = ("settings", "per_model", "per_dataset")
+KEYS = frozenset(
+    ["models", "datasets", "seeds", "data_path", "checkpoint_dir", "reference", "controls"]
+).union(SECTIONS)
+ENTRY_KEYS = ("name", "model", "settings", "budget")
+# Settings of a run that the benchmark itself gives -> where it takes them from.
+OWN = {
+    "model": "models",
+    "dataset": "datasets",
+    "seed": "seeds",
+    "data_path": "data_path",
+    "checkpoint_dir": "checkpoint_dir",
+    "resume": "nothing: a killed run always goes on",
+    "config_files": "the benchmark's file",
+    "nproc": "nothing: cells run one after another in this process",
+}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One row of the tables.
+
+    Attributes:
+        name: as printed.
+        model: in the registry, or of RecBole's.
+        settings: of its runs alone.
+        budget: what was spent on choosing them, in the user's words.
+    """
+
+    name: str
+    model: str
+    settings: Settings = field(default_factory=dict)
+    budget: str = NOT_STATED
+
+    @property
+    def counted(self) -> bool:
+        """Whether it only counts, and so has no sizes and nothing to train."""
+        return issubclass(model_entry(self.model).model, Popularity)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A benchmark, checked; `given` are the settings of the command line."""
+
+    source: str
+    contenders: tuple[Contender, ...]
+    datasets: tuple[str, ...]
+    seeds: tuple[int, ...]
+    data_path: str
+    checkpoint_dir: str
+    settings: Settings
+    per_model: Mapping[str, Settings]
+    per_dataset: Mapping[str, Settings]
+    reference: str
+    given: Settings
+
+    def settings_of(self, contender: Contender, dataset: str) -> Settings:
+        """All that the user set for the runs of one contender on one data set."""
+        common = (self.settings, self.per_dataset.get(dataset, {}))
+        layers = [_readable(contender, layer) for layer in common]
+        layers += [*self._sections(contender.model), contender.settings]
+        layers.append(_readable(contender, self.given))
+        merged: Settings = {}
+        for layer in layers:
+            merged = merge_settings(merged, layer)
+        where = {"data_path": self.data_path, "checkpoint_dir": self.checkpoint_dir}
+        return merged | where
+
+    def _sections(self, model: str) -> list[Settings]:
+        """`per_model` of a model's bases, without what its own shipped file decides, and its own.
+
+        So a control of QBERT4Rec has QBERT4Rec's sizes and stays a control.
+        """
+        path = shipped("model", f"{model}.yaml")
+        decided = load_yaml(path) if path.is_file() else {}
+        sections = []
+        for name in lineage(model):
+            section = self.per_model.get(name, {})
+            if name != model:
+                section = {key: value for key, value in section.items() if key not in decided}
+            sections.append(section)
+        return sections
+
+
+def read_plan(path: str | Path, flags: Mapping[str, str]) -> Plan:
+    """Read and check a benchmark's YAML.
+
+    Args:
+        path: the YAML.
+        flags: `--key=value` of the command line: keys of the file that are no mappings, or settings
+            of the runs; both win over the file.
+
+    Raises:
+        InputError: an unknown key, a value that cannot be used, an unknown model.
+    """
+    source, content = str(path), load_yaml(path)
+    for key in content:
+        if key not in KEYS:
+            raise InputError(f"{source}: unknown key '{key}'{did_you_mean(str(key), KEYS)}")
+    values = {key: parse_value(value) for key, value in flags.items()}
+    content |= {key: values.pop(key) for key in KEYS.difference(SECTIONS) & values.keys()}
+    contenders = [_contender(entry, source) for entry in _listed(content, "models", source)]
+    if _truth(content, "controls", source):
+        there = {contender.model for contender in contenders}
+        contenders += [Contender(name, name) for name in CONTROLS if name not in there]
+    names = [contender.name for contender in contenders]
+    _all_different(names, "models", source)
+    reference = str(content.get("reference") or REFERENCE)
+    if reference not in names:
+        raise InputError(
+            f"{source}: reference: {reference!r} is none of {', '.join(names)}"
+            f"{did_you_mean(reference, names)}"
+        )
+    plan = Plan(
+        source=source,
+        contenders=tuple(contenders),
+        datasets=tuple(_words(content, "datasets", source)),
+        seeds=tuple(_seeds(content, source)),
+        data_path=str(content.get("data_path") or "dataset"),
+        checkpoint_dir=str(content.get("checkpoint_dir") or "saved"),
+        settings=_mapping(content.get("settings"), f"{source}: settings"),
+        per_model=_mappings(content, "per_model", source),
+        per_dataset=_mappings(content, "per_dataset", source),
+        reference=reference,
+        given=values,
+    )
+    _check_settings(plan)
+    return plan
+
+
+def lineage(model: str) -> list[str]:
+    """The registered models that a model builds on, the first one first, and its own name."""
+    bases = [base.__name__ for base in reversed(model_entry(model).model.__mro__)]
+    return [name for name in bases if name in MODEL_TABLE or name == model]
+
+
+def _readable(contender: Contender, settings: Settings) -> Settings:
+    """Common settings as they reach a contender: models that only count have no sizes, and their
+    counts are complete after one epoch."""
+    if not contender.counted:
+        return settings
+    known = known_keys(contender.model) - {"epochs"}
+    return {key: value for key, value in settings.items() if key in known}
+
+
+def _contender(entry: Any, source: str) -> Contender:
+    """A name, or a mapping with `model` and what belongs to this row alone."""
+    if isinstance(entry, str):
+        entry = {"model": entry}
+    if not isinstance(entry, dict) or not isinstance(entry.get("model"), str):
+        raise InputError(
+            f"{source}: models: {entry!r}: write a name, or {{name: ..., model: NAME, "
+            f"settings: {{key: value}}, budget: ...}}"
+        )
+    for key in entry:
+        if key not in ENTRY_KEYS:
+            hint = did_you_mean(str(key), ENTRY_KEYS)
+            raise InputError(f"{source}: models: unknown key '{key}'{hint}")
+    model = entry["model"]
+    model_entry(model)
+    name = str(entry.get("name") or model)
+    settings = _mapping(entry.get("settings"), f"{source}: models: {name}: settings")
+    return Contender(name, model, settings, str(entry.get("budget") or NOT_STATED))
+
+
+def _check_settings(plan: Plan) -> None:
+    """Every key is one that somebody reads, and none that the benchmark itself gives."""
+    source = plan.source
+    models = {name for contender in plan.contenders for name in lineage(contender.model)}
+    _check_names(plan.per_model, models, f"{source}: per_model")
+    _check_names(plan.per_dataset, plan.datasets, f"{source}: per_dataset")
+    common = {f"{source}: settings": plan.settings, "command line": plan.given}
+    common |= {f"{source}: per_dataset: {name}": each for name, each in plan.per_dataset.items()}
+    trained = [each.model for each in plan.contenders if not each.counted]
+    for place, settings in common.items():
+        _check_section(settings, place, trained or [each.model for each in plan.contenders])
+    for name, settings in plan.per_model.items():
+        _check_section(settings, f"{source}: per_model: {name}", [name])
+    for each in plan.contenders:
+        _check_section(each.settings, f"{source}: models: {each.name}: settings", [each.model])
+
+
+def _check_names(given: Iterable[str], known: Collection[str], place: str) -> None:
+    for name in given:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise InputError(f"{place}: {name!r} is not in this benchmark{hint}")
+
+
+def _check_section(settings: Settings, place: str, models: Sequence[str]) -> None:
+    """Keys that all of the models read, and none that the benchmark itself gives."""
+    for key in settings:
+        if key in OWN:
+            raise InputError(f"{place}: '{key}' is not set here: the benchmark takes {OWN[key]}")
+    for model in models:
+        check_keys(model, settings, place)
+
+
+# Values of the file ------------------------------------------------------------------------------
+
+
+def _listed(content: Mapping[str, Any], key: str, source: str) -> list[Any]:
+    """A list, or words with commas or blanks between; never empty."""
+    value = content.get(key)
+    if isinstance(value, str):
+        value = split_files(value)
+    elif isinstance(value, int):
+        value = [value]
+    if not isinstance(value, list) or not value:
+        raise InputError(f"{source}: {key}: a list is needed, {key}: [a, b]")
+    return value
+
+
+def _words(content: Mapping[str, Any], key: str, source: str) -> list[str]:
+    words = _listed(content, key, source)
+    for word in words:
+        if not isinstance(word, str):
+            raise InputError(f"{source}: {key}: {word!r} is no name; quote a name that is a number")
+    _all_different(words, key, source)
+    return words
+
+
+def _seeds(content: Mapping[str, Any], source: str) -> list[int]:
+    seeds = [parse_value(seed) for seed in _listed(content, "seeds", source)]
+    for seed in seeds:
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise InputError(f"{source}: seeds: {seed!r} is not a whole number")
+    _all_different(seeds, "seeds", source)
+    return seeds
+
+
+def _all_different(values: list[Any], key: str, source: str) -> None:
+    for value in values:
+        if values.count(value) > 1:
+            raise InputError(f"{source}: {key}: {value!r} is there twice; name each only once")
+
+
+def _truth(content: Mapping[str, Any], key: str, source: str) -> bool:
+    value = content.get(key, True)
+    if not isinstance(value, bool):
+        raise InputError(f"{source}: {key}: {value!r} is not True or False")
+    return value
+
+
+def _mapping(value: Any, place: str) -> Settings:
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise InputError(f"{place}: `key: value` was expected")
+    return value
+
+
+def _mappings(content: Mapping[str, Any], key: str, source: str) -> dict[str, Settings]:
+    """Of mappings, by name."""
+    sections = _mapping(content.get(key), f"{source}: {key}")
+    return {name: _mapping(each, f"{source}: {key}: {name}") for name, each in sections.items()}

@@ -1,0 +1,42 @@
+"""`recbole-qbert benchmark`: models x data sets x seeds from one YAML, side by side."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from recbole_qbert.commands.run import wide_console
+from recbole_qbert.commands.settings import parse_settings
+from recbole_qbert.errors import InputError
+
+HELP = (
+    "models x data sets x seeds side by side, with controls and paired tests: benchmark FILE.yaml "
+    "[--output=FOLDER] [--key=value ...], keys of the file or of `run`"
+)
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Listed only; its `--key=value` flags are the config's and open-ended."""
+    commands.add_parser("benchmark", help=HELP)
+
+
+def run_benchmark(arguments: Sequence[str]) -> int:
+    """`benchmark FILE.yaml --key=value ...`; 2 where a cell failed."""
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(f"recbole-qbert benchmark: {HELP}")
+        return 0
+    if not arguments or arguments[0].startswith("-"):
+        raise InputError("benchmark: name its file first: recbole-qbert benchmark FILE.yaml")
+    flags = parse_settings(arguments[1:])
+    output = flags.pop("output", "")
+
+    from recbole_qbert.benchmarking.benchmark import benchmark
+    from recbole_qbert.benchmarking.plan import read_plan
+
+    plan = read_plan(arguments[0], flags)
+    failures = benchmark(plan, Path(output) if output else None, wide_console())
+    for failure in failures:
+        print(f"recbole-qbert: {failure}", file=sys.stderr)
+    return 2 if failures else 0

@@ -1,0 +1,34 @@
+"""A benchmark's YAML on the toy data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from conftest import TINY_SIZES, Tiny
+
+SIZES = {key: TINY_SIZES[key] for key in ("n_layers", "n_heads", "hidden_size", "inner_size")}
+SETTINGS = {
+    **SIZES,
+    "use_gpu": False,
+    "show_progress": False,
+    "epochs": 2,
+    "MAX_ITEM_LIST_LENGTH": 8,
+    "train_batch_size": 16,
+}
+
+
+def write_plan(tiny: Tiny, **content: Any) -> Path:
+    """What is not given: QBERT4Rec and SASRec, one seed, no controls."""
+    path = tiny.root / "bench.yaml"
+    base: dict[str, Any] = {
+        "models": ["QBERT4Rec", "SASRec"],
+        "datasets": ["toy"],
+        "seeds": [1],
+        "data_path": ".",
+        "settings": SETTINGS,
+        "controls": False,
+    }
+    path.write_text(yaml.safe_dump(base | content, sort_keys=False))
+    return path

@@ -1,0 +1,44 @@
+"""Numbers as text, and the peak memory of one run among several in a process."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from recbole_qbert.evaluation.results import (
+    mean_and_deviation,
+    metric_title,
+    peak_memory_mb,
+    reset_peak_memory,
+    short,
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.08244, ".0824"), (0.0, ".0000"), (1.0, "1.0000"), (-0.0375, "-.0375")]
+)
+def test_short(value: float, text: str) -> None:
+    assert short(value) == text
+
+
+def test_mean_and_deviation() -> None:
+    """.1 and .2: mean .15, deviation .1 / sqrt(2)."""
+    assert mean_and_deviation([0.1, 0.2]) == ".1500 (.0707)"
+    assert mean_and_deviation([0.25]) == ".2500"
+
+
+def test_metric_titles() -> None:
+    assert [metric_title(name) for name in ("hit@10", "ndcg@5")] == ["HR@10", "NDCG@5"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone can forget a peak")
+def test_a_run_does_not_inherit_the_peak_of_the_one_before() -> None:
+    reset_peak_memory()
+    before = peak_memory_mb()
+    block = bytearray(200 << 20)
+    high = peak_memory_mb()
+    assert high > before + 150
+    del block
+    reset_peak_memory()
+    assert peak_memory_mb() < high - 150
