@@ -125,14 +125,16 @@ def build_config(
     check_keys(model, given, "command line", stage)
     user_keys: dict[str, Any] = {}
     for file in files:
-        user_keys = _merge(user_keys, settings_for(model, load_yaml(file), str(file), stage))
+        user_keys = merge_settings(
+            user_keys, settings_for(model, load_yaml(file), str(file), stage)
+        )
     use_tuned = {**user_keys, **given}.get("use_tuned", True)
     merged: dict[str, Any] = {}
     for path in shipped_files(model, dataset, use_tuned, stage):
-        merged = _merge(merged, load_yaml(path))
+        merged = merge_settings(merged, load_yaml(path))
     check_types(model, {**user_keys, **given}, stage)
     for layer in (sizes or {}, user_keys, given):
-        merged = _merge(merged, layer)
+        merged = merge_settings(merged, layer)
     with isolated_argv():
         try:
             config = Config(model=model, dataset=dataset, config_dict=merged)
@@ -153,13 +155,18 @@ def build_config(
 def check_types(model: str, settings: Mapping[str, Any], stage: str = FINETUNE) -> None:
     """A setting whose default is a number, a truth value or a mapping must be one too."""
     defaults = default_settings(model, stage)
-    words = {bool: "True or False", int: "a whole number", float: "a number", dict: "a mapping"}
     for key, value in settings.items():
-        kind = type(defaults.get(key))
-        allowed = (int, float) if kind is float else kind
-        truth = isinstance(value, bool) and kind is not bool
-        if kind in words and (truth or not isinstance(value, allowed)):
-            raise InputError(f"{key}: {value!r} is not {words[kind]}")
+        check_type(key, value, defaults.get(key))
+
+
+def check_type(key: str, value: Any, default: Any) -> None:
+    """Where `default` is a number, a truth value or a mapping, `value` must be one too."""
+    words = {bool: "True or False", int: "a whole number", float: "a number", dict: "a mapping"}
+    kind = type(default)
+    allowed = (int, float) if kind is float else kind
+    truth = isinstance(value, bool) and kind is not bool
+    if kind in words and (truth or not isinstance(value, allowed)):
+        raise InputError(f"{key}: {value!r} is not {words[kind]}")
 
 
 def check_protocol(config: Config) -> None:
@@ -260,7 +267,7 @@ def _keys_read_by(entry: Entry) -> set[str]:
     return found
 
 
-def _merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
+def merge_settings(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
     """Later settings win key by key; the mask dictionaries are merged entry by entry."""
     merged = {**base, **update}
     for key in ("mask_mix", "mask_ratios"):
@@ -288,7 +295,9 @@ def install() -> None:
             check_keys(model, given, "config", stage)
             check_types(model, given, stage)
             for path in shipped_files(model, dataset, use_tuned=False):
-                self.internal_config_dict.update(_merge(self.internal_config_dict, load_yaml(path)))
+                self.internal_config_dict.update(
+                    merge_settings(self.internal_config_dict, load_yaml(path))
+                )
 
     Config._load_internal_config_dict = load_with_ours
     Config._convert_config_dict = _convert_literals

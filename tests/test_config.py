@@ -28,8 +28,10 @@ from recbole_qbert.errors import InputError
 from recbole_qbert.registry import MODEL_TABLE, model_entry
 
 FOLDER = Path(recbole_qbert.properties.__path__[0])
-# Files of models; those of `tokenize` are looked at in tests/tokenizer/test_settings.py.
-SHIPPED = sorted(set(FOLDER.rglob("*.yaml")) - set(FOLDER.glob("*tokenize.yaml")))
+# Files of models; those of `tokenize` are looked at in tests/tokenizer/test_settings.py, those of
+# `tune` in tests/tuning/test_tune_shipped.py.
+OTHERS = {*FOLDER.glob("*tokenize.yaml"), *FOLDER.glob("tune/*.yaml")}
+SHIPPED = sorted(set(FOLDER.rglob("*.yaml")) - OTHERS)
 TYPES: dict[str, tuple[type, ...]] = {
     "int": (int,),
     "float": (float, int),
