@@ -104,7 +104,7 @@ KINDS: dict[str, Kind] = {
     "uniform": Kind("[low, high]", _uniform, _rising),
     "loguniform": Kind("[low, high]", _loguniform, _positive),
     "quniform": Kind("[low, high, step]", _quniform, _stepped),
-    "randint": Kind("[low, high]", random.Random.randint, _rising, whole=True),
+    "randint": Kind("[low, high]", lambda rng, a, b: rng.randint(a, b), _rising, whole=True),
     "qrandint": Kind("[low, high, step]", _qrandint, _stepped, whole=True),
     "choice": Kind("[a, b, ...]", lambda rng, *o: rng.choice(o), _some, is_list=True),
     GRID: Kind("[a, b, ...]", lambda rng, *o: rng.choice(o), _some, is_list=True),
