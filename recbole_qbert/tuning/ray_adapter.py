@@ -99,7 +99,8 @@ def connected(address: str | None) -> Iterator[None]:
             "object_store_memory": OBJECT_STORE_BYTES,
         }
     try:
-        ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
+        with _environment({"RAY_USAGE_STATS_ENABLED": "0"}):
+            ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise InputError(f"address: {address}: {_line(error)}") from None
     try:
@@ -240,6 +241,7 @@ class _Callback(tune.Callback):
 
     def __init__(self, listener: Listener, scheduler: TrialScheduler):
         self._listener, self._scheduler = listener, scheduler
+        self._failed: list[Any] = []
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         """Ray pickles its settings for a restore of its own; the listener has no place there."""
@@ -260,14 +262,25 @@ class _Callback(tune.Callback):
         self._listener.ended(number, number in getattr(self._scheduler, "stopped", ()))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._listener.failed(trial.config[NUMBER], _fault(trial))
+        self._failed.append(trial)  # Ray calls this before it keeps the error
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self.on_experiment_end(trials)
+
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        while self._failed:
+            trial = self._failed.pop(0)
+            self._listener.failed(trial.config[NUMBER], _fault(trial))
 
 
 def _fault(trial: Any) -> str:
-    """What ended a trial, in a line."""
+    """What ended a trial, in a line. Ray pickles exceptions only, not the death of a process."""
     try:
         error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+        last = Path(trial.error_file).read_text(encoding="utf-8").rstrip()
     except (OSError, TypeError):
+        return "its process died"
+    if not last.endswith(str(error).rstrip()):  # of an earlier failure
         return "its process died"
     return _line(getattr(error, "cause", None) or error)
 
@@ -322,6 +335,10 @@ def _fit(
         train(config[NUMBER], report)
 
     shutil.rmtree(scratch, ignore_errors=True)
+    # A trial's fault is the listener's to tell, in one line; Ray's log has its traceback too.
+    logger = logging.getLogger("ray.tune")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     with _environment(QUIET):
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": schedule.n_cpus, "gpu": schedule.n_gpus}),
@@ -340,7 +357,10 @@ def _fit(
                 failure_config=air.FailureConfig(max_failures=schedule.max_failures),
             ),
         )
-        tuner.fit()
+        try:
+            tuner.fit()
+        finally:
+            logger.setLevel(level)
 
 
 @contextlib.contextmanager

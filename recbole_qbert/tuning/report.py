@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from recbole_qbert.files import atomic_write
@@ -63,7 +64,7 @@ def trials_table(
         last = trial.reports[-1] if trial.reports else None
         table.add_row(
             str(trial.number),
-            *(short(trial.values[key]) for key in keys),
+            *(escape(short(trial.values[key])) for key in keys),
             str(last["epoch"] + 1) if last else "",
             f"{trial.best:.4f}{'*' if trial is best else ' '}" if trial.best is not None else "",
             trial.state,

@@ -287,6 +287,8 @@ def _base_settings(request: Request) -> dict[str, Any]:
         if key in settings:
             raise InputError(f"settings: {key}: {reason}")
     settings.setdefault("seed", request.seed)
+    if request.gpus_per_trial == 0:
+        settings["use_gpu"] = False  # of the winner's test too, and of `run` with best.yaml
     own = {
         "data_path": request.data_path,
         "checkpoint_dir": request.checkpoint_dir,

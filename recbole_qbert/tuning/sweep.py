@@ -101,7 +101,10 @@ def sweep(plan: Plan, console: Console, resume: bool = False) -> RunResult:
 
 
 def _open_experiment(plan: Plan, hashes: dict[str, str], resume: bool) -> Job:
-    """Begin the experiment's folder, or see that it is this very sweep's."""
+    """Begin the experiment's folder, or see that it is this very sweep's.
+
+    One whose trials reported nothing yet (Ray could not be started, say) is begun anew.
+    """
     request, file = plan.request, plan.folder / EXPERIMENT
     content: dict[str, Any] = {
         "model": request.model,
@@ -121,7 +124,7 @@ def _open_experiment(plan: Plan, hashes: dict[str, str], resume: bool) -> Job:
         "versions": versions(),
         "data_sha256": hashes,
     }
-    if file.is_file():
+    if file.is_file() and (resume or (plan.folder / REPORTS).is_file()):
         there = read_json(file)
         other = [key for key in IDENTITY if there.get(key) != content[key]]
         if not resume:
@@ -136,6 +139,7 @@ def _open_experiment(plan: Plan, hashes: dict[str, str], resume: bool) -> Job:
         identity = there["identity"]
     else:
         identity = uuid.uuid4().hex
+        shutil.rmtree(trial_folder(plan.folder, 1).parent, ignore_errors=True)
         for number in range(1, len(plan.trials) + 1):
             path = trial_folder(plan.folder, number) / TRIAL_YAML
             write_yaml(path, plan.trial_settings(number))
@@ -167,7 +171,8 @@ def _run(
     with ExitStack() as stack:
         stack.enter_context(ray_adapter.connected(request.address))
         joined = request.address is not None
-        n_gpus, note = ray_adapter.resources(request.cpus_per_trial, request.gpus_per_trial, joined)
+        asked = 0.0 if plan.base.get("use_gpu") is False else request.gpus_per_trial
+        n_gpus, note = ray_adapter.resources(request.cpus_per_trial, asked, joined)
         if note:
             console.print(f"  {note}")
         job = Job(job.folder, job.identity, job.data_path, job.n_threads, n_gpus > 0)
@@ -243,13 +248,14 @@ class _Recorder:
 
 
 def _conclude(plan: Plan, trials: list[Trial], console: Console) -> RunResult:
-    """Choose the best trial, write its settings, and test it unless that is done."""
+    """Choose the best trial, write its settings, and test it, unless that very run is there."""
     keys, metric = list(plan.space), plan.configured["valid_metric"]
     write_csv(plan.folder / TRIALS_CSV, trials, keys)
     console.print(trials_table(trials, keys, metric))
     for trial in trials:
         if trial.state == FAILED:
-            console.print(f"trial {trial.number} failed: {trial.fault}", soft_wrap=True)
+            line = f"trial {trial.number} failed: {trial.fault}"
+            console.print(line, soft_wrap=True, markup=False)
     best = best_trial(trials)
     if best is None:
         raise InputError(f"every trial failed; the first: {trials[0].fault}")
@@ -277,7 +283,8 @@ def _test(config: Config, plan: Plan, best: Trial, console: Console) -> RunResul
     for pattern in ("*.safetensors", "*.curve.json"):
         for path in source.glob(pattern):
             shutil.copyfile(path, folder / path.name)
-    console.print(f"The best one is trial {best.number}: {describe(best.values)}", highlight=False)
+    line = f"The best one is trial {best.number}: {describe(best.values)}"
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
     flush_denormals()
     config["checkpoint_dir"] = str(folder)
     # With `resume` the trainer takes over what the trial left; nothing is trained.

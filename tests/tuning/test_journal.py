@@ -100,9 +100,9 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     try:
         assert holder.stdout.readline() == "held\n"
         assert path.read_text() == str(holder.pid)
-        with pytest.raises(InputError, match="another process is at work here"):
-            with exclusive(path, wait_s=0.3):
-                pass
+        message = "another process is at work here"
+        with pytest.raises(InputError, match=message), exclusive(path, wait_s=0.3):
+            pass
     finally:
         holder.kill()
         holder.wait()

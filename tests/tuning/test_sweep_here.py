@@ -17,6 +17,7 @@ from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.results import RunResult, read_results
 from recbole_qbert.files import read_json
 from recbole_qbert.quick_start import run_model
+from recbole_qbert.tuning import ray_adapter
 from recbole_qbert.tuning import sweep as sweep_module
 from recbole_qbert.tuning.journal import Journal
 from recbole_qbert.tuning.ray_adapter import ResumableASHA, Schedule, run_trials
@@ -143,6 +144,20 @@ def test_killed_before_or_while_testing(tiny: Tiny, monkeypatch: pytest.MonkeyPa
     assert len(read_results("saved/results.jsonl")) == 1
 
 
+def test_a_sweep_that_never_began_is_begun_anew(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(job: Any) -> None:
+        raise InputError("machine7 does not see it")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ray_adapter, "check_machines", refuse)
+        assert main(["tune", str(write_sweep(tiny))]) == 2
+    assert "machine7" in capsys.readouterr().err
+    assert main(["tune", str(write_sweep(tiny, trials=1))]) == 0
+    assert len(rows(tiny.root / "saved" / "tune" / "s")) == 2
+
+
 def test_a_trial_that_cannot_be_trained_fails_alone(
     tiny: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -183,7 +198,7 @@ def schedule(**changes: Any) -> Schedule:
 
 
 def test_asha_by_hand() -> None:
-    """Rungs 1, 2 and 4, halving: a trial goes on from a rung if it is not below the median there."""
+    """Rungs 1, 2 and 4, halving: who is below the median of a rung stops there."""
     asha = ResumableASHA(schedule())
     seen = []
     for number, values in enumerate([[0.5, 0.5, 0.5, 0.5], [0.1], [0.6, 0.4], [0.55, 0.7]], 1):

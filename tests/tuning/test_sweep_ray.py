@@ -39,6 +39,7 @@ def cluster() -> Iterator[str]:
     context = ray.init(
         address="local",
         num_cpus=2,
+        num_gpus=1,  # in name: Ray only counts it
         include_dashboard=False,
         object_store_memory=100 << 20,
         log_to_driver=False,
@@ -200,12 +201,13 @@ class Events:
         self.ends[number] = fault
 
 
-def test_faults_of_processes(tmp_path: Path, cluster: str) -> None:
-    """Each becomes one line, and the others run on."""
+def test_faults_and_gpus_of_processes(tmp_path: Path, cluster: str) -> None:
+    """Each fault becomes one line, and the others run on; two share the GPU."""
 
     def train(number: int, report: Any) -> None:
         import os
         import signal
+        import time
 
         from recbole_qbert.errors import InputError
 
@@ -215,18 +217,23 @@ def test_faults_of_processes(tmp_path: Path, cluster: str) -> None:
             raise InputError("machine7 does not see /data")
         if number == 3:
             os.kill(os.getpid(), signal.SIGKILL)
+        (tmp_path / str(number)).write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+        while not (tmp_path / str(9 - number)).exists():  # until the other one is here too
+            time.sleep(0.05)
 
     events = Events()
-    schedule = ray_adapter.Schedule(1, 0.0, None, 0, True, 1, 2, 4)
-    ray_adapter.run_trials(train, [1, 2, 3, 4], schedule, [], tmp_path / "ray", events)
-    assert sorted(events.starts) == [1, 2, 3, 4]
+    schedule = ray_adapter.Schedule(1, 0.5, None, 0, True, 1, 2, 4)
+    ray_adapter.run_trials(train, [1, 2, 3, 4, 5], schedule, [], tmp_path / "ray", events)
+    assert sorted(events.starts) == [1, 2, 3, 4, 5]
     died = events.ends.pop(3)
     assert "died" in died and "\n" not in died
     assert events.ends == {
         1: "ValueError: two lines",
         2: "machine7 does not see /data",
         4: "ended",
+        5: "ended",
     }
+    assert [(tmp_path / name).read_text() for name in "45"] == ["0", "0"]
 
 
 def test_machines_are_looked_at_first(tmp_path: Path, cluster: str) -> None:
@@ -241,11 +248,13 @@ def test_machines_are_looked_at_first(tmp_path: Path, cluster: str) -> None:
             ray_adapter.check_machines(job)
 
 
-def test_resources(cluster: str) -> None:
+def test_resources(cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ray_adapter.resources(1, None, False) == (1.0, "")
+    assert ray_adapter.resources(1, 0.25, False) == (0.25, "")
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
     assert ray_adapter.resources(1, None, False) == (0.0, "")
     assert ray_adapter.resources(1, 0.5, False) == (0.0, "no GPU here: trials run on CPUs")
-    assert ray_adapter.resources(1, 0.5, True) == (0.5, "")  # a cluster may grow
-    assert ray_adapter.resources(64, 0.5, True)[0] == 0.5
+    assert ray_adapter.resources(64, 0.5, True) == (0.5, "")  # a cluster may grow
     with pytest.raises(InputError, match="cpus_per_trial: 3, and this machine gives Ray 2 CPUs"):
         ray_adapter.resources(3, None, False)
 

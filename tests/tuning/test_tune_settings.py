@@ -123,7 +123,8 @@ def test_no_file(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_neither_the_command_line_nor_a_plan_needs_ray(tiny: Tiny) -> None:
     script = (
-        "import sys; from recbole_qbert.cli import main; main(['tune', 'sweep.yaml', '--n_layers=3'])\n"
+        "import sys; from recbole_qbert.cli import main\n"
+        "main(['tune', 'sweep.yaml', '--n_layers=3'])\n"
         "import recbole_qbert.tuning.sweep\n"
         "sys.exit('ray' in sys.modules)"
     )
@@ -178,12 +179,10 @@ def test_a_trials_settings(tiny: Tiny) -> None:
     assert config["seed"] == 2026
     # The baseline is the very run that the settings alone would be.
     write_yaml(tiny.root / "first.yaml", plan.trial_settings(1))
-    alone = build_config("QBERT4Rec", "toy", ["mine.yaml"], {
-        **SETTINGS, "data_path": ".", "epochs": 4, "semantic_id_file": str(tiny.folder / "toy.semid"),
-    })  # fmt: skip
-    assert (
-        run_folder(build_config("QBERT4Rec", "toy", ["first.yaml"])).name == run_folder(alone).name
-    )
+    given = {"data_path": ".", "epochs": 4, "semantic_id_file": str(tiny.folder / "toy.semid")}
+    alone = build_config("QBERT4Rec", "toy", ["mine.yaml"], {**SETTINGS, **given})
+    baseline = build_config("QBERT4Rec", "toy", ["first.yaml"])
+    assert run_folder(baseline).name == run_folder(alone).name
 
 
 def test_the_same_file_draws_the_same_trials(tiny: Tiny) -> None:
