@@ -17,6 +17,7 @@ from recbole_qbert.commands import (
     pretrain,
     run,
     tokenize,
+    tune,
 )
 from recbole_qbert.distributed import one_voice
 from recbole_qbert.errors import InputError
@@ -29,6 +30,7 @@ OPEN_ENDED = {
     "ablate": ablate.run_ablate,
     "benchmark": benchmark.run_benchmark,
     "complexity": complexity.run_complexity,
+    "tune": tune.run_tune,
 }
 
 
@@ -42,9 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"recbole-qbert: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        resume = (
-            "add --resume=True" if given[:1] in (["run"], ["pretrain"]) else "repeat the command"
-        )
+        resumable = given[:1] in (["run"], ["pretrain"], ["tune"])
+        resume = "add --resume=True" if resumable else "repeat the command"
         print(f"recbole-qbert: stopped; {resume} to go on", file=sys.stderr)
         return 130
 
@@ -62,7 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="recbole-qbert", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="command")
-    for group in (embed, tokenize, inspect, ids, run, benchmark, pretrain, ablate, complexity):
+    groups = (embed, tokenize, inspect, ids, run, benchmark, tune, pretrain, ablate, complexity)
+    for group in groups:
         group.add(commands)
     doctor = commands.add_parser("doctor", help="check this installation and say what to mend")
     doctor.set_defaults(function=_doctor)

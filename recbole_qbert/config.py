@@ -155,13 +155,18 @@ def build_config(
 def check_types(model: str, settings: Mapping[str, Any], stage: str = FINETUNE) -> None:
     """A setting whose default is a number, a truth value or a mapping must be one too."""
     defaults = default_settings(model, stage)
-    words = {bool: "True or False", int: "a whole number", float: "a number", dict: "a mapping"}
     for key, value in settings.items():
-        kind = type(defaults.get(key))
-        allowed = (int, float) if kind is float else kind
-        truth = isinstance(value, bool) and kind is not bool
-        if kind in words and (truth or not isinstance(value, allowed)):
-            raise InputError(f"{key}: {value!r} is not {words[kind]}")
+        check_type(key, value, defaults.get(key))
+
+
+def check_type(key: str, value: Any, default: Any) -> None:
+    """Where `default` is a number, a truth value or a mapping, `value` must be one too."""
+    words = {bool: "True or False", int: "a whole number", float: "a number", dict: "a mapping"}
+    kind = type(default)
+    allowed = (int, float) if kind is float else kind
+    truth = isinstance(value, bool) and kind is not bool
+    if kind in words and (truth or not isinstance(value, allowed)):
+        raise InputError(f"{key}: {value!r} is not {words[kind]}")
 
 
 def check_protocol(config: Config) -> None:

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -67,6 +67,17 @@ class Splits(NamedTuple):
     train: Any
     valid: Any
     test: Any
+
+
+class Training(NamedTuple):
+    """One model, its data and its trainer: before it is trained, and after."""
+
+    config: Config
+    splits: Splits
+    model: Any
+    trainer: Any
+    counts: dict[str, int]
+    pretrained_on: list[str]  # data sets; none: from scratch
 
 
 def run_models(
@@ -151,55 +162,84 @@ def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> Ru
     quiet_recbole()
     reset_peak_memory()
     name, dataset_name = config["model"], config["dataset"]
-    entry = model_entry(name)
     shipped = shipped_files(name, dataset_name, config["use_tuned"] is not False)
     used = [path.name for path in shipped] + list(files)
     base, folder = Path(config["checkpoint_dir"]), run_folder(config)
     config["checkpoint_dir"] = str(folder)
     console.print(f"[bold]{name}[/bold] on {dataset_name}, settings from {', '.join(used)}")
+    training = prepare(config, console)
+    trainer = training.trainer
 
-    dataset, train_data, valid_data, test_data = load_splits(config)
-    counts = data_counts(dataset, train_data, valid_data, test_data)
+    def report(epoch: int, score: float) -> None:
+        console.print(epoch_line(trainer.curve, trainer.valid_metric, config["epochs"]))
+
+    train(training, report)
+    return publish(training, base, used)
+
+
+def prepare(config: Config, console: Console) -> Training:
+    """Data, model and trainer of one config, whose `checkpoint_dir` is the run's own folder."""
+    name, folder = config["model"], config["checkpoint_dir"]
+    entry = model_entry(name)
+    splits = load_splits(config)
+    counts = data_counts(*splits)
     console.print("  " + ", ".join(f"{key} {value:,}" for key, value in counts.items()))
 
     if name == "S3Rec" and config["pretrain_epochs"]:
         config["pre_model_path"] = pretrain_s3rec(config, console)
         config["train_stage"] = "finetune"
     init_seed(config["seed"], config["reproducibility"])
-    model = entry.model(config, train_data._dataset)
-    source = None
+    model = entry.model(config, splits.train._dataset)
+    pretrained_on: list[str] = []
     if is_qbert(config) and config["pre_model_path"]:
         source = read_source(config["pre_model_path"])
-        for line in load_pretrained(model, config, train_data._dataset, source):
+        pretrained_on = source.domains
+        for line in load_pretrained(model, config, splits.train._dataset, source):
             console.print(f"  {line}", highlight=False)
     model = model.to(config["device"])
     n_parameters = sum(each.numel() for each in model.parameters())
     console.print(f"  {n_parameters:,} parameters, device {config['device']}, folder {folder}")
-    trainer = entry.trainer(config, model)
+    return Training(config, splits, model, entry.trainer(config, model), counts, pretrained_on)
 
-    def report(epoch: int, score: float) -> None:
-        console.print(epoch_line(trainer.curve, trainer.valid_metric, config["epochs"]))
 
-    show = config["show_progress"]
-    trainer.fit(train_data, valid_data, verbose=False, show_progress=show, callback_fn=report)
-    seconds = trainer.curve[-1]["seconds"]
-    valid = trainer.evaluate(valid_data)
+def train(training: Training, report: Callable[[int, float], None]) -> None:
+    """Train to the end, or go on; `report(epoch, valid score)` after each evaluation on valid."""
+    training.trainer.fit(
+        training.splits.train,
+        training.splits.valid,
+        verbose=False,
+        show_progress=training.config["show_progress"],
+        callback_fn=report,
+    )
+
+
+def publish(training: Training, base: Path, files: Sequence[str]) -> RunResult:
+    """The best weights on valid and, the only time, on test; ranks, bundle and one result line.
+
+    Args:
+        training: trained; its trainer knows the learning curve.
+        base: where `results.jsonl` is.
+        files: names of the YAML files that the settings are from.
+    """
+    config, splits, model, trainer = training[:4]
+    folder = Path(config["checkpoint_dir"])
+    valid = trainer.evaluate(splits.valid)
     started = perf_counter()
     trainer.list_length = LIST_LENGTH
-    test = trainer.evaluate(test_data, load_best_model=False)
+    test = trainer.evaluate(splits.test, load_best_model=False)
     test_seconds = perf_counter() - started
     bundle = str(folder / "bundle") if isinstance(model, QBERT4Rec) else ""
     if is_main():
-        items, _ = train_data._dataset.training_sequences()
-        item_counts = torch.bincount(items, minlength=dataset.item_num)
+        items, _ = splits.train._dataset.training_sequences()
+        item_counts = torch.bincount(items, minlength=splits.dataset.item_num)
         assert trainer.ranks is not None  # of the evaluation above
         save_ranks(folder / RANKS_FILE, trainer.ranks, item_counts.numpy())
         if bundle:
-            save_bundle(bundle, model, config, train_data._dataset)
+            save_bundle(bundle, model, config, splits.train._dataset)
     metric = trainer.valid_metric
     result = RunResult(
-        model=name,
-        dataset=dataset_name,
+        model=config["model"],
+        dataset=config["dataset"],
         seed=config["seed"],
         valid=dict(valid),
         test=dict(test),
@@ -210,21 +250,21 @@ def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> Ru
         best_epoch=max((row[metric], int(row["epoch"])) for row in trainer.curve)[1],
         epochs=len(trainer.train_loss_dict),
         max_epochs=config["epochs"],
-        seconds=seconds,
+        seconds=trainer.curve[-1]["seconds"],
         test_seconds=test_seconds,
-        n_parameters=n_parameters,
+        n_parameters=sum(each.numel() for each in model.parameters()),
         peak_memory_mb=peak_memory_mb(),
-        counts=counts,
-        data_sha256=data_hashes(dataset),
+        counts=training.counts,
+        data_sha256=data_hashes(splits.dataset),
         config=config_to_json(config),
-        config_files=used,
+        config_files=list(files),
         versions=versions(),
         device=str(config["device"]),
         threads=torch.get_num_threads(),
         bundle=bundle,
         machine=machine(),
         folder=str(folder),
-        pretrained_on=source.domains if source is not None else [],
+        pretrained_on=training.pretrained_on,
         n_processes=world()[1],
     )
     if is_main():

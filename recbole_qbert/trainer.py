@@ -243,6 +243,9 @@ class SafeTrainer(Trainer):
         self.model.load_other_parameter(state.get("other_parameter"))
         self.optimizer.load_state_dict(state["optimizer"])
         self._resume_from = state["resume"]
+        self.best_valid_result = state["resume"]["best_valid_result"]
+        self.train_loss_dict = state["resume"]["train_loss_dict"]
+        self.curve = state["resume"]["curve"]
         self.logger.info(f"Resuming after epoch {state['epoch']} from {resume_file}")
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -254,9 +257,6 @@ class SafeTrainer(Trainer):
                 group["lr"] = rate
         set_generator_states(state, self.device)
         self._train_data.generator.set_state(state["loader"].cpu())
-        self.best_valid_result = state["best_valid_result"]
-        self.train_loss_dict = state["train_loss_dict"]
-        self.curve = state["curve"]
         self._started = perf_counter() - (self.curve[-1]["seconds"] if self.curve else 0.0)
 
 

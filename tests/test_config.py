@@ -31,9 +31,10 @@ from recbole_qbert.registry import MODEL_TABLE, model_entry
 
 FOLDER = Path(recbole_qbert.properties.__path__[0])
 # Files of models; those of `tokenize` are looked at in tests/tokenizer/test_settings.py, those of
-# `benchmark` in tests/benchmarking/test_shipped.py.
-OTHERS = [*FOLDER.glob("*tokenize.yaml"), *FOLDER.glob("benchmark/*"), FOLDER / "published.yaml"]
-SHIPPED = sorted(set(FOLDER.rglob("*.yaml")) - set(OTHERS))
+# `benchmark` in tests/benchmarking/test_shipped.py, of `tune` in tests/tuning/test_tune_shipped.py.
+OTHERS = {*FOLDER.glob("*tokenize.yaml"), FOLDER / "published.yaml"}
+OTHERS |= {*FOLDER.glob("benchmark/*"), *FOLDER.glob("tune/*.yaml")}
+SHIPPED = sorted(set(FOLDER.rglob("*.yaml")) - OTHERS)
 TYPES: dict[str, tuple[type, ...]] = {
     "int": (int,),
     "float": (float, int),

@@ -1,0 +1,41 @@
+"""`recbole-qbert tune`: hyper-parameter search over Ray Tune."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from recbole_qbert.commands.run import wide_console
+from recbole_qbert.commands.settings import parse_settings
+from recbole_qbert.errors import InputError
+
+HELP = (
+    "search hyper-parameters on valid: FILE.yaml [--model=M] [--dataset=X] [--trials=N] "
+    "[--name=NAME] [--resume] [--address=auto] [--key=value ...]; see properties/tune/"
+)
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Listed only; its `--key=value` flags are the tune file's and the config's."""
+    commands.add_parser("tune", help=HELP)
+
+
+def run_tune(arguments: Sequence[str]) -> int:
+    """`tune FILE.yaml --key=value ...`"""
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(f"recbole-qbert tune: {HELP}")
+        return 0
+    if not arguments or arguments[0].startswith("-"):
+        raise InputError("tune: name the YAML file of the space first")
+    file, *flags = arguments
+    given = parse_settings([f"{each}=True" if each == "--resume" else each for each in flags])
+    resume = given.pop("resume", "False").lower()
+    if resume not in ("true", "false"):
+        raise InputError(f"--resume={resume}: write --resume")
+
+    from recbole_qbert.tuning.settings import make_plan, read_request
+    from recbole_qbert.tuning.sweep import sweep
+
+    plan = make_plan(read_request(file, given))
+    sweep(plan, wide_console(), resume == "true")
+    return 0

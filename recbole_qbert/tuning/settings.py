@@ -1,0 +1,363 @@
+"""What a sweep is asked for: its file, then `--key=value`, checked against the model's settings."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from recbole.config import Config
+
+from recbole_qbert.commands.settings import split_files
+from recbole_qbert.config import (
+    build_config,
+    check_keys,
+    check_type,
+    default_settings,
+    load_yaml,
+    merge_settings,
+    parse_value,
+    settings_for,
+)
+from recbole_qbert.errors import InputError, did_you_mean
+from recbole_qbert.files import atomic_write
+from recbole_qbert.quick_start import check_run
+from recbole_qbert.registry import model_entry
+from recbole_qbert.tuning.space import (
+    Space,
+    Values,
+    configured_value,
+    draw_trials,
+    n_grid,
+    nested,
+    parse_space,
+)
+
+SCHEDULERS = ("none", "asha")
+# Keys that a space cannot have: trials would not be comparable, or the sweep sets them itself.
+NOT_SEARCHED = frozenset(
+    # fmt: off
+    [
+        "model",
+        "dataset",
+        "data_path",
+        "checkpoint_dir",
+        "config_files",
+        "epochs",
+        "eval_step",
+        "metrics",
+        "topk",
+        "valid_metric",
+        "valid_metric_bigger",
+        "eval_args",
+        "load_col",
+        "user_inter_num_interval",
+        "item_inter_num_interval",
+        "val_interval",
+        "rm_dup_inter",
+        "filter_inter_by_user_or_item",
+        "threshold",
+        "nproc",
+        "gpu_id",
+        "use_gpu",
+        "device",
+        "resume",
+        "show_progress",
+        "state",
+        "use_tuned",
+    ]
+    # fmt: on
+)
+# Keys that the sweep sets for each trial.
+NOT_FIXED = {
+    "gpu_id": "Ray gives each trial its GPU; see gpus_per_trial",
+    "nproc": "a trial is one process; see max_concurrent",
+    "resume": "is the sweep's own: --resume",
+}
+PATH_KEYS = ("semantic_id_file", "pre_model_path")
+
+
+@dataclass(frozen=True)
+class Request:
+    """The keys of a tune file. `~` is None."""
+
+    model: str = ""
+    dataset: str = ""
+    name: str | None = None  # of the experiment's folder; None: model and data set
+    data_path: str | None = None
+    checkpoint_dir: str | None = None
+    config_files: list[str] = field(default_factory=list)
+    space: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)  # fixed keys of every trial
+    seed: int = 2026  # of the draws, and of each trial's training
+    trials: int = 1  # samples; each takes the whole grid
+    baseline: bool = False
+    scheduler: str = "none"
+    grace: int = 1  # evaluations before ASHA may stop a trial
+    reduction: float = 3  # one in so many goes on
+    max_epochs: int | None = None
+    cpus_per_trial: int = 1
+    gpus_per_trial: float | None = None  # None: 1 where there is a GPU
+    max_concurrent: int | None = None
+    max_failures: int = 1  # deaths of a trial's process that are made good
+    address: str | None = None  # of a Ray cluster; "auto" finds this machine's
+
+
+LEAST = {
+    "trials": 1,
+    "grace": 1,
+    "max_epochs": 1,
+    "cpus_per_trial": 1,
+    "max_concurrent": 1,
+    "max_failures": 0,
+    "seed": 0,
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked sweep.
+
+    Attributes:
+        request: what was asked for.
+        space: its domains.
+        base: settings of the user's that all trials share; paths are absolute.
+        configured: the whole config without any drawn value.
+        trials: what each trial draws, in order.
+        n_drawn: with those that repeat another.
+        n_evaluations: of a trial on valid, at most.
+    """
+
+    request: Request
+    space: Space
+    base: dict[str, Any]
+    configured: Config
+    trials: list[Values]
+    n_drawn: int
+    n_evaluations: int
+
+    @property
+    def folder(self) -> Path:
+        """Where everything of the experiment lies."""
+        request = self.request
+        name = request.name or f"{request.model}-{request.dataset}"
+        return Path(self.base["checkpoint_dir"]) / "tune" / name
+
+    def trial_settings(self, number: int) -> dict[str, Any]:
+        """A whole YAML file for `run`, of the trial `number`, counted from 1."""
+        settings = nested(self.trials[number - 1], self.configured.final_config_dict)
+        content = {"model": self.request.model, "dataset": self.request.dataset}
+        return {**content, **self.base, **settings}
+
+
+def read_request(file: str | Path, given: Mapping[str, Any]) -> Request:
+    """A tune file and `--key=value`; a key that is none of the file's goes into `settings`.
+
+    Raises:
+        InputError: an unknown key or a value of the wrong kind.
+    """
+    content = load_yaml(file)
+    known = [each.name for each in fields(Request)]
+    for key in content:
+        if key not in known:
+            hint = did_you_mean(str(key), known)
+            raise InputError(
+                f"{file}: unknown key '{key}'{hint or '; keys of the model go under settings:'}"
+            )
+    for key in ("space", "settings"):
+        if not isinstance(content.get(key) or {}, dict):
+            raise InputError(f"{file}: {key}: `key: value` lines were expected")
+    fixed = dict(content.pop("settings", None) or {})
+    for key, value in given.items():
+        if key in ("space", "settings"):
+            raise InputError(f"command line: --{key} is written in the file")
+        if key in known:
+            content[key] = parse_value(value)
+        else:
+            fixed[key] = parse_value(value)
+    files = content.pop("config_files", None) or []
+    content["config_files"] = split_files(files) if isinstance(files, str) else list(files)
+    defaults = asdict(Request())
+    # `~` stands for the default; of `scheduler`, for the word none.
+    content = {key: value for key, value in content.items() if value is not None}
+    request = Request(**{**defaults, **content, "settings": fixed})
+    _check_request(request)
+    return request
+
+
+def _check_request(request: Request) -> None:
+    for key in ("model", "dataset"):
+        if not getattr(request, key):
+            raise InputError(f"--{key}=... is needed, on the command line or in the file")
+    for key in ("model", "dataset", "name", "data_path", "checkpoint_dir", "address"):
+        value = getattr(request, key)
+        if value is not None and not isinstance(value, str):
+            raise InputError(f"{key}: {value!r} is no text")
+    if request.name is not None and Path(request.name).name != request.name:
+        raise InputError(f"name: {request.name!r} is no name of a folder")
+    _check_numbers(request)
+    check_type("baseline", request.baseline, True)
+    if request.scheduler not in SCHEDULERS:
+        raise InputError(f"scheduler: {request.scheduler!r} is none of {', '.join(SCHEDULERS)}")
+
+
+def _check_numbers(request: Request) -> None:
+    for key, least in LEAST.items():
+        value = getattr(request, key)
+        if value is None and getattr(Request(), key) is None:
+            continue
+        check_type(key, value, 1)
+        if value < least:
+            raise InputError(f"{key}: {value} is less than {least}")
+    check_type("reduction", request.reduction, 1.0)
+    if request.reduction <= 1:
+        raise InputError(f"reduction: {request.reduction} is not above 1")
+    if request.gpus_per_trial is not None:
+        check_type("gpus_per_trial", request.gpus_per_trial, 1.0)
+        if not 0 <= request.gpus_per_trial <= 1:
+            raise InputError(f"gpus_per_trial: {request.gpus_per_trial} is not in [0, 1]")
+
+
+def make_plan(request: Request) -> Plan:
+    """Check everything that can be checked without data, and draw the trials.
+
+    Raises:
+        InputError: any key, value or range that cannot be used.
+    """
+    model = request.model
+    model_entry(model)
+    space = parse_space(request.space)
+    base = _base_settings(request)
+    # RecBole's defaults first: a model alone may not know `epochs` in its YAML files.
+    configured = _checked({**base, "model": model, "dataset": request.dataset})
+    for key in ("data_path", "checkpoint_dir"):
+        path = Path(configured[key])
+        base[key] = str((path.parent if key == "data_path" else path).resolve())
+    for key, domain in space.items():
+        _check_searched(model, key, space, base, configured)
+        for value in domain.examples():
+            _check_example(model, key, value, configured)
+    n_evaluations = configured["epochs"] // configured["eval_step"]
+    if n_evaluations < 1:
+        raise InputError(
+            f"eval_step: {configured['eval_step']} epochs between evaluations, but only "
+            f"{configured['epochs']} epochs"
+        )
+    if request.scheduler == "asha" and request.grace > n_evaluations:
+        raise InputError(f"grace: {request.grace} is above the {n_evaluations} evaluations a trial")
+    if model == "S3Rec" and configured["pretrain_epochs"]:
+        raise InputError(
+            "S3Rec: trials do not pretrain; set pretrain_epochs: 0, train_stage: finetune and "
+            "pre_model_path"
+        )
+    baseline = None
+    if request.baseline:
+        baseline = {key: configured_value(key, configured.final_config_dict) for key in space}
+    trials = draw_trials(space, request.trials, request.seed, baseline)
+    n_drawn = request.trials * n_grid(space) + request.baseline
+    plan = Plan(request, space, base, configured, trials, n_drawn, n_evaluations)
+    for number, values in enumerate(trials, start=1):
+        try:
+            _checked(plan.trial_settings(number))
+        except InputError as error:
+            raise InputError(f"trial {number} ({describe(values)}): {error}") from None
+    return plan
+
+
+def _base_settings(request: Request) -> dict[str, Any]:
+    """The user's files, then `settings`, then the sweep's own keys; files are named absolutely."""
+    settings: dict[str, Any] = {}
+    for file in request.config_files:
+        content = {
+            key: value
+            for key, value in load_yaml(file).items()
+            if key not in ("model", "dataset", "nproc")
+        }
+        settings = merge_settings(settings, settings_for(request.model, content, str(file)))
+    check_keys(request.model, request.settings, "settings")
+    for key in request.settings:
+        if key in ("model", "dataset", "data_path", "checkpoint_dir", "config_files"):
+            raise InputError(f"settings: {key}: belongs at the top of the file")
+    settings = merge_settings(settings, request.settings)
+    for key, reason in NOT_FIXED.items():
+        if key in settings:
+            raise InputError(f"settings: {key}: {reason}")
+    settings.setdefault("seed", request.seed)
+    if request.gpus_per_trial == 0:
+        settings["use_gpu"] = False  # of the winner's test too, and of `run` with best.yaml
+    own = {
+        "data_path": request.data_path,
+        "checkpoint_dir": request.checkpoint_dir,
+        "epochs": request.max_epochs,
+    }
+    settings |= {key: value for key, value in own.items() if value is not None}
+    for key in PATH_KEYS:
+        if settings.get(key):
+            settings[key] = str(Path(settings[key]).resolve())
+    vectors = settings.get("item_vectors")
+    if isinstance(vectors, dict):
+        settings["item_vectors"] = {
+            name: str(Path(path).resolve()) for name, path in vectors.items()
+        }
+    return settings
+
+
+def _checked(settings: Mapping[str, Any]) -> Config:
+    """The config of a trial's YAML, read as the trial will read it."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "trial.yaml"
+        write_yaml(file, settings)
+        try:
+            # A Config that finds a GPU would hide the others from Ray.
+            config = build_config(
+                settings["model"], settings["dataset"], [file], {"use_gpu": False}
+            )
+        except InputError as error:
+            raise InputError(str(error).replace(f"{file}: ", "")) from None
+    check_run(config)
+    return config
+
+
+def _check_searched(
+    model: str, key: str, space: Space, base: Mapping[str, Any], configured: Config
+) -> None:
+    """A key of the space is one of the model's, and the sweep's alone."""
+    top = key.partition(".")[0]
+    check_keys(model, [top], "space")
+    if top in NOT_SEARCHED:
+        hint = "; see max_epochs" if top == "epochs" else ""
+        raise InputError(f"space: {key}: cannot be searched{hint}")
+    if top != key and top in space:
+        raise InputError(f"space: {key}: {top} is searched as a whole; keep one of them")
+    if top == key and key in base and key != "seed":
+        raise InputError(f"space: {key}: is fixed too, in settings, a file or --{key}; keep one")
+    configured_value(key, configured.final_config_dict)
+
+
+def _check_example(model: str, key: str, value: Any, configured: Config) -> None:
+    top, dot, _ = key.partition(".")
+    if dot:
+        default = configured_value(key, configured.final_config_dict)
+    else:
+        default = default_settings(model).get(top)
+    check_type(f"space: {key}", value, default)
+
+
+def write_yaml(path: Path, content: Mapping[str, Any], head: str = "") -> None:
+    """Settings as YAML, whole or not at all; `head` is a comment."""
+    with atomic_write(path) as handle:
+        handle.write("".join(f"# {line}\n" for line in head.splitlines()))
+        yaml.safe_dump(dict(content), handle, sort_keys=False, allow_unicode=True)
+
+
+def describe(values: Values, keys: Sequence[str] = ()) -> str:
+    """`hidden_dropout_prob=0.2317 n_layers=2`, numbers to four digits."""
+    return " ".join(f"{key}={short(values[key])}" for key in keys or values)
+
+
+def short(value: Any) -> str:
+    """A value in a narrow column."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,70 @@
+"""Every YAML file in `properties/tune/`."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from recbole_qbert.config import load_yaml, shipped
+from recbole_qbert.tuning.settings import Request, make_plan, read_request
+
+FOLDER = shipped("tune")
+CLUSTER = FOLDER / "cluster.yaml"
+SWEEPS = sorted(set(FOLDER.glob("*.yaml")) - {CLUSTER})
+TYPES = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list, "dict": dict}
+FIGURES = {
+    "layers": ("n_layers", [1, 2, 3, 4]),
+    "dropout": ("hidden_dropout_prob", [0.1, 0.2, 0.3, 0.4]),
+    "mask_ratio": ("mask_ratios.span", [0.15, 0.2, 0.25, 0.3]),
+}
+
+
+def test_they_are_there() -> None:
+    assert {path.stem for path in SWEEPS} == {"demo", *FIGURES}
+
+
+@pytest.mark.parametrize("path", [*SWEEPS, CLUSTER], ids=lambda path: path.name)
+def test_every_key_is_explained(path: Path) -> None:
+    """Each line says what it is, at the top with a `(type)` that fits the value."""
+    content = load_yaml(path)
+    explained = set()
+    for line in path.read_text(encoding="utf-8").splitlines():
+        assert len(line) <= 200
+        if match := re.match(r"(\w+):.*?# \((\w+)\) \S", line):
+            value = content[match[1]]
+            assert value is None or type(value) in (TYPES[match[2]], float, int), line
+            explained.add(match[1])
+        elif not line.startswith(("#", "  - ")):
+            assert re.match(r"  [\w.]+: .*# \S", line), line
+    assert explained == content.keys()
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.name)
+def test_every_sweep_can_be_planned(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = make_plan(read_request(path, {}))
+    assert len(plan.trials) == 4
+    if path.stem in FIGURES:
+        key, options = FIGURES[path.stem]
+        assert plan.trials == [{key: option} for option in options]
+        assert plan.configured["hidden_size"] == 256
+        assert plan.configured["n_layers"] == 4
+
+
+def test_the_demo_shows_every_key() -> None:
+    content = load_yaml(FOLDER / "demo.yaml")
+    assert content.keys() == {field.name for field in dataclasses.fields(Request)}
+    request = read_request(FOLDER / "demo.yaml", {})
+    assert request.baseline and request.trials == 3
+
+
+def test_ray_accepts_the_cluster() -> None:
+    util = pytest.importorskip("ray.autoscaler._private.util")
+    config = util.prepare_config(load_yaml(CLUSTER))
+    util.validate_config(config)
+    assert config["provider"]["type"] == "local"
