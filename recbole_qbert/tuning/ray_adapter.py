@@ -29,7 +29,7 @@ from recbole_qbert.tuning.trial import Job, check_sight
 
 NUMBER, VALID = "trial", "valid"
 OBJECT_STORE_BYTES = 100 << 20  # trials exchange numbers only; Ray would take a third of the memory
-SECONDS_TO_LOOK = 60.0
+SECONDS_TO_LOOK = 300  # a busy machine may need minutes to import torch and RecBole
 # Ray's own: tables, loggers and syncing that nobody needs here, and Ctrl-C, which would end the
 # sweep as if it were done.
 QUIET = {
