@@ -22,15 +22,15 @@ from recbole_qbert.commands import (
 from recbole_qbert.distributed import one_voice
 from recbole_qbert.errors import InputError
 
-# Commands whose flags are the keys of YAML files.
+# Commands whose flags are the keys of YAML files: what runs one, and its help.
 OPEN_ENDED = {
-    "run": run.run,
-    "tokenize": tokenize.run_tokenize,
-    "pretrain": pretrain.run_pretrain,
-    "ablate": ablate.run_ablate,
-    "benchmark": benchmark.run_benchmark,
-    "complexity": complexity.run_complexity,
-    "tune": tune.run_tune,
+    "run": (run.run, run.HELP),
+    "tokenize": (tokenize.run_tokenize, tokenize.HELP),
+    "pretrain": (pretrain.run_pretrain, pretrain.HELP),
+    "ablate": (ablate.run_ablate, ablate.HELP),
+    "benchmark": (benchmark.run_benchmark, benchmark.HELP),
+    "complexity": (complexity.run_complexity, complexity.HELP),
+    "tune": (tune.run_tune, tune.HELP),
 }
 
 
@@ -52,7 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(given: list[str]) -> int:
     if given[:1] and given[0] in OPEN_ENDED:
-        return OPEN_ENDED[given[0]](given[1:])
+        run_it, text = OPEN_ENDED[given[0]]
+        if {"-h", "--help"} & set(given[1:]):
+            print(f"recbole-qbert {given[0]}: {text}")
+            return 0
+        return run_it(given[1:])
     options = build_parser().parse_args(given)
     command: Callable[[argparse.Namespace], int] = options.function
     return command(options)

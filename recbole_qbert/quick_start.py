@@ -197,8 +197,9 @@ def prepare(config: Config, console: Console) -> Training:
         for line in load_pretrained(model, config, splits.train._dataset, source):
             console.print(f"  {line}", highlight=False)
     model = model.to(config["device"])
-    n_parameters = sum(each.numel() for each in model.parameters())
-    console.print(f"  {n_parameters:,} parameters, device {config['device']}, folder {folder}")
+    console.print(
+        f"  {n_parameters(model):,} parameters, device {config['device']}, folder {folder}"
+    )
     return Training(config, splits, model, entry.trainer(config, model), counts, pretrained_on)
 
 
@@ -246,13 +247,12 @@ def publish(training: Training, base: Path, files: Sequence[str]) -> RunResult:
         valid_metric=metric,
         exclude_visible=bool(getattr(model, "exclude_visible", False)),
         loss=str(config["loss_type"]),
-        # Of equal epochs RecBole keeps the last one.
-        best_epoch=max((row[metric], int(row["epoch"])) for row in trainer.curve)[1],
+        best_epoch=best_evaluation(trainer.curve, metric)[1],
         epochs=len(trainer.train_loss_dict),
         max_epochs=config["epochs"],
         seconds=trainer.curve[-1]["seconds"],
         test_seconds=test_seconds,
-        n_parameters=sum(each.numel() for each in model.parameters()),
+        n_parameters=n_parameters(model),
         peak_memory_mb=peak_memory_mb(),
         counts=training.counts,
         data_sha256=data_hashes(splits.dataset),
@@ -270,6 +270,16 @@ def publish(training: Training, base: Path, files: Sequence[str]) -> RunResult:
     if is_main():
         append_result(base / "results.jsonl", result)
     return result
+
+
+def n_parameters(model: torch.nn.Module) -> int:
+    """All that are trained."""
+    return sum(each.numel() for each in model.parameters())
+
+
+def best_evaluation(curve: Sequence[Mapping[str, float]], metric: str) -> tuple[float, int]:
+    """The best value of a metric and its epoch; of equal epochs RecBole keeps the last one."""
+    return max((row[metric], int(row["epoch"])) for row in curve)
 
 
 def epoch_line(curve: Sequence[Mapping[str, float]], metric: str, n_epochs: int) -> str:

@@ -24,9 +24,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run_ablate(arguments: Sequence[str]) -> int:
     """`ablate masks --dataset=X --key=value ...`"""
-    if any(argument in ("-h", "--help") for argument in arguments):
-        print(f"recbole-qbert ablate: {HELP}")
-        return 0
     from recbole_qbert.evaluation.ablation import ABLATIONS, Request, ablate
 
     name, flags = (arguments[0], arguments[1:]) if arguments else ("", ())

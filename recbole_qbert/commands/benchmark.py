@@ -24,9 +24,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run_benchmark(arguments: Sequence[str]) -> int:
     """`benchmark FILE.yaml --key=value ...`; 2 where a cell failed."""
-    if any(argument in ("-h", "--help") for argument in arguments):
-        print(f"recbole-qbert benchmark: {HELP}")
-        return 0
     if not arguments or arguments[0].startswith("-"):
         raise InputError("benchmark: name its file first: recbole-qbert benchmark FILE.yaml")
     flags = parse_settings(arguments[1:])

@@ -24,9 +24,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run_complexity(arguments: Sequence[str]) -> int:
     """`complexity --model=A,B --dataset=X --key=value ...`"""
-    if any(argument in ("-h", "--help") for argument in arguments):
-        print(f"recbole-qbert complexity: {HELP}")
-        return 0
     settings = parse_settings(arguments)
     file = settings.pop("json", "")
     if file and Path(file).is_dir():

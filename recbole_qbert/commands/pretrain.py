@@ -22,9 +22,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run_pretrain(arguments: Sequence[str]) -> int:
     """`pretrain --datasets=A,B --key=value ...`"""
-    if any(argument in ("-h", "--help") for argument in arguments):
-        print(f"recbole-qbert pretrain: {HELP}")
-        return 0
     settings = parse_settings(arguments)
     nproc = settings.pop("nproc", None)
     flags = [f"--{key}={value}" for key, value in settings.items()]

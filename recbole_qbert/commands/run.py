@@ -39,9 +39,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """`run --model=A,B --dataset=X --config_files=a.yaml --key=value ...`"""
-    if any(argument in ("-h", "--help") for argument in arguments):
-        print(f"recbole-qbert run: {HELP}")
-        return 0
     settings = parse_settings(arguments)
     nproc = settings.pop("nproc", None)
     flags = [f"--{key}={value}" for key, value in settings.items()]

@@ -27,9 +27,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run_tokenize(arguments: Sequence[str]) -> int:
     """`tokenize --dataset=X --key=value ...`"""
-    if any(argument in ("-h", "--help") for argument in arguments):
-        print(f"recbole-qbert tokenize: {HELP}")
-        return 0
     given = parse_settings(arguments)
     names = [name for name in given.pop("dataset", "").split(",") if name]
     if not names:

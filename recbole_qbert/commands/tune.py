@@ -22,9 +22,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run_tune(arguments: Sequence[str]) -> int:
     """`tune FILE.yaml --key=value ...`"""
-    if any(argument in ("-h", "--help") for argument in arguments):
-        print(f"recbole-qbert tune: {HELP}")
-        return 0
     if not arguments or arguments[0].startswith("-"):
         raise InputError("tune: name the YAML file of the space first")
     file, *flags = arguments

@@ -17,7 +17,7 @@ from recbole.config import Config
 from rich.console import Console
 from rich.table import Table
 
-from recbole_qbert.config import build_config, check_protocol
+from recbole_qbert.config import build_config
 from recbole_qbert.data.domain import Domain, find_domain
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.ranking import UNSEEN
@@ -25,7 +25,7 @@ from recbole_qbert.evaluation.results import RunResult, mean_and_deviation
 from recbole_qbert.files import atomic_write
 from recbole_qbert.model.masking import SCHEMES
 from recbole_qbert.pretraining.fit import pretrain
-from recbole_qbert.quick_start import finished_run, run_model
+from recbole_qbert.quick_start import check_run, finished_run, run_model
 from recbole_qbert.tokenizer.pipeline import tokenize
 from recbole_qbert.tokenizer.settings import FUSED, tokenize_settings
 
@@ -172,7 +172,7 @@ def ablate(request: Request, console: Console) -> Path:
     configs = []
     for variant in variants:
         configs.append(_config(request, variant, {}))
-        check_protocol(configs[-1])
+        check_run(configs[-1])
         if variant.ids is not None:
             _id_settings(request, variant)
     base, data_path = Path(configs[0]["checkpoint_dir"]), Path(configs[0]["data_path"]).parent

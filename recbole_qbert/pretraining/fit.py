@@ -25,7 +25,13 @@ from recbole_qbert.model.qbert4rec import QBERT4Rec
 from recbole_qbert.pretraining.corpus import Corpus, FieldNames
 from recbole_qbert.pretraining.loader import TrainingBatches, ValidRows, valid_users
 from recbole_qbert.pretraining.transfer import ARCHITECTURE, save_pretrained
-from recbole_qbert.quick_start import epoch_line, flush_denormals, quiet_recbole, run_hash
+from recbole_qbert.quick_start import (
+    epoch_line,
+    flush_denormals,
+    n_parameters,
+    quiet_recbole,
+    run_hash,
+)
 from recbole_qbert.trainer import SafeTrainer
 
 MODEL = "QBERT4Rec"
@@ -146,9 +152,8 @@ def _pretrain(config: Config, domains: Sequence[Domain], folder: Path, console: 
         names,
     )
     trainer = PretrainTrainer(config, model)
-    n_parameters = sum(each.numel() for each in model.parameters())
     console.print(
-        f"  {n_parameters:,} parameters, {len(batches):,} steps an epoch, device "
+        f"  {n_parameters(model):,} parameters, {len(batches):,} steps an epoch, device "
         f"{config['device']}, folder {folder}"
     )
 

@@ -19,7 +19,13 @@ from rich.console import Console
 from recbole_qbert.config import build_config, load_yaml
 from recbole_qbert.errors import InputError
 from recbole_qbert.files import read_json, write_json
-from recbole_qbert.quick_start import flush_denormals, prepare, quiet_recbole, train
+from recbole_qbert.quick_start import (
+    best_evaluation,
+    flush_denormals,
+    prepare,
+    quiet_recbole,
+    train,
+)
 from recbole_qbert.tuning.journal import (
     EXPERIMENT,
     FAULT,
@@ -120,8 +126,7 @@ def train_trial(folder: Path, job: Job, report: Callable[[Report], None]) -> Non
 
 def report_of(curve: list[dict[str, float]], metric: str) -> Report:
     """What the driver is told after an evaluation: all of it from valid."""
-    # Of equal epochs RecBole keeps the last one.
-    best, best_epoch = max((row[metric], int(row["epoch"])) for row in curve)
+    best, best_epoch = best_evaluation(curve, metric)
     return {
         "evaluation": len(curve),
         "epoch": int(curve[-1]["epoch"]),
