@@ -20,7 +20,7 @@ from typing import Any
 import recbole
 import yaml
 from recbole.config import Config
-from recbole.utils import argument_list
+from recbole.utils import InputType, argument_list
 
 from recbole_qbert.compat import isolated_argv
 from recbole_qbert.errors import InputError, did_you_mean
@@ -128,11 +128,13 @@ def build_config(
         user_keys = merge_settings(
             user_keys, settings_for(model, load_yaml(file), str(file), stage)
         )
-    use_tuned = {**user_keys, **given}.get("use_tuned", True)
+    users = {**user_keys, **given}
+    use_tuned = users.get("use_tuned", True)
     merged: dict[str, Any] = {}
     for path in shipped_files(model, dataset, use_tuned, stage):
         merged = merge_settings(merged, load_yaml(path))
-    check_types(model, {**user_keys, **given}, stage)
+    check_types(model, users, stage)
+    _learn_from_pairs(model, users, merged)
     for layer in (sizes or {}, user_keys, given):
         merged = merge_settings(merged, layer)
     with isolated_argv():
@@ -150,6 +152,19 @@ def build_config(
                 f"config of {model} on {dataset}: {' '.join(str(error).split())}"
             ) from None
     return config
+
+
+def _learn_from_pairs(model: str, users: Mapping[str, Any], settings: dict[str, Any]) -> None:
+    """Undo what `base.yaml` says of the loss for a model that learns from pairs of items.
+
+    That is cross-entropy without negatives; BPR needs negatives, and RecBole's own defaults say
+    how they are drawn.
+    """
+    only_pairs = getattr(model_entry(model).model, "input_type", None) == InputType.PAIRWISE
+    if only_pairs:
+        settings["loss_type"] = "BPR"
+    if only_pairs or users.get("loss_type") == "BPR":
+        settings.pop("train_neg_sample_args", None)
 
 
 def check_types(model: str, settings: Mapping[str, Any], stage: str = FINETUNE) -> None:

@@ -42,7 +42,7 @@ from recbole_qbert.pretraining.transfer import (
     load_pretrained,
     read_source,
 )
-from recbole_qbert.registry import model_entry
+from recbole_qbert.registry import build_model, model_entry
 
 # Settings that say where things go or how they are shown; they do not change a result and are no
 # part of a run's identity.
@@ -189,7 +189,7 @@ def prepare(config: Config, console: Console) -> Training:
         config["pre_model_path"] = pretrain_s3rec(config, console)
         config["train_stage"] = "finetune"
     init_seed(config["seed"], config["reproducibility"])
-    model = entry.model(config, splits.train._dataset)
+    model = build_model(config, splits.train._dataset)
     pretrained_on: list[str] = []
     if is_qbert(config) and config["pre_model_path"]:
         source = read_source(config["pre_model_path"])
@@ -350,7 +350,7 @@ def pretrain_s3rec(config: Config, console: Console) -> str:
     train_data, _, _ = data_preparation(first, load_dataset(entry.dataset, first))
     console.print(f"  S3Rec pretraining, {first['epochs']} epochs")
     init_seed(first["seed"], first["reproducibility"])
-    model = entry.model(first, train_data._dataset).to(first["device"])
+    model = build_model(first, train_data._dataset).to(first["device"])
     trainer = entry.trainer(first, model)
     trainer.fit(train_data, None, verbose=False, show_progress=first["show_progress"])
     barrier()  # until it is written

@@ -94,6 +94,35 @@ def model_entry(name: str) -> Entry:
     return Entry(model)
 
 
+def build_model(config: Any, dataset: Any) -> Any:
+    """The model of a config.
+
+    Raises:
+        InputError: RecBole's class cannot be built from these settings or this data set; it says so
+            with whatever exception comes first.
+    """
+    model = model_entry(config["model"]).model
+    try:
+        return model(config, dataset)
+    except (
+        AssertionError,
+        AttributeError,
+        KeyError,
+        NotImplementedError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        if not model.__module__.startswith("recbole."):
+            raise
+        said = " ".join(str(error).split())
+        raise InputError(
+            f"model {config['model']} on {config['dataset']}: RecBole cannot build it from these "
+            f"settings ({type(error).__name__}: {said}); see its keys in RecBole's documentation, "
+            "and the columns that load_col reads"
+        ) from error
+
+
 def _recbole_model(name: str) -> Any:
     try:
         return get_model(name)

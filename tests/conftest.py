@@ -20,7 +20,7 @@ from recbole.utils import init_seed
 
 from recbole_qbert.config import build_config, known_keys
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
-from recbole_qbert.registry import model_entry
+from recbole_qbert.registry import build_model, model_entry
 
 torch.set_num_threads(1)
 
@@ -138,7 +138,7 @@ def new_trainer(config: Config, loaded: Loaded | None = None) -> tuple[Any, Load
     loaded = loaded or load(config)
     entry = model_entry(config["model"])
     init_seed(config["seed"], config["reproducibility"])
-    return entry.trainer(config, entry.model(config, loaded.train._dataset)), loaded
+    return entry.trainer(config, build_model(config, loaded.train._dataset)), loaded
 
 
 def fitted(config: Config) -> tuple[Any, Loaded]:

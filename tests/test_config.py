@@ -131,6 +131,26 @@ def test_later_sources_win(tiny: Tiny) -> None:
     assert build_config("IDBERT4Rec", "toy")["n_layers"] == 4
 
 
+@pytest.mark.parametrize(
+    ("model", "settings", "loss", "negatives"),
+    [
+        ("SASRec", {}, "CE", None),
+        ("SASRec", {"loss_type": "BPR"}, "BPR", 1),
+        ("FPMC", {}, "BPR", 1),
+        ("TransRec", {}, "BPR", 1),
+        ("FPMC", {"train_neg_sample_args": {"sample_num": 3}}, "BPR", 3),
+    ],
+)
+def test_models_that_learn_from_pairs(
+    tiny: Tiny, model: str, settings: dict[str, Any], loss: str, negatives: int | None
+) -> None:
+    """Cross-entropy has no negatives; BPR has RecBole's own number of them, or the user's."""
+    config = build_config(model, "toy", (), settings)
+    assert config["loss_type"] == loss
+    drawn = config["train_neg_sample_args"]
+    assert (None if drawn["distribution"] == "none" else drawn["sample_num"]) == negatives
+
+
 def test_a_section_for_one_model(tiny: Tiny) -> None:
     """`per_model` wins over the file's common keys, later files over it; keys are checked."""
     (tiny.root / "a.yaml").write_text(

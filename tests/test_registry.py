@@ -24,7 +24,8 @@ from recbole_qbert.errors import InputError
 from recbole_qbert.registry import MODEL_TABLE, model_entry, register
 from recbole_qbert.trainer import SafeTrainer
 
-RECBOLE_MODELS = ("SASRec", "BERT4Rec", "GRU4Rec", "FDSA", "S3Rec")
+# FPMC and TransRec learn from pairs of items alone.
+RECBOLE_MODELS = ("SASRec", "BERT4Rec", "GRU4Rec", "FDSA", "S3Rec", "FPMC", "TransRec")
 MODELS = [*MODEL_TABLE, *RECBOLE_MODELS]
 
 
@@ -288,4 +289,20 @@ def test_a_model_defined_where_there_is_no_source(tiny: Tiny) -> None:
 def test_names_that_are_no_model(name: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         model_entry(name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("SASRec", {"hidden_size": 16, "n_heads": 3}, "not a multiple of the number of attention"),
+        ("SASRecF", {"selected_features": ["flavour"]}, "KeyError: 'flavour'"),
+    ],
+)
+def test_a_model_of_recboles_that_cannot_be_built(
+    tiny: Tiny, name: str, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        new_trainer(tiny.make_config(name, **settings))
+    assert str(caught.value).startswith(f"model {name} on toy: RecBole cannot build it")
     assert "\n" not in str(caught.value)

@@ -35,7 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from recbole_qbert.errors import InputError
 from recbole_qbert.model.qbert4rec import QBERT4Rec
-from recbole_qbert.registry import model_entry
+from recbole_qbert.registry import build_model
 
 TOP_K = 10
 BATCH_USERS = 256
@@ -112,7 +112,7 @@ def measure(config: Config, train_dataset: Any, test_loader: Any) -> Complexity:
     latencies = []
     for device in devices:
         config["device"] = device  # several of RecBole's models make tensors on it by themselves
-        model = model_entry(config["model"]).model(config, train_dataset).to(device).eval()
+        model = build_model(config, train_dataset).to(device).eval()
         if device == cpu:
             parameters, item_parameters = count_parameters(model)
             closed_form = closed_form_macs(model) if isinstance(model, QBERT4Rec) else None
