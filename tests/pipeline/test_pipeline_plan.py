@@ -199,8 +199,9 @@ def test_the_paper_has_its_nine_domains() -> None:
     lines = {step.name: " ".join(step.line) for step in steps}
     assert sum(name.startswith("atomic-") for name in lines) == 9
     assert lines["atomic-Instruments"].endswith(
-        "dataset_scripts/amazon.py --category=Instruments --release=2018 --raw=raw "
-        "--data_path=dataset"
+        "dataset_scripts/amazon.py --category=Instruments --release=2018 --folder=raw "
+        "--data_path=dataset --pictures=pictures/Instruments --require=image --longest=2000 "
+        "--overwrite"
     )
     (pretrain,) = [step for step in steps if step.name == "pretrain"]
     for domain in ("Pet", "Cell", "Automotive", "Tools", "Toys", "Sports"):
