@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import io
 import json
 import re
@@ -49,6 +50,7 @@ class Files:
         )
 
 
+@functools.cache
 def commands() -> dict[tuple[str, ...], str]:
     """All commands a step may name, `embed text` being one, and their usage ("" if open-ended)."""
     from recbole_qbert.cli import OPEN_ENDED, build_parser

@@ -15,6 +15,7 @@ of the shipped settings.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ STEP_KEYS = (
     # fmt: on
 )
 PROPERTIES, EACH, VALUE, OUTPUT = "properties", "each", "value", "output."
+# Settings of open-ended commands that are names with commas between, not YAML lists.
+_NAMES = frozenset(["model", "dataset", "datasets", "config_files", "seeds", "sources"])
 _REFERENCE = re.compile(r"\$\{([^{}]*)\}")
 
 
@@ -215,8 +218,6 @@ def flags_of(
     settings: Mapping[str, Any], command: Sequence[str], is_script: bool, place: str
 ) -> list[str]:
     """Settings as flags: open-ended commands read values as YAML, the others as argparse does."""
-    import json
-
     from recbole_qbert.cli import OPEN_ENDED
 
     is_open = not is_script and command[0] in OPEN_ENDED
@@ -233,10 +234,6 @@ def flags_of(
         elif value:
             flags.append(f"--{key}")
     return flags
-
-
-# Settings of open-ended commands that are names with commas between, not YAML lists.
-_NAMES = frozenset(["model", "dataset", "datasets", "config_files", "seeds", "sources"])
 
 
 def _check_keys(content: Mapping[str, Any], known: Sequence[str], place: str) -> None:
