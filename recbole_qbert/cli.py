@@ -14,6 +14,7 @@ from recbole_qbert.commands import (
     embed,
     ids,
     inspect,
+    pipeline,
     pretrain,
     run,
     tokenize,
@@ -29,6 +30,7 @@ OPEN_ENDED = {
     "pretrain": (pretrain.run_pretrain, pretrain.HELP),
     "ablate": (ablate.run_ablate, ablate.HELP),
     "benchmark": (benchmark.run_benchmark, benchmark.HELP),
+    "pipeline": (pipeline.run_pipeline, pipeline.HELP),
     "complexity": (complexity.run_complexity, complexity.HELP),
     "tune": (tune.run_tune, tune.HELP),
 }
@@ -67,7 +69,21 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="recbole-qbert", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="command")
-    groups = (embed, tokenize, inspect, ids, run, benchmark, tune, pretrain, ablate, complexity)
+    groups = (
+        # fmt: off
+        embed,
+        tokenize,
+        inspect,
+        ids,
+        run,
+        benchmark,
+        tune,
+        pretrain,
+        ablate,
+        complexity,
+        pipeline,
+        # fmt: on
+    )
     for group in groups:
         group.add(commands)
     doctor = commands.add_parser("doctor", help="check this installation and say what to mend")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from recbole_qbert.data.domain import Domain
 from recbole_qbert.encoders.image import embed_image_files
 from recbole_qbert.encoders.text import embed_text
 from recbole_qbert.evaluation.results import RunResult
+from recbole_qbert.files import atomic_write
 from recbole_qbert.quick_start import run_models
 from recbole_qbert.tokenizer.pipeline import tokenize
 from recbole_qbert.tokenizer.report import report_lines
@@ -36,11 +36,7 @@ def run_demo(folder: Path, console: Console, posters: Path | None = None) -> lis
         console: where to print.
         posters: folder of `<item_id>.jpg`; without, the IDs come from text and interactions.
     """
-    source = Path(recbole.__file__).parent / "dataset_example" / DATASET
-    domain = Domain(DATASET, folder / "dataset" / DATASET)
-    domain.folder.mkdir(parents=True, exist_ok=True)
-    for suffix in ("inter", "item"):
-        shutil.copyfile(source / domain.file(suffix).name, domain.file(suffix))
+    domain = copy_sample(folder / "dataset")
     make_ids(domain, console, posters)
     settings = {
         "data_path": str(folder / "dataset"),
@@ -52,6 +48,16 @@ def run_demo(folder: Path, console: Console, posters: Path | None = None) -> lis
     titles = dict(zip(movies["item_id"], movies["movie_title"], strict=True))
     console.print(example_users(results[0].bundle, domain.file("inter"), titles))
     return results
+
+
+def copy_sample(data_path: Path) -> Domain:
+    """Put ml-100k's atomic files, which RecBole ships, where data sets lie."""
+    source = Path(recbole.__file__).parent / "dataset_example" / DATASET
+    domain = Domain(DATASET, data_path / DATASET)
+    for suffix in ("inter", "item"):
+        with atomic_write(domain.file(suffix), "wb") as handle:
+            handle.write((source / domain.file(suffix).name).read_bytes())
+    return domain
 
 
 def make_ids(domain: Domain, console: Console, posters: Path | None) -> None:

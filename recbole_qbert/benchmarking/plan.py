@@ -7,7 +7,7 @@ Settings of a cell, later wins: those that `run` takes by itself (shipped, tuned
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +120,8 @@ def read_plan(path: str | Path, flags: Mapping[str, str]) -> Plan:
 
     Args:
         path: the YAML.
-        flags: `--key=value` of the command line: keys of the file that are no mappings, or settings
-            of the runs; both win over the file.
+        flags: `--key=value` of the command line: keys of the file that are no mappings, settings
+            of all runs, or, as `models.<row>.<key>`, settings of one row; they win over the file.
 
     Raises:
         InputError: an unknown key, a value that cannot be used, an unknown model.
@@ -138,6 +138,7 @@ def read_plan(path: str | Path, flags: Mapping[str, str]) -> Plan:
         contenders += [Contender(name, name) for name in CONTROLS if name not in there]
     names = [contender.name for contender in contenders]
     _all_different(names, "models", source)
+    contenders = _with_row_settings(contenders, values)
     reference = str(content.get("reference") or REFERENCE)
     if reference not in names:
         raise InputError(
@@ -159,6 +160,21 @@ def read_plan(path: str | Path, flags: Mapping[str, str]) -> Plan:
     )
     _check_settings(plan)
     return plan
+
+
+def _with_row_settings(contenders: Sequence[Contender], values: Settings) -> list[Contender]:
+    """The rows with their `models.<row>.<key>` flags, which are taken out of `values`."""
+    rows = {contender.name: contender for contender in contenders}
+    for flag in [key for key in values if key.startswith("models.")]:
+        name, _, key = flag.removeprefix("models.").rpartition(".")
+        if name not in rows:
+            raise InputError(
+                f"command line: --{flag}: no row '{name}'{did_you_mean(name, rows)}; write "
+                "--models.<row>.<key>=value"
+            )
+        settings = {**rows[name].settings, key: values.pop(flag)}
+        rows[name] = replace(rows[name], settings=settings)
+    return list(rows.values())
 
 
 def lineage(model: str) -> list[str]:

@@ -87,16 +87,17 @@ def _add_vectors(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(function=_vectors)
 
 
-def _place(options: argparse.Namespace, suffix: str) -> Path:
+def place(options: argparse.Namespace, suffix: str) -> Path:
+    """A file of the data set that the flags name."""
     return Path(options.data_path) / options.dataset / f"{options.dataset}.{suffix}"
 
 
 def _text(options: argparse.Namespace) -> int:
     from recbole_qbert.encoders.text import embed_text
 
-    out = Path(options.output or _place(options, "text.npz"))
+    out = Path(options.output or place(options, "text.npz"))
     table = embed_text(
-        options.item_file or _place(options, "item"),
+        options.item_file or place(options, "item"),
         options.fields.split(","),
         out,
         encoder=options.encoder,
@@ -120,9 +121,9 @@ def _text(options: argparse.Namespace) -> int:
 def _image(options: argparse.Namespace) -> int:
     from recbole_qbert.encoders.image import embed_image_files
 
-    out = Path(options.output or _place(options, "image.npz"))
+    out = Path(options.output or place(options, "image.npz"))
     table = embed_image_files(
-        options.item_file or _place(options, "item"),
+        options.item_file or place(options, "item"),
         out,
         folder=options.folder,
         column=options.column,
@@ -143,7 +144,7 @@ def _image(options: argparse.Namespace) -> int:
 def _vectors(options: argparse.Namespace) -> int:
     from recbole_qbert.data.embeddings import import_matrix, write_embeddings
 
-    out = Path(options.output or _place(options, f"{options.modality}.npz"))
+    out = Path(options.output or place(options, f"{options.modality}.npz"))
     if not out.parent.is_dir():
         raise InputError(f"{out.parent}: no such folder; correct --data_path or --dataset")
     table = import_matrix(options.matrix, options.items, options.modality, options.encoder)

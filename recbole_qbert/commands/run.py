@@ -26,6 +26,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     demo.add_argument("--posters", help="folder of <item_id>.jpg; the IDs then use them too")
     demo.set_defaults(function=_demo)
 
+    sample = commands.add_parser("sample", help="ml-100k's files, which RecBole ships")
+    sample.add_argument("--data_path", default="dataset", help="folder to put ml-100k/ in")
+    sample.set_defaults(function=_sample)
+
     table = commands.add_parser("table", help="means over seeds of a results file, as Markdown")
     table.add_argument("file", help="results.jsonl")
     table.set_defaults(function=_table)
@@ -63,6 +67,14 @@ def _demo(options: argparse.Namespace) -> int:
 
     posters = Path(options.posters) if options.posters else None
     run_demo(Path(options.folder), wide_console(), posters)
+    return 0
+
+
+def _sample(options: argparse.Namespace) -> int:
+    from recbole_qbert.demo import copy_sample
+
+    domain = copy_sample(Path(options.data_path))
+    print(f"{domain.file('inter')} and .item: written")
     return 0
 
 

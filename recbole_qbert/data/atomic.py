@@ -1,4 +1,4 @@
-"""Read columns of a RecBole atomic file exactly as they are written.
+"""Read columns of a RecBole atomic file exactly as they are written, and write rows of one.
 
 RecBole's own loader remaps tokens, splits sequences and fills gaps; here the strings count.
 """
@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from recbole_qbert.errors import InputError, did_you_mean, preview
 
@@ -88,3 +91,17 @@ def header_fields(path: str | Path, line: str) -> list[str]:
             raise InputError(f"{path}: line 1: the field '{name}' occurs twice; rename one")
         names.append(name)
     return names
+
+
+def write_rows(handle: IO[bytes], columns: Sequence[pa.Array | pa.ChunkedArray]) -> int:
+    """Append rows to an atomic file that is open as bytes, and return how many.
+
+    Args:
+        handle: its header is written already.
+        columns: text columns of one length and type, of cells without tabs and line ends.
+    """
+    lines = pc.binary_join_element_wise(*columns, pa.scalar("\t", columns[0].type))
+    chunks = lines.chunks if isinstance(lines, pa.ChunkedArray) else [lines]
+    for chunk in chunks:
+        handle.write("\n".join([*chunk.to_pylist(), ""]).encode())
+    return len(lines)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from recbole_qbert.data.atomic import header_fields, read_columns
+from recbole_qbert.data.atomic import header_fields, read_columns, write_rows
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids, write_semantic_ids
 from recbole_qbert.errors import InputError
@@ -131,10 +131,7 @@ def _write(
                     prefix = pa.scalar(f"{domain.name}/", LARGE)
                     column = pc.binary_join_element_wise(prefix, column, pa.scalar("", LARGE))
                 columns.append(column)
-            lines = pc.binary_join_element_wise(*columns, pa.scalar("\t", LARGE))
-            for chunk in lines.chunks:
-                handle.write("\n".join([*chunk.to_pylist(), ""]).encode())
-            rows += len(lines)
+            rows += write_rows(handle, columns)
     return rows
 
 

@@ -103,21 +103,32 @@ def pretrain(
         InputError: a setting or file that cannot be used.
     """
     console = console or Console()
-    name = "+".join(datasets)
-    sizes = tuned_sizes(target) if target else {}
-    config = build_config(MODEL, name, files, settings, stage=PRETRAIN, sizes=sizes)
+    config = pretrain_config(datasets, files, settings, target)
     check_protocol(config)
     if config["valid_users"] < 0 or config["steps_per_epoch"] < 0:
         raise InputError("valid_users and steps_per_epoch: give 0 or more")
     flush_denormals()
     quiet_recbole()
-    folder = Path(config["checkpoint_dir"]) / "pretrain" / name
-    folder /= f"{MODEL}-seed{config['seed']}-{run_hash(config)}"
-    config["checkpoint_dir"] = str(folder)
+    folder = Path(config["checkpoint_dir"])
     domains = [find_domain(each, Path(config["data_path"]).parent) for each in datasets]
     with joined([config]):
         console = console if is_main() else Console(quiet=True)
         return _pretrain(config, domains, folder, console)
+
+
+def pretrain_config(
+    datasets: Sequence[str],
+    files: Sequence[str | Path] = (),
+    settings: Mapping[str, Any] | None = None,
+    target: str | None = None,
+) -> Config:
+    """The config of `pretrain`; its `checkpoint_dir` is the folder of this very pretraining."""
+    name = "+".join(datasets)
+    sizes = tuned_sizes(target) if target else {}
+    config = build_config(MODEL, name, files, settings, stage=PRETRAIN, sizes=sizes)
+    folder = Path(config["checkpoint_dir"]) / "pretrain" / name
+    config["checkpoint_dir"] = str(folder / f"{MODEL}-seed{config['seed']}-{run_hash(config)}")
+    return config
 
 
 def _pretrain(config: Config, domains: Sequence[Domain], folder: Path, console: Console) -> Path:

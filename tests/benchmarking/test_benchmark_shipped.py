@@ -39,13 +39,13 @@ def test_every_key_is_explained(path: Path) -> None:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_every_shipped_benchmark_builds_all_its_cells(tiny: Tiny, path: Path) -> None:
     assert load_yaml(path).keys() == KEYS
-    (dataset,) = load_yaml(path)["datasets"]
-    shutil.copytree(tiny.folder, tiny.root / dataset)
-    for file in (tiny.root / dataset).iterdir():
-        file.rename(file.with_name(file.name.replace("toy", dataset, 1)))
+    for dataset in load_yaml(path)["datasets"]:
+        shutil.copytree(tiny.folder, tiny.root / dataset)
+        for file in (tiny.root / dataset).iterdir():
+            file.rename(file.with_name(file.name.replace("toy", dataset, 1)))
     plan = read_plan(path, {"data_path": str(tiny.root), "use_gpu": "False"})
     cells = build_cells(plan)
-    assert len(cells) == len(plan.contenders) * len(plan.seeds)
+    assert len(cells) == len(plan.contenders) * len(plan.seeds) * len(plan.datasets)
     controls = [cell.config for cell in cells if cell.contender.name == "IDBERT4Rec"]
     assert {config["item_representation"] for config in controls} == {"id"}
 

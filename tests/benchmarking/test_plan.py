@@ -263,3 +263,14 @@ def test_data_without_their_files(tiny: Tiny) -> None:
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["benchmark", "--help"]) == 0
     assert "FILE.yaml" in capsys.readouterr().out
+
+
+def test_a_flag_reaches_one_row(tiny: Tiny) -> None:
+    models = [{"name": "a b.c", "model": "SASRec", "settings": {"epochs": 3}}, "QBERT4Rec"]
+    plan = plan_of(tiny, {"models.a b.c.epochs": "4", "eval_step": "2"}, models=models)
+    epochs = [plan.settings_of(each, "toy")["epochs"] for each in plan.contenders]
+    assert epochs == [4, SETTINGS["epochs"]]
+    with pytest.raises(InputError, match="unknown key 'epoch' for SASRec"):
+        plan_of(tiny, {"models.a b.c.epoch": "4"}, models=models)
+    with pytest.raises(InputError, match="no row 'QBERT4Re'; did you mean 'QBERT4Rec'"):
+        plan_of(tiny, {"models.QBERT4Re.epochs": "4"}, models=models)

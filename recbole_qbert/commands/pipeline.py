@@ -1,0 +1,37 @@
+"""`recbole-qbert pipeline`: from raw files to tables, as one YAML declares."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from recbole_qbert.commands.run import wide_console
+from recbole_qbert.commands.settings import parse_settings
+from recbole_qbert.errors import InputError
+
+HELP = (
+    "all steps from raw files to tables, each run only where something changed: "
+    "FILE.yaml [--dry_run=True] [--variable=value ...]; see properties/pipeline/"
+)
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Listed only; its `--key=value` flags are the variables of the file."""
+    commands.add_parser("pipeline", help=HELP)
+
+
+def run_pipeline(arguments: Sequence[str]) -> int:
+    """`pipeline FILE.yaml --key=value ...`"""
+    if not arguments or arguments[0].startswith("-"):
+        raise InputError("pipeline: name its file first: recbole-qbert pipeline FILE.yaml")
+    given = parse_settings(arguments[1:])
+    dry = given.pop("dry_run", "False").lower()
+    if dry not in ("true", "false"):
+        raise InputError(f"--dry_run={dry}: write True or False")
+
+    from recbole_qbert.pipeline.plan import read_pipeline
+    from recbole_qbert.pipeline.runner import dry_run, run
+
+    pipeline = read_pipeline(arguments[0], given)
+    (dry_run if dry == "true" else run)(pipeline, wide_console())
+    return 0

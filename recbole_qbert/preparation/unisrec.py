@@ -1,0 +1,278 @@
+"""UniSRec's and VQ-Rec's folders, from and to atomic files.
+
+    X.train.inter, X.valid.inter, X.test.inter   targets with histories, all by number
+    X.text                    item_id:token, text:token_seq
+    X.item2index, X.user2index   token, tab, number; without them the numbers are the tokens
+    X.feat1CLS                float32 [N, D], row = number of the item
+
+An import puts the sequences together again from their rows and takes nothing on trust: each history
+must be what the rows before it say.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recbole_qbert.data.atomic import read_columns, write_rows
+from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.embeddings import EmbeddingTable, read_embeddings, write_embeddings
+from recbole_qbert.data.merge import ITEM, LARGE, USER, read_atomic
+from recbole_qbert.errors import InputError, preview
+from recbole_qbert.files import atomic_write
+from recbole_qbert.preparation.mql4grec import read_tokens
+from recbole_qbert.preparation.split import (
+    CELLS,
+    PARTS,
+    TIME,
+    Sequences,
+    leave_one_out,
+    ranges,
+    read_sequences,
+    sequence_rows,
+    write_part,
+)
+
+HISTORY = CELLS[1].partition(":")[0]
+MAX_LENGTH = 50  # of a history, UniSRec's
+FEATURES = "feat1CLS"
+TEXT_CELLS = (f"{ITEM}:token", "text:token_seq")
+
+
+def import_folder(folder: Path, name: str, into: Domain) -> dict[str, Any]:
+    """Write `.inter`, `.item` and, from the features, `.text.npz`.
+
+    Args:
+        folder: holds `<name>.train.inter` and so on.
+        name: of the data set there.
+        into: the data set to write.
+
+    Returns:
+        users, items and interactions; the features' dimension, 0 without.
+
+    Raises:
+        InputError: a file is missing or broken, or a history is not what earlier rows say.
+    """
+    numbered = _join_rows([folder / f"{name}.{part}.inter" for part in PARTS])
+    texts = _texts(folder / f"{name}.text")
+    n_items = max([len(texts), *(int(token) + 1 for token in numbered.items.to_pylist())])
+    items = read_tokens(folder / f"{name}.item2index", [str(number) for number in range(n_items)])
+    users = read_tokens(folder / f"{name}.user2index", numbered.users.to_pylist())
+    numbers = pc.cast(numbered.items, pa.int64()).to_numpy()
+    sequences = Sequences(
+        users=pa.array(users, LARGE),
+        items=pa.array(items, LARGE),
+        codes=numbers[numbered.codes],
+        offsets=numbered.offsets,
+        times=numbered.times,
+        parts=numbered.parts,
+    )
+    with atomic_write(into.file("inter"), "wb") as handle:
+        handle.write(f"{USER}:token\t{ITEM}:token\t{TIME}:float\n".encode())
+        write_rows(handle, list(sequence_rows(sequences)))
+    if texts:
+        column = [texts.get(str(number), "") for number in range(n_items)]
+        with atomic_write(into.file("item"), "wb") as handle:
+            handle.write(("\t".join(TEXT_CELLS) + "\n").encode())
+            write_rows(handle, [pa.array(items, LARGE), pa.array(column, LARGE)])
+    dimension = _import_features(folder / f"{name}.{FEATURES}", items, into)
+    return {**sequences.counts(), "dimension": dimension}
+
+
+def _texts(path: Path) -> dict[str, str]:
+    """Number of an item -> its text; none where there is no file."""
+    if not path.is_file():
+        return {}
+    frame = read_columns(path, [ITEM, "text"])
+    wrong = frame.index[~frame[ITEM].str.fullmatch(r"0|[1-9]\d*")]
+    if len(wrong):
+        raise InputError(f"{path}: line {wrong[0]}: item_id is no number; mend the line")
+    return dict(zip(frame[ITEM], frame["text"], strict=True))
+
+
+def _join_rows(paths: list[Path]) -> Sequences:
+    """Sequences from rows of targets with histories.
+
+    A user's shortest history of all is where the sequence begins; each row then adds its target.
+    """
+    files = [read_atomic(path) for path in paths]
+    for file in files:
+        lacking = [name for name in (USER, HISTORY, ITEM) if name not in file.names]
+        if lacking:
+            raise InputError(f"{file.path}: no column '{lacking[0]}'; give UniSRec's .inter files")
+    table = pa.concat_tables([file.columns.select([USER, HISTORY, ITEM]) for file in files])
+    rows = np.arange(len(table))
+    starts = np.cumsum([0, *(file.columns.num_rows for file in files)])
+    part = np.searchsorted(starts, rows, side="right") - 1
+
+    def place(row: int) -> str:
+        return f"{paths[part[row]]}: line {row - starts[part[row]] + 2}"
+
+    users = pc.dictionary_encode(table[USER]).combine_chunks()
+    owners = users.indices.to_numpy().astype(np.int64)
+    history = pc.split_pattern(table[HISTORY], " ").combine_chunks()
+    lengths = pc.list_value_length(history).to_numpy().astype(np.int64)
+    tokens = pa.concat_arrays([history.flatten(), table[ITEM].combine_chunks()])
+    fine = pc.match_substring_regex(tokens, r"^(0|[1-9]\d*)$").to_numpy(zero_copy_only=False)
+    if not fine.all():
+        wrong = int(np.argmin(fine))
+        row = wrong - int(lengths.sum())
+        row = row if row >= 0 else int(np.searchsorted(np.cumsum(lengths), wrong, side="right"))
+        raise InputError(f"{place(row)}: {tokens[wrong].as_py()!r} is no number of an item")
+    items = pc.dictionary_encode(tokens)
+    codes = items.indices.to_numpy().astype(np.int64)
+    histories, targets = codes[: lengths.sum()], codes[lengths.sum() :]
+
+    # Rows of a user by part, then by the length of their history; a cut history is as long as the
+    # one before, and UniSRec writes a user's longest first.
+    order = np.lexsort(
+        (-rows if _longest_first(owners, lengths, part) else rows, lengths, part, owners)
+    )
+    owner = owners[order]
+    first = np.flatnonzero(np.diff(owner, prepend=-1))
+    begin = np.concatenate([[0], np.cumsum(lengths)])[:-1]
+    base = lengths[order[first]]  # items before the first target
+    counts = np.diff(np.append(first, len(order))) + base
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    flat = np.empty(offsets[-1], dtype=np.int64)
+    heads = ranges(offsets[:-1], offsets[:-1] + base)
+    flat[heads] = histories[ranges(begin[order[first]], begin[order[first]] + base)]
+    at = offsets[owner] + base[owner] + np.arange(len(order)) - first[owner]
+    flat[at] = targets[order]
+    _check_histories(flat, at, offsets[owner], histories, begin[order], lengths[order],
+                     lambda row: place(int(order[row])))  # fmt: skip
+    sequence_owner = np.repeat(np.arange(len(first)), counts)
+    return Sequences(
+        users=users.dictionary,
+        items=items.dictionary,
+        codes=flat,
+        offsets=offsets,
+        times=(np.arange(len(flat)) - offsets[sequence_owner]).astype(np.float64),
+        parts=np.zeros(len(flat), dtype=np.int64),
+    )
+
+
+def _longest_first(owners: np.ndarray, lengths: np.ndarray, part: np.ndarray) -> bool:
+    """Whether a user's training rows come with the longest history first."""
+    same = (owners[1:] == owners[:-1]) & (part[1:] == 0)
+    steps = np.diff(lengths)[same]
+    return bool((steps < 0).sum() > (steps > 0).sum())
+
+
+def _check_histories(
+    flat: np.ndarray,
+    at: np.ndarray,
+    start: np.ndarray,
+    histories: np.ndarray,
+    begin: np.ndarray,
+    lengths: np.ndarray,
+    place: Any,
+) -> None:
+    """Each row's history must be the end of what its user's earlier rows say.
+
+    Raises:
+        InputError: one is not; names its line.
+    """
+    short = at - lengths < start
+    expected = ranges(np.maximum(at - lengths, start), at)
+    given = ranges(begin + np.where(short, lengths - (at - start), 0), begin + lengths)
+    differs = flat[expected] != histories[given]
+    row_of = np.repeat(np.arange(len(at)), at - np.maximum(at - lengths, start))
+    wrong = np.union1d(np.flatnonzero(short), row_of[differs])
+    if len(wrong):
+        raise InputError(
+            f"{place(int(wrong[0]))}: its history is not what the user's earlier rows say (so with "
+            f"{len(wrong)} rows); make the files again"
+        )
+
+
+def _import_features(path: Path, items: list[str], into: Domain) -> int:
+    if not path.is_file():
+        return 0
+    vectors = np.fromfile(path, dtype=np.float32)
+    if not len(vectors) or len(vectors) % len(items):
+        raise InputError(
+            f"{path}: {path.stat().st_size} bytes are no float32 matrix of {len(items)} rows; give "
+            "the file of this data set"
+        )
+    matrix = vectors.reshape(len(items), 1, -1)
+    if not np.isfinite(matrix).all():
+        raise InputError(f"{path}: not all values are finite; make it again")
+    mask = np.ones((len(items), 1), dtype=np.bool_)
+    meta = {"modality": "text", "encoder": {"name": FEATURES}}
+    write_embeddings(into.file("text.npz"), EmbeddingTable(tuple(items), matrix, mask, meta))
+    return int(matrix.shape[2])
+
+
+def export_folder(domain: Domain, folder: Path, text_fields: list[str]) -> dict[str, Any]:
+    """Write a data set as UniSRec reads it, split leave-one-out, histories of 50 items.
+
+    Args:
+        domain: with `.inter`, `.item`, and, for the features, `.text.npz`.
+        folder: to write to.
+        text_fields: columns whose texts are joined by blanks.
+
+    Returns:
+        users, items and interactions; the features' dimension, 0 without.
+
+    Raises:
+        InputError: a file cannot be read, or an item has no row or vector.
+    """
+    sequences = read_sequences(domain.file("inter"))
+    items = sequences.items
+    texts: list[str] = []
+    if domain.file("item").is_file():
+        frame = read_columns(domain.file("item"), [ITEM, *text_fields])
+        items = pa.array(frame[ITEM].tolist(), LARGE)
+        if text_fields:
+            texts = [" ".join(filter(None, row)) for row in frame[text_fields].to_numpy().tolist()]
+    numbers = pc.index_in(sequences.items, items)
+    if numbers.null_count:
+        unknown = pc.filter(sequences.items, pc.is_null(numbers)).to_pylist()
+        raise InputError(f"{domain.file('item')}: no rows for {preview(unknown, 3)}; add them")
+    numbered = Sequences(
+        users=pa.array([str(number) for number in range(len(sequences.users))], LARGE),
+        items=pa.array([str(number) for number in range(len(items))], LARGE),
+        codes=numbers.to_numpy().astype(np.int64)[sequences.codes],
+        offsets=sequences.offsets,
+        times=sequences.times,
+        parts=sequences.parts,
+    )
+    tokens = items.to_pylist()
+    features = _features(domain, tokens)
+    rows = leave_one_out(numbered)
+    rows[0] = rows[0][np.lexsort((-rows[0], numbered.owners[rows[0]]))]  # the longest first
+    for part, each in zip(PARTS, rows, strict=True):
+        with atomic_write(folder / f"{domain.name}.{part}.inter", "wb") as handle:
+            write_part(handle, numbered, each, MAX_LENGTH)
+    for suffix, given in (("item2index", tokens), ("user2index", sequences.users.to_pylist())):
+        with atomic_write(folder / f"{domain.name}.{suffix}") as handle:
+            handle.writelines(f"{token}\t{number}\n" for number, token in enumerate(given))
+    if texts:
+        with atomic_write(folder / f"{domain.name}.text", "wb") as handle:
+            handle.write(("\t".join(TEXT_CELLS) + "\n").encode())
+            write_rows(handle, [numbered.items, pa.array(texts, LARGE)])
+    if features is not None:
+        with atomic_write(folder / f"{domain.name}.{FEATURES}", "wb") as handle:
+            handle.write(features.tobytes())
+    dimension = 0 if features is None else features.shape[1]
+    return {**numbered.counts(), "dimension": int(dimension)}
+
+
+def _features(domain: Domain, items: list[str]) -> np.ndarray | None:
+    """Vectors of all items in their order, float32 [N, D]; None without a table."""
+    path = domain.file("text.npz")
+    if not path.is_file():
+        return None
+    table = read_embeddings(path)
+    rows = {item: row for row, item in enumerate(table.items)}
+    lacking = [item for item in items if item not in rows]
+    if lacking:
+        raise InputError(
+            f"{path}: {len(lacking)} items have no vector: {preview(lacking, 3)}; UniSRec needs all"
+        )
+    return table.pooled()[[rows[item] for item in items]].astype(np.float32)

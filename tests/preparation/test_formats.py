@@ -1,0 +1,298 @@
+"""MQL4GRec's JSON and UniSRec's folders: there and back gives the same bytes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from atomic_toys import SEQUENCES, placed, recbole_alone, write_inter
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.embeddings import EmbeddingTable, read_embeddings, write_embeddings
+from recbole_qbert.data.semid import read_semantic_ids
+from recbole_qbert.errors import InputError
+from recbole_qbert.files import sha256_file
+from recbole_qbert.preparation.mql4grec import STYLES, _as_json, export_json, import_json
+from recbole_qbert.preparation.unisrec import export_folder, import_folder
+
+ROOT = Path(__file__).resolve().parents[2]
+# Users, items and interactions of the paper's Table 1.
+TABLE_1 = {"Instruments": (17_112, 6_250, 136_226), "Games": (42_259, 13_839, 373_514)}
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {path.name: sha256_file(path) for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", list(TABLE_1))
+def test_the_real_data_come_back_byte_for_byte(name: str, tmp_path: Path) -> None:
+    source = ROOT.parent / "shared" / "data" / name
+    if not source.is_dir():
+        pytest.skip(f"{source}: not here")
+    facts = export_json(Domain(name, source), tmp_path / "json")
+    assert (facts["users"], facts["items"], facts["interactions"]) == TABLE_1[name]
+    assert facts["lost"] == []
+    into = Domain(name, tmp_path / "atomic")
+    assert import_json(tmp_path / "json", name, into)["remarks"] == []
+    for suffix in ("inter", "item"):
+        assert into.file(suffix).read_bytes() == (source / f"{name}.{suffix}").read_bytes()
+    export_json(into, tmp_path / "again")
+    assert hashes(tmp_path / "json") == hashes(tmp_path / "again")
+    content = json.loads((tmp_path / "json" / f"{name}.inter.json").read_text())
+    assert sum(map(len, content.values())) == TABLE_1[name][2]
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), max_size=8)
+
+
+@settings(max_examples=25, deadline=None)
+@given(SEQUENCES, st.sampled_from(STYLES), st.data())
+def test_json_comes_back_byte_for_byte(
+    tmp_path_factory: pytest.TempPathFactory, sequences: dict[str, list[str]], style, data
+) -> None:
+    """Whatever its layout, with or without tokens, texts and indices."""
+    folder = tmp_path_factory.mktemp("json")
+    n_items = 13
+    inter = {
+        str(number): [int(item[1:]) for item in items]
+        for number, items in enumerate(sequences.values())
+    }
+    files = {"inter": inter}
+    if data.draw(st.booleans()):
+        texts = data.draw(st.lists(TEXT, min_size=2, max_size=2))
+        files["item"] = {
+            str(n): {"title": texts[n % 2], "brand": "b" * (n % 3)} for n in range(n_items)
+        }
+    for suffix in data.draw(st.sets(st.sampled_from(["index", "index_vitemb"]))):
+        files[suffix] = {str(n): [f"<a_{n % 4}>", f"<b_{n}>"] for n in range(n_items)}
+    if len(files) == 1:
+        files["item"] = {str(n): {"title": "t"} for n in range(n_items)}
+    for suffix, content in files.items():
+        (folder / f"x.{suffix}.json").write_text(_as_json(content, style), encoding="utf-8")
+    if data.draw(st.booleans()):
+        lines = [f"asin{n}\t{n}\n" for n in range(n_items)]
+        (folder / "x.item2id").write_text("".join(lines))
+        users = [f"{user}\t{n}\n" for n, user in enumerate(sequences)]
+        if [user for user in sequences] != [str(n) for n in range(len(sequences))]:
+            (folder / "x.user2id").write_text("".join(users))
+    into = Domain("x", folder / "atomic")
+    import_json(folder, "x", into)
+    export_json(into, folder / "again")
+    for path in [path for path in folder.iterdir() if path.is_file()]:
+        assert (folder / "again" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def small_json(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = {
+        "inter": {"0": [2, 0, 1], "1": [1, 2]},
+        "item": {str(n): {"title": f"t {n}", "tags": "x"} for n in range(3)},
+        "index": {"0": ["<a_1>", "<b_0>"], "1": ["<a_1>", "<b_5>"], "2": ["<a_0>", "<b_0>"]},
+    }
+    for suffix, content in contents.items():
+        (folder / f"x.{suffix}.json").write_text(json.dumps(content))
+    (folder / "x.item2id").write_text("A\t0\nB\t1\nC\t2\n")
+
+
+def test_what_is_imported(tmp_path: Path) -> None:
+    small_json(tmp_path)
+    into = Domain("x", tmp_path / "x")
+    facts = import_json(tmp_path, "x", into)
+    assert facts == {"users": 2, "items": 3, "interactions": 5, "remarks": []}
+    assert into.file("inter").read_text() == (
+        "user_id:token\titem_id:token\ttimestamp:float\n"
+        "0\tC\t0\n0\tA\t1\n0\tB\t2\n1\tB\t0\n1\tC\t1\n"
+    )
+    assert into.file("item").read_text() == (
+        "item_id:token\ttitle:token_seq\ttags:token_seq\tcodes:token_seq\n"
+        "A\tt 0\tx\ta_1 b_0\nB\tt 1\tx\ta_1 b_5\nC\tt 2\tx\ta_0 b_0\n"
+    )
+    table = read_semantic_ids(into.file("semid"))
+    assert table.items == ("A", "B", "C") and table.codes.tolist() == [[1, 0], [1, 5], [0, 0]]
+    assert table.codebook_sizes == (2, 6)
+
+
+def test_a_semid_file_becomes_an_index(tmp_path: Path) -> None:
+    write_inter(tmp_path / "x" / "x.inter", placed({"u": ["p", "q"]}))
+    (tmp_path / "x" / "x.semid").write_text(
+        "item_id:token\tsemantic_id:token_seq\nq\ta_3 b_1\np\ta_0 b_2\n"
+    )
+    export_json(Domain("x", tmp_path / "x"), tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "x.index.json").read_text()) == {
+        "0": ["<a_0>", "<b_2>"], "1": ["<a_3>", "<b_1>"],
+    }  # fmt: skip
+    assert (tmp_path / "out" / "x.item2id").read_text() == "p\t0\nq\t1\n"
+    assert (tmp_path / "out" / "x.user2id").read_text() == "u\t0\n"
+
+
+def test_what_json_cannot_carry_is_said(tmp_path: Path) -> None:
+    rows = [("u", "p", 1_400_000_000), ("u", "q", 1_400_000_500)]
+    write_inter(tmp_path / "x" / "x.inter", rows)
+    facts = export_json(Domain("x", tmp_path / "x"), tmp_path / "out")
+    assert facts["lost"] == ["timestamp (its order is kept)"]
+    small_json(tmp_path / "j")
+    (tmp_path / "j" / "x.item.json").write_text(
+        json.dumps({"0": {"title": "a\tb"}, "1": {}, "2": {"title": ["k", "l"]}})
+    )
+    (tmp_path / "j" / "x.index.json").write_text(json.dumps({str(n): ["<a_1>"] for n in range(3)}))
+    into = Domain("y", tmp_path / "y")
+    remarks = import_json(tmp_path / "j", "x", into)["remarks"]
+    assert remarks[0].startswith("x.item.json: 3 values are missing, no text, or had tabs")
+    assert "pairs of items that share a tuple: 3" in remarks[1]
+    assert remarks[2:] == ["x.item.json: an export will number or order it otherwise"]
+    assert into.file("item").read_text().splitlines()[1:] == [
+        "A\ta b\ta_1", "B\t\ta_1", "C\tk, l\ta_1",
+    ]  # fmt: skip
+    assert not into.file("semid").exists()
+
+
+FAULTS = {
+    "no inter": ("inter", None, r"x\.inter\.json: no such file"),
+    "no json": ("inter", "{", r"x\.inter\.json: not valid JSON"),
+    "a token": ("inter", '{"0": [0, "1"]}', "user '0': not all items are numbers from 0"),
+    "negative": ("inter", '{"0": [1], "5": [0, -1]}', "user '5': not all items are numbers"),
+    "no list": ("inter", '{"0": 3}', "user '0': a list of item numbers was expected"),
+    "no users": ("inter", "{}", "users was expected"),
+    "too few items": ("item", '{"0": {"t": "x"}}', r"x\.item\.json: 2 items are not in it: 1, 2"),
+    "no fields": ("item", '{"0": 1, "1": 2, "2": 3}', "item 0: `field: text` was expected"),
+    "a bad field": ("item", '{"0": {"a:b": ""}, "1": {}, "2": {}}', "rename item_id"),
+    "no tokens": ("index", '{"0": 1, "1": 2, "2": 3}', "item 0: a list of tokens was expected"),
+    "ids": ("item2id", "A\t0\nA1 1\n", r"x\.item2id: line 2: a token, a tab and a new number"),
+    "ids lacking": ("item2id", "A\t0\n", "2 numbers have no token: 1, 2"),
+}
+
+
+@pytest.mark.parametrize("fault", list(FAULTS))
+def test_faults_of_json(tmp_path: Path, fault: str) -> None:
+    suffix, text, message = FAULTS[fault]
+    small_json(tmp_path)
+    path = tmp_path / (f"x.{suffix}" if suffix == "item2id" else f"x.{suffix}.json")
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        import_json(tmp_path, "x", Domain("x", tmp_path / "x"))
+    assert not (tmp_path / "x").exists()
+
+
+def test_an_item_without_a_row(tmp_path: Path) -> None:
+    write_inter(tmp_path / "x" / "x.inter", placed({"u": ["p", "q"]}))
+    (tmp_path / "x" / "x.item").write_text("item_id:token\nq\n")
+    with pytest.raises(InputError, match="1 items are not in .*x.item: 'p'; add their rows"):
+        export_json(Domain("x", tmp_path / "x"), tmp_path / "out")
+    with pytest.raises(InputError, match="no rows for p; add them"):
+        export_folder(Domain("x", tmp_path / "x"), tmp_path / "out", [])
+
+
+# UniSRec ------------------------------------------------------------------------------------------
+
+
+def unisrec_like(folder: Path, sequences: dict[str, list[str]], n_items: int) -> None:
+    """As UniSRec writes its folders: a user's longest training row first."""
+    folder.mkdir(parents=True)
+    lines: dict[str, list[str]] = {part: [] for part in ("train", "valid", "test")}
+    for user, items in sequences.items():
+        train = items[:-2]
+        for place in range(1, len(train)):
+            lines["train"].append(f"{user}\t{' '.join(train[:-place][-50:])}\t{train[-place]}")
+        lines["valid"].append(f"{user}\t{' '.join(train[-50:])}\t{items[-2]}")
+        lines["test"].append(f"{user}\t{' '.join(items[:-1][-50:])}\t{items[-1]}")
+    for part, rows in lines.items():
+        header = "user_id:token\titem_id_list:token_seq\titem_id:token"
+        (folder / f"x.{part}.inter").write_text("\n".join([header, *rows, ""]))
+    texts = [f"{n}\ttext of {n}" for n in range(n_items)]
+    (folder / "x.text").write_text("\n".join(["item_id:token\ttext:token_seq", *texts, ""]))
+    vectors = np.arange(n_items * 4, dtype=np.float32).reshape(n_items, 4)
+    vectors.tofile(folder / "x.feat1CLS")
+    for suffix, count in (("item2index", n_items), ("user2index", len(sequences))):
+        tokens = [f"{suffix[0]}{n}\t{n}\n" for n in range(count)]
+        (folder / f"x.{suffix}").write_text("".join(tokens))
+
+
+def walks(n_users: int, n_items: int, longest: int) -> dict[str, list[str]]:
+    draw = np.random.default_rng(5)
+    lengths = draw.integers(4, longest, n_users)
+    return {
+        str(user): draw.integers(0, n_items, length).astype(str).tolist()
+        for user, length in enumerate(lengths)
+    }
+
+
+def test_unisrec_comes_back_byte_for_byte(tmp_path: Path) -> None:
+    """With sequences far longer than the 50 items that a history keeps."""
+    sequences = walks(20, 30, 120)
+    unisrec_like(tmp_path / "u", sequences, 30)
+    into = Domain("x", tmp_path / "x")
+    facts = import_folder(tmp_path / "u", "x", into)
+    total = sum(map(len, sequences.values()))
+    assert facts == {"users": 20, "items": 30, "interactions": total, "dimension": 4}
+    expected = [
+        f"u{user}\ti{item}\t{place}"
+        for user, items in sequences.items()
+        for place, item in enumerate(items)
+    ]
+    assert into.file("inter").read_text().splitlines()[1:] == expected
+    assert into.file("item").read_text().splitlines()[2] == "i1\ttext of 1"
+    table = read_embeddings(into.file("text.npz"))
+    assert table.vectors[7, 0].tolist() == [28, 29, 30, 31] and table.items[7] == "i7"
+    export_folder(into, tmp_path / "again", ["text"])
+    assert hashes(tmp_path / "u") == hashes(tmp_path / "again")
+
+
+def test_a_history_that_is_not_so(tmp_path: Path) -> None:
+    unisrec_like(tmp_path / "u", {"0": list("01234"), "1": list("43210")}, 5)
+    path = tmp_path / "u" / "x.test.inter"
+    path.write_text(path.read_text().replace("4 3 2 1\t0", "4 2 3 1\t0"))
+    with pytest.raises(InputError, match=r"x\.test\.inter: line 3: its history is not what"):
+        import_folder(tmp_path / "u", "x", Domain("x", tmp_path / "x"))
+    path.write_text(path.read_text().replace("4 2 3 1\t0", "4 3 b 1\t0"))
+    with pytest.raises(InputError, match=r"x\.test\.inter: line 3: 'b' is no number of an item"):
+        import_folder(tmp_path / "u", "x", Domain("x", tmp_path / "x"))
+    path.write_text(path.read_text().replace("4 3 b 1\t0", "4 3 2 1\tb"))
+    with pytest.raises(InputError, match=r"x\.test\.inter: line 3: 'b' is no number of an item"):
+        import_folder(tmp_path / "u", "x", Domain("x", tmp_path / "x"))
+    path.write_text("user_id:token\titem_id:token\n0\t1\n")
+    with pytest.raises(InputError, match="no column 'item_id_list'"):
+        import_folder(tmp_path / "u", "x", Domain("x", tmp_path / "x"))
+    assert not (tmp_path / "x").exists()
+
+
+def test_faults_of_features(tmp_path: Path) -> None:
+    unisrec_like(tmp_path / "u", {"0": list("01234")}, 5)
+    (tmp_path / "u" / "x.feat1CLS").write_bytes(b"\0" * 28)
+    with pytest.raises(InputError, match="28 bytes are no float32 matrix of 5 rows"):
+        import_folder(tmp_path / "u", "x", Domain("x", tmp_path / "x"))
+    write_inter(tmp_path / "y" / "y.inter", placed({"u": ["p", "q", "r"]}))
+    table = EmbeddingTable(("p",), np.ones((1, 1, 2), np.float32), np.ones((1, 1), bool), {})
+    write_embeddings(tmp_path / "y" / "y.text.npz", table)
+    with pytest.raises(InputError, match="2 items have no vector: q, r; UniSRec needs all"):
+        export_folder(Domain("y", tmp_path / "y"), tmp_path / "out", [])
+
+
+def test_the_scripts_and_recbole_alone(tmp_path: Path) -> None:
+    """JSON to atomic files that RecBole itself loads, and on to a UniSRec folder."""
+    sequences = {f"{user}": [(user + k) % 9 for k in range(5)] for user in range(8)}
+    (tmp_path / "x.inter.json").write_text(json.dumps(sequences))
+    script = [sys.executable, str(ROOT / "dataset_scripts" / "import_data.py")]
+    script += ["--format=mql4grec", f"--source={tmp_path}", "--dataset=x"]
+    script += [f"--data_path={tmp_path / 'dataset'}"]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr
+    assert "8 users, 9 items, 40 interactions" in done.stdout
+    read = recbole_alone(tmp_path / "dataset", "x")
+    assert (read["users"], read["items"]) == (8, 9)
+    tests = read["rows"][-9:-1]
+    assert sorted(tests) == sorted(
+        [user, [str(item) for item in items[:-1]], str(items[-1])]
+        for user, items in sequences.items()
+    )
+    done = subprocess.run(script, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("import_data.py: ")
+    shutil.rmtree(tmp_path / "dataset")
