@@ -35,7 +35,7 @@ from recbole_qbert.evaluation.results import (
     read_results,
     reset_peak_memory,
 )
-from recbole_qbert.files import sha256_file
+from recbole_qbert.files import read_json, sha256_file, write_json
 from recbole_qbert.model.qbert4rec import QBERT4Rec
 from recbole_qbert.pretraining.transfer import (
     check_pre_model_codes,
@@ -58,6 +58,7 @@ NO_IDENTITY = frozenset(
     ]
     # fmt: on
 )
+DATA_FILE = "data.json"  # in a run's folder: SHA-256 of the files that it reads
 
 
 class Splits(NamedTuple):
@@ -149,11 +150,15 @@ def run_folder(config: Config) -> Path:
 
 def finished_run(config: Config) -> RunResult | None:
     """The latest result of the very same run, where it is done already."""
-    results = Path(config["checkpoint_dir"]) / "results.jsonl"
+    return _latest_result(Path(config["checkpoint_dir"]), run_folder(config))
+
+
+def _latest_result(base: Path, folder: Path) -> RunResult | None:
+    results = base / "results.jsonl"
     if not results.is_file():
         return None
-    folder = str(run_folder(config))
-    return next((each for each in reversed(read_results(results)) if each.folder == folder), None)
+    lines = reversed(read_results(results))
+    return next((each for each in lines if each.folder == str(folder)), None)
 
 
 def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> RunResult:
@@ -168,12 +173,7 @@ def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> Ru
     config["checkpoint_dir"] = str(folder)
     console.print(f"[bold]{name}[/bold] on {dataset_name}, settings from {', '.join(used)}")
     training = prepare(config, console)
-    trainer = training.trainer
-
-    def report(epoch: int, score: float) -> None:
-        console.print(epoch_line(trainer.curve, trainer.valid_metric, config["epochs"]))
-
-    train(training, report)
+    train(training, epoch_printer(training.trainer, console))
     return publish(training, base, used)
 
 
@@ -182,6 +182,9 @@ def prepare(config: Config, console: Console) -> Training:
     name, folder = config["model"], config["checkpoint_dir"]
     entry = model_entry(name)
     splits = load_splits(config)
+    hashes = data_hashes(splits.dataset)
+    if config["resume"]:
+        check_resumed_data(Path(folder), hashes)
     counts = data_counts(*splits)
     console.print("  " + ", ".join(f"{key} {value:,}" for key, value in counts.items()))
 
@@ -200,7 +203,10 @@ def prepare(config: Config, console: Console) -> Training:
     console.print(
         f"  {n_parameters(model):,} parameters, device {config['device']}, folder {folder}"
     )
-    return Training(config, splits, model, entry.trainer(config, model), counts, pretrained_on)
+    trainer = entry.trainer(config, model)
+    if is_main():
+        write_json(Path(folder) / DATA_FILE, hashes)
+    return Training(config, splits, model, trainer, counts, pretrained_on)
 
 
 def train(training: Training, report: Callable[[int, float], None]) -> None:
@@ -267,9 +273,21 @@ def publish(training: Training, base: Path, files: Sequence[str]) -> RunResult:
         pretrained_on=training.pretrained_on,
         n_processes=world()[1],
     )
+    done = _latest_result(base, folder) if config["resume"] else None
+    if done is not None and (done.valid, done.test) == (result.valid, result.test):
+        return done  # a finished run that was resumed: one line is enough
     if is_main():
         append_result(base / "results.jsonl", result)
     return result
+
+
+def epoch_printer(trainer: Any, console: Console) -> Callable[[int, float], None]:
+    """What a trainer calls after each evaluation on valid, to print it."""
+
+    def report(epoch: int, score: float) -> None:
+        console.print(epoch_line(trainer.curve, trainer.valid_metric, trainer.config["epochs"]))
+
+    return report
 
 
 def n_parameters(model: torch.nn.Module) -> int:
@@ -385,6 +403,22 @@ def data_hashes(dataset: Any) -> dict[str, str]:
     paths = [folder / f"{dataset.dataset_name}.{suffix}" for suffix in ("inter", "item")]
     paths.append(dataset.semantic_id_path)
     return {path.name: sha256_file(path) for path in paths if path is not None and path.is_file()}
+
+
+def check_resumed_data(folder: Path, hashes: dict[str, str]) -> None:
+    """Refuse to go on with a run whose data are not those that it was begun with.
+
+    Raises:
+        InputError: names what has changed.
+    """
+    file = folder / DATA_FILE
+    before = read_json(file) if file.is_file() else hashes
+    changed = sorted(name for name in before | hashes if before.get(name) != hashes.get(name))
+    if changed:
+        raise InputError(
+            f"{folder}: begun with other data ({', '.join(changed)} changed since); start the "
+            "run again without --resume=True, or give another checkpoint_dir"
+        )
 
 
 def machine() -> str:

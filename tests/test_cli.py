@@ -260,9 +260,15 @@ def test_the_same_settings_share_a_folder(tiny: Tiny, capsys: pytest.CaptureFixt
     assert results[0].test == results[1].test
     assert results[0].test != results[2].test
 
-    assert run(*small, "--resume=True") == 0  # finished: nothing is trained
-    assert read_results("saved/results.jsonl")[-1].test == results[0].test
-    assert read_results("saved/results.jsonl")[-1].best_epoch == results[0].best_epoch
+    capsys.readouterr()
+    assert run(*small, "--resume=True") == 0  # finished: nothing is trained, nothing is written
+    assert read_results("saved/results.jsonl") == results
+    assert f"{results[1].test['hit@10']:.4f}" in capsys.readouterr().out
+    tiny.write_inter(tiny.rows[:-1])
+    before = files_below(Path("saved"))
+    assert run(*small, "--resume=True") == 2
+    assert "begun with other data (toy.inter changed since)" in capsys.readouterr().err
+    assert files_below(Path("saved")) == before
 
 
 def test_s3rec_runs_both_stages(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,7 @@ from recbole_qbert.pretraining.corpus import Corpus, FieldNames
 from recbole_qbert.pretraining.loader import TrainingBatches, ValidRows, valid_users
 from recbole_qbert.pretraining.transfer import ARCHITECTURE, save_pretrained
 from recbole_qbert.quick_start import (
-    epoch_line,
+    epoch_printer,
     flush_denormals,
     n_parameters,
     quiet_recbole,
@@ -167,11 +167,7 @@ def _pretrain(config: Config, domains: Sequence[Domain], folder: Path, console: 
         f"  {n_parameters(model):,} parameters, {len(batches):,} steps an epoch, device "
         f"{config['device']}, folder {folder}"
     )
-
-    def report(epoch: int, score: float) -> None:
-        console.print(epoch_line(trainer.curve, trainer.valid_metric, config["epochs"]))
-
-    show = config["show_progress"]
+    report, show = epoch_printer(trainer, console), config["show_progress"]
     trainer.fit(batches, valid, verbose=False, show_progress=show, callback_fn=report)
     trainer.evaluate(valid)
     metric = trainer.valid_metric
