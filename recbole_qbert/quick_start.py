@@ -274,11 +274,15 @@ def publish(training: Training, base: Path, files: Sequence[str]) -> RunResult:
         n_processes=world()[1],
     )
     done = _latest_result(base, folder) if config["resume"] else None
-    if done is not None and (done.valid, done.test) == (result.valid, result.test):
+    if done is not None and _says_the_same(done, result):
         return done  # a finished run that was resumed: one line is enough
     if is_main():
         append_result(base / "results.jsonl", result)
     return result
+
+
+def _says_the_same(one: RunResult, other: RunResult) -> bool:
+    return (one.data_sha256, one.valid, one.test) == (other.data_sha256, other.valid, other.test)
 
 
 def epoch_printer(trainer: Any, console: Console) -> Callable[[int, float], None]:
