@@ -1,0 +1,28 @@
+"""What the scripts in `dataset_scripts/` share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from recbole_qbert.errors import InputError
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run a script and exit: 0, or 2 with one line on stderr for what the user must mend."""
+    name = Path(sys.argv[0]).name
+    try:
+        main()
+    except InputError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"{name}: stopped; repeat the command to go on", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def comma_list(text: str) -> list[str]:
+    """`a,b` as `["a", "b"]`; for argparse."""
+    return [part for part in text.split(",") if part]

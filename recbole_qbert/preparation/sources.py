@@ -1,0 +1,398 @@
+"""Read large raw files in bounded blocks: plain or compressed, JSON lines or delimited text.
+
+What cannot be used is never fatal and never silent: each such line goes to a `Rejects`. The two
+ways to read JSON lines, a block at once and line by line, agree on every line they both take, so
+that what is read does not depend on where a block happens to end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.json
+from tqdm import tqdm
+
+from recbole_qbert.data.codec import quote
+from recbole_qbert.errors import InputError
+
+BLOCK = 8 << 20  # bytes of whole lines that are parsed at once
+LONGEST_LINE = 64 << 20  # bytes; a longer one means that the file holds no lines
+_FEW = 64  # lines; a block this short that has a fault is read line by line
+_MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
+Lines = tuple[np.ndarray, pa.Table]  # line numbers [n], columns of n rows
+
+
+class Rejects:
+    """Lines that could not be used: counted by reason, and written one a row to a report."""
+
+    def __init__(self, handle: IO[str]) -> None:
+        self._handle = handle
+        self.reasons: Counter[str] = Counter()
+
+    def add(self, path: Path, line: int, reason: str, text: str = "") -> None:
+        """One line of a file, why, and how it begins."""
+        self.reasons[reason] += 1
+        shown = f"\t{quote(text, 80)}" if text else ""
+        self._handle.write(f"{path.name}:{line}\t{reason}{shown}\n")
+
+    def add_rows(self, path: Path, lines: np.ndarray, reason: str) -> None:
+        """Several lines, with one reason."""
+        if len(lines):
+            self.reasons[reason] += len(lines)
+            self._handle.writelines(f"{path.name}:{line}\t{reason}\n" for line in lines.tolist())
+
+
+@contextlib.contextmanager
+def opened(path: Path, progress: bool = False) -> Iterator[pa.NativeFile]:
+    """The file's bytes, decompressed if its first bytes say that it is gzip, bzip2 or Zstandard.
+
+    Raises:
+        InputError: there is no such file, or its compression is broken.
+    """
+    try:
+        raw = open(path, "rb")  # noqa: SIM115  closed below
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); correct the path") from None
+    with raw, tqdm(
+        total=path.stat().st_size, desc=path.name, unit="B", unit_scale=True, leave=False,
+        disable=not progress, mininterval=1.0,
+    ) as bar:  # fmt: skip
+        head = raw.read(4)
+        raw.seek(0)
+        found = [name for magic, name in _MAGIC.items() if head.startswith(magic)]
+        stream: pa.NativeFile = pa.PythonFile(_Counted(raw, bar), mode="r")
+        if found:
+            stream = pa.CompressedInputStream(stream, found[0])
+        try:
+            yield stream
+        except OSError as error:
+            if not found:
+                raise
+            raise InputError(
+                f"{path}: broken or cut short ({error}); download the file again"
+            ) from None
+
+
+class _Counted:
+    """A file that tells a progress bar how far it was read."""
+
+    def __init__(self, raw: IO[bytes], bar: Any) -> None:
+        self._raw, self._bar = raw, bar
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._raw.read(size)
+        self._bar.update(len(data))
+        return data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+
+def line_blocks(
+    path: Path, progress: bool = False, size: int = BLOCK
+) -> Iterator[tuple[int, bytes]]:
+    """Blocks of whole lines, each ending with LF, and the number of a block's first line.
+
+    Raises:
+        InputError: as `opened`, or a line is longer than `LONGEST_LINE`.
+    """
+    number, rest = 1, b""
+    with opened(path, progress) as stream:
+        while data := stream.read(size):
+            if number == 1 and not rest:
+                data = data.removeprefix(b"\xef\xbb\xbf")
+            cut = data.rfind(b"\n") + 1
+            if not cut:
+                rest += data
+                if len(rest) > LONGEST_LINE:
+                    raise InputError(
+                        f"{path}: line {number} is longer than {LONGEST_LINE >> 20} MiB; one "
+                        "record a line is expected"
+                    )
+                continue
+            block = (rest + data[:cut]).replace(b"\r\n", b"\n")
+            yield number, block
+            number += block.count(b"\n")
+            rest = data[cut:]
+    if rest:
+        yield number, rest.rstrip(b"\r") + b"\n"
+
+
+def json_lines(
+    path: Path, schema: pa.Schema, rejects: Rejects, progress: bool = False, size: int = BLOCK
+) -> Iterator[Lines]:
+    """Columns of a file of JSON objects, one a line; other keys are passed over.
+
+    A missing key or `null` is null. Of a key that occurs twice the last one counts. Blank lines
+    are passed over.
+
+    Args:
+        path: the file.
+        schema: the keys, of type string or double. A number is taken for a string and the text
+            of a number for a number.
+        rejects: gets the lines that are no such objects.
+    """
+    for number, block in line_blocks(path, progress, size):
+        yield from _parsed(path, schema, rejects, number, block)
+
+
+def _parsed(
+    path: Path, schema: pa.Schema, rejects: Rejects, number: int, block: bytes
+) -> Iterator[Lines]:
+    """The block at once, or its halves, or, where few lines are left, one by one."""
+    table = _parse_block(schema, block)
+    if table is not None:
+        yield np.arange(number, number + table.num_rows), table
+        return
+    if (count := block.count(b"\n")) <= _FEW:
+        yield _parse_lines(path, schema, rejects, number, block)
+        return
+    cut = _nth_line(block, count // 2)
+    yield from _parsed(path, schema, rejects, number, block[:cut])
+    yield from _parsed(path, schema, rejects, number + count // 2, block[cut:])
+
+
+def _nth_line(block: bytes, n: int) -> int:
+    """Where the line after the first `n` begins."""
+    ends = np.flatnonzero(np.frombuffer(block, np.uint8) == 10)
+    return int(ends[n - 1]) + 1
+
+
+def _parse_block(schema: pa.Schema, block: bytes) -> pa.Table | None:
+    """All lines at once; None where any of them is not exactly one object that fits."""
+    values = np.frombuffer(block, np.uint8)
+    ends = np.flatnonzero(values == 10)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    # An object that spans lines, or a line of two, would shift all line numbers behind it: with
+    # braces at both ends of each line, as many objects as lines means one a line.
+    if (values[starts] != ord("{")).any() or (values[ends - 1] != ord("}")).any():
+        return None
+    try:
+        table = pyarrow.json.read_json(
+            pa.BufferReader(block),
+            pyarrow.json.ReadOptions(use_threads=False, block_size=len(block) + 1),
+            pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
+        )
+        table.validate(full=True)  # the parser takes any bytes for UTF-8
+    except pa.ArrowException:
+        return None
+    return table if table.num_rows == len(ends) else None
+
+
+def _parse_lines(
+    path: Path, schema: pa.Schema, rejects: Rejects, number: int, block: bytes
+) -> Lines:
+    numbers: list[int] = []
+    columns: dict[str, list[Any]] = {name: [] for name in schema.names}
+    read = {field.name: _as_text if field.type == pa.string() else _as_number for field in schema}
+    for place, line in enumerate(block.split(b"\n")[:-1], number):
+        if not line.strip():
+            continue
+        text = line.decode("utf-8", "replace")
+        try:
+            record = json.loads(text, strict=False)
+            if not isinstance(record, dict):
+                raise ValueError("not an object")
+            values = [convert(record.get(name)) for name, convert in read.items()]
+            if any("\ufffd" in value for value in values if isinstance(value, str)):
+                line.decode()  # raises ValueError unless the sign stands there by itself
+        except _Unfit as error:
+            rejects.add(path, place, str(error), text)
+            continue
+        except UnicodeDecodeError:
+            rejects.add(path, place, "not UTF-8", text)
+            continue
+        except (ValueError, RecursionError):
+            rejects.add(path, place, "not a JSON object", text)
+            continue
+        numbers.append(place)
+        for column, value in zip(columns.values(), values, strict=True):
+            column.append(value)
+    return np.array(numbers, dtype=np.int64), pa.table(columns, schema=schema)
+
+
+class _Unfit(ValueError):
+    """A value of another kind than the column's; the message is a short reason."""
+
+
+def _as_text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        if value is not None and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise _Unfit("an id is no Unicode text")
+        return value
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return number_text(value)
+    raise _Unfit("an id is neither text nor a number")
+
+
+def _as_number(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise _Unfit("a number is expected where there is none")
+    try:
+        return float(str(value).replace("_", "?"))  # Python's own digit groups are no number
+    except (ValueError, OverflowError):
+        raise _Unfit("a number is expected where there is none") from None
+
+
+def number_text(value: float) -> str:
+    """A number as an id: whole ones without a fraction."""
+    if isinstance(value, float) and math.isfinite(value) and value.is_integer():
+        value = int(value)
+    return str(value)
+
+
+def json_records(
+    path: Path,
+    parse: Callable[[str], dict[str, Any] | None],
+    rejects: Rejects,
+    progress: bool = False,
+    size: int = BLOCK,
+) -> Iterator[list[tuple[int, dict[str, Any]]]]:
+    """Whole objects of a file of one object a line, block by block, with their line numbers.
+
+    For nested and changing fields, which the columns of `json_lines` cannot hold.
+
+    Args:
+        parse: text of a line to an object; None where it is none.
+    """
+    for number, block in line_blocks(path, progress, size):
+        records = []
+        for place, line in enumerate(block.split(b"\n")[:-1], number):
+            if not line.strip():
+                continue
+            text = line.decode("utf-8", "replace")
+            record = parse(text)
+            if record is None:
+                rejects.add(path, place, "not an object", text)
+            else:
+                records.append((place, record))
+        yield records
+
+
+def delimited(
+    path: Path,
+    rejects: Rejects,
+    names: Sequence[str] | None = None,
+    *,
+    delimiter: str = ",",
+    quoted: bool = True,
+    encoding: str = "utf-8",
+    progress: bool = False,
+) -> Iterator[Lines]:
+    """Columns of text of a CSV or TSV file, nothing inferred, batch by batch.
+
+    Line numbers count records, the header among them: blank lines are passed over, and a quoted
+    field may hold line ends.
+
+    Args:
+        path: the file.
+        rejects: gets the rows with another number of fields, or with text that is not in the
+            encoding.
+        names: of all columns, where the file has no header.
+        delimiter: one character.
+        quoted: whether double quotes hold a field together.
+        encoding: of the text.
+
+    Raises:
+        InputError: the file is empty, or a field is longer than a block.
+    """
+    header = names is None
+    names = table_header(path, delimiter, quoted, encoding) if names is None else list(names)
+    skipped: list[int] = []
+
+    def reject(row: pyarrow.csv.InvalidRow) -> str:
+        reason = f"{row.actual_columns} fields where there should be {row.expected_columns}"
+        rejects.add(path, int(row.number), reason, str(row.text))
+        skipped.append(int(row.number))
+        return "skip"
+
+    number = 2 if header else 1
+    try:
+        with opened(path, progress) as stream:
+            batches = pyarrow.csv.open_csv(
+                stream,
+                pyarrow.csv.ReadOptions(
+                    use_threads=False,
+                    block_size=BLOCK,
+                    column_names=names,
+                    skip_rows=int(header),
+                    encoding="utf8" if encoding == "utf-8" else encoding,
+                ),
+                pyarrow.csv.ParseOptions(
+                    delimiter=delimiter,
+                    quote_char='"' if quoted else False,
+                    double_quote=quoted,
+                    newlines_in_values=quoted,
+                    invalid_row_handler=reject,
+                ),
+                # Bytes, because one that is not UTF-8 would end the reading of the whole file.
+                pyarrow.csv.ConvertOptions(
+                    column_types=dict.fromkeys(names, pa.binary()),
+                    check_utf8=False,
+                    strings_can_be_null=False,
+                ),
+            )
+            for batch in batches:
+                rows = np.arange(number, number + batch.num_rows + len(skipped))
+                numbers = np.setdiff1d(rows, skipped, assume_unique=True)[: batch.num_rows]
+                if len(numbers):
+                    number = int(numbers[-1]) + 1
+                    skipped = [row for row in skipped if row >= number]
+                yield _decoded(path, numbers, pa.Table.from_batches([batch]), rejects)
+    except pa.ArrowInvalid as error:
+        raise InputError(
+            f"{path}: cannot be read as a table ({' '.join(str(error).split())[:120]}); correct "
+            "the file or its delimiter"
+        ) from None
+
+
+def table_header(path: Path, delimiter: str, quoted: bool, encoding: str) -> list[str]:
+    """The names in a table's first row.
+
+    Raises:
+        InputError: there is none, or a name occurs twice.
+    """
+    with opened(path) as stream:
+        head = stream.read(1 << 20).removeprefix(b"\xef\xbb\xbf").decode(encoding, "replace")
+    first = head.splitlines()[:1]
+    rows = csv.reader(first, delimiter=delimiter) if quoted else (r.split(delimiter) for r in first)
+    names = next(rows, [])
+    if not any(names):
+        raise InputError(f"{path}: row 1 is empty; a header with the names of the columns is due")
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{path}: row 1: the column '{name}' occurs twice; rename one")
+    return names
+
+
+def _decoded(path: Path, numbers: np.ndarray, table: pa.Table, rejects: Rejects) -> Lines:
+    """Columns of bytes as text; rows that are not UTF-8 go."""
+    text = pa.schema([(name, pa.string()) for name in table.schema.names])
+    try:
+        return numbers, table.cast(text)
+    except pa.ArrowInvalid:
+        good = np.ones(table.num_rows, dtype=bool)
+        for column in table.columns:
+            good &= [_is_utf8(value) for value in column.to_pylist()]
+        rejects.add_rows(path, numbers[~good], "not UTF-8")
+        return numbers[good], table.filter(pa.array(good)).cast(text)
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
