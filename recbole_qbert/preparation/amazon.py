@@ -12,11 +12,7 @@ downloaded where this, without a folder of pictures, requires a URL.
 from __future__ import annotations
 
 import functools
-import itertools
-import os
-import shutil
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +22,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recbole_qbert.data.domain import Domain
-from recbole_qbert.encoders.pictures import SUFFIXES
 from recbole_qbert.errors import InputError, did_you_mean, preview
 from recbole_qbert.preparation import metadata
 from recbole_qbert.preparation.interactions import (
@@ -38,17 +33,26 @@ from recbole_qbert.preparation.interactions import (
     collect,
     filtered,
     hashed,
+    selected,
     token_hashes,
     usable,
 )
-from recbole_qbert.preparation.kcore import DUPLICATES
+from recbole_qbert.preparation.items import (
+    RECORD,
+    Records,
+    chosen_records,
+    filled,
+    picture_files,
+)
+from recbole_qbert.preparation.kcore import check_filter
+from recbole_qbert.preparation.outcome import Prepared, finish, listed
 from recbole_qbert.preparation.published import amazon_category, amazon_files
 from recbole_qbert.preparation.sources import Rejects, delimited, json_lines
 from recbole_qbert.preparation.spool import Stage, run_stage
-from recbole_qbert.preparation.writer import Fields, check_target, write_dataset
+from recbole_qbert.preparation.writer import check_target
 
-METADATA, TEXT, IMAGE = "metadata", "text", "image"
-REQUIREMENTS = (METADATA, TEXT, IMAGE)
+TEXT, IMAGE = "text", "image"
+REQUIREMENTS = (RECORD, TEXT, IMAGE)
 
 
 class Release(NamedTuple):
@@ -100,43 +104,17 @@ class Options:
 
     def check(self) -> None:
         """Raises InputError for a value that cannot be."""
-        if self.core < 0:
-            raise InputError(f"core is {self.core}; give 0 or more")
+        check_filter(self.core, self.duplicates)
         for name in self.require:
             if name not in REQUIREMENTS:
                 raise InputError(
                     f"require: '{name}' is none of {preview(REQUIREMENTS)}"
                     f"{did_you_mean(name, REQUIREMENTS)}"
                 )
-        if self.duplicates not in DUPLICATES:
-            raise InputError(
-                f"duplicates: '{self.duplicates}' is none of {preview(DUPLICATES)}"
-                f"{did_you_mean(self.duplicates, DUPLICATES)}"
-            )
         if self.longest is not None and self.longest < 1:
             raise InputError(f"longest is {self.longest}; give 1 or more, or leave it out")
-        if self.pictures is not None and not self.pictures.is_dir():
-            raise InputError(f"{self.pictures}: no such folder of pictures; correct --pictures")
-
-
-class Prepared(NamedTuple):
-    """What was made.
-
-    Attributes:
-        raw: of all usable lines.
-        final: of what was written.
-        coverage: number of items with metadata, and with each of its fields; empty without any.
-        repeated: metadata records that a fuller one of their item was preferred to.
-        reasons: rejected lines by reason.
-        rejected: the first of them, as in the report.
-    """
-
-    raw: Counts
-    final: Counts
-    coverage: dict[str, int]
-    repeated: int
-    reasons: dict[str, int]
-    rejected: list[str]
+        if self.pictures is not None:
+            picture_files(self.pictures)
 
 
 def find_files(folder: Path, category: str, release: int) -> tuple[list[Path], list[Path]]:
@@ -204,7 +182,7 @@ def prepare_amazon(
     if not read.n_rows:
         raise InputError(
             f"{preview([path.name for path in reviews])}: no line is a review of {release} "
-            f"({_listed(read.reasons)}); correct --release or the files"
+            f"({listed(read.reasons)}); correct --release or the files"
         )
     stages, described = [read], None
     if meta:
@@ -215,36 +193,18 @@ def prepare_amazon(
         )  # fmt: skip
         stages.append(described)
     raw, inter, items = _select(read, described, options)
-    if not len(inter.users):
-        raise InputError(
-            f"{domain.name}: nothing is left of {raw.interactions:,} interactions with core="
-            f"{options.core} and require={','.join(options.require) or 'nothing'}; ask for less"
-        )
-    columns, coverage = _item_columns(inter, items) if items is not None else (None, {})
-    repeated = items.repeated if items is not None else 0
-    reasons = sum((Counter(stage.reasons) for stage in stages), Counter[str]())
-    facts = {
-        "made_by": "amazon",
+    choice = {
         "release": release,
-        "options": {
-            "core": options.core,
-            "require": list(options.require),
-            "pictures": options.pictures is not None,
-            "duplicates": options.duplicates,
-            "longest": options.longest,
-        },
-        "sources": [source for stage in stages for source in stage.sources],
-        "rejected": dict(reasons),
-        "raw": raw._asdict(),
-        "counts": inter.counts._asdict(),
-        "coverage": coverage,
-        "repeated_metadata": repeated,
+        "core": options.core,
+        "require": list(options.require),
+        "pictures": options.pictures is not None,
+        "duplicates": options.duplicates,
+        "longest": options.longest,
     }
-    rejected = [line for stage in stages for line in itertools.islice(stage.rejected(), 5)]
-    lines = (line for stage in stages for line in stage.rejected())
-    write_dataset(domain, inter, columns, lines, facts)
-    shutil.rmtree(parts)
-    return Prepared(raw, inter.counts, coverage, repeated, dict(reasons), rejected)
+    return finish(
+        domain, stages, raw, inter, made_by="amazon", options=choice,
+        items=items, cells=metadata.FIELDS,
+    )  # fmt: skip
 
 
 def _parse_reviews(
@@ -281,14 +241,17 @@ def _parse_metadata(
 
 def _select(
     read: Stage, described: Stage | None, options: Options
-) -> tuple[Counts, Interactions, metadata.Records | None]:
+) -> tuple[Counts, Interactions, Records | None]:
     """Counts of all, the interactions that stay, and the metadata of all their item tokens."""
+    if described is None:
+        return *selected(read, options.core, options.duplicates), None
     hashes = hashed(read)
     raw = hashes.counts
-    shown = _shown_items(options.pictures)
+    shown = None
+    if options.pictures is not None:
+        shown = pa.array(list(picture_files(options.pictures)), pa.string())
     allowed = None
     if options.require:
-        assert described is not None  # was checked
         # A superset: of an item's records, the one that counts is not known yet.
         parts = [
             token_hashes(
@@ -300,26 +263,14 @@ def _select(
     keep = candidates(hashes, options.core, allowed)
     del hashes
     inter = collect(read, keep)
-    if described is None:
-        return raw, filtered(inter, options.core, options.duplicates), None
     batches = [
         batch.filter(pc.is_in(batch["item"], inter.item_tokens)) for batch in described.batches()
     ]
-    items = metadata.chosen_records(
-        pa.Table.from_batches(batches, metadata.SCHEMA), inter.item_tokens
-    )
+    items = chosen_records(pa.Table.from_batches(batches, metadata.SCHEMA), inter.item_tokens)
     meets = _meets(options, inter.item_tokens, items.fields, shown)
-    if METADATA in options.require:
+    if RECORD in options.require:
         meets &= items.found
     return raw, filtered(inter, options.core, options.duplicates, meets), items
-
-
-def _shown_items(pictures: Path | None) -> pa.Array | None:
-    """Tokens that a folder has a picture of."""
-    if pictures is None:
-        return None
-    names = map(os.path.splitext, os.listdir(pictures))
-    return pa.array([stem for stem, suffix in names if suffix.lower() in SUFFIXES], pa.string())
 
 
 def _meets(options: Options, tokens: pa.Array, fields: Any, shown: pa.Array | None) -> np.ndarray:
@@ -330,24 +281,5 @@ def _meets(options: Options, tokens: pa.Array, fields: Any, shown: pa.Array | No
     if IMAGE in options.require and shown is not None:
         fine &= np.asarray(pc.is_in(tokens, shown))
     elif IMAGE in options.require:
-        fine &= np.asarray(pc.greater(pc.binary_length(fields["image_url"]), 0))
+        fine &= np.asarray(filled(fields["image_url"]))
     return fine
-
-
-def _item_columns(
-    inter: Interactions, items: metadata.Records
-) -> tuple[Fields | None, dict[str, int]]:
-    """The `.item` file's columns, and how many items have each. Wholly empty ones are left out."""
-    present = pa.array(np.unique(inter.items))
-    columns = {"item_id:token": inter.item_tokens.take(present)}
-    coverage = {METADATA: int(items.found[present].sum())}
-    for name, cell in metadata.FIELDS.items():
-        column = items.fields[name].take(present)
-        coverage[name] = int(pc.sum(pc.greater(pc.binary_length(column), 0)).as_py())
-        if coverage[name]:
-            columns[cell] = column
-    return columns, coverage
-
-
-def _listed(reasons: Mapping[str, int]) -> str:
-    return "; ".join(f"{reason}: {n:,}" for reason, n in reasons.items()) or "it is empty"

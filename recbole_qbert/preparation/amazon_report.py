@@ -9,11 +9,9 @@ from rich.console import Console
 
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.errors import InputError
-from recbole_qbert.preparation.amazon import Options, Prepared, find_files, prepare_amazon
-from recbole_qbert.preparation.interactions import Counts
-from recbole_qbert.preparation.published import amazon_categories, comparison, counts_table
-
-PAPER, RECBOLE = "the paper's Table 1", "RecBole's list of data sets"
+from recbole_qbert.preparation.amazon import Options, find_files, prepare_amazon
+from recbole_qbert.preparation.outcome import report
+from recbole_qbert.preparation.published import Published, amazon_categories
 
 
 def prepare_and_report(options: argparse.Namespace) -> None:
@@ -45,45 +43,19 @@ def prepare_and_report(options: argparse.Namespace) -> None:
         domain, options.release, files[0], files[1], settings,
         overwrite=options.overwrite, progress=console.is_terminal,
     )  # fmt: skip
-    report(domain, made, published(options.category, options.release, options.core), console)
+    others = published(options.category, options.release, options.core)
+    report(domain, made, console, **others)
 
 
-def published(category: str | None, release: int, core: int) -> dict[str, Counts]:
-    """Counts to compare with: of all ratings ("raw"), of what is written ("final").
-
-    They are shown only where they are of the same release and core.
-    """
+def published(category: str | None, release: int, core: int) -> dict[str, Published]:
+    """Counts to compare with, where they are of the same release and core: of all ratings
+    (`raw`), of what is written (`final`)."""
     if category is None:
         return {}
     counts = amazon_categories()[category].counts
     found = {}
     if release == 2014 and "recbole" in counts:
-        found["raw"] = counts["recbole"]
+        found["raw"] = Published(counts["recbole"], "RecBole's list of data sets")
     if release == 2018 and core == 5 and "paper" in counts:
-        found["final"] = counts["paper"]
+        found["final"] = Published(counts["paper"], "the paper's Table 1")
     return found
-
-
-def report(domain: Domain, made: Prepared, others: dict[str, Counts], console: Console) -> None:
-    """Counts, coverage, comparison, rejected lines."""
-    rows = {
-        "all usable lines": (made.raw, others.get("raw")),
-        f"written to {domain.name}": (made.final, others.get("final")),
-    }
-    console.print(counts_table(rows))
-    for key, ours, whose in (("raw", made.raw, RECBOLE), ("final", made.final, PAPER)):
-        if key in others:
-            console.print(comparison(ours, others[key], whose), soft_wrap=True)
-    if made.coverage:
-        shares = [f"{name} {n / made.final.items:.1%}" for name, n in made.coverage.items()]
-        console.print(f"Items with {', '.join(shares)}", soft_wrap=True)
-    if made.repeated:
-        console.print(f"{made.repeated:,} records of items that have a fuller one passed over")
-    if made.reasons:
-        total = sum(made.reasons.values())
-        console.print(f"{total:,} lines could not be used; all are in {domain.file('rejected')}:",
-                      soft_wrap=True)  # fmt: skip
-        for reason, n in made.reasons.items():
-            console.print(f"  {n:,}: {reason}", soft_wrap=True)
-        for line in made.rejected:
-            console.print(f"  {line.rstrip()}", markup=False, soft_wrap=True)

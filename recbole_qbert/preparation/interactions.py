@@ -235,3 +235,10 @@ def filtered(
     inter = inter.take(without_repeats(*columns, duplicates))
     inter = inter.take(core_rows(inter.users, inter.items, core))
     return inter.take(time_order(inter.users, inter.items, inter.times, inter.ratings))
+
+
+def selected(stage: Stage, core: int, duplicates: str) -> tuple[Counts, Interactions]:
+    """Counts of all rows of a stage of `SCHEMA`, and those that stay, as `filtered`."""
+    hashes = hashed(stage)
+    raw, keep = hashes.counts, candidates(hashes, core)
+    return raw, filtered(collect(stage, keep), core, duplicates)

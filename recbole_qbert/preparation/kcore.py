@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
+from recbole_qbert.errors import InputError, did_you_mean, preview
+
 DUPLICATES = ("first", "last", "all")
+
+
+def check_filter(core: int, duplicates: str) -> None:
+    """Raises InputError for a `core` below 0 or an unknown rule for `duplicates`."""
+    if core < 0:
+        raise InputError(f"core is {core}; give 0 or more")
+    if duplicates not in DUPLICATES:
+        raise InputError(
+            f"duplicates: '{duplicates}' is none of {preview(DUPLICATES)}"
+            f"{did_you_mean(duplicates, DUPLICATES)}"
+        )
 
 
 def without_repeats(

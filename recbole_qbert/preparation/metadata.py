@@ -13,12 +13,13 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recbole_qbert.preparation.items import filled
 from recbole_qbert.preparation.sources import Rejects, json_records
 from recbole_qbert.preparation.text import as_word, clean_column, unfit_tokens, whole
 
@@ -140,49 +141,6 @@ def _urls(value: Any) -> Iterator[str]:
         yield value.strip()
 
 
-class Records(NamedTuple):
-    """One record for each of I items.
-
-    Attributes:
-        fields: the fields of `SCHEMA` but the item; strings [I] each, "" where there is none.
-        found: which items have a record; bool [I].
-        repeated: records that another one of their item was preferred to.
-    """
-
-    fields: dict[str, pa.Array]
-    found: np.ndarray
-    repeated: int
-
-
-def chosen_records(table: pa.Table, tokens: pa.Array) -> Records:
-    """The record of each token.
-
-    Of several the one with the most fields wins, then the one with the most characters, then the
-    first in the order of its fields' text: whatever the order of the lines.
-
-    Args:
-        table: rows of `SCHEMA`.
-        tokens: strings [I].
-    """
-    table = table.filter(pc.is_in(table["item"], tokens)).combine_chunks()
-    lengths = [pc.utf8_length(table[name]).to_numpy().astype(np.int64) for name in FIELDS]
-    filled = sum((length > 0).astype(np.int64) for length in lengths)
-    table = table.append_column("filled", pa.array(np.asarray(filled)))
-    table = table.append_column("length", pa.array(np.asarray(sum(lengths))))
-    keys = [("item", "ascending"), ("filled", "descending"), ("length", "descending")]
-    order = pc.sort_indices(table, [*keys, *((name, "ascending") for name in FIELDS)])
-    items = table["item"].take(order)
-    first = np.ones(len(items), dtype=bool)
-    first[1:] = np.asarray(pc.not_equal(items.slice(1), items.slice(0, max(0, len(items) - 1))))
-    best = order.filter(pa.array(first))
-    places = pc.index_in(tokens, table["item"].take(best).combine_chunks())
-    rows = best.take(places)
-    fields = {name: pc.fill_null(table[name].take(rows), "").combine_chunks() for name in FIELDS}
-    return Records(fields, np.asarray(rows.is_valid()), int((~first).sum()))
-
-
-def with_text(columns: Mapping[str, pa.Array] | pa.RecordBatch) -> np.ndarray:
+def with_text(columns: Any) -> np.ndarray:
     """Which rows have a title or a description; bool [n]."""
-    return np.asarray(pc.greater(pc.binary_length(columns["title"]), 0)) | np.asarray(
-        pc.greater(pc.binary_length(columns["description"]), 0)
-    )
+    return np.asarray(pc.or_(filled(columns["title"]), filled(columns["description"])))

@@ -12,6 +12,13 @@ from recbole_qbert.errors import InputError, did_you_mean, preview
 from recbole_qbert.preparation.interactions import Counts
 
 
+class Published(NamedTuple):
+    """Counts, and who prints them."""
+
+    counts: Counts
+    whose: str
+
+
 class Category(NamedTuple):
     """An Amazon category: its name in file names, and published counts by whose they are."""
 
@@ -49,7 +56,7 @@ def amazon_category(name: str) -> Category:
     return known[name]
 
 
-def counts_table(rows: Mapping[str, tuple[Counts, Counts | None]]) -> Table:
+def counts_table(rows: Mapping[str, tuple[Counts, Published | None]]) -> Table:
     """Counts with, in brackets, by how much they differ from the published ones of their row."""
     table = Table()
     for column in ("", *Counts._fields):
@@ -57,20 +64,20 @@ def counts_table(rows: Mapping[str, tuple[Counts, Counts | None]]) -> Table:
     for name, (ours, theirs) in rows.items():
         cells = [f"{value:,}" for value in ours]
         if theirs is not None:
-            cells = [f"{cell} ({ours[i] - theirs[i]:+,})" for i, cell in enumerate(cells)]
+            cells = [f"{cell} ({ours[i] - theirs.counts[i]:+,})" for i, cell in enumerate(cells)]
         table.add_row(name, *cells)
         if theirs is not None:
-            table.add_row("  published", *(f"{value:,}" for value in theirs), style="dim")
+            table.add_row("  published", *(f"{value:,}" for value in theirs.counts), style="dim")
     return table
 
 
-def comparison(ours: Counts, theirs: Counts, whose: str) -> str:
+def comparison(ours: Counts, theirs: Published) -> str:
     """One line that says whether counts are those published."""
-    if ours == theirs:
-        return f"The counts are those of {whose}."
+    if ours == theirs.counts:
+        return f"The counts are those of {theirs.whose}."
     parts = [
         f"{field} {mine - other:+,} ({(mine - other) / other:+.1%})"
-        for field, mine, other in zip(Counts._fields, ours, theirs, strict=True)
+        for field, mine, other in zip(Counts._fields, ours, theirs.counts, strict=True)
         if mine != other
     ]
-    return f"The counts differ from {whose}: {', '.join(parts)}."
+    return f"The counts differ from {theirs.whose}: {', '.join(parts)}."

@@ -138,8 +138,9 @@ def json_lines(
 
     Args:
         path: the file.
-        schema: the keys, of type string or double. A number is taken for a string and the text
-            of a number for a number.
+        schema: the keys, of type string, double or int64. A number is taken for a string and
+            the text of a number for a double; int64 says that most ids are whole numbers, and
+            comes out as text.
         rejects: gets the lines that are no such objects.
     """
     for number, block in line_blocks(path, progress, size):
@@ -184,9 +185,14 @@ def _parse_block(schema: pa.Schema, block: bytes) -> pa.Table | None:
             pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
         )
         table.validate(full=True)  # the parser takes any bytes for UTF-8
+        table = table.cast(_text_ids(schema))
     except pa.ArrowException:
         return None
     return table if table.num_rows == len(ends) else None
+
+
+def _text_ids(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([(f.name, pa.string() if f.type == pa.int64() else f.type) for f in schema])
 
 
 def _parse_lines(
@@ -194,6 +200,7 @@ def _parse_lines(
 ) -> Lines:
     numbers: list[int] = []
     columns: dict[str, list[Any]] = {name: [] for name in schema.names}
+    schema = _text_ids(schema)
     read = {field.name: _as_text if field.type == pa.string() else _as_number for field in schema}
     for place, line in enumerate(block.split(b"\n")[:-1], number):
         if not line.strip():
@@ -366,9 +373,8 @@ def table_header(path: Path, delimiter: str, quoted: bool, encoding: str) -> lis
     """
     with opened(path) as stream:
         head = stream.read(1 << 20).removeprefix(b"\xef\xbb\xbf").decode(encoding, "replace")
-    first = head.splitlines()[:1]
-    rows = csv.reader(first, delimiter=delimiter) if quoted else (r.split(delimiter) for r in first)
-    names = next(rows, [])
+    line = head.splitlines()[0] if head else ""
+    names = next(csv.reader([line], delimiter=delimiter)) if quoted else line.split(delimiter)
     if not any(names):
         raise InputError(f"{path}: row 1 is empty; a header with the names of the columns is due")
     for name in names:

@@ -253,7 +253,7 @@ def test_a_killed_run_does_not_parse_again(tmp_path: Path, monkeypatch: pytest.M
         ({"require": ("txt",)}, "did you mean 'text'"),
         ({"duplicates": "frist"}, "did you mean 'first'"),
         ({"longest": 0}, "longest is 0"),
-        ({"pictures": Path("nowhere")}, "no such folder of pictures"),
+        ({"pictures": Path("nowhere")}, "give a folder of pictures"),
         ({"core": 5}, "nothing is left of 12 interactions"),
     ],
 )
