@@ -53,7 +53,8 @@ def test_ml_100k_comes_out_as_recbole_ships_it(tmp_path: Path) -> None:
         if item not in odd:
             words = sorted(found_rows[item][2].split())
             assert (*found_rows[item][:2], words) == (title, year, sorted(genres.split()))
-    assert found_rows["1412"][1] == ""  # as it is written above, "... (1995) (V)" is "... (V)"
+    assert found_rows["1412"][0].startswith("Land Before Time III")
+    assert found_rows["1412"][1] == "1995"
     back = read_columns(domain.file("user"), list(users.columns))
     assert sorted(back.itertuples(index=False)) == sorted(users.itertuples(index=False))
 
@@ -64,7 +65,10 @@ def write_1m(folder: Path) -> None:
     (folder / "ratings.dat").write_text(
         "1::10::5::978300760\n1::20::3::978300759\n2::10::4::5\nx\n"
     )
-    movies = "10::Star Wars: Episode IV (1977)::Action|Sci-Fi\n20::Misérables, Les (1995)::Drama\n30::X::Y\n4\n"
+    movies = (
+        "10::Star Wars: Episode IV (1977) (V)::Action|Sci-Fi\n"
+        "20::Misérables, Les (1995)::Drama\n30::X::Y\n4\n"
+    )
     (folder / "movies.dat").write_bytes(movies.encode("latin-1"))
     (folder / "users.dat").write_text("1::F::1::10::48067\n2::M::56::16::70072\n")
 
