@@ -109,10 +109,11 @@ def texts(numbers: np.ndarray) -> pa.Array:
 
 
 def sentences(rng: np.random.Generator, n: int, length: int) -> pa.Array:
-    """n texts, cut at random from one long row of words."""
+    """n texts of so many words or so, drawn from a thousand cuts of one long row of words."""
     row = " ".join(rng.choice(TEXT.split(), 10_000).tolist())
-    starts = rng.integers(0, len(row) - 10 * length, n)
-    return pa.array([row[start : start + 8 * length] for start in starts.tolist()])
+    starts = rng.integers(0, len(row) - 10 * length, 1000)
+    cuts = pa.array([row[start : start + 8 * length] for start in starts.tolist()])
+    return cuts.take(pa.array(rng.integers(1000, size=n)))
 
 
 def run_here(side: str, folder: Path) -> dict[str, float]:

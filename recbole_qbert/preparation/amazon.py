@@ -40,9 +40,9 @@ from recbole_qbert.preparation.interactions import (
 from recbole_qbert.preparation.items import (
     RECORD,
     Records,
-    chosen_records,
     filled,
     picture_files,
+    read_records,
 )
 from recbole_qbert.preparation.kcore import check_filter
 from recbole_qbert.preparation.outcome import Prepared, finish, listed
@@ -263,10 +263,7 @@ def _select(
     keep = candidates(hashes, options.core, allowed)
     del hashes
     inter = collect(read, keep)
-    batches = [
-        batch.filter(pc.is_in(batch["item"], inter.item_tokens)) for batch in described.batches()
-    ]
-    items = chosen_records(pa.Table.from_batches(batches, metadata.SCHEMA), inter.item_tokens)
+    items = read_records(described, metadata.SCHEMA, inter.item_tokens)
     meets = _meets(options, inter.item_tokens, items.fields, shown)
     if RECORD in options.require:
         meets &= items.found

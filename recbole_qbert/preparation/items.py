@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from recbole_qbert.encoders.pictures import SUFFIXES
 from recbole_qbert.errors import InputError
 from recbole_qbert.preparation.interactions import Interactions
+from recbole_qbert.preparation.spool import Stage
 
 RECORD = "metadata"  # the key of a coverage that counts items with a record
 
@@ -32,6 +33,18 @@ class Records(NamedTuple):
     repeated: int
 
 
+def read_records(stage: Stage, schema: pa.Schema, tokens: pa.Array) -> Records:
+    """The records of the tokens in a stage of rows of `item` and fields; see `chosen_records`."""
+    # All items are looked up at once: each call of `is_in` hashes all tokens.
+    items = pa.chunked_array([batch["item"] for batch in stage.batches()], pa.string())
+    wanted = np.asarray(pc.is_in(items, tokens))
+    parts, start = [], 0
+    for batch in stage.batches():
+        parts.append(batch.filter(pa.array(wanted[start : start + batch.num_rows])))
+        start += batch.num_rows
+    return chosen_records(pa.Table.from_batches(parts, schema), tokens)
+
+
 def chosen_records(table: pa.Table, tokens: pa.Array) -> Records:
     """The record of each token.
 
@@ -39,11 +52,11 @@ def chosen_records(table: pa.Table, tokens: pa.Array) -> Records:
     first in the order of its fields' text: whatever the order of the lines.
 
     Args:
-        table: `item` and fields, all strings.
+        table: `item`, which is among the tokens, and fields; all strings.
         tokens: strings [I].
     """
     names = [name for name in table.schema.names if name != "item"]
-    table = table.filter(pc.is_in(table["item"], tokens)).combine_chunks()
+    table = table.combine_chunks()
     lengths = [pc.utf8_length(table[name]).to_numpy().astype(np.int64) for name in names]
     filled = sum((length > 0).astype(np.int64) for length in lengths)
     table = table.append_column("filled", pa.array(np.asarray(filled)))

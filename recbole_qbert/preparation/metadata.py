@@ -8,7 +8,6 @@ The releases name things differently and never at once, so one reader serves all
 from __future__ import annotations
 
 import ast
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recbole_qbert.preparation.items import filled
-from recbole_qbert.preparation.sources import Rejects, json_records
+from recbole_qbert.preparation.sources import Rejects, json_records, parse_json
 from recbole_qbert.preparation.text import as_word, clean_column, unfit_tokens, whole
 
 FIELDS = {
@@ -69,7 +68,7 @@ def parse_metadata(
 def parse_record(text: str) -> dict[str, Any] | None:
     """A line as JSON or, in 2014, as a Python literal; None if it is no object."""
     try:
-        record = json.loads(text, strict=False)
+        record = parse_json(text)
     except (ValueError, RecursionError):
         try:
             record = ast.literal_eval(text.strip())

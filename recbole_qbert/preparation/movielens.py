@@ -26,7 +26,7 @@ from recbole_qbert.preparation.interactions import (
     selected,
     usable,
 )
-from recbole_qbert.preparation.items import Records, chosen_records, picture_files
+from recbole_qbert.preparation.items import picture_files, read_records
 from recbole_qbert.preparation.kcore import check_filter
 from recbole_qbert.preparation.outcome import Prepared, finish
 from recbole_qbert.preparation.published import Published
@@ -151,9 +151,7 @@ def prepare_movielens(
         {"posters": joined["poster"]},
     )  # fmt: skip
     raw, inter = selected(read, core, duplicates)
-    records: Records = chosen_records(
-        pa.Table.from_batches(list(described.batches()), schema), inter.item_tokens
-    )
+    records = read_records(described, schema, inter.item_tokens)
     users = None
     if layout.users and (folder / layout.users).is_file():
         users = _users(layout, folder / layout.users, inter)

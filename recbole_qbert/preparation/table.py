@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.errors import InputError, did_you_mean, preview
 from recbole_qbert.preparation.interactions import SCHEMA, as_numbers, selected, usable
-from recbole_qbert.preparation.items import chosen_records
+from recbole_qbert.preparation.items import read_records
 from recbole_qbert.preparation.kcore import check_filter
 from recbole_qbert.preparation.outcome import Prepared, finish, listed
 from recbole_qbert.preparation.sources import (
@@ -29,6 +29,7 @@ from recbole_qbert.preparation.sources import (
     json_records,
     line_blocks,
     number_text,
+    parse_json,
     table_header,
 )
 from recbole_qbert.preparation.spool import run_stage
@@ -234,11 +235,7 @@ def prepare_table(
             {"source": repr(items[0]), "cells": cells, "item": items[1].item},
         )  # fmt: skip
         stages.append(described)
-        batches = [
-            batch.filter(pc.is_in(batch["item"], inter.item_tokens))
-            for batch in described.batches()
-        ]
-        records = chosen_records(pa.Table.from_batches(batches, schema), inter.item_tokens)
+        records = read_records(described, schema, inter.item_tokens)
     choice = {"core": core, "duplicates": duplicates, "time": columns.time or "order of the rows"}
     return finish(
         domain, stages, raw, inter, made_by="table", options=choice,
@@ -307,7 +304,7 @@ def _first_records(path: Path) -> list[dict[str, Any]]:
 
 def _object(text: str) -> dict[str, Any] | None:
     try:
-        record = json.loads(text, strict=False)
+        record = parse_json(text)
     except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
