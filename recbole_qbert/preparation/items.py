@@ -80,8 +80,8 @@ def item_columns(
 
     Args:
         items: records of all item tokens.
-        cells: header cells by field. A field that no item has is left out, since RecBole cannot
-            read a `token_seq` without any token.
+        cells: header cells by field. A field that no item has is left out, since RecBole would
+            fill a column without any number with the mean of none.
 
     Returns:
         columns by header cell, and the number of items with a record and with each field.

@@ -364,9 +364,10 @@ def delimited(
                 numbers = np.setdiff1d(rows, skipped, assume_unique=True)[: batch.num_rows]
                 if len(numbers):
                     number = int(numbers[-1]) + 1
-                    skipped = [row for row in skipped if row >= number]
+                while skipped and skipped[0] < number:
+                    skipped.pop(0)  # in place: rows behind this batch may be read already
                 yield _decoded(path, numbers, pa.Table.from_batches([batch]), rejects)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, UnicodeError) as error:
         raise InputError(
             f"{path}: cannot be read as a table ({' '.join(str(error).split())[:120]}); correct "
             "the file or its delimiter"

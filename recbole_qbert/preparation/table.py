@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -104,7 +105,7 @@ def open_source(
     """A table, its format by its name unless given.
 
     Raises:
-        InputError: no such file, or a name that tells no format.
+        InputError: no such file, a name that tells no format, or an argument that cannot be.
     """
     path = Path(path)
     if not path.is_file():
@@ -116,6 +117,10 @@ def open_source(
         raise InputError(
             f"{path}: a format of {preview(list(FORMATS))} is expected; name it (--format)"
         )
+    try:
+        codecs.lookup(encoding)
+    except LookupError:
+        raise InputError(f"encoding '{encoding}' is not known; give utf-8, latin-1, ...") from None
     if delimiter is not None and len(delimiter) != 1:
         raise InputError(f"delimiter {delimiter!r}: give one character")
     chosen = delimiter or ("\t" if kind == "tsv" else ",")

@@ -152,6 +152,8 @@ def test_wrong_files(tmp_path: Path) -> None:
     path.write_text("")
     with pytest.raises(InputError, match="name it"):
         open_source(path)
+    with pytest.raises(InputError, match="encoding 'utf-88' is not known"):
+        open_source(path, format="csv", encoding="utf-88")
     with pytest.raises(InputError, match="row 1 is empty"):
         prepare_table(
             Domain("t", tmp_path / "t"), open_source(path, format="csv"), Columns("a", "b")
