@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.errors import InputError, did_you_mean, preview
 from recbole_qbert.preparation import metadata
+from recbole_qbert.preparation.delimited import delimited
 from recbole_qbert.preparation.interactions import (
     SCHEMA,
     Counts,
@@ -47,7 +48,7 @@ from recbole_qbert.preparation.items import (
 from recbole_qbert.preparation.kcore import check_filter
 from recbole_qbert.preparation.outcome import Prepared, finish, listed
 from recbole_qbert.preparation.published import amazon_category, amazon_files
-from recbole_qbert.preparation.sources import Rejects, delimited, json_lines
+from recbole_qbert.preparation.sources import Rejects, json_lines
 from recbole_qbert.preparation.spool import Stage, run_stage
 from recbole_qbert.preparation.writer import check_target
 

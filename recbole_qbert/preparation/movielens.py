@@ -18,6 +18,7 @@ import pyarrow as pa
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.encoders.image import read_item_table
 from recbole_qbert.errors import InputError, preview
+from recbole_qbert.preparation.delimited import delimited
 from recbole_qbert.preparation.interactions import (
     SCHEMA,
     Counts,
@@ -30,7 +31,7 @@ from recbole_qbert.preparation.items import picture_files, read_records
 from recbole_qbert.preparation.kcore import check_filter
 from recbole_qbert.preparation.outcome import Prepared, finish
 from recbole_qbert.preparation.published import Published
-from recbole_qbert.preparation.sources import Rejects, delimited, opened
+from recbole_qbert.preparation.sources import Rejects, opened
 from recbole_qbert.preparation.spool import run_stage
 from recbole_qbert.preparation.text import clean_column, unfit_tokens
 from recbole_qbert.preparation.writer import Fields, check_target

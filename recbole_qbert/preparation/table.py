@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.errors import InputError, did_you_mean, preview
@@ -25,106 +23,24 @@ from recbole_qbert.preparation.outcome import Prepared, finish, listed
 from recbole_qbert.preparation.sources import (
     Lines,
     Rejects,
-    delimited,
     json_lines,
     json_records,
-    line_blocks,
     number_text,
-    parse_json,
-    table_header,
 )
 from recbole_qbert.preparation.spool import run_stage
+from recbole_qbert.preparation.table_source import (
+    Source,
+    first_records,
+    json_object,
+    open_parquet,
+)
 from recbole_qbert.preparation.text import as_word, clean_column, unfit_tokens, whole
 from recbole_qbert.preparation.writer import check_target, texts
 
-FORMATS = {
-    "csv": "csv", "tsv": "tsv", "tab": "tsv", "parquet": "parquet", "json": "json",
-    "jsonl": "json", "ndjson": "json",
-}  # fmt: skip
 SECONDS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}  # in one second
 DATE = "date"  # ISO 8601, UTC where no zone is named
 TYPES = ("token", "token_seq", "float")
-_SNIFFED = 1 << 16  # bytes of JSON lines whose values tell the type of an id
 _BATCH = 1 << 16  # rows of a Parquet file
-
-
-@dataclass(frozen=True)
-class Source:
-    """A table on disk.
-
-    Attributes:
-        path: the file; CSV, TSV and JSON lines may be compressed.
-        format: `csv`, `tsv`, `parquet`, `json`.
-        names: of all columns of a CSV or TSV file without a header.
-        delimiter: of a CSV or TSV file.
-        encoding: of a CSV or TSV file.
-    """
-
-    path: Path
-    format: str
-    names: tuple[str, ...] | None
-    delimiter: str
-    encoding: str
-
-    def columns(self) -> list[str]:
-        """The names of its columns; of JSON lines those in the first ones."""
-        if self.format == "parquet":
-            return list(_parquet(self.path).schema_arrow.names)
-        if self.format == "json":
-            return list(
-                dict.fromkeys(key for record in _first_records(self.path) for key in record)
-            )
-        return list(self.names or table_header(self.path, self.delimiter, True, self.encoding))
-
-    def check(self, wanted: Sequence[str]) -> None:
-        """Raises InputError for a column that is not there."""
-        known = self.columns()
-        for name in wanted:
-            if name not in known:
-                raise InputError(
-                    f"{self.path}: no column '{name}' (it has {preview(known)})"
-                    f"{did_you_mean(name, known)}"
-                )
-
-    def rows(self, rejects: Rejects, progress: bool) -> Iterator[Lines]:
-        """Columns of text of a CSV or TSV file."""
-        return delimited(
-            self.path, rejects, self.names,
-            delimiter=self.delimiter, encoding=self.encoding, progress=progress,
-        )  # fmt: skip
-
-
-def open_source(
-    path: str | Path,
-    *,
-    format: str | None = None,
-    names: Sequence[str] | None = None,
-    delimiter: str | None = None,
-    encoding: str = "utf-8",
-) -> Source:
-    """A table, its format by its name unless given.
-
-    Raises:
-        InputError: no such file, a name that tells no format, or an argument that cannot be.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    suffixes = [suffix[1:].lower() for suffix in path.suffixes]
-    known = [FORMATS[suffix] for suffix in suffixes if suffix in FORMATS]
-    kind = FORMATS.get(format or "") or (known[-1] if known and not format else None)
-    if kind is None:
-        raise InputError(
-            f"{path}: a format of {preview(list(FORMATS))} is expected; name it (--format)"
-        )
-    try:
-        codecs.lookup(encoding)
-    except LookupError:
-        raise InputError(f"encoding '{encoding}' is not known; give utf-8, latin-1, ...") from None
-    if delimiter is not None and len(delimiter) != 1:
-        raise InputError(f"delimiter {delimiter!r}: give one character")
-    chosen = delimiter or ("\t" if kind == "tsv" else ",")
-    return Source(path, kind, tuple(names) if names else None, chosen, encoding)
 
 
 @dataclass(frozen=True)
@@ -274,7 +190,7 @@ def _read(
     if source.format == "json":
         types = {"rating": pa.float64(), "time": pa.string() if unit == DATE else pa.float64()}
         for name in ("user", "item"):
-            values = [record.get(wanted[name]) for record in _first_records(source.path)]
+            values = [record.get(wanted[name]) for record in first_records(source.path)]
             whole_numbers = any(type(value) is int for value in values)
             types[name] = pa.int64() if whole_numbers else pa.string()
         # A column may serve twice; its first use says how it is read.
@@ -283,36 +199,11 @@ def _read(
     elif source.format == "parquet":
         number = 1
         names = list(dict.fromkeys(wanted.values()))
-        for batch in _parquet(source.path).iter_batches(_BATCH, columns=names):
+        for batch in open_parquet(source.path).iter_batches(_BATCH, columns=names):
             yield np.arange(number, number + batch.num_rows), pa.Table.from_batches([batch])
             number += batch.num_rows
     else:
         yield from source.rows(rejects, progress)
-
-
-def _parquet(path: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{path}: cannot be read as Parquet ({reason})") from None
-
-
-def _first_records(path: Path) -> list[dict[str, Any]]:
-    """Objects of the first lines of a file of JSON lines."""
-    for _, block in line_blocks(path, size=_SNIFFED):
-        records = [_object(line) for line in block.decode("utf-8", "replace").splitlines()]
-        if found := [record for record in records if record is not None]:
-            return found
-    raise InputError(f"{path}: no line is a JSON object; one a line is expected")
-
-
-def _object(text: str) -> dict[str, Any] | None:
-    try:
-        record = parse_json(text)
-    except (ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) else None
 
 
 def _ids(column: pa.Array, path: Path, name: str) -> pa.Array:
@@ -360,7 +251,7 @@ def _item_rows(
 ) -> Iterator[Lines]:
     """Columns of text, and of numbers where a Parquet file has them; lists as words."""
     if source.format == "json":
-        for records in json_records(source.path, _object, rejects, progress):
+        for records in json_records(source.path, json_object, rejects, progress):
             numbers = np.array([number for number, _ in records], dtype=np.int64)
             columns = {
                 name: pa.array([_word_list(record.get(name)) for _, record in records], pa.string())
@@ -369,7 +260,7 @@ def _item_rows(
             yield numbers, pa.table(columns)
     elif source.format == "parquet":
         number = 1
-        for batch in _parquet(source.path).iter_batches(_BATCH, columns=names):
+        for batch in open_parquet(source.path).iter_batches(_BATCH, columns=names):
             columns = {name: _plain(batch[name]) for name in names}
             yield np.arange(number, number + batch.num_rows), pa.table(columns)
             number += batch.num_rows

@@ -10,7 +10,8 @@ from rich.console import Console
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.errors import InputError
 from recbole_qbert.preparation.outcome import report
-from recbole_qbert.preparation.table import Columns, ItemColumns, open_source, prepare_table
+from recbole_qbert.preparation.table import Columns, ItemColumns, prepare_table
+from recbole_qbert.preparation.table_source import open_source
 
 
 def prepare_and_report(options: argparse.Namespace) -> None:

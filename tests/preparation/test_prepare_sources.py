@@ -15,10 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_qbert.errors import InputError
+from recbole_qbert.preparation import delimited as delimited_module
 from recbole_qbert.preparation import sources
+from recbole_qbert.preparation.delimited import delimited
 from recbole_qbert.preparation.interactions import Hashed, candidates, coded
 from recbole_qbert.preparation.kcore import core_rows, time_order, without_repeats
-from recbole_qbert.preparation.sources import Rejects, delimited, json_lines, line_blocks
+from recbole_qbert.preparation.sources import Rejects, json_lines, line_blocks
 
 SCHEMA = pa.schema([("u", pa.string()), ("n", pa.int64()), ("r", pa.float64())])
 GOOD = [
@@ -122,7 +124,9 @@ def test_rows_of_another_width_are_named_by_their_number(
     path.write_text("\n".join(["p,q", *rows, ""]))
     report = io.StringIO()
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(sources, "BLOCK", block)  # several blocks, so that numbers must go on
+        patched.setattr(
+            delimited_module, "BLOCK", block
+        )  # several blocks
         found = [
             (number, cell)
             for numbers, table in delimited(path, Rejects(report))

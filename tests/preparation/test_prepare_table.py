@@ -19,7 +19,8 @@ from recbole_alone import load_alone
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.errors import InputError
 from recbole_qbert.preparation.outcome import Prepared
-from recbole_qbert.preparation.table import Columns, ItemColumns, open_source, prepare_table
+from recbole_qbert.preparation.table import Columns, ItemColumns, prepare_table
+from recbole_qbert.preparation.table_source import open_source
 from recbole_qbert.preparation.text import RESERVED, clean_column
 
 ROOT = Path(__file__).resolve().parents[2]
