@@ -124,9 +124,7 @@ def test_rows_of_another_width_are_named_by_their_number(
     path.write_text("\n".join(["p,q", *rows, ""]))
     report = io.StringIO()
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(
-            delimited_module, "BLOCK", block
-        )  # several blocks
+        patched.setattr(delimited_module, "BLOCK", block)  # several blocks
         found = [
             (number, cell)
             for numbers, table in delimited(path, Rejects(report))
