@@ -27,16 +27,10 @@ import pyarrow.csv
 
 from recbole_qbert.commands.settings import parse_settings
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
+from recbole_qbert.preparation.published import amazon_categories
 
-# Users, items, interactions: Table 1 of the Q-BERT4Rec paper.
-DOMAINS = {
-    "Pet": (183_697, 31_986, 1_571_284),
-    "Cell": (123_885, 38_298, 873_966),
-    "Automotive": (105_490, 39_537, 845_454),
-    "Tools": (144_326, 41_482, 1_153_959),
-    "Toys": (135_748, 47_520, 1_158_602),
-    "Sports": (191_920, 56_395, 1_504_646),
-}
+SOURCES = ("Pet", "Cell", "Automotive", "Tools", "Toys", "Sports")
+DOMAINS = {name: amazon_categories()[name].counts["paper"] for name in SOURCES}
 FEWEST, N_LEVELS, CODEBOOK_SIZE = 5, 4, 256
 
 

@@ -159,10 +159,10 @@ def find_pictures(
     """
     if column is not None:
         below = Path(folder) if folder is not None else Path(item_path).parent
-        frame = _read_frame(item_path, [column])
+        frame = read_item_table(item_path, [column])
         paths = [below / cell if cell else None for cell in frame[column]]
     elif folder is not None:
-        below, frame = Path(folder), _read_frame(item_path, [ITEM_FIELD])
+        below, frame = Path(folder), read_item_table(item_path, [ITEM_FIELD])
         paths = _named_after(frame[ITEM_FIELD].tolist(), below)
     else:
         raise InputError(f"{item_path}: give the folder of the pictures, or the column of paths")
@@ -217,8 +217,13 @@ def _fingerprint(path: str | Path | None, folder: Path) -> str:
     return f"{name} {size} {head}"
 
 
-def _read_frame(path: str | Path, fields: list[str]) -> pd.DataFrame:
-    """Item tokens and fields of an `.item` file, or of a table with a plain header."""
+def read_item_table(path: str | Path, fields: list[str]) -> pd.DataFrame:
+    """Item tokens (`item_id`) and fields of an `.item` file, or of a tab-separated table with a
+    plain header.
+
+    Raises:
+        InputError: a missing field, a row with another number of fields, or a repeated item.
+    """
     header, *lines = read_lines(Path(path))
     if ":" in header:
         return read_item_fields(path, fields)

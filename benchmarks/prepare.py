@@ -1,0 +1,179 @@
+"""A made-up Amazon category to atomic files, and pandas' naive way beside it: time and memory.
+
+    python -m benchmarks.prepare --reviews=10000000 --items=1000000
+    python -m benchmarks.prepare --reviews=1000000 --items=100000 --naive
+
+The raw files are those of 2018, gzip: reviews of some 500 characters, one metadata record an item.
+Nine of ten reviews are drawn by Zipf's law over items, from users whose activity is geometric, so
+that the 5-core keeps a part; one line in 100,000 is broken. Each side runs in a process of its own,
+whose largest resident size is printed. The naive way reads whole files into data frames
+(`pandas.read_json(lines=True)`), cleans with `apply` and loops `groupby().filter()`; broken lines,
+which it cannot read, are left out of its files. It needs many times the memory of the files, so
+its size is chosen by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import html
+import json
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+CORE, CHUNK, DAYS = 5, 100_000, 7_000
+TEXT = (
+    "great guitar string sound the a of well made light &amp; <br />sturdy colour price bought my "
+    "son loves it would buy again not as described battery works cable short case fits"
+)
+
+
+def main() -> int:
+    """Write the raw files, run the sides, print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.prepare", description=__doc__)
+    parser.add_argument("--reviews", type=int, default=10_000_000)
+    parser.add_argument("--items", type=int, default=1_000_000)
+    parser.add_argument("--naive", action="store_true", help="also pandas' naive way")
+    parser.add_argument("--side", choices=("ours", "naive"), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        print(json.dumps(run_here(options.side, options.folder)))
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        started = perf_counter()
+        write_raw(Path(folder), options.reviews, options.items, broken=not options.naive)
+        sizes = {path.name: path.stat().st_size / 1e6 for path in Path(folder).iterdir()}
+        listed = ", ".join(f"{name} {size:,.0f} MB" for name, size in sizes.items())
+        print(f"{listed}: written in {perf_counter() - started:.0f} s", flush=True)
+        for side in ("ours", "naive")[: 1 + options.naive]:
+            command = [sys.executable, "-m", "benchmarks.prepare", f"--side={side}"]
+            done = subprocess.run(
+                [*command, f"--folder={folder}"], stdout=subprocess.PIPE, text=True, check=True
+            )
+            found = json.loads(done.stdout.splitlines()[-1])
+            print(f"{side}: " + ", ".join(f"{k} {v:,.4g}" for k, v in found.items()), flush=True)
+    return 0
+
+
+def write_raw(folder: Path, n_reviews: int, n_items: int, broken: bool) -> None:
+    """`raw.json.gz` and `meta_raw.json.gz`."""
+    rng = np.random.default_rng(2026)
+    n_users = max(1, n_reviews // 4)
+    chances = np.cumsum(1 / np.arange(1, n_items + 1) ** 0.8)
+    with gzip.open(folder / "raw.json.gz", "wb", compresslevel=1) as handle:
+        for start in range(0, n_reviews, CHUNK):
+            n = min(CHUNK, n_reviews - start)
+            items = np.searchsorted(chances, rng.random(n) * chances[-1])
+            users = (rng.exponential(0.15, n) * n_users).astype(np.int64) % n_users
+            lines = joined(
+                '{"overall": ', texts(rng.integers(1, 6, n)), '.0, "verified": true, "reviewTime": '
+                '"02 28, 2014", "reviewerID": "A', texts(users), '", "asin": "B', texts(items),
+                '", "style": {"Color:": " Red"}, "reviewerName": "J. Doe", "reviewText": "',
+                sentences(rng, n, 60), '", "summary": "Great", "unixReviewTime": ',
+                texts(86_400 * rng.integers(10_000, 10_000 + DAYS, n)), "}",
+            ).to_pylist()  # fmt: skip
+            if broken:
+                lines[n // 2] = lines[n // 2][:40]
+            handle.write("\n".join([*lines, ""]).encode())
+    with gzip.open(folder / "meta_raw.json.gz", "wb", compresslevel=1) as handle:
+        for start in range(0, n_items, CHUNK):
+            n = min(CHUNK, n_items - start)
+            numbers = texts(np.arange(start, start + n))
+            lines = joined(
+                '{"category": ["Musical Instruments", "Guitars"], "description": ["',
+                sentences(rng, n, 60), '"], "title": "', sentences(rng, n, 10), '", "brand": "',
+                sentences(rng, n, 1), '", "price": "$12.99", "asin": "B', numbers,
+                '", "imageURL": [], "imageURLHighRes": ["https://x/', numbers, '.jpg"]}',
+            ).to_pylist()  # fmt: skip
+            handle.write("\n".join([*lines, ""]).encode())
+
+
+def joined(*parts: str | pa.Array) -> pa.Array:
+    """Parts side by side, a row each."""
+    return pc.binary_join_element_wise(*parts, "")
+
+
+def texts(numbers: np.ndarray) -> pa.Array:
+    """Numbers as text."""
+    return pa.array(numbers).cast(pa.string())
+
+
+def sentences(rng: np.random.Generator, n: int, length: int) -> pa.Array:
+    """n texts of so many words or so, drawn from a thousand cuts of one long row of words."""
+    row = " ".join(rng.choice(TEXT.split(), 10_000).tolist())
+    starts = rng.integers(0, len(row) - 10 * length, 1000)
+    cuts = pa.array([row[start : start + 8 * length] for start in starts.tolist()])
+    return cuts.take(pa.array(rng.integers(1000, size=n)))
+
+
+def run_here(side: str, folder: Path) -> dict[str, float]:
+    """One side in this process, with all its imports: time and largest resident size."""
+    started = perf_counter()
+    found = ours(folder) if side == "ours" else naive(folder)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "seconds": perf_counter() - started,
+        "CPU seconds": used.ru_utime + used.ru_stime,
+        "peak GiB": used.ru_maxrss / 1024**2,
+        **found,
+    }
+
+
+def ours(folder: Path) -> dict[str, float]:
+    """`prepare_amazon` with its defaults, and text required."""
+    from recbole_qbert.data.domain import Domain
+    from recbole_qbert.preparation.amazon import Options, prepare_amazon
+
+    made = prepare_amazon(
+        Domain("made", folder / "made"), 2018, [folder / "raw.json.gz"],
+        [folder / "meta_raw.json.gz"], Options(require=("text",)),
+    )  # fmt: skip
+    return {**made.final._asdict(), "rejected": sum(made.reasons.values())}
+
+
+def naive(folder: Path) -> dict[str, float]:
+    """The same by data frames alone."""
+    import pandas as pd
+
+    def clean(value: object) -> str:
+        text = " ".join(value) if isinstance(value, list) else str(value)
+        return " ".join(re.sub("<[^>]+>", " ", html.unescape(text)).split())
+
+    reviews = pd.read_json(folder / "raw.json.gz", lines=True)
+    items = pd.read_json(folder / "meta_raw.json.gz", lines=True)
+    for column in ("title", "description", "brand"):
+        items[column] = items[column].apply(clean)
+    items = items[(items["title"] != "") | (items["description"] != "")].drop_duplicates("asin")
+    reviews = reviews[reviews["asin"].isin(items["asin"])]
+    reviews = reviews.sort_values("unixReviewTime").drop_duplicates(["reviewerID", "asin"])
+    while True:
+        n = len(reviews)
+        for column in ("reviewerID", "asin"):
+            reviews = reviews.groupby(column).filter(lambda rows: len(rows) >= CORE)
+        if len(reviews) == n:
+            break
+    columns = ["reviewerID", "asin", "overall", "unixReviewTime"]
+    reviews[columns].to_csv(folder / "naive.inter", sep="\t", index=False)
+    items = items[items["asin"].isin(reviews["asin"])]
+    items[["asin", "title", "brand", "description"]].to_csv(
+        folder / "naive.item", sep="\t", index=False
+    )
+    return {
+        "users": reviews["reviewerID"].nunique(),
+        "items": len(items),
+        "interactions": len(reviews),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

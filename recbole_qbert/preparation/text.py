@@ -1,0 +1,66 @@
+"""Text and tokens as RecBole's reader takes them back: one line, no tab, no quotation.
+
+RecBole reads atomic files with pandas' Python engine, for which a double quote at the start of a
+field begins a quotation that may swallow the rows behind it, and words such as `NA` are no value.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recbole_qbert.encoders.text import clean_text
+
+# What pandas reads as a missing value, and what RecBole keeps for padding.
+RESERVED = (
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN",
+    "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "[PAD]",
+)  # fmt: skip
+_UNFIT = r'[\x00-\x1f\x7f-\x{9f}"\x{2028}\x{2029}]|^\s|\s$'
+_BLANKS = r"[\p{Z}\p{Cc}]+"
+_HIDDEN = r"[\x{ad}\x{200b}\x{2060}\x{feff}]"  # soft hyphen, zero-width spaces, byte-order mark
+_MARKUP = r"[<&]"
+_LETTERS = re.compile(r"\w")
+
+
+def unfit_tokens(tokens: pa.Array) -> np.ndarray:
+    """Which tokens (strings, null for none) RecBole would not read back as they are; bool [n]."""
+    unfit = pc.or_(pc.match_substring_regex(tokens, _UNFIT), pc.is_in(tokens, pa.array(RESERVED)))
+    return np.asarray(pc.fill_null(unfit, True))
+
+
+def clean_column(values: pa.Array) -> pa.Array:
+    """Strings without HTML entities, tags, control characters, line ends, tabs and double blanks.
+
+    A double quote becomes two single ones, which keeps inches apart from feet.
+    """
+    marked = np.flatnonzero(pc.match_substring_regex(values, _MARKUP))
+    if len(marked):
+        cleaned = [clean_text(text) for text in values.take(pa.array(marked)).to_pylist()]
+        mask = np.zeros(len(values), dtype=bool)
+        mask[marked] = True
+        values = pc.replace_with_mask(values, pa.array(mask), pa.array(cleaned, values.type))
+    values = pc.replace_substring_regex(values, _HIDDEN, "")
+    values = pc.replace_substring_regex(values, _BLANKS, " ")
+    values = pc.replace_substring(values, '"', "''")
+    return pc.utf8_trim(values, characters=" ")
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def as_word(text: str) -> str:
+    """A name as one word of a `token_seq`: cleaned, blanks as underscores; "" without letters."""
+    cleaned: str = clean_column(pa.array([whole(text)]))[0].as_py()
+    return cleaned.replace(" ", "_") if _LETTERS.search(cleaned) else ""
+
+
+def whole(text: str) -> str:
+    """Text that can be written as UTF-8: halves of surrogate pairs are joined or replaced."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

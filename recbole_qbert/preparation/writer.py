@@ -1,0 +1,110 @@
+"""Atomic files from columns, whole or not at all, with a sidecar; nothing here loops over rows."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+
+from recbole_qbert._version import __version__
+from recbole_qbert.data.atomic import ROWS_AT_ONCE, write_rows
+from recbole_qbert.data.domain import Domain
+from recbole_qbert.errors import InputError
+from recbole_qbert.files import atomic_write, sha256_file, sidecar_path, write_json
+from recbole_qbert.preparation.interactions import Interactions
+
+Fields = Mapping[str, pa.Array]  # header cell such as `title:token_seq` -> a string a row
+
+
+def write_dataset(
+    domain: Domain,
+    inter: Interactions,
+    items: Fields | None,
+    rejected: Iterable[str],
+    facts: Mapping[str, Any],
+    *,
+    with_rating: bool = True,
+    users: Fields | None = None,
+) -> None:
+    """`<name>.inter`, and where given `.item` and `.user`, `<name>.inter.json` and `.rejected`.
+
+    All files take their names together at the end. Without rejected lines an older `.rejected`
+    goes.
+
+    Args:
+        inter: in the order to be written.
+        items: columns of one length, the first of them `item_id:token`.
+        facts: JSON values for the sidecar.
+    """
+    columns = {
+        "user_id:token": (inter.user_tokens, inter.users),
+        "item_id:token": (inter.item_tokens, inter.items),
+        "rating:float": (None, inter.ratings),
+        "timestamp:float": (None, inter.times),
+    }
+    if not with_rating:
+        del columns["rating:float"]
+    tables = {"item": items, "user": users}
+    with contextlib.ExitStack() as stack:
+        report = domain.file("rejected")
+        lines = iter(rejected)
+        first = next(lines, None)
+        if first is not None:
+            handle = stack.enter_context(atomic_write(report))
+            handle.write(first)
+            handle.writelines(lines)
+        for suffix, fields in tables.items():
+            if fields is not None:
+                handle = stack.enter_context(atomic_write(domain.file(suffix), "wb"))
+                _write_header(handle, fields)
+                write_rows(handle, list(fields.values()))
+        handle = stack.enter_context(atomic_write(domain.file("inter"), "wb"))
+        _write_coded(handle, columns)
+    if first is None:
+        report.unlink(missing_ok=True)
+    written = ["inter", *(suffix for suffix, fields in tables.items() if fields is not None)]
+    files = {domain.file(suffix).name: sha256_file(domain.file(suffix)) for suffix in written}
+    sidecar = {"files": files, "version": __version__, **facts}
+    write_json(sidecar_path(domain.file("inter")), sidecar)
+
+
+def check_target(domain: Domain, overwrite: bool) -> None:
+    """Refuse to write over atomic files unless told to.
+
+    Raises:
+        InputError: there is an `.inter` or `.item` file.
+    """
+    for suffix in ("inter", "item"):
+        if domain.file(suffix).exists() and not overwrite:
+            raise InputError(
+                f"{domain.file(suffix)}: is there already; add --overwrite, or give another name"
+            )
+
+
+def _write_header(handle: IO[bytes], cells: Iterable[str]) -> None:
+    handle.write(("\t".join(cells) + "\n").encode())
+
+
+def _write_coded(
+    handle: IO[bytes], columns: Mapping[str, tuple[pa.Array | None, np.ndarray]]
+) -> None:
+    """A header and rows of codes (with their tokens) and numbers, made text bit by bit."""
+    _write_header(handle, columns)
+    n_rows = len(next(iter(columns.values()))[1])
+    for start in range(0, n_rows, ROWS_AT_ONCE):
+        part = slice(start, start + ROWS_AT_ONCE)
+        write_rows(
+            handle,
+            [
+                texts(values[part]) if tokens is None else tokens.take(pa.array(values[part]))
+                for tokens, values in columns.values()
+            ],
+        )
+
+
+def texts(numbers: np.ndarray) -> pa.Array:
+    """Shortest decimals that give the numbers back; whole ones without a fraction."""
+    return pa.array(numbers).cast(pa.string())

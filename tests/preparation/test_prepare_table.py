@@ -1,0 +1,186 @@
+"""Any table to atomic files: four formats with the same content give the same bytes."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from recbole_alone import load_alone
+
+from recbole_qbert.data.domain import Domain
+from recbole_qbert.errors import InputError
+from recbole_qbert.preparation.outcome import Prepared
+from recbole_qbert.preparation.table import Columns, ItemColumns, prepare_table
+from recbole_qbert.preparation.table_source import open_source
+from recbole_qbert.preparation.text import RESERVED, clean_column
+
+ROOT = Path(__file__).resolve().parents[2]
+EVENTS = [(7, 30, "2024-01-03", 2.5), (7, 10, "2024-01-01", 1.0), (8, 10, "2024-01-02", 4.0)]
+SECONDS = {"2024-01-01": 1704067200, "2024-01-02": 1704153600, "2024-01-03": 1704240000}
+INTER = (
+    "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
+    "7\t10\t1\t1704067200\n7\t30\t2.5\t1704240000\n8\t10\t4\t1704153600\n"
+)
+NAMES = ["who", "what", "when", "stars"]
+
+
+def write_events(folder: Path, kind: str) -> Path:
+    """The events as a table of a format."""
+    path = folder / f"events.{kind}"
+    frame = pd.DataFrame(EVENTS, columns=NAMES)
+    if kind == "parquet":
+        frame["when"] = pd.to_datetime(frame["when"])
+        pq.write_table(pa.Table.from_pandas(frame), path)
+    elif kind == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in frame.to_dict("records")))
+    elif kind == "csv.gz":
+        path.write_bytes(gzip.compress(frame.to_csv(index=False).encode()))
+    else:
+        frame.to_csv(path, sep="\t" if kind == "tsv" else ",", index=False)
+    return path
+
+
+def prepared(folder: Path, path: Path, *columns: str, **options: object) -> tuple[str, Prepared]:
+    """The `.inter` file's text, and what was made."""
+    domain = Domain("t", folder / "out" / "t")
+    made = prepare_table(
+        domain, open_source(path), Columns(*columns), overwrite=True, **options  # type: ignore[arg-type]
+    )  # fmt: skip
+    return domain.file("inter").read_text(), made
+
+
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "tsv", "parquet", "jsonl"])
+def test_every_format_gives_the_same_file(tmp_path: Path, kind: str) -> None:
+    path = write_events(tmp_path, kind)
+    assert prepared(tmp_path, path, "who", "what", "when", "date", "stars")[0] == INTER
+
+
+def test_the_order_of_rows_is_the_order_in_time(tmp_path: Path) -> None:
+    text, _ = prepared(tmp_path, write_events(tmp_path, "csv"), "who", "what")
+    # Row 1 is the header, so the rows are 2, 3 and 4.
+    assert text == "user_id:token\titem_id:token\ttimestamp:float\n7\t30\t2\n7\t10\t3\n8\t10\t4\n"
+
+
+def test_units_and_rows_that_cannot_be_used(tmp_path: Path) -> None:
+    path = tmp_path / "events.txt"
+    path.write_bytes(
+        b'u;i;t\nu1;i1;1500\nu1;i2\n\nNA;i2;1\nu1;i\xff;1\nu1;i3;soon\n"u 2";"i;4";2000\n'
+    )
+    domain = Domain("t", tmp_path / "t")
+    source = open_source(path, format="csv", delimiter=";")
+    made = prepare_table(domain, source, Columns("u", "i", "t", "ms"))
+    assert domain.file("inter").read_text().splitlines()[1:] == ["u 2\ti;4\t2", "u1\ti1\t1.5"]
+    assert sorted(made.rejected) == [
+        "events.txt:3\t2 fields where there should be 3\t'u1;i2'\n",
+        "events.txt:4\tuser id that RecBole cannot read\n",
+        "events.txt:5\tnot UTF-8\n",
+        "events.txt:6\ttime is no finite number\n",
+    ]
+
+
+def test_items(tmp_path: Path) -> None:
+    events = write_events(tmp_path, "csv")
+    rows = [
+        {"id": 10, "Name": 'A "big"\n<b>thing</b>', "tags": ["red one", "blue"], "price": 1.5},
+        {"id": 30, "Name": None, "tags": [], "price": "x"},
+        {"id": 99, "Name": "nobody has it", "tags": [], "price": 2},
+        {"id": 10, "Name": "less", "tags": [], "price": None},
+    ]
+    path = tmp_path / "items.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "[]\n")
+    domain = Domain("t", tmp_path / "t")
+    fields = (("Name", "token_seq"), ("tags", "token_seq"), ("price", "float"))
+    made = prepare_table(
+        domain, open_source(events), Columns("who", "what"),
+        (open_source(path), ItemColumns("id", fields)),
+    )  # fmt: skip
+    assert domain.file("item").read_text() == (
+        "item_id:token\tName:token_seq\ttags:token_seq\tprice:float\n"
+        "10\tA ''big'' thing\tred_one blue\t1.5\n30\t\t\t\n"
+    )
+    assert made.coverage == {"metadata": 2, "Name": 1, "tags": 1, "price": 1}
+    assert made.repeated == 1 and made.reasons == {"not an object": 1}
+
+
+def test_script_from_files_to_what_recbole_loads(tmp_path: Path) -> None:
+    events, items = write_events(tmp_path, "tsv"), tmp_path / "items.csv"
+    items.write_text('what,full name,brand\n10,"Ten, or\nso",NA\n30,"",B\n')
+    arguments = [
+        "--dataset=shop", f"--data_path={tmp_path}", f"--inter_file={events}", "--user=who",
+        "--item=what", "--time=when", "--time_unit=date", "--rating=stars", f"--item_file={items}",
+        "--item_fields=full name,brand:token",
+    ]  # fmt: skip
+    command = [sys.executable, str(ROOT / "dataset_scripts/table.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "shop" / "shop.inter").read_text() == INTER
+    assert (tmp_path / "shop" / "shop.item").read_text() == (
+        "item_id:token\tfull_name:token_seq\tbrand:token\n10\tTen, or so\tNA\n30\t\tB\n"
+    )
+    again = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert again.returncode == 2
+    assert again.stderr.startswith("table.py: ") and again.stderr.count("\n") == 1
+    read = load_alone(tmp_path, ["shop"], tmp_path)["shop"]
+    assert read["counts"] == [2, 2, 3] and read["items"] == ["10", "30"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (("wo", "what"), "no column 'wo' .*did you mean 'who'"),
+        (("who", "what", "when", "dat"), "time_unit: 'dat' .*did you mean 'date'"),
+    ],
+)
+def test_wrong_columns(tmp_path: Path, columns: tuple[str, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        prepared(tmp_path, write_events(tmp_path, "csv"), *columns)
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_files(tmp_path: Path) -> None:
+    path = tmp_path / "x.dat"
+    with pytest.raises(InputError, match="no such file"):
+        open_source(path)
+    path.write_text("")
+    with pytest.raises(InputError, match="name it"):
+        open_source(path)
+    with pytest.raises(InputError, match="encoding 'utf-88' is not known"):
+        open_source(path, format="csv", encoding="utf-88")
+    with pytest.raises(InputError, match="row 1 is empty"):
+        prepare_table(
+            Domain("t", tmp_path / "t"), open_source(path, format="csv"), Columns("a", "b")
+        )
+    with pytest.raises(InputError, match="cannot be read as Parquet"):
+        open_source(path, format="parquet").check(["a"])
+    with pytest.raises(InputError, match="no line is a JSON object"):
+        path.write_text("1\n2\n")
+        open_source(path, format="json").check(["a"])
+
+
+@settings(max_examples=30, deadline=None)
+@given(texts=st.lists(st.text(max_size=40), min_size=1, max_size=8))
+def test_clean_text_is_one_field_for_pandas_as_recbole_reads_it(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str]
+) -> None:
+    cleaned = clean_column(pa.array(texts, pa.string())).to_pylist()
+    path = tmp_path_factory.mktemp("clean") / "x.item"
+    rows = [f"{place}\t{text}" for place, text in enumerate(cleaned)]
+    path.write_text("\n".join(["item_id:token\ttitle:token_seq", *rows, ""]), encoding="utf-8")
+    frame = pd.read_csv(path, delimiter="\t", dtype=str, encoding="utf-8", engine="python")
+    wanted = [text if text not in RESERVED[:-1] else None for text in cleaned]
+    assert [None if pd.isna(v) else v for v in frame["title:token_seq"]] == wanted
+
+
+def test_reserved_words_are_those_of_pandas() -> None:
+    from pandas._libs.parsers import STR_NA_VALUES
+
+    assert set(RESERVED) == set(STR_NA_VALUES) | {"[PAD]"}
