@@ -1,12 +1,13 @@
 """The page's treemap: boxes for the groups that share one, two and three codes.
 
 A browser takes seconds for ten thousand boxes, so the chart holds one group and those right below
-it. All others wait beside it as plain lists, from which `page.TREE_SCRIPT` draws what is clicked.
+it. All others wait beside it as plain lists, from which a script draws what is clicked.
 """
 
 from __future__ import annotations
 
 import html
+import json
 from collections import Counter
 from typing import Any
 
@@ -14,8 +15,8 @@ import plotly.graph_objects as go
 
 from recbole_qbert.inspection.catalogue import Catalogue, Group
 from recbole_qbert.inspection.facts import Facts
-from recbole_qbert.inspection.figures import styled
 from recbole_qbert.inspection.tree import largest_groups, spread
+from recbole_qbert.webpage import styled
 
 MAX_BOXES = 20_000  # in all, some 3 MB of page
 MAX_CHILDREN = 1_000  # of a box
@@ -25,6 +26,29 @@ _HOVER_WIDTH = 70
 _ROOT_COLOUR = "#c9ced6"
 _TINTS = ("#cfe0f0", "#f5ddc4", "#d2e8d8", "#ecd6e5", "#e6e0d2", "#d3ecf0", "#f3d5d2", "#dcdcea")
 _SCALE = [[0.0, "#f1ede6"], [0.5, "#9dc3d4"], [1.0, "#2f6690"]]
+FIGURE = "tree-figure"
+# Draws the clicked box, those right below it, and those above it for the bar to go back by.
+_SCRIPT = """
+(function () {
+  const tree = TREE_DATA, chart = document.getElementById("TREE_FIGURE");
+  const below = tree.parents.map(() => []);
+  tree.parents.forEach((parent, place) => { if (parent >= 0) below[parent].push(place); });
+  chart.on("plotly_treemapclick", event => {
+    const place = Number(event.nextLevel);
+    if (event.nextLevel === undefined || !below[place].length) return false;
+    const shown = below[place].slice();
+    for (let above = place; above >= 0; above = tree.parents[above]) shown.unshift(above);
+    const pick = name => [shown.map(one => tree[name][one])];
+    Plotly.restyle(chart, {
+      ids: [shown.map(String)],
+      parents: [shown.map(one => one ? String(tree.parents[one]) : "")],
+      labels: pick("labels"), values: pick("values"), hovertext: pick("hovertext"),
+      "marker.colors": pick("colours"), level: String(place),
+    });
+    return false;
+  });
+})();
+"""
 
 
 def tree_data(facts: Facts) -> tuple[dict[str, list[Any]], int]:
@@ -85,6 +109,13 @@ def tree_figure(data: dict[str, list[Any]], by_category: bool) -> go.Figure:
         margin={"l": 4, "r": 4, "t": 30, "b": 4},
         uniformtext={"minsize": 9, "mode": "hide"},
     )
+
+
+def tree_script(data: dict[str, list[Any]]) -> str:
+    """The script that draws what is clicked; it stands behind the figure in the page."""
+    lists = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    script = _SCRIPT.replace("TREE_FIGURE", FIGURE).replace("TREE_DATA", lists)
+    return f"<script>{script}</script>"
 
 
 def _boxes(catalogue: Catalogue, root: Group) -> tuple[list[tuple[Group, Group | None]], int]:
