@@ -15,6 +15,7 @@ from recbole_qbert.commands import (
     ids,
     inspect,
     pretrain,
+    report,
     run,
     tokenize,
     tune,
@@ -67,7 +68,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="recbole-qbert", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="command")
-    groups = (embed, tokenize, inspect, ids, run, benchmark, tune, pretrain, ablate, complexity)
+    groups = (
+        embed, tokenize, inspect, ids, run, benchmark, tune, pretrain, ablate, complexity, report,
+    )  # fmt: skip
     for group in groups:
         group.add(commands)
     doctor = commands.add_parser("doctor", help="check this installation and say what to mend")

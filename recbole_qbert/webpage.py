@@ -71,6 +71,8 @@ p.more { font-size: 13px; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 4px 14px 4px 0; text-align: right; white-space: nowrap; }
 th.word, td.word { text-align: left; }
+tr > .word:first-child { position: sticky; left: 0; min-width: 6em; max-width: min(26em, 38vw);
+  background: white; white-space: normal; overflow-wrap: anywhere; }
 th { color: var(--soft); font-weight: 600; border-bottom: 2px solid var(--line); }
 td { border-bottom: 1px solid var(--line); }
 code { color: var(--accent); font: 12px ui-monospace, Menlo, Consolas, monospace; }
@@ -150,7 +152,7 @@ def styled(figure: go.Figure, y_title: str, percent: bool = False) -> go.Figure:
         bargap=0.25,
         margin={"l": 70, "r": 20, "t": 30, "b": 60},
         font={"family": "system-ui, -apple-system, Segoe UI, sans-serif", "size": 13},
-        legend={"orientation": "h", "y": 1.12, "x": 0},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
     )

@@ -102,11 +102,16 @@ def tree_figure(data: dict[str, list[Any]], by_category: bool) -> go.Figure:
         },
     )
     if by_category:
-        bar = {"title": {"text": "commonest<br>category"}, "tickformat": ".0%", "thickness": 12}
+        # Below the boxes: beside them, it would leave a telephone no room.
+        bar = {
+            "title": {"text": "share of the commonest category", "side": "bottom"},
+            "orientation": "h", "y": -0.02, "yanchor": "top", "tickformat": ".0%",
+            "thickness": 12,
+        }  # fmt: skip
         treemap.marker.update(colorscale=_SCALE, cmin=0, cmax=1, showscale=True, colorbar=bar)
     return styled(go.Figure(treemap), "").update_layout(
         height=620,
-        margin={"l": 4, "r": 4, "t": 30, "b": 4},
+        margin={"l": 4, "r": 4, "t": 30, "b": 60},
         uniformtext={"minsize": 9, "mode": "hide"},
     )
 
