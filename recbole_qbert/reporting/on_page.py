@@ -73,15 +73,17 @@ def to_plotly(chart: Chart) -> go.Figure:
             tickvals=[place for place, _ in chart.ticks],
             ticktext=[_name(text, 14) for _, text in chart.ticks],
             zeroline=False,
+            autotickangles=[0, -90],
         )
     if chart.log_x:
         figure.update_xaxes(type="log")
     if chart.bare_y:
         figure.update_yaxes(showticklabels=False, showgrid=False, zeroline=False)
+        figure.update_layout(margin={"r": 50})
     for label in chart.labels:
         figure.add_annotation(
             x=label.x, y=label.y, text=_text(label.text), showarrow=False,
-            yanchor="bottom" if label.above else "top", font={"size": 11},
+            yanchor="bottom" if label.above else "top", font={"size": 10},
         )  # fmt: skip
     return figure
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from recbole_qbert.reporting.charts import (
 )
 
 DOTS_PER_INCH = 200
+TITLE_WIDTH = 56  # letters
 FORMATS = ("png", "svg")
 _STYLE: Any = {
     "font.size": 9,
@@ -33,7 +35,6 @@ _STYLE: Any = {
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "svg.hashsalt": "recbole-qbert",
-    "text.parse_math": False,  # a dollar sign in a title begins no formula
 }
 
 
@@ -78,7 +79,8 @@ def to_matplotlib(chart: Chart) -> Figure:
     axes = figure.add_subplot()
     for place, series in enumerate(chart.series):
         _draw(axes, chart, series, place)
-    axes.set(title=chart.title, xlabel=chart.x_title, ylabel=chart.y_title)
+    title = textwrap.fill(_plain(chart.title), TITLE_WIDTH)
+    axes.set(title=title, xlabel=_plain(chart.x_title), ylabel=_plain(chart.y_title))
     if chart.kind == MAP:
         axes.set_axis_off()
         axes.set_aspect("equal", "datalim")
@@ -92,9 +94,11 @@ def to_matplotlib(chart: Chart) -> Figure:
         axes.set_xscale("log")
     if chart.bare_y:
         axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+        axes.margins(y=0.1)
     for label in chart.labels:
         axes.annotate(
-            label.text, (label.x, label.y), xytext=(0, 3 if label.above else -3),
+            _plain(label.text), (label.x, label.y), xytext=(0, 3 if label.above else -3),
             textcoords="offset points", ha="center",
             va="bottom" if label.above else "top", fontsize=7,
         )  # fmt: skip
@@ -106,7 +110,7 @@ def _draw(axes: Axes, chart: Chart, series: Series, place: int) -> None:
     colour: Any = series.colour if isinstance(series.colour, str) else list(series.colour)
     error = list(series.error) or None
     x, y = [_value(each) for each in series.x], [_value(each) for each in series.y]
-    style = {"color": colour, "label": series.name}
+    style = {"color": colour, "label": _plain(series.name)}
     if chart.kind == BARS:
         axes.barh(y, x, xerr=error, capsize=2, **style)
     elif chart.kind == COLUMNS:
@@ -141,4 +145,9 @@ def _value(value: float | str) -> float | str:
 
 
 def _name(text: str, width: int = 24) -> str:
-    return "\n".join(line for line in wrapped(text, width))
+    return "\n".join(_plain(line) for line in wrapped(text, width))
+
+
+def _plain(text: str) -> str:
+    """A dollar sign would begin a formula."""
+    return text.replace("$", r"\$")

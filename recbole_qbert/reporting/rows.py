@@ -152,25 +152,32 @@ def _rows(runs: Sequence[Run], found: Found) -> list[Row]:
     groups = []
     for group in group_runs(run.result for run in runs):
         groups.append(list({run.seed: run for run in group}.values()))
-    names = _names(groups, [found.name(files[group[-1].folder].parent) for group in groups])
+    names = _names(groups, [_place(files[group[-1].folder], found) for group in groups])
     return [
         Row(Contender(name, group[0].model), tuple(sorted(group, key=lambda run: run.seed)))
         for name, group in zip(names, groups, strict=True)
     ]
 
 
+def _place(file: Path, found: Found) -> str:
+    """The name of a results file's folder; "" in the only folder that was given."""
+    if found.folders == (file.parent,):
+        return ""
+    return Path(found.name(file)).parent.name
+
+
 def _names(groups: Sequence[Sequence[RunResult]], places: Sequence[str]) -> list[str]:
-    """A different name for each group."""
+    """A different name for each group, by its model, then its place, then its settings."""
     names = [group[0].title for group in groups]
     for title in dict.fromkeys(names):
         alike = [place for place, name in enumerate(names) if name == title]
         if len(alike) == 1:
             continue
-        by_place = [places[place].rpartition("/")[2] for place in alike]
-        by_settings = _differing([groups[place][0] for place in alike])
-        told = by_place if len({*by_place}) >= len({*by_settings}) else by_settings
-        for place, text in zip(alike, told, strict=True):
-            names[place] = f"{title}, {text}"
+        for where in dict.fromkeys(places[place] for place in alike):
+            here = [place for place in alike if places[place] == where]
+            settings = _differing([groups[place][0] for place in here])
+            for place, text in zip(here, settings, strict=True):
+                names[place] = ", ".join(filter(None, (title, where, text)))
     return [
         name if names.count(name) == 1 else f"{name} ({names[: place + 1].count(name)})"
         for place, name in enumerate(names)

@@ -48,7 +48,7 @@ def warnings_html(lines: Sequence[str]) -> str:
 
 def sheet_html(sheet: Sheet) -> str:
     """A benchmark's table: the best bold, the second underlined."""
-    head = webpage.cells("th", sheet.head, sheet.n_names)
+    head = webpage.cells("th", sheet.head, sheet.n_names).replace("\n", "<br>")
     lines = []
     for heading, rows in sheet.sections:
         if heading:

@@ -35,6 +35,8 @@ from recbole_qbert.tuning.sweep import TRIALS_CSV
 
 LEAST_VALUES = 3  # of a setting that make a curve of runs
 LOGARITHMIC = "loguniform"
+INK = "#1f2933"
+BEST = "#c46a1b"
 
 
 class Tried(NamedTuple):
@@ -154,7 +156,8 @@ def _over_key(one: Experiment, key: str, palette: Palette) -> Chart:
     series = []
     if len(one.keys) == 1 or len(best) < len(trials):
         joined = list(best.values())
-        series.append(_points("best at each value", palette[one.model], joined, key, True, named))
+        colour = palette[one.model] if len(one.keys) == 1 else INK
+        series.append(_points("best at each value", colour, joined, key, True, named))
     others = [trial for trial in trials if len(one.keys) > 1 and trial.state != STOPPED]
     stopped = [trial for trial in trials if trial.state == STOPPED]
     for name, colour, some in (
@@ -213,7 +216,7 @@ def parallel_chart(one: Experiment) -> Chart:
         series.append(
             Series(
                 name=f"trial {trial.number}",
-                colour="#c46a1b" if last else ramp(rank / max(1, len(order) - 1)),
+                colour=BEST if last else ramp(rank / max(1, len(order) - 1)),
                 x=tuple(float(axis) for axis in range(len(columns))),
                 y=tuple(shares[place] for shares in scaled),
                 texts=(text,) * len(columns),
@@ -237,7 +240,7 @@ def _scaled(column: Sequence[Any], log: bool) -> tuple[list[float], tuple[str, s
     """Values from 0 to 1, and the texts of both ends; 0.5 where all are equal."""
     if all(_is_number(value) for value in column):
         numbers = [math.log(value) if log else float(value) for value in column]
-        ends = (short(min(column)), short(max(column)))
+        ends = (f"{min(column):.3g}", f"{max(column):.3g}")
     else:
         options = sorted({str(value) for value in column})
         numbers = [float(options.index(str(value))) for value in column]

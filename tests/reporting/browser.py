@@ -129,7 +129,7 @@ def open_browser(program: str, profile: Path) -> Iterator[Tab]:
     answer_read, answer_write = os.pipe()
 
     # The browser reads commands from descriptor 3 and writes answers to 4.
-    launcher = 'exec "$0" "$@" 3<&{} 4>&{}'.format(command_read, answer_write)
+    launcher = f'exec "$0" "$@" 3<&{command_read} 4>&{answer_write}'
     process = subprocess.Popen(
         ["bash", "-c", launcher, program, *FLAGS, f"--user-data-dir={profile}"],
         pass_fds=(command_read, answer_write),
