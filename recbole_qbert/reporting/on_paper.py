@@ -135,7 +135,9 @@ def _legend(figure: Figure, axes: Axes, chart: Chart) -> None:
     handles, names = axes.get_legend_handles_labels()
     found = dict(zip(names, handles, strict=True))
     figure.legend(
-        list(found.values()), list(found), loc="outside lower center",
+        [found[_plain(name)] for name in chart.entries],
+        [_plain(name) for name in chart.entries],
+        loc="outside lower center",
         ncols=min(3, len(found)), frameon=False, fontsize=8,
     )  # fmt: skip
 

@@ -112,7 +112,10 @@ def read_experiment(folder: Path) -> Experiment | None:
     trials = []
     try:
         with open(path, encoding="utf-8", newline="") as handle:
-            for line in csv.DictReader(handle):
+            reader = csv.DictReader(handle)
+            # In the order of the sweep's file, which JSON does not keep.
+            keys = [name for name in reader.fieldnames or () if name in content["space"]]
+            for line in reader:
                 number = int(line["trial"])
                 if line["state"] != FAILED and line["best_valid"]:
                     values = dict(content["trials"][number - 1])
@@ -127,7 +130,7 @@ def read_experiment(folder: Path) -> Experiment | None:
         model=content["model"],
         dataset=content["dataset"],
         metric=content["valid_metric"],
-        keys=list(space),
+        keys=keys,
         log=frozenset(key for key, domain in space.items() if LOGARITHMIC in domain),
         trials=trials,
     )
