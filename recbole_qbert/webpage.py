@@ -131,6 +131,11 @@ def write_page(path: str | Path, text: str) -> int:
     return len(data)
 
 
+def chart_text(text: str) -> str:
+    """A text as Plotly shows it as it is: it reads a little HTML, and formulas between dollars."""
+    return escape(text, quote=False).replace("$", "&#36;")
+
+
 def figure(chart: go.Figure, name: str) -> str:
     """A chart; Plotly itself stands in the page's head, once.
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import html
-
 import plotly.graph_objects as go
 
 from recbole_qbert.inspection import sheets
 from recbole_qbert.inspection.facts import Facts
 from recbole_qbert.inspection.usage import bucket_labels
-from recbole_qbert.webpage import COLOURS, PALE, styled
+from recbole_qbert.webpage import COLOURS, PALE, chart_text, styled
 
 
 def usage_figure(facts: Facts) -> go.Figure:
@@ -53,7 +51,7 @@ def agreement_figure(facts: Facts) -> go.Figure:
     figure = go.Figure()
     names = [f"share {name}" for name in sheets.depth_names(facts)][:-1]
     for place, found in enumerate(facts.agreements):
-        label = html.escape(found.name, quote=False)
+        label = chart_text(found.name)
         for what, values, colour in (
             (label, found.shared, COLOURS[place % len(COLOURS)]),
             (f"{label}, by chance", found.shared_chance, PALE),

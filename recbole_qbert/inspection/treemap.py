@@ -6,7 +6,6 @@ it. All others wait beside it as plain lists, from which a script draws what is 
 
 from __future__ import annotations
 
-import html
 import json
 from collections import Counter
 from typing import Any
@@ -16,7 +15,7 @@ import plotly.graph_objects as go
 from recbole_qbert.inspection.catalogue import Catalogue, Group
 from recbole_qbert.inspection.facts import Facts
 from recbole_qbert.inspection.tree import largest_groups, spread
-from recbole_qbert.webpage import styled
+from recbole_qbert.webpage import chart_text, styled
 
 MAX_BOXES = 20_000  # in all, some 3 MB of page
 MAX_CHILDREN = 1_000  # of a box
@@ -174,6 +173,6 @@ def _commonest(catalogue: Catalogue, box: Group) -> tuple[str, float] | None:
 
 
 def _short(text: str) -> str:
-    """Cut, then escaped: Plotly reads a little HTML in labels, and these three entities."""
+    """Cut, then escaped."""
     cut = text if len(text) <= _HOVER_WIDTH else text[: _HOVER_WIDTH - 3] + "..."
-    return html.escape(cut, quote=False)
+    return chart_text(cut)

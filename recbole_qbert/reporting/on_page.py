@@ -123,4 +123,4 @@ def _name(text: str, width: int = 24) -> str:
 
 
 def _text(text: str) -> str:
-    return escape(text, quote=False).replace("\n", "<br>")
+    return webpage.chart_text(text).replace("\n", "<br>")
