@@ -16,6 +16,7 @@ from recbole_qbert.commands import (
     inspect,
     pipeline,
     pretrain,
+    report,
     run,
     tokenize,
     tune,
@@ -69,22 +70,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="recbole-qbert", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="command")
-    groups = (
-        # fmt: off
-        embed,
-        tokenize,
-        inspect,
-        ids,
-        run,
-        benchmark,
-        tune,
-        pretrain,
-        ablate,
-        complexity,
-        pipeline,
-        # fmt: on
-    )
-    for group in groups:
+    for name, (_, text) in OPEN_ENDED.items():
+        commands.add_parser(name, help=text)
+    for group in (embed, tokenize, inspect, ids, run, report):
         group.add(commands)
     doctor = commands.add_parser("doctor", help="check this installation and say what to mend")
     doctor.set_defaults(function=_doctor)

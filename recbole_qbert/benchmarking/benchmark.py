@@ -11,6 +11,7 @@ from recbole_qbert.benchmarking.outputs import to_rich, write_files
 from recbole_qbert.benchmarking.plan import Plan
 from recbole_qbert.benchmarking.published import published_figures, published_source
 from recbole_qbert.benchmarking.scores import collect
+from recbole_qbert.benchmarking.sidecar import write_sidecar
 from recbole_qbert.benchmarking.tables import all_sheets
 from recbole_qbert.errors import InputError
 
@@ -41,5 +42,6 @@ def benchmark(plan: Plan, output: Path | None, console: Console) -> list[str]:
             console.print(to_rich(sheet))
     failures = [str(failure) for failure in outcome.failures]
     write_files(folder, scores, sheets, failures)
-    console.print(f"written: {folder}/table.md, .csv, .tex", soft_wrap=True, highlight=False)
+    write_sidecar(folder, scores, failures, plan.source)
+    console.print(f"written: {folder}/table.md, .csv, .tex, .json", soft_wrap=True, highlight=False)
     return failures

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 from recbole_qbert.commands.run import wide_console
@@ -15,11 +14,6 @@ HELP = (
     "--tokenize.key=value and --pretrain.key=value reach those commands"
 )
 STAGES = ("tokenize", "pretrain")
-
-
-def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Listed only; its `--key=value` flags are the config's and open-ended."""
-    commands.add_parser("ablate", help=HELP)
 
 
 def run_ablate(arguments: Sequence[str]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +14,6 @@ HELP = (
     "models x data sets x seeds side by side, with controls and paired tests: benchmark FILE.yaml "
     "[--output=FOLDER] [--key=value ...], keys of the file or of `run`"
 )
-
-
-def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Listed only; its `--key=value` flags are the config's and open-ended."""
-    commands.add_parser("benchmark", help=HELP)
 
 
 def run_benchmark(arguments: Sequence[str]) -> int:

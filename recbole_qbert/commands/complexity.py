@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,11 +14,6 @@ HELP = (
     "parameters, MACs and latency without training (the paper's Table 6): --model=A[,B...] "
     "--dataset=X [--json=FILE] [--config_files=a.yaml,b.yaml] [--key=value ...]"
 )
-
-
-def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Listed only, as `run` is."""
-    commands.add_parser("complexity", help=HELP)
 
 
 def run_complexity(arguments: Sequence[str]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 from recbole_qbert.commands.run import wide_console
@@ -13,11 +12,6 @@ HELP = (
     "all steps from raw files to tables, each run only where something changed: "
     "FILE.yaml [--dry_run=True] [--variable=value ...]; see properties/pipeline/"
 )
-
-
-def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Listed only; its `--key=value` flags are the variables of the file."""
-    commands.add_parser("pipeline", help=HELP)
 
 
 def run_pipeline(arguments: Sequence[str]) -> int:

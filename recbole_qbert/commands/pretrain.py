@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 from recbole_qbert.commands.run import wide_console
@@ -13,11 +12,6 @@ HELP = (
     "train one QBERT4Rec over several data sets: --datasets=A,B [--target=X] [--nproc=N] "
     "[--config_files=a.yaml] [--key=value ...], keys of properties/pretrain.yaml and `run`"
 )
-
-
-def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Listed only; its `--key=value` flags are the config's and open-ended."""
-    commands.add_parser("pretrain", help=HELP)
 
 
 def run_pretrain(arguments: Sequence[str]) -> int:

@@ -18,9 +18,7 @@ HELP = (
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """`run` is listed only; its `--key=value` flags are the config's and open-ended."""
-    commands.add_parser("run", help=HELP)
-
+    """Commands beside the open-ended `run`."""
     demo = commands.add_parser("demo", help="the whole way on ml-100k, which RecBole ships")
     demo.add_argument("--folder", default=".", help="where dataset/ and saved/ are made")
     demo.add_argument("--posters", help="folder of <item_id>.jpg; the IDs then use them too")

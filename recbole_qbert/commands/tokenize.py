@@ -16,8 +16,7 @@ HELP = (
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """`tokenize` is listed only; its `--key=value` flags are those of a YAML file."""
-    commands.add_parser("tokenize", help=HELP)
+    """The command beside the open-ended `tokenize`."""
     new = commands.add_parser("encode-items", help="IDs for new items, through the frozen stages")
     new.add_argument("--dataset", required=True, help="comma-separated data sets with new items")
     new.add_argument("--data_path", default="dataset", help="folder that holds <dataset>/")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 from recbole_qbert.commands.run import wide_console
@@ -13,11 +12,6 @@ HELP = (
     "search hyper-parameters on valid: FILE.yaml [--model=M] [--dataset=X] [--trials=N] "
     "[--name=NAME] [--resume] [--address=auto] [--key=value ...]; see properties/tune/"
 )
-
-
-def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Listed only; its `--key=value` flags are the tune file's and the config's."""
-    commands.add_parser("tune", help=HELP)
 
 
 def run_tune(arguments: Sequence[str]) -> int:

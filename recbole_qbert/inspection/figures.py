@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import html
-
 import plotly.graph_objects as go
 
 from recbole_qbert.inspection import sheets
 from recbole_qbert.inspection.facts import Facts
 from recbole_qbert.inspection.usage import bucket_labels
-
-_COLOURS = ("#3b6fb6", "#e08a3c", "#4a9b6e", "#b0589a", "#8a7a5c", "#5fb3c4", "#c4524a", "#777777")
-_PALE = "#c9ced6"
+from recbole_qbert.webpage import COLOURS, PALE, chart_text, styled
 
 
 def usage_figure(facts: Facts) -> go.Figure:
@@ -24,9 +20,9 @@ def usage_figure(facts: Facts) -> go.Figure:
                 hovertemplate="%{x}: %{y:.1%}<extra></extra>",
             )
             for name, values, colour in (
-                ("codes used", [row.used / row.codebook_size for row in facts.usage], _PALE),
+                ("codes used", [row.used / row.codebook_size for row in facts.usage], PALE),
                 ("perplexity", [row.perplexity / row.codebook_size for row in facts.usage],
-                 _COLOURS[0]),
+                 COLOURS[0]),
             )
         ]
     )  # fmt: skip
@@ -43,7 +39,7 @@ def sizes_figure(facts: Facts) -> go.Figure:
         counts = [*row.histogram, *[0] * (len(labels) - len(row.histogram))]
         figure.add_bar(
             name=f"share {name}", x=labels, y=counts,
-            marker_color=_COLOURS[place % len(_COLOURS)],
+            marker_color=COLOURS[place % len(COLOURS)],
             hovertemplate="%{y:,} groups of %{x}<extra></extra>",
         )  # fmt: skip
     figure.update_xaxes(type="category", title="items in the group")
@@ -55,10 +51,10 @@ def agreement_figure(facts: Facts) -> go.Figure:
     figure = go.Figure()
     names = [f"share {name}" for name in sheets.depth_names(facts)][:-1]
     for place, found in enumerate(facts.agreements):
-        label = html.escape(found.name, quote=False)
+        label = chart_text(found.name)
         for what, values, colour in (
-            (label, found.shared, _COLOURS[place % len(_COLOURS)]),
-            (f"{label}, by chance", found.shared_chance, _PALE),
+            (label, found.shared, COLOURS[place % len(COLOURS)]),
+            (f"{label}, by chance", found.shared_chance, PALE),
         ):
             figure.add_bar(
                 name=what, x=names, y=values[:-1], marker_color=colour,
@@ -73,9 +69,9 @@ def purity_figure(facts: Facts) -> go.Figure:
         if facts.purity else []  # fmt: skip
     names = [row.name for row in rows]
     series = (
-        ("purity", [row.purity for row in rows], _COLOURS[0]),
-        ("purity by chance", [row.purity_chance for row in rows], _PALE),
-        ("NMI", [row.nmi for row in rows], _COLOURS[1]),
+        ("purity", [row.purity for row in rows], COLOURS[0]),
+        ("purity by chance", [row.purity_chance for row in rows], PALE),
+        ("NMI", [row.nmi for row in rows], COLOURS[1]),
         ("NMI by chance", [row.nmi_chance for row in rows], "#e6d5c3"),
     )
     figure = go.Figure(
@@ -88,22 +84,3 @@ def purity_figure(facts: Facts) -> go.Figure:
         ]
     )  # fmt: skip
     return styled(figure, "0 to 1").update_yaxes(range=[0, 1])
-
-
-def styled(figure: go.Figure, y_title: str, percent: bool = False) -> go.Figure:
-    """The figure in the page's looks."""
-    figure.update_layout(
-        template="none",
-        height=340,
-        barmode="group",
-        bargap=0.25,
-        margin={"l": 70, "r": 20, "t": 30, "b": 60},
-        font={"family": "system-ui, -apple-system, Segoe UI, sans-serif", "size": 13},
-        legend={"orientation": "h", "y": 1.12, "x": 0},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-    )
-    figure.update_yaxes(title=y_title, gridcolor="#e6e9ee", zerolinecolor="#b8bfc9")
-    if percent:
-        figure.update_yaxes(tickformat=".0%", rangemode="tozero")
-    return figure

@@ -1,29 +1,17 @@
-"""The report as one HTML page that needs no other file and no network.
-
-Whatever comes from the data is escaped where it enters the page. Equal inputs give equal bytes.
-"""
+"""The report on semantic IDs as one HTML page."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
 from html import escape
-from pathlib import Path
 
-import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
-
-from recbole_qbert._version import __version__
-from recbole_qbert.errors import InputError
-from recbole_qbert.files import atomic_write
+from recbole_qbert import webpage
 from recbole_qbert.inspection import figures, sheets, treemap
 from recbole_qbert.inspection.facts import Facts
 from recbole_qbert.inspection.neighbours import Example, Neighbour
-from recbole_qbert.inspection.page import FRAME, STYLE, TREE_SCRIPT
 from recbole_qbert.inspection.pictures import Pictures
 from recbole_qbert.inspection.tree import Branch, Limits, branch
 
-_SECTIONS = {
+SECTIONS = {
     "usage": "Usage",
     "tree": "Tree of IDs",
     "groups": "Groups",
@@ -32,54 +20,42 @@ _SECTIONS = {
 }
 
 
-def write_page(path: str | Path, facts: Facts, pictures: Pictures | None) -> int:
-    """Write the page, whole or not at all; returns its size in bytes.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    data = render_page(facts, pictures).encode("utf-8")
-    try:
-        with atomic_write(path, "wb") as handle:
-            handle.write(data)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(f"{path}: cannot be written ({reason}); correct the path") from None
-    return len(data)
-
-
 def render_page(facts: Facts, pictures: Pictures | None) -> str:
     """The page as text."""
-    bodies = {
+    bodies = section_bodies(facts, pictures)
+    main = "\n".join(
+        f'<section id="{key}"><h2>{title}</h2>\n{bodies[key]}\n</section>'
+        for key, title in SECTIONS.items()
+    )
+    links = "".join(f'<a href="#{key}">{title}</a>' for key, title in SECTIONS.items())
+    header = f"<h1>{escape(facts.catalogue.name)}</h1>{summary(facts)}<nav>{links}</nav>"
+    return webpage.page(f"{facts.catalogue.name}: semantic IDs", header, main)
+
+
+def summary(facts: Facts) -> str:
+    """Counts of the file, and how many items have a title, a category and each embedding."""
+    headline = escape(sheets.headline(facts))
+    coverage = webpage.paragraphs(sheets.coverage_lines(facts))
+    return f'<p class="headline">{headline}</p>{coverage}'
+
+
+def section_bodies(facts: Facts, pictures: Pictures | None) -> dict[str, str]:
+    """HTML of each of `SECTIONS`, without its heading."""
+    return {
         "usage": _usage(facts),
         "tree": _tree(facts),
         "groups": _groups(facts, pictures),
         "nearest": _nearest(facts, pictures),
         "purity": _purity(facts),
     }
-    sections = "\n".join(
-        f'<section id="{key}"><h2>{title}</h2>\n{bodies[key]}\n</section>'
-        for key, title in _SECTIONS.items()
-    )
-    links = "".join(f'<a href="#{key}">{title}</a>' for key, title in _SECTIONS.items())
-    return FRAME.format(
-        title=escape(facts.catalogue.name),
-        style=STYLE,
-        plotly=get_plotlyjs(),
-        headline=escape(sheets.headline(facts)),
-        coverage=_paragraphs(sheets.coverage_lines(facts)),
-        links=links,
-        sections=sections,
-        version=escape(__version__),
-    )
 
 
 def _usage(facts: Facts) -> str:
     return (
-        _figure(figures.usage_figure(facts), "usage-figure")
+        webpage.figure(figures.usage_figure(facts), "usage-figure")
         + _table(sheets.usage_sheet(facts))
         + _table(sheets.groups_sheet(facts))
-        + _figure(figures.sizes_figure(facts), "sizes-figure")
+        + webpage.figure(figures.sizes_figure(facts), "sizes-figure")
         + _table(sheets.sizes_sheet(facts))
     )
 
@@ -96,9 +72,8 @@ def _tree(facts: Facts) -> str:
             "Name a prefix to see all below it."
         )
     figure = treemap.tree_figure(data, facts.catalogue.categories is not None)
-    lists = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    script = f"<script>{TREE_SCRIPT.replace('TREE_DATA', lists)}</script>"
-    return _paragraphs(lines) + _figure(figure, "tree-figure") + script
+    chart = webpage.figure(figure, treemap.FIGURE)
+    return webpage.paragraphs(lines) + chart + treemap.tree_script(data)
 
 
 def _groups(facts: Facts, pictures: Pictures | None) -> str:
@@ -113,28 +88,30 @@ def _groups(facts: Facts, pictures: Pictures | None) -> str:
     )
     shown = [branch(catalogue, group, limits) for group in facts.groups]
     body = "".join(_branch(facts, one, pictures, 0) for one in shown)
-    return _paragraphs([line]) + _picture_notes(pictures) + body
+    return webpage.paragraphs([line]) + _picture_notes(pictures) + body
 
 
 def _nearest(facts: Facts, pictures: Pictures | None) -> str:
     sheet = sheets.agreement_sheet(facts)
     if sheet is None:
-        agreement = _missing(sheets.NO_EMBEDDINGS)
+        agreement = webpage.missing(sheets.NO_EMBEDDINGS)
     else:
-        agreement = _figure(figures.agreement_figure(facts), "agreement-figure") + _table(sheet)
+        agreement = webpage.figure(figures.agreement_figure(facts), "agreement-figure") + _table(
+            sheet
+        )
     examples = "".join(_example(facts, example, pictures) for example in facts.examples)
     note = (
         "By code: the number of shared leading codes. By embedding: the cosine, and the number of "
         "shared leading codes."
     )
-    return f"{agreement}<h3>Examples</h3>{_paragraphs([note])}{examples}"
+    return f"{agreement}<h3>Examples</h3>{webpage.paragraphs([note])}{examples}"
 
 
 def _purity(facts: Facts) -> str:
     sheet = sheets.purity_sheet(facts)
     if sheet is None:
-        return _missing(sheets.NO_CATEGORIES)
-    return _figure(figures.purity_figure(facts), "purity-figure") + _table(sheet)
+        return webpage.missing(sheets.NO_CATEGORIES)
+    return webpage.figure(figures.purity_figure(facts), "purity-figure") + _table(sheet)
 
 
 def _branch(facts: Facts, shown: Branch, pictures: Pictures | None, parent_depth: int) -> str:
@@ -198,39 +175,14 @@ def _picture(facts: Facts, row: int, pictures: Pictures | None) -> str:
     """The item's picture, an empty frame where it has none, nothing where no folder was given."""
     if pictures is None:
         return ""
-    uri = pictures.uri(facts.catalogue.items[row])
-    return '<i class="blank"></i>' if uri is None else f'<img src="{uri}" alt="">'
+    return webpage.thumbnail(pictures.uri(facts.catalogue.items[row]))
 
 
 def _picture_notes(pictures: Pictures | None) -> str:
-    return _missing(sheets.NO_IMAGES) if pictures is None else ""
+    return webpage.missing(sheets.NO_IMAGES) if pictures is None else ""
 
 
 def _table(sheet: sheets.Sheet) -> str:
-    head = _cells("th", sheet.columns, sheet.n_words)
-    rows = "".join(f"<tr>{_cells('td', row, sheet.n_words)}</tr>" for row in sheet.rows)
-    return (
-        f'<h3>{escape(sheet.title)}</h3><div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>{_paragraphs(sheet.notes)}"
-    )
-
-
-def _cells(tag: str, texts: tuple[str, ...], n_words: int) -> str:
-    kinds = [' class="word"' if place < n_words else "" for place in range(len(texts))]
-    pairs = zip(kinds, texts, strict=True)
-    return "".join(f"<{tag}{kind}>{escape(text)}</{tag}>" for kind, text in pairs)
-
-
-def _figure(figure: go.Figure, name: str) -> str:
-    """A chart; Plotly itself stands in the page's head, once."""
-    config = {"displayModeBar": False, "responsive": True}
-    chart = figure.to_html(full_html=False, include_plotlyjs=False, div_id=name, config=config)
-    return f'<div class="figure">{chart}</div>'
-
-
-def _paragraphs(lines: Iterable[str]) -> str:
-    return "".join(f"<p>{escape(line)}</p>" for line in lines)
-
-
-def _missing(hint: str) -> str:
-    return f'<p class="missing">{escape(hint)}</p>'
+    head = webpage.cells("th", sheet.columns, sheet.n_words)
+    rows = (f"<tr>{webpage.cells('td', row, sheet.n_words)}</tr>" for row in sheet.rows)
+    return webpage.table(sheet.title, head, "".join(rows), sheet.notes)

@@ -65,9 +65,10 @@ def inspect(
     pictures = None if images is None else Pictures(images, facts.catalogue)
     print_report(facts, console)
     if html_path is not None:
-        from recbole_qbert.inspection.html import write_page  # Plotly takes a second to import
+        from recbole_qbert.inspection.html import render_page  # Plotly takes a second to import
+        from recbole_qbert.webpage import write_page
 
-        size = write_page(html_path, facts, pictures)
+        size = write_page(html_path, render_page(facts, pictures))
         console.print(Text(f"\nPage written to {html_path} ({size / 1e6:.1f} MB)"))
     if pictures is not None:
         console.print(Text(pictures.summary(html_path is not None)))

@@ -1,12 +1,12 @@
 """The page's treemap: boxes for the groups that share one, two and three codes.
 
 A browser takes seconds for ten thousand boxes, so the chart holds one group and those right below
-it. All others wait beside it as plain lists, from which `page.TREE_SCRIPT` draws what is clicked.
+it. All others wait beside it as plain lists, from which a script draws what is clicked.
 """
 
 from __future__ import annotations
 
-import html
+import json
 from collections import Counter
 from typing import Any
 
@@ -14,8 +14,8 @@ import plotly.graph_objects as go
 
 from recbole_qbert.inspection.catalogue import Catalogue, Group
 from recbole_qbert.inspection.facts import Facts
-from recbole_qbert.inspection.figures import styled
 from recbole_qbert.inspection.tree import largest_groups, spread
+from recbole_qbert.webpage import chart_text, styled
 
 MAX_BOXES = 20_000  # in all, some 3 MB of page
 MAX_CHILDREN = 1_000  # of a box
@@ -25,6 +25,29 @@ _HOVER_WIDTH = 70
 _ROOT_COLOUR = "#c9ced6"
 _TINTS = ("#cfe0f0", "#f5ddc4", "#d2e8d8", "#ecd6e5", "#e6e0d2", "#d3ecf0", "#f3d5d2", "#dcdcea")
 _SCALE = [[0.0, "#f1ede6"], [0.5, "#9dc3d4"], [1.0, "#2f6690"]]
+FIGURE = "tree-figure"
+# Draws the clicked box, those right below it, and those above it for the bar to go back by.
+_SCRIPT = """
+(function () {
+  const tree = TREE_DATA, chart = document.getElementById("TREE_FIGURE");
+  const below = tree.parents.map(() => []);
+  tree.parents.forEach((parent, place) => { if (parent >= 0) below[parent].push(place); });
+  chart.on("plotly_treemapclick", event => {
+    const place = Number(event.nextLevel);
+    if (event.nextLevel === undefined || !below[place].length) return false;
+    const shown = below[place].slice();
+    for (let above = place; above >= 0; above = tree.parents[above]) shown.unshift(above);
+    const pick = name => [shown.map(one => tree[name][one])];
+    Plotly.restyle(chart, {
+      ids: [shown.map(String)],
+      parents: [shown.map(one => one ? String(tree.parents[one]) : "")],
+      labels: pick("labels"), values: pick("values"), hovertext: pick("hovertext"),
+      "marker.colors": pick("colours"), level: String(place),
+    });
+    return false;
+  });
+})();
+"""
 
 
 def tree_data(facts: Facts) -> tuple[dict[str, list[Any]], int]:
@@ -78,13 +101,25 @@ def tree_figure(data: dict[str, list[Any]], by_category: bool) -> go.Figure:
         },
     )
     if by_category:
-        bar = {"title": {"text": "commonest<br>category"}, "tickformat": ".0%", "thickness": 12}
+        # Below the boxes: beside them, it would leave a telephone no room.
+        bar = {
+            "title": {"text": "share of the commonest category", "side": "bottom"},
+            "orientation": "h", "y": -0.02, "yanchor": "top", "tickformat": ".0%",
+            "thickness": 12,
+        }  # fmt: skip
         treemap.marker.update(colorscale=_SCALE, cmin=0, cmax=1, showscale=True, colorbar=bar)
     return styled(go.Figure(treemap), "").update_layout(
         height=620,
-        margin={"l": 4, "r": 4, "t": 30, "b": 4},
+        margin={"l": 4, "r": 4, "t": 30, "b": 60},
         uniformtext={"minsize": 9, "mode": "hide"},
     )
+
+
+def tree_script(data: dict[str, list[Any]]) -> str:
+    """The script that draws what is clicked; it stands behind the figure in the page."""
+    lists = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    script = _SCRIPT.replace("TREE_FIGURE", FIGURE).replace("TREE_DATA", lists)
+    return f"<script>{script}</script>"
 
 
 def _boxes(catalogue: Catalogue, root: Group) -> tuple[list[tuple[Group, Group | None]], int]:
@@ -138,6 +173,6 @@ def _commonest(catalogue: Catalogue, box: Group) -> tuple[str, float] | None:
 
 
 def _short(text: str) -> str:
-    """Cut, then escaped: Plotly reads a little HTML in labels, and these three entities."""
+    """Cut, then escaped."""
     cut = text if len(text) <= _HOVER_WIDTH else text[: _HOVER_WIDTH - 3] + "..."
-    return html.escape(cut, quote=False)
+    return chart_text(cut)

@@ -17,6 +17,7 @@ from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.results import RunResult, read_results
 from recbole_qbert.files import read_json
 from recbole_qbert.quick_start import run_model
+from recbole_qbert.reporting.sweeps import read_experiment
 from recbole_qbert.tuning import ray_adapter
 from recbole_qbert.tuning import sweep as sweep_module
 from recbole_qbert.tuning.journal import Journal
@@ -66,6 +67,12 @@ def test_a_sweep(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     experiment = read_json(folder / "experiment.json")
     assert experiment["data_sha256"].keys() == {"toy.inter", "toy.item", "toy.semid"}
     assert len(experiment["trials"]) == 4 and experiment["seed"] == 2026
+
+    # A report reads the same trials, and their settings with their types.
+    drawn = read_experiment(folder)
+    assert drawn is not None and set(drawn.keys) == {"n_layers", "learning_rate"}
+    assert [str(each.best) for each in drawn.trials] == [line["best_valid"] for line in lines]
+    assert [each.values for each in drawn.trials] == experiment["trials"]
 
     # `run` with best.yaml is that very run, and trains to the same result.
     best = folder / "best.yaml"

@@ -1,0 +1,45 @@
+"""`recbole-qbert report`: results folders as one HTML page, and as plots for papers."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The command's flags."""
+    parser = commands.add_parser("report", help="results folders as one HTML page, and as plots")
+    parser.add_argument(
+        "folders", nargs="+", type=Path, metavar="FOLDER",
+        help="a checkpoint_dir, or any folder above it: results.jsonl, benchmarks, sweeps",
+    )  # fmt: skip
+    parser.add_argument("--output", type=Path, default=Path("report.html"), help="the page")
+    parser.add_argument("--plots", type=Path, help="folder for each plot as PNG and SVG")
+    parser.add_argument("--metric", default="ndcg@10", help="of the charts, in both rankings")
+    parser.add_argument("--dataset", help="whose items and users are shown, if there are several")
+    parser.add_argument("--data_path", type=Path, help="folder that holds <dataset>/")
+    parser.add_argument("--semantic_id_file", type=Path, help="instead of <dataset>.semid")
+    parser.add_argument("--tokenizer", type=Path, help="its folder, if not the data set's")
+    parser.add_argument("--title_field", help="field of the item file that names an item")
+    parser.add_argument("--category_field", help="its field of categories: colours of the map")
+    parser.add_argument(
+        "--category_part",
+        default="auto",
+        choices=("auto", "first", "whole"),
+        help="first word of the field or the whole; auto: by the field's type",
+    )
+    parser.add_argument("--images", type=Path, help="folder of <item_id>.<jpg|png|...>")
+    parser.add_argument("--projection", default="tsne", help="of the map of items: tsne or pca")
+    parser.add_argument("--n_users", type=int, default=5, help="example users")
+    parser.set_defaults(function=_report)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from recbole_qbert.commands.run import wide_console
+    from recbole_qbert.reporting.report import Request, report
+
+    asked = vars(options)
+    del asked["function"]
+    asked["folders"] = tuple(asked["folders"])
+    report(Request(**asked), wide_console())
+    return 0
