@@ -44,7 +44,7 @@ def gather_stats(domain: Domain, pictures: Path | None = None) -> dict[str, Any]
     frame = read_interactions(domain.file("inter"))
     users, user_counts = _numbered(frame[USER])
     items, item_counts = _numbered(frame[ITEM])
-    tokens = frame[ITEM].cat.categories[frame[ITEM].cat.codes.to_numpy()]
+    tokens = np.asarray(frame[ITEM].cat.categories)[frame[ITEM].cat.codes]
     names = np.empty(len(item_counts), dtype=object)
     names[items] = tokens
     n = len(frame)
