@@ -71,7 +71,8 @@ p.more { font-size: 13px; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 4px 14px 4px 0; text-align: right; white-space: nowrap; }
 th.word, td.word { text-align: left; }
-tr > .word:first-child { position: sticky; left: 0; max-width: min(26em, 40vw);
+tr > .word:first-child { position: sticky; left: 0;
+  min-width: min(11em, 30vw); max-width: min(26em, 40vw);
   background: white; white-space: normal; overflow-wrap: break-word; }
 th { color: var(--soft); font-weight: 600; border-bottom: 2px solid var(--line); }
 td { border-bottom: 1px solid var(--line); }

@@ -88,12 +88,8 @@ def report(request: Request, console: Console) -> list[Section]:
     command = f"recbole-qbert report {folders}{_flags(request)}"
     text = render(title, counts, command, sections)
     if request.plots is not None:
-        try:
-            from recbole_qbert.reporting.on_paper import write_plots
-        except ImportError as error:
-            raise InputError(
-                f"--plots needs Matplotlib: pip install matplotlib ({error})"
-            ) from None
+        from recbole_qbert.reporting.on_paper import write_plots  # Matplotlib is slow to import
+
         charts = [chart for section in sections for chart in section.charts]
         paths = write_plots(request.plots, charts)
         _say(console, f"{len(paths)} plots written to {request.plots}")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from recbole_qbert.errors import InputError
 from recbole_qbert.reporting.charts import (
@@ -27,6 +28,7 @@ from recbole_qbert.reporting.charts import (
     wrapped,
 )
 from recbole_qbert.reporting.on_page import charts_html, to_plotly
+from recbole_qbert.reporting.on_paper import to_matplotlib, write_plots
 
 EVIL = '<script>alert("1")</script> $x_1$ & <b>'
 
@@ -81,9 +83,6 @@ def test_bars_of_both_kinds() -> None:
     (trace,) = drawn.data
     assert list(trace.x) == [0.3, 0.1] and list(trace.error_x.array) == [0.05, 0.0]
     assert drawn.layout.xaxis.rangemode == "tozero"
-    pytest.importorskip("matplotlib")
-    from recbole_qbert.reporting.on_paper import to_matplotlib
-
     axes = to_matplotlib(chart(BARS, BAR)).axes[0]
     assert [bar.get_width() for bar in axes.patches] == [0.3, 0.1]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["first", "second"]
@@ -104,9 +103,6 @@ def test_curves_of_both_kinds() -> None:
     assert [list(trace.y) for trace in drawn.data] == [[1.0, 3.0], [2.0, 0.5]]
     assert [trace.mode for trace in drawn.data] == ["lines+markers", "markers"]
     assert [note.text for note in drawn.layout.annotations] == ["here"]
-    pytest.importorskip("matplotlib")
-    from recbole_qbert.reporting.on_paper import to_matplotlib
-
     figure = to_matplotlib(shown)
     axes = figure.axes[0]
     assert axes.lines[0].get_ydata().tolist() == [1.0, 3.0]
@@ -120,9 +116,6 @@ def test_a_map_has_no_axes_and_even_units() -> None:
     drawn = to_plotly(shown)
     assert drawn.layout.yaxis.scaleanchor == "x" and not drawn.layout.xaxis.visible
     assert drawn.layout.height is None
-    pytest.importorskip("matplotlib")
-    from recbole_qbert.reporting.on_paper import to_matplotlib
-
     axes = to_matplotlib(shown).axes[0]
     assert not axes.axison and axes.get_aspect() == 1.0
 
@@ -132,11 +125,6 @@ def test_whatever_names_hold_is_text() -> None:
     evil = chart(CURVES, line(EVIL, 1.0, texts=(EVIL,)), line("b", 2.0), x_title=EVIL, note=EVIL)
     page = charts_html([evil])
     assert "<script>alert" not in page and "<b>" not in page
-    pytest.importorskip("matplotlib")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    from recbole_qbert.reporting.on_paper import to_matplotlib
-
     figure = to_matplotlib(evil)
     FigureCanvasAgg(figure).draw()
     label = figure.axes[0].xaxis.label
@@ -145,9 +133,6 @@ def test_whatever_names_hold_is_text() -> None:
 
 
 def test_plots_are_whole_and_the_same_each_time(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    from recbole_qbert.reporting.on_paper import write_plots
-
     charts = [chart(BARS, BAR), Chart("two", "T", CURVES, (line("a", 1.0, 2.0),), log_x=False)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")

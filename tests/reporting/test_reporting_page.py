@@ -85,7 +85,6 @@ def everything(tiny: Tiny, title: str = "Thing") -> list[str]:
 
 
 def test_a_report_of_everything(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("matplotlib")
     command = everything(tiny)
     before = files_below(tiny.root)
     assert main([*command, "--output=new/page.html", "--plots=plots"]) == 0
@@ -117,7 +116,6 @@ def test_a_report_of_everything(tiny: Tiny, capsys: pytest.CaptureFixture[str]) 
 
 def test_whatever_the_data_hold_is_text(tiny: Tiny) -> None:
     """The page of hostile names has the tags of a page of harmless ones."""
-    pytest.importorskip("matplotlib")
     assert main([*everything(tiny, EVIL), "--output=evil.html", "--plots=plots"]) == 0
     evil = Page(tiny.root / "evil.html")
     text = (tiny.root / "evil.html").read_text(encoding="utf-8")
