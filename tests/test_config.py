@@ -31,9 +31,10 @@ from recbole_qbert.registry import MODEL_TABLE, model_entry
 
 FOLDER = Path(recbole_qbert.properties.__path__[0])
 # Files of models; those of `tokenize` are looked at in tests/tokenizer/test_settings.py, those of
-# `benchmark` in tests/benchmarking/test_shipped.py, of `tune` in tests/tuning/test_tune_shipped.py.
-OTHERS = {*FOLDER.glob("*tokenize.yaml"), FOLDER / "published.yaml"}
-OTHERS |= {*FOLDER.glob("benchmark/*"), *FOLDER.glob("tune/*.yaml")}
+# `benchmark` in tests/benchmarking/test_benchmark_shipped.py, of `tune` in
+# tests/tuning/test_tune_shipped.py, of `pipeline` in tests/pipeline/test_pipeline_plan.py.
+OTHERS = {*FOLDER.glob("*tokenize.yaml"), FOLDER / "published.yaml", FOLDER / "amazon.yaml"}
+OTHERS |= {path for name in ("benchmark", "tune", "pipeline") for path in FOLDER.glob(f"{name}/*")}
 SHIPPED = sorted(set(FOLDER.rglob("*.yaml")) - OTHERS)
 TYPES: dict[str, tuple[type, ...]] = {
     "int": (int,),
