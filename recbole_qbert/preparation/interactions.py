@@ -208,7 +208,7 @@ def collect(stage: Stage, keep: np.ndarray) -> Interactions:
 
 def coded(column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
     """Distinct tokens in ascending order of their bytes, and each row's place among them."""
-    encoded = column.dictionary_encode().unify_dictionaries()
+    encoded = column.dictionary_encode()  # one dictionary, which all chunks share
     if not encoded.num_chunks:
         return pa.array([], pa.string()), np.empty(0, dtype=np.int32)
     tokens = encoded.chunk(0).dictionary
