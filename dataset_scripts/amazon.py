@@ -1,4 +1,4 @@
-"""Amazon reviews of 2014, 2018 or 2023, as downloaded, to RecBole's atomic files.
+r"""Amazon reviews of 2014, 2018 or 2023, as downloaded, to RecBole's atomic files.
 
     python dataset_scripts/amazon.py --category=Instruments --release=2018 --folder=raw
     python dataset_scripts/amazon.py --dataset=Beauty --release=2014 \

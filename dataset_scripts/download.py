@@ -1,4 +1,4 @@
-"""Fetch raw files, or pictures of items, by lists of URLs.
+r"""Fetch raw files, or pictures of items, by lists of URLs.
 
     python dataset_scripts/download.py --items=dataset/X/X.item --column=image_url \
         --output=pictures/X --pictures

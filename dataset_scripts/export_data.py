@@ -1,4 +1,4 @@
-"""Atomic files to the formats of other projects.
+r"""Atomic files to the formats of other projects.
 
     python dataset_scripts/export_data.py --format=mql4grec --dataset=Instruments \
         --data_path=dataset --output=data/Instruments

@@ -1,4 +1,4 @@
-"""Data sets of other projects to RecBole's atomic files.
+r"""Data sets of other projects to RecBole's atomic files.
 
     python dataset_scripts/import_data.py --format=mql4grec --source=data/Instruments \
         --dataset=Instruments --data_path=dataset

@@ -1,4 +1,4 @@
-"""An unpacked MovieLens archive (100K, 1M, 10M, 20M or later) to RecBole's atomic files.
+r"""An unpacked MovieLens archive (100K, 1M, 10M, 20M or later) to RecBole's atomic files.
 
     python dataset_scripts/movielens.py --folder=ml-1m --dataset=ml-1m \
         --descriptions=descriptions.tsv --posters=posters

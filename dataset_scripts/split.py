@@ -1,4 +1,4 @@
-"""Split a data set into files that RecBole reads as they are.
+r"""Split a data set into files that RecBole reads as they are.
 
     python dataset_scripts/split.py --dataset=X                          # leave-one-out
     python dataset_scripts/split.py --dataset=X --method=temporal --shares=0.8,0.9

@@ -1,4 +1,4 @@
-"""Any table of interactions, and one of items, to RecBole's atomic files.
+r"""Any table of interactions, and one of items, to RecBole's atomic files.
 
     python dataset_scripts/table.py --dataset=Shop --inter_file=events.csv \
         --user=customer --item=article --time=date --time_unit=date \
