@@ -3,12 +3,12 @@
     python -m benchmarks.prepare --reviews=10000000 --items=1000000
     python -m benchmarks.prepare --reviews=1000000 --items=100000 --naive
 
-The raw files are in the format of 2018, gzip: reviews of some 500 characters, one metadata record an
-item. Items are drawn by a power law and users are unevenly active, so that the 5-core keeps a part;
-one line in 100,000 is broken. Each side runs in a process of its own, one after the other. The naive
-way reads whole files into data frames (`pandas.read_json(lines=True)`), cleans with `apply` and
-filters with `groupby().filter()`. It cannot read broken lines, so with --naive there are none, and it
-needs many times the memory of the files: choose a size that fits.
+The raw files are in the format of 2018, gzip: reviews of some 500 characters, one metadata record
+an item. Items are drawn by a power law and users are unevenly active, so that the 5-core keeps a
+part; one line in 100,000 is broken. Each side runs in a process of its own, one after the other.
+The naive way reads whole files into data frames (`pandas.read_json(lines=True)`), cleans with
+`apply` and filters with `groupby().filter()`. It cannot read broken lines, so with --naive there
+are none, and it needs many times the memory of the files: choose a size that fits.
 """
 
 from __future__ import annotations
