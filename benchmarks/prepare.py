@@ -3,13 +3,12 @@
     python -m benchmarks.prepare --reviews=10000000 --items=1000000
     python -m benchmarks.prepare --reviews=1000000 --items=100000 --naive
 
-The raw files are those of 2018, gzip: reviews of some 500 characters, one metadata record an item.
-Nine of ten reviews are drawn by Zipf's law over items, from users whose activity is geometric, so
-that the 5-core keeps a part; one line in 100,000 is broken. Each side runs in a process of its own,
-whose largest resident size is printed. The naive way reads whole files into data frames
-(`pandas.read_json(lines=True)`), cleans with `apply` and loops `groupby().filter()`; broken lines,
-which it cannot read, are left out of its files. It needs many times the memory of the files, so
-its size is chosen by itself.
+The raw files are in the format of 2018, gzip: reviews of some 500 characters, one metadata record
+an item. Items are drawn by a power law and users are unevenly active, so that the 5-core keeps a
+part; one line in 100,000 is broken. Each side runs in a process of its own, one after the other.
+The naive way reads whole files into data frames (`pandas.read_json(lines=True)`), cleans with
+`apply` and filters with `groupby().filter()`. It cannot read broken lines, so with --naive there
+are none, and it needs many times the memory of the files: choose a size that fits.
 """
 
 from __future__ import annotations
