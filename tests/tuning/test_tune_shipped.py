@@ -20,10 +20,25 @@ FIGURES = {
     "dropout": ("hidden_dropout_prob", [0.1, 0.2, 0.3, 0.4]),
     "mask_ratio": ("mask_ratios.span", [0.15, 0.2, 0.25, 0.3]),
 }
+BASELINES = ("SASRec", "BERT4Rec", "GRU4Rec", "FDSA")
 
 
 def test_they_are_there() -> None:
-    assert {path.stem for path in SWEEPS} == {"demo", *FIGURES}
+    files = {"demo", *FIGURES, *(name.lower() for name in BASELINES)}
+    assert {path.stem for path in SWEEPS} == files
+
+
+def test_baselines_have_one_budget() -> None:
+    """As many trials, epochs and chances each; chosen in one column."""
+    plans = [make_plan(read_request(FOLDER / f"{name.lower()}.yaml", {})) for name in BASELINES]
+    assert [plan.request.model for plan in plans] == list(BASELINES)
+    shared = ("trials", "scheduler", "grace", "reduction", "max_epochs", "baseline", "seed")
+    for plan in plans:
+        assert len(plan.trials) == 17
+        for key in shared:
+            assert getattr(plan.request, key) == getattr(plans[0].request, key)
+        assert plan.request.settings["valid_metric"] == "unseen_NDCG@10"
+        assert plan.trials[0] == {key: plan.configured[key] for key in plan.request.space}
 
 
 @pytest.mark.parametrize("path", [*SWEEPS, CLUSTER], ids=lambda path: path.name)
@@ -48,7 +63,7 @@ def test_every_sweep_can_be_planned(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     plan = make_plan(read_request(path, {}))
-    assert len(plan.trials) == 4
+    assert len(plan.trials) == plan.n_drawn > 1
     if path.stem in FIGURES:
         key, options = FIGURES[path.stem]
         assert plan.trials == [{key: option} for option in options]
