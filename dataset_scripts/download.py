@@ -16,16 +16,8 @@ import argparse
 from pathlib import Path
 
 from recbole_qbert.errors import InputError
-from recbole_qbert.preparation.download import (
-    FAILED,
-    STATES,
-    STATUS,
-    Manners,
-    Wanted,
-    download,
-    read_items,
-    read_list,
-)
+from recbole_qbert.preparation.download import STATUS, download, read_items, read_list
+from recbole_qbert.preparation.fetch import FAILED, STATES, Manners, Wanted
 from recbole_qbert.preparation.scripts import comma_list, run_script
 
 

@@ -5,7 +5,7 @@ RecBole's own loader remaps tokens, splits sequences and fills gaps; here the st
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -94,6 +94,11 @@ def header_fields(path: str | Path, line: str) -> list[str]:
             raise InputError(f"{path}: line 1: the field '{name}' occurs twice; rename one")
         names.append(name)
     return names
+
+
+def write_header(handle: IO[bytes], cells: Iterable[str]) -> None:
+    """The first line of an atomic file that is open as bytes: cells `name:type`."""
+    handle.write(("\t".join(cells) + "\n").encode())
 
 
 def write_rows(handle: IO[bytes], columns: Sequence[pa.Array | pa.ChunkedArray]) -> int:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from recbole_qbert.data.atomic import header_fields, read_columns, write_rows
+from recbole_qbert.data.atomic import header_fields, read_columns, write_header, write_rows
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids, write_semantic_ids
 from recbole_qbert.errors import InputError
@@ -122,7 +122,7 @@ def _write(
     names = [cell.partition(":")[0] for cell in cells]
     rows = 0
     with atomic_write(path, "wb") as handle:
-        handle.write(("\t".join(cells) + "\n").encode())
+        write_header(handle, cells)
         for domain, file in zip(domains, files, strict=True):
             columns = []
             for name in names:

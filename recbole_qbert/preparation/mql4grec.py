@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recbole_qbert.data.atomic import write_rows
+from recbole_qbert.data.atomic import write_header, write_rows
 from recbole_qbert.data.codec import parse_token, quote
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.merge import ITEM, LARGE, Atomic, read_atomic
@@ -364,9 +364,7 @@ def _write_atomic(
     shape = shape or {"inter": [], "item": []}
     cells = {cell.partition(":")[0]: cell for cell in (*INTER_CELLS, *shape["inter"])}
     with atomic_write(into.file("inter"), "wb") as handle:
-        handle.write(
-            ("\t".join(cells[cell.partition(":")[0]] for cell in INTER_CELLS) + "\n").encode()
-        )
+        write_header(handle, (cells[cell.partition(":")[0]] for cell in INTER_CELLS))
         write_rows(handle, list(sequence_rows(sequences)))
     if not columns and not has_items:
         return
@@ -377,7 +375,7 @@ def _write_atomic(
     default = {ITEM: f"{ITEM}:token"}
     header = [known.get(name, default.get(name, f"{name}:token_seq")) for name in order]
     with atomic_write(into.file("item"), "wb") as handle:
-        handle.write(("\t".join(header) + "\n").encode())
+        write_header(handle, header)
         write_rows(handle, [pa.array(given[name], LARGE) for name in order])
 
 

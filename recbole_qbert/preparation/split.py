@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recbole_qbert.data.atomic import write_rows
+from recbole_qbert.data.atomic import write_header, write_rows
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.merge import ITEM, USER, Atomic, read_atomic
 from recbole_qbert.errors import InputError, did_you_mean, preview
@@ -298,7 +298,7 @@ def check_tokens(items: pa.Array) -> None:
 
 def write_part(handle: IO[bytes], sequences: Sequences, rows: np.ndarray, max_length: int) -> None:
     """One file: each row's user, history and target."""
-    handle.write(("\t".join(CELLS) + "\n").encode())
+    write_header(handle, CELLS)
     owners = sequences.owners
     for start in range(0, len(rows), _ROWS):
         chosen = rows[start : start + _ROWS]

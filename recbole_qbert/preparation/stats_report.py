@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from recbole_qbert.files import atomic_write
+from recbole_qbert import webpage
 
 _COLOUR = "#3b6fb6"
 
@@ -74,13 +73,12 @@ def write_page(path: Path, facts: dict[str, Any]) -> None:
     figure.update_xaxes(title="interactions of a user", row=2, col=1)
     figure.update_yaxes(title="users", row=2, col=1)
     if covered:
-        names = [html.escape(name) for name in covered]
+        names = [webpage.chart_text(name) for name in covered]
         shares = [found["share of items"] for found in covered.values()]
         figure.add_trace(go.Bar(x=names, y=shares, marker_color=_COLOUR), 3, 1)
         figure.update_yaxes(title="share of items", tickformat=".0%", range=[0, 1], row=3, col=1)
     numbers = facts["counts"]
-    title = f"{html.escape(facts['dataset'])}: {numbers['users']:,} users, "
+    title = f"{webpage.chart_text(facts['dataset'])}: {numbers['users']:,} users, "
     title += f"{numbers['items']:,} items, {numbers['interactions']:,} interactions"
     figure.update_layout(template="simple_white", showlegend=False, height=1100, title=title)
-    with atomic_write(path) as handle:
-        handle.write(figure.to_html(include_plotlyjs=True, div_id="stats"))
+    webpage.write_page(path, figure.to_html(include_plotlyjs=True, div_id="stats"))

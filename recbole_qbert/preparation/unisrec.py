@@ -18,17 +18,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recbole_qbert.data.atomic import read_columns, write_rows
+from recbole_qbert.data.atomic import read_columns, write_header, write_rows
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.embeddings import EmbeddingTable, read_embeddings, write_embeddings
 from recbole_qbert.data.merge import ITEM, LARGE, USER, read_atomic
 from recbole_qbert.errors import InputError, preview
 from recbole_qbert.files import atomic_write
-from recbole_qbert.preparation.mql4grec import read_tokens
+from recbole_qbert.preparation.mql4grec import INTER_CELLS, read_tokens
 from recbole_qbert.preparation.split import (
     CELLS,
     PARTS,
-    TIME,
     Sequences,
     leave_one_out,
     ranges,
@@ -72,12 +71,12 @@ def import_folder(folder: Path, name: str, into: Domain) -> dict[str, Any]:
         parts=numbered.parts,
     )
     with atomic_write(into.file("inter"), "wb") as handle:
-        handle.write(f"{USER}:token\t{ITEM}:token\t{TIME}:float\n".encode())
+        write_header(handle, INTER_CELLS)
         write_rows(handle, list(sequence_rows(sequences)))
     if texts:
         column = [texts.get(str(number), "") for number in range(n_items)]
         with atomic_write(into.file("item"), "wb") as handle:
-            handle.write(("\t".join(TEXT_CELLS) + "\n").encode())
+            write_header(handle, TEXT_CELLS)
             write_rows(handle, [pa.array(items, LARGE), pa.array(column, LARGE)])
     dimension = _import_features(folder / f"{name}.{FEATURES}", items, into)
     return {**sequences.counts(), "dimension": dimension}
@@ -254,7 +253,7 @@ def export_folder(domain: Domain, folder: Path, text_fields: list[str]) -> dict[
             handle.writelines(f"{token}\t{number}\n" for number, token in enumerate(given))
     if texts:
         with atomic_write(folder / f"{domain.name}.text", "wb") as handle:
-            handle.write(("\t".join(TEXT_CELLS) + "\n").encode())
+            write_header(handle, TEXT_CELLS)
             write_rows(handle, [numbered.items, pa.array(texts, LARGE)])
     if features is not None:
         with atomic_write(folder / f"{domain.name}.{FEATURES}", "wb") as handle:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from recbole_qbert._version import __version__
-from recbole_qbert.data.atomic import ROWS_AT_ONCE, write_rows
+from recbole_qbert.data.atomic import ROWS_AT_ONCE, write_header, write_rows
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.errors import InputError
 from recbole_qbert.files import atomic_write, sha256_file, sidecar_path, write_json
@@ -59,7 +59,7 @@ def write_dataset(
         for suffix, fields in tables.items():
             if fields is not None:
                 handle = stack.enter_context(atomic_write(domain.file(suffix), "wb"))
-                _write_header(handle, fields)
+                write_header(handle, fields)
                 write_rows(handle, list(fields.values()))
         handle = stack.enter_context(atomic_write(domain.file("inter"), "wb"))
         _write_coded(handle, columns)
@@ -84,15 +84,11 @@ def check_target(domain: Domain, overwrite: bool) -> None:
             )
 
 
-def _write_header(handle: IO[bytes], cells: Iterable[str]) -> None:
-    handle.write(("\t".join(cells) + "\n").encode())
-
-
 def _write_coded(
     handle: IO[bytes], columns: Mapping[str, tuple[pa.Array | None, np.ndarray]]
 ) -> None:
     """A header and rows of codes (with their tokens) and numbers, made text bit by bit."""
-    _write_header(handle, columns)
+    write_header(handle, columns)
     n_rows = len(next(iter(columns.values()))[1])
     for start in range(0, n_rows, ROWS_AT_ONCE):
         part = slice(start, start + ROWS_AT_ONCE)

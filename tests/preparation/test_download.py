@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from rude_server import BIG, RudeServer, picture
 
 from recbole_qbert.errors import InputError
-from recbole_qbert.preparation.download import (
+from recbole_qbert.preparation.download import _row, download, read_items, read_list, read_status
+from recbole_qbert.preparation.fetch import (
     DONE,
     FAILED,
     GONE,
@@ -29,11 +30,6 @@ from recbole_qbert.preparation.download import (
     Manners,
     Record,
     Wanted,
-    _row,
-    download,
-    read_items,
-    read_list,
-    read_status,
 )
 
 SCRIPT = Path(__file__).resolve().parents[2] / "dataset_scripts" / "download.py"
