@@ -139,7 +139,8 @@ def ranked(options: argparse.Namespace, folder: Path, file: Path, hidden: set[st
     from rich.console import Console
 
     from recbole_qbert.config import build_config
-    from recbole_qbert.quick_start import load_dataset, run_models
+    from recbole_qbert.data.splits import load_dataset
+    from recbole_qbert.quick_start import run_models
     from recbole_qbert.registry import model_entry
 
     given = {

@@ -67,7 +67,8 @@ def _built(model: str, dataset: str, settings: dict[str, Any]) -> tuple[Any, Any
     """Model, train data, valid data."""
     import recbole_qbert  # noqa: F401  applies the workarounds
     from recbole_qbert.config import build_config
-    from recbole_qbert.quick_start import flush_denormals, load_splits
+    from recbole_qbert.data.splits import load_splits
+    from recbole_qbert.process import flush_denormals
     from recbole_qbert.registry import model_entry
 
     flush_denormals()

@@ -2,72 +2,50 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-import os
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
-import numpy as np
-import recbole
 import torch
 from recbole.config import Config
 from recbole.data import data_preparation
 from recbole.utils import init_seed
 from rich.console import Console
 
-from recbole_qbert._version import __version__
 from recbole_qbert.bundle import save_bundle
 from recbole_qbert.checkpoint import config_from_json, config_to_json
 from recbole_qbert.config import FINETUNE, build_config, check_protocol, shipped_files
+from recbole_qbert.data.splits import Splits, data_counts, load_dataset, load_splits
 from recbole_qbert.distributed import barrier, is_main, joined, world
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.ranking import LIST_LENGTH, RANKS_FILE, save_ranks
-from recbole_qbert.evaluation.results import (
-    RunResult,
-    append_result,
-    peak_memory_mb,
-    print_tables,
-    read_results,
-    reset_peak_memory,
-)
-from recbole_qbert.files import read_json, sha256_file, write_json
+from recbole_qbert.evaluation.results import RunResult, append_result, print_tables
+from recbole_qbert.files import write_json
+from recbole_qbert.learning_curve import best_evaluation, epoch_printer
 from recbole_qbert.model.qbert4rec import QBERT4Rec
 from recbole_qbert.pretraining.transfer import (
     check_pre_model_codes,
     load_pretrained,
     read_source,
 )
-from recbole_qbert.registry import build_model, model_entry
-
-# Settings that say where things go or how they are shown; they do not change a result and are no
-# part of a run's identity.
-NO_IDENTITY = frozenset(
-    # fmt: off
-    [
-        "checkpoint_dir",
-        "resume",
-        "show_progress",
-        "data_path",
-        "state",
-        "config_files",
-    ]
-    # fmt: on
+from recbole_qbert.process import (
+    flush_denormals,
+    machine,
+    peak_memory_mb,
+    quiet_recbole,
+    reset_peak_memory,
+    versions,
 )
-DATA_FILE = "data.json"  # in a run's folder: SHA-256 of the files that it reads
-
-
-class Splits(NamedTuple):
-    """A data set and the loaders of its three splits."""
-
-    dataset: Any
-    train: Any
-    valid: Any
-    test: Any
+from recbole_qbert.provenance import (
+    DATA_FILE,
+    check_resumed_data,
+    data_hashes,
+    finished_run,
+    latest_result,
+    run_folder,
+)
+from recbole_qbert.registry import build_model, model_entry
 
 
 class Training(NamedTuple):
@@ -140,25 +118,6 @@ def check_run(config: Config) -> None:
     check_pre_model_codes(config["pre_model_codes"])
     if config["pre_model_path"]:
         read_source(config["pre_model_path"])
-
-
-def run_folder(config: Config) -> Path:
-    """Where a run's files go: named by model, seed and a hash of its settings."""
-    name = f"{config['model']}-seed{config['seed']}-{run_hash(config)}"
-    return Path(config["checkpoint_dir"]) / config["dataset"] / name
-
-
-def finished_run(config: Config) -> RunResult | None:
-    """The latest result of the very same run, where it is done already."""
-    return _latest_result(Path(config["checkpoint_dir"]), run_folder(config))
-
-
-def _latest_result(base: Path, folder: Path) -> RunResult | None:
-    results = base / "results.jsonl"
-    if not results.is_file():
-        return None
-    lines = reversed(read_results(results))
-    return next((each for each in lines if each.folder == str(folder)), None)
 
 
 def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> RunResult:
@@ -273,7 +232,7 @@ def publish(training: Training, base: Path, files: Sequence[str]) -> RunResult:
         pretrained_on=training.pretrained_on,
         n_processes=world()[1],
     )
-    done = _latest_result(base, folder) if config["resume"] else None
+    done = latest_result(base, folder) if config["resume"] else None
     if done is not None and _says_the_same(done, result):
         return done  # a finished run that was resumed: one line is enough
     if is_main():
@@ -285,72 +244,9 @@ def _says_the_same(one: RunResult, other: RunResult) -> bool:
     return (one.data_sha256, one.valid, one.test) == (other.data_sha256, other.valid, other.test)
 
 
-def epoch_printer(trainer: Any, console: Console) -> Callable[[int, float], None]:
-    """What a trainer calls after each evaluation on valid, to print it."""
-
-    def report(epoch: int, score: float) -> None:
-        console.print(epoch_line(trainer.curve, trainer.valid_metric, trainer.config["epochs"]))
-
-    return report
-
-
 def n_parameters(model: torch.nn.Module) -> int:
     """All that are trained."""
     return sum(each.numel() for each in model.parameters())
-
-
-def best_evaluation(curve: Sequence[Mapping[str, float]], metric: str) -> tuple[float, int]:
-    """The best value of a metric and its epoch; of equal epochs RecBole keeps the last one."""
-    return max((row[metric], int(row["epoch"])) for row in curve)
-
-
-def epoch_line(curve: Sequence[Mapping[str, float]], metric: str, n_epochs: int) -> str:
-    """One line a valid evaluation: loss, metric, `*` where it is the best yet, time left."""
-    last, done = curve[-1], int(curve[-1]["epoch"]) + 1
-    best = "*" if last[metric] >= max(row[metric] for row in curve) else " "
-    left = last["seconds"] / done * (n_epochs - done)
-    return (
-        f"  epoch {done:>3}/{n_epochs}  loss {last['train_loss']:.4f}  "
-        f"valid {metric} {last[metric]:.4f}{best}  "
-        f"{last['seconds']:.0f} s, at most {left:.0f} s left"
-    )
-
-
-def flush_denormals() -> None:
-    """Denormal numbers make CPU training several times slower."""
-    for kind in (np.float32, np.float64):
-        np.finfo(kind)  # NumPy measures them once, and warns if that comes afterwards
-    torch.set_flush_denormal(True)
-
-
-def load_dataset(dataset_class: type, config: Config) -> Any:
-    """Build the dataset; what RecBole says of a missing or broken file becomes one line."""
-    path = Path(config["data_path"])
-    if not path.is_dir():
-        raise InputError(
-            f"{path}: no such folder; data_path must name the folder that holds {path.name}/"
-        )
-    try:
-        return dataset_class(config)
-    except (ValueError, KeyError, FileNotFoundError) as error:
-        raise InputError(f"dataset {config['dataset']}: {' '.join(str(error).split())}") from None
-
-
-def load_splits(config: Config) -> Splits:
-    """Seed everything, read the data set of the config's model and split it.
-
-    Raises:
-        InputError: data that cannot be read, or too few to be split.
-    """
-    init_seed(config["seed"], config["reproducibility"])
-    dataset = load_dataset(model_entry(config["model"]).dataset, config)
-    splits = Splits(dataset, *data_preparation(config, dataset))
-    if len(splits.valid._dataset) == 0 or len(splits.test._dataset) == 0:
-        raise InputError(
-            f"dataset {config['dataset']}: no user has enough interactions (4 are needed) to be "
-            f"split"
-        )
-    return splits
 
 
 def pretrain_s3rec(config: Config, console: Console) -> str:
@@ -377,70 +273,3 @@ def pretrain_s3rec(config: Config, console: Console) -> str:
     trainer.fit(train_data, None, verbose=False, show_progress=first["show_progress"])
     barrier()  # until it is written
     return str(trainer.saved_model_file)
-
-
-def run_hash(config: Config) -> str:
-    """Eight hex digits that name a run's settings, so that no two runs share a folder."""
-    keys = config_to_json(config)["keys"]
-    identity = {key: value for key, value in keys.items() if key not in NO_IDENTITY}
-    text = json.dumps(identity, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def data_counts(dataset: Any, train: Any, valid: Any, test: Any) -> dict[str, int]:
-    """Users, items and interactions after filtering, and the rows of each split."""
-    items, _ = train._dataset.training_sequences()
-    return {
-        "users": dataset.user_num - 1,
-        "items": dataset.item_num - 1,
-        "interactions": len(next(iter(dataset._flat.values()))),
-        "training interactions": len(items),
-        "training rows": len(train._dataset),
-        "valid rows": len(valid._dataset),
-        "test rows": len(test._dataset),
-    }
-
-
-def data_hashes(dataset: Any) -> dict[str, str]:
-    """SHA-256 of the files the run read."""
-    folder = Path(dataset.dataset_path)
-    paths = [folder / f"{dataset.dataset_name}.{suffix}" for suffix in ("inter", "item")]
-    paths.append(dataset.semantic_id_path)
-    return {path.name: sha256_file(path) for path in paths if path is not None and path.is_file()}
-
-
-def check_resumed_data(folder: Path, hashes: dict[str, str]) -> None:
-    """Refuse to go on with a run whose data are not those that it was begun with.
-
-    Raises:
-        InputError: names what has changed.
-    """
-    file = folder / DATA_FILE
-    before = read_json(file) if file.is_file() else hashes
-    changed = sorted(name for name in before | hashes if before.get(name) != hashes.get(name))
-    if changed:
-        raise InputError(
-            f"{folder}: begun with other data ({', '.join(changed)} changed since); start the "
-            "run again without --resume=True, or give another checkpoint_dir"
-        )
-
-
-def machine() -> str:
-    """What a time was measured on."""
-    return f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
-
-
-def versions() -> dict[str, str]:
-    """Of everything that can move a number."""
-    return {
-        "recbole_qbert": __version__,
-        "recbole": recbole.__version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def quiet_recbole() -> None:
-    """RecBole logs to the root logger, which prints through a handler of its own making."""
-    logging.getLogger().setLevel(logging.WARNING)

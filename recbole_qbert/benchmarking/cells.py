@@ -18,7 +18,8 @@ from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.ranking import RANKS_FILE
 from recbole_qbert.evaluation.results import RunResult
 from recbole_qbert.files import sha256_file
-from recbole_qbert.quick_start import check_run, finished_run, is_qbert, run_folder, run_model
+from recbole_qbert.provenance import finished_run, run_folder
+from recbole_qbert.quick_start import check_run, is_qbert, run_model
 
 
 @dataclass(frozen=True)

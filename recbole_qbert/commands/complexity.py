@@ -27,15 +27,10 @@ def run_complexity(arguments: Sequence[str]) -> int:
     import torch
 
     from recbole_qbert.config import build_config, check_protocol
+    from recbole_qbert.data.splits import load_splits
     from recbole_qbert.evaluation.complexity import complexity_table, measure
     from recbole_qbert.files import write_json
-    from recbole_qbert.quick_start import (
-        flush_denormals,
-        load_splits,
-        machine,
-        quiet_recbole,
-        versions,
-    )
+    from recbole_qbert.process import flush_denormals, machine, quiet_recbole, versions
 
     console = wide_console()
     configs = [build_config(model, dataset, files, settings) for model in models]

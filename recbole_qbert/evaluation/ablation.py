@@ -25,7 +25,8 @@ from recbole_qbert.evaluation.results import RunResult, mean_and_deviation
 from recbole_qbert.files import atomic_write
 from recbole_qbert.model.masking import SCHEMES
 from recbole_qbert.pretraining.fit import pretrain
-from recbole_qbert.quick_start import check_run, finished_run, run_model
+from recbole_qbert.provenance import finished_run
+from recbole_qbert.quick_start import check_run, run_model
 from recbole_qbert.tokenizer.pipeline import tokenize
 from recbole_qbert.tokenizer.settings import FUSED, tokenize_settings
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import json
 import os
-import resource
 import statistics
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,8 +16,12 @@ from rich.table import Table
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.ranking import UNSEEN, metric_names
 
+# Config keys that say where things go or how they are shown; no part of a run's identity.
+PLACES = frozenset(
+    {"checkpoint_dir", "resume", "show_progress", "data_path", "state", "config_files"}
+)
 # Config keys that two runs of one experiment may differ in.
-PER_RUN_KEYS = frozenset({"seed", "checkpoint_dir", "resume", "show_progress", "state"})
+PER_RUN_KEYS = PLACES | {"seed"}
 LATE = "! the best epoch was the last allowed one: train longer"
 RANKINGS = (("", "all items"), (UNSEEN, "seen excluded"))
 
@@ -106,19 +106,6 @@ def read_results(path: str | Path) -> list[RunResult]:
                 f"{path}:{number}: not a run of this version; delete the line"
             ) from None
     return results
-
-
-def reset_peak_memory() -> None:
-    """Forget how large this process was in earlier runs; Linux alone can."""
-    gc.collect()
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory_mb() -> float:
-    """Largest resident size of this process since `reset_peak_memory`, in MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1024 if sys.platform != "darwin" else peak / 1024**2
 
 
 def metrics_table(

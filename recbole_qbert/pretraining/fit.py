@@ -21,17 +21,14 @@ from recbole_qbert.data.domain import Domain, find_domain
 from recbole_qbert.distributed import barrier, is_main, joined
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.ranking import Ranks, summarise, target_ranks
+from recbole_qbert.learning_curve import epoch_printer
 from recbole_qbert.model.qbert4rec import QBERT4Rec
 from recbole_qbert.pretraining.corpus import Corpus, FieldNames
 from recbole_qbert.pretraining.loader import TrainingBatches, ValidRows, valid_users
 from recbole_qbert.pretraining.transfer import ARCHITECTURE, save_pretrained
-from recbole_qbert.quick_start import (
-    epoch_printer,
-    flush_denormals,
-    n_parameters,
-    quiet_recbole,
-    run_hash,
-)
+from recbole_qbert.process import flush_denormals, quiet_recbole
+from recbole_qbert.provenance import run_hash
+from recbole_qbert.quick_start import n_parameters
 from recbole_qbert.trainer import SafeTrainer
 
 MODEL = "QBERT4Rec"

@@ -10,7 +10,7 @@ from recbole_qbert import webpage
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.results import RunResult, metric_title
 from recbole_qbert.files import read_json
-from recbole_qbert.quick_start import best_evaluation
+from recbole_qbert.learning_curve import best_evaluation
 from recbole_qbert.reporting.charts import CURVES, Chart, Palette, Series, slug
 from recbole_qbert.reporting.rows import Comparison
 from recbole_qbert.reporting.sections import Block, Section

@@ -20,8 +20,6 @@ from recbole_qbert.evaluation.ranking import RANKS_FILE
 from recbole_qbert.evaluation.results import PER_RUN_KEYS, RunResult, group_runs
 from recbole_qbert.reporting.find import Found, Run
 
-# Settings that say where things lie; they tell no two models apart.
-PLACES = PER_RUN_KEYS | {"data_path", "config_files"}
 MOST_KEYS = 3  # that a name holds
 
 
@@ -204,7 +202,7 @@ def flat_settings(run: RunResult) -> dict[str, Any]:
     """Settings without places and seed, by key; entries of mappings as `mask_ratios.span`."""
     flat: dict[str, Any] = {}
     for key, value in sorted(run.config["keys"].items()):
-        if key in PLACES:
+        if key in PER_RUN_KEYS:
             continue
         if isinstance(value, Mapping):
             flat |= {f"{key}.{inner}": each for inner, each in value.items()}

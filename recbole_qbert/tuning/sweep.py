@@ -18,21 +18,13 @@ from recbole.config import Config
 from rich.console import Console
 
 from recbole_qbert.config import build_config
+from recbole_qbert.data.splits import data_counts, load_splits
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.results import RunResult, print_tables
 from recbole_qbert.files import read_json, write_json
-from recbole_qbert.quick_start import (
-    data_counts,
-    data_hashes,
-    finished_run,
-    flush_denormals,
-    load_splits,
-    prepare,
-    publish,
-    quiet_recbole,
-    run_folder,
-    versions,
-)
+from recbole_qbert.process import flush_denormals, quiet_recbole, versions
+from recbole_qbert.provenance import data_hashes, finished_run, run_folder
+from recbole_qbert.quick_start import prepare, publish
 from recbole_qbert.tuning.journal import (
     EXPERIMENT,
     FAILED,

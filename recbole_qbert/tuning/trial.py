@@ -19,13 +19,9 @@ from rich.console import Console
 from recbole_qbert.config import build_config, load_yaml
 from recbole_qbert.errors import InputError
 from recbole_qbert.files import read_json, write_json
-from recbole_qbert.quick_start import (
-    best_evaluation,
-    flush_denormals,
-    prepare,
-    quiet_recbole,
-    train,
-)
+from recbole_qbert.learning_curve import best_evaluation
+from recbole_qbert.process import flush_denormals, quiet_recbole
+from recbole_qbert.quick_start import prepare, train
 from recbole_qbert.tuning.journal import (
     EXPERIMENT,
     FAULT,

@@ -1,0 +1,66 @@
+"""A data set as a run reads it: loaded and split into train, valid and test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from recbole.config import Config
+from recbole.data import data_preparation
+from recbole.utils import init_seed
+
+from recbole_qbert.errors import InputError
+from recbole_qbert.registry import model_entry
+
+
+class Splits(NamedTuple):
+    """A data set and the loaders of its three splits."""
+
+    dataset: Any
+    train: Any
+    valid: Any
+    test: Any
+
+
+def load_dataset(dataset_class: type, config: Config) -> Any:
+    """Build the dataset; what RecBole says of a missing or broken file becomes one line."""
+    path = Path(config["data_path"])
+    if not path.is_dir():
+        raise InputError(
+            f"{path}: no such folder; data_path must name the folder that holds {path.name}/"
+        )
+    try:
+        return dataset_class(config)
+    except (ValueError, KeyError, FileNotFoundError) as error:
+        raise InputError(f"dataset {config['dataset']}: {' '.join(str(error).split())}") from None
+
+
+def load_splits(config: Config) -> Splits:
+    """Seed everything, read the data set of the config's model and split it.
+
+    Raises:
+        InputError: data that cannot be read, or too few to be split.
+    """
+    init_seed(config["seed"], config["reproducibility"])
+    dataset = load_dataset(model_entry(config["model"]).dataset, config)
+    splits = Splits(dataset, *data_preparation(config, dataset))
+    if len(splits.valid._dataset) == 0 or len(splits.test._dataset) == 0:
+        raise InputError(
+            f"dataset {config['dataset']}: no user has enough interactions (4 are needed) to be "
+            f"split"
+        )
+    return splits
+
+
+def data_counts(dataset: Any, train: Any, valid: Any, test: Any) -> dict[str, int]:
+    """Users, items and interactions after filtering, and the rows of each split."""
+    items, _ = train._dataset.training_sequences()
+    return {
+        "users": dataset.user_num - 1,
+        "items": dataset.item_num - 1,
+        "interactions": len(next(iter(dataset._flat.values()))),
+        "training interactions": len(items),
+        "training rows": len(train._dataset),
+        "valid rows": len(valid._dataset),
+        "test rows": len(test._dataset),
+    }
