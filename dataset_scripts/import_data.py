@@ -14,7 +14,7 @@ from pathlib import Path
 
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.errors import InputError
-from recbole_qbert.preparation.mql4grec import import_json
+from recbole_qbert.preparation.mql4grec_import import import_json
 from recbole_qbert.preparation.scripts import run_script
 from recbole_qbert.preparation.unisrec import import_folder
 

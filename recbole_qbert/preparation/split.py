@@ -30,6 +30,7 @@ from recbole_qbert.files import atomic_write, sha256_file, write_json
 PARTS = ("train", "valid", "test")
 CELLS = (f"{USER}:token", f"{ITEM}_list:token_seq", f"{ITEM}:token")
 TIME = "timestamp"
+INTER_CELLS = (f"{USER}:token", f"{ITEM}:token", f"{TIME}:float")
 CONFIG = """# How RecBole and recbole-qbert read {name}'s own split: --config_files=<this file>
 benchmark_filename: [train, valid, test]  # (list) <dataset>.<part>.inter
 alias_of_item_id: [item_id_list]  # (list) histories and targets are numbered as one

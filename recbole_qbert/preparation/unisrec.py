@@ -24,9 +24,10 @@ from recbole_qbert.data.embeddings import EmbeddingTable, read_embeddings, write
 from recbole_qbert.data.merge import ITEM, LARGE, USER, read_atomic
 from recbole_qbert.errors import InputError, preview
 from recbole_qbert.files import atomic_write
-from recbole_qbert.preparation.mql4grec import INTER_CELLS, read_tokens
+from recbole_qbert.preparation.numbering import read_tokens, write_tokens
 from recbole_qbert.preparation.split import (
     CELLS,
+    INTER_CELLS,
     PARTS,
     Sequences,
     leave_one_out,
@@ -249,8 +250,7 @@ def export_folder(domain: Domain, folder: Path, text_fields: list[str]) -> dict[
         with atomic_write(folder / f"{domain.name}.{part}.inter", "wb") as handle:
             write_part(handle, numbered, each, MAX_LENGTH)
     for suffix, given in (("item2index", tokens), ("user2index", sequences.users.to_pylist())):
-        with atomic_write(folder / f"{domain.name}.{suffix}") as handle:
-            handle.writelines(f"{token}\t{number}\n" for number, token in enumerate(given))
+        write_tokens(folder / f"{domain.name}.{suffix}", given)
     if texts:
         with atomic_write(folder / f"{domain.name}.text", "wb") as handle:
             write_header(handle, TEXT_CELLS)

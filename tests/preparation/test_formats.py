@@ -19,7 +19,9 @@ from recbole_qbert.data.embeddings import EmbeddingTable, read_embeddings, write
 from recbole_qbert.data.semid import read_semantic_ids
 from recbole_qbert.errors import InputError
 from recbole_qbert.files import sha256_file
-from recbole_qbert.preparation.mql4grec import STYLES, _as_json, export_json, import_json
+from recbole_qbert.preparation.json_layout import STYLES, as_json
+from recbole_qbert.preparation.mql4grec_export import export_json
+from recbole_qbert.preparation.mql4grec_import import import_json
 from recbole_qbert.preparation.unisrec import export_folder, import_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,7 +77,7 @@ def test_json_comes_back_byte_for_byte(
     if len(files) == 1:
         files["item"] = {str(n): {"title": "t"} for n in range(n_items)}
     for suffix, content in files.items():
-        (folder / f"x.{suffix}.json").write_text(_as_json(content, style), encoding="utf-8")
+        (folder / f"x.{suffix}.json").write_text(as_json(content, style), encoding="utf-8")
     if data.draw(st.booleans()):
         lines = [f"asin{n}\t{n}\n" for n in range(n_items)]
         (folder / "x.item2id").write_text("".join(lines))

@@ -1,0 +1,36 @@
+"""How a JSON file is laid out, so that it can be written again byte for byte."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+# How JSON may be laid out: MQL4GRec's own way first.
+STYLES: tuple[dict[str, Any], ...] = tuple(
+    {"indent": indent, "ensure_ascii": ascii_only, "end": end}
+    for indent, ascii_only, end in itertools.product((4, None, 2), (True, False), ("", "\n"))
+)
+
+
+def as_json(content: Any, style: Mapping[str, Any]) -> str:
+    text = json.dumps(content, indent=style["indent"], ensure_ascii=style["ensure_ascii"])
+    return text + str(style["end"])
+
+
+def style_of(path: Path, content: Any) -> dict[str, Any] | None:
+    """The layout in which `content` gives the file's very bytes, if it is a usual one."""
+    data = path.read_bytes()
+    for style in STYLES:
+        # The first line tells most styles apart, so that few are tried on a large file.
+        if (b"\n" in data[:200].strip()) == (style["indent"] is not None) and (
+            data.endswith(b"\n") == bool(style["end"])
+        ):
+            try:
+                if as_json(content, style).encode() == data:
+                    return dict(style)
+            except UnicodeEncodeError:
+                continue
+    return None
