@@ -18,7 +18,7 @@ from rich.console import Console
 
 from recbole_qbert.config import PRETRAIN, build_config, check_protocol, load_yaml, shipped_files
 from recbole_qbert.data.domain import Domain, find_domain
-from recbole_qbert.distributed import barrier, is_main, joined
+from recbole_qbert.distributed import barrier, is_main, joined, sum_over_processes, world
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.ranking import Ranks, summarise, target_ranks
 from recbole_qbert.learning_curve import epoch_printer
@@ -61,20 +61,18 @@ class PretrainTrainer(SafeTrainer):
         )
 
     def _ranks(self, rows: ValidRows, domain: int) -> Ranks:
-        """Ranks of one domain's valid items among its items."""
+        """Ranks of one domain's valid items among its items; each process ranks its share."""
         self.model.eval()
-        raw, unseen = [], []
-        for batch, (row, item) in rows.batches(domain):
+        users = rows.users[domain]
+        ranks = torch.zeros(2, len(users), dtype=torch.long, device=self.device)
+        for first, batch, (row, item) in rows.batches(domain, *world()):
             scores = self.model.full_sort_predict(batch.to(self.device))
             seen = (row.to(self.device), item.to(self.device))
-            ranks = target_ranks(scores, batch[rows.names.target].to(self.device), seen)
-            raw.append(ranks[0])
-            unseen.append(ranks[1])
-        return Ranks(
-            rows.users[domain],
-            torch.cat(raw).cpu().numpy(),
-            torch.cat(unseen).cpu().numpy(),
-        )
+            targets = batch[rows.names.target].to(self.device)
+            own = target_ranks(scores, targets, seen)
+            ranks[:, first : first + len(targets)] = torch.stack(own)
+        raw, unseen = sum_over_processes(ranks).cpu().numpy()
+        return Ranks(users, raw, unseen)
 
 
 def pretrain(

@@ -93,13 +93,16 @@ class ValidRows(NamedTuple):
     length: int
     names: FieldNames
 
-    def batches(self, domain: int) -> Iterator[tuple[Interaction, tuple[Tensor, Tensor]]]:
-        """Rows with the valid item as target, and what their users have seen."""
+    def batches(
+        self, domain: int, process: int = 0, n_processes: int = 1
+    ) -> Iterator[tuple[int, Interaction, tuple[Tensor, Tensor]]]:
+        """Every `n_processes`-th batch: its first user's place, rows with the valid item as target,
+        and what their users have seen."""
         users = self.users[domain]
-        for first in range(0, len(users), self.batch_size):
+        for first in range(process * self.batch_size, len(users), n_processes * self.batch_size):
             some = users[first : first + self.batch_size]
             rows = self.corpus.batch(domain, some, VALID, self.length, self.names)
-            yield rows, self.corpus.seen_items(domain, some)
+            yield first, rows, self.corpus.seen_items(domain, some)
 
 
 def valid_users(corpus: Corpus, at_most: int, seed: int) -> list[np.ndarray]:

@@ -131,7 +131,7 @@ def test_a_killed_pretraining_goes_on_to_the_same_weights(
 
 def test_two_processes_pretrain_as_one(tiny: Tiny, toys: Toys) -> None:
     """Also the first to read the domains: no sequences are there yet."""
-    still = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0}
+    still = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "eval_batch_size": 3}
     given = flags(tiny, **still, checkpoint_dir=str(tiny.root / "2"))
     command = [sys.executable, "-m", "recbole_qbert", "pretrain", "--datasets=A,B", "--nproc=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
