@@ -13,9 +13,11 @@ import pytest
 from atomic_toys import SEQUENCES, placed, recbole_alone, write_inter
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recbole_alone import load_alone
 
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.embeddings import EmbeddingTable, read_embeddings, write_embeddings
+from recbole_qbert.data.merge import merge
 from recbole_qbert.data.semid import read_semantic_ids
 from recbole_qbert.errors import InputError
 from recbole_qbert.files import sha256_file
@@ -298,3 +300,32 @@ def test_the_scripts_and_recbole_alone(tmp_path: Path) -> None:
     done = subprocess.run(script, capture_output=True, text=True, timeout=250)
     assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("import_data.py: ")
     shutil.rmtree(tmp_path / "dataset")
+
+
+def test_recbole_alone_reads_what_was_imported_and_merged(tmp_path: Path) -> None:
+    """A UniSRec folder's sequences, items' texts and all; and they twice in one data set."""
+    sequences = walks(20, 30, 60)
+    unisrec_like(tmp_path / "u", sequences, 30)
+    data = tmp_path / "dataset"
+    domains = [Domain(name, data / name) for name in "xy"]
+    for into in domains:
+        import_folder(tmp_path / "u", "x", into)
+    merge(domains, Domain("xy", data / "xy"))
+    read = load_alone(data, ["x", "xy"], tmp_path)
+    total = sum(map(len, sequences.values()))
+    pairs = [(f"u{user}", f"i{item}") for user, items in sequences.items() for item in items]
+    one, both = read["x"], read["xy"]
+    bought = len({item for items in sequences.values() for item in items})
+    assert one["counts"] == [20, bought, total]
+    assert sorted(map(tuple, one["pairs"])) == sorted(pairs)
+    assert one["fields"] == ["item_id", "text", "timestamp", "user_id"]
+    assert one["last"] == {f"u{user}": f"i{items[-1]}" for user, items in sequences.items()}
+    assert both["counts"] == [40, 2 * bought, 2 * total]
+    assert sorted(map(tuple, both["pairs"])) == sorted(
+        (f"{name}/{user}", f"{name}/{item}") for name in "xy" for user, item in pairs
+    )
+    assert both["last"] == {
+        f"{name}/u{user}": f"{name}/i{items[-1]}"
+        for name in "xy"
+        for user, items in sequences.items()
+    }
