@@ -18,7 +18,7 @@ import os
 import random
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -236,13 +236,16 @@ class PartialLoss(nn.Module):
     Process r of W has rows r, r + W, ... of the B rows. The mean over them is weighted by their
     share of the terms that the whole batch's mean has, times W. A model that draws something for
     the whole batch (masks) offers `draw_batch(interaction)`, called with generators that are equal
-    in all processes, and `batch_loss(batch)`; what it returns has `part(rows)` and `n_terms`.
+    in all processes, and `batch_loss(batch)`; what it returns has `part(rows)` and `n_terms`. Of
+    other models `row_loss` is the loss.
     Whatever a part's loss draws (dropout) is the process's own.
     """
 
-    def __init__(self, model: Any, seed: int, rank: int, size: int):
+    def __init__(
+        self, model: Any, row_loss: Callable[[Interaction], Any], seed: int, rank: int, size: int
+    ):
         super().__init__()
-        self.model = model
+        self.model, self.row_loss = model, row_loss
         self.seed, self.rank, self.size = seed, rank, size
         self.step = 0  # since training began, whatever was resumed
         device = next(model.parameters()).device
@@ -258,7 +261,7 @@ class PartialLoss(nn.Module):
             part, loss_of = whole.part(rows), self.model.batch_loss
             share = part.n_terms / whole.n_terms
         else:
-            part, loss_of = interaction[rows], self.model.calculate_loss
+            part, loss_of = interaction[rows], self.row_loss
             share = n_terms(part) / max(1, n_terms(interaction))
         self.step += 1
         if share == 0:
@@ -283,8 +286,8 @@ class ParallelLoss:
     in each, those of the whole batch.
     """
 
-    def __init__(self, model: nn.Module, seed: int):
-        self._part = PartialLoss(model, seed, *world())
+    def __init__(self, model: nn.Module, row_loss: Callable[[Interaction], Any], seed: int):
+        self._part = PartialLoss(model, row_loss, seed, *world())
         known = inspect.signature(DistributedDataParallel).parameters
         # The name since PyTorch 2.13, and the one before.
         buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"

@@ -30,6 +30,7 @@ from recbole_qbert.distributed import (
 )
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.results import RunResult, read_results
+from recbole_qbert.unpadded import row_loss
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -50,6 +51,7 @@ KILLED_RUN = """
 import os, sys
 from recbole_qbert.cli import main
 from recbole_qbert.distributed import ParallelLoss
+from recbole_qbert.unpadded import row_loss
 
 call = ParallelLoss.__call__
 
@@ -107,7 +109,8 @@ def test_the_mean_of_the_parts_is_the_batch(tiny: Tiny, model: str, size: int, n
     settings = {**NO_DROPOUT, "train_batch_size": n_rows}
     if model == "QBERT4Rec":
         settings |= {"code_loss_weight": 0.5, "code_dropout_prob": 0.2, "label_smoothing": 0.1}
-    trainer, loaded = new_trainer(tiny.make_config(model, **settings))
+    config = tiny.make_config(model, **settings)
+    trainer, loaded = new_trainer(config)
     trainer.model.train()
     batch = next(iter(loaded.train))
     before = torch.get_rng_state()
@@ -116,7 +119,7 @@ def test_the_mean_of_the_parts_is_the_batch(tiny: Tiny, model: str, size: int, n
     total, summed = 0.0, {name: torch.zeros_like(each) for name, each in gradients.items()}
     for rank in range(size):
         torch.set_rng_state(before)
-        part = PartialLoss(trainer.model, 2026, rank, size)
+        part = PartialLoss(trainer.model, row_loss(trainer.model, config), 2026, rank, size)
         value, own = loss_and_gradients(part(batch), trainer.model)
         assert torch.equal(torch.get_rng_state(), after)
         total += value / size
@@ -148,9 +151,13 @@ def test_weights_against_a_loop() -> None:
     rows = Interaction({"x": torch.tensor(values)})
     masked = Interaction({"x": torch.tensor(values), "MASK_INDEX": torch.tensor(masks)})
     terms = [x for x, row in zip(values, masks, strict=True) for place in row if place > 0]
+    model = Rows()
     for batch, expected in ((rows, 3 * sum(values) / 5), (masked, sum(terms) / len(terms))):
         for size in (1, 2, 3, 5, 8):
-            parts = [PartialLoss(Rows(), 0, rank, size)(batch).item() for rank in range(size)]
+            parts = [
+                PartialLoss(model, model.calculate_loss, 0, rank, size)(batch).item()
+                for rank in range(size)
+            ]
             assert sum(parts) / size == pytest.approx(expected)
 
 

@@ -1,0 +1,79 @@
+"""Losses of RecBole's models without the work on padding.
+
+RecBole pads every sequence to the longest one allowed and lets its models compute on all of it,
+though most training rows are short prefixes. Here a batch is cut into rows of 1, 2, 3-4, 5-8, ...
+items, and each part loses the columns that are padding in all its rows. The parts' mean losses,
+weighted by their shares, are the loss of the batch, with the same gradient; only what dropout draws
+differs. B rows, L columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from recbole.data.interaction import Interaction
+from torch import Tensor
+
+from recbole_qbert.distributed import n_terms
+
+# RecBole's models whose loss is a mean over rows (or masked positions) and whose answer for a row
+# does not depend on the padding behind it; a test compares their gradients.
+MODELS = frozenset({"BERT4Rec", "FDSA", "GRU4Rec", "NARM", "S3Rec", "SASRec", "SASRecF"})
+
+Loss = Callable[[Interaction], Tensor]
+
+
+def row_loss(model: Any, config: Any) -> Loss:
+    """The model's loss of a batch: unpadded where `trim_padding` and the model allow it."""
+    known = config["model"] in MODELS and config["train_stage"] != "pretrain"
+    if known and config["trim_padding"]:
+        return UnpaddedLoss(model, config["LIST_SUFFIX"])
+    loss: Loss = model.calculate_loss
+    return loss
+
+
+class UnpaddedLoss:
+    """In place of `calculate_loss`: same value and gradient, from parts of like length."""
+
+    def __init__(self, model: Any, list_suffix: str):
+        self.model, self.list_suffix = model, list_suffix
+
+    def __call__(self, interaction: Interaction) -> Tensor:
+        """A scalar."""
+        whole = max(1, n_terms(interaction))
+        parts = unpadded(interaction, self.list_suffix)
+        shares = [n_terms(part) / whole for part in parts]
+        losses = [
+            self.model.calculate_loss(part) * share
+            for part, share in zip(parts, shares, strict=True)
+            if share  # a mean over no masked position is no number
+        ]
+        return torch.stack(losses).sum()
+
+
+def unpadded(interaction: Interaction, list_suffix: str) -> list[Interaction]:
+    """Rows of like length together, without the columns that are 0 in all of them.
+
+    Args:
+        interaction: its sequences, fields whose names end in `list_suffix`, are [B, L, ...].
+        list_suffix: RecBole's LIST_SUFFIX.
+    """
+    fields = interaction.interaction
+    lists = {name: value for name, value in fields.items() if name.endswith(list_suffix)}
+    widths = []
+    for value in lists.values():
+        filled = (value != 0).flatten(2).any(dim=2) if value.dim() > 2 else value != 0
+        place = torch.arange(1, filled.size(1) + 1, device=filled.device)
+        widths.append((filled * place).amax(dim=1))
+    width = torch.stack(widths).amax(dim=0)
+    group = torch.bucketize(width, 2 ** torch.arange(32, device=width.device))
+    parts = []
+    for each in group.unique():
+        rows = torch.nonzero(group == each).squeeze(1)
+        columns = max(1, int(width[rows].max()))
+        part = {name: value[rows] for name, value in fields.items() if name not in lists}
+        part |= {name: value[rows, :columns] for name, value in lists.items()}
+        parts.append(Interaction(part))
+    return parts
