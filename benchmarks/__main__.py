@@ -3,6 +3,7 @@
     python -m benchmarks speed --dataset=Instruments --data_path=dataset
     python -m benchmarks best --dataset=Instruments --data_path=dataset --budget=1800
     python -m benchmarks race --dataset=Instruments --data_path=dataset --epochs=8
+    python -m benchmarks padding --dataset=Instruments --data_path=dataset
     python -m benchmarks memory --dataset=Games --data_path=dataset
     python -m benchmarks dropout
     python -m benchmarks quantise --items=1000000 --dimension=256

@@ -77,8 +77,8 @@ def _built(model: str, dataset: str, settings: dict[str, Any]) -> tuple[Any, Any
     return model_entry(model).model(config, splits.train._dataset), splits.train, splits.valid
 
 
-def _speed(model: Any, train: Any, valid: Any, steps: int) -> Result:
-    """Rows trained and ranked a second: median step after a warm-up; three ranking batches."""
+def _training_speed(model: Any, loss: Callable[[Any], Any], train: Any, steps: int) -> Result:
+    """Median step after a warm-up."""
     import torch
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -87,9 +87,18 @@ def _speed(model: Any, train: Any, valid: Any, steps: int) -> Result:
     for batch in itertools.islice(itertools.cycle(train), steps + 2):
         start = perf_counter()
         optimizer.zero_grad()
-        model.calculate_loss(batch).backward()
+        loss(batch).backward()
         optimizer.step()
         seconds.append(perf_counter() - start)
+    step = statistics.median(seconds[2:])
+    return {"rows trained a second": BATCH_SIZE / step, "seconds an epoch": step * len(train)}
+
+
+def _speed(model: Any, train: Any, valid: Any, steps: int) -> Result:
+    """Training, and three ranking batches."""
+    import torch
+
+    trained = _training_speed(model, model.calculate_loss, train, steps)
     model.eval()
     ranked = []
     with torch.no_grad():
@@ -98,11 +107,7 @@ def _speed(model: Any, train: Any, valid: Any, steps: int) -> Result:
             scores = model.full_sort_predict(interaction).view(len(interaction), -1)
             scores.topk(10)
             ranked.append(len(interaction) / (perf_counter() - start))
-    return {
-        "rows trained a second": BATCH_SIZE / statistics.median(seconds[2:]),
-        "users ranked a second": statistics.median(ranked[1:]),
-        "seconds an epoch": statistics.median(seconds[2:]) * len(train),
-    }
+    return trained | {"users ranked a second": statistics.median(ranked[1:])}
 
 
 def _measure_speed(build: Callable[[argparse.Namespace], tuple[Any, Any, Any]]) -> Any:
@@ -111,6 +116,23 @@ def _measure_speed(build: Callable[[argparse.Namespace], tuple[Any, Any, Any]]) 
 
         torch.set_num_threads(options.threads)
         return _speed(*build(options), options.steps)
+
+    return measure
+
+
+def _measure_padding(trimmed: bool) -> Any:
+    """RecBole's SASRec, every sequence padded to the full length or each batch trimmed."""
+
+    def measure(options: argparse.Namespace) -> Result:
+        import torch
+
+        torch.set_num_threads(options.threads)
+        settings = {"trim_padding": trimmed, "use_tuned": False}
+        model, train, _ = _with_package("SASRec", options, **settings)
+
+        from recbole_qbert.unpadded import row_loss
+
+        return _training_speed(model, row_loss(model, train.config), train, options.steps)
 
     return measure
 
@@ -218,6 +240,7 @@ MEASURES: dict[str, dict[str, Callable[[argparse.Namespace], Result]]] = {
         "mended": _measure_speed(lambda options: _with_package("BERT4Rec", options)),
         "QBERT4Rec": _measure_speed(lambda options: _with_package("QBERT4Rec", options)),
     },
+    "padding": {"padded": _measure_padding(False), "trimmed": _measure_padding(True)},
     "best": {
         "mended": _measure_best("BERT4Rec", _same_size, "ndcg@10"),
         "QBERT4Rec": _measure_best("QBERT4Rec", _same_size, "ndcg@10"),
@@ -233,15 +256,18 @@ MEASURES: dict[str, dict[str, Callable[[argparse.Namespace], Result]]] = {
 
 
 def compare(what: str, results: dict[str, Any]) -> list[str]:
-    """QBERT4Rec over its peers, as ratios."""
-    ours = results["QBERT4Rec"]
+    """The last side, which is ours, over its peers, as ratios."""
+    *peers, own = results
+    ours = results[own]
     lines = []
-    for side, peer in results.items():
-        if side == "QBERT4Rec":
-            continue
+    for side in peers:
+        peer = results[side]
         if what == "speed":
             for key in ("rows trained a second", "users ranked a second"):
                 lines.append(f"QBERT4Rec / {side}, {key}: {ours[key] / peer[key]:.2f}x")
+        elif what == "padding":
+            ratio = ours["rows trained a second"] / peer["rows trained a second"]
+            lines.append(f"SASRec without padding trains {ratio:.2f}x as fast")
         elif what == "dropout":
             lines.append(f"QBERT4Rec's dropout / {side}'s: {ours['ms'] / peer['ms']:.2f}")
         elif what == "quantise":
