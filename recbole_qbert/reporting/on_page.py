@@ -59,7 +59,7 @@ def to_plotly(chart: Chart) -> go.Figure:
         n_bars, n_lines = rows_and_lines(chart)
         figure.update_layout(height=90 + (14 + 17 * n_lines) * n_bars, margin={"l": 20})
         figure.update_yaxes(autorange="reversed", type="category", showgrid=False)
-        figure.update_xaxes(rangemode="tozero", nticks=6, tickangle=0)
+        figure.update_xaxes(rangemode="tozero", nticks=5, tickangle=0)
     elif chart.kind == COLUMNS:
         figure.update_xaxes(type="category")
         figure.update_yaxes(rangemode="tozero")
@@ -76,7 +76,7 @@ def to_plotly(chart: Chart) -> go.Figure:
             autotickangles=[0, -90],
         )
     if chart.log_x:
-        figure.update_xaxes(type="log")
+        figure.update_xaxes(type="log", dtick="D2")  # 1, 2, 5, 10
     if chart.bare_y:
         figure.update_yaxes(showticklabels=False, showgrid=False, zeroline=False)
         figure.update_layout(margin={"r": 50})

@@ -79,7 +79,8 @@ def sweeps_section(
     for folder in found.sweeps:
         one = read_experiment(folder)
         if one is not None and one.trials:
-            title = f"{one.model} on {one.dataset}, {len(one.trials)} trials"
+            noun = "trial" if len(one.trials) == 1 else "trials"
+            title = f"{one.model} on {one.dataset}, {len(one.trials)} {noun}"
             blocks.append(_heading(title, found.name(folder)))
             blocks += experiment_charts(one, palette)
             sources.append(f"{found.name(folder)}/{TRIALS_CSV}")
@@ -243,15 +244,20 @@ def _scaled(column: Sequence[Any], log: bool) -> tuple[list[float], tuple[str, s
     """Values from 0 to 1, and the texts of both ends; 0.5 where all are equal."""
     if all(_is_number(value) for value in column):
         numbers = [math.log(value) if log else float(value) for value in column]
-        ends = (f"{min(column):.3g}", f"{max(column):.3g}")
+        ends = (_brief(min(column)), _brief(max(column)))
     else:
         options = sorted({str(value) for value in column})
         numbers = [float(options.index(str(value))) for value in column]
         ends = (options[0], options[-1])
-    low, high = min(numbers), max(numbers)
-    if low == high:
+    least, most = min(numbers), max(numbers)
+    if least == most:
         return [0.5] * len(numbers), ends
-    return [(number - low) / (high - low) for number in numbers], ends
+    return [(number - least) / (most - least) for number in numbers], ends
+
+
+def _brief(value: float) -> str:
+    """Short enough to stand beside the next axis's number on a telephone."""
+    return f"{value:.{1 if abs(value) < 0.001 else 3}g}"
 
 
 def run_charts(one: Comparison, metric: str, palette: Palette) -> list[Chart]:
