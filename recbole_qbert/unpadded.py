@@ -42,7 +42,10 @@ class UnpaddedLoss:
 
     def __call__(self, interaction: Interaction) -> Tensor:
         """A scalar."""
-        whole = max(1, n_terms(interaction))
+        whole = n_terms(interaction)
+        if whole == 0:  # no masked position: let RecBole say what that means
+            loss: Tensor = self.model.calculate_loss(interaction)
+            return loss
         parts = unpadded(interaction, self.list_suffix)
         shares = [n_terms(part) / whole for part in parts]
         losses = [

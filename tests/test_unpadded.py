@@ -21,10 +21,20 @@ def loss_and_gradients(loss: Any, model: Any) -> tuple[float, dict[str, torch.Te
     return loss.item(), {name: gradient.clone() for name, gradient in found.items()}
 
 
-@pytest.mark.parametrize("model", sorted(MODELS))
-def test_same_loss_and_gradients(tiny: Tiny, model: str) -> None:
+PAIRWISE = {
+    "loss_type": "BPR",
+    "train_neg_sample_args": {"distribution": "uniform", "sample_num": 1},
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [*((model, {}) for model in sorted(MODELS)), ("SASRec", PAIRWISE), ("GRU4Rec", PAIRWISE)],
+)
+def test_same_loss_and_gradients(tiny: Tiny, model: str, settings: dict[str, Any]) -> None:
     """Dropout off, as it draws otherwise for other shapes."""
-    settings = {"selected_features": ["semantic_id"]} if model == "SASRecF" else {}
+    if model == "SASRecF":
+        settings = {"selected_features": ["semantic_id"]}
     config = tiny.make_config(model, MAX_ITEM_LIST_LENGTH=20, train_batch_size=64, **settings)
     trainer, loaded = new_trainer(config)
     if model == "S3Rec":  # its second stage, but from scratch
@@ -83,3 +93,14 @@ def test_parts_against_a_loop(sequences: list[list[int]]) -> None:
         assert longest <= 2 * max(1, min(lengths))
         for place, row in enumerate(part["row"].tolist()):
             assert part["item_id_list"][place].tolist() == padded[row][:longest]
+
+
+def test_a_batch_without_masked_positions_is_left_to_the_model() -> None:
+    class Model:
+        def calculate_loss(self, batch: Interaction) -> torch.Tensor:
+            return batch["item_id_list"].sum() / (batch["MASK_INDEX"] > 0).sum()
+
+    batch = Interaction(
+        {"item_id_list": torch.ones(3, 4), "MASK_INDEX": torch.zeros(3, 2, dtype=torch.long)}
+    )
+    assert UnpaddedLoss(Model(), "_list")(batch).isinf()
