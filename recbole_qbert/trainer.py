@@ -67,10 +67,9 @@ class SafeTrainer(Trainer):
         self._resume_from: dict[str, Any] | None = None
         if config["resume"] and self.last_state_file.is_file():
             self.resume_checkpoint(str(self.last_state_file))
-        loss = row_loss(self.model, config)
-        parallel = world()[1] > 1
-        self._parallel_loss = ParallelLoss(self.model, loss, config["seed"]) if parallel else None
-        self._loss: Callable[[Any], Any] = self._parallel_loss or loss
+        self._parallel_loss: ParallelLoss | None = None
+        if world()[1] > 1:
+            self._parallel_loss = ParallelLoss(model, row_loss(model, config), config["seed"])
 
     def _choose_precision(self) -> None:
         """`enable_amp` acts on a GPU only, in bfloat16 where the GPU has it.
@@ -127,11 +126,10 @@ class SafeTrainer(Trainer):
     ) -> Any:
         if self._parallel_loss is not None:
             self._parallel_loss.begin_epoch(epoch_idx * len(train_data))
+        loss_func = loss_func or self._parallel_loss or row_loss(self.model, self.config)
         hook = self.optimizer.register_step_post_hook(lambda *_: self._step_schedule())
         try:
-            return super()._train_epoch(
-                train_data, epoch_idx, loss_func or self._loss, show_progress
-            )
+            return super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
         finally:
             hook.remove()
 
