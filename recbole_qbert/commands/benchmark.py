@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recbole_qbert.commands.run import wide_console
-from recbole_qbert.commands.settings import parse_settings
-from recbole_qbert.errors import InputError
+from recbole_qbert.commands.settings import file_and_settings
 
 HELP = (
     "models x data sets x seeds side by side, with controls and paired tests: benchmark FILE.yaml "
@@ -18,15 +17,13 @@ HELP = (
 
 def run_benchmark(arguments: Sequence[str]) -> int:
     """`benchmark FILE.yaml --key=value ...`; 2 where a cell failed."""
-    if not arguments or arguments[0].startswith("-"):
-        raise InputError("benchmark: name its file first: recbole-qbert benchmark FILE.yaml")
-    flags = parse_settings(arguments[1:])
+    file, flags = file_and_settings("benchmark", arguments)
     output = flags.pop("output", "")
 
     from recbole_qbert.benchmarking.benchmark import benchmark
     from recbole_qbert.benchmarking.plan import read_plan
 
-    plan = read_plan(arguments[0], flags)
+    plan = read_plan(file, flags)
     failures = benchmark(plan, Path(output) if output else None, wide_console())
     for failure in failures:
         print(f"recbole-qbert: {failure}", file=sys.stderr)

@@ -8,6 +8,18 @@ from pathlib import Path
 from recbole_qbert.errors import InputError
 
 
+def add_item_fields(parser: argparse.ArgumentParser, categories: str) -> None:
+    """The flags that say what of an item's file is shown; `categories` is one's help."""
+    parser.add_argument("--title_field", help="field of the item file that names an item")
+    parser.add_argument("--category_field", help=categories)
+    parser.add_argument(
+        "--category_part",
+        default="auto",
+        choices=("auto", "first", "whole"),
+        help="first word of the field or the whole; auto: by the field's type",
+    )
+
+
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """The command's flags."""
     parser = commands.add_parser("inspect", help="usage, tree, neighbours and purity of IDs")
@@ -15,14 +27,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--data_path", default="dataset", help="folder that holds <dataset>/")
     parser.add_argument("--semantic_id_file", help="instead of <dataset>.semid")
     parser.add_argument("--item_file", help="instead of <dataset>.item")
-    parser.add_argument("--title_field", help="field of the item file that names an item")
-    parser.add_argument("--category_field", help="its field of categories, for each level's purity")
-    parser.add_argument(
-        "--category_part",
-        default="auto",
-        choices=("auto", "first", "whole"),
-        help="first word of the field or the whole; auto: by the field's type",
-    )
+    add_item_fields(parser, "its field of categories, for each level's purity")
     parser.add_argument(
         "--embeddings", help="name=file.npz,... instead of <dataset>.<modality>.npz, nearest items"
     )

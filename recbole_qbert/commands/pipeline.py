@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from recbole_qbert.commands.run import wide_console
-from recbole_qbert.commands.settings import parse_settings
+from recbole_qbert.commands.settings import file_and_settings
 from recbole_qbert.errors import InputError
 
 HELP = (
@@ -16,9 +16,7 @@ HELP = (
 
 def run_pipeline(arguments: Sequence[str]) -> int:
     """`pipeline FILE.yaml --key=value ...`"""
-    if not arguments or arguments[0].startswith("-"):
-        raise InputError("pipeline: name its file first: recbole-qbert pipeline FILE.yaml")
-    given = parse_settings(arguments[1:])
+    file, given = file_and_settings("pipeline", arguments)
     dry = given.pop("dry_run", "False").lower()
     if dry not in ("true", "false"):
         raise InputError(f"--dry_run={dry}: write True or False")
@@ -26,6 +24,6 @@ def run_pipeline(arguments: Sequence[str]) -> int:
     from recbole_qbert.pipeline.plan import read_pipeline
     from recbole_qbert.pipeline.runner import dry_run, run
 
-    pipeline = read_pipeline(arguments[0], given)
+    pipeline = read_pipeline(file, given)
     (dry_run if dry == "true" else run)(pipeline, wide_console())
     return 0

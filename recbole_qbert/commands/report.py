@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from recbole_qbert.commands.inspect import add_item_fields
+
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """The command's flags."""
@@ -20,14 +22,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--data_path", type=Path, help="folder that holds <dataset>/")
     parser.add_argument("--semantic_id_file", type=Path, help="instead of <dataset>.semid")
     parser.add_argument("--tokenizer", type=Path, help="its folder, if not the data set's")
-    parser.add_argument("--title_field", help="field of the item file that names an item")
-    parser.add_argument("--category_field", help="its field of categories: colours of the map")
-    parser.add_argument(
-        "--category_part",
-        default="auto",
-        choices=("auto", "first", "whole"),
-        help="first word of the field or the whole; auto: by the field's type",
-    )
+    add_item_fields(parser, "its field of categories: colours of the map")
     parser.add_argument("--images", type=Path, help="folder of <item_id>.<jpg|png|...>")
     parser.add_argument("--projection", default="tsne", help="of the map of items: tsne or pca")
     parser.add_argument("--n_users", type=int, default=5, help="example users")

@@ -29,6 +29,13 @@ def parse_settings(arguments: Sequence[str]) -> dict[str, str]:
     return settings
 
 
+def file_and_settings(command: str, arguments: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """`FILE.yaml --key=value ...`: the file, and the settings after it."""
+    if not arguments or arguments[0].startswith("-"):
+        raise InputError(f"{command}: name its file first: recbole-qbert {command} FILE.yaml")
+    return arguments[0], parse_settings(arguments[1:])
+
+
 def split_files(names: str) -> list[str]:
     """`a.yaml,b.yaml` or blanks between."""
     return [name for name in names.replace(",", " ").split() if name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from recbole_qbert.commands.run import wide_console
-from recbole_qbert.commands.settings import parse_settings
+from recbole_qbert.commands.settings import file_and_settings
 from recbole_qbert.errors import InputError
 
 HELP = (
@@ -16,10 +16,8 @@ HELP = (
 
 def run_tune(arguments: Sequence[str]) -> int:
     """`tune FILE.yaml --key=value ...`"""
-    if not arguments or arguments[0].startswith("-"):
-        raise InputError("tune: name the YAML file of the space first")
-    file, *flags = arguments
-    given = parse_settings([f"{each}=True" if each == "--resume" else each for each in flags])
+    whole = [f"{each}=True" if each == "--resume" else each for each in arguments]
+    file, given = file_and_settings("tune", whole)
     resume = given.pop("resume", "False").lower()
     if resume not in ("true", "false"):
         raise InputError(f"--resume={resume}: write --resume")

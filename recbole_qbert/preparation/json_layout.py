@@ -16,6 +16,7 @@ STYLES: tuple[dict[str, Any], ...] = tuple(
 
 
 def as_json(content: Any, style: Mapping[str, Any]) -> str:
+    """The file's text; `style` is one of `STYLES`."""
     text = json.dumps(content, indent=style["indent"], ensure_ascii=style["ensure_ascii"])
     return text + str(style["end"])
 
