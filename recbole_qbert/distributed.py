@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from recbole_qbert.errors import InputError
+from recbole_qbert.process import n_cores
 
 BERT4REC_MASKS = "MASK_INDEX"  # the field of masked positions, 0 where there is none
 
@@ -83,7 +84,7 @@ def launch(n_processes: int, arguments: Sequence[str]) -> int:
     from torch.distributed.run import main as torchrun
 
     # torchrun would give one thread to each; whoever starts it may know better.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _n_cores() // n_processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, n_cores() // n_processes)))
     flags = ["--standalone", f"--nproc_per_node={n_processes}", "-m", "recbole_qbert"]
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -102,13 +103,6 @@ def launch(n_processes: int, arguments: Sequence[str]) -> int:
     finally:
         logging.disable(before)
     return 0
-
-
-def _n_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def number_of_processes(given: Any) -> int:

@@ -6,6 +6,7 @@ Every artifact `x` has a sidecar `x.json`: what it was made from (by hash), shap
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -62,6 +63,20 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
+
+
+@contextlib.contextmanager
+def held(handle: IO[Any], shared: bool = False) -> Iterator[None]:
+    """Wait for an open file's lock and hold it through the block, alone or with other readers.
+
+    Where the file system has no locks, nothing is locked.
+    """
+    with contextlib.suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+    yield
+    handle.flush()
+    with contextlib.suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_UN)
 
 
 def sha256_folder(folder: Path) -> dict[str, str]:

@@ -19,7 +19,8 @@ from recbole_qbert.evaluation.ranking import RANKS_FILE
 from recbole_qbert.evaluation.results import RunResult
 from recbole_qbert.files import sha256_file
 from recbole_qbert.provenance import finished_run, run_folder
-from recbole_qbert.quick_start import check_run, is_qbert, run_model
+from recbole_qbert.quick_start import check_run, is_qbert
+from recbole_qbert.side_by_side import Job, run_jobs
 
 
 @dataclass(frozen=True)
@@ -133,17 +134,17 @@ def _reads_ids(config: Config) -> bool:
     return SEMANTIC_ID_FIELD in [*(config["selected_features"] or []), config["item_attribute"]]
 
 
-def _finished(cell: Cell) -> RunResult | None:
-    """Its result, where its ranks are there too: the tests between models need them."""
-    ranks = run_folder(cell.config) / RANKS_FILE
-    return finished_run(cell.config) if ranks.is_file() else None
+def _finished(config: Config) -> RunResult | None:
+    """A run's result, where its ranks are there too: the tests between models need them."""
+    ranks = run_folder(config) / RANKS_FILE
+    return finished_run(config) if ranks.is_file() else None
 
 
 def _check_finished(cells: Sequence[Cell], data_path: str) -> None:
     """A run is found again by its settings; its data may have changed since."""
     digest = functools.lru_cache(maxsize=None)(sha256_file)
     for cell in cells:
-        result = _finished(cell)
+        result = _finished(cell.config)
         if result is None:
             continue
         domain = find_domain(cell.dataset, data_path)
@@ -166,19 +167,19 @@ def run_cells(cells: Sequence[Cell], plan: Plan, console: Console) -> Outcome:
         console: where to print.
 
     Raises:
-        InputError: a finished run is of other data than those that are there.
+        InputError: a finished run is of other data than those that are there, or a process was
+            killed.
     """
     _check_finished(cells, plan.data_path)
+    jobs = [
+        Job(f"[{number}/{len(cells)}] {cell}", cell.config, [plan.source])
+        for number, cell in enumerate(cells, start=1)
+    ]
+    answers = run_jobs(jobs, plan.max_concurrent, console, _finished)
     outcome = Outcome([], [])
-    for number, cell in enumerate(cells, start=1):
-        result = _finished(cell)
-        note = ": there already" if result else ""
-        console.print(f"[{number}/{len(cells)}] {cell}{note}", markup=False, highlight=False)
-        try:
-            result = result or run_model(cell.config, console, [plan.source])
-        except InputError as error:
-            outcome.failures.append(Failure(cell, str(error)))
-            console.print(f"  failed: {error}", markup=False, highlight=False)
+    for cell, answer in zip(cells, answers, strict=True):
+        if isinstance(answer, InputError):
+            outcome.failures.append(Failure(cell, str(answer)))
         else:
-            outcome.results.append((cell, result))
+            outcome.results.append((cell, answer))
     return outcome

@@ -33,7 +33,18 @@ REFERENCE = "QBERT4Rec"
 NOT_STATED = "not stated"
 SECTIONS = ("settings", "per_model", "per_dataset")
 KEYS = frozenset(
-    ["models", "datasets", "seeds", "data_path", "checkpoint_dir", "reference", "controls"]
+    # fmt: off
+    [
+        "models",
+        "datasets",
+        "seeds",
+        "data_path",
+        "checkpoint_dir",
+        "reference",
+        "controls",
+        "max_concurrent",
+    ]
+    # fmt: on
 ).union(SECTIONS)
 ENTRY_KEYS = ("name", "model", "settings", "budget")
 # Settings of a run that the benchmark itself gives -> where it takes them from.
@@ -45,7 +56,7 @@ OWN = {
     "checkpoint_dir": "checkpoint_dir",
     "resume": "nothing: a killed run always goes on",
     "config_files": "the benchmark's file",
-    "nproc": "nothing: cells run one after another in this process",
+    "nproc": "nothing: each run is one process; see max_concurrent",
 }
 
 
@@ -73,7 +84,10 @@ class Contender:
 
 @dataclass(frozen=True)
 class Plan:
-    """A benchmark, checked; `given` are the settings of the command line."""
+    """A benchmark, checked.
+
+    `given` are the settings of the command line, `max_concurrent` how many runs go at a time.
+    """
 
     source: str
     contenders: tuple[Contender, ...]
@@ -85,6 +99,7 @@ class Plan:
     per_model: Mapping[str, Settings]
     per_dataset: Mapping[str, Settings]
     reference: str
+    max_concurrent: int
     given: Settings
 
     def settings_of(self, contender: Contender, dataset: str) -> Settings:
@@ -156,6 +171,7 @@ def read_plan(path: str | Path, flags: Mapping[str, str]) -> Plan:
         per_model=_mappings(content, "per_model", source),
         per_dataset=_mappings(content, "per_dataset", source),
         reference=reference,
+        max_concurrent=_count(content, "max_concurrent", source),
         given=values,
     )
     _check_settings(plan)
@@ -288,6 +304,13 @@ def _truth(content: Mapping[str, Any], key: str, source: str) -> bool:
     value = content.get(key, True)
     if not isinstance(value, bool):
         raise InputError(f"{source}: {key}: {value!r} is not True or False")
+    return value
+
+
+def _count(content: Mapping[str, Any], key: str, source: str) -> int:
+    value = content.get(key, 1)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{source}: {key}: {value!r} is not a whole number of at least 1")
     return value
 
 

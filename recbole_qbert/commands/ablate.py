@@ -10,8 +10,8 @@ from recbole_qbert.errors import InputError
 
 HELP = (
     "what a part is worth: ablate modality|pretraining|fusion|masks --dataset=X --seeds=1,2,3 "
-    "[--sources=A,B] [--config_files=a.yaml] [--key=value ...], keys of `run`; "
-    "--tokenize.key=value and --pretrain.key=value reach those commands"
+    "[--sources=A,B] [--config_files=a.yaml] [--max_concurrent=N] [--key=value ...], "
+    "keys of `run`; --tokenize.key=value and --pretrain.key=value reach those commands"
 )
 STAGES = ("tokenize", "pretrain")
 
@@ -30,6 +30,9 @@ def run_ablate(arguments: Sequence[str]) -> int:
     seeds = split_files(given.pop("seeds", "2026"))
     if not seeds or not all(seed.isdecimal() for seed in seeds) or len(set(seeds)) < len(seeds):
         raise InputError(f"--seeds={','.join(seeds)}: give different whole numbers")
+    at_once = given.pop("max_concurrent", "1")
+    if not at_once.isdecimal() or int(at_once) < 1:
+        raise InputError(f"--max_concurrent={at_once}: a whole number of at least 1 is needed")
     stages = {
         stage: {
             key.partition(".")[2]: given.pop(key)
@@ -47,6 +50,7 @@ def run_ablate(arguments: Sequence[str]) -> int:
         settings=dict(given),
         ids=stages["tokenize"],
         pretraining=stages["pretrain"],
+        max_concurrent=int(at_once),
     )
     ablate(request, wide_console())
     return 0

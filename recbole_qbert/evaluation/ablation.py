@@ -25,8 +25,8 @@ from recbole_qbert.evaluation.results import RunResult, mean_and_deviation
 from recbole_qbert.files import atomic_write
 from recbole_qbert.model.masking import SCHEMES
 from recbole_qbert.pretraining.fit import pretrain
-from recbole_qbert.provenance import finished_run
-from recbole_qbert.quick_start import check_run, run_model
+from recbole_qbert.quick_start import check_run
+from recbole_qbert.side_by_side import Job, run_jobs
 from recbole_qbert.tokenizer.pipeline import tokenize
 from recbole_qbert.tokenizer.settings import FUSED, tokenize_settings
 
@@ -146,6 +146,7 @@ class Request:
         settings: `key=value` of the runs.
         ids: `key=value` of `tokenize`.
         pretraining: `key=value` of `pretrain`.
+        max_concurrent: how many runs go at a time.
     """
 
     name: str
@@ -156,6 +157,7 @@ class Request:
     settings: Settings
     ids: Settings
     pretraining: Settings
+    max_concurrent: int = 1
 
 
 def ablate(request: Request, console: Console) -> Path:
@@ -177,14 +179,19 @@ def ablate(request: Request, console: Console) -> Path:
         if variant.ids is not None:
             _id_settings(request, variant)
     base, data_path = Path(configs[0]["checkpoint_dir"]), Path(configs[0]["data_path"]).parent
-    rows = []
+    jobs = []
     for variant in variants:
         extra = _prepared(request, variant, data_path, base, console)
-        runs = []
         for seed in request.seeds:
             config = _config(request, variant, {**extra, "seed": seed})
-            runs.append(finished_run(config) or run_model(config, console, request.files))
-        rows.append((variant, runs))
+            config["resume"] = True  # where there is a state to go on from
+            jobs.append(Job(f"{variant.name}, seed {seed}", config, request.files))
+    answers = run_jobs(jobs, request.max_concurrent, console)
+    runs = [answer for answer in answers if isinstance(answer, RunResult)]
+    if len(runs) < len(answers):
+        raise InputError(next(str(answer) for answer in answers if isinstance(answer, InputError)))
+    n = len(request.seeds)
+    rows = [(variant, runs[n * k : n * (k + 1)]) for k, variant in enumerate(variants)]
     head, lines = _cells(request.dataset, rows)
     console.print(_table(request, head, lines))
     path = base / f"ablate-{request.name}-{request.dataset}.md"

@@ -72,14 +72,25 @@ def target_ranks(
             more than once, and a seen target stays a candidate.
 
     Returns:
-        two int64 tensors [B].
+        two int64 tensors [B]. 0 in the first marks a row whose scores are all infinite or no
+        numbers; `check_ranked` is for when those of all processes are together.
     """
     own = scores.gather(1, targets.unsqueeze(1))  # [B, 1]
     ahead = ~(scores < own)  # the target itself included; a score that is no number counts as ahead
     ahead[:, 0] = False
-    raw = ahead.sum(dim=1)
+    raw = ahead.sum(dim=1) * torch.isfinite(scores[:, 1:]).any(dim=1)
     ahead[seen] = False
     return raw, ahead.scatter_(1, targets.unsqueeze(1), True).sum(dim=1)
+
+
+def check_ranked(raw: np.ndarray) -> None:
+    """Refuse ranks among which are marks of `target_ranks`.
+
+    Raises:
+        InputError: there are such.
+    """
+    if not raw.all():
+        raise InputError("a row of scores has no finite value: the model has diverged")
 
 
 def best_items(
@@ -147,17 +158,14 @@ def rank_targets(
         scores = model.full_sort_predict(interaction.to(device)).view(len(targets), -1)
         ranks = target_ranks(scores, targets, (rows, items))
         users = interaction[dataset.uid_field].to(device)
-        # Rank 0 marks a row that cannot be ranked, so that all processes learn of it.
-        ranked = torch.isfinite(scores[:, 1:]).any(dim=1)
-        fields = [users, ranks[0] * ranked, ranks[1]]
+        fields = [users, *ranks]
         if top_k:
             fields += [targets, torch.bincount(rows, minlength=len(targets))]
             raw, unseen = best_items(scores, targets, (rows, items), top_k)
             fields += [*raw.T, *unseen.T]
         parts.append(torch.stack(fields))
     together = sum_over_processes(torch.cat(parts, dim=1)).cpu().numpy()
-    if not together[1].all():
-        raise InputError("a row of scores has no finite value: the model has diverged")
+    check_ranked(together[1])
     users, own_raw, own_unseen = together[:3]
     lists = None
     if top_k:

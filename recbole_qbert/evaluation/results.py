@@ -15,6 +15,7 @@ from rich.table import Table
 
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.ranking import UNSEEN, metric_names
+from recbole_qbert.files import held
 
 # Config keys that say where things go or how they are shown; no part of a run's identity.
 PLACES = frozenset(
@@ -77,11 +78,11 @@ class RunResult:
 
 
 def append_result(path: str | Path, result: RunResult) -> None:
-    """Add one line; a single write, so that lines of parallel runs never mix."""
+    """Add one line; runs side by side wait for each other."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(asdict(result), ensure_ascii=False, sort_keys=True) + "\n"
-    with open(path, "ab") as handle:
+    with open(path, "ab") as handle, held(handle):
         handle.write(line.encode())
         handle.flush()
         os.fsync(handle.fileno())
@@ -94,7 +95,8 @@ def read_results(path: str | Path) -> list[RunResult]:
         InputError: missing file, or a line that is no run (names it).
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        with open(path, encoding="utf-8") as handle, held(handle, shared=True):
+            lines = handle.read().splitlines()
     except FileNotFoundError:
         raise InputError(f"{path}: no such results file") from None
     results = []

@@ -20,7 +20,7 @@ from recbole_qbert.config import PRETRAIN, build_config, check_protocol, load_ya
 from recbole_qbert.data.domain import Domain, find_domain
 from recbole_qbert.distributed import barrier, is_main, joined, sum_over_processes, world
 from recbole_qbert.errors import InputError
-from recbole_qbert.evaluation.ranking import Ranks, summarise, target_ranks
+from recbole_qbert.evaluation.ranking import Ranks, check_ranked, summarise, target_ranks
 from recbole_qbert.learning_curve import epoch_printer
 from recbole_qbert.model.qbert4rec import QBERT4Rec
 from recbole_qbert.pretraining.corpus import Corpus, FieldNames
@@ -72,6 +72,7 @@ class PretrainTrainer(SafeTrainer):
             own = target_ranks(scores, targets, seen)
             ranks[:, first : first + len(targets)] = torch.stack(own)
         raw, unseen = sum_over_processes(ranks).cpu().numpy()
+        check_ranked(raw)
         return Ranks(users, raw, unseen)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 from scipy.stats import ttest_rel, wilcoxon
+from toy_results import add_run
 
 from recbole_qbert.benchmarking.cells import Cell, Outcome
 from recbole_qbert.benchmarking.outputs import (
@@ -41,14 +42,10 @@ from recbole_qbert.benchmarking.tables import (
     runs_sheet,
 )
 from recbole_qbert.errors import InputError
-from recbole_qbert.evaluation.ranking import Lists, Ranks, save_ranks, summarise
 from recbole_qbert.evaluation.results import RunResult
 
 MakeRun = Callable[..., RunResult]
 MakeRow = Callable[..., Row]
-# Each user's target, and how often items 1 to 5 occur in training.
-TARGETS, COUNTS = [1, 2, 3, 4], np.array([0, 0, 5, 6, 30, 1])
-HISTORY = [3, 6, 11, 25]
 
 
 @pytest.fixture
@@ -58,41 +55,9 @@ def make_run(tmp_path: Path) -> MakeRun:
     def make(
         raw: Sequence[int], unseen: Sequence[int] = (), seed: int = 1, **more: object
     ) -> RunResult:
-        folder = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
-        folder.mkdir()
-        top = np.zeros((4, 10), dtype=int)
-        top[:, 0] = raw  # items that are shown: the ranks, read as item ids
-        lists = Lists(np.array(TARGETS), np.array(HISTORY), top, np.ones_like(top))
-        ranks = Ranks(np.arange(1, 5), np.array(raw), np.array(unseen or raw), lists)
-        save_ranks(folder / "test_ranks.npz", ranks, COUNTS)
-        metrics = summarise(ranks, ["Hit", "NDCG"], [1, 5, 10])
-        result = RunResult(
-            model="SASRec",
-            dataset="toy",
-            seed=seed,
-            valid={name: value / 2 for name, value in metrics.items()},
-            test=metrics,
-            valid_metric="ndcg@10",
-            exclude_visible=False,
-            loss="CE",
-            best_epoch=1,
-            epochs=5,
-            max_epochs=9,
-            seconds=10.0 * seed,
-            test_seconds=1.0,
-            n_parameters=1234,
-            peak_memory_mb=100.0 * seed,
-            counts={"test rows": 4, "items": 5},
-            data_sha256={"toy.inter": "a"},
-            config={"keys": {"metrics": ["Hit", "NDCG"], "topk": [1, 5, 10]}},
-            config_files=[],
-            versions={},
-            device="cpu",
-            threads=1,
-            bundle="",
-            folder=str(folder),
-        )
-        return dataclasses.replace(result, **more)
+        base = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
+        of_seed = {"seconds": 10.0 * seed, "peak_memory_mb": 100.0 * seed}
+        return add_run(base, raw, seed=seed, unseen=unseen, **(of_seed | more))
 
     return make
 
@@ -301,7 +266,7 @@ def test_runs_say_what_one_must_know(make_run: MakeRun) -> None:
 
 def test_rows_go_by_data_set_and_name(make_run: MakeRun) -> None:
     """A data set without a run has no scores; seeds of one name are one row."""
-    plan = Plan("b.yaml", (), ("toy", "none"), (1, 2), ".", "saved", {}, {}, {}, "a", {})
+    plan = Plan("b.yaml", (), ("toy", "none"), (1, 2), ".", "saved", {}, {}, {}, "a", 1, {})
     results = []
     for name, seed in (("a", 1), ("b", 1), ("a", 2)):
         cell = Cell(Contender(name, "SASRec"), "toy", seed, config=None)  # type: ignore[arg-type]

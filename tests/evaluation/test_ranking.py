@@ -21,6 +21,7 @@ from recbole_qbert.evaluation.ranking import (
     Lists,
     Ranks,
     best_items,
+    check_ranked,
     metric_names,
     per_row,
     rank_targets,
@@ -96,13 +97,23 @@ def test_ranks_against_a_loop(kind: str, seed: int) -> None:
         ([0.0, 5.0, math.nan, 3.0], 2),
         ([0.0, -math.inf, 4.0, 3.0], 3),
         ([0.0, -math.inf, -math.inf, 3.0], 3),
-        ([0.0, math.nan, -math.inf, math.nan], 3),
+        ([0.0, math.nan, -math.inf, 1.0], 3),
     ],
 )
 def test_worst_case_ranks_by_hand(row: list[float], rank: int) -> None:
     """Item 1 among three items: ties, no numbers and minus infinity."""
     raw, unseen = target_ranks(torch.tensor([row]), torch.tensor([1]), NONE_SEEN)
     assert raw.tolist() == unseen.tolist() == [rank]
+
+
+def test_a_row_without_a_finite_score_is_marked() -> None:
+    """Padding's score does not count."""
+    scores = torch.tensor([[5.0, math.nan, -math.inf, math.inf], [math.nan, 1.0, 2.0, -math.inf]])
+    raw, _ = target_ranks(scores, torch.tensor([1, 1]), NONE_SEEN)
+    assert raw.tolist() == [0, 2]
+    with pytest.raises(InputError, match="diverged"):
+        check_ranked(raw.numpy())
+    check_ranked(raw.numpy()[1:])
 
 
 def test_seen_items_leave_the_second_column_only() -> None:

@@ -17,6 +17,7 @@ from two_domains import Toys, make_toys  # noqa: F401
 
 from recbole_qbert.cli import main
 from recbole_qbert.config import PRETRAIN, build_config, default_settings
+from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.results import read_results
 from recbole_qbert.model.qbert4rec import QBERT4Rec
 from recbole_qbert.pretraining import fit
@@ -102,6 +103,10 @@ def test_valid_ranks_are_those_of_a_loop(tiny: Tiny, toys: Toys) -> None:
         assert ranks.raw[row] == len(ahead)
         unseen = [token for token in ahead if token == target or token not in items[:-2]]
         assert ranks.unseen[row] == len(unseen)
+    for weights in model.parameters():
+        weights.data.fill_(float("nan"))
+    with pytest.raises(InputError, match="diverged"):
+        trainer._ranks(ValidRows(corpus, users, 7, 8, names), 1)
 
 
 def test_a_killed_pretraining_goes_on_to_the_same_weights(
