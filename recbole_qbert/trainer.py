@@ -34,7 +34,7 @@ from recbole_qbert.distributed import (
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.ranking import METRICS, Ranks, rank_targets, summarise
 from recbole_qbert.files import write_json
-from recbole_qbert.unpadded import row_loss
+from recbole_qbert.unpadded import row_loss, row_scores
 
 DECAYS = ("none", "linear", "cosine")
 
@@ -186,7 +186,8 @@ class SafeTrainer(Trainer):
                 return batches
             return tqdm(batches, total=len(eval_data), ncols=100, desc="Evaluate", leave=False)
 
-        self.ranks = rank_targets(self.model, eval_data, self.device, wrap, self.list_length)
+        score = row_scores(self.model, self.config)
+        self.ranks = rank_targets(self.model, eval_data, self.device, wrap, self.list_length, score)
         return OrderedDict(summarise(self.ranks, self.config["metrics"], self.config["topk"]))
 
     def _ranks_suffice(self, eval_data: Any) -> bool:

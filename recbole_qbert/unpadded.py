@@ -1,14 +1,15 @@
-"""Losses of RecBole's models without the work on padding.
+"""Losses and scores of RecBole's models without the work on padding.
 
 RecBole pads every sequence to the longest one allowed and lets its models compute on all of it,
 though most training rows are short prefixes. Here a batch is cut into rows of 1, 2, 3-4, 5-8, ...
 items, and each part loses the columns that are padding in all its rows. The parts' mean losses,
 weighted by their shares, are the loss of the batch, with the same gradient; only what dropout draws
-differs. B rows, L columns.
+differs. Rows that are ranked are cut in the same way. B rows, L columns, N items.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -22,16 +23,28 @@ from recbole_qbert.distributed import n_terms
 # does not depend on the padding behind it; a test compares their gradients.
 MODELS = frozenset({"BERT4Rec", "FDSA", "GRU4Rec", "NARM", "S3Rec", "SASRec", "SASRecF"})
 
-Loss = Callable[[Interaction], Tensor]
+OfBatch = Callable[[Interaction], Tensor]
 
 
-def row_loss(model: Any, config: Any) -> Loss:
+def row_loss(model: Any, config: Any) -> OfBatch:
     """The model's loss of a batch: unpadded where `trim_padding` and the model allow it."""
-    known = config["model"] in MODELS and config["train_stage"] != "pretrain"
-    if known and config["trim_padding"]:
+    if _allowed(config):
         return UnpaddedLoss(model, config["LIST_SUFFIX"])
-    loss: Loss = model.calculate_loss
+    loss: OfBatch = model.calculate_loss
     return loss
+
+
+def row_scores(model: Any, config: Any) -> OfBatch:
+    """The model's scores of all items [B, N]: unpadded where `row_loss` is."""
+    if _allowed(config):
+        return functools.partial(unpadded_scores, model, config["LIST_SUFFIX"])
+    scores: OfBatch = model.full_sort_predict
+    return scores
+
+
+def _allowed(config: Any) -> bool:
+    known = config["model"] in MODELS and config["train_stage"] != "pretrain"
+    return bool(known and config["trim_padding"])
 
 
 class UnpaddedLoss:
@@ -46,7 +59,7 @@ class UnpaddedLoss:
         if whole == 0:  # no masked position: let RecBole say what that means
             loss: Tensor = self.model.calculate_loss(interaction)
             return loss
-        parts = unpadded(interaction, self.list_suffix)
+        parts = [part for _, part in unpadded(interaction, self.list_suffix)]
         shares = [n_terms(part) / whole for part in parts]
         losses = [
             self.model.calculate_loss(part) * share
@@ -56,12 +69,26 @@ class UnpaddedLoss:
         return torch.stack(losses).sum()
 
 
-def unpadded(interaction: Interaction, list_suffix: str) -> list[Interaction]:
+def unpadded_scores(model: Any, list_suffix: str, interaction: Interaction) -> Tensor:
+    """In place of `full_sort_predict`: the scores of all items [B, N]."""
+    scores = torch.empty(0)
+    for rows, part in unpadded(interaction, list_suffix):
+        found = model.full_sort_predict(part).view(len(rows), -1)
+        if not scores.numel():
+            scores = found.new_empty(len(interaction), found.size(1))
+        scores[rows] = found
+    return scores
+
+
+def unpadded(interaction: Interaction, list_suffix: str) -> list[tuple[Tensor, Interaction]]:
     """Rows of like length together, without the columns that are 0 in all of them.
 
     Args:
         interaction: its sequences, fields whose names end in `list_suffix`, are [B, L, ...].
         list_suffix: RecBole's LIST_SUFFIX.
+
+    Returns:
+        the parts, each behind the numbers of its rows.
     """
     fields = interaction.interaction
     lists = {name: value for name, value in fields.items() if name.endswith(list_suffix)}
@@ -78,5 +105,5 @@ def unpadded(interaction: Interaction, list_suffix: str) -> list[Interaction]:
         columns = max(1, int(width[rows].max()))
         part = {name: value[rows] for name, value in fields.items() if name not in lists}
         part |= {name: value[rows, :columns] for name, value in lists.items()}
-        parts.append(Interaction(part))
+        parts.append((rows, Interaction(part)))
     return parts

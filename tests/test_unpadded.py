@@ -1,4 +1,4 @@
-"""Losses without padding against RecBole's own."""
+"""Losses and scores without padding against RecBole's own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recbole.data.interaction import Interaction
 
-from recbole_qbert.unpadded import MODELS, UnpaddedLoss, row_loss, unpadded
+from recbole_qbert.unpadded import MODELS, UnpaddedLoss, row_loss, row_scores, unpadded
 
 
 def loss_and_gradients(loss: Any, model: Any) -> tuple[float, dict[str, torch.Tensor]]:
@@ -48,13 +48,29 @@ def test_same_loss_and_gradients(tiny: Tiny, model: str, settings: dict[str, Any
     for batch, _ in zip(loaded.train, range(3), strict=False):
         loss, gradients = loss_and_gradients(original(batch), trainer.model)
         parts = unpadded(batch, config["LIST_SUFFIX"])
-        seen += [part["item_id_list"].size(1) for part in parts]
+        seen += [part["item_id_list"].size(1) for _, part in parts]
         unpadded_loss, without = loss_and_gradients(own(batch), trainer.model)
         assert unpadded_loss == pytest.approx(loss, rel=1e-5)
         assert without.keys() == gradients.keys()
         for name, gradient in gradients.items():
             torch.testing.assert_close(without[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
     assert max(seen) < 20 and len(set(seen)) > 2  # or nothing was tested
+
+
+@pytest.mark.parametrize("model", sorted(MODELS))
+@torch.no_grad()
+def test_same_scores(tiny: Tiny, model: str) -> None:
+    settings = {"selected_features": ["semantic_id"]} if model == "SASRecF" else {}
+    config = tiny.make_config(model, MAX_ITEM_LIST_LENGTH=20, **settings)
+    trainer, loaded = new_trainer(config)
+    config["train_stage"] = "finetune"  # for S3Rec
+    trainer.model.eval()
+    own = row_scores(trainer.model, config)
+    assert own != trainer.model.full_sort_predict
+    for batch, *_ in loaded.valid:
+        expected = trainer.model.full_sort_predict(batch).view(len(batch), -1)
+        torch.testing.assert_close(own(batch), expected, rtol=1e-4, atol=1e-6)
+        assert len(unpadded(batch, config["LIST_SUFFIX"])) > 1  # or nothing was tested
 
 
 def test_only_where_it_is_allowed(tiny: Tiny) -> None:
@@ -67,6 +83,7 @@ def test_only_where_it_is_allowed(tiny: Tiny) -> None:
         config = tiny.make_config(model, **settings)
         trainer, _ = new_trainer(config)
         assert row_loss(trainer.model, config) == trainer.model.calculate_loss
+        assert row_scores(trainer.model, config) == trainer.model.full_sort_predict
 
 
 @given(st.lists(st.lists(st.integers(1, 9), max_size=20), min_size=1, max_size=30))
@@ -82,9 +99,10 @@ def test_parts_against_a_loop(sequences: list[list[int]]) -> None:
         }
     )
     parts = unpadded(batch, "_list")
-    rows = [row for part in parts for row in part["row"].tolist()]
+    rows = [row for _, part in parts for row in part["row"].tolist()]
     assert sorted(rows) == list(range(len(sequences)))
-    for part in parts:
+    for numbers, part in parts:
+        assert torch.equal(numbers, part["row"])
         lengths = [len(sequences[row]) for row in part["row"].tolist()]
         longest = max(1, *lengths) if len(lengths) > 1 else max(1, lengths[0])
         assert part["item_id_list"].shape == (len(lengths), longest)

@@ -128,22 +128,25 @@ def rank_targets(
     device: torch.device,
     wrap: Callable[[Iterable[Any]], Iterable[Any]] = iter,
     top_k: int = 0,
+    score: Callable[[Any], Tensor] | None = None,
 ) -> Ranks:
     """Rank every row's target of a full-sort loader.
 
     Of several processes each ranks its share of the batches, and all return all ranks.
 
     Args:
-        model: anything with `full_sort_predict(interaction) -> [B, N]`.
+        model: a model of RecBole's.
         loader: RecBole's loader over a `SemanticIDDataset`.
         device: where the model lies.
         wrap: put around the loader, for a progress bar.
         top_k: length of the lists of best items; 0 keeps none.
+        score: in place of the model's `full_sort_predict(interaction) -> [B, N]`.
 
     Raises:
         InputError: a row's scores are all infinite or no numbers.
     """
     model.eval()
+    score = score or model.full_sort_predict
     process, n_processes = world()
     # [3, B] each, the fields of `Ranks`; with lists [5 + 2 x top_k, B], theirs behind them.
     parts = []
@@ -155,7 +158,7 @@ def rank_targets(
             continue
         rows, items = (each.to(device) for each in dataset.seen_items(interaction))
         targets = targets.to(device)
-        scores = model.full_sort_predict(interaction.to(device)).view(len(targets), -1)
+        scores = score(interaction.to(device)).view(len(targets), -1)
         ranks = target_ranks(scores, targets, (rows, items))
         users = interaction[dataset.uid_field].to(device)
         fields = [users, *ranks]
