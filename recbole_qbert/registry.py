@@ -22,6 +22,7 @@ from recbole.utils import ModelType, get_model
 
 from recbole_qbert.data.dataset import SemanticIDDataset
 from recbole_qbert.errors import InputError, did_you_mean
+from recbole_qbert.model.bert4rec_fixed import BERT4RecFixed
 from recbole_qbert.model.bigram import BigramChain
 from recbole_qbert.model.popularity import Popularity
 from recbole_qbert.model.qbert4rec import IDBERT4Rec, QBERT4Rec
@@ -132,5 +133,5 @@ def _recbole_model(name: str) -> Any:
 
 def register_own_models() -> None:
     """Everything this package brings; called once when it is imported."""
-    for model in (QBERT4Rec, IDBERT4Rec, Popularity, BigramChain):
+    for model in (QBERT4Rec, IDBERT4Rec, BERT4RecFixed, Popularity, BigramChain):
         register(model)

@@ -19,9 +19,11 @@ from torch import Tensor
 
 from recbole_qbert.distributed import n_terms
 
-# RecBole's models whose loss is a mean over rows (or masked positions) and whose answer for a row
-# does not depend on the padding behind it; a test compares their gradients.
-MODELS = frozenset({"BERT4Rec", "FDSA", "GRU4Rec", "NARM", "S3Rec", "SASRec", "SASRecF"})
+# RecBole's models, and a mended one, whose loss is a mean over rows (or masked positions) and whose
+# answer for a row does not depend on the padding behind it; a test compares their gradients.
+MODELS = frozenset(
+    {"BERT4Rec", "BERT4RecFixed", "FDSA", "GRU4Rec", "NARM", "S3Rec", "SASRec", "SASRecF"}
+)
 
 OfBatch = Callable[[Interaction], Tensor]
 

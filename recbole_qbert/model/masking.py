@@ -43,6 +43,23 @@ def n_masked(lengths: Tensor, ratio: float) -> Tensor:
     return (lengths.double() * ratio + half).floor().long().clamp(min=1).minimum(lengths)
 
 
+def append_item(items: Tensor, lengths: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
+    """Write one more item behind each right-padded sequence; a full one drops its oldest.
+
+    Args:
+        items: [B, L].
+        lengths: [B], 0 to L.
+        item: [B].
+
+    Returns:
+        items [B, L] and lengths [B] with the item in place.
+    """
+    full = lengths == items.size(1)
+    items = torch.where(full.unsqueeze(1), items.roll(-1, dims=1), items)
+    at = lengths - full.long()
+    return items.scatter(1, at.unsqueeze(1), item.unsqueeze(1)), at + 1
+
+
 def random_mask(
     lengths: Tensor, max_length: int, ratio: float, generator: torch.Generator
 ) -> Tensor:
@@ -157,3 +174,10 @@ def _randint(high: Tensor, generator: torch.Generator) -> Tensor:
     """One integer in [0, high) for each element of `high`. [B]"""
     draw = torch.rand(high.shape, generator=generator, device=generator.device, dtype=torch.float64)
     return (draw * high).long().minimum(high - 1)
+
+
+def global_generator(device: torch.device) -> torch.Generator:
+    """The device's global generator: seeded by RecBole, saved and restored with a checkpoint."""
+    if device.type == "cuda":
+        return torch.cuda.default_generators[device.index or torch.cuda.current_device()]
+    return torch.default_generator

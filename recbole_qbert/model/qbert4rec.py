@@ -29,7 +29,13 @@ from recbole_qbert.errors import InputError
 from recbole_qbert.model.encoder import SequenceEncoder
 from recbole_qbert.model.items import REPRESENTATIONS, build_representation
 from recbole_qbert.model.loss import exclude_items, smoothed_cross_entropy
-from recbole_qbert.model.masking import SCHEMES, draw_masks, valid_positions
+from recbole_qbert.model.masking import (
+    SCHEMES,
+    append_item,
+    draw_masks,
+    global_generator,
+    valid_positions,
+)
 
 DOMAIN_FIELD = "domain"  # of a batch in pretraining: the number of its domain, the same in all rows
 
@@ -169,7 +175,7 @@ class QBERT4Rec(SequentialRecommender):
         )
         items = items[:, : int(lengths.max())]
         lengths, mask = draw_masks(
-            lengths, items.size(1), self.mask_mix, self.mask_ratios, _generator(items.device)
+            lengths, items.size(1), self.mask_mix, self.mask_ratios, global_generator(items.device)
         )
         rows = self._domain_rows(interaction)
         return MaskedBatch(items, lengths, mask, self.items(rows), rows)
@@ -238,35 +244,11 @@ class IDBERT4Rec(QBERT4Rec):
     """The equal-size control: the same encoder with one random row an item and no codes."""
 
 
-def append_item(items: Tensor, lengths: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
-    """Write one more item behind each right-padded sequence; a full one drops its oldest.
-
-    Args:
-        items: [B, L].
-        lengths: [B], 0 to L.
-        item: [B].
-
-    Returns:
-        items [B, L] and lengths [B] with the item in place.
-    """
-    full = lengths == items.size(1)
-    items = torch.where(full.unsqueeze(1), items.roll(-1, dims=1), items)
-    at = lengths - full.long()
-    return items.scatter(1, at.unsqueeze(1), item.unsqueeze(1)), at + 1
-
-
 def previous_visible(items: Tensor, mask: Tensor) -> Tensor:
     """The nearest item before each position that no mask hides, 0 where there is none. [B, L]"""
     places = torch.arange(items.size(1), device=items.device).expand_as(items)
     nearest = torch.where(mask, -1, places).cummax(dim=1).values
     return items.gather(1, nearest.clamp(min=0)).masked_fill(nearest < 0, 0)
-
-
-def _generator(device: torch.device) -> torch.Generator:
-    """The device's global generator: seeded by RecBole, saved and restored with a checkpoint."""
-    if device.type == "cuda":
-        return torch.cuda.default_generators[device.index or torch.cuda.current_device()]
-    return torch.default_generator
 
 
 def _vocabulary_rows(dataset: Any, representation: str) -> tuple[Tensor, tuple[int, ...]]:

@@ -23,8 +23,8 @@ from recbole_qbert.errors import InputError
 from recbole_qbert.model import encoder as encoder_module
 from recbole_qbert.model import qbert4rec as qbert4rec_module
 from recbole_qbert.model.items import REPRESENTATIONS, CodeItems, WordItems
-from recbole_qbert.model.masking import SCHEMES, MaskDraw, draw_masks
-from recbole_qbert.model.qbert4rec import IDBERT4Rec, QBERT4Rec, append_item, previous_visible
+from recbole_qbert.model.masking import SCHEMES, MaskDraw, append_item, draw_masks
+from recbole_qbert.model.qbert4rec import IDBERT4Rec, QBERT4Rec, previous_visible
 
 SIZES = (3, 4, 3)
 OFFSETS = (0, 3, 7)

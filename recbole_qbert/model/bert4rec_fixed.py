@@ -1,0 +1,80 @@
+"""RecBole's BERT4Rec without the flaws of its masks; B rows, L positions, M masked ones, N items.
+
+Sun et al., BERT4Rec: Sequential Recommendation with Bidirectional Encoder Representations from
+Transformer, CIKM 2019. Sizes, keys and the network are RecBole's (and with its weights, scores of
+full histories are RecBole's); what differs from its version 1.2.1:
+
+* a training row is a history *and* the item behind it, which RecBole leaves out, so that the last
+  training item of a user is never predicted there;
+* each row draws its own masks, not each batch, as many of them as fall on it, and the first
+  position counts (RecBole uses 0 for "no mask", and keeps `mask_ratio * L` masks a row);
+* the loss of a row is the mean over its masks, as in the paper (eq. 8), that of a batch the mean
+  over rows;
+* at inference the mask stands behind the history and the oldest item goes where that is full;
+  RecBole drops it always.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from recbole.data.interaction import Interaction
+from recbole.model.sequential_recommender.bert4rec import BERT4Rec
+from torch import Tensor
+from torch.nn import functional as F
+
+from recbole_qbert.errors import InputError
+from recbole_qbert.model.masking import append_item, draw_masks, global_generator
+
+
+class BERT4RecFixed(BERT4Rec):
+    """See above. `ft_ratio` of the rows have their last item masked alone, `mask_ratio` of the
+    items of all others."""
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        if self.loss_type != "CE":
+            raise InputError(f"loss_type: {self.loss_type}: BERT4RecFixed has CE alone")
+        self.ft_ratio = float(config["ft_ratio"])
+        if not 0 <= self.ft_ratio <= 1:
+            raise InputError(f"ft_ratio: {self.ft_ratio} is not in [0, 1]")
+        if not 0 < self.mask_ratio <= 1:
+            raise InputError(f"mask_ratio: {self.mask_ratio} is not in (0, 1]")
+
+    def calculate_loss(self, interaction: Interaction) -> Tensor:
+        """Mean over rows of the mean cross-entropy over a row's masked positions."""
+        items, lengths = self._append(interaction, interaction[self.POS_ITEM_ID])
+        n_rows, width = items.shape
+        mix = {"random": 1 - self.ft_ratio, "tail": self.ft_ratio}
+        ratios = {"random": self.mask_ratio, "tail": 1 / width}  # one item
+        mask = draw_masks(lengths, width, mix, ratios, global_generator(items.device)).mask
+        hidden = self.forward(items.masked_fill(mask, self.mask_token))[mask]  # [M, D]
+        losses = F.cross_entropy(self._scores(hidden), items[mask], reduction="none")
+        weights = 1 / (n_rows * mask.sum(dim=1))
+        return losses @ weights[mask.nonzero()[:, 0]]
+
+    def predict(self, interaction: Interaction) -> Tensor:
+        """Scores of one given item for each row. Shape [B]."""
+        return self._scores_of_next(interaction).gather(1, interaction[self.ITEM_ID].unsqueeze(1))[
+            :, 0
+        ]
+
+    def full_sort_predict(self, interaction: Interaction) -> Tensor:
+        """Scores of the whole catalogue. Shape [B, N]."""
+        return self._scores_of_next(interaction)
+
+    def _scores_of_next(self, interaction: Interaction) -> Tensor:
+        masks = torch.full_like(interaction[self.ITEM_SEQ_LEN], self.mask_token)
+        items, lengths = self._append(interaction, masks)
+        return self._scores(self.gather_indexes(self.forward(items), lengths - 1))
+
+    def _append(self, interaction: Interaction, item: Tensor) -> tuple[Tensor, Tensor]:
+        """Histories with one more item, and their lengths."""
+        items = interaction[self.ITEM_SEQ]
+        if items.size(1) < self.max_seq_length:  # without padding there may be no place for it
+            items = F.pad(items, (0, 1))
+        return append_item(items, interaction[self.ITEM_SEQ_LEN], item)
+
+    def _scores(self, hidden: Tensor) -> Tensor:
+        return hidden @ self.item_embedding.weight[: self.n_items].T + self.output_bias
