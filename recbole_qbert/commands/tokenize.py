@@ -69,8 +69,8 @@ def default_folder(data_path: Path, names: Sequence[str], output: str = "semid")
 
 def _encode_items(options: argparse.Namespace) -> int:
     from recbole_qbert.data.domain import find_domain
+    from recbole_qbert.tokenizer.artifact import Tokenizer
     from recbole_qbert.tokenizer.new_items import encode_new_items
-    from recbole_qbert.tokenizer.pipeline import Tokenizer
 
     names = options.dataset.split(",")
     data_path = Path(options.data_path)

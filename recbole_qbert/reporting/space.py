@@ -30,7 +30,7 @@ from recbole_qbert.reporting.charts import (
     slug,
 )
 from recbole_qbert.reporting.sections import Block, Section
-from recbole_qbert.tokenizer.pipeline import MANIFEST
+from recbole_qbert.tokenizer.artifact import MANIFEST
 
 PCA_METHOD, TSNE_METHOD = "pca", "tsne"
 METHODS = (TSNE_METHOD, PCA_METHOD)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from recbole_qbert.data.codec import level_letters
-from recbole_qbert.tokenizer.pipeline import Tokenizer
+from recbole_qbert.tokenizer.artifact import Tokenizer
 
 
 def report_lines(tokenizer: Tokenizer) -> Iterator[str]:

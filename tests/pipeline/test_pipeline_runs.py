@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import files_below
@@ -114,13 +115,19 @@ def _wait_for_the_lock(folder: Path) -> None:
     raise AssertionError("the step never ended")
 
 
-def test_a_step_that_outlives_its_pipeline_keeps_others_off(here: Path) -> None:
-    path = write_pipeline(here)
-    Path("wait-b").touch()
+def _held_at(folder: Path, path: Path, steps: str) -> Any:
+    """A pipeline in a process of its own, whose last one of these steps waits to be let go."""
+    Path(f"wait-{steps[-1]}").touch()
     process = FORK.Process(target=lambda: run(planned(path), quiet()))
     process.start()
-    while ran(here) != "ab":
+    while ran(folder) != steps:
         time.sleep(0.01)
+    return process
+
+
+def test_a_step_that_outlives_its_pipeline_keeps_others_off(here: Path) -> None:
+    path = write_pipeline(here)
+    process = _held_at(here, path, "ab")
     process.kill()
     process.join(60)
     with pytest.raises(InputError, match=r"in use by another pipeline.*\(process \d+\)"):
@@ -133,11 +140,7 @@ def test_a_step_that_outlives_its_pipeline_keeps_others_off(here: Path) -> None:
 
 def test_sigterm_ends_the_step_too(here: Path) -> None:
     path = write_pipeline(here)
-    Path("wait-a").touch()
-    process = FORK.Process(target=lambda: run(planned(path), quiet()))
-    process.start()
-    while ran(here) != "a":
-        time.sleep(0.01)
+    process = _held_at(here, path, "a")
     process.terminate()
     process.join(60)
     assert process.exitcode not in (None, 0)

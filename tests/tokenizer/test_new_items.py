@@ -20,9 +20,10 @@ from toy_domain import (
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.semid import read_semantic_ids
 from recbole_qbert.errors import InputError
+from recbole_qbert.tokenizer.artifact import Tokenizer
 from recbole_qbert.tokenizer.inputs import read_catalogue
 from recbole_qbert.tokenizer.new_items import encode_new_items, new_streams
-from recbole_qbert.tokenizer.pipeline import Tokenizer, tokenize
+from recbole_qbert.tokenizer.pipeline import tokenize
 
 HELD = 12  # items that are not there at first
 

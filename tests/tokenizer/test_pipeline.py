@@ -13,8 +13,9 @@ from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.semid import read_semantic_ids
 from recbole_qbert.errors import InputError
 from recbole_qbert.files import read_json, sidecar_path
-from recbole_qbert.tokenizer import pipeline
-from recbole_qbert.tokenizer.pipeline import Tokenizer, tokenize
+from recbole_qbert.tokenizer import artifact, pipeline
+from recbole_qbert.tokenizer.artifact import Tokenizer
+from recbole_qbert.tokenizer.pipeline import tokenize
 from recbole_qbert.tokenizer.report import report_lines
 
 ALL_STREAMS = ["fused", "text", "image", "identity"]
@@ -76,9 +77,11 @@ def test_a_killed_run_goes_on_to_the_same_file(
 ) -> None:
     wanted = _run(tmp_path / "whole", streams=["fused", "text"])
     calls: list[str] = []
+    modules = {name: pipeline for name in ("fit_injector", "fit_quantiser", "reallocate")}
+    modules["write_semantic_ids"] = artifact
 
     def counted(name: str) -> Any:
-        function = getattr(pipeline, name)
+        function = getattr(modules[name], name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
             calls.append(name)
@@ -88,8 +91,8 @@ def test_a_killed_run_goes_on_to_the_same_file(
 
         return call
 
-    for name in ("fit_injector", "fit_quantiser", "reallocate", "write_semantic_ids"):
-        monkeypatch.setattr(pipeline, name, counted(name))
+    for name, module in modules.items():
+        monkeypatch.setattr(module, name, counted(name))
     with pytest.raises(KeyboardInterrupt):
         _run(tmp_path / "killed", streams=["fused", "text"])
     done = list(calls)

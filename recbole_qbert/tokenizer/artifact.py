@@ -1,0 +1,175 @@
+"""A fitted tokenizer: its frozen stages, the IDs given so far, and its folder.
+
+    tokenizer.json                settings, domains, what each stage reports
+    stage1.safetensors            the injector, fused vectors and depths
+    stage2.<stream>.safetensors   a quantiser and the codes of all items
+    ids.safetensors               items and their unique codes; grows with `encode-items`
+
+A *stream* is what a quantiser reads: `fused` (stage 1), a modality's own vectors (`content`: each
+modality that has a table), or `identity` (vectors of co-occurrence in training). The levels of
+several streams stand side by side.
+
+N items, K levels of all streams, D dimension, C codes a level.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbole_qbert._version import __version__
+from recbole_qbert.checkpoint import load_checkpoint, save_checkpoint
+from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
+from recbole_qbert.errors import InputError
+from recbole_qbert.files import read_json, sha256_file, write_json
+from recbole_qbert.injection.fit import Injector
+from recbole_qbert.tokenizer.quantiser import Quantiser, load_quantiser
+from recbole_qbert.tokenizer.settings import FUSED
+
+FORMAT = "recbole-qbert/tokenizer/1"
+MANIFEST = "tokenizer.json"
+Streams = dict[str, tuple[np.ndarray, np.ndarray]]
+"""For each stream its vectors float32 [N, D] and which items have one, bool [N]."""
+
+
+@dataclass
+class Tokenizer:
+    """The frozen stages and the IDs given so far.
+
+    Attributes:
+        folder: where it lies.
+        settings: those of `properties/tokenize.yaml`, with the user's.
+        injector: stage 1, or None where no stream needs it.
+        quantisers: stage 2, one a stream, in the order of the levels.
+        fills: what a stream's quantiser reads for an item without a vector, [D] each.
+        keys: (domain, item) of every item with an ID.
+        codes: int64 [N, K], unique.
+        codebook_sizes: K.
+        report: what each stage reported.
+        shapes: parts and dimension of each modality.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    injector: Injector | None
+    quantisers: dict[str, Quantiser]
+    fills: dict[str, np.ndarray]
+    keys: list[tuple[str, str]]
+    codes: np.ndarray
+    codebook_sizes: tuple[int, ...]
+    report: dict[str, Any]
+    shapes: dict[str, tuple[int, int]]
+
+    @property
+    def vocabulary(self) -> str:
+        """What the codes mean, as a name: that of the fitted quantisers, whatever the items."""
+        hashes = [
+            sha256_file(self.folder / f"stage2.{name}.safetensors") for name in self.quantisers
+        ]
+        return "tokenizer:" + hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+
+    def save_ids(self) -> None:
+        """Write the items and their codes."""
+        content = {"keys": [list(key) for key in self.keys], "codes": self.codes}
+        save_checkpoint(self.folder / "ids.safetensors", content)
+
+    def save(self) -> None:
+        """Write the IDs and the manifest; the stages have written themselves."""
+        self.save_ids()
+        content = {
+            "format": FORMAT,
+            "version": __version__,
+            "settings": self.settings,
+            "streams": list(self.quantisers),
+            "codebook_sizes": list(self.codebook_sizes),
+            "shapes": self.shapes,
+            "report": self.report,
+        }
+        write_json(self.folder / MANIFEST, content)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Tokenizer:
+        """Read a finished tokenizer.
+
+        Raises:
+            InputError: it is not there, or not finished.
+        """
+        folder = Path(folder)
+        if not (folder / MANIFEST).is_file():
+            raise InputError(f"{folder}: no finished tokenizer; run `recbole-qbert tokenize` first")
+        manifest = read_json(folder / MANIFEST)
+        if manifest.get("format") != FORMAT:
+            raise InputError(f"{folder / MANIFEST}: not of this version; tokenize again")
+        injector = None
+        if FUSED in manifest["streams"]:
+            injector = Injector.from_state(load_checkpoint(folder / "stage1.safetensors")["state"])
+        quantisers, fills = {}, {}
+        for stream in manifest["streams"]:
+            state = load_checkpoint(folder / f"stage2.{stream}.safetensors")["state"]
+            quantisers[stream], fills[stream] = load_quantiser(state["quantiser"]), state["fill"]
+        ids = load_checkpoint(folder / "ids.safetensors")
+        return cls(
+            folder=folder,
+            settings=manifest["settings"],
+            injector=injector,
+            quantisers=quantisers,
+            fills=fills,
+            keys=[(domain, item) for domain, item in ids["keys"]],
+            codes=ids["codes"],
+            codebook_sizes=tuple(manifest["codebook_sizes"]),
+            report=manifest["report"],
+            shapes={name: (parts, size) for name, (parts, size) in manifest["shapes"].items()},
+        )
+
+    def encode(self, streams: Streams) -> np.ndarray:
+        """Codes of all streams side by side, int64 [n, K], not yet unique."""
+        blocks = [
+            quantiser.encode(filled(*streams[name], self.fills[name]))
+            for name, quantiser in self.quantisers.items()
+        ]
+        return np.concatenate(blocks, axis=1)
+
+    def distances(self, streams: Streams, rows: np.ndarray) -> np.ndarray:
+        """D of eq. 10 for some items, all streams side by side: float32 [m, K, C]."""
+        blocks = []
+        for name, quantiser in self.quantisers.items():
+            vectors, present = streams[name]
+            taken = filled(vectors[rows], present[rows], self.fills[name])
+            blocks.append(quantiser.distances(taken))
+        widest = max(block.shape[2] for block in blocks)
+        padded = [
+            np.pad(block, ((0, 0), (0, 0), (0, widest - block.shape[2])), constant_values=np.inf)
+            for block in blocks
+        ]
+        return np.concatenate(padded, axis=1)
+
+    def write_ids(self, domains: Sequence[Domain], sources: Mapping[str, Any]) -> None:
+        """Write each domain's `.semid`, all items of it that have an ID."""
+        rows: dict[str, list[int]] = {}
+        for row, (name, _) in enumerate(self.keys):
+            rows.setdefault(name, []).append(row)
+        for domain in domains:
+            own = rows[domain.name]
+            items = tuple(self.keys[row][1] for row in own)
+            table = SemanticIDTable(
+                items, self.codes[own], self.codebook_sizes, vocabulary=self.vocabulary
+            )
+            source = {
+                "method": "tokenize",
+                "domains": sorted(rows),
+                "settings": self.settings,
+                "files": dict(sources),
+                "report": self.report,
+            }
+            write_semantic_ids(domain.file(self.settings["output"]), table, source)
+
+
+def filled(vectors: np.ndarray, present: np.ndarray, fill: np.ndarray) -> np.ndarray:
+    """The vectors, with `fill` where an item has none."""
+    return vectors if present.all() else np.where(present[:, None], vectors, fill)
