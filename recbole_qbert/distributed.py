@@ -30,7 +30,7 @@ from recbole.data.interaction import Interaction
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from recbole_qbert.errors import InputError
+from recbole_qbert.errors import InputError, whole_number
 from recbole_qbert.process import n_cores
 
 BERT4REC_MASKS = "MASK_INDEX"  # the field of masked positions, 0 where there is none
@@ -107,10 +107,7 @@ def launch(n_processes: int, arguments: Sequence[str]) -> int:
 
 def number_of_processes(given: Any) -> int:
     """`nproc` as a number; 1 where nothing is given."""
-    text = "1" if given in (None, "") else str(given)
-    if not text.isdecimal() or int(text) < 1:
-        raise InputError(f"nproc: {given!r} is not a whole number of at least 1")
-    return int(text)
+    return whole_number("nproc", 1 if given in (None, "") else given)
 
 
 @contextlib.contextmanager

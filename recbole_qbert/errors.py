@@ -1,9 +1,10 @@
-"""The one exception a user may cause; every command turns it into one line and exit status 2."""
+"""What a user may cause, turned by every command into one line and exit status 2, and its words."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class InputError(Exception):
@@ -23,3 +24,20 @@ def preview(words: Sequence[str], n: int = 10) -> str:
     """The first `n` words, comma-separated, with an ellipsis where more follow."""
     shown = ", ".join(str(word) for word in words[:n])
     return shown + (", …" if len(words) > n else "")
+
+
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """A whole number, which may come as text from a command line.
+
+    Args:
+        name: what is said of it where it is none.
+        value: what was given.
+        least: the smallest one that will do.
+
+    Raises:
+        InputError: it is none, or too small.
+    """
+    text = "" if isinstance(value, bool) else str(value)
+    if not text.isdecimal() or int(text) < least:
+        raise InputError(f"{name}: {value!r} is not a whole number of at least {least}")
+    return int(text)

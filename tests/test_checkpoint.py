@@ -30,6 +30,7 @@ from recbole.trainer import Trainer
 from recbole.utils import init_seed
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from waiting import until
 
 from recbole_qbert import checkpoint
 from recbole_qbert.checkpoint import (
@@ -363,9 +364,7 @@ def test_a_kill_while_saving_leaves_a_whole_file(tmp_path: Path) -> None:
         process = context.Process(target=_save_for_ever, args=(str(path),))
         process.start()
         assert process.pid is not None
-        deadline = time.monotonic() + 30
-        while load_checkpoint(path)["number"] < 2 and time.monotonic() < deadline:
-            time.sleep(0.005)
+        until(lambda: load_checkpoint(path)["number"] >= 2)
         time.sleep(pause)
         os.kill(process.pid, signal.SIGKILL)
         process.join()

@@ -20,7 +20,7 @@ from recbole_qbert.config import (
     parse_value,
     shipped,
 )
-from recbole_qbert.errors import InputError, did_you_mean
+from recbole_qbert.errors import InputError, did_you_mean, whole_number
 from recbole_qbert.model.popularity import Popularity
 from recbole_qbert.registry import MODEL_TABLE, model_entry
 
@@ -32,20 +32,9 @@ CONTROLS = ("Popularity", "BigramChain", "IDBERT4Rec")
 REFERENCE = "QBERT4Rec"
 NOT_STATED = "not stated"
 SECTIONS = ("settings", "per_model", "per_dataset")
-KEYS = frozenset(
-    # fmt: off
-    [
-        "models",
-        "datasets",
-        "seeds",
-        "data_path",
-        "checkpoint_dir",
-        "reference",
-        "controls",
-        "max_concurrent",
-    ]
-    # fmt: on
-).union(SECTIONS)
+PATHS = ("data_path", "checkpoint_dir")
+ROWS = ("models", "datasets", "seeds", "reference", "controls")
+KEYS = frozenset({*PATHS, *ROWS, *SECTIONS, "max_concurrent"})
 ENTRY_KEYS = ("name", "model", "settings", "budget")
 # Settings of a run that the benchmark itself gives -> where it takes them from.
 OWN = {
@@ -171,7 +160,7 @@ def read_plan(path: str | Path, flags: Mapping[str, str]) -> Plan:
         per_model=_mappings(content, "per_model", source),
         per_dataset=_mappings(content, "per_dataset", source),
         reference=reference,
-        max_concurrent=_count(content, "max_concurrent", source),
+        max_concurrent=whole_number(f"{source}: max_concurrent", content.get("max_concurrent", 1)),
         given=values,
     )
     _check_settings(plan)
@@ -304,13 +293,6 @@ def _truth(content: Mapping[str, Any], key: str, source: str) -> bool:
     value = content.get(key, True)
     if not isinstance(value, bool):
         raise InputError(f"{source}: {key}: {value!r} is not True or False")
-    return value
-
-
-def _count(content: Mapping[str, Any], key: str, source: str) -> int:
-    value = content.get(key, 1)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{source}: {key}: {value!r} is not a whole number of at least 1")
     return value
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from recbole_qbert.commands.run import wide_console
 from recbole_qbert.commands.settings import parse_settings, split_files
-from recbole_qbert.errors import InputError
+from recbole_qbert.errors import InputError, whole_number
 
 HELP = (
     "what a part is worth: ablate modality|pretraining|fusion|masks --dataset=X --seeds=1,2,3 "
@@ -30,9 +30,7 @@ def run_ablate(arguments: Sequence[str]) -> int:
     seeds = split_files(given.pop("seeds", "2026"))
     if not seeds or not all(seed.isdecimal() for seed in seeds) or len(set(seeds)) < len(seeds):
         raise InputError(f"--seeds={','.join(seeds)}: give different whole numbers")
-    at_once = given.pop("max_concurrent", "1")
-    if not at_once.isdecimal() or int(at_once) < 1:
-        raise InputError(f"--max_concurrent={at_once}: a whole number of at least 1 is needed")
+    max_concurrent = whole_number("max_concurrent", given.pop("max_concurrent", 1))
     stages = {
         stage: {
             key.partition(".")[2]: given.pop(key)
@@ -50,7 +48,7 @@ def run_ablate(arguments: Sequence[str]) -> int:
         settings=dict(given),
         ids=stages["tokenize"],
         pretraining=stages["pretrain"],
-        max_concurrent=int(at_once),
+        max_concurrent=max_concurrent,
     )
     ablate(request, wide_console())
     return 0

@@ -19,6 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from recbole_qbert.data.codec import quote
 from recbole_qbert.encoders.driver import EncodedBatch
+from recbole_qbert.process import n_cores
 
 # A list of its own, because Pillow would also start Ghostscript for an EPS file.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
@@ -114,7 +115,7 @@ def encode_pictures(
 
 def default_threads() -> int:
     """Threads that read files: one a core, but the interpreter keeps no more than four busy."""
-    return min(4, os.cpu_count() or 1)
+    return min(4, n_cores())
 
 
 def _prepared(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 import statistics
 from collections import Counter
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Tiny
-from toy_plan import SETTINGS, write_plan
+from toy_plan import SETTINGS, lines_of, write_plan
 
 from recbole_qbert.benchmarking.plan import CONTROLS
 from recbole_qbert.cli import main
@@ -23,11 +22,6 @@ from recbole_qbert.trainer import SafeTrainer
 
 MODELS = ["QBERT4Rec", "SASRec", "Popularity"]
 RANKINGS = {"": "all items", "unseen_": "seen excluded"}
-
-
-def lines_of(folder: str) -> list[dict[str, Any]]:
-    text = Path(folder, "results.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
 
 
 def csv_of(folder: str) -> list[dict[str, str]]:

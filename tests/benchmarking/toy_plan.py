@@ -1,7 +1,8 @@
-"""A benchmark's YAML on the toy data."""
+"""A benchmark's YAML on the toy data, and what came of it."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -32,3 +33,9 @@ def write_plan(tiny: Tiny, **content: Any) -> Path:
     }
     path.write_text(yaml.safe_dump(base | content, sort_keys=False))
     return path
+
+
+def lines_of(folder: str) -> list[dict[str, Any]]:
+    """The runs in a folder's results.jsonl."""
+    text = Path(folder, "results.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 from conftest import files_below
 from toy_pipeline import planned, quiet, ran, write_pipeline
+from waiting import until
 
 from recbole_qbert.cli import main
 from recbole_qbert.errors import InputError
 from recbole_qbert.pipeline import runner
 from recbole_qbert.pipeline.runner import dry_run, judge, run
-from recbole_qbert.pipeline.state import State
+from recbole_qbert.pipeline.state import State, locked
 
 FORK = multiprocessing.get_context("fork")  # a fresh interpreter would import torch each time
 
@@ -104,15 +105,13 @@ def test_killed_at_each_step_it_goes_on_from_there(here: Path) -> None:
 
 def _wait_for_the_lock(folder: Path) -> None:
     """Until the step that the killed pipeline left has ended too."""
-    from recbole_qbert.pipeline.state import locked
 
-    for _ in range(500):
-        try:
-            with locked(folder / "state" / "here.json"):
-                return
-        except InputError:
-            time.sleep(0.01)
-    raise AssertionError("the step never ended")
+    def free() -> bool:
+        with contextlib.suppress(InputError), locked(folder / "state" / "here.json"):
+            return True
+        return False
+
+    until(free)
 
 
 def _held_at(folder: Path, path: Path, steps: str) -> Any:
@@ -120,8 +119,7 @@ def _held_at(folder: Path, path: Path, steps: str) -> Any:
     Path(f"wait-{steps[-1]}").touch()
     process = FORK.Process(target=lambda: run(planned(path), quiet()))
     process.start()
-    while ran(folder) != steps:
-        time.sleep(0.01)
+    until(lambda: ran(folder) == steps)
     return process
 
 

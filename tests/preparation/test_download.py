@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from conftest import files_below
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rude_server import BIG, RudeServer, picture
+from waiting import until
 
 from recbole_qbert.errors import InputError
 from recbole_qbert.preparation.download import _row, download, read_items, read_list, read_status
@@ -122,18 +122,20 @@ def test_a_kill_and_a_restart_lose_nothing(server: RudeServer, tmp_path: Path) -
     )
     process.start()
     part = tmp_path / "out" / ".parts"
-    while True:
+
+    def under_way() -> Path | None:
         kept = [path for path in part.glob("slow.*") if path.suffix != ".json"]
-        if len(read_status(tmp_path / "out")) == 5 and kept and kept[0].stat().st_size > 100_000:
-            break
-        time.sleep(0.01)
-        assert process.is_alive()
+        done = len(read_status(tmp_path / "out")) == 5
+        return kept[0] if done and kept and kept[0].stat().st_size > 100_000 else None
+
+    kept = until(under_way)
+    assert process.is_alive()
     os.kill(process.pid or 0, signal.SIGKILL)
     process.join(10)
     assert not (tmp_path / "out" / "slow").exists()
     with open(tmp_path / "out" / "status.tsv", "a") as journal:
         journal.write("slow\tdone\tslow\t5120")  # cut short by the kill
-    already = kept[0].stat().st_size
+    already = kept.stat().st_size
     assert download(entries, tmp_path / "out", Wanted(), FAST) == {DONE: 6}
     assert (tmp_path / "out" / "slow").read_bytes() == BIG
     assert server.ranges == [f"bytes={already}-"]

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from waiting import until
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 NO_BROWSER = "no Chromium found (chromium or google-chrome on the PATH)"
 FLAGS = (
@@ -73,13 +75,12 @@ class Tab:
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=1, mobile=width < 600,
         )  # fmt: skip
-        address, deadline = path.resolve().as_uri(), time.monotonic() + PATIENCE
+        address = path.resolve().as_uri()
         self.call("Page.navigate", url="about:blank")
         self.events.clear()
         self.call("Page.navigate", url=address)
-        while not self.run(f"document.readyState === 'complete' && location.href === '{address}'"):
-            assert time.monotonic() < deadline, f"{address} is not loaded"
-            time.sleep(0.1)
+        loaded = f"document.readyState === 'complete' && location.href === '{address}'"
+        until(lambda: self.run(loaded), PATIENCE)
 
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression."""

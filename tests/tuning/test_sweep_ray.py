@@ -17,6 +17,7 @@ import pytest
 from conftest import Tiny
 from rich.console import Console
 from tune_toy import toy_plan, without_ray, write_sweep
+from waiting import until
 
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.results import read_results
@@ -207,7 +208,6 @@ def test_faults_and_gpus_of_processes(tmp_path: Path, cluster: str) -> None:
     def train(number: int, report: Any) -> None:
         import os
         import signal
-        import time
 
         from recbole_qbert.errors import InputError
 
@@ -271,11 +271,9 @@ def test_a_command_killed_from_outside(tiny: Tiny, monkeypatch: pytest.MonkeyPat
     options: dict[str, Any] = {"env": {**os.environ, "OMP_NUM_THREADS": "1"}}
     options |= {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     driver = subprocess.Popen(command, **options)
-    deadline = time.monotonic() + 300
     journal = plan.folder / "reports.jsonl"
-    while not journal.is_file() or len(journal.read_bytes().splitlines()) < 6:
-        assert driver.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: journal.is_file() and len(journal.read_bytes().splitlines()) >= 6, 300)
+    assert driver.poll() is None
     driver.kill()
     driver.wait()
     run = subprocess.run([*command, "--resume"], **options, timeout=300)

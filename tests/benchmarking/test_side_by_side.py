@@ -2,68 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from conftest import Tiny
+from rich.console import Console
+from toy_plan import SETTINGS, lines_of, write_plan
+from waiting import until
 
 from recbole_qbert.cli import main
 from recbole_qbert.config import build_config
 from recbole_qbert.provenance import run_folder
 from recbole_qbert.side_by_side import Job, run_jobs
 
-SETTINGS = {
-    "hidden_size": 8,
-    "inner_size": 16,
-    "n_heads": 1,
-    "use_gpu": False,
-    "train_batch_size": 16,
-    "MAX_ITEM_LIST_LENGTH": 8,
-    "epochs": 2,
-    "data_path": ".",
-}
 LONG = ["--epochs=100000", "--stopping_step=100000"]
 
 
-def write_plan(tiny: Tiny, **changes: Any) -> str:
-    content = {
-        "models": ["QBERT4Rec", "SASRec"],
-        "datasets": ["toy"],
-        "seeds": [1, 2],
-        "data_path": ".",
-        "controls": False,
-        "settings": {key: value for key, value in SETTINGS.items() if key != "data_path"},
-    }
-    path = tiny.root / "bench.yaml"
-    path.write_text(json.dumps(content | changes))
-    return str(path)
-
-
-def lines_of(folder: str) -> list[dict[str, Any]]:
-    text = Path(folder, "results.jsonl").read_text(encoding="utf-8")
-    return sorted(map(json.loads, text.splitlines()), key=lambda run: (run["model"], run["seed"]))
-
-
-def until(condition: Callable[[], Any]) -> Any:
-    """The first true value of a condition, which comes within a minute."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.05)
-    raise AssertionError("not within a minute")
+def runs_of(folder: str) -> list[dict[str, Any]]:
+    """They end in any order."""
+    return sorted(lines_of(folder), key=lambda run: (run["model"], run["seed"]))
 
 
 def begun(folder: str) -> list[Path]:
@@ -75,11 +40,11 @@ def test_two_at_a_time_give_what_one_at_a_time_gives(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    path = write_plan(tiny)
+    path = str(write_plan(tiny, seeds=[1, 2]))
     assert main(["benchmark", path, "--checkpoint_dir=one"]) == 0
     capfd.readouterr()
     assert main(["benchmark", path, "--checkpoint_dir=two", "--max_concurrent=2"]) == 0
-    for left, right in zip(lines_of("one"), lines_of("two"), strict=True):
+    for left, right in zip(runs_of("one"), runs_of("two"), strict=True):
         for key in ("model", "seed", "valid", "test", "best_epoch", "n_parameters", "threads"):
             assert left[key] == right[key]
     tables = [Path(name, "benchmark", "table.csv").read_text() for name in ("one", "two")]
@@ -99,7 +64,8 @@ def test_a_failed_run_stops_no_other_and_equal_runs_are_made_once(
 ) -> None:
     twin = {"name": "twin", "model": "SASRec"}
     broken = {"name": "broken", "model": "QBERT4Rec", "settings": {"label_smoothing": 2.0}}
-    path = write_plan(tiny, models=[broken, "SASRec", twin], seeds=[1], reference="SASRec")
+    models = [broken, "SASRec", twin]
+    path = str(write_plan(tiny, models=models, reference="SASRec"))
     assert main(["benchmark", path, "--max_concurrent=2"]) == 2
     assert capsys.readouterr().err.splitlines() == [
         "recbole-qbert: broken on toy, seed 1: label_smoothing: 2.0 is not in [0, 1)"
@@ -111,7 +77,7 @@ def test_a_failed_run_stops_no_other_and_equal_runs_are_made_once(
 def test_a_killed_process_is_one_line_and_the_benchmark_goes_on_when_repeated(
     tiny: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = write_plan(tiny, seeds=[1])
+    path = str(write_plan(tiny))
 
     def kill() -> None:
         until(lambda: len(begun("saved")) == 2)
@@ -132,7 +98,7 @@ def test_a_killed_process_is_one_line_and_the_benchmark_goes_on_when_repeated(
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
 def test_no_process_outlives_a_benchmark(tiny: Tiny, number: signal.Signals, status: int) -> None:
-    command = [sys.executable, "-m", "recbole_qbert", "benchmark", write_plan(tiny, seeds=[1])]
+    command = [sys.executable, "-m", "recbole_qbert", "benchmark", str(write_plan(tiny))]
     with open("log", "wb") as log:
         parent = subprocess.Popen(
             [*command, "--max_concurrent=2", *LONG], stdout=log, stderr=subprocess.STDOUT
@@ -150,12 +116,9 @@ def test_no_process_outlives_a_benchmark(tiny: Tiny, number: signal.Signals, sta
     assert "Traceback" not in Path("log").read_text()
 
 
-def test_an_error_that_is_nobodys_input_is_not_hidden(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from rich.console import Console
-
-    configs = [build_config("SASRec", "toy", (), SETTINGS | {"seed": seed}) for seed in (1, 2)]
+def test_an_error_that_is_nobodys_input_is_not_hidden(tiny: Tiny) -> None:
+    given = SETTINGS | {"data_path": "."}
+    configs = [build_config("SASRec", "toy", (), given | {"seed": seed}) for seed in (1, 2)]
     jobs = [Job(f"seed {config['seed']}", config, []) for config in configs]
     run_folder(configs[0]).parent.mkdir(parents=True)
     run_folder(configs[0]).write_text("a file where the run's folder goes")
@@ -165,7 +128,7 @@ def test_an_error_that_is_nobodys_input_is_not_hidden(
 
 @pytest.mark.parametrize("value", ["0", "x", "True"])
 def test_not_a_number(tiny: Tiny, capsys: pytest.CaptureFixture[str], value: str) -> None:
-    assert main(["benchmark", write_plan(tiny), f"--max_concurrent={value}"]) == 2
+    assert main(["benchmark", str(write_plan(tiny)), f"--max_concurrent={value}"]) == 2
     assert "max_concurrent: " in capsys.readouterr().err
     assert main(["ablate", "masks", "--dataset=toy", f"--max_concurrent={value}"]) == 2
-    assert f"--max_concurrent={value}: a whole number" in capsys.readouterr().err
+    assert "max_concurrent: " in capsys.readouterr().err
