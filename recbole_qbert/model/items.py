@@ -100,16 +100,20 @@ class CodeItems(ItemRepresentation):
         return codes, self.dropout(torch.ones_like(codes, dtype=self.table.weight.dtype))
 
     def code_loss(self, hidden: Tensor, items: Tensor, score: Score) -> Tensor:
-        size = self.table.embedding_dim
         chosen = self.item_codes[items].unbind(dim=1)  # K times [M]
-        tables = self.table.weight.split(self.codebook_sizes)  # K times [S_k, D]
         total, first = hidden.new_zeros(()), 0
-        for level, (codes, table) in enumerate(zip(chosen, tables, strict=True)):
-            token = level % self.tokens_per_item  # its own of T = K, or the only one
-            logits = score(hidden[:, token * size : (token + 1) * size], table)
+        for codes, logits in zip(chosen, self._code_logits(hidden, score), strict=True):
             total = total + F.cross_entropy(logits, codes - first)
-            first += len(table)
-        return total / len(tables)
+            first += logits.size(1)
+        return total / len(chosen)
+
+    def _code_logits(self, hidden: Tensor, score: Score) -> Sequence[Tensor]:
+        """K times [M, S_k]."""
+        if self.tokens_per_item == 1:
+            return score(hidden, self.table.weight).split(self.codebook_sizes, dim=1)
+        tokens = hidden.split(self.table.embedding_dim, dim=1)
+        tables = self.table.weight.split(self.codebook_sizes)
+        return [score(token, table) for token, table in zip(tokens, tables, strict=True)]
 
 
 class ComposeItems(CodeItems):

@@ -1,40 +1,95 @@
-"""Excluding items from scores, and the cross-entropy that bears it.
+"""Excluding items from scores, and the cross-entropy that does so.
 
-M masked positions, N items, L items a row.
+M masked positions, N items (column 0 is padding), E items that a row leaves out.
+
+A catalogue of scores is by far the largest thing that a step touches, so both work in place and
+the loss has its gradient written out: as few passes over [M, N] as there can be.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
 def exclude_items(scores: Tensor, items: Tensor) -> Tensor:
-    """Set the padding item and, in each row, the listed items to minus infinity.
+    """Set the padding item and, in each row, the listed items to minus infinity, in place.
 
     Args:
         scores: [M, N].
-        items: [M, L] item ids; 0 may fill a row up.
+        items: [M, E] item ids; 0 may fill a row up.
 
     Returns:
-        [M, N], a new tensor.
+        `scores`.
     """
-    excluded = torch.zeros_like(scores, dtype=torch.bool)
-    excluded[:, 0] = True
-    return scores.masked_fill(excluded.scatter_(1, items, True), -torch.inf)
+    return scores.scatter_(1, _with_padding(items), -torch.inf)
 
 
-def smoothed_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+def smoothed_cross_entropy(
+    logits: Tensor, targets: Tensor, excluded: Tensor, smoothing: float
+) -> Tensor:
     """Mean cross-entropy with label smoothing over the items that are not excluded.
 
     PyTorch's own `label_smoothing` spreads the mass over all columns, excluded ones included, and
     is infinite as soon as one logit is minus infinity.
+
+    Args:
+        logits: [M, N]; what is excluded becomes minus infinity, as of `exclude_items`.
+        targets: [M]; none is excluded.
+        excluded: [M, E] item ids; 0 may fill a row up.
+        smoothing: mass that all items that are left share, in [0, 1).
+
+    Returns:
+        A scalar.
     """
-    if smoothing == 0:
-        return F.cross_entropy(logits, targets)
-    log_probability = F.log_softmax(logits, dim=1)
-    allowed = logits.isfinite()
-    uniform = log_probability.masked_fill(~allowed, 0.0).sum(dim=1) / allowed.sum(dim=1)
-    chosen = log_probability.gather(1, targets.unsqueeze(1)).squeeze(1)
-    return -((1 - smoothing) * chosen + smoothing * uniform).mean()
+    loss: Tensor
+    loss, _ = _SmoothedCrossEntropy.apply(logits, targets, _with_padding(excluded), smoothing)
+    return loss
+
+
+class _SmoothedCrossEntropy(torch.autograd.Function):
+    """With z the logits, p their softmax and n the items that are left, a row's loss is
+    -log p_target + smoothing * (z_target - sum z / n); its gradient is p - smoothing / n
+    - (1 - smoothing) at the target, and 0 where excluded."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, targets: Tensor, excluded: Tensor, smoothing: float
+    ) -> tuple[Tensor, Tensor]:
+        ctx.mark_dirty(logits)
+        ctx.set_materialize_grads(False)
+        own, ordered = targets.unsqueeze(1), excluded.sort(dim=1).values
+        n_excluded = 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(dim=1, keepdim=True)
+        n_left = logits.size(1) - n_excluded  # [M, 1]
+        total = logits.scatter_(1, excluded, 0.0).sum(dim=1, keepdim=True) if smoothing else 0.0
+        logits.scatter_(1, excluded, -torch.inf)
+        log_probability = F.log_softmax(logits, dim=1)
+        loss = -log_probability.gather(1, own)
+        if smoothing:
+            loss += smoothing * (logits.gather(1, own) - total / n_left)
+        ctx.save_for_backward(log_probability, own, excluded, n_left)
+        ctx.smoothing = smoothing
+        return loss.mean(), logits
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, gradient: Tensor | None, _: Any
+    ) -> tuple[Tensor | None, None, None, None]:
+        if gradient is None:  # nobody asks: none is made up, that of the logits least of all
+            return None, None, None, None
+        log_probability, own, excluded, n_left = ctx.saved_tensors
+        found = log_probability.exp()
+        if ctx.smoothing:
+            found -= ctx.smoothing / n_left
+            found.scatter_(1, excluded, 0.0)
+        found.scatter_add_(1, own, torch.full_like(found[:, :1], ctx.smoothing - 1))
+        return found.mul_(gradient / len(found)), None, None, None
+
+
+def _with_padding(items: Tensor) -> Tensor:
+    return F.pad(items, (1, 0))

@@ -188,8 +188,7 @@ class QBERT4Rec(SequentialRecommender):
         logits = self._score(hidden, matrix)  # [M, N]
         visible = self._visible_items(items, lengths, mask)[mask.nonzero()[:, 0]]  # [M, L]
         visible = visible.masked_fill(visible == targets.unsqueeze(1), 0)
-        logits = exclude_items(logits, visible)
-        loss = smoothed_cross_entropy(logits, targets, self.label_smoothing)
+        loss = smoothed_cross_entropy(logits, targets, visible, self.label_smoothing)
         if self.code_loss_weight:
             targets = targets if rows is None else rows[targets]
             loss = loss + self.code_loss_weight * self.items.code_loss(hidden, targets, self._score)
@@ -222,7 +221,9 @@ class QBERT4Rec(SequentialRecommender):
         """Logits [..., M, R] of rows [..., R, D] for hidden vectors [..., M, D]."""
         if self.temperature is None:
             return hidden @ rows.mT
-        return F.normalize(hidden, dim=-1) @ F.normalize(rows, dim=-1).mT / self.temperature
+        # The temperature where it is cheap: M * D numbers, not M * R.
+        directions = F.normalize(hidden, dim=-1) / self.temperature
+        return directions @ F.normalize(rows, dim=-1).mT
 
     def _next_item_state(self, interaction: Interaction, matrix: Tensor) -> tuple[Tensor, Tensor]:
         """Append one mask to each history; its hidden vector [B, T * D] and the visible items."""

@@ -11,6 +11,12 @@ from torch.nn import functional as F
 from recbole_qbert.model.loss import exclude_items, smoothed_cross_entropy
 
 INF = math.inf
+NOTHING = torch.empty(1, 0, dtype=torch.long)
+
+
+def _excluded(logits: torch.Tensor, items: torch.Tensor) -> list[list[float]]:
+    """What is left of logits, as plain numbers."""
+    return exclude_items(logits.clone(), items).tolist()
 
 
 def _by_hand(logits: list[list[float]], targets: list[int], smoothing: float) -> float:
@@ -35,7 +41,7 @@ def test_exclude_items_by_hand() -> None:
 
 
 def test_exclude_items_against_a_loop() -> None:
-    """Random ids with repeats; the given scores stay as they were."""
+    """Random ids with repeats, in place."""
     torch.manual_seed(0)
     scores, items = torch.randn(20, 30), torch.randint(0, 30, (20, 9))
     before = scores.clone()
@@ -45,15 +51,16 @@ def test_exclude_items_against_a_loop() -> None:
         for item in range(30):
             wanted = -INF if item in gone else before[row, item].item()
             assert found[row, item].item() == wanted
-    assert torch.equal(scores, before)
+    assert found is scores
 
 
 def test_smoothing_with_the_numbers_written_out() -> None:
     """Logits 0 and log 3, one excluded: p = 1/4, 3/4."""
-    logits = torch.tensor([[0.0, -INF, math.log(3.0)]])
+    logits = torch.tensor([[5.0, 0.0, 7.0, math.log(3.0)]])
     wanted = -(0.9 * math.log(0.75) + 0.05 * math.log(0.75) + 0.05 * math.log(0.25))
-    found = smoothed_cross_entropy(logits, torch.tensor([2]), 0.1)
+    found = smoothed_cross_entropy(logits, torch.tensor([3]), torch.tensor([[2]]), 0.1)
     assert found.item() == pytest.approx(wanted, rel=1e-6)
+    assert logits.tolist() == [[-INF, 0.0, -INF, pytest.approx(math.log(3.0))]]
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.05, 0.3, 0.9])
@@ -63,28 +70,29 @@ def test_smoothing_against_plain_floats(smoothing: float) -> None:
     targets = torch.randint(1, 15, (12,))
     visible = torch.randint(0, 15, (12, 6))
     visible = visible.masked_fill(visible == targets.unsqueeze(1), 0)
-    logits = exclude_items(3 * torch.randn(12, 15, dtype=torch.float64), visible)
-    wanted = _by_hand(logits.tolist(), targets.tolist(), smoothing)
-    found = smoothed_cross_entropy(logits, targets, smoothing).item()
+    logits = 3 * torch.randn(12, 15, dtype=torch.float64)
+    wanted = _by_hand(_excluded(logits, visible), targets.tolist(), smoothing)
+    found = smoothed_cross_entropy(logits, targets, visible, smoothing).item()
     assert found == pytest.approx(wanted, rel=1e-12)
 
 
 def test_no_smoothing_is_cross_entropy() -> None:
-    """Bit for bit, excluded items or not."""
+    """Excluded items or not."""
     torch.manual_seed(2)
     logits, targets = torch.randn(8, 10), torch.randint(3, 10, (8,))
-    for scores in (logits, exclude_items(logits, torch.tensor([[1, 2]] * 8))):
-        found = smoothed_cross_entropy(scores, targets, 0.0)
-        assert torch.equal(found, F.cross_entropy(scores, targets))
+    for items in (NOTHING.expand(8, 0), torch.tensor([[1, 2]] * 8)):
+        scores = logits.clone()
+        found = smoothed_cross_entropy(scores, targets, items, 0.0)
+        assert found.item() == pytest.approx(F.cross_entropy(scores, targets).item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("smoothing", [0.1, 0.5])
 def test_without_exclusions_it_is_pytorchs_smoothing(smoothing: float) -> None:
-    """Where no logit is minus infinity, PyTorch's own option gives the same number."""
+    """Over all columns but padding's, PyTorch's own option gives the same number."""
     torch.manual_seed(3)
-    logits, targets = torch.randn(8, 10, dtype=torch.float64), torch.randint(0, 10, (8,))
-    found = smoothed_cross_entropy(logits, targets, smoothing)
-    wanted = F.cross_entropy(logits, targets, label_smoothing=smoothing)
+    logits, targets = torch.randn(8, 10, dtype=torch.float64), torch.randint(1, 10, (8,))
+    wanted = F.cross_entropy(logits[:, 1:], targets - 1, label_smoothing=smoothing)
+    found = smoothed_cross_entropy(logits, targets, NOTHING.expand(8, 0), smoothing)
     assert found.item() == pytest.approx(wanted.item(), rel=1e-12)
 
 
@@ -93,8 +101,10 @@ def test_minus_infinity_stays_out_of_loss_and_gradient(smoothing: float) -> None
     """Finite loss and gradient, exactly zero on excluded columns; PyTorch's own is infinite."""
     scores = torch.randn(3, 6, generator=torch.Generator().manual_seed(4)).requires_grad_()
     targets = torch.tensor([1, 2, 5])
-    logits = exclude_items(scores, torch.tensor([[2, 3], [4, 0], [1, 2]]))
-    loss = smoothed_cross_entropy(logits, targets, smoothing)
+    logits = scores * 1.0  # a leaf cannot be written to
+    loss = smoothed_cross_entropy(
+        logits, targets, torch.tensor([[2, 3], [4, 0], [1, 2]]), smoothing
+    )
     (gradient,) = torch.autograd.grad(loss, scores)
     assert loss.isfinite()
     assert gradient.isfinite().all()
@@ -106,8 +116,8 @@ def test_minus_infinity_stays_out_of_loss_and_gradient(smoothing: float) -> None
 
 def test_a_row_with_only_its_target_left_costs_nothing() -> None:
     """One allowed item has probability 1 at any smoothing."""
-    logits = exclude_items(torch.randn(1, 4), torch.tensor([[1, 3]]))
-    assert smoothed_cross_entropy(logits, torch.tensor([2]), 0.3).item() == 0.0
+    items = torch.tensor([[1, 3]])
+    assert smoothed_cross_entropy(torch.randn(1, 4), torch.tensor([2]), items, 0.3).item() == 0.0
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.15])
@@ -116,7 +126,7 @@ def test_gradient_is_that_of_finite_differences(smoothing: float) -> None:
     targets, visible = torch.tensor([3, 1, 4]), torch.tensor([[1, 2], [0, 0], [2, 5]])
 
     def loss(scores: torch.Tensor) -> torch.Tensor:
-        return smoothed_cross_entropy(exclude_items(scores, visible), targets, smoothing)
+        return smoothed_cross_entropy(scores * 1.0, targets, visible, smoothing)
 
     chance = torch.Generator().manual_seed(5)
     scores = torch.randn(3, 6, dtype=torch.float64, generator=chance).requires_grad_()
