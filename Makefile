@@ -12,7 +12,7 @@ demo: $(STAMP)
 	.venv/bin/python run_recbole_qbert.py
 
 test: $(STAMP)
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)
 	.venv/bin/ruff check .

@@ -182,17 +182,22 @@ def count_parameters(model: Any) -> tuple[int, int]:
 def closed_form_macs(model: QBERT4Rec) -> int:
     """Products that QBERT4Rec's encoder and head need for one user of full length.
 
-    With P = L * T positions and an inner size of I, a block multiplies 4 P D^2 in the projections
-    of attention, 2 P^2 D in its scores and sums, and 2 P D I in the feed-forward layers; the head
-    N T D at the one masked item, the padding row included.
+    With P = L * T positions, Q of them to be said something of, and an inner size of I, a block
+    multiplies 2 P D^2 for keys and values, 2 Q D^2 for queries and outputs, 2 Q P D in the scores
+    and sums of attention, and 2 Q D I in the feed-forward layers. Q is P, and T, the one masked
+    item, in the last block. The head multiplies N T D, the padding row included.
     """
     blocks = model.encoder.blocks.layers
     hidden_size, inner_size = model.mask_token.size(1), blocks[0].linear1.out_features
     positions = model.max_seq_length * model.tokens_per_item
-    attention = 4 * positions * hidden_size**2 + 2 * positions**2 * hidden_size
-    feed_forward = 2 * positions * hidden_size * inner_size
+
+    def block(asked: int) -> int:
+        projections = 2 * (positions + asked) * hidden_size**2
+        attention = 2 * asked * positions * hidden_size
+        return projections + attention + 2 * asked * hidden_size * inner_size
+
     head = model.n_items * model.tokens_per_item * hidden_size
-    return len(blocks) * (attention + feed_forward) + head
+    return (len(blocks) - 1) * block(positions) + block(model.tokens_per_item) + head
 
 
 def counted_macs(model: Any, batch: Interaction) -> int:

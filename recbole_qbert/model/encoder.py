@@ -6,6 +6,8 @@ B batch, L positions, D hidden. At D=256, 4 blocks and an inner size of 512 the 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -59,27 +61,59 @@ class SequenceEncoder(nn.Module):
             enable_nested_tensor=False,
         )
 
-    def forward(self, vectors: Tensor, lengths: Tensor, position_ids: Tensor) -> Tensor:
-        """Encode each row's first `lengths` positions; what stands behind them is unspecified.
+    def forward(
+        self, vectors: Tensor, lengths: Tensor, position_ids: Tensor, wanted: Tensor
+    ) -> Tensor:
+        """Encode each row's first `lengths` positions, and say what some of them became.
+
+        The last block attends from those positions alone: nobody reads the others after it.
 
         Args:
             vectors: [B, L, D].
             lengths: [B], each between 1 and L.
             position_ids: [B, L] rows of the position table.
+            wanted: [B, L] bool, M of them, within the lengths.
 
         Returns:
-            [B, L, D], equal to encoding every row alone without padding.
+            [M, D] in the order of `wanted.nonzero()`, equal to encoding every row alone without
+            padding.
         """
         hidden = self.dropout(self.input_norm(vectors + self.position_embedding(position_ids)))
         if hidden.device.type != "cpu" or len(lengths) < 2 * CPU_GROUPS:
-            padding = ~valid_positions(lengths, hidden.size(1))
-            return self.blocks(hidden, src_key_padding_mask=padding)
-        groups = []
+            return self._encode(hidden, lengths, wanted)
         order = lengths.argsort(stable=True)
+        groups = []
         for rows in order.chunk(CPU_GROUPS):
             longest = int(lengths[rows[-1]])
             part = hidden[rows, :longest]
-            padding = ~valid_positions(lengths[rows], longest)
-            part = self.blocks(part, src_key_padding_mask=padding)
-            groups.append(nn.functional.pad(part, (0, 0, 0, hidden.size(1) - longest)))
-        return torch.cat(groups)[order.argsort()]
+            groups.append(self._encode(part, lengths[rows], wanted[rows, :longest]))
+        rows, columns = wanted[order].nonzero(as_tuple=True)
+        places = order[rows] * wanted.size(1) + columns
+        return torch.cat(groups)[places.argsort()]
+
+    def _encode(self, hidden: Tensor, lengths: Tensor, wanted: Tensor) -> Tensor:
+        """All blocks, on embedded positions."""
+        padding = ~valid_positions(lengths, hidden.size(1))
+        *blocks, last = self.blocks.layers
+        for block in blocks:
+            hidden = block(hidden, src_key_padding_mask=padding)
+        hidden = _block_at(last, hidden, padding, wanted)
+        return hidden if self.blocks.norm is None else self.blocks.norm(hidden)
+
+
+def _block_at(block: Any, hidden: Tensor, padding: Tensor, wanted: Tensor) -> Tensor:
+    """What `nn.TransformerEncoderLayer` gives at the wanted positions, [M, D], without the rest."""
+    counts = wanted.sum(dim=1)
+    columns = wanted.int().argsort(dim=1, descending=True, stable=True)[:, : int(counts.max())]
+    there = valid_positions(counts, columns.size(1))  # [B, Q]; rows want 1 to Q positions
+    places = columns.unsqueeze(2).expand(-1, -1, hidden.size(2))
+    keys = block.norm1(hidden) if block.norm_first else hidden
+    seen, _ = block.self_attn(
+        keys.gather(1, places), keys, keys, key_padding_mask=padding, need_weights=False
+    )
+    found = hidden[wanted] + block.dropout1(seen[there])
+    found = found if block.norm_first else block.norm1(found)
+    inner = block.norm2(found) if block.norm_first else found
+    inner = block.linear2(block.dropout(block.activation(block.linear1(inner))))
+    found = found + block.dropout2(inner)
+    return found if block.norm_first else block.norm2(found)

@@ -159,8 +159,9 @@ class QBERT4Rec(SequentialRecommender):
         token_lengths = lengths * self.tokens_per_item
         if self.backward_positions:
             tokens = (token_lengths.unsqueeze(1) - 1 - tokens).clamp(min=0)
-        hidden = self.encoder(vectors, token_lengths, tokens)
-        return hidden.view(n_rows, width, -1)[mask]
+        wanted = mask.repeat_interleave(self.tokens_per_item, dim=1)
+        hidden = self.encoder(vectors, token_lengths, tokens, wanted)
+        return hidden.view(-1, matrix.size(1))
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:
         """Mean cross-entropy over the masked positions of a batch (eq. 11), and that of codes."""

@@ -38,6 +38,8 @@ from recbole_qbert.registry import model_entry
 BLOCK = 4 * (16 * 16 + 16) + (16 * 32 + 32) + (32 * 16 + 16) + 2 * 2 * 16
 # T = 1: 8 positions x (4 x 256 + 2 x 512) + attention's two products of 8 x 8 x 16.
 BLOCK_MACS = 8 * (4 * 256 + 2 * 512) + 2 * 8 * 8 * 16
+# The last block: keys and values of 8 positions, all else of the masked one.
+LAST_MACS = 8 * 2 * 256 + (2 * 256 + 2 * 512) + 2 * 8 * 16
 HEAD_MACS = 31 * 16
 
 
@@ -99,8 +101,10 @@ def test_the_paper_s_sizes(dataset: str, n_items: int) -> None:
     assert of_items == n_items * 256
     assert total == pytest.approx(paper.mega_parameters * 1e6, rel=5e-3)
     assert 50 * total == pytest.approx(paper.mega_flops * 1e6, rel=5e-3)
-    # 50 rows through the 4 x (4 x 256 x 256 + 2 x 256 x 512) weights, attention, and the head once.
-    by_hand = 50 * 2_097_152 + 4 * 2 * 50 * 50 * 256 + (n_items + 1) * 256
+    # 50 rows through the 4 x 256 x 256 + 2 x 256 x 512 weights of three blocks and the last one's
+    # keys and values, one row through its others, attention, and the head once.
+    weights = 50 * (3 * 524_288 + 2 * 65_536) + 2 * 65_536 + 2 * 256 * 512
+    by_hand = weights + 2 * (3 * 50 * 50 + 50) * 256 + (n_items + 1) * 256
     assert closed_form_macs(model) == by_hand
 
 
@@ -122,14 +126,17 @@ def test_the_paper_counts_50_macs_a_parameter() -> None:
 @pytest.mark.parametrize(
     ("settings", "by_hand"),
     [
-        ({}, BLOCK_MACS + HEAD_MACS),
-        ({"item_representation": "word", "score": "cosine"}, BLOCK_MACS + HEAD_MACS),
-        ({"layer_norm": "pre", "mask_context": "previous"}, BLOCK_MACS + HEAD_MACS),
-        ({"hidden_act": "relu", "n_layers": 3, "n_heads": 4}, 3 * BLOCK_MACS + HEAD_MACS),
-        # 24 positions of width 16, and three code logits an item.
+        ({}, LAST_MACS + HEAD_MACS),
+        ({"item_representation": "word", "score": "cosine"}, LAST_MACS + HEAD_MACS),
+        ({"layer_norm": "pre", "mask_context": "previous"}, LAST_MACS + HEAD_MACS),
+        (
+            {"hidden_act": "relu", "n_layers": 3, "n_heads": 4},
+            2 * BLOCK_MACS + LAST_MACS + HEAD_MACS,
+        ),
+        # 24 positions of width 16, of which three are masked, and three code logits an item.
         (
             {"item_representation": "flatten"},
-            24 * (4 * 256 + 2 * 512) + 2 * 24 * 24 * 16 + 3 * HEAD_MACS,
+            24 * 2 * 256 + 3 * (2 * 256 + 2 * 512) + 2 * 3 * 24 * 16 + 3 * HEAD_MACS,
         ),
     ],
 )
@@ -163,7 +170,7 @@ def test_the_closed_form_at_the_paper_s_size() -> None:
     model = _of_paper_size(6250).eval()
     history = torch.arange(1, 51).unsqueeze(0)
     batch = Interaction({"item_id_list": history, "item_length": torch.tensor([50])})
-    assert counted_macs(model, batch) == closed_form_macs(model) == 111_577_856
+    assert counted_macs(model, batch) == closed_form_macs(model) == 91_055_872
 
 
 # Batches -----------------------------------------------------------------------------------------
@@ -266,9 +273,9 @@ def test_the_command(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     assert qbert.items() >= {**sizes, "model": "QBERT4Rec", "item_parameters": 24 * 16}.items()
     assert sasrec.items() >= {**sizes, "model": "SASRec", "item_parameters": 31 * 16}.items()
     assert sasrec["parameters"] == 31 * 16 + 8 * 16 + 32 + BLOCK
-    assert (qbert["macs_closed_form"], sasrec["macs_closed_form"]) == (18_928, None)
-    for model in (qbert, sasrec):
-        assert model["macs_counted"] == 18_928
+    assert (qbert["macs_closed_form"], sasrec["macs_closed_form"]) == (6_384, None)
+    for model, counted in ((qbert, 6_384), (sasrec, BLOCK_MACS + HEAD_MACS)):
+        assert model["macs_counted"] == counted
         assert model["macs_by_formula"] == 8 * model["parameters"]
         assert f"{model['parameters']:,}" in output
         (latency,) = model["latencies"]

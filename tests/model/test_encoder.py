@@ -41,12 +41,22 @@ def _batch(rows: int) -> tuple[Tensor, Tensor, Tensor]:
     return vectors, lengths, position_ids
 
 
+def _encode(
+    encoder: SequenceEncoder, vectors: Tensor, lengths: Tensor, position_ids: Tensor
+) -> Tensor:
+    """What every position of a row became, [B, L, D]; zero behind its end."""
+    real = torch.arange(vectors.size(1)) < lengths.unsqueeze(1)
+    found = torch.zeros_like(vectors)
+    found[real] = encoder(vectors, lengths, position_ids, real)
+    return found
+
+
 def _assert_rows_alone(encoder: SequenceEncoder, rows: int) -> None:
     vectors, lengths, position_ids = _batch(rows)
-    hidden = encoder(vectors, lengths, position_ids)
-    assert hidden.shape == vectors.shape
+    hidden = _encode(encoder, vectors, lengths, position_ids)
     for row, length in enumerate(lengths.tolist()):
-        alone = encoder(
+        alone = _encode(
+            encoder,
             vectors[row : row + 1, :length],
             lengths[row : row + 1],
             position_ids[row : row + 1, :length],
@@ -70,7 +80,8 @@ def test_grouping_changes_nothing_but_the_number_of_passes(
     """Outputs and input gradients with and without groups; the hook shows both paths ran."""
     encoder = _encoder()
     passes: list[int] = []
-    encoder.blocks.register_forward_pre_hook(lambda _, args: passes.append(len(args[0])))
+    first = encoder.blocks.layers[0]
+    first.register_forward_pre_hook(lambda _, args: passes.append(len(args[0])))
     vectors, lengths, position_ids = _batch(50)
     real = torch.arange(WIDTH) < lengths.unsqueeze(1)
     weights = torch.randn(50, WIDTH, DEPTH) * real.unsqueeze(2)
@@ -78,7 +89,7 @@ def test_grouping_changes_nothing_but_the_number_of_passes(
     for groups in (CPU_GROUPS, 1000):
         monkeypatch.setattr(encoder_module, "CPU_GROUPS", groups)
         given = vectors.clone().requires_grad_()
-        hidden = encoder(given, lengths, position_ids)
+        hidden = _encode(encoder, given, lengths, position_ids)
         (gradient,) = torch.autograd.grad((hidden * weights).sum(), given)
         results.append((hidden[real], gradient))
     assert len(passes) == CPU_GROUPS + 1
@@ -87,17 +98,43 @@ def test_grouping_changes_nothing_but_the_number_of_passes(
     assert torch.allclose(results[0][1], results[1][1], atol=1e-5)
 
 
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize("rows", [5, 40])
+@pytest.mark.parametrize("training", [True, False])
+def test_some_positions_are_what_pytorchs_own_blocks_make_of_them(
+    rows: int, norm_first: bool, training: bool
+) -> None:
+    """Values and gradients of a few positions a row, against all blocks on all positions."""
+    encoder = _encoder(norm_first=norm_first).train(training)
+    vectors, lengths, position_ids = _batch(rows)
+    real = torch.arange(WIDTH) < lengths.unsqueeze(1)
+    wanted = real & (torch.rand(rows, WIDTH) < 0.3)
+    wanted[:, 0] = True
+    assert 1 < int(wanted.sum(dim=1).max()) < WIDTH
+    embedded = encoder.input_norm(vectors + encoder.position_embedding(position_ids))
+    whole = encoder.blocks(embedded, src_key_padding_mask=~real)[wanted]
+    found = encoder(vectors, lengths, position_ids, wanted)
+    assert torch.allclose(found, whole, atol=1e-5)
+    parameters = list(encoder.parameters())
+    for one, two in zip(
+        torch.autograd.grad(whole.square().sum(), parameters),
+        torch.autograd.grad(found.square().sum(), parameters),
+        strict=True,
+    ):
+        assert torch.allclose(one, two, atol=1e-3, rtol=1e-4)
+
+
 @pytest.mark.parametrize("rows", [4, 30])
 def test_what_stands_behind_a_row_has_no_influence(rows: int) -> None:
     """Huge vectors and other position numbers on the padding change no real output."""
     encoder = _encoder().eval()
     vectors, lengths, position_ids = _batch(rows)
     padding = torch.arange(WIDTH) >= lengths.unsqueeze(1)
-    clean = encoder(vectors, lengths, position_ids)
+    clean = _encode(encoder, vectors, lengths, position_ids)
     poison = 1e6 * torch.randn(vectors.shape)
     poisoned = torch.where(padding.unsqueeze(2), poison, vectors)
     moved = torch.where(padding, WIDTH - 1 - position_ids, position_ids)
-    dirty = encoder(poisoned, lengths, moved)
+    dirty = _encode(encoder, poisoned, lengths, moved)
     assert torch.equal(clean[~padding], dirty[~padding])
 
 
@@ -107,9 +144,10 @@ def test_order_matters_through_positions_only() -> None:
     vectors = torch.randn(1, 6, DEPTH)
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     lengths, numbers = torch.tensor([6]), torch.arange(6).unsqueeze(0)
-    first, second = encoder(vectors, lengths, numbers), encoder(vectors[:, order], lengths, numbers)
+    first = _encode(encoder, vectors, lengths, numbers)
+    second = _encode(encoder, vectors[:, order], lengths, numbers)
     assert not torch.allclose(first[:, order], second, atol=1e-2)
-    moved = encoder(vectors[:, order], lengths, numbers[:, order])
+    moved = _encode(encoder, vectors[:, order], lengths, numbers[:, order])
     assert torch.allclose(first[:, order], moved, atol=1e-5)
 
 
@@ -133,6 +171,6 @@ def test_dropout_rates_reach_their_layers() -> None:
         assert block.self_attn.dropout == 0.5
         assert (block.dropout.p, block.dropout1.p, block.dropout2.p) == (0.25, 0.25, 0.25)
     batch = _batch(20)
-    assert not torch.equal(encoder(*batch), encoder(*batch))
+    assert not torch.equal(_encode(encoder, *batch), _encode(encoder, *batch))
     encoder.eval()
-    assert torch.equal(encoder(*batch), encoder(*batch))
+    assert torch.equal(_encode(encoder, *batch), _encode(encoder, *batch))
