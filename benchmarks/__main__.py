@@ -10,10 +10,11 @@
 
 Every side runs in a process of its own, one after the other, on the same machine in the same call.
 Both models have the same width, depth and length, but for `race`: SASRec and QBERT4Rec as tuned for
-the data set, to SASRec's best valid NDCG@10 with seen items excluded; QBERT4Rec also reads further
-`--key=value`. Peers: `recbole` is RecBole 1.2.1 as it ships
-(`recbole_qbert` is never imported), `mended` the same model under this package, whose workarounds
-turn autograd's anomaly detection off. Without a data set ml-100k is used, which RecBole ships.
+the data set, to SASRec's best valid NDCG@10 with seen items excluded, SASRec once padded as RecBole
+trains it and once without (`trim_padding`); QBERT4Rec also reads further `--key=value`. Peers:
+`recbole` is RecBole 1.2.1 as it ships (`recbole_qbert` is never imported), `mended` the same model
+under this package, whose workarounds turn autograd's anomaly detection off. Without a data set
+ml-100k is used, which RecBole ships.
 """
 
 from __future__ import annotations

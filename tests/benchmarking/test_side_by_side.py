@@ -101,7 +101,11 @@ def test_no_process_outlives_a_benchmark(tiny: Tiny, number: signal.Signals, sta
     command = [sys.executable, "-m", "recbole_qbert", "benchmark", str(write_plan(tiny))]
     with open("log", "wb") as log:
         parent = subprocess.Popen(
-            [*command, "--max_concurrent=2", *LONG], stdout=log, stderr=subprocess.STDOUT
+            [*command, "--max_concurrent=2", *LONG],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            # What runs in the background of a shell script ignores Ctrl-C, and so do its children.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     try:
         until(lambda: len(begun("saved")) == 2)
