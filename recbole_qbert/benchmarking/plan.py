@@ -1,7 +1,8 @@
 """What a benchmark runs: models x data sets x seeds, read from one YAML and checked.
 
 Settings of a cell, later wins: those that `run` takes by itself (shipped, tuned), the common
-`settings`, `per_dataset`, `per_model`, the model entry's own, `--key=value`.
+`settings`, `per_dataset`, `per_model`, a data set's own `per_model`, the model entry's own,
+`--key=value`.
 """
 
 from __future__ import annotations
@@ -72,6 +73,29 @@ class Contender:
 
 
 @dataclass(frozen=True)
+class Section:
+    """Settings of all contenders, and of one model and those built on it."""
+
+    common: Settings
+    per_model: Mapping[str, Settings]
+
+    def of_model(self, model: str) -> list[Settings]:
+        """`per_model` of a model's bases, without what its own shipped file decides, and its own.
+
+        So a control of QBERT4Rec has QBERT4Rec's sizes and stays a control.
+        """
+        path = shipped("model", f"{model}.yaml")
+        decided = load_yaml(path) if path.is_file() else {}
+        found = []
+        for name in lineage(model):
+            settings = self.per_model.get(name, {})
+            if name != model:
+                settings = {key: value for key, value in settings.items() if key not in decided}
+            found.append(settings)
+        return found
+
+
+@dataclass(frozen=True)
 class Plan:
     """A benchmark, checked.
 
@@ -84,39 +108,26 @@ class Plan:
     seeds: tuple[int, ...]
     data_path: str
     checkpoint_dir: str
-    settings: Settings
-    per_model: Mapping[str, Settings]
-    per_dataset: Mapping[str, Settings]
+    everywhere: Section
+    per_dataset: Mapping[str, Section]
     reference: str
     max_concurrent: int
     given: Settings
 
     def settings_of(self, contender: Contender, dataset: str) -> Settings:
         """All that the user set for the runs of one contender on one data set."""
-        common = (self.settings, self.per_dataset.get(dataset, {}))
-        layers = [_readable(contender, layer) for layer in common]
-        layers += [*self._sections(contender.model), contender.settings]
-        layers.append(_readable(contender, self.given))
+        sections = [self.everywhere]
+        if dataset in self.per_dataset:
+            sections.append(self.per_dataset[dataset])
+        layers = [_readable(contender, section.common) for section in sections]
+        for section in sections:
+            layers += section.of_model(contender.model)
+        layers += [contender.settings, _readable(contender, self.given)]
         merged: Settings = {}
         for layer in layers:
             merged = merge_settings(merged, layer)
         where = {"data_path": self.data_path, "checkpoint_dir": self.checkpoint_dir}
         return merged | where
-
-    def _sections(self, model: str) -> list[Settings]:
-        """`per_model` of a model's bases, without what its own shipped file decides, and its own.
-
-        So a control of QBERT4Rec has QBERT4Rec's sizes and stays a control.
-        """
-        path = shipped("model", f"{model}.yaml")
-        decided = load_yaml(path) if path.is_file() else {}
-        sections = []
-        for name in lineage(model):
-            section = self.per_model.get(name, {})
-            if name != model:
-                section = {key: value for key, value in section.items() if key not in decided}
-            sections.append(section)
-        return sections
 
 
 def read_plan(path: str | Path, flags: Mapping[str, str]) -> Plan:
@@ -156,9 +167,8 @@ def read_plan(path: str | Path, flags: Mapping[str, str]) -> Plan:
         seeds=tuple(_seeds(content, source)),
         data_path=str(content.get("data_path") or "dataset"),
         checkpoint_dir=str(content.get("checkpoint_dir") or "saved"),
-        settings=_mapping(content.get("settings"), f"{source}: settings"),
-        per_model=_mappings(content, "per_model", source),
-        per_dataset=_mappings(content, "per_dataset", source),
+        everywhere=_section(content.get("settings"), content.get("per_model"), source),
+        per_dataset=_sections_of_datasets(content.get("per_dataset"), source),
         reference=reference,
         max_concurrent=whole_number(f"{source}: max_concurrent", content.get("max_concurrent", 1)),
         given=values,
@@ -221,15 +231,17 @@ def _check_settings(plan: Plan) -> None:
     """Every key is one that somebody reads, and none that the benchmark itself gives."""
     source = plan.source
     models = {name for contender in plan.contenders for name in lineage(contender.model)}
-    _check_names(plan.per_model, models, f"{source}: per_model")
     _check_names(plan.per_dataset, plan.datasets, f"{source}: per_dataset")
-    common = {f"{source}: settings": plan.settings, "command line": plan.given}
-    common |= {f"{source}: per_dataset: {name}": each for name, each in plan.per_dataset.items()}
+    places = {f"{source}: per_dataset: {name}": each for name, each in plan.per_dataset.items()}
+    common = {place: section.common for place, section in places.items()}
+    common |= {f"{source}: settings": plan.everywhere.common, "command line": plan.given}
     trained = [each.model for each in plan.contenders if not each.counted]
     for place, settings in common.items():
         _check_section(settings, place, trained or [each.model for each in plan.contenders])
-    for name, settings in plan.per_model.items():
-        _check_section(settings, f"{source}: per_model: {name}", [name])
+    for place, section in {source: plan.everywhere, **places}.items():
+        _check_names(section.per_model, models, f"{place}: per_model")
+        for name, settings in section.per_model.items():
+            _check_section(settings, f"{place}: per_model: {name}", [name])
     for each in plan.contenders:
         _check_section(each.settings, f"{source}: models: {each.name}: settings", [each.model])
 
@@ -304,7 +316,18 @@ def _mapping(value: Any, place: str) -> Settings:
     return value
 
 
-def _mappings(content: Mapping[str, Any], key: str, source: str) -> dict[str, Settings]:
-    """Of mappings, by name."""
-    sections = _mapping(content.get(key), f"{source}: {key}")
-    return {name: _mapping(each, f"{source}: {key}: {name}") for name, each in sections.items()}
+def _section(common: Any, per_model: Any, place: str) -> Section:
+    sections = _mapping(per_model, f"{place}: per_model").items()
+    return Section(
+        _mapping(common, f"{place}: settings"),
+        {name: _mapping(each, f"{place}: per_model: {name}") for name, each in sections},
+    )
+
+
+def _sections_of_datasets(value: Any, source: str) -> dict[str, Section]:
+    sections = {}
+    for name, each in _mapping(value, f"{source}: per_dataset").items():
+        place = f"{source}: per_dataset: {name}"
+        common = dict(_mapping(each, place))
+        sections[name] = _section(common, common.pop("per_model", None), place)
+    return sections

@@ -48,22 +48,38 @@ def test_a_name_is_enough_and_controls_come_by_themselves(tiny: Tiny) -> None:
 
 
 def test_later_settings_win(tiny: Tiny) -> None:
-    """settings < per_dataset < per_model < the entry's own < command line."""
+    """settings < per_dataset < per_model < that of the data set < the entry's own < flags."""
     entry = {"name": "own", "model": "SASRec", "settings": {"learning_rate": 4.0}}
     plan = plan_of(
         tiny,
         {"seeds": "5,6", "weight_decay": "5.0", "checkpoint_dir": "elsewhere"},
         models=["QBERT4Rec", "SASRec", entry],
         settings={"learning_rate": 1.0, "stopping_step": 1, "epochs": 1, "eval_step": 1},
-        per_dataset={"toy": {"learning_rate": 2.0, "stopping_step": 2, "epochs": 2}},
-        per_model={"SASRec": {"learning_rate": 3.0, "stopping_step": 3, "weight_decay": 3.0}},
+        per_dataset={
+            "toy": {
+                "learning_rate": 2.0,
+                "stopping_step": 2,
+                "epochs": 2,
+                "per_model": {"SASRec": {"learning_rate": 3.5, "eval_batch_size": 35}},
+            }
+        },
+        per_model={
+            "SASRec": {
+                "learning_rate": 3.0,
+                "stopping_step": 3,
+                "weight_decay": 3.0,
+                "eval_batch_size": 30,
+            }
+        },
     )
     ours, plain, own = (plan.settings_of(each, "toy") for each in plan.contenders)
     keys = ("eval_step", "epochs", "stopping_step", "learning_rate", "weight_decay")
     assert [ours.get(key) for key in keys] == [1, 2, 2, 2.0, 5.0]
-    assert [plain[key] for key in keys] == [1, 2, 3, 3.0, 5.0]
+    assert [plain[key] for key in keys] == [1, 2, 3, 3.5, 5.0]
     assert [own[key] for key in keys] == [1, 2, 3, 4.0, 5.0]
+    assert (ours.get("eval_batch_size"), plain["eval_batch_size"]) == (None, 35)
     assert plan.settings_of(plan.contenders[0], "other")["epochs"] == 1
+    assert plan.settings_of(plan.contenders[1], "other")["eval_batch_size"] == 30
     assert (plan.seeds, ours["checkpoint_dir"]) == ((5, 6), "elsewhere")
 
 
@@ -181,6 +197,14 @@ ERRORS: dict[str, tuple[dict[str, Any], str]] = {
     "setting of a data set": (
         {"per_dataset": {"toy": {"hiden_size": 8}}},
         "bench.yaml: per_dataset: toy: unknown key 'hiden_size'",
+    ),
+    "section of a data set": (
+        {"per_dataset": {"toy": {"per_model": {"SASRek": {}}}}},
+        "per_dataset: toy: per_model: 'SASRek' is not in this benchmark; did you mean 'SASRec'?",
+    ),
+    "setting of a model on a data set": (
+        {"per_dataset": {"toy": {"per_model": {"SASRec": {"mask_mix": {}}}}}},
+        "bench.yaml: per_dataset: toy: per_model: SASRec: unknown key 'mask_mix' for SASRec",
     ),
     "setting of a model": (
         {"per_model": {"SASRec": {"mask_mix": {}}}},
