@@ -38,7 +38,8 @@ def smoothed_cross_entropy(
     is infinite as soon as one logit is minus infinity.
 
     Args:
-        logits: [M, N]; what is excluded becomes minus infinity, as of `exclude_items`.
+        logits: [M, N]; what is excluded becomes minus infinity, as of `exclude_items`. Those in
+            half precision stay as they are, and are worked on in single.
         targets: [M]; none is excluded.
         excluded: [M, E] item ids; 0 may fill a row up.
         smoothing: mass that all items that are left share, in [0, 1).
@@ -46,6 +47,8 @@ def smoothed_cross_entropy(
     Returns:
         A scalar.
     """
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
     loss: Tensor
     loss, _ = _SmoothedCrossEntropy.apply(logits, targets, _with_padding(excluded), smoothing)
     return loss

@@ -114,6 +114,20 @@ def test_minus_infinity_stays_out_of_loss_and_gradient(smoothing: float) -> None
         assert F.cross_entropy(logits, targets, label_smoothing=smoothing).isinf()
 
 
+def test_half_precision_is_worked_on_in_single() -> None:
+    """Loss and gradient are those of the same numbers in single precision."""
+    half = torch.randn(5, 300, generator=torch.Generator().manual_seed(6)).bfloat16()
+    targets, items = torch.tensor([3, 9, 27, 81, 243]), torch.tensor([[1, 2]] * 5)
+    found = []
+    for scores in (half.requires_grad_(), half.detach().float().requires_grad_()):
+        loss = smoothed_cross_entropy(scores * 1.0, targets, items, 0.1)
+        (gradient,) = torch.autograd.grad(loss, scores)
+        found.append((loss, gradient))
+    (loss, gradient), (expected, slope) = found
+    assert loss.dtype == torch.float32 and loss.item() == expected.item()
+    assert gradient.dtype == torch.bfloat16 and torch.equal(gradient, slope.bfloat16())
+
+
 def test_a_row_with_only_its_target_left_costs_nothing() -> None:
     """One allowed item has probability 1 at any smoothing."""
     items = torch.tensor([[1, 3]])
