@@ -266,7 +266,7 @@ def test_runs_say_what_one_must_know(make_run: MakeRun) -> None:
 
 def test_rows_go_by_data_set_and_name(make_run: MakeRun) -> None:
     """A data set without a run has no scores; seeds of one name are one row."""
-    plan = Plan("b.yaml", (), ("toy", "none"), (1, 2), ".", "saved", {}, {}, {}, "a", 1, {})
+    plan = Plan("b.yaml", (), ("toy", "none"), (1, 2), ".", "saved", {}, {}, "a", 1, {})
     results = []
     for name, seed in (("a", 1), ("b", 1), ("a", 2)):
         cell = Cell(Contender(name, "SASRec"), "toy", seed, config=None)  # type: ignore[arg-type]
