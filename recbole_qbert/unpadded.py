@@ -18,6 +18,7 @@ from recbole.data.interaction import Interaction
 from torch import Tensor
 
 from recbole_qbert.distributed import n_terms
+from recbole_qbert.model.ragged import rows_of_like_length
 
 # RecBole's models, and a mended one, whose loss is a mean over rows (or masked positions) and whose
 # answer for a row does not depend on the padding behind it; a test compares their gradients.
@@ -100,10 +101,8 @@ def unpadded(interaction: Interaction, list_suffix: str) -> list[tuple[Tensor, I
         place = torch.arange(1, filled.size(1) + 1, device=filled.device)
         widths.append((filled * place).amax(dim=1))
     width = torch.stack(widths).amax(dim=0)
-    group = torch.bucketize(width, 2 ** torch.arange(32, device=width.device))
     parts = []
-    for each in group.unique():
-        rows = torch.nonzero(group == each).squeeze(1)
+    for rows in rows_of_like_length(width):
         columns = max(1, int(width[rows].max()))
         part = {name: value[rows] for name, value in fields.items() if name not in lists}
         part |= {name: value[rows, :columns] for name, value in lists.items()}

@@ -13,14 +13,15 @@ from torch import Tensor, nn
 
 from recbole_qbert.model.dropout import Dropout
 from recbole_qbert.model.masking import valid_positions
+from recbole_qbert.model.ragged import pad_rows, rows_of_like_length
 
-# On a CPU, work on padding costs as much as work on items. A batch is cut into groups of like
-# length, each as long as its longest member; more groups than this save nothing.
-CPU_GROUPS = 6
+# On a CPU, work on padding costs as much as work on items, so that a batch is cut into groups of
+# like length. One of fewer rows than this goes in one piece.
+CPU_GROUPED = 12
 
 
 class SequenceEncoder(nn.Module):
-    """BERT-style encoder over already embedded, right-padded positions."""
+    """BERT-style encoder over already embedded positions, rows one behind the other."""
 
     def __init__(
         self,
@@ -64,36 +65,38 @@ class SequenceEncoder(nn.Module):
     def forward(
         self, vectors: Tensor, lengths: Tensor, position_ids: Tensor, wanted: Tensor
     ) -> Tensor:
-        """Encode each row's first `lengths` positions, and say what some of them became.
+        """Encode rows of positions, and say what some of the positions became.
 
         The last block attends from those positions alone: nobody reads the others after it.
 
         Args:
-            vectors: [B, L, D].
+            vectors: [P, D], the positions of row 1, of row 2, ...; P is the sum of the lengths.
             lengths: [B], each between 1 and L.
-            position_ids: [B, L] rows of the position table.
+            position_ids: [P] rows of the position table.
             wanted: [B, L] bool, M of them, within the lengths.
 
         Returns:
-            [M, D] in the order of `wanted.nonzero()`, equal to encoding every row alone without
-            padding.
+            [M, D] in the order of `wanted.nonzero()`, equal to encoding every row alone.
         """
         hidden = self.dropout(self.input_norm(vectors + self.position_embedding(position_ids)))
-        if hidden.device.type != "cpu" or len(lengths) < 2 * CPU_GROUPS:
+        if hidden.device.type != "cpu" or len(lengths) < CPU_GROUPED:
             return self._encode(hidden, lengths, wanted)
-        order = lengths.argsort(stable=True)
-        groups = []
-        for rows in order.chunk(CPU_GROUPS):
-            longest = int(lengths[rows[-1]])
-            part = hidden[rows, :longest]
-            groups.append(self._encode(part, lengths[rows], wanted[rows, :longest]))
+        groups = rows_of_like_length(lengths)
+        order = torch.cat(groups)
+        sizes = [int(lengths[rows].sum()) for rows in groups]
+        parts = hidden[order.argsort().repeat_interleave(lengths).argsort(stable=True)].split(sizes)
+        found = []
+        for rows, part in zip(groups, parts, strict=True):
+            longest = int(lengths[rows].max())
+            found.append(self._encode(part, lengths[rows], wanted[rows, :longest]))
         rows, columns = wanted[order].nonzero(as_tuple=True)
         places = order[rows] * wanted.size(1) + columns
-        return torch.cat(groups)[places.argsort()]
+        return torch.cat(found)[places.argsort()]
 
-    def _encode(self, hidden: Tensor, lengths: Tensor, wanted: Tensor) -> Tensor:
+    def _encode(self, packed: Tensor, lengths: Tensor, wanted: Tensor) -> Tensor:
         """All blocks, on embedded positions."""
-        padding = ~valid_positions(lengths, hidden.size(1))
+        real = valid_positions(lengths, wanted.size(1))
+        hidden, padding = pad_rows(packed, real), ~real
         *blocks, last = self.blocks.layers
         for block in blocks:
             hidden = block(hidden, src_key_padding_mask=padding)

@@ -148,19 +148,22 @@ class QBERT4Rec(SequentialRecommender):
         Returns:
             [M, T * D].
         """
-        n_rows, width = items.shape
-        vectors = F.embedding(items, matrix).view(n_rows, width, self.tokens_per_item, -1)
+        n_tokens = self.tokens_per_item
+        real = valid_positions(lengths, items.size(1))
+        hidden_by_mask = mask[real]  # [P], P items in all
+        vectors = F.embedding(items[real], matrix).view(-1, n_tokens, self.mask_token.size(1))
         masked: Tensor = self.mask_token
         if self.mask_knows_previous:
-            previous = F.embedding(previous_visible(items, mask), matrix)
-            masked = masked + previous.view_as(vectors)
-        vectors = torch.where(mask[:, :, None, None], masked, vectors).flatten(1, 2)
-        tokens = torch.arange(vectors.size(1), device=items.device).unsqueeze(0)
-        token_lengths = lengths * self.tokens_per_item
+            previous = F.embedding(previous_visible(items, mask)[mask], matrix)
+            masked = masked + previous.view(-1, *masked.shape)
+        vectors[hidden_by_mask] = masked
+        tokens = torch.arange(items.size(1) * n_tokens, device=items.device).unsqueeze(0)
+        token_lengths = lengths * n_tokens
         if self.backward_positions:
-            tokens = (token_lengths.unsqueeze(1) - 1 - tokens).clamp(min=0)
-        wanted = mask.repeat_interleave(self.tokens_per_item, dim=1)
-        hidden = self.encoder(vectors, token_lengths, tokens, wanted)
+            tokens = token_lengths.unsqueeze(1) - 1 - tokens
+        tokens = tokens.expand(len(items), -1)[real.repeat_interleave(n_tokens, dim=1)]
+        wanted = mask.repeat_interleave(n_tokens, dim=1)
+        hidden = self.encoder(vectors.flatten(0, 1), token_lengths, tokens, wanted)
         return hidden.view(-1, matrix.size(1))
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:

@@ -110,14 +110,14 @@ def _python_steps(run: Callable[[], object]) -> int:
 
 
 @pytest.mark.parametrize(
-    ("small", "groups"), [(2 * encoder_module.CPU_GROUPS + 4, encoder_module.CPU_GROUPS), (8, 1000)]
+    ("small", "fewest"), [(encoder_module.CPU_GROUPED + 4, encoder_module.CPU_GROUPED), (8, 1000)]
 )
 @pytest.mark.parametrize("task", ["calculate_loss", "full_sort_predict", "predict"])
 def test_flaw_4_no_python_loop_over_rows(
-    task: str, small: int, groups: int, monkeypatch: pytest.MonkeyPatch
+    task: str, small: int, fewest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """512 rows take as many Python calls and lines as a few, on both paths of the encoder."""
-    monkeypatch.setattr(encoder_module, "CPU_GROUPS", groups)
+    monkeypatch.setattr(encoder_module, "CPU_GROUPED", fewest)
     model = small_model(mask_mix=EQUAL_MIX, exclude_visible="on")
     steps = []
     for rows in (small, small, 512):  # the first run pays for what torch loads late
