@@ -232,7 +232,8 @@ def export_folder(domain: Domain, folder: Path, text_fields: list[str]) -> dict[
         text_fields: columns whose texts are joined by blanks.
 
     Returns:
-        users, items and interactions; the features' dimension, 0 without.
+        users, items and interactions; the features' dimension, 0 without; `lost`: what the format
+        has no place for, in words.
 
     Raises:
         InputError: a file cannot be read, or an item has no row or vector.
@@ -276,7 +277,9 @@ def export_folder(domain: Domain, folder: Path, text_fields: list[str]) -> dict[
         with atomic_write(folder / f"{domain.name}.{FEATURES}", "wb") as handle:
             handle.write(features.tobytes())
     dimension = 0 if features is None else features.shape[1]
-    return {**numbered.counts(), "dimension": int(dimension)}
+    alone = int((np.diff(numbered.offsets) == 1).sum())
+    lost = [f"{alone} users of a single item, who have no history"] if alone else []
+    return {**numbered.counts(), "dimension": int(dimension), "lost": lost}
 
 
 def _features(domain: Domain, items: list[str]) -> np.ndarray | None:

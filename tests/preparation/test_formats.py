@@ -301,6 +301,19 @@ def test_unisrec_comes_back_byte_for_byte(tmp_path: Path) -> None:
     assert hashes(tmp_path / "u") == hashes(tmp_path / "again")
 
 
+def test_what_unisrec_or_recbole_cannot_take_is_said(tmp_path: Path) -> None:
+    unisrec_like(tmp_path / "u", {"0": list("01234")}, 5)
+    path = tmp_path / "u" / "x.text"
+    path.write_text(path.read_text().replace("\ttext of 1", '\t"text" of 1'))
+    into = Domain("x", tmp_path / "x")
+    remarks = import_folder(tmp_path / "u", "x", into)["remarks"]
+    assert remarks == ["1 texts began with a double quote, now two single ones"]
+    assert into.file("item").read_text().splitlines()[2] == "i1\t''text\" of 1"
+    write_inter(tmp_path / "y" / "y.inter", placed({"u": ["p", "q"], "v": ["p"]}))
+    facts = export_folder(Domain("y", tmp_path / "y"), tmp_path / "out", [])
+    assert facts["lost"] == ["1 users of a single item, who have no history"]
+
+
 def test_a_history_that_is_not_so(tmp_path: Path) -> None:
     unisrec_like(tmp_path / "u", {"0": list("01234"), "1": list("43210")}, 5)
     path = tmp_path / "u" / "x.test.inter"
