@@ -40,7 +40,7 @@ def main() -> None:
         f"{options.output}: {facts['users']:,} users, {facts['items']:,} items, "
         f"{facts['interactions']:,} interactions"
     )
-    if facts.get("lost"):
+    if facts["lost"]:
         print(f"  without {', '.join(facts['lost'])}")
 
 

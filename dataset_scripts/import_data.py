@@ -17,6 +17,7 @@ from recbole_qbert.errors import InputError
 from recbole_qbert.preparation.mql4grec_import import import_json
 from recbole_qbert.preparation.scripts import run_script
 from recbole_qbert.preparation.unisrec import import_folder
+from recbole_qbert.preparation.writer import check_target
 
 FORMATS = {"mql4grec": import_json, "unisrec": import_folder}
 
@@ -31,11 +32,10 @@ def main() -> None:
     parser.add_argument("--name", help="of the data set there; default: --dataset")
     parser.add_argument("--dataset", required=True, help="name of the data set to write")
     parser.add_argument("--data_path", default="dataset", type=Path, help="folder to make it in")
-    parser.add_argument("--overwrite", action="store_true", help="replace the atomic files")
+    parser.add_argument("--overwrite", action="store_true", help="replace the atomic files and IDs")
     options = parser.parse_args()
     into = Domain(options.dataset, options.data_path / options.dataset)
-    if into.file("inter").exists() and not options.overwrite:
-        raise InputError(f"{into.file('inter')}: is there already; give --overwrite, or a new name")
+    check_target(into, options.overwrite)
     if not options.source.is_dir():
         raise InputError(f"{options.source}: no such folder; correct --source")
     facts = FORMATS[options.format](options.source, options.name or options.dataset, into)
@@ -43,7 +43,7 @@ def main() -> None:
         f"{into.folder}: {facts['users']:,} users, {facts['items']:,} items, "
         f"{facts['interactions']:,} interactions"
     )
-    for remark in facts.get("remarks", []):
+    for remark in facts["remarks"]:
         print(f"  {remark}")
 
 

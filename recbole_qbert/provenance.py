@@ -47,7 +47,8 @@ def latest_result(base: Path, folder: Path) -> RunResult | None:
 def data_hashes(dataset: Any) -> dict[str, str]:
     """SHA-256 of the files the run read."""
     folder = Path(dataset.dataset_path)
-    paths = [folder / f"{dataset.dataset_name}.{suffix}" for suffix in ("inter", "item")]
+    parts = [f"{part}.inter" for part in dataset.benchmark_filename_list or []] or ["inter"]
+    paths = [folder / f"{dataset.dataset_name}.{suffix}" for suffix in (*parts, "item")]
     paths.append(dataset.semantic_id_path)
     return {path.name: sha256_file(path) for path in paths if path is not None and path.is_file()}
 

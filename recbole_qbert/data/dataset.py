@@ -126,6 +126,15 @@ class SemanticIDDataset(SequentialDataset):
             )
         super()._change_feat_format()
 
+    def _benchmark_presets(self) -> None:
+        # Models have no positions for histories longer than they are told of.
+        for field in list(self.inter_feat):
+            name = f"{field}{self.config['LIST_SUFFIX']}"
+            if name in self.inter_feat:
+                lists = self.inter_feat[name]
+                self.inter_feat[name] = [each[-self.max_item_list_len :] for each in lists]
+        super()._benchmark_presets()
+
     # Sequences ---------------------------------------------------------------------------------
 
     def data_augmentation(self) -> None:
@@ -179,9 +188,7 @@ class SemanticIDDataset(SequentialDataset):
             being `items[offsets[u]:offsets[u + 1]]` (user 0 is padding and has none).
         """
         if not self._flat:
-            raise InputError(
-                "pre-split benchmark files keep no whole sequences; use an .inter file"
-            )
+            return self._joined_rows()
         users, rows = self.inter_feat[self.uid_field], self.inter_feat[ROW_FIELD]
         end = self._user_start.clone().scatter_reduce(0, users, rows + 1, "amax")
         lengths = end - self._user_start
@@ -189,10 +196,40 @@ class SemanticIDDataset(SequentialDataset):
         shift = torch.repeat_interleave(self._user_start - offsets[:-1], lengths)
         return self._flat[self.iid_field][torch.arange(len(shift)) + shift], offsets
 
+    def _joined_rows(self) -> tuple[Tensor, Tensor]:
+        """Sequences of the rows of ready-made splits: a user's shortest history, then each target
+        by the length of its history, and in the order of the file where that was cut."""
+        lists, targets = self.inter_feat[self.item_id_list_field], self.inter_feat[self.iid_field]
+        users, lengths = (
+            self.inter_feat[self.uid_field],
+            self.inter_feat[self.item_list_length_field],
+        )
+        order = torch.from_numpy(np.lexsort((lengths.numpy(), users.numpy())))  # stable
+        users, lengths = users[order], lengths[order]
+        starts = sequence_starts(users)
+        first = starts[users] == torch.arange(len(users))  # a user's first row
+        base = torch.zeros(self.user_num, dtype=torch.long)
+        base[users[first]] = lengths[first]
+        counts = torch.bincount(users, minlength=self.user_num) + base
+        offsets = torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)])
+        items = torch.empty(int(offsets[-1]), dtype=torch.long)
+        heads = lists[order[first]]
+        place = torch.arange(heads.shape[1])
+        real = place < lengths[first].unsqueeze(1)
+        items[(offsets[users[first]].unsqueeze(1) + place)[real]] = heads[real]
+        rank = torch.arange(len(users)) - starts[users]
+        items[offsets[users] + base[users] + rank] = targets[order]
+        return items, offsets
+
+    @property
+    def n_interactions(self) -> int:
+        """Interactions of all users, before any split."""
+        if not self._flat:
+            return len(self._joined_rows()[0])
+        return len(self._flat[self.iid_field])
+
     def training_repeats(self) -> bool:
         """Whether any training sequence holds the same item twice."""
-        if not self._flat:
-            return True  # unknown: assume the weaker thing
         items, offsets = self.training_sequences()
         user = torch.repeat_interleave(torch.arange(len(offsets) - 1), offsets.diff())
         return len(torch.unique(user * self.item_num + items)) < len(items)

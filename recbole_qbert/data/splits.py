@@ -58,7 +58,7 @@ def data_counts(dataset: Any, train: Any, valid: Any, test: Any) -> dict[str, in
     return {
         "users": dataset.user_num - 1,
         "items": dataset.item_num - 1,
-        "interactions": len(next(iter(dataset._flat.values()))),
+        "interactions": dataset.n_interactions,
         "training interactions": len(items),
         "training rows": len(train._dataset),
         "valid rows": len(valid._dataset),

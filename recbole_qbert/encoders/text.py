@@ -114,8 +114,10 @@ def embed_text(
 
 
 def clean_text(text: str) -> str:
-    """Text without HTML entities and tags, each run of blanks as one."""
-    return " ".join(_TAG.sub(" ", html.unescape(text)).split())
+    """Text without HTML entities, however often escaped, and tags, each run of blanks as one."""
+    while (plain := html.unescape(text)) != text:
+        text = plain
+    return " ".join(_TAG.sub(" ", text).split())
 
 
 def sentence_model_folder() -> Path:

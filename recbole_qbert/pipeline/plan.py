@@ -89,6 +89,8 @@ def read_pipeline(path: str | Path, flags: Mapping[str, str]) -> Pipeline:
     _check_keys(content, KEYS, source)
     variables = _variables(content, flags, source)
     state = content.get("state") or f"saved/pipeline/{Path(path).stem}.json"
+    if not isinstance(state, str):
+        raise InputError(f"{source}: state: the name of a file was expected")
     given = content.get("steps")
     if not isinstance(given, list) or not given:
         raise InputError(f"{source}: steps: a list of steps is needed")

@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -241,11 +241,12 @@ class Fetcher:
     def _copy(self, entry: Entry, url: str, part: Path) -> None:
         """The file from the folder that stands for the network."""
         assert self.wanted.offline is not None
-        names = [unquote(urlsplit(url).path.rpartition("/")[2]), entry.name]
+        part_of_url = re.split(r"[?#]", url)[0].rpartition("/")[2]
+        names = [os.path.basename(unquote(part_of_url)), entry.name]
         names += [entry.name + suffix for suffix in SUFFIXES.values()]
         for name in filter(None, names):
             source = self.wanted.offline / name
-            if source.is_file():
+            if os.path.isfile(source):  # not where it can be no file's name
                 self._check_size(source.stat().st_size)
                 with atomic_write(part, "wb") as out, open(source, "rb") as handle:
                     while data := handle.read(CHUNK):
@@ -262,14 +263,12 @@ class Fetcher:
     def _receive(self, url: str, part: Path) -> None:
         """Make `part` the whole answer to `url`, going on from what is there of it."""
         for _ in range(MAX_REDIRECTS):
-            host = urlsplit(url).netloc
-            if urlsplit(url).scheme not in ("http", "https") or not host:
-                raise _Final(GONE, f"{quote(url, 80)} is no http address")
+            host = _host_of(url)
             with self._slot(host) as state:
                 try:
                     target = self._ask(url, part, state)
-                except requests.exceptions.InvalidURL as fault:
-                    raise _Final(GONE, f"not an address ({fault})") from None
+                except ValueError as fault:  # of all that parses an address, also in a redirect
+                    raise _Final(GONE, f"not an address ({quote(fault, 80)})") from None
                 except (requests.RequestException, HTTPError) as fault:
                     raise _Passing(_said(fault)) from None
             if target is None:
@@ -347,6 +346,19 @@ class Fetcher:
                 handle.write(chunk)
         if total is not None and size != total:
             raise _Passing(f"cut off after {size} of {total} bytes")
+
+
+def _host_of(url: str) -> str:
+    """The host of an http address.
+
+    Raises:
+        _Final: it is none.
+    """
+    with suppress(ValueError):
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.netloc:
+            return parts.netloc
+    raise _Final(GONE, f"{quote(url, 80)} is no http address")
 
 
 def _notes(part: Path) -> Path:

@@ -8,6 +8,7 @@ The releases name things differently and never at once, so one reader serves all
 from __future__ import annotations
 
 import ast
+import contextlib
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -31,7 +32,7 @@ FIELDS = {
     "image_url": "image_url:token",
 }
 SCHEMA = pa.schema([("item", pa.string()), *((name, pa.string()) for name in FIELDS)])
-_PRICE = re.compile(r"\d[\d,]*(?:\.\d+)?")
+_PRICE = re.compile(r"\d[\d,]*(?:\.\d+)?|\.\d+")
 _URL = re.compile(r"https?://[^\s\"<>]+")
 _PRICE_LENGTH = 40  # characters; where more stand, a page's style sheet got into the field
 
@@ -72,7 +73,7 @@ def parse_record(text: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         try:
             record = ast.literal_eval(text.strip())
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             return None
     return record if isinstance(record, dict) else None
 
@@ -110,12 +111,15 @@ def _text(value: Any) -> str:
 
 def _price(value: Any) -> str:
     """`$1,299.00`, `12.99` or `$8 - $24` (the lower) as a decimal; "" for anything else."""
+    number = math.nan
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        number = float(value)
+        with contextlib.suppress(OverflowError):  # more digits than any price has
+            number = float(value)
     else:
         text = _text(value)
         found = _PRICE.search(text) if len(text) <= _PRICE_LENGTH else None
-        number = float(found[0].replace(",", "")) if found else math.nan
+        if found:
+            number = float(found[0].replace(",", ""))
     return f"{number:.2f}" if math.isfinite(number) and number >= 0 else ""
 
 

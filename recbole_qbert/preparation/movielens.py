@@ -205,6 +205,8 @@ def _movies(
         title, year = _title(row[1])
         extra = [values.get(row[0], "") for values in joined.values()]
         rows.append((row[0], title, year, _genres(row, layout), *extra))
+    if not rows:
+        raise InputError(f"{path}: no row is a movie; unpack the archive again")
     columns = dict(zip(("item", *CELLS), zip(*rows, strict=True), strict=True))
     table = {name: pa.array(values, pa.string()) for name, values in columns.items()}
     for name in ("movie_title", "description"):
@@ -224,7 +226,10 @@ def _rows(path: Path, layout: Layout) -> Iterator[tuple[int, Row]]:
         text = data.decode(layout.encoding, "replace")
     lines: Iterable[str] = text.replace("\r\n", "\n").rstrip("\n").split("\n")
     if layout.header:
-        rows: Iterable[Row] = list(csv.reader(lines))[1:]
+        try:
+            rows: Iterable[Row] = list(csv.reader(lines))[1:]
+        except csv.Error as error:
+            raise InputError(f"{path}: {error}; unpack the archive again") from None
     else:
         rows = [line.split(layout.delimiter) for line in lines]
     return iter(enumerate(rows, 1 + layout.header))

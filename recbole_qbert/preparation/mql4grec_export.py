@@ -16,6 +16,7 @@ from recbole_qbert.data.merge import ITEM, Atomic, read_atomic
 from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids
 from recbole_qbert.errors import InputError, preview
 from recbole_qbert.files import atomic_write, read_json, sha256_file, write_json
+from recbole_qbert.preparation.item_texts import restored
 from recbole_qbert.preparation.json_layout import STYLES, as_json
 from recbole_qbert.preparation.mql4grec import CODES, INDEX
 from recbole_qbert.preparation.numbering import write_tokens
@@ -44,7 +45,7 @@ def export_json(domain: Domain, folder: Path) -> dict[str, Any]:
     if item_file is not None:
         items = item_file.columns[ITEM].to_pylist()
     contents = contents_of(domain, sequences, items, item_file)
-    styles = _styles(domain)
+    styles = _noted(domain, "styles")
     written = {}
     for name, content in contents.items():
         style = styles.get(name, STYLES[0])
@@ -98,9 +99,13 @@ def contents_of(
         else:
             texts[name] = column.to_pylist()
     if texts:
-        contents[f"{domain.name}.item.json"] = {
-            str(number): dict(zip(texts, cells, strict=True))
-            for number, cells in enumerate(zip(*texts.values(), strict=True))
+        file = f"{domain.name}.item.json"
+        kept = _noted(domain, "objects").get(file, {})
+        contents[file] = {
+            number: restored(dict(zip(texts, cells, strict=True)), kept.get(number))
+            for number, cells in zip(
+                map(str, itertools.count()), zip(*texts.values(), strict=True), strict=False
+            )
         }
     if f"{domain.name}.{INDEX}.json" not in contents and domain.file("semid").is_file():
         contents[f"{domain.name}.{INDEX}.json"] = index_of(
@@ -122,7 +127,7 @@ def index_of(table: SemanticIDTable, items: Sequence[str]) -> dict[str, list[str
     }
 
 
-def _styles(domain: Domain) -> dict[str, dict[str, Any]]:
-    """Layouts that an import found, by file."""
+def _noted(domain: Domain, what: str) -> dict[str, dict[str, Any]]:
+    """An import's notes on each file: its layout (`styles`), `objects` that cells cannot hold."""
     path = domain.file("mql4grec.json")
-    return dict(read_json(path)["styles"]) if path.is_file() else {}
+    return dict(read_json(path).get(what, {})) if path.is_file() else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,15 @@ from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.merge import ITEM, LARGE, read_atomic
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
 from recbole_qbert.errors import InputError, preview
-from recbole_qbert.files import atomic_write, read_json, sha256_file, write_json
+from recbole_qbert.files import atomic_write, read_json, sha256_file, sidecar_path, write_json
+from recbole_qbert.preparation.item_texts import as_cell, kept_objects
 from recbole_qbert.preparation.json_layout import style_of
 from recbole_qbert.preparation.mql4grec import CODES, INDEX
 from recbole_qbert.preparation.mql4grec_export import contents_of
-from recbole_qbert.preparation.numbering import read_tokens
+from recbole_qbert.preparation.numbering import count_items, read_tokens
 from recbole_qbert.preparation.split import INTER_CELLS, Sequences, read_sequences, sequence_rows
+
+_LARGEST = 2**31 - 1  # number of an item
 
 
 def import_json(folder: Path, name: str, into: Domain) -> dict[str, Any]:
@@ -47,11 +51,11 @@ def import_json(folder: Path, name: str, into: Domain) -> dict[str, Any]:
     if inter_name not in content:
         raise InputError(f"{folder / inter_name}: no such file; correct the folder or the name")
     users, codes, offsets = _sequences(content[inter_name], folder / inter_name)
-    n_items = max(
-        [int(codes.max()) + 1, *(len(each) for key, each in content.items() if key != inter_name)]
-    )
-    items = read_tokens(folder / f"{name}.item2id", [str(number) for number in range(n_items)])
-    users = read_tokens(folder / f"{name}.user2id", users)
+    described = max([len(each) for key, each in content.items() if key != inter_name], default=0)
+    n_items = count_items(int(codes.max()), described, len(codes), folder / inter_name)
+    item_numbers = [str(number) for number in range(n_items)]
+    items = read_tokens(folder / f"{name}.item2id", item_numbers, folder / inter_name)
+    users = read_tokens(folder / f"{name}.user2id", users, folder / inter_name)
     numbers = np.arange(len(codes))
     owners = np.repeat(np.arange(len(users)), np.diff(offsets))
     sequences = Sequences(
@@ -63,8 +67,10 @@ def import_json(folder: Path, name: str, into: Domain) -> dict[str, Any]:
         parts=np.zeros(len(codes), dtype=np.int64),
     )
     remarks: list[str] = []
-    columns = _item_columns(content, folder, name, items, remarks)
+    columns = _item_columns(content, folder, name, items)
     _write_atomic(into, sequences, items, columns, shape)
+    for stale in (into.file("semid"), sidecar_path(into.file("semid"))):
+        stale.unlink(missing_ok=True)  # IDs of what was there before
     index_name = f"{name}.{INDEX}.json"
     if index_name in content:
         try:
@@ -78,7 +84,16 @@ def import_json(folder: Path, name: str, into: Domain) -> dict[str, Any]:
     files = {
         f"{into.name}{each.removeprefix(name)}": style for each, style in styles.items() if style
     }
-    write_json(into.file("mql4grec.json"), {"styles": files})
+    texts = content.get(f"{name}.item.json", {})
+    rows = [texts[number] for number in item_numbers if texts]
+    objects = kept_objects(rows, {key: columns[key] for key in _field_names(rows)}) if rows else {}
+    if objects:
+        remarks.append(
+            f"{name}.item.json: {len(objects)} items have values that are missing, no text, or "
+            "that RecBole could not read back; an export gives them as they were"
+        )
+    notes = {"styles": files, "objects": {f"{into.name}.item.json": objects}}
+    write_json(into.file("mql4grec.json"), notes)
     remarks += [
         f"{each}: laid out in a way of its own" for each, style in styles.items() if not style
     ]
@@ -99,15 +114,15 @@ def _sequences(content: Mapping[str, Any], path: Path) -> tuple[list[str], np.nd
         said = f"user {quote(wrong[0])}: a list of item numbers" if wrong else "users"
         raise InputError(f"{path}: {said} was expected; make the file again")
     flat = list(itertools.chain.from_iterable(lists))
-    codes = np.array(flat) if all(map(int.__instancecheck__, flat)) else np.array([-1])
-    if codes.dtype.kind != "i" or codes.min() < 0:
+    if set(map(type, flat)) != {int} or min(flat) < 0 or max(flat) > _LARGEST:
         user = next(
             user for user, items in content.items()
-            if not all(type(item) is int and item >= 0 for item in items)
+            if not all(type(item) is int and 0 <= item <= _LARGEST for item in items)
         )  # fmt: skip
         raise InputError(f"{path}: user {quote(user)}: not all items are numbers from 0; mend it")
+    codes = np.array(flat, dtype=np.int64)
     lengths = np.fromiter(map(len, lists), dtype=np.int64, count=len(lists))
-    return list(content), codes.astype(np.int64), np.concatenate([[0], np.cumsum(lengths)])
+    return list(content), codes, np.concatenate([[0], np.cumsum(lengths)])
 
 
 def _item_columns(
@@ -115,7 +130,6 @@ def _item_columns(
     folder: Path,
     name: str,
     items: Sequence[str],
-    remarks: list[str],
 ) -> dict[str, list[str]]:
     """Columns of the `.item` file by name."""
     columns: dict[str, list[str]] = {}
@@ -132,42 +146,27 @@ def _item_columns(
             )
         rows = [each[str(number)] for number in range(len(items))]
         if kind == "item":
-            columns = _text_columns(rows, path, remarks) | columns
+            columns = _text_columns(rows, path) | columns
         else:
             column = CODES if kind == INDEX else kind.removeprefix(f"{INDEX}_")
             columns[column] = _code_column(rows, path)
     return columns
 
 
-def _text_columns(rows: Sequence[Any], path: Path, remarks: list[str]) -> dict[str, list[str]]:
+def _field_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The fields of all items, in the order in which they first come."""
+    return list(dict.fromkeys(itertools.chain.from_iterable(rows)))
+
+
+def _text_columns(rows: Sequence[Any], path: Path) -> dict[str, list[str]]:
     """One column a field; what is no text is written as one."""
-    names: dict[str, None] = {}
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
             raise InputError(f"{path}: item {number}: `field: text` was expected; make it again")
-        names |= dict.fromkeys(row)
+    names = _field_names(rows)
     if ITEM in names or any(not name or set(name) & set(":\t\n") for name in names):
-        raise InputError(f"{path}: fields {preview(list(names))}: rename {ITEM}, and any with ':'")
-    columns = {name: [_cell(row.get(name)) for row in rows] for name in names}
-    changed = sum(
-        row.get(name) != cell
-        for name, cells in columns.items()
-        for row, cell in zip(rows, cells, strict=True)
-    )
-    if changed:
-        remarks.append(
-            f"{path.name}: {changed} values are missing, no text, or had tabs or line ends, which "
-            "became blanks"
-        )
-    return columns
-
-
-def _cell(value: Any) -> str:
-    """A value as a cell of an atomic file."""
-    if isinstance(value, list):
-        value = ", ".join(map(str, value))
-    text = "" if value is None else str(value)
-    return text.replace("\t", " ").replace("\r", " ").replace("\n", " ")
+        raise InputError(f"{path}: fields {preview(names)}: rename {ITEM}, and any with ':'")
+    return {name: [as_cell(row.get(name)) for row in rows] for name in names}
 
 
 def _code_column(rows: Sequence[Any], path: Path) -> list[str]:
@@ -218,23 +217,25 @@ def _write_atomic(
 
     `shape`: header cells of the atomic files that the JSON files are from, where they are.
     """
-    has_items = shape is None or bool(shape["item"])
+    has_items = bool(columns) or shape is None or bool(shape["item"])
     shape = shape or {"inter": [], "item": []}
     cells = {cell.partition(":")[0]: cell for cell in (*INTER_CELLS, *shape["inter"])}
-    with atomic_write(into.file("inter"), "wb") as handle:
-        write_header(handle, (cells[cell.partition(":")[0]] for cell in INTER_CELLS))
-        write_rows(handle, list(sequence_rows(sequences)))
-    if not columns and not has_items:
-        return
     known = {cell.partition(":")[0]: cell for cell in shape["item"]}
     order = [name for name in known if name in columns or name == ITEM]
     order += [name for name in (ITEM, *columns) if name not in known]
     given = {ITEM: list(items), **columns}
     default = {ITEM: f"{ITEM}:token"}
     header = [known.get(name, default.get(name, f"{name}:token_seq")) for name in order]
-    with atomic_write(into.file("item"), "wb") as handle:
-        write_header(handle, header)
-        write_rows(handle, [pa.array(given[name], LARGE) for name in order])
+    with ExitStack() as stack:  # both take their names together, at the end
+        handle = stack.enter_context(atomic_write(into.file("inter"), "wb"))
+        write_header(handle, (cells[cell.partition(":")[0]] for cell in INTER_CELLS))
+        write_rows(handle, list(sequence_rows(sequences)))
+        if has_items:
+            handle = stack.enter_context(atomic_write(into.file("item"), "wb"))
+            write_header(handle, header)
+            write_rows(handle, [pa.array(given[name], LARGE) for name in order])
+    if not has_items:
+        into.file("item").unlink(missing_ok=True)
 
 
 def _not_the_same(into: Domain, content: Mapping[str, Any], name: str) -> list[str]:

@@ -32,7 +32,7 @@ from recbole_qbert.preparation.table_source import (
     Source,
     first_records,
     json_object,
-    open_parquet,
+    parquet_rows,
 )
 from recbole_qbert.preparation.text import as_word, clean_column, unfit_tokens, whole
 from recbole_qbert.preparation.writer import check_target, texts
@@ -40,7 +40,10 @@ from recbole_qbert.preparation.writer import check_target, texts
 SECONDS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}  # in one second
 DATE = "date"  # ISO 8601, UTC where no zone is named
 TYPES = ("token", "token_seq", "float")
-_BATCH = 1 << 16  # rows of a Parquet file
+_TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_null)
+_NUMERIC = (
+    *_TEXT, pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -171,13 +174,13 @@ def _interactions(
     wanted |= {"rating": columns.rating} if columns.rating else {}
     wanted |= {"time": columns.time} if columns.time else {}
     for numbers, table in _read(source, wanted, columns.time_unit, rejects, progress):
-        parts = {name: table[column].combine_chunks() for name, column in wanted.items()}
+        parts = {name: _decoded(table[column]) for name, column in wanted.items()}
         for name in ("user", "item"):
             parts[name] = _ids(parts[name], source.path, wanted[name])
         if "rating" in parts:
-            parts["rating"] = as_numbers(parts["rating"])
+            parts["rating"] = _numbers(parts["rating"], source.path, wanted["rating"])
         if "time" in parts:
-            parts["time"] = _seconds(parts["time"], columns.time_unit)
+            parts["time"] = _seconds(parts["time"], columns.time_unit, source.path, wanted["time"])
         else:
             parts["time"] = pa.array(numbers.astype(np.float64))
         yield usable(source.path, (numbers, pa.table(parts)), rejects)
@@ -197,38 +200,54 @@ def _read(
         schema = {column: types[name] for name, column in reversed(wanted.items())}
         yield from json_lines(source.path, pa.schema(list(schema.items())), rejects, progress)
     elif source.format == "parquet":
-        number = 1
-        names = list(dict.fromkeys(wanted.values()))
-        for batch in open_parquet(source.path).iter_batches(_BATCH, columns=names):
-            yield np.arange(number, number + batch.num_rows), pa.Table.from_batches([batch])
-            number += batch.num_rows
+        yield from parquet_rows(source.path, list(dict.fromkeys(wanted.values())))
     else:
         yield from source.rows(rejects, progress)
 
 
+def _decoded(column: pa.ChunkedArray) -> pa.Array:
+    """A column as one array, not as codes of a dictionary."""
+    whole_column = column.combine_chunks()
+    if pa.types.is_dictionary(column.type):
+        return whole_column.dictionary_decode()
+    return whole_column
+
+
 def _ids(column: pa.Array, path: Path, name: str) -> pa.Array:
     """A column of ids as text; whole numbers without a fraction."""
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
     kind = column.type
     if pa.types.is_floating(kind):
-        values = column.to_pylist()
-        return pa.array([None if v is None else number_text(v) for v in values], pa.string())
+        try:
+            return column.cast(pa.int64()).cast(pa.string())
+        except pa.ArrowInvalid:  # one of them is no whole number, or has more digits
+            values = column.to_pylist()
+            return pa.array([None if v is None else number_text(v) for v in values], pa.string())
     if pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return column.cast(pa.string())
     raise InputError(f"{path}: the column '{name}' is of type {kind}; ids are text or numbers")
 
 
-def _seconds(column: pa.Array, unit: str) -> pa.Array:
+def _numbers(column: pa.Array, path: Path, name: str) -> pa.Array:
+    """A column as numbers; null where there is none."""
+    kind = column.type
+    if not any(of_kind(kind) for of_kind in _NUMERIC):
+        raise InputError(f"{path}: the column '{name}' is of type {kind}; numbers are expected")
+    return as_numbers(column)
+
+
+def _seconds(column: pa.Array, unit: str, path: Path, name: str) -> pa.Array:
     """Times as seconds since 1970; null where there is none."""
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
         return pc.divide(column.cast(pa.timestamp("us")).cast(pa.int64()).cast(pa.float64()), 1e6)
-    if unit == DATE:
-        dates = pd.to_datetime(column.to_pandas(), format="ISO8601", utc=True, errors="coerce")
-        nanoseconds = dates.astype("int64").to_numpy(dtype=np.float64)
-        nanoseconds[dates.isna().to_numpy()] = np.nan
-        return pa.array(nanoseconds / 1e9)
-    return pc.divide(as_numbers(column), SECONDS[unit])
+    if unit != DATE:
+        return pc.divide(_numbers(column, path, name), SECONDS[unit])
+    if not any(of_kind(column.type) for of_kind in (*_TEXT, pa.types.is_integer)):
+        raise InputError(f"{path}: the column '{name}' is of type {column.type}; give it as text")
+    text = column.cast(pa.string()).to_pandas()
+    dates = pd.to_datetime(text, format="ISO8601", utc=True, errors="coerce")
+    nanoseconds = dates.astype("int64").to_numpy(dtype=np.float64)
+    nanoseconds[dates.isna().to_numpy()] = np.nan
+    return pa.array(nanoseconds / 1e9)
 
 
 def _items(
@@ -237,10 +256,13 @@ def _items(
     """Rows of `item` and the columns of `cells`, as they are written."""
     names = [columns.item, *cells]
     for numbers, table in _item_rows(source, names, rejects, progress):
-        parts = {"item": _ids(table[columns.item].combine_chunks(), source.path, columns.item)}
+        parts = {"item": _ids(_decoded(table[columns.item]), source.path, columns.item)}
         for name, cell in cells.items():
-            column = table[name].combine_chunks()
-            parts[name] = _decimals(column) if cell.endswith(":float") else _clean(column)
+            column = _decoded(table[name])
+            if cell.endswith(":float"):
+                parts[name] = _decimals(_numbers(column, source.path, name))
+            else:
+                parts[name] = _clean(column, source.path, name)
         unfit = unfit_tokens(parts["item"])
         rejects.add_rows(source.path, numbers[unfit], "item id that RecBole cannot read")
         yield pa.table(parts).filter(pa.array(~unfit))
@@ -259,11 +281,9 @@ def _item_rows(
             }
             yield numbers, pa.table(columns)
     elif source.format == "parquet":
-        number = 1
-        for batch in open_parquet(source.path).iter_batches(_BATCH, columns=names):
-            columns = {name: _plain(batch[name]) for name in names}
-            yield np.arange(number, number + batch.num_rows), pa.table(columns)
-            number += batch.num_rows
+        for numbers, table in parquet_rows(source.path, names):
+            columns = {name: _plain(table[name].combine_chunks()) for name in names}
+            yield numbers, pa.table(columns)
     else:
         yield from source.rows(rejects, progress)
 
@@ -286,12 +306,14 @@ def _word_list(value: Any) -> str | None:
     return whole(json.dumps(value, default=str))
 
 
-def _clean(column: pa.Array) -> pa.Array:
+def _clean(column: pa.Array, path: Path, name: str) -> pa.Array:
     """Cleaned text, "" for null."""
+    if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+        raise InputError(f"{path}: the column '{name}' is of type {column.type}; text is expected")
     return pc.fill_null(clean_column(column.cast(pa.string())), "")
 
 
 def _decimals(column: pa.Array) -> pa.Array:
     """Numbers as text, "" where there is none."""
-    numbers = as_numbers(column).to_numpy(zero_copy_only=False)
+    numbers = column.to_numpy(zero_copy_only=False)
     return pc.if_else(pa.array(np.isfinite(numbers)), texts(numbers), "")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -20,6 +23,7 @@ FORMATS = {
     "jsonl": "json", "ndjson": "json",
 }  # fmt: skip
 _SNIFFED = 1 << 16  # bytes of JSON lines whose values tell the type of an id
+_BATCH = 1 << 16  # rows of a Parquet file
 
 
 @dataclass(frozen=True)
@@ -93,19 +97,41 @@ def open_source(
         codecs.lookup(encoding)
     except LookupError:
         raise InputError(f"encoding '{encoding}' is not known; give utf-8, latin-1, ...") from None
-    if delimiter is not None and len(delimiter) != 1:
-        raise InputError(f"delimiter {delimiter!r}: give one character")
-    chosen = delimiter or ("\t" if kind == "tsv" else ",")
+    chosen = ("\t" if kind == "tsv" else ",") if delimiter is None else delimiter
+    if len(chosen) != 1 or not chosen.isascii() or chosen in '"\r\n':
+        raise InputError(f"delimiter {chosen!r}: give one ASCII character, no quote or line end")
+    repeated = [name for name, count in Counter(names or ()).items() if count > 1]
+    if repeated:
+        raise InputError(f"columns: '{repeated[0]}' occurs twice; give each a name of its own")
     return Source(path, kind, tuple(names) if names else None, chosen, encoding)
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
     """Raises InputError for what is no Parquet file."""
-    try:
+    with _parquet_faults(path):
         return pq.ParquetFile(path)
+
+
+def parquet_rows(path: Path, names: Sequence[str]) -> Iterator[Lines]:
+    """Columns of a Parquet file with the numbers of their rows, from 1.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    number = 1
+    with _parquet_faults(path):
+        for batch in open_parquet(path).iter_batches(_BATCH, columns=list(names)):
+            yield np.arange(number, number + batch.num_rows), pa.Table.from_batches([batch])
+            number += batch.num_rows
+
+
+@contextlib.contextmanager
+def _parquet_faults(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{path}: cannot be read as Parquet ({reason})") from None
+        raise InputError(f"{path}: cannot be read as Parquet ({reason}); write it again") from None
 
 
 def first_records(path: Path) -> list[dict[str, Any]]:

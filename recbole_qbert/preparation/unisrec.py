@@ -11,6 +11,7 @@ must be what the rows before it say.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.embeddings import EmbeddingTable, read_embeddings, write_embeddings
 from recbole_qbert.data.merge import ITEM, LARGE, USER, read_atomic
 from recbole_qbert.errors import InputError, preview
-from recbole_qbert.files import atomic_write
-from recbole_qbert.preparation.numbering import read_tokens, write_tokens
+from recbole_qbert.files import atomic_write, sidecar_path
+from recbole_qbert.preparation.item_texts import as_cell
+from recbole_qbert.preparation.numbering import count_items, read_tokens, write_tokens
 from recbole_qbert.preparation.split import (
     CELLS,
     INTER_CELLS,
@@ -52,17 +54,21 @@ def import_folder(folder: Path, name: str, into: Domain) -> dict[str, Any]:
         into: the data set to write.
 
     Returns:
-        users, items and interactions; the features' dimension, 0 without.
+        users, items and interactions; the features' dimension, 0 without; `remarks`: what is
+        otherwise than it was, in words.
 
     Raises:
         InputError: a file is missing or broken, or a history is not what earlier rows say.
     """
     numbered = _join_rows([folder / f"{name}.{part}.inter" for part in PARTS])
     texts = _texts(folder / f"{name}.text")
-    n_items = max([len(texts), *(int(token) + 1 for token in numbered.items.to_pylist())])
-    items = read_tokens(folder / f"{name}.item2index", [str(number) for number in range(n_items)])
-    users = read_tokens(folder / f"{name}.user2index", numbered.users.to_pylist())
-    numbers = pc.cast(numbered.items, pa.int64()).to_numpy()
+    source = folder / f"{name}.{PARTS[0]}.inter"
+    numbers = pc.cast(numbered.items, pa.float64()).to_numpy().astype(np.int64)
+    n_items = count_items(int(numbers.max()), len(texts), len(numbered.codes), source)
+    item_numbers = [str(number) for number in range(n_items)]
+    items = read_tokens(folder / f"{name}.item2index", item_numbers, source)
+    users = read_tokens(folder / f"{name}.user2index", numbered.users.to_pylist(), source)
+    vectors = _read_features(folder / f"{name}.{FEATURES}", n_items)
     sequences = Sequences(
         users=pa.array(users, LARGE),
         items=pa.array(items, LARGE),
@@ -71,16 +77,28 @@ def import_folder(folder: Path, name: str, into: Domain) -> dict[str, Any]:
         times=numbered.times,
         parts=numbered.parts,
     )
-    with atomic_write(into.file("inter"), "wb") as handle:
+    with ExitStack() as stack:  # all take their names together, at the end
+        handle = stack.enter_context(atomic_write(into.file("inter"), "wb"))
         write_header(handle, INTER_CELLS)
         write_rows(handle, list(sequence_rows(sequences)))
-    if texts:
-        column = [texts.get(str(number), "") for number in range(n_items)]
-        with atomic_write(into.file("item"), "wb") as handle:
+        if texts:
+            column = [as_cell(texts.get(number)) for number in item_numbers]
+            handle = stack.enter_context(atomic_write(into.file("item"), "wb"))
             write_header(handle, TEXT_CELLS)
             write_rows(handle, [pa.array(items, LARGE), pa.array(column, LARGE)])
-    dimension = _import_features(folder / f"{name}.{FEATURES}", items, into)
-    return {**sequences.counts(), "dimension": dimension}
+    stale = ["semid", *([] if texts else ["item"]), *(["text.npz"] if vectors is None else [])]
+    for path in map(into.file, stale):  # of what was there before
+        path.unlink(missing_ok=True)
+        sidecar_path(path).unlink(missing_ok=True)
+    if vectors is not None:
+        mask = np.ones((n_items, 1), dtype=np.bool_)
+        meta = {"modality": "text", "encoder": {"name": FEATURES}}
+        table = EmbeddingTable(tuple(items), vectors, mask, meta)
+        write_embeddings(into.file("text.npz"), table)
+    changed = sum(as_cell(text) != text for text in texts.values())
+    remarks = [f"{changed} texts began with a double quote, now two single ones"] if changed else []
+    dimension = 0 if vectors is None else int(vectors.shape[2])
+    return {**sequences.counts(), "dimension": dimension, "remarks": remarks}
 
 
 def _texts(path: Path) -> dict[str, str]:
@@ -190,22 +208,19 @@ def _check_histories(
         )
 
 
-def _import_features(path: Path, items: list[str], into: Domain) -> int:
+def _read_features(path: Path, n_items: int) -> np.ndarray | None:
+    """Vectors of the items, float32 [N, 1, D]; None without a file."""
     if not path.is_file():
-        return 0
+        return None
     vectors = np.fromfile(path, dtype=np.float32)
-    if not len(vectors) or len(vectors) % len(items):
+    if not len(vectors) or path.stat().st_size % (4 * n_items):
         raise InputError(
-            f"{path}: {path.stat().st_size} bytes are no float32 matrix of {len(items)} rows; give "
+            f"{path}: {path.stat().st_size} bytes are no float32 matrix of {n_items} rows; give "
             "the file of this data set"
         )
-    matrix = vectors.reshape(len(items), 1, -1)
-    if not np.isfinite(matrix).all():
+    if not np.isfinite(vectors).all():
         raise InputError(f"{path}: not all values are finite; make it again")
-    mask = np.ones((len(items), 1), dtype=np.bool_)
-    meta = {"modality": "text", "encoder": {"name": FEATURES}}
-    write_embeddings(into.file("text.npz"), EmbeddingTable(tuple(items), matrix, mask, meta))
-    return int(matrix.shape[2])
+    return vectors.reshape(n_items, 1, -1)
 
 
 def export_folder(domain: Domain, folder: Path, text_fields: list[str]) -> dict[str, Any]:
@@ -217,7 +232,8 @@ def export_folder(domain: Domain, folder: Path, text_fields: list[str]) -> dict[
         text_fields: columns whose texts are joined by blanks.
 
     Returns:
-        users, items and interactions; the features' dimension, 0 without.
+        users, items and interactions; the features' dimension, 0 without; `lost`: what the format
+        has no place for, in words.
 
     Raises:
         InputError: a file cannot be read, or an item has no row or vector.
@@ -230,6 +246,8 @@ def export_folder(domain: Domain, folder: Path, text_fields: list[str]) -> dict[
         items = pa.array(frame[ITEM].tolist(), LARGE)
         if text_fields:
             texts = [" ".join(filter(None, row)) for row in frame[text_fields].to_numpy().tolist()]
+    elif text_fields:
+        raise InputError(f"{domain.file('item')}: no such file to take {preview(text_fields)} from")
     numbers = pc.index_in(sequences.items, items)
     if numbers.null_count:
         unknown = pc.filter(sequences.items, pc.is_null(numbers)).to_pylist()
@@ -259,7 +277,9 @@ def export_folder(domain: Domain, folder: Path, text_fields: list[str]) -> dict[
         with atomic_write(folder / f"{domain.name}.{FEATURES}", "wb") as handle:
             handle.write(features.tobytes())
     dimension = 0 if features is None else features.shape[1]
-    return {**numbered.counts(), "dimension": int(dimension)}
+    alone = int((np.diff(numbered.offsets) == 1).sum())
+    lost = [f"{alone} users of a single item, who have no history"] if alone else []
+    return {**numbered.counts(), "dimension": int(dimension), "lost": lost}
 
 
 def _features(domain: Domain, items: list[str]) -> np.ndarray | None:

@@ -13,7 +13,7 @@ from recbole_qbert._version import __version__
 from recbole_qbert.data.atomic import ROWS_AT_ONCE, write_header, write_rows
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.errors import InputError
-from recbole_qbert.files import atomic_write, sha256_file, sidecar_path, write_json
+from recbole_qbert.files import atomic_write, read_json, sha256_file, sidecar_path, write_json
 from recbole_qbert.preparation.interactions import Interactions
 
 Fields = Mapping[str, pa.Array]  # header cell such as `title:token_seq` -> a string a row
@@ -31,8 +31,8 @@ def write_dataset(
 ) -> None:
     """`<name>.inter`, and where given `.item` and `.user`, `<name>.inter.json` and `.rejected`.
 
-    All files take their names together at the end. Without rejected lines an older `.rejected`
-    goes.
+    All files take their names together at the end. What an older preparation wrote and this one
+    does not goes.
 
     Args:
         inter: in the order to be written.
@@ -49,11 +49,10 @@ def write_dataset(
         del columns["rating:float"]
     tables = {"item": items, "user": users}
     with contextlib.ExitStack() as stack:
-        report = domain.file("rejected")
         lines = iter(rejected)
         first = next(lines, None)
         if first is not None:
-            handle = stack.enter_context(atomic_write(report))
+            handle = stack.enter_context(atomic_write(domain.file("rejected")))
             handle.write(first)
             handle.writelines(lines)
         for suffix, fields in tables.items():
@@ -63,12 +62,13 @@ def write_dataset(
                 write_rows(handle, list(fields.values()))
         handle = stack.enter_context(atomic_write(domain.file("inter"), "wb"))
         _write_coded(handle, columns)
-    if first is None:
-        report.unlink(missing_ok=True)
     written = ["inter", *(suffix for suffix, fields in tables.items() if fields is not None)]
     files = {domain.file(suffix).name: sha256_file(domain.file(suffix)) for suffix in written}
-    sidecar = {"files": files, "version": __version__, **facts}
-    write_json(sidecar_path(domain.file("inter")), sidecar)
+    sidecar = sidecar_path(domain.file("inter"))
+    stale = set(read_json(sidecar).get("files", {}) if sidecar.is_file() else {}) - set(files)
+    for name in (*stale, *([domain.file("rejected").name] if first is None else [])):
+        (domain.folder / name).unlink(missing_ok=True)
+    write_json(sidecar, {"files": files, "version": __version__, **facts})
 
 
 def check_target(domain: Domain, overwrite: bool) -> None:

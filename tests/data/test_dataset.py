@@ -341,7 +341,7 @@ def test_repeats_are_looked_for_in_training_only(
 
 
 def test_pre_split_benchmark_files(tiny: Tiny) -> None:
-    """RecBole's own format with ready-made lists loads; whole sequences are not to be had."""
+    """RecBole's own format with ready-made lists: one row a user, whose sequence it holds."""
     header = "user_id:token\titem_id:token\titem_id_list:token_seq"
     for part, place in (("train", -3), ("valid", -2), ("test", -1)):
         lines = [header]
@@ -360,9 +360,11 @@ def test_pre_split_benchmark_files(tiny: Tiny) -> None:
     )
     whole = raw_sequences(tiny, loaded)
     assert loaded.dataset.item_codes.shape[1] == 3
-    assert loaded.train._dataset.training_repeats() is True
-    with pytest.raises(InputError, match="benchmark files"):
-        loaded.train._dataset.training_sequences()
+    assert loaded.train._dataset.training_repeats() is False
+    items, offsets = loaded.train._dataset.training_sequences()
+    for user, sequence in whole.items():
+        assert items[offsets[user] : offsets[user + 1]].tolist() == sequence[:-2]
+    assert loaded.dataset.n_interactions == sum(map(len, whole.values()))
     for interaction, _, _, _ in loaded.test:
         rows, seen = loaded.test._dataset.seen_items(interaction)
         for row, user in enumerate(interaction["user_id"].tolist()):

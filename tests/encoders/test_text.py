@@ -257,6 +257,7 @@ def test_settings_that_are_refused(tmp_path: Path, settings: dict[str, Any], mes
         ("&lt;p&gt;new&lt;/p&gt;hat", "new hat"),
         ("5 < 6 > 4 <3", "5 < 6 > 4 <3"),
         ("<br/><img src='x'>", ""),
+        ("A &amp;amp; B &amp;lt;b&amp;gt;bold &amp;#38;quot;", 'A & B bold "'),
     ],
 )
 def test_clean_text(text: str, cleaned: str) -> None:

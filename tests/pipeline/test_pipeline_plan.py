@@ -132,6 +132,7 @@ FAULTS = {
         "variables: {each: 3}\nsteps: [{name: a, command: sample}]",
         "'each' cannot be a name",
     ),
+    "state": ("state: [1]\nsteps: [{name: a, command: sample}]", "state: the name of a file"),
     "none left": ("steps: [{name: a, when: False, command: sample}]", "no step is left"),
     "settings": ("steps: [{name: a, command: sample, settings: 3}]", "settings: `key: value`"),
     "a mapping": (

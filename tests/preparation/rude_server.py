@@ -181,5 +181,8 @@ class Handler(BaseHTTPRequestHandler):
     def _circle(self, name: str, count: int) -> None:
         self._send(b"", 302, Location=f"/{name}")
 
+    def _astray(self, name: str, count: int) -> None:
+        self._send(b"", 302, Location="http://[no address")
+
     def _gzip(self, name: str, count: int) -> None:
         self._send(b"\x1f\x8bnot really", Content_Encoding="gzip")

@@ -88,6 +88,15 @@ def test_everything_good_arrives_once(server: RudeServer, tmp_path: Path) -> Non
     assert "html" in server.asked and "gone-2" not in server.asked
 
 
+def test_no_address_stops_the_others(server: RudeServer, tmp_path: Path) -> None:
+    odd = ["http://[bad", "http://a..b/x", "http://x:port/", f"http://{'a' * 300}/", "//x/y"]
+    entries = [Entry(f"odd{n}", (url,)) for n, url in enumerate([*odd, server.url("astray")])]
+    entries.append(Entry("good", (odd[0], server.url("astray"), server.url("picture-1"))))
+    assert download(entries, tmp_path, PICTURES, FAST) == {GONE: 6, DONE: 1}
+    assert (tmp_path / "good.jpg").read_bytes() == picture(seed=1)
+    assert server.asked["astray"] == 2  # it stays so: not asked again
+
+
 def test_a_retry_after_holds_the_whole_host_back(server: RudeServer, tmp_path: Path) -> None:
     manners = Manners(workers=1, per_host=1, timeout=2, retries=1, backoff=0.01, max_wait=5)
     entries = [Entry("a", (server.url("busy"),)), Entry("b", (server.url("picture-1"),))]
@@ -196,9 +205,12 @@ def test_without_a_network(tmp_path: Path) -> None:
         Entry("b", ("http://x/unknown.jpg",)),
         Entry("c", ("http://x/c.jpg",)),
         Entry("d", ("http://x/d.jpg",)),
+        Entry("e", ("http://x/%00", "http://[x/" + "y" * 300, "http://x/..%2Fb.png")),
     ]
+    (tmp_path / "b.png").write_bytes(picture("PNG", seed=9))  # beside the folder, not in it
     counts = download(entries, tmp_path / "out", Wanted(True, 0, source), FAST)
-    assert counts == {DONE: 2, NO_PICTURE: 1, FAILED: 1}
+    assert counts == {DONE: 3, NO_PICTURE: 1, FAILED: 1}
+    assert (tmp_path / "out" / "e.png").read_bytes() == picture("PNG", seed=0)
     assert (tmp_path / "out" / "a.jpg").read_bytes() == picture(seed=2)
     assert (tmp_path / "out" / "b.png").read_bytes() == picture("PNG")
     assert read_status(tmp_path / "out")["d"].reason == f"not in {source}"

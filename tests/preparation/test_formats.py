@@ -53,7 +53,11 @@ def test_the_real_data_come_back_byte_for_byte(name: str, tmp_path: Path) -> Non
     assert sum(map(len, content.values())) == TABLE_1[name][2]
 
 
-TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), max_size=8)
+# Any value, also those that a cell of an atomic file cannot hold.
+VALUES = st.one_of(
+    st.text(st.sampled_from('ab"\t\r\n\0é\ud83d '), max_size=5), st.none(), st.integers(0, 9),
+    st.lists(st.text("ab,", max_size=2), max_size=2),
+)  # fmt: skip
 
 
 @settings(max_examples=25, deadline=None)
@@ -70,16 +74,22 @@ def test_json_comes_back_byte_for_byte(
     }
     files = {"inter": inter}
     if data.draw(st.booleans()):
-        texts = data.draw(st.lists(TEXT, min_size=2, max_size=2))
-        files["item"] = {
-            str(n): {"title": texts[n % 2], "brand": "b" * (n % 3)} for n in range(n_items)
+        rows = data.draw(st.lists(st.dictionaries(
+            st.sampled_from(["title", "brand", "x"]), VALUES), min_size=2, max_size=3))  # fmt: skip
+        files["item"] = {"0": {"title": "t", "brand": ""}} | {
+            str(n): rows[n % len(rows)] for n in range(1, n_items)
         }
     for suffix in data.draw(st.sets(st.sampled_from(["index", "index_vitemb"]))):
         files[suffix] = {str(n): [f"<a_{n % 4}>", f"<b_{n}>"] for n in range(n_items)}
     if len(files) == 1:
         files["item"] = {str(n): {"title": "t"} for n in range(n_items)}
     for suffix, content in files.items():
-        (folder / f"x.{suffix}.json").write_text(as_json(content, style), encoding="utf-8")
+        try:
+            text = as_json(content, style)
+            (folder / f"x.{suffix}.json").write_text(text, encoding="utf-8")
+        except UnicodeEncodeError:  # half a surrogate pair needs ASCII
+            text = as_json(content, style | {"ensure_ascii": True})
+            (folder / f"x.{suffix}.json").write_text(text, encoding="utf-8")
     if data.draw(st.booleans()):
         lines = [f"asin{n}\t{n}\n" for n in range(n_items)]
         (folder / "x.item2id").write_text("".join(lines))
@@ -88,6 +98,8 @@ def test_json_comes_back_byte_for_byte(
             (folder / "x.user2id").write_text("".join(users))
     into = Domain("x", folder / "atomic")
     import_json(folder, "x", into)
+    for line in into.file("item").read_bytes().decode().split("\n"):
+        assert not any(cell.startswith('"') for cell in line.split("\t")) and "\r" not in line
     export_json(into, folder / "again")
     for path in [path for path in folder.iterdir() if path.is_file()]:
         assert (folder / "again" / path.name).read_bytes() == path.read_bytes(), path.name
@@ -148,19 +160,50 @@ def test_what_json_cannot_carry_is_said(tmp_path: Path) -> None:
     (tmp_path / "j" / "x.index.json").write_text(json.dumps({str(n): ["<a_1>"] for n in range(3)}))
     into = Domain("y", tmp_path / "y")
     remarks = import_json(tmp_path / "j", "x", into)["remarks"]
-    assert remarks[0].startswith("x.item.json: 3 values are missing, no text, or had tabs")
-    assert "pairs of items that share a tuple: 3" in remarks[1]
-    assert remarks[2:] == ["x.item.json: an export will number or order it otherwise"]
+    assert "pairs of items that share a tuple: 3" in remarks[0]
+    assert remarks[1].startswith("x.item.json: 3 items have values that are missing, no text, or")
+    assert len(remarks) == 2
     assert into.file("item").read_text().splitlines()[1:] == [
         "A\ta b\ta_1", "B\t\ta_1", "C\tk, l\ta_1",
     ]  # fmt: skip
     assert not into.file("semid").exists()
+    export_json(into, tmp_path / "back")
+    given = json.loads((tmp_path / "j" / "x.item.json").read_text())
+    assert json.loads((tmp_path / "back" / "y.item.json").read_text()) == given
+    # A cell that somebody changed counts, not what it was once made from.
+    into.file("item").write_text(into.file("item").read_text().replace("k, l", "new"))
+    export_json(into, tmp_path / "back")
+    changed = json.loads((tmp_path / "back" / "y.item.json").read_text())
+    assert changed == given | {"2": {"title": "new"}}
+
+
+def test_a_second_import_leaves_nothing_of_the_first(tmp_path: Path) -> None:
+    small_json(tmp_path / "a")
+    unisrec_like(tmp_path / "u", {"0": list("01234")}, 5)
+    into = Domain("x", tmp_path / "x")
+    import_json(tmp_path / "a", "x", into)
+    assert into.file("semid").exists() and into.file("semid.json").exists()
+    import_folder(tmp_path / "u", "x", into)
+    assert not into.file("semid").exists() and into.file("text.npz").exists()
+    for name in ("x.text", "x.feat1CLS"):
+        (tmp_path / "u" / name).unlink()
+    import_folder(tmp_path / "u", "x", into)
+    assert not into.file("text.npz").exists() and not into.file("item").exists()
+    small_json(tmp_path / "a")
+    import_json(tmp_path / "a", "x", into)
+    (tmp_path / "a" / "x.index.json").unlink()
+    import_json(tmp_path / "a", "x", into)
+    assert not into.file("semid").exists() and not into.file("semid.json").exists()
 
 
 FAULTS = {
     "no inter": ("inter", None, r"x\.inter\.json: no such file"),
     "no json": ("inter", "{", r"x\.inter\.json: not valid JSON"),
     "a token": ("inter", '{"0": [0, "1"]}', "user '0': not all items are numbers from 0"),
+    "a truth": ("inter", '{"0": [0, true]}', "user '0': not all items are numbers from 0"),
+    "huge": ("inter", '{"0": [0, 99999999999999999999]}', "user '0': not all items are numbers"),
+    "sparse": ("inter", '{"0": [0, 1999999999]}', "an item has the number 1999999999; number the"),
+    "a user": ("inter", '{"NA": [0]}', r"x\.inter\.json: 1 tokens .* the first 'NA'; rename them"),
     "negative": ("inter", '{"0": [1], "5": [0, -1]}', "user '5': not all items are numbers"),
     "no list": ("inter", '{"0": 3}', "user '0': a list of item numbers was expected"),
     "no users": ("inter", "{}", "users was expected"),
@@ -168,7 +211,14 @@ FAULTS = {
     "no fields": ("item", '{"0": 1, "1": 2, "2": 3}', "item 0: `field: text` was expected"),
     "a bad field": ("item", '{"0": {"a:b": ""}, "1": {}, "2": {}}', "rename item_id"),
     "no tokens": ("index", '{"0": 1, "1": 2, "2": 3}', "item 0: a list of tokens was expected"),
-    "ids": ("item2id", "A\t0\nA1 1\n", r"x\.item2id: line 2: a token, a tab and a new number"),
+    "ids": ("item2id", "A\t0\nA1 1\n", r"x\.item2id: line 2: a new token, a tab and a new"),
+    "one id twice": (
+        "item2id",
+        "A\t0\nA\t1\nC\t2\n",
+        r"x\.item2id: line 2: a new token, a tab and",
+    ),
+    "unfit ids": ("item2id", "NA\t0\nA\tB\t1\nC\t2\n", "2 tokens .* the first 'NA'; rename them"),
+    "ids not UTF-8": ("item2id", b"\xff\t0\n", r"x\.item2id: not UTF-8 .*; convert the file"),
     "ids lacking": ("item2id", "A\t0\n", "2 numbers have no token: 1, 2"),
 }
 
@@ -180,7 +230,7 @@ def test_faults_of_json(tmp_path: Path, fault: str) -> None:
     path = tmp_path / (f"x.{suffix}" if suffix == "item2id" else f"x.{suffix}.json")
     path.unlink()
     if text is not None:
-        path.write_text(text)
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
     with pytest.raises(InputError, match=message):
         import_json(tmp_path, "x", Domain("x", tmp_path / "x"))
     assert not (tmp_path / "x").exists()
@@ -236,7 +286,8 @@ def test_unisrec_comes_back_byte_for_byte(tmp_path: Path) -> None:
     into = Domain("x", tmp_path / "x")
     facts = import_folder(tmp_path / "u", "x", into)
     total = sum(map(len, sequences.values()))
-    assert facts == {"users": 20, "items": 30, "interactions": total, "dimension": 4}
+    counts = {"users": 20, "items": 30, "interactions": total}
+    assert facts == {**counts, "dimension": 4, "remarks": []}
     expected = [
         f"u{user}\ti{item}\t{place}"
         for user, items in sequences.items()
@@ -248,6 +299,19 @@ def test_unisrec_comes_back_byte_for_byte(tmp_path: Path) -> None:
     assert table.vectors[7, 0].tolist() == [28, 29, 30, 31] and table.items[7] == "i7"
     export_folder(into, tmp_path / "again", ["text"])
     assert hashes(tmp_path / "u") == hashes(tmp_path / "again")
+
+
+def test_what_unisrec_or_recbole_cannot_take_is_said(tmp_path: Path) -> None:
+    unisrec_like(tmp_path / "u", {"0": list("01234")}, 5)
+    path = tmp_path / "u" / "x.text"
+    path.write_text(path.read_text().replace("\ttext of 1", '\t"text" of 1'))
+    into = Domain("x", tmp_path / "x")
+    remarks = import_folder(tmp_path / "u", "x", into)["remarks"]
+    assert remarks == ["1 texts began with a double quote, now two single ones"]
+    assert into.file("item").read_text().splitlines()[2] == "i1\t''text\" of 1"
+    write_inter(tmp_path / "y" / "y.inter", placed({"u": ["p", "q"], "v": ["p"]}))
+    facts = export_folder(Domain("y", tmp_path / "y"), tmp_path / "out", [])
+    assert facts["lost"] == ["1 users of a single item, who have no history"]
 
 
 def test_a_history_that_is_not_so(tmp_path: Path) -> None:
@@ -273,24 +337,32 @@ def test_faults_of_features(tmp_path: Path) -> None:
     (tmp_path / "u" / "x.feat1CLS").write_bytes(b"\0" * 28)
     with pytest.raises(InputError, match="28 bytes are no float32 matrix of 5 rows"):
         import_folder(tmp_path / "u", "x", Domain("x", tmp_path / "x"))
+    assert not (tmp_path / "x").exists()
     write_inter(tmp_path / "y" / "y.inter", placed({"u": ["p", "q", "r"]}))
     table = EmbeddingTable(("p",), np.ones((1, 1, 2), np.float32), np.ones((1, 1), bool), {})
     write_embeddings(tmp_path / "y" / "y.text.npz", table)
     with pytest.raises(InputError, match="2 items have no vector: q, r; UniSRec needs all"):
         export_folder(Domain("y", tmp_path / "y"), tmp_path / "out", [])
+    with pytest.raises(InputError, match=r"y\.item: no such file to take title from"):
+        export_folder(Domain("y", tmp_path / "y"), tmp_path / "out", ["title"])
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_scripts_and_recbole_alone(tmp_path: Path) -> None:
     """JSON to atomic files that RecBole itself loads, and on to a UniSRec folder."""
     sequences = {f"{user}": [(user + k) % 9 for k in range(5)] for user in range(8)}
     (tmp_path / "x.inter.json").write_text(json.dumps(sequences))
+    texts = ['"A quotation that never ends', "12'' of wood", 'an inch "', "tab\there", "NA"]
+    items = {str(n): {"title": texts[n % 5], "brand": '"'} for n in range(9)}
+    (tmp_path / "x.item.json").write_text(json.dumps(items))
     script = [sys.executable, str(ROOT / "dataset_scripts" / "import_data.py")]
     script += ["--format=mql4grec", f"--source={tmp_path}", "--dataset=x"]
     script += [f"--data_path={tmp_path / 'dataset'}"]
     done = subprocess.run(script, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
     assert "8 users, 9 items, 40 interactions" in done.stdout
-    read = recbole_alone(tmp_path / "dataset", "x")
+    fields = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "title", "brand"]}
+    read = recbole_alone(tmp_path / "dataset", "x", load_col=fields)
     assert (read["users"], read["items"]) == (8, 9)
     tests = read["rows"][-9:-1]
     assert sorted(tests) == sorted(

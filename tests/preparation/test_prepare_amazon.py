@@ -134,6 +134,30 @@ def test_what_is_rejected_says_why(tmp_path: Path) -> None:
     assert made.raw.interactions == 13
 
 
+def test_odd_metadata_is_never_fatal(tmp_path: Path) -> None:
+    """Literals that cannot be, and prices of every kind."""
+    prices = ["$.99", 10**400, "$1,299.00", -3, float("nan"), True, None, {"x": 1}]
+    meta = ["{'asin': {[]}}", "{[]: 1}", "[" * 5000, "{'asin': 'B1'\0}"]
+    for place, price in enumerate(prices):
+        domain, made = prepare(
+            tmp_path / str(place), 2018, REVIEW_LINES[2018](),
+            [*meta, json.dumps({"asin": "B1", "title": "T", "price": price})],
+        )  # fmt: skip
+        assert made.reasons == {"not an object": 4}
+        written = {0: "\t0.99", 2: "\t1299.00"}.get(place, "")
+        assert domain.file("item").read_text().splitlines()[1] == f"B1\tT{written}"
+
+
+def test_what_an_earlier_preparation_wrote_goes(tmp_path: Path) -> None:
+    domain, _ = prepare(tmp_path, 2018, REVIEW_LINES[2018]() + BROKEN, METADATA_LINES[2018]())
+    assert domain.file("item").exists() and domain.file("rejected").exists()
+    domain.file("user").touch()  # somebody else's
+    again = write_lines(tmp_path / "again.json", REVIEW_LINES[2018]())
+    prepare_amazon(domain, 2018, [again], [], Options(core=2), overwrite=True)
+    left = {"toy.inter", "toy.inter.json", "toy.user"}
+    assert {path.name for path in domain.folder.iterdir()} == left
+
+
 @pytest.mark.parametrize("release", [2014, 2018, 2023])
 def test_ratings_only_files_give_the_same_interactions(tmp_path: Path, release: int) -> None:
     lines = csv_lines(release)

@@ -139,3 +139,20 @@ def test_what_is_no_archive(tmp_path: Path) -> None:
     (tmp_path / "u.data").touch()
     with pytest.raises(InputError, match="u.item: no such file"):
         find_layout(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("movies", "message"),
+    [
+        ("movieId,title,genres\n", "no row is a movie; unpack the archive again"),
+        ('movieId,title,genres\n10,"never ends,x\n', "no row is a movie"),
+        ('movieId,title,genres\n10,"' + "long\n" * 40_000, "field larger than field limit"),
+    ],
+)
+def test_broken_movies(tmp_path: Path, movies: str, message: str) -> None:
+    write_20m(tmp_path / "raw")
+    (tmp_path / "raw" / "movies.csv").write_text(movies)
+    domain = Domain("ml", tmp_path / "ml")
+    with pytest.raises(InputError, match=message):
+        prepare_movielens(domain, tmp_path / "raw")
+    assert not domain.file("inter").exists()

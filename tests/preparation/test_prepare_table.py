@@ -6,6 +6,9 @@ import gzip
 import json
 import subprocess
 import sys
+from datetime import date, timedelta
+from datetime import time as clock
+from decimal import Decimal
 from pathlib import Path
 
 import pandas as pd
@@ -133,6 +136,69 @@ def test_script_from_files_to_what_recbole_loads(tmp_path: Path) -> None:
     assert read["counts"] == [2, 2, 3] and read["items"] == ["10", "30"]
 
 
+def parquet(folder: Path, **columns: object) -> Path:
+    """A table of two rows; ids unless given."""
+    path = folder / "x.parquet"
+    pq.write_table(pa.table({"u": ["a", "b"], "i": [1.0, 2.0], **columns}), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("times", "unit", "written"),
+    [
+        (pa.array(["1.5", "2"]).dictionary_encode(), "s", ("1.5", "2")),
+        (pa.array(["2024-01-01", "2024-01-02"]).dictionary_encode(), "date",
+         ("1704067200", "1704153600")),
+        (pa.array([20240101, 20240102]), "date", ("1704067200", "1704153600")),
+        (pa.array([Decimal("1500.5"), Decimal("7")]), "ms", ("1.5005", "0.007")),
+        (pa.array([date(2024, 1, 1), date(2024, 1, 2)]), "s", ("1704067200", "1704153600")),
+    ],
+)  # fmt: skip
+def test_types_of_parquet(
+    tmp_path: Path, times: pa.Array, unit: str, written: tuple[str, str]
+) -> None:
+    path = parquet(tmp_path, t=times)
+    text, made = prepared(tmp_path, path, "u", "i", "t", unit)
+    assert text.splitlines()[1:] == [f"a\t1\t{written[0]}", f"b\t2\t{written[1]}"]
+    assert not made.reasons
+
+
+@pytest.mark.parametrize("unit", ["s", "date"])
+@pytest.mark.parametrize(
+    "times", [[timedelta(1)] * 2, [clock(1)] * 2, [["a"]] * 2, [b"1", b"2"], [{"a": 1}] * 2]
+)
+def test_parquet_columns_of_no_use_are_named(
+    tmp_path: Path, times: list[object], unit: str
+) -> None:
+    path = parquet(tmp_path, t=pa.array(times))
+    with pytest.raises(InputError, match=r"x\.parquet: the column 't' is of type .*; "):
+        prepared(tmp_path, path, "u", "i", "t", unit)
+    with pytest.raises(InputError, match="the column 't' is of type"):
+        prepared(tmp_path, path, "u", "t" if isinstance(times[0], list) else "i", "t", "s", "t")
+
+
+def test_items_of_parquet(tmp_path: Path) -> None:
+    domain = Domain("t", tmp_path / "t")
+    path = parquet(
+        tmp_path, c=pa.array(["7", "x"]).dictionary_encode(), b=[b"a", b"b"], l=[["a b", "c"], None]
+    )
+    fields = (("c", "float"), ("l", "token_seq"))
+    source = open_source(path)
+    prepare_table(domain, source, Columns("u", "i"), (source, ItemColumns("i", fields)))
+    assert domain.file("item").read_text().splitlines()[1:] == ["1\t7\ta_b c", "2\t\t"]
+    for kind, wanted in (("token_seq", "text"), ("float", "numbers")):
+        with pytest.raises(InputError, match=f"'b' is of type binary; {wanted}"):
+            prepare_table(
+                domain, source, Columns("u", "i"), (source, ItemColumns("i", (("b", kind),))),
+                overwrite=True,
+            )  # fmt: skip
+    data = bytearray(path.read_bytes())
+    data[8:40] = bytes(32)  # the first page
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="cannot be read as Parquet"):
+        prepare_table(domain, source, Columns("u", "i"), overwrite=True)
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
@@ -155,6 +221,11 @@ def test_wrong_files(tmp_path: Path) -> None:
         open_source(path)
     with pytest.raises(InputError, match="encoding 'utf-88' is not known"):
         open_source(path, format="csv", encoding="utf-88")
+    for delimiter in ("", ";;", "é", '"', "\n"):
+        with pytest.raises(InputError, match="delimiter .* give one ASCII character"):
+            open_source(path, format="csv", delimiter=delimiter)
+    with pytest.raises(InputError, match="columns: 'a' occurs twice"):
+        open_source(path, format="csv", names=["a", "b", "a"])
     with pytest.raises(InputError, match="row 1 is empty"):
         prepare_table(
             Domain("t", tmp_path / "t"), open_source(path, format="csv"), Columns("a", "b")
