@@ -24,7 +24,7 @@ BASELINES = ("SASRec", "BERT4Rec", "GRU4Rec", "FDSA")
 
 
 def test_they_are_there() -> None:
-    files = {"demo", *FIGURES, *(name.lower() for name in BASELINES)}
+    files = {"demo", "sasrec_small", *FIGURES, *(name.lower() for name in BASELINES)}
     assert {path.stem for path in SWEEPS} == files
 
 
