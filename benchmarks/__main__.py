@@ -2,7 +2,7 @@
 
     python -m benchmarks speed --dataset=Instruments --data_path=dataset
     python -m benchmarks best --dataset=Instruments --data_path=dataset --budget=1800
-    python -m benchmarks race --dataset=Instruments --data_path=dataset --epochs=8
+    python -m benchmarks race --dataset=Instruments --data_path=dataset --epochs=6
     python -m benchmarks padding --dataset=Instruments --data_path=dataset
     python -m benchmarks memory --dataset=Games --data_path=dataset
     python -m benchmarks dropout
