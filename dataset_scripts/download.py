@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=usual.workers, help="files at a time")
     parser.add_argument("--per_host", type=int, default=usual.per_host, help="of them, of one host")
     parser.add_argument("--timeout", type=float, default=usual.timeout, help="s without a byte")
+    parser.add_argument("--min_rate", type=float, default=usual.min_rate, help="bytes a s")
     parser.add_argument("--retries", type=int, default=usual.retries, help="after passing faults")
     parser.add_argument("--backoff", type=float, default=usual.backoff, help="s before the first")
     parser.add_argument("--max_wait", type=float, default=usual.max_wait, help="s, the longest")
@@ -63,6 +64,7 @@ def main() -> None:
             options.workers,
             options.per_host,
             options.timeout,
+            options.min_rate,
             options.retries,
             options.backoff,
             options.max_wait,

@@ -78,6 +78,11 @@ def _merge(options: argparse.Namespace) -> int:
         raise InputError(f"--datasets={options.datasets}: name two or more, each once")
     domains = [find_domain(name, options.data_path) for name in names]
     into = Domain(options.into, Path(options.data_path) / options.into)
-    for suffix, rows in merge(domains, into).items():
-        print(f"{into.file(suffix)}: {rows:,} rows")
+    merged = merge(domains, into)
+    for suffix, rows in merged.rows.items():
+        names = merged.left_out.get(suffix)
+        rest = f"; left out, as not all have it: {', '.join(names)}" if names else ""
+        print(f"{into.file(suffix)}: {rows:,} rows{rest}")
+    for suffix, names in merged.without.items():
+        print(f"{into.file(suffix)}: not written, there is none of {', '.join(names)}")
     return 0

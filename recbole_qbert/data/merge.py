@@ -21,7 +21,7 @@ from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids, write_s
 from recbole_qbert.errors import InputError
 from recbole_qbert.files import atomic_write, sha256_file
 
-USER, ITEM = "user_id", "item_id"
+USER, ITEM, TIME = "user_id", "item_id", "timestamp"
 LARGE = pa.large_string()
 
 
@@ -34,29 +34,42 @@ class Atomic(NamedTuple):
     columns: pa.Table
 
 
-def merge(domains: Sequence[Domain], into: Domain) -> dict[str, int]:
+class Merged(NamedTuple):
+    """What a merge wrote, and what not all domains have."""
+
+    rows: dict[str, int]  # by suffix
+    left_out: dict[str, list[str]]  # names of columns, by suffix
+    without: dict[str, list[str]]  # domains that have no file of a suffix, where others do
+
+
+def merge(domains: Sequence[Domain], into: Domain) -> Merged:
     """Write `into`'s `.inter`, and its `.item` and `.semid` where all domains have one.
 
     Columns that not all domains have are left out. Domains whose IDs are of one vocabulary keep
     their codes; each other vocabulary's codes come behind those before, in every level.
 
-    Returns:
-        rows written, by suffix.
-
     Raises:
-        InputError: a file cannot be used, columns of one name have two types, or two items of
-            different domains share a tuple.
+        InputError: a file cannot be used, columns of one name have two types, only some domains
+            have times, or two items of different domains share a tuple.
     """
     if into.folder.exists():
         raise InputError(f"{into.folder}: is there already; give another name, or remove it")
-    suffixes = ["inter"]
-    suffixes += ["item"] if all(domain.file("item").is_file() for domain in domains) else []
+    without = {
+        suffix: [domain.name for domain in domains if not domain.file(suffix).is_file()]
+        for suffix in ("item", "semid")
+    }
+    suffixes = ["inter", *(["item"] if not without["item"] else [])]
     files = {
         suffix: [read_atomic(domain.file(suffix)) for domain in domains] for suffix in suffixes
     }
+    check_times(files["inter"])
     cells = {suffix: common_cells(files[suffix]) for suffix in suffixes}
+    left_out = {
+        suffix: sorted({name for file in files[suffix] for name in file.names} - _names(kept))
+        for suffix, kept in cells.items()
+    }
     table = None
-    if all(domain.file("semid").is_file() for domain in domains):
+    if not without["semid"]:
         table = merged_ids(domains, [read_semantic_ids(domain.file("semid")) for domain in domains])
     counts = {}
     for suffix in suffixes:
@@ -68,7 +81,27 @@ def merge(domains: Sequence[Domain], into: Domain) -> dict[str, int]:
         }
         write_semantic_ids(into.file("semid"), table, source)
         counts["semid"] = table.n_items
-    return counts
+    some = {suffix: names for suffix, names in without.items() if 0 < len(names) < len(domains)}
+    return Merged(counts, left_out, some)
+
+
+def check_times(files: Sequence[Atomic]) -> None:
+    """Refuse `.inter` files of which only some have times: the order of those would be lost.
+
+    Raises:
+        InputError: so it is.
+    """
+    timed = [file.path for file in files if TIME in file.names]
+    untimed = [file.path for file in files if TIME not in file.names]
+    if timed and untimed:
+        raise InputError(
+            f"{untimed[0]}: has no {TIME}, which {timed[0]} has; add one, such as the row's "
+            f"number, or take it from all"
+        )
+
+
+def _names(cells: Sequence[str]) -> set[str]:
+    return {cell.partition(":")[0] for cell in cells}
 
 
 def read_atomic(path: Path) -> Atomic:

@@ -74,6 +74,7 @@ class Manners:
         workers: entries worked on at a time.
         per_host: of them, the most that ask one host at a time.
         timeout: seconds without a byte until a connection counts as dead.
+        min_rate: bytes a second, over `timeout` seconds, below which it does so too.
         retries: further attempts at a URL after passing faults.
         backoff: seconds before the first of them; doubled each time, up to `max_wait`.
         max_wait: the longest wait; a server that asks for more is left for another time.
@@ -83,6 +84,7 @@ class Manners:
     workers: int = 16
     per_host: int = 4
     timeout: float = 30.0
+    min_rate: float = 100.0
     retries: int = 5
     backoff: float = 1.0
     max_wait: float = 120.0
@@ -337,13 +339,20 @@ class Fetcher:
                 write_json(_notes(part), {"url": url, "validator": validator})
         size = there
         with open(part, "ab" if there else "wb") as handle:
-            # Undecoded: a .gz that is served as compressed text stays a .gz.
-            for chunk in answer.raw.stream(CHUNK, decode_content=False):
+            since, then = time.monotonic(), size
+            # Undecoded: a .gz that is served as compressed text stays a .gz. And what is there:
+            # to wait for a whole chunk from a server that dribbles can take days.
+            while chunk := answer.raw.read1(CHUNK, decode_content=False):
                 if self.stop.is_set():
                     raise CancelledError
                 size += len(chunk)
                 self._check_size(size)
                 handle.write(chunk)
+                seconds = time.monotonic() - since
+                if seconds >= self.manners.timeout:
+                    if size - then < self.manners.min_rate * seconds:
+                        raise _Passing(f"{size - then} bytes in {seconds:.0f} s")
+                    since, then = time.monotonic(), size
         if total is not None and size != total:
             raise _Passing(f"cut off after {size} of {total} bytes")
 

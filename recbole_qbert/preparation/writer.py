@@ -65,9 +65,13 @@ def write_dataset(
     written = ["inter", *(suffix for suffix, fields in tables.items() if fields is not None)]
     files = {domain.file(suffix).name: sha256_file(domain.file(suffix)) for suffix in written}
     sidecar = sidecar_path(domain.file("inter"))
-    stale = set(read_json(sidecar).get("files", {}) if sidecar.is_file() else {}) - set(files)
-    for name in (*stale, *([domain.file("rejected").name] if first is None else [])):
-        (domain.folder / name).unlink(missing_ok=True)
+    older = read_json(sidecar).get("files", {}) if sidecar.is_file() else {}
+    # Of these kinds only, whatever a sidecar names: nothing else is ours to delete.
+    for suffix in tables:
+        if domain.file(suffix).name in set(older) - set(files):
+            domain.file(suffix).unlink(missing_ok=True)
+    if first is None:
+        domain.file("rejected").unlink(missing_ok=True)
     write_json(sidecar, {"files": files, "version": __version__, **facts})
 
 

@@ -50,7 +50,8 @@ def ids(root: Path, name: str, codes: list[list[int]], vocabulary: str = "v") ->
 
 
 def test_columns_that_all_have_in_the_first_ones_order(tmp_path: Path) -> None:
-    assert merge(two(tmp_path), Domain("AB", tmp_path / "AB")) == {"inter": 2}
+    merged = merge(two(tmp_path), Domain("AB", tmp_path / "AB"))
+    assert merged == ({"inter": 2}, {"inter": ["rating"]}, {})
     assert lines_of(tmp_path, "AB", "inter") == [
         "user_id:token\titem_id:token\ttimestamp:float",
         "A/u\tA/i\t1.50",
@@ -82,7 +83,7 @@ def test_one_vocabulary_keeps_its_codes(tmp_path: Path) -> None:
     parts = two(tmp_path)
     ids(tmp_path, "A", [[0, 1], [2, 3]])
     ids(tmp_path, "B", [[1, 0]])
-    assert merge(parts, Domain("AB", tmp_path / "AB"))["semid"] == 3
+    assert merge(parts, Domain("AB", tmp_path / "AB")).rows["semid"] == 3
     table = read_semantic_ids(tmp_path / "AB" / "AB.semid")
     assert table.items == ("A/i0", "A/i1", "B/i0")
     assert table.codes.tolist() == [[0, 1], [2, 3], [1, 0]]
@@ -125,11 +126,23 @@ def test_faults(tmp_path: Path, line: str, message: str) -> None:
     assert not (tmp_path / "AB").exists()
 
 
+def test_times_of_some_only_are_refused(tmp_path: Path) -> None:
+    parts = two(tmp_path)
+    write(tmp_path, "A", "inter", ["user_id:token\titem_id:token", "u\ti"])
+    with pytest.raises(InputError, match=r"A\.inter: has no timestamp, which .*B\.inter has"):
+        merge(parts, Domain("AB", tmp_path / "AB"))
+    assert not (tmp_path / "AB").exists()
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     two(tmp_path)
+    ids(tmp_path, "A", [[0, 1]])
     command = ["merge", f"--data_path={tmp_path}", "--into=AB"]
     assert main([*command, "--datasets=A,B"]) == 0
-    assert "AB.inter: 2 rows" in capsys.readouterr().out
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].endswith("AB.inter: 2 rows; left out, as not all have it: rating")
+    assert printed[1].endswith("AB.semid: not written, there is none of B")
+    assert len(printed) == 2
     for datasets, message in (
         ("A,B", "is there already"),
         ("A,A", "name two or more"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -120,6 +121,16 @@ def test_a_cut_off_file_goes_on_where_it_was(server: RudeServer, tmp_path: Path)
     assert download([entry], tmp_path, Wanted(), FAST) == {DONE: 1}
     assert (tmp_path / "big.bin").read_bytes() == BIG
     assert server.ranges == ["bytes=100000-", "bytes=200000-"]
+
+
+def test_a_server_that_dribbles_counts_as_dead(server: RudeServer, tmp_path: Path) -> None:
+    entry = Entry("big", (server.url("dribble"),))
+    manners = Manners(timeout=0.3, retries=1, backoff=0.01)
+    assert download([entry], tmp_path, Wanted(), manners) == {FAILED: 1}
+    assert re.fullmatch(r"\d+ bytes in 0 s", read_status(tmp_path)["big"].reason)
+    assert server.asked["dribble"] == 2
+    assert download([entry], tmp_path, Wanted(), manners) == {DONE: 1}
+    assert (tmp_path / "big").read_bytes() == BIG
 
 
 def test_a_kill_and_a_restart_lose_nothing(server: RudeServer, tmp_path: Path) -> None:

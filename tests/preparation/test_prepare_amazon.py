@@ -152,9 +152,12 @@ def test_what_an_earlier_preparation_wrote_goes(tmp_path: Path) -> None:
     domain, _ = prepare(tmp_path, 2018, REVIEW_LINES[2018]() + BROKEN, METADATA_LINES[2018]())
     assert domain.file("item").exists() and domain.file("rejected").exists()
     domain.file("user").touch()  # somebody else's
+    (domain.folder / "notes").touch()  # whatever a sidecar says of it
+    sidecar = domain.folder / "toy.inter.json"
+    sidecar.write_text(sidecar.read_text().replace('"files": {', '"files": {"notes": "",'))
     again = write_lines(tmp_path / "again.json", REVIEW_LINES[2018]())
     prepare_amazon(domain, 2018, [again], [], Options(core=2), overwrite=True)
-    left = {"toy.inter", "toy.inter.json", "toy.user"}
+    left = {"toy.inter", "toy.inter.json", "toy.user", "notes"}
     assert {path.name for path in domain.folder.iterdir()} == left
 
 
