@@ -60,6 +60,10 @@ class Catalogue(NamedTuple):
         """As it was in training."""
         return self.repeats
 
+    def item_rates(self) -> Tensor:
+        """What training alone asks for, which ended. [N]"""
+        return torch.zeros(self.item_num)
+
 
 def save_bundle(folder: str | Path, model: Any, config: Any, dataset: Any) -> None:
     """Write a trained model of this package's; an older bundle in `folder` is replaced."""

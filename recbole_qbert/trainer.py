@@ -63,6 +63,7 @@ class SafeTrainer(Trainer):
         self.list_length = 0  # best items of each row that `ranks` keeps
         self.schedule: LambdaLR | None = None
         self._train_data: Any = None
+        self._without_valid = False
         self._started = perf_counter()
         self._resume_from: dict[str, Any] | None = None
         if config["resume"] and self.last_state_file.is_file():
@@ -95,8 +96,10 @@ class SafeTrainer(Trainer):
         show_progress: bool = False,
         callback_fn: Callable[[int, float], None] | None = None,
     ) -> tuple[float, dict[str, float] | None]:
-        """RecBole's `fit`; after each evaluation the whole state is kept for `resume`."""
+        """RecBole's `fit`; the whole state is kept for `resume` after each evaluation on valid, or
+        after each epoch where there is no valid data."""
         self._train_data = train_data
+        self._without_valid = valid_data is None
         self.schedule = build_schedule(
             self.optimizer,
             n_steps=self.epochs * len(train_data),
@@ -162,6 +165,8 @@ class SafeTrainer(Trainer):
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         if is_main():
             super()._save_checkpoint(epoch, verbose, **kwargs)
+            if self._without_valid:
+                self._save_last_state(epoch)
 
     # Evaluation --------------------------------------------------------------------------------
 

@@ -234,6 +234,12 @@ class SemanticIDDataset(SequentialDataset):
         user = torch.repeat_interleave(torch.arange(len(offsets) - 1), offsets.diff())
         return len(torch.unique(user * self.item_num + items)) < len(items)
 
+    def item_rates(self) -> Tensor:
+        """Share of the training sequences that hold each item. [N]"""
+        items, offsets = self.training_sequences()
+        n_sequences = int((offsets.diff() > 0).sum())
+        return (torch.bincount(items, minlength=self.item_num) / n_sequences).clamp(max=1)
+
     def seen_items(self, interaction: Interaction) -> tuple[Tensor, Tensor]:
         """All items before each row's target, however long the history.
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Score = Callable[[Tensor, Tensor], Tensor]
-REPRESENTATIONS = ("compose", "word", "flatten", "id")
+REPRESENTATIONS = ("compose", "hybrid", "word", "flatten", "id")
 
 
 class ItemRepresentation(nn.Module):
@@ -124,6 +124,34 @@ class ComposeItems(CodeItems):
         return F.embedding_bag(codes, self.table.weight, mode="sum", per_sample_weights=weights)
 
 
+class HybridItems(ComposeItems):
+    """Item vector = sum of code vectors + a row of the item's own, which starts at 0.
+
+    What items share is learnt by their codes, what sets an item apart from others of like content
+    by its row. In training, `row_dropout` leaves the rows of so many items out, and scales up the
+    others, so that codes are not left to what has no row yet.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        item_codes: Tensor,
+        codebook_sizes: Sequence[int],
+        init: float,
+        dropout: float,
+        row_dropout: float,
+    ):
+        super().__init__(hidden_size, item_codes, codebook_sizes, init, dropout)
+        self.rows = nn.Parameter(torch.zeros(len(item_codes) - 1, hidden_size))
+        self.row_dropout = nn.Dropout(row_dropout)
+
+    def forward(self, rows: Tensor | None = None) -> Tensor:
+        own = self.rows if rows is None else self.rows[rows[1:] - 1]
+        if self.training and self.row_dropout.p:
+            own = own * self.row_dropout(own.new_ones(len(own), 1))
+        return super().forward(rows) + F.pad(own, (0, 0, 1, 0))
+
+
 class FlattenItems(CodeItems):
     """K tokens an item, one for each level; a masked item is read from K positions at once."""
 
@@ -145,6 +173,7 @@ def build_representation(
     word_init: str,
     init: float,
     code_dropout: float = 0.0,
+    row_dropout: float = 0.0,
 ) -> ItemRepresentation:
     """One of `REPRESENTATIONS`.
 
@@ -155,7 +184,8 @@ def build_representation(
         codebook_sizes: S_k, K of them; empty only for `id`.
         word_init: `codes` or `random`.
         init: standard deviation of a new item vector's elements.
-        code_dropout: of `compose` and `flatten`, see `CodeItems`.
+        code_dropout: of `compose`, `hybrid` and `flatten`, see `CodeItems`.
+        row_dropout: of `hybrid`, see `HybridItems`.
     """
     if name == "id" or (name == "word" and word_init == "random"):
         return WordItems(n_items, hidden_size, None, init)
@@ -163,10 +193,11 @@ def build_representation(
         raise ValueError(f"item_representation {name} needs item codes")
     if name == "word":
         return WordItems(n_items, hidden_size, item_codes, init)
-    if name == "compose":
+    if name in ("compose", "hybrid"):
         # The sum of K independent vectors then has the elements' deviation `init`.
         code_init = init / item_codes.size(1) ** 0.5
-        return ComposeItems(hidden_size, item_codes, codebook_sizes, code_init, code_dropout)
+        shape = (hidden_size, item_codes, codebook_sizes, code_init, code_dropout)
+        return ComposeItems(*shape) if name == "compose" else HybridItems(*shape, row_dropout)
     if name == "flatten":
         return FlattenItems(hidden_size, item_codes, codebook_sizes, init, code_dropout)
     raise ValueError(f"item_representation {name!r} is none of {', '.join(REPRESENTATIONS)}")

@@ -11,7 +11,9 @@ the same sequence out of the softmax and out of the ranking, where data never re
 `label_smoothing`; `position_order: backward` counts positions from the end of the sequence;
 `mask_context: previous` adds the vector of the nearest visible item before a mask to the mask
 token; `score: cosine` compares directions only; `code_loss_weight` adds the cross-entropy of each
-code of the masked item within its level; `code_dropout_prob` leaves codes of items out in training.
+code of the masked item within its level; `code_dropout_prob` leaves codes of items out in training;
+`item_representation: hybrid` gives items a row beside their codes, `row_dropout_prob` leaves rows
+out; `softmax_samples` draws the items of each training step's softmax.
 """
 
 from __future__ import annotations
@@ -46,8 +48,9 @@ class MaskedBatch(NamedTuple):
     items: Tensor  # [B, L]
     lengths: Tensor  # [B]
     mask: Tensor  # [B, L] bool
-    matrix: Tensor  # [N, T * D]
-    rows: Tensor | None  # [N] of the item matrix of all domains; None: there is one domain
+    matrix: Tensor  # [R, T * D] of the R items that are scored, padding first
+    rows: Tensor | None  # [R] of the item matrix of all items; None: it is the same
+    log_chance: Tensor | None  # [R] that an item is scored in this step; None: all are
 
     @property
     def n_terms(self) -> int:
@@ -64,12 +67,14 @@ class MaskedBatch(NamedTuple):
 class QBERT4Rec(SequentialRecommender):
     """Bidirectional encoder over item vectors that are made of semantic-ID codes.
 
-    `dataset` is a `SemanticIDDataset`, or anything with `num(field)`, `item_codes`, `codec` and
-    `training_repeats()`. One with `domain_starts` holds several domains (pretraining): a batch then
-    has a column `domain`, its items are numbered within that domain, and no others are scored.
+    `dataset` is a `SemanticIDDataset`, or anything with `num(field)`, `item_codes`, `codec`,
+    `training_repeats()` and `item_rates()`. One with `domain_starts` holds several domains
+    (pretraining): a batch then has a column `domain`, its items are numbered within that domain,
+    and no others are scored.
     """
 
     input_type = InputType.POINTWISE
+    item_rates: Tensor
 
     def __init__(self, config: Any, dataset: Any):
         super().__init__(config, dataset)
@@ -92,9 +97,9 @@ class QBERT4Rec(SequentialRecommender):
         self.code_loss_weight = float(config["code_loss_weight"])
         if self.code_loss_weight < 0:
             raise InputError(f"code_loss_weight: {self.code_loss_weight} is below 0")
-        self.code_dropout_prob = float(config["code_dropout_prob"])
-        if not 0 <= self.code_dropout_prob < 1:
-            raise InputError(f"code_dropout_prob: {self.code_dropout_prob} is not in [0, 1)")
+        for key in ("code_dropout_prob", "row_dropout_prob"):
+            if not 0 <= float(config[key]) < 1:
+                raise InputError(f"{key}: {config[key]} is not in [0, 1)")
         _one_of("layer_norm", config["layer_norm"], ("post", "pre"))
         _one_of("word_init", config["word_init"], ("codes", "random"))
         if config["hidden_size"] % config["n_heads"]:
@@ -104,6 +109,11 @@ class QBERT4Rec(SequentialRecommender):
             )
         self.exclude_visible = _resolve_exclude_visible(config["exclude_visible"], dataset)
         self.domain_starts: list[int] = getattr(dataset, "domain_starts", [])
+        self.softmax_samples = int(config["softmax_samples"])
+        if self.softmax_samples < 0:
+            raise InputError(f"softmax_samples: {self.softmax_samples} is below 0")
+        if self.softmax_samples:
+            self.register_buffer("item_rates", dataset.item_rates(), persistent=False)
 
         item_codes: Tensor | None = None
         codebook_sizes: tuple[int, ...] = ()
@@ -117,7 +127,8 @@ class QBERT4Rec(SequentialRecommender):
             codebook_sizes=codebook_sizes,
             word_init=config["word_init"],
             init=config["initializer_range"],
-            code_dropout=self.code_dropout_prob,
+            code_dropout=float(config["code_dropout_prob"]),
+            row_dropout=float(config["row_dropout_prob"]),
         )
         self.tokens_per_item = self.items.tokens_per_item
         self.mask_token = nn.Parameter(torch.empty(self.tokens_per_item, config["hidden_size"]))
@@ -181,15 +192,28 @@ class QBERT4Rec(SequentialRecommender):
         lengths, mask = draw_masks(
             lengths, items.size(1), self.mask_mix, self.mask_ratios, global_generator(items.device)
         )
-        rows = self._domain_rows(interaction)
-        return MaskedBatch(items, lengths, mask, self.items(rows), rows)
+        rows, log_chance = self._domain_rows(interaction), None
+        if self.softmax_samples:
+            n_items = self.n_items if rows is None else len(rows)
+            if self.softmax_samples < n_items - 1:
+                rates = self.item_rates if rows is None else self.item_rates[rows]
+                items = items.masked_fill(~valid_positions(lengths, items.size(1)), 0)
+                items, scored, log_chance = sample_catalogue(
+                    items, self.softmax_samples, rates, global_generator(items.device)
+                )
+                rows = scored if rows is None else rows[scored]
+        return MaskedBatch(items, lengths, mask, self.items(rows), rows, log_chance)
 
     def batch_loss(self, batch: MaskedBatch) -> Tensor:
         """What `calculate_loss` says, of a masked batch or of a part of it."""
-        items, lengths, mask, matrix, rows = batch
+        items, lengths, mask, matrix, rows, log_chance = batch
         targets = items[mask]  # [M]
         hidden = self.forward(items, lengths, mask, matrix)
-        logits = self._score(hidden, matrix)  # [M, N]
+        logits = self._score(hidden, matrix)  # [M, R]
+        if log_chance is not None:
+            # What is scored seldom stands for more (eq. 2 of Yi et al., 2019); targets always are.
+            logits -= log_chance
+            logits.scatter_add_(1, targets.unsqueeze(1), log_chance[targets].unsqueeze(1))
         visible = self._visible_items(items, lengths, mask)[mask.nonzero()[:, 0]]  # [M, L]
         visible = visible.masked_fill(visible == targets.unsqueeze(1), 0)
         loss = smoothed_cross_entropy(logits, targets, visible, self.label_smoothing)
@@ -247,6 +271,33 @@ class QBERT4Rec(SequentialRecommender):
 
 class IDBERT4Rec(QBERT4Rec):
     """The equal-size control: the same encoder with one random row an item and no codes."""
+
+
+def sample_catalogue(
+    items: Tensor, n_samples: int, rates: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The items of a batch and others drawn at random, as a small catalogue.
+
+    Args:
+        items: [B, L] item ids, 0 where there is none.
+        n_samples: drawn without repetition, each item with the same chance.
+        rates: [N] share of training sequences that hold the item.
+
+    Returns:
+        `items` numbered within the small catalogue [B, L], its items [R], ascending from the
+        padding, and the logarithm of the chance that each of them is in it [R].
+    """
+    n_items = len(rates)
+    order = torch.randperm(n_items - 1, generator=generator, device=items.device)
+    within = torch.zeros(n_items, dtype=torch.bool, device=items.device)
+    within[order[:n_samples] + 1] = True
+    within[items.flatten()] = True
+    within[0] = True
+    scored = within.nonzero().squeeze(1)
+    numbers = within.cumsum(0) - 1
+    # Absent from the sample and from every sequence of the batch.
+    absent = (1 - n_samples / (n_items - 1)) * (1 - rates[scored]) ** len(items)
+    return numbers[items], scored, torch.log1p(-absent)
 
 
 def previous_visible(items: Tensor, mask: Tensor) -> Tensor:

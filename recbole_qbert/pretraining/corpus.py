@@ -91,6 +91,11 @@ class Corpus:
         """Whether any training sequence holds the same item twice."""
         return any(_repeats(part) for part in self.parts)
 
+    def item_rates(self) -> Tensor:
+        """Share of the training sequences of its domain that hold each item. [N]"""
+        rates = [torch.zeros(1), *(torch.from_numpy(_rates(part)) for part in self.parts)]
+        return torch.cat(rates).clamp(max=1).float()
+
     def batch(
         self, domain: int, users: np.ndarray, after: int, length: int, names: FieldNames
     ) -> Interaction:
@@ -165,10 +170,25 @@ def _read_part(domain: Domain) -> Part:
     return Part(domain.name, sequences, ids, number_of.astype(np.int32), users)
 
 
-def _repeats(part: Part) -> bool:
-    """Whether a user of this domain has an item twice in training."""
+def _training_pairs(part: Part) -> tuple[np.ndarray, np.ndarray]:
+    """User and item number of each training interaction of this domain."""
     offsets = part.sequences.offsets
     user = np.repeat(np.arange(part.sequences.n_users), part.sequences.lengths)
     training = np.arange(len(user)) < offsets[user + 1] - 1
-    pairs = user[training] * (part.ids.n_items + 1) + part.number_of[part.sequences.items[training]]
+    return user[training], part.number_of[part.sequences.items[training]]
+
+
+def _repeats(part: Part) -> bool:
+    """Whether a user of this domain has an item twice in training."""
+    users, items = _training_pairs(part)
+    pairs = users * (part.ids.n_items + 1) + items
     return len(np.unique(pairs)) < len(pairs)
+
+
+def _rates(part: Part) -> np.ndarray:
+    """Training interactions of each of a domain's items, by users; short users left out. [N_d]"""
+    users, items = _training_pairs(part)
+    trained = np.zeros(part.sequences.n_users, bool)
+    trained[part.users] = True
+    counts = np.bincount(items[trained[users]], minlength=part.ids.n_items + 1)
+    return counts[1:] / len(part.users)

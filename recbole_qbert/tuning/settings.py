@@ -248,11 +248,6 @@ def make_plan(request: Request) -> Plan:
         )
     if request.scheduler == "asha" and request.grace > n_evaluations:
         raise InputError(f"grace: {request.grace} is above the {n_evaluations} evaluations a trial")
-    if model == "S3Rec" and configured["pretrain_epochs"]:
-        raise InputError(
-            "S3Rec: trials do not pretrain; set pretrain_epochs: 0, train_stage: finetune and "
-            "pre_model_path"
-        )
     baseline = None
     if request.baseline:
         baseline = {key: configured_value(key, configured.final_config_dict) for key in space}

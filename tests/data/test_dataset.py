@@ -306,6 +306,8 @@ def test_sequences_seen_items_and_matrix_equal_loops(
     for user, sequence in whole.items():
         expected[user, sequence[:-2]] = 1
     assert np.array_equal(train.inter_matrix("csr").toarray(), expected)
+    shares = expected.sum(axis=0) / sum(len(sequence) > 2 for sequence in whole.values())
+    assert train.item_rates().tolist() == pytest.approx(shares.tolist())
 
     for loader, end in ((loaded.valid, -2), (loaded.test, -1)):
         for interaction, _, _, _ in loader:

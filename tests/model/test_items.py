@@ -13,6 +13,7 @@ from recbole_qbert.model.items import (
     REPRESENTATIONS,
     ComposeItems,
     FlattenItems,
+    HybridItems,
     ItemRepresentation,
     build_representation,
 )
@@ -36,6 +37,7 @@ def _build(
     init: float = 0.02,
     item_codes: Tensor | None = None,
     code_dropout: float = 0.0,
+    row_dropout: float = 0.0,
 ) -> ItemRepresentation:
     torch.manual_seed(0)
     return build_representation(
@@ -47,6 +49,7 @@ def _build(
         word_init=word_init,
         init=init,
         code_dropout=code_dropout,
+        row_dropout=row_dropout,
     )
 
 
@@ -68,6 +71,34 @@ def test_flatten_is_the_concatenation_of_code_vectors() -> None:
     table, matrix = items.table.weight.tolist(), items().tolist()
     for row, codes in zip(matrix, _item_codes().tolist(), strict=True):
         assert row == list(itertools.chain.from_iterable(table[code] for code in codes))
+
+
+def test_hybrid_starts_as_compose_and_adds_rows() -> None:
+    """Rows of some items only, too: those asked for, padding first."""
+    items, composed = _build("hybrid"), _build("compose")()
+    assert isinstance(items, HybridItems)
+    assert torch.equal(items(), composed)
+    own = torch.randn(N_ITEMS - 1, 6)
+    items.rows.data.copy_(own)
+    wanted = [composed[0].tolist()]
+    wanted += [(composed[item] + own[item - 1]).tolist() for item in range(1, N_ITEMS)]
+    assert items().tolist() == wanted
+    asked = [0, 7, 3, 40]
+    assert items(torch.tensor(asked)).tolist() == [wanted[item] for item in asked]
+
+
+def test_row_dropout_drops_whole_rows_in_training_only() -> None:
+    items = _build("hybrid", row_dropout=0.75)
+    assert isinstance(items, HybridItems)
+    items.rows.data.fill_(1.0)
+    composed = _build("compose")().detach()
+    assert torch.equal(items.eval()()[1:], composed[1:] + 1)
+    items.train()
+    torch.manual_seed(1)
+    added = (items().detach() - composed)[1:]
+    kept = added[:, 0] > 2
+    assert torch.allclose(added, kept.unsqueeze(1) * torch.full((1, 6), 4.0), atol=1e-6)
+    assert 0.1 < kept.float().mean() < 0.4
 
 
 @pytest.mark.parametrize("name", ["compose", "flatten"])
@@ -118,7 +149,7 @@ def test_random_rows_know_nothing_of_codes(name: str, word_init: str) -> None:
 
 @pytest.mark.parametrize("name", REPRESENTATIONS)
 def test_elements_start_with_the_asked_deviation(name: str) -> None:
-    """All four representations give item vectors of the same scale, whatever K is."""
+    """All representations give item vectors of the same scale, whatever K is."""
     matrix = _build(name, hidden_size=2000, init=0.05)()[1:]
     assert matrix.std().item() == pytest.approx(0.05, rel=0.12)
     assert matrix.mean().item() == pytest.approx(0.0, abs=0.01)
@@ -129,7 +160,9 @@ def test_size_and_shape(name: str) -> None:
     """Code tables do not grow with the catalogue, rows do."""
     items = _build(name)
     owned = sum(parameter.numel() for parameter in items.parameters())
-    assert owned == (N_ITEMS - 1 if name in ("word", "id") else sum(SIZES)) * 6
+    rows = (N_ITEMS - 1) * (name in ("word", "id", "hybrid"))
+    codes = sum(SIZES) * (name in ("compose", "flatten", "hybrid"))
+    assert owned == (rows + codes) * 6
     assert items().shape == (N_ITEMS, items.tokens_per_item * 6)
     assert items.tokens_per_item == (3 if name == "flatten" else 1)
 
@@ -188,9 +221,9 @@ def test_rows_have_no_code_loss(name: str) -> None:
 
 def test_unknown_names_and_missing_codes_are_refused() -> None:
     """The builder names what is wrong."""
-    with pytest.raises(ValueError, match="none of compose, word, flatten, id"):
+    with pytest.raises(ValueError, match="none of compose, hybrid, word, flatten, id"):
         _build("sum")
-    for name in ("compose", "word", "flatten"):
+    for name in ("compose", "hybrid", "word", "flatten"):
         with pytest.raises(ValueError, match="needs item codes"):
             build_representation(
                 name,

@@ -19,7 +19,7 @@ from toy_model import (
 )
 
 from recbole_qbert.model.items import REPRESENTATIONS, CodeItems, WordItems
-from recbole_qbert.model.qbert4rec import QBERT4Rec
+from recbole_qbert.model.qbert4rec import QBERT4Rec, sample_catalogue
 
 OFFSETS = (0, 3, 7)
 
@@ -229,6 +229,67 @@ def test_the_code_loss_is_added_with_its_weight() -> None:
         losses.append(model.calculate_loss(batch_of(toy_histories(), list(range(1, 21)))).item())
     assert losses[0] < losses[1]
     assert losses[2] - losses[0] == pytest.approx(2 * (losses[1] - losses[0]), rel=1e-4)
+
+
+def test_a_small_catalogue_and_its_chances() -> None:
+    """Numbers within it mean the same items; chances are how often an item is in it."""
+    rates = torch.tensor([0.0, 0.5, 0.3, 0.0, 0.9, 0.1, 0.2, 0.2, 0.4, 1.0, 0.05])
+    draws = torch.Generator().manual_seed(5)
+    seen, n_draws = torch.zeros(11), 4000
+    for _ in range(n_draws):
+        # A batch as the rates have it: each of its two sequences holds an item by chance.
+        batch = (torch.rand(2, 11, generator=draws) < rates) * torch.arange(11)
+        numbered, scored, log_chance = sample_catalogue(batch, 3, rates, draws)
+        assert scored.tolist() == sorted(set(scored.tolist()) | set(batch.flatten().tolist()))
+        assert torch.equal(scored[numbered], batch)
+        seen[scored] += 1
+        absent = [(1 - 3 / 10) * (1 - float(rates[item])) ** 2 for item in scored.tolist()]
+        assert log_chance.exp().tolist() == pytest.approx([1 - chance for chance in absent])
+    chances = 1 - 0.7 * (1 - rates) ** 2
+    assert (seen[1:] / n_draws).tolist() == pytest.approx(chances[1:].tolist(), abs=0.03)
+
+
+def test_the_sampled_softmax_by_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores of the items that were drawn, less the logarithm of their chance but for targets."""
+    settings = {"exclude_visible": "on", "mask_mix": {"tail": 1.0}, "code_loss_weight": 0.5}
+    model = small_model(**settings, softmax_samples=4)
+    assert "item_rates" not in model.state_dict()
+    batch = batch_of([[3, 5, 9], [2, 5]], [1, 7])
+    recorder = Recorder(monkeypatch)
+    torch.manual_seed(3)
+    drawn = model.draw_batch(batch)
+    assert drawn.rows is not None and drawn.log_chance is not None
+    scored = drawn.rows.tolist()
+    assert {0, 1, 2, 3, 5, 7, 9} < set(scored) and len(scored) < N_ITEMS
+    loss = model.batch_loss(drawn)
+    (logits,), (targets,) = recorder.logits, recorder.targets
+    matrix = model.items().detach()
+    hidden = model.forward(drawn.items, drawn.lengths, drawn.mask, drawn.matrix).detach()
+    terms = []
+    for row, vector, target in zip(logits, hidden, targets, strict=True):
+        history = [3, 5, 9] if scored[target] == 1 else [2, 5]
+        assert scored[target] in (1, 7)
+        for place, item in enumerate(scored):
+            wanted = float(vector @ matrix[item]) - float(drawn.log_chance[place]) * (
+                place != target
+            )
+            wanted = -math.inf if item in (0, *history) else wanted
+            assert row[place].item() == pytest.approx(wanted, abs=1e-4)
+        values = row.tolist()
+        terms.append(math.log(math.fsum(map(math.exp, values))) - values[target])
+    real = torch.tensor([scored[target] for target in targets])
+    codes = model.items.code_loss(hidden, real, model._score).detach()
+    wanted = math.fsum(terms) / len(terms) + 0.5 * float(codes)
+    assert loss.item() == pytest.approx(wanted, rel=1e-4)
+
+
+def test_as_many_samples_as_items_are_the_whole_softmax() -> None:
+    losses = []
+    for samples in (0, N_ITEMS - 1):
+        torch.manual_seed(3)
+        model = small_model(softmax_samples=samples)
+        losses.append(model.calculate_loss(batch_of(toy_histories(), list(range(1, 21)))).item())
+    assert losses[0] == losses[1]
 
 
 def test_loss_is_the_mean_over_all_masked_positions(monkeypatch: pytest.MonkeyPatch) -> None:

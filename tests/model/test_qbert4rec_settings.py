@@ -67,7 +67,9 @@ def test_size_of_code_models_is_free_of_the_catalogue(representation: str, token
         ({"score": "cos"}, "score: 'cos' is none of dot, cosine"),
         ({"score": "cosine", "temperature": 0}, "temperature: 0.0 is not above 0"),
         ({"mask_context": "next"}, "mask_context: 'next' is none of none, previous"),
-        ({"code_dropout_prob": 1}, "code_dropout_prob: 1.0 is not in [0, 1)"),
+        ({"code_dropout_prob": 1}, "code_dropout_prob: 1 is not in [0, 1)"),
+        ({"row_dropout_prob": -0.1}, "row_dropout_prob: -0.1 is not in [0, 1)"),
+        ({"softmax_samples": -1}, "softmax_samples: -1 is below 0"),
         ({"code_loss_weight": -0.5}, "code_loss_weight: -0.5 is below 0"),
         ({"layer_norm": "none"}, "layer_norm: 'none' is none of"),
         ({"word_init": "code"}, "word_init: 'code' is none of codes, random"),
@@ -85,7 +87,7 @@ def test_next_item_needs_no_ratio_and_zero_weights_none_either() -> None:
     assert model.calculate_loss(batch_of([[1, 2, 3]], [4])).isfinite()
 
 
-@pytest.mark.parametrize("representation", ["compose", "word", "flatten"])
+@pytest.mark.parametrize("representation", ["compose", "hybrid", "word", "flatten"])
 def test_codes_are_needed_by_all_but_id(representation: str) -> None:
     """A dataset without semantic IDs is refused with the two ways out."""
     dataset = ToyDataset()

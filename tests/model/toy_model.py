@@ -60,6 +60,9 @@ class ToyDataset:
     def training_repeats(self) -> bool:
         return self.repeats
 
+    def item_rates(self) -> Tensor:
+        return torch.linspace(0, 0.5, self.n_items)
+
 
 def shipped_settings(model: str) -> dict[str, Any]:
     """The shipped defaults of a model, over those of all models."""

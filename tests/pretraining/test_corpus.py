@@ -105,6 +105,16 @@ def test_repeats(toys: Toys) -> None:
     assert not toys.corpus("B").training_repeats()
 
 
+def test_item_rates_count_training_items(toys: Toys) -> None:
+    rates = toys.corpus().item_rates().tolist()
+    expected = [0.0]
+    for name in "AB":
+        long = [items for items in toys.sequences[name].values() if len(items) >= 4]
+        for item in toys.tables[name].items:
+            expected.append(sum(item in items[:-2] for items in long) / len(long))
+    assert rates == pytest.approx(expected)
+
+
 def test_what_cannot_be_used(toys: Toys) -> None:
     table = toys.tables["B"]
     few = SemanticIDTable(table.items[:-1], table.codes[:-1], table.codebook_sizes)

@@ -19,6 +19,7 @@ from recbole_qbert.cli import main
 from recbole_qbert.config import PRETRAIN, build_config, default_settings
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.results import read_results
+from recbole_qbert.model.items import REPRESENTATIONS
 from recbole_qbert.model.qbert4rec import QBERT4Rec
 from recbole_qbert.pretraining import fit
 from recbole_qbert.pretraining.fit import PretrainTrainer, pretrain, tuned_sizes
@@ -46,9 +47,13 @@ def flags(tiny: Tiny, **more: Any) -> list[str]:
     return [f"--{key}={value}" for key, value in settings(tiny, **more).items()]
 
 
-@pytest.mark.parametrize("representation", ["compose", "word", "flatten", "id"])
-def test_every_representation_pretrains(tiny: Tiny, toys: Toys, representation: str) -> None:
-    folder = pretrain("AB", settings=settings(tiny, item_representation=representation))
+@pytest.mark.parametrize("representation", REPRESENTATIONS)
+@pytest.mark.parametrize("softmax_samples", [0, 3])
+def test_every_representation_pretrains(
+    tiny: Tiny, toys: Toys, representation: str, softmax_samples: int
+) -> None:
+    more = {"item_representation": representation, "softmax_samples": softmax_samples}
+    folder = pretrain("AB", settings=settings(tiny, **more))
     assert sorted(path.name for path in folder.iterdir()) == [
         "config.json",
         "items.json",

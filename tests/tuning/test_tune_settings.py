@@ -86,11 +86,6 @@ FAULTS: dict[str, tuple[dict[str, Any], list[str], str]] = {
         "trials: 2 samples of a grid alone",
     ),
     "resume": ({}, ["--resume=maybe"], "write --resume"),
-    "S3Rec": (
-        {"model": "S3Rec", "space": {"hidden_size": {"grid": [8]}}, "settings": {}, "trials": 1},
-        ["--pretrain_epochs=1"],
-        "S3Rec: trials do not pretrain",
-    ),
     "value of a trial": (
         {"space": {"train_stage": {"grid": ["finetune", "pretrain"]}}, "trials": 1},
         [],

@@ -20,7 +20,7 @@ FIGURES = {
     "dropout": ("hidden_dropout_prob", [0.1, 0.2, 0.3, 0.4]),
     "mask_ratio": ("mask_ratios.span", [0.15, 0.2, 0.25, 0.3]),
 }
-BASELINES = ("SASRec", "BERT4Rec", "GRU4Rec", "FDSA")
+BASELINES = ("SASRec", "BERT4Rec", "GRU4Rec", "FDSA", "S3Rec")
 
 
 def test_they_are_there() -> None:

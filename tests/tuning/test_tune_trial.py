@@ -10,7 +10,7 @@ import pytest
 from conftest import Tiny
 from recbole.trainer import Trainer
 from rich.console import Console
-from tune_toy import toy_plan
+from tune_toy import SETTINGS, toy_plan
 
 import recbole_qbert.quick_start
 import recbole_qbert.trainer
@@ -137,6 +137,20 @@ def test_a_trial_never_ranks_test(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, m
     recbole_qbert.quick_start.train(training, lambda epoch, score: None)
     with pytest.raises(AssertionError, match="test was ranked"):
         recbole_qbert.quick_start.publish(training, Path(job.folder), [])
+
+
+def test_a_trial_of_s3rec_pretrains_by_its_own_settings(tiny: Tiny) -> None:
+    """Killed in its second report, it fine-tunes on from there."""
+    settings = {"item_attribute": "semantic_id", "pretrain_epochs": 2}
+    changes = {"model": "S3Rec", "space": {"n_layers": {"grid": [1]}}, "trials": 1}
+    unbroken = run(begin(tiny, "unbroken", settings=SETTINGS | settings, **changes))
+    job = begin(tiny, settings=SETTINGS | settings, **changes)
+    assert len(run(job, 1)) == 1
+    first = trial_folder(job.folder, 1) / "pretrain" / "S3Rec.safetensors"
+    written = first.stat().st_mtime_ns
+    assert without_seconds(run(job)) == without_seconds(unbroken)
+    assert len(unbroken) == 4
+    assert first.stat().st_mtime_ns == written
 
 
 def test_what_the_settings_cause_is_a_fault_and_no_crash(tiny: Tiny) -> None:
