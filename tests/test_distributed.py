@@ -103,12 +103,17 @@ def loss_and_gradients(loss: Any, model: Any) -> tuple[float, dict[str, torch.Te
 
 @pytest.mark.parametrize("n_rows", [1, 2, 13])
 @pytest.mark.parametrize("size", [1, 2, 3])
-@pytest.mark.parametrize("model", ["QBERT4Rec", "SASRec", "BERT4Rec"])
-def test_the_mean_of_the_parts_is_the_batch(tiny: Tiny, model: str, size: int, n_rows: int) -> None:
+@pytest.mark.parametrize(
+    ("model", "samples"), [("QBERT4Rec", 0), ("QBERT4Rec", 5), ("SASRec", 0), ("BERT4Rec", 0)]
+)
+def test_the_mean_of_the_parts_is_the_batch(
+    tiny: Tiny, model: str, samples: int, size: int, n_rows: int
+) -> None:
     """Loss, gradients, and what is left of the random numbers, also where some have no row."""
     settings = {**NO_DROPOUT, "train_batch_size": n_rows}
     if model == "QBERT4Rec":
         settings |= {"code_loss_weight": 0.5, "code_dropout_prob": 0.2, "label_smoothing": 0.1}
+        settings |= {"item_representation": "hybrid", "softmax_samples": samples}
     config = tiny.make_config(model, **settings)
     trainer, loaded = new_trainer(config)
     trainer.model.train()

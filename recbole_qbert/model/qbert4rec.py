@@ -45,7 +45,7 @@ DOMAIN_FIELD = "domain"  # of a batch in pretraining: the number of its domain, 
 class MaskedBatch(NamedTuple):
     """A training batch after all that is drawn for it as a whole."""
 
-    items: Tensor  # [B, L]
+    items: Tensor  # [B, L] rows of `matrix`
     lengths: Tensor  # [B]
     mask: Tensor  # [B, L] bool
     matrix: Tensor  # [R, T * D] of the R items that are scored, padding first
@@ -193,15 +193,15 @@ class QBERT4Rec(SequentialRecommender):
             lengths, items.size(1), self.mask_mix, self.mask_ratios, global_generator(items.device)
         )
         rows, log_chance = self._domain_rows(interaction), None
-        if self.softmax_samples:
-            n_items = self.n_items if rows is None else len(rows)
-            if self.softmax_samples < n_items - 1:
-                rates = self.item_rates if rows is None else self.item_rates[rows]
-                items = items.masked_fill(~valid_positions(lengths, items.size(1)), 0)
-                items, scored, log_chance = sample_catalogue(
-                    items, self.softmax_samples, rates, global_generator(items.device)
-                )
-                rows = scored if rows is None else rows[scored]
+        n_items = self.n_items if rows is None else len(rows)
+        if 0 < self.softmax_samples < n_items - 1:
+            rates = self.item_rates if rows is None else self.item_rates[rows]
+            # Not what a cut left behind a sequence.
+            items = items.masked_fill(~valid_positions(lengths, items.size(1)), 0)
+            items, scored, log_chance = sample_catalogue(
+                items, self.softmax_samples, rates, global_generator(items.device)
+            )
+            rows = scored if rows is None else rows[scored]
         return MaskedBatch(items, lengths, mask, self.items(rows), rows, log_chance)
 
     def batch_loss(self, batch: MaskedBatch) -> Tensor:
