@@ -211,9 +211,10 @@ class QBERT4Rec(SequentialRecommender):
         hidden = self.forward(items, lengths, mask, matrix)
         logits = self._score(hidden, matrix)  # [M, R]
         if log_chance is not None:
-            # What is scored seldom stands for more (eq. 2 of Yi et al., 2019); targets always are.
-            logits -= log_chance
-            logits.scatter_add_(1, targets.unsqueeze(1), log_chance[targets].unsqueeze(1))
+            # What is scored seldom stands for more (Yi et al., RecSys 2019); targets always are.
+            correction = log_chance.to(logits.dtype)
+            logits -= correction
+            logits.scatter_add_(1, targets.unsqueeze(1), correction[targets].unsqueeze(1))
         visible = self._visible_items(items, lengths, mask)[mask.nonzero()[:, 0]]  # [M, L]
         visible = visible.masked_fill(visible == targets.unsqueeze(1), 0)
         loss = smoothed_cross_entropy(logits, targets, visible, self.label_smoothing)

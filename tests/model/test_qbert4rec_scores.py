@@ -292,6 +292,23 @@ def test_as_many_samples_as_items_are_the_whole_softmax() -> None:
     assert losses[0] == losses[1]
 
 
+@pytest.mark.parametrize("samples", [0, 4])
+@pytest.mark.parametrize("score", ["dot", "cosine"])
+def test_half_precision_gives_nearly_the_same_loss(score: str, samples: int) -> None:
+    """What `enable_amp` does on a GPU: every gradient is there, and finite."""
+    model = small_model(score=score, softmax_samples=samples, item_representation="hybrid")
+    batch = batch_of(toy_histories(), list(range(1, 21)))
+    losses = []
+    for half in (False, True):
+        torch.manual_seed(3)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            losses.append(model.calculate_loss(batch))
+    assert losses[1].item() == pytest.approx(losses[0].item(), rel=0.05)
+    losses[1].backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+
+
 def test_loss_is_the_mean_over_all_masked_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     """The recorded logits, through plain floats, give the returned loss."""
     model = small_model(mask_mix=EQUAL_MIX, exclude_visible="on")
