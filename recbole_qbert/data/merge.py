@@ -65,7 +65,7 @@ def merge(domains: Sequence[Domain], into: Domain) -> Merged:
     check_times(files["inter"])
     cells = {suffix: common_cells(files[suffix]) for suffix in suffixes}
     left_out = {
-        suffix: sorted({name for file in files[suffix] for name in file.names} - _names(kept))
+        suffix: sorted({name for file in files[suffix] for name in file.names} - set(_names(kept)))
         for suffix, kept in cells.items()
     }
     table = None
@@ -100,8 +100,8 @@ def check_times(files: Sequence[Atomic]) -> None:
         )
 
 
-def _names(cells: Sequence[str]) -> set[str]:
-    return {cell.partition(":")[0] for cell in cells}
+def _names(cells: Sequence[str]) -> list[str]:
+    return [cell.partition(":")[0] for cell in cells]
 
 
 def read_atomic(path: Path) -> Atomic:
@@ -152,7 +152,7 @@ def _write(
     path: Path, domains: Sequence[Domain], files: Sequence[Atomic], cells: Sequence[str]
 ) -> int:
     """Write a merged atomic file; returns its rows."""
-    names = [cell.partition(":")[0] for cell in cells]
+    names = _names(cells)
     rows = 0
     with atomic_write(path, "wb") as handle:
         write_header(handle, cells)

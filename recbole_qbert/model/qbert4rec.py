@@ -97,9 +97,10 @@ class QBERT4Rec(SequentialRecommender):
         self.code_loss_weight = float(config["code_loss_weight"])
         if self.code_loss_weight < 0:
             raise InputError(f"code_loss_weight: {self.code_loss_weight} is below 0")
-        for key in ("code_dropout_prob", "row_dropout_prob"):
-            if not 0 <= float(config[key]) < 1:
-                raise InputError(f"{key}: {config[key]} is not in [0, 1)")
+        dropout = {key: float(config[key]) for key in ("code_dropout_prob", "row_dropout_prob")}
+        for key, share in dropout.items():
+            if not 0 <= share < 1:
+                raise InputError(f"{key}: {share} is not in [0, 1)")
         _one_of("layer_norm", config["layer_norm"], ("post", "pre"))
         _one_of("word_init", config["word_init"], ("codes", "random"))
         if config["hidden_size"] % config["n_heads"]:
@@ -127,8 +128,8 @@ class QBERT4Rec(SequentialRecommender):
             codebook_sizes=codebook_sizes,
             word_init=config["word_init"],
             init=config["initializer_range"],
-            code_dropout=float(config["code_dropout_prob"]),
-            row_dropout=float(config["row_dropout_prob"]),
+            code_dropout=dropout["code_dropout_prob"],
+            row_dropout=dropout["row_dropout_prob"],
         )
         self.tokens_per_item = self.items.tokens_per_item
         self.mask_token = nn.Parameter(torch.empty(self.tokens_per_item, config["hidden_size"]))

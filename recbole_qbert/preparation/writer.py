@@ -68,7 +68,8 @@ def write_dataset(
     older = read_json(sidecar).get("files", {}) if sidecar.is_file() else {}
     # Of these kinds only, whatever a sidecar names: nothing else is ours to delete.
     for suffix in tables:
-        if domain.file(suffix).name in set(older) - set(files):
+        name = domain.file(suffix).name
+        if name in older and name not in files:
             domain.file(suffix).unlink(missing_ok=True)
     if first is None:
         domain.file("rejected").unlink(missing_ok=True)

@@ -67,7 +67,7 @@ def test_size_of_code_models_is_free_of_the_catalogue(representation: str, token
         ({"score": "cos"}, "score: 'cos' is none of dot, cosine"),
         ({"score": "cosine", "temperature": 0}, "temperature: 0.0 is not above 0"),
         ({"mask_context": "next"}, "mask_context: 'next' is none of none, previous"),
-        ({"code_dropout_prob": 1}, "code_dropout_prob: 1 is not in [0, 1)"),
+        ({"code_dropout_prob": 1}, "code_dropout_prob: 1.0 is not in [0, 1)"),
         ({"row_dropout_prob": -0.1}, "row_dropout_prob: -0.1 is not in [0, 1)"),
         ({"softmax_samples": -1}, "softmax_samples: -1 is below 0"),
         ({"code_loss_weight": -0.5}, "code_loss_weight: -0.5 is below 0"),
