@@ -272,9 +272,11 @@ def _test(config: Config, plan: Plan, best: Trial, console: Console) -> RunResul
     base, folder = Path(config["checkpoint_dir"]), run_folder(config)
     folder.mkdir(parents=True, exist_ok=True)
     source = trial_folder(plan.folder, best.number)
-    for pattern in ("*.safetensors", "*.curve.json"):
+    for pattern in ("*.safetensors", "*.curve.json", "pretrain/*.safetensors"):
         for path in source.glob(pattern):
-            shutil.copyfile(path, folder / path.name)
+            target = folder / path.relative_to(source)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, target)
     line = f"The best one is trial {best.number}: {describe(best.values)}"
     console.print(line, highlight=False, markup=False, soft_wrap=True)
     flush_denormals()

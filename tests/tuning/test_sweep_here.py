@@ -92,6 +92,21 @@ def test_a_sweep(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     assert "made with other data_sha256" in capsys.readouterr().err
 
 
+def test_the_best_trial_of_s3rec_is_tested_without_training(tiny: Tiny) -> None:
+    """Its first stage lies in the trial's folder, and moves with it."""
+    settings = SETTINGS | {"item_attribute": "semantic_id", "pretrain_epochs": 1}
+    changes = {"model": "S3Rec", "settings": settings, "space": {"n_layers": {"grid": [1]}}}
+    result = run(tiny, trials=1, **changes)
+    trial = tiny.root / "saved" / "tune" / "s" / "trials" / "001"
+    assert result.valid["ndcg@10"] == max(
+        line["valid"]
+        for line in Journal(trial.parents[1] / "reports.jsonl").lines()
+        if "valid" in line
+    )
+    for name in ("S3Rec.safetensors", "pretrain/S3Rec.safetensors"):
+        assert Path(result.folder, name).read_bytes() == (trial / name).read_bytes()
+
+
 def test_a_sweep_killed_at_any_event_ends_as_the_unbroken_one(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,7 @@ BASELINES = ("SASRec", "BERT4Rec", "GRU4Rec", "FDSA", "S3Rec")
 
 
 def test_they_are_there() -> None:
-    files = {"demo", "sasrec_small", *FIGURES, *(name.lower() for name in BASELINES)}
+    files = {"demo", "qbert4rec", "sasrec_small", *FIGURES, *(name.lower() for name in BASELINES)}
     assert {path.stem for path in SWEEPS} == files
 
 
