@@ -6,6 +6,7 @@ Every artifact `x` has a sidecar `x.json`: what it was made from (by hash), shap
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -18,6 +19,26 @@ from typing import IO, Any
 
 from recbole_qbert.errors import InputError
 
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+
+
+@contextlib.contextmanager
+def room_for(path: str | Path) -> Iterator[None]:
+    """Say in one line that a disk is full, or may only be read, while `path` is written.
+
+    Raises:
+        InputError: in place of the system's error.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise InputError(
+            f"{path}: {os.strerror(error.errno)}; make room there, and repeat the command (a "
+            "training goes on with --resume=True)"
+        ) from None
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
@@ -27,12 +48,13 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     the old file or the new one.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     encoding = None if "b" in mode else "utf-8"
     newline = None if "b" in mode else ""
-    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    with room_for(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
-        with os.fdopen(fd, mode, encoding=encoding, newline=newline) as handle:
+        with room_for(path), os.fdopen(fd, mode, encoding=encoding, newline=newline) as handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
@@ -51,10 +73,12 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Fill a temporary folder beside `path`; it takes the name, and an older one's place, only if
     the block succeeds."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    with room_for(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
-        yield work
+        with room_for(path):
+            yield work
         old = Path(f"{work}.old")
         if path.exists():
             os.replace(path, old)
@@ -63,6 +87,26 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
+
+
+def append_line(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Add a line of JSON, on the disk before this returns; a line that has no room leaves nothing.
+
+    Several processes wait for each other.
+    """
+    path = Path(path)
+    line = json.dumps(content, ensure_ascii=False, sort_keys=True) + "\n"
+    with room_for(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab", buffering=0) as handle, held(handle):
+            before = os.fstat(handle.fileno()).st_size
+            try:
+                if handle.write(line.encode()) < len(line.encode()):  # the disk's last bytes
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(handle.fileno())
+            except OSError:
+                handle.truncate(before)
+                raise
 
 
 @contextlib.contextmanager

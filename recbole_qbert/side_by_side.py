@@ -22,6 +22,7 @@ from rich.console import Console
 
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.results import RunResult
+from recbole_qbert.files import room_for
 from recbole_qbert.process import n_cores
 from recbole_qbert.provenance import finished_run, run_folder
 from recbole_qbert.quick_start import run_model
@@ -127,7 +128,8 @@ def _at_once(
 
 def _answer(job: Job, console: Console) -> Answer:
     try:
-        return run_model(job.config, console, job.files)
+        with room_for("the disk"):
+            return run_model(job.config, console, job.files)
     except InputError as error:
         return error
 

@@ -1,13 +1,40 @@
-"""Folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, on a disk with room and on one without."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import Tiny
 
 from recbole_qbert.errors import InputError
-from recbole_qbert.files import atomic_folder, check_folder, sha256_folder
+from recbole_qbert.files import (
+    append_line,
+    atomic_folder,
+    atomic_write,
+    check_folder,
+    sha256_folder,
+)
+
+FULL = r"(?s)^[^\n]*: (File too large|No space left on device); make room there, and repeat the command[^\n]*$"
+
+
+@contextlib.contextmanager
+def room(n_bytes: int) -> Iterator[None]:
+    """As on a disk of so many bytes: the system writes what has room, and refuses the rest."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def write(folder: Path, text: str) -> None:
@@ -48,3 +75,47 @@ def test_changed_and_missing_files_are_named(tmp_path: Path) -> None:
     (folder / "a").unlink()
     with pytest.raises(InputError, match="x/a: missing or changed"):
         check_folder(folder, digests)
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
+    lines, file, folder = tmp_path / "a.jsonl", tmp_path / "b", tmp_path / "c"
+    append_line(lines, {"text": "x" * 80})
+    file.write_text("old")
+    write(folder, "old")
+    before = lines.read_bytes()
+    with room(120):
+        with pytest.raises(InputError, match=FULL):
+            append_line(lines, {"text": "y" * 80})
+        with pytest.raises(InputError, match=FULL), atomic_write(file) as handle:
+            handle.write("y" * 1000)
+        with pytest.raises(InputError, match=FULL):
+            write(folder, "y" * 1000)
+    assert lines.read_bytes() == before
+    assert (file.read_text(), (folder / "a").read_text()) == ("old", "old")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "b", "c"]
+    append_line(lines, {"text": "z"})
+    assert [json.loads(line)["text"][0] for line in lines.read_text().splitlines()] == ["x", "z"]
+
+
+@pytest.mark.parametrize("command", ["run", "benchmark"])
+def test_a_run_on_a_full_disk_is_one_line(tiny: Tiny, command: str) -> None:
+    """A checkpoint has no room; what was there before stays."""
+    flags = ["--data_path=.", "--epochs=1", "--use_gpu=False", "--hidden_size=64", "--n_heads=2"]
+    arguments = ["run", "--model=SASRec", "--dataset=toy"]
+    if command == "benchmark":
+        plan = {"models": ["SASRec"], "datasets": ["toy"], "seeds": [1], "reference": "SASRec"}
+        Path("plan.json").write_text(json.dumps(plan | {"controls": False, "max_concurrent": 2}))
+        arguments = ["benchmark", "plan.json"]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "recbole_qbert", *arguments, *flags],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stdout + done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert "SASRec" in last and "File too large; make room there" in last
+    assert not list(Path("saved").rglob("*.safetensors")) and not list(Path().rglob("*.part"))

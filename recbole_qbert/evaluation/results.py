@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,7 +14,7 @@ from rich.table import Table
 
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.ranking import UNSEEN, metric_names
-from recbole_qbert.files import held
+from recbole_qbert.files import append_line, held
 
 # Config keys that say where things go or how they are shown; no part of a run's identity.
 PLACES = frozenset(
@@ -79,13 +78,7 @@ class RunResult:
 
 def append_result(path: str | Path, result: RunResult) -> None:
     """Add one line; runs side by side wait for each other."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(asdict(result), ensure_ascii=False, sort_keys=True) + "\n"
-    with open(path, "ab") as handle, held(handle):
-        handle.write(line.encode())
-        handle.flush()
-        os.fsync(handle.fileno())
+    append_line(path, asdict(result))
 
 
 def read_results(path: str | Path) -> list[RunResult]:

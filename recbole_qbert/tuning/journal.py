@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_qbert.errors import InputError
+from recbole_qbert.files import append_line
 
 EXPERIMENT, REPORTS, FAULT, TRIAL_YAML = (
     "experiment.json",
@@ -89,10 +90,7 @@ class Journal:
 
     def append(self, line: Report) -> None:
         """One write, on the disk before this returns."""
-        with open(self.path, "ab") as handle:
-            handle.write((json.dumps(line, sort_keys=True) + "\n").encode())
-            handle.flush()
-            os.fsync(handle.fileno())
+        append_line(self.path, line)
 
     def lines(self) -> list[Report]:
         """Everything so far.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ PATH_KEYS = ("semantic_id_file", "pre_model_path")
 
 @dataclass(frozen=True)
 class Request:
-    """The keys of a tune file. `~` is None."""
+    """The keys of a tune file, and `source`, its name. `~` is None."""
 
     model: str = ""
     dataset: str = ""
@@ -104,6 +105,7 @@ class Request:
     max_concurrent: int | None = None
     max_failures: int = 1  # deaths of a trial's process that are made good
     address: str | None = None  # of a Ray cluster; "auto" finds this machine's
+    source: str = "the sweep"
 
 
 LEAST = {
@@ -160,7 +162,7 @@ def read_request(file: str | Path, given: Mapping[str, Any]) -> Request:
         InputError: an unknown key or a value of the wrong kind.
     """
     content = load_yaml(file)
-    known = [each.name for each in fields(Request)]
+    known = [each.name for each in fields(Request) if each.name != "source"]
     for key in content:
         if key not in known:
             hint = did_you_mean(str(key), known)
@@ -183,7 +185,7 @@ def read_request(file: str | Path, given: Mapping[str, Any]) -> Request:
     defaults = asdict(Request())
     # `~` stands for the default; of `scheduler`, for the word none.
     content = {key: value for key, value in content.items() if value is not None}
-    request = Request(**{**defaults, **content, "settings": fixed})
+    request = Request(**{**defaults, **content, "settings": fixed, "source": str(file)})
     _check_request(request)
     return request
 
@@ -229,17 +231,19 @@ def make_plan(request: Request) -> Plan:
     """
     model = request.model
     model_entry(model)
-    space = parse_space(request.space)
+    with _named(request.source):
+        space = parse_space(request.space)
     base = _base_settings(request)
     # RecBole's defaults first: a model alone may not know `epochs` in its YAML files.
     configured = _checked({**base, "model": model, "dataset": request.dataset})
     for key in ("data_path", "checkpoint_dir"):
         path = Path(configured[key])
         base[key] = str((path.parent if key == "data_path" else path).resolve())
-    for key, domain in space.items():
-        _check_searched(model, key, space, base, configured)
-        for value in domain.examples():
-            _check_example(model, key, value, configured)
+    with _named(request.source):
+        for key, domain in space.items():
+            _check_searched(model, key, space, base, configured)
+            for value in domain.examples():
+                _check_example(model, key, value, configured)
     n_evaluations = configured["epochs"] // configured["eval_step"]
     if n_evaluations < 1:
         raise InputError(
@@ -260,6 +264,15 @@ def make_plan(request: Request) -> Plan:
         except InputError as error:
             raise InputError(f"trial {number} ({describe(values)}): {error}") from None
     return plan
+
+
+@contextlib.contextmanager
+def _named(source: str) -> Iterator[None]:
+    """Faults of what stands in the file alone name it; other keys may be the command line's."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
 
 
 def _base_settings(request: Request) -> dict[str, Any]:

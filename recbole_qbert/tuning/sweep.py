@@ -21,7 +21,7 @@ from recbole_qbert.config import build_config
 from recbole_qbert.data.splits import data_counts, load_splits
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.results import RunResult, print_tables
-from recbole_qbert.files import read_json, write_json
+from recbole_qbert.files import read_json, room_for, write_json
 from recbole_qbert.process import flush_denormals, quiet_recbole, versions
 from recbole_qbert.provenance import data_hashes, finished_run, run_folder
 from recbole_qbert.quick_start import prepare, publish
@@ -276,7 +276,8 @@ def _test(config: Config, plan: Plan, best: Trial, console: Console) -> RunResul
         for path in source.glob(pattern):
             target = folder / path.relative_to(source)
             target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(path, target)
+            with room_for(target):
+                shutil.copyfile(path, target)
     line = f"The best one is trial {best.number}: {describe(best.values)}"
     console.print(line, highlight=False, markup=False, soft_wrap=True)
     flush_denormals()
