@@ -24,6 +24,7 @@ from recbole_qbert.commands import (
 from recbole_qbert.distributed import one_voice
 from recbole_qbert.errors import InputError
 from recbole_qbert.files import room_for
+from recbole_qbert.signals import ended_by_sigterm
 
 # Commands whose flags are the keys of YAML files: what runs one, and its help.
 OPEN_ENDED = {
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one sub-command; returns the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        with one_voice(), room_for("the disk"):
+        with ended_by_sigterm(), one_voice(), room_for("the disk"):
             return _run(given)
     except InputError as error:
         print(f"recbole-qbert: {error}", file=sys.stderr)

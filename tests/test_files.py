@@ -23,7 +23,7 @@ from recbole_qbert.files import (
     sha256_folder,
 )
 
-FULL = r"(?s)^[^\n]*: (File too large|No space left on device); make room there, and repeat the command[^\n]*$"
+FULL = r"(?s)^[^\n]*: (File too large|No space left on device); make room there, and [^\n]*$"
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ from recbole_qbert.data.codec import check_items, quote
 from recbole_qbert.data.embeddings import EmbeddingTable, write_embeddings
 from recbole_qbert.errors import InputError, preview
 from recbole_qbert.files import atomic_write, read_json, sidecar_path, write_json
+from recbole_qbert.signals import own_sigterm
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +127,8 @@ def encode_items(
     if engine == "local" or not pending:
         results = _encode_here(encoder, pending)
     else:
-        from recbole_qbert.encoders.over_ray import encode_over_ray
+        with own_sigterm():
+            from recbole_qbert.encoders.over_ray import encode_over_ray
 
         del encoder  # the workers make their own
         on_gpu = str(description.get("device", "cpu")).startswith("cuda")

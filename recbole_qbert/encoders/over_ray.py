@@ -18,6 +18,7 @@ from ray.exceptions import RayTaskError
 
 from recbole_qbert.encoders.driver import Encoder, Shard, encode_shard
 from recbole_qbert.errors import InputError
+from recbole_qbert.signals import own_sigterm
 
 # Ray Data 2.6.3 takes packaging from where setuptools had it before version 71, and a class of
 # pandas by its name before version 2.2. Workers import this module before they handle a block, so
@@ -70,7 +71,8 @@ def encode_over_ray(
     """
     started = not ray.is_initialized()
     if started:
-        ray.init(include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
+        with own_sigterm():
+            ray.init(include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
     context = ray.data.DataContext.get_current()
     limits = context.execution_options.resource_limits
     before = context.enable_progress_bars, limits.cpu

@@ -7,13 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from recbole_qbert.errors import InputError
+from recbole_qbert.files import room_for
+from recbole_qbert.signals import ended_by_sigterm
 
 
 def run_script(main: Callable[[], None]) -> None:
     """Run a script and exit: 0, or 2 with one line on stderr for what the user must mend."""
     name = Path(sys.argv[0]).name
     try:
-        main()
+        with ended_by_sigterm(), room_for("the disk"):
+            main()
     except InputError as error:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(2)

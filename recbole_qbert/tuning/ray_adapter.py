@@ -24,6 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from recbole_qbert._version import __version__
 from recbole_qbert.errors import InputError
+from recbole_qbert.signals import own_sigterm
 from recbole_qbert.tuning.journal import Report
 from recbole_qbert.tuning.trial import Job, check_sight
 
@@ -99,7 +100,7 @@ def connected(address: str | None) -> Iterator[None]:
             "object_store_memory": OBJECT_STORE_BYTES,
         }
     try:
-        with _environment({"RAY_USAGE_STATS_ENABLED": "0"}):
+        with own_sigterm(), _environment({"RAY_USAGE_STATS_ENABLED": "0"}):
             ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise InputError(f"address: {address}: {_line(error)}") from None

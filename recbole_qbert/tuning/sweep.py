@@ -25,6 +25,7 @@ from recbole_qbert.files import read_json, room_for, write_json
 from recbole_qbert.process import flush_denormals, quiet_recbole, versions
 from recbole_qbert.provenance import data_hashes, finished_run, run_folder
 from recbole_qbert.quick_start import prepare, publish
+from recbole_qbert.signals import own_sigterm
 from recbole_qbert.tuning.journal import (
     EXPERIMENT,
     FAILED,
@@ -156,7 +157,8 @@ def _run(
     if not open_trials:
         return
     try:
-        from recbole_qbert.tuning import ray_adapter
+        with own_sigterm():
+            from recbole_qbert.tuning import ray_adapter
     except ImportError as error:
         raise InputError(f"sweeps need Ray: pip install 'ray[tune]==2.6.3' ({error})") from None
     request = plan.request

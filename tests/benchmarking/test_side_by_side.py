@@ -96,7 +96,9 @@ def test_a_killed_process_is_one_line_and_the_benchmark_goes_on_when_repeated(
     assert not Path("saved/results.jsonl").exists()
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 130)]
+)
 def test_no_process_outlives_a_benchmark(tiny: Tiny, number: signal.Signals, status: int) -> None:
     command = [sys.executable, "-m", "recbole_qbert", "benchmark", str(write_plan(tiny))]
     with open("log", "wb") as log:

@@ -260,7 +260,10 @@ def test_resources(cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_a_command_killed_from_outside(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 130)])
+def test_a_command_killed_from_outside(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, status: int
+) -> None:
     """With a Ray of its own, which dies with it; `--resume` at once, while its last trial ends."""
     with monkeypatch.context() as patch:
         without_ray(patch)
@@ -274,8 +277,14 @@ def test_a_command_killed_from_outside(tiny: Tiny, monkeypatch: pytest.MonkeyPat
     journal = plan.folder / "reports.jsonl"
     until(lambda: journal.is_file() and len(journal.read_bytes().splitlines()) >= 6, 300)
     assert driver.poll() is None
-    driver.kill()
-    driver.wait()
+    driver.send_signal(number)
+    output, _ = driver.communicate()
+    assert driver.returncode == status
+    if number == signal.SIGTERM:
+        assert output.decode().splitlines()[-1] == (
+            "recbole-qbert: stopped; add --resume=True to go on"
+        )
+        assert "SIGTERM" not in output.decode()
     run = subprocess.run([*command, "--resume"], **options, timeout=300)
     assert run.returncode == 0, run.stdout.decode()[-2000:]
     assert lines_of(plan.folder) == lines_of(unbroken_plan.folder)
