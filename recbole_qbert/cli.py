@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 
@@ -21,7 +22,7 @@ from recbole_qbert.commands import (
     tokenize,
     tune,
 )
-from recbole_qbert.distributed import one_voice
+from recbole_qbert.distributed import launched, one_voice
 from recbole_qbert.errors import InputError
 from recbole_qbert.files import room_for
 from recbole_qbert.signals import ended_by_sigterm
@@ -43,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one sub-command; returns the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        with ended_by_sigterm(), one_voice(), room_for("the disk"):
+        # torchrun sends SIGTERM to the peers of a process that failed, which have nothing to say.
+        by_sigterm = contextlib.nullcontext() if launched() else ended_by_sigterm()
+        with by_sigterm, one_voice(), room_for("the disk"):
             return _run(given)
     except InputError as error:
         print(f"recbole-qbert: {error}", file=sys.stderr)

@@ -16,6 +16,7 @@ import inspect
 import logging
 import os
 import random
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -99,6 +100,8 @@ def launch(n_processes: int, arguments: Sequence[str]) -> int:
         print(f"recbole-qbert: {ended}; add --resume=True to go on", file=sys.stderr)
         return 128 - failure.exitcode
     except SignalException as error:
+        if error.sigval == signal.SIGTERM:  # of Ctrl-C the processes know, and say so
+            print("recbole-qbert: stopped; add --resume=True to go on", file=sys.stderr)
         return 128 + error.sigval
     finally:
         logging.disable(before)

@@ -146,6 +146,11 @@ def read_plan(path: str | Path, flags: Mapping[str, str]) -> Plan:
         if key not in KEYS:
             raise InputError(f"{source}: unknown key '{key}'{did_you_mean(str(key), KEYS)}")
     values = {key: parse_value(value) for key, value in flags.items()}
+    # The command line may take some of the file's rows and data sets; their sections stay.
+    described = {
+        "models": [_contender(each, source).model for each in _entries(content, "models")],
+        "datasets": list(map(str, _entries(content, "datasets"))),
+    }
     content |= {key: values.pop(key) for key in KEYS.difference(SECTIONS) & values.keys()}
     contenders = [_contender(entry, source) for entry in _listed(content, "models", source)]
     if _truth(content, "controls", source):
@@ -173,7 +178,7 @@ def read_plan(path: str | Path, flags: Mapping[str, str]) -> Plan:
         max_concurrent=whole_number(f"{source}: max_concurrent", content.get("max_concurrent", 1)),
         given=values,
     )
-    _check_settings(plan)
+    _check_settings(plan, described)
     return plan
 
 
@@ -227,11 +232,18 @@ def _contender(entry: Any, source: str) -> Contender:
     return Contender(name, model, settings, str(entry.get("budget") or NOT_STATED))
 
 
-def _check_settings(plan: Plan) -> None:
-    """Every key is one that somebody reads, and none that the benchmark itself gives."""
+def _check_settings(plan: Plan, described: Mapping[str, Sequence[str]]) -> None:
+    """Every key is one that somebody reads, and none that the benchmark itself gives.
+
+    Args:
+        plan: all of it.
+        described: models and data sets that are not in it but may have sections.
+    """
     source = plan.source
-    models = {name for contender in plan.contenders for name in lineage(contender.model)}
-    _check_names(plan.per_dataset, plan.datasets, f"{source}: per_dataset")
+    rows = [*(contender.model for contender in plan.contenders), *described["models"]]
+    models = {name for model in rows for name in lineage(model)}
+    datasets = {*plan.datasets, *described["datasets"]}
+    _check_names(plan.per_dataset, datasets, f"{source}: per_dataset")
     places = {f"{source}: per_dataset: {name}": each for name, each in plan.per_dataset.items()}
     common = {place: section.common for place, section in places.items()}
     common |= {f"{source}: settings": plan.everywhere.common, "command line": plan.given}
@@ -267,14 +279,20 @@ def _check_section(settings: Settings, place: str, models: Sequence[str]) -> Non
 
 def _listed(content: Mapping[str, Any], key: str, source: str) -> list[Any]:
     """A list, or words with commas or blanks between; never empty."""
-    value = content.get(key)
-    if isinstance(value, str):
-        value = split_files(value)
-    elif isinstance(value, int):
-        value = [value]
-    if not isinstance(value, list) or not value:
+    value = _entries(content, key)
+    if not value:
         raise InputError(f"{source}: {key}: a list is needed, {key}: [a, b]")
     return value
+
+
+def _entries(content: Mapping[str, Any], key: str) -> list[Any]:
+    """As `_listed`; empty where there is no list."""
+    value = content.get(key)
+    if isinstance(value, str):
+        return split_files(value)
+    if isinstance(value, int):
+        return [value]
+    return value if isinstance(value, list) else []
 
 
 def _words(content: Mapping[str, Any], key: str, source: str) -> list[str]:

@@ -72,8 +72,11 @@ class RunResult:
 
     @property
     def late(self) -> bool:
-        """Whether the best epoch was the last allowed one, so that longer training may gain."""
-        return self.best_epoch + 1 >= self.max_epochs > 1
+        """Whether the best epoch was the last allowed one, so that longer training may gain.
+
+        What only counts (`loss_type: none`) is complete after one epoch.
+        """
+        return self.loss != "none" and self.best_epoch + 1 >= self.max_epochs
 
 
 def append_result(path: str | Path, result: RunResult) -> None:

@@ -8,12 +8,10 @@ makes no later step run again.
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -24,6 +22,7 @@ from recbole_qbert.errors import InputError, preview
 from recbole_qbert.pipeline.known import REPOSITORY, RESUMABLE
 from recbole_qbert.pipeline.plan import Pipeline, Step
 from recbole_qbert.pipeline.state import State, key_of, locked, matches
+from recbole_qbert.signals import ended_by_sigterm
 
 # What a step's record is made of, in the order in which a difference is reported.
 FACTS = ("version", "line", "settings", "inputs", "outputs")
@@ -68,7 +67,7 @@ def run(pipeline: Pipeline, console: Console) -> int:
     """
     _check_inputs(pipeline)
     ran = 0
-    with locked(pipeline.state) as lock, _terminated_as_interrupt():
+    with locked(pipeline.state) as lock, ended_by_sigterm():
         state = State(pipeline.state)
         for step in pipeline.steps:
             verdict = judge(step, state)
@@ -179,20 +178,6 @@ def _call(line: Sequence[str], lock: IO[str]) -> int:
             process.terminate()
             process.wait()
             raise
-
-
-@contextmanager
-def _terminated_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends the running step too."""
-
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _check_inputs(pipeline: Pipeline) -> None:

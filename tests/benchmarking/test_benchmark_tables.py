@@ -264,6 +264,15 @@ def test_runs_say_what_one_must_know(make_run: MakeRun) -> None:
     assert len(runs_sheet(calm).notes) == 1
 
 
+@pytest.mark.parametrize(("loss", "cell"), [("CE", "1 ! of 1"), ("none", "1 of 1")])
+def test_one_epoch_is_too_short_for_what_is_trained(
+    make_run: MakeRun, loss: str, cell: str
+) -> None:
+    run = make_run([1, 2, 3, 4], loss=loss, best_epoch=0, epochs=1, max_epochs=1)
+    row = Row(Contender("ours", "SASRec"), (run,))
+    assert texts(runs_sheet(score("toy", (row,), "ours")))[0][0][6] == cell
+
+
 def test_rows_go_by_data_set_and_name(make_run: MakeRun) -> None:
     """A data set without a run has no scores; seeds of one name are one row."""
     plan = Plan("b.yaml", (), ("toy", "none"), (1, 2), ".", "saved", {}, {}, "a", 1, {})

@@ -47,6 +47,22 @@ def test_a_name_is_enough_and_controls_come_by_themselves(tiny: Tiny) -> None:
     assert (plan.data_path, plan.checkpoint_dir) == ("dataset", "saved")
 
 
+def test_the_command_line_takes_some_rows_and_data_sets(tiny: Tiny) -> None:
+    """What the file says of the others is no fault then; a name that is in neither still is."""
+    file = {
+        "models": ["QBERT4Rec", {"name": "wide", "model": "SASRec"}],
+        "datasets": ["toy", "other"],
+        "per_model": {"SASRec": {"n_layers": 1}},
+        "per_dataset": {"other": {"per_model": {"SASRec": {"n_layers": 2}}}},
+    }
+    plan = plan_of(tiny, {"models": "QBERT4Rec", "datasets": "toy"}, **file)
+    assert [each.name for each in plan.contenders] == ["QBERT4Rec"]
+    assert plan.datasets == ("toy",)
+    for section in ({"per_model": {"GRU4Rec": {}}}, {"per_dataset": {"third": {}}}):
+        with pytest.raises(InputError, match="is not in this benchmark"):
+            plan_of(tiny, {"models": "QBERT4Rec", "datasets": "toy"}, **file | section)
+
+
 def test_later_settings_win(tiny: Tiny) -> None:
     """settings < per_dataset < per_model < that of the data set < the entry's own < flags."""
     entry = {"name": "own", "model": "SASRec", "settings": {"learning_rate": 4.0}}
