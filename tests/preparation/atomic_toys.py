@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from hypothesis import strategies as st
 
 Rows = list[tuple[str, str, int]]
@@ -83,3 +84,25 @@ def recbole_alone(data_path: Path, dataset: str, **settings: Any) -> dict[str, A
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
     return json.loads(line.removeprefix("RESULT"))
+
+
+def unisrec_like(folder: Path, sequences: dict[str, list[str]], n_items: int) -> None:
+    """As UniSRec writes its folders: a user's longest training row first."""
+    folder.mkdir(parents=True)
+    lines: dict[str, list[str]] = {part: [] for part in ("train", "valid", "test")}
+    for user, items in sequences.items():
+        train = items[:-2]
+        for place in range(1, len(train)):
+            lines["train"].append(f"{user}\t{' '.join(train[:-place][-50:])}\t{train[-place]}")
+        lines["valid"].append(f"{user}\t{' '.join(train[-50:])}\t{items[-2]}")
+        lines["test"].append(f"{user}\t{' '.join(items[:-1][-50:])}\t{items[-1]}")
+    for part, rows in lines.items():
+        header = "user_id:token\titem_id_list:token_seq\titem_id:token"
+        (folder / f"x.{part}.inter").write_text("\n".join([header, *rows, ""]))
+    texts = [f"{n}\ttext of {n}" for n in range(n_items)]
+    (folder / "x.text").write_text("\n".join(["item_id:token\ttext:token_seq", *texts, ""]))
+    vectors = np.arange(n_items * 4, dtype=np.float32).reshape(n_items, 4)
+    vectors.tofile(folder / "x.feat1CLS")
+    for suffix, count in (("item2index", n_items), ("user2index", len(sequences))):
+        tokens = [f"{suffix[0]}{n}\t{n}\n" for n in range(count)]
+        (folder / f"x.{suffix}").write_text("".join(tokens))

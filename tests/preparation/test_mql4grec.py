@@ -1,4 +1,4 @@
-"""MQL4GRec's JSON and UniSRec's folders: there and back gives the same bytes."""
+"""MQL4GRec's and LC-Rec's JSON: there and back gives the same bytes."""
 
 from __future__ import annotations
 
@@ -8,19 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from atomic_toys import SEQUENCES, placed, recbole_alone, write_inter
+from atomic_toys import SEQUENCES, placed, recbole_alone, unisrec_like, write_inter
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recbole_alone import load_alone
 
 from recbole_qbert.data.domain import Domain
-from recbole_qbert.data.embeddings import EmbeddingTable, read_embeddings, write_embeddings
-from recbole_qbert.data.merge import merge
 from recbole_qbert.data.semid import read_semantic_ids
 from recbole_qbert.errors import InputError
-from recbole_qbert.files import sha256_file
+from recbole_qbert.files import sha256_folder
 from recbole_qbert.preparation.json_layout import STYLES, as_json
 from recbole_qbert.preparation.mql4grec_export import export_json
 from recbole_qbert.preparation.mql4grec_import import import_json
@@ -29,10 +25,6 @@ from recbole_qbert.preparation.unisrec import export_folder, import_folder
 ROOT = Path(__file__).resolve().parents[2]
 # Users, items and interactions of the paper's Table 1.
 TABLE_1 = {"Instruments": (17_112, 6_250, 136_226), "Games": (42_259, 13_839, 373_514)}
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    return {path.name: sha256_file(path) for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize("name", list(TABLE_1))
@@ -48,7 +40,7 @@ def test_the_real_data_come_back_byte_for_byte(name: str, tmp_path: Path) -> Non
     for suffix in ("inter", "item"):
         assert into.file(suffix).read_bytes() == (source / f"{name}.{suffix}").read_bytes()
     export_json(into, tmp_path / "again")
-    assert hashes(tmp_path / "json") == hashes(tmp_path / "again")
+    assert sha256_folder(tmp_path / "json") == sha256_folder(tmp_path / "again")
     content = json.loads((tmp_path / "json" / f"{name}.inter.json").read_text())
     assert sum(map(len, content.values())) == TABLE_1[name][2]
 
@@ -245,109 +237,6 @@ def test_an_item_without_a_row(tmp_path: Path) -> None:
         export_folder(Domain("x", tmp_path / "x"), tmp_path / "out", [])
 
 
-# UniSRec ------------------------------------------------------------------------------------------
-
-
-def unisrec_like(folder: Path, sequences: dict[str, list[str]], n_items: int) -> None:
-    """As UniSRec writes its folders: a user's longest training row first."""
-    folder.mkdir(parents=True)
-    lines: dict[str, list[str]] = {part: [] for part in ("train", "valid", "test")}
-    for user, items in sequences.items():
-        train = items[:-2]
-        for place in range(1, len(train)):
-            lines["train"].append(f"{user}\t{' '.join(train[:-place][-50:])}\t{train[-place]}")
-        lines["valid"].append(f"{user}\t{' '.join(train[-50:])}\t{items[-2]}")
-        lines["test"].append(f"{user}\t{' '.join(items[:-1][-50:])}\t{items[-1]}")
-    for part, rows in lines.items():
-        header = "user_id:token\titem_id_list:token_seq\titem_id:token"
-        (folder / f"x.{part}.inter").write_text("\n".join([header, *rows, ""]))
-    texts = [f"{n}\ttext of {n}" for n in range(n_items)]
-    (folder / "x.text").write_text("\n".join(["item_id:token\ttext:token_seq", *texts, ""]))
-    vectors = np.arange(n_items * 4, dtype=np.float32).reshape(n_items, 4)
-    vectors.tofile(folder / "x.feat1CLS")
-    for suffix, count in (("item2index", n_items), ("user2index", len(sequences))):
-        tokens = [f"{suffix[0]}{n}\t{n}\n" for n in range(count)]
-        (folder / f"x.{suffix}").write_text("".join(tokens))
-
-
-def walks(n_users: int, n_items: int, longest: int) -> dict[str, list[str]]:
-    draw = np.random.default_rng(5)
-    lengths = draw.integers(4, longest, n_users)
-    return {
-        str(user): draw.integers(0, n_items, length).astype(str).tolist()
-        for user, length in enumerate(lengths)
-    }
-
-
-def test_unisrec_comes_back_byte_for_byte(tmp_path: Path) -> None:
-    """With sequences far longer than the 50 items that a history keeps."""
-    sequences = walks(20, 30, 120)
-    unisrec_like(tmp_path / "u", sequences, 30)
-    into = Domain("x", tmp_path / "x")
-    facts = import_folder(tmp_path / "u", "x", into)
-    total = sum(map(len, sequences.values()))
-    counts = {"users": 20, "items": 30, "interactions": total}
-    assert facts == {**counts, "dimension": 4, "remarks": []}
-    expected = [
-        f"u{user}\ti{item}\t{place}"
-        for user, items in sequences.items()
-        for place, item in enumerate(items)
-    ]
-    assert into.file("inter").read_text().splitlines()[1:] == expected
-    assert into.file("item").read_text().splitlines()[2] == "i1\ttext of 1"
-    table = read_embeddings(into.file("text.npz"))
-    assert table.vectors[7, 0].tolist() == [28, 29, 30, 31] and table.items[7] == "i7"
-    export_folder(into, tmp_path / "again", ["text"])
-    assert hashes(tmp_path / "u") == hashes(tmp_path / "again")
-
-
-def test_what_unisrec_or_recbole_cannot_take_is_said(tmp_path: Path) -> None:
-    unisrec_like(tmp_path / "u", {"0": list("01234")}, 5)
-    path = tmp_path / "u" / "x.text"
-    path.write_text(path.read_text().replace("\ttext of 1", '\t"text" of 1'))
-    into = Domain("x", tmp_path / "x")
-    remarks = import_folder(tmp_path / "u", "x", into)["remarks"]
-    assert remarks == ["1 texts began with a double quote, now two single ones"]
-    assert into.file("item").read_text().splitlines()[2] == "i1\t''text\" of 1"
-    write_inter(tmp_path / "y" / "y.inter", placed({"u": ["p", "q"], "v": ["p"]}))
-    facts = export_folder(Domain("y", tmp_path / "y"), tmp_path / "out", [])
-    assert facts["lost"] == ["1 users of a single item, who have no history"]
-
-
-def test_a_history_that_is_not_so(tmp_path: Path) -> None:
-    unisrec_like(tmp_path / "u", {"0": list("01234"), "1": list("43210")}, 5)
-    path = tmp_path / "u" / "x.test.inter"
-    path.write_text(path.read_text().replace("4 3 2 1\t0", "4 2 3 1\t0"))
-    with pytest.raises(InputError, match=r"x\.test\.inter: line 3: its history is not what"):
-        import_folder(tmp_path / "u", "x", Domain("x", tmp_path / "x"))
-    path.write_text(path.read_text().replace("4 2 3 1\t0", "4 3 b 1\t0"))
-    with pytest.raises(InputError, match=r"x\.test\.inter: line 3: 'b' is no number of an item"):
-        import_folder(tmp_path / "u", "x", Domain("x", tmp_path / "x"))
-    path.write_text(path.read_text().replace("4 3 b 1\t0", "4 3 2 1\tb"))
-    with pytest.raises(InputError, match=r"x\.test\.inter: line 3: 'b' is no number of an item"):
-        import_folder(tmp_path / "u", "x", Domain("x", tmp_path / "x"))
-    path.write_text("user_id:token\titem_id:token\n0\t1\n")
-    with pytest.raises(InputError, match="no column 'item_id_list'"):
-        import_folder(tmp_path / "u", "x", Domain("x", tmp_path / "x"))
-    assert not (tmp_path / "x").exists()
-
-
-def test_faults_of_features(tmp_path: Path) -> None:
-    unisrec_like(tmp_path / "u", {"0": list("01234")}, 5)
-    (tmp_path / "u" / "x.feat1CLS").write_bytes(b"\0" * 28)
-    with pytest.raises(InputError, match="28 bytes are no float32 matrix of 5 rows"):
-        import_folder(tmp_path / "u", "x", Domain("x", tmp_path / "x"))
-    assert not (tmp_path / "x").exists()
-    write_inter(tmp_path / "y" / "y.inter", placed({"u": ["p", "q", "r"]}))
-    table = EmbeddingTable(("p",), np.ones((1, 1, 2), np.float32), np.ones((1, 1), bool), {})
-    write_embeddings(tmp_path / "y" / "y.text.npz", table)
-    with pytest.raises(InputError, match="2 items have no vector: q, r; UniSRec needs all"):
-        export_folder(Domain("y", tmp_path / "y"), tmp_path / "out", [])
-    with pytest.raises(InputError, match=r"y\.item: no such file to take title from"):
-        export_folder(Domain("y", tmp_path / "y"), tmp_path / "out", ["title"])
-    assert not (tmp_path / "out").exists()
-
-
 def test_the_scripts_and_recbole_alone(tmp_path: Path) -> None:
     """JSON to atomic files that RecBole itself loads, and on to a UniSRec folder."""
     sequences = {f"{user}": [(user + k) % 9 for k in range(5)] for user in range(8)}
@@ -372,32 +261,3 @@ def test_the_scripts_and_recbole_alone(tmp_path: Path) -> None:
     done = subprocess.run(script, capture_output=True, text=True, timeout=250)
     assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("import_data.py: ")
     shutil.rmtree(tmp_path / "dataset")
-
-
-def test_recbole_alone_reads_what_was_imported_and_merged(tmp_path: Path) -> None:
-    """A UniSRec folder's sequences, items' texts and all; and they twice in one data set."""
-    sequences = walks(20, 30, 60)
-    unisrec_like(tmp_path / "u", sequences, 30)
-    data = tmp_path / "dataset"
-    domains = [Domain(name, data / name) for name in "xy"]
-    for into in domains:
-        import_folder(tmp_path / "u", "x", into)
-    merge(domains, Domain("xy", data / "xy"))
-    read = load_alone(data, ["x", "xy"], tmp_path)
-    total = sum(map(len, sequences.values()))
-    pairs = [(f"u{user}", f"i{item}") for user, items in sequences.items() for item in items]
-    one, both = read["x"], read["xy"]
-    bought = len({item for items in sequences.values() for item in items})
-    assert one["counts"] == [20, bought, total]
-    assert sorted(map(tuple, one["pairs"])) == sorted(pairs)
-    assert one["fields"] == ["item_id", "text", "timestamp", "user_id"]
-    assert one["last"] == {f"u{user}": f"i{items[-1]}" for user, items in sequences.items()}
-    assert both["counts"] == [40, 2 * bought, 2 * total]
-    assert sorted(map(tuple, both["pairs"])) == sorted(
-        (f"{name}/{user}", f"{name}/{item}") for name in "xy" for user, item in pairs
-    )
-    assert both["last"] == {
-        f"{name}/u{user}": f"{name}/i{items[-1]}"
-        for name in "xy"
-        for user, items in sequences.items()
-    }
