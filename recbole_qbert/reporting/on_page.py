@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -76,7 +77,8 @@ def to_plotly(chart: Chart) -> go.Figure:
             autotickangles=[0, -90],
         )
     if chart.log_x:
-        figure.update_xaxes(type="log", dtick="D2")  # 1, 2, 5, 10
+        places = _log_places([float(x) for series in chart.series for x in series.x])
+        figure.update_xaxes(type="log", tickvals=places, ticktext=[f"{x:g}" for x in places])
     if chart.bare_y:
         figure.update_yaxes(showticklabels=False, showgrid=False, zeroline=False)
         figure.update_layout(margin={"r": 50})
@@ -86,6 +88,19 @@ def to_plotly(chart: Chart) -> go.Figure:
             yanchor="bottom" if label.above else "top", font={"size": 10},
         )  # fmt: skip
     return figure
+
+
+def _log_places(values: Sequence[float]) -> list[float]:
+    """1, 2 and 5 times each power of ten from below the least value to above the greatest.
+
+    Plotly's own ticks between powers of ten show their first digit alone.
+    """
+    low, high = min(values), max(values)
+    powers = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 2)
+    places = [float(f"{step}e{power}") for power in powers for step in (1, 2, 5)]
+    first = max((place for place in places if place <= low), default=places[0])
+    last = min(place for place in places if place >= high)
+    return [place for place in places if first <= place <= last]
 
 
 def _trace(chart: Chart, series: Series) -> go.Scatter | go.Bar:

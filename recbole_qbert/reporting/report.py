@@ -80,10 +80,9 @@ def report(request: Request, console: Console) -> list[Section]:
     domain = _domain(request, found)
     sections = _unique(_sections(request, found, comparisons, metric, domain, console))
     title = f"Results: {', '.join(found.datasets) or found.name(found.sweeps[0])}"
-    counts = (
-        f"Made from {len(found.runs)} runs, {len(found.benchmarks)} benchmarks, "
-        f"{len(found.sweeps)} sweeps"
-    )
+    numbers = {"run": found.runs, "benchmark": found.benchmarks, "sweep": found.sweeps}
+    words = [f"{len(each)} {word}{'s' * (len(each) != 1)}" for word, each in numbers.items()]
+    counts = f"Made from {', '.join(words)}"
     folders = " ".join(found.name(folder) for folder in found.folders)
     command = f"recbole-qbert report {folders}{_flags(request)}"
     text = render(title, counts, command, sections)

@@ -88,6 +88,8 @@ def users_section(
         f"recommended. It is among the {LENGTH} best for {hits} of these {len(examples)} users, "
         "who are spaced evenly over all, not chosen."
     ]
+    if title_field is None:
+        lines.append(f"Items go by token: --title_field= names a column of {domain.name}.item.")
     body = "".join(_user(example, titles, thumbnail) for example in examples)
     again = f"recbole-qbert run --model={run.model} --dataset={run.dataset}"
     return Section(

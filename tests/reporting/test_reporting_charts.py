@@ -27,7 +27,7 @@ from recbole_qbert.reporting.charts import (
     slug,
     wrapped,
 )
-from recbole_qbert.reporting.on_page import charts_html, to_plotly
+from recbole_qbert.reporting.on_page import _log_places, charts_html, to_plotly
 from recbole_qbert.reporting.on_paper import to_matplotlib, write_plots
 
 EVIL = '<script>alert("1")</script> $x_1$ & <b>'
@@ -148,3 +148,12 @@ def test_plots_are_whole_and_the_same_each_time(tmp_path: Path) -> None:
     }  # fmt: skip
     with pytest.raises(InputError, match="cannot be written"):
         write_plots(tmp_path / "new" / "mine.txt", charts)
+
+
+def test_places_on_a_logarithmic_axis() -> None:
+    assert _log_places([3.1e-4, 3.9e-3]) == [2e-4, 5e-4, 1e-3, 2e-3, 5e-3]
+    assert _log_places([0.001, 0.01]) == [0.001, 0.002, 0.005, 0.01]
+    assert _log_places([0.001]) == [0.001]
+    for value in (1e-7, 0.3, 1, 7, 1e5):
+        places = _log_places([value, value * 3])
+        assert places[0] <= value and places[-1] >= value * 3

@@ -212,7 +212,9 @@ def test_the_section_of_users_marks_hits(tiny: Tiny) -> None:
     assert 0 < hits < n_users
     assert text.count('<b class="mark">hit</b>') == text.count("Hit: ") == hits
     assert text.count("No hit: ") == n_users - hits
-    assert "[i3]<span>Thing 3</span>" in text
+    assert "[i3]<span>Thing 3</span>" in text and "go by token" not in text
+    bare = users_section(result, "r", domain, None, 1, str)
+    assert bare is not None and "Items go by token: --title_field=" in str(bare.blocks[0])
     domain.file("inter").unlink()
     assert users_section(result, "r", domain, None, 5, str) is None
 
