@@ -95,13 +95,13 @@ def append_line(path: str | Path, content: Mapping[str, Any]) -> None:
     Several processes wait for each other.
     """
     path = Path(path)
-    line = json.dumps(content, ensure_ascii=False, sort_keys=True) + "\n"
+    line = (json.dumps(content, ensure_ascii=False, sort_keys=True) + "\n").encode()
     with room_for(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "ab", buffering=0) as handle, held(handle):
             before = os.fstat(handle.fileno()).st_size
             try:
-                if handle.write(line.encode()) < len(line.encode()):  # the disk's last bytes
+                if handle.write(line) < len(line):  # the disk's last bytes
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(handle.fileno())
             except OSError:

@@ -231,14 +231,12 @@ class SafeTrainer(Trainer):
                 f"{resume_file}: holds weights only; resume from the file *.last.safetensors"
             )
         # S3Rec's own first stage lies in the run's folder, wherever that is now.
-        moves = {"pre_model_path"} if self.config["pretrain_epochs"] else set()
+        moves = {"data_path", *(["pre_model_path"] if self.config["pretrain_epochs"] else [])}
+        free = RESUMABLE_CHANGES | moves
         changed = [
             key
             for key, value in state["config"]["keys"].items()
-            if key not in RESUMABLE_CHANGES | moves
-            and key in self.config
-            and self.config[key] != value
-            and key != "data_path"
+            if key not in free and key in self.config and self.config[key] != value
         ]
         if state["config"]["model"] != self.config["model"] or changed:
             raise InputError(
