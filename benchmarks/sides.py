@@ -78,17 +78,20 @@ def _built(model: str, dataset: str, settings: dict[str, Any]) -> tuple[Any, Any
 
 
 def _training_speed(model: Any, loss: Callable[[Any], Any], train: Any, steps: int) -> Result:
-    """Median step after a warm-up."""
+    """Median step after a warm-up, where the model is."""
     import torch
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    device = next(model.parameters()).device
     model.train()
     seconds = []
     for batch in itertools.islice(itertools.cycle(train), steps + 2):
         start = perf_counter()
         optimizer.zero_grad()
-        loss(batch).backward()
+        value = loss(batch.to(device))
+        value.backward()
         optimizer.step()
+        value.item()  # waits for a GPU, as training does
         seconds.append(perf_counter() - start)
     step = statistics.median(seconds[2:])
     return {"rows trained a second": BATCH_SIZE / step, "seconds an epoch": step * len(train)}
@@ -121,18 +124,21 @@ def _measure_speed(build: Callable[[argparse.Namespace], tuple[Any, Any, Any]]) 
 
 
 def _measure_padding(trimmed: bool) -> Any:
-    """RecBole's SASRec, every sequence padded to the full length or each batch trimmed."""
+    """RecBole's SASRec, every sequence padded to the full length or each batch trimmed; on a GPU
+    where there is one, though training does not trim there."""
 
     def measure(options: argparse.Namespace) -> Result:
         import torch
 
         torch.set_num_threads(options.threads)
-        settings = {"trim_padding": trimmed, "use_tuned": False}
-        model, train, _ = _with_package("SASRec", options, **settings)
+        model, train, _ = _with_package("SASRec", options, use_tuned=False)
+        model = model.to(train.config["device"])
 
-        from recbole_qbert.unpadded import row_loss
+        from recbole_qbert.unpadded import UnpaddedLoss
 
-        return _training_speed(model, row_loss(model, train.config), train, options.steps)
+        unpadded = UnpaddedLoss(model, train.config["LIST_SUFFIX"])
+        loss = unpadded if trimmed else model.calculate_loss
+        return _training_speed(model, loss, train, options.steps)
 
     return measure
 

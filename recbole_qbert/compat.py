@@ -175,6 +175,48 @@ def vectorise_s3rec_attributes() -> None:
     _wrap_once(S3Rec, "reconstruct_pretrain_data", make)
 
 
+def embed_features_once() -> None:
+    """FDSA and SASRecF pool an item's features anew at each place where it stands.
+
+    A batch holds an item many times, and a semantic ID of 16 levels makes 16 vectors a place, which
+    is most of FDSA's time on a GPU. Each item of the batch is pooled once instead: same values.
+    """
+    import torch
+    from recbole.model.layers import FeatureSeqEmbLayer
+
+    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(self: Any, user_idx: Any, item_idx: Any) -> Any:
+            items, place = torch.unique(item_idx, return_inverse=True)  # [U], [B, L]
+
+            def spread(pooled: Any) -> Any:  # [1, U, F, D] to [B, L, F, D]
+                if pooled is None:
+                    return None
+                rows = torch.nn.functional.embedding(place, pooled[0].flatten(1))
+                return rows.view(*place.shape, *pooled.shape[2:])
+
+            found = original(self, user_idx, items.unsqueeze(0))
+            return tuple({kind: spread(value) for kind, value in each.items()} for each in found)
+
+        return forward
+
+    _wrap_once(FeatureSeqEmbLayer, "forward", make)
+
+
+def mark_all_ends_at_once() -> None:
+    """BERT4Rec puts the mask behind each history of a batch in a Python loop, a row at a time."""
+    import torch
+    from recbole.model.sequential_recommender import BERT4Rec
+
+    def make(_: Callable[..., Any]) -> Callable[..., Any]:
+        def reconstruct_test_data(self: Any, item_seq: Any, item_seq_len: Any) -> Any:
+            longer = torch.nn.functional.pad(item_seq, (0, 1))  # [B, L + 1]
+            return longer.scatter_(1, item_seq_len.unsqueeze(1), self.mask_token)[:, 1:]
+
+        return reconstruct_test_data
+
+    _wrap_once(BERT4Rec, "reconstruct_test_data", make)
+
+
 def ignore_foreign_flags() -> None:
     """`Config` takes every `--key=value` in `sys.argv` for a setting, whatever program runs it.
 
@@ -201,6 +243,8 @@ WORKAROUNDS: tuple[Callable[[], None], ...] = (
     restore_dok_update,
     stop_anomaly_detection,
     vectorise_s3rec_attributes,
+    embed_features_once,
+    mark_all_ends_at_once,
     copy_argument_lists,
     honour_data_path,
     respect_device_choice,

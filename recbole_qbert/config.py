@@ -85,16 +85,19 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def shipped_files(model: str, dataset: str, use_tuned: bool, stage: str = FINETUNE) -> list[Path]:
-    """The shipped YAML files that apply, in order."""
+    """The shipped YAML files that apply, in order.
+
+    What a model's own file says wins over what was tuned for its base: a control stays a control.
+    """
     entry = model_entry(model)
+    candidates = [shipped("base.yaml"), shipped("dataset", f"{dataset}.yaml")]
     # Every registered model's class and its bases: a subclass inherits its base's keys.
-    lineage = [base.__name__ for base in reversed(inspect.getmro(entry.model))]
-    candidates = [shipped("base.yaml")]
-    candidates += [shipped("model", f"{name}.yaml") for name in lineage]
-    candidates += [entry.defaults] if entry.defaults is not None else []
-    candidates.append(shipped("dataset", f"{dataset}.yaml"))
-    if use_tuned:
-        candidates += [shipped("tuned", f"{name}-{dataset}.yaml") for name in lineage]
+    for each in reversed(inspect.getmro(entry.model)):
+        candidates.append(shipped("model", f"{each.__name__}.yaml"))
+        if each is entry.model and entry.defaults is not None:
+            candidates.append(entry.defaults)
+        if use_tuned:
+            candidates.append(shipped("tuned", f"{each.__name__}-{dataset}.yaml"))
     if stage == PRETRAIN:
         candidates.append(shipped("pretrain.yaml"))
     return [path for path in candidates if path.is_file()]

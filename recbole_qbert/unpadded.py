@@ -4,7 +4,9 @@ RecBole pads every sequence to the longest one allowed and lets its models compu
 though most training rows are short prefixes. Here a batch is cut into rows of 1, 2, 3-4, 5-8, ...
 items, and each part loses the columns that are padding in all its rows. The parts' mean losses,
 weighted by their shares, are the loss of the batch, with the same gradient; only what dropout draws
-differs. Rows that are ranked are cut in the same way. B rows, L columns, N items.
+differs. Rows that are ranked are cut in the same way. On a GPU all this is left alone: there a step
+takes the time to launch its kernels, and five or six parts take five or six times as many
+(results/speed.md). B rows, L columns, N items.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ OfBatch = Callable[[Interaction], Tensor]
 
 
 def row_loss(model: Any, config: Any) -> OfBatch:
-    """The model's loss of a batch: unpadded where `trim_padding` and the model allow it."""
+    """The model's loss of a batch: unpadded where `trim_padding`, device and model allow it."""
     if _allowed(config):
         return UnpaddedLoss(model, config["LIST_SUFFIX"])
     loss: OfBatch = model.calculate_loss
@@ -47,7 +49,7 @@ def row_scores(model: Any, config: Any) -> OfBatch:
 
 def _allowed(config: Any) -> bool:
     known = config["model"] in MODELS and config["train_stage"] != "pretrain"
-    return bool(known and config["trim_padding"])
+    return bool(known and config["trim_padding"] and config["device"].type == "cpu")
 
 
 class UnpaddedLoss:

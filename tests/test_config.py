@@ -130,6 +130,9 @@ def test_later_sources_win(tiny: Tiny) -> None:
         assert build_config("SASRec", "Instruments", (), settings)["MAX_ITEM_LIST_LENGTH"] == 50
     assert build_config("IDBERT4Rec", "toy")["item_representation"] == "id"
     assert build_config("IDBERT4Rec", "toy")["n_layers"] == 4
+    tuned, control = (build_config(model, "Games") for model in ("QBERT4Rec", "IDBERT4Rec"))
+    assert (tuned["item_representation"], control["item_representation"]) == ("hybrid", "id")
+    assert tuned["hidden_size"] == control["hidden_size"]
 
 
 @pytest.mark.parametrize(
@@ -177,6 +180,8 @@ def test_a_section_for_one_model(tiny: Tiny) -> None:
 def test_shipped_files_in_order() -> None:
     names = [relative(path) for path in shipped_files("IDBERT4Rec", "toy", True)]
     assert names == ["base.yaml", "model/QBERT4Rec.yaml", "model/IDBERT4Rec.yaml"]
+    names = [relative(path) for path in shipped_files("IDBERT4Rec", "Games", True)]
+    assert names[-2:] == ["tuned/QBERT4Rec-Games.yaml", "model/IDBERT4Rec.yaml"]
     names = [relative(path) for path in shipped_files("SASRec", "Instruments", True)]
     assert names[-1] == "tuned/SASRec-Instruments.yaml"
     assert "tuned/SASRec-Instruments.yaml" not in [

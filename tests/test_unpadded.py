@@ -78,12 +78,15 @@ def test_same_scores(tiny: Tiny, model: str) -> None:
 def test_only_where_it_is_allowed(tiny: Tiny) -> None:
     for model, settings in (
         ("SASRec", {"trim_padding": False}),
+        ("SASRec", {"device": torch.device("cuda")}),
         ("S3Rec", {"train_stage": "pretrain"}),
         ("STAMP", {}),  # counts the padding
         ("QBERT4Rec", {}),
     ):
+        device = settings.pop("device", None)
         config = tiny.make_config(model, **settings)
         trainer, _ = new_trainer(config)
+        config["device"] = device or config["device"]
         assert row_loss(trainer.model, config) == trainer.model.calculate_loss
         assert row_scores(trainer.model, config) == trainer.model.full_sort_predict
 

@@ -41,9 +41,11 @@ def _add_text(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--encoder",
         default="tfidf",
-        help="tfidf (TF-IDF and SVD, no download) | sentence (packaged all-MiniLM-L6-v2) | "
-        "folder or hub name of a Hugging Face model",
+        help="tfidf (TF-IDF of words and SVD, no download) | tags (the same of whole tokens: "
+        "categories, attributes) | sentence (packaged all-MiniLM-L6-v2) | folder or hub name of a "
+        "Hugging Face model",
     )
+    parser.add_argument("--modality", default="text", help="name of the table's kind")
     parser.add_argument("--revision", help="branch, tag or commit of a hub model")
     parser.add_argument("--pooling", default="mean", choices=("mean", "last"))
     parser.add_argument(
@@ -51,9 +53,13 @@ def _add_text(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--normalise", action="store_true", help="vectors of length 1")
     parser.add_argument("--max_length", type=int, default=512, help="tokens of a text")
-    parser.add_argument("--n_components", type=int, default=128, help="tfidf: most dimensions")
-    parser.add_argument("--frozen_encoder", help="tfidf: .encoder.safetensors of an earlier run")
-    parser.add_argument("--seed", type=int, default=2026, help="of tfidf's SVD")
+    parser.add_argument(
+        "--n_components", type=int, default=128, help="tfidf, tags: most dimensions"
+    )
+    parser.add_argument(
+        "--frozen_encoder", help="tfidf, tags: .encoder.safetensors of an earlier run"
+    )
+    parser.add_argument("--seed", type=int, default=2026, help="of the SVD of tfidf and tags")
     _add_encoding(parser)
     parser.set_defaults(function=_text)
 
@@ -95,12 +101,13 @@ def place(options: argparse.Namespace, suffix: str) -> Path:
 def _text(options: argparse.Namespace) -> int:
     from recbole_qbert.encoders.text import embed_text
 
-    out = Path(options.output or place(options, "text.npz"))
+    out = Path(options.output or place(options, f"{options.modality}.npz"))
     table = embed_text(
         options.item_file or place(options, "item"),
         options.fields.split(","),
         out,
         encoder=options.encoder,
+        modality=options.modality,
         pooling=options.pooling,
         merge=options.merge,
         max_length=options.max_length,

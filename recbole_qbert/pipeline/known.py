@@ -147,7 +147,9 @@ def _item_file(options: argparse.Namespace) -> str:
 
 def _embed_text(options: argparse.Namespace) -> Files:
     folder = options.encoder if Path(options.encoder).is_dir() else None
-    return _embedding(options, "text", _item_file(options), options.frozen_encoder, folder)
+    return _embedding(
+        options, options.modality, _item_file(options), options.frozen_encoder, folder
+    )
 
 
 def _embed_image(options: argparse.Namespace) -> Files:

@@ -329,6 +329,22 @@ def test_embed_text_by_tfidf_and_by_its_frozen_encoder(tmp_path: Path) -> None:
     assert (later.vectors[0, 0] @ table.vectors[:, 0].T).argmax() == 0
 
 
+def test_embed_text_by_tags(tmp_path: Path) -> None:
+    path = write_items(tmp_path / "toy.item", ROWS)
+    arguments: dict[str, Any] = {"encoder": "tags", "modality": "brands"}
+    table = embed_text(path, ["brand"], tmp_path / "b.npz", **arguments)
+    assert read_embeddings(tmp_path / "b.npz").meta["modality"] == "brands"
+    assert table.items == ("i1", "i4", "i5")
+    vectors = table.vectors[:, 0]  # old, new, old
+    np.testing.assert_allclose(vectors @ vectors.T, [[1, 0, 1], [0, 1, 0], [1, 0, 1]], atol=1e-6)
+    frozen = tmp_path / "b.npz.encoder.safetensors"
+    arguments["frozen_encoder"] = frozen
+    later = embed_text(path, ["brand"], tmp_path / "l.npz", **arguments)
+    np.testing.assert_array_equal(later.vectors, table.vectors)
+    with pytest.raises(InputError, match="b.npz.encoder.safetensors: it is of --encoder=tags"):
+        embed_text(path, ["brand"], tmp_path / "w.npz", frozen_encoder=frozen)
+
+
 def test_embed_text_refusals(tmp_path: Path) -> None:
     path = write_items(tmp_path / "toy.item", ROWS)
     blank = write_items(tmp_path / "blank.item", [("i1", "<p>", " ")])
@@ -343,7 +359,9 @@ def test_embed_text_refusals(tmp_path: Path) -> None:
             embed_text(*arguments, out)
     with pytest.raises(InputError, match="frozen_encoder .*toy.item: .* not a safetensors"):
         embed_text(path, ["title"], out, frozen_encoder=path)
-    with pytest.raises(InputError, match="frozen_encoder is for the encoder 'tfidf'"):
+    with pytest.raises(
+        InputError, match="frozen_encoder is for tfidf and tags, not for 'sentence'"
+    ):
         embed_text(path, ["title"], out, encoder="sentence", frozen_encoder=path)
     assert not out.parent.exists()
 

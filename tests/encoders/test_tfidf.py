@@ -63,6 +63,25 @@ def test_against_a_dense_eigendecomposition() -> None:
     np.testing.assert_allclose(vectors @ vectors.T, inner / np.outer(lengths, lengths), atol=1e-5)
 
 
+def test_tags_against_a_dense_eigendecomposition() -> None:
+    """As above, with weights by hand: ln((1 + n) / (1 + n with the tag)) + 1, rows of length 1."""
+    texts = ["17 171", "171 A", "17 a b", "b"]
+    names = ["17", "171", "A", "a", "b"]
+    held = np.array([[name in text.split() for name in names] for text in texts], dtype=float)
+    features = held * (np.log(5 / (1 + held.sum(axis=0))) + 1)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    squares, basis = np.linalg.eigh(features @ features.T)
+    inner = basis * np.sqrt(squares) @ basis.T
+    lengths = np.sqrt(np.diag(inner))
+    encoder = TfidfEncoder.fit(texts, 128, 3, tags=True)
+    vectors = encoder.transform(texts)
+    np.testing.assert_allclose(vectors @ vectors.T, inner / np.outer(lengths, lengths), atol=1e-5)
+    np.testing.assert_array_equal(encoder.transform(["a 17 b"])[0], vectors[2])  # no order
+    assert not encoder.transform(["1 B"]).any()  # nothing but whole tags, as they are written
+    assert encoder.tags and encoder.describe()["name"] == "tfidf-tags-svd"
+    assert not TfidfEncoder.fit(texts, 128, 3).tags
+
+
 def test_columns_are_capped_by_the_rank() -> None:
     assert tfidf_vectors(TEXTS, 128, 1).shape[1] == 6  # distinct texts that are not blank
     assert tfidf_vectors(TEXTS, 3, 1).shape[1] == 3
