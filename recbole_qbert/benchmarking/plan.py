@@ -137,6 +137,7 @@ def read_plan(path: str | Path, flags: Mapping[str, str]) -> Plan:
         path: the YAML.
         flags: `--key=value` of the command line: keys of the file that are no mappings, settings
             of all runs, or, as `models.<row>.<key>`, settings of one row; they win over the file.
+            `models` names rows of the file, which keep their settings, or models.
 
     Raises:
         InputError: an unknown key, a value that cannot be used, an unknown model.
@@ -147,12 +148,13 @@ def read_plan(path: str | Path, flags: Mapping[str, str]) -> Plan:
             raise InputError(f"{source}: unknown key '{key}'{did_you_mean(str(key), KEYS)}")
     values = {key: parse_value(value) for key, value in flags.items()}
     # The command line may take some of the file's rows and data sets; their sections stay.
+    rows = [_contender(entry, source) for entry in _entries(content, "models")]
     described = {
-        "models": [_contender(each, source).model for each in _entries(content, "models")],
+        "models": [row.model for row in rows],
         "datasets": list(map(str, _entries(content, "datasets"))),
     }
     content |= {key: values.pop(key) for key in KEYS.difference(SECTIONS) & values.keys()}
-    contenders = [_contender(entry, source) for entry in _listed(content, "models", source)]
+    contenders = [_row(entry, rows, source) for entry in _listed(content, "models", source)]
     if _truth(content, "controls", source):
         there = {contender.model for contender in contenders}
         contenders += [Contender(name, name) for name in CONTROLS if name not in there]
@@ -210,6 +212,12 @@ def _readable(contender: Contender, settings: Settings) -> Settings:
         return settings
     known = known_keys(contender.model) - {"epochs"}
     return {key: value for key, value in settings.items() if key in known}
+
+
+def _row(entry: Any, rows: Sequence[Contender], source: str) -> Contender:
+    """A row of the file by its name, or a contender that the file has none of."""
+    named = (row for row in rows if row.name == entry)
+    return next(named, None) or _contender(entry, source)
 
 
 def _contender(entry: Any, source: str) -> Contender:

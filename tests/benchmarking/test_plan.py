@@ -49,8 +49,9 @@ def test_a_name_is_enough_and_controls_come_by_themselves(tiny: Tiny) -> None:
 
 def test_the_command_line_takes_some_rows_and_data_sets(tiny: Tiny) -> None:
     """What the file says of the others is no fault then; a name that is in neither still is."""
+    wide = {"name": "wide", "model": "SASRec", "settings": {"n_layers": 9}, "budget": "3 trials"}
     file = {
-        "models": ["QBERT4Rec", {"name": "wide", "model": "SASRec"}],
+        "models": ["QBERT4Rec", wide],
         "datasets": ["toy", "other"],
         "per_model": {"SASRec": {"n_layers": 1}},
         "per_dataset": {"other": {"per_model": {"SASRec": {"n_layers": 2}}}},
@@ -58,6 +59,9 @@ def test_the_command_line_takes_some_rows_and_data_sets(tiny: Tiny) -> None:
     plan = plan_of(tiny, {"models": "QBERT4Rec", "datasets": "toy"}, **file)
     assert [each.name for each in plan.contenders] == ["QBERT4Rec"]
     assert plan.datasets == ("toy",)
+    plan = plan_of(tiny, {"models": "wide,QBERT4Rec,BERT4Rec"}, **file)
+    assert plan.contenders[0] == Contender("wide", "SASRec", {"n_layers": 9}, "3 trials")
+    assert plan.contenders[2] == Contender("BERT4Rec", "BERT4Rec")  # the file has no row of the name
     for section in ({"per_model": {"GRU4Rec": {}}}, {"per_dataset": {"third": {}}}):
         with pytest.raises(InputError, match="is not in this benchmark"):
             plan_of(tiny, {"models": "QBERT4Rec", "datasets": "toy"}, **file | section)
