@@ -178,8 +178,8 @@ def vectorise_s3rec_attributes() -> None:
 def embed_features_once() -> None:
     """FDSA and SASRecF pool an item's features anew at each place where it stands.
 
-    A batch holds an item many times, and a semantic ID of 16 levels makes 16 vectors a place, which
-    is most of FDSA's time on a GPU. Each item of the batch is pooled once instead: same values.
+    A batch holds an item many times, and a semantic ID of 16 levels makes 16 vectors a place. Each
+    item of the batch is pooled once instead: same values.
     """
     import torch
     from recbole.model.layers import FeatureSeqEmbLayer

@@ -61,7 +61,7 @@ def test_the_command_line_takes_some_rows_and_data_sets(tiny: Tiny) -> None:
     assert plan.datasets == ("toy",)
     plan = plan_of(tiny, {"models": "wide,QBERT4Rec,BERT4Rec"}, **file)
     assert plan.contenders[0] == Contender("wide", "SASRec", {"n_layers": 9}, "3 trials")
-    assert plan.contenders[2] == Contender("BERT4Rec", "BERT4Rec")  # the file has no row of the name
+    assert plan.contenders[2] == Contender("BERT4Rec", "BERT4Rec")  # no row of the file
     for section in ({"per_model": {"GRU4Rec": {}}}, {"per_dataset": {"third": {}}}):
         with pytest.raises(InputError, match="is not in this benchmark"):
             plan_of(tiny, {"models": "QBERT4Rec", "datasets": "toy"}, **file | section)
