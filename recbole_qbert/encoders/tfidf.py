@@ -27,10 +27,10 @@ class TfidfEncoder:
     Words and word pairs carry the meaning; character 3- and 4-grams inside words relate
     "Nightmare" to "Nightmares", which matters where a title has three words. Tags (categories,
     brands, numbered attributes) are compared as they stand, without order or letters: "17" is not
-    like "171". All blocks are TF-IDF with rows of length 1, so they weigh the same, that of texts
-    sublinear. With X = U S V' the truncated
-    SVD of the fitted texts, a text x becomes x V / sqrt(S), normalised. New texts go the same way;
-    n-grams that were not fitted count for nothing.
+    like "171". Blocks are TF-IDF, those of texts sublinear, with rows of length 1, so that they
+    weigh the same. With X = U S V' the truncated SVD of the fitted texts, a text x becomes
+    x V / sqrt(S), normalised. New texts go the same way; n-grams that were not fitted count for
+    nothing.
 
     F features, D = rank of the fit, at most `n_components`.
     """

@@ -52,6 +52,15 @@ steps:
     assert lines == ("embed text --dataset=B --data_path=d --fields=t,b --merge", "sample")
 
 
+def test_a_modality_names_its_table() -> None:
+    text = """
+steps:
+- {name: tags, command: embed text, settings: {dataset: A, fields: c, modality: kinds}}
+- {name: one, script: x.py, outputs: [x], arguments: ["${output.tags}"]}
+"""
+    assert pipeline(text)[1] == "x.py dataset/A/A.kinds.npz"
+
+
 def test_values_reach_open_ended_commands_as_yaml() -> None:
     text = """
 steps:
