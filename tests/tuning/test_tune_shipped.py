@@ -24,7 +24,8 @@ BASELINES = ("SASRec", "BERT4Rec", "GRU4Rec", "FDSA", "S3Rec")
 
 
 def test_they_are_there() -> None:
-    files = {"demo", "qbert4rec", "sasrec_small", *FIGURES, *(name.lower() for name in BASELINES)}
+    files = {"demo", "qbert4rec", "sasrec_small", "near"}
+    files |= {*FIGURES, *(name.lower() for name in BASELINES)}
     assert {path.stem for path in SWEEPS} == files
 
 
@@ -70,6 +71,14 @@ def test_every_sweep_can_be_planned(
         assert plan.trials == [{key: option} for option in options]
         assert plan.configured["hidden_size"] == 256
         assert plan.configured["n_layers"] == 4
+
+
+@pytest.mark.parametrize("model", ["SASRec", "FDSA", "S3Rec", "BERT4Rec"])
+def test_near_starts_from_what_is_tuned(model: str) -> None:
+    """For every Transformer of RecBole's that we compare with."""
+    plan = make_plan(read_request(FOLDER / "near.yaml", {"model": model, "dataset": "Games"}))
+    tuned = load_yaml(FOLDER.parent / "tuned" / f"{model}-Games.yaml")
+    assert plan.trials[0] == {key: tuned[key] for key in plan.request.space}
 
 
 def test_the_demo_shows_every_key() -> None:
