@@ -15,7 +15,18 @@ from recbole.model.sequential_recommender import BERT4Rec, S3Rec
 ORIGINAL = S3Rec.reconstruct_pretrain_data.__wrapped__
 POOL_EACH_PLACE = FeatureSeqEmbLayer.forward.__wrapped__
 MARK_ROW_BY_ROW = BERT4Rec.reconstruct_test_data.__wrapped__
-EXTRA = ["kind", "price"]  # item columns: one word, one number
+
+
+def with_columns(tiny: Tiny) -> dict[str, list[str]]:
+    """The toy items with one word and one number more each; the `load_col` that reads them."""
+    path = tiny.folder / "toy.item"
+    header, *lines = path.read_text().splitlines()
+    rows = [f"{line}\tk{number % 4}\t{number}.5" for number, line in enumerate(lines)]
+    path.write_text("\n".join([f"{header}\tkind:token\tprice:float", *rows, ""]))
+    return {
+        "inter": ["user_id", "item_id", "timestamp"],
+        "item": ["item_id", "class", "kind", "price"],
+    }
 
 
 def both(model: Any, items: torch.Tensor, lengths: torch.Tensor, seed: int) -> list[Any]:
@@ -31,16 +42,11 @@ def both(model: Any, items: torch.Tensor, lengths: torch.Tensor, seed: int) -> l
 @pytest.mark.parametrize("attribute", ["class", "semantic_id", "kind"])
 def test_every_tensor_equals_the_originals(tiny: Tiny, attribute: str, length: int) -> None:
     """For attributes of several words and of one, short histories and long padding."""
-    path = tiny.folder / "toy.item"
-    header, *lines = path.read_text().splitlines()
-    rows = [f"{line}\tk{number % 4}" for number, line in enumerate(lines)]
-    path.write_text("\n".join([f"{header}\tkind:token", *rows, ""]))
-    columns = {
-        "inter": ["user_id", "item_id", "timestamp"],
-        "item": ["item_id", "class", "kind"],
-    }
     config = tiny.make_config(
-        "S3Rec", item_attribute=attribute, load_col=columns, MAX_ITEM_LIST_LENGTH=length
+        "S3Rec",
+        item_attribute=attribute,
+        load_col=with_columns(tiny),
+        MAX_ITEM_LIST_LENGTH=length,
     )
     loaded = load(config)
     model = S3Rec(config, loaded.train._dataset)
@@ -83,19 +89,10 @@ def test_features_pooled_once(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, model: str, pooling: str
 ) -> None:
     """Loss and gradients of a step, with features of several words and of one."""
-    names = [*EXTRA, "semantic_id", "class"]
-    path = tiny.folder / "toy.item"
-    header, *lines = path.read_text().splitlines()
-    rows = [f"{line}\tk{number % 4}\t{number}.5" for number, line in enumerate(lines)]
-    path.write_text("\n".join([f"{header}\tkind:token\tprice:float", *rows, ""]))
-    columns = {
-        "inter": ["user_id", "item_id", "timestamp"],
-        "item": ["item_id", "class", *EXTRA],
-    }
     config = tiny.make_config(
         model,
-        load_col=columns,
-        selected_features=names,
+        load_col=with_columns(tiny),
+        selected_features=["kind", "price", "semantic_id", "class"],
         numerical_features=["price"],
         pooling_mode=pooling,
     )
