@@ -3,7 +3,7 @@
     python -m benchmarks speed --dataset=Instruments --data_path=dataset
     python -m benchmarks best --dataset=Instruments --data_path=dataset --budget=1800
     python -m benchmarks race --dataset=Instruments --data_path=dataset --epochs=6
-    python -m benchmarks padding --dataset=Instruments --data_path=dataset
+    python -m benchmarks peer --peer=FDSA --dataset=Instruments --data_path=dataset
     python -m benchmarks memory --dataset=Games --data_path=dataset
     python -m benchmarks dropout
     python -m benchmarks quantise --items=1000000 --dimension=256
@@ -11,7 +11,9 @@
 Every side runs in a process of its own, one after the other, on the same machine in the same call.
 Both models have the same width, depth and length, but for `race`: SASRec and QBERT4Rec as tuned for
 the data set, to SASRec's best valid NDCG@10 with seen items excluded, SASRec once padded as RecBole
-trains it and once without (`trim_padding`); QBERT4Rec also reads further `--key=value`. Peers:
+trains it and once without (`trim_padding`); QBERT4Rec also reads further `--key=value`. `peer` is
+a model of RecBole's as tuned for the data set: computed as RecBole does, then without needless work
+(recbole_qbert/lean_forward.py), then that with whole users in a batch (`batch_by: user`). Peers:
 `recbole` is RecBole 1.2.1 as it ships (`recbole_qbert` is never imported), `mended` the same model
 under this package, whose workarounds turn autograd's anomaly detection off. Without a data set
 ml-100k is used, which RecBole ships.
@@ -43,6 +45,7 @@ def main() -> int:
     parser.add_argument("--length", type=int, default=50)
     parser.add_argument("--steps", type=int, default=20, help="timed training steps")
     parser.add_argument("--budget", type=float, default=1800, help="seconds a side may train")
+    parser.add_argument("--peer", default="SASRec", help="the model of `peer`")
     parser.add_argument("--items", type=int, default=1_000_000, help="of quantise")
     parser.add_argument("--dimension", type=int, default=256, help="of quantise")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -65,6 +68,8 @@ def main() -> int:
         if options.what == "quantise"
         else f"{options.dataset}, as tuned"
         if options.what == "race"
+        else f"{options.peer} on {options.dataset}, as tuned"
+        if options.what == "peer"
         else f"{options.dataset}: width {options.hidden_size}, {options.n_layers} layers, "
         f"length {options.length}"
     )

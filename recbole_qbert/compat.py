@@ -217,6 +217,20 @@ def mark_all_ends_at_once() -> None:
     _wrap_once(BERT4Rec, "reconstruct_test_data", make)
 
 
+def use_pytorchs_gelu() -> None:
+    """The feed-forward layers spell GELU out in four operations, each with a tensor of its own."""
+    import torch
+    from recbole.model.layers import FeedForward
+
+    def make(_: Callable[..., Any]) -> Callable[..., Any]:
+        def gelu(self: Any, x: Any) -> Any:
+            return torch.nn.functional.gelu(x)
+
+        return gelu
+
+    _wrap_once(FeedForward, "gelu", make)
+
+
 def ignore_foreign_flags() -> None:
     """`Config` takes every `--key=value` in `sys.argv` for a setting, whatever program runs it.
 
@@ -245,6 +259,7 @@ WORKAROUNDS: tuple[Callable[[], None], ...] = (
     vectorise_s3rec_attributes,
     embed_features_once,
     mark_all_ends_at_once,
+    use_pytorchs_gelu,
     copy_argument_lists,
     honour_data_path,
     respect_device_choice,

@@ -1,9 +1,9 @@
 """One run over several processes, with the result it would have in one.
 
 torchrun starts the same command in W processes; `launch` does so for `--nproc=W`. Each loads the
-same data and goes through the same batches: in training it computes the loss of every W-th row and
-gradients are averaged, in evaluation it ranks every W-th batch and ranks are put together. Process
-0 alone writes and prints.
+same data and goes through the same batches: in training it computes the loss of a W-th of the rows
+and gradients are averaged, in evaluation it ranks every W-th batch and ranks are put together.
+Process 0 alone writes and prints.
 
 RecBole's own way is left off (`single_spec` stays True): it needs NCCL, cuts the batch size by W,
 and averages metrics over processes.
@@ -227,8 +227,9 @@ def own_randomness(device: torch.device, *entropy: int) -> Iterator[None]:
 class PartialLoss(nn.Module):
     """One process's part of a model's loss; the mean over processes is the loss of the batch.
 
-    Process r of W has rows r, r + W, ... of the B rows. The mean over them is weighted by their
-    share of the terms that the whole batch's mean has, times W. A model that draws something for
+    Process r of W has the r-th of W equal stretches of the B rows, so that a user's prefixes stay
+    together (`batch_by: user`). The mean over them is weighted by their share of the terms that the
+    whole batch's mean has, times W. A model that draws something for
     the whole batch (masks) offers `draw_batch(interaction)`, called with generators that are equal
     in all processes, and `batch_loss(batch)`; what it returns has `part(rows)` and `n_terms`. Of
     other models `row_loss` is the loss.
@@ -249,7 +250,10 @@ class PartialLoss(nn.Module):
 
     def forward(self, interaction: Interaction) -> Tensor:
         """A scalar; zero where B is less than W and no row is left for this process."""
-        rows = slice(self.rank, None, self.size)
+        begin, end = (
+            -(-len(interaction) * rank // self.size) for rank in (self.rank, self.rank + 1)
+        )
+        rows = slice(begin, end)
         if hasattr(self.model, "draw_batch"):
             whole = self.model.draw_batch(interaction)
             part, loss_of = whole.part(rows), self.model.batch_loss

@@ -34,7 +34,7 @@ from recbole_qbert.distributed import (
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.ranking import METRICS, Ranks, rank_targets, summarise
 from recbole_qbert.files import write_json
-from recbole_qbert.unpadded import row_loss, row_scores
+from recbole_qbert.lean_forward import lean_loss, lean_scores
 
 DECAYS = ("none", "linear", "cosine")
 
@@ -70,7 +70,7 @@ class SafeTrainer(Trainer):
             self.resume_checkpoint(str(self.last_state_file))
         self._parallel_loss: ParallelLoss | None = None
         if world()[1] > 1:
-            self._parallel_loss = ParallelLoss(model, row_loss(model, config), config["seed"])
+            self._parallel_loss = ParallelLoss(model, lean_loss(model, config), config["seed"])
 
     def _choose_precision(self) -> None:
         """`enable_amp` acts on a GPU only, in bfloat16 where the GPU has it.
@@ -129,7 +129,7 @@ class SafeTrainer(Trainer):
     ) -> Any:
         if self._parallel_loss is not None:
             self._parallel_loss.begin_epoch(epoch_idx * len(train_data))
-        loss_func = loss_func or self._parallel_loss or row_loss(self.model, self.config)
+        loss_func = loss_func or self._parallel_loss or lean_loss(self.model, self.config)
         hook = self.optimizer.register_step_post_hook(lambda *_: self._step_schedule())
         try:
             return super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
@@ -191,7 +191,7 @@ class SafeTrainer(Trainer):
                 return batches
             return tqdm(batches, total=len(eval_data), ncols=100, desc="Evaluate", leave=False)
 
-        score = row_scores(self.model, self.config)
+        score = lean_scores(self.model, self.config)
         self.ranks = rank_targets(self.model, eval_data, self.device, wrap, self.list_length, score)
         return OrderedDict(summarise(self.ranks, self.config["metrics"], self.config["topk"]))
 

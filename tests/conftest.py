@@ -8,18 +8,18 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import recbole.trainer.trainer
 import torch
 from recbole.config import Config
-from recbole.data import data_preparation
 from recbole.utils import init_seed
 
 from recbole_qbert.config import build_config, known_keys
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
+from recbole_qbert.data.splits import Splits, load_splits
 from recbole_qbert.registry import build_model, model_entry
 
 torch.set_num_threads(1)
@@ -37,15 +37,6 @@ TINY_SIZES: dict[str, Any] = {
     "num_layers": 1,
 }
 Row = tuple[str, str, float]
-
-
-class Loaded(NamedTuple):
-    """A data set and the three loaders of its split."""
-
-    dataset: Any
-    train: Any
-    valid: Any
-    test: Any
 
 
 @dataclass
@@ -126,22 +117,15 @@ def toy_table() -> SemanticIDTable:
     return SemanticIDTable(tuple(items), codes.astype(np.int64), CODEBOOK_SIZES)
 
 
-def load(config: Config) -> Loaded:
-    """Data set and loaders, by the classes that belong to the config's model."""
-    init_seed(config["seed"], config["reproducibility"])
-    dataset = model_entry(config["model"]).dataset(config)
-    return Loaded(dataset, *data_preparation(config, dataset))
-
-
-def new_trainer(config: Config, loaded: Loaded | None = None) -> tuple[Any, Loaded]:
+def new_trainer(config: Config, loaded: Splits | None = None) -> tuple[Any, Splits]:
     """A fresh model in its trainer, and its data."""
-    loaded = loaded or load(config)
+    loaded = loaded or load_splits(config)
     entry = model_entry(config["model"])
     init_seed(config["seed"], config["reproducibility"])
     return entry.trainer(config, build_model(config, loaded.train._dataset)), loaded
 
 
-def fitted(config: Config) -> tuple[Any, Loaded]:
+def fitted(config: Config) -> tuple[Any, Splits]:
     """Trained on the toy data."""
     trainer, loaded = new_trainer(config)
     trainer.fit(loaded.train, loaded.valid, verbose=False)

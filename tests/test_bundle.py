@@ -8,16 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Loaded, Tiny, files_below, fitted, timed_rows
+from conftest import Tiny, files_below, fitted, timed_rows
 from recbole.data.interaction import Interaction
 
 from recbole_qbert.bundle import Recommender, save_bundle
+from recbole_qbert.data.splits import Splits
 from recbole_qbert.errors import InputError
 
 FILES = ["config.json", "items.json", "items.semid", "items.semid.json", "manifest.json"]
 
 
-def bundled(tiny: Tiny, model: str = "QBERT4Rec", **settings: Any) -> tuple[Any, Loaded, Path]:
+def bundled(tiny: Tiny, model: str = "QBERT4Rec", **settings: Any) -> tuple[Any, Splits, Path]:
     """A trained model, its data and its bundle."""
     config = tiny.make_config(model, **settings)
     trainer, loaded = fitted(config)
@@ -26,7 +27,7 @@ def bundled(tiny: Tiny, model: str = "QBERT4Rec", **settings: Any) -> tuple[Any,
     return trainer.model.eval(), loaded, folder
 
 
-def live_scores(model: Any, loaded: Loaded, history: list[str], length: int = 8) -> torch.Tensor:
+def live_scores(model: Any, loaded: Splits, history: list[str], length: int = 8) -> torch.Tensor:
     """The trained model's scores of all items after one history."""
     ids = [loaded.dataset.field2token_id["item_id"][item] for item in history][-length:]
     row = torch.zeros(1, length, dtype=torch.long)

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
-from conftest import Tiny, assert_equal_weights, load, new_trainer, scores
+from conftest import Tiny, assert_equal_weights, new_trainer, scores
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -41,6 +41,7 @@ from recbole_qbert.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from recbole_qbert.data.splits import load_splits
 from recbole_qbert.errors import InputError
 
 DTYPES = (
@@ -236,7 +237,7 @@ def test_hostile_pickles_are_refused(tiny: Tiny) -> None:
         with pytest.raises(InputError, match="never loaded"):
             trainer.resume_checkpoint(str(path))
         with pytest.raises(InputError, match="never loaded"):
-            trainer.evaluate(load(trainer.config).test, model_file=str(path))
+            trainer.evaluate(load_splits(trainer.config).test, model_file=str(path))
         refuses(lambda path=path: torch.load(path))
         refuses(lambda path=path: torch.load(str(path), map_location="cpu"))
         refuses(lambda path=path: load_data_and_model(str(path)))

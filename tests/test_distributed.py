@@ -30,7 +30,7 @@ from recbole_qbert.distributed import (
 )
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.results import RunResult, read_results
-from recbole_qbert.unpadded import row_loss
+from recbole_qbert.lean_forward import lean_loss
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -51,7 +51,7 @@ KILLED_RUN = """
 import os, sys
 from recbole_qbert.cli import main
 from recbole_qbert.distributed import ParallelLoss
-from recbole_qbert.unpadded import row_loss
+from recbole_qbert.lean_forward import lean_loss
 
 call = ParallelLoss.__call__
 
@@ -124,7 +124,7 @@ def test_the_mean_of_the_parts_is_the_batch(
     total, summed = 0.0, {name: torch.zeros_like(each) for name, each in gradients.items()}
     for rank in range(size):
         torch.set_rng_state(before)
-        part = PartialLoss(trainer.model, row_loss(trainer.model, config), 2026, rank, size)
+        part = PartialLoss(trainer.model, lean_loss(trainer.model, config), 2026, rank, size)
         value, own = loss_and_gradients(part(batch), trainer.model)
         assert torch.equal(torch.get_rng_state(), after)
         total += value / size

@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Tiny, load, new_trainer
-from recbole.model.layers import FeatureSeqEmbLayer
+from conftest import Tiny, new_trainer
+from recbole.model.layers import FeatureSeqEmbLayer, FeedForward
 from recbole.model.sequential_recommender import BERT4Rec, S3Rec
+
+from recbole_qbert.data.splits import load_splits
 
 # The methods that the workarounds wrap.
 ORIGINAL = S3Rec.reconstruct_pretrain_data.__wrapped__
 POOL_EACH_PLACE = FeatureSeqEmbLayer.forward.__wrapped__
 MARK_ROW_BY_ROW = BERT4Rec.reconstruct_test_data.__wrapped__
+SPELLED_OUT = FeedForward.gelu.__wrapped__
 
 
 def with_columns(tiny: Tiny) -> dict[str, list[str]]:
@@ -48,7 +51,7 @@ def test_every_tensor_equals_the_originals(tiny: Tiny, attribute: str, length: i
         load_col=with_columns(tiny),
         MAX_ITEM_LIST_LENGTH=length,
     )
-    loaded = load(config)
+    loaded = load_splits(config)
     model = S3Rec(config, loaded.train._dataset)
     table, n_features = model.item_feat, model.n_features
     for number, batch in enumerate(loaded.train):
@@ -68,7 +71,7 @@ def test_the_model_is_whole_again_after_an_error(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny.make_config("S3Rec")
-    loaded = load(config)
+    loaded = load_splits(config)
     model = S3Rec(config, loaded.train._dataset)
     table, n_features = model.item_feat, model.n_features
 
@@ -122,3 +125,9 @@ def test_ends_marked_at_once(tiny: Tiny) -> None:
     assert torch.equal(model.reconstruct_test_data(items, lengths), expected)
     assert torch.equal(items, before)
     assert (expected == model.mask_token).sum() == 4
+
+
+def test_gelu_in_one_operation() -> None:
+    layer = FeedForward(8, 8, 0.0, "gelu", 1e-12)
+    values = torch.linspace(-6, 6, 101)
+    torch.testing.assert_close(layer.gelu(values), SPELLED_OUT(layer, values))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import recbole_qbert.properties
 import yaml
-from conftest import Tiny, load
+from conftest import Tiny
 
 from recbole_qbert.config import (
     FINETUNE,
@@ -20,6 +20,7 @@ from recbole_qbert.config import (
     settings_for,
     shipped_files,
 )
+from recbole_qbert.data.splits import load_splits
 from recbole_qbert.registry import MODEL_TABLE, model_entry
 
 FOLDER = Path(recbole_qbert.properties.__path__[0])
@@ -128,6 +129,6 @@ def test_every_shipped_file_builds_its_model(tiny: Tiny, path: Path) -> None:
                 assert config[key].items() >= value.items()
             elif key not in {"eval_args", "train_neg_sample_args", *settings}:
                 assert config[key] == value, key
-        loaded = load(config)
+        loaded = load_splits(config)
         built = model_entry(name).model(config, loaded.train._dataset)
         assert sum(each.numel() for each in built.parameters()) > 0

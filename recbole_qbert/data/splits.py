@@ -9,6 +9,7 @@ from recbole.config import Config
 from recbole.data import data_preparation
 from recbole.utils import init_seed
 
+from recbole_qbert.data.user_batches import BATCH_BY, UserTrainDataLoader
 from recbole_qbert.errors import InputError
 from recbole_qbert.registry import model_entry
 
@@ -39,11 +40,17 @@ def load_splits(config: Config) -> Splits:
     """Seed everything, read the data set of the config's model and split it.
 
     Raises:
-        InputError: data that cannot be read, or too few to be split.
+        InputError: data that cannot be read, or too few to be split; an unknown `batch_by`.
     """
+    if config["batch_by"] not in BATCH_BY:
+        raise InputError(f"batch_by: {config['batch_by']!r} is none of {', '.join(BATCH_BY)}")
     init_seed(config["seed"], config["reproducibility"])
     dataset = load_dataset(model_entry(config["model"]).dataset, config)
     splits = Splits(dataset, *data_preparation(config, dataset))
+    if config["batch_by"] == "user":
+        rows = splits.train
+        by_user = UserTrainDataLoader(config, rows._dataset, rows._sampler, config["shuffle"])
+        splits = splits._replace(train=by_user)
     if len(splits.valid._dataset) == 0 or len(splits.test._dataset) == 0:
         raise InputError(
             f"dataset {config['dataset']}: no user has enough interactions (4 are needed) to be "

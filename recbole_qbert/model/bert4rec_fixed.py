@@ -22,9 +22,9 @@ import torch
 from recbole.data.interaction import Interaction
 from recbole.model.sequential_recommender.bert4rec import BERT4Rec
 from torch import Tensor
-from torch.nn import functional as F
 
 from recbole_qbert.errors import InputError
+from recbole_qbert.model.loss import linear_cross_entropy
 from recbole_qbert.model.masking import append_item, draw_masks, global_generator
 
 
@@ -50,9 +50,9 @@ class BERT4RecFixed(BERT4Rec):
         ratios = {"random": self.mask_ratio, "tail": 1 / width}  # one item
         mask = draw_masks(lengths, width, mix, ratios, global_generator(items.device)).mask
         hidden = self.forward(items.masked_fill(mask, self.mask_token))[mask]  # [M, D]
-        losses = F.cross_entropy(self._scores(hidden), items[mask], reduction="none")
-        weights = 1 / (n_rows * mask.sum(dim=1))
-        return losses @ weights[mask.nonzero()[:, 0]]
+        table, targets = self.item_embedding.weight[: self.n_items], items[mask]
+        shares = (1 / (n_rows * mask.sum(dim=1)))[mask.nonzero()[:, 0]]
+        return linear_cross_entropy(hidden, table, self.output_bias, targets, shares)
 
     def predict(self, interaction: Interaction) -> Tensor:
         """Scores of one given item for each row. Shape [B]."""
@@ -71,10 +71,7 @@ class BERT4RecFixed(BERT4Rec):
 
     def _append(self, interaction: Interaction, item: Tensor) -> tuple[Tensor, Tensor]:
         """Histories with one more item, and their lengths."""
-        items = interaction[self.ITEM_SEQ]
-        if items.size(1) < self.max_seq_length:  # without padding there may be no place for it
-            items = F.pad(items, (0, 1))
-        return append_item(items, interaction[self.ITEM_SEQ_LEN], item)
+        return append_item(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], item)
 
     def _scores(self, hidden: Tensor) -> Tensor:
         return hidden @ self.item_embedding.weight[: self.n_items].T + self.output_bias

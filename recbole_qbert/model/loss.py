@@ -1,9 +1,9 @@
-"""Excluding items from scores, and the cross-entropy that does so.
+"""Excluding items from scores, the cross-entropy that does so, and a plain one that is sparing.
 
-M masked positions, N items (column 0 is padding), E items that a row leaves out.
+M masked positions, N items (column 0 is padding), E items that a row leaves out, D hidden.
 
-A catalogue of scores is by far the largest thing that a step touches, so both work in place and
-the loss has its gradient written out: as few passes over [M, N] as there can be.
+A catalogue of scores is by far the largest thing that a step touches, so all work in place and
+the losses have their gradients written out: as few passes over [M, N] as there can be.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+SCORES_AT_ONCE = 2**22  # of `linear_cross_entropy`: 16 MiB, which caches still hold in part
 
 
 def exclude_items(scores: Tensor, items: Tensor) -> Tensor:
@@ -92,6 +94,72 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
             found.scatter_(1, excluded, 0.0)
         found.scatter_add_(1, own, torch.full_like(found[:, :1], ctx.smoothing - 1))
         return found.mul_(gradient / len(found)), None, None, None
+
+
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, shares: Tensor
+) -> Tensor:
+    """The cross-entropy of `hidden @ weight.T + bias`; on a CPU never all of these are in memory.
+
+    Args:
+        hidden: [M, D].
+        weight: [N, D].
+        bias: [N].
+        targets: [M].
+        shares: [M] weights of the positions in the sum; 1 / M each makes it a mean.
+
+    Returns:
+        A scalar.
+    """
+    if hidden.device.type != "cpu":
+        return F.cross_entropy(F.linear(hidden, weight, bias), targets, reduction="none") @ shares
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, bias, targets, shares)
+    return loss
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """The gradients are found with the loss, while a part's scores are at hand: p - 1 at the
+    target and p elsewhere, p the softmax, times the position's share."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        shares: Tensor,
+    ) -> Tensor:
+        n_rows = max(1, SCORES_AT_ONCE // len(weight))
+        room = hidden.new_empty(min(n_rows, len(hidden)), len(weight))
+        of_hidden, of_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+        of_bias = torch.zeros_like(bias) if bias is not None else None
+        loss = hidden.new_zeros(())
+        parts = (each.split(n_rows) for each in (hidden, of_hidden, targets, shares))
+        for part, of_part, target, share in zip(*parts, strict=True):
+            own, share = target.unsqueeze(1), share.unsqueeze(1)
+            scores = torch.mm(part, weight.T, out=room[: len(part)])
+            if bias is not None:
+                scores += bias
+            scores -= scores.amax(dim=1, keepdim=True)
+            at_target = scores.gather(1, own)
+            total = scores.exp_().sum(dim=1, keepdim=True)
+            loss += ((total.log() - at_target) * share).sum()
+            scores *= share / total
+            scores.scatter_add_(1, own, -share)
+            torch.mm(scores, weight, out=of_part)
+            of_weight.addmm_(scores.T, part)
+            if of_bias is not None:
+                of_bias += scores.sum(dim=0)
+        ctx.save_for_backward(of_hidden, of_weight, of_bias)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
+        of_hidden, of_weight, of_bias = ctx.saved_tensors
+        of_bias = of_bias * gradient if of_bias is not None else None
+        return of_hidden * gradient, of_weight * gradient, of_bias, None, None
 
 
 def _with_padding(items: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Loaded, Tiny, load, timed_rows
+from conftest import Tiny, timed_rows
 from recbole.data import data_preparation
 from recbole.data.dataset import SequentialDataset
 from recbole.utils import init_seed
@@ -18,6 +18,7 @@ from torch import Tensor
 from recbole_qbert.config import build_config
 from recbole_qbert.data.dataset import ROW_FIELD, SEMANTIC_ID_FIELD, SemanticIDDataset
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
+from recbole_qbert.data.splits import Splits, load_splits
 from recbole_qbert.errors import InputError
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -25,11 +26,11 @@ EXTRA = "user_id:token\titem_id:token\ttimestamp:float\trating:float\ttags:token
 ALL_COLUMNS = ["user_id", "item_id", "timestamp", "rating", "tags"]
 
 
-def recbole_loaders(config: Any) -> Loaded:
+def recbole_loaders(config: Any) -> Splits:
     """The same split by RecBole's own `SequentialDataset`."""
     init_seed(config["seed"], config["reproducibility"])
     dataset = SequentialDataset(config)
-    return Loaded(dataset, *data_preparation(config, dataset))
+    return Splits(dataset, *data_preparation(config, dataset))
 
 
 def batches(loader: Any) -> list[dict[str, Tensor]]:
@@ -39,7 +40,7 @@ def batches(loader: Any) -> list[dict[str, Tensor]]:
     return [dict(batch.interaction) for batch in taken]
 
 
-def assert_same_batches(ours: Loaded, theirs: Loaded, added: set[str]) -> None:
+def assert_same_batches(ours: Splits, theirs: Splits, added: set[str]) -> None:
     """All of RecBole's fields are equal in every batch; ours has only `added` besides."""
     for name in ("train", "valid", "test"):
         left, right = batches(getattr(ours, name)), batches(getattr(theirs, name))
@@ -51,7 +52,7 @@ def assert_same_batches(ours: Loaded, theirs: Loaded, added: set[str]) -> None:
                 assert torch.equal(mine[field], values), (name, field)
 
 
-def raw_sequences(tiny: Tiny, loaded: Loaded) -> dict[int, list[int]]:
+def raw_sequences(tiny: Tiny, loaded: Splits) -> dict[int, list[int]]:
     """Whole sequences of the toy data in internal ids."""
     user_id = loaded.dataset.field2token_id["user_id"]
     item_id = loaded.dataset.field2token_id["item_id"]
@@ -91,13 +92,15 @@ def histories(loader: Any) -> dict[int, list[tuple[list[int], int]]]:
 def test_prefix_rows_are_recboles(tiny: Tiny, settings: dict[str, Any]) -> None:
     (tiny.folder / "toy.semid").unlink()
     config = tiny.make_config("SASRec", augmentation="prefix", **settings)
-    assert_same_batches(load(config), recbole_loaders(config), {ROW_FIELD})
+    assert_same_batches(load_splits(config), recbole_loaders(config), {ROW_FIELD})
 
 
 def test_semantic_ids_change_nothing_else(tiny: Tiny) -> None:
     """With a .semid, the only other field is the item feature `semantic_id`."""
     config = tiny.make_config("SASRec")
-    assert_same_batches(load(config), recbole_loaders(config), {ROW_FIELD, SEMANTIC_ID_FIELD})
+    assert_same_batches(
+        load_splits(config), recbole_loaders(config), {ROW_FIELD, SEMANTIC_ID_FIELD}
+    )
 
 
 @pytest.mark.parametrize("numerical", [[], ["rating"]])
@@ -112,12 +115,14 @@ def test_other_columns_of_the_inter_become_lists_too(tiny: Tiny, numerical: list
     config = tiny.make_config(
         "SASRec", load_col={"inter": ALL_COLUMNS}, numerical_features=numerical
     )
-    assert_same_batches(load(config), recbole_loaders(config), {ROW_FIELD, SEMANTIC_ID_FIELD})
-    assert next(iter(load(config).train))["tags_list"].shape[1:] == (8, 3)
+    assert_same_batches(
+        load_splits(config), recbole_loaders(config), {ROW_FIELD, SEMANTIC_ID_FIELD}
+    )
+    assert next(iter(load_splits(config).train))["tags_list"].shape[1:] == (8, 3)
 
 
 def test_none_keeps_one_row_a_user_with_the_whole_training_sequence(tiny: Tiny) -> None:
-    loaded = load(tiny.make_config(augmentation="none", MAX_ITEM_LIST_LENGTH=50))
+    loaded = load_splits(tiny.make_config(augmentation="none", MAX_ITEM_LIST_LENGTH=50))
     found = histories(loaded.train)
     whole = raw_sequences(tiny, loaded)
     assert found.keys() == whole.keys()
@@ -127,8 +132,8 @@ def test_none_keeps_one_row_a_user_with_the_whole_training_sequence(tiny: Tiny) 
 
 
 def test_none_and_prefix_have_the_same_valid_and_test_rows(tiny: Tiny) -> None:
-    one = load(tiny.make_config(augmentation="none"))
-    all_prefixes = load(tiny.make_config(augmentation="prefix"))
+    one = load_splits(tiny.make_config(augmentation="none"))
+    all_prefixes = load_splits(tiny.make_config(augmentation="prefix"))
     for name in ("valid", "test"):
         left, right = batches(getattr(one, name)), batches(getattr(all_prefixes, name))
         for mine, other in zip(left, right, strict=True):
@@ -138,7 +143,7 @@ def test_none_and_prefix_have_the_same_valid_and_test_rows(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize("augmentation", ["none", "prefix"])
 def test_long_histories_keep_their_last_items(tiny: Tiny, augmentation: str) -> None:
-    loaded = load(tiny.make_config(augmentation=augmentation, MAX_ITEM_LIST_LENGTH=3))
+    loaded = load_splits(tiny.make_config(augmentation=augmentation, MAX_ITEM_LIST_LENGTH=3))
     whole = raw_sequences(tiny, loaded)
     for name, places in (("valid", -2), ("test", -1)):
         for user, rows in histories(getattr(loaded, name)).items():
@@ -156,7 +161,7 @@ def test_users_with_few_interactions(tiny: Tiny) -> None:
     tiny.sequences |= {"one": ["i0"], "two": ["i1", "i2"], "three": ["i3", "i4", "i5"]}
     tiny.write_inter(timed_rows(tiny.sequences))
     for augmentation in ("none", "prefix"):
-        loaded = load(tiny.make_config(augmentation=augmentation))
+        loaded = load_splits(tiny.make_config(augmentation=augmentation))
         ids = loaded.dataset.field2token_id["user_id"]
         items = loaded.dataset.field2token_id["item_id"]
         train, valid, test = (histories(loader) for loader in loaded[1:])
@@ -185,7 +190,7 @@ def test_order_of_times_that_single_precision_cannot_tell_apart(tiny: Tiny) -> N
     random.Random(2).shuffle(rows)
     tiny.write_inter(rows)
     for augmentation in ("none", "prefix"):
-        loaded = load(tiny.make_config(augmentation=augmentation, MAX_ITEM_LIST_LENGTH=50))
+        loaded = load_splits(tiny.make_config(augmentation=augmentation, MAX_ITEM_LIST_LENGTH=50))
         whole = raw_sequences(tiny, loaded)
         for user, found in histories(loaded.test).items():
             assert found == [(whole[user][:-1], whole[user][-1])]
@@ -199,7 +204,9 @@ def test_no_list_is_stored(tiny: Tiny, augmentation: str) -> None:
     """What is in memory grows with the interactions, not with rows x list length."""
     sizes = {}
     for length in (2, 400):
-        loaded = load(tiny.make_config(augmentation=augmentation, MAX_ITEM_LIST_LENGTH=length))
+        loaded = load_splits(
+            tiny.make_config(augmentation=augmentation, MAX_ITEM_LIST_LENGTH=length)
+        )
         stored = list(loaded.dataset._flat.values())
         for part in (loaded.train._dataset, loaded.valid._dataset, loaded.test._dataset):
             columns = part.inter_feat.interaction
@@ -212,7 +219,7 @@ def test_no_list_is_stored(tiny: Tiny, augmentation: str) -> None:
 
 def test_unknown_augmentation_is_refused(tiny: Tiny) -> None:
     with pytest.raises(InputError, match="augmentation: 'all' is none of none, prefix"):
-        load(tiny.make_config(augmentation="all"))
+        load_splits(tiny.make_config(augmentation="all"))
 
 
 # Semantic IDs ------------------------------------------------------------------------------------
@@ -229,7 +236,7 @@ def test_codes_follow_the_raw_token(tiny: Tiny, seed: int, filters: dict[str, st
     rows = list(tiny.rows)
     random.Random(seed).shuffle(rows)
     tiny.write_inter(rows)
-    dataset = load(tiny.make_config(**filters)).dataset
+    dataset = load_splits(tiny.make_config(**filters)).dataset
     tokens = dataset.field2id_token["item_id"]
     codes = dict(zip(tiny.table.items, tiny.table.codes.tolist(), strict=True))
     texts = dict(zip(tiny.table.items, tiny.table.semantic_ids(), strict=True))
@@ -253,11 +260,11 @@ def test_a_larger_semid_file_is_fine_and_an_incomplete_one_is_refused(tiny: Tiny
         (10, 10, 10),
     )
     write_semantic_ids(path, more, {})
-    assert load(tiny.make_config()).dataset.codec.vocabulary_size == 30
+    assert load_splits(tiny.make_config()).dataset.codec.vocabulary_size == 30
     fewer = SemanticIDTable(table.items[:18], table.codes[:18], table.codebook_sizes)
     write_semantic_ids(path, fewer, {})
     with pytest.raises(InputError) as caught:
-        load(tiny.make_config())
+        load_splits(tiny.make_config())
     message = str(caught.value)
     assert f"{path}: 12 of 30 items of the dataset have no semantic_id: " in message
     named = message.split(": ")[2].split(", …")[0].split(", ")
@@ -268,12 +275,12 @@ def test_a_larger_semid_file_is_fine_and_an_incomplete_one_is_refused(tiny: Tiny
 
 def test_without_a_semid_file_there_are_no_codes(tiny: Tiny) -> None:
     (tiny.folder / "toy.semid").unlink()
-    dataset = load(tiny.make_config("SASRec")).dataset
+    dataset = load_splits(tiny.make_config("SASRec")).dataset
     assert dataset.item_codes is None
     assert dataset.codec is None
     assert dataset.semantic_id_path is None
     with pytest.raises(InputError, match="no such file"):
-        load(tiny.make_config("SASRec", semantic_id_file="absent.semid"))
+        load_splits(tiny.make_config("SASRec", semantic_id_file="absent.semid"))
 
 
 def test_a_column_named_like_the_feature_is_refused(tiny: Tiny) -> None:
@@ -282,7 +289,7 @@ def test_a_column_named_like_the_feature_is_refused(tiny: Tiny) -> None:
     (tiny.folder / "toy.item").write_text(text)
     columns = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "semantic_id"]}
     with pytest.raises(InputError, match="already have a column 'semantic_id'"):
-        load(tiny.make_config(load_col=columns))
+        load_splits(tiny.make_config(load_col=columns))
 
 
 # What models ask of the data ---------------------------------------------------------------------
@@ -294,7 +301,7 @@ def test_sequences_seen_items_and_matrix_equal_loops(
     tiny: Tiny, augmentation: str, length: int
 ) -> None:
     """Whatever the rows and however short the lists, they tell of the whole sequences."""
-    loaded = load(tiny.make_config(augmentation=augmentation, MAX_ITEM_LIST_LENGTH=length))
+    loaded = load_splits(tiny.make_config(augmentation=augmentation, MAX_ITEM_LIST_LENGTH=length))
     whole = raw_sequences(tiny, loaded)
     train = loaded.train._dataset
     items, offsets = train.training_sequences()
@@ -323,7 +330,7 @@ def test_sequences_seen_items_and_matrix_equal_loops(
 
 def test_inter_matrix_equals_recboles(tiny: Tiny) -> None:
     config = tiny.make_config("SASRec")
-    ours, theirs = load(config).train._dataset, recbole_loaders(config).train._dataset
+    ours, theirs = load_splits(config).train._dataset, recbole_loaders(config).train._dataset
     assert (ours.inter_matrix("csr") != theirs.inter_matrix("csr")).nnz == 0
 
 
@@ -338,7 +345,7 @@ def test_repeats_are_looked_for_in_training_only(
         sequence = next(s for s in tiny.sequences.values() if len(s) > 8)
         sequence[place] = sequence[0]
     tiny.write_inter(timed_rows(tiny.sequences))
-    loaded = load(tiny.make_config(augmentation=augmentation))
+    loaded = load_splits(tiny.make_config(augmentation=augmentation))
     assert loaded.train._dataset.training_repeats() is repeats
 
 
@@ -352,7 +359,7 @@ def test_pre_split_benchmark_files(tiny: Tiny) -> None:
         path = tiny.folder / f"toy.{part}.inter"
         path.write_text("\n".join([*lines, ""]), encoding="utf-8")
     columns = ["user_id", "item_id", "item_id_list"]
-    loaded = load(
+    loaded = load_splits(
         tiny.make_config(
             benchmark_filename=["train", "valid", "test"],
             load_col={"inter": columns},

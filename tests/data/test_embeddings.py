@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import N_ITEMS, Tiny, files_below, load, timed_rows
+from conftest import N_ITEMS, Tiny, files_below, timed_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recbole.utils import FeatureType
@@ -22,6 +22,7 @@ from recbole_qbert.data.embeddings import (
     read_embeddings,
     write_embeddings,
 )
+from recbole_qbert.data.splits import load_splits
 from recbole_qbert.errors import InputError
 from recbole_qbert.files import sidecar_path
 
@@ -320,21 +321,21 @@ def test_joined_by_token(tiny: Tiny, item_columns: bool) -> None:
     if item_columns:
         columns["item"] = ["item_id", "title"]
     settings: dict[str, Any] = {"item_vectors": {"image": str(path)}, "load_col": columns}
-    dataset = load(tiny.make_config("SASRec", **settings)).dataset
+    dataset = load_splits(tiny.make_config("SASRec", **settings)).dataset
     assert dataset.field2type["image"] == FeatureType.FLOAT_SEQ
     feature = dataset.item_feat["image"].numpy()
     assert feature.shape == (N_ITEMS + 1, 5)
     for number, token in enumerate(dataset.field2id_token["item_id"][1:], start=1):
         expected = VECTORS[int(token[1:])].astype(np.float32)
         assert np.array_equal(feature[number], expected)
-    batch = next(iter(load(tiny.make_config("SASRec", **settings)).train))
+    batch = next(iter(load_splits(tiny.make_config("SASRec", **settings)).train))
     assert np.array_equal(batch["image"].numpy(), feature[batch["item_id"].numpy()])
 
 
 def test_parts_are_pooled_for_a_feature(tiny: Tiny) -> None:
     vectors = np.stack([VECTORS, 3 * VECTORS], axis=1)
     path = write(tiny.root / "v.npz", vectors=vectors)
-    dataset = load(tiny.make_config("SASRec", item_vectors={"text": str(path)})).dataset
+    dataset = load_splits(tiny.make_config("SASRec", item_vectors={"text": str(path)})).dataset
     number = dataset.token2id("item_id", "i4")
     np.testing.assert_allclose(dataset.item_feat["text"][number], 2 * VECTORS[4], rtol=1e-6)
 
@@ -342,20 +343,20 @@ def test_parts_are_pooled_for_a_feature(tiny: Tiny) -> None:
 def test_items_without_a_vector_are_counted(tiny: Tiny) -> None:
     path = write(tiny.root / "v.npz", items=TOKENS[:18], vectors=VECTORS[:18])
     with pytest.raises(InputError, match=r"12 of 30 items of the dataset have no image: .*, …;"):
-        load(tiny.make_config("SASRec", item_vectors={"image": str(path)}))
+        load_splits(tiny.make_config("SASRec", item_vectors={"image": str(path)}))
 
 
 def test_two_features_of_one_name_are_refused(tiny: Tiny) -> None:
     path = write(tiny.root / "v.npz")
     for name in ("semantic_id", "item_id"):
         with pytest.raises(InputError, match=f"already have a column '{name}'"):
-            load(tiny.make_config("SASRec", item_vectors={name: str(path)}))
+            load_splits(tiny.make_config("SASRec", item_vectors={name: str(path)}))
 
 
 def test_a_setting_that_is_no_mapping_is_refused(tiny: Tiny) -> None:
     path = write(tiny.root / "v.npz")
     with pytest.raises(InputError, match="item_vectors: .* is not a mapping"):
-        load(tiny.make_config("SASRec", item_vectors=str(path)))
+        load_splits(tiny.make_config("SASRec", item_vectors=str(path)))
 
 
 def test_vectors_of_items_that_a_filter_takes_out(tiny: Tiny) -> None:
@@ -363,7 +364,7 @@ def test_vectors_of_items_that_a_filter_takes_out(tiny: Tiny) -> None:
     tiny.write_inter([*timed_rows(tiny.sequences), ("u0", "i7", 999.0)])
     path = write(tiny.root / "v.npz")
     settings = {"item_inter_num_interval": "[9,inf)", "item_vectors": {"image": str(path)}}
-    dataset = load(tiny.make_config("SASRec", **settings)).dataset
+    dataset = load_splits(tiny.make_config("SASRec", **settings)).dataset
     assert 1 < dataset.item_num < N_ITEMS
     for number, token in enumerate(dataset.field2id_token["item_id"][1:], start=1):
         expected = VECTORS[int(token[1:])].astype(np.float32)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Loaded, Tiny, files_below, load
+from conftest import Tiny, files_below
 from recbole.data.interaction import Interaction
 from rich.console import Console
 
@@ -18,6 +18,7 @@ from recbole_qbert.bundle import Catalogue
 from recbole_qbert.cli import main
 from recbole_qbert.config import build_config
 from recbole_qbert.data.semid import SemanticIDCodec
+from recbole_qbert.data.splits import Splits, load_splits
 from recbole_qbert.evaluation.complexity import (
     PAPER_TABLE_6,
     Complexity,
@@ -43,9 +44,9 @@ LAST_MACS = 8 * 2 * 256 + (2 * 256 + 2 * 512) + 2 * 8 * 16
 HEAD_MACS = 31 * 16
 
 
-def _built(tiny: Tiny, model: str = "QBERT4Rec", **settings: Any) -> tuple[Any, Any, Loaded]:
+def _built(tiny: Tiny, model: str = "QBERT4Rec", **settings: Any) -> tuple[Any, Any, Splits]:
     config = tiny.make_config(model, **settings)
-    loaded = load(config)
+    loaded = load_splits(config)
     return model_entry(model).model(config, loaded.train._dataset).eval(), config, loaded
 
 
@@ -333,7 +334,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_gpu_is_timed_beside_the_cpu(tiny: Tiny) -> None:
     for name in ("QBERT4Rec", "GRU4Rec"):
         config = tiny.make_config(name, use_gpu=True)
-        loaded = load(config)
+        loaded = load_splits(config)
         found = measure(config, loaded.train._dataset, loaded.test)
         cpu, gpu = found.latencies
         assert (cpu.device, gpu.device) == ("CPU", torch.cuda.get_device_name())

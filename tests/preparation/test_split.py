@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import yaml
 from atomic_toys import SEQUENCES, placed, recbole_alone, write_inter
-from conftest import Tiny, files_below, load
+from conftest import Tiny, files_below
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
 from recbole_qbert.config import build_config, load_yaml
 from recbole_qbert.data.domain import Domain
-from recbole_qbert.data.splits import data_counts
+from recbole_qbert.data.splits import data_counts, load_splits
 from recbole_qbert.errors import InputError
 from recbole_qbert.preparation.split import (
     PARTS,
@@ -205,8 +205,8 @@ def test_a_run_on_the_split_is_a_run_on_the_whole(tiny: Tiny, augmentation: str)
     write_split(Domain("toy", tiny.folder), read, leave_one_out(read), 0, {})
     for model in ("BigramChain", "Popularity"):
         given = tiny.settings(model, augmentation=augmentation)
-        whole = load(build_config(model, "toy", settings=given))
-        parts = load(build_config(model, "toy", [split], settings=given))
+        whole = load_splits(build_config(model, "toy", settings=given))
+        parts = load_splits(build_config(model, "toy", [split], settings=given))
         assert data_counts(*parts) | {"training rows": 0} == (
             data_counts(*whole) | {"training rows": 0}
         )

@@ -1,0 +1,39 @@
+"""Training batches of whole users, whose prefixes a causal model computes at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.dataloader import TrainDataLoader
+from recbole.data.interaction import Interaction
+
+BATCH_BY = ("row", "user")
+
+
+class UserTrainDataLoader(TrainDataLoader):
+    """RecBole's batches, but users are shuffled, not rows: those of one stand together.
+
+    The rows of an epoch and the size of a batch are RecBole's; a user at the edge of a batch is cut
+    in two.
+    """
+
+    def __init__(self, config: Any, dataset: Any, sampler: Any, shuffle: bool = False):
+        super().__init__(config, dataset, sampler, shuffle=False)
+        self._shuffle_users = shuffle
+        self._users = dataset.inter_feat[dataset.uid_field]  # [rows]
+        self._order = np.arange(len(dataset))
+
+    def __iter__(self) -> Iterator[Interaction]:
+        if self._shuffle_users:
+            place = torch.randperm(int(self._users.max()) + 1, generator=self.generator)
+            self._order = place[self._users].argsort(stable=True).numpy()
+        batches: Iterator[Interaction] = super().__iter__()
+        return batches
+
+    def collate_fn(self, index: Any) -> Interaction:
+        """The rows at these places of the epoch's order."""
+        batch: Interaction = super().collate_fn(self._order[index])
+        return batch
