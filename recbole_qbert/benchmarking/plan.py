@@ -137,7 +137,8 @@ def read_plan(path: str | Path, flags: Mapping[str, str]) -> Plan:
         path: the YAML.
         flags: `--key=value` of the command line: keys of the file that are no mappings, settings
             of all runs, or, as `models.<row>.<key>`, settings of one row; they win over the file.
-            `models` names rows of the file, which keep their settings, or models.
+            `models` names rows of the file, which keep their settings, or models; where it leaves
+            out the reference, the first row is.
 
     Raises:
         InputError: an unknown key, a value that cannot be used, an unknown model.
@@ -162,6 +163,8 @@ def read_plan(path: str | Path, flags: Mapping[str, str]) -> Plan:
     _all_different(names, "models", source)
     contenders = _with_row_settings(contenders, values)
     reference = str(content.get("reference") or REFERENCE)
+    if reference not in names and "models" in flags and "reference" not in flags:
+        reference = names[0]
     if reference not in names:
         raise InputError(
             f"{source}: reference: {reference!r} is none of {', '.join(names)}"

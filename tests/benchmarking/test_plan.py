@@ -56,6 +56,9 @@ def test_the_command_line_takes_some_rows_and_data_sets(tiny: Tiny) -> None:
         "per_model": {"SASRec": {"n_layers": 1}},
         "per_dataset": {"other": {"per_model": {"SASRec": {"n_layers": 2}}}},
     }
+    assert plan_of(tiny, {"models": "wide,Popularity"}, **file).reference == "wide"
+    with pytest.raises(InputError, match="reference: 'QBERT4Rec' is none of wide"):
+        plan_of(tiny, {"models": "wide", "reference": "QBERT4Rec"}, **file)
     plan = plan_of(tiny, {"models": "QBERT4Rec", "datasets": "toy"}, **file)
     assert [each.name for each in plan.contenders] == ["QBERT4Rec"]
     assert plan.datasets == ("toy",)
