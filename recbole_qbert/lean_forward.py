@@ -12,8 +12,8 @@
   beginning of another one is read off there.
 
 Only what dropout draws differs. `trim_padding: False` leaves the first two to RecBole. B rows, L
-columns, N items, D hidden, U rows that are not the beginning of another, P those of one part, T
-masked places.
+columns, N items, D hidden, U rows that are not the beginning of another, M masks that a row may
+have, T masked places.
 """
 
 from __future__ import annotations
@@ -138,30 +138,33 @@ class LeanForward:
 
     def __call__(self, items: Tensor, *arguments: Any, **named: Any) -> Tensor:
         """Items are [B, L], zeros behind them."""
-        if self.share and self.model.training:
+        if self._sharing():
             whole, place = fold_beginnings(items)
         else:
             whole, place = items, torch.arange(len(items), device=items.device)
-        parts = self._parts(whole)
-        if not self.for_rows:
-            found = [
-                F.pad(
-                    self.original(part, *arguments, **named),
-                    (0, 0, 0, items.size(1) - part.size(1)),
-                )
-                for _, part in parts
-            ]
-            return torch.cat(found)[_inverse([rows for rows, _ in parts])[place]]
-        (lengths,) = arguments
+        if self.for_rows:
+            return self._answer_for_rows(whole, place, *arguments)
         found, order = [], []
-        for rows, part in parts:
-            at = torch.full((len(whole),), -1, device=items.device)
-            at[rows] = torch.arange(len(rows), device=items.device)
+        for rows, part in self._parts(whole):
+            answer = self.original(part, *arguments, **named)
+            found.append(F.pad(answer, (0, 0, 0, items.size(1) - part.size(1))))
+            order.append(rows)
+        return torch.cat(found)[_inverse(order)[place]]
+
+    def _answer_for_rows(self, whole: Tensor, place: Tensor, lengths: Tensor) -> Tensor:
+        """From rows [U, L]: row b ends at place `lengths[b]` of that with number `place[b]`."""
+        found, order = [], []
+        for rows, part in self._parts(whole):
+            at = torch.full((len(whole),), -1, device=whole.device)
+            at[rows] = torch.arange(len(rows), device=whole.device)
             own = (at[place] >= 0).nonzero().squeeze(1)
-            order.append(own)
             with self._gather_from(at[place[own]]):
                 found.append(self.original(part, lengths[own]))
+            order.append(own)
         return torch.cat(found)[_inverse(order)]
+
+    def _sharing(self) -> bool:
+        return bool(self.share and self.model.training)
 
     def _parts(self, items: Tensor) -> list[tuple[Tensor, Tensor]]:
         """The numbers of each part's rows, and its items without the columns that are all 0."""
@@ -177,7 +180,7 @@ class LeanForward:
     @contextlib.contextmanager
     def _gather_from(self, rows: Tensor) -> Iterator[None]:
         """The model's `gather_indexes` takes the b-th vector from row `rows[b]`."""
-        if self.share and self.model.training:
+        if self._sharing():
             self.model.gather_indexes = lambda output, place: output[rows, place]
         try:
             yield
