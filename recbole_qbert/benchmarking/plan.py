@@ -29,7 +29,11 @@ Settings = dict[str, Any]
 
 # Rows that any result should stand beside: the most popular items, what followed the last item,
 # and QBERT4Rec's encoder without codes.
-CONTROLS = ("Popularity", "BigramChain", "IDBERT4Rec")
+CONTROLS = {  # and what was spent on choosing their settings
+    "Popularity": "none: nothing to choose",
+    "BigramChain": "none: nothing to choose",
+    "IDBERT4Rec": "none: QBERT4Rec's settings",
+}
 REFERENCE = "QBERT4Rec"
 NOT_STATED = "not stated"
 SECTIONS = ("settings", "per_model", "per_dataset")
@@ -158,7 +162,11 @@ def read_plan(path: str | Path, flags: Mapping[str, str]) -> Plan:
     contenders = [_row(entry, rows, source) for entry in _listed(content, "models", source)]
     if _truth(content, "controls", source):
         there = {contender.model for contender in contenders}
-        contenders += [Contender(name, name) for name in CONTROLS if name not in there]
+        contenders += [
+            Contender(name, name, budget=budget)
+            for name, budget in CONTROLS.items()
+            if name not in there
+        ]
     names = [contender.name for contender in contenders]
     _all_different(names, "models", source)
     contenders = _with_row_settings(contenders, values)

@@ -14,22 +14,27 @@ BATCH_BY = ("row", "user")
 
 
 class UserTrainDataLoader(TrainDataLoader):
-    """RecBole's batches, but users are shuffled, not rows: those of one stand together.
+    """RecBole's batches, but a user's prefixes stand together.
 
-    The rows of an epoch and the size of a batch are RecBole's; a user at the edge of a batch is cut
-    in two.
+    The rows of an epoch and the size of a batch are RecBole's. Shuffled are groups of rows: those
+    of a user whose histories are whole, and every row alone whose history is cut to its last
+    MAX_ITEM_LIST_LENGTH items and thus no beginning of another. A group at the edge of a batch is
+    cut in two.
     """
 
     def __init__(self, config: Any, dataset: Any, sampler: Any, shuffle: bool = False):
         super().__init__(config, dataset, sampler, shuffle=False)
-        self._shuffle_users = shuffle
-        self._users = dataset.inter_feat[dataset.uid_field]  # [rows]
+        self._shuffle_groups = shuffle
+        users = dataset.inter_feat[dataset.uid_field]  # [rows]
+        alone = dataset.inter_feat[dataset.item_list_length_field] == dataset.max_item_list_len
+        number = torch.where(alone, int(users.max()) + 1 + torch.arange(len(users)), users)
+        self._groups = number.unique(return_inverse=True)[1]
         self._order = np.arange(len(dataset))
 
     def __iter__(self) -> Iterator[Interaction]:
-        if self._shuffle_users:
-            place = torch.randperm(int(self._users.max()) + 1, generator=self.generator)
-            self._order = place[self._users].argsort(stable=True).numpy()
+        if self._shuffle_groups:
+            place = torch.randperm(int(self._groups.max()) + 1, generator=self.generator)
+            self._order = place[self._groups].argsort(stable=True).numpy()
         batches: Iterator[Interaction] = super().__iter__()
         return batches
 

@@ -32,8 +32,8 @@ def test_a_name_is_enough_and_controls_come_by_themselves(tiny: Tiny) -> None:
         Contender("QBERT4Rec", "QBERT4Rec", {}, NOT_STATED),
         Contender("free", "QBERT4Rec", {"exclude_visible": False}, "9 trials"),
         Contender("BigramChain", "BigramChain"),
-        Contender("Popularity", "Popularity"),
-        Contender("IDBERT4Rec", "IDBERT4Rec"),
+        Contender("Popularity", "Popularity", {}, "none: nothing to choose"),
+        Contender("IDBERT4Rec", "IDBERT4Rec", {}, "none: QBERT4Rec's settings"),
     )
     assert plan.reference == "QBERT4Rec"
     path = write_plan(tiny)
