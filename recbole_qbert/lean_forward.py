@@ -8,8 +8,8 @@
 * RecBole's BERT4Rec scores `mask_ratio * L` places of every row, though a short row has few masks
   or none. Here the masked places alone are scored, of the rows that have any.
 * RecBole computes every prefix of a sequence anew, though what a causal model says at a place does
-  not depend on what follows. Where a batch holds whole users (`batch_by: user`), a row that is the
-  beginning of another one is read off there.
+  not depend on what follows. Where a user's rows stand in one batch (`batch_by: user`), one that
+  is the beginning of another is read off there.
 
 Only what dropout draws differs. `trim_padding: False` leaves the first two to RecBole. B rows, L
 columns, N items, D hidden, U rows that are not the beginning of another, M masks that a row may

@@ -1,4 +1,4 @@
-"""Training batches of whole users, whose prefixes a causal model computes at once."""
+"""Training batches in which a user's histories stand together, as a causal model computes them."""
 
 from __future__ import annotations
 
