@@ -63,16 +63,12 @@ def main() -> int:
     if options.side:
         print(json.dumps(sides.MEASURES[options.what][options.side](options)))
         return 0
-    subject = (
-        f"{options.items:,} items of dimension {options.dimension}"
-        if options.what == "quantise"
-        else f"{options.dataset}, as tuned"
-        if options.what == "race"
-        else f"{options.peer} on {options.dataset}, as tuned"
-        if options.what == "peer"
-        else f"{options.dataset}: width {options.hidden_size}, {options.n_layers} layers, "
-        f"length {options.length}"
-    )
+    sizes = f"width {options.hidden_size}, {options.n_layers} layers, length {options.length}"
+    subject = {
+        "quantise": f"{options.items:,} items of dimension {options.dimension}",
+        "race": f"{options.dataset}, as tuned",
+        "peer": f"{options.dataset}, {options.peer} as tuned",
+    }.get(options.what, f"{options.dataset}: {sizes}")
     print(
         f"{options.what} on {subject}; {platform.machine()}, {options.threads} threads, "
         f"Python {platform.python_version()}"

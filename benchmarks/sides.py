@@ -130,8 +130,7 @@ def _measure_peer(**settings: Any) -> Any:
         import torch
 
         torch.set_num_threads(options.threads)
-        given = {"data_path": options.data_path, "show_progress": False, **settings}
-        model, train, _ = _built(options.peer, options.dataset, given)
+        model, train, _ = _as_tuned(options.peer, options, **settings)
 
         from recbole_qbert.lean_forward import lean_loss
 

@@ -91,9 +91,8 @@ def next_item_loss(model: Any, interaction: Interaction) -> Tensor:
         hidden = model.gather_indexes(model.forward(items, bidirectional=False), lengths - 1)
     else:
         hidden = model.forward(items, lengths)
-    shares = torch.full(lengths.shape, 1 / len(lengths), device=lengths.device)
     table = model.item_embedding.weight
-    return linear_cross_entropy(hidden, table, None, interaction[model.POS_ITEM_ID], shares)
+    return linear_cross_entropy(hidden, table, None, interaction[model.POS_ITEM_ID])
 
 
 def masked_loss(model: Any, interaction: Interaction) -> Tensor:
@@ -108,8 +107,7 @@ def masked_loss(model: Any, interaction: Interaction) -> Tensor:
     hidden = hidden[which, places[row, number]]  # [T, D]
     table = model.item_embedding.weight[: model.n_items]
     targets = interaction[model.POS_ITEMS][row, number]
-    shares = torch.full(row.shape, 1 / len(row), device=row.device)
-    return linear_cross_entropy(hidden, table, model.output_bias, targets, shares)
+    return linear_cross_entropy(hidden, table, model.output_bias, targets)
 
 
 class LeanForward:

@@ -97,7 +97,11 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, shares: Tensor
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    shares: Tensor | None = None,
 ) -> Tensor:
     """The cross-entropy of `hidden @ weight.T + bias`; on a CPU never all of these are in memory.
 
@@ -106,11 +110,13 @@ def linear_cross_entropy(
         weight: [N, D].
         bias: [N].
         targets: [M].
-        shares: [M] weights of the positions in the sum; 1 / M each makes it a mean.
+        shares: [M] weights of the positions in the sum; without them it is the mean.
 
     Returns:
         A scalar.
     """
+    if shares is None:
+        shares = torch.full(targets.shape, 1 / len(targets), device=targets.device)
     if hidden.device.type != "cpu":
         return F.cross_entropy(F.linear(hidden, weight, bias), targets, reduction="none") @ shares
     loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, bias, targets, shares)
