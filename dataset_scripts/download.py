@@ -17,7 +17,8 @@ from pathlib import Path
 
 from recbole_qbert.errors import InputError
 from recbole_qbert.preparation.download import STATUS, download, read_items, read_list
-from recbole_qbert.preparation.fetch import FAILED, STATES, Manners, Wanted
+from recbole_qbert.preparation.fetch import Wanted
+from recbole_qbert.preparation.receive import FAILED, STATES, Manners
 from recbole_qbert.preparation.scripts import comma_list, run_script
 
 

@@ -22,17 +22,8 @@ from recbole_qbert.data.codec import quote
 from recbole_qbert.data.items import ITEM_FIELD, read_item_fields
 from recbole_qbert.errors import InputError, did_you_mean
 from recbole_qbert.files import atomic_write, sha256_file
-from recbole_qbert.preparation.fetch import (
-    DONE,
-    FAILED,
-    PARTS,
-    STATES,
-    Entry,
-    Fetcher,
-    Manners,
-    Record,
-    Wanted,
-)
+from recbole_qbert.preparation.fetch import PARTS, Entry, Fetcher, Record, Wanted
+from recbole_qbert.preparation.receive import DONE, FAILED, STATES, Manners
 
 STATUS = "status.tsv"
 COLUMNS = Record._fields

@@ -21,17 +21,8 @@ from waiting import until
 
 from recbole_qbert.errors import InputError
 from recbole_qbert.preparation.download import _row, download, read_items, read_list, read_status
-from recbole_qbert.preparation.fetch import (
-    DONE,
-    FAILED,
-    GONE,
-    NO_PICTURE,
-    TOO_LARGE,
-    Entry,
-    Manners,
-    Record,
-    Wanted,
-)
+from recbole_qbert.preparation.fetch import Entry, Record, Wanted
+from recbole_qbert.preparation.receive import DONE, FAILED, GONE, NO_PICTURE, TOO_LARGE, Manners
 
 SCRIPT = Path(__file__).resolve().parents[2] / "dataset_scripts" / "download.py"
 FAST = Manners(workers=6, timeout=0.3, retries=3, backoff=0.01, max_wait=5.0)
