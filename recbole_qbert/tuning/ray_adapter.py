@@ -1,4 +1,4 @@
-"""Trials on Ray Tune 2.6.3: the one module of sweeps that imports ray.
+"""Trials on Ray Tune 2.6.3: of sweeps only this module and `ray_faults` import ray.
 
 Ray starts the trials' processes, gives them CPUs and GPUs, starts those again that died, and stops
 what ASHA drops. It draws nothing and keeps nothing: trials are numbers to it, and its own records
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import ray
-from ray import air, cloudpickle, tune
+from ray import air, tune
 from ray.air import session
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -26,6 +26,7 @@ from recbole_qbert._version import __version__
 from recbole_qbert.errors import InputError
 from recbole_qbert.signals import own_sigterm
 from recbole_qbert.tuning.journal import Report
+from recbole_qbert.tuning.ray_faults import fault_of, in_a_line, memory_costs_a_trial
 from recbole_qbert.tuning.trial import Job, check_sight
 
 NUMBER, VALID = "trial", "valid"
@@ -103,7 +104,7 @@ def connected(address: str | None) -> Iterator[None]:
         with own_sigterm(), _environment({"RAY_USAGE_STATS_ENABLED": "0"}):
             ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise InputError(f"address: {address}: {_line(error)}") from None
+        raise InputError(f"address: {address}: {in_a_line(error)}") from None
     try:
         yield
     finally:
@@ -149,7 +150,9 @@ def check_machines(job: Job) -> None:
     try:
         faults = ray.get(answers, timeout=SECONDS_TO_LOOK)
     except ray.exceptions.RayError as error:
-        raise InputError(f"a machine of the cluster cannot run a trial: {_line(error)}") from None
+        raise InputError(
+            f"a machine of the cluster cannot run a trial: {in_a_line(error)}"
+        ) from None
     for fault in faults:
         if fault:
             raise InputError(fault)
@@ -271,25 +274,7 @@ class _Callback(tune.Callback):
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         while self._failed:
             trial = self._failed.pop(0)
-            self._listener.failed(trial.config[NUMBER], _fault(trial))
-
-
-def _fault(trial: Any) -> str:
-    """What ended a trial, in a line. Ray pickles exceptions only, not the death of a process."""
-    try:
-        error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
-        last = Path(trial.error_file).read_text(encoding="utf-8").rstrip()
-    except (OSError, TypeError):
-        return "its process died"
-    if not last.endswith(str(error).rstrip()):  # of an earlier failure
-        return "its process died"
-    return _line(getattr(error, "cause", None) or error)
-
-
-def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
-    return f"{kind}{text}"[:300]
+            self._listener.failed(trial.config[NUMBER], fault_of(trial))
 
 
 def run_trials(
@@ -340,7 +325,7 @@ def _fit(
     logger = logging.getLogger("ray.tune")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
-    with _environment(QUIET):
+    with _environment(QUIET), memory_costs_a_trial():
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": schedule.n_cpus, "gpu": schedule.n_gpus}),
             param_space={NUMBER: tune.grid_search(numbers)},

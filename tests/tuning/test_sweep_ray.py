@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,7 +29,9 @@ from recbole_qbert.tuning.sweep import sweep
 from recbole_qbert.tuning.trial import Job
 
 ray = pytest.importorskip("ray")
-from recbole_qbert.tuning import ray_adapter  # noqa: E402
+from ray.air.execution._internal.actor_manager import RayActorManager  # noqa: E402
+
+from recbole_qbert.tuning import ray_adapter, ray_faults  # noqa: E402
 
 REPORTED = {"trial", "evaluation", "epoch", "valid", "best_valid", "best_epoch", "seconds"}
 pytestmark = pytest.mark.timeout(600)  # where the machine is busy, a process starts slowly
@@ -234,6 +237,61 @@ def test_faults_and_gpus_of_processes(tmp_path: Path, cluster: str) -> None:
         5: "ended",
     }
     assert [(tmp_path / name).read_text() for name in "45"] == ["0", "0"]
+
+
+# Trials in a Ray that sees too little memory at all times.
+WITHOUT_MEMORY = """
+import sys, time
+from pathlib import Path
+from recbole_qbert.tuning import ray_adapter
+
+class Events:
+    def started(self, number): pass
+    def reported(self, number, report): pass
+    def ended(self, number, stopped): print(number, "ended")
+    def failed(self, number, fault): print(number, fault)
+
+def train(number, report):
+    time.sleep(300)
+
+schedule = ray_adapter.Schedule(1, 0, 1, 1, False, 1, 2, 4)
+with ray_adapter.connected(None):
+    ray_adapter.run_trials(train, [1, 2], schedule, [], Path(sys.argv[1]), Events())
+"""
+
+
+def test_too_little_memory_costs_the_trials_and_not_the_sweep(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "RAY_memory_usage_threshold": "0.0",
+        "RAY_memory_monitor_refresh_ms": "100",
+        "RAY_task_oom_retries": "0",
+    }
+    command = [sys.executable, "-c", WITHOUT_MEMORY, str(tmp_path / "ray")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert lines == [f"{number} {ray_faults.OUT_OF_MEMORY}" for number in (1, 2)]
+
+
+def test_memory_that_gives_out_in_training_counts_as_a_death() -> None:
+    """Ray's own answer to it is to end the sweep."""
+    told: list[tuple[str, Exception]] = []
+
+    def teller(name: str) -> Callable[[Any, Exception], None]:
+        return lambda actor, error: told.append((name, error))
+
+    actor = SimpleNamespace(actor_id=7, _on_error=teller("actor"))
+    task: Any = SimpleNamespace(_tracked_actor=actor, _on_error=teller("task"))
+    manager: Any = SimpleNamespace(_failed_actor_ids=set(), _cleanup_actor=lambda **actor: None)
+    fault = ray.exceptions.OutOfMemoryError("Task was killed: the node running low on memory.")
+    with pytest.raises(RuntimeError, match="unexpected"):
+        RayActorManager._actor_task_failed(manager, task, fault)
+    with ray_faults.memory_costs_a_trial():
+        RayActorManager._actor_task_failed(manager, task, fault)
+    assert [name for name, _ in told] == ["actor", "task"]
+    assert manager._failed_actor_ids == {7}
+    assert all(isinstance(error, ray.exceptions.RayActorError) for _, error in told)
+    assert {str(error) for _, error in told} == {str(fault)}
 
 
 def test_machines_are_looked_at_first(tmp_path: Path, cluster: str) -> None:
