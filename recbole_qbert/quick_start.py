@@ -252,13 +252,23 @@ def n_parameters(model: torch.nn.Module) -> int:
 def pretrain_s3rec(config: Config, console: Console) -> str:
     """S3Rec's first stage: `pretrain_epochs` epochs of its four self-supervised losses.
 
-    Trains on one row a user, the whole training sequence, as the original does.
+    Trains on one row a user, the whole training sequence, as the original does: far fewer rows than
+    the prefixes of the second stage, so that it may need smaller batches to have steps enough.
+
+    Raises:
+        InputError: no batch size.
     """
+    batch_size = config["pretrain_batch_size"]
+    if batch_size is None:
+        batch_size = config["train_batch_size"]
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise InputError(f"pretrain_batch_size: {batch_size!r} is no whole number above 0")
     folder = Path(config["checkpoint_dir"]) / "pretrain"
     changes = {
         "train_stage": "pretrain",
         "epochs": config["pretrain_epochs"],
         "augmentation": "none",
+        "train_batch_size": batch_size,
         "checkpoint_dir": str(folder),
         "use_gpu": config["use_gpu"],
     }

@@ -52,7 +52,7 @@ def test_unknown_keys(tiny: Tiny, key: str, model: str, hint: str) -> None:
     [
         ("QBERT4Rec", "mask_mix layer_norm resume item_vectors metrics gpu_id eval_args seq_len"),
         ("IDBERT4Rec", "mask_mix word_init"),
-        ("S3Rec", "item_attribute pretrain_epochs pre_model_path"),
+        ("S3Rec", "item_attribute pretrain_epochs pretrain_batch_size pre_model_path"),
         ("GRU4Rec", "embedding_size num_layers dropout_prob"),
         ("SASRec", "loss_type warmup_ratio lr_decay augmentation"),
         ("BigramChain", "epochs train_batch_size"),

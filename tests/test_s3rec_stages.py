@@ -11,6 +11,7 @@ from conftest import Tiny
 from rich.console import Console
 
 from recbole_qbert.checkpoint import load_checkpoint
+from recbole_qbert.errors import InputError
 from recbole_qbert.quick_start import pretrain_s3rec
 from recbole_qbert.trainer import SafeTrainer
 
@@ -62,3 +63,35 @@ def test_a_killed_first_stage_ends_as_the_unbroken_one(
         torch.equal(again, unbroken[name]) for name, again in pretrain(tiny, "killed").items()
     )
     assert epochs == [0, 1, 2, 2]  # finished: nothing is trained
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, 16), (7, 7)])
+def test_sequences_a_step(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, given: int | None, expected: int
+) -> None:
+    """All sequences in batches of their own size; the second stage keeps its own."""
+    config = tiny.make_config(
+        "S3Rec",
+        pretrain_epochs=1,
+        checkpoint_dir=str(tiny.root / f"by-{expected}"),
+        pretrain_batch_size=given,
+    )
+    sizes: list[int] = []
+    fit = SafeTrainer.fit
+
+    def look(self: Any, data: Any, *rest: Any, **more: Any) -> Any:
+        sizes.extend(len(batch) for batch in data)
+        return fit(self, data, *rest, **more)
+
+    monkeypatch.setattr(SafeTrainer, "fit", look)
+    pretrain_s3rec(config, Console(quiet=True))
+    full, rest = divmod(len(tiny.sequences), expected)
+    assert sizes == [expected] * full + [rest] * bool(rest)
+    assert config["train_batch_size"] == 16
+
+
+@pytest.mark.parametrize("given", [0, 2.5, "many"])
+def test_no_size(tiny: Tiny, given: Any) -> None:
+    config = tiny.make_config("S3Rec", pretrain_epochs=1, pretrain_batch_size=given)
+    with pytest.raises(InputError, match="^pretrain_batch_size: .* is no whole number above 0$"):
+        pretrain_s3rec(config, Console(quiet=True))
