@@ -149,26 +149,16 @@ def vectorise_s3rec_attributes() -> None:
     With the 1,000 and more attributes of semantic IDs that takes minutes an epoch. The original
     method still draws its masks and segments; only the targets are made by one scatter.
     """
-    import torch
     from recbole.model.sequential_recommender import S3Rec
+
+    from recbole_qbert.s3rec_first_stage import attributes_of, draw_masks_and_segments, one_hot
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
         def reconstruct_pretrain_data(self: Any, item_seq: Any, item_seq_len: Any) -> Any:
-            table, n_features = self.item_feat, self.n_features
-            attributes = table[self.FEATURE_FIELD].reshape(len(table), -1)  # [N, A], 0 is padding
-            self.n_features = 1
-            self.item_feat = {self.FEATURE_FIELD: torch.zeros_like(attributes[:, :1])}
-            try:
-                _, *rest = original(self, item_seq, item_seq_len)
-            finally:
-                self.item_feat, self.n_features = table, n_features
-            length = item_seq.size(1)
-            shift = (length - item_seq_len).unsqueeze(1)  # S3Rec pads on the left here
-            place = torch.arange(length, device=item_seq.device) - shift
-            items = item_seq.gather(1, place.clamp(min=0)) * (place >= 0)
-            taken = attributes.to(item_seq.device)[items]  # [B, L, A]
-            hot = torch.zeros(*items.shape, n_features + 1, dtype=torch.long, device=taken.device)
-            return (hot.scatter_(2, taken, 1)[:, :, 1:], *rest)
+            drawn = draw_masks_and_segments(self, original, item_seq, item_seq_len)
+            items = drawn[1]  # as they were, with zeros before them: S3Rec pads on the left here
+            hot = one_hot(attributes_of(self, items), self.n_features, items.dtype)
+            return (hot, *drawn)
 
         return reconstruct_pretrain_data
 

@@ -33,6 +33,7 @@ from torch.nn import functional as F
 from recbole_qbert.distributed import BERT4REC_MASKS
 from recbole_qbert.model.loss import linear_cross_entropy
 from recbole_qbert.model.ragged import rows_of_like_length
+from recbole_qbert.s3rec_first_stage import first_stage_loss
 
 # RecBole's models, and a mended one, for which no row depends on the padding behind it: in some a
 # place depends on itself and those before it alone,
@@ -47,6 +48,12 @@ OfBatch = Callable[[Interaction], Tensor]
 def lean_loss(model: Any, config: Any) -> OfBatch:
     """In place of `model.calculate_loss`, where model, device and settings allow it."""
     loss: OfBatch = model.calculate_loss
+    if (
+        config["model"] == "S3Rec"
+        and config["train_stage"] == "pretrain"
+        and config["trim_padding"]
+    ):
+        return functools.partial(first_stage_loss, model, cut=_may_cut(config))
     if not _known(config):
         return loss
     if config["loss_type"] == "CE":

@@ -12,6 +12,8 @@ from recbole.model.layers import FeatureSeqEmbLayer, FeedForward
 from recbole.model.sequential_recommender import BERT4Rec, S3Rec
 
 from recbole_qbert.data.splits import load_splits
+from recbole_qbert.lean_forward import lean_loss
+from recbole_qbert.s3rec_first_stage import first_stage_loss
 
 # The methods that the workarounds wrap.
 ORIGINAL = S3Rec.reconstruct_pretrain_data.__wrapped__
@@ -84,6 +86,59 @@ def test_the_model_is_whole_again_after_an_error(
         model.reconstruct_pretrain_data(batch["item_id_list"], batch["item_length"])
     assert model.item_feat is table
     assert model.n_features == n_features
+
+
+@pytest.mark.parametrize("cut", [True, False])
+@pytest.mark.parametrize("attribute", ["class", "semantic_id", "kind"])
+def test_first_stage_of_s3rec(tiny: Tiny, attribute: str, cut: bool) -> None:
+    """Loss and gradients against the original's, each loss with a weight of its own."""
+    config = tiny.make_config(
+        "S3Rec",
+        item_attribute=attribute,
+        load_col=with_columns(tiny),
+        MAX_ITEM_LIST_LENGTH=12,
+        mask_ratio=0.4,
+        aap_weight=0.3,
+        mip_weight=7.0,
+        map_weight=1.1,
+        sp_weight=5.0,
+    )
+    trainer, loaded = new_trainer(config)
+    model = trainer.model.eval()  # no dropout
+    for number, batch in enumerate(loaded.train):
+        found = []
+        for own in (False, True):
+            random.seed(number)
+            model.zero_grad()
+            if own:
+                loss = first_stage_loss(model, batch, cut)
+            else:
+                drawn = ORIGINAL(model, batch["item_id_list"], batch["item_length"])
+                loss = model.pretrain(*drawn)
+            loss.backward()
+            found.append((loss, {n: p.grad.clone() for n, p in model.named_parameters()}))
+        (expected, gradients), (loss, ours) = found
+        torch.testing.assert_close(loss, expected)
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(ours[name], gradient, rtol=1e-3, atol=1e-4, msg=name)
+            assert name.startswith("trm_encoder") or gradient.abs().sum() > 0
+    assert "position_embedding" not in vars(model)
+
+
+def test_first_stage_encodes_no_padding(tiny: Tiny) -> None:
+    """And its first stage is trained by that loss."""
+    config = tiny.make_config("S3Rec", MAX_ITEM_LIST_LENGTH=50)
+    trainer, loaded = new_trainer(config)
+    batch = next(iter(loaded.train))
+    widths: list[int] = []
+    model = trainer.model
+    hook = model.LayerNorm.register_forward_pre_hook(lambda _, x: widths.append(x[0].size(1)))
+    lean_loss(model, config)(batch)
+    hook.remove()
+    assert max(widths) == batch["item_length"].max()
+    assert min(widths) < max(widths)
+    config["trim_padding"] = False
+    assert lean_loss(model, config) == model.calculate_loss
 
 
 @pytest.mark.parametrize("pooling", ["mean", "sum", "max"])

@@ -120,7 +120,6 @@ def test_only_where_it_is_allowed(tiny: Tiny) -> None:
     for model, changes in (
         ("SASRec", {"trim_padding": False}),
         ("SASRec", {"device": torch.device("cuda")}),
-        ("S3Rec", {"train_stage": "pretrain"}),
         ("STAMP", {"batch_by": "user"}),  # counts the padding
         ("QBERT4Rec", {"batch_by": "user"}),
         ("BERT4Rec", {"batch_by": "user", "trim_padding": False}),  # a place knows what follows
