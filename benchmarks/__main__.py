@@ -12,8 +12,9 @@ Every side runs in a process of its own, one after the other, on the same machin
 Both models have the same width, depth and length, but for `race`: SASRec and QBERT4Rec as tuned for
 the data set, to SASRec's best valid NDCG@10 with seen items excluded, SASRec once padded as RecBole
 trains it and once without (`trim_padding`); QBERT4Rec also reads further `--key=value`. `peer` is
-a model of RecBole's as tuned for the data set: computed as RecBole does, then without needless work
-(recbole_qbert/lean_forward.py), then with a user's rows in one batch (`batch_by: user`). Peers:
+a model of RecBole's as tuned for the data set (S3Rec in its first stage): computed as RecBole does,
+then without needless work (recbole_qbert/lean_forward.py, s3rec_first_stage.py), then with a user's
+rows in one batch (`batch_by: user`). Peers:
 `recbole` is RecBole 1.2.1 as it ships (`recbole_qbert` is never imported), `mended` the same model
 under this package, whose workarounds turn autograd's anomaly detection off. Without a data set
 ml-100k is used, which RecBole ships.
