@@ -24,7 +24,7 @@ BASELINES = ("SASRec", "BERT4Rec", "GRU4Rec", "FDSA", "S3Rec")
 
 
 def test_they_are_there() -> None:
-    files = {"demo", "qbert4rec", "sasrec_small", "near"}
+    files = {"demo", "qbert4rec", "sasrec_small", "near", "near_gru4rec"}
     files |= {*FIGURES, *(name.lower() for name in BASELINES)}
     assert {path.stem for path in SWEEPS} == files
 
@@ -73,10 +73,11 @@ def test_every_sweep_can_be_planned(
         assert plan.configured["n_layers"] == 4
 
 
-@pytest.mark.parametrize("model", ["SASRec", "FDSA", "S3Rec", "BERT4Rec"])
+@pytest.mark.parametrize("model", BASELINES)
 def test_near_starts_from_what_is_tuned(model: str) -> None:
-    """For every Transformer of RecBole's that we compare with."""
-    plan = make_plan(read_request(FOLDER / "near.yaml", {"model": model, "dataset": "Games"}))
+    """For every model of RecBole's that we compare with."""
+    name = "near_gru4rec" if model == "GRU4Rec" else "near"
+    plan = make_plan(read_request(FOLDER / f"{name}.yaml", {"model": model, "dataset": "Games"}))
     tuned = load_yaml(FOLDER.parent / "tuned" / f"{model}-Games.yaml")
     assert plan.trials[0] == {key: tuned[key] for key in plan.request.space}
 
