@@ -32,7 +32,7 @@ from torch.nn import functional as F
 
 from recbole_qbert.distributed import BERT4REC_MASKS
 from recbole_qbert.model.loss import linear_cross_entropy
-from recbole_qbert.model.ragged import rows_of_like_length
+from recbole_qbert.model.ragged import inverse_order, rows_of_like_length
 from recbole_qbert.s3rec_first_stage import first_stage_loss
 
 # RecBole's models, and a mended one, for which no row depends on the padding behind it: in some a
@@ -154,7 +154,7 @@ class LeanForward:
             answer = self.original(part, *arguments, **named)
             found.append(F.pad(answer, (0, 0, 0, items.size(1) - part.size(1))))
             order.append(rows)
-        return torch.cat(found)[_inverse(order)[place]]
+        return torch.cat(found)[inverse_order(order)[place]]
 
     def _answer_for_rows(self, whole: Tensor, place: Tensor, lengths: Tensor) -> Tensor:
         """From rows [U, L]: row b ends at place `lengths[b]` of that with number `place[b]`."""
@@ -166,7 +166,7 @@ class LeanForward:
             with self._gather_from(at[place[own]]):
                 found.append(self.original(part, lengths[own]))
             order.append(own)
-        return torch.cat(found)[_inverse(order)]
+        return torch.cat(found)[inverse_order(order)]
 
     def _sharing(self) -> bool:
         return bool(self.share and self.model.training)
@@ -191,11 +191,6 @@ class LeanForward:
             yield
         finally:
             self.model.__dict__.pop("gather_indexes", None)
-
-
-def _inverse(orders: list[Tensor]) -> Tensor:
-    """Where each row went that the lists, one behind the other, put in a new order."""
-    return torch.cat(orders).argsort()
 
 
 def fold_beginnings(items: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from recbole_qbert.checkpoint import config_from_json, config_to_json
 from recbole_qbert.config import FINETUNE, build_config, check_protocol, shipped_files
 from recbole_qbert.data.splits import Splits, data_counts, load_dataset, load_splits
 from recbole_qbert.distributed import barrier, is_main, joined, world
-from recbole_qbert.errors import InputError
+from recbole_qbert.errors import InputError, whole_number
 from recbole_qbert.evaluation.ranking import LIST_LENGTH, RANKS_FILE, save_ranks
 from recbole_qbert.evaluation.results import RunResult, append_result, print_tables
 from recbole_qbert.files import write_json
@@ -261,8 +261,7 @@ def pretrain_s3rec(config: Config, console: Console) -> str:
     batch_size = config["pretrain_batch_size"]
     if batch_size is None:
         batch_size = config["train_batch_size"]
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise InputError(f"pretrain_batch_size: {batch_size!r} is no whole number above 0")
+    batch_size = whole_number("pretrain_batch_size", batch_size)
     folder = Path(config["checkpoint_dir"]) / "pretrain"
     changes = {
         "train_stage": "pretrain",

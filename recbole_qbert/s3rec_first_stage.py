@@ -21,7 +21,7 @@ from recbole.model.sequential_recommender import S3Rec
 from torch import Tensor
 from torch.nn import functional as F
 
-from recbole_qbert.model.ragged import rows_of_like_length
+from recbole_qbert.model.ragged import inverse_order, rows_of_like_length
 
 
 def draw_masks_and_segments(
@@ -76,28 +76,27 @@ def first_stage_loss(model: S3Rec, interaction: Interaction, cut: bool) -> Tenso
     real = masked_items != 0
     sequences, positive, negative = sequences[real], positive[real], negative[real]  # [T, ...]
     behind = masked_items[real] == model.mask_token
-    hot = one_hot(attributes_of(model, positive), model.n_features, sequences.dtype)
-    table = model.feature_embedding.weight
+    attributes, table = attributes_of(model, positive), model.feature_embedding.weight
+    masks = sequences[behind]
 
     def attribute_loss(norm: Any, which: Tensor) -> Tensor:
         scores = F.linear(norm(sequences[which]), table)
-        return F.binary_cross_entropy_with_logits(scores, hot[which], reduction="sum")
+        hot = one_hot(attributes[which], model.n_features, scores.dtype)
+        return F.binary_cross_entropy_with_logits(scores, hot, reduction="sum")
 
-    def item_score(items: Tensor) -> Tensor:
-        score: Tensor = model._masked_item_prediction(
-            sequences[behind], model.item_embedding(items[behind])
-        )
-        return score
-
-    def segment_score(which: Tensor) -> Tensor:
-        score: Tensor = model._segment_prediction(context, which)
-        return score
-
+    item_loss = _prefer(
+        model._masked_item_prediction(masks, model.item_embedding(positive[behind])),
+        model._masked_item_prediction(masks, model.item_embedding(negative[behind])),
+    )
+    segment_loss = _prefer(
+        model._segment_prediction(context, segment),
+        model._segment_prediction(context, other_segment),
+    )
     loss: Tensor = (
         model.aap_weight * attribute_loss(model.aap_norm, ~behind)
-        + model.mip_weight * _prefer(item_score(positive), item_score(negative))
+        + model.mip_weight * item_loss
         + model.map_weight * attribute_loss(model.map_norm, behind)
-        + model.sp_weight * _prefer(segment_score(segment), segment_score(other_segment))
+        + model.sp_weight * segment_loss
     )
     return loss
 
@@ -119,7 +118,7 @@ def _encode(model: S3Rec, items: Tensor, cut: bool) -> Tensor:
         with _places_from(model, first):
             found.append(F.pad(model.forward(items[rows, first:]), (0, 0, first, 0)))
         order.append(rows)
-    return torch.cat(found)[torch.cat(order).argsort()]
+    return torch.cat(found)[inverse_order(order)]
 
 
 @contextlib.contextmanager

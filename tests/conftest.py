@@ -132,6 +132,14 @@ def fitted(config: Config) -> tuple[Any, Splits]:
     return trainer, loaded
 
 
+def loss_and_gradients(loss: Any, model: Any) -> tuple[float, dict[str, torch.Tensor]]:
+    """Both of a loss of this model, and nothing of earlier ones."""
+    model.zero_grad()
+    loss.backward()
+    found = {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
+    return loss.item(), {name: gradient.clone() for name, gradient in found.items()}
+
+
 def scores(model: Any, loader: Any) -> torch.Tensor:
     """All scores of a loader's rows, padding column left out; [rows, items]."""
     model.eval()

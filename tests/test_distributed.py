@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import Tiny, assert_equal_weights, new_trainer
+from conftest import Tiny, assert_equal_weights, loss_and_gradients, new_trainer
 from recbole.data.interaction import Interaction
 
 from recbole_qbert.checkpoint import load_checkpoint
@@ -92,13 +92,6 @@ def ranks(result: RunResult) -> dict[str, np.ndarray]:
 
 
 # Shares ------------------------------------------------------------------------------------------
-
-
-def loss_and_gradients(loss: Any, model: Any) -> tuple[float, dict[str, torch.Tensor]]:
-    model.zero_grad()
-    loss.backward()
-    found = {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
-    return loss.item(), {name: gradient.clone() for name, gradient in found.items()}
 
 
 @pytest.mark.parametrize("n_rows", [1, 2, 13])

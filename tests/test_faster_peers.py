@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Tiny, new_trainer
+from conftest import Tiny, loss_and_gradients, new_trainer
 from recbole.model.layers import FeatureSeqEmbLayer, FeedForward
 from recbole.model.sequential_recommender import BERT4Rec, S3Rec
 
@@ -109,16 +109,15 @@ def test_first_stage_of_s3rec(tiny: Tiny, attribute: str, cut: bool) -> None:
         found = []
         for own in (False, True):
             random.seed(number)
-            model.zero_grad()
             if own:
                 loss = first_stage_loss(model, batch, cut)
             else:
                 drawn = ORIGINAL(model, batch["item_id_list"], batch["item_length"])
                 loss = model.pretrain(*drawn)
-            loss.backward()
-            found.append((loss, {n: p.grad.clone() for n, p in model.named_parameters()}))
-        (expected, gradients), (loss, ours) = found
-        torch.testing.assert_close(loss, expected)
+            found.append(loss_and_gradients(loss, model))
+        (expected, gradients), (value, ours) = found
+        assert value == pytest.approx(expected, rel=1.3e-6, abs=1e-5)  # assert_close's own
+        assert ours.keys() == gradients.keys() == dict(model.named_parameters()).keys()
         for name, gradient in gradients.items():
             torch.testing.assert_close(ours[name], gradient, rtol=1e-3, atol=1e-4, msg=name)
             assert name.startswith("trm_encoder") or gradient.abs().sum() > 0

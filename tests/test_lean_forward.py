@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Tiny, new_trainer
+from conftest import Tiny, loss_and_gradients, new_trainer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recbole.data.interaction import Interaction
@@ -30,13 +30,6 @@ PLAIN = {
     "SASRecF": {"selected_features": ["semantic_id"]},
     "BERT4RecFixed": {"ft_ratio": 1.0},  # nothing to draw
 }
-
-
-def loss_and_gradients(loss: Any, model: Any) -> tuple[float, dict[str, torch.Tensor]]:
-    model.zero_grad()
-    loss.backward()
-    found = {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
-    return loss.item(), {name: gradient.clone() for name, gradient in found.items()}
 
 
 @contextmanager

@@ -20,6 +20,11 @@ def rows_of_like_length(lengths: Tensor) -> list[Tensor]:
     return [rows for rows in order.split(counts) if len(rows)]
 
 
+def inverse_order(groups: list[Tensor]) -> Tensor:
+    """Where each row went that the groups, one behind the other, put in a new order. [B]"""
+    return torch.cat(groups).argsort()
+
+
 def pad_rows(packed: Tensor, real: Tensor) -> Tensor:
     """Rows that stood one behind the other, below each other, zero where nothing is real.
 
