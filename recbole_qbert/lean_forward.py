@@ -26,7 +26,6 @@ from typing import Any
 
 import torch
 from recbole.data.interaction import Interaction
-from recbole.model.sequential_recommender import S3Rec
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -93,11 +92,8 @@ def _with_lean_forward(model: Any, function: OfBatch, cut: bool, share: bool) ->
 
 def next_item_loss(model: Any, interaction: Interaction) -> Tensor:
     """The mean cross-entropy of the items behind the rows, as in RecBole's models but BERT4Rec."""
-    items, lengths = interaction[model.ITEM_SEQ], interaction[model.ITEM_SEQ_LEN]
-    if isinstance(model, S3Rec):
-        hidden = model.gather_indexes(model.forward(items, bidirectional=False), lengths - 1)
-    else:
-        hidden = model.forward(items, lengths)
+    # Even S3Rec's answers for rows here: a vector for each place of each row is gigabytes.
+    hidden = model.forward(interaction[model.ITEM_SEQ], interaction[model.ITEM_SEQ_LEN])
     table = model.item_embedding.weight
     return linear_cross_entropy(hidden, table, None, interaction[model.POS_ITEM_ID])
 
@@ -118,19 +114,21 @@ def masked_loss(model: Any, interaction: Interaction) -> Tensor:
 
 
 class LeanForward:
-    """In place of a model's `forward`: what it answers for every row [B, D], or place [B, L, D]."""
+    """In place of a model's `forward`: what it says at the end of every row [B, D], where it is
+    asked with the rows' lengths, or at every place [B, L, D]."""
 
     def __init__(self, model: Any, cut: bool, share: bool):
         """
         Args:
-            model: its `forward` takes items [B, L], then lengths [B] if it answers for rows.
+            model: its `forward` takes items [B, L], and lengths [B] if it answers for rows.
             cut: into parts of rows of like length.
             share: read off, in training, the rows that are the beginning of others; the model is
                 a causal one.
         """
         self.model, self.cut, self.share = model, cut, share
         self.original = model.forward
-        self.for_rows = "item_seq_len" in inspect.signature(model.forward).parameters
+        takes_lengths = "item_seq_len" in inspect.signature(model.forward).parameters
+        self.of_rows = model.forward if takes_lengths else self._ends
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
@@ -141,17 +139,17 @@ class LeanForward:
         finally:
             del self.model.forward
 
-    def __call__(self, items: Tensor, *arguments: Any, **named: Any) -> Tensor:
+    def __call__(self, items: Tensor, lengths: Tensor | None = None, **named: Any) -> Tensor:
         """Items are [B, L], zeros behind them."""
         if self._sharing():
             whole, place = fold_beginnings(items)
         else:
             whole, place = items, torch.arange(len(items), device=items.device)
-        if self.for_rows:
-            return self._answer_for_rows(whole, place, *arguments)
+        if lengths is not None:
+            return self._answer_for_rows(whole, place, lengths)
         found, order = [], []
         for rows, part in self._parts(whole):
-            answer = self.original(part, *arguments, **named)
+            answer = self.original(part, **named)
             found.append(F.pad(answer, (0, 0, 0, items.size(1) - part.size(1))))
             order.append(rows)
         return torch.cat(found)[inverse_order(order)[place]]
@@ -164,9 +162,13 @@ class LeanForward:
             at[rows] = torch.arange(len(rows), device=whole.device)
             own = (at[place] >= 0).nonzero().squeeze(1)
             with self._gather_from(at[place[own]]):
-                found.append(self.original(part, lengths[own]))
+                found.append(self.of_rows(part, lengths[own]))
             order.append(own)
         return torch.cat(found)[inverse_order(order)]
+
+    def _ends(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """What S3Rec, which answers for places, says at the ends of rows."""
+        return self.model.gather_indexes(self.original(items, bidirectional=False), lengths - 1)
 
     def _sharing(self) -> bool:
         return bool(self.share and self.model.training)
