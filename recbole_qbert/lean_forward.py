@@ -204,10 +204,17 @@ def fold_beginnings(items: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         these rows [U, L], and for each of B rows the number of one that begins with it [B].
     """
-    sorted_rows, place = items.unique(dim=0, return_inverse=True)
+    # A user's rows stand in order of their lengths, so that few are left to be sorted.
+    kept, number = _ahead_of_longer(items)
+    whole, place = kept.unique(dim=0, return_inverse=True)
     # Zeros sort first, so that a row stands right before those that begin with it.
-    ahead, behind = sorted_rows[:-1], sorted_rows[1:]
-    last = torch.ones(len(sorted_rows), dtype=torch.bool, device=items.device)
+    whole, last = _ahead_of_longer(whole)
+    return whole, last[place[number]]
+
+
+def _ahead_of_longer(items: Tensor) -> tuple[Tensor, Tensor]:
+    """Without the rows that are the beginning of the next one; which one each row went to."""
+    ahead, behind = items[:-1], items[1:]
+    last = torch.ones(len(items), dtype=torch.bool, device=items.device)
     last[:-1] = ((ahead != behind) & (ahead != 0)).any(dim=1)
-    number = last.cumsum(0) - last.long()  # of the next one that is kept
-    return sorted_rows[last], number[place]
+    return items[last], last.cumsum(0) - last.long()

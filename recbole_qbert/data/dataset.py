@@ -169,14 +169,17 @@ class SemanticIDDataset(SequentialDataset):
         rows, lengths = data[ROW_FIELD], data[self.item_list_length_field]
         if rows.dim() == 0:  # RecBole samples a single row by an integer
             return data
-        place = torch.arange(self.max_item_list_len)
-        source = (rows - lengths).unsqueeze(1) + place
-        real = place < lengths.unsqueeze(1)
+        # Only what is real is copied: of long histories most places are padding.
+        n_columns, ahead = self.max_item_list_len, lengths.cumsum(0) - lengths  # items ahead [B]
+        number = torch.arange(int(lengths.sum()))
+        source = number + torch.repeat_interleave(rows - lengths - ahead, lengths)
+        starts = torch.arange(len(rows)) * n_columns
+        place = number + torch.repeat_interleave(starts - ahead, lengths)
         lists = {}
         for field, values in self._flat.items():
-            taken = values[source.clamp(max=len(values) - 1)]
-            shape = real.shape + (1,) * (taken.dim() - 2)
-            lists[getattr(self, f"{field}_list_field")] = taken * real.view(shape)
+            padded = values.new_zeros(len(rows) * n_columns, *values.shape[1:])
+            padded[place] = values[source]
+            lists[getattr(self, f"{field}_list_field")] = padded.unflatten(0, (len(rows), n_columns))
         data.update(Interaction(lists))
         return data
 
