@@ -177,9 +177,9 @@ class SemanticIDDataset(SequentialDataset):
         place = number + torch.repeat_interleave(starts - ahead, lengths)
         lists = {}
         for field, values in self._flat.items():
-            padded = values.new_zeros(len(rows) * n_columns, *values.shape[1:])
-            padded[place] = values[source]
-            lists[getattr(self, f"{field}_list_field")] = padded.unflatten(0, (len(rows), n_columns))
+            padded = values.new_zeros(len(rows), n_columns, *values.shape[1:])
+            padded.flatten(0, 1)[place] = values[source]
+            lists[getattr(self, f"{field}_list_field")] = padded
         data.update(Interaction(lists))
         return data
 
