@@ -37,11 +37,12 @@ def finished_run(config: Config) -> RunResult | None:
 
 
 def latest_result(base: Path, folder: Path) -> RunResult | None:
+    """The last line about that folder, which `tune` writes absolute and `run` as it is given."""
     results = base / "results.jsonl"
     if not results.is_file():
         return None
-    lines = reversed(read_results(results))
-    return next((each for each in lines if each.folder == str(folder)), None)
+    lines, wanted = reversed(read_results(results)), folder.resolve()
+    return next((each for each in lines if Path(each.folder).resolve() == wanted), None)
 
 
 def data_hashes(dataset: Any) -> dict[str, str]:
