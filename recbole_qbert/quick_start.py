@@ -17,6 +17,7 @@ from recbole_qbert.bundle import save_bundle
 from recbole_qbert.checkpoint import config_from_json, config_to_json
 from recbole_qbert.config import FINETUNE, build_config, check_protocol, shipped_files
 from recbole_qbert.data.splits import Splits, data_counts, load_dataset, load_splits
+from recbole_qbert.data.user_batches import check_batch_by
 from recbole_qbert.distributed import barrier, is_main, joined, world
 from recbole_qbert.errors import InputError, whole_number
 from recbole_qbert.evaluation.ranking import LIST_LENGTH, RANKS_FILE, save_ranks
@@ -108,6 +109,9 @@ def is_qbert(config: Config) -> bool:
 def check_run(config: Config) -> None:
     """What a run's settings must hold before anything is trained: its protocol and its start."""
     check_protocol(config)
+    check_batch_by(config["batch_by"])
+    if config["model"] == "S3Rec":
+        first_stage_batch_size(config)
     if not is_qbert(config):
         return
     if config["train_stage"] != FINETUNE:
@@ -249,25 +253,32 @@ def n_parameters(model: torch.nn.Module) -> int:
     return sum(each.numel() for each in model.parameters())
 
 
+def first_stage_batch_size(config: Config) -> int:
+    """Sequences a step of S3Rec's first stage: its own number, or that of the second stage.
+
+    There are far fewer of them than of the second stage's prefixes, so that smaller batches may be
+    needed to have steps enough.
+
+    Raises:
+        InputError: no number.
+    """
+    given = config["pretrain_batch_size"]
+    return whole_number(
+        "pretrain_batch_size", config["train_batch_size"] if given is None else given
+    )
+
+
 def pretrain_s3rec(config: Config, console: Console) -> str:
     """S3Rec's first stage: `pretrain_epochs` epochs of its four self-supervised losses.
 
-    Trains on one row a user, the whole training sequence, as the original does: far fewer rows than
-    the prefixes of the second stage, so that it may need smaller batches to have steps enough.
-
-    Raises:
-        InputError: no batch size.
+    Trains on one row a user, the whole training sequence, as the original does.
     """
-    batch_size = config["pretrain_batch_size"]
-    if batch_size is None:
-        batch_size = config["train_batch_size"]
-    batch_size = whole_number("pretrain_batch_size", batch_size)
     folder = Path(config["checkpoint_dir"]) / "pretrain"
     changes = {
         "train_stage": "pretrain",
         "epochs": config["pretrain_epochs"],
         "augmentation": "none",
-        "train_batch_size": batch_size,
+        "train_batch_size": first_stage_batch_size(config),
         "checkpoint_dir": str(folder),
         "use_gpu": config["use_gpu"],
     }

@@ -9,7 +9,7 @@ from recbole.config import Config
 from recbole.data import data_preparation
 from recbole.utils import init_seed
 
-from recbole_qbert.data.user_batches import BATCH_BY, UserTrainDataLoader
+from recbole_qbert.data.user_batches import UserTrainDataLoader, check_batch_by
 from recbole_qbert.errors import InputError
 from recbole_qbert.registry import model_entry
 
@@ -42,8 +42,7 @@ def load_splits(config: Config) -> Splits:
     Raises:
         InputError: data that cannot be read, or too few to be split; an unknown `batch_by`.
     """
-    if config["batch_by"] not in BATCH_BY:
-        raise InputError(f"batch_by: {config['batch_by']!r} is none of {', '.join(BATCH_BY)}")
+    check_batch_by(config["batch_by"])
     init_seed(config["seed"], config["reproducibility"])
     dataset = load_dataset(model_entry(config["model"]).dataset, config)
     splits = Splits(dataset, *data_preparation(config, dataset))

@@ -10,7 +10,18 @@ import torch
 from recbole.data.dataloader import TrainDataLoader
 from recbole.data.interaction import Interaction
 
+from recbole_qbert.errors import InputError
+
 BATCH_BY = ("row", "user")
+
+
+def check_batch_by(value: Any) -> None:
+    """
+    Raises:
+        InputError: it is none of BATCH_BY.
+    """
+    if value not in BATCH_BY:
+        raise InputError(f"batch_by: {value!r} is none of {', '.join(BATCH_BY)}")
 
 
 class UserTrainDataLoader(TrainDataLoader):
