@@ -262,10 +262,9 @@ def first_stage_batch_size(config: Config) -> int:
     Raises:
         InputError: no number.
     """
-    given = config["pretrain_batch_size"]
-    return whole_number(
-        "pretrain_batch_size", config["train_batch_size"] if given is None else given
-    )
+    size = config["pretrain_batch_size"]
+    size = config["train_batch_size"] if size is None else size
+    return whole_number("pretrain_batch_size", size)
 
 
 def pretrain_s3rec(config: Config, console: Console) -> str:
