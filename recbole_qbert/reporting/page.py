@@ -9,6 +9,8 @@ from recbole_qbert import webpage
 from recbole_qbert.reporting.on_page import charts_html
 from recbole_qbert.reporting.sections import Section
 
+_SHORT = 400  # characters of an origin that stands open
+
 _STYLE = """
 nav.tabs { position: sticky; top: 0; z-index: 5; margin: 14px 0 0; padding: 8px 0;
   background: var(--tint); }
@@ -17,7 +19,7 @@ nav.tabs a[aria-selected="true"] { background: var(--accent); border-color: var(
 a:focus-visible, button:focus-visible, .scroll:focus-visible { outline: 3px solid #e0a33c;
   outline-offset: 2px; }
 h2:not(:first-child) { margin-top: 34px; }
-.from { font-size: 13px; overflow-wrap: anywhere; }
+.from, summary { font-size: 13px; overflow-wrap: anywhere; }
 .from code span { display: inline-block; }
 .warn { margin: 12px 0; padding: 10px 14px; background: #fdf3e1; border-left: 3px solid #c9821a;
   border-radius: 4px; }
@@ -130,6 +132,13 @@ def _panel(section: Section) -> str:
 
 
 def _origin(text: str, command: str) -> str:
-    """What something was made from and how to make it again; a line ends between two arguments."""
+    """What something was made from and how to make it again; a line ends between two arguments.
+
+    Folded where it is long.
+    """
     words = " ".join(f"<span>{escape(word)}</span>" for word in command.split())
-    return f'<p class="from">{escape(text)}. Again: <code>{words}</code></p>'
+    line = f'<p class="from">{escape(text)}. Again: <code>{words}</code></p>'
+    if len(text) + len(command) <= _SHORT:
+        return line
+    summary = "What this was made from, and how to make it again"
+    return f"<details><summary>{summary}</summary>{line}</details>"

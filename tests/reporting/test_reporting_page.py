@@ -142,7 +142,17 @@ def test_only_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert main(["report", "tune"]) == 0
     assert Page(tmp_path / "report.html").sections == ["sweeps"]
     assert main(["report", "runs", "tune"]) == 0
-    assert Page(tmp_path / "report.html").sections == ["tables", "sweeps"]
+    page = Page(tmp_path / "report.html")
+    assert page.sections == ["tables", "sweeps"] and "details" not in page.tags
+
+
+def test_where_much_comes_from_is_folded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in "abcdefgh":
+        add_sweep(tmp_path / f"tune-{name}", {"n": {"grid": [1]}}, [({"n": 1}, 0.1, "finished")])
+    assert main(["report", "."]) == 0
+    page = Page(tmp_path / "report.html")
+    assert page.tags.count("details") == 1 and "tune-h/trials.csv" in page.text
 
 
 @pytest.mark.parametrize(
