@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 
@@ -12,6 +13,15 @@ class InputError(Exception):
 
     The message is one line that names the file, the line or field, and the remedy.
     """
+
+
+@contextlib.contextmanager
+def said_of(where: str) -> Iterator[None]:
+    """What is wrong in the block is said to be wrong there."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

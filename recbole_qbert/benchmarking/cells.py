@@ -14,7 +14,7 @@ from recbole_qbert.benchmarking.plan import Contender, Plan, Settings
 from recbole_qbert.config import build_config
 from recbole_qbert.data.dataset import SEMANTIC_ID_FIELD
 from recbole_qbert.data.domain import Domain, find_domain
-from recbole_qbert.errors import InputError
+from recbole_qbert.errors import InputError, said_of
 from recbole_qbert.evaluation.ranking import RANKS_FILE
 from recbole_qbert.evaluation.results import RunResult
 from recbole_qbert.files import sha256_file
@@ -102,8 +102,9 @@ def _cell(
     plan: Plan, contender: Contender, domain: Domain, seed: int, changes: Settings | None = None
 ) -> Cell:
     settings = plan.settings_of(contender, domain.name) | {"seed": seed} | (changes or {})
-    config = build_config(contender.model, domain.name, (), settings)
-    check_run(config)
+    with said_of(f"{contender.name} on {domain.name}"):
+        config = build_config(contender.model, domain.name, (), settings)
+        check_run(config)
     _check_files(contender, config, domain)
     config["resume"] = True  # where there is a state to go on from
     return Cell(contender, domain.name, seed, config)

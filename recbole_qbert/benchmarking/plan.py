@@ -21,7 +21,7 @@ from recbole_qbert.config import (
     parse_value,
     shipped,
 )
-from recbole_qbert.errors import InputError, did_you_mean, whole_number
+from recbole_qbert.errors import InputError, did_you_mean, said_of, whole_number
 from recbole_qbert.model.popularity import Popularity
 from recbole_qbert.registry import MODEL_TABLE, model_entry
 
@@ -245,7 +245,8 @@ def _contender(entry: Any, source: str) -> Contender:
             hint = did_you_mean(str(key), ENTRY_KEYS)
             raise InputError(f"{source}: models: unknown key '{key}'{hint}")
     model = entry["model"]
-    model_entry(model)
+    with said_of(f"{source}: models"):
+        model_entry(model)
     name = str(entry.get("name") or model)
     settings = _mapping(entry.get("settings"), f"{source}: models: {name}: settings")
     return Contender(name, model, settings, str(entry.get("budget") or NOT_STATED))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from recbole_qbert.config import (
     parse_value,
     settings_for,
 )
-from recbole_qbert.errors import InputError, did_you_mean
+from recbole_qbert.errors import InputError, did_you_mean, said_of
 from recbole_qbert.files import atomic_write
 from recbole_qbert.quick_start import check_run
 from recbole_qbert.registry import model_entry
@@ -231,7 +230,8 @@ def make_plan(request: Request) -> Plan:
     """
     model = request.model
     model_entry(model)
-    with _named(request.source):
+    # Of the file are the faults of its space; other keys may be the command line's.
+    with said_of(request.source):
         space = parse_space(request.space)
     base = _base_settings(request)
     # RecBole's defaults first: a model alone may not know `epochs` in its YAML files.
@@ -239,7 +239,7 @@ def make_plan(request: Request) -> Plan:
     for key in ("data_path", "checkpoint_dir"):
         path = Path(configured[key])
         base[key] = str((path.parent if key == "data_path" else path).resolve())
-    with _named(request.source):
+    with said_of(request.source):
         for key, domain in space.items():
             _check_searched(model, key, space, base, configured)
             for value in domain.examples():
@@ -259,20 +259,9 @@ def make_plan(request: Request) -> Plan:
     n_drawn = request.trials * n_grid(space) + request.baseline
     plan = Plan(request, space, base, configured, trials, n_drawn, n_evaluations)
     for number, values in enumerate(trials, start=1):
-        try:
+        with said_of(f"trial {number} ({describe(values)})"):
             _checked(plan.trial_settings(number))
-        except InputError as error:
-            raise InputError(f"trial {number} ({describe(values)}): {error}") from None
     return plan
-
-
-@contextlib.contextmanager
-def _named(source: str) -> Iterator[None]:
-    """Faults of what stands in the file alone name it; other keys may be the command line's."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{source}: {error}") from None
 
 
 def _base_settings(request: Request) -> dict[str, Any]:

@@ -172,7 +172,11 @@ ERRORS: dict[str, tuple[dict[str, Any], str]] = {
     "no models": ({"models": []}, "models: a list is needed"),
     "no data sets": ({"datasets": None}, "datasets: a list is needed"),
     "no seeds": ({"seeds": {}}, "seeds: a list is needed"),
-    "unknown model": ({"models": ["SASRek"]}, "did you mean 'SASRec'?"),
+    "unknown model": ({"models": ["SASRek"]}, "bench.yaml: models: model SASRek: neither here"),
+    "unusable setting": (
+        {"settings": {**SETTINGS, "batch_by": "users"}},
+        "QBERT4Rec on toy: batch_by: 'users' is none of row, user",
+    ),
     "general model": ({"models": ["BPR"]}, "not a sequential model"),
     "entry without model": ({"models": [{"name": "x"}]}, "models: {'name': 'x'}: write a name"),
     "entry of a number": ({"models": [3]}, "models: 3: write a name"),
