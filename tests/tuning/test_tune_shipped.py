@@ -24,7 +24,7 @@ BASELINES = ("SASRec", "BERT4Rec", "GRU4Rec", "FDSA", "S3Rec")
 
 
 def test_they_are_there() -> None:
-    files = {"demo", "qbert4rec", "sasrec_small", "near", "near_gru4rec"}
+    files = {"demo", "qbert4rec", "sasrec_small", "near", "near_gru4rec", "near_qbert4rec"}
     files |= {*FIGURES, *(name.lower() for name in BASELINES)}
     assert {path.stem for path in SWEEPS} == files
 
