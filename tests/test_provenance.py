@@ -20,9 +20,8 @@ def test_a_run_is_found_however_its_folder_is_written(
     folder = run_folder(config)
     assert not folder.is_absolute() and finished_run(config) is None
     for written in (folder.absolute(), folder):
-        add_run(
-            Path("saved"), [1, 2, 3, 4], keys={"of": written.is_absolute()}, folder=str(written)
-        )
+        keys = {"absolute": written.is_absolute()}  # two runs by hand have two folders
+        add_run(Path("saved"), [1, 2, 3, 4], keys=keys, folder=str(written))
         found = finished_run(config)
         assert found is not None and found.folder == str(written)
     assert finished_run(tiny.make_config(checkpoint_dir="saved", seed=1)) is None

@@ -170,11 +170,9 @@ class SemanticIDDataset(SequentialDataset):
         if rows.dim() == 0:  # RecBole samples a single row by an integer
             return data
         # Only what is real is copied: of long histories most places are padding.
-        n_columns, ahead = self.max_item_list_len, lengths.cumsum(0) - lengths  # items ahead [B]
-        number = torch.arange(int(lengths.sum()))
-        source = number + torch.repeat_interleave(rows - lengths - ahead, lengths)
-        starts = torch.arange(len(rows)) * n_columns
-        place = number + torch.repeat_interleave(starts - ahead, lengths)
+        n_columns = self.max_item_list_len
+        source = runs(rows - lengths, lengths)
+        place = runs(torch.arange(len(rows)) * n_columns, lengths)
         lists = {}
         for field, values in self._flat.items():
             padded = values.new_zeros(len(rows), n_columns, *values.shape[1:])
@@ -196,8 +194,7 @@ class SemanticIDDataset(SequentialDataset):
         end = self._user_start.clone().scatter_reduce(0, users, rows + 1, "amax")
         lengths = end - self._user_start
         offsets = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
-        shift = torch.repeat_interleave(self._user_start - offsets[:-1], lengths)
-        return self._flat[self.iid_field][torch.arange(len(shift)) + shift], offsets
+        return self._flat[self.iid_field][runs(self._user_start, lengths)], offsets
 
     def _joined_rows(self) -> tuple[Tensor, Tensor]:
         """Sequences of the rows of ready-made splits: a user's shortest history, then each target
@@ -257,9 +254,7 @@ class SemanticIDDataset(SequentialDataset):
         start = self._user_start[interaction[self.uid_field].cpu()]
         lengths = rows - start
         batch = torch.repeat_interleave(torch.arange(len(rows)), lengths)
-        first = lengths.cumsum(0) - lengths
-        place = torch.arange(len(batch)) - first[batch] + start[batch]
-        return batch, self._flat[self.iid_field][place]
+        return batch, self._flat[self.iid_field][runs(start, lengths)]
 
     def inter_matrix(self, form: str = "coo", value_field: str | None = None) -> Any:
         """Sparse user x item matrix of all interactions that this split's rows hold."""
@@ -269,6 +264,12 @@ class SemanticIDDataset(SequentialDataset):
         user = torch.repeat_interleave(torch.arange(len(offsets) - 1), offsets.diff())
         pairs = Interaction({self.uid_field: user, self.iid_field: items})
         return self._create_sparse_matrix(pairs, self.uid_field, self.iid_field, form, None)
+
+
+def runs(starts: Tensor, lengths: Tensor) -> Tensor:
+    """`starts[b]`, `starts[b] + 1`, ..., `lengths[b]` numbers, for each of B. [sum of lengths]"""
+    ahead = lengths.cumsum(0) - lengths
+    return torch.arange(int(lengths.sum())) + torch.repeat_interleave(starts - ahead, lengths)
 
 
 def sequence_starts(users: Tensor) -> Tensor:

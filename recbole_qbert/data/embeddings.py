@@ -21,7 +21,7 @@ import pandas as pd
 
 from recbole_qbert.data.codec import check_items, quote
 from recbole_qbert.data.semid import items_sha256
-from recbole_qbert.errors import InputError, preview
+from recbole_qbert.errors import InputError, preview, said_of
 from recbole_qbert.files import atomic_write, read_json, sha256_file, sidecar_path, write_json
 
 SIDECAR_FORMAT = "recbole-qbert/embeddings"
@@ -150,10 +150,8 @@ def read_embeddings(path: str | Path) -> EmbeddingTable:
             f"{path}: mask is {mask.dtype} {mask.shape}; bool {vectors.shape[:2]} is needed"
         )
     vectors[~mask] = 0
-    try:
+    with said_of(str(path)):
         table = EmbeddingTable(tuple(map(str, items.tolist())), vectors, mask, {})
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
     if sidecar_path(path).exists():
         table.meta.update(_checked_meta(path, table))
     return table

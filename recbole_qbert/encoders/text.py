@@ -16,7 +16,7 @@ from recbole_qbert.data.items import ITEM_FIELD, item_file_entry, read_item_fiel
 from recbole_qbert.encoders.driver import Encoder, encode_items
 from recbole_qbert.encoders.huggingface import HuggingFaceTextEncoder
 from recbole_qbert.encoders.tfidf import TfidfEncoder
-from recbole_qbert.errors import InputError, preview
+from recbole_qbert.errors import InputError, preview, said_of
 from recbole_qbert.files import read_json
 
 FITTED = ("tfidf", "tags")  # encoders that are fitted to the catalogue's own texts
@@ -152,10 +152,8 @@ def _fitted_encoder(
 ) -> TfidfEncoder:
     """A fitted encoder, saved beside the table, or the frozen one."""
     if frozen_encoder is not None:
-        try:
+        with said_of(f"frozen_encoder {frozen_encoder}"):
             frozen = TfidfEncoder.from_state(load_checkpoint(frozen_encoder))
-        except InputError as error:
-            raise InputError(f"frozen_encoder {frozen_encoder}: {error}") from None
         if frozen.tags != tags:
             kind = FITTED[frozen.tags]
             raise InputError(f"frozen_encoder {frozen_encoder}: it is of --encoder={kind}")

@@ -16,7 +16,7 @@ import pandas as pd
 from recbole_qbert.data.atomic import read_columns
 from recbole_qbert.data.codec import IntArray, SemanticIDCodec, level_letters, quote
 from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids
-from recbole_qbert.errors import InputError, did_you_mean, preview
+from recbole_qbert.errors import InputError, did_you_mean, preview, said_of
 
 ITEM_FIELD = "item_id"
 CATEGORY_PARTS = ("auto", "first", "whole")
@@ -111,10 +111,8 @@ class Catalogue:
             raise InputError("prefix: it is empty; give the first codes of some items, like 'a_12'")
         group = Group(0, 0, self.n_items)
         for depth, token in enumerate(tokens):
-            try:
+            with said_of(f"prefix {quote(prefix)}"):
                 level, code = codec.decode_token(token)
-            except InputError as error:
-                raise InputError(f"prefix {quote(prefix)}: {error}") from None
             if level != depth:
                 raise InputError(
                     f"prefix {quote(prefix)}: {quote(token)} stands at level "

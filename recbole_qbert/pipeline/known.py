@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recbole_qbert.errors import InputError, did_you_mean
+from recbole_qbert.errors import InputError, did_you_mean, said_of
 
 # Commands that go on from their last checkpoint when they are told to; all others do by themselves
 # or are short.
@@ -97,13 +97,11 @@ def files_of(command: tuple[str, ...], is_script: bool, line: Sequence[str], pla
     if is_script:
         return Files(inputs=command)
     flags = list(line[len(command) :])
-    try:
+    with said_of(place):
         if command in _OPEN:
             return _OPEN[command](flags)
         usage = commands()[command]
         return _KNOWN.get(command, _nothing)(_parsed(line, usage)) if usage else Files()
-    except InputError as error:
-        raise InputError(f"{place}: {error}") from None
 
 
 def _parsed(line: Sequence[str], usage: str) -> argparse.Namespace:
