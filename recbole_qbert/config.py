@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import recbole
-import yaml
 from recbole.config import Config
 from recbole.utils import InputType, argument_list
 
@@ -26,6 +25,7 @@ from recbole_qbert.compat import isolated_argv
 from recbole_qbert.errors import InputError, did_you_mean
 from recbole_qbert.evaluation.ranking import METRICS, UNSEEN, metric_names
 from recbole_qbert.registry import MODEL_TABLE, Entry, model_entry
+from recbole_qbert.yaml_files import load_yaml, parse_value
 
 # Stages of training; the paper's third stage has these two.
 PRETRAIN, FINETUNE = "pretrain", "finetune"
@@ -60,28 +60,6 @@ RECBOLE_UNLISTED = frozenset(
 def shipped(*parts: str) -> Path:
     """Path of a YAML in `properties/`, whether or not there is such a file."""
     return Path(str(importlib.resources.files("recbole_qbert.properties").joinpath(*parts)))
-
-
-def load_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML mapping as RecBole does (1e-3 is a number).
-
-    Raises:
-        InputError: missing file, broken YAML, or no mapping; names the line.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        content = yaml.load(text, Loader=Config._build_yaml_loader(None))  # noqa: S506
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such config file") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: is a folder, not a config file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: `key: value` lines were expected")
-    return content
 
 
 def shipped_files(model: str, dataset: str, use_tuned: bool, stage: str = FINETUNE) -> list[Path]:
@@ -228,16 +206,6 @@ def settings_for(
     return common | sections.get(model, {})
 
 
-def parse_value(value: Any) -> Any:
-    """`--key=value` as YAML reads it: numbers, lists, `~`, true; anything else is a string."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return yaml.load(value, Loader=Config._build_yaml_loader(None))  # noqa: S506
-    except yaml.YAMLError:
-        return value
-
-
 def check_keys(model: str, keys: Iterable[str], source: str, stage: str = FINETUNE) -> None:
     """Refuse a key that neither RecBole nor the model reads."""
     known = known_keys(model, stage)
@@ -318,8 +286,17 @@ def install() -> None:
                 )
 
     Config._load_internal_config_dict = load_with_ours
+    Config._load_config_files = _load_files
     Config._convert_config_dict = _convert_literals
     Config.reads_recbole_qbert = True
+
+
+def _load_files(self: Config, files: Sequence[str | Path] | None) -> dict[str, Any]:
+    """The user's YAML files, later ones win."""
+    settings: dict[str, Any] = {}
+    for file in files or ():
+        settings |= load_yaml(file)
+    return settings
 
 
 def _convert_literals(self: Config, config_dict: dict[str, Any]) -> dict[str, Any]:

@@ -11,15 +11,9 @@ import pytest
 from conftest import Tiny
 from recbole.config import Config
 
-from recbole_qbert.config import (
-    build_config,
-    check_keys,
-    known_keys,
-    load_yaml,
-    parse_value,
-    shipped,
-)
+from recbole_qbert.config import build_config, check_keys, known_keys, shipped
 from recbole_qbert.errors import InputError
+from recbole_qbert.yaml_files import load_yaml, parse_value
 
 # Keys --------------------------------------------------------------------------------------------
 

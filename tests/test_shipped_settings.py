@@ -8,20 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import recbole_qbert.properties
 import yaml
 from conftest import Tiny
 
-from recbole_qbert.config import (
-    FINETUNE,
-    PRETRAIN,
-    build_config,
-    load_yaml,
-    settings_for,
-    shipped_files,
-)
+import recbole_qbert.properties
+from recbole_qbert.config import FINETUNE, PRETRAIN, build_config, settings_for, shipped_files
 from recbole_qbert.data.splits import load_splits
 from recbole_qbert.registry import MODEL_TABLE, model_entry
+from recbole_qbert.yaml_files import load_yaml
 
 FOLDER = Path(recbole_qbert.properties.__path__[0])
 # Files of models; those of `tokenize` are looked at in tests/tokenizer/test_settings.py, those of

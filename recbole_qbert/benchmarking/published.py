@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from recbole_qbert.config import load_yaml, shipped
+from recbole_qbert.config import shipped
+from recbole_qbert.yaml_files import load_yaml
 
 
 def published_figures(dataset: str) -> dict[str, dict[str, float]]:

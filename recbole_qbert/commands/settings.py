@@ -50,7 +50,7 @@ def pop_models(settings: dict[str, str]) -> tuple[list[str], str, list[str]]:
     Raises:
         InputError: no model or no data set anywhere, or a file that cannot be read.
     """
-    from recbole_qbert.config import load_yaml
+    from recbole_qbert.yaml_files import load_yaml
 
     models = [name for name in settings.pop("model", "").split(",") if name]
     dataset = settings.pop("dataset", "")
@@ -76,8 +76,8 @@ def in_processes(command: Sequence[str], nproc: str | None, files: Sequence[str]
     Returns:
         the exit status; None where this process is the one, or one of those, to do the work.
     """
-    from recbole_qbert.config import load_yaml
     from recbole_qbert.distributed import launch, launched, number_of_processes
+    from recbole_qbert.yaml_files import load_yaml
 
     given: Any = nproc
     for file in files:

@@ -22,9 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recbole_qbert.config import load_yaml, parse_value, shipped
+from recbole_qbert.config import shipped
 from recbole_qbert.errors import InputError, did_you_mean
 from recbole_qbert.pipeline.known import Files, commands, files_of, find_script
+from recbole_qbert.yaml_files import load_yaml, parse_value
 
 KEYS = ("variables", "state", "steps")
 STEP_KEYS = (

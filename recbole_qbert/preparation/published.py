@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from recbole_qbert.config import load_yaml, shipped
+from recbole_qbert.config import shipped
 from recbole_qbert.errors import InputError, did_you_mean, preview
 from recbole_qbert.preparation.interactions import Counts
+from recbole_qbert.yaml_files import load_yaml
 
 
 class Published(NamedTuple):

@@ -16,7 +16,7 @@ from recbole.config import Config
 from recbole.utils import init_seed
 from rich.console import Console
 
-from recbole_qbert.config import PRETRAIN, build_config, check_protocol, load_yaml, shipped_files
+from recbole_qbert.config import PRETRAIN, build_config, check_protocol, shipped_files
 from recbole_qbert.data.domain import Domain, find_domain
 from recbole_qbert.distributed import barrier, is_main, joined, sum_over_processes, world
 from recbole_qbert.errors import InputError
@@ -30,6 +30,7 @@ from recbole_qbert.process import flush_denormals, quiet_recbole
 from recbole_qbert.provenance import run_hash
 from recbole_qbert.quick_start import n_parameters
 from recbole_qbert.trainer import SafeTrainer
+from recbole_qbert.yaml_files import load_yaml
 
 MODEL = "QBERT4Rec"
 

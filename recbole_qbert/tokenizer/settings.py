@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from recbole_qbert.config import load_yaml, parse_value, shipped
+from recbole_qbert.config import shipped
 from recbole_qbert.errors import InputError, did_you_mean
 from recbole_qbert.tokenizer.quantiser import METHODS
+from recbole_qbert.yaml_files import load_yaml, parse_value
 
 # Streams that are no modality: what stage 1 makes, what users do with items; and the word for each
 # modality that has embeddings.

@@ -17,9 +17,7 @@ from recbole_qbert.config import (
     check_keys,
     check_type,
     default_settings,
-    load_yaml,
     merge_settings,
-    parse_value,
     settings_for,
 )
 from recbole_qbert.errors import InputError, did_you_mean, said_of
@@ -35,6 +33,7 @@ from recbole_qbert.tuning.space import (
     nested,
     parse_space,
 )
+from recbole_qbert.yaml_files import load_yaml, parse_value
 
 SCHEDULERS = ("none", "asha")
 # Keys that a space cannot have: trials would not be comparable, or the sweep sets them itself.

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from recbole_qbert.config import build_config, load_yaml
+from recbole_qbert.config import build_config
 from recbole_qbert.errors import InputError
 from recbole_qbert.files import read_json, write_json
 from recbole_qbert.learning_curve import best_evaluation
@@ -30,6 +30,7 @@ from recbole_qbert.tuning.journal import (
     exclusive,
     trial_folder,
 )
+from recbole_qbert.yaml_files import load_yaml
 
 
 @dataclass(frozen=True)

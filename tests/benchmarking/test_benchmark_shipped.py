@@ -14,7 +14,8 @@ from conftest import Tiny
 from recbole_qbert.benchmarking.cells import build_cells
 from recbole_qbert.benchmarking.plan import KEYS, read_plan
 from recbole_qbert.benchmarking.published import published_figures, published_source
-from recbole_qbert.config import load_yaml, shipped
+from recbole_qbert.config import shipped
+from recbole_qbert.yaml_files import load_yaml
 
 PUBLISHED = shipped("published.yaml")
 SHIPPED = sorted(PUBLISHED.parent.glob("benchmark/*.yaml"))

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from toy_model import EQUAL_MIX, MAX_LENGTH, N_ITEMS, Recorder, batch_of, small_model
 
-from recbole_qbert.config import load_yaml
 from recbole_qbert.model.items import REPRESENTATIONS
 from recbole_qbert.model.masking import append_item
 from recbole_qbert.model.qbert4rec import previous_visible
+from recbole_qbert.yaml_files import load_yaml
 
 # Masked items ------------------------------------------------------------------------------------
 

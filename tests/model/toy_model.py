@@ -11,11 +11,12 @@ import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
-from recbole_qbert.config import load_yaml, shipped_files
+from recbole_qbert.config import shipped_files
 from recbole_qbert.data.semid import SemanticIDCodec
 from recbole_qbert.model import qbert4rec as qbert4rec_module
 from recbole_qbert.model.masking import SCHEMES, MaskDraw, draw_masks
 from recbole_qbert.model.qbert4rec import QBERT4Rec
+from recbole_qbert.yaml_files import load_yaml
 
 SIZES = (3, 4, 3)
 N_ITEMS = 21

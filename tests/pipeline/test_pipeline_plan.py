@@ -10,11 +10,12 @@ import yaml
 from toy_pipeline import planned, quiet, write_pipeline
 
 from recbole_qbert.cli import main
-from recbole_qbert.config import load_yaml, shipped
+from recbole_qbert.config import shipped
 from recbole_qbert.errors import InputError
 from recbole_qbert.pipeline.known import commands
 from recbole_qbert.pipeline.plan import KEYS, read_pipeline
 from recbole_qbert.pipeline.runner import dry_run
+from recbole_qbert.yaml_files import load_yaml
 
 SHIPPED = sorted(shipped("pipeline").glob("*.yaml"))
 

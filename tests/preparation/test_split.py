@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from recbole_qbert.config import build_config, load_yaml
+from recbole_qbert.config import build_config
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.splits import data_counts, load_splits
 from recbole_qbert.errors import InputError
@@ -34,6 +34,7 @@ from recbole_qbert.preparation.split import (
 )
 from recbole_qbert.provenance import data_hashes
 from recbole_qbert.quick_start import run_model
+from recbole_qbert.yaml_files import load_yaml
 
 SCRIPT = Path(__file__).resolve().parents[2] / "dataset_scripts" / "split.py"
 Row = tuple[str, list[str], str]

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import recbole_qbert.properties
 import yaml
 
-from recbole_qbert.config import load_yaml
+import recbole_qbert.properties
 from recbole_qbert.errors import InputError
 from recbole_qbert.tokenizer.opq import OPQSettings
 from recbole_qbert.tokenizer.pipeline import injection_settings
@@ -19,6 +18,7 @@ from recbole_qbert.tokenizer.quantiser_settings import QuantiserSettings, read_s
 from recbole_qbert.tokenizer.rqkmeans import RQKMeansSettings
 from recbole_qbert.tokenizer.rqvae_settings import RQVAESettings
 from recbole_qbert.tokenizer.settings import tokenize_settings
+from recbole_qbert.yaml_files import load_yaml
 
 FOLDER = Path(recbole_qbert.properties.__path__[0])
 SHIPPED = sorted(FOLDER.glob("*tokenize.yaml"))

@@ -12,7 +12,7 @@ from rich.console import Console
 from tune_toy import SETTINGS, toy_plan, without_ray, write_sweep
 
 from recbole_qbert.cli import main
-from recbole_qbert.config import build_config, load_yaml
+from recbole_qbert.config import build_config
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.results import RunResult, read_results
 from recbole_qbert.files import read_json
@@ -23,6 +23,7 @@ from recbole_qbert.tuning import sweep as sweep_module
 from recbole_qbert.tuning.journal import Journal
 from recbole_qbert.tuning.ray_adapter import ResumableASHA, Schedule, run_trials
 from recbole_qbert.tuning.sweep import sweep
+from recbole_qbert.yaml_files import load_yaml
 
 
 class Killed(BaseException):

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from recbole_qbert.config import load_yaml, shipped
+from recbole_qbert.config import shipped
 from recbole_qbert.tuning.settings import Request, make_plan, read_request
+from recbole_qbert.yaml_files import load_yaml
 
 FOLDER = shipped("tune")
 CLUSTER = FOLDER / "cluster.yaml"
