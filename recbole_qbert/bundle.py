@@ -30,6 +30,7 @@ from recbole_qbert.files import (
     atomic_folder,
     check_folder,
     read_json,
+    recovered,
     sha256_folder,
     write_json,
 )
@@ -108,7 +109,7 @@ class Recommender:
             InputError: not a bundle, or a file in it was changed.
         """
         folder = Path(folder)
-        manifest = read_json(folder / "manifest.json")
+        manifest = read_json(recovered(folder) / "manifest.json")
         digests: Any = manifest.get("sha256")
         complete = isinstance(digests, dict) and "training_repeats" in manifest
         if manifest.get("format") != FORMAT or not complete or not digests.keys() >= REQUIRED:

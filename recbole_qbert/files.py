@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
+import glob
 import hashlib
 import json
 import os
 import shutil
-import tempfile
+import time
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from filelock import lock_descriptor, unlock_descriptor
+
 from recbole_qbert.errors import InputError
 
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 
 
@@ -48,45 +52,78 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     the old file or the new one.
     """
     path = Path(path)
-    encoding = None if "b" in mode else "utf-8"
-    newline = None if "b" in mode else ""
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    temporary = _beside(path, ".part")
     with room_for(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        handle = open(temporary, mode.replace("w", "x"), **text)  # type: ignore[call-overload]  # noqa: SIM115
     try:
-        with room_for(path), os.fdopen(fd, mode, encoding=encoding, newline=newline) as handle:
+        with room_for(path), handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files private; artifacts are not
         os.replace(temporary, path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
 
 
 @contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Fill a temporary folder beside `path`; it takes the name, and an older one's place, only if
-    the block succeeds."""
+    """Fill a temporary folder beside `path`; it takes the name only if the block succeeds.
+
+    An older folder of the name is moved aside first, as no system replaces one that has files. A
+    kill between these two moves leaves nothing at `path`, until `recovered`, or the next
+    `atomic_folder`, puts the older one back.
+    """
     path = Path(path)
     with room_for(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        work = _beside(recovered(path))
+        work.mkdir()
     try:
         with room_for(path):
             yield work
-        old = Path(f"{work}.old")
-        if path.exists():
-            os.replace(path, old)
-        os.replace(work, path)
-        shutil.rmtree(old, ignore_errors=True)
+        _take_place(work, path)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
+        recovered(path)
         raise
+    for old in _moved_aside(path):
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _take_place(work: Path, path: Path) -> None:
+    while work.exists():
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(path, _beside(path, _OLD))
+        try:
+            os.replace(work, path)
+        except OSError as error:
+            # Another process may have been faster: its folder is moved aside too.
+            if error.errno not in _TAKEN and not path.exists():
+                raise
+
+
+def recovered(path: Path) -> Path:
+    """`path`, where a folder is now that a killed `atomic_folder` had moved aside."""
+    if not path.exists():
+        for old in _moved_aside(path)[:1]:
+            with contextlib.suppress(OSError):  # of a folder that may only be read
+                os.replace(old, path)
+    return path
+
+
+_OLD = ".old"
+
+
+def _moved_aside(path: Path) -> list[Path]:
+    return list(path.parent.glob(f".{glob.escape(path.name)}.*{_OLD}"))
+
+
+def _beside(path: Path, suffix: str = "") -> Path:
+    """A new hidden name; what is made there has the permissions of any file of the user's."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{suffix}")
 
 
 def append_line(path: str | Path, content: Mapping[str, Any]) -> None:
@@ -110,17 +147,67 @@ def append_line(path: str | Path, content: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def held(handle: IO[Any], shared: bool = False) -> Iterator[None]:
-    """Wait for an open file's lock and hold it through the block, alone or with other readers.
+def held(handle: IO[Any], wait_s: float = float("inf")) -> Iterator[bool]:
+    """Hold an open file's lock through the block; the system drops it when the process ends.
 
     Where the file system has no locks, nothing is locked.
+
+    Args:
+        handle: of a file; its bytes need have nothing to do with the lock.
+        wait_s: seconds to wait for another process that holds it.
+
+    Yields:
+        False if another process holds it still.
     """
-    with contextlib.suppress(OSError):
-        fcntl.flock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
-    yield
+    free = _lock(handle, time.monotonic() + wait_s)
+    yield free
     handle.flush()
+    if free:
+        with contextlib.suppress(OSError):
+            unlock_descriptor(handle.fileno())
+
+
+def _lock(handle: IO[Any], deadline: float) -> bool:
     with contextlib.suppress(OSError):
-        fcntl.flock(handle, fcntl.LOCK_UN)
+        while not lock_descriptor(handle.fileno(), blocking=False):
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.05)
+    return True
+
+
+@contextlib.contextmanager
+def exclusive(path: str | Path, wait_s: float = 60.0) -> Iterator[IO[str]]:
+    """Hold the lock file `path` through the block; it holds this process's number, and stays.
+
+    Yields:
+        the open file. A process that inherits its descriptor holds the lock too.
+
+    Raises:
+        InputError: another process holds it after `wait_s` seconds; says which.
+    """
+    path = Path(path)
+    with room_for(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = open(path, "a+", encoding="utf-8")  # noqa: SIM115  closed below
+    with handle, held(handle, wait_s) as free:
+        if not free:
+            who = "no number known"
+            with contextlib.suppress(OSError):  # Windows lets nobody else read it
+                handle.seek(0)
+                who = handle.read().strip() or who
+            raise InputError(
+                f"{path}: another process is at work here ({who}); wait for it, or end it"
+            )
+        name_holder(handle, os.getpid())
+        yield handle
+
+
+def name_holder(handle: IO[str], process: int) -> None:
+    """Write into a lock file whose lock it is."""
+    handle.truncate(0)
+    handle.write(f"process {process}")
+    handle.flush()
 
 
 def sha256_folder(folder: Path) -> dict[str, str]:

@@ -7,11 +7,11 @@ import gc
 import logging
 import os
 import platform
-import resource
 import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import recbole
 import torch
 
@@ -39,6 +39,10 @@ def reset_peak_memory() -> None:
 
 def peak_memory_mb() -> float:
     """Largest resident size of this process since `reset_peak_memory`, in MB."""
+    if sys.platform == "win32":
+        return float(psutil.Process().memory_info().peak_wset / 1024**2)
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1024 if sys.platform != "darwin" else peak / 1024**2
 

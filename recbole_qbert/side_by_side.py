@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -100,7 +99,8 @@ def _one_by_one(jobs: Mapping[Path, Job], console: Console) -> Iterator[tuple[Pa
 def _at_once(
     jobs: Mapping[Path, Job], max_concurrent: int, console: Console
 ) -> Iterator[tuple[Path, Answer]]:
-    context = multiprocessing.get_context("forkserver")
+    known = multiprocessing.get_all_start_methods()
+    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in known else "spawn")
     context.set_forkserver_preload([__name__])  # so that imports are paid for once
     n_threads = max(1, n_cores() // max_concurrent)
     waiting = deque(jobs.items())
@@ -145,9 +145,7 @@ class _Running:
     started: float
 
     @classmethod
-    def start(
-        cls, context: ForkServerContext, folder: Path, job: Job, n_threads: int, width: int
-    ) -> _Running:
+    def start(cls, context: Any, folder: Path, job: Job, n_threads: int, width: int) -> _Running:
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(target=_work, args=(job, n_threads, width, sender))
         process.start()

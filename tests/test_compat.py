@@ -56,6 +56,22 @@ def test_neither_ray_nor_quick_start_is_imported() -> None:
     assert subprocess.run([sys.executable, "-c", script], timeout=120).returncode == 0
 
 
+def test_imports_where_unix_modules_are_missing(tmp_path: Path) -> None:
+    """As on Windows: no `fcntl`, no `resource`; files are written without a lock."""
+    script = (
+        "import psutil, sys\n"  # has a part of its own for each system
+        "sys.modules.update(fcntl=None, resource=None)\n"
+        "import recbole_qbert, recbole_qbert.cli, recbole_qbert.side_by_side\n"
+        "import recbole_qbert.pipeline.runner, recbole_qbert.tuning.sweep\n"
+        "from recbole_qbert.files import append_line, exclusive\n"
+        "with exclusive('lock'):\n"
+        "    append_line('lines', {'a': 1})\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], cwd=tmp_path, timeout=200)
+    assert done.returncode == 0
+    assert (tmp_path / "lines").read_text() == '{"a": 1}\n'
+
+
 def test_numpy_2_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(np, "__version__", "2.1.0")
     with pytest.raises(ImportError, match=r"numpy 2\.1\.0 .*pip install 'numpy>=1\.23\.5,<2'"):

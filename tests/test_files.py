@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from recbole_qbert.files import (
     atomic_folder,
     atomic_write,
     check_folder,
+    recovered,
     sha256_folder,
 )
 
@@ -60,6 +63,82 @@ def test_a_failure_leaves_the_older_one_and_nothing_else(tmp_path: Path) -> None
         raise KeyboardInterrupt
     assert (folder / "a").read_text(encoding="utf-8") == "1"
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def read(folder: Path) -> str:
+    return (recovered(folder) / "a").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["x", "[x]*"])
+@pytest.mark.parametrize("killed_at", range(2))
+def test_a_kill_at_either_rename_leaves_one_of_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int, name: str
+) -> None:
+    """Nothing runs after a kill: what is on the disk then is what the next one finds."""
+    folder = tmp_path / name
+    write(folder, "1")
+    script = (
+        "import os, sys\nfrom pathlib import Path\nfrom recbole_qbert import files\n"
+        "replace, calls = os.replace, []\n"
+        "def killed(*given):\n"
+        "    calls.append(given)\n"
+        "    os._exit(9) if len(calls) > int(sys.argv[2]) else replace(*given)\n"
+        "os.replace = killed\n"
+        "with files.atomic_folder(sys.argv[1]) as work:\n"
+        "    (work / 'a').write_text('2')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script, str(folder), str(killed_at)], timeout=200
+    )
+    assert done.returncode == 9
+    assert folder.exists() is (killed_at == 0)
+    assert read(folder) == "1"
+    write(folder, "3")
+    assert read(folder) == "3"
+    assert not list(tmp_path.glob(".*.old"))
+
+
+def test_a_failed_rename_puts_the_older_one_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "x"
+    write(folder, "1")
+    replace = os.replace
+
+    def fail(source: Path, target: Path) -> None:
+        if Path(target) == folder and not str(source).endswith(".old"):
+            raise PermissionError(errno.EPERM, "no")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(PermissionError):
+        write(folder, "2")
+    assert read(folder) == "1"
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_writers_at_once_leave_one_of_their_folders(tmp_path: Path) -> None:
+    folder = tmp_path / "x"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: write(folder, str(number)), range(200)))
+    assert read(folder) in {str(number) for number in range(200)}
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize(("umask", "modes"), [(0o022, (0o755, 0o644)), (0o027, (0o750, 0o640))])
+def test_folders_and_files_get_the_modes_of_the_umask(
+    tmp_path: Path, umask: int, modes: tuple[int, int]
+) -> None:
+    before = os.umask(umask)
+    try:
+        write(tmp_path / "x", "1")
+        with atomic_write(tmp_path / "b") as handle:
+            handle.write("1")
+        (tmp_path / "plain").mkdir()
+    finally:
+        os.umask(before)
+    found = [(tmp_path / name).stat().st_mode & 0o777 for name in ("x", "x/a", "b", "plain")]
+    assert found == [modes[0], modes[1], modes[1], modes[0]]
 
 
 def test_changed_and_missing_files_are_named(tmp_path: Path) -> None:

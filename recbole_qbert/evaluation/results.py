@@ -91,7 +91,7 @@ def read_results(path: str | Path) -> list[RunResult]:
         InputError: missing file, or a line that is no run (names it).
     """
     try:
-        with open(path, encoding="utf-8") as handle, held(handle, shared=True):
+        with open(path, encoding="utf-8") as handle, held(handle):
             lines = handle.read().splitlines()
     except FileNotFoundError:
         raise InputError(f"{path}: no such results file") from None

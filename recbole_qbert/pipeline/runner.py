@@ -19,9 +19,10 @@ from rich.console import Console
 
 from recbole_qbert._version import __version__
 from recbole_qbert.errors import InputError, preview
+from recbole_qbert.files import exclusive, name_holder
 from recbole_qbert.pipeline.known import REPOSITORY, RESUMABLE
 from recbole_qbert.pipeline.plan import Pipeline, Step
-from recbole_qbert.pipeline.state import State, key_of, locked, matches
+from recbole_qbert.pipeline.state import State, key_of, matches
 from recbole_qbert.signals import ended_by_sigterm
 
 # What a step's record is made of, in the order in which a difference is reported.
@@ -67,7 +68,7 @@ def run(pipeline: Pipeline, console: Console) -> int:
     """
     _check_inputs(pipeline)
     ran = 0
-    with locked(pipeline.state) as lock, ended_by_sigterm():
+    with exclusive(f"{pipeline.state}.lock", wait_s=0) as lock, ended_by_sigterm():
         state = State(pipeline.state)
         for step in pipeline.steps:
             verdict = judge(step, state)
@@ -169,9 +170,7 @@ def _call(line: Sequence[str], lock: IO[str]) -> int:
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path}  # scripts must find this very package
     with subprocess.Popen(line, env=environment, pass_fds=(lock.fileno(),)) as process:
-        lock.truncate(0)
-        lock.write(f"process {process.pid}")
-        lock.flush()
+        name_holder(lock, process.pid)
         try:
             return process.wait()
         except BaseException:

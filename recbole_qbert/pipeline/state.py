@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import glob
 import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from recbole_qbert.errors import InputError
 from recbole_qbert.files import read_json, sha256_file, write_json
@@ -67,28 +65,6 @@ class State:
     def digests(self, paths: Sequence[str]) -> dict[str, str | None]:
         """Of each path; a pattern stands for what it matches, or for itself."""
         return {each: self.digest(each) for path in paths for each in matches(path)}
-
-
-@contextlib.contextmanager
-def locked(state: Path) -> Iterator[IO[str]]:
-    """Keep other pipelines off a state file, for as long as this process or a step of it lives.
-
-    Raises:
-        InputError: another one has it.
-    """
-    path = Path(f"{state}.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+", encoding="utf-8") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.seek(0)
-            who = handle.read().strip()
-            raise InputError(
-                f"{state}: in use by another pipeline, or by a step that a killed one left "
-                f"({who or 'no process known'}); wait for it, or end it"
-            ) from None
-        yield handle
 
 
 def matches(path: str) -> list[str]:

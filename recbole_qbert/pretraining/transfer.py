@@ -29,6 +29,7 @@ from recbole_qbert.files import (
     atomic_folder,
     check_folder,
     read_json,
+    recovered,
     sha256_folder,
     write_json,
 )
@@ -96,7 +97,7 @@ def read_source(folder: str | Path) -> Source:
         InputError: neither a pretrained folder nor a bundle, or a file in it was changed.
     """
     folder = Path(folder)
-    manifest = read_json(folder / "manifest.json")
+    manifest = read_json(recovered(folder) / "manifest.json")
     if manifest.get("format") not in (FORMAT, bundle.FORMAT):
         raise InputError(
             f"pre_model_path: {folder}: neither a pretrained model nor a bundle of this version; "

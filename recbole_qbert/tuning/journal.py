@@ -9,12 +9,7 @@ best.yaml         settings of the best one, for `run --config_files=best.yaml`
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-import os
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -124,30 +119,3 @@ class Journal:
                 trial.reports.append(report)
                 history.append((trial.number, report))
         return history
-
-
-@contextlib.contextmanager
-def exclusive(path: Path, wait_s: float = 60.0) -> Iterator[None]:
-    """Hold a lock that the system drops when this process ends, however it ends.
-
-    Where the file system has no locks, nothing is locked.
-
-    Raises:
-        InputError: another process still holds it after `wait_s` seconds.
-    """
-    deadline = time.monotonic() + wait_s
-    with open(path, "a+", encoding="utf-8") as handle:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise InputError(f"{path}: another process is at work here") from None
-                time.sleep(0.1)
-            except OSError:
-                break
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
-        yield

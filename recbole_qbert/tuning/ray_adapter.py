@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import platform
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -162,7 +163,7 @@ def _look(job: Job) -> str:
     from recbole_qbert._version import __version__ as installed
 
     if installed != __version__:
-        return f"{os.uname().nodename} has recbole-qbert {installed}, not {__version__}"
+        return f"{platform.node()} has recbole-qbert {installed}, not {__version__}"
     try:
         check_sight(job)
     except InputError as error:

@@ -21,7 +21,7 @@ from recbole_qbert.config import build_config
 from recbole_qbert.data.splits import data_counts, load_splits
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.results import RunResult, print_tables
-from recbole_qbert.files import read_json, room_for, write_json
+from recbole_qbert.files import exclusive, read_json, room_for, write_json
 from recbole_qbert.process import flush_denormals, quiet_recbole, versions
 from recbole_qbert.provenance import data_hashes, finished_run, run_folder
 from recbole_qbert.quick_start import prepare, publish
@@ -39,7 +39,6 @@ from recbole_qbert.tuning.journal import (
     Journal,
     Report,
     Trial,
-    exclusive,
     trial_folder,
 )
 from recbole_qbert.tuning.report import Display, best_trial, trials_table, write_csv

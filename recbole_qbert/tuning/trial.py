@@ -7,6 +7,7 @@ whose process or driver was killed goes on from there; it then reports again wha
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from rich.console import Console
 
 from recbole_qbert.config import build_config
 from recbole_qbert.errors import InputError
-from recbole_qbert.files import read_json, write_json
+from recbole_qbert.files import exclusive, read_json, write_json
 from recbole_qbert.learning_curve import best_evaluation
 from recbole_qbert.process import flush_denormals, quiet_recbole
 from recbole_qbert.quick_start import prepare, train
@@ -27,7 +28,6 @@ from recbole_qbert.tuning.journal import (
     FAULT,
     TRIAL_YAML,
     Report,
-    exclusive,
     trial_folder,
 )
 from recbole_qbert.yaml_files import load_yaml
@@ -77,7 +77,7 @@ def check_sight(job: Job) -> None:
     Raises:
         InputError: names the machine and what it does not see.
     """
-    machine = os.uname().nodename
+    machine = platform.node()
     try:
         identity = read_json(Path(job.folder) / EXPERIMENT).get("identity")
     except InputError:

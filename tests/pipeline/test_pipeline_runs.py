@@ -17,9 +17,10 @@ from waiting import until
 
 from recbole_qbert.cli import main
 from recbole_qbert.errors import InputError
+from recbole_qbert.files import exclusive
 from recbole_qbert.pipeline import runner
 from recbole_qbert.pipeline.runner import dry_run, judge, run
-from recbole_qbert.pipeline.state import State, locked
+from recbole_qbert.pipeline.state import State
 
 FORK = multiprocessing.get_context("fork")  # a fresh interpreter would import torch each time
 
@@ -107,7 +108,7 @@ def _wait_for_the_lock(folder: Path) -> None:
     """Until the step that the killed pipeline left has ended too."""
 
     def free() -> bool:
-        with contextlib.suppress(InputError), locked(folder / "state" / "here.json"):
+        with contextlib.suppress(InputError), exclusive(folder / "state" / "here.json.lock", 0):
             return True
         return False
 
@@ -128,7 +129,7 @@ def test_a_step_that_outlives_its_pipeline_keeps_others_off(here: Path) -> None:
     process = _held_at(here, path, "ab")
     process.kill()
     process.join(60)
-    with pytest.raises(InputError, match=r"in use by another pipeline.*\(process \d+\)"):
+    with pytest.raises(InputError, match=r"here\.json\.lock: another process .*\(process \d+\)"):
         run(planned(path), quiet())
     Path("wait-b").unlink()
     _wait_for_the_lock(here)

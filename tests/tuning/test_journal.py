@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from recbole_qbert.errors import InputError
-from recbole_qbert.tuning.journal import Journal, Trial, exclusive, trial_folder
+from recbole_qbert.files import exclusive
+from recbole_qbert.tuning.journal import Journal, Trial, trial_folder
 
 
 def report(evaluation: int, valid: float = 0.5) -> dict[str, Any]:
@@ -84,7 +85,7 @@ def test_folders_are_numbered() -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from recbole_qbert.tuning.journal import exclusive
+from recbole_qbert.files import exclusive
 with exclusive(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -99,8 +100,8 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     assert holder.stdout is not None
     try:
         assert holder.stdout.readline() == "held\n"
-        assert path.read_text() == str(holder.pid)
-        message = "another process is at work here"
+        assert path.read_text() == f"process {holder.pid}"
+        message = rf"another process is at work here \(process {holder.pid}\)"
         with pytest.raises(InputError, match=message), exclusive(path, wait_s=0.3):
             pass
     finally:
