@@ -6,9 +6,8 @@ read line by line.
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -197,7 +196,7 @@ def _movies(
     if path.name != layout.movies:
         return
     numbers, rows = [], []
-    for number, row in _rows(path, layout):
+    for number, row in _table_rows(path, rejects) if layout.header else _rows(path, layout):
         if len(row) < 3:
             rejects.add(path, number, f"{len(row)} fields where there should be 3", str(row))
             continue
@@ -217,22 +216,23 @@ def _movies(
 
 
 def _rows(path: Path, layout: Layout) -> Iterator[tuple[int, Row]]:
-    """Rows of a small file with their line numbers. 10M's movies are UTF-8, 1M's Latin-1."""
+    """Rows of a small file without a header and their lines. 10M's movies are UTF-8, 1M's
+    Latin-1."""
     with opened(path) as stream:
         data = stream.read()
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = data.decode(layout.encoding, "replace")
-    lines: Iterable[str] = text.replace("\r\n", "\n").rstrip("\n").split("\n")
-    if layout.header:
-        try:
-            rows: Iterable[Row] = list(csv.reader(lines))[1:]
-        except csv.Error as error:
-            raise InputError(f"{path}: {error}; unpack the archive again") from None
-    else:
-        rows = [line.split(layout.delimiter) for line in lines]
-    return iter(enumerate(rows, 1 + layout.header))
+    lines = text.replace("\r\n", "\n").rstrip("\n").split("\n")
+    return iter(enumerate((line.split(layout.delimiter) for line in lines), 1))
+
+
+def _table_rows(path: Path, rejects: Rejects) -> Iterator[tuple[int, Row]]:
+    """Rows of a small table with a header and their lines."""
+    for numbers, table in delimited(path, rejects):
+        columns = [column.to_pylist() for column in table.columns]
+        yield from zip(numbers.tolist(), zip(*columns, strict=True), strict=True)
 
 
 def _title(text: str) -> tuple[str, str]:

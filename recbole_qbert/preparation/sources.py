@@ -7,6 +7,7 @@ that what is read does not depend on where a block happens to end.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import math
@@ -98,16 +99,23 @@ class _Counted:
 
 
 def line_blocks(
-    path: Path, progress: bool = False, size: int = BLOCK
+    path: Path, progress: bool = False, size: int = BLOCK, encoding: str = "utf-8"
 ) -> Iterator[tuple[int, bytes]]:
-    """Blocks of whole lines, each ending with LF, and the number of a block's first line.
+    """Blocks of whole lines in UTF-8, each ending with LF, and the number of a block's first line.
+
+    Bytes of a file in UTF-8 are passed on as they are.
 
     Raises:
         InputError: as `opened`, or a line is longer than `LONGEST_LINE`.
+        UnicodeError: bytes that are not of another encoding than UTF-8.
     """
     number, rest = 1, b""
+    other = codecs.lookup(encoding).name != "utf-8"
+    decoder = codecs.getincrementaldecoder(encoding)()
     with opened(path, progress) as stream:
         while data := stream.read(size):
+            if other:
+                data = decoder.decode(data).encode()
             if number == 1 and not rest:
                 data = data.removeprefix(b"\xef\xbb\xbf")
             cut = data.rfind(b"\n") + 1
@@ -125,6 +133,8 @@ def line_blocks(
             yield number, block
             number += block.count(b"\n")
             rest = data[cut:]
+    if other:
+        decoder.decode(b"", True)  # raises where the last character is cut
     if rest:
         yield number, rest.rstrip(b"\r") + b"\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
@@ -133,6 +134,96 @@ def test_rows_of_another_width_are_named_by_their_number(
     assert found == [(n, f"{n - 2}a") for n, width in enumerate(widths, 2) if width == 2]
     refused = [int(line.split(":")[1].split("\t")[0]) for line in report.getvalue().splitlines()]
     assert refused == [n for n, width in enumerate(widths, 2) if width != 2]
+
+
+def read_table(path: Path, block: int = 1 << 20, **how: object) -> tuple[list[object], list[str]]:
+    """Line numbers and cells of a table with a header, and the report's lines."""
+    report = io.StringIO()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(delimited_module, "BLOCK", block)
+        rows = [
+            (number, *cells)
+            for numbers, table in delimited(path, Rejects(report), **how)  # type: ignore[arg-type]
+            for number, *cells in zip(
+                numbers.tolist(), *(column.to_pylist() for column in table.columns), strict=True
+            )
+        ]
+    return rows, report.getvalue().splitlines()
+
+
+CELLS = st.text(st.sampled_from('ab",;\n\t é'), max_size=6)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    rows=st.lists(st.tuples(CELLS, CELLS, CELLS), max_size=12),
+    block=st.integers(1, 60),
+    delimiter=st.sampled_from(",;\t"),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]),
+    encoding=st.sampled_from(["utf-8", "latin-1", "utf-16"]),
+    end=st.sampled_from(["\n", "\r\n"]),
+)
+def test_what_a_csv_writer_writes_is_read_with_its_lines(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, str]], block: int,
+    delimiter: str, quoting: int, encoding: str, end: str,
+) -> None:  # fmt: skip
+    handle = io.StringIO(newline="")
+    writer = csv.writer(handle, delimiter=delimiter, quoting=quoting, lineterminator=end)  # type: ignore[arg-type]
+    writer.writerow(["p", "q", "r"])
+    lines = []
+    for row in rows:
+        lines.append(handle.getvalue().count("\n") + 1)
+        writer.writerow(row)
+    path = tmp_path_factory.mktemp("quoted") / "x"
+    path.write_bytes(handle.getvalue().encode(encoding))
+    found, report = read_table(path, block, delimiter=delimiter, encoding=encoding)
+    wanted = [(line, *row) for line, row in zip(lines, rows, strict=True)]
+    assert found == wanted and not report
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    kinds=st.lists(st.sampled_from(["plain", "quoted", "long", "inch", "open", "early"]),
+                   max_size=14),
+    block=st.integers(1, 80),
+    delimiter=st.sampled_from(",\t"),
+)  # fmt: skip
+def test_a_quotation_that_never_closes_takes_its_line_only(
+    tmp_path_factory: pytest.TempPathFactory, kinds: list[str], block: int, delimiter: str
+) -> None:
+    """Whatever stands before and after it, and however many there are."""
+    lines, wanted, refused = ["p,q,r"], [], []
+    for place, kind in enumerate(kinds):
+        line = sum(each.count("\n") + 1 for each in lines) + 1
+        note = {
+            "plain": ("fine", "fine"), "quoted": ('"a ""b"", c"', 'a "b", c'),
+            "long": ('"two\nlines"', "two\nlines"), "inch": ('8" wide', '8" wide'),
+            "open": ('"8 inch, blue', None), "early": ('"8 inch', None),
+        }[kind]  # fmt: skip
+        cells = [f"u{place}", note[0], "x"] if kind == "early" else [f"u{place}", "i", note[0]]
+        lines.append(",".join(cells))
+        if note[1] is None:
+            refused.append(f"x:{line}\ta quotation that never closes")
+        else:
+            wanted.append((line, f"u{place}", "i", note[1].replace(",", delimiter)))
+    path = tmp_path_factory.mktemp("open") / "x"
+    path.write_text("\n".join([*lines, ""]).replace(",", delimiter))
+    found, report = read_table(path, block, delimiter=delimiter)
+    assert found == wanted
+    assert [line.rpartition("\t")[0] for line in report] == refused
+
+
+def test_quotations_at_the_end_and_in_the_header(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_text('p,q\n1,"a\n2,b\n3,c"d\n4,"""')
+    found, report = read_table(path)
+    assert found == [(3, "2", "b"), (4, "3", 'c"d')]
+    assert [line.split("\t")[0] for line in report] == ["x:2", "x:5"]
+    path.write_text('p,"q\n1,2\n')
+    with pytest.raises(InputError, match="line 1: a quotation that never closes"):
+        read_table(path)
+    found, report = read_table(path, quoted=False)
+    assert found == [(2, "1", "2")] and not report
 
 
 ROWS = st.lists(

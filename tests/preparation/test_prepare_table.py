@@ -84,9 +84,9 @@ def test_units_and_rows_that_cannot_be_used(tmp_path: Path) -> None:
     assert domain.file("inter").read_text().splitlines()[1:] == ["u 2\ti;4\t2", "u1\ti1\t1.5"]
     assert sorted(made.rejected) == [
         "events.txt:3\t2 fields where there should be 3\t'u1;i2'\n",
-        "events.txt:4\tuser id that RecBole cannot read\n",
-        "events.txt:5\tnot UTF-8\n",
-        "events.txt:6\ttime is no finite number\n",
+        "events.txt:5\tuser id that RecBole cannot read\n",
+        "events.txt:6\tnot UTF-8\n",
+        "events.txt:7\ttime is no finite number\n",
     ]
 
 
