@@ -24,6 +24,7 @@ from torch import Tensor
 
 from recbole_qbert._version import __version__
 from recbole_qbert.checkpoint import config_from_json, config_to_json
+from recbole_qbert.data.dataset import TrainingRows
 from recbole_qbert.data.semid import SemanticIDCodec, read_semantic_ids, write_semantic_ids
 from recbole_qbert.errors import InputError, preview
 from recbole_qbert.files import (
@@ -61,9 +62,10 @@ class Catalogue(NamedTuple):
         """As it was in training."""
         return self.repeats
 
-    def item_rates(self) -> Tensor:
-        """What training alone asks for, which ended. [N]"""
-        return torch.zeros(self.item_num)
+    def training_rows(self, batch_size: int, max_length: int) -> TrainingRows:
+        """None: training has ended."""
+        none = torch.zeros(0, dtype=torch.long)
+        return TrainingRows(none, none, none.double())
 
 
 def save_bundle(folder: str | Path, model: Any, config: Any, dataset: Any) -> None:

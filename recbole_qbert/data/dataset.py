@@ -4,8 +4,9 @@ RecBole's loading, filtering, remapping and leave-one-out split stay. What diffe
 
 * a history is a slice of one flat array, cut when a batch is asked for, so nothing of size
   rows x length is ever in memory;
-* `augmentation: none` keeps one training row a user (the whole training sequence), `prefix` gives
-  RecBole's rows, one for each prefix;
+* `augmentation: none` keeps one training row a user (the last L items of the training sequence),
+  `windows` as many rows of L items as cover the whole sequence, `prefix` gives RecBole's rows, one
+  for each prefix;
 * the semantic IDs are joined by raw item token: as `item_codes` [N, K] for our models, and as the
   item feature `semantic_id` for FDSA, S3Rec and any other model that reads item features; dense
   item vectors come the same way (`item_vectors`).
@@ -16,7 +17,7 @@ N items (row 0 is padding), K levels, B rows of a batch, L = MAX_ITEM_LIST_LENGT
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -33,7 +34,15 @@ from recbole_qbert.errors import InputError, preview
 SEMANTIC_ID_FIELD = "semantic_id"
 # Interaction column: where in the flat arrays the row's target item stands.
 ROW_FIELD = "row_in_sequences"
-AUGMENTATIONS = ("none", "prefix")
+AUGMENTATIONS = ("none", "windows", "prefix")
+
+
+class TrainingRows(NamedTuple):
+    """The rows of a training split as a masked model reads them: R rows of T items in all."""
+
+    items: Tensor  # [T] item ids, one row after another, the target last
+    lengths: Tensor  # [R]
+    chance: Tensor  # [R] that the row is in a batch, float64
 
 
 class SemanticIDDataset(SequentialDataset):
@@ -149,11 +158,18 @@ class SemanticIDDataset(SequentialDataset):
         self._user_start = sequence_starts(users)  # [n_users], by internal user id
         rank = torch.arange(len(users)) - self._user_start[users]  # place in the user's sequence
         keep = rank > 0
-        if self.config["augmentation"] == "none":
+        if self.config["augmentation"] != "prefix":
             # The last three targets of a user: the split takes two for valid and test, and the
-            # third one's row holds the whole training sequence.
-            counts = torch.bincount(users, minlength=len(self._user_start))[users]
-            keep &= rank >= counts - 3
+            # third one's row ends the training sequence.
+            to_end = torch.bincount(users, minlength=len(self._user_start))[users] - 3 - rank
+            ends = to_end <= 0
+            if self.config["augmentation"] == "windows":
+                # Windows of L items end at the last training item, half a window before it, and
+                # so on; the first one holds the first L items.
+                n = self.max_item_list_len
+                step = max(1, n // 2)
+                ends |= (rank == n - 1) | ((rank >= n) & (to_end % step == 0))
+            keep &= ends
         rows = keep.nonzero().squeeze(1)
         data = self.inter_feat[rows]
         length = rank[rows].clamp(max=self.max_item_list_len)
@@ -234,11 +250,36 @@ class SemanticIDDataset(SequentialDataset):
         user = torch.repeat_interleave(torch.arange(len(offsets) - 1), offsets.diff())
         return len(torch.unique(user * self.item_num + items)) < len(items)
 
-    def item_rates(self) -> Tensor:
-        """Share of the training sequences that hold each item. [N]"""
-        items, offsets = self.training_sequences()
-        n_sequences = int((offsets.diff() > 0).sum())
-        return (torch.bincount(items, minlength=self.item_num) / n_sequences).clamp(max=1)
+    def training_rows(self, batch_size: int, max_length: int) -> TrainingRows:
+        """The rows of this split, each with its target and cut to its last `max_length` items."""
+        lengths = self.inter_feat[self.item_list_length_field]
+        if self._flat:
+            end = self.inter_feat[ROW_FIELD] + 1
+            lengths = (lengths + 1).clamp(max=max_length)
+            items = self._flat[self.iid_field][runs(end - lengths, lengths)]
+        else:
+            lists = self.inter_feat[self.item_id_list_field]
+            target = self.inter_feat[self.iid_field].unsqueeze(1)
+            rows = torch.cat([lists, torch.zeros_like(target)], dim=1)
+            rows.scatter_(1, lengths.unsqueeze(1), target)
+            lengths = lengths + 1
+            place, over = torch.arange(rows.size(1)), (lengths - max_length).clamp(min=0)
+            items = rows[(place >= over.unsqueeze(1)) & (place < lengths.unsqueeze(1))]
+            lengths = lengths - over
+        chance = torch.tensor(min(1.0, batch_size / len(lengths)), dtype=torch.float64)
+        return TrainingRows(items, lengths, chance.expand(len(lengths)))
+
+    @property
+    def n_trained(self) -> int:
+        """Interactions of the training sequences that some row of this split holds."""
+        if not self._flat:
+            return len(self._joined_rows()[0])
+        lengths = self.inter_feat[self.item_list_length_field]
+        end = self.inter_feat[ROW_FIELD] + 1  # the target included
+        edges = torch.zeros(len(self._flat[self.iid_field]) + 1, dtype=torch.long)
+        edges.index_add_(0, end - 1 - lengths, torch.ones_like(end))
+        edges.index_add_(0, end, -torch.ones_like(end))
+        return int((edges.cumsum(0) > 0).sum())
 
     def seen_items(self, interaction: Interaction) -> tuple[Tensor, Tensor]:
         """All items before each row's target, however long the history.

@@ -59,13 +59,17 @@ def load_splits(config: Config) -> Splits:
 
 
 def data_counts(dataset: Any, train: Any, valid: Any, test: Any) -> dict[str, int]:
-    """Users, items and interactions after filtering, and the rows of each split."""
+    """Users, items and interactions after filtering, and the rows of each split.
+
+    Training interactions are outside all training rows where MAX_ITEM_LIST_LENGTH cuts sequences.
+    """
     items, _ = train._dataset.training_sequences()
     return {
         "users": dataset.user_num - 1,
         "items": dataset.item_num - 1,
         "interactions": dataset.n_interactions,
         "training interactions": len(items),
+        "of them in training rows": train._dataset.n_trained,
         "training rows": len(train._dataset),
         "valid rows": len(valid._dataset),
         "test rows": len(test._dataset),

@@ -27,6 +27,7 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recbole_qbert.data.dataset import TrainingRows
 from recbole_qbert.errors import InputError
 from recbole_qbert.model.encoder import SequenceEncoder
 from recbole_qbert.model.items import REPRESENTATIONS, build_representation
@@ -50,7 +51,7 @@ class MaskedBatch(NamedTuple):
     mask: Tensor  # [B, L] bool
     matrix: Tensor  # [R, T * D] of the R items that are scored, padding first
     rows: Tensor | None  # [R] of the item matrix of all items; None: it is the same
-    log_chance: Tensor | None  # [R] that an item is scored in this step; None: all are
+    log_chance: Tensor | None  # [R] log-probability that an item is scored; None: all are
 
     @property
     def n_terms(self) -> int:
@@ -68,13 +69,13 @@ class QBERT4Rec(SequentialRecommender):
     """Bidirectional encoder over item vectors that are made of semantic-ID codes.
 
     `dataset` is a `SemanticIDDataset`, or anything with `num(field)`, `item_codes`, `codec`,
-    `training_repeats()` and `item_rates()`. One with `domain_starts` holds several domains
+    `training_repeats()` and `training_rows()`. One with `domain_starts` holds several domains
     (pretraining): a batch then has a column `domain`, its items are numbered within that domain,
     and no others are scored.
     """
 
     input_type = InputType.POINTWISE
-    item_rates: Tensor
+    log_absence: Tensor
 
     def __init__(self, config: Any, dataset: Any):
         super().__init__(config, dataset)
@@ -114,7 +115,10 @@ class QBERT4Rec(SequentialRecommender):
         if self.softmax_samples < 0:
             raise InputError(f"softmax_samples: {self.softmax_samples} is below 0")
         if self.softmax_samples:
-            self.register_buffer("item_rates", dataset.item_rates(), persistent=False)
+            rows = dataset.training_rows(config["train_batch_size"], self.max_seq_length)
+            cut_share = self.mask_mix.get("next_item", 0.0) / sum(self.mask_mix.values())
+            absence = log_absence(rows, self.n_items, cut_share)
+            self.register_buffer("log_absence", absence, persistent=False)
 
         item_codes: Tensor | None = None
         codebook_sizes: tuple[int, ...] = ()
@@ -196,11 +200,11 @@ class QBERT4Rec(SequentialRecommender):
         rows, log_chance = self._domain_rows(interaction), None
         n_items = self.n_items if rows is None else len(rows)
         if 0 < self.softmax_samples < n_items - 1:
-            rates = self.item_rates if rows is None else self.item_rates[rows]
+            absence = self.log_absence if rows is None else self.log_absence[rows]
             # Not what a cut left behind a sequence.
             items = items.masked_fill(~valid_positions(lengths, items.size(1)), 0)
             items, scored, log_chance = sample_catalogue(
-                items, self.softmax_samples, rates, global_generator(items.device)
+                items, self.softmax_samples, absence, global_generator(items.device)
             )
             rows = scored if rows is None else rows[scored]
         return MaskedBatch(items, lengths, mask, self.items(rows), rows, log_chance)
@@ -212,10 +216,10 @@ class QBERT4Rec(SequentialRecommender):
         hidden = self.forward(items, lengths, mask, matrix)
         logits = self._score(hidden, matrix)  # [M, R]
         if log_chance is not None:
-            # What is scored seldom stands for more (Yi et al., RecSys 2019); targets always are.
-            correction = log_chance.to(logits.dtype)
-            logits -= correction
-            logits.scatter_add_(1, targets.unsqueeze(1), correction[targets].unsqueeze(1))
+            # An item that is rarely in the sample stands for more (Yi et al., RecSys 2019). The
+            # items of the row itself are always in it.
+            correction = log_chance.to(logits.dtype).repeat(len(logits), 1)
+            logits -= correction.scatter_(1, items[mask.nonzero()[:, 0]], 0.0)
         visible = self._visible_items(items, lengths, mask)[mask.nonzero()[:, 0]]  # [M, L]
         visible = visible.masked_fill(visible == targets.unsqueeze(1), 0)
         loss = smoothed_cross_entropy(logits, targets, visible, self.label_smoothing)
@@ -275,21 +279,49 @@ class IDBERT4Rec(QBERT4Rec):
     """The equal-size control: the same encoder with one random row an item and no codes."""
 
 
+def log_absence(rows: TrainingRows, n_items: int, cut_share: float) -> Tensor:
+    """Log-probability that no row of a training batch holds an item.
+
+    `next_item` cuts a row of n items to its first 2, ..., n ones, all with the same chance, so that
+    the item at place p (from 0) stays with chance (n - p) / (n - 1). Rows are taken as drawn
+    independently of each other, which is exact where a batch holds one row or all rows.
+
+    Args:
+        rows: the training rows, and the chance of each to be in a batch.
+        n_items: N, padding included.
+        cut_share: share of the rows of a batch that `next_item` cuts.
+
+    Returns:
+        [N]; 0 for items that no row holds, -inf for items that are in every batch.
+    """
+    n = rows.lengths.repeat_interleave(rows.lengths)  # [T]
+    starts = rows.lengths.cumsum(0) - rows.lengths
+    place = torch.arange(len(rows.items)) - starts.repeat_interleave(rows.lengths)
+    left_by_cut = ((n - place) / (n - 1).clamp(min=1)).clamp(max=1)
+    kept = 1 - cut_share * (1 - left_by_cut.double())
+    # Where a row repeats an item, the first place decides.
+    row = torch.arange(len(rows.lengths)).repeat_interleave(rows.lengths)
+    pairs, pair = torch.unique(row * n_items + rows.items, return_inverse=True)
+    kept = torch.zeros(len(pairs), dtype=kept.dtype).scatter_reduce(0, pair, kept, "amax")
+    absent = torch.log1p(-rows.chance[pairs // n_items] * kept)
+    return torch.zeros(n_items, dtype=kept.dtype).index_add(0, pairs % n_items, absent).float()
+
+
 def sample_catalogue(
-    items: Tensor, n_samples: int, rates: Tensor, generator: torch.Generator
+    items: Tensor, n_samples: int, log_absence: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The items of a batch and others drawn at random, as a small catalogue.
+    """The items of a batch and others drawn at random, as a small catalog.
 
     Args:
         items: [B, L] item ids, 0 where there is none.
         n_samples: drawn without repetition, each item with the same chance.
-        rates: [N] share of training sequences that hold the item.
+        log_absence: [N] log-probability that no row of a batch holds the item.
 
     Returns:
-        `items` numbered within the small catalogue [B, L], its items [R], ascending from the
-        padding, and the logarithm of the chance that each of them is in it [R].
+        `items` numbered within the small catalog [B, L], its items [R], ascending from the
+        padding, and the log-probability of each of them to be in it [R].
     """
-    n_items = len(rates)
+    n_items = len(log_absence)
     order = torch.randperm(n_items - 1, generator=generator, device=items.device)
     within = torch.zeros(n_items, dtype=torch.bool, device=items.device)
     within[order[:n_samples] + 1] = True
@@ -297,9 +329,8 @@ def sample_catalogue(
     within[0] = True
     scored = within.nonzero().squeeze(1)
     numbers = within.cumsum(0) - 1
-    # Absent from the sample and from every sequence of the batch.
-    absent = (1 - n_samples / (n_items - 1)) * (1 - rates[scored]) ** len(items)
-    return numbers[items], scored, torch.log1p(-absent)
+    not_drawn = 1 - n_samples / (n_items - 1)
+    return numbers[items], scored, torch.log1p(-not_drawn * log_absence[scored].exp())
 
 
 def previous_visible(items: Tensor, mask: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
+from recbole_qbert.data.dataset import TrainingRows
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.semid import SemanticIDCodec, SemanticIDTable, read_semantic_ids
 from recbole_qbert.data.sequences import Sequences, open_sequences
@@ -91,10 +92,16 @@ class Corpus:
         """Whether any training sequence holds the same item twice."""
         return any(_repeats(part) for part in self.parts)
 
-    def item_rates(self) -> Tensor:
-        """Share of the training sequences of its domain that hold each item. [N]"""
-        rates = [torch.zeros(1), *(torch.from_numpy(_rates(part)) for part in self.parts)]
-        return torch.cat(rates).clamp(max=1).float()
+    def training_rows(self, batch_size: int, max_length: int) -> TrainingRows:
+        """Each user's last `max_length` training items; a batch holds rows of one domain."""
+        items, lengths, chance = [], [], []
+        for part, start in zip(self.parts, self.domain_starts, strict=False):
+            numbers, row_lengths = _training_rows(part, max_length)
+            items.append(numbers + start)
+            lengths.append(row_lengths)
+            chance.append(np.full(len(row_lengths), min(1.0, batch_size / len(row_lengths))))
+        joined = (np.concatenate(parts) for parts in (items, lengths, chance))
+        return TrainingRows(*map(torch.from_numpy, joined))
 
     def batch(
         self, domain: int, users: np.ndarray, after: int, length: int, names: FieldNames
@@ -185,10 +192,10 @@ def _repeats(part: Part) -> bool:
     return len(np.unique(pairs)) < len(pairs)
 
 
-def _rates(part: Part) -> np.ndarray:
-    """Training interactions of each of a domain's items, by users; short users left out. [N_d]"""
-    users, items = _training_pairs(part)
-    trained = np.zeros(part.sequences.n_users, bool)
-    trained[part.users] = True
-    counts = np.bincount(items[trained[users]], minlength=part.ids.n_items + 1)
-    return counts[1:] / len(part.users)
+def _training_rows(part: Part, max_length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Item numbers [T] and lengths [R] of the last training items of a domain's users."""
+    end = part.sequences.offsets[part.users + 1] - TRAINING
+    lengths = np.minimum(end - part.sequences.offsets[part.users], max_length)
+    ahead = lengths.cumsum() - lengths
+    source = np.arange(lengths.sum()) + np.repeat(end - lengths - ahead, lengths)
+    return part.number_of[part.sequences.items[source]].astype(np.int64), lengths

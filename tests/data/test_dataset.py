@@ -16,7 +16,12 @@ from recbole.utils import init_seed
 from torch import Tensor
 
 from recbole_qbert.config import build_config
-from recbole_qbert.data.dataset import ROW_FIELD, SEMANTIC_ID_FIELD, SemanticIDDataset
+from recbole_qbert.data.dataset import (
+    AUGMENTATIONS,
+    ROW_FIELD,
+    SEMANTIC_ID_FIELD,
+    SemanticIDDataset,
+)
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
 from recbole_qbert.data.splits import Splits, load_splits
 from recbole_qbert.errors import InputError
@@ -218,7 +223,7 @@ def test_no_list_is_stored(tiny: Tiny, augmentation: str) -> None:
 
 
 def test_unknown_augmentation_is_refused(tiny: Tiny) -> None:
-    with pytest.raises(InputError, match="augmentation: 'all' is none of none, prefix"):
+    with pytest.raises(InputError, match="augmentation: 'all' is none of none, windows, prefix"):
         load_splits(tiny.make_config(augmentation="all"))
 
 
@@ -295,7 +300,35 @@ def test_a_column_named_like_the_feature_is_refused(tiny: Tiny) -> None:
 # What models ask of the data ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("augmentation", ["none", "prefix"])
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+@pytest.mark.parametrize("length", [2, 5, 50])
+def test_training_rows_equal_loops(tiny: Tiny, augmentation: str, length: int) -> None:
+    """Which rows a user has, and how many training interactions they hold between them."""
+    loaded = load_splits(tiny.make_config(augmentation=augmentation, MAX_ITEM_LIST_LENGTH=length))
+    train = loaded.train._dataset
+    expected, held = [], 0
+    for sequence in raw_sequences(tiny, loaded).values():
+        n = len(sequence) - 2  # training items
+        ends = {n} if n > 1 else set()
+        if augmentation == "prefix":
+            ends = set(range(2, n + 1))
+        elif augmentation == "windows" and n > length:
+            while max(1, length // 2) < min(ends) - length:
+                ends.add(min(ends) - max(1, length // 2))
+            ends.add(length)
+        rows = [sequence[max(0, end - length) : end] for end in ends]
+        expected += rows
+        # RecBole's models read L items before the target.
+        held += len({place for end in ends for place in range(max(0, end - 1 - length), end)})
+        if augmentation == "windows" and n > 1:
+            assert {item for row in rows for item in row} == set(sequence[:n])
+    items, lengths, chance = train.training_rows(batch_size=3, max_length=length)
+    assert sorted(row.tolist() for row in items.split(lengths.tolist())) == sorted(expected)
+    assert chance.tolist() == [3 / len(expected)] * len(expected)
+    assert train.n_trained == held
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
 @pytest.mark.parametrize("length", [2, 50])
 def test_sequences_seen_items_and_matrix_equal_loops(
     tiny: Tiny, augmentation: str, length: int
@@ -313,9 +346,6 @@ def test_sequences_seen_items_and_matrix_equal_loops(
     for user, sequence in whole.items():
         expected[user, sequence[:-2]] = 1
     assert np.array_equal(train.inter_matrix("csr").toarray(), expected)
-    shares = expected.sum(axis=0) / sum(len(sequence) > 2 for sequence in whole.values())
-    assert train.item_rates().tolist() == pytest.approx(shares.tolist())
-
     for loader, end in ((loaded.valid, -2), (loaded.test, -1)):
         for interaction, _, _, _ in loader:
             rows, seen = loader._dataset.seen_items(interaction)
@@ -373,6 +403,9 @@ def test_pre_split_benchmark_files(tiny: Tiny) -> None:
     items, offsets = loaded.train._dataset.training_sequences()
     for user, sequence in whole.items():
         assert items[offsets[user] : offsets[user + 1]].tolist() == sequence[:-2]
+    rows, lengths, _ = loaded.train._dataset.training_rows(batch_size=3, max_length=4)
+    found = [row.tolist() for row in rows.split(lengths.tolist())]
+    assert sorted(found) == sorted(sequence[:-2][-4:] for sequence in whole.values())
     assert loaded.dataset.n_interactions == sum(map(len, whole.values()))
     for interaction, _, _, _ in loaded.test:
         rows, seen = loaded.test._dataset.seen_items(interaction)

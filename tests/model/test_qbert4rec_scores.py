@@ -18,8 +18,10 @@ from toy_model import (
     toy_histories,
 )
 
+from recbole_qbert.data.dataset import TrainingRows
 from recbole_qbert.model.items import REPRESENTATIONS, CodeItems, WordItems
-from recbole_qbert.model.qbert4rec import QBERT4Rec, sample_catalogue
+from recbole_qbert.model.masking import draw_masks
+from recbole_qbert.model.qbert4rec import QBERT4Rec, log_absence, sample_catalogue
 
 OFFSETS = (0, 3, 7)
 
@@ -231,29 +233,61 @@ def test_the_code_loss_is_added_with_its_weight() -> None:
     assert losses[2] - losses[0] == pytest.approx(2 * (losses[1] - losses[0]), rel=1e-4)
 
 
-def test_a_small_catalogue_and_its_chances() -> None:
-    """Numbers within it mean the same items; chances are how often an item is in it."""
-    rates = torch.tensor([0.0, 0.5, 0.3, 0.0, 0.9, 0.1, 0.2, 0.2, 0.4, 1.0, 0.05])
-    draws = torch.Generator().manual_seed(5)
-    seen, n_draws = torch.zeros(11), 4000
+def test_a_small_catalogue_holds_the_batch_and_a_sample() -> None:
+    """Numbers within it mean the same items; chances are those of the batch and of the sample."""
+    absence = torch.tensor([0.0, 0.5, 0.3, 0.0, 0.9, 0.1, 0.2, 0.2, 0.4, 1.0, 0.05])
+    batch = torch.tensor([[3, 5, 0], [2, 5, 9]])
+    numbered, scored, log_chance = sample_catalogue(
+        batch, 3, absence.log(), torch.Generator().manual_seed(5)
+    )
+    assert {0, 2, 3, 5, 9} < set(scored.tolist()) and len(scored) <= 8
+    assert torch.equal(scored[numbered], batch) and scored.tolist() == sorted(scored.tolist())
+    wanted = 1 - 0.7 * absence[scored]
+    assert log_chance.exp().tolist() == pytest.approx(wanted.tolist())
+
+
+@pytest.mark.parametrize(("n_rows", "batch_size"), [(12, 12), (400, 1), (300, 40)])
+@pytest.mark.parametrize("next_item", [0.0, 0.7, 1.0])
+def test_chances_are_how_often_an_item_is_scored(
+    n_rows: int, batch_size: int, next_item: float
+) -> None:
+    """Batches drawn and cut as in training, and the items that each step scores, counted.
+
+    Rows of 1 to 8 items, the later ones of rarer kinds, so that cuts fall on rare items above all;
+    some rows hold an item twice.
+    """
+    draws = torch.Generator().manual_seed(n_rows)
+    lengths = torch.randint(1, 9, (n_rows,), generator=draws)
+    places = torch.arange(8)
+    kinds = torch.randint(1, 6, (n_rows, 8), generator=draws)
+    items = (kinds + 5 * places).masked_fill(places >= lengths.unsqueeze(1), 0)
+    items[::7, 2] = torch.where(lengths[::7] > 2, items[::7, 0], 0)
+    rows = TrainingRows(
+        items[items > 0], lengths, torch.full((n_rows,), batch_size / n_rows).double()
+    )
+    absence = log_absence(rows, 41, next_item)
+    mix = {"next_item": next_item, "tail": 1 - next_item}
+    seen, n_draws = torch.zeros(41), 3000
     for _ in range(n_draws):
-        # A batch as the rates have it: each of its two sequences holds an item by chance.
-        batch = (torch.rand(2, 11, generator=draws) < rates) * torch.arange(11)
-        numbered, scored, log_chance = sample_catalogue(batch, 3, rates, draws)
-        assert scored.tolist() == sorted(set(scored.tolist()) | set(batch.flatten().tolist()))
-        assert torch.equal(scored[numbered], batch)
+        batch = torch.randperm(n_rows, generator=draws)[:batch_size]
+        left, _ = draw_masks(lengths[batch], 8, mix, {"tail": 0.3}, draws)
+        cut = items[batch].masked_fill(places >= left.unsqueeze(1), 0)
+        _, scored, _ = sample_catalogue(cut, 6, absence, draws)
         seen[scored] += 1
-        absent = [(1 - 3 / 10) * (1 - float(rates[item])) ** 2 for item in scored.tolist()]
-        assert log_chance.exp().tolist() == pytest.approx([1 - chance for chance in absent])
-    chances = 1 - 0.7 * (1 - rates) ** 2
-    assert (seen[1:] / n_draws).tolist() == pytest.approx(chances[1:].tolist(), abs=0.03)
+    expected = 1 - (1 - 6 / 40) * absence.exp()
+    # Four standard deviations of a share of 3,000 draws.
+    assert (seen[1:] / n_draws - expected[1:]).abs().max() < 4 * math.sqrt(0.25 / n_draws)
 
 
-def test_the_sampled_softmax_by_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scores of the items that were drawn, less the logarithm of their chance but for targets."""
-    settings = {"exclude_visible": "on", "mask_mix": {"tail": 1.0}, "code_loss_weight": 0.5}
+@pytest.mark.parametrize("exclude", ["on", "off"])
+def test_the_sampled_softmax_by_a_loop(exclude: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores of the items that were drawn, less the logarithm of their chance.
+
+    The items of a row are in its sample for certain: nothing is taken off their scores.
+    """
+    settings = {"exclude_visible": exclude, "mask_mix": {"tail": 1.0}, "code_loss_weight": 0.5}
     model = small_model(**settings, softmax_samples=4)
-    assert "item_rates" not in model.state_dict()
+    assert "log_absence" not in model.state_dict()
     batch = batch_of([[3, 5, 9], [2, 5]], [1, 7])
     recorder = Recorder(monkeypatch)
     torch.manual_seed(3)
@@ -270,10 +304,11 @@ def test_the_sampled_softmax_by_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
         history = [3, 5, 9] if scored[target] == 1 else [2, 5]
         assert scored[target] in (1, 7)
         for place, item in enumerate(scored):
-            wanted = float(vector @ matrix[item]) - float(drawn.log_chance[place]) * (
-                place != target
-            )
-            wanted = -math.inf if item in (0, *history) else wanted
+            wanted = float(vector @ matrix[item])
+            if item not in (scored[target], *history):
+                wanted -= float(drawn.log_chance[place])
+            left_out = (0, *history) if exclude == "on" else (0,)
+            wanted = -math.inf if item in left_out else wanted
             assert row[place].item() == pytest.approx(wanted, abs=1e-4)
         values = row.tolist()
         terms.append(math.log(math.fsum(map(math.exp, values))) - values[target])

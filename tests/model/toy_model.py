@@ -12,6 +12,7 @@ from recbole.data.interaction import Interaction
 from torch import Tensor
 
 from recbole_qbert.config import shipped_files
+from recbole_qbert.data.dataset import TrainingRows
 from recbole_qbert.data.semid import SemanticIDCodec
 from recbole_qbert.model import qbert4rec as qbert4rec_module
 from recbole_qbert.model.masking import SCHEMES, MaskDraw, draw_masks
@@ -61,8 +62,11 @@ class ToyDataset:
     def training_repeats(self) -> bool:
         return self.repeats
 
-    def item_rates(self) -> Tensor:
-        return torch.linspace(0, 0.5, self.n_items)
+    def training_rows(self, batch_size: int, max_length: int) -> TrainingRows:
+        """Item i ends one row of three items for each i that is even."""
+        items = torch.tensor([[1, 2 * i + 1, 2 * i] for i in range(1, self.n_items // 2)])
+        chance = torch.full((len(items),), min(1.0, batch_size / len(items)))
+        return TrainingRows(items.flatten(), torch.full((len(items),), 3), chance.double())
 
 
 def shipped_settings(model: str) -> dict[str, Any]:

@@ -105,14 +105,17 @@ def test_repeats(toys: Toys) -> None:
     assert not toys.corpus("B").training_repeats()
 
 
-def test_item_rates_count_training_items(toys: Toys) -> None:
-    rates = toys.corpus().item_rates().tolist()
-    expected = [0.0]
-    for name in "AB":
-        long = [items for items in toys.sequences[name].values() if len(items) >= 4]
-        for item in toys.tables[name].items:
-            expected.append(sum(item in items[:-2] for items in long) / len(long))
-    assert rates == pytest.approx(expected)
+def test_training_rows_are_the_last_training_items(toys: Toys) -> None:
+    corpus = toys.corpus()
+    items, lengths, chance = corpus.training_rows(batch_size=5, max_length=3)
+    expected = []
+    for name, start in zip("AB", corpus.domain_starts, strict=False):
+        number = {item: start + n for n, item in enumerate(toys.tables[name].items, start=1)}
+        long = [row for row in toys.sequences[name].values() if len(row) >= 4]
+        rows = [[number[item] for item in row[:-2][-3:]] for row in long]
+        expected += [(row, min(1.0, 5 / len(rows))) for row in rows]
+    found = [row.tolist() for row in items.split(lengths.tolist())]
+    assert sorted(zip(found, chance.tolist(), strict=True)) == sorted(expected)
 
 
 def test_what_cannot_be_used(toys: Toys) -> None:
