@@ -1,106 +1,138 @@
-"""QBERT4Rec beside RecBole's BERT4Rec: training, ranking, time to the best epoch, memory.
+"""Comparisons of time and memory, and what they may be quoted for.
 
+    python -m benchmarks all --data_path=dataset        # the tables of results/speed.md
     python -m benchmarks speed --dataset=Instruments --data_path=dataset
-    python -m benchmarks best --dataset=Instruments --data_path=dataset --budget=1800
-    python -m benchmarks race --dataset=Instruments --data_path=dataset --epochs=6
-    python -m benchmarks peer --peer=FDSA --dataset=Instruments --data_path=dataset
+    python -m benchmarks peer --peer=FDSA --dataset=Beauty --data_path=dataset
     python -m benchmarks memory --dataset=Games --data_path=dataset
-    python -m benchmarks dropout
-    python -m benchmarks quantise --items=1000000 --dimension=256
+    python -m benchmarks best --dataset=Instruments --data_path=dataset --budget=400
+    python -m benchmarks race --dataset=Instruments --data_path=dataset --epochs=6
+    python -m benchmarks dropout | quantise | prepare | corpus | new_items
+    python -m benchmarks speed --help                   # options of one of them
 
-Every side runs in a process of its own, one after the other, on the same machine in the same call.
-Both models have the same width, depth and length, but for `race`: SASRec and QBERT4Rec as tuned for
-the data set, to SASRec's best valid NDCG@10 with seen items excluded, SASRec once padded as RecBole
-trains it and once without (`trim_padding`); QBERT4Rec also reads further `--key=value`. `peer` is
-a model of RecBole's as tuned for the data set (S3Rec in its first stage): computed as RecBole does,
-then without needless work (recbole_qbert/lean_forward.py, s3rec_first_stage.py), then with a user's
-rows in one batch (`batch_by: user`). Peers:
-`recbole` is RecBole 1.2.1 as it ships (`recbole_qbert` is never imported), `mended` the same model
-under this package, whose workarounds turn autograd's anomaly detection off. Without a data set
-ml-100k is used, which RecBole ships.
+Sides are measured in turns, five rounds after a warm-up (`--rounds=`, `--warm_up=`), each in its
+own process; `--sides=a,b` measures these alone. A round gives one ratio of each pair of sides. A
+ratio may be quoted if it has at least five rounds and its quartiles lie at most 20 % of its median
+apart; any other is marked with the reason. Exit status: 0 if every ratio may be quoted, 1 if not,
+2 if the command cannot be understood.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import json
+import importlib
 import os
 import platform
-import subprocess
+import shlex
 import sys
+import tempfile
 from pathlib import Path
 
-from benchmarks import sides
+from benchmarks.harness import Benchmark, processes, report, serve, take_turns
+
+# Imported by name, so that RecBole's side stays without this package.
+MODULES = {
+    "speed": "sides",
+    "peer": "sides",
+    "memory": "sides",
+    "best": "sides",
+    "race": "sides",
+    "dropout": "sides",
+    "quantise": "quantise",
+    "prepare": "prepare",
+    "corpus": "corpus",
+    "new_items": "new_items",
+}
+# What `all` measures, in sizes that two cores finish in ten minutes.
+ALL = (
+    "speed --dataset=Instruments --steps=2",
+    "peer --peer=SASRec --dataset=Beauty --batch=512 --steps=4",
+    "peer --peer=FDSA --dataset=Beauty --batch=512 --steps=1",
+    "peer --peer=BERT4Rec --dataset=Beauty --batch=512 --steps=1 --sides=recbole,lean",
+    "peer --peer=GRU4Rec --dataset=Beauty --batch=512 --steps=4",
+    "peer --peer=S3Rec --dataset=Beauty --steps=4 --sides=recbole,lean",
+    "memory --dataset=Games",
+    "dropout",
+    "prepare --reviews=100000 --items=10000",
+)
 
 
 def main() -> int:
-    """Parse, run the sides one after the other, print a table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("what", nargs="?", default="speed", choices=sorted(sides.MEASURES))
-    parser.add_argument("--dataset", default="ml-100k")
-    parser.add_argument("--data_path", help="default: dataset; of ml-100k RecBole's own sample")
-    parser.add_argument("--semantic_id_file")
-    parser.add_argument("--hidden_size", type=int, default=128)
-    parser.add_argument("--n_layers", type=int, default=2)
-    parser.add_argument("--length", type=int, default=50)
-    parser.add_argument("--steps", type=int, default=20, help="timed training steps")
-    parser.add_argument("--budget", type=float, default=1800, help="seconds a side may train")
-    parser.add_argument("--peer", default="SASRec", help="the model of `peer`")
-    parser.add_argument("--items", type=int, default=1_000_000, help="of quantise")
-    parser.add_argument("--dimension", type=int, default=256, help="of quantise")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--side", help=argparse.SUPPRESS)
-    options, others = parser.parse_known_args()
-    if others and options.what != "race":
+    """Run the comparison that the command line names, or all."""
+    arguments = sys.argv[1:] or ["speed"]
+    what, *others = arguments
+    if what in ("-h", "--help"):
+        print(__doc__)
+        return 0
+    if what == "all":
+        return max(run(*_split(f"{part} {shlex.join(others)}")) for part in ALL)
+    if what not in MODULES:
+        print(f"{what}: not one of all, {', '.join(MODULES)}", file=sys.stderr)
+        return 2
+    return run(what, others)
+
+
+def _split(line: str) -> tuple[str, list[str]]:
+    what, *arguments = shlex.split(line)
+    return what, arguments
+
+
+def run(what: str, arguments: list[str]) -> int:
+    """One comparison, measured and printed; 0 if all of its ratios may be quoted, else 1."""
+    module = importlib.import_module(f"benchmarks.{MODULES[what]}")
+    benchmark: Benchmark = module.BENCHMARKS[what]
+    options = parse(what, module.__doc__ or "", benchmark, arguments)
+    if options.side:
+        serve(lambda: benchmark.sides[options.side](options))
+        return 0
+    print(
+        f"## {shlex.join([what, *arguments])}\n\n"
+        f"{options.rounds} rounds after {options.warm_up} of warm-up; {platform.machine()}, "
+        f"{options.threads} threads, Python {platform.python_version()}\n",
+        flush=True,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        options.folder = Path(folder)
+        benchmark.inputs(options)
+        python = [sys.executable, "-W", "ignore::FutureWarning"]  # RecBole's, of pandas
+        command = [*python, "-m", "benchmarks", what, *arguments, f"--folder={folder}"]
+        commands = {side: [*command, f"--side={side}"] for side in options.sides}
+        with processes(commands, benchmark.fresh) as sides:
+            readings = take_turns(sides, options.rounds, options.warm_up)
+    pairs = [pair for pair in benchmark.pairs if set(pair) <= set(options.sides)]
+    lines, sound = report(readings, pairs, benchmark.ratios)
+    print("\n".join([*lines, ""]), flush=True)
+    return 0 if sound else 1
+
+
+def parse(what: str, text: str, benchmark: Benchmark, arguments: list[str]) -> argparse.Namespace:
+    """The options of one comparison."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks {what}",
+        description=text,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--warm_up", type=int, default=benchmark.warm_up, help="rounds before them")
+    parser.add_argument("--sides", help=f"some of {','.join(benchmark.sides)}; default: all")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of a side")
+    parser.add_argument("--side", choices=benchmark.sides, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    benchmark.add_options(parser)
+    options, others = parser.parse_known_args(arguments)
+    options.sides = options.sides.split(",") if options.sides else list(benchmark.sides)
+    unknown = [side for side in options.sides if side not in benchmark.sides]
+    if unknown:
+        parser.error(f"--sides: no side {unknown[0]!r}; there are {', '.join(benchmark.sides)}")
+    if options.rounds < 1 or options.warm_up < 0:
+        parser.error("--rounds: give 1 or more; --warm_up: 0 or more")
+    if others and not benchmark.settings:
         parser.error(f"unknown: {' '.join(others)}")
-    if not options.data_path:
-        options.data_path = recbole_sample() if options.dataset == "ml-100k" else "dataset"
     options.settings = {}
-    if others:  # not before: the side `recbole` must stay without this package
+    if others:
         from recbole_qbert.commands.settings import parse_settings
 
         options.settings = parse_settings(others)
-    if options.side:
-        print(json.dumps(sides.MEASURES[options.what][options.side](options)))
-        return 0
-    sizes = f"width {options.hidden_size}, {options.n_layers} layers, length {options.length}"
-    subject = {
-        "quantise": f"{options.items:,} items of dimension {options.dimension}",
-        "race": f"{options.dataset}, as tuned",
-        "peer": f"{options.dataset}, {options.peer} as tuned",
-    }.get(options.what, f"{options.dataset}: {sizes}")
-    print(
-        f"{options.what} on {subject}; {platform.machine()}, {options.threads} threads, "
-        f"Python {platform.python_version()}"
-    )
-    results = {}
-    for side in sides.MEASURES[options.what]:
-        results[side] = run_side(side)
-        print(
-            f"{side:>10}: "
-            + ", ".join(f"{k} {v:,.4g}" for k, v in results[side].items() if k != "curve")
-        )
-    for line in sides.compare(options.what, results):
-        print(line)
-    return 0
-
-
-def recbole_sample() -> str:
-    """The folder of data sets that RecBole ships."""
-    spec = importlib.util.find_spec("recbole")
-    assert spec is not None and spec.origin is not None  # it is installed
-    return str(Path(spec.origin).parent / "dataset_example")
-
-
-def run_side(side: str) -> dict[str, float]:
-    """This very command again, for one side; its last line is the result."""
-    command = [sys.executable, "-m", "benchmarks", *sys.argv[1:], f"--side={side}"]
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parents[1]
-    )
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    return options
 
 
 if __name__ == "__main__":

@@ -1,31 +1,27 @@
 """Pretraining over a made-up corpus of the size of the paper's six source domains.
 
-    python -m benchmarks.corpus --steps=200
-    python -m benchmarks.corpus --steps=200 --share=0.01        # a hundredth of the users
-
 Users, items and interactions of each domain are those of the paper's Table 1: 785,066 users,
-255,218 items, 7.1 million interactions in all. Lengths are at least 5 and geometric above, items
-are drawn by Zipf's law, IDs are 4 random codes of 256 in one vocabulary. The corpus is written as
-atomic files; then `recbole-qbert pretrain` runs on it in a process of its own, whose time and
-largest resident size are printed, and once more, with the sequences already on disk.
+255,218 items, 7.1 million interactions in all (`--share=0.01`: a hundredth of the users). Lengths
+are at least 5 and geometric above, items are drawn by Zipf's law, IDs are 4 random codes of 256 in
+one vocabulary. A round is a new process that runs `pretrain` for `--steps`, with any further
+`--key=value`: `first` on the atomic files alone, `again` with the sequences already on disk,
+`sampled` like that with 4,096 items drawn for each step's softmax (`softmax_samples`).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import resource
-import subprocess
-import sys
+import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from recbole_qbert.commands.settings import parse_settings
+from benchmarks.harness import Benchmark, Measure, Reading, of_quantities, peak_bytes, timed
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
 from recbole_qbert.preparation.published import amazon_categories
 
@@ -34,52 +30,48 @@ DOMAINS = {name: amazon_categories()[name].counts["paper"] for name in SOURCES}
 FEWEST, N_LEVELS, CODEBOOK_SIZE = 5, 4, 256
 
 
-def main() -> int:
-    """Write the corpus, pretrain on it twice, print time and memory."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.corpus", description=__doc__)
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--share", type=float, default=1.0, help="of the users of each domain")
-    parser.add_argument("--pretrain", help=argparse.SUPPRESS)
-    options, others = parser.parse_known_args()
-    if options.pretrain:
-        return pretrain_here(Path(options.pretrain), options.steps, parse_settings(others))
-    with tempfile.TemporaryDirectory() as folder:
-        started = perf_counter()
-        rng = np.random.default_rng(2026)
-        # Distinct in their high bits, so that no two items of any domain share a tuple.
-        numbers = rng.permutation(1 << 20) << 12 | rng.integers(1 << 12, size=1 << 20)
-        for name, (users, items, interactions) in DOMAINS.items():
-            own, numbers = numbers[:items], numbers[items:]
-            sizes = (round(users * options.share), round(interactions * options.share))
-            write_domain(Path(folder), name, sizes, own, rng)
-        print(f"corpus written in {perf_counter() - started:.0f} s")
-        for place in ("first time", "once more"):
-            command = [sys.executable, "-m", "benchmarks.corpus", *sys.argv[1:]]
-            done = subprocess.run(
-                [*command, f"--pretrain={folder}"], stdout=subprocess.PIPE, text=True, check=True
-            )
-            *shown, last = done.stdout.splitlines()
-            print("\n".join(shown))
-            print(f"{place}: " + ", ".join(f"{k} {v:,.4g}" for k, v in json.loads(last).items()))
-    return 0
+def _write_corpus(options: argparse.Namespace) -> None:
+    """Atomic files of all domains."""
+    rng = np.random.default_rng(2026)
+    # Distinct in their high bits, so that no two items of any domain share a tuple.
+    numbers = rng.permutation(1 << 20) << 12 | rng.integers(1 << 12, size=1 << 20)
+    for name, (users, items, interactions) in DOMAINS.items():
+        own, numbers = numbers[:items], numbers[items:]
+        sizes = (round(users * options.share), round(interactions * options.share))
+        write_domain(options.folder, name, sizes, own, rng)
 
 
-def pretrain_here(folder: Path, steps: int, settings: dict[str, str]) -> int:
-    """`pretrain` in this process; the last line is what it took."""
-    from recbole_qbert.pretraining.fit import pretrain
+def _pretrain(first: bool = False, **settings: Any) -> Callable[[argparse.Namespace], Measure]:
+    """A side: `pretrain` in this process, with its imports."""
 
-    started = perf_counter()
-    given = {
-        "data_path": str(folder),
-        "checkpoint_dir": str(folder / "saved"),
-        "epochs": 1,
-        "steps_per_epoch": steps,
-        "show_progress": False,
-    }
-    pretrain(list(DOMAINS), settings=given | settings)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
-    print(json.dumps({"seconds": perf_counter() - started, "peak GiB": peak}))
-    return 0
+    def side(options: argparse.Namespace) -> Measure:
+        given = {
+            "data_path": str(options.folder),
+            "checkpoint_dir": tempfile.mkdtemp(dir=options.folder),
+            "epochs": 1,
+            "steps_per_epoch": options.steps,
+            "show_progress": False,
+        }
+
+        def work() -> None:
+            import torch
+
+            from recbole_qbert.pretraining.fit import pretrain
+
+            torch.set_num_threads(options.threads)
+            pretrain(list(DOMAINS), settings=given | settings | options.settings)
+
+        def measure(number: int) -> Reading:
+            if first:
+                for name in DOMAINS:
+                    shutil.rmtree(options.folder / name / f"{name}.sequences", ignore_errors=True)
+            seconds, cpu_seconds = timed(work)
+            peak = peak_bytes() / 2**30
+            return {"seconds": seconds, "CPU seconds": cpu_seconds, "peak GiB": peak}
+
+        return measure
+
+    return side
 
 
 def write_domain(
@@ -108,5 +100,23 @@ def write_domain(
     write_semantic_ids(folder / f"{name}.semid", ids, {"made_by": "benchmarks/corpus.py"})
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--share", type=float, default=0.02, help="of the users of each domain")
+
+
+BENCHMARKS = {
+    "corpus": Benchmark(
+        sides={
+            "first": _pretrain(first=True),
+            "again": _pretrain(),
+            "sampled": _pretrain(softmax_samples=4096),
+        },
+        pairs=[("again", "first"), ("sampled", "again")],
+        ratios=of_quantities("seconds", "CPU seconds", "peak GiB"),
+        add_options=_add_options,
+        inputs=_write_corpus,
+        fresh=True,
+        settings=True,
+    )
+}

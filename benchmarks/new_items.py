@@ -1,13 +1,12 @@
 """What it costs that a new item has no trained ID vector and no co-occurrence.
 
-    python -m benchmarks.new_items --dataset=Scientific --data_path=dataset --streams=fused
-    python -m benchmarks.new_items ... --train --seed=2026
-
-A tenth of the items, drawn by the seed, is hidden from `tokenize` with its interactions and then
-added by `encode-items`. Their IDs are compared with those that `tokenize` gives to all items: how
-many of an item's 10 nearest in each modality are among the 10 that share most codes with it; and,
-with `--train`, how well a model trained on either file ranks the hidden items where they are the
-test target. The model sees the interactions of all items in both cases.
+A tenth of the items is hidden from `tokenize` with its interactions and then added by
+`encode-items`. Their IDs are compared with those that `tokenize` gives to all items: how many of an
+item's 10 nearest in each modality are among the 10 that share most codes with it; and, with
+`--train`, how well a model trained on either file ranks the hidden items where they are the test
+target. The model sees the interactions of all items in both cases. Further `--key=value` are those
+of `tokenize`. Each round draws other items and starts from another seed, `--seed` + its number - 1;
+what is compared is quality, not time.
 """
 
 from __future__ import annotations
@@ -16,11 +15,13 @@ import argparse
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from recbole_qbert.commands.settings import parse_settings
+from benchmarks.harness import Benchmark, Measure, Reading, of_quantities
 from recbole_qbert.data.atomic import read_columns
 from recbole_qbert.data.domain import Domain, find_domain
 from recbole_qbert.data.semid import read_semantic_ids
@@ -36,43 +37,38 @@ N_NEIGHBOURS = 10
 METRICS = ("ndcg@10", "unseen_ndcg@10", "unseen_hit@10")
 
 
-def main() -> int:
-    """Both ID files, what they are worth, and a table of it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.new_items", description=__doc__)
-    parser.add_argument("--dataset", required=True)
-    parser.add_argument("--data_path", default="dataset")
-    parser.add_argument("--seed", type=int, default=2026, help="of the draw and of training")
-    parser.add_argument("--train", action="store_true")
-    options, others = parser.parse_known_args()
-    source = find_domain(options.dataset, options.data_path)
-    settings = tokenize_settings((), {"show_progress": "False", **parse_settings(others)})
-    items = read_columns(source.file("item"), ["item_id"])["item_id"].to_numpy()
-    rng = np.random.default_rng(options.seed)
-    hidden = set(rng.choice(np.sort(items), round(HIDDEN_SHARE * len(items)), replace=False))
-    with tempfile.TemporaryDirectory() as folder:
-        files = {
-            "tokenize": with_all(source, Path(folder) / "all", settings),
-            "encode-items": with_hidden(source, Path(folder) / "hidden", settings, hidden),
-        }
-        for name, file in files.items():
-            for line in kept_neighbours(source, file, settings["modalities"], hidden):
-                print(f"{name}: {line}")
+def _side(way: Callable[..., Path]) -> Callable[[argparse.Namespace], Measure]:
+    """IDs made in one way, and what they are worth."""
+
+    def side(options: argparse.Namespace) -> Measure:
+        def measure(number: int) -> Reading:
+            seed = options.seed + number - 1
+            source = find_domain(options.dataset, options.data_path)
+            given = {"show_progress": "False", "seed": str(seed), **options.settings}
+            settings = tokenize_settings((), given)
+            items = np.sort(read_columns(source.file("item"), ["item_id"])["item_id"].to_numpy())
+            rng = np.random.default_rng(seed)
+            hidden = set(rng.choice(items, round(HIDDEN_SHARE * len(items)), replace=False))
+            folder = Path(tempfile.mkdtemp(dir=options.folder))
+            file = way(source, folder, settings, hidden)
+            reading = kept_neighbours(source, file, settings["modalities"], hidden)
             if options.train:
-                for line in ranked(options, Path(folder) / f"saved-{name}", file, hidden):
-                    print(f"{name}: {line}")
-    return 0
+                reading |= ranked(options, seed, folder / "saved", file, hidden)
+            return reading
+
+        return measure
+
+    return side
 
 
-def with_all(source: Domain, folder: Path, settings: dict[str, object]) -> Path:
+def with_all(source: Domain, folder: Path, settings: dict[str, Any], hidden: set[str]) -> Path:
     """The IDs that all items get together."""
     domain = _copy(source, folder)
     tokenize([domain], folder / "tokenizer", settings)
     return domain.file("semid")
 
 
-def with_hidden(
-    source: Domain, folder: Path, settings: dict[str, object], hidden: set[str]
-) -> Path:
+def with_hidden(source: Domain, folder: Path, settings: dict[str, Any], hidden: set[str]) -> Path:
     """The IDs where the hidden items came later."""
     domain = _copy(source, folder)
     for suffix in ("item", "inter"):
@@ -104,7 +100,7 @@ def _copy(source: Domain, folder: Path) -> Domain:
 
 def kept_neighbours(
     source: Domain, file: Path, modalities: list[str], hidden: set[str]
-) -> list[str]:
+) -> dict[str, float]:
     """Neighbours by modality that are neighbours by codes, for hidden and for other items."""
     catalogue = read_catalogue([source], modalities)
     table = read_semantic_ids(file)
@@ -115,14 +111,13 @@ def kept_neighbours(
     np.put_along_axis(shared, codes + starts, 1, axis=1)
     by_codes = _others(shared)
     is_hidden = np.array([item in hidden for _, item in catalogue.keys])
-    lines = []
+    kept = {}
     for name, (vectors, _) in catalogue.parts.items():
         pooled = unit_rows(vectors.sum(axis=1))
         near = _others(pooled - pooled.mean(axis=0))
-        of_hidden = overlap(near[is_hidden], by_codes[is_hidden])
-        of_others = overlap(near[~is_hidden], by_codes[~is_hidden])
-        lines.append(f"{name}: 10 nearest kept, hidden {of_hidden:.4f}, others {of_others:.4f}")
-    return lines
+        for which, rows in (("hidden", is_hidden), ("others", ~is_hidden)):
+            kept[f"10-NN {name}, {which}"] = overlap(near[rows], by_codes[rows])
+    return kept
 
 
 def _others(vectors: np.ndarray) -> np.ndarray:
@@ -133,7 +128,9 @@ def _others(vectors: np.ndarray) -> np.ndarray:
     return found[other].reshape(len(found), N_NEIGHBOURS)
 
 
-def ranked(options: argparse.Namespace, folder: Path, file: Path, hidden: set[str]) -> list[str]:
+def ranked(
+    options: argparse.Namespace, seed: int, folder: Path, file: Path, hidden: set[str]
+) -> dict[str, float]:
     """Test metrics of QBERT4Rec with these IDs, by whether the target was hidden."""
     from recbole.data import data_preparation
     from rich.console import Console
@@ -147,7 +144,7 @@ def ranked(options: argparse.Namespace, folder: Path, file: Path, hidden: set[st
         "data_path": options.data_path,
         "semantic_id_file": str(file),
         "checkpoint_dir": str(folder),
-        "seed": options.seed,
+        "seed": seed,
         "show_progress": False,
     }
     console = Console(file=sys.stderr)
@@ -159,16 +156,29 @@ def ranked(options: argparse.Namespace, folder: Path, file: Path, hidden: set[st
     target_of = dict(zip(users, test.id2token(test.iid_field, targets), strict=True))
     ranks, _ = read_ranks(Path(result.folder) / RANKS_FILE)
     was_hidden = np.array([target_of[user] in hidden for user in ranks.users])
-    lines = []
+    found = {}
     for metric in METRICS:
         values = per_row(metric, ranks)
-        lines.append(
-            f"test {metric}: {was_hidden.sum()} rows with a hidden target "
-            f"{values[was_hidden].mean():.4f}, {(~was_hidden).sum():,} others "
-            f"{values[~was_hidden].mean():.4f}"
-        )
-    return lines
+        for which, rows in (("hidden", was_hidden), ("others", ~was_hidden)):
+            found[f"test {metric}, {which}"] = float(values[rows].mean())
+    return found
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--data_path", default="dataset")
+    parser.add_argument("--seed", type=int, default=2026, help="of the first round")
+    parser.add_argument("--train", action="store_true")
+
+
+BENCHMARKS = {
+    "new_items": Benchmark(
+        sides={"tokenize": _side(with_all), "encode-items": _side(with_hidden)},
+        pairs=[("encode-items", "tokenize")],
+        ratios=of_quantities(),
+        add_options=_add_options,
+        fresh=True,
+        warm_up=0,
+        settings=True,
+    )
+}

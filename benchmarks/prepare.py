@@ -1,14 +1,12 @@
 """A made-up Amazon category to atomic files, and pandas' naive way beside it: time and memory.
 
-    python -m benchmarks.prepare --reviews=10000000 --items=1000000
-    python -m benchmarks.prepare --reviews=1000000 --items=100000 --naive
-
 The raw files are in the format of 2018, gzip: reviews of some 500 characters, one metadata record
 an item. Items are drawn by a power law and users are unevenly active, so that the 5-core keeps a
-part; one line in 100,000 is broken. Each side runs in a process of its own, one after the other.
-The naive way reads whole files into data frames (`pandas.read_json(lines=True)`), cleans with
-`apply` and filters with `groupby().filter()`. It cannot read broken lines, so with --naive there
-are none, and it needs many times the memory of the files: choose a size that fits.
+part. A round is a new process that does it all. The naive way reads whole files
+into data frames (`pandas.read_json(lines=True)`), cleans with `apply` and filters with
+`groupby().filter()`; it needs many times the memory of the files: choose a size that fits, or
+`--sides=amazon.py`. It cannot read broken lines, so that there are some (one in 100,000) only
+without it.
 """
 
 from __future__ import annotations
@@ -16,18 +14,17 @@ from __future__ import annotations
 import argparse
 import gzip
 import html
-import json
+import importlib
 import re
-import resource
-import subprocess
-import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from benchmarks.harness import Benchmark, Measure, Reading, of_quantities, peak_bytes, timed
 
 CORE, CHUNK, DAYS = 5, 100_000, 7_000
 TEXT = (
@@ -36,32 +33,12 @@ TEXT = (
 )
 
 
-def main() -> int:
-    """Write the raw files, run the sides, print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.prepare", description=__doc__)
-    parser.add_argument("--reviews", type=int, default=10_000_000)
-    parser.add_argument("--items", type=int, default=1_000_000)
-    parser.add_argument("--naive", action="store_true", help="also pandas' naive way")
-    parser.add_argument("--side", choices=("ours", "naive"), help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.side:
-        print(json.dumps(run_here(options.side, options.folder)))
-        return 0
-    with tempfile.TemporaryDirectory() as folder:
-        started = perf_counter()
-        write_raw(Path(folder), options.reviews, options.items, broken=not options.naive)
-        sizes = {path.name: path.stat().st_size / 1e6 for path in Path(folder).iterdir()}
-        listed = ", ".join(f"{name} {size:,.0f} MB" for name, size in sizes.items())
-        print(f"{listed}: written in {perf_counter() - started:.0f} s", flush=True)
-        for side in ("ours", "naive")[: 1 + options.naive]:
-            command = [sys.executable, "-m", "benchmarks.prepare", f"--side={side}"]
-            done = subprocess.run(
-                [*command, f"--folder={folder}"], stdout=subprocess.PIPE, text=True, check=True
-            )
-            found = json.loads(done.stdout.splitlines()[-1])
-            print(f"{side}: " + ", ".join(f"{k} {v:,.4g}" for k, v in found.items()), flush=True)
-    return 0
+def _write_inputs(options: argparse.Namespace) -> None:
+    """The raw files; pandas cannot read broken lines, so that there are none beside it."""
+    write_raw(options.folder, options.reviews, options.items, broken="pandas" not in options.sides)
+    for path in sorted(options.folder.iterdir()):
+        print(f"{path.name}: {path.stat().st_size / 1e6:,.0f} MB")
+    print()
 
 
 def write_raw(folder: Path, n_reviews: int, n_items: int, broken: bool) -> None:
@@ -115,32 +92,36 @@ def sentences(rng: np.random.Generator, n: int, length: int) -> pa.Array:
     return cuts.take(pa.array(rng.integers(1000, size=n)))
 
 
-def run_here(side: str, folder: Path) -> dict[str, float]:
-    """One side in this process, with all its imports: time and largest resident size."""
-    started = perf_counter()
-    found = ours(folder) if side == "ours" else naive(folder)
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return {
-        "seconds": perf_counter() - started,
-        "CPU seconds": used.ru_utime + used.ru_stime,
-        "peak GiB": used.ru_maxrss / 1024**2,
-        **found,
-    }
+def _once(work: Callable[[Path], Reading], module: str) -> Callable[[argparse.Namespace], Measure]:
+    """A side that does it all in its one round; what it imports counts as memory, not as time."""
+
+    def side(options: argparse.Namespace) -> Measure:
+        importlib.import_module(module)
+
+        def measure(number: int) -> Reading:
+            found: dict[str, float] = {}
+            seconds, cpu_seconds = timed(lambda: found.update(work(options.folder)))
+            peak = peak_bytes() / 2**30
+            return {"seconds": seconds, "CPU seconds": cpu_seconds, "peak GiB": peak, **found}
+
+        return measure
+
+    return side
 
 
-def ours(folder: Path) -> dict[str, float]:
+def _amazon(folder: Path) -> Reading:
     """`prepare_amazon` with its defaults, and text required."""
     from recbole_qbert.data.domain import Domain
     from recbole_qbert.preparation.amazon import Options, prepare_amazon
 
     made = prepare_amazon(
-        Domain("made", folder / "made"), 2018, [folder / "raw.json.gz"],
+        Domain("made", Path(tempfile.mkdtemp(dir=folder)) / "made"), 2018, [folder / "raw.json.gz"],
         [folder / "meta_raw.json.gz"], Options(require=("text",)),
     )  # fmt: skip
     return {**made.final._asdict(), "rejected": sum(made.reasons.values())}
 
 
-def naive(folder: Path) -> dict[str, float]:
+def _pandas(folder: Path) -> Reading:
     """The same by data frames alone."""
     import pandas as pd
 
@@ -174,5 +155,21 @@ def naive(folder: Path) -> dict[str, float]:
     }
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--reviews", type=int, default=100_000)
+    parser.add_argument("--items", type=int, default=10_000)
+
+
+BENCHMARKS = {
+    "prepare": Benchmark(
+        sides={
+            "pandas": _once(_pandas, "pandas"),
+            "amazon.py": _once(_amazon, "recbole_qbert.preparation.amazon"),
+        },
+        pairs=[("amazon.py", "pandas")],
+        ratios=of_quantities("seconds", "CPU seconds", "peak GiB"),
+        add_options=_add_options,
+        inputs=_write_inputs,
+        fresh=True,
+    )
+}

@@ -1,25 +1,117 @@
-"""What is measured on each side. A side runs alone in its process."""
+"""QBERT4Rec beside RecBole's models: training, ranking, time to the best epoch, memory, dropout.
+
+speed   BERT4Rec and QBERT4Rec of the same width, depth and length. `recbole` is RecBole 1.2.1 as it
+        ships (`recbole_qbert` is never imported), `mended` the same model under this package, whose
+        workarounds turn autograd's anomaly detection off.
+peer    a model of RecBole's as tuned for the data set, S3Rec in its first stage: computed as
+        RecBole does, then without needless work (recbole_qbert/lean_forward.py,
+        s3rec_first_stage.py), then with a user's rows in one batch (`batch_by: user`); on a GPU
+        where there is one.
+best    BERT4Rec and QBERT4Rec of the same size, trained to their best epoch or for `--budget`.
+race    SASRec and QBERT4Rec as tuned for the data set, to SASRec's best valid NDCG@10 with seen
+        items excluded, SASRec once padded as RecBole trains it and once without (`trim_padding`);
+        QBERT4Rec also reads further `--key=value`.
+memory  growth of the process by the data set and the model, over the same imports.
+dropout one layer, forward and backward.
+
+A round of `best` or `race` is a whole training of each side. Semantic IDs of `speed`, `peer` and
+`memory` are made up (12 levels of 256 random codes, which cost what real ones cost); `best` and
+`race` read real ones. Without a data set ml-100k is used, which RecBole ships.
+"""
 
 from __future__ import annotations
 
 import argparse
-import itertools
-import resource
-import statistics
-from collections.abc import Callable
-from time import perf_counter
+import importlib.util
+import math
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
-from benchmarks import quantise
+from benchmarks.harness import Benchmark, Measure, Reading, of_quantities, peak_bytes, timed
 
-Result = dict[str, float]
 BATCH_SIZE = 256
+N_LEVELS, CODEBOOK_SIZE = 12, 256
+
+
+def _data_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dataset", default="ml-100k")
+    parser.add_argument("--data_path", help="default: dataset; of ml-100k RecBole's own sample")
+
+
+def _size_options(parser: argparse.ArgumentParser) -> None:
+    _data_options(parser)
+    parser.add_argument("--hidden_size", type=int, default=128)
+    parser.add_argument("--n_layers", type=int, default=2)
+    parser.add_argument("--length", type=int, default=50)
+
+
+def _speed_options(parser: argparse.ArgumentParser) -> None:
+    _size_options(parser)
+    parser.add_argument("--steps", type=int, default=4, help="training steps a round")
+
+
+def _peer_options(parser: argparse.ArgumentParser) -> None:
+    _data_options(parser)
+    parser.add_argument("--peer", default="SASRec", help="a model of RecBole's")
+    parser.add_argument("--batch", type=int, help="rows a step; default: as tuned, of S3Rec 128")
+    parser.add_argument("--steps", type=int, default=4, help="training steps a round")
+
+
+def _best_options(parser: argparse.ArgumentParser) -> None:
+    _size_options(parser)
+    parser.add_argument("--semantic_id_file")
+    parser.add_argument("--budget", type=float, default=1800, help="seconds a side may train")
+
+
+def _race_options(parser: argparse.ArgumentParser) -> None:
+    _data_options(parser)
+    parser.add_argument("--semantic_id_file")
+    parser.add_argument("--budget", type=float, default=1800, help="seconds a side may train")
+
+
+def _dropout_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--hidden_size", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=20, help="forward and backward, a round")
+
+
+def data_path(options: argparse.Namespace) -> str:
+    """The folder of data sets: as given, of ml-100k the one that RecBole ships."""
+    if options.data_path:
+        return str(options.data_path)
+    if options.dataset != "ml-100k":
+        return "dataset"
+    spec = importlib.util.find_spec("recbole")
+    assert spec is not None and spec.origin is not None  # it is installed
+    return str(Path(spec.origin).parent / "dataset_example")
+
+
+def _made_up_ids(options: argparse.Namespace) -> Path:
+    """Where `write_made_up_ids` puts them."""
+    return Path(options.folder) / "made-up.semid"
+
+
+def write_made_up_ids(options: argparse.Namespace) -> None:
+    """Random semantic IDs for every item of the data set."""
+    import numpy as np
+
+    from recbole_qbert.data.atomic import read_columns
+    from recbole_qbert.data.domain import find_domain
+    from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
+
+    domain = find_domain(options.dataset, data_path(options))
+    files = [file for file in map(domain.file, ("inter", "item")) if file.exists()]
+    items = sorted({item for file in files for item in read_columns(file, ["item_id"])["item_id"]})
+    sizes = (CODEBOOK_SIZE,) * N_LEVELS
+    codes = np.random.default_rng(2026).integers(CODEBOOK_SIZE, size=(len(items), N_LEVELS))
+    table = SemanticIDTable(tuple(items), codes, sizes, vocabulary="made up")
+    write_semantic_ids(_made_up_ids(options), table, {"made_by": "benchmarks/sides.py"})
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """The same for both models."""
     return {
-        "data_path": options.data_path,
+        "data_path": data_path(options),
         "hidden_size": options.hidden_size,
         "inner_size": 2 * options.hidden_size,
         "n_layers": options.n_layers,
@@ -27,10 +119,14 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         "MAX_ITEM_LIST_LENGTH": options.length,
         "train_batch_size": BATCH_SIZE,
         "eval_batch_size": 1024,
-        "show_progress": False,
-        "checkpoint_dir": "saved/benchmarks",
         "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+        **_quiet(options),
     }
+
+
+def _quiet(options: argparse.Namespace) -> dict[str, Any]:
+    """Nothing is shown, and what is written goes where the benchmark's inputs lie."""
+    return {"show_progress": False, "checkpoint_dir": str(Path(options.folder) / "saved")}
 
 
 def _plain_recbole(options: argparse.Namespace) -> tuple[Any, Any, Any]:
@@ -54,13 +150,10 @@ def _plain_recbole(options: argparse.Namespace) -> tuple[Any, Any, Any]:
     return get_model("BERT4Rec")(config, train._dataset), train, valid
 
 
-def _with_package(model: str, options: argparse.Namespace, **extra: Any) -> tuple[Any, Any, Any]:
-    """A model under this package: config, train data, valid data, all as `run` makes them."""
-    if options.semantic_id_file:
-        extra["semantic_id_file"] = options.semantic_id_file
-    elif model == "QBERT4Rec":
-        extra |= {"item_representation": "id"}
-    return _built(model, options.dataset, _settings(options) | extra)
+def _same_size(model: str, options: argparse.Namespace) -> tuple[Any, Any, Any]:
+    """A model under this package, of the size of the options: model, train data, valid data."""
+    ids = {"semantic_id_file": str(_made_up_ids(options))} if model == "QBERT4Rec" else {}
+    return _built(model, options.dataset, _settings(options) | ids)
 
 
 def _built(model: str, dataset: str, settings: dict[str, Any]) -> tuple[Any, Any, Any]:
@@ -77,138 +170,174 @@ def _built(model: str, dataset: str, settings: dict[str, Any]) -> tuple[Any, Any
     return model_entry(model).model(config, splits.train._dataset), splits.train, splits.valid
 
 
-def _training_speed(model: Any, loss: Callable[[Any], Any], train: Any, steps: int) -> Result:
-    """Median step after a warm-up, where the model is."""
+def _forever(batches: Iterable[Any]) -> Iterator[Any]:
+    """Epoch after epoch."""
+    while True:
+        yield from batches
+
+
+def _training(model: Any, loss: Callable[[Any], Any], train: Any, steps: int) -> Measure:
+    """So many training steps a round, batches included, where the model is."""
     import torch
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     device = next(model.parameters()).device
-    model.train()
-    seconds = []
-    for batch in itertools.islice(itertools.cycle(train), steps + 2):
-        start = perf_counter()
-        optimizer.zero_grad()
-        value = loss(batch.to(device))
-        value.backward()
-        optimizer.step()
-        value.item()  # waits for a GPU, as training does
-        seconds.append(perf_counter() - start)
-    step = statistics.median(seconds[2:])
-    return {"rows trained a second": train.step / step, "seconds an epoch": step * len(train)}
+    batches = _forever(train)
 
+    def work() -> None:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            value = loss(next(batches).to(device))
+            value.backward()
+            optimizer.step()
+            value.item()  # waits for a GPU, as training does
 
-def _speed(model: Any, train: Any, valid: Any, steps: int) -> Result:
-    """Training, and three ranking batches."""
-    import torch
-
-    trained = _training_speed(model, model.calculate_loss, train, steps)
-    model.eval()
-    ranked = []
-    with torch.no_grad():
-        for interaction, *_ in itertools.islice(itertools.cycle(valid), 4):
-            start = perf_counter()
-            scores = model.full_sort_predict(interaction).view(len(interaction), -1)
-            scores.topk(10)
-            ranked.append(len(interaction) / (perf_counter() - start))
-    return trained | {"users ranked a second": statistics.median(ranked[1:])}
-
-
-def _measure_speed(build: Callable[[argparse.Namespace], tuple[Any, Any, Any]]) -> Any:
-    def measure(options: argparse.Namespace) -> Result:
-        import torch
-
-        torch.set_num_threads(options.threads)
-        return _speed(*build(options), options.steps)
+    def measure(number: int) -> Reading:
+        model.train()
+        seconds, cpu_seconds = timed(work)
+        rows = steps * train.step
+        return {
+            "rows trained a second": rows / seconds,
+            "rows trained a CPU second": rows / cpu_seconds,
+            "seconds an epoch": seconds / steps * len(train),
+        }
 
     return measure
 
 
-# Of S3Rec: sequences, not prefixes, and few of them a step.
-FIRST_STAGE = {"augmentation": "none", "train_batch_size": 128}
+def _ranking(model: Any, valid: Any) -> Measure:
+    """One batch of users a round."""
+    import torch
+
+    batches = _forever(valid)
+
+    def work() -> None:
+        interaction = next(batches)[0]
+        model.full_sort_predict(interaction).view(len(interaction), -1).topk(10)
+
+    def measure(number: int) -> Reading:
+        model.eval()
+        with torch.no_grad():
+            seconds, cpu_seconds = timed(work)
+        return {
+            "users ranked a second": valid.step / seconds,
+            "users ranked a CPU second": valid.step / cpu_seconds,
+        }
+
+    return measure
 
 
-def _measure_peer(**settings: Any) -> Any:
-    """A model of RecBole's as tuned for the data set, S3Rec in its first stage.
-
-    On a GPU where there is one.
-    """
-
-    def measure(options: argparse.Namespace) -> Result:
+def _speed(build: Callable[[argparse.Namespace], tuple[Any, Any, Any]]) -> Any:
+    def side(options: argparse.Namespace) -> Measure:
         import torch
 
         torch.set_num_threads(options.threads)
-        stage = FIRST_STAGE if options.peer == "S3Rec" else {}
-        model, train, _ = _as_tuned(options.peer, options, **settings, **stage)
+        model, train, valid = build(options)
+        training = _training(model, model.calculate_loss, train, options.steps)
+        ranking = _ranking(model, valid)
+        return lambda number: {**training(number), **ranking(number)}
+
+    return side
+
+
+def _peer(**settings: Any) -> Any:
+    """A model of RecBole's as tuned for the data set, S3Rec in its first stage."""
+
+    def side(options: argparse.Namespace) -> Measure:
+        import torch
+
+        torch.set_num_threads(options.threads)
+        given = {"semantic_id_file": str(_made_up_ids(options)), **settings}
+        if options.peer == "S3Rec":  # sequences, not prefixes, and few of them a step
+            given |= {"augmentation": "none", "train_batch_size": 128}
+        if options.batch:
+            given["train_batch_size"] = options.batch
+        model, train, _ = _as_tuned(options.peer, options, **given)
 
         from recbole_qbert.lean_forward import lean_loss
 
         model = model.to(train.config["device"])
-        return _training_speed(model, lean_loss(model, train.config), train, options.steps)
+        return _training(model, lean_loss(model, train.config), train, options.steps)
 
-    return measure
+    return side
 
 
-def _measure_best(model: str, build: Callable[..., Any], metric: str) -> Any:
+def _trained(
+    model: str, build: Callable[..., tuple[Any, Any, Any]], metric: str, **settings: Any
+) -> Any:
     """Train until early stopping or the budget; seconds to the best of a valid metric."""
 
-    def measure(options: argparse.Namespace) -> Result:
+    def side(options: argparse.Namespace) -> Measure:
         import torch
 
         from recbole_qbert.registry import model_entry
 
         torch.set_num_threads(options.threads)
-        network, train, valid = build(model, options)
+        network, train, valid = build(model, options, **settings)
         trainer = model_entry(model).trainer(train.config, network)
 
         def watch(epoch: int, score: float) -> None:
             if trainer.curve[-1]["seconds"] > options.budget:
                 raise TimeoutError
 
-        stopped_by_itself = 1.0
-        try:
-            trainer.fit(train, valid, verbose=False, saved=False, callback_fn=watch)
-        except TimeoutError:
-            stopped_by_itself = 0.0
-        best = max(trainer.curve, key=lambda row: row[metric])
-        return {
-            "best valid": best[metric],
-            "seconds to it": best["seconds"],
-            "epochs to it": best["epoch"] + 1,
-            "epochs trained": len(trainer.curve),
-            "seconds trained": trainer.curve[-1]["seconds"],
-            "stopped by itself": stopped_by_itself,
-            "curve": [[row["seconds"], row[metric]] for row in trainer.curve],  # type: ignore
-        }
+        def measure(number: int) -> Reading:
+            stopped_by_itself = 1
+            try:
+                trainer.fit(train, valid, verbose=False, saved=False, callback_fn=watch)
+            except TimeoutError:
+                stopped_by_itself = 0
+            best = max(trainer.curve, key=lambda row: row[metric])
+            return {
+                "best valid": best[metric],
+                "seconds to it": best["seconds"],
+                "epochs to it": best["epoch"] + 1,
+                "epochs trained": len(trainer.curve),
+                "seconds trained": trainer.curve[-1]["seconds"],
+                "stopped by itself": stopped_by_itself,
+                "curve": [[row["seconds"], row[metric]] for row in trainer.curve],
+            }
 
-    return measure
+        return measure
+
+    return side
 
 
-def _same_size(model: str, options: argparse.Namespace) -> tuple[Any, Any, Any]:
-    """Width, depth and length of the options for every model."""
-    return _with_package(model, options, use_tuned=False, stopping_step=3)
+def time_to_best(ours: Reading, peer: Reading) -> dict[str, float]:
+    """Ours / the peer's: seconds to the peer's best (not a number if never), to each one's own."""
+    reached = [seconds for seconds, value in ours["curve"] if value >= peer["best valid"]]
+    return {
+        "seconds to the peer's best": (reached[0] if reached else math.nan) / peer["seconds to it"],
+        "seconds to its own best": ours["seconds to it"] / peer["seconds to it"],
+    }
+
+
+def _of_size(model: str, options: argparse.Namespace) -> tuple[Any, Any, Any]:
+    """Width, depth and length of the options, to early stopping."""
+    settings = _settings(options) | {"use_tuned": False, "stopping_step": 3}
+    if model == "QBERT4Rec":
+        settings["semantic_id_file"] = options.semantic_id_file
+    return _built(model, options.dataset, settings)
 
 
 def _as_tuned(model: str, options: argparse.Namespace, **extra: Any) -> tuple[Any, Any, Any]:
-    """The shipped settings for the data set, evaluated after each epoch; for QBERT4Rec also the
-    `--key=value` of the command line."""
-    settings = {"data_path": options.data_path, "show_progress": False, "eval_step": 1}
-    settings |= {"checkpoint_dir": "saved/benchmarks", "valid_metric": "unseen_NDCG@10"}
-    if model == "QBERT4Rec":
-        settings |= {"semantic_id_file": options.semantic_id_file, **options.settings}
-    else:
+    """The shipped settings for the data set, evaluated after each epoch."""
+    settings = {"data_path": data_path(options), "eval_step": 1, **_quiet(options)}
+    settings |= {"valid_metric": "unseen_NDCG@10"}
+    if model != "QBERT4Rec":
         settings["stopping_step"] = 4
     return _built(model, options.dataset, settings | extra)
 
 
-def _as_recbole_trains(model: str, options: argparse.Namespace) -> tuple[Any, Any, Any]:
-    """`_as_tuned`, on padded sequences."""
-    return _as_tuned(model, options, trim_padding=False)
+def _qbert4rec_as_asked(model: str, options: argparse.Namespace) -> tuple[Any, Any, Any]:
+    """`_as_tuned` with the IDs and the `--key=value` of the command line."""
+    given = {"semantic_id_file": options.semantic_id_file, **options.settings}
+    return _as_tuned(model, options, **given)
 
 
-def _measure_dropout(ours: bool) -> Any:
+def _dropout(ours: bool) -> Any:
     """Forward and backward of one dropout layer over 256 sequences of 50 positions."""
 
-    def measure(options: argparse.Namespace) -> Result:
+    def side(options: argparse.Namespace) -> Measure:
         import torch
 
         from recbole_qbert.model.dropout import Dropout
@@ -216,94 +345,122 @@ def _measure_dropout(ours: bool) -> Any:
         torch.set_num_threads(options.threads)
         layer = Dropout(0.25) if ours else torch.nn.Dropout(0.25)
         values = torch.rand(BATCH_SIZE, 50, options.hidden_size, requires_grad=True)
-        seconds = []
-        for _ in range(options.steps + 2):
-            start = perf_counter()
-            layer(values).sum().backward()
-            seconds.append(perf_counter() - start)
-        return {"ms": 1000 * statistics.median(seconds[2:])}
 
-    return measure
+        def work() -> None:
+            for _ in range(options.steps):
+                layer(values).sum().backward()
+
+        def measure(number: int) -> Reading:
+            seconds, cpu_seconds = timed(work)
+            return {
+                "ms": 1000 * seconds / options.steps,
+                "CPU ms": 1000 * cpu_seconds / options.steps,
+            }
+
+        return measure
+
+    return side
+
+
+def _memory(build: Callable[[argparse.Namespace], object], ours: bool) -> Any:
+    """Growth of the largest resident size by data set and model."""
+
+    def side(options: argparse.Namespace) -> Measure:
+        import ray.tune  # noqa: F401  what run_recbole imports
+        import recbole.quick_start  # noqa: F401
+
+        if ours:
+            import recbole_qbert  # noqa: F401
+
+        def measure(number: int) -> Reading:
+            before = _peak_mb()
+            built = build(options)
+            after = _peak_mb()
+            del built
+            return {"MB before": before, "MB after": after, "growth MB": after - before}
+
+        return measure
+
+    return side
 
 
 def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_bytes() / 2**20
 
 
-def _memory_recbole(options: argparse.Namespace) -> Result:
-    import ray.tune  # noqa: F401  what run_recbole imports
-    import recbole.quick_start  # noqa: F401
-
-    before = _peak_mb()
-    _, train, _ = _plain_recbole(options)
-    return {"MB before": before, "MB after": _peak_mb(), "growth MB": _peak_mb() - before}
+def _qbert4rec(options: argparse.Namespace) -> tuple[Any, Any, Any]:
+    return _same_size("QBERT4Rec", options)
 
 
-def _memory_ours(options: argparse.Namespace) -> Result:
-    import ray.tune  # noqa: F401  so that both sides start from the same imports
-    import recbole.quick_start  # noqa: F401
-
-    import recbole_qbert  # noqa: F401
-
-    before = _peak_mb()
-    _with_package("QBERT4Rec", options)
-    return {"MB before": before, "MB after": _peak_mb(), "growth MB": _peak_mb() - before}
+def _mended(options: argparse.Namespace) -> tuple[Any, Any, Any]:
+    return _same_size("BERT4Rec", options)
 
 
-MEASURES: dict[str, dict[str, Callable[[argparse.Namespace], Result]]] = {
-    "speed": {
-        "recbole": _measure_speed(_plain_recbole),
-        "mended": _measure_speed(lambda options: _with_package("BERT4Rec", options)),
-        "QBERT4Rec": _measure_speed(lambda options: _with_package("QBERT4Rec", options)),
-    },
-    "peer": {
-        "recbole": _measure_peer(trim_padding=False),
-        "lean": _measure_peer(),
-        "by user": _measure_peer(batch_by="user"),
-    },
-    "best": {
-        "mended": _measure_best("BERT4Rec", _same_size, "ndcg@10"),
-        "QBERT4Rec": _measure_best("QBERT4Rec", _same_size, "ndcg@10"),
-    },
-    "race": {
-        "SASRec, padded": _measure_best("SASRec", _as_recbole_trains, "unseen_ndcg@10"),
-        "SASRec": _measure_best("SASRec", _as_tuned, "unseen_ndcg@10"),
-        "QBERT4Rec": _measure_best("QBERT4Rec", _as_tuned, "unseen_ndcg@10"),
-    },
-    "dropout": {"torch": _measure_dropout(False), "QBERT4Rec": _measure_dropout(True)},
-    "memory": {"recbole": _memory_recbole, "QBERT4Rec": _memory_ours},
-    "quantise": {"faiss": quantise.measure_faiss, "QBERT4Rec": quantise.measure_rqvae},
+BENCHMARKS = {
+    "speed": Benchmark(
+        sides={
+            "recbole": _speed(_plain_recbole),
+            "mended": _speed(_mended),
+            "QBERT4Rec": _speed(_qbert4rec),
+        },
+        pairs=[("QBERT4Rec", "recbole"), ("QBERT4Rec", "mended"), ("mended", "recbole")],
+        ratios=of_quantities(
+            "rows trained a second",
+            "rows trained a CPU second",
+            "users ranked a second",
+            "users ranked a CPU second",
+        ),
+        add_options=_speed_options,
+        inputs=write_made_up_ids,
+    ),
+    "peer": Benchmark(
+        sides={
+            "recbole": _peer(trim_padding=False, batch_by="row"),
+            "lean": _peer(batch_by="row"),
+            "by user": _peer(batch_by="user"),
+        },
+        pairs=[("lean", "recbole"), ("by user", "recbole")],
+        ratios=of_quantities("rows trained a second", "rows trained a CPU second"),
+        add_options=_peer_options,
+        inputs=write_made_up_ids,
+    ),
+    "best": Benchmark(
+        sides={
+            "mended": _trained("BERT4Rec", _of_size, "ndcg@10"),
+            "QBERT4Rec": _trained("QBERT4Rec", _of_size, "ndcg@10"),
+        },
+        pairs=[("QBERT4Rec", "mended")],
+        ratios=time_to_best,
+        add_options=_best_options,
+        fresh=True,
+        warm_up=0,
+    ),
+    "race": Benchmark(
+        sides={
+            "SASRec padded": _trained("SASRec", _as_tuned, "unseen_ndcg@10", trim_padding=False),
+            "SASRec": _trained("SASRec", _as_tuned, "unseen_ndcg@10"),
+            "QBERT4Rec": _trained("QBERT4Rec", _qbert4rec_as_asked, "unseen_ndcg@10"),
+        },
+        pairs=[("QBERT4Rec", "SASRec padded"), ("QBERT4Rec", "SASRec")],
+        ratios=time_to_best,
+        add_options=_race_options,
+        fresh=True,
+        warm_up=0,
+        settings=True,
+    ),
+    "memory": Benchmark(
+        sides={"recbole": _memory(_plain_recbole, False), "QBERT4Rec": _memory(_qbert4rec, True)},
+        pairs=[("QBERT4Rec", "recbole")],
+        ratios=of_quantities("growth MB"),
+        add_options=_size_options,
+        inputs=write_made_up_ids,
+        fresh=True,
+        warm_up=0,
+    ),
+    "dropout": Benchmark(
+        sides={"torch": _dropout(False), "QBERT4Rec": _dropout(True)},
+        pairs=[("QBERT4Rec", "torch")],
+        ratios=of_quantities("ms", "CPU ms"),
+        add_options=_dropout_options,
+    ),
 }
-
-
-def compare(what: str, results: dict[str, Any]) -> list[str]:
-    """The last side, which is ours, over its peers, as ratios."""
-    *peers, own = results
-    ours = results[own]
-    lines = []
-    for side in peers:
-        peer = results[side]
-        if what == "speed":
-            for key in ("rows trained a second", "users ranked a second"):
-                lines.append(f"QBERT4Rec / {side}, {key}: {ours[key] / peer[key]:.2f}x")
-        elif what == "peer":
-            ratio = ours["rows trained a second"] / peer["rows trained a second"]
-            lines.append(f"{own} trains {ratio:.2f}x as fast as {side}")
-        elif what == "dropout":
-            lines.append(f"QBERT4Rec's dropout / {side}'s: {ours['ms'] / peer['ms']:.2f}")
-        elif what == "quantise":
-            ratio = ours["seconds in all"] / peer["seconds in all"]
-            lines.append(f"QBERT4Rec / {side}, seconds in all: {ratio:.2f}")
-        elif what == "memory":
-            lines.append(f"QBERT4Rec / {side}, growth: {ours['growth MB'] / peer['growth MB']:.3f}")
-        else:
-            reached = [s for s, value in ours["curve"] if value >= peer["best valid"]]
-            if reached:
-                lines.append(
-                    f"QBERT4Rec reaches {side}'s best in {reached[0]:.0f} s, "
-                    f"1/{peer['seconds to it'] / reached[0]:.1f} of {side}'s time"
-                )
-            lines.append(
-                f"each to its own best: 1/{peer['seconds to it'] / ours['seconds to it']:.1f}"
-            )
-    return lines
