@@ -4,7 +4,18 @@ Importing this package is all that RecBole needs: workarounds are applied, check
 and the models of `registry.MODEL_TABLE` can be named wherever RecBole takes a model name.
 """
 
-from recbole_qbert import compat
+from recbole_qbert import startup
+
+# Where this process is the command, `--help`, `--version` and mistakes in its flags end here: the
+# imports below take seconds. For everybody else this import does all that it always does.
+if (_words := startup.command_line()) is not None:
+    startup.use_utf8()
+
+    from recbole_qbert import cli
+
+    cli.answer(_words)
+
+from recbole_qbert import compat  # noqa: E402
 
 compat.apply()
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import safetensors
 import torch
 from recbole.data.interaction import Interaction
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from recbole_qbert._version import __version__
@@ -72,7 +72,7 @@ def save_bundle(folder: str | Path, model: Any, config: Any, dataset: Any) -> No
     """Write a trained model of this package's; an older bundle in `folder` is replaced."""
     with atomic_folder(folder) as work:
         weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-        save_file(weights, work / "model.safetensors")
+        (work / "model.safetensors").write_bytes(save(weights))
         write_json(work / "config.json", config_to_json(config))
         tokens = [str(token) for token in dataset.field2id_token[dataset.iid_field][1:]]
         with open(work / "items.json", "w", encoding="utf-8") as handle:

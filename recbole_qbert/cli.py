@@ -1,11 +1,17 @@
-"""The command `recbole-qbert`. Every `InputError` becomes one line on stderr and exit status 2."""
+"""The command `recbole-qbert`. Every `InputError` becomes one line on stderr and exit status 2.
+
+What is imported here and in `commands` at the top is light: `answer` runs before torch and RecBole
+are imported, which take seconds.
+"""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
+from typing import Any
 
 from recbole_qbert._version import __version__
 from recbole_qbert.commands import (
@@ -22,66 +28,131 @@ from recbole_qbert.commands import (
     tokenize,
     tune,
 )
-from recbole_qbert.distributed import launched, one_voice
+from recbole_qbert.commands.help import help_text
+from recbole_qbert.commands.settings import parse_settings
 from recbole_qbert.errors import InputError
-from recbole_qbert.files import room_for
+from recbole_qbert.output import ended_by_closed_pipe, plain_output
 from recbole_qbert.signals import ended_by_sigterm
 
-# Commands whose flags are the keys of YAML files: what runs one, and its help.
-OPEN_ENDED = {
-    "run": (run.run, run.HELP),
-    "tokenize": (tokenize.run_tokenize, tokenize.HELP),
-    "pretrain": (pretrain.run_pretrain, pretrain.HELP),
-    "ablate": (ablate.run_ablate, ablate.HELP),
-    "benchmark": (benchmark.run_benchmark, benchmark.HELP),
-    "pipeline": (pipeline.run_pipeline, pipeline.HELP),
-    "complexity": (complexity.run_complexity, complexity.HELP),
-    "tune": (tune.run_tune, tune.HELP),
+# Commands whose flags are the keys of YAML files: the module that says what there are (HELP,
+# groups), and what runs it.
+OPEN_ENDED: dict[str, tuple[ModuleType, Callable[[Sequence[str]], int]]] = {
+    "run": (run, run.run),
+    "tokenize": (tokenize, tokenize.run_tokenize),
+    "pretrain": (pretrain, pretrain.run_pretrain),
+    "ablate": (ablate, ablate.run_ablate),
+    "benchmark": (benchmark, benchmark.run_benchmark),
+    "pipeline": (pipeline, pipeline.run_pipeline),
+    "complexity": (complexity, complexity.run_complexity),
+    "tune": (tune, tune.run_tune),
 }
+POSITIONAL = {"ablate", "benchmark", "pipeline", "tune"}  # have a word before their flags
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one sub-command; returns the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        # torchrun sends SIGTERM to the peers of a process that failed, which have nothing to say.
-        by_sigterm = contextlib.nullcontext() if launched() else ended_by_sigterm()
-        with by_sigterm, one_voice(), room_for("the disk"):
-            return _run(given)
-    except InputError as error:
-        print(f"recbole-qbert: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        resumable = given[:1] in (["run"], ["pretrain"], ["tune"])
-        resume = "add --resume=True" if resumable else "repeat the command"
-        print(f"recbole-qbert: stopped; {resume} to go on", file=sys.stderr)
-        return 130
+    with ended_by_closed_pipe(), plain_output():
+        command = _parsed(given)
+        return command if isinstance(command, int) else _run(given, command)
 
 
-def _run(given: list[str]) -> int:
+def answer(arguments: Sequence[str]) -> None:
+    """Exit where nothing needs to be run: help, version, no command, a mistake in the flags."""
+    with ended_by_closed_pipe():
+        command = _parsed(list(arguments))
+        if isinstance(command, int):
+            sys.exit(command)
+
+
+def _parsed(given: list[str]) -> int | Callable[[], int]:
+    """What runs the command; or the exit status, where all has been said."""
     if given[:1] and given[0] in OPEN_ENDED:
-        run_it, text = OPEN_ENDED[given[0]]
-        if {"-h", "--help"} & set(given[1:]):
-            print(f"recbole-qbert {given[0]}: {text}")
-            return 0
-        return run_it(given[1:])
+        module, run_it = OPEN_ENDED[given[0]]
+        with _faults() as status:
+            if {"-h", "--help"} & set(given[1:]):
+                print(help_text(given[0], module.HELP, module.groups(given[1:])))
+                return 0
+            flags = given[1:]
+            if given[0] in POSITIONAL and flags and not flags[0].startswith("-"):
+                flags = flags[1:]
+            parse_settings([f"{flag}=True" if flag == "--resume" else flag for flag in flags])
+            return lambda: run_it(given[1:])
+        return status[0]
     options = build_parser().parse_args(given)
     command: Callable[[argparse.Namespace], int] = options.function
-    return command(options)
+    return lambda: command(options)
+
+
+def _run(given: list[str], command: Callable[[], int]) -> int:
+    from recbole_qbert.distributed import launched, one_voice
+    from recbole_qbert.files import system_faults
+
+    with _faults() as status:
+        try:
+            # torchrun sends SIGTERM to the peers of a process that failed, which have nothing to
+            # say.
+            by_sigterm = contextlib.nullcontext() if launched() else ended_by_sigterm()
+            with by_sigterm, one_voice(), system_faults():
+                return command()
+        except KeyboardInterrupt:
+            resumable = given[:1] in (["run"], ["pretrain"], ["tune"])
+            resume = "add --resume=True" if resumable else "repeat the command"
+            print(f"recbole-qbert: stopped; {resume} to go on", file=sys.stderr)
+            return 130
+    return status[0]
+
+
+@contextlib.contextmanager
+def _faults() -> Iterator[list[int]]:
+    """Print an `InputError` of the block; the exit status then is in what this gives."""
+    status = [0]
+    try:
+        yield status
+    except InputError as error:
+        print(f"recbole-qbert: {error}", file=sys.stderr)
+        status[0] = 2
 
 
 def build_parser() -> argparse.ArgumentParser:
     """All sub-commands; the open-ended ones are only listed."""
-    parser = argparse.ArgumentParser(prog="recbole-qbert", description=__doc__)
+    about = "Semantic-ID sequential recommendation on RecBole; COMMAND --help lists its flags."
+    parser = _Parser(prog="recbole-qbert", description=about)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="command")
-    for name, (_, text) in OPEN_ENDED.items():
-        commands.add_parser(name, help=text)
+    for name, (module, _) in OPEN_ENDED.items():
+        commands.add_parser(name, help=module.HELP)
     for group in (embed, tokenize, inspect, ids, run, report):
         group.add(commands)
     doctor = commands.add_parser("doctor", help="check this installation and say what to mend")
     doctor.set_defaults(function=_doctor)
     return parser
+
+
+class _Help(argparse.HelpFormatter):
+    """Each flag with its type and default."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        if not isinstance(action, argparse._StoreAction):  # a command, or a flag without a value
+            return text
+        kind = getattr(action.type, "__name__", "str").lower()
+        default = "" if action.default is None else f"; default: {action.default}"
+        return f"({kind}) {text}{default}"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Lists the flags that are needed before the others."""
+
+    def __init__(self, **settings: Any):
+        super().__init__(**{"formatter_class": _Help, **settings})
+        self._needed = self.add_argument_group("needed")
+        self._action_groups.insert(0, self._action_groups.pop())
+
+    def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
+        if settings.get("required"):
+            return self._needed.add_argument(*names, **settings)
+        return super().add_argument(*names, **settings)
 
 
 def _doctor(options: argparse.Namespace) -> int:

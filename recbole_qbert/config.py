@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ast
 import functools
-import importlib.resources
 import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +24,7 @@ from recbole_qbert.compat import isolated_argv
 from recbole_qbert.errors import InputError, did_you_mean
 from recbole_qbert.evaluation.ranking import METRICS, UNSEEN, metric_names
 from recbole_qbert.registry import MODEL_TABLE, Entry, model_entry
-from recbole_qbert.yaml_files import load_yaml, parse_value
+from recbole_qbert.yaml_files import load_yaml, parse_value, shipped
 
 # Stages of training; the paper's third stage has these two.
 PRETRAIN, FINETUNE = "pretrain", "finetune"
@@ -55,11 +54,6 @@ RECBOLE_UNLISTED = frozenset(
     ]
     # fmt: on
 )
-
-
-def shipped(*parts: str) -> Path:
-    """Path of a YAML in `properties/`, whether or not there is such a file."""
-    return Path(str(importlib.resources.files("recbole_qbert.properties").joinpath(*parts)))
 
 
 def shipped_files(model: str, dataset: str, use_tuned: bool, stage: str = FINETUNE) -> list[Path]:

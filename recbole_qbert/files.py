@@ -12,18 +12,22 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import time
 import uuid
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 from filelock import lock_descriptor, unlock_descriptor
 
 from recbole_qbert.errors import InputError
 
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NOT_ALLOWED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 
 @contextlib.contextmanager
@@ -36,12 +40,46 @@ def room_for(path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _NO_ROOM:
-            raise
-        raise InputError(
-            f"{path}: {os.strerror(error.errno)}; make room there, and repeat the command (a "
-            "training goes on with --resume=True)"
-        ) from None
+        raise _fault(error, path) or error from None
+
+
+@contextlib.contextmanager
+def system_faults() -> Iterator[None]:
+    """Say in one line what the system refused in the block, where nobody nearer has said it.
+
+    Raises:
+        InputError: names the path, or where a disk may be full. An error without a path, which
+            is about no file, stays as it is.
+    """
+    try:
+        yield
+    except OSError as error:
+        path = error.filename
+        if path is None:
+            places = f"the current folder, checkpoint_dir or {tempfile.gettempdir()}"
+            raise (_fault(error, places) if _is_full(error) else None) or error from None
+        path = os.fsdecode(path) if isinstance(path, str | bytes) else path
+        raise _fault(error, path) or InputError(f"{path}: {error.strerror}") from None
+
+
+def _fault(error: OSError, path: str | Path) -> InputError | None:
+    if _is_full(error):
+        reason = os.strerror(error.errno or errno.ENOSPC)
+        return InputError(
+            f"{path}: {reason}; make room there, and repeat the command (a training goes on with "
+            "--resume=True)"
+        )
+    if error.errno in _NOT_ALLOWED:
+        return InputError(
+            f"{path}: {error.strerror}; give --checkpoint_dir, or the flag that this path is from, "
+            "a folder that you may write to"
+        )
+    return None
+
+
+def _is_full(error: OSError) -> bool:
+    """NumPy says of a write that is cut short `5 requested and 3 written`, and no number."""
+    return error.errno in _NO_ROOM or (error.errno is None and " requested and " in str(error))
 
 
 @contextlib.contextmanager
@@ -240,6 +278,23 @@ def sha256_file(path: str | Path) -> str:
 def sidecar_path(path: str | Path) -> Path:
     """`x.semid` -> `x.semid.json`."""
     return Path(f"{path}.json")
+
+
+def write_npz(path: str | Path, **arrays: np.ndarray) -> None:
+    """`np.savez`, whole or not at all, and without a word of its own on a full disk.
+
+    There NumPy leaves an archive open, which tries to end itself when the file is closed already.
+    """
+    with atomic_write(path, "wb") as handle:
+        archive = zipfile.ZipFile(handle, "w")
+        try:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+            archive.close()
+        except BaseException:
+            archive.fp = None  # nothing is left to end
+            raise
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:

@@ -21,7 +21,8 @@ from rich.console import Console
 
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.results import RunResult
-from recbole_qbert.files import room_for
+from recbole_qbert.files import system_faults
+from recbole_qbert.output import plain_output
 from recbole_qbert.process import n_cores
 from recbole_qbert.provenance import finished_run, run_folder
 from recbole_qbert.quick_start import run_model
@@ -128,7 +129,7 @@ def _at_once(
 
 def _answer(job: Job, console: Console) -> Answer:
     try:
-        with room_for("the disk"):
+        with system_faults():
             return run_model(job.config, console, job.files)
     except InputError as error:
         return error
@@ -182,7 +183,8 @@ def _work(job: Job, n_threads: int, width: int, sender: Connection) -> None:
         torch.set_num_threads(n_threads)
     job.config["show_progress"] = False
     console = Console(file=_Headed(f"{job.label}: "), width=width)  # type: ignore[arg-type]
-    sender.send(_answer(job, console))
+    with plain_output():
+        sender.send(_answer(job, console))
 
 
 def _end_with_parent() -> None:

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.trainer import Trainer
+from recbole.utils import get_gpu_usage
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from tqdm import tqdm
 
 from recbole_qbert.checkpoint import load_checkpoint, save_checkpoint, trainer_state
 from recbole_qbert.data.dataset import SemanticIDDataset
@@ -35,6 +35,7 @@ from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.ranking import METRICS, Ranks, rank_targets, summarise
 from recbole_qbert.files import write_json
 from recbole_qbert.lean_forward import lean_loss, lean_scores
+from recbole_qbert.progress import Progress
 
 DECAYS = ("none", "linear", "cosine")
 
@@ -130,9 +131,19 @@ class SafeTrainer(Trainer):
         if self._parallel_loss is not None:
             self._parallel_loss.begin_epoch(epoch_idx * len(train_data))
         loss_func = loss_func or self._parallel_loss or lean_loss(self.model, self.config)
-        hook = self.optimizer.register_step_post_hook(lambda *_: self._step_schedule())
+        # RecBole's own bar goes to files as it is.
+        batches: Any = train_data
+        if show_progress:
+            batches = Progress(train_data, ncols=100, desc=f"Train {epoch_idx + 1:>5}", unit="step")
+
+        def after_step(*_: Any) -> None:
+            self._step_schedule()
+            if show_progress and self.gpu_available:
+                batches.set_postfix_str(f"GPU RAM: {get_gpu_usage(self.device)}", refresh=False)
+
+        hook = self.optimizer.register_step_post_hook(after_step)
         try:
-            return super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
+            return super()._train_epoch(batches, epoch_idx, loss_func, show_progress=False)
         finally:
             hook.remove()
 
@@ -189,7 +200,14 @@ class SafeTrainer(Trainer):
         def wrap(batches: Iterable[Any]) -> Iterable[Any]:
             if not show_progress:
                 return batches
-            return tqdm(batches, total=len(eval_data), ncols=100, desc="Evaluate", leave=False)
+            return Progress(
+                batches,
+                total=len(eval_data),
+                ncols=100,
+                desc="Evaluate",
+                unit="step",
+                leave=False,
+            )
 
         score = lean_scores(self.model, self.config)
         self.ranks = rank_targets(self.model, eval_data, self.device, wrap, self.list_length, score)

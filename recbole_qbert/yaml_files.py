@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import re
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,11 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9_]+)[eE][-+]?[0-9]+$"),
     list("-+0123456789."),
 )
+
+
+def shipped(*parts: str) -> Path:
+    """Path of a YAML in `properties/`, whether or not there is such a file."""
+    return Path(str(importlib.resources.files("recbole_qbert.properties").joinpath(*parts)))
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:

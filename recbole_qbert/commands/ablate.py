@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from recbole_qbert.commands.help import Group, file_group, run_groups
 from recbole_qbert.commands.run import wide_console
 from recbole_qbert.commands.settings import parse_settings, split_files
 from recbole_qbert.errors import InputError, whole_number
@@ -14,6 +15,19 @@ HELP = (
     "keys of `run`; --tokenize.key=value and --pretrain.key=value reach those commands"
 )
 STAGES = ("tokenize", "pretrain")
+FLAGS = """
+dataset:           # (str) needed
+seeds: 2026        # (list) whole numbers with commas between; one run of each variant a seed
+sources:           # (str) data sets to pretrain on, with commas between
+max_concurrent: 1  # (int) runs at a time
+config_files:      # (str) YAML files with commas between; later ones win, and flags win over all
+"""
+
+
+def groups(arguments: Sequence[str]) -> list[Group]:
+    """All keys, for `--help`."""
+    stages = [file_group(f"Of `{each}`", f"{each}.yaml", prefix=f"--{each}.") for each in STAGES]
+    return [Group("Of the command", FLAGS), *run_groups(()), *stages]
 
 
 def run_ablate(arguments: Sequence[str]) -> int:

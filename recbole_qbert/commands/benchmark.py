@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from recbole_qbert.commands.help import Group, file_group, run_groups
 from recbole_qbert.commands.run import wide_console
 from recbole_qbert.commands.settings import file_and_settings
 
@@ -13,6 +14,15 @@ HELP = (
     "models x data sets x seeds side by side, with controls and paired tests: benchmark FILE.yaml "
     "[--output=FOLDER] [--key=value ...], keys of the file or of `run`"
 )
+FLAGS = """
+output:  # (str) folder of the tables; empty: <checkpoint_dir>/benchmark
+"""
+
+
+def groups(arguments: Sequence[str]) -> list[Group]:
+    """All keys, for `--help`."""
+    own = file_group("Of FILE.yaml, as an example has them", "benchmark", "demo.yaml", depth=0)
+    return [Group("Of the command", FLAGS), own, *run_groups(())]
 
 
 def run_benchmark(arguments: Sequence[str]) -> int:

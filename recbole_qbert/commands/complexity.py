@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from recbole_qbert.commands.help import Group, run_groups
 from recbole_qbert.commands.run import wide_console
 from recbole_qbert.commands.settings import parse_settings, pop_models
 from recbole_qbert.errors import InputError
@@ -14,6 +15,17 @@ HELP = (
     "parameters, MACs and latency without training (the paper's Table 6): --model=A[,B...] "
     "--dataset=X [--json=FILE] [--config_files=a.yaml,b.yaml] [--key=value ...]"
 )
+FLAGS = """
+model:         # (str) needed; one or several with commas between, each with its keys in --help
+dataset:       # (str) needed; batches of its test users are timed
+json:          # (str) file for the figures
+config_files:  # (str) YAML files with commas between; later ones win, and flags win over all
+"""
+
+
+def groups(arguments: Sequence[str]) -> list[Group]:
+    """All keys, for `--help`."""
+    return [Group("Of the command", FLAGS), *run_groups(arguments)]
 
 
 def run_complexity(arguments: Sequence[str]) -> int:

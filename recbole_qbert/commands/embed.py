@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from recbole_qbert.data.embeddings import EmbeddingTable
 from recbole_qbert.errors import InputError
+
+if TYPE_CHECKING:
+    from recbole_qbert.data.embeddings import EmbeddingTable
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -47,7 +50,12 @@ def _add_text(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--modality", default="text", help="name of the table's kind")
     parser.add_argument("--revision", help="branch, tag or commit of a hub model")
-    parser.add_argument("--pooling", default="mean", choices=("mean", "last"))
+    parser.add_argument(
+        "--pooling",
+        default="mean",
+        choices=("mean", "last"),
+        help="of a text's tokens to one vector",
+    )
     parser.add_argument(
         "--merge", action="store_true", help="one text of all fields, not a vector a field"
     )
@@ -75,7 +83,12 @@ def _add_image(parser: argparse.ArgumentParser) -> None:
         "ViT-L-14-quickgelu, local-dir:<folder>, hf-hub:<name>",
     )
     parser.add_argument("--pretrained", help="OpenCLIP: checkpoint file, or tag to download")
-    parser.add_argument("--tokens", default="pooled", choices=("pooled", "grid"))
+    parser.add_argument(
+        "--tokens",
+        default="pooled",
+        choices=("pooled", "grid"),
+        help="vectors of a picture: one, or one a cell of a grid",
+    )
     parser.add_argument("--grid", type=int, default=4, help="cells a side for --tokens=grid")
     parser.add_argument("--n_threads", type=int, help="threads that read pictures")
     _add_encoding(parser)

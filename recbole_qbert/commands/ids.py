@@ -11,17 +11,19 @@ from recbole_qbert.errors import InputError
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """The commands' flags."""
     check = commands.add_parser("check", help="validate a .semid file")
-    check.add_argument("file")
+    check.add_argument("file", help=".semid file")
     check.add_argument("--inter", help=".inter file whose items must all have an ID")
     check.set_defaults(function=_check)
 
     columns = commands.add_parser(
         "ids-from-columns", help="make a .semid file from code columns of an .item file"
     )
-    columns.add_argument("item_file")
-    columns.add_argument("output")
+    columns.add_argument("item_file", help=".item file")
+    columns.add_argument("output", help=".semid file to write")
     columns.add_argument("--columns", required=True, help="comma-separated; levels side by side")
-    columns.add_argument("--codebook_size", type=int, default=256)
+    columns.add_argument(
+        "--codebook_size", type=int, default=256, help="codes of every level; all are below it"
+    )
     columns.add_argument(
         "--unique",
         default="reallocate",

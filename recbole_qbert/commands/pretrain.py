@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from recbole_qbert.commands.help import Group, file_group, run_groups
 from recbole_qbert.commands.run import wide_console
 from recbole_qbert.commands.settings import in_processes, parse_settings, split_files
 from recbole_qbert.errors import InputError
@@ -12,6 +13,18 @@ HELP = (
     "train one QBERT4Rec over several data sets: --datasets=A,B [--target=X] [--nproc=N] "
     "[--config_files=a.yaml] [--key=value ...], keys of properties/pretrain.yaml and `run`"
 )
+FLAGS = """
+datasets:      # (str) needed; with commas between, each with a .inter and a .semid file
+target:        # (str) data set that the model is for: its sizes are taken
+nproc: 1       # (int) processes that share the training
+config_files:  # (str) YAML files with commas between; later ones win, and flags win over all
+"""
+
+
+def groups(arguments: Sequence[str]) -> list[Group]:
+    """All keys, for `--help`."""
+    own = file_group("Of pretraining", "pretrain.yaml")
+    return [Group("Of the command", FLAGS), own, *run_groups(())]
 
 
 def run_pretrain(arguments: Sequence[str]) -> int:

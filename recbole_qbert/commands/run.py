@@ -5,16 +5,26 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-
+from recbole_qbert.commands.help import Group, run_groups
 from recbole_qbert.commands.settings import in_processes, parse_settings, pop_models
 from recbole_qbert.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 HELP = (
     "train and evaluate models: --model=A[,B...] --dataset=X [--config_files=a.yaml,b.yaml] "
     "[--nproc=N] [--key=value ...]"
 )
+FLAGS = """
+model:           # (str) needed; one or several with commas between, each with its keys in --help
+dataset:         # (str) needed; its files are <data_path>/<dataset>/<dataset>.inter and so on
+config_files:    # (str) YAML files with commas between; later ones win, and flags win over all
+nproc: 1         # (int) processes that share a run
+use_tuned: True  # (bool) take what was tuned for this model and data set (properties/tuned)
+"""
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -54,8 +64,15 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
+def groups(arguments: Sequence[str]) -> list[Group]:
+    """All keys, for `--help`."""
+    return [Group("Of the command", FLAGS), *run_groups(arguments)]
+
+
 def wide_console() -> Console:
     """At least 110 columns where the output is no terminal, so that tables keep their cells."""
+    from rich.console import Console
+
     console = Console()
     return console if console.is_terminal else Console(width=max(110, console.width))
 

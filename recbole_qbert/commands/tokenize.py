@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from recbole_qbert.commands.help import Group, file_group
 from recbole_qbert.commands.settings import parse_settings, split_files
 from recbole_qbert.errors import InputError
 
@@ -13,6 +14,12 @@ HELP = (
     "semantic IDs from embeddings: --dataset=A[,B...] [--data_path=dataset] [--tokenizer=folder] "
     "[--config_files=a.yaml] [--key=value ...], keys of properties/tokenize.yaml"
 )
+FLAGS = """
+dataset:            # (str) needed; several with commas between get one vocabulary
+data_path: dataset  # (str) folder that holds <dataset>/
+tokenizer:          # (str) its folder; empty: <data_path>/<dataset>/tokenizer
+config_files:       # (str) YAML files with commas between; later ones win, and flags win over all
+"""
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -53,6 +60,11 @@ def run_tokenize(arguments: Sequence[str]) -> int:
     for domain in domains:
         print(f"{domain.file(settings['output'])}: written")
     return 0
+
+
+def groups(arguments: Sequence[str]) -> list[Group]:
+    """All keys, for `--help`."""
+    return [Group("Of the command", FLAGS), file_group("Of the IDs", "tokenize.yaml")]
 
 
 def default_folder(data_path: Path, names: Sequence[str], output: str = "semid") -> Path:

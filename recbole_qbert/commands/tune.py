@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from recbole_qbert.commands.help import Group, file_group
 from recbole_qbert.commands.run import wide_console
 from recbole_qbert.commands.settings import file_and_settings
 from recbole_qbert.errors import InputError
@@ -12,6 +13,15 @@ HELP = (
     "search hyper-parameters on valid: FILE.yaml [--model=M] [--dataset=X] [--trials=N] "
     "[--name=NAME] [--resume] [--address=auto] [--key=value ...]; see properties/tune/"
 )
+FLAGS = """
+resume:  # (flag) go on with the sweep of this name; trials that ended are not run again
+"""
+
+
+def groups(arguments: Sequence[str]) -> list[Group]:
+    """All keys, for `--help`; what `space` and `settings` hold are keys of `run`."""
+    own = file_group("Of FILE.yaml, as an example has them", "tune", "demo.yaml", depth=0)
+    return [Group("Of the command", FLAGS), own]
 
 
 def run_tune(arguments: Sequence[str]) -> int:

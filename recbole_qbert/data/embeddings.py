@@ -22,7 +22,7 @@ import pandas as pd
 from recbole_qbert.data.codec import check_items, quote
 from recbole_qbert.data.semid import items_sha256
 from recbole_qbert.errors import InputError, preview, said_of
-from recbole_qbert.files import atomic_write, read_json, sha256_file, sidecar_path, write_json
+from recbole_qbert.files import read_json, sha256_file, sidecar_path, write_json, write_npz
 
 SIDECAR_FORMAT = "recbole-qbert/embeddings"
 SIDECAR_VERSION = 1
@@ -108,9 +108,8 @@ def write_embeddings(path: str | Path, table: EmbeddingTable) -> None:
             "give texts, finite numbers, lists and mappings"
         ) from None
     try:
-        with atomic_write(path, "wb") as handle:
-            items = np.array(table.items, dtype=np.str_)
-            np.savez(handle, items=items, vectors=table.vectors, mask=table.mask)
+        items = np.array(table.items, dtype=np.str_)
+        write_npz(path, items=items, vectors=table.vectors, mask=table.mask)
         write_json(sidecar_path(path), _sidecar(path, table) | {"meta": table.meta})
     except OSError as error:
         reason = error.strerror or quote(error)

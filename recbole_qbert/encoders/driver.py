@@ -23,12 +23,12 @@ from typing import Any, Protocol
 from zipfile import BadZipFile
 
 import numpy as np
-from tqdm import tqdm
 
 from recbole_qbert.data.codec import check_items, quote
 from recbole_qbert.data.embeddings import EmbeddingTable, write_embeddings
 from recbole_qbert.errors import InputError, preview
 from recbole_qbert.files import atomic_write, read_json, sidecar_path, write_json
+from recbole_qbert.progress import Progress
 from recbole_qbert.signals import own_sigterm
 
 logger = logging.getLogger(__name__)
@@ -137,9 +137,7 @@ def encode_items(
     n_done = len(items) - sum(len(shard.items) for shard in pending)
     if n_done:
         logger.info("%s: %d of %d items are there already", folder, n_done, len(items))
-    bar = tqdm(
-        total=len(items), initial=n_done, unit=" items", desc=f"embed {modality}", disable=None
-    )
+    bar = Progress(total=len(items), initial=n_done, unit=" items", desc=f"embed {modality}")
     with bar, contextlib.closing(results):
         for number, data in results:
             with atomic_write(_part_path(folder, number), "wb") as handle:

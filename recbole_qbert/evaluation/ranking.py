@@ -22,7 +22,7 @@ from torch.nn.functional import pad
 
 from recbole_qbert.distributed import sum_over_processes, world
 from recbole_qbert.errors import InputError
-from recbole_qbert.files import atomic_write
+from recbole_qbert.files import write_npz
 
 UNSEEN = "unseen_"
 RANKS_FILE = "test_ranks.npz"  # in a run's folder
@@ -188,18 +188,17 @@ def save_ranks(path: str | Path, ranks: Ranks, item_counts: np.ndarray) -> None:
     """
     assert ranks.lists is not None
     targets, history, top, unseen_top = (part.astype(np.int32) for part in ranks.lists)
-    with atomic_write(path, "wb") as handle:
-        np.savez(
-            handle,
-            users=ranks.users,
-            raw=ranks.raw,
-            unseen=ranks.unseen,
-            targets=targets,
-            history=history,
-            top=top,
-            unseen_top=unseen_top,
-            item_counts=item_counts,
-        )
+    write_npz(
+        path,
+        users=ranks.users,
+        raw=ranks.raw,
+        unseen=ranks.unseen,
+        targets=targets,
+        history=history,
+        top=top,
+        unseen_top=unseen_top,
+        item_counts=item_counts,
+    )
 
 
 def read_ranks(path: str | Path) -> tuple[Ranks, np.ndarray | None]:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from recbole_qbert.errors import InputError
 from recbole_qbert.injection.model import (
@@ -24,6 +23,7 @@ from recbole_qbert.injection.model import (
     InjectionSettings,
 )
 from recbole_qbert.neighbours import nearest_items, unit_rows
+from recbole_qbert.progress import Progress
 from recbole_qbert.resume import FitState
 
 NEW_ITEM_QUERIES = ("neighbours", "mean")
@@ -183,7 +183,7 @@ def fit_injector(
         generator.set_state(state["generator"])
         history = state["history"]
     epochs = range(len(history), training.epochs)
-    bar = tqdm(
+    bar = Progress(
         epochs,
         desc="stage 1",
         unit="epoch",

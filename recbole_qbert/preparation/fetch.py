@@ -18,7 +18,6 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from PIL import Image
-from tqdm import tqdm
 
 from recbole_qbert.encoders.pictures import FORMATS, UnreadablePicture, open_picture
 from recbole_qbert.errors import InputError
@@ -36,6 +35,7 @@ from recbole_qbert.preparation.receive import (
     Receiver,
     discard,
 )
+from recbole_qbert.progress import Progress
 
 PARTS = ".parts"  # folder of what is not whole yet
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif"}
@@ -94,7 +94,7 @@ class Fetcher:
         counts: Counter[str] = Counter()
         with (
             ThreadPoolExecutor(self.manners.workers) as pool,
-            tqdm(total=len(entries), desc=self.folder.name, unit="file", disable=None) as bar,
+            Progress(total=len(entries), desc=self.folder.name, unit="file") as bar,
         ):
             futures = [pool.submit(self.one, entry) for entry in entries]
             try:

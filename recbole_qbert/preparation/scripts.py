@@ -7,15 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from recbole_qbert.errors import InputError
-from recbole_qbert.files import room_for
+from recbole_qbert.files import system_faults
+from recbole_qbert.output import ended_by_closed_pipe, plain_output
 from recbole_qbert.signals import ended_by_sigterm
+from recbole_qbert.startup import use_utf8
 
 
 def run_script(main: Callable[[], None]) -> None:
     """Run a script and exit: 0, or 2 with one line on stderr for what the user must mend."""
+    use_utf8()
     name = Path(sys.argv[0]).name
     try:
-        with ended_by_sigterm(), room_for("the disk"):
+        with ended_by_closed_pipe(), plain_output(), ended_by_sigterm(), system_faults():
             main()
     except InputError as error:
         print(f"{name}: {error}", file=sys.stderr)

@@ -19,10 +19,10 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.json
-from tqdm import tqdm
 
 from recbole_qbert.data.codec import quote
 from recbole_qbert.errors import InputError
+from recbole_qbert.progress import Progress
 
 BLOCK = 8 << 20  # bytes of whole lines that are parsed at once
 LONGEST_LINE = 64 << 20  # bytes; a longer one means that the file holds no lines
@@ -63,7 +63,7 @@ def opened(path: Path, progress: bool = False) -> Iterator[pa.NativeFile]:
         raw = open(path, "rb")  # noqa: SIM115  closed below
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); correct the path") from None
-    with raw, tqdm(
+    with raw, Progress(
         total=path.stat().st_size, desc=path.name, unit="B", unit_scale=True, leave=False,
         disable=not progress, mininterval=1.0,
     ) as bar:  # fmt: skip

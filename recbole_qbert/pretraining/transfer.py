@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from recbole_qbert import bundle
@@ -74,7 +74,7 @@ def save_pretrained(folder: Path, model: Any, config: Any, corpus: Corpus) -> No
     """Write the folder whole or not at all; an older one is replaced."""
     with atomic_folder(folder) as work:
         weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-        save_file(weights, work / "model.safetensors")
+        (work / "model.safetensors").write_bytes(save(weights))
         write_json(work / "config.json", config_to_json(config))
         items = [[part.name, item] for part in corpus.parts for item in part.ids.items]
         (work / "items.json").write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")

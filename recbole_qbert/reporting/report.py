@@ -8,7 +8,6 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
-from tqdm import tqdm
 
 from recbole_qbert import webpage
 from recbole_qbert.commands.tokenize import default_folder
@@ -17,6 +16,7 @@ from recbole_qbert.errors import InputError, did_you_mean, preview
 from recbole_qbert.evaluation.ranking import UNSEEN
 from recbole_qbert.inspection.facts import Facts, gather_facts
 from recbole_qbert.inspection.pictures import Pictures
+from recbole_qbert.progress import Progress
 from recbole_qbert.reporting.charts import Palette
 from recbole_qbert.reporting.find import Found, find_results
 from recbole_qbert.reporting.ids import ids_section
@@ -166,7 +166,7 @@ def _sections(
         "items and users": lambda: _of_data_set(request, found, domain) if domain else [],
     }
     sections: list[Section | None] = []
-    bar = tqdm(steps.items(), desc="report", unit="part", disable=not console.is_terminal)
+    bar = Progress(steps.items(), desc="report", unit="part")
     for name, step in bar:
         bar.set_postfix_str(name)
         sections += step()

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from recbole_qbert.errors import InputError
+from recbole_qbert.progress import Progress
 from recbole_qbert.resume import FitState
 from recbole_qbert.tokenizer.quantiser import BLOCK, count_collisions, one_thread, row_keys, usage
 from recbole_qbert.tokenizer.rqkmeans import RQKMeansSettings, fit_residual_kmeans
@@ -68,7 +68,7 @@ def fit_rqvae(
             training.start_codebooks()
         else:
             training.load(state)
-        with tqdm(
+        with Progress(
             desc="rqvae",
             unit="epoch",
             initial=training.epoch,
