@@ -150,6 +150,8 @@ def prepare(config: Config, console: Console) -> Training:
         check_resumed_data(Path(folder), hashes)
     counts = data_counts(*splits)
     console.print("  " + ", ".join(f"{key} {value:,}" for key, value in counts.items()))
+    for note in splits.dataset.notes:
+        console.print(f"  {note}", markup=False, highlight=False)
 
     if name == "S3Rec" and config["pretrain_epochs"]:
         config["pre_model_path"] = pretrain_s3rec(config, console)

@@ -1,11 +1,14 @@
-"""Read columns of a RecBole atomic file exactly as they are written, and write rows of one.
+"""Read RecBole's atomic files exactly as they are written, and write rows of one.
 
-RecBole's own loader remaps tokens, splits sequences and fills gaps; here the strings count.
+Every reader of an atomic file in this package comes here: what is wrong is said once, with file,
+line, field and value. Nothing is inferred: "NA", "null", quotes and blanks are text like any other.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import IO
 
@@ -13,10 +16,236 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv
 
+from recbole_qbert.data.codec import quote
 from recbole_qbert.errors import InputError, did_you_mean, preview
 
 ROWS_AT_ONCE = 1 << 17  # that writing joins
+BLOCK_BYTES = 1 << 24  # that reading parses
+LARGE = pa.large_string()  # the type of every column that is read
+KINDS = ("token", "token_seq", "float", "float_seq")  # RecBole's types of a column
+PADDING = "[PAD]"  # the name that RecBole gives to the item, and the user, of number 0
+# What pandas writes and reads for a number that is not there.
+NO_NUMBER = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "<NA>")
+
+
+class Atomic:
+    """An atomic file as it is written.
+
+    Attributes:
+        path: where it lies.
+        cells: `name:type` of each column.
+        names: of the columns.
+        columns: a column of text each.
+        lines: in which each row stands, counted from 1; int64 [rows].
+    """
+
+    def __init__(self, path: Path, cells: list[str], columns: pa.Table, lines: np.ndarray):
+        self.path = path
+        self.cells = cells
+        self.names = [cell.partition(":")[0] for cell in cells]
+        self.columns = columns
+        self.lines = lines
+
+    @property
+    def n_rows(self) -> int:
+        """Rows below the header."""
+        return int(self.columns.num_rows)
+
+    @cached_property
+    def kinds(self) -> dict[str, str]:
+        """Column -> its type, one of KINDS."""
+        return dict(zip(self.names, (cell.partition(":")[2] for cell in self.cells), strict=True))
+
+    def fault(self, rows: np.ndarray | pa.Array, name: str, said: str) -> InputError:
+        """What is wrong with a column, at the first row where the mask [rows] is True."""
+        mask = np.asarray(rows)
+        row = int(mask.argmax())
+        others = int(mask.sum()) - 1
+        value = str(self.columns[name][row])
+        return InputError(
+            f"{self.path}: line {self.lines[row]}, {name}: {quote(value)} {said}"
+            f"{f' ({others} more such lines)' if others else ''}"
+        )
+
+    def need(self, names: Iterable[str], remedy: str) -> None:
+        """
+        Raises:
+            InputError: a column is not there; names those that are.
+        """
+        for name in names:
+            if name not in self.names:
+                raise InputError(
+                    f"{self.path}: no column '{name}'; it has {', '.join(self.names)}"
+                    f"{did_you_mean(name, self.names)}; {remedy}"
+                )
+
+    def need_rows(self) -> None:
+        """
+        Raises:
+            InputError: nothing follows the header.
+        """
+        if not self.n_rows:
+            raise InputError(f"{self.path} is empty: no rows follow the header; give it rows")
+
+    def check_ids(self, name: str) -> None:
+        """
+        Raises:
+            InputError: an id of the column is empty, or RecBole's own name of the padding.
+        """
+        column = self.columns[name]
+        empty = pc.equal(column, "")
+        if pc.any(empty).as_py():
+            raise self.fault(empty, name, "is no id; give every row one")
+        padding = pc.equal(column, PADDING)
+        if pc.any(padding).as_py():
+            raise self.fault(padding, name, "is RecBole's name of the padding; rename it")
+
+    def check_id_lists(self, name: str, between: str) -> None:
+        """
+        Raises:
+            InputError: a list of the column holds RecBole's own name of the padding.
+        """
+        column = self.columns[name]
+        if pc.any(pc.match_substring(column, PADDING)).as_py():
+            padding = np.array([PADDING in each.split(between) for each in column.to_pylist()])
+            if padding.any():
+                raise self.fault(padding, name, "holds RecBole's name of the padding; rename it")
+
+    def check_unique(self, name: str, noun: str) -> None:
+        """
+        Args:
+            name: of a column of ids.
+            noun: what they are of.
+
+        Raises:
+            InputError: one has two rows.
+        """
+        if len(self.columns[name].unique()) < self.n_rows:
+            tokens = self.columns[name].to_pandas()
+            row = int(tokens.duplicated().to_numpy().argmax())
+            raise InputError(
+                f"{self.path}: line {self.lines[row]}: {noun} {quote(tokens[row])} occurs a second "
+                f"time; keep one row for each {noun}"
+            )
+
+    def frame(self, fields: Sequence[str]) -> pd.DataFrame:
+        """Columns of text, in the order asked for; the index, named "line", is `lines`.
+
+        Raises:
+            InputError: a field is unknown, or asked for twice.
+        """
+        for field in fields:
+            if field not in self.names:
+                hint = did_you_mean(field, self.names)
+                raise InputError(
+                    f"{self.path}: no field '{field}' (it has {preview(self.names)}){hint}"
+                )
+        if len(set(fields)) != len(fields):
+            raise InputError(f"{self.path}: a field is asked for twice ({preview(list(fields))})")
+        frame: pd.DataFrame = self.columns.select(list(fields)).to_pandas()
+        return frame.set_index(pd.Index(self.lines, dtype="int64", name="line"))
+
+    def lists(self, name: str, between: str) -> list[np.ndarray]:
+        """A column of lists of texts, or of numbers where its type is float_seq; empty parts count
+        for nothing.
+
+        Raises:
+            InputError: a number is none, or infinite.
+        """
+        parts = [list(filter(None, text.split(between))) for text in self.columns[name].to_pylist()]
+        if self.kinds[name] == "token_seq":
+            return [np.array(each, str) for each in parts]
+        flat = np.array([part for each in parts for part in each], object)
+        numbers = pd.to_numeric(pd.Series(flat), errors="coerce").to_numpy(float)
+        lengths = np.array(list(map(len, parts)))
+        wrong = ~np.isfinite(numbers)
+        if wrong.any():
+            rows = np.repeat(np.arange(len(parts)), lengths)
+            mask = np.bincount(rows[wrong], minlength=len(parts)) > 0
+            raise self.fault(mask, name, "holds what is not a finite number; correct it")
+        return np.split(numbers, lengths.cumsum()[:-1])
+
+    def numbers(self, name: str, may_lack: bool = False) -> np.ndarray:
+        """A column of numbers, float64 [rows].
+
+        Args:
+            name: of the column.
+            may_lack: whether a cell may hold no number (NO_NUMBER), which gives NaN.
+
+        Raises:
+            InputError: a text, an infinite number, or one that is missing and may not be.
+        """
+        column = self.columns[name]
+        if may_lack:
+            lacking = pc.is_in(column, pa.array(NO_NUMBER, LARGE))
+            column = pc.if_else(lacking, pa.scalar(None, LARGE), column)
+        try:
+            numbers: np.ndarray = pc.cast(column, pa.float64()).to_numpy()
+        except pa.ArrowInvalid:
+            numbers = pd.to_numeric(column.to_pandas(), errors="coerce").to_numpy(float)
+        wrong = ~np.isfinite(numbers)
+        if may_lack:
+            wrong &= ~np.asarray(lacking)
+        if wrong.any():
+            raise self.fault(wrong, name, "is not a finite number; correct it")
+        return numbers
+
+
+def read_atomic(path: str | Path, separator: str = "\t", encoding: str = "utf-8") -> Atomic:
+    """A whole atomic file, nothing inferred.
+
+    Args:
+        path: a `.item`, `.user` or `.inter` file.
+        separator: between fields.
+        encoding: of the bytes; a byte-order mark and CRLF are passed over.
+
+    Raises:
+        InputError: the file is missing, empty, or not of this encoding; the header is not
+            `name:type`; a row has another number of fields; a character that no reader agrees on.
+    """
+    path = Path(path)
+    text = _read_text(path, encoding)
+    header, _, body = text.partition("\n")
+    header = header.removesuffix("\r")
+    names = header_fields(path, header, separator)
+    columns = pa.table({name: pa.array([], LARGE) for name in names})
+    if body.strip("\r\n"):
+        try:
+            columns = pyarrow.csv.read_csv(
+                pa.BufferReader(body.encode()),
+                read_options=pyarrow.csv.ReadOptions(column_names=names, block_size=BLOCK_BYTES),
+                parse_options=pyarrow.csv.ParseOptions(
+                    delimiter=separator, quote_char=False, double_quote=False
+                ),
+                convert_options=pyarrow.csv.ConvertOptions(
+                    column_types=dict.fromkeys(names, LARGE),
+                    null_values=[],
+                    strings_can_be_null=False,
+                ),
+            )
+        except pa.ArrowException as error:
+            _check_row_lengths(path, text, len(names), separator)
+            raise InputError(f"{path}: cannot be read ({error}); write it again") from None
+    lines = np.arange(len(columns)) + 2
+    if re.search(r"\n\r?\n", text.rstrip("\r\n")):  # blank lines hold no row, as in RecBole
+        lines = np.flatnonzero([line not in ("", "\r") for line in text.split("\n")])[1:] + 1
+    return Atomic(path, header.split(separator), columns, lines)
+
+
+def _check_row_lengths(path: Path, text: str, n_fields: int, separator: str) -> None:
+    """
+    Raises:
+        InputError: a row has not so many fields; names its line.
+    """
+    for number, line in enumerate(text.split("\n"), 1):
+        found = line.count(separator) + 1
+        if line not in ("", "\r") and found != n_fields:
+            raise InputError(
+                f"{path}: line {number}: {found} fields where the header has {n_fields}; "
+                "separate fields with one tab and remove tabs inside a field"
+            )
 
 
 def read_columns(path: str | Path, fields: Sequence[str]) -> pd.DataFrame:
@@ -33,62 +262,71 @@ def read_columns(path: str | Path, fields: Sequence[str]) -> pd.DataFrame:
         line in the file; blank lines are passed over, as RecBole does.
 
     Raises:
-        InputError: the file is missing, empty or not UTF-8, the header is not `name:type`, a
-            field is unknown or asked for twice, or a row has another number of fields.
+        InputError: as `read_atomic` and `Atomic.frame`.
     """
-    lines = read_lines(Path(path))
-    names = header_fields(path, lines[0])
-    for field in fields:
-        if field not in names:
-            hint = did_you_mean(field, names)
-            raise InputError(f"{path}: no field '{field}' (it has {preview(names)}){hint}")
-    if len(set(fields)) != len(fields):
-        raise InputError(f"{path}: a field is asked for twice ({preview(list(fields))})")
-
-    numbered = {number: line.split("\t") for number, line in enumerate(lines[1:], 2) if line}
-    for number, row in numbered.items():
-        if len(row) != len(names):
-            raise InputError(
-                f"{path}: line {number}: {len(row)} fields where the header has {len(names)}; "
-                "separate fields with one tab and remove tabs inside a field"
-            )
-    positions = [names.index(field) for field in fields]
-    return pd.DataFrame(
-        [[row[position] for position in positions] for row in numbered.values()],
-        index=pd.Index(list(numbered), dtype="int64", name="line"),
-        columns=list(fields),
-        dtype=object,
-    )
+    return read_atomic(path).frame(fields)
 
 
-def read_lines(path: Path) -> list[str]:
-    """The file's lines without their ends; only LF and CRLF end a line, as in RecBole's reader."""
+def read_lines(path: Path, encoding: str = "utf-8") -> list[str]:
+    """The file's lines without their ends; only LF and CRLF end a line.
+
+    Raises:
+        InputError: as `read_atomic`.
+    """
+    return [line.removesuffix("\r") for line in _read_text(path, encoding).split("\n")]
+
+
+def _read_text(path: Path, encoding: str) -> str:
+    """The whole file as text, without a byte-order mark."""
     try:
-        # A byte-order mark would otherwise become part of the first field's name.
-        text = path.read_bytes().decode("utf-8-sig")
+        data = path.read_bytes()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); correct the path") from None
+    try:
+        # A byte-order mark would otherwise become part of the first field's name.
+        text = data.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 ({error}); convert the file to UTF-8") from None
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
-    if not lines[0]:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{path}: line {line}: not {encoding.upper()} ({error}); convert the file to UTF-8"
+        ) from None
+    except LookupError:
+        raise InputError(f"encoding: {encoding!r} is none that Python knows; give utf-8") from None
+    if not text:
+        raise InputError(f"{path} is empty; a header of 'name:type' fields and rows are expected")
+    if text[0] in "\r\n":
         raise InputError(f"{path}: line 1 is empty; a header of 'name:type' fields is expected")
-    return lines
+    # Readers of tables take the first for the end of a line; NumPy drops the second.
+    for character, named in (("\r(?!\n)", "a carriage return"), ("\0", "a NUL character")):
+        if character[0] in text and (found := re.search(character, text)):
+            line = text.count("\n", 0, found.start()) + 1
+            raise InputError(f"{path}: line {line}: {named} inside a line; remove it")
+    return text
 
 
-def header_fields(path: str | Path, line: str) -> list[str]:
+def header_fields(path: str | Path, line: str, separator: str = "\t") -> list[str]:
     """The field names of a header line, without their types.
 
     Raises:
         InputError: a cell is not `name:type`, or a name occurs twice.
     """
     names = []
-    for cell in line.split("\t"):
-        name, colon, kind = cell.partition(":")
-        if not (name and colon and kind):
+    cells = line.split(separator)
+    kinds = [cell.partition(":")[2] for cell in cells]
+    if not any(kind in KINDS for kind in kinds):
+        between = "tabs" if separator == "\t" else repr(separator)
+        raise InputError(
+            f"{path}: line 1: the header has no name:type fields separated by {between} "
+            f"({line[:60]!r}); write a RecBole header such as 'item_id:token<TAB>title:token_seq'"
+        )
+    for cell, kind in zip(cells, kinds, strict=True):
+        name = cell.partition(":")[0]
+        if not name or kind not in KINDS:
             raise InputError(
-                f"{path}: line 1: '{cell}' is not 'name:type'; write a RecBole header such as "
-                "'item_id:token<TAB>title:token_seq'"
+                f"{path}: line 1: '{cell}' is not 'name:type', the type one of {', '.join(KINDS)}; "
+                "write a RecBole header such as 'item_id:token<TAB>title:token_seq'"
             )
         if name in names:
             raise InputError(f"{path}: line 1: the field '{name}' occurs twice; rename one")
@@ -115,13 +353,12 @@ def write_rows(handle: IO[bytes], columns: Sequence[pa.Array | pa.ChunkedArray])
 
 def _lines(columns: Sequence[pa.Array | pa.ChunkedArray]) -> memoryview:
     """Lines of bytes: the character buffer of one array holds them one after the other."""
-    text = pa.large_string()
     wide = [
-        (each.combine_chunks() if isinstance(each, pa.ChunkedArray) else each).cast(text)
+        (each.combine_chunks() if isinstance(each, pa.ChunkedArray) else each).cast(LARGE)
         for each in columns
     ]
-    lines = pc.binary_join_element_wise(*wide, pa.scalar("\t", text))
-    lines = pc.binary_join_element_wise(lines, pa.scalar("", text), pa.scalar("\n", text))
+    lines = pc.binary_join_element_wise(*wide, pa.scalar("\t", LARGE))
+    lines = pc.binary_join_element_wise(lines, pa.scalar("", LARGE), pa.scalar("\n", LARGE))
     offsets = np.frombuffer(lines.buffers()[1], np.int64)
     first, last = offsets[lines.offset], offsets[lines.offset + len(lines)]
     return memoryview(lines.buffers()[2])[first:last]

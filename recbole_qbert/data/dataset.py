@@ -1,6 +1,6 @@
 """`SemanticIDDataset`: RecBole's sequential dataset plus semantic IDs, without copied histories.
 
-RecBole's loading, filtering, remapping and leave-one-out split stay. What differs:
+RecBole's filtering, remapping and leave-one-out split stay. What differs:
 
 * a history is a slice of one flat array, cut when a batch is asked for, so nothing of size
   rows x length is ever in memory;
@@ -22,12 +22,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from recbole.data.dataset import SequentialDataset
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 from torch import Tensor
 
 from recbole_qbert.data.embeddings import read_embeddings
+from recbole_qbert.data.loading import StrictDataset
 from recbole_qbert.data.semid import SemanticIDCodec, SemanticIDTable, read_semantic_ids
 from recbole_qbert.errors import InputError, preview
 
@@ -45,11 +45,8 @@ class TrainingRows(NamedTuple):
     chance: Tensor  # [R] that the row is in a batch, float64
 
 
-class SemanticIDDataset(SequentialDataset):
+class SemanticIDDataset(StrictDataset):
     """Serves every sequential model; see the module's header."""
-
-    item_feat: Any  # RecBole sets these to a DataFrame, and to an Interaction when it builds
-    inter_feat: Any
 
     def __init__(self, config: Any):
         if config["augmentation"] not in AUGMENTATIONS:
@@ -83,15 +80,6 @@ class SemanticIDDataset(SequentialDataset):
 
     def _load_data(self, token: str, dataset_path: str) -> None:
         super()._load_data(token, dataset_path)
-        needed = [self.uid_field, self.iid_field]
-        if self.benchmark_filename_list is None:
-            needed.append(self.time_field)
-        for field in needed:
-            if field not in self.inter_feat:
-                raise InputError(
-                    f"{dataset_path}/{token}.inter: no column {field!r} was read; "
-                    f"correct the file, load_col or the key that names the column"
-                )
         path = self.semantic_id_path
         if path is not None:
             self.semantic_ids = read_semantic_ids(path)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from recbole_qbert.data.atomic import read_columns
-from recbole_qbert.data.codec import quote
+from recbole_qbert.data.atomic import read_atomic
 from recbole_qbert.errors import InputError
 from recbole_qbert.files import sha256_file
 
@@ -23,16 +22,11 @@ def read_item_fields(item_path: str | Path, fields: Sequence[str]) -> pd.DataFra
     """
     if isinstance(fields, str) or not fields:
         raise InputError(f"{item_path}: the fields are {fields!r}; give a list of one or more")
-    frame = read_columns(item_path, list(dict.fromkeys([ITEM_FIELD, *fields])))
-    if frame.empty:
-        raise InputError(f"{item_path}: no rows follow the header; give a file with items")
-    repeated = frame[ITEM_FIELD].duplicated()
-    if repeated.any():
-        row = int(repeated.to_numpy().argmax())
-        raise InputError(
-            f"{item_path}: line {frame.index[row]}: item {quote(frame[ITEM_FIELD].iloc[row])} "
-            "occurs a second time; keep one row an item"
-        )
+    file = read_atomic(item_path)
+    frame = file.frame(list(dict.fromkeys([ITEM_FIELD, *fields])))
+    file.need_rows()
+    file.check_ids(ITEM_FIELD)
+    file.check_unique(ITEM_FIELD, "item")
     return frame
 
 

@@ -13,25 +13,14 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 
-from recbole_qbert.data.atomic import header_fields, read_columns, write_header, write_rows
+from recbole_qbert.data.atomic import LARGE, Atomic, read_atomic, write_header, write_rows
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids, write_semantic_ids
 from recbole_qbert.errors import InputError
 from recbole_qbert.files import atomic_write, sha256_file
 
 USER, ITEM, TIME = "user_id", "item_id", "timestamp"
-LARGE = pa.large_string()
-
-
-class Atomic(NamedTuple):
-    """An atomic file as it is written: the header's cells and columns of text."""
-
-    path: Path
-    cells: list[str]  # `name:type`
-    names: list[str]
-    columns: pa.Table
 
 
 class Merged(NamedTuple):
@@ -102,34 +91,6 @@ def check_times(files: Sequence[Atomic]) -> None:
 
 def _names(cells: Sequence[str]) -> list[str]:
     return [cell.partition(":")[0] for cell in cells]
-
-
-def read_atomic(path: Path) -> Atomic:
-    """A whole atomic file, nothing inferred.
-
-    Raises:
-        InputError: as `read_columns`.
-    """
-    try:
-        with open(path, encoding="utf-8-sig") as handle:
-            line = handle.readline().rstrip("\n")
-        cells, names = line.split("\t"), header_fields(path, line)
-        columns = pyarrow.csv.read_csv(
-            path,
-            read_options=pyarrow.csv.ReadOptions(skip_rows=1, column_names=names),
-            parse_options=pyarrow.csv.ParseOptions(
-                delimiter="\t", quote_char=False, double_quote=False
-            ),
-            convert_options=pyarrow.csv.ConvertOptions(
-                column_types=dict.fromkeys(names, LARGE),
-                null_values=[],
-                strings_can_be_null=False,
-            ),
-        )
-    except (pa.ArrowException, OSError, UnicodeDecodeError):
-        read_columns(path, [])  # names the fault
-        raise InputError(f"{path}: cannot be read; write it again as UTF-8") from None
-    return Atomic(path, cells, names, columns)
 
 
 def common_cells(files: Sequence[Atomic]) -> list[str]:

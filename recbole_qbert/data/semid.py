@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
+from recbole_qbert.data.atomic import read_atomic
 from recbole_qbert.data.codec import (
-    BOM,
     CODEBOOK_LIMIT,
     HEADER,
-    ITEM_COLUMN,
     IntArray,
     SemanticIDCodec,
     as_code_array,
@@ -32,7 +32,7 @@ from recbole_qbert.data.codec import (
     parse_rows,
     quote,
 )
-from recbole_qbert.errors import InputError, did_you_mean, preview
+from recbole_qbert.errors import InputError, preview
 from recbole_qbert.files import atomic_write, read_json, sidecar_path, write_json
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
 
 SIDECAR_FORMAT = "recbole-qbert/semid"
 SIDECAR_VERSION = 1
+ITEM_FIELD = "item_id"
 
 
 @dataclass(frozen=True, eq=False)
@@ -313,39 +314,8 @@ def check_semantic_ids(path: str | Path, inter_path: str | Path | None = None) -
 
 def _interaction_items(path: str | Path) -> list[str]:
     """Distinct items of a RecBole `.inter` file, in the order they first come."""
-    first_lines: dict[bytes, int] = {}
-    try:
-        with open(path, "rb") as handle:
-            header = handle.readline().removeprefix(BOM).rstrip(b"\r\n").split(b"\t")
-            if ITEM_COLUMN.encode() not in header:
-                names = [name.decode("utf-8", "replace") for name in header]
-                raise InputError(
-                    f"{path}: line 1: no column {ITEM_COLUMN} among "
-                    f"{preview([quote(name) for name in names])}"
-                    f"{did_you_mean(ITEM_COLUMN, [n for n in names if n.isprintable()])}; "
-                    "give a RecBole .inter file"
-                )
-            column = header.index(ITEM_COLUMN.encode())
-            for number, line in enumerate(handle, start=2):
-                fields = line.rstrip(b"\r\n").split(b"\t")
-                if fields == [b""]:
-                    continue  # RecBole passes over blank lines too
-                if len(fields) != len(header):
-                    raise InputError(
-                        f"{path}: line {number}: {len(fields)} tab-separated fields, the header "
-                        f"has {len(header)}; correct the line"
-                    )
-                first_lines.setdefault(fields[column], number)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; correct the path") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); correct the path") from None
-    items = []
-    for raw, number in first_lines.items():
-        try:
-            items.append(raw.decode("utf-8"))
-        except UnicodeDecodeError:
-            raise InputError(
-                f"{path}: line {number}, item_id: not UTF-8; save the file as UTF-8"
-            ) from None
+    file = read_atomic(path)
+    file.need([ITEM_FIELD], "give a RecBole .inter file")
+    file.check_ids(ITEM_FIELD)
+    items: list[str] = pc.unique(file.columns[ITEM_FIELD]).to_pylist()
     return items

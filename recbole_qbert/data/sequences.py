@@ -22,14 +22,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 
-from recbole_qbert.data.atomic import header_fields, read_columns
+from recbole_qbert.data.atomic import BLOCK_BYTES, PADDING, header_fields, read_atomic
 from recbole_qbert.errors import InputError
 from recbole_qbert.files import atomic_folder, read_json, sha256_file, write_json
 
 FORMAT = "recbole-qbert/sequences/1"
 USER, ITEM, TIME = FIELDS = ("user_id", "item_id", "timestamp")
 TEST_ITEMS = 1  # of each user, held back
-BLOCK_BYTES = 1 << 24
 
 
 class Sequences(NamedTuple):
@@ -94,24 +93,23 @@ def _read_fast(path: Path) -> pd.DataFrame | None:
         return None
     table = table.rename_columns(list(FIELDS)).unify_dictionaries()
     frame: pd.DataFrame = table.to_pandas()
-    return None if not len(frame) or not np.isfinite(frame[TIME]).all() else frame
+    amiss = not len(frame) or not np.isfinite(frame[TIME]).all()
+    for field in (USER, ITEM):
+        ids = frame[field].cat.categories
+        amiss |= ids.isin(["", PADDING]).any() or ids.str.contains("\0", regex=False).any()
+    return None if amiss else frame
 
 
 def _read_carefully(path: str | Path) -> pd.DataFrame:
-    """Row by row in Python, so that a fault is named by its line."""
-    frame = read_columns(path, FIELDS)
-    times = pd.to_numeric(frame[TIME], errors="coerce")
-    if not np.isfinite(times).all():
-        line = frame.index[int((~np.isfinite(times)).to_numpy().argmax())]
-        raise InputError(
-            f"{path}: line {line}, {TIME}: {frame[TIME][line]!r} is not a number; "
-            "give every interaction its time"
-        )
-    tokens = {
-        field: pd.Categorical(frame[field], categories=frame[field].unique())
-        for field in (USER, ITEM)
-    }
-    return pd.DataFrame({**tokens, TIME: times.astype(float).to_numpy()})
+    """All of the file in memory, so that a fault is named by its line."""
+    file = read_atomic(path)
+    file.need(FIELDS, "give an .inter file")
+    tokens = {}
+    for field in (USER, ITEM):
+        file.check_ids(field)
+        column = file.columns[field].to_pandas()
+        tokens[field] = pd.Categorical(column, categories=column.unique())
+    return pd.DataFrame({**tokens, TIME: file.numbers(TIME)})
 
 
 def open_sequences(inter_path: str | Path) -> Sequences:

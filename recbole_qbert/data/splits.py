@@ -11,7 +11,14 @@ from recbole.utils import init_seed
 
 from recbole_qbert.data.user_batches import UserTrainDataLoader, check_batch_by
 from recbole_qbert.errors import InputError
+from recbole_qbert.evaluation.ranking import saw_all
 from recbole_qbert.registry import model_entry
+
+FEWEST_INTERACTIONS = 4  # of a user: a history of one item, and a target for train, valid and test
+TOO_SHORT = (
+    f"no user has enough interactions ({FEWEST_INTERACTIONS} are needed) to be split; give longer "
+    "histories"
+)
 
 
 class Splits(NamedTuple):
@@ -45,17 +52,30 @@ def load_splits(config: Config) -> Splits:
     check_batch_by(config["batch_by"])
     init_seed(config["seed"], config["reproducibility"])
     dataset = load_dataset(model_entry(config["model"]).dataset, config)
+    if config["benchmark_filename"] is None:
+        _check_lengths(dataset, config)
     splits = Splits(dataset, *data_preparation(config, dataset))
     if config["batch_by"] == "user":
         rows = splits.train
         by_user = UserTrainDataLoader(config, rows._dataset, rows._sampler, config["shuffle"])
         splits = splits._replace(train=by_user)
     if len(splits.valid._dataset) == 0 or len(splits.test._dataset) == 0:
-        raise InputError(
-            f"dataset {config['dataset']}: no user has enough interactions (4 are needed) to be "
-            f"split"
+        raise InputError(f"dataset {config['dataset']}: {TOO_SHORT}")
+    tested = splits.test._dataset
+    seen = tested.seen_items(tested.inter_feat)
+    full = int(saw_all(seen, len(tested), dataset.item_num - 1).sum())
+    if full:
+        dataset.notes.append(
+            f"{full:,} of {len(tested):,} test users have seen all {dataset.item_num - 1:,} items; "
+            "among unseen items their targets rank last"
         )
     return splits
+
+
+def _check_lengths(dataset: Any, config: Config) -> None:
+    """RecBole fails before it splits where no user has two interactions."""
+    if dataset.inter_feat[dataset.uid_field].value_counts().max() < FEWEST_INTERACTIONS:
+        raise InputError(f"dataset {config['dataset']}: {TOO_SHORT}")
 
 
 def data_counts(dataset: Any, train: Any, valid: Any, test: Any) -> dict[str, int]:

@@ -66,6 +66,9 @@ def target_ranks(
 ) -> tuple[Tensor, Tensor]:
     """Ranks of the targets among all items and among unseen ones.
 
+    To a user who has seen every item nothing unseen can be recommended: that target is last in the
+    second column.
+
     Args:
         scores: [B, N]; column 0 is padding and ignored.
         targets: [B] item ids.
@@ -76,12 +79,35 @@ def target_ranks(
         two int64 tensors [B]. 0 in the first marks a row whose scores are all infinite or no
         numbers; `check_ranked` is for when those of all processes are together.
     """
+    n_items = scores.size(1) - 1
     own = scores.gather(1, targets.unsqueeze(1))  # [B, 1]
     ahead = ~(scores < own)  # the target itself included; a score that is no number counts as ahead
     ahead[:, 0] = False
-    raw = ahead.sum(dim=1) * torch.isfinite(scores[:, 1:]).any(dim=1)
+    ranked = torch.isfinite(scores[:, 1:]).any(dim=1)
+    nothing_new = saw_all(seen, len(scores), n_items)
+    if nothing_new.any():  # a model may leave all of them out, and has not diverged
+        ranked[nothing_new] |= ~scores[nothing_new, 1:].isnan().any(dim=1)
+    raw = ahead.sum(dim=1) * ranked
     ahead[seen] = False
-    return raw, ahead.scatter_(1, targets.unsqueeze(1), True).sum(dim=1)
+    unseen = ahead.scatter_(1, targets.unsqueeze(1), True).sum(dim=1)
+    return raw, unseen.masked_fill(nothing_new, n_items)
+
+
+def saw_all(seen: tuple[Tensor, Tensor], n_rows: int, n_items: int) -> Tensor:
+    """Rows whose user has seen every item, the target included; bool [B].
+
+    Args:
+        seen: as in `target_ranks`.
+        n_rows: B.
+        n_items: without padding.
+    """
+    rows, items = seen
+    full = torch.bincount(rows, minlength=n_rows) >= n_items
+    if full.any():
+        own = full[rows]
+        pairs = torch.unique(rows[own] * (n_items + 1) + items[own])
+        full = torch.bincount(pairs // (n_items + 1), minlength=n_rows) >= n_items
+    return full
 
 
 def check_ranked(raw: np.ndarray) -> None:

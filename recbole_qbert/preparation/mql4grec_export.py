@@ -10,9 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recbole_qbert.data.atomic import Atomic, read_atomic
 from recbole_qbert.data.codec import quote
 from recbole_qbert.data.domain import Domain
-from recbole_qbert.data.merge import ITEM, Atomic, read_atomic
+from recbole_qbert.data.merge import ITEM
 from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids
 from recbole_qbert.errors import InputError, preview
 from recbole_qbert.files import atomic_write, read_json, sha256_file, write_json

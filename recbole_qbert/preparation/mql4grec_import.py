@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from recbole_qbert.data.atomic import write_header, write_rows
+from recbole_qbert.data.atomic import LARGE, read_atomic, write_header, write_rows
 from recbole_qbert.data.codec import parse_token, quote
 from recbole_qbert.data.domain import Domain
-from recbole_qbert.data.merge import ITEM, LARGE, read_atomic
+from recbole_qbert.data.merge import ITEM
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
 from recbole_qbert.errors import InputError, preview
 from recbole_qbert.files import atomic_write, read_json, sha256_file, sidecar_path, write_json

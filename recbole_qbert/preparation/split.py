@@ -21,10 +21,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recbole_qbert.data.atomic import write_header, write_rows
+from recbole_qbert.data.atomic import Atomic, read_atomic, write_header, write_rows
 from recbole_qbert.data.domain import Domain
-from recbole_qbert.data.merge import ITEM, USER, Atomic, read_atomic
-from recbole_qbert.errors import InputError, did_you_mean, preview
+from recbole_qbert.data.merge import ITEM, USER
+from recbole_qbert.errors import InputError, preview
 from recbole_qbert.files import atomic_write, sha256_file, write_json
 
 PARTS = ("train", "valid", "test")
@@ -89,21 +89,22 @@ def read_sequences(*paths: Path) -> Sequences:
     column, in the order of the file.
 
     Raises:
-        InputError: a file cannot be read, lacks a column, or has a time that is no number.
+        InputError: a file cannot be read, lacks a column, or has an id or a time that is none;
+            names the line.
     """
     files = [read_atomic(path) for path in paths]
     for file in files:
+        file.need((USER, ITEM), "give an .inter file")
+        file.need_rows()
         for name in (USER, ITEM):
-            if name not in file.names:
-                hint = did_you_mean(name, file.names)
-                raise InputError(f"{file.path}: no column '{name}'{hint}; give an .inter file")
-        if not file.columns.num_rows:
-            raise InputError(f"{file.path}: no rows follow the header; give a file with rows")
+            file.check_ids(name)
     users = pc.dictionary_encode(_column(files, USER)).combine_chunks()
     items = pc.dictionary_encode(_column(files, ITEM)).combine_chunks()
     owners = users.indices.to_numpy().astype(np.int64)
-    times = np.concatenate([_times(file) for file in files])
-    parts = np.repeat(np.arange(len(files)), [file.columns.num_rows for file in files])
+    times = np.concatenate(
+        [file.numbers(TIME) if TIME in file.names else np.zeros(file.n_rows) for file in files]
+    )
+    parts = np.repeat(np.arange(len(files)), [file.n_rows for file in files])
     order = np.lexsort((times, parts, owners))  # stable
     counts = np.bincount(owners, minlength=len(users.dictionary))
     return Sequences(
@@ -118,19 +119,6 @@ def read_sequences(*paths: Path) -> Sequences:
 
 def _column(files: Sequence[Atomic], name: str) -> pa.ChunkedArray:
     return pa.chunked_array([chunk for file in files for chunk in file.columns[name].chunks])
-
-
-def _times(file: Atomic) -> np.ndarray:
-    """The column `timestamp`; zeros where there is none."""
-    if TIME not in file.names:
-        return np.zeros(file.columns.num_rows)
-    try:
-        times = pc.cast(file.columns[TIME], pa.float64()).to_numpy()
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{file.path}: {TIME}: {error}; write numbers") from None
-    if not np.isfinite(times).all():
-        raise InputError(f"{file.path}: {TIME}: not all are finite; write numbers")
-    return times
 
 
 # Which interaction is whose target ----------------------------------------------------------------

@@ -19,10 +19,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recbole_qbert.data.atomic import read_columns, write_header, write_rows
+from recbole_qbert.data.atomic import (
+    LARGE,
+    read_atomic,
+    read_columns,
+    write_header,
+    write_rows,
+)
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.embeddings import EmbeddingTable, read_embeddings, write_embeddings
-from recbole_qbert.data.merge import ITEM, LARGE, USER, read_atomic
+from recbole_qbert.data.merge import ITEM, USER
 from recbole_qbert.errors import InputError, preview
 from recbole_qbert.files import atomic_write, sidecar_path
 from recbole_qbert.preparation.item_texts import as_cell

@@ -50,7 +50,8 @@ def test_header_alone_gives_no_rows(tmp_path: Path) -> None:
         (HEADER + "1\ta\t2\t\n", ["title"], ["line 2", "4 fields"]),
         ("item_id\ttitle:token\n", ["title"], ["line 1", "'item_id'", "name:type"]),
         ("a:token\ta:float\n", ["a"], ["line 1", "'a' occurs twice"]),
-        ("", ["title"], ["line 1 is empty"]),
+        ("", ["title"], ["x.item is empty"]),
+        ("\n1\ta\t2\n", ["title"], ["line 1 is empty"]),
         (HEADER.encode() + b"\xff\t\t\n", ["title"], ["not UTF-8", "convert"]),
     ],
 )

@@ -42,11 +42,11 @@ def test_check_says_which_items_are_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "fragment"),
     [
-        (b"", "line 1: no column item_id:token"),
-        (b"user_id:token\titem_ids:token\n", "did you mean 'item_ids:token'?"),
-        (b"user_id:token\titem_id:token\nu\tx1\nu\n", "line 3: 1 tab-separated fields"),
-        (b"item_id:token\nx1\n\xff\n", "line 3, item_id: not UTF-8"),
-        (b"\xff\x00\n", "line 1: no column"),
+        (b"", "ds.inter is empty"),
+        (b"user_id:token\titem_ids:token\n", "did you mean 'item_ids'?"),
+        (b"user_id:token\titem_id:token\nu\tx1\nu\n", "line 3: 1 fields where the header has 2"),
+        (b"item_id:token\nx1\n\xff\n", "line 3: not UTF-8"),
+        (b"\xff\x00\n", "line 1: not UTF-8"),
     ],
 )
 def test_faulty_interactions_are_refused(tmp_path: Path, content: bytes, fragment: str) -> None:

@@ -111,8 +111,8 @@ def test_a_broken_folder_is_made_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("u\ta\tsoon", "line 2, timestamp: 'soon' is not a number"),
-        ("u\ta\tinf", "line 2, timestamp: 'inf' is not a number"),
+        ("u\ta\tsoon", "line 2, timestamp: 'soon' is not a finite number"),
+        ("u\ta\tinf", "line 2, timestamp: 'inf' is not a finite number"),
         ("u\ta", "line 2: 2 fields where the header has 3"),
     ],
 )
@@ -129,5 +129,5 @@ def test_missing_file_and_column(tmp_path: Path) -> None:
         open_sequences(tmp_path / "x.inter")
     path = tmp_path / "x.inter"
     path.write_text("user_id:token\titem_id:token\nu\ta\n", encoding="utf-8")
-    with pytest.raises(InputError, match="no field 'timestamp'"):
+    with pytest.raises(InputError, match="no column 'timestamp'"):
         read_interactions(path)

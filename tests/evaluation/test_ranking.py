@@ -116,6 +116,19 @@ def test_a_row_without_a_finite_score_is_marked() -> None:
     check_ranked(raw.numpy()[1:])
 
 
+def test_a_user_who_has_seen_everything_gets_no_hit() -> None:
+    """Scores of minus infinity are no fault there; those that are no numbers are one everywhere."""
+    low = [-math.inf] * 3
+    scores = torch.tensor(
+        [[0.0, *low], [0.0, 9.0, 1.0, 1.0], [0.0, 1.0, math.nan, 1.0], [0.0, *low]]
+    )
+    scores[2, 1:] = math.nan
+    seen = _pairs([[1, 2, 3, 1], [3, 2, 1], [1, 2, 3], [2, 2, 2, 3]])
+    raw, unseen = target_ranks(scores, torch.tensor([1, 1, 1, 1]), seen)
+    assert raw.tolist() == [3, 1, 0, 0]
+    assert unseen.tolist() == [3, 3, 3, 1]
+
+
 def test_seen_items_leave_the_second_column_only() -> None:
     """Item 4 behind 1, 2 and 3: seen ones go, twice seen counts once, the target stays."""
     scores = torch.tensor([[0.0, 9.0, 8.0, 7.0, 6.0, 5.0]] * 4)

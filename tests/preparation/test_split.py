@@ -130,15 +130,15 @@ def test_faults(tmp_path: Path) -> None:
         write_split(Domain("x", tmp_path), read, leave_one_out(read), 0, {})
     assert files_below(tmp_path) == before
     for rows, message in (
-        ([("u", "a", "soon")], "timestamp: .*soon.*; write numbers"),
-        ([("u", "a", "nan")], "not all are finite"),
+        ([("u", "a", "soon")], "line 2, timestamp: 'soon' is not a finite number"),
+        ([("u", "a", "nan")], "line 2, timestamp: 'nan' is not a finite number"),
         ([], "no rows follow the header"),
     ):
         write_inter(path, rows)
         with pytest.raises(InputError, match=message):
             read_sequences(path)
     path.write_text("user:token\titem_id:token\nu\ta\n")
-    with pytest.raises(InputError, match="no column 'user_id'; did you mean 'user'"):
+    with pytest.raises(InputError, match="no column 'user_id'; it has .*; did you mean 'user'"):
         read_sequences(path)
 
 

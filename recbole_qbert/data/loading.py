@@ -1,0 +1,182 @@
+"""`StrictDataset`: RecBole's sequential dataset, whose files are read as they are written.
+
+RecBole reads atomic files with pandas, which takes an id `NA` for a missing value and joins lines
+between two quotes, and lets each model's own columns of features decide which interactions exist.
+Here every cell is read as it stands or refused with its line, and the interactions alone decide
+which users and items there are, so that all models of a data set see the same ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from recbole.data.dataset import SequentialDataset
+from recbole.utils import FeatureSource, FeatureType
+
+from recbole_qbert.data.atomic import Atomic, read_atomic
+from recbole_qbert.errors import InputError, preview
+
+KEYS = {"user": "USER_ID_FIELD", "item": "ITEM_ID_FIELD"}
+
+
+class StrictDataset(SequentialDataset):
+    """See the module's header."""
+
+    item_feat: Any  # RecBole sets these to a DataFrame, and to an Interaction when it builds
+    user_feat: Any
+    inter_feat: Any
+
+    def __init__(self, config: Any):
+        self.notes: list[str] = []  # what a reader of the results must know of the data
+        super().__init__(config)
+
+    def _load_data(self, token: str, dataset_path: str) -> None:
+        super()._load_data(token, dataset_path)
+        for kind in KEYS:
+            self._complete(kind)
+
+    def _load_feat(self, filepath: str, source: Any) -> pd.DataFrame | None:
+        """RecBole's, but each cell is read as it is written.
+
+        Raises:
+            InputError: the file or a cell cannot be used; names the line.
+        """
+        chosen, left_out = self._get_load_and_unload_col(source)
+        if chosen == set():
+            return None
+        file = read_atomic(
+            filepath, self.config["field_separator"], self.config["encoding"] or "utf-8"
+        )
+        file.need_rows()
+        names = [
+            name
+            for name in file.names
+            if (chosen is None or name in chosen) and name not in (left_out or ())
+        ]
+        self._check_columns(file, source, names, chosen or set())
+        columns = {}
+        for name in names:
+            kind = FeatureType(file.kinds[name])
+            columns[name] = column = self._read_column(file, name)
+            is_list = kind in (FeatureType.TOKEN_SEQ, FeatureType.FLOAT_SEQ)
+            self.set_field_property(name, kind, source, max(map(len, column)) if is_list else 1)
+            if kind in (FeatureType.FLOAT, FeatureType.FLOAT_SEQ):
+                self.field2bucketnum[name] = 2
+        return pd.DataFrame(columns)
+
+    def _ids(self, kind: str) -> list[str]:
+        """Names of the columns that hold ids of users or of items; RecBole's own comes first."""
+        own = self.uid_field if kind == "user" else self.iid_field
+        return [own, *(self.config[f"alias_of_{kind}_id"] or [])]
+
+    @property
+    def _id_fields(self) -> set[str]:
+        return {name for kind in KEYS for name in self._ids(kind)}
+
+    def _check_columns(self, file: Atomic, source: Any, names: list[str], asked: set[str]) -> None:
+        """Refuse a file without a column that is needed, or with one of a wrong type.
+
+        Args:
+            file: as it is written.
+            source: what RecBole calls the kind of file.
+            names: columns that are read.
+            asked: those that load_col names.
+        """
+        needed = {}
+        if source in (FeatureSource.USER, FeatureSource.INTERACTION):
+            needed[KEYS["user"]] = self.uid_field
+        if source in (FeatureSource.ITEM, FeatureSource.INTERACTION):
+            needed[KEYS["item"]] = self.iid_field
+        if source == FeatureSource.INTERACTION and self.benchmark_filename_list is None:
+            needed["TIME_FIELD"] = self.time_field
+        for key, name in needed.items():
+            file.need([name], f"correct the file, or name the column with {key}")
+            if name not in names:
+                raise InputError(
+                    f"{file.path}: load_col or unload_col leaves {name!r} out; read it"
+                )
+        file.need(sorted(asked - {self.time_field}), "correct load_col")
+        for name in names:
+            kind = file.kinds[name]
+            if name in self._id_fields and kind not in ("token", "token_seq"):
+                raise InputError(f"{file.path}: line 1: {name} is {kind}; ids are {name}:token")
+            if name == self.time_field and kind != "float":
+                raise InputError(
+                    f"{file.path}: line 1: {name} is {kind}; TIME_FIELD must be float: write "
+                    f"{name}:float, and numbers such as Unix seconds"
+                )
+        if source == FeatureSource.USER:
+            file.check_unique(self.uid_field, "user")
+        if source == FeatureSource.ITEM:
+            file.check_unique(self.iid_field, "item")
+
+    def _read_column(self, file: Atomic, name: str) -> Any:
+        """A column as RecBole has it; what a feature lacks is NaN, or a list of nothing."""
+        kind, between = file.kinds[name], self.config["seq_separator"]
+        if kind == "float":
+            return file.numbers(name, may_lack=name != self.time_field)
+        if kind == "token":
+            if name in self._id_fields:
+                file.check_ids(name)
+            texts = file.columns[name].to_pandas()
+            return texts.where(texts != "")
+        if name in self._id_fields:
+            file.check_id_lists(name, between)
+        lists = file.lists(name, between)
+        limit = (self.config["seq_len"] or {}).get(name)
+        return [each[:limit] for each in lists]
+
+    # Users and items ---------------------------------------------------------------------------
+
+    def _complete(self, kind: str) -> None:
+        """Give a row of missing features to whom has interactions and none; drop all others.
+
+        RecBole drops the interactions of an item without a row, and ranks an item without
+        interactions, but only for models that read features.
+        """
+        feat = getattr(self, f"{kind}_feat")
+        if feat is None:
+            return
+        ids = self._ids(kind)
+        columns = [self.inter_feat[name] for name in ids if name in self.inter_feat]
+        tokens = pd.unique(pd.concat([column.explode() for column in columns]).dropna())
+        known = feat[feat[ids[0]].isin(tokens)]
+        lacking = tokens[~np.isin(tokens, known[ids[0]])]
+        file = f"{self.dataset_name}.{kind}"
+        if len(lacking):
+            count = int(self.inter_feat[ids[0]].isin(lacking).sum())
+            self._say(
+                f"{file}: {len(lacking)} of {len(tokens):,} {kind}s have no row, so that their "
+                f"features are missing ({preview(lacking)}; {count:,} interactions)"
+            )
+        if len(known) < len(feat):
+            names = preview(feat[ids[0]][~feat.index.isin(known.index)].tolist(), 3)
+            self._say(
+                f"{file}: {len(feat) - len(known):,} of {len(feat):,} {kind}s have no interaction "
+                f"and are left out ({names})"
+            )
+        rows = pd.concat([known, pd.DataFrame({ids[0]: lacking})], ignore_index=True)
+        for name in rows:
+            empty = {FeatureType.TOKEN_SEQ: str, FeatureType.FLOAT_SEQ: float}.get(
+                self.field2type[name]
+            )
+            if empty:
+                rows[name] = [
+                    np.array([], empty) if isinstance(each, float) else each for each in rows[name]
+                ]
+        setattr(self, f"{kind}_feat", rows)
+
+    def _say(self, note: str) -> None:
+        self.notes.append(note)
+        self.logger.info(note)
+
+    def _data_filtering(self) -> None:
+        """RecBole's; a user or an item whom its filters left without interactions goes too."""
+        super()._data_filtering()
+        for kind in KEYS:
+            feat, own = getattr(self, f"{kind}_feat"), self._ids(kind)[0]
+            if feat is not None:
+                kept = feat[feat[own].isin(self.inter_feat[own])]
+                setattr(self, f"{kind}_feat", kept.reset_index(drop=True))
