@@ -93,11 +93,10 @@ def _read_fast(path: Path) -> pd.DataFrame | None:
         return None
     table = table.rename_columns(list(FIELDS)).unify_dictionaries()
     frame: pd.DataFrame = table.to_pandas()
-    amiss = not len(frame) or not np.isfinite(frame[TIME]).all()
-    for field in (USER, ITEM):
-        ids = frame[field].cat.categories
-        amiss |= ids.isin(["", PADDING]).any() or ids.str.contains("\0", regex=False).any()
-    return None if amiss else frame
+    ids = frame[USER].cat.categories.append(frame[ITEM].cat.categories)
+    wrong_ids = ids.isin(["", PADDING]) | ids.str.contains("\0", regex=False)
+    fine = len(frame) and np.isfinite(frame[TIME]).all() and not wrong_ids.any()
+    return frame if fine else None
 
 
 def _read_carefully(path: str | Path) -> pd.DataFrame:
