@@ -32,7 +32,7 @@ from recbole_qbert.injection.fit import Injector
 from recbole_qbert.tokenizer.quantiser import Quantiser, load_quantiser
 from recbole_qbert.tokenizer.settings import FUSED
 
-FORMAT = "recbole-qbert/tokenizer/1"
+FORMAT = "recbole-qbert/tokenizer/2"
 MANIFEST = "tokenizer.json"
 Streams = dict[str, tuple[np.ndarray, np.ndarray]]
 """For each stream its vectors float32 [N, D] and which items have one, bool [N]."""
@@ -51,6 +51,7 @@ class Tokenizer:
         keys: (domain, item) of every item with an ID.
         codes: int64 [N, K], unique.
         codebook_sizes: K.
+        n_spare: how many of the last levels no vector fills; they only tell equal items apart.
         report: what each stage reported.
         shapes: parts and dimension of each modality.
     """
@@ -63,6 +64,7 @@ class Tokenizer:
     keys: list[tuple[str, str]]
     codes: np.ndarray
     codebook_sizes: tuple[int, ...]
+    n_spare: int
     report: dict[str, Any]
     shapes: dict[str, tuple[int, int]]
 
@@ -88,6 +90,7 @@ class Tokenizer:
             "settings": self.settings,
             "streams": list(self.quantisers),
             "codebook_sizes": list(self.codebook_sizes),
+            "n_spare": self.n_spare,
             "shapes": self.shapes,
             "report": self.report,
         }
@@ -123,6 +126,7 @@ class Tokenizer:
             keys=[(domain, item) for domain, item in ids["keys"]],
             codes=ids["codes"],
             codebook_sizes=tuple(manifest["codebook_sizes"]),
+            n_spare=manifest["n_spare"],
             report=manifest["report"],
             shapes={name: (parts, size) for name, (parts, size) in manifest["shapes"].items()},
         )
@@ -133,7 +137,7 @@ class Tokenizer:
             quantiser.encode(filled(*streams[name], self.fills[name]))
             for name, quantiser in self.quantisers.items()
         ]
-        return np.concatenate(blocks, axis=1)
+        return np.pad(np.concatenate(blocks, axis=1), ((0, 0), (0, self.n_spare)))
 
     def distances(self, streams: Streams, rows: np.ndarray) -> np.ndarray:
         """D of eq. 10 for some items, all streams side by side: float32 [m, K, C]."""
@@ -142,6 +146,9 @@ class Tokenizer:
             vectors, present = streams[name]
             taken = filled(vectors[rows], present[rows], self.fills[name])
             blocks.append(quantiser.distances(taken))
+        if self.n_spare:  # their codes are all equally near
+            shape = (len(rows), self.n_spare, self.codebook_sizes[-1])
+            blocks.append(np.zeros(shape, np.float32))
         widest = max(block.shape[2] for block in blocks)
         padded = [
             np.pad(block, ((0, 0), (0, 0), (0, widest - block.shape[2])), constant_values=np.inf)

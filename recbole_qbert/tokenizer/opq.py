@@ -6,6 +6,7 @@ kept and used are plain arrays.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -112,6 +113,9 @@ def fit_opq(vectors: np.ndarray, settings: OPQSettings, seed: int) -> OPQ:
     sample -= mean
     dimension = sample.shape[1]
     kept = max(dimension // n_levels, 1) * n_levels
+    # With fewer rows than dimensions faiss writes beyond its memory; copies change no optimum.
+    n_copies = math.ceil(max(dimension, kept) / len(sample))
+    enough = np.tile(sample, (n_copies, 1))
 
     n_bits = size.bit_length() - 1
     product = faiss.ProductQuantizer(kept, n_levels, n_bits)
@@ -119,9 +123,9 @@ def fit_opq(vectors: np.ndarray, settings: OPQSettings, seed: int) -> OPQ:
     within = faiss.ProductQuantizer(kept, n_levels, n_bits)
     _quieten(within, seed)
     opq = faiss.OPQMatrix(dimension, n_levels, kept)
-    opq.niter, opq.max_train_points, opq.pq = settings.iterations, len(sample), within
+    opq.niter, opq.max_train_points, opq.pq = settings.iterations, len(enough), within
     with one_thread():
-        opq.train(sample)
+        opq.train(enough)
         rotation = faiss.vector_to_array(opq.A).reshape(kept, dimension)
         product.train(np.ascontiguousarray(sample @ rotation.T))
     shape = (n_levels, size, kept // n_levels)

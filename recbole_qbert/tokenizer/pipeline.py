@@ -27,9 +27,17 @@ from recbole_qbert.injection.model import InjectionSettings
 from recbole_qbert.neighbours import unit_rows
 from recbole_qbert.tokenizer.artifact import Streams, Tokenizer, filled
 from recbole_qbert.tokenizer.inputs import Catalogue, read_catalogue, read_training_pairs
-from recbole_qbert.tokenizer.quantiser import Quantiser, fit_quantiser, load_quantiser
+from recbole_qbert.tokenizer.quantiser import Quantiser, load_quantiser
 from recbole_qbert.tokenizer.reallocate import reallocate
 from recbole_qbert.tokenizer.settings import CONTENT, FUSED, IDENTITY, needed_modalities
+from recbole_qbert.tokenizer.sizes import (
+    AUTO,
+    MOST_LEVELS,
+    fit_levels,
+    spare_sizes,
+    stream_sizes,
+    warn_of_sharing,
+)
 from recbole_qbert.tokenizer.unique import extra_level
 
 logger = logging.getLogger(__name__)
@@ -71,14 +79,26 @@ def tokenize(
         streams[IDENTITY] = (vectors, vectors.any(axis=1))
     streams |= modality_streams(catalogue, names)
 
-    quantisers, fills, blocks = {}, {}, []
+    quantisers: dict[str, Quantiser] = {}
+    fills: dict[str, np.ndarray] = {}
+    blocks: list[np.ndarray] = []
     for name in names:
-        quantisers[name], fills[name], codes = _stage2(name, streams[name], folder, settings)
+        quantiser, fill, codes = _stage2(name, streams[name], folder, settings)
+        if _holds_nothing(codes, settings) and (blocks or name != names[-1]):
+            logger.warning("streams: %s: its vectors are all alike; it is left out", name)
+            continue
+        quantisers[name], fills[name] = quantiser, fill
         blocks.append(codes)
-        report[f"stage 2, {name}"] = quantisers[name].report(filled(*streams[name], fills[name]))
+        report[f"stage 2, {name}"] = quantiser.report(filled(*streams[name], fill))
     if settings["until"] == "quantisation":
         return None
+    codes = np.concatenate(blocks, axis=1)
     sizes = tuple(size for each in quantisers.values() for size in each.codebook_sizes)
+    spare: tuple[int, ...] = ()
+    if _is_short(quantisers, settings):
+        spare = spare_sizes(codes, len(catalogue.keys))
+        codes = np.pad(codes, ((0, 0), (0, len(spare))))
+    warn_of_sharing([row for name in quantisers for row in report[f"stage 2, {name}"]["levels"]])
     tokenizer = Tokenizer(
         folder=folder,
         settings=dict(settings),
@@ -86,8 +106,9 @@ def tokenize(
         quantisers=quantisers,
         fills=fills,
         keys=catalogue.keys,
-        codes=np.concatenate(blocks, axis=1),
-        codebook_sizes=sizes,
+        codes=codes,
+        codebook_sizes=(*sizes, *spare),
+        n_spare=len(spare),
         report=report,
         shapes={
             name: (vectors.shape[1], vectors.shape[2])
@@ -177,23 +198,22 @@ def _stage2(
     """Fit a stream's quantiser, or read it; also its fill vector and the codes [N, K]."""
     vectors, present = stream
     method = settings["quantiser"]
-    section = {
-        "n_levels": settings["n_levels"],
-        "codebook_size": settings["codebook_size"],
-        **settings[method],
-    }
     if not present.any():
         raise InputError(f"streams: {name}: no item has a vector; leave this stream out")
-    identity = _hash([method, section, settings["seed"]], [vectors, present])
+    having = vectors if present.all() else vectors[present]
+    n_levels, size = stream_sizes(settings, len(vectors), having)
+    may_lack = settings["n_levels"] == AUTO and not isinstance(size, list)
+    section = {"n_levels": n_levels, "codebook_size": size, **settings[method]}
+    identity = _hash([method, section, may_lack, settings["seed"]], [vectors, present])
     path = folder / f"stage2.{name}.safetensors"
     kept = _kept(path, identity)
     if kept is None:
-        having = vectors if present.all() else vectors[present]
         work = folder / f"stage2.{name}.training"
-        quantiser = fit_quantiser(
+        quantiser = fit_levels(
             having,
             method,
             section,
+            may_lack=may_lack,
             seed=settings["seed"],
             folder=work,
             show_progress=settings["show_progress"],
@@ -206,6 +226,20 @@ def _stage2(
         if work.is_dir() and not any(work.iterdir()):
             work.rmdir()
     return load_quantiser(kept["state"]["quantiser"]), kept["state"]["fill"], kept["codes"]
+
+
+def _holds_nothing(codes: np.ndarray, settings: Mapping[str, Any]) -> bool:
+    """Whether a stream of as many levels as are needed says nothing: int64 [N, K]."""
+    return settings["n_levels"] == AUTO and bool((codes == codes[0]).all())
+
+
+def _is_short(quantisers: Mapping[str, Quantiser], settings: Mapping[str, Any]) -> bool:
+    """Whether a stream has fewer levels than it might have, so that tuples may run out."""
+    return (
+        settings["n_levels"] == AUTO
+        and settings["unique"] == "reallocate"
+        and any(len(each.codebook_sizes) < MOST_LEVELS for each in quantisers.values())
+    )
 
 
 def _make_unique(tokenizer: Tokenizer, catalogue: Catalogue, streams: Streams) -> None:

@@ -110,11 +110,10 @@ class Quantiser(ABC):
             vectors: float [n, D].
 
         Returns:
-            `levels`, per level: `codebook_size`, `used` codes, `usage` (their share), `perplexity`,
-            and `relative_error`, the squared error with the levels up to this one over the squared
-            distance of the vectors to their mean. `collisions`: rows less distinct tuples.
-            `identical`: rows less distinct vectors (what differs by less than a thousandth of the
-            values' spread is an encoder's rounding): collisions that no quantiser can avoid.
+            `levels`, per level: what `usage` says, and `relative_error`, the squared error with the
+            levels up to this one over the squared distance of the vectors to their mean.
+            `collisions`: rows less distinct tuples. `identical`: rows less `count_distinct`:
+            collisions that no quantiser can avoid.
         """
         checked = checked_vectors(vectors, self.dimension)
         codes = self.encode(checked)
@@ -126,8 +125,7 @@ class Quantiser(ABC):
         for level, (size, error) in enumerate(zip(self.codebook_sizes, errors, strict=True)):
             relative = error / total if total > 0 else 0.0
             levels.append({**usage(codes[:, level], size), "relative_error": relative})
-        step = 1e-3 * (total / checked.size) ** 0.5 if total > 0 else 1.0
-        identical = len(checked) - len(np.unique(row_keys(checked, step=step)))
+        identical = len(checked) - count_distinct(checked)
         return {"levels": levels, "collisions": count_collisions(codes), "identical": identical}
 
     def squared_errors(
@@ -216,20 +214,44 @@ def decoded_sum(codes: np.ndarray, codebooks: Sequence[np.ndarray]) -> np.ndarra
 
 
 def usage(codes: np.ndarray, size: int) -> dict[str, Any]:
-    """Use of one level's codes, int64 [n]: size, used, usage, perplexity."""
+    """Use of one level's codes, int64 [n].
+
+    Returns:
+        `codebook_size`; `used` codes; `usage`, their share; `perplexity`, exp of the entropy of
+        their use; `shared`, the share of the items whose code another item has; `mean_group`,
+        items a used code.
+    """
     counts = np.bincount(codes, minlength=size)
-    shares = counts[counts > 0] / max(1, len(codes))
+    used = counts[counts > 0]
+    n_items = max(1, len(codes))
+    shares = used / n_items
     return {
         "codebook_size": size,
-        "used": len(shares),
-        "usage": len(shares) / size,
+        "used": len(used),
+        "usage": len(used) / size,
         "perplexity": float(np.exp(-(shares * np.log(shares)).sum())),
+        "shared": int(used[used > 1].sum()) / n_items,
+        "mean_group": n_items / max(1, len(used)),
     }
 
 
 def count_collisions(codes: np.ndarray) -> int:
     """Items less distinct tuples of codes [N, K]: how many items must change to be unique."""
     return len(codes) - len(np.unique(codes, axis=0))
+
+
+def count_distinct(vectors: np.ndarray) -> int:
+    """How many vectors, float32 [n, D], n > 0, differ by more than an encoder's rounding.
+
+    Rounding is a thousandth of the values' spread; where that is itself below a hundred-thousandth
+    of the values, all vectors count as one.
+    """
+    mean = vectors.mean(axis=0, dtype=np.float64)
+    spread = sum(float(((block[:n] - mean) ** 2).sum()) for block, n in _blocks(vectors))
+    if spread <= 1e-10 * (spread + len(vectors) * float((mean**2).sum())):
+        return 1
+    step = 1e-3 * (spread / vectors.size) ** 0.5
+    return len(np.unique(row_keys(vectors, step=step)))
 
 
 def row_keys(vectors: np.ndarray, seed: int = 0, step: float = 0.0) -> np.ndarray:

@@ -26,9 +26,14 @@ def report_lines(tokenizer: Tokenizer) -> Iterator[str]:
             yield (
                 f"  level {level_letters(level)}: {row['used']} of {row['codebook_size']} codes "
                 f"used, perplexity {row['perplexity']:.1f}, "
-                f"relative error {row['relative_error']:.4f}"
+                f"relative error {row['relative_error']:.4f}, "
+                f"{row['shared']:.0%} of items share their code, "
+                f"{row['mean_group']:.1f} items a code"
             )
             level += 1
+    if tokenizer.n_spare:
+        last = tokenizer.codebook_sizes[-1]
+        yield f"{tokenizer.n_spare} levels of {last} codes tell items of equal codes apart"
     unique = report["unique"]
     if "moved" in unique:
         moves = ", ".join(

@@ -12,6 +12,7 @@ from torch import nn
 from recbole_qbert.config import shipped
 from recbole_qbert.errors import InputError, did_you_mean
 from recbole_qbert.tokenizer.quantiser import METHODS
+from recbole_qbert.tokenizer.sizes import AUTO
 from recbole_qbert.yaml_files import load_yaml, parse_value
 
 # Streams that are no modality: what stage 1 makes, what users do with items; and the word for each
@@ -25,6 +26,7 @@ _CHOICES = {
     "new_item_query": ("neighbours", "mean"),
     "until": ("injection", "quantisation", "ids"),
 }
+_SIZES = {"n_levels": 1, "codebook_size": 2}  # the least of each
 _KINDS = {bool: "True or False", int: "a whole number", float: "a number", list: "a list"}
 
 
@@ -105,6 +107,8 @@ def _checked(key: str, value: Any, default: Any, source: str) -> Any:
     """The value, if it is of the default's kind; a whole number may stand for a number."""
     if default is None or value is None:
         return value
+    if key in _SIZES:
+        return _checked_size(key, value, source)
     if isinstance(default, list) and isinstance(value, str):
         return [part for part in value.replace(",", " ").split() if part]
     kind = type(default)
@@ -112,4 +116,16 @@ def _checked(key: str, value: Any, default: Any, source: str) -> Any:
     truth = isinstance(value, bool) and kind is not bool
     if kind in _KINDS and (truth or not isinstance(value, allowed)):
         raise InputError(f"{source}: {key}: {value!r} is not {_KINDS[kind]}")
+    return value
+
+
+def _checked_size(key: str, value: Any, source: str) -> Any:
+    """A whole number, `auto`, or for `codebook_size` a list of numbers."""
+    several = isinstance(value, list) and key == "codebook_size" and value
+    for each in value if several else [value]:
+        if several or each != AUTO:
+            if isinstance(each, bool) or not isinstance(each, int):
+                raise InputError(f"{source}: {key}: {each!r} is not a whole number or {AUTO}")
+            if each < _SIZES[key]:
+                raise InputError(f"{source}: {key}: {each} is less than {_SIZES[key]}")
     return value

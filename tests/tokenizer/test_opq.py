@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -68,6 +71,25 @@ def _plain_codebooks(vectors: np.ndarray) -> np.ndarray:
     return np.stack(
         [KMeans(16, n_init=1, random_state=0).fit(part).cluster_centers_ for part in parts]
     )
+
+
+def test_fewer_vectors_than_dimensions() -> None:
+    """In a process of its own: faiss wrote beyond its memory, which a strict allocator finds."""
+    program = (
+        "import numpy as np; from recbole_qbert.tokenizer.opq import OPQSettings, fit_opq; "
+        "rows = np.eye(3, 12, dtype=np.float32); "
+        "print([len(np.unique(fit_opq(rows, OPQSettings(k, 2), 1).encode(rows), axis=0)) > 1 "
+        "for k in (1, 4, 12)])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "MALLOC_CHECK_": "3", "MALLOC_PERTURB_": "85"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "[True, True, True]\n"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.semid import read_semantic_ids
 from recbole_qbert.errors import InputError
 from recbole_qbert.files import read_json, sidecar_path
-from recbole_qbert.tokenizer import artifact, pipeline
+from recbole_qbert.tokenizer import artifact, pipeline, sizes
 from recbole_qbert.tokenizer.artifact import Tokenizer
 from recbole_qbert.tokenizer.pipeline import tokenize
 from recbole_qbert.tokenizer.report import report_lines
@@ -77,8 +77,8 @@ def test_a_killed_run_goes_on_to_the_same_file(
 ) -> None:
     wanted = _run(tmp_path / "whole", streams=["fused", "text"])
     calls: list[str] = []
-    modules = {name: pipeline for name in ("fit_injector", "fit_quantiser", "reallocate")}
-    modules["write_semantic_ids"] = artifact
+    modules = {"fit_injector": pipeline, "reallocate": pipeline}
+    modules |= {"fit_quantiser": sizes, "write_semantic_ids": artifact}
 
     def counted(name: str) -> Any:
         function = getattr(modules[name], name)

@@ -1,0 +1,149 @@
+"""Levels and codes that follow the catalogue: shared codes at any size, nothing for nothing."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.embeddings import EmbeddingTable, write_embeddings
+from recbole_qbert.data.semid import read_semantic_ids
+from recbole_qbert.tokenizer.artifact import Tokenizer
+from recbole_qbert.tokenizer.new_items import encode_new_items
+from recbole_qbert.tokenizer.pipeline import tokenize
+from recbole_qbert.tokenizer.quantiser import count_distinct, usage
+from recbole_qbert.tokenizer.report import report_lines
+from recbole_qbert.tokenizer.settings import tokenize_settings
+from recbole_qbert.tokenizer.sizes import automatic_size
+
+QUICK: dict[str, Any] = {"show_progress": False, "streams": "content", "rqvae.epochs": 20}
+
+
+def _clusters(n_items: int, n_kinds: int = 7, noise: float = 0.3) -> np.ndarray:
+    """Vectors [N, 12] of a few kinds."""
+    rng = np.random.default_rng(n_items)
+    centres = rng.normal(size=(n_kinds, 12))
+    spread = noise * rng.normal(size=(n_items, 12))
+    return (centres[np.arange(n_items) % n_kinds] + spread).astype(np.float32)
+
+
+def _domain(folder: Path, vectors: np.ndarray) -> Domain:
+    domain = Domain("toy", folder / "toy")
+    domain.folder.mkdir(parents=True, exist_ok=True)
+    items = tuple(f"i{row}" for row in range(len(vectors)))
+    mask = np.ones((len(vectors), 1), np.bool_)
+    write_embeddings(domain.file("text.npz"), EmbeddingTable(items, vectors[:, None], mask, {}))
+    return domain
+
+
+def _tokenize(folder: Path, vectors: np.ndarray, **given: Any) -> tuple[Domain, Tokenizer]:
+    domain = _domain(folder, vectors)
+    tokenizer = tokenize([domain], folder / "tokenizer", tokenize_settings((), QUICK | given))
+    assert tokenizer is not None
+    return domain, tokenizer
+
+
+@pytest.mark.parametrize(
+    ("n_items", "size"),
+    [(1, 2), (5, 2), (8, 4), (24, 4), (151, 16), (1535, 128), (1585, 256), (12101, 256)],
+)
+def test_the_size_of_a_level_by_hand(n_items: int, size: int) -> None:
+    assert automatic_size(n_items) == size
+
+
+def test_usage_by_hand() -> None:
+    found = usage(np.array([0, 0, 0, 2, 2, 3]), 5)
+    assert (found["used"], found["shared"], found["mean_group"]) == (3, 5 / 6, 2.0)
+
+
+@pytest.mark.parametrize("quantiser", ["rqkmeans", "rqvae", "opq"])
+@pytest.mark.parametrize("n_items", [2, 3, 5, 9, 20, 151, 400])
+def test_items_of_any_catalogue_share_codes(tmp_path: Path, n_items: int, quantiser: str) -> None:
+    domain, tokenizer = _tokenize(tmp_path, _clusters(n_items), quantiser=quantiser)
+    codes = read_semantic_ids(domain.file("semid")).codes
+    assert len(np.unique(codes, axis=0)) == n_items
+    content = codes[:, : codes.shape[1] - tokenizer.n_spare]
+    for level in content.T:
+        assert len(np.unique(level)) > 1 or tokenizer.n_spare
+        if n_items >= 20:
+            counts = np.bincount(level)
+            assert counts[counts > 1].sum() >= 0.7 * n_items
+
+
+def test_large_catalogues_keep_four_levels_of_256(tmp_path: Path) -> None:
+    _, tokenizer = _tokenize(tmp_path, _clusters(1600), **{"rqkmeans.restarts": 1})
+    assert tokenizer.codebook_sizes == (256,) * 4
+    assert tokenizer.n_spare == 0
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-7])
+def test_a_few_kinds_of_equal_items_take_one_level(tmp_path: Path, noise: float) -> None:
+    """Five kinds, 60 items: a code a kind, and levels that only count the items of a kind."""
+    _, tokenizer = _tokenize(tmp_path, _clusters(60, 5, noise))
+    assert tokenizer.quantisers["text"].codebook_sizes == (5,)
+    assert tokenizer.n_spare == 2  # 12 items of a kind, 8 codes a level
+    assert len(np.unique(tokenizer.codes, axis=0)) == 60
+    for kind in range(5):
+        # Rows are sorted by token.
+        rows = [row for row, (_, item) in enumerate(tokenizer.keys) if int(item[1:]) % 5 == kind]
+        assert len(np.unique(tokenizer.codes[rows, 0])) == 1
+
+
+def test_new_items_find_room_beside_equal_ones(tmp_path: Path) -> None:
+    vectors = _clusters(60, 5, 0.0)
+    domain, tokenizer = _tokenize(tmp_path, vectors)
+    before = {key: tuple(row) for key, row in zip(tokenizer.keys, tokenizer.codes, strict=True)}
+    _domain(tmp_path, np.concatenate([vectors, vectors[:3]]))
+    again = Tokenizer.load(tmp_path / "tokenizer")
+    assert len(encode_new_items(again, [domain]).keys) == 3
+    after = {key: tuple(row) for key, row in zip(again.keys, again.codes, strict=True)}
+    assert len(set(after.values())) == 63
+    assert all(after[key] == codes for key, codes in before.items())
+    for new, old in (("i60", "i0"), ("i61", "i1"), ("i62", "i2")):
+        assert after["toy", new][0] == after["toy", old][0]
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-7])
+def test_a_modality_without_differences_is_left_out(
+    tmp_path: Path, noise: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    domain = _domain(tmp_path, _clusters(40))
+    alike = _clusters(40, 1, noise)[:, None]
+    items = tuple(f"i{row}" for row in range(40))
+    table = EmbeddingTable(items, alike, np.ones((40, 1), np.bool_), {})
+    write_embeddings(domain.file("image.npz"), table)
+    tokenizer = tokenize([domain], tmp_path / "tokenizer", tokenize_settings((), QUICK))
+    assert tokenizer is not None
+    assert list(tokenizer.quantisers) == ["text"]
+    assert "streams: image: its vectors are all alike; it is left out" in caplog.text
+
+
+def test_items_that_are_all_alike_are_still_told_apart(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, tokenizer = _tokenize(tmp_path, _clusters(30, 1, 0.0))
+    assert len(np.unique(tokenizer.codes, axis=0)) == 30
+    assert "nearly all items have the same code at level a" in caplog.text
+
+
+def test_codes_that_nobody_shares_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        _, tokenizer = _tokenize(tmp_path, _clusters(151), codebook_size=256, n_levels=2)
+    assert tokenizer.codebook_sizes == (256, 256)
+    assert "codes are hardly shared at level a" in caplog.text
+    caplog.clear()
+    _, tokenizer = _tokenize(tmp_path / "auto", _clusters(151))
+    assert not caplog.records
+    assert "% of items share their code" in "\n".join(report_lines(tokenizer))
+
+
+def test_distinct_vectors_by_hand() -> None:
+    rows = np.array([[1, 0], [1, 1e-7], [0, 1], [0, 1], [-1, 0]], dtype=np.float32)
+    assert count_distinct(rows) == 3
+    assert count_distinct(np.ones((4, 3), np.float32)) == 1
