@@ -54,7 +54,6 @@ def _speed_options(parser: argparse.ArgumentParser) -> None:
 def _peer_options(parser: argparse.ArgumentParser) -> None:
     _data_options(parser)
     parser.add_argument("--peer", default="SASRec", help="a model of RecBole's")
-    parser.add_argument("--batch", type=int, help="rows a step; default: as tuned, of S3Rec 128")
     parser.add_argument("--steps", type=int, default=4, help="training steps a round")
 
 
@@ -250,8 +249,6 @@ def _peer(**settings: Any) -> Any:
         given = {"semantic_id_file": str(_made_up_ids(options)), **settings}
         if options.peer == "S3Rec":  # sequences, not prefixes, and few of them a step
             given |= {"augmentation": "none", "train_batch_size": 128}
-        if options.batch:
-            given["train_batch_size"] = options.batch
         model, train, _ = _as_tuned(options.peer, options, **given)
 
         from recbole_qbert.lean_forward import lean_loss
