@@ -1,185 +1,433 @@
 """A trained model as a folder: weights, config, item tokens, semantic IDs, manifest.
 
-    model.safetensors   weights
-    config.json         what the model is built from
-    items.json          raw item tokens; place i is internal id i + 1 (0 is padding)
-    <...>.semid         the semantic IDs, where the model has any
-    manifest.json       format, model name, hashes of the files above, versions, data counts
+    model.safetensors    weights
+    config.json          what the model is built from
+    items.json           raw item tokens; place i is internal id i + 1 (0 is padding)
+    dataset.safetensors  what the model asks of its data set when it is built: sizes, item features
+    items.semid          the semantic IDs, where the data set has any, and items.semid.json
+    manifest.json        format, model name, hashes of the files above, versions, data counts
 
-Nothing in it can run code. The folder appears whole or not at all.
+Nothing in it can run code. The folder appears whole or not at all. B histories, N items (padding
+included), L = MAX_ITEM_LIST_LENGTH.
 """
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Mapping
+from itertools import chain, islice, repeat
+from numbers import Integral
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import safetensors
+import numpy as np
 import torch
+from recbole.config import Config
 from recbole.data.interaction import Interaction
 from safetensors.torch import load_file, save
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from recbole_qbert._version import __version__
-from recbole_qbert.checkpoint import config_from_json, config_to_json
-from recbole_qbert.data.dataset import TrainingRows
-from recbole_qbert.data.semid import SemanticIDCodec, read_semantic_ids, write_semantic_ids
+from recbole_qbert.checkpoint import (
+    DERIVED_KEYS,
+    config_to_json,
+    load_checkpoint,
+    save_checkpoint,
+)
+from recbole_qbert.data.codec import quote
+from recbole_qbert.data.semid import read_semantic_ids, write_semantic_ids
 from recbole_qbert.errors import InputError, preview
 from recbole_qbert.files import (
     atomic_folder,
     check_folder,
     read_json,
+    read_json_list,
     recovered,
     sha256_folder,
     write_json,
 )
+from recbole_qbert.lean_forward import lean_scores
 from recbole_qbert.registry import model_entry
+from recbole_qbert.stand_in import stand_in
 
-FORMAT = "recbole-qbert/bundle/1"
-REQUIRED = frozenset(("model.safetensors", "config.json", "items.json"))
+FORMAT = "recbole-qbert/bundle/2"
+REQUIRED = frozenset(("model.safetensors", "config.json", "items.json", "dataset.safetensors"))
+SEMANTIC_IDS = frozenset(("items.semid", "items.semid.json"))
+# Numbers that a model may make when it is built, beside four times those of its weights; a tensor
+# counts as so many more for itself.
+ALLOWANCE, TENSOR = 1 << 24, 1 << 12
+SCORES_AT_ONCE = 1 << 24  # 64 MiB
+ROWS_AT_ONCE = 1024
+N_TRIED = 8  # histories that a bundle is tried with before it is written
 
 
-class Catalogue(NamedTuple):
-    """What a model asks of its data set when it is built from a bundle."""
-
-    tokens: list[str]  # of the real items
-    item_codes: Tensor | None  # [N, K]
-    codec: SemanticIDCodec | None
-    repeats: bool
-
-    @property
-    def item_num(self) -> int:
-        """N, padding included."""
-        return len(self.tokens) + 1
-
-    def num(self, field: str) -> int:
-        """RecBole's models ask for the number of items by field name."""
-        return self.item_num
-
-    def training_repeats(self) -> bool:
-        """As it was in training."""
-        return self.repeats
-
-    def training_rows(self, batch_size: int, max_length: int) -> TrainingRows:
-        """None: training has ended."""
-        none = torch.zeros(0, dtype=torch.long)
-        return TrainingRows(none, none, none.double())
+class NotBundled(InputError):
+    """A model whose scores cannot be had from a bundle."""
 
 
 def save_bundle(folder: str | Path, model: Any, config: Any, dataset: Any) -> None:
-    """Write a trained model of this package's; an older bundle in `folder` is replaced."""
+    """Write a trained model; an older bundle in `folder` is replaced.
+
+    The model is built again from what is to be written, and must give the same scores.
+
+    Args:
+        folder: of the bundle.
+        model: its weights are those to keep.
+        config: of the run.
+        dataset: what the model was built from.
+
+    Raises:
+        NotBundled: it cannot be built again, asks for more than the items of a history, or gives
+            other scores. Nothing is written.
+    """
+    name, content = config["model"], config_to_json(config)
+    tokens = [str(token) for token in dataset.field2id_token[dataset.iid_field][1:]]
+    semantic_ids = getattr(dataset, "semantic_ids", None)
+    weights = {key: tensor.detach().cpu().clone() for key, tensor in model.state_dict().items()}
+    notes: dict[str, Any] = {}
+    try:
+        settings = _settings(content, torch.device("cpu"))
+        twin = _build(settings, stand_in(settings, tokens, semantic_ids, notes, dataset), weights)
+        ranks_for_nothing = _compare(model, config, twin, settings, len(tokens) + 1)
+    except Exception as error:  # whatever a third party's model raises
+        raise NotBundled(
+            f"{name} has no bundle: it cannot be built again from one, or not rank items by a "
+            f"history alone ({_said(error)})"
+        ) from error
     with atomic_folder(folder) as work:
-        weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
         (work / "model.safetensors").write_bytes(save(weights))
-        write_json(work / "config.json", config_to_json(config))
-        tokens = [str(token) for token in dataset.field2id_token[dataset.iid_field][1:]]
+        write_json(work / "config.json", content)
         with open(work / "items.json", "w", encoding="utf-8") as handle:
             json.dump(tokens, handle, ensure_ascii=False)
-        if dataset.semantic_ids is not None:
+        try:
+            save_checkpoint(work / "dataset.safetensors", notes)
+        except TypeError as error:
+            raise NotBundled(f"{name} has no bundle: {_said(error)}") from error
+        if semantic_ids is not None:
             write_semantic_ids(
-                work / "items.semid", dataset.semantic_ids, {"copied_into": "a model bundle"}
+                work / "items.semid", semantic_ids, {"copied_into": "a model bundle"}
             )
         manifest = {
             "format": FORMAT,
-            "model": config["model"],
+            "model": name,
             "version": __version__,
             "torch": torch.__version__,
             "n_items": len(tokens),
-            "training_repeats": bool(dataset.training_repeats()),
+            "ranks_for_nothing": ranks_for_nothing,
             "sha256": sha256_folder(work),
         }
         write_json(work / "manifest.json", manifest)
 
 
-class Recommender:
-    """A loaded bundle: recommendations for histories of raw item tokens."""
+def _compare(model: Any, config: Any, twin: Any, settings: Config, n_items: int) -> bool:
+    """Refuse a model built again that scores drawn histories otherwise than the trained one.
 
-    def __init__(self, model: Any, catalogue: Catalogue, max_length: int, device: torch.device):
-        self.model = model.to(device).eval()
-        self.catalogue = catalogue
-        self.max_length = max_length
-        self.device = device
-        self._ids = {token: number for number, token in enumerate(catalogue.tokens, start=1)}
+    Returns:
+        Whether it ranks items for an empty history too.
+    """
+    width = config["MAX_ITEM_LIST_LENGTH"]
+    lengths = torch.linspace(1, width, N_TRIED).long()
+    items = torch.randint(1, n_items, (N_TRIED, width), generator=torch.Generator().manual_seed(0))
+    items[torch.arange(width) >= lengths.unsqueeze(1)] = 0
+    training = model.training
+    expected = _scores(model.eval(), config, items, lengths).cpu()
+    model.train(training)
+    found = _scores(twin, settings, items, lengths)
+    if not torch.allclose(found, expected, rtol=1e-3, atol=1e-3):
+        raise ValueError("it would give other scores")
+    try:
+        empty = _scores(twin, settings, torch.zeros_like(items[:1]), torch.zeros_like(lengths[:1]))
+    except Exception:  # a place before the first one, say
+        return False
+    return bool(empty[:, 1:].isfinite().any() and not empty.isnan().any())
+
+
+def _settings(content: Mapping[str, Any], device: torch.device) -> Config:
+    """The config again, as `config_to_json` gave it, for another device.
+
+    RecBole's constructor would evaluate texts as Python, and choose a GPU for the whole process.
+    """
+    config = Config.__new__(Config)
+    config.model, config.dataset = content["model"], content["dataset"]
+    keys = {key: value for key, value in content["keys"].items() if key not in DERIVED_KEYS}
+    config.final_config_dict = {
+        **keys, "model": config.model, "dataset": config.dataset, "device": device
+    }  # fmt: skip
+    return config
+
+
+def _build(config: Config, dataset: Any, weights: Mapping[str, Tensor]) -> Any:
+    """The model of a config with these weights, ready to score; draws no random number."""
+    settings = copy.copy(config)
+    # A second stage of training would read the weights that it starts from.
+    settings.final_config_dict = config.final_config_dict | {
+        "train_stage": "pretrain", "pre_model_path": None
+    }  # fmt: skip
+    room = ALLOWANCE + 4 * sum(TENSOR + tensor.numel() for tensor in weights.values())
+    if config["MAX_ITEM_LIST_LENGTH"] > room:
+        raise InputError(f"MAX_ITEM_LIST_LENGTH: {config['MAX_ITEM_LIST_LENGTH']} is too large")
+    with torch.random.fork_rng(devices=[]), _Allowance(room):
+        model = model_entry(config["model"]).model(settings, dataset)
+    for name, buffer in list(model.named_buffers()):
+        if name in weights and not buffer.numel():  # it counts interactions
+            holder, _, own = name.rpartition(".")
+            setattr(model.get_submodule(holder), own, torch.empty_like(weights[name]))
+    model.load_state_dict(weights)
+    return model.to(config["device"]).eval()
+
+
+class _Allowance(TorchDispatchMode):
+    """Refuse, before they take memory, tensors of more than `room` numbers altogether."""
+
+    def __init__(self, room: int):
+        super().__init__()
+        self.room = room
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func.is_view or func._schema.is_mutable:
+            return func(*args, **kwargs)
+        if "device" in kwargs and not any(isinstance(each, Tensor) for each in args):
+            self._take(func(*args, **kwargs | {"device": "meta"}))
+            return func(*args, **kwargs)
+        made = func(*args, **kwargs)
+        self._take(made)
+        return made
+
+    def _take(self, made: Any) -> None:
+        self.room -= TENSOR + made.numel() if isinstance(made, Tensor) else TENSOR
+        if self.room < 0:
+            raise InputError("the config asks for a model that is far larger than the weights")
+
+
+@torch.no_grad()
+def _scores(model: Any, config: Config, items: Tensor, lengths: Tensor) -> Tensor:
+    """Scores of all items, its own to change.
+
+    Args:
+        model: in evaluation.
+        config: its own.
+        items: [B, L], right-padded with zeros.
+        lengths: [B].
+
+    Returns:
+        [B, N] on the config's device.
+    """
+    batch = Interaction({model.ITEM_SEQ: items, model.ITEM_SEQ_LEN: lengths})
+    scores: Tensor = lean_scores(model, config)(batch.to(config["device"]))
+    return scores.view(len(items), -1).float().clone()
+
+
+def _said(error: Exception) -> str:
+    """An exception in one short line."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    return f"{type(error).__name__}: {quote(' '.join(str(error).split()), limit=200)}"
+
+
+def _read_tokens(path: Path) -> list[str]:
+    tokens = read_json_list(path)
+    if not tokens or {*map(type, tokens)} != {str} or len({*tokens}) < len(tokens):
+        raise InputError(f"{path}: not a list of different item tokens")
+    return tokens
+
+
+_NOT_LISTS = "histories is a list of lists of item tokens"
+
+
+def _check_no_text(values: Iterable[Any]) -> None:
+    """A text would be taken for its letters, a mapping for its keys."""
+    if any(issubclass(kind, (str, bytes, Mapping)) for kind in {*map(type, values)}):
+        raise InputError(_NOT_LISTS)
+
+
+def _within(name: str, value: Any, most: int | None = None) -> int:
+    number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else 0
+    if number < 1:
+        raise InputError(f"{name}: {value!r} is not a whole number of at least 1")
+    if most is not None and number > most:
+        raise InputError(f"{name}: {number} is more than the {most} items")
+    return number
+
+
+class Recommender:
+    """A loaded bundle: recommendations for histories of raw item tokens.
+
+    Attributes:
+        model: ready to score.
+        config: of the model, with the device that it is on.
+        tokens: of the items, by internal id - 1.
+        ranks_for_nothing: whether the model ranks items for an empty history too.
+    """
+
+    def __init__(self, model: Any, config: Config, tokens: list[str], ranks_for_nothing: bool):
+        self.model, self.config = model, config
+        self.tokens = tokens
+        self.ranks_for_nothing = ranks_for_nothing
+        self._ids = {token: number for number, token in enumerate(tokens, start=1)}
+        self._names = np.array(["", *tokens], dtype=object)
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "cpu") -> Recommender:
         """Read a bundle.
 
+        Args:
+            folder: of `save_bundle`.
+            device: that the model is to be on, whatever it was trained on.
+
         Raises:
-            InputError: not a bundle, or a file in it was changed.
+            InputError: not a bundle, a file in it was changed, or its files do not go together.
         """
         folder = Path(folder)
         manifest = read_json(recovered(folder) / "manifest.json")
-        digests: Any = manifest.get("sha256")
-        complete = isinstance(digests, dict) and "training_repeats" in manifest
-        if manifest.get("format") != FORMAT or not complete or not digests.keys() >= REQUIRED:
+        digests = manifest.get("sha256")
+        if (
+            manifest.get("format") != FORMAT
+            or not isinstance(digests, dict)
+            or digests.keys() not in (REQUIRED, REQUIRED | SEMANTIC_IDS)
+        ):
             raise InputError(
                 f"{folder}: not a model bundle of this version; train and save it again"
             )
         check_folder(folder, digests)
-        config = config_from_json(read_json(folder / "config.json"))
-        tokens = json.loads((folder / "items.json").read_text(encoding="utf-8"))
-        codes, codec = None, None
-        if "items.semid" in digests:
-            table = read_semantic_ids(folder / "items.semid")
-            codec = table.codec
-            codes = torch.zeros(len(tokens) + 1, table.n_levels, dtype=torch.long)
-            codes[1:] = torch.from_numpy(table.codes_for(tokens))
-        catalogue = Catalogue(tokens, codes, codec, manifest["training_repeats"])
-        model = model_entry(manifest["model"]).model(config, catalogue)
         try:
-            model.load_state_dict(load_file(folder / "model.safetensors"))
-        except (safetensors.SafetensorError, RuntimeError) as error:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError, TypeError) as error:
+            raise InputError(f"device: {device!r} cannot be used ({_said(error)})") from None
+        try:
+            return cls._of_files(folder, manifest, torch.device(device))
+        except Exception as error:  # an edited file can be wrong in any way
             raise InputError(
-                f"{folder}: weights do not fit the config: {str(error).splitlines()[0]}"
-            ) from None
-        return cls(model, catalogue, config["MAX_ITEM_LIST_LENGTH"], torch.device(device))
+                f"{folder}: its files do not go together; train and save it again ({_said(error)})"
+            ) from error
 
-    @torch.no_grad()
+    @classmethod
+    def _of_files(cls, folder: Path, manifest: Mapping[str, Any], device: torch.device) -> Any:
+        content = read_json(folder / "config.json")
+        if content["model"] != manifest["model"]:
+            raise InputError(f"{folder / 'manifest.json'}: its model is not that of the config")
+        tokens = _read_tokens(folder / "items.json")
+        if len(tokens) != manifest["n_items"]:
+            raise InputError(f"{folder / 'items.json'}: not as many items as the manifest says")
+        if not isinstance(manifest["ranks_for_nothing"], bool):
+            raise InputError(f"{folder / 'manifest.json'}: ranks_for_nothing is neither yes nor no")
+        semantic_ids = None
+        if manifest["sha256"].keys() > REQUIRED:
+            semantic_ids = read_semantic_ids(folder / "items.semid")
+        weights = load_file(folder / "model.safetensors")
+        notes = load_checkpoint(folder / "dataset.safetensors")
+        config = _settings(content, device)
+        model = _build(config, stand_in(config, tokens, semantic_ids, notes), weights)
+        found = cls(model, config, tokens, manifest["ranks_for_nothing"])
+        found.recommend([tokens[:1]], k=1)
+        return found
+
     def recommend(
-        self, histories: Sequence[Sequence[str]], k: int = 10, exclude_seen: bool = True
+        self,
+        histories: Iterable[Iterable[Any]],
+        k: int = 10,
+        exclude_seen: bool = True,
+        unknown: str = "skip",
+        batch_size: int | None = None,
     ) -> list[list[tuple[str, float]]]:
         """The best `k` items, each with its score (a logit, no probability), for each history.
 
         Args:
-            histories: raw item tokens, oldest first; only the last `MAX_ITEM_LIST_LENGTH` count.
-            k: how many.
+            histories: raw item tokens, oldest first, of each; only the last `MAX_ITEM_LIST_LENGTH`
+                count. Any iterables; what is no text, a number say, counts as its text.
+            k: how many; fewer come back where a history leaves fewer.
             exclude_seen: leave a history's own items out, however long it is.
+            unknown: of items that the model does not know, and histories without an item where it
+                needs one: `skip` leaves the items out, recommends nothing for the histories and
+                says so in a warning; `raise` refuses them.
+            batch_size: histories that are scored at once; without it as many as keep the scores
+                within 64 MiB, at most 1,024.
 
         Raises:
-            InputError: an item the model does not know, or k larger than the catalogue.
+            InputError: a setting or a history that cannot be used.
         """
-        unknown = sorted({str(i) for history in histories for i in history if i not in self._ids})
-        if unknown:
-            raise InputError(f"{len(unknown)} items are unknown to the model: {preview(unknown)}")
-        if not 0 < k < self.catalogue.item_num:
-            raise InputError(f"k: {k} is not between 1 and the {len(self.catalogue.tokens)} items")
-        if not histories:
-            return []
-        seen = [[self._ids[item] for item in history] for history in histories]
-        ids = [history[-self.max_length :] for history in seen]
-        items = torch.zeros(len(ids), self.max_length, dtype=torch.long)
-        for row, history in enumerate(ids):
-            items[row, : len(history)] = torch.tensor(history, dtype=torch.long)
-        batch = Interaction(
-            {
-                self.model.ITEM_SEQ: items,
-                self.model.ITEM_SEQ_LEN: torch.tensor([len(history) for history in ids]),
-            }
-        ).to(self.device)
-        scores = self.model.full_sort_predict(batch).view(len(ids), -1)
+        k = _within("k", k, len(self.tokens))
+        if unknown not in ("skip", "raise"):
+            raise InputError(f"unknown: {unknown!r} is none of skip, raise")
+        if batch_size is None:
+            batch_size = min(ROWS_AT_ONCE, max(1, SCORES_AT_ONCE // len(self._names)))
+        batch_size = _within("batch_size", batch_size)
+        _check_no_text([histories])
+        try:
+            rows = iter(histories)
+        except TypeError:
+            raise InputError(_NOT_LISTS) from None
+        found: list[list[tuple[str, float]]] = []
+        strangers: dict[str, None] = {}
+        n_without = 0
+        while batch := [*islice(rows, batch_size)]:
+            ids, row, lost = self._read(batch)
+            strangers.update(dict.fromkeys(lost))
+            counts = torch.bincount(row, minlength=len(batch))
+            n_without += 0 if self.ranks_for_nothing else int((counts == 0).sum())
+            if unknown == "raise" and (strangers or n_without):
+                raise InputError(self._left_out(strangers, n_without))
+            found += self._best(ids, row, counts, k, exclude_seen)
+        if strangers or n_without:
+            warnings.warn(self._left_out(strangers, n_without), stacklevel=2)
+        return found
+
+    def _read(self, batch: list[Any]) -> tuple[Tensor, Tensor, list[str]]:
+        """Internal ids of the known items, the row of each in the batch, and the other items."""
+        _check_no_text(batch)
+        try:
+            lists = [*map(list, batch)]
+        except TypeError:
+            raise InputError(_NOT_LISTS) from None
+        given = [*chain.from_iterable(lists)]
+        if any(issubclass(kind, Iterable) for kind in {*map(type, given)} - {str, np.str_}):
+            raise InputError(_NOT_LISTS)
+        words = [*map(str, given)]
+        ids = np.fromiter(map(self._ids.get, words, repeat(0)), np.int64, len(words))
+        row = np.repeat(np.arange(len(lists)), [*map(len, lists)])
+        lost = [words[place] for place in np.flatnonzero(ids == 0)]
+        return torch.from_numpy(ids[ids > 0]), torch.from_numpy(row[ids > 0]), lost
+
+    def _best(
+        self, ids: Tensor, row: Tensor, counts: Tensor, k: int, exclude_seen: bool
+    ) -> list[list[tuple[str, float]]]:
+        """Of known items, the row of each, in order, and the number of each row's items [B]."""
+        width = self.config["MAX_ITEM_LIST_LENGTH"]
+        lengths = counts.clamp(max=width)
+        place = torch.arange(len(row)) - (counts.cumsum(0) - lengths)[row]
+        last = place >= 0
+        items = torch.zeros(len(counts), width, dtype=torch.long)
+        items[row[last], place[last]] = ids[last]
+        without = (counts == 0) & (not self.ranks_for_nothing)
+        items[without, 0], lengths[without] = 1, 1  # any item, for the model to go through
+        scores = _scores(self.model, self.config, items, lengths)
         scores[:, 0] = -torch.inf
+        scores[without.to(scores.device)] = -torch.inf
         if exclude_seen:
-            for row, history in enumerate(seen):
-                scores[row, history] = -torch.inf
+            scores[row.to(scores.device), ids.to(scores.device)] = -torch.inf
         best = scores.topk(k, dim=1)
+        names = self._names[best.indices.cpu().numpy()].tolist()
+        n_left = (best.values > -torch.inf).sum(dim=1).tolist()
         return [
-            [
-                (self.catalogue.tokens[i - 1], score)
-                for i, score in zip(row, values, strict=False)
-                if score > -torch.inf
-            ]
-            for row, values in zip(best.indices.tolist(), best.values.tolist(), strict=False)
+            [*zip(items_of[:n], values[:n], strict=True)]
+            for items_of, values, n in zip(names, best.values.tolist(), n_left, strict=True)
         ]
+
+    def _left_out(self, strangers: Iterable[str], n_without: int) -> str:
+        names = [*strangers]
+        said = []
+        if names:
+            said.append(f"items unknown to the model ({len(names)}): {preview(names)}")
+        if n_without:
+            said.append(
+                f"histories without a known item, for which {self.config['model']} has no ranking "
+                f"({n_without})"
+            )
+        return "; ".join(said)

@@ -308,14 +308,29 @@ def read_json(path: str | Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        InputError: the file is missing, not UTF-8 JSON, or not an object.
+        InputError: the file is missing, not UTF-8 JSON, nested too deeply, or not an object.
     """
+    content: dict[str, Any] = _parsed(path, dict, "object")
+    return content
+
+
+def read_json_list(path: str | Path) -> list[Any]:
+    """Read a JSON array.
+
+    Raises:
+        InputError: as of `read_json`.
+    """
+    content: list[Any] = _parsed(path, list, "array")
+    return content
+
+
+def _parsed(path: str | Path, kind: type, called: str) -> Any:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, too deep, endless digits
         raise InputError(f"{path}: not valid JSON ({error}); make it again") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: a JSON object was expected; make it again")
+    if not isinstance(content, kind):
+        raise InputError(f"{path}: a JSON {called} was expected; make it again")
     return content

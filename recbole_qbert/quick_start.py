@@ -13,7 +13,7 @@ from recbole.data import data_preparation
 from recbole.utils import init_seed
 from rich.console import Console
 
-from recbole_qbert.bundle import save_bundle
+from recbole_qbert.bundle import NotBundled, save_bundle
 from recbole_qbert.checkpoint import config_from_json, config_to_json
 from recbole_qbert.config import FINETUNE, build_config, check_protocol, shipped_files
 from recbole_qbert.data.splits import Splits, data_counts, load_dataset, load_splits
@@ -137,7 +137,7 @@ def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> Ru
     console.print(f"[bold]{name}[/bold] on {dataset_name}, settings from {', '.join(used)}")
     training = prepare(config, console)
     train(training, epoch_printer(training.trainer, console))
-    return publish(training, base, used)
+    return publish(training, base, used, console)
 
 
 def prepare(config: Config, console: Console) -> Training:
@@ -185,13 +185,16 @@ def train(training: Training, report: Callable[[int, float], None]) -> None:
     )
 
 
-def publish(training: Training, base: Path, files: Sequence[str]) -> RunResult:
+def publish(
+    training: Training, base: Path, files: Sequence[str], console: Console | None = None
+) -> RunResult:
     """The best weights on valid and, the only time, on test; ranks, bundle and one result line.
 
     Args:
         training: trained; its trainer knows the learning curve.
         base: where `results.jsonl` is.
         files: names of the YAML files that the settings are from.
+        console: where to say that a model has no bundle.
     """
     config, splits, model, trainer = training[:4]
     folder = Path(config["checkpoint_dir"])
@@ -200,14 +203,18 @@ def publish(training: Training, base: Path, files: Sequence[str]) -> RunResult:
     trainer.list_length = LIST_LENGTH
     test = trainer.evaluate(splits.test, load_best_model=False)
     test_seconds = perf_counter() - started
-    bundle = str(folder / "bundle") if isinstance(model, QBERT4Rec) else ""
+    bundle = str(folder / "bundle")
     if is_main():
         items, _ = splits.train._dataset.training_sequences()
         item_counts = torch.bincount(items, minlength=splits.dataset.item_num)
         assert trainer.ranks is not None  # of the evaluation above
         save_ranks(folder / RANKS_FILE, trainer.ranks, item_counts.numpy())
-        if bundle:
+        try:
             save_bundle(bundle, model, config, splits.train._dataset)
+        except NotBundled as error:
+            bundle = ""
+            console = console or Console()
+            console.print(f"  {error}", highlight=False, markup=False, soft_wrap=True)
     metric = trainer.valid_metric
     result = RunResult(
         model=config["model"],

@@ -101,7 +101,7 @@ def users_section(
 def example_users(run: RunResult, domain: Domain, n_users: int) -> list[Example]:
     """Users evenly spaced over those that could be tested and whose items the model knows."""
     recommender = Recommender.load(run.bundle)
-    known = set(recommender.catalogue.tokens)
+    known = set(recommender.tokens)
     frame = read_interactions(domain.file("inter"))
     frame = frame.astype({"user_id": object, "item_id": object})
     sizes = frame.groupby("user_id", sort=True).size()

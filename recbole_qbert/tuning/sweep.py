@@ -285,4 +285,4 @@ def _test(config: Config, plan: Plan, best: Trial, console: Console) -> RunResul
     config["checkpoint_dir"] = str(folder)
     # With `resume` the trainer takes over what the trial left; nothing is trained.
     training = prepare(config, console)
-    return publish(training, base, [str(plan.folder / BEST_YAML)])
+    return publish(training, base, [str(plan.folder / BEST_YAML)], console)

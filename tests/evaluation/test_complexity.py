@@ -8,16 +8,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import Tiny, files_below
 from recbole.data.interaction import Interaction
 from rich.console import Console
 
-from recbole_qbert.bundle import Catalogue
 from recbole_qbert.cli import main
 from recbole_qbert.config import build_config
-from recbole_qbert.data.semid import SemanticIDCodec
+from recbole_qbert.data.semid import SemanticIDTable
 from recbole_qbert.data.splits import Splits, load_splits
 from recbole_qbert.evaluation.complexity import (
     PAPER_TABLE_6,
@@ -33,6 +33,7 @@ from recbole_qbert.evaluation.complexity import (
 )
 from recbole_qbert.model.qbert4rec import QBERT4Rec
 from recbole_qbert.registry import model_entry
+from recbole_qbert.stand_in import stand_in
 
 # The toy model: D = 16, an inner size of 32, one block, L = 8, N = 31 with the padding, 3 levels of
 # 8 codes. One block: four projections, two feed-forward layers, two LayerNorms.
@@ -54,9 +55,15 @@ def _of_paper_size(n_items: int) -> QBERT4Rec:
     """QBERT4Rec as shipped, a row an item, over a catalogue without data."""
     config = build_config("QBERT4Rec", "none", settings={"item_representation": "word"})
     tuples = itertools.islice(itertools.product(range(256), repeat=4), n_items)
-    codes = torch.tensor([[0] * 4, *tuples])
     tokens = [str(number) for number in range(n_items)]
-    return QBERT4Rec(config, Catalogue(tokens, codes, SemanticIDCodec((256,) * 4), False))
+    table = SemanticIDTable(tuple(tokens), np.array([*tuples]), (256,) * 4)
+    notes = {
+        "iid_field": "item_id",
+        "field2type": {"item_id": "token"},
+        "field2id_token": {},
+        "repeats": False,
+    }
+    return QBERT4Rec(config, stand_in(config, tokens, table, notes))
 
 
 # Parameters --------------------------------------------------------------------------------------
