@@ -3,16 +3,20 @@
 A checkpoint is one safetensors file. Its tensors are those of the state; everything else (config,
 epoch, scores, the shape of the nesting) is JSON in the file's header. RecBole pickles its `Config`
 object, which PyTorch 2.6 and later refuse to load; `install()` makes RecBole's own trainers write
-this format, and `torch.load` read it, so that `load_data_and_model` and `resume_checkpoint` work
-unchanged. A pickle offered as a checkpoint is refused without being unpickled.
+this format, and their `torch.load` read it, so that `load_data_and_model` and `resume_checkpoint`
+work unchanged. A pickle offered as a checkpoint is refused without being unpickled.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -23,7 +27,7 @@ from recbole.config import Config
 from recbole.trainer import Trainer
 from safetensors.torch import save as safetensors_bytes
 
-from recbole_qbert.compat import isolated_argv
+from recbole_qbert.compat import around_import, isolated_argv
 from recbole_qbert.errors import InputError
 from recbole_qbert.files import atomic_write
 
@@ -134,27 +138,77 @@ def is_checkpoint(path: Any) -> bool:
         return False
 
 
+# RecBole's modules that call `torch.load`, always with a checkpoint.
+READERS = (
+    "recbole.trainer.trainer",
+    "recbole.model.sequential_recommender.s3rec",
+    "recbole.model.general_recommender.convncf",
+    "recbole.model.general_recommender.nais",
+    "recbole.model.general_recommender.neumf",
+    "recbole.model.general_recommender.ract",
+    "recbole.model.context_aware_recommender.kd_dagfm",
+)
+
+
 def install() -> None:
-    """Make RecBole's trainers and loaders use this format. Safe to call twice."""
-    if getattr(torch.load, "reads_recbole_qbert", False):
-        return
-    torch_load = torch.load
+    """Make RecBole's trainers and loaders use this format. Safe to call twice.
 
-    def load(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
-        if not is_checkpoint(f):
-            if not args and "pickle_module" not in kwargs:
-                kwargs.setdefault("weights_only", True)  # the default only since PyTorch 2.6
-            return torch_load(f, map_location, *args, **kwargs)
-        if map_location is None and not torch.cuda.is_available():
-            map_location = "cpu"
-        state = load_checkpoint(f, map_location)
-        state["config"] = config_from_json(state["config"])
-        return state
-
-    load.__doc__ = torch_load.__doc__
-    load.reads_recbole_qbert = True  # type: ignore[attr-defined]
-    torch.load = load
+    Their `torch.load` is `load`, and nobody else's.
+    """
+    for name in READERS:
+        around_import(name, _reads_safely)
+    around_import("recbole.quick_start.quick_start", _loads_safely)
     Trainer._save_checkpoint = _save_recbole_checkpoint
+
+
+def load(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
+    """`torch.load` for a checkpoint of this format too; of others it reads tensors alone."""
+    if not is_checkpoint(f):
+        if not args and "pickle_module" not in kwargs:
+            kwargs.setdefault("weights_only", True)  # the default only since PyTorch 2.6
+        return torch.serialization.load(f, map_location, *args, **kwargs)
+    if map_location is None and not torch.cuda.is_available():
+        map_location = "cpu"
+    state = load_checkpoint(f, map_location)
+    state["config"] = config_from_json(state["config"])
+    return state
+
+
+class SafeTorch(ModuleType):
+    """`torch` for one module, with `load` above."""
+
+    def __init__(self) -> None:
+        super().__init__("torch")
+        self.load = load
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+
+@contextlib.contextmanager
+def _reads_safely(module: ModuleType) -> Iterator[None]:
+    yield
+    module.torch = SafeTorch()  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def _loads_safely(module: ModuleType) -> Iterator[None]:
+    """`load_data_and_model` imports torch itself, so that it gets `load` for its own time."""
+    yield
+    original = module.load_data_and_model
+
+    @functools.wraps(original)
+    def load_data_and_model(model_file: str) -> Any:
+        before = torch.load
+        torch.load = load
+        try:
+            return original(model_file)
+        finally:
+            torch.load = before
+
+    for each in (module, sys.modules["recbole.quick_start"]):
+        if each is module or hasattr(each, "load_data_and_model"):
+            each.load_data_and_model = load_data_and_model  # type: ignore[attr-defined]
 
 
 def _save_recbole_checkpoint(

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.abc
+import importlib.machinery
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 _MARK = "_recbole_qbert_workaround"
@@ -131,94 +134,22 @@ def respect_device_choice() -> None:
     _wrap_once(Config, "_init_device", make)
 
 
-def stop_anomaly_detection() -> None:
+def keep_anomaly_detection() -> None:
     """RecBole's `sine.py` turns autograd's anomaly detection on for the whole process.
 
-    Looking any sequential model up by name imports it, so every RecBole training checks each
-    gradient for NaN and trains more slowly for it (results/speed.md).
-    """
-    import recbole.model.sequential_recommender  # noqa: F401  its import is what turns it on
-    import torch
-
-    torch.autograd.set_detect_anomaly(False)
-
-
-def vectorise_s3rec_attributes() -> None:
-    """S3Rec writes its attribute targets as a Python list of B x L x n_features numbers each step.
-
-    With the 1,000 and more attributes of semantic IDs that takes minutes an epoch. The original
-    method still draws its masks and segments; only the targets are made by one scatter.
-    """
-    from recbole.model.sequential_recommender import S3Rec
-
-    from recbole_qbert.s3rec_first_stage import attributes_of, draw_masks_and_segments, one_hot
-
-    def make(original: Callable[..., Any]) -> Callable[..., Any]:
-        def reconstruct_pretrain_data(self: Any, item_seq: Any, item_seq_len: Any) -> Any:
-            drawn = draw_masks_and_segments(self, original, item_seq, item_seq_len)
-            items = drawn[1]  # as they were, with zeros before them: S3Rec pads on the left here
-            hot = one_hot(attributes_of(self, items), self.n_features, items.dtype)
-            return (hot, *drawn)
-
-        return reconstruct_pretrain_data
-
-    _wrap_once(S3Rec, "reconstruct_pretrain_data", make)
-
-
-def embed_features_once() -> None:
-    """FDSA and SASRecF pool an item's features anew at each place where it stands.
-
-    A batch holds an item many times, and a semantic ID of 16 levels makes 16 vectors a place. Each
-    item of the batch is pooled once instead: same values.
+    Looking any sequential model up by name imports it, so every RecBole training would check each
+    gradient for NaN and train more slowly for it (results/speed.md). A caller who turned it on
+    keeps it; where the file was imported before, nobody knows who did, and it stays as it is.
     """
     import torch
-    from recbole.model.layers import FeatureSeqEmbLayer
 
-    def make(original: Callable[..., Any]) -> Callable[..., Any]:
-        def forward(self: Any, user_idx: Any, item_idx: Any) -> Any:
-            items, place = torch.unique(item_idx, return_inverse=True)  # [U], [B, L]
+    @contextlib.contextmanager
+    def kept(_: ModuleType) -> Iterator[None]:
+        on, check_nan = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
+        yield
+        torch.autograd.set_detect_anomaly(on, check_nan)
 
-            def spread(pooled: Any) -> Any:  # [1, U, F, D] to [B, L, F, D]
-                if pooled is None:
-                    return None
-                rows = torch.nn.functional.embedding(place, pooled[0].flatten(1))
-                return rows.view(*place.shape, *pooled.shape[2:])
-
-            found = original(self, user_idx, items.unsqueeze(0))
-            return tuple({kind: spread(value) for kind, value in each.items()} for each in found)
-
-        return forward
-
-    _wrap_once(FeatureSeqEmbLayer, "forward", make)
-
-
-def mark_all_ends_at_once() -> None:
-    """BERT4Rec puts the mask behind each history of a batch in a Python loop, a row at a time."""
-    import torch
-    from recbole.model.sequential_recommender import BERT4Rec
-
-    def make(_: Callable[..., Any]) -> Callable[..., Any]:
-        def reconstruct_test_data(self: Any, item_seq: Any, item_seq_len: Any) -> Any:
-            longer = torch.nn.functional.pad(item_seq, (0, 1))  # [B, L + 1]
-            return longer.scatter_(1, item_seq_len.unsqueeze(1), self.mask_token)[:, 1:]
-
-        return reconstruct_test_data
-
-    _wrap_once(BERT4Rec, "reconstruct_test_data", make)
-
-
-def use_pytorchs_gelu() -> None:
-    """The feed-forward layers spell GELU out in four operations, each with a tensor of its own."""
-    import torch
-    from recbole.model.layers import FeedForward
-
-    def make(_: Callable[..., Any]) -> Callable[..., Any]:
-        def gelu(self: Any, x: Any) -> Any:
-            return torch.nn.functional.gelu(x)
-
-        return gelu
-
-    _wrap_once(FeedForward, "gelu", make)
+    around_import("recbole.model.sequential_recommender.sine", kept)
 
 
 def ignore_foreign_flags() -> None:
@@ -245,11 +176,7 @@ WORKAROUNDS: tuple[Callable[[], None], ...] = (
     refuse_numpy_2,
     silence_known_warnings,
     restore_dok_update,
-    stop_anomaly_detection,
-    vectorise_s3rec_attributes,
-    embed_features_once,
-    mark_all_ends_at_once,
-    use_pytorchs_gelu,
+    keep_anomaly_detection,
     copy_argument_lists,
     honour_data_path,
     respect_device_choice,
@@ -275,6 +202,53 @@ def isolated_argv(arguments: Sequence[str] = ()) -> Iterator[None]:
         yield
     finally:
         sys.argv = before
+
+
+Around = Callable[[ModuleType], contextlib.AbstractContextManager[None]]
+
+
+def around_import(name: str, around: Around) -> None:
+    """Import a module within `around(module)`, whoever imports it and whenever.
+
+    Where it is imported already, the block is empty. Doing it again changes nothing.
+    """
+    if name in _Importer.waiting or getattr(sys.modules.get(name), _MARK, False):
+        return
+    module = sys.modules.get(name)
+    if module is not None:
+        with around(module):
+            setattr(module, _MARK, True)
+        return
+    _Importer.waiting[name] = around
+    if _Importer not in sys.meta_path:
+        sys.meta_path.insert(0, _Importer)
+
+
+class _Importer(importlib.abc.MetaPathFinder):
+    """Finds the modules that something waits for as Python does, and leaves all others to it."""
+
+    waiting: dict[str, Around] = {}
+
+    @classmethod
+    def find_spec(
+        cls, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        around = cls.waiting.get(name)
+        spec = around and importlib.machinery.PathFinder.find_spec(name, path, target)
+        if not around or not spec or not spec.loader:
+            return None
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            with around(module):
+                execute(module)
+            setattr(module, _MARK, True)
+            del cls.waiting[name]
+            if not cls.waiting:
+                sys.meta_path.remove(cls)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
 
 
 def _wrap_once(

@@ -10,28 +10,33 @@
 * RecBole computes every prefix of a sequence anew, though what a causal model says at a place does
   not depend on what follows. Where a user's rows stand in one batch (`batch_by: user`), one that
   is the beginning of another is read off there.
+* RecBole's layers spell GELU out in four operations, pool an item's features anew at each place
+  where it stands, and put a mask behind each history in a Python loop.
 
-Only what dropout draws differs. `trim_padding: False` leaves the first two to RecBole. B rows, L
-columns, N items, D hidden, U rows that are not the beginning of another, M masks that a row may
+Only what dropout draws differs. `trim_padding: False` leaves all but the third to RecBole. B rows,
+L columns, N items, D hidden, U rows that are not the beginning of another, M masks that a row may
 have, T masked places.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 import torch
 from recbole.data.interaction import Interaction
+from recbole.model.layers import FeatureSeqEmbLayer, FeedForward
+from recbole.model.sequential_recommender import BERT4Rec
 from torch import Tensor
 from torch.nn import functional as F
 
 from recbole_qbert.distributed import BERT4REC_MASKS
 from recbole_qbert.model.loss import linear_cross_entropy
 from recbole_qbert.model.ragged import inverse_order, rows_of_like_length
+from recbole_qbert.model.view import view_of
 from recbole_qbert.s3rec_first_stage import first_stage_loss
 
 # RecBole's models, and a mended one, for which no row depends on the padding behind it: in some a
@@ -42,32 +47,32 @@ BIDIRECTIONAL = frozenset({"BERT4Rec", "BERT4RecFixed"})
 MODELS = CAUSAL | BIDIRECTIONAL | {"NARM"}
 
 OfBatch = Callable[[Interaction], Tensor]
+OfModel = Callable[[Any, Interaction], Tensor]  # the same, of a model or a view of it
 
 
 def lean_loss(model: Any, config: Any) -> OfBatch:
     """In place of `model.calculate_loss`, where model, device and settings allow it."""
-    loss: OfBatch = model.calculate_loss
+    quicken(model, config)
     if (
         config["model"] == "S3Rec"
         and config["train_stage"] == "pretrain"
         and config["trim_padding"]
     ):
         return functools.partial(first_stage_loss, model, cut=_may_cut(config))
-    if not _known(config):
-        return loss
-    if config["loss_type"] == "CE":
+    loss: OfModel | None = None  # RecBole's
+    if _known(config) and config["loss_type"] == "CE":
         if config["model"] == "BERT4Rec" and config["trim_padding"]:
-            loss = functools.partial(masked_loss, model)
+            loss = masked_loss
         elif config["model"] not in BIDIRECTIONAL and _may_cut(config):
-            loss = functools.partial(next_item_loss, model)
-    share = config["batch_by"] == "user" and config["model"] in CAUSAL
-    return _with_lean_forward(model, loss, cut=_may_cut(config), share=share)
+            loss = next_item_loss
+    share = _known(config) and config["batch_by"] == "user" and config["model"] in CAUSAL
+    return _with_lean_forward(model, "calculate_loss", loss, config, share)
 
 
 def lean_scores(model: Any, config: Any) -> OfBatch:
     """In place of `model.full_sort_predict`, scores of all items [B, N]."""
-    scores: OfBatch = model.full_sort_predict
-    return _with_lean_forward(model, scores, cut=_known(config) and _may_cut(config), share=False)
+    quicken(model, config)
+    return _with_lean_forward(model, "full_sort_predict", None, config, share=False)
 
 
 def _known(config: Any) -> bool:
@@ -78,14 +83,20 @@ def _may_cut(config: Any) -> bool:
     return bool(config["trim_padding"] and config["device"].type == "cpu")
 
 
-def _with_lean_forward(model: Any, function: OfBatch, cut: bool, share: bool) -> OfBatch:
+def _with_lean_forward(
+    model: Any, name: str, function: OfModel | None, config: Any, share: bool
+) -> OfBatch:
+    """`function`, or the model's method of this name, upon a view that answers leanly."""
+    cut = _known(config) and _may_cut(config)
     if not cut and not share:
-        return function
+        own: OfBatch = functools.partial(function, model) if function else getattr(model, name)
+        return own
     forward = LeanForward(model, cut, share)
 
     def lean(interaction: Interaction) -> Tensor:
-        with forward.active():
-            return function(interaction)
+        view = view_of(model, forward=forward)
+        method: OfBatch = functools.partial(function, view) if function else getattr(view, name)
+        return method(interaction)
 
     return lean
 
@@ -127,17 +138,7 @@ class LeanForward:
         """
         self.model, self.cut, self.share = model, cut, share
         self.original = model.forward
-        takes_lengths = "item_seq_len" in inspect.signature(model.forward).parameters
-        self.of_rows = model.forward if takes_lengths else self._ends
-
-    @contextlib.contextmanager
-    def active(self) -> Iterator[None]:
-        """The model uses this in the block."""
-        self.model.forward = self  # beside the method of its class
-        try:
-            yield
-        finally:
-            del self.model.forward
+        self.takes_lengths = "item_seq_len" in inspect.signature(model.forward).parameters
 
     def __call__(self, items: Tensor, lengths: Tensor | None = None, **named: Any) -> Tensor:
         """Items are [B, L], zeros behind them."""
@@ -161,14 +162,21 @@ class LeanForward:
             at = torch.full((len(whole),), -1, device=whole.device)
             at[rows] = torch.arange(len(rows), device=whole.device)
             own = (at[place] >= 0).nonzero().squeeze(1)
-            with self._gather_from(at[place[own]]):
-                found.append(self.of_rows(part, lengths[own]))
+            found.append(self._ends(part, lengths[own], at[place[own]]))
             order.append(own)
         return torch.cat(found)[inverse_order(order)]
 
-    def _ends(self, items: Tensor, lengths: Tensor) -> Tensor:
-        """What S3Rec, which answers for places, says at the ends of rows."""
-        return self.model.gather_indexes(self.original(items, bidirectional=False), lengths - 1)
+    def _ends(self, items: Tensor, lengths: Tensor, rows: Tensor) -> Tensor:
+        """What the model says for the rows with these numbers at their ends. [B, D]"""
+        model = self.model
+        if self._sharing():
+            model = view_of(model, gather_indexes=lambda output, place: output[rows, place])
+        if self.takes_lengths:
+            ends: Tensor = model.forward(items, lengths)
+        else:  # S3Rec answers for places
+            answer = model.forward(items, bidirectional=False)
+            ends = model.gather_indexes(answer, lengths - 1)
+        return ends
 
     def _sharing(self) -> bool:
         return bool(self.share and self.model.training)
@@ -183,16 +191,6 @@ class LeanForward:
             (rows, items[rows, : max(1, int(widths[rows].max()))])
             for rows in rows_of_like_length(widths)
         ]
-
-    @contextlib.contextmanager
-    def _gather_from(self, rows: Tensor) -> Iterator[None]:
-        """The model's `gather_indexes` takes the b-th vector from row `rows[b]`."""
-        if self._sharing():
-            self.model.gather_indexes = lambda output, place: output[rows, place]
-        try:
-            yield
-        finally:
-            self.model.__dict__.pop("gather_indexes", None)
 
 
 def fold_beginnings(items: Tensor) -> tuple[Tensor, Tensor]:
@@ -218,3 +216,46 @@ def _ahead_of_longer(items: Tensor) -> tuple[Tensor, Tensor]:
     last = torch.ones(len(items), dtype=torch.bool, device=items.device)
     last[:-1] = ((ahead != behind) & (ahead != 0)).any(dim=1)
     return items[last], last.cumsum(0) - last.long()
+
+
+# RecBole's layers -----------------------------------------------------------------------------
+
+
+def quicken(model: Any, config: Any) -> None:
+    """Let the layers of a RecBole model compute the same in fewer operations, where `trim_padding`
+    is on; doing it again changes nothing."""
+    if not config["trim_padding"]:
+        return
+    for module in model.modules():
+        if type(module) is FeatureSeqEmbLayer:
+            module.__class__ = PooledOnce
+        elif isinstance(module, FeedForward) and module.intermediate_act_fn == module.gelu:
+            module.intermediate_act_fn = F.gelu
+    if getattr(type(model), "reconstruct_test_data", None) is BERT4Rec.reconstruct_test_data:
+        model.reconstruct_test_data = MethodType(mark_all_ends, model)
+
+
+class PooledOnce(FeatureSeqEmbLayer):
+    """Pools the features of each item of a batch once, in FDSA and SASRecF.
+
+    A batch holds an item many times, and a semantic ID of 16 levels makes 16 vectors a place.
+    """
+
+    def forward(self, user_idx: Any, item_idx: Tensor) -> Any:
+        """Of items [B, L], as RecBole's layer."""
+        items, place = torch.unique(item_idx, return_inverse=True)  # [U], [B, L]
+
+        def spread(pooled: Tensor | None) -> Tensor | None:  # [1, U, F, D] to [B, L, F, D]
+            if pooled is None:
+                return None
+            rows = F.embedding(place, pooled[0].flatten(1))
+            return rows.view(*place.shape, *pooled.shape[2:])
+
+        found = super().forward(user_idx, items.unsqueeze(0))
+        return tuple({kind: spread(value) for kind, value in each.items()} for each in found)
+
+
+def mark_all_ends(model: BERT4Rec, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
+    """In place of `BERT4Rec.reconstruct_test_data`: the mask behind each history. [B, L]"""
+    longer = F.pad(item_seq, (0, 1))  # [B, L + 1]
+    return longer.scatter_(1, item_seq_len.unsqueeze(1), model.mask_token)[:, 1:]

@@ -11,8 +11,6 @@ attributes of an item at most, F in all, D hidden.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -22,24 +20,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recbole_qbert.model.ragged import inverse_order, rows_of_like_length
+from recbole_qbert.model.view import view_of
 
 
-def draw_masks_and_segments(
-    model: S3Rec, reconstruct: Callable[..., Any], items: Tensor, lengths: Tensor
-) -> list[Tensor]:
-    """What `reconstruct`, RecBole's `reconstruct_pretrain_data`, draws; no targets are made.
+def draw_masks_and_segments(model: S3Rec, items: Tensor, lengths: Tensor) -> list[Tensor]:
+    """What RecBole's `reconstruct_pretrain_data` draws; no targets are made.
 
     Returns:
         masked items, items, items with others in place of the masked ones; the sequence without a
         segment, the segment, another one. All [B, L], zeros before the items.
     """
-    table, n_features = model.item_feat, model.n_features
-    model.n_features = 1
-    model.item_feat = {model.FEATURE_FIELD: torch.zeros(len(table), 1, dtype=torch.long)}
-    try:
-        _, *drawn = reconstruct(model, items, lengths)
-    finally:
-        model.item_feat, model.n_features = table, n_features
+    no_attributes = torch.zeros(len(model.item_feat), 1, dtype=torch.long)
+    view = view_of(model, n_features=1, item_feat={model.FEATURE_FIELD: no_attributes})
+    _, *drawn = S3Rec.reconstruct_pretrain_data(view, items, lengths)
     return drawn
 
 
@@ -64,9 +57,8 @@ def first_stage_loss(model: S3Rec, interaction: Interaction, cut: bool) -> Tenso
         interaction: sequences [B, L], zeros behind them.
         cut: encode in parts of sequences of like length.
     """
-    draw = S3Rec.reconstruct_pretrain_data.__wrapped__
     masked_items, *others = draw_masks_and_segments(
-        model, draw, interaction[model.ITEM_SEQ], interaction[model.ITEM_SEQ_LEN]
+        model, interaction[model.ITEM_SEQ], interaction[model.ITEM_SEQ_LEN]
     )
     positive, negative, *segments = others
     hidden = _encode(model, torch.cat([masked_items, *segments]), cut)
@@ -115,18 +107,14 @@ def _encode(model: S3Rec, items: Tensor, cut: bool) -> Tensor:
     found, order = [], []
     for rows in rows_of_like_length(widths):
         first = length - int(widths[rows].max())
-        with _places_from(model, first):
-            found.append(F.pad(model.forward(items[rows, first:]), (0, 0, first, 0)))
+        found.append(
+            F.pad(_from_place(model, first).forward(items[rows, first:]), (0, 0, first, 0))
+        )
         order.append(rows)
     return torch.cat(found)[inverse_order(order)]
 
 
-@contextlib.contextmanager
-def _places_from(model: S3Rec, first: int) -> Iterator[None]:
-    """In the block the first column of what the model encodes is at this place."""
+def _from_place(model: S3Rec, first: int) -> S3Rec:
+    """The model, to which the first column of what it encodes is at this place."""
     table = model.position_embedding
-    model.__dict__["position_embedding"] = lambda places: table(places + first)  # before the module
-    try:
-        yield
-    finally:
-        del model.__dict__["position_embedding"]
+    return view_of(model, position_embedding=lambda places: table(places + first))

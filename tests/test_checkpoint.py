@@ -10,6 +10,8 @@ import os
 import pickle
 import signal
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,15 +19,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import recbole.trainer.trainer
 import scipy.sparse
 import torch
-from conftest import Tiny, assert_equal_weights, new_trainer, scores
+from conftest import Tiny, assert_equal_weights, fitted, new_trainer, scores
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
-from recbole.model.sequential_recommender import SASRec
+from recbole.model.sequential_recommender import SASRec, s3rec
 from recbole.trainer import Trainer
 from recbole.utils import init_seed
 from safetensors import SafetensorError
@@ -238,8 +241,8 @@ def test_hostile_pickles_are_refused(tiny: Tiny) -> None:
             trainer.resume_checkpoint(str(path))
         with pytest.raises(InputError, match="never loaded"):
             trainer.evaluate(load_splits(trainer.config).test, model_file=str(path))
-        refuses(lambda path=path: torch.load(path))
-        refuses(lambda path=path: torch.load(str(path), map_location="cpu"))
+        refuses(lambda path=path: checkpoint.load(path))
+        refuses(lambda path=path: checkpoint.load(str(path), map_location="cpu"))
         refuses(lambda path=path: load_data_and_model(str(path)))
         refuses(lambda path=path: recboles.resume_checkpoint(str(path)))
     assert not (tiny.root / "trapped").exists()
@@ -249,7 +252,7 @@ def test_hostile_pickles_are_refused_where_torch_would_run_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PyTorch before 2.6 unpickles anything unless told not to; a caller may still ask for it."""
-    modern = torch.load
+    modern = torch.serialization.load
 
     def legacy(
         f: Any,
@@ -261,13 +264,12 @@ def test_hostile_pickles_are_refused_where_torch_would_run_them(
     ) -> Any:
         return modern(f, map_location, pickle_module, weights_only=weights_only, **kwargs)
 
-    monkeypatch.setattr(torch, "load", legacy)
-    monkeypatch.setattr(Trainer, "_save_checkpoint", Trainer._save_checkpoint)
-    checkpoint.install()
+    monkeypatch.setattr(torch.serialization, "load", legacy)
     path = hostile_files(tmp_path)[1]
-    refuses(lambda: torch.load(path))
+    for module in (recbole.trainer.trainer, s3rec):
+        refuses(lambda module=module: module.torch.load(path))
     assert not (tmp_path / "trapped").exists()
-    torch.load(path, weights_only=False)
+    checkpoint.load(path, weights_only=False)
     assert (tmp_path / "trapped").exists()
 
 
@@ -396,7 +398,7 @@ def test_recboles_trainer_saves_and_reloads_sasrec(tiny: Tiny) -> None:
     before = trainer.evaluate(test)
     path = trainer.saved_model_file
     assert is_checkpoint(path)
-    stored = torch.load(path)
+    stored = recbole.trainer.trainer.torch.load(path)
     assert_equal_weights(stored["state_dict"], model.state_dict())
     assert portable(stored["config"]) == portable(config)
 
@@ -423,6 +425,32 @@ def test_config_survives_json(tiny: Tiny) -> None:
 
 
 def test_install_twice_changes_nothing() -> None:
-    before = torch.load
+    before = recbole.trainer.trainer.torch, s3rec.torch
     checkpoint.install()
-    assert torch.load is before
+    assert (recbole.trainer.trainer.torch, s3rec.torch) == before
+    assert before[0].load is checkpoint.load
+    assert before[0].nn is torch.nn
+    assert torch.load is torch.serialization.load  # nobody else's
+
+
+@pytest.mark.parametrize("earlier", ["", "import recbole.quick_start\n"])
+def test_recboles_loaders_read_it_whenever_they_are_imported(tiny: Tiny, earlier: str) -> None:
+    """RecBole's modules come before this package or after it; `torch.load` is torch's again."""
+    trainer, _ = fitted(tiny.make_config("SASRec"))
+    script = (
+        f"import sys, torch\n{earlier}import recbole_qbert\n"
+        "from recbole.quick_start import load_data_and_model\n"
+        "from recbole.model.general_recommender import neumf, nais\n"
+        "from recbole_qbert.checkpoint import load\n"
+        "assert neumf.torch.load is nais.torch.load is load\n"
+        "model = load_data_and_model(sys.argv.pop())[1]\n"
+        "assert type(model).__name__ == 'SASRec'\n"
+        "assert torch.load is torch.serialization.load\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script, trainer.saved_model_file],
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert done.returncode == 0, done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from recbole.config import Config
 from recbole.utils import argument_list
 from scipy.sparse import dok_matrix
 
-from recbole_qbert import compat
+from recbole_qbert import checkpoint, compat
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -240,3 +241,101 @@ def test_flags_of_other_programs_are_no_settings(
     config = Config(model="SASRec", dataset="ml-100k", config_dict={"train_neg_sample_args": None})
     assert (config["epochs"] == 3) is read
     assert (config["node-ip"] == 1) is read
+
+
+SNAPSHOT = """
+import builtins, inspect, json, logging, os, random, signal, sys, warnings
+import numpy, pandas, torch, scipy.sparse
+import recbole.config, recbole.data, recbole.trainer, recbole.utils, recbole.quick_start
+import recbole.model.sequential_recommender, recbole.model.general_recommender
+import recbole.model.context_aware_recommender, recbole.data.dataset
+
+def owners():
+    for name, module in sorted(sys.modules.items()):
+        if name.partition(".")[0] in ("torch", "recbole", "numpy", "builtins"):
+            yield name, module
+            for cls in list(vars(module).values()):
+                if inspect.isclass(cls) and cls.__module__.startswith("recbole."):
+                    yield f"{cls.__module__}.{cls.__qualname__}", cls
+
+def attributes():
+    found = owners()
+    return {f"{name}.{key}": value for name, owner in found for key, value in vars(owner).items()}
+
+def state():
+    root = logging.getLogger()
+    return {
+        "anomaly": (torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()),
+        "random": (random.getstate(), str(numpy.random.get_state()), str(torch.get_rng_state())),
+        "argv": list(sys.argv), "environment": dict(os.environ), "folder": os.getcwd(),
+        "logging": (root.level, list(root.handlers), logging.root.manager.disable),
+        "signals": [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)],
+        "torch": (torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()),
+        "hooks": (sys.excepthook, sys.unraisablehook, sys.displayhook),
+    }
+
+torch.autograd.set_detect_anomaly(True, check_nan=False)
+filters, before, ours = list(warnings.filters), attributes(), state()
+import recbole_qbert
+after = attributes()
+# What is added to a package when one of its modules is imported is no change of it.
+changed = sorted(
+    key for key in before.keys() | after.keys()
+    if before.get(key) is not after.get(key)
+    and not (key not in before and inspect.ismodule(after[key]))
+)
+known = {name.rpartition(".")[0] for name in before}
+changed = [key for key in changed if key.rpartition(".")[0] in known]
+same = [name for name, value in state().items() if value != ours[name]]
+added = [str(each[3]) for each in warnings.filters if each not in filters]
+print(json.dumps([changed, same, added]))
+"""
+# All that the import changes of RecBole, and of nothing else.
+CONFIG = {"_convert_config_dict", "_init_device", "_init_parameters_category", "_load_cmd_line"}
+CONFIG |= {
+    "_load_config_files",
+    "_load_internal_config_dict",
+    "_set_default_parameters",
+    "reads_recbole_qbert",
+}
+OWN_MODELS = ("BERT4RecFixed", "BigramChain", "IDBERT4Rec", "Popularity", "QBERT4Rec")
+
+
+def test_an_import_changes_no_more_than_this(tmp_path: Path) -> None:
+    """A snapshot of the process before and after, where RecBole's modules are imported already."""
+    done = subprocess.run(
+        [sys.executable, "-W", "default", "-c", SNAPSHOT],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    changed, state, filters = json.loads(done.stdout.splitlines()[-1])
+    mark = "_recbole_qbert_workaround"
+    watched = {*checkpoint.READERS, "recbole.model.sequential_recommender.sine"}
+    watched.add("recbole.quick_start.quick_start")
+    expected = {f"recbole.config.configurator.Config.{name}" for name in CONFIG}
+    expected |= {"recbole.trainer.trainer.Trainer._save_checkpoint"}
+    expected |= {f"{name}.torch" for name in checkpoint.READERS}
+    expected |= {f"{name}.{mark}" for name in watched}
+    expected |= {f"recbole.quick_start{end}.load_data_and_model" for end in ("", ".quick_start")}
+    expected |= {f"recbole.trainer.{name}Trainer" for name in OWN_MODELS}
+    expected |= {f"recbole.data.dataset.{name}Dataset" for name in OWN_MODELS}
+    assert set(changed) == expected
+    assert state == []
+    assert all(each.startswith(("re.compile('recbole", "re.compile('ray")) for each in filters)
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_a_callers_anomaly_detection_is_kept(on: bool) -> None:
+    """RecBole's models are imported by the import, and by a later look-up; neither changes it."""
+    script = (
+        f"import torch\ntorch.autograd.set_detect_anomaly({on})\nimport recbole_qbert\n"
+        "from recbole.utils import get_model\n"
+        "import recbole.model.sequential_recommender.sine\nget_model('SINE')\n"
+        f"assert torch.is_anomaly_enabled() is {on}\n"
+    )
+    assert (
+        subprocess.run([sys.executable, "-W", "ignore", "-c", script], timeout=200).returncode == 0
+    )

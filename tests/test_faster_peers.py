@@ -12,14 +12,19 @@ from recbole.model.layers import FeatureSeqEmbLayer, FeedForward
 from recbole.model.sequential_recommender import BERT4Rec, S3Rec
 
 from recbole_qbert.data.splits import load_splits
-from recbole_qbert.lean_forward import lean_loss
-from recbole_qbert.s3rec_first_stage import first_stage_loss
-
-# The methods that the workarounds wrap.
-ORIGINAL = S3Rec.reconstruct_pretrain_data.__wrapped__
-POOL_EACH_PLACE = FeatureSeqEmbLayer.forward.__wrapped__
-MARK_ROW_BY_ROW = BERT4Rec.reconstruct_test_data.__wrapped__
-SPELLED_OUT = FeedForward.gelu.__wrapped__
+from recbole_qbert.lean_forward import (
+    PooledOnce,
+    lean_loss,
+    lean_scores,
+    mark_all_ends,
+    quicken,
+)
+from recbole_qbert.s3rec_first_stage import (
+    attributes_of,
+    draw_masks_and_segments,
+    first_stage_loss,
+    one_hot,
+)
 
 
 def with_columns(tiny: Tiny) -> dict[str, list[str]]:
@@ -34,18 +39,9 @@ def with_columns(tiny: Tiny) -> dict[str, list[str]]:
     }
 
 
-def both(model: Any, items: torch.Tensor, lengths: torch.Tensor, seed: int) -> list[Any]:
-    """Results of the original and of ours from the same random state, and the state afterwards."""
-    results = []
-    for method in (ORIGINAL, S3Rec.reconstruct_pretrain_data):
-        random.seed(seed)
-        results.append((method(model, items, lengths), random.getstate()))
-    return results
-
-
 @pytest.mark.parametrize("length", [8, 50])
 @pytest.mark.parametrize("attribute", ["class", "semantic_id", "kind"])
-def test_every_tensor_equals_the_originals(tiny: Tiny, attribute: str, length: int) -> None:
+def test_draws_and_targets_equal_the_originals(tiny: Tiny, attribute: str, length: int) -> None:
     """For attributes of several words and of one, short histories and long padding."""
     config = tiny.make_config(
         "S3Rec",
@@ -55,37 +51,22 @@ def test_every_tensor_equals_the_originals(tiny: Tiny, attribute: str, length: i
     )
     loaded = load_splits(config)
     model = S3Rec(config, loaded.train._dataset)
-    table, n_features = model.item_feat, model.n_features
+    before = dict(vars(model))
     for number, batch in enumerate(loaded.train):
         items, lengths = batch["item_id_list"], batch["item_length"]
-        (expected, state), (found, after) = both(model, items, lengths, number)
-        assert len(expected) == len(found) == 7
-        for left, right in zip(expected, found, strict=True):
+        random.seed(number)
+        hot, *expected = model.reconstruct_pretrain_data(items, lengths)
+        state = random.getstate()
+        random.seed(number)
+        drawn = draw_masks_and_segments(model, items, lengths)
+        assert random.getstate() == state
+        for left, right in zip(expected, drawn, strict=True):
             assert left.dtype == right.dtype
             assert torch.equal(left, right)
-        assert state == after
-        assert expected[0].sum() >= lengths.sum()  # every item has an attribute
-    assert model.item_feat is table
-    assert model.n_features == n_features
-
-
-def test_the_model_is_whole_again_after_an_error(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = tiny.make_config("S3Rec")
-    loaded = load_splits(config)
-    model = S3Rec(config, loaded.train._dataset)
-    table, n_features = model.item_feat, model.n_features
-
-    def fail(instance: Any) -> int:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(model, "_padding_zero_at_left", fail)
-    batch = next(iter(loaded.train))
-    with pytest.raises(ZeroDivisionError):
-        model.reconstruct_pretrain_data(batch["item_id_list"], batch["item_length"])
-    assert model.item_feat is table
-    assert model.n_features == n_features
+        own = one_hot(attributes_of(model, drawn[1]), model.n_features, hot.dtype)
+        assert torch.equal(own, hot)
+        assert hot.sum() >= lengths.sum()  # every item has an attribute
+    assert vars(model) == before
 
 
 @pytest.mark.parametrize("cut", [True, False])
@@ -112,7 +93,7 @@ def test_first_stage_of_s3rec(tiny: Tiny, attribute: str, cut: bool) -> None:
             if own:
                 loss = first_stage_loss(model, batch, cut)
             else:
-                drawn = ORIGINAL(model, batch["item_id_list"], batch["item_length"])
+                drawn = model.reconstruct_pretrain_data(batch["item_id_list"], batch["item_length"])
                 loss = model.pretrain(*drawn)
             found.append(loss_and_gradients(loss, model))
         (expected, gradients), (value, ours) = found
@@ -142,9 +123,7 @@ def test_first_stage_encodes_no_padding(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize("pooling", ["mean", "sum", "max"])
 @pytest.mark.parametrize("model", ["FDSA", "SASRecF"])
-def test_features_pooled_once(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, model: str, pooling: str
-) -> None:
+def test_features_pooled_once(tiny: Tiny, model: str, pooling: str) -> None:
     """Loss and gradients of a step, with features of several words and of one."""
     config = tiny.make_config(
         model,
@@ -157,8 +136,11 @@ def test_features_pooled_once(
     trainer.model.eval()
     batch = next(iter(loaded.train))
     found = []
-    for method in (POOL_EACH_PLACE, FeatureSeqEmbLayer.forward):
-        monkeypatch.setattr(FeatureSeqEmbLayer, "forward", method)
+    for own in (False, True):
+        if own:
+            quicken(trainer.model, config)
+            pools = [each for each in trainer.model.modules() if type(each) is PooledOnce]
+            assert len(pools) == 1
         trainer.model.zero_grad()
         loss = trainer.model.calculate_loss(batch)
         loss.backward()
@@ -171,17 +153,52 @@ def test_features_pooled_once(
 
 
 def test_ends_marked_at_once(tiny: Tiny) -> None:
-    model = new_trainer(tiny.make_config("BERT4Rec", MAX_ITEM_LIST_LENGTH=6))[0].model
+    config = tiny.make_config("BERT4Rec", MAX_ITEM_LIST_LENGTH=6)
+    model = new_trainer(config)[0].model
     lengths = torch.tensor([1, 6, 3, 5])
     items = torch.arange(1, 25).view(4, 6) * (torch.arange(6) < lengths.unsqueeze(1))
     before = items.clone()
-    expected = MARK_ROW_BY_ROW(model, items.clone(), lengths)
+    expected = model.reconstruct_test_data(items.clone(), lengths)
+    quicken(model, config)
+    assert model.reconstruct_test_data.__func__ is mark_all_ends
     assert torch.equal(model.reconstruct_test_data(items, lengths), expected)
     assert torch.equal(items, before)
     assert (expected == model.mask_token).sum() == 4
 
 
-def test_gelu_in_one_operation() -> None:
-    layer = FeedForward(8, 8, 0.0, "gelu", 1e-12)
+def test_gelu_in_one_operation(tiny: Tiny) -> None:
+    config = tiny.make_config("SASRec")
+    model = new_trainer(config)[0].model
+    layers = [each for each in model.modules() if isinstance(each, FeedForward)]
     values = torch.linspace(-6, 6, 101)
-    torch.testing.assert_close(layer.gelu(values), SPELLED_OUT(layer, values))
+    expected = layers[0].intermediate_act_fn(values)
+    quicken(model, config)
+    assert all(each.intermediate_act_fn is torch.nn.functional.gelu for each in layers)
+    torch.testing.assert_close(layers[0].intermediate_act_fn(values), expected)
+    other = tiny.make_config("SASRec", hidden_act="swish")
+    model = new_trainer(other)[0].model
+    quicken(model, other)
+    layer = next(each for each in model.modules() if isinstance(each, FeedForward))
+    assert layer.intermediate_act_fn == layer.swish
+
+
+@pytest.mark.parametrize("model", ["FDSA", "SASRec", "BERT4Rec", "S3Rec"])
+def test_without_trimming_all_is_recboles(tiny: Tiny, model: str) -> None:
+    """Classes and methods of RecBole's, and its very loss and scores, bit for bit."""
+    config = tiny.make_config(model, trim_padding=False)
+    trainer, loaded = new_trainer(config)
+    kinds = [type(each) for each in trainer.model.modules()]
+    before = dict(vars(trainer.model))
+    assert lean_loss(trainer.model, config) == trainer.model.calculate_loss
+    assert lean_scores(trainer.model, config) == trainer.model.full_sort_predict
+    assert [type(each) for each in trainer.model.modules()] == kinds
+    assert vars(trainer.model) == before
+    assert all(kind.__module__.startswith(("recbole.", "torch.")) for kind in kinds)
+    for owner, name in (
+        (S3Rec, "reconstruct_pretrain_data"),
+        (FeatureSeqEmbLayer, "forward"),
+        (BERT4Rec, "reconstruct_test_data"),
+        (FeedForward, "gelu"),
+    ):
+        assert getattr(owner, name).__module__.startswith("recbole.")
+        assert not hasattr(getattr(owner, name), "__wrapped__")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -123,6 +124,45 @@ def test_only_where_it_is_allowed(tiny: Tiny) -> None:
         config["device"] = device or config["device"]
         assert lean_loss(trainer.model, config) == trainer.model.calculate_loss
         assert lean_scores(trainer.model, config) == trainer.model.full_sort_predict
+
+
+@pytest.mark.parametrize("model", ["SASRec", "S3Rec", "BERT4Rec", "FDSA"])
+def test_the_model_itself_stays_as_it_is(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    """While a lean loss is computed, another thread, hook or compiled code sees RecBole's model."""
+    config = tiny.make_config(model, batch_by="user", MAX_ITEM_LIST_LENGTH=5)
+    trainer, loaded = new_trainer(config)
+    if model == "S3Rec":
+        config["train_stage"] = trainer.model.train_stage = "finetune"
+        trainer.model.loss_fct = torch.nn.CrossEntropyLoss()
+    own = lean_loss(trainer.model, config)
+    before = dict(vars(trainer.model))
+    seen: list[bool] = []
+
+    def look(*_: Any) -> None:
+        seen.append(vars(trainer.model) == before)
+
+    trainer.model.item_embedding.register_forward_pre_hook(look)
+    own(next(iter(loaded.train))).backward()
+    assert len(seen) > 1 and all(seen)
+    assert vars(trainer.model) == before
+
+
+@pytest.mark.parametrize("model", ["SASRec", "GRU4Rec"])
+def test_threads_share_a_model(tiny: Tiny, model: str) -> None:
+    """Losses that are computed at once are those that are computed in turn."""
+    config = tiny.make_config(model, batch_by="user", MAX_ITEM_LIST_LENGTH=5)
+    trainer, loaded = new_trainer(config)
+    for module in trainer.model.train().modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    own = lean_loss(trainer.model, config)
+    batches = list(loaded.train) * 5
+    in_turn = [own(batch).item() for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        at_once = list(pool.map(lambda batch: own(batch).item(), batches))
+    assert at_once == in_turn
 
 
 @settings(deadline=None)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from recbole_qbert.checkpoint import SafeTorch
 from recbole_qbert.encoders.devices import check_device, choose_device, choose_dtype
 from recbole_qbert.encoders.driver import EncodedBatch
 from recbole_qbert.encoders.pictures import default_threads, encode_pictures, open_picture
@@ -223,7 +224,8 @@ class OpenClipEncoder:
             else:
                 # This one refuses to leave a model without weights, as the other does not. A pickle
                 # is only ever read as tensors: OpenCLIP tries again without `weights_only` after a
-                # TypeError, and then the package's `torch.load` sets it (checkpoint.install).
+                # TypeError, and then `SafeTorch` sets it.
+                open_clip.factory.torch = SafeTorch()
                 model, transform = open_clip.create_model_from_pretrained(
                     self._name, self._pretrained, weights_only=True, device=self._device
                 )

@@ -34,6 +34,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from recbole_qbert.errors import InputError
+from recbole_qbert.lean_forward import quicken
 from recbole_qbert.model.qbert4rec import QBERT4Rec
 from recbole_qbert.registry import build_model
 
@@ -113,6 +114,7 @@ def measure(config: Config, train_dataset: Any, test_loader: Any) -> Complexity:
     for device in devices:
         config["device"] = device  # several of RecBole's models make tensors on it by themselves
         model = build_model(config, train_dataset).to(device).eval()
+        quicken(model, config)
         if device == cpu:
             parameters, item_parameters = count_parameters(model)
             closed_form = closed_form_macs(model) if isinstance(model, QBERT4Rec) else None
