@@ -212,28 +212,28 @@ def around_import(name: str, around: Around) -> None:
 
     Where it is imported already, the block is empty. Doing it again changes nothing.
     """
-    if name in _Importer.waiting or getattr(sys.modules.get(name), _MARK, False):
+    if name in _IMPORTER.waiting or getattr(sys.modules.get(name), _MARK, False):
         return
     module = sys.modules.get(name)
     if module is not None:
         with around(module):
             setattr(module, _MARK, True)
         return
-    _Importer.waiting[name] = around
-    if _Importer not in sys.meta_path:
-        sys.meta_path.insert(0, _Importer)
+    _IMPORTER.waiting[name] = around
+    if _IMPORTER not in sys.meta_path:
+        sys.meta_path.insert(0, _IMPORTER)
 
 
 class _Importer(importlib.abc.MetaPathFinder):
     """Finds the modules that something waits for as Python does, and leaves all others to it."""
 
-    waiting: dict[str, Around] = {}
+    def __init__(self) -> None:
+        self.waiting: dict[str, Around] = {}
 
-    @classmethod
     def find_spec(
-        cls, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        around = cls.waiting.get(name)
+        around = self.waiting.get(name)
         spec = around and importlib.machinery.PathFinder.find_spec(name, path, target)
         if not around or not spec or not spec.loader:
             return None
@@ -243,12 +243,15 @@ class _Importer(importlib.abc.MetaPathFinder):
             with around(module):
                 execute(module)
             setattr(module, _MARK, True)
-            del cls.waiting[name]
-            if not cls.waiting:
-                sys.meta_path.remove(cls)
+            del self.waiting[name]
+            if not self.waiting:
+                sys.meta_path.remove(self)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
+
+
+_IMPORTER = _Importer()
 
 
 def _wrap_once(

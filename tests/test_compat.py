@@ -334,6 +334,7 @@ def test_a_callers_anomaly_detection_is_kept(on: bool) -> None:
         f"import torch\ntorch.autograd.set_detect_anomaly({on})\nimport recbole_qbert\n"
         "from recbole.utils import get_model\n"
         "import recbole.model.sequential_recommender.sine\nget_model('SINE')\n"
+        "import importlib\nimportlib.invalidate_caches()\n"
         f"assert torch.is_anomaly_enabled() is {on}\n"
     )
     assert (
