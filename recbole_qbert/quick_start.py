@@ -20,8 +20,10 @@ from recbole_qbert.data.splits import Splits, data_counts, load_dataset, load_sp
 from recbole_qbert.data.user_batches import check_batch_by
 from recbole_qbert.distributed import barrier, is_main, joined, world
 from recbole_qbert.errors import InputError, whole_number
+from recbole_qbert.evaluation.comparable import tested_on
+from recbole_qbert.evaluation.printing import print_tables
 from recbole_qbert.evaluation.ranking import LIST_LENGTH, RANKS_FILE, save_ranks
-from recbole_qbert.evaluation.results import RunResult, append_result, print_tables
+from recbole_qbert.evaluation.results import RunResult, append_result
 from recbole_qbert.files import write_json
 from recbole_qbert.learning_curve import best_evaluation, epoch_printer
 from recbole_qbert.model.qbert4rec import QBERT4Rec
@@ -97,7 +99,7 @@ def run_models(
         console = console if is_main() else Console(quiet=True)
         names = [str(file) for file in files]
         results = [done or run_model(config, console, names) for config, done in plan]
-        print_tables(results, configs[0]["metrics"], configs[0]["topk"], console)
+        print_tables(results, console)
     return results
 
 
@@ -244,6 +246,7 @@ def publish(
         folder=str(folder),
         pretrained_on=training.pretrained_on,
         n_processes=world()[1],
+        tested_on=tested_on(splits.test._dataset),
     )
     done = latest_result(base, folder) if config["resume"] else None
     if done is not None and _says_the_same(done, result):

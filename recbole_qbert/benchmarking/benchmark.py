@@ -39,7 +39,8 @@ def benchmark(plan: Plan, output: Path | None, console: Console) -> list[str]:
     sheets = [all_sheets(one, published_figures(one.dataset), published_source()) for one in scores]
     for one in sheets:
         for sheet in one:
-            console.print(to_rich(sheet))
+            for table in to_rich(sheet, console):
+                console.print(table, crop=False)
     failures = [str(failure) for failure in outcome.failures]
     write_files(folder, scores, sheets, failures)
     write_sidecar(folder, scores, failures, plan.source)

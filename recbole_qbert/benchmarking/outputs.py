@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from recbole_qbert.benchmarking.scores import Row, Scores, Spread
 from recbole_qbert.benchmarking.tables import BEST, SECOND, Entry, Sheet
+from recbole_qbert.evaluation.printing import fitting
 from recbole_qbert.evaluation.ranking import UNSEEN
 from recbole_qbert.evaluation.results import RANKINGS
 from recbole_qbert.files import atomic_write
@@ -33,19 +36,30 @@ LATEX_SPECIAL = str.maketrans(
 )
 
 
-def to_rich(sheet: Sheet) -> Table:
-    """For the terminal."""
-    caption = "\n".join(sheet.notes)
-    table = Table(title=Text(sheet.title), caption=Text(caption) if caption else None)
-    for place, name in enumerate(sheet.head):
-        table.add_column(Text(name), justify="left" if place < sheet.n_names else "right")
-    for heading, lines in sheet.sections:
-        if heading:
-            table.add_row(Text(heading, style="italic"))
-        for line in lines:
-            table.add_row(*(Text(entry.text, style=STYLES[entry.mark]) for entry in line))
-        table.add_section()
-    return table
+def to_rich(sheet: Sheet, console: Console) -> list[Table]:
+    """For the terminal: as many tables as the columns of numbers need, so that none is cut."""
+
+    def build(numbers: Sequence[int]) -> Table:
+        caption = "\n".join(sheet.notes)
+        table = Table(title=Text(sheet.title), caption=Text(caption) if caption else None)
+        places = [*range(sheet.n_names), *numbers]
+        for place in places:
+            table.add_column(Text(sheet.head[place]), **_layout(place < sheet.n_names))
+        for heading, lines in sheet.sections:
+            if heading:
+                table.add_row(Text(heading, style="italic"))
+            for line in lines:
+                entries = [line[place] for place in places]
+                table.add_row(*(Text(entry.text, style=STYLES[entry.mark]) for entry in entries))
+            table.add_section()
+        return table
+
+    return fitting(build, range(sheet.n_names, len(sheet.head)), console)
+
+
+def _layout(name: bool) -> dict[str, Any]:
+    """Names may be broken, numbers may not."""
+    return {"overflow": "fold"} if name else {"justify": "right", "no_wrap": True}
 
 
 def to_markdown(sheet: Sheet) -> str:

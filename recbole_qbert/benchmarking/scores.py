@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -14,14 +14,20 @@ import numpy as np
 from recbole_qbert.benchmarking.cells import Outcome
 from recbole_qbert.benchmarking.plan import Contender, Plan
 from recbole_qbert.errors import InputError
+from recbole_qbert.evaluation.comparable import PARTS, differences
 from recbole_qbert.evaluation.groups import BY_HISTORY, BY_TARGET, coverage, means_by_group
-from recbole_qbert.evaluation.paired import Comparison, holm, paired_tests, values_by_user
+from recbole_qbert.evaluation.paired import (
+    Comparison,
+    check_comparable,
+    holm,
+    paired_tests,
+    values_by_user,
+)
 from recbole_qbert.evaluation.ranking import (
     LIST_LENGTH,
     RANKS_FILE,
     Lists,
     Ranks,
-    metric_names,
     read_ranks,
 )
 from recbole_qbert.evaluation.results import RANKINGS, RunResult
@@ -68,8 +74,7 @@ class Row:
     @property
     def metrics(self) -> list[str]:
         """All that its runs have, without `unseen_`; the same in every row of a benchmark."""
-        keys = self.runs[0].config["keys"]
-        return metric_names(keys["metrics"], keys["topk"])
+        return self.runs[0].metrics
 
     def over_seeds(self, split: str, metric: str) -> Spread:
         """A metric of `valid` or `test`; `unseen_` ranks unseen items only."""
@@ -95,6 +100,8 @@ class Scores:
         metrics: names without `unseen_`, as the tables show them.
         reference: the row that is tested against all others; None where it has no run.
         tested: other row's name -> metric, `unseen_` ones too -> test.
+        unlike: row's name -> what it was tested on that the reference, or else the first row, was
+            not: such a row stands in the table, but in no test.
     """
 
     dataset: str
@@ -102,11 +109,14 @@ class Scores:
     metrics: tuple[str, ...]
     reference: Row | None
     tested: dict[str, dict[str, Tested]]
+    unlike: dict[str, str] = field(default_factory=dict)
 
     @property
     def others(self) -> list[Row]:
-        """All rows but the reference."""
-        return [row for row in self.rows if row is not self.reference]
+        """All rows that may stand beside the reference."""
+        return [
+            row for row in self.rows if row is not self.reference and row.name not in self.unlike
+        ]
 
     @cached_property
     def group_sizes(self) -> dict[str, int]:
@@ -191,14 +201,32 @@ def score(dataset: str, rows: tuple[Row, ...], reference: str) -> Scores:
     if "hit@1" in names:
         names = [name for name in names if name != "ndcg@1"]  # the same number
     first = next((row for row in rows if row.name == reference), None)
-    tested = _tests(rows, first, names) if first is not None else {}
-    return Scores(dataset, rows, tuple(names), first, tested)
+    unlike = _unlike(rows, first or rows[0])
+    alike = [row for row in rows if row.name not in unlike]
+    tested = _tests(alike, first, names) if first is not None else {}
+    return Scores(dataset, rows, tuple(names), first, tested, unlike)
+
+
+def _unlike(rows: Sequence[Row], first: Row) -> dict[str, str]:
+    """Rows of which a run was tested on other users, targets or items than the first one."""
+    found = {}
+    for row in rows:
+        parts = [differences(first.runs[0], run) for run in row.runs]
+        differ = [part for part in PARTS if any(part in each for each in parts)]
+        if differ:
+            found[row.name] = ", ".join(differ)
+    return found
 
 
 def _tests(
     rows: Sequence[Row], reference: Row, names: Sequence[str]
 ) -> dict[str, dict[str, Tested]]:
-    """Holm's correction is over the other rows, for each metric of each ranking by itself."""
+    """Holm's correction is over the other rows, for each metric of each ranking by itself.
+
+    Raises:
+        InputError: the runs of the rows cannot be paired.
+    """
+    check_comparable([run for row in (reference, *rows) for run in row.runs])
     metrics = [prefix + name for prefix, _ in RANKINGS for name in names]
     users, ours = values_by_user(reference.runs, metrics)
     found: dict[str, list[Comparison]] = {}

@@ -18,6 +18,8 @@ from recbole_qbert.benchmarking.scores import (
     Spread,
     group_metric,
 )
+from recbole_qbert.evaluation import comparable
+from recbole_qbert.evaluation.comparable import MARK
 from recbole_qbert.evaluation.ranking import RANKS_FILE
 from recbole_qbert.evaluation.results import LATE, RANKINGS, metric_title, short
 
@@ -86,9 +88,11 @@ def metrics_sheet(scores: Scores) -> Sheet:
         columns = [
             [row.over_seeds("test", prefix + m) for row in scores.rows] for m in scores.metrics
         ]
-        marked = [mark_column(column) for column in columns]
+        counted = [row.name not in scores.unlike for row in scores.rows]
+        marked = [mark_column(column, counted) for column in columns]
         lines = [
-            [Entry(row.name), *entries] for row, *entries in zip(scores.rows, *marked, strict=True)
+            [Entry(row.name + MARK * (row.name in scores.unlike)), *entries]
+            for row, *entries in zip(scores.rows, *marked, strict=True)
         ]
         if scores.tested:
             lines.append(_improvements(scores, prefix))
@@ -98,21 +102,28 @@ def metrics_sheet(scores: Scores) -> Sheet:
             f"* p < {SIGNIFICANT} in both paired tests (t-test and Wilcoxon over users, on means "
             f"over seeds), Holm's correction over {len(scores.others)} comparisons"
         )
+    notes += comparable.notes(list(scores.unlike), list(scores.unlike.values()))
     title = f"{scores.dataset}: test, the whole catalogue ranked, mean ± deviation over seeds"
     return Sheet(title, ("model", *titles), sections, notes)
 
 
-def mark_column(column: Sequence[Spread]) -> list[Entry]:
+def mark_column(column: Sequence[Spread], counted: Sequence[bool] = ()) -> list[Entry]:
     """Numbers of one column; the highest mean is best, the next lower one second.
 
     Means that differ in the last bits alone are equal; a column of one number has no best.
+
+    Args:
+        column: a number a row.
+        counted: which of them may be compared; all, where nothing is said.
     """
+    counts = counted or [True] * len(column)
     means = [round(value.mean, 12) for value in column]
-    order = sorted(set(means), reverse=True) if len(means) > 1 else []
+    compared = {mean for mean, each in zip(means, counts, strict=True) if each}
+    order = sorted(compared, reverse=True) if sum(counts) > 1 else []
     marks = dict(zip(order, (BEST, SECOND), strict=False))
     return [
-        Entry(plus_minus(value), marks.get(mean, ""))
-        for value, mean in zip(column, means, strict=True)
+        Entry(plus_minus(value), marks.get(mean, "") if each else "")
+        for value, mean, each in zip(column, means, counts, strict=True)
     ]
 
 

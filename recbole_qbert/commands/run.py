@@ -40,11 +40,19 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
     table = commands.add_parser("table", help="means over seeds of a results file, as Markdown")
     table.add_argument("file", help="results.jsonl")
+    table.add_argument(
+        "--runs", default="all", choices=("all", "last"),
+        help="last: only the latest settings of each model",
+    )  # fmt: skip
     table.set_defaults(function=_table)
 
     compare = commands.add_parser("compare", help="paired test of two models over the same users")
-    compare.add_argument("left", help="results.jsonl:MODEL, all its seeds")
-    compare.add_argument("right", help="results.jsonl:MODEL")
+    compare.add_argument(
+        "left",
+        help="all seeds of results.jsonl:MODEL (where it has several settings, MODEL@last or "
+        "MODEL@ and the digits of its folder), or of the run in a folder",
+    )
+    compare.add_argument("right", help="likewise")
     compare.add_argument("--metric", default="unseen_ndcg@10", help="unseen_: seen items excluded")
     compare.set_defaults(function=_compare)
 
@@ -94,13 +102,13 @@ def _sample(options: argparse.Namespace) -> int:
 
 
 def _table(options: argparse.Namespace) -> int:
-    from recbole_qbert.evaluation.results import read_results, seeds_markdown
+    from recbole_qbert.evaluation.printing import chosen_groups, seeds_markdown
+    from recbole_qbert.evaluation.results import read_results
 
     results = read_results(options.file)
     if not results:
         raise InputError(f"{options.file}: no runs in it yet")
-    keys = results[0].config["keys"]
-    print(seeds_markdown(results, keys["metrics"], keys["topk"]))
+    print(seeds_markdown(chosen_groups(results, options.runs)))
     return 0
 
 

@@ -10,8 +10,17 @@ import numpy as np
 from scipy.stats import ttest_rel, wilcoxon
 
 from recbole_qbert.errors import InputError, preview
+from recbole_qbert.evaluation.comparable import differences
 from recbole_qbert.evaluation.ranking import METRICS, RANKS_FILE, UNSEEN, per_row, read_ranks
-from recbole_qbert.evaluation.results import RunResult, read_results
+from recbole_qbert.evaluation.results import (
+    RunResult,
+    choose,
+    differing_settings,
+    group_runs,
+    read_results,
+)
+
+RESULTS_FILE = "results.jsonl"  # in a checkpoint_dir; runs lie in <dataset>/<run> beside it
 
 
 @dataclass(frozen=True)
@@ -50,24 +59,42 @@ class Comparison:
 
 
 def read_runs(name: str) -> list[RunResult]:
-    """All runs of `results.jsonl:MODEL`, MODEL as in the tables: `QBERT4Rec (pretrained: A)`.
+    """All seeds of one model with one set of settings.
+
+    Args:
+        name: `results.jsonl:MODEL`, MODEL as in the tables (`QBERT4Rec (pretrained: A)`); behind
+            it, where the model has several settings, `@last` or `@` and the digits that name a
+            run's folder. Or a run's folder.
 
     Raises:
-        InputError: no such file, or no run of the model in it, or several with one seed.
+        InputError: no such file, no run of the model in it, or several settings to choose from.
     """
-    path, colon, model = name.rpartition(":")
+    folder = Path(name)
+    if folder.is_dir():
+        return choose(read_results(folder.parent.parent / RESULTS_FILE), name)
+    path, colon, title = name.rpartition(":")
     if not colon or not path:
-        raise InputError(f"'{name}': write the results file, a colon and the model's name")
+        raise InputError(
+            f"'{name}': write the results file, a colon and the model's name, or a run's folder"
+        )
+    title, _, which = title.partition("@")
     results = read_results(path)
-    runs = [run for run in results if run.title == model]
+    runs = [run for run in results if run.title == title]
     if not runs:
         known = preview(sorted({run.title for run in results}))
-        raise InputError(f"{path}: no run of {model} in it; it has {known or 'none'}")
-    if len({run.seed for run in runs}) < len(runs):
+        raise InputError(f"{path}: no run of {title} in it; it has {known or 'none'}")
+    if which:
+        return choose(runs, which)
+    groups = group_runs(runs)
+    if len(groups) > 1:
+        one = [group[-1] for group in groups]
+        each = zip(one, differing_settings(one), strict=True)
+        listed = ", ".join(f"@{run.hash} ({text or run.dataset})" for run, text in each)
         raise InputError(
-            f"{path}: several runs of {model} with one seed; keep one setting a results file"
+            f"{path}: several settings of {title}: {listed}; write {name}@last, or @ and the "
+            "digits, or give a run's folder"
         )
-    return runs
+    return groups[0]
 
 
 def compare(left: Sequence[RunResult], right: Sequence[RunResult], metric: str) -> Comparison:
@@ -79,15 +106,44 @@ def compare(left: Sequence[RunResult], right: Sequence[RunResult], metric: str) 
     kind, at, k = metric.removeprefix(UNSEEN).partition("@")
     if kind not in METRICS or not at or not k.isdigit() or int(k) < 1:
         raise InputError(f"metric {metric!r}: write ndcg@10, unseen_hit@5, ...")
-    if {(run.dataset, run.counts["test rows"]) for run in [*left, *right]} != {
-        (left[0].dataset, left[0].counts["test rows"])
-    }:
-        raise InputError("the runs are not of one data set with one split; compare like with like")
+    check_comparable([*left, *right])
     users, (ours,) = values_by_user(left, [metric])
     others, (theirs,) = values_by_user(right, [metric])
     if not np.array_equal(users, others):
         raise InputError("the runs tested other users; compare runs on the same data")
     return paired_tests(metric, ours, theirs, (len(left), len(right)))
+
+
+def check_comparable(runs: Sequence[RunResult]) -> None:
+    """
+    Raises:
+        InputError: not all were tested on the same; names what differs.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        parts = differences(first, run)
+        if parts == ["data set"]:
+            raise InputError(
+                f"the runs are not of one data set: {first.dataset} and {run.dataset}; compare "
+                "like with like"
+            )
+        if parts:
+            raise InputError(
+                f"{first.title} and {run.title} were tested on other {' and other '.join(parts)} "
+                f"({described(first)}; {described(run)}); compare runs on the same data"
+            )
+        numbered = (one.tested_on.get("numbering") for one in (first, run))
+        if len({each for each in numbered if each}) > 1:
+            raise InputError(
+                f"{first.title} and {run.title}: the users stand in another order in the .inter "
+                "file, so that their ranks cannot be paired; run one of the two again"
+            )
+
+
+def described(run: RunResult) -> str:
+    """`seed 1: 30 test rows, 18 items`."""
+    names = [name for name in ("test rows", "items") if name in run.counts]
+    return f"seed {run.seed}: {', '.join(f'{run.counts[name]:,} {name}' for name in names)}"
 
 
 def paired_tests(

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from recbole_qbert.errors import InputError
+from recbole_qbert.errors import InputError, preview
 from recbole_qbert.evaluation.ranking import UNSEEN, metric_names
 from recbole_qbert.files import append_line, held
 
@@ -23,6 +21,7 @@ PLACES = frozenset(
 # Config keys that two runs of one experiment may differ in.
 PER_RUN_KEYS = PLACES | {"seed"}
 LATE = "! the best epoch was the last allowed one: train longer"
+MOST_KEYS = 3  # settings that tell rows of a table apart
 RANKINGS = (("", "all items"), (UNSEEN, "seen excluded"))
 
 
@@ -57,6 +56,7 @@ class RunResult:
     folder: str = ""  # where checkpoints, curve and test ranks lie
     pretrained_on: list[str] = field(default_factory=list)  # data sets; none: from scratch
     n_processes: int = 1  # threads and peak memory are those of the first
+    tested_on: dict[str, str] = field(default_factory=dict)  # of `comparable.tested_on`
 
     @property
     def title(self) -> str:
@@ -64,6 +64,17 @@ class RunResult:
         if not self.pretrained_on:
             return self.model
         return f"{self.model} (pretrained: {', '.join(self.pretrained_on)})"
+
+    @property
+    def hash(self) -> str:
+        """The eight digits at the end of its folder's name."""
+        return Path(self.folder).name.rpartition("-")[2]
+
+    @property
+    def metrics(self) -> list[str]:
+        """All that it has, without `unseen_`, in the order in which they were asked for."""
+        keys = self.config["keys"]
+        return metric_names(keys["metrics"], keys["topk"])
 
     @property
     def repeats(self) -> str:
@@ -97,113 +108,111 @@ def read_results(path: str | Path) -> list[RunResult]:
         raise InputError(f"{path}: no such results file") from None
     results = []
     for number, line in enumerate(lines, start=1):
-        try:
-            results.append(RunResult(**json.loads(line)))
-        except (json.JSONDecodeError, TypeError):
-            raise InputError(
-                f"{path}:{number}: not a run of this version; delete the line"
-            ) from None
+        result = _parse(line)
+        if result is None:
+            raise InputError(f"{path}:{number}: {_what_is_wrong(line)}")
+        results.append(result)
     return results
 
 
-def metrics_table(
-    results: Sequence[RunResult], metrics: Sequence[str], topk: Sequence[int]
-) -> Table:
-    """Valid and test, both rankings, four rows a model."""
-    names = metric_names(metrics, topk)
-    table = Table(title=f"{results[0].dataset}: leave-one-out, the whole catalogue ranked")
-    for column in ("model", "split", "ranking"):
-        table.add_column(column, no_wrap=True)
-    for name in names:
-        table.add_column(metric_title(name), justify="right", no_wrap=True)
-    for result in results:
-        first = True
-        for split in ("valid", "test"):
-            for prefix, ranking in RANKINGS:
-                values = getattr(result, split)
-                cells = [f"{values[prefix + name]:.4f}" for name in names]
-                table.add_row(
-                    result.title.replace(" (", "\n(") if first else "", split, ranking, *cells
-                )
-                first = False
-        table.add_section()
-    return table
+def _parse(line: str) -> RunResult | None:
+    try:
+        return RunResult(**json.loads(line))
+    except (json.JSONDecodeError, TypeError):
+        return None
 
 
-def runs_table(results: Sequence[RunResult]) -> Table:
-    """What was trained, how long, and what the reader must know to compare."""
-    table = Table(title="Runs")
-    for column in (
-        "model",
-        "seed",
-        "loss",
-        "repeats",
-        "chosen by",
-        "epochs",
-        "s",
-        "parameters",
-        "MB",
-    ):
-        table.add_column(
-            column, justify="left" if column in ("model", "loss", "repeats") else "right"
-        )
-    for result in results:
-        table.add_row(
-            result.title,
-            str(result.seed),
-            result.loss,
-            result.repeats,
-            result.valid_metric,
-            f"{result.best_epoch + 1} of {result.epochs}{' !' if result.late else ''}",
-            f"{result.seconds:.0f}",
-            f"{result.n_parameters:,}",
-            f"{result.peak_memory_mb:.0f}",
-        )
-    if any(result.late for result in results):
-        table.caption = LATE
-    return table
-
-
-def print_tables(
-    results: Sequence[RunResult], metrics: Sequence[str], topk: Sequence[int], console: Console
-) -> None:
-    """Both tables, wide enough even where the output is no terminal."""
-    for table in (metrics_table(results, metrics, topk), runs_table(results)):
-        console.print(table)
+def _what_is_wrong(line: str) -> str:
+    """Of a line that is no result, and what to do about it without losing one."""
+    for found in re.finditer(r'\{"', line):
+        if found.start() and _parse(line[found.start() :]) is not None:
+            return (
+                f"half a result, and a whole one behind it; delete the first {found.start()} "
+                "characters of the line and keep the rest"
+            )
+    try:
+        json.loads(line)
+    except json.JSONDecodeError:
+        return "not a run of this version: half a result, or damaged; delete the line"
+    return "not a run of this version; delete the line"
 
 
 def group_runs(results: Iterable[RunResult]) -> list[list[RunResult]]:
-    """Runs that differ in the seed alone, in order of appearance."""
-    groups: dict[str, list[RunResult]] = {}
+    """Runs that differ in the seed alone, in order of appearance; of one seed the last."""
+    groups: dict[str, dict[int, RunResult]] = {}
     for result in results:
         keys = {k: v for k, v in result.config["keys"].items() if k not in PER_RUN_KEYS}
         identity = [result.model, result.dataset, keys, result.data_sha256]
-        groups.setdefault(json.dumps(identity, sort_keys=True, default=str), []).append(result)
-    return list(groups.values())
+        named = json.dumps(identity, sort_keys=True, default=str)
+        groups.setdefault(named, {})[result.seed] = result
+    return [list(group.values()) for group in groups.values()]
 
 
-def seeds_markdown(
-    results: Iterable[RunResult], metrics: Sequence[str], topk: Sequence[int]
-) -> str:
-    """Mean and sample deviation over seeds, valid and test, both rankings, as Markdown."""
-    names = metric_names(metrics, topk)
-    titles = map(metric_title, names)
-    head = ["data", "model", "repeats", "split", "ranking", *titles, "seeds", "epochs", "s a run"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for group in group_runs(results):
-        one = group[0]
-        for split in ("valid", "test"):
-            for prefix, ranking in RANKINGS:
-                row = [one.dataset, one.title, one.repeats, split, ranking]
-                row += [
-                    mean_and_deviation([getattr(run, split)[prefix + name] for run in group])
-                    for name in names
-                ]
-                row.append(", ".join(str(run.seed) for run in group))
-                row.append(", ".join(str(run.best_epoch + 1) for run in group))
-                row.append(f"{statistics.mean(run.seconds for run in group):.0f}")
-                lines.append("| " + " | ".join(row) + " |")
-    return "\n".join(lines)
+def differing_settings(runs: Sequence[RunResult]) -> list[str]:
+    """Of each run the settings in which the runs differ: `n_layers=2 score=cosine`.
+
+    Settings that runs of an older version lack tell nothing. Runs of the same settings are told
+    apart by their data: `toy.inter=1a2b3c4d`.
+    """
+    flat = [flat_settings(run) for run in runs]
+    keys = _differing(flat)
+    if not keys:
+        flat = [{name: digest[:8] for name, digest in run.data_sha256.items()} for run in runs]
+        keys = _differing(flat)
+    more = " ..." if len(keys) > MOST_KEYS else ""
+    return [
+        " ".join(f"{key}={_short(own[key])}" for key in keys[:MOST_KEYS]) + more for own in flat
+    ]
+
+
+def _differing(flat: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Keys that all have, with values that are not all the same."""
+    return [
+        key for key, value in flat[0].items()
+        if all(key in other for other in flat) and any(other[key] != value for other in flat)
+    ]  # fmt: skip
+
+
+def flat_settings(run: RunResult) -> dict[str, Any]:
+    """Settings without places and seed, by key; entries of mappings as `mask_ratios.span`."""
+    flat: dict[str, Any] = {}
+    for key, value in sorted(run.config["keys"].items()):
+        if key in PER_RUN_KEYS:
+            continue
+        if isinstance(value, Mapping):
+            flat |= {f"{key}.{inner}": each for inner, each in value.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "none"
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return Path(text).name if "/" in text else text
+
+
+def choose(results: Sequence[RunResult], which: str) -> list[RunResult]:
+    """All seeds of the settings that are meant.
+
+    Args:
+        results: runs, in the order of the results file.
+        which: `last`, the eight digits at the end of a run's folder, or that folder.
+
+    Raises:
+        InputError: no run is meant.
+    """
+    if which == "last" and results:
+        wanted = results[-1]
+    else:
+        path = Path(which).resolve()
+        found = [run for run in results if run.hash == which or Path(run.folder).resolve() == path]
+        if not found:
+            known = preview(sorted({run.hash for run in results}))
+            raise InputError(f"{which}: no such run; give last, a run's folder, or one of {known}")
+        wanted = found[-1]
+    return next(group for group in group_runs(results) if wanted in group)
 
 
 def metric_title(name: str) -> str:

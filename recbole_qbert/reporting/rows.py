@@ -6,21 +6,18 @@ are of one model, a name says what tells them apart: the results file, or the se
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from recbole_qbert.benchmarking.plan import REFERENCE, Contender
 from recbole_qbert.benchmarking.scores import Row, Scores, score
 from recbole_qbert.benchmarking.sidecar import read_sidecar
 from recbole_qbert.errors import InputError, preview
 from recbole_qbert.evaluation.ranking import RANKS_FILE
-from recbole_qbert.evaluation.results import PER_RUN_KEYS, RunResult, group_runs
+from recbole_qbert.evaluation.results import RunResult, differing_settings, group_runs
 from recbole_qbert.reporting.find import Found, Run
-
-MOST_KEYS = 3  # that a name holds
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,7 @@ def _comparison(
         scores = score(dataset, rows, "")
     if len(metrics) > 1:
         names = [name for name in scores.metrics if name in shared]
-        scores = Scores(dataset, rows, tuple(names), scores.reference, scores.tested)
+        scores = dataclasses.replace(scores, metrics=tuple(names))
     return Comparison(
         dataset, scores, source, again, (*told, *late_lines(rows), *_data_lines(rows))
     )
@@ -173,46 +170,10 @@ def _names(groups: Sequence[Sequence[RunResult]], places: Sequence[str]) -> list
             continue
         for where in dict.fromkeys(places[place] for place in alike):
             here = [place for place in alike if places[place] == where]
-            settings = _differing([groups[place][0] for place in here])
+            settings = differing_settings([groups[place][0] for place in here])
             for place, text in zip(here, settings, strict=True):
                 names[place] = ", ".join(filter(None, (title, where, text)))
     return [
         name if names.count(name) == 1 else f"{name} ({names[: place + 1].count(name)})"
         for place, name in enumerate(names)
     ]
-
-
-def _differing(runs: Sequence[RunResult]) -> list[str]:
-    """Of each run the settings in which the runs differ: `n_layers=2 score=cosine`.
-
-    Settings that runs of an older version lack tell nothing.
-    """
-    flat = [flat_settings(run) for run in runs]
-    keys = [
-        key for key, value in flat[0].items()
-        if all(key in other for other in flat) and any(other[key] != value for other in flat)
-    ]  # fmt: skip
-    more = " ..." if len(keys) > MOST_KEYS else ""
-    return [
-        " ".join(f"{key}={_short(own[key])}" for key in keys[:MOST_KEYS]) + more for own in flat
-    ]
-
-
-def flat_settings(run: RunResult) -> dict[str, Any]:
-    """Settings without places and seed, by key; entries of mappings as `mask_ratios.span`."""
-    flat: dict[str, Any] = {}
-    for key, value in sorted(run.config["keys"].items()):
-        if key in PER_RUN_KEYS:
-            continue
-        if isinstance(value, Mapping):
-            flat |= {f"{key}.{inner}": each for inner, each in value.items()}
-        else:
-            flat[key] = value
-    return flat
-
-
-def _short(value: Any) -> str:
-    if value is None:
-        return "none"
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return Path(text).name if "/" in text else text

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from recbole_qbert import webpage
 from recbole_qbert.benchmarking.scores import Row
 from recbole_qbert.errors import InputError
-from recbole_qbert.evaluation.results import RANKINGS, metric_title
+from recbole_qbert.evaluation.results import RANKINGS, flat_settings, metric_title
 from recbole_qbert.files import read_json
 from recbole_qbert.reporting.charts import (
     CURVES,
@@ -27,7 +27,7 @@ from recbole_qbert.reporting.charts import (
 )
 from recbole_qbert.reporting.find import Found
 from recbole_qbert.reporting.learning import metric_name
-from recbole_qbert.reporting.rows import Comparison, flat_settings
+from recbole_qbert.reporting.rows import Comparison
 from recbole_qbert.reporting.sections import Block, Section
 from recbole_qbert.tuning.journal import EXPERIMENT, FAILED, STOPPED
 from recbole_qbert.tuning.settings import describe, short

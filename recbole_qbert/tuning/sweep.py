@@ -20,7 +20,8 @@ from rich.console import Console
 from recbole_qbert.config import build_config
 from recbole_qbert.data.splits import data_counts, load_splits
 from recbole_qbert.errors import InputError
-from recbole_qbert.evaluation.results import RunResult, print_tables
+from recbole_qbert.evaluation.printing import print_tables
+from recbole_qbert.evaluation.results import RunResult
 from recbole_qbert.files import exclusive, read_json, room_for, write_json
 from recbole_qbert.process import flush_denormals, quiet_recbole, versions
 from recbole_qbert.provenance import data_hashes, finished_run, run_folder
@@ -262,7 +263,7 @@ def _conclude(plan: Plan, trials: list[Trial], console: Console) -> RunResult:
     write_yaml(file, settings, head)
     config = build_config(settings["model"], settings["dataset"], [file], {"resume": True})
     result = finished_run(config) or _test(config, plan, best, console)
-    print_tables([result], config["metrics"], config["topk"], console)
+    print_tables([result], console)
     for path in (file, plan.folder / TRIALS_CSV):
         console.print(f"written: {path}", soft_wrap=True, highlight=False)
     return result

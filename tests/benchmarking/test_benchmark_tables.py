@@ -102,6 +102,47 @@ def test_best_and_second_of_a_column() -> None:
     assert mark_column([spread([0.5])]) == [Entry(".5000")]
 
 
+@pytest.mark.parametrize("part", ["users", "targets", "items"])
+def test_a_row_tested_on_something_else_is_marked_and_in_no_test(
+    make_row: MakeRow, part: str
+) -> None:
+    """It has the highest numbers, and is neither best nor what the reference is measured by."""
+    same = {"users": "u", "targets": "t", "items": "i", "numbering": "n"}
+    rows = (
+        make_row("ours", [1, 3, 3, 20], tested_on=same),
+        make_row("theirs", [1, 20, 3, 20], tested_on=same),
+        make_row("odd", [1, 1, 1, 1], tested_on=same | {part: "other"}),
+    )
+    found = score("toy", rows, "ours")
+    assert found.unlike == {"odd": part}
+    assert list(found.tested) == ["theirs"]
+    sheet = metrics_sheet(found)
+    _, lines = sheet.sections[0]
+    assert [line[0].text for line in lines] == [
+        "ours", "theirs", "odd †", "ours over the best other"
+    ]  # fmt: skip
+    marks = {line[0].text: line[-1].mark for line in lines}
+    assert (marks["ours"], marks["theirs"], marks["odd †"]) == (BEST, SECOND, "")
+    # NDCG@10 of ranks 1, 3, 3, 20 and of 1, 20, 3, 20: 2 and 1.5 of 4.
+    assert lines[-1][-1].text.startswith("+33.3 %")
+    assert any(note.startswith(f"† odd: other test {part} than") for note in sheet.notes)
+    assert any("over 1 comparisons" in note for note in sheet.notes)
+
+
+@pytest.mark.parametrize("width", [40, 80, 110])
+def test_no_number_of_a_sheet_is_cut(scores: Scores, width: int) -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, width=width)
+    for sheet in all_sheets(scores, {"SASRec": {"hit@1": 0.5}}, "source"):
+        for table in to_rich(sheet, console):
+            console.print(table, crop=False)
+    shown = stream.getvalue()
+    assert "…" not in shown
+    assert shown.count(".3750 ± .1768") >= 2
+    for entry in metrics_sheet(scores).sections[0][1][0][1:]:
+        assert entry.text in shown
+
+
 def test_mean_and_sample_deviation() -> None:
     """.1 and .2: mean .15, deviation .1 / sqrt(2)."""
     found = spread([0.1, 0.2])
@@ -333,7 +374,8 @@ def test_the_screen(scores: Scores) -> None:
     stream = io.StringIO()
     console = Console(file=stream, width=110)
     for sheet in all_sheets(odd, {"SASRec": {"hit@1": 0.5}}, "source"):
-        console.print(to_rich(sheet))
+        for table in to_rich(sheet, console):
+            console.print(table, crop=False)
     shown = stream.getvalue()
     assert "[bold]x[/bold]" in shown
     assert "…" not in shown

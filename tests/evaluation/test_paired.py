@@ -11,8 +11,9 @@ from conftest import Tiny
 
 from recbole_qbert.cli import main
 from recbole_qbert.errors import InputError
+from recbole_qbert.evaluation.comparable import differences
 from recbole_qbert.evaluation.paired import compare, holm, paired_tests, read_runs
-from recbole_qbert.evaluation.results import RunResult
+from recbole_qbert.evaluation.results import RunResult, append_result, read_results
 
 
 @pytest.fixture
@@ -85,6 +86,83 @@ def test_what_cannot_be_compared(runs: list[RunResult]) -> None:
         compare(left, [dataclasses.replace(runs[0], dataset="other")], "ndcg@10")
     with pytest.raises(InputError, match="no run of SASRec"):
         read_runs("saved/results.jsonl:SASRec")
-    Path("twice.jsonl").write_text(Path("saved/results.jsonl").read_text() * 2)
-    with pytest.raises(InputError, match="several runs"):
-        read_runs("twice.jsonl:BigramChain")
+
+
+def _settings(run: RunResult, **keys: object) -> RunResult:
+    """The same run with other settings, in a folder of its own."""
+    digits = f"{len(keys)}{abs(hash(str(keys))) % 10**7:07d}"
+    folder = f"{run.folder.rpartition('-')[0]}-{digits}"
+    config = run.config | {"keys": run.config["keys"] | keys}
+    return dataclasses.replace(run, config=config, folder=folder)
+
+
+def test_one_of_several_settings_is_chosen(runs: list[RunResult]) -> None:
+    """By `last`, by the digits of a folder, or by the folder: all seeds of those settings."""
+    path = Path("saved/results.jsonl")
+    others = [_settings(run, learning_rate=0.5) for run in runs]
+    for run in others:
+        append_result(path, run)
+    name = f"{path}:BigramChain"
+    with pytest.raises(InputError) as caught:
+        read_runs(name)
+    said = str(caught.value)
+    assert f"@{runs[-1].hash} (learning_rate=0.001)" in said
+    assert f"@{others[-1].hash} (learning_rate=0.5)" in said and "\n" not in said
+    assert read_runs(f"{name}@last") == others
+    for run in runs:
+        assert read_runs(f"{name}@{run.hash}") == read_runs(run.folder) == runs
+    Path(others[0].folder).mkdir(parents=True)
+    assert read_runs(others[0].folder) == others
+    with pytest.raises(InputError, match=f"nothing: no such run; .*{runs[0].hash}"):
+        read_runs(f"{name}@nothing")
+
+
+def test_the_same_run_twice_counts_once(runs: list[RunResult]) -> None:
+    path = Path("saved/results.jsonl")
+    path.write_text(path.read_text() * 2)
+    assert read_runs(f"{path}:BigramChain") == runs
+    assert main(["table", str(path)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ("users", "other users"),
+        ("targets", "other targets"),
+        ("items", "other items"),
+        ("numbering", "in another order"),
+    ],
+)
+def test_a_test_refuses_what_was_tested_on_something_else(
+    runs: list[RunResult], part: str, said: str
+) -> None:
+    changed = dataclasses.replace(runs[1], tested_on=runs[1].tested_on | {part: "0"})
+    with pytest.raises(InputError, match=said):
+        compare(runs[:1], [changed], "ndcg@10")
+    with pytest.raises(InputError, match=said):
+        compare([runs[0], changed], runs[:1], "ndcg@10")
+
+
+def test_old_runs_without_hashes_are_told_apart_by_their_counts(runs: list[RunResult]) -> None:
+    old = [dataclasses.replace(run, tested_on={}) for run in runs]
+    assert compare(old[:1], runs[1:], "ndcg@10").change == 0
+    fewer = dataclasses.replace(old[1], counts=old[1].counts | {"items": 18})
+    with pytest.raises(InputError, match=r"other items .*30 items; .* 18 items"):
+        compare(old[:1], [fewer], "ndcg@10")
+
+
+def test_the_order_of_rows_moves_the_numbering_alone(tiny: Tiny, runs: list[RunResult]) -> None:
+    """The same data in another order: no mark in a table, and no pairing of the wrong users."""
+    tiny.write_inter(sorted(tiny.rows, reverse=True))
+    assert main(["run", "--model=BigramChain", "--dataset=toy", "--data_path=.", "--seed=3",
+                 "--show_progress=False"]) == 0  # fmt: skip
+    again = read_results("saved/results.jsonl")[-1]
+    assert differences(runs[0], again) == []
+    with pytest.raises(InputError, match="another order in the .inter file"):
+        compare(runs[:1], [again], "ndcg@10")
+    tiny.write_inter(
+        [(user, "i0" if item == "i1" else item, time) for user, item, time in tiny.rows]
+    )
+    assert main(["run", "--model=BigramChain", "--dataset=toy", "--data_path=.", "--seed=4",
+                 "--show_progress=False"]) == 0  # fmt: skip
+    assert "items" in differences(runs[0], read_results("saved/results.jsonl")[-1])

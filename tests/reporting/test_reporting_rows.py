@@ -15,8 +15,9 @@ from recbole_qbert.benchmarking.scores import Row, score
 from recbole_qbert.benchmarking.sidecar import read_sidecar, write_sidecar
 from recbole_qbert.benchmarking.tables import metrics_sheet
 from recbole_qbert.errors import InputError
+from recbole_qbert.evaluation.results import flat_settings
 from recbole_qbert.reporting.find import find_results
-from recbole_qbert.reporting.rows import Comparison, compare_all, flat_settings
+from recbole_qbert.reporting.rows import Comparison, compare_all
 
 GOOD, FAIR, POOR = [1, 1, 3, 20], [1, 20, 3, 20], [20, 20, 20, 20]
 
