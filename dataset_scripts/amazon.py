@@ -36,7 +36,10 @@ def main() -> None:
         "--require", type=comma_list, default=[], help="text, image: what an item must have"
     )
     parser.add_argument("--pictures", help="folder of <item_id>.jpg: what has an image")
-    parser.add_argument("--duplicates", default="first", help="first | last | all")
+    parser.add_argument("--duplicates", default="first", help="first | last | identical | all")
+    parser.add_argument(
+        "--ties", default="shuffled", help="order at one time: file | shuffled | token"
+    )
     parser.add_argument("--longest", type=int, help="empty texts of so many characters or more")
     parser.add_argument("--overwrite", action="store_true", help="replace the atomic files")
     options = parser.parse_args()

@@ -28,7 +28,10 @@ def main() -> None:
     parser.add_argument("--descriptions", type=Path, help="table of item_id and description")
     parser.add_argument("--posters", type=Path, help="folder of <item_id>.jpg, or table")
     parser.add_argument("--core", type=int, default=0, help="fewest of a user and of an item")
-    parser.add_argument("--duplicates", default="all", help="first | last | all")
+    parser.add_argument("--duplicates", default="all", help="first | last | identical | all")
+    parser.add_argument(
+        "--ties", default="shuffled", help="order at one time: file | shuffled | token"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the atomic files")
     options = parser.parse_args()
 
@@ -47,6 +50,7 @@ def main() -> None:
         Extras(options.descriptions, options.posters),
         core=options.core,
         duplicates=options.duplicates,
+        ties=options.ties,
         overwrite=options.overwrite,
         progress=console.is_terminal,
     )

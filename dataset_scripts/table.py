@@ -45,7 +45,8 @@ def main() -> None:
     parser.add_argument("--delimiter", help="of CSV and TSV files")
     parser.add_argument("--encoding", default="utf-8", help="of CSV and TSV files")
     parser.add_argument("--core", type=int, default=0, help="fewest of a user and of an item")
-    parser.add_argument("--duplicates", default="all", help="first | last | all")
+    parser.add_argument("--duplicates", default="all", help="first | last | identical | all")
+    parser.add_argument("--ties", default="file", help="order at one time: file | shuffled | token")
     parser.add_argument("--overwrite", action="store_true", help="replace the atomic files")
     options = parser.parse_args()
 

@@ -16,6 +16,7 @@ import io
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,9 +151,11 @@ def encode_items(
     missing = table.meta["missing"]
     if missing:
         shown = preview([f"{quote(item)} ({reason})" for item, reason in missing.items()])
+        counts = Counter(missing.values()).most_common(5)
         logger.warning(
-            "%s: %d of %d items have no %s vector: %s; %s lists them all",
-            out_path, len(missing), len(items), modality, shown, sidecar_path(out_path),
+            "%s: %d of %d items have no %s vector: %s; most often: %s; %s lists them all",
+            out_path, len(missing), len(items), modality, shown,
+            "; ".join(f"{reason}: {n:,}" for reason, n in counts), sidecar_path(out_path),
         )  # fmt: skip
     return table
 

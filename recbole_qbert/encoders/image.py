@@ -178,17 +178,21 @@ def find_pictures(
 
 
 def _named_after(items: Sequence[str], folder: Path) -> list[Path | None]:
-    """The file in a folder that is named after each item."""
+    """The file in a folder that is named after each item; one of another format where there is no
+    picture of `SUFFIXES`, so that the encoder says why it has none."""
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
         raise InputError(
             f"{folder}: cannot be read ({error.strerror}); give the folder of the pictures"
         ) from None
-    wanted, found = set(items), dict[str, str]()
+    wanted, found, others = set(items), dict[str, str](), dict[str, str]()
     for name in names:
         stem, suffix = os.path.splitext(name)
-        if suffix.lower() not in SUFFIXES or stem not in wanted:
+        if stem not in wanted or not suffix:
+            continue
+        if suffix.lower() not in SUFFIXES:
+            others.setdefault(stem, name)
             continue
         if stem in found:
             raise InputError(
@@ -196,7 +200,8 @@ def _named_after(items: Sequence[str], folder: Path) -> list[Path | None]:
                 "keep one"
             )
         found[stem] = name
-    return [folder / found[item] if item in found else None for item in items]
+    names_of = others | found
+    return [folder / names_of[item] if item in names_of else None for item in items]
 
 
 def _fingerprint(path: str | Path | None, folder: Path) -> str:

@@ -48,7 +48,8 @@ def open_picture(path: str | Path, at_least: int | None = None) -> Image.Image:
         A picture of mode RGB.
 
     Raises:
-        UnreadablePicture: missing, empty, truncated or broken file, no picture, too many pixels
+        UnreadablePicture: missing, empty, truncated or broken file, another format or no picture,
+            too many pixels
             (`PIL.Image.MAX_IMAGE_PIXELS`), or sides below `MIN_SIDE` or further apart than
             `MAX_ASPECT` times.
     """
@@ -63,6 +64,9 @@ def open_picture(path: str | Path, at_least: int | None = None) -> Image.Image:
     except UnreadablePicture:
         raise
     except UnidentifiedImageError:
+        suffix = Path(path).suffix.lower()
+        if suffix and suffix not in SUFFIXES:
+            raise UnreadablePicture(f"format not read: {suffix}") from None
         raise UnreadablePicture("not a picture (JPEG, PNG, WebP, BMP or GIF)") from None
     except Image.DecompressionBombError:
         raise UnreadablePicture("too many pixels") from None

@@ -2,11 +2,11 @@
 
 The way of the paper's data (MQL4GRec's pipeline): items without what is required go, of a user's
 repeated reviews of an item the earliest stays, then users and items with fewer than five
-interactions go until none is left. Order within one second (2014 and 2018 know only days, so
-there are many such): by item token.
+interactions go until none is left. Reviews of one second (2014 and 2018 know only days, so there
+are many such) are shuffled: the files are ordered by item, which would give the next one away.
 
-Deviations: MQL4GRec leaves ties in the order of Python's sets, and requires that a picture can be
-downloaded where this, without a folder of pictures, requires a URL.
+Deviations: MQL4GRec leaves ties in the order of Python's sets, another one in each run, and
+requires that a picture can be downloaded where this, without a folder of pictures, requires a URL.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ from recbole_qbert.preparation.items import (
     picture_files,
     read_records,
 )
-from recbole_qbert.preparation.kcore import check_filter
+from recbole_qbert.preparation.kcore import Rules
 from recbole_qbert.preparation.outcome import Prepared, finish, listed
 from recbole_qbert.preparation.published import amazon_category, amazon_files
 from recbole_qbert.preparation.sources import Rejects, json_lines
-from recbole_qbert.preparation.spool import Stage, run_stage
-from recbole_qbert.preparation.writer import check_target
+from recbole_qbert.preparation.spool import Stage, run_stage, spool
+from recbole_qbert.preparation.times import SECONDS
 
 TEXT, IMAGE = "text", "image"
 REQUIREMENTS = (RECORD, TEXT, IMAGE)
@@ -62,7 +62,7 @@ class Release(NamedTuple):
     Attributes:
         user, item, rating, time: keys of the JSON objects.
         csv_names: columns of the ratings-only file; None where it has a header, of these keys.
-        second: what a second is in `time`.
+        unit: of `time`.
     """
 
     user: str
@@ -70,15 +70,15 @@ class Release(NamedTuple):
     rating: str
     time: str
     csv_names: tuple[str, ...] | None
-    second: float
+    unit: str
 
 
 RELEASES = {
     2014: Release("reviewerID", "asin", "overall", "unixReviewTime",
-                  ("reviewerID", "asin", "overall", "unixReviewTime"), 1),
+                  ("reviewerID", "asin", "overall", "unixReviewTime"), "s"),
     2018: Release("reviewerID", "asin", "overall", "unixReviewTime",
-                  ("asin", "reviewerID", "overall", "unixReviewTime"), 1),
-    2023: Release("user_id", "parent_asin", "rating", "timestamp", None, 1000),
+                  ("asin", "reviewerID", "overall", "unixReviewTime"), "s"),
+    2023: Release("user_id", "parent_asin", "rating", "timestamp", None, "ms"),
 }  # fmt: skip
 
 
@@ -87,12 +87,11 @@ class Options:
     """What to keep.
 
     Attributes:
-        core: fewest interactions of a user and of an item; 0 or 1 for all.
+        core, duplicates, ties: see `kcore.Rules`.
         require: what an item must have: `metadata` (any record), `text` (a title or a
             description), `image`.
         pictures: folder of `<item_id>.jpg` and the like; with it, what has an image is what has
             a file there, otherwise what has a picture URL.
-        duplicates: which of a user's reviews of one item stay: `first`, `last`, `all`.
         longest: titles and descriptions of so many characters or more become empty (MQL4GRec:
             2000); None for no limit.
     """
@@ -101,11 +100,17 @@ class Options:
     require: tuple[str, ...] = ()
     pictures: Path | None = None
     duplicates: str = "first"
+    ties: str = "shuffled"
     longest: int | None = None
+
+    @property
+    def rules(self) -> Rules:
+        """Which interactions stay, and in which order."""
+        return Rules(self.core, self.duplicates, self.ties)
 
     def check(self) -> None:
         """Raises InputError for a value that cannot be."""
-        check_filter(self.core, self.duplicates)
+        self.rules.check()
         for name in self.require:
             if name not in REQUIREMENTS:
                 raise InputError(
@@ -173,39 +178,36 @@ def prepare_amazon(
     for path in (*reviews, *meta):
         if not path.is_file():
             raise InputError(f"{path}: no such file")
-    check_target(domain, overwrite)
-    parts = domain.file("parts")
-    rules = RELEASES[release]
-    read = run_stage(
-        parts / "reviews", SCHEMA, reviews,
-        functools.partial(_parse_reviews, rules, progress), {"release": release},
-    )  # fmt: skip
-    if not read.n_rows:
-        raise InputError(
-            f"{preview([path.name for path in reviews])}: no line is a review of {release} "
-            f"({listed(read.reasons)}); correct --release or the files"
-        )
-    stages, described = [read], None
-    if meta:
-        described = run_stage(
-            parts / "metadata", metadata.SCHEMA, meta,
-            functools.partial(_parse_metadata, rules.item, options.longest, progress),
-            {"key": rules.item, "longest": options.longest},
+    names = RELEASES[release]
+    with spool(domain, overwrite) as parts:
+        read = run_stage(
+            parts / "reviews", SCHEMA, reviews,
+            functools.partial(_parse_reviews, names, progress), {"release": release},
         )  # fmt: skip
-        stages.append(described)
-    raw, inter, items = _select(read, described, options)
-    choice = {
-        "release": release,
-        "core": options.core,
-        "require": list(options.require),
-        "pictures": options.pictures is not None,
-        "duplicates": options.duplicates,
-        "longest": options.longest,
-    }
-    return finish(
-        domain, stages, raw, inter, made_by="amazon", options=choice,
-        items=items, cells=metadata.FIELDS,
-    )  # fmt: skip
+        if not read.n_rows:
+            raise InputError(
+                f"{preview([path.name for path in reviews])}: no line is a review of {release} "
+                f"({listed(read.reasons)}); correct --release or the files"
+            )
+        stages, described = [read], None
+        if meta:
+            described = run_stage(
+                parts / "metadata", metadata.SCHEMA, meta,
+                functools.partial(_parse_metadata, names.item, options.longest, progress),
+                {"key": names.item, "longest": options.longest},
+            )  # fmt: skip
+            stages.append(described)
+        raw, inter, items = _select(read, described, options)
+        choice = {
+            "release": release,
+            "require": list(options.require),
+            "pictures": options.pictures is not None,
+            "longest": options.longest,
+        }
+        return finish(
+            domain, stages, raw, inter, made_by="amazon", options=choice,
+            items=items, cells=metadata.FIELDS, rules=options.rules, unit=names.unit,
+        )  # fmt: skip
 
 
 def _parse_reviews(
@@ -224,10 +226,10 @@ def _parse_reviews(
                 f"{preview(list(names))} are due; correct --release or the file"
             )
         columns = {name: table[key].combine_chunks() for key, name in names.items()}
-        for name in ("rating", "time"):
-            columns[name] = as_numbers(columns[name])
-        columns["time"] = pc.divide(columns["time"], rules.second)
-        yield usable(path, (numbers, pa.table(columns)), rejects)
+        given = {name: columns[name] for name in ("rating", "time")}
+        columns |= {name: as_numbers(column) for name, column in given.items()}
+        columns["time"] = pc.divide(columns["time"], float(SECONDS[rules.unit]))
+        yield usable(path, (numbers, pa.table(columns)), rejects, given, rules.unit)
 
 
 def _is_csv(path: Path) -> bool:
@@ -245,7 +247,7 @@ def _select(
 ) -> tuple[Counts, Interactions, Records | None]:
     """Counts of all, the interactions that stay, and the metadata of all their item tokens."""
     if described is None:
-        return *selected(read, options.core, options.duplicates), None
+        return *selected(read, options.rules), None
     hashes = hashed(read)
     raw = hashes.counts
     shown = None
@@ -268,7 +270,7 @@ def _select(
     meets = _meets(options, inter.item_tokens, items.fields, shown)
     if RECORD in options.require:
         meets &= items.found
-    return raw, filtered(inter, options.core, options.duplicates, meets), items
+    return raw, filtered(inter, options.rules, meets), items
 
 
 def _meets(options: Options, tokens: pa.Array, fields: Any, shown: pa.Array | None) -> np.ndarray:

@@ -37,6 +37,7 @@ def prepare_and_report(options: argparse.Namespace) -> None:
         require=tuple(options.require),
         pictures=Path(options.pictures) if options.pictures else None,
         duplicates=options.duplicates,
+        ties=options.ties,
         longest=options.longest,
     )
     made = prepare_amazon(

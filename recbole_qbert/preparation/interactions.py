@@ -8,7 +8,8 @@ that the exact filter then takes out again, and never keeps one out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,10 +18,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recbole_qbert.preparation.kcore import core_rows, time_order, without_repeats
+from recbole_qbert.preparation.kcore import Rules, core_rows, time_order, without_repeats
 from recbole_qbert.preparation.sources import Lines, Rejects
 from recbole_qbert.preparation.spool import Stage
-from recbole_qbert.preparation.text import unfit_tokens
+from recbole_qbert.preparation.text import MISSING, token_faults
+from recbole_qbert.preparation.times import time_fault
 
 SCHEMA = pa.schema(
     [
@@ -51,6 +53,7 @@ class Interactions:
         items: int [n], places in `item_tokens`.
         ratings: float64 [n].
         times: float64 [n], seconds.
+        repeats: rows that the rule for duplicates took out.
     """
 
     user_tokens: pa.Array
@@ -59,6 +62,7 @@ class Interactions:
     items: np.ndarray
     ratings: np.ndarray
     times: np.ndarray
+    repeats: int = 0
 
     @property
     def counts(self) -> Counts:
@@ -74,46 +78,79 @@ class Interactions:
         )  # fmt: skip
 
 
-def usable(path: Path, lines: Lines, rejects: Rejects) -> pa.Table:
+def usable(
+    path: Path, lines: Lines, rejects: Rejects, given: Mapping[str, pa.Array], unit: str = "s"
+) -> pa.Table:
     """The rows of a table of `SCHEMA` that are an interaction; the others are rejected.
 
     A table without `rating` or without `time` gets zeros there.
+
+    Args:
+        given: `rating` and `time` as they stand in the file, for the report.
+        unit: of the times there.
     """
     numbers, table = lines
     columns = {name: table[name].combine_chunks() for name in table.schema.names}
     fine = np.ones(len(numbers), dtype=bool)
     for name in ("user", "item"):
-        fine = _refuse(path, numbers, fine, columns[name].is_null(), f"no {name} id", rejects)
-        unfit = unfit_tokens(columns[name])
-        fine = _refuse(path, numbers, fine, unfit, f"{name} id that RecBole cannot read", rejects)
-    for name in ("rating", "time"):
+        columns[name], known = usable_ids(path, numbers, columns[name], name, rejects, fine)
+        fine &= known
+    for name, fault in (("rating", _rating_fault), ("time", time_fault(unit))):
         if name not in columns:
             columns[name] = pa.array(np.zeros(len(numbers)))
             continue
-        bad = ~np.isfinite(columns[name].to_numpy(zero_copy_only=False))
-        fine = _refuse(path, numbers, fine, bad, f"{name} is no finite number", rejects)
+        bad = fine & ~np.isfinite(columns[name].to_numpy(zero_copy_only=False))
+        values = given[name].filter(pa.array(bad)).to_pylist() if bad.any() else []
+        for number, value in zip(numbers[bad].tolist(), values, strict=True):
+            text = "" if value is None else str(value)
+            rejects.add(path, number, fault(text) if text.strip() else f"no {name}", text)
+        fine &= ~bad
     return pa.table(columns).select(SCHEMA.names).filter(pa.array(fine))
 
 
-def _refuse(
+def _rating_fault(_: str) -> str:
+    return "rating is no finite number"
+
+
+def usable_ids(
     path: Path,
     numbers: np.ndarray,
-    fine: np.ndarray,
-    bad: pa.Array | np.ndarray,
-    reason: str,
+    ids: pa.Array,
+    name: str,
     rejects: Rejects,
-) -> np.ndarray:
-    """`fine` without the bad rows, which are rejected unless they were already."""
-    bad = np.asarray(bad) & fine
-    rejects.add_rows(path, numbers[bad], reason)
-    return fine & ~bad
+    among: np.ndarray | None = None,
+) -> tuple[pa.Array, np.ndarray]:
+    """Ids without the blanks around them, and which of them can be used; the others are rejected.
+
+    Args:
+        ids: strings [n].
+        name: of the column in a report.
+        among: rows that are not rejected yet, if not all; bool [n].
+
+    Returns:
+        strings [n] and bool [n].
+    """
+    bare = pc.utf8_trim_whitespace(ids)
+    fine = np.ones(len(ids), dtype=bool) if among is None else among.copy()
+    for reason, fault in token_faults(bare).items():
+        bad = fault & fine
+        rejects.add_rows(path, numbers[bad], f"{name} id {reason}", ids.filter(bad).to_pylist())
+        fine &= ~bad
+    padded = np.asarray(pc.fill_null(pc.not_equal(bare, ids), False)) & fine
+    rejects.notes[f"{name} ids had blanks around them, which are taken off"] += int(padded.sum())
+    words = np.asarray(pc.is_in(bare, pa.array(MISSING, bare.type))) & fine
+    rejects.notes[
+        f"{name} ids are words such as NA, which are kept as ids (RecBole by itself drops them)"
+    ] += int(words.sum())
+    return bare, fine
 
 
 def as_numbers(column: pa.Array) -> pa.Array:
-    """Numbers of a column of text or numbers; null where there is none."""
+    """Numbers of a column of text or numbers, as float64; null where there is none."""
     if not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type):
-        return column.cast(pa.float64())
-    return pa.array(pd.to_numeric(column.to_pandas(), errors="coerce"), pa.float64())
+        return column.cast(pa.float64(), safe=False)
+    numbers = pd.to_numeric(column.to_pandas(), errors="coerce")
+    return pa.array(numbers.astype(np.float64), from_pandas=True)
 
 
 class Hashed(NamedTuple):
@@ -220,25 +257,39 @@ def coded(column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
 
 
 def filtered(
-    inter: Interactions, core: int, duplicates: str, allowed_items: np.ndarray | None = None
+    inter: Interactions, rules: Rules, allowed_items: np.ndarray | None = None
 ) -> Interactions:
     """De-duplicated, k-core of the allowed items, in order of user and time; exact.
 
     Args:
-        core: fewest interactions of a user and of an item.
-        duplicates: `first`, `last` or `all`; see `kcore.without_repeats`.
+        inter: in the order of the file.
         allowed_items: bool [I]; None for all.
     """
     if allowed_items is not None:
         inter = inter.take(np.flatnonzero(allowed_items[inter.items]))
     columns = (inter.users, inter.items, inter.times, inter.ratings)
-    inter = inter.take(without_repeats(*columns, duplicates))
-    inter = inter.take(core_rows(inter.users, inter.items, core))
-    return inter.take(time_order(inter.users, inter.items, inter.times, inter.ratings))
+    rows = without_repeats(*columns, rules)
+    repeats = len(inter.users) - len(rows)
+    inter = inter.take(rows)
+    inter = inter.take(core_rows(inter.users, inter.items, rules.core))
+    inter = inter.take(time_order(inter.users, inter.times, _ranks(inter, rules.ties)))
+    return replace(inter, repeats=repeats)
 
 
-def selected(stage: Stage, core: int, duplicates: str) -> tuple[Counts, Interactions]:
+def _ranks(inter: Interactions, ties: str) -> tuple[np.ndarray, ...]:
+    """Keys of the order at one time, the first one first; see `kcore.Rules`."""
+    if ties == "file":
+        return ()
+    if ties == "token":
+        return inter.items, inter.ratings
+    # Of a hash of user and item neither the order of the file nor that of the tokens is learnt.
+    users, items = token_hashes(inter.user_tokens), token_hashes(inter.item_tokens)
+    mixed = users[inter.users] * np.uint64(0x9E3779B97F4A7C15) ^ items[inter.items]
+    return pd.util.hash_array(mixed), inter.items, inter.ratings
+
+
+def selected(stage: Stage, rules: Rules) -> tuple[Counts, Interactions]:
     """Counts of all rows of a stage of `SCHEMA`, and those that stay, as `filtered`."""
     hashes = hashed(stage)
-    raw, keep = hashes.counts, candidates(hashes, core)
-    return raw, filtered(collect(stage, keep), core, duplicates)
+    raw, keep = hashes.counts, candidates(hashes, rules.core)
+    return raw, filtered(collect(stage, keep), rules)

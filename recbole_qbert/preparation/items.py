@@ -26,15 +26,23 @@ class Records(NamedTuple):
         fields: strings [I] each, "" where there is none.
         found: which items have a record; bool [I].
         repeated: records that another one of their item was preferred to.
+        described: items with a record in the table, whether or not they are among the I.
+        strange: the first two of them that are not.
     """
 
     fields: dict[str, pa.Array]
     found: np.ndarray
     repeated: int
+    described: int
+    strange: list[str]
 
 
 def read_records(stage: Stage, schema: pa.Schema, tokens: pa.Array) -> Records:
-    """The records of the tokens in a stage of rows of `item` and fields; see `chosen_records`."""
+    """The records of the tokens in a stage of rows of `item` and fields.
+
+    Of several of an item the one with the most fields wins, then the one with the most characters,
+    then the first in the order of its fields' text: whatever the order of the lines.
+    """
     # All items are looked up at once: each call of `is_in` hashes all tokens.
     items = pa.chunked_array([batch["item"] for batch in stage.batches()], pa.string())
     wanted = np.asarray(pc.is_in(items, tokens))
@@ -42,14 +50,17 @@ def read_records(stage: Stage, schema: pa.Schema, tokens: pa.Array) -> Records:
     for batch in stage.batches():
         parts.append(batch.filter(pa.array(wanted[start : start + batch.num_rows])))
         start += batch.num_rows
-    return chosen_records(pa.Table.from_batches(parts, schema), tokens)
+    table = pa.Table.from_batches(parts, schema)
+    strange = items.filter(pa.array(~wanted)).unique()
+    described = len(strange) + len(table["item"].unique())
+    found = _chosen_records(table, tokens)
+    return Records(*found, described, strange[:2].to_pylist())
 
 
-def chosen_records(table: pa.Table, tokens: pa.Array) -> Records:
-    """The record of each token.
-
-    Of several the one with the most fields wins, then the one with the most characters, then the
-    first in the order of its fields' text: whatever the order of the lines.
+def _chosen_records(
+    table: pa.Table, tokens: pa.Array
+) -> tuple[dict[str, pa.Array], np.ndarray, int]:
+    """`fields`, `found` and `repeated` of `Records`: the record of each token.
 
     Args:
         table: `item`, which is among the tokens, and fields; all strings.
@@ -70,7 +81,7 @@ def chosen_records(table: pa.Table, tokens: pa.Array) -> Records:
     places = pc.index_in(tokens, table["item"].take(best).combine_chunks())
     rows = best.take(places)
     fields = {name: pc.fill_null(table[name].take(rows), "").combine_chunks() for name in names}
-    return Records(fields, np.asarray(rows.is_valid()), int((~first).sum()))
+    return fields, np.asarray(rows.is_valid()), int((~first).sum())
 
 
 def item_columns(

@@ -19,9 +19,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recbole_qbert.preparation.interactions import usable_ids
 from recbole_qbert.preparation.items import filled
 from recbole_qbert.preparation.sources import Rejects, json_records, parse_json
-from recbole_qbert.preparation.text import as_word, clean_column, unfit_tokens, whole
+from recbole_qbert.preparation.text import as_word, clean_column, whole
 
 FIELDS = {
     "title": "title:token_seq",
@@ -52,10 +53,9 @@ def parse_metadata(
         columns = [list(column) for column in zip(*rows, strict=True)] or [[]] * len(SCHEMA)
         arrays = [pa.array(column, pa.string()) for column in columns]
         table = dict(zip(SCHEMA.names, arrays, strict=True))
-        unfit = unfit_tokens(table["item"])
-        rejects.add_rows(path, numbers[unfit], f"no {key} that RecBole can read")
+        table["item"], fine = usable_ids(path, numbers, table["item"], key, rejects)
         # What the makers of the data call unformatted: a script of the page in place of a title.
-        script = np.asarray(pc.match_substring(table["title"], "getTime")) & ~unfit
+        script = np.asarray(pc.match_substring(table["title"], "getTime")) & fine
         rejects.add_rows(path, numbers[script], "a script of the page in place of a title")
         for name in ("title", "brand", "description"):
             table[name] = clean_column(table[name])
@@ -63,7 +63,7 @@ def parse_metadata(
             for name in ("title", "description"):
                 long = pc.greater_equal(pc.utf8_length(table[name]), longest)
                 table[name] = pc.if_else(long, "", table[name])
-        yield pa.table(table).filter(pa.array(~(unfit | script)))
+        yield pa.table(table).filter(pa.array(fine & ~script))
 
 
 def parse_record(text: str) -> dict[str, Any] | None:

@@ -25,15 +25,16 @@ from recbole_qbert.preparation.interactions import (
     as_numbers,
     selected,
     usable,
+    usable_ids,
 )
 from recbole_qbert.preparation.items import picture_files, read_records
-from recbole_qbert.preparation.kcore import check_filter
+from recbole_qbert.preparation.kcore import Rules
 from recbole_qbert.preparation.outcome import Prepared, finish
 from recbole_qbert.preparation.published import Published
 from recbole_qbert.preparation.sources import Rejects, opened
-from recbole_qbert.preparation.spool import run_stage
-from recbole_qbert.preparation.text import clean_column, unfit_tokens
-from recbole_qbert.preparation.writer import Fields, check_target
+from recbole_qbert.preparation.spool import run_stage, spool
+from recbole_qbert.preparation.text import clean_column
+from recbole_qbert.preparation.writer import Fields
 
 CELLS = {
     "movie_title": "movie_title:token_seq",
@@ -123,43 +124,48 @@ def prepare_movielens(
     *,
     core: int = 0,
     duplicates: str = "all",
+    ties: str = "shuffled",
     overwrite: bool = False,
     progress: bool = False,
 ) -> Prepared:
     """Write `<name>.inter`, `.item`, where there are users `.user`, and the sidecar.
 
+    Ratings of one second are shuffled: later releases are in the order of movies.
+
+    Args:
+        core, duplicates, ties: see `kcore.Rules`.
+
     Raises:
         InputError: a file or option cannot be used.
     """
-    check_filter(core, duplicates)
+    rules = Rules(core, duplicates, ties)
+    rules.check()
     layout = find_layout(folder)
-    check_target(domain, overwrite)
     joined = {
         "description": _column(extras.descriptions, "description"),
         "poster": _posters(extras.posters),
     }
-    parts = domain.file("parts")
-    read = run_stage(
-        parts / "ratings", SCHEMA, [folder / layout.ratings],
-        lambda path, rejects: _ratings(layout, path, rejects, progress), {},
-    )  # fmt: skip
     schema = pa.schema([("item", pa.string()), *((name, pa.string()) for name in CELLS)])
     others = [path for path in extras if path is not None and path.is_file()]
-    described = run_stage(
-        parts / "movies", schema, [folder / layout.movies, *others],
-        lambda path, rejects: _movies(layout, path, joined, rejects),
-        {"posters": joined["poster"]},
-    )  # fmt: skip
-    raw, inter = selected(read, core, duplicates)
-    records = read_records(described, schema, inter.item_tokens)
-    users = None
-    if layout.users and (folder / layout.users).is_file():
-        users = _users(layout, folder / layout.users, inter)
-    return finish(
-        domain, [read, described], raw, inter, made_by="movielens",
-        options={"core": core, "duplicates": duplicates},
-        items=records, cells=CELLS, users=users,
-    )  # fmt: skip
+    with spool(domain, overwrite) as parts:
+        read = run_stage(
+            parts / "ratings", SCHEMA, [folder / layout.ratings],
+            lambda path, rejects: _ratings(layout, path, rejects, progress), {},
+        )  # fmt: skip
+        described = run_stage(
+            parts / "movies", schema, [folder / layout.movies, *others],
+            lambda path, rejects: _movies(layout, path, joined, rejects),
+            {"posters": joined["poster"]},
+        )  # fmt: skip
+        raw, inter = selected(read, rules)
+        records = read_records(described, schema, inter.item_tokens)
+        users = None
+        if layout.users and (folder / layout.users).is_file():
+            users = _users(layout, folder / layout.users, inter)
+        return finish(
+            domain, [read, described], raw, inter, made_by="movielens", options={},
+            items=records, cells=CELLS, rules=rules, users=users,
+        )  # fmt: skip
 
 
 def published(name: str) -> Published | None:
@@ -185,8 +191,9 @@ def _ratings(layout: Layout, path: Path, rejects: Rejects, progress: bool) -> It
         if not set(columns.values()) <= set(table.schema.names):
             raise InputError(f"{path}: row 1: {preview(list(columns.values()))} are due")
         parts = {name: table[column].combine_chunks() for name, column in columns.items()}
-        parts |= {name: as_numbers(parts[name]) for name in ("rating", "time")}
-        yield usable(path, (numbers, pa.table(parts)), rejects)
+        given = {name: parts[name] for name in ("rating", "time")}
+        parts |= {name: as_numbers(column) for name, column in given.items()}
+        yield usable(path, (numbers, pa.table(parts)), rejects, given)
 
 
 def _movies(
@@ -210,9 +217,8 @@ def _movies(
     table = {name: pa.array(values, pa.string()) for name, values in columns.items()}
     for name in ("movie_title", "description"):
         table[name] = clean_column(table[name])
-    unfit = unfit_tokens(table["item"])
-    rejects.add_rows(path, np.array(numbers)[unfit], "item id that RecBole cannot read")
-    yield pa.table(table).filter(pa.array(~unfit))
+    table["item"], fine = usable_ids(path, np.array(numbers), table["item"], "item", rejects)
+    yield pa.table(table).filter(pa.array(fine))
 
 
 def _rows(path: Path, layout: Layout) -> Iterator[tuple[int, Row]]:

@@ -12,7 +12,7 @@ import contextlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,11 +33,17 @@ Lines = tuple[np.ndarray, pa.Table]  # line numbers [n], columns of n rows
 
 
 class Rejects:
-    """Lines that could not be used: counted by reason, and written one a row to a report."""
+    """Lines that could not be used: counted by reason, and written one a row to a report.
+
+    Attributes:
+        reasons: numbers of rejected lines.
+        notes: numbers of values that were used otherwise than they stand there, by what was done.
+    """
 
     def __init__(self, handle: IO[str]) -> None:
         self._handle = handle
         self.reasons: Counter[str] = Counter()
+        self.notes: Counter[str] = Counter()
 
     def add(self, path: Path, line: int, reason: str, text: str = "") -> None:
         """One line of a file, why, and how it begins."""
@@ -45,11 +51,13 @@ class Rejects:
         shown = f"\t{quote(text, 80)}" if text else ""
         self._handle.write(f"{path.name}:{line}\t{reason}{shown}\n")
 
-    def add_rows(self, path: Path, lines: np.ndarray, reason: str) -> None:
-        """Several lines, with one reason."""
-        if len(lines):
-            self.reasons[reason] += len(lines)
-            self._handle.writelines(f"{path.name}:{line}\t{reason}\n" for line in lines.tolist())
+    def add_rows(
+        self, path: Path, lines: np.ndarray, reason: str, values: Iterable[object] = ()
+    ) -> None:
+        """Several lines, with one reason, and with the value of each that is at fault."""
+        shown = ["" if value is None else str(value) for value in values] or [""] * len(lines)
+        for line, value in zip(lines.tolist(), shown, strict=True):
+            self.add(path, line, reason, value)
 
 
 @contextlib.contextmanager
@@ -251,11 +259,11 @@ class _Unfit(ValueError):
 def _as_text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         if value is not None and any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise _Unfit("an id is no Unicode text")
+            raise _Unfit("no Unicode text")
         return value
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return number_text(value)
-    raise _Unfit("an id is neither text nor a number")
+    raise _Unfit("neither text nor a number")
 
 
 def _as_number(value: Any) -> float | None:

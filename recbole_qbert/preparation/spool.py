@@ -6,24 +6,28 @@ when it is whole, and is taken again as long as sources and settings are the sam
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from recbole_qbert.files import atomic_folder, read_json, sha256_file, write_json
+from recbole_qbert.data.domain import Domain
+from recbole_qbert.errors import InputError
+from recbole_qbert.files import atomic_folder, exclusive, read_json, sha256_file, write_json
 from recbole_qbert.preparation.sources import Rejects
 
 _ROWS, _REJECTED, _STAGE = "rows.arrow", "rejected.txt", "stage.json"
-_VERSION = 1  # of what the stages hold
+_VERSION = 2  # of what the stages hold
 
 
 class Stage:
     """A finished stage.
 
     Attributes:
-        reasons: number of rejected lines by reason.
+        reasons, notes: as of `Rejects`.
         sources: name, SHA-256 and usable rows of each source.
     """
 
@@ -31,6 +35,7 @@ class Stage:
         content = read_json(folder / _STAGE)
         self.folder = folder
         self.reasons: dict[str, int] = content["reasons"]
+        self.notes: dict[str, int] = content["notes"]
         self.sources: list[dict[str, Any]] = content["sources"]
 
     @property
@@ -47,6 +52,51 @@ class Stage:
         """Lines of the report on what could not be used."""
         with open(self.folder / _REJECTED, encoding="utf-8") as handle:
             yield from handle
+
+
+@contextlib.contextmanager
+def spool(domain: Domain, overwrite: bool) -> Iterator[Path]:
+    """The folder of the stages, `<name>.parts`, for one process at a time; it goes at the end.
+
+    A kill leaves it, so that the same command does not parse again what it had parsed. Bad input
+    leaves nothing, not even the folders that were made for it.
+
+    Args:
+        overwrite: whether atomic files may be there already.
+
+    Raises:
+        InputError: they are, or another process prepares this data set.
+    """
+    check_target(domain, overwrite)
+    parts = domain.file("parts")
+    made = [folder for folder in (domain.folder, *domain.folder.parents) if not folder.exists()]
+    try:
+        with exclusive(parts / "lock", wait_s=0):
+            check_target(domain, overwrite)  # another process may have written them since
+            try:
+                yield parts
+            except InputError:
+                shutil.rmtree(parts, ignore_errors=True)
+                raise
+            shutil.rmtree(parts, ignore_errors=True)
+    except InputError:
+        for folder in made:
+            with contextlib.suppress(OSError):  # another process uses it
+                folder.rmdir()
+        raise
+
+
+def check_target(domain: Domain, overwrite: bool) -> None:
+    """Refuse to write over atomic files unless told to.
+
+    Raises:
+        InputError: there is an `.inter` or `.item` file.
+    """
+    for suffix in ("inter", "item"):
+        if domain.file(suffix).exists() and not overwrite:
+            raise InputError(
+                f"{domain.file(suffix)}: is there already; add --overwrite, or give another name"
+            )
 
 
 def run_stage(
@@ -87,6 +137,9 @@ def run_stage(
                     writer.write_table(table.cast(schema))
                     rows += table.num_rows
                 found.append({"file": path.name, "sha256": sha256_file(path), "rows": rows})
-        stage = {"key": key, "reasons": dict(sorted(rejects.reasons.items())), "sources": found}
+        reasons, notes = (
+            dict(sorted((+each).items())) for each in (rejects.reasons, rejects.notes)
+        )
+        stage = {"key": key, "reasons": reasons, "notes": notes, "sources": found}
         write_json(work / _STAGE, stage)
     return Stage(folder)

@@ -1,8 +1,8 @@
 """What there is to know of a data set before anything is trained on it.
 
 All of it is computed from the atomic files as they lie there, ordered as training orders them, and
-split as leave-one-out splits: a user's last item tests, the one before validates, the rest trains.
-A user's only item trains; of two, the last one tests.
+split as `run` splits them (see `kcore.held_out`): a user's last item tests, the one before
+validates, the rest trains; users of three items have no valid target, of two no test target either.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from recbole_qbert.data.embeddings import read_embeddings
 from recbole_qbert.data.items import ITEM_FIELD, read_item_fields
 from recbole_qbert.data.sequences import ITEM, TIME, USER, read_interactions
 from recbole_qbert.preparation.items import picture_files
+from recbole_qbert.preparation.kcore import held_out, tied_tests
 
 QUANTILES = {"least": 0.0, "25%": 0.25, "median": 0.5, "75%": 0.75, "95%": 0.95, "most": 1.0}
 HEADS = (0.01, 0.1, 0.2)  # shares of the items, the most popular ones first
@@ -86,9 +87,16 @@ def _heads(counts: np.ndarray) -> dict[str, float]:
 
 
 def _times(times: np.ndarray, users: np.ndarray) -> dict[str, float]:
-    """First and last, and how many rows stand at the time of their user's row before."""
+    """First and last, and how many rows, and test targets, stand at the time of their user's row
+    before."""
     same = (np.diff(users) == 0) & (np.diff(times) == 0)
-    return {"first": float(times.min()), "last": float(times.max()), "ties": int(same.sum())}
+    tied, _ = tied_tests(users, times)
+    return {
+        "first": float(times.min()),
+        "last": float(times.max()),
+        "ties": int(same.sum()),
+        "tied test targets": tied,
+    }
 
 
 def _duplicates(users: np.ndarray, items: np.ndarray, times: np.ndarray) -> dict[str, int]:
@@ -104,17 +112,15 @@ def _duplicates(users: np.ndarray, items: np.ndarray, times: np.ndarray) -> dict
 
 def _leave_one_out(users: np.ndarray, items: np.ndarray, names: np.ndarray) -> dict[str, Any]:
     """Sizes of the parts, and items that no training row has. Rows are in order of user, time."""
-    counts = np.bincount(users)
-    from_the_end = np.repeat(counts.cumsum(), counts) - np.arange(len(users))  # 1: the last one
-    lengths = counts[users]
-    test = (from_the_end == 1) & (lengths > 1)
-    valid = (from_the_end == 2) & (lengths > 2)
-    trained = np.bincount(items[~(test | valid)], minlength=len(names)) > 0
+    train, valid, test = held_out(users)
+    trained = np.bincount(items[train], minlength=len(names)) > 0
     cold = sorted(names[~trained].tolist())
     return {
-        "training": int((~(test | valid)).sum()),
+        "training": int(train.sum()),
         "valid": int(valid.sum()),
         "test": int(test.sum()),
+        "users without a valid target": int((np.bincount(users) < 4).sum()),
+        "users without a test target": int((np.bincount(users) < 3).sum()),
         "cold items": len(cold),
         "cold valid targets": int((~trained[items[valid]]).sum()),
         "cold test targets": int((~trained[items[test]]).sum()),

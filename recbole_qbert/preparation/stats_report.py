@@ -29,7 +29,12 @@ def print_stats(facts: dict[str, Any], console: Console) -> None:
     _print(console, "Rows that repeat", {k: f"{v:,}" for k, v in facts["duplicates"].items()})
     times = facts["times"]
     shown = {"first": f"{times['first']:,.0f}", "last": f"{times['last']:,.0f}"}
-    _print(console, "Times", shown | {"rows at the time of the one before": f"{times['ties']:,}"})
+    shown["rows at the time of the one before"] = f"{times['ties']:,}"
+    tested = max(1, facts["leave_one_out"]["test"])
+    shown["test targets at the time of the item before"] = (
+        f"{times['tied test targets']:,} ({times['tied test targets'] / tested:.1%})"
+    )
+    _print(console, "Times", shown)
     split = {k: f"{v:,}" for k, v in facts["leave_one_out"].items() if isinstance(v, int)}
     _print(console, "Leave-one-out", split)
     if facts["leave_one_out"]["first cold items"]:

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.errors import InputError, did_you_mean, preview
-from recbole_qbert.preparation.interactions import SCHEMA, as_numbers, selected, usable
+from recbole_qbert.preparation.interactions import (
+    SCHEMA,
+    as_numbers,
+    selected,
+    usable,
+    usable_ids,
+)
 from recbole_qbert.preparation.items import read_records
-from recbole_qbert.preparation.kcore import check_filter
+from recbole_qbert.preparation.kcore import Rules
 from recbole_qbert.preparation.outcome import Prepared, finish, listed
 from recbole_qbert.preparation.sources import (
     Lines,
@@ -27,18 +34,17 @@ from recbole_qbert.preparation.sources import (
     json_records,
     number_text,
 )
-from recbole_qbert.preparation.spool import run_stage
+from recbole_qbert.preparation.spool import run_stage, spool
 from recbole_qbert.preparation.table_source import (
     Source,
     first_records,
     json_object,
     parquet_rows,
 )
-from recbole_qbert.preparation.text import as_word, clean_column, unfit_tokens, whole
-from recbole_qbert.preparation.writer import check_target, texts
+from recbole_qbert.preparation.text import MISSING, as_word, clean_column, whole
+from recbole_qbert.preparation.times import DATE, SECONDS, arrow_seconds, divided, iso_seconds
+from recbole_qbert.preparation.writer import texts
 
-SECONDS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}  # in one second
-DATE = "date"  # ISO 8601, UTC where no zone is named
 TYPES = ("token", "token_seq", "float")
 _TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_null)
 _NUMERIC = (
@@ -114,23 +120,25 @@ def prepare_table(
     *,
     core: int = 0,
     duplicates: str = "all",
+    ties: str = "file",
     overwrite: bool = False,
     progress: bool = False,
 ) -> Prepared:
     """Write `<name>.inter`, with items `<name>.item`, their sidecar and the rejected lines.
 
     Without a column of times, `timestamp` is the row's number in the file. Ids that are whole
-    numbers are written as such, whatever their type in the file.
+    numbers are written as such, whatever their type in the file, and so are those of a column of
+    text that holds whole numbers throughout, with a `.0` behind them.
 
     Args:
         items: the table of items and its columns; of several rows of an item the fullest counts.
-        core: fewest interactions of a user and of an item.
-        duplicates: which rows of a user with one item stay: `first`, `last` or `all`.
+        core, duplicates, ties: see `kcore.Rules`.
 
     Raises:
         InputError: a file, column or option cannot be used, or nothing is left to write.
     """
-    check_filter(core, duplicates)
+    rules = Rules(core, duplicates, ties, timed=columns.time is not None)
+    rules.check()
     if columns.time_unit not in (*SECONDS, DATE):
         units = (*SECONDS, DATE)
         raise InputError(
@@ -140,31 +148,31 @@ def prepare_table(
     optional = [name for name in (columns.time, columns.rating) if name]
     source.check([columns.user, columns.item, *optional])
     cells = item_cells(items[1], items[0]) if items else {}
-    check_target(domain, overwrite)
-    parts = domain.file("parts")
-    read = run_stage(
-        parts / "interactions", SCHEMA, [source.path],
-        lambda path, rejects: _interactions(source, columns, rejects, progress),
-        {"source": repr(source), "columns": repr(columns)},
-    )  # fmt: skip
-    if not read.n_rows:
-        raise InputError(f"{source.path}: no row is an interaction ({listed(read.reasons)})")
-    stages, records = [read], None
-    raw, inter = selected(read, core, duplicates)
-    if items:
-        schema = pa.schema([("item", pa.string()), *((name, pa.string()) for name in cells)])
-        described = run_stage(
-            parts / "items", schema, [items[0].path],
-            lambda path, rejects: _items(*items, cells, rejects, progress),
-            {"source": repr(items[0]), "cells": cells, "item": items[1].item},
+    with spool(domain, overwrite) as parts:
+        read = run_stage(
+            parts / "interactions", SCHEMA, [source.path],
+            lambda path, rejects: _interactions(source, columns, rejects, progress),
+            {"source": repr(source), "columns": repr(columns)},
         )  # fmt: skip
-        stages.append(described)
-        records = read_records(described, schema, inter.item_tokens)
-    choice = {"core": core, "duplicates": duplicates, "time": columns.time or "order of the rows"}
-    return finish(
-        domain, stages, raw, inter, made_by="table", options=choice,
-        items=records, cells=cells, with_rating=columns.rating is not None,
-    )  # fmt: skip
+        if not read.n_rows:
+            raise InputError(f"{source.path}: no row is an interaction ({listed(read.reasons)})")
+        stages, records = [read], None
+        raw, inter = selected(read, rules)
+        if items:
+            schema = pa.schema([("item", pa.string()), *((name, pa.string()) for name in cells)])
+            described = run_stage(
+                parts / "items", schema, [items[0].path],
+                lambda path, rejects: _items(*items, cells, rejects, progress),
+                {"source": repr(items[0]), "cells": cells, "item": items[1].item},
+            )  # fmt: skip
+            stages.append(described)
+            records = read_records(described, schema, inter.item_tokens)
+        return finish(
+            domain, stages, raw, inter, made_by="table",
+            options={"time": columns.time or "order of the rows"}, items=records, cells=cells,
+            rules=rules, unit=columns.time_unit, unit_flag="--time_unit",
+            with_rating=columns.rating is not None,
+        )  # fmt: skip
 
 
 def _interactions(
@@ -173,17 +181,46 @@ def _interactions(
     wanted = {"user": columns.user, "item": columns.item}
     wanted |= {"rating": columns.rating} if columns.rating else {}
     wanted |= {"time": columns.time} if columns.time else {}
-    for numbers, table in _read(source, wanted, columns.time_unit, rejects, progress):
-        parts = {name: _decoded(table[column]) for name, column in wanted.items()}
-        for name in ("user", "item"):
-            parts[name] = _ids(parts[name], source.path, wanted[name])
-        if "rating" in parts:
-            parts["rating"] = _numbers(parts["rating"], source.path, wanted["rating"])
-        if "time" in parts:
-            parts["time"] = _seconds(parts["time"], columns.time_unit, source.path, wanted["time"])
+    unit = columns.time_unit
+    with open(os.devnull, "w") as nowhere:
+        looked_at = _read(source, wanted, unit, Rejects(nowhere), False)
+        dotted = _dotted(looked_at, {columns.user, columns.item})
+    for numbers, table in _read(source, wanted, unit, rejects, progress):
+        given = {name: _decoded(table[column]) for name, column in wanted.items()}
+        parts = {
+            name: _ids(given[name], source.path, wanted[name], rejects, wanted[name] in dotted)
+            for name in ("user", "item")
+        }
+        if "rating" in given:
+            parts["rating"] = _numbers(given["rating"], source.path, wanted["rating"])
+        if "time" in given:
+            parts["time"] = _seconds(given["time"], unit, source.path, wanted["time"])
         else:
             parts["time"] = pa.array(numbers.astype(np.float64))
-        yield usable(source.path, (numbers, pa.table(parts)), rejects)
+        yield usable(source.path, (numbers, pa.table(parts)), rejects, given, unit)
+
+
+def _dotted(batches: Iterator[Lines], names: Iterable[str]) -> set[str]:
+    """Columns of text that hold whole numbers throughout, the first ones with a `.0` behind them.
+
+    So pandas writes a column of integers of which one is missing. No more is read than it takes
+    to know.
+    """
+    found = set(names)
+    for place, (_, table) in enumerate(batches):
+        for name in sorted(found):
+            column = _decoded(table[name])
+            if not any(of_kind(column.type) for of_kind in _TEXT):
+                found.discard(name)
+                continue
+            bare = pc.utf8_trim_whitespace(column.cast(pa.string()))
+            given = bare.filter(pc.invert(pc.is_in(bare, pa.array(["", *MISSING]))))
+            fits = np.asarray(pc.match_substring_regex(given, r"^-?(0|[1-9]\d*)(\.0)?$"))
+            if not fits.all() or not (place or np.asarray(pc.ends_with(given, ".0")).any()):
+                found.discard(name)
+        if not found:
+            break
+    return found
 
 
 def _read(
@@ -192,10 +229,13 @@ def _read(
     """The wanted columns of any format."""
     if source.format == "json":
         types = {"rating": pa.float64(), "time": pa.string() if unit == DATE else pa.float64()}
-        for name in ("user", "item"):
-            values = [record.get(wanted[name]) for record in first_records(source.path)]
-            whole_numbers = any(type(value) is int for value in values)
-            types[name] = pa.int64() if whole_numbers else pa.string()
+        first = first_records(source.path)
+        for name in {"user", "item", "time"} & set(wanted):
+            values = [record.get(wanted[name]) for record in first]
+            if any(type(value) is int for value in values):
+                types[name] = pa.int64()  # comes out as text, whole
+            elif name != "time":
+                types[name] = pa.string()
         # A column may serve twice; its first use says how it is read.
         schema = {column: types[name] for name, column in reversed(wanted.items())}
         yield from json_lines(source.path, pa.schema(list(schema.items())), rejects, progress)
@@ -213,17 +253,33 @@ def _decoded(column: pa.ChunkedArray) -> pa.Array:
     return whole_column
 
 
-def _ids(column: pa.Array, path: Path, name: str) -> pa.Array:
-    """A column of ids as text; whole numbers without a fraction."""
+def _ids(
+    column: pa.Array, path: Path, name: str, rejects: Rejects, dotted: bool = False
+) -> pa.Array:
+    """A column of ids as text; whole numbers without a fraction.
+
+    Args:
+        dotted: whether a `.0` behind a text is none of the id's.
+    """
     kind = column.type
     if pa.types.is_floating(kind):
+        column = column.cast(pa.float64())
+        column = pc.if_else(pc.is_finite(column), column, None)  # null as well
         try:
             return column.cast(pa.int64()).cast(pa.string())
         except pa.ArrowInvalid:  # one of them is no whole number, or has more digits
             values = column.to_pylist()
             return pa.array([None if v is None else number_text(v) for v in values], pa.string())
-    if pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return column.cast(pa.string())
+    if pa.types.is_integer(kind) or any(of_kind(kind) for of_kind in _TEXT):
+        texts_of_ids = column.cast(pa.string())
+        if dotted:
+            ends = pc.match_substring_regex(texts_of_ids, r"\.0\s*$")
+            what = (
+                f"ids of {path.name}, column {name}, are whole numbers with a .0, read without it"
+            )
+            rejects.notes[what] += pc.sum(ends).as_py() or 0
+            return pc.replace_substring_regex(texts_of_ids, r"\.0(\s*)$", r"\1")
+        return texts_of_ids
     raise InputError(f"{path}: the column '{name}' is of type {kind}; ids are text or numbers")
 
 
@@ -237,17 +293,18 @@ def _numbers(column: pa.Array, path: Path, name: str) -> pa.Array:
 
 def _seconds(column: pa.Array, unit: str, path: Path, name: str) -> pa.Array:
     """Times as seconds since 1970; null where there is none."""
-    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
-        return pc.divide(column.cast(pa.timestamp("us")).cast(pa.int64()).cast(pa.float64()), 1e6)
-    if unit != DATE:
-        return pc.divide(_numbers(column, path, name), SECONDS[unit])
-    if not any(of_kind(column.type) for of_kind in (*_TEXT, pa.types.is_integer)):
-        raise InputError(f"{path}: the column '{name}' is of type {column.type}; give it as text")
-    text = column.cast(pa.string()).to_pandas()
-    dates = pd.to_datetime(text, format="ISO8601", utc=True, errors="coerce")
-    nanoseconds = dates.astype("int64").to_numpy(dtype=np.float64)
-    nanoseconds[dates.isna().to_numpy()] = np.nan
-    return pa.array(nanoseconds / 1e9)
+    kind = column.type
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        return arrow_seconds(column)
+    if unit == DATE:
+        if not any(of_kind(kind) for of_kind in (*_TEXT, pa.types.is_integer)):
+            raise InputError(f"{path}: the column '{name}' is of type {kind}; give it as text")
+        return iso_seconds(column.cast(pa.string()))
+    numbers = _numbers(column, path, name)
+    with contextlib.suppress(pa.ArrowInvalid):  # not all are whole numbers, or of 64 bits
+        if not pa.types.is_floating(kind):
+            return divided(column.cast(pa.int64()), SECONDS[unit])
+    return pc.divide(numbers, float(SECONDS[unit]))
 
 
 def _items(
@@ -255,17 +312,21 @@ def _items(
 ) -> Iterator[pa.Table]:
     """Rows of `item` and the columns of `cells`, as they are written."""
     names = [columns.item, *cells]
+    with open(os.devnull, "w") as nowhere:
+        looked_at = _item_rows(source, [columns.item], Rejects(nowhere), False)
+        dotted = _dotted(looked_at, [columns.item])
     for numbers, table in _item_rows(source, names, rejects, progress):
-        parts = {"item": _ids(_decoded(table[columns.item]), source.path, columns.item)}
+        ids = _decoded(table[columns.item])
+        ids = _ids(ids, source.path, columns.item, rejects, columns.item in dotted)
+        bare, fine = usable_ids(source.path, numbers, ids, "item", rejects)
+        parts = {"item": bare}
         for name, cell in cells.items():
             column = _decoded(table[name])
             if cell.endswith(":float"):
                 parts[name] = _decimals(_numbers(column, source.path, name))
             else:
                 parts[name] = _clean(column, source.path, name)
-        unfit = unfit_tokens(parts["item"])
-        rejects.add_rows(source.path, numbers[unfit], "item id that RecBole cannot read")
-        yield pa.table(parts).filter(pa.array(~unfit))
+        yield pa.table(parts).filter(pa.array(fine))
 
 
 def _item_rows(

@@ -58,7 +58,7 @@ class Source:
         for name in wanted:
             if name not in known:
                 raise InputError(
-                    f"{self.path}: no column '{name}' (it has {preview(known)})"
+                    f"{self.path}: no column '{name}'; it has {preview(known)}"
                     f"{did_you_mean(name, known)}"
                 )
 

@@ -2,6 +2,7 @@
 
 RecBole reads atomic files with pandas' Python engine, for which a double quote at the start of a
 field begins a quotation that may swallow the rows behind it, and words such as `NA` are no value.
+`recbole_qbert` reads these words as the ids that they are.
 """
 
 from __future__ import annotations
@@ -15,22 +16,35 @@ import pyarrow.compute as pc
 
 from recbole_qbert.encoders.text import clean_text
 
-# What pandas reads as a missing value, and what RecBole keeps for padding.
-RESERVED = (
+PADDING = "[PAD]"  # RecBole's own
+# What pandas reads as a missing value.
+MISSING = (
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN",
-    "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "[PAD]",
+    "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
 )  # fmt: skip
-_UNFIT = r'[\x00-\x1f\x7f-\x{9f}"\x{2028}\x{2029}]|^\s|\s$'
+_UNFIT = r"[\x00-\x1f\x7f-\x{9f}\x{2028}\x{2029}]"
 _BLANKS = r"[\p{Z}\p{Cc}]+"
 _HIDDEN = r"[\x{ad}\x{200b}\x{2060}\x{feff}]"  # soft hyphen, zero-width spaces, byte-order mark
 _MARKUP = r"[<&]"
 _LETTERS = re.compile(r"\w")
 
 
+def token_faults(tokens: pa.Array) -> dict[str, np.ndarray]:
+    """Which tokens (strings, null for none) cannot be read back as they are; bool [n] by reason."""
+    tokens = pc.fill_null(tokens, "")
+    faults = {
+        "is blank": pc.match_substring_regex(tokens, r"^\s*$"),
+        "has a tab, line end or control character": pc.match_substring_regex(tokens, _UNFIT),
+        "has a double quote": pc.match_substring(tokens, '"'),
+        f"is {PADDING}, which RecBole keeps for padding": pc.equal(tokens, PADDING),
+        "has blanks around it": pc.match_substring_regex(tokens, r"^\s|\s$"),
+    }
+    return {reason: np.asarray(fault) for reason, fault in faults.items()}
+
+
 def unfit_tokens(tokens: pa.Array) -> np.ndarray:
-    """Which tokens (strings, null for none) RecBole would not read back as they are; bool [n]."""
-    unfit = pc.or_(pc.match_substring_regex(tokens, _UNFIT), pc.is_in(tokens, pa.array(RESERVED)))
-    return np.asarray(pc.fill_null(unfit, True))
+    """Which tokens have any of the `token_faults`; bool [n]."""
+    return np.any(list(token_faults(tokens).values()), axis=0)
 
 
 def clean_column(values: pa.Array) -> pa.Array:

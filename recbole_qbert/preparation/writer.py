@@ -12,7 +12,6 @@ import pyarrow as pa
 from recbole_qbert._version import __version__
 from recbole_qbert.data.atomic import ROWS_AT_ONCE, write_header, write_rows
 from recbole_qbert.data.domain import Domain
-from recbole_qbert.errors import InputError
 from recbole_qbert.files import atomic_write, read_json, sha256_file, sidecar_path, write_json
 from recbole_qbert.preparation.interactions import Interactions
 
@@ -74,19 +73,6 @@ def write_dataset(
     if first is None:
         domain.file("rejected").unlink(missing_ok=True)
     write_json(sidecar, {"files": files, "version": __version__, **facts})
-
-
-def check_target(domain: Domain, overwrite: bool) -> None:
-    """Refuse to write over atomic files unless told to.
-
-    Raises:
-        InputError: there is an `.inter` or `.item` file.
-    """
-    for suffix in ("inter", "item"):
-        if domain.file(suffix).exists() and not overwrite:
-            raise InputError(
-                f"{domain.file(suffix)}: is there already; add --overwrite, or give another name"
-            )
 
 
 def _write_coded(

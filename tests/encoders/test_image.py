@@ -297,6 +297,35 @@ def test_bad_pictures_are_masked_and_reported(shop: Path, caplog: pytest.LogCapt
     assert by_folder.meta["missing"]["text"].startswith("not a picture")
 
 
+@pytest.mark.parametrize("named", ["by folder", "by column"])
+def test_formats_that_are_not_read_are_named_and_counted(
+    shop: Path, caplog: pytest.LogCaptureFixture, named: str
+) -> None:
+    names = ["1.tif", "2.svg", "a.b.heic", "cut.SVG", "text.jpg", "none.txt"]
+    pictures = shop / "others"
+    pictures.mkdir()
+    for name in names:
+        (pictures / name).write_bytes(JPEG if name == "text.jpg" else b"<svg/>")
+    (pictures / "1.tif").write_bytes(_encoded(_noise(0), "TIFF"))
+    (pictures / "text.psd").write_bytes(b"8BPS")  # there is a picture beside it
+    rows = [f"{name.rpartition('.')[0]}\tothers/{name}" for name in names]
+    (shop / "y.tsv").write_text("\n".join(["item_id\tfile", *rows, ""]))
+    where = {"folder": pictures} if named == "by folder" else {"column": "file"}
+    table = embed_image_files(shop / "y.tsv", shop / "y.npz", **where)
+    assert table.items == ("text",)
+    assert table.meta["missing"] == {
+        "1": "format not read: .tif", "2": "format not read: .svg",
+        "a.b": "format not read: .heic", "cut": "format not read: .svg",
+        "none": "format not read: .txt",
+    }  # fmt: skip
+    assert "most often: format not read: .svg: 2; format not read: " in caplog.text
+    assert "format not read: .tif: 1" in caplog.text
+    (pictures / "text.jpg").unlink()
+    (pictures / "text.psd").unlink()
+    with pytest.raises(InputError, match="none of the 6 items has a vector.*not read: .tif"):
+        embed_image_files(shop / "y.tsv", shop / "z.npz", **where)
+
+
 def test_no_readable_picture_at_all(shop: Path) -> None:
     out = shop / "x.npz"
     bad = [shop / "pictures" / "cut.jpeg", shop / "pictures" / "text.gif", None]

@@ -20,7 +20,7 @@ from recbole_qbert.preparation import delimited as delimited_module
 from recbole_qbert.preparation import sources
 from recbole_qbert.preparation.delimited import delimited
 from recbole_qbert.preparation.interactions import Hashed, candidates, coded
-from recbole_qbert.preparation.kcore import core_rows, time_order, without_repeats
+from recbole_qbert.preparation.kcore import Rules, core_rows, time_order, without_repeats
 from recbole_qbert.preparation.sources import Rejects, json_lines, line_blocks
 
 SCHEMA = pa.schema([("u", pa.string()), ("n", pa.int64()), ("r", pa.float64())])
@@ -267,10 +267,10 @@ def test_repeats_and_order_beside_sorting(rows: list[tuple[int, int, int, int]])
         for user, item, time, rating in rows:
             key = (sign * time, -rating)
             best[user, item] = min(best.get((user, item), key), key)
-        kept = without_repeats(users, items, times, ratings, keep)
+        kept = without_repeats(users, items, times, ratings, Rules(0, keep, "file"))
         found = {rows[row][:2]: (sign * rows[row][2], -rows[row][3]) for row in kept}
         assert found == best and len(kept) == len(best)
-    order = time_order(users, items, times, ratings)
+    order = time_order(users, times, (items, ratings))
     assert [rows[row] for row in order] == sorted(rows, key=lambda r: (r[0], r[2], r[1], r[3]))
 
 

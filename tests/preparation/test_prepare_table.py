@@ -24,7 +24,7 @@ from recbole_qbert.errors import InputError
 from recbole_qbert.preparation.outcome import Prepared
 from recbole_qbert.preparation.table import Columns, ItemColumns, prepare_table
 from recbole_qbert.preparation.table_source import open_source
-from recbole_qbert.preparation.text import RESERVED, clean_column
+from recbole_qbert.preparation.text import MISSING, clean_column
 
 ROOT = Path(__file__).resolve().parents[2]
 EVENTS = [(7, 30, "2024-01-03", 2.5), (7, 10, "2024-01-01", 1.0), (8, 10, "2024-01-02", 4.0)]
@@ -76,7 +76,7 @@ def test_the_order_of_rows_is_the_order_in_time(tmp_path: Path) -> None:
 def test_units_and_rows_that_cannot_be_used(tmp_path: Path) -> None:
     path = tmp_path / "events.txt"
     path.write_bytes(
-        b'u;i;t\nu1;i1;1500\nu1;i2\n\nNA;i2;1\nu1;i\xff;1\nu1;i3;soon\n"u 2";"i;4";2000\n'
+        b'u;i;t\nu1;i1;1500\nu1;i2\n\n ;i2;1\nu1;i\xff;1\nu1;i3;soon\n"u 2";"i;4";2000\n'
     )
     domain = Domain("t", tmp_path / "t")
     source = open_source(path, format="csv", delimiter=";")
@@ -84,9 +84,9 @@ def test_units_and_rows_that_cannot_be_used(tmp_path: Path) -> None:
     assert domain.file("inter").read_text().splitlines()[1:] == ["u 2\ti;4\t2", "u1\ti1\t1.5"]
     assert sorted(made.rejected) == [
         "events.txt:3\t2 fields where there should be 3\t'u1;i2'\n",
-        "events.txt:5\tuser id that RecBole cannot read\n",
+        "events.txt:5\tuser id is blank\t' '\n",
         "events.txt:6\tnot UTF-8\n",
-        "events.txt:7\ttime is no finite number\n",
+        "events.txt:7\ttime is no finite number\t'soon'\n",
     ]
 
 
@@ -247,11 +247,11 @@ def test_clean_text_is_one_field_for_pandas_as_recbole_reads_it(
     rows = [f"{place}\t{text}" for place, text in enumerate(cleaned)]
     path.write_text("\n".join(["item_id:token\ttitle:token_seq", *rows, ""]), encoding="utf-8")
     frame = pd.read_csv(path, delimiter="\t", dtype=str, encoding="utf-8", engine="python")
-    wanted = [text if text not in RESERVED[:-1] else None for text in cleaned]
+    wanted = [text if text not in MISSING else None for text in cleaned]
     assert [None if pd.isna(v) else v for v in frame["title:token_seq"]] == wanted
 
 
 def test_reserved_words_are_those_of_pandas() -> None:
     from pandas._libs.parsers import STR_NA_VALUES
 
-    assert set(RESERVED) == set(STR_NA_VALUES) | {"[PAD]"}
+    assert set(MISSING) == set(STR_NA_VALUES)

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from recbole_qbert.config import build_config
 from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.splits import data_counts, load_splits
 from recbole_qbert.errors import InputError
 from recbole_qbert.preparation.stats import gather_stats
 
@@ -50,13 +52,14 @@ def test_by_hand(tmp_path: Path) -> None:
         1, 2, 4,
     )  # fmt: skip
     assert facts["popularity"]["share of the top 20%"] == pytest.approx(3 / 7)  # a of five
-    assert facts["times"] == {"first": 1, "last": 9, "ties": 1}
+    assert facts["times"] == {"first": 1, "last": 9, "ties": 1, "tied test targets": 1}
     assert facts["duplicates"] == {
         "user and item": 1, "user, item and time": 0, "users with any": 1,
     }  # fmt: skip
     assert facts["leave_one_out"] == {
-        "training": 4, "valid": 1, "test": 2, "cold items": 1, "cold valid targets": 0,
-        "cold test targets": 1, "first cold items": ["c"],
+        "training": 4, "valid": 1, "test": 1, "users without a valid target": 2,
+        "users without a test target": 2, "cold items": 2, "cold valid targets": 0,
+        "cold test targets": 1, "first cold items": ["c", "e"],
     }  # fmt: skip
     assert {name: found["items"] for name, found in facts["modalities"].items()} == {
         "title": 2, "price": 1, "picture file": 1,
@@ -81,8 +84,8 @@ def test_beside_loops(tmp_path: Path) -> None:
     for sequence in users.values():
         ordered = sorted(sequence, key=lambda pair: pair[0])  # stable: the order of the file
         ties += sum(left[0] == right[0] for left, right in zip(ordered, ordered[1:], strict=False))
-        held = min(2, len(ordered) - 1)
-        train.update(item for _, item in ordered[: len(ordered) - held])
+        held = max(0, min(2, len(ordered) - 2))  # a user's first two train
+        train.update(item for _, item in ordered[: len(ordered) - held] if len(ordered) > 1)
         tests += [ordered[-1][1]] if held else []
     assert facts["times"]["ties"] == ties
     assert facts["leave_one_out"]["training"] == sum(train.values())
@@ -94,6 +97,24 @@ def test_beside_loops(tmp_path: Path) -> None:
     pairs = Counter((user, item) for user, item, _ in rows)
     assert facts["duplicates"]["user and item"] == len(rows) - len(pairs)
     assert sum(facts["curves"]["lengths"][1]) == len(users)
+
+
+def test_rows_of_the_splits_are_those_of_a_run(tmp_path: Path) -> None:
+    """Users of one to six items, against what training loads."""
+    rows = [
+        (f"u{length}{user}", f"i{(place * 3 + user) % 7}", place)
+        for length in range(1, 7) for user in range(3) for place in range(length)
+    ]  # fmt: skip
+    domain = write(tmp_path, rows)
+    facts = gather_stats(domain)["leave_one_out"]
+    settings = {"data_path": str(tmp_path), "use_gpu": False, "checkpoint_dir": str(tmp_path)}
+    splits = load_splits(build_config("BigramChain", "d", settings=settings))
+    counts = data_counts(*splits)
+    assert counts["training interactions"] == facts["training"] == 3 * (2 + 2 + 2 + 3 + 4)
+    assert counts["valid rows"] == facts["valid"] == 3 * 3
+    assert counts["test rows"] == facts["test"] == 3 * 4
+    assert facts["users without a valid target"] == 9
+    assert facts["users without a test target"] == 6
 
 
 def test_known_facts_of_instruments() -> None:
