@@ -16,8 +16,8 @@ from recbole_qbert.data.domain import Domain
 from recbole_qbert.errors import InputError
 from recbole_qbert.preparation.mql4grec_import import import_json
 from recbole_qbert.preparation.scripts import run_script
+from recbole_qbert.preparation.spool import check_target
 from recbole_qbert.preparation.unisrec import import_folder
-from recbole_qbert.preparation.writer import check_target
 
 FORMATS = {"mql4grec": import_json, "unisrec": import_folder}
 

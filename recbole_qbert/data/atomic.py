@@ -196,6 +196,9 @@ class Atomic:
 def read_atomic(path: str | Path, separator: str = "\t", encoding: str = "utf-8") -> Atomic:
     """A whole atomic file, nothing inferred.
 
+    A cell that is one quotation, `"a ""b"" c"`, is the text in it, as for RecBole; any other quote
+    stands for itself.
+
     Args:
         path: a `.item`, `.user` or `.inter` file.
         separator: between fields.
@@ -228,10 +231,20 @@ def read_atomic(path: str | Path, separator: str = "\t", encoding: str = "utf-8"
         except pa.ArrowException as error:
             _check_row_lengths(path, text, len(names), separator)
             raise InputError(f"{path}: cannot be read ({error}); write it again") from None
+    columns = pa.table({name: _unquoted(columns[name]) for name in names})
     lines = np.arange(len(columns)) + 2
     if re.search(r"\n\r?\n", text.rstrip("\r\n")):  # blank lines hold no row, as in RecBole
         lines = np.flatnonzero([line not in ("", "\r") for line in text.split("\n")])[1:] + 1
     return Atomic(path, header.split(separator), columns, lines)
+
+
+def _unquoted(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The texts in cells that are one quotation each; see `_quoted`."""
+    whole = pc.match_substring_regex(column, '^"([^"]|"")*"$')
+    if not pc.any(whole).as_py():
+        return column
+    inner = pc.replace_substring(pc.utf8_slice_codeunits(column, 1, -1), '""', '"')
+    return pc.if_else(whole, inner, column)
 
 
 def _check_row_lengths(path: Path, text: str, n_fields: int, separator: str) -> None:
@@ -342,6 +355,9 @@ def write_header(handle: IO[bytes], cells: Iterable[str]) -> None:
 def write_rows(handle: IO[bytes], columns: Sequence[pa.Array | pa.ChunkedArray]) -> int:
     """Append rows to an atomic file that is open as bytes, and return how many.
 
+    A cell that begins with a double quote, with which a quotation begins for RecBole, is written
+    as a quotation itself, so that RecBole and `read_atomic` read the same text.
+
     Args:
         handle: its header is written already.
         columns: text columns of one length, of cells without tabs and line ends.
@@ -351,10 +367,20 @@ def write_rows(handle: IO[bytes], columns: Sequence[pa.Array | pa.ChunkedArray])
     return len(columns[0])
 
 
+def _quoted(column: pa.Array) -> pa.Array:
+    """Cells that begin with a double quote as quotations; quotes behind other text need none."""
+    opens = pc.starts_with(column, '"')
+    if not pc.any(opens).as_py():
+        return column
+    mark, none = pa.scalar('"', LARGE), pa.scalar("", LARGE)
+    inner = pc.replace_substring(column, '"', '""')
+    return pc.if_else(opens, pc.binary_join_element_wise(mark, inner, mark, none), column)
+
+
 def _lines(columns: Sequence[pa.Array | pa.ChunkedArray]) -> memoryview:
     """Lines of bytes: the character buffer of one array holds them one after the other."""
     wide = [
-        (each.combine_chunks() if isinstance(each, pa.ChunkedArray) else each).cast(LARGE)
+        _quoted((each.combine_chunks() if isinstance(each, pa.ChunkedArray) else each).cast(LARGE))
         for each in columns
     ]
     lines = pc.binary_join_element_wise(*wide, pa.scalar("\t", LARGE))

@@ -1,7 +1,6 @@
 """Texts of items between JSON objects and the cells of an atomic file.
 
-A cell is one line of text without tabs, and does not begin with a double quote, with which a
-quotation begins for RecBole's reader. Objects that their cells do not give back are kept beside
+A cell is one line of text without tabs. Objects that their cells do not give back are kept beside
 the atomic files, so that an export can write them as they were.
 """
 
@@ -21,8 +20,7 @@ def as_cell(value: Any) -> str:
     """A value as a cell: of a list its parts with commas between, nothing for null."""
     if isinstance(value, list):
         value = ", ".join(map(str, value))
-    text = _UNFIT.sub(" ", whole("" if value is None else str(value)))
-    return f"''{text[1:]}" if text.startswith('"') else text
+    return _UNFIT.sub(" ", whole("" if value is None else str(value)))
 
 
 def kept_objects(

@@ -1,8 +1,8 @@
 """Text and tokens as RecBole's reader takes them back: one line, no tab, no quotation.
 
-RecBole reads atomic files with pandas' Python engine, for which a double quote at the start of a
-field begins a quotation that may swallow the rows behind it, and words such as `NA` are no value.
-`recbole_qbert` reads these words as the ids that they are.
+RecBole reads atomic files with pandas' Python engine, for which words such as `NA` are no value;
+`recbole_qbert` reads these words as the ids that they are. A double quote is text; `write_rows`
+sees to those at the start of a cell.
 """
 
 from __future__ import annotations
@@ -48,10 +48,7 @@ def unfit_tokens(tokens: pa.Array) -> np.ndarray:
 
 
 def clean_column(values: pa.Array) -> pa.Array:
-    """Strings without HTML entities, tags, control characters, line ends, tabs and double blanks.
-
-    A double quote becomes two single ones, which keeps inches apart from feet.
-    """
+    """Strings without HTML entities, tags, control characters, line ends and double blanks."""
     marked = np.flatnonzero(pc.match_substring_regex(values, _MARKUP))
     if len(marked):
         cleaned = [clean_text(text) for text in values.take(pa.array(marked)).to_pylist()]
@@ -60,7 +57,6 @@ def clean_column(values: pa.Array) -> pa.Array:
         values = pc.replace_with_mask(values, pa.array(mask), pa.array(cleaned, values.type))
     values = pc.replace_substring_regex(values, _HIDDEN, "")
     values = pc.replace_substring_regex(values, _BLANKS, " ")
-    values = pc.replace_substring(values, '"', "''")
     return pc.utf8_trim(values, characters=" ")
 
 

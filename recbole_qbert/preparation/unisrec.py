@@ -102,7 +102,7 @@ def import_folder(folder: Path, name: str, into: Domain) -> dict[str, Any]:
         table = EmbeddingTable(tuple(items), vectors, mask, meta)
         write_embeddings(into.file("text.npz"), table)
     changed = sum(as_cell(text) != text for text in texts.values())
-    remarks = [f"{changed} texts began with a double quote, now two single ones"] if changed else []
+    remarks = [f"{changed} texts had characters that no cell holds, now blanks"] if changed else []
     dimension = 0 if vectors is None else int(vectors.shape[2])
     return {**sequences.counts(), "dimension": dimension, "remarks": remarks}
 
@@ -276,9 +276,10 @@ def export_folder(domain: Domain, folder: Path, text_fields: list[str]) -> dict[
     for suffix, given in (("item2index", tokens), ("user2index", sequences.users.to_pylist())):
         write_tokens(folder / f"{domain.name}.{suffix}", given)
     if texts:
-        with atomic_write(folder / f"{domain.name}.text", "wb") as handle:
-            write_header(handle, TEXT_CELLS)
-            write_rows(handle, [numbered.items, pa.array(texts, LARGE)])
+        # Line by line, as UniSRec reads it: a quote at the start of a text is one.
+        with atomic_write(folder / f"{domain.name}.text") as plain:
+            plain.write("\t".join(TEXT_CELLS) + "\n")
+            plain.writelines(f"{number}\t{text}\n" for number, text in enumerate(texts))
     if features is not None:
         with atomic_write(folder / f"{domain.name}.{FEATURES}", "wb") as handle:
             handle.write(features.tobytes())

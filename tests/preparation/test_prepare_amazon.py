@@ -38,13 +38,13 @@ ITEMS = {
     2014: [
         ("B1", "Strings & Things", "O'Neill", "Musical_Instruments Guitars Bass_&_More", "",
          "12.50", "http://ecx.images-amazon.com/images/I/1.jpg"),
-        ("B2", "", "", "Drums", "A tab, a line and 6'' of wood", "", ""),
+        ("B2", "", "", "Drums", 'A tab, a line and 6" of wood', "", ""),
         ("B3", "NA", "", "", "", "", ""),
     ],
     2018: [
         ("B1", "Strings & Things", "by Fender", "Musical_Instruments Guitars Bass_&_More",
-         "First part. Second ''part''", "1299.00", "https://x/1.jpg"),
-        ("B2", "''Quoted'' & <3", "", "", "", "", "https://x/2.jpg"),
+         'First part. Second "part"', "1299.00", "https://x/1.jpg"),
+        ("B2", '"""Quoted"" & <3"', "", "", "", "", "https://x/2.jpg"),
         ("B3", "Three", "", "", "", "8.99", "https://x/3.jpg"),
     ],
     2023: [

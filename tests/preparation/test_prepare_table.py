@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recbole_alone import load_alone
 
+from recbole_qbert.data.atomic import read_columns, write_header, write_rows
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.errors import InputError
 from recbole_qbert.preparation.outcome import Prepared
@@ -108,7 +109,7 @@ def test_items(tmp_path: Path) -> None:
     )  # fmt: skip
     assert domain.file("item").read_text() == (
         "item_id:token\tName:token_seq\ttags:token_seq\tprice:float\n"
-        "10\tA ''big'' thing\tred_one blue\t1.5\n30\t\t\t\n"
+        '10\tA "big" thing\tred_one blue\t1.5\n30\t\t\t\n'
     )
     assert made.coverage == {"metadata": 2, "Name": 1, "tags": 1, "price": 1}
     assert made.repeated == 1 and made.reasons == {"not an object": 1}
@@ -202,7 +203,7 @@ def test_items_of_parquet(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        (("wo", "what"), "no column 'wo' .*did you mean 'who'"),
+        (("wo", "what"), "no column 'wo'; it has .*did you mean 'who'"),
         (("who", "what", "when", "dat"), "time_unit: 'dat' .*did you mean 'date'"),
     ],
 )
@@ -238,14 +239,20 @@ def test_wrong_files(tmp_path: Path) -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(texts=st.lists(st.text(max_size=40), min_size=1, max_size=8))
+@given(
+    texts=st.lists(
+        st.text(max_size=40) | st.text(st.sampled_from('"a <&'), max_size=6), min_size=1, max_size=8
+    )
+)
 def test_clean_text_is_one_field_for_pandas_as_recbole_reads_it(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str]
 ) -> None:
     cleaned = clean_column(pa.array(texts, pa.string())).to_pylist()
     path = tmp_path_factory.mktemp("clean") / "x.item"
-    rows = [f"{place}\t{text}" for place, text in enumerate(cleaned)]
-    path.write_text("\n".join(["item_id:token\ttitle:token_seq", *rows, ""]), encoding="utf-8")
+    with open(path, "wb") as handle:
+        write_header(handle, ["item_id:token", "title:token_seq"])
+        write_rows(handle, [pa.array(map(str, range(len(cleaned)))), pa.array(cleaned)])
+    assert read_columns(path, ["title"])["title"].tolist() == cleaned
     frame = pd.read_csv(path, delimiter="\t", dtype=str, encoding="utf-8", engine="python")
     wanted = [text if text not in MISSING else None for text in cleaned]
     assert [None if pd.isna(v) else v for v in frame["title:token_seq"]] == wanted

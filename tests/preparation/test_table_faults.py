@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import subprocess
@@ -19,7 +21,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recbole_qbert.config import build_config
+from recbole_qbert.data.atomic import read_columns
 from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.merge import merge
+from recbole_qbert.data.splits import load_splits
 from recbole_qbert.errors import InputError
 from recbole_qbert.preparation.kcore import Rules, held_out, tied_tests, without_repeats
 from recbole_qbert.preparation.outcome import Prepared
@@ -149,6 +155,34 @@ def test_missing_ids_of_float_columns_of_parquet(tmp_path: Path) -> None:
     made = prepare_table(domain, open_source(path), Columns("u", "i"))
     assert domain.file("inter").read_text().splitlines()[1:] == ["a\t1\t1"]
     assert made.reasons == {"item id is blank": 2}
+
+
+def test_quotes_in_titles_arrive_as_in_the_source(tmp_path: Path) -> None:
+    titles = ['The "Best" Drum', '"Best" Drum', '"Best Drum"', '8"', '"', '""', '5" x 6"', "5''"]
+    items = io.StringIO()
+    writer = csv.writer(items)
+    writer.writerows([["id", "title"], *([f"x{n}", title] for n, title in enumerate(titles))])
+    text = "\n".join(["u,i,t", *(f"a,x{n},{T + n}" for n in range(len(titles)))])
+    prepared(tmp_path, text, items=items.getvalue())
+    path = tmp_path / "d" / "d.item"
+    assert read_columns(path, ["title"])["title"].tolist() == titles
+    by_recbole = pd.read_csv(path, delimiter="\t", engine="python", dtype=str)
+    assert by_recbole["title:token_seq"].tolist() == titles
+    domain = Domain("m", tmp_path / "m")
+    merge([Domain("d", tmp_path / "d")], domain)
+    assert read_columns(domain.file("item"), ["title"])["title"].tolist() == titles
+
+
+def test_the_run_reads_every_row_that_is_written(tmp_path: Path) -> None:
+    """Users and items called NA and the like."""
+    words = ["NA", "null", "nan", "None", "x", "y"]
+    rows = [f"{user},{item},{T + n}" for user in words for n, item in enumerate(words)]
+    _, made, _ = prepared(tmp_path, "\n".join(["u,i,t", *rows]))
+    settings = {"data_path": str(tmp_path), "use_gpu": False, "checkpoint_dir": str(tmp_path)}
+    dataset = load_splits(build_config("BigramChain", "d", settings=settings)).dataset
+    assert set(dataset.field2id_token["user_id"][1:]) == set(words)
+    assert set(dataset.field2id_token["item_id"][1:]) == set(words)
+    assert dataset.n_interactions == made.final.interactions == len(rows)
 
 
 # Times --------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import pytest
 from atomic_toys import placed, unisrec_like, write_inter
 from recbole_alone import load_alone
 
+from recbole_qbert.data.atomic import read_columns
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.embeddings import EmbeddingTable, read_embeddings, write_embeddings
 from recbole_qbert.data.merge import merge
@@ -54,8 +55,11 @@ def test_what_unisrec_or_recbole_cannot_take_is_said(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("\ttext of 1", '\t"text" of 1'))
     into = Domain("x", tmp_path / "x")
     remarks = import_folder(tmp_path / "u", "x", into)["remarks"]
-    assert remarks == ["1 texts began with a double quote, now two single ones"]
-    assert into.file("item").read_text().splitlines()[2] == "i1\t''text\" of 1"
+    assert remarks == []
+    assert into.file("item").read_text().splitlines()[2] == 'i1\t"""text"" of 1"'
+    assert read_columns(into.file("item"), ["text"])["text"][3] == '"text" of 1'
+    export_folder(into, tmp_path / "again", ["text"])
+    assert (tmp_path / "again" / "x.text").read_text() == path.read_text()
     write_inter(tmp_path / "y" / "y.inter", placed({"u": ["p", "q"], "v": ["p"]}))
     facts = export_folder(Domain("y", tmp_path / "y"), tmp_path / "out", [])
     assert facts["lost"] == ["1 users of a single item, who have no history"]
