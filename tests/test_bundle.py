@@ -223,18 +223,25 @@ def test_tokens_that_are_numbers(tiny: Tiny) -> None:
 def test_unknown_items_are_left_out_and_named(recommender: Recommender, batch_size: int) -> None:
     """Or refused, by choice."""
     histories = [["i1", "x", "i2"], ["i3"], [7, "x"], [], ["y"] * 3]
-    with pytest.warns(UserWarning, match=r"^items unknown to the model \(3\): x, 7, y$") as caught:
+    with pytest.warns(
+        UserWarning, match=r"^items unknown to the model \(3\): 'x', '7', 'y'$"
+    ) as caught:
         found = recommender.recommend(histories, k=5, batch_size=batch_size)
     assert caught[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         expected = recommender.recommend([["i1", "i2"], ["i3"], [], [], []], k=5)
     assert_same_lists(found, expected)
-    with pytest.raises(InputError, match=r"^items unknown to the model \(\d\): x"):
+    with pytest.raises(InputError, match=r"^items unknown to the model \(\d\): 'x'"):
         recommender.recommend(histories, unknown="raise", batch_size=batch_size)
     many = [[f"new{number}" for number in range(1000)]]
-    with pytest.warns(UserWarning, match=r"\(1000\): new0, .*new9, …$"):
+    with pytest.warns(UserWarning, match=r"\(1000\): 'new0', .*'new9', …$"):
         recommender.recommend(many)
+    with pytest.warns(UserWarning) as caught:
+        recommender.recommend([["a\nb\x1b[2J", "c" * 10**6]])
+    said = str(caught[0].message)
+    assert said.isprintable()
+    assert len(said) < 200
 
 
 def test_histories_without_items_where_a_model_needs_one(tiny: Tiny) -> None:
@@ -538,7 +545,10 @@ def test_other_semantic_ids_are_refused(
         lambda weights: dict([*weights.items()][1:]),
         lambda weights: weights | {"more": torch.zeros(1)},
         lambda weights: {name: each.unsqueeze(0) for name, each in weights.items()},
-        lambda weights: {name: each * torch.nan for name, each in weights.items()},
+        lambda weights: {
+            name: each * torch.nan if each.is_floating_point() else each
+            for name, each in weights.items()
+        },
     ],
 )
 def test_other_weights_are_refused(copied: Callable[[str], Path], change: Any) -> None:

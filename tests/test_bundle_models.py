@@ -22,6 +22,7 @@ from recbole_qbert.bundle import NotBundled, Recommender, save_bundle
 from recbole_qbert.checkpoint import load_checkpoint
 from recbole_qbert.data.dataset import SemanticIDDataset
 from recbole_qbert.data.embeddings import EmbeddingTable, write_embeddings
+from recbole_qbert.errors import InputError
 from recbole_qbert.lean_forward import MODELS as LEAN
 from recbole_qbert.quick_start import run_models
 from recbole_qbert.registry import MODEL_TABLE, model_entry, register
@@ -58,7 +59,9 @@ def own_scores(model: Any, loaded: Any, histories: list[list[str]]) -> list[dict
         for place, item in enumerate(history[-8:]):
             items[row, place] = ids[item]
     lengths = torch.tensor([min(len(history), 8) for history in histories])
-    batch = Interaction({"item_id_list": items, "item_length": lengths})
+    batch = Interaction(
+        {"item_id_list": items, "item_length": lengths, "item_id": lengths + 20}  # as in evaluation
+    )
     with torch.no_grad():
         scores = model.eval().full_sort_predict(batch).view(len(histories), -1)
     tokens = loaded.dataset.field2id_token["item_id"]
@@ -94,6 +97,8 @@ def test_a_bundle_scores_as_the_model_does(tiny: Tiny, name: str, trim: bool) ->
         settings["softmax_samples"] = 8  # it asks for the training rows too
     if name in ("SASRecF", "GRU4RecF"):
         settings["selected_features"] = ["semantic_id"]
+    if name in ("SASRecCPR", "GRU4RecCPR"):
+        settings["reranker_CAN_NUM"] = "5"
     if name == "S3Rec":
         settings |= {"train_stage": "finetune", "pre_model_path": pretrained(tiny)}
     config = tiny.make_config(name, **settings)
@@ -185,6 +190,9 @@ class GraphModel(LearnedScores):
         self.share = dataset.neighbours["weight"][0]
         self.embedding = nn.Embedding(dataset.n_neighbours() + dataset.user_num, 4)
         self.classes = nn.Embedding(dataset.num("class"), 4)
+        self.same_classes = nn.Embedding(dataset.num("class"), 4)
+        self.same_classes.weight = self.classes.weight
+        self.turned = nn.Parameter(torch.rand(3, self.n_items).T)
         self.features = dataset.get_item_feature()["class"]  # [N, words]
         assert dataset.get_user_feature()["user_id"].shape == (dataset.user_num,)
         assert dataset.field2type["class"].value == "token_seq"
@@ -198,6 +206,7 @@ class GraphModel(LearnedScores):
         of_classes = self.classes(self.features).mean(dim=(1, 2))
         own = self.item_scores + self.share * self.item_scores[self.neighbours]
         row = own + self.embedding.weight[: self.n_items, 0] + of_classes
+        row = row + self.turned.mean(dim=1) + self.same_classes.weight.mean()
         row = row + self.observed.float().mean() + self.wrapped.first.float().mean()
         return row.repeat(len(interaction[self.ITEM_SEQ]), 1)
 
@@ -251,6 +260,22 @@ class Broken(LearnedScores):
         return super().forward(interaction) * torch.nan
 
 
+class Cheating(LearnedScores):
+    """Knows the target."""
+
+    def forward(self, interaction: Any) -> Tensor:
+        targets = interaction[self.POS_ITEM_ID]
+        return super().forward(interaction) + nn.functional.one_hot(targets, self.n_items)
+
+
+class Spoiled(LearnedScores):
+    """Its weights were lost in training."""
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.item_scores.data[3] = torch.nan
+
+
 class Counting(LearnedScores):
     """Remembers in a plain attribute what it saw in training: an empty one would say otherwise."""
 
@@ -268,6 +293,8 @@ class Counting(LearnedScores):
         (Secretive, "cannot hold a object"),
         (Drawing, "would give other scores"),
         (Broken, "would give other scores"),
+        (Cheating, "would give other scores"),
+        (Spoiled, "some of its weights are not numbers"),
         (Counting, "would give other scores"),
     ],
 )
@@ -292,6 +319,6 @@ def test_a_bundle_of_a_model_that_is_not_registered(tiny: Tiny, graph_model: typ
     save_bundle(tiny.root / "bundle", trainer.model, config, loaded.train._dataset)
     entry = model_entry("GraphModel")
     forget("GraphModel")
-    with pytest.raises(Exception, match="bundle: .*model GraphModel: neither here"):
+    with pytest.raises(InputError, match="bundle: .*model GraphModel: neither here"):
         Recommender.load(tiny.root / "bundle")
     register(entry.model, entry.dataset)
