@@ -28,6 +28,7 @@ from recbole_qbert.errors import InputError
 from recbole_qbert.signals import own_sigterm
 from recbole_qbert.tuning.journal import Report
 from recbole_qbert.tuning.ray_faults import fault_of, in_a_line, memory_costs_a_trial
+from recbole_qbert.tuning.ray_leftovers import ended_with_this_process
 from recbole_qbert.tuning.trial import Job, check_sight
 
 NUMBER, VALID = "trial", "valid"
@@ -103,13 +104,15 @@ def connected(address: str | None) -> Iterator[None]:
         }
     try:
         with own_sigterm(), _environment({"RAY_USAGE_STATS_ENABLED": "0"}):
-            ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
+            started = ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise InputError(f"address: {address}: {in_a_line(error)}") from None
-    try:
+    with contextlib.ExitStack() as stack:
+        if address is None:
+            session = started.address_info["session_dir"]
+            stack.enter_context(ended_with_this_process(session))
+        stack.callback(ray.shutdown)
         yield
-    finally:
-        ray.shutdown()
 
 
 def resources(n_cpus: int, n_gpus: float | None, joined: bool) -> tuple[float, str]:
