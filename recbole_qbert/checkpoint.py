@@ -1,16 +1,20 @@
 """Checkpoints that hold tensors and JSON, nothing that can run code.
 
 A checkpoint is one safetensors file. Its tensors are those of the state; everything else (config,
-epoch, scores, the shape of the nesting) is JSON in the file's header. RecBole pickles its `Config`
+epoch, scores, the shape of the nesting) is JSON in the file's header, behind the SHA-256 of the
+whole file, so that a changed byte anywhere is found. RecBole pickles its `Config`
 object, which PyTorch 2.6 and later refuse to load; `install()` makes RecBole's own trainers write
 this format, and their `torch.load` read it, so that `load_data_and_model` and `resume_checkpoint`
-work unchanged. A pickle offered as a checkpoint is refused without being unpickled.
+work unchanged, except that a model is refused whose data have changed since: RecBole would number
+the items anew, and no row would be where its item is. A pickle offered as a checkpoint is refused
+without being unpickled.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 import os
 import sys
@@ -30,10 +34,22 @@ from safetensors.torch import save as safetensors_bytes
 from recbole_qbert.compat import around_import, isolated_argv
 from recbole_qbert.errors import InputError
 from recbole_qbert.files import atomic_write
+from recbole_qbert.inputs import check_inputs, inputs_of
 
-# The only key of the header, whose value is the state: safetensors writes several in random order,
-# and equal states shall give equal bytes.
-FORMAT = "recbole-qbert/checkpoint/2"
+# The only key of the header, whose value is the digest and the state: safetensors writes several in
+# random order, and equal states shall give equal bytes.
+FORMAT = "recbole-qbert/checkpoint/3"
+# What a file begins with, behind the eight bytes of its header's length.
+HEAD = f'{{"__metadata__":{{"{FORMAT}":"'.encode()
+# In place of the file's digest, while it is computed.
+NO_DIGEST = "0" * 64
+_DIGEST_AT = 8 + len(HEAD)
+# Config keys that tell how a run is called, shown and logged: no part of what is stored of it.
+RUN_ONLY = frozenset(
+    {"resume", "show_progress", "state", "config_files", "log_wandb", "wandb_project"}
+)
+# Config keys that say where a run's files lie: stored, but no part of its identity.
+PLACES = frozenset({"checkpoint_dir", "data_path"})
 # Config keys that RecBole derives from others or from the machine when a Config is built.
 DERIVED_KEYS = frozenset(
     # fmt: off
@@ -62,7 +78,7 @@ def config_to_json(config: Config) -> dict[str, Any]:
     content = {
         key: value
         for key, value in config.final_config_dict.items()
-        if key not in DERIVED_KEYS and not isinstance(value, torch.device)
+        if key not in DERIVED_KEYS | RUN_ONLY and not isinstance(value, torch.device)
     }
     content["data_path"] = str(Path(config["data_path"]).parent)  # RecBole appends the data set
     return {"model": config["model"], "dataset": config["dataset"], "keys": content}
@@ -91,16 +107,20 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
         state["config"] = config_to_json(state["config"])
     tensors: dict[str, torch.Tensor] = {}
     skeleton = _encode(state, tensors)
-    metadata = {FORMAT: json.dumps(skeleton)}
+    content = safetensors_bytes(tensors, {FORMAT: NO_DIGEST + json.dumps(skeleton)})
+    head, rest = content[:_DIGEST_AT], memoryview(content)[_DIGEST_AT + len(NO_DIGEST) :]
+    assert head.endswith(HEAD), "safetensors no longer begins with the metadata"
     with atomic_write(path, "wb") as handle:
-        handle.write(safetensors_bytes(tensors, metadata))
+        handle.write(head)
+        handle.write(hashlib.sha256(content).hexdigest().encode())
+        handle.write(rest)
 
 
 def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     """Read what `save_checkpoint` wrote, `config` as JSON (see `config_from_json`).
 
     Raises:
-        InputError: no such file, or not a checkpoint of this format (a pickle, say).
+        InputError: no such file, not a checkpoint of this format (a pickle, say), or a damaged one.
     """
     device = str(torch.device(map_location)) if map_location is not None else "cpu"
     try:
@@ -108,7 +128,8 @@ def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
             metadata = handle.metadata() or {}
             if FORMAT not in metadata:
                 raise InputError(
-                    f"{path}: a safetensors file, but not a checkpoint of this project"
+                    f"{path}: a safetensors file, but not a checkpoint of this version: train the "
+                    "model again with this version"
                 )
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError):
@@ -118,13 +139,39 @@ def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
             f"{path}: not a safetensors checkpoint; pickled and broken files are never loaded: "
             f"train the model again with this version"
         ) from None
+    if metadata[FORMAT][: len(NO_DIGEST)] != _digest(path):
+        raise InputError(
+            f"{path}: damaged: its bytes are not those that were written; train the model again"
+        )
     try:
-        state = _decode(json.loads(metadata[FORMAT]), tensors)
+        state = _decode(json.loads(metadata[FORMAT][len(NO_DIGEST) :]), tensors)
     except (ValueError, TypeError, KeyError, RecursionError):
         state = None
     if not isinstance(state, dict):
         raise InputError(f"{path}: its header is broken; train the model again") from None
     return state
+
+
+def _digest(path: str | Path) -> str:
+    """Hex SHA-256 of a file with `NO_DIGEST` in place of its digest."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        digest.update(handle.read(_DIGEST_AT))
+        handle.seek(len(NO_DIGEST), os.SEEK_CUR)
+        digest.update(NO_DIGEST.encode())
+        for block in iter(lambda: handle.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _begins_as_one(path: Any) -> bool:
+    """Whether a file begins like a checkpoint, be it of another version or damaged."""
+    if not isinstance(path, (str, os.PathLike)) or not os.path.isfile(path):
+        return False
+    with open(path, "rb") as handle:
+        start = handle.read(_DIGEST_AT)
+    marks = HEAD.partition(b"recbole-qbert/checkpoint/")
+    return marks[0] in start or marks[1] in start  # a damaged byte leaves one of them
 
 
 def is_checkpoint(path: Any) -> bool:
@@ -162,15 +209,22 @@ def install() -> None:
 
 
 def load(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
-    """`torch.load` for a checkpoint of this format too; of others it reads tensors alone."""
-    if not is_checkpoint(f):
+    """`torch.load` for a checkpoint of this format too; of others it reads tensors alone.
+
+    Raises:
+        InputError: it is damaged, or the data that it was trained on have changed.
+    """
+    if not _begins_as_one(f):
         if not args and "pickle_module" not in kwargs:
             kwargs.setdefault("weights_only", True)  # the default only since PyTorch 2.6
         return torch.serialization.load(f, map_location, *args, **kwargs)
     if map_location is None and not torch.cuda.is_available():
         map_location = "cpu"
     state = load_checkpoint(f, map_location)
-    state["config"] = config_from_json(state["config"])
+    state["config"] = config = config_from_json(state["config"])
+    if os.path.isdir(config["data_path"]):  # else there is nothing that could be taken for it
+        remedy = "bring the old files back, or train the model again"
+        check_inputs(f, state["inputs"], inputs_of(config), remedy)
     return state
 
 
@@ -217,6 +271,8 @@ def _save_recbole_checkpoint(
     """In place of `Trainer._save_checkpoint`, whose file PyTorch 2.6 and later cannot load."""
     if not self.config["single_spec"] and self.config["local_rank"] != 0:
         return
+    if not hasattr(self, "inputs"):
+        self.inputs = inputs_of(self.config)
     path = kwargs.pop("saved_model_file", self.saved_model_file)
     save_checkpoint(path, trainer_state(self, epoch))
     if verbose:
@@ -224,7 +280,7 @@ def _save_recbole_checkpoint(
 
 
 def trainer_state(trainer: Trainer, epoch: int) -> dict[str, Any]:
-    """The entries that RecBole's loaders look for."""
+    """The entries that RecBole's loaders look for, and the trainer's inputs (`inputs_of`)."""
     # FDSA and others name sub-modules here too, whose weights are in the state dict anyway.
     other = {
         name: value
@@ -233,6 +289,7 @@ def trainer_state(trainer: Trainer, epoch: int) -> dict[str, Any]:
     }
     return {
         "config": trainer.config,
+        "inputs": trainer.inputs,
         "epoch": epoch,
         "cur_step": trainer.cur_step,
         "best_valid_score": float(trainer.best_valid_score),

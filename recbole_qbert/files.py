@@ -167,14 +167,18 @@ def _beside(path: Path, suffix: str = "") -> Path:
 def append_line(path: str | Path, content: Mapping[str, Any]) -> None:
     """Add a line of JSON, on the disk before this returns; a line that has no room leaves nothing.
 
-    Several processes wait for each other.
+    The line holds its own SHA-256, for `read_line`. Where a kill left half a line, a new one is
+    begun. Several processes wait for each other.
     """
     path = Path(path)
-    line = (json.dumps(content, ensure_ascii=False, sort_keys=True) + "\n").encode()
+    line = _json_line({**content, "sha256": _sha256(_json_line(content))}) + b"\n"
     with room_for(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab", buffering=0) as handle, held(handle):
-            before = os.fstat(handle.fileno()).st_size
+        with open(path, "a+b", buffering=0) as handle, held(handle):
+            before = handle.seek(0, os.SEEK_END)
+            if before:
+                handle.seek(-1, os.SEEK_END)
+                line = line if handle.read(1) == b"\n" else b"\n" + line
             try:
                 if handle.write(line) < len(line):  # the disk's last bytes
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -182,6 +186,29 @@ def append_line(path: str | Path, content: Mapping[str, Any]) -> None:
             except OSError:
                 handle.truncate(before)
                 raise
+
+
+def read_line(line: str | bytes) -> dict[str, Any]:
+    """What `append_line` was given; a line without a SHA-256, by other hands, is read as it is.
+
+    Raises:
+        ValueError: no JSON object, or a damaged one.
+    """
+    content = json.loads(line)
+    if not isinstance(content, dict):
+        raise ValueError("no JSON object")
+    digest = content.pop("sha256", None)
+    if digest is not None and digest != _sha256(_json_line(content)):
+        raise ValueError("damaged: it is not what was written")
+    return content
+
+
+def _json_line(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, ensure_ascii=False, sort_keys=True).encode()
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 @contextlib.contextmanager

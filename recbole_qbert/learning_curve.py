@@ -13,11 +13,19 @@ def best_evaluation(curve: Sequence[Mapping[str, float]], metric: str) -> tuple[
     return max((row[metric], int(row["epoch"])) for row in curve)
 
 
-def epoch_line(curve: Sequence[Mapping[str, float]], metric: str, n_epochs: int) -> str:
-    """One line a valid evaluation: loss, metric, `*` where it is the best yet, time left."""
+def epoch_line(
+    curve: Sequence[Mapping[str, float]], metric: str, n_epochs: int, n_before: int = 0
+) -> str:
+    """One line a valid evaluation: loss, metric, `*` where it is the best yet, time left.
+
+    The first `n_before` evaluations were made before a resume, perhaps on another machine; the time
+    left is told from those after it.
+    """
     last, done = curve[-1], int(curve[-1]["epoch"]) + 1
     best = "*" if last[metric] >= max(row[metric] for row in curve) else " "
-    left = last["seconds"] / done * (n_epochs - done)
+    begun = curve[n_before - 1] if n_before else {"seconds": 0.0, "epoch": -1.0}
+    an_epoch = (last["seconds"] - begun["seconds"]) / (last["epoch"] - begun["epoch"])
+    left = an_epoch * (n_epochs - done)
     return (
         f"  epoch {done:>3}/{n_epochs}  loss {last['train_loss']:.4f}  "
         f"valid {metric} {last[metric]:.4f}{best}  "
@@ -29,6 +37,7 @@ def epoch_printer(trainer: Any, console: Console) -> Callable[[int, float], None
     """What a trainer calls after each evaluation on valid, to print it."""
 
     def report(epoch: int, score: float) -> None:
-        console.print(epoch_line(trainer.curve, trainer.valid_metric, trainer.config["epochs"]))
+        n_epochs, n_before = trainer.config["epochs"], trainer.n_before
+        console.print(epoch_line(trainer.curve, trainer.valid_metric, n_epochs, n_before))
 
     return report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -14,7 +15,7 @@ from recbole.utils import init_seed
 from rich.console import Console
 
 from recbole_qbert.bundle import NotBundled, save_bundle
-from recbole_qbert.checkpoint import config_from_json, config_to_json
+from recbole_qbert.checkpoint import RUN_ONLY, config_from_json, config_to_json
 from recbole_qbert.config import FINETUNE, build_config, check_protocol, shipped_files
 from recbole_qbert.data.splits import Splits, data_counts, load_dataset, load_splits
 from recbole_qbert.data.user_batches import check_batch_by
@@ -24,7 +25,8 @@ from recbole_qbert.evaluation.comparable import tested_on
 from recbole_qbert.evaluation.printing import print_tables
 from recbole_qbert.evaluation.ranking import LIST_LENGTH, RANKS_FILE, save_ranks
 from recbole_qbert.evaluation.results import RunResult, append_result
-from recbole_qbert.files import write_json
+from recbole_qbert.files import exclusive, sha256_file
+from recbole_qbert.inputs import check_inputs, inputs_of
 from recbole_qbert.learning_curve import best_evaluation, epoch_printer
 from recbole_qbert.model.qbert4rec import QBERT4Rec
 from recbole_qbert.pretraining.transfer import (
@@ -40,15 +42,15 @@ from recbole_qbert.process import (
     reset_peak_memory,
     versions,
 )
-from recbole_qbert.provenance import (
-    DATA_FILE,
-    check_resumed_data,
-    data_hashes,
+from recbole_qbert.registry import build_model, model_entry
+from recbole_qbert.run_identity import (
+    LOCK,
+    check_resumed,
     finished_run,
+    last_state_file,
     latest_result,
     run_folder,
 )
-from recbole_qbert.registry import build_model, model_entry
 
 
 class Training(NamedTuple):
@@ -127,7 +129,11 @@ def check_run(config: Config) -> None:
 
 
 def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> RunResult:
-    """One model: load, train, choose on valid, test once, append the result."""
+    """One model: load, train, choose on valid, test once, append the result.
+
+    Raises:
+        InputError: settings or files that cannot be used, or another process makes this run.
+    """
     flush_denormals()
     quiet_recbole()
     reset_peak_memory()
@@ -137,19 +143,20 @@ def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> Ru
     base, folder = Path(config["checkpoint_dir"]), run_folder(config)
     config["checkpoint_dir"] = str(folder)
     console.print(f"[bold]{name}[/bold] on {dataset_name}, settings from {', '.join(used)}")
-    training = prepare(config, console)
-    train(training, epoch_printer(training.trainer, console))
-    return publish(training, base, used, console)
+    with exclusive(folder / LOCK, wait_s=0) if is_main() else contextlib.nullcontext():
+        training = prepare(config, console)
+        train(training, epoch_printer(training.trainer, console))
+        return publish(training, base, used, console)
 
 
 def prepare(config: Config, console: Console) -> Training:
     """Data, model and trainer of one config, whose `checkpoint_dir` is the run's own folder."""
     name, folder = config["model"], config["checkpoint_dir"]
     entry = model_entry(name)
-    splits = load_splits(config)
-    hashes = data_hashes(splits.dataset)
+    inputs = inputs_of(config)
     if config["resume"]:
-        check_resumed_data(Path(folder), hashes)
+        check_resumed(last_state_file(Path(folder), name), inputs)
+    splits = load_splits(config)
     counts = data_counts(*splits)
     console.print("  " + ", ".join(f"{key} {value:,}" for key, value in counts.items()))
     for note in splits.dataset.notes:
@@ -171,8 +178,7 @@ def prepare(config: Config, console: Console) -> Training:
         f"  {n_parameters(model):,} parameters, device {config['device']}, folder {folder}"
     )
     trainer = entry.trainer(config, model)
-    if is_main():
-        write_json(Path(folder) / DATA_FILE, hashes)
+    check_inputs(name, inputs, trainer.inputs, "that was while it was read: start the run again")
     return Training(config, splits, model, trainer, counts, pretrained_on)
 
 
@@ -235,7 +241,7 @@ def publish(
         n_parameters=n_parameters(model),
         peak_memory_mb=peak_memory_mb(),
         counts=training.counts,
-        data_sha256=data_hashes(splits.dataset),
+        data_sha256=trainer.inputs,
         config=config_to_json(config),
         config_files=list(files),
         versions=versions(),
@@ -244,6 +250,7 @@ def publish(
         bundle=bundle,
         machine=machine(),
         folder=str(folder),
+        ranks_sha256=sha256_file(folder / RANKS_FILE) if is_main() else "",
         pretrained_on=training.pretrained_on,
         n_processes=world()[1],
         tested_on=tested_on(splits.test._dataset),
@@ -257,7 +264,8 @@ def publish(
 
 
 def _says_the_same(one: RunResult, other: RunResult) -> bool:
-    return (one.data_sha256, one.valid, one.test) == (other.data_sha256, other.valid, other.test)
+    fields = ("data_sha256", "valid", "test", "ranks_sha256")
+    return all(getattr(one, name) == getattr(other, name) for name in fields)
 
 
 def n_parameters(model: torch.nn.Module) -> int:
@@ -292,6 +300,7 @@ def pretrain_s3rec(config: Config, console: Console) -> str:
         "train_batch_size": first_stage_batch_size(config),
         "checkpoint_dir": str(folder),
         "use_gpu": config["use_gpu"],
+        **{key: config[key] for key in RUN_ONLY if key in config},
     }
     keys = config_to_json(config)["keys"] | changes
     first = config_from_json({"model": "S3Rec", "dataset": config["dataset"], "keys": keys})

@@ -26,7 +26,7 @@ from recbole_qbert.model.bert4rec_fixed import BERT4RecFixed
 from recbole_qbert.model.bigram import BigramChain
 from recbole_qbert.model.popularity import Popularity
 from recbole_qbert.model.qbert4rec import IDBERT4Rec, QBERT4Rec
-from recbole_qbert.trainer import SafeTrainer
+from recbole_qbert.trainer import SafeTrainer, for_shared_folder
 
 
 class Entry(NamedTuple):
@@ -67,7 +67,7 @@ def register(
     setattr(module, name, model)
     sys.modules[module_name] = module
     setattr(recbole.data.dataset, f"{name}Dataset", dataset)
-    setattr(recbole.trainer, f"{name}Trainer", trainer)
+    setattr(recbole.trainer, f"{name}Trainer", for_shared_folder(trainer))
     return model
 
 

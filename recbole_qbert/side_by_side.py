@@ -24,8 +24,8 @@ from recbole_qbert.evaluation.results import RunResult
 from recbole_qbert.files import system_faults
 from recbole_qbert.output import plain_output
 from recbole_qbert.process import n_cores
-from recbole_qbert.provenance import finished_run, run_folder
 from recbole_qbert.quick_start import run_model
+from recbole_qbert.run_identity import finished_run, run_folder
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -21,7 +22,12 @@ from recbole.utils import get_gpu_usage
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from recbole_qbert.checkpoint import load_checkpoint, save_checkpoint, trainer_state
+from recbole_qbert.checkpoint import (
+    PLACES,
+    load_checkpoint,
+    save_checkpoint,
+    trainer_state,
+)
 from recbole_qbert.data.dataset import SemanticIDDataset
 from recbole_qbert.distributed import (
     ParallelLoss,
@@ -34,8 +40,10 @@ from recbole_qbert.distributed import (
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.ranking import METRICS, Ranks, rank_targets, summarise
 from recbole_qbert.files import write_json
+from recbole_qbert.inputs import check_inputs, inputs_of
 from recbole_qbert.lean_forward import lean_loss, lean_scores
 from recbole_qbert.progress import Progress
+from recbole_qbert.run_identity import START_ANEW, last_state_file, run_hash
 
 DECAYS = ("none", "linear", "cosine")
 
@@ -44,10 +52,24 @@ class SafeTrainer(Trainer):
     """Trains any RecBole sequential model.
 
     Files, all in `checkpoint_dir`: `<model>.safetensors` the best epoch, `<model>.last.safetensors`
-    the state to resume from, `<model>.curve.json` the learning curve.
+    the state to resume from, `<model>.curve.json` the learning curve. Where several runs share the
+    folder (`for_shared_folder`), `<model>-<hash of the settings>-<time>` stands for `<model>`, and
+    `resume` goes on with the latest of these settings.
     """
 
-    def __init__(self, config: Any, model: Any):
+    shares_folder = False
+
+    def __init__(self, config: Any, model: Any, inputs: Mapping[str, str] | None = None):
+        """Build the optimizer, and take over the state to resume from.
+
+        Args:
+            config: of the run.
+            model: what is trained.
+            inputs: SHA-256 of the files that the run reads; None: those of the config.
+
+        Raises:
+            InputError: settings that cannot be used, or a state of another run.
+        """
         check_schedule(config["warmup_ratio"] or 0.0, config["lr_decay"] or "none")
         # RecBole makes the folder too, and fails where two processes do it at once.
         Path(config["checkpoint_dir"]).mkdir(parents=True, exist_ok=True)
@@ -55,11 +77,13 @@ class SafeTrainer(Trainer):
             config["log_wandb"] = False
         super().__init__(config, model)
         self._choose_precision()
-        folder = Path(config["checkpoint_dir"])
-        self.saved_model_file = str(folder / f"{config['model']}.safetensors")
-        self.last_state_file = folder / f"{config['model']}.last.safetensors"
-        self.curve_file = folder / f"{config['model']}.curve.json"
+        self.inputs = inputs_of(config) if inputs is None else dict(inputs)
+        folder, name = Path(config["checkpoint_dir"]), self._name_of_files()
+        self.saved_model_file = str(folder / f"{name}.safetensors")
+        self.last_state_file = last_state_file(folder, name)
+        self.curve_file = folder / f"{name}.curve.json"
         self.curve: list[dict[str, float]] = []
+        self.n_before = 0  # evaluations of the curve that were made before a resume
         self.ranks: Ranks | None = None  # of the latest evaluation
         self.list_length = 0  # best items of each row that `ranks` keeps
         self.schedule: LambdaLR | None = None
@@ -72,6 +96,18 @@ class SafeTrainer(Trainer):
         self._parallel_loss: ParallelLoss | None = None
         if world()[1] > 1:
             self._parallel_loss = ParallelLoss(model, lean_loss(model, config), config["seed"])
+
+    def _name_of_files(self) -> str:
+        name = str(self.config["model"])
+        if not self.shares_folder:
+            return name
+        name = f"{name}-{run_hash(self.config)}"
+        if self.config["resume"]:
+            folder = Path(self.config["checkpoint_dir"])
+            states = folder.glob(last_state_file(Path(), f"{name}-*").name)
+            if latest := max(states, key=lambda path: path.stat().st_mtime_ns, default=None):
+                return latest.name.removesuffix(last_state_file(Path(), "").name)
+        return f"{name}-{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
 
     def _choose_precision(self) -> None:
         """`enable_amp` acts on a GPU only, in bfloat16 where the GPU has it.
@@ -223,6 +259,7 @@ class SafeTrainer(Trainer):
 
     def _load_weights(self, path: str) -> None:
         state = load_checkpoint(path, self.device)
+        check_inputs(path, state["inputs"], self.inputs, "train the model again")
         self.model.load_state_dict(state["state_dict"])
         self.model.load_other_parameter(state.get("other_parameter"))
         self.logger.info(f"Loading model structure and parameters from {path}")
@@ -249,8 +286,8 @@ class SafeTrainer(Trainer):
                 f"{resume_file}: holds weights only; resume from the file *.last.safetensors"
             )
         # S3Rec's own first stage lies in the run's folder, wherever that is now.
-        moves = {"data_path", *(["pre_model_path"] if self.config["pretrain_epochs"] else [])}
-        free = RESUMABLE_CHANGES | moves
+        moves = ["pre_model_path"] if self.config["pretrain_epochs"] else []
+        free = RESUMABLE_CHANGES.union(moves)
         changed = [
             key
             for key, value in state["config"]["keys"].items()
@@ -262,6 +299,7 @@ class SafeTrainer(Trainer):
                 f"({', '.join(sorted(changed)) or 'model'}); "
                 f"give the same ones, or another checkpoint_dir"
             )
+        check_inputs(resume_file, state["inputs"], self.inputs, START_ANEW)
         self.start_epoch = state["epoch"] + 1
         self.cur_step = state["cur_step"]
         self.best_valid_score = state["best_valid_score"]
@@ -272,6 +310,7 @@ class SafeTrainer(Trainer):
         self.best_valid_result = state["resume"]["best_valid_result"]
         self.train_loss_dict = state["resume"]["train_loss_dict"]
         self.curve = state["resume"]["curve"]
+        self.n_before = len(self.curve)
         self.logger.info(f"Resuming after epoch {state['epoch']} from {resume_file}")
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -286,20 +325,13 @@ class SafeTrainer(Trainer):
         self._started = perf_counter() - (self.curve[-1]["seconds"] if self.curve else 0.0)
 
 
-# Keys that may differ between a run and its continuation without changing its result.
-RESUMABLE_CHANGES = frozenset(
-    # fmt: off
-    [
-        "resume",
-        "show_progress",
-        "state",
-        "checkpoint_dir",
-        "eval_batch_size",
-        "log_wandb",
-        "wandb_project",
-    ]
-    # fmt: on
-)
+# Stored keys that may differ between a run and its continuation without changing its result.
+RESUMABLE_CHANGES = PLACES | {"eval_batch_size"}
+
+
+def for_shared_folder(trainer: type[SafeTrainer]) -> type[SafeTrainer]:
+    """The same trainer for RecBole's own `run_recbole`, all of whose runs share one folder."""
+    return type(trainer.__name__, (trainer,), {"shares_folder": True})
 
 
 def check_schedule(warmup_ratio: Any, decay: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import multiprocessing
@@ -32,12 +33,15 @@ from recbole.model.sequential_recommender import SASRec, s3rec
 from recbole.trainer import Trainer
 from recbole.utils import init_seed
 from safetensors import SafetensorError
+from safetensors.torch import save as safetensors_bytes
 from safetensors.torch import save_file
 from waiting import until
 
 from recbole_qbert import checkpoint
 from recbole_qbert.checkpoint import (
     FORMAT,
+    NO_DIGEST,
+    RUN_ONLY,
     config_from_json,
     config_to_json,
     is_checkpoint,
@@ -314,7 +318,7 @@ def test_broken_files_are_input_errors(tmp_path: Path) -> None:
     with pytest.raises(InputError):
         load_checkpoint(broken)
     save_file({"a": torch.ones(1)}, broken)
-    with pytest.raises(InputError, match="not a checkpoint of this project"):
+    with pytest.raises(InputError, match="not a checkpoint of this version: train the model again"):
         load_checkpoint(broken)
 
 
@@ -332,7 +336,9 @@ def test_broken_files_are_input_errors(tmp_path: Path) -> None:
     ],
 )
 def test_a_malformed_header_is_an_input_error(tmp_path: Path, state: str) -> None:
-    save_file({"0": torch.ones(1)}, tmp_path / "x", {FORMAT: state})
+    content = safetensors_bytes({"0": torch.ones(1)}, {FORMAT: NO_DIGEST + state})
+    digest = hashlib.sha256(content).hexdigest()
+    (tmp_path / "x").write_bytes(content.replace(NO_DIGEST.encode(), digest.encode(), 1))
     with pytest.raises(InputError, match="broken"):
         load_checkpoint(tmp_path / "x")
 
@@ -378,8 +384,9 @@ def test_a_kill_while_saving_leaves_a_whole_file(tmp_path: Path) -> None:
 
 
 def portable(config: Config) -> dict[str, Any]:
-    """All settings but those that the machine at hand decides."""
-    return {k: v for k, v in config.final_config_dict.items() if k not in ("use_gpu", "gpu_id")}
+    """All settings but those that the machine at hand decides or that tell how a run is called."""
+    left_out = RUN_ONLY | {"use_gpu", "gpu_id"}
+    return {k: v for k, v in config.final_config_dict.items() if k not in left_out}
 
 
 # RecBole's own way -------------------------------------------------------------------------------

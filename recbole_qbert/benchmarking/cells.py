@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,14 +11,14 @@ from rich.console import Console
 
 from recbole_qbert.benchmarking.plan import Contender, Plan, Settings
 from recbole_qbert.config import build_config
-from recbole_qbert.data.dataset import SEMANTIC_ID_FIELD
+from recbole_qbert.data.dataset import semantic_id_path
 from recbole_qbert.data.domain import Domain, find_domain
 from recbole_qbert.errors import InputError, said_of
 from recbole_qbert.evaluation.ranking import RANKS_FILE
 from recbole_qbert.evaluation.results import RunResult
-from recbole_qbert.files import sha256_file
-from recbole_qbert.provenance import finished_run, run_folder
+from recbole_qbert.inputs import reads_semantic_ids
 from recbole_qbert.quick_start import check_run, is_qbert
+from recbole_qbert.run_identity import changed_inputs, finished_run, run_folder
 from recbole_qbert.side_by_side import Job, run_jobs
 
 
@@ -113,8 +112,8 @@ def _cell(
 def _check_files(contender: Contender, config: Config, domain: Domain) -> None:
     """The files that a run will read."""
     paths = [domain.file("inter"), *map(Path, (config["item_vectors"] or {}).values())]
-    if config["semantic_id_file"] or _reads_ids(config):
-        paths.append(_id_file(config, domain))
+    if config["semantic_id_file"] or reads_semantic_ids(config):
+        paths.append(semantic_id_path(config) or domain.file("semid"))
     for path in paths:
         if not path.is_file():
             hint = f"; `recbole-qbert tokenize --dataset={domain.name}` makes it"
@@ -124,39 +123,20 @@ def _check_files(contender: Contender, config: Config, domain: Domain) -> None:
             )
 
 
-def _id_file(config: Config, domain: Domain) -> Path:
-    return Path(config["semantic_id_file"] or domain.file("semid"))
-
-
-def _reads_ids(config: Config) -> bool:
-    """Whether the semantic IDs move the model's result; all others load and ignore them."""
-    if is_qbert(config):
-        return bool(config["item_representation"] != "id")
-    return SEMANTIC_ID_FIELD in [*(config["selected_features"] or []), config["item_attribute"]]
-
-
 def _finished(config: Config) -> RunResult | None:
     """A run's result, where its ranks are there too: the tests between models need them."""
     ranks = run_folder(config) / RANKS_FILE
     return finished_run(config) if ranks.is_file() else None
 
 
-def _check_finished(cells: Sequence[Cell], data_path: str) -> None:
-    """A run is found again by its settings; its data may have changed since."""
-    digest = functools.lru_cache(maxsize=None)(sha256_file)
+def _check_inputs(cells: Sequence[Cell]) -> None:
+    """A run is found again by its settings; its inputs may have changed since."""
     for cell in cells:
-        result = _finished(cell.config)
-        if result is None:
-            continue
-        domain = find_domain(cell.dataset, data_path)
-        paths = [domain.file("inter")]
-        paths += [_id_file(cell.config, domain)] if _reads_ids(cell.config) else []
-        for path in paths:
-            if result.data_sha256.get(path.name) != digest(path):
-                raise InputError(
-                    f"{result.folder}: made from another {path.name} than {path}; delete the "
-                    "folder and repeat the command, or give another checkpoint_dir"
-                )
+        if changed := changed_inputs(cell.config):
+            raise InputError(
+                f"{run_folder(cell.config)}: made from another {', '.join(changed)}; delete the "
+                "folder and repeat the command, or give another checkpoint_dir"
+            )
 
 
 def run_cells(cells: Sequence[Cell], plan: Plan, console: Console) -> Outcome:
@@ -168,10 +148,10 @@ def run_cells(cells: Sequence[Cell], plan: Plan, console: Console) -> Outcome:
         console: where to print.
 
     Raises:
-        InputError: a finished run is of other data than those that are there, or a process was
-            killed.
+        InputError: a run was finished or begun with other inputs than those that are there, or a
+            process was killed.
     """
-    _check_finished(cells, plan.data_path)
+    _check_inputs(cells)
     jobs = [
         Job(f"[{number}/{len(cells)}] {cell}", cell.config, [plan.source])
         for number, cell in enumerate(cells, start=1)

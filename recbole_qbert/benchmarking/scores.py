@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -25,12 +24,10 @@ from recbole_qbert.evaluation.paired import (
 )
 from recbole_qbert.evaluation.ranking import (
     LIST_LENGTH,
-    RANKS_FILE,
     Lists,
     Ranks,
-    read_ranks,
 )
-from recbole_qbert.evaluation.results import RANKINGS, RunResult
+from recbole_qbert.evaluation.results import RANKINGS, RunResult, ranks_of
 
 SIGNIFICANT = 0.05
 COVERAGE = f"coverage@{LIST_LENGTH}"
@@ -152,7 +149,7 @@ class _Stored(NamedTuple):
 
 def _read(run: RunResult) -> _Stored | None:
     """None of a run that is of a version without lists."""
-    ranks, counts = read_ranks(Path(run.folder) / RANKS_FILE)
+    ranks, counts = ranks_of(run)
     if ranks.lists is None or counts is None:
         return None
     by = {"target": counts[ranks.lists.targets], "history": ranks.lists.history}

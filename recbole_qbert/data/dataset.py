@@ -70,11 +70,8 @@ class SemanticIDDataset(StrictDataset):
 
     @property
     def semantic_id_path(self) -> Path | None:
-        """The configured file, else `<data_path>/<dataset>.semid` where that exists."""
-        if self.config["semantic_id_file"]:
-            return Path(self.config["semantic_id_file"])
-        default = Path(self.dataset_path) / f"{self.dataset_name}.semid"
-        return default if default.is_file() else None
+        """See the function of this name."""
+        return semantic_id_path(self.config)
 
     # Loading -----------------------------------------------------------------------------------
 
@@ -293,6 +290,14 @@ class SemanticIDDataset(StrictDataset):
         user = torch.repeat_interleave(torch.arange(len(offsets) - 1), offsets.diff())
         pairs = Interaction({self.uid_field: user, self.iid_field: items})
         return self._create_sparse_matrix(pairs, self.uid_field, self.iid_field, form, None)
+
+
+def semantic_id_path(config: Any) -> Path | None:
+    """The configured file, else `<data_path>/<dataset>.semid` where that exists."""
+    if config["semantic_id_file"]:
+        return Path(config["semantic_id_file"])
+    default = Path(config["data_path"]) / f"{config['dataset']}.semid"
+    return default if default.is_file() else None
 
 
 def runs(starts: Tensor, lengths: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ A folder `<ds>.sequences/` beside the `.inter` file:
     items.npy      int32 [T]: numbers of items, one user after the other, oldest first
     offsets.npy    int64 [U + 1]: user u's items are `items[offsets[u]:offsets[u + 1]]`
     tokens.json    raw token of each item number
-    meta.json      the SHA-256 of the `.inter` file it was made from, and counts
+    meta.json      the SHA-256 of the `.inter` file it was made from and of the files above, counts
 
 The last item of each user, the test target, is not in it: what reads sequences from here cannot
 learn from test. T interactions without those, U users, N items.
@@ -24,9 +24,16 @@ import pyarrow.csv
 
 from recbole_qbert.data.atomic import BLOCK_BYTES, PADDING, header_fields, read_atomic
 from recbole_qbert.errors import InputError
-from recbole_qbert.files import atomic_folder, read_json, sha256_file, write_json
+from recbole_qbert.files import (
+    atomic_folder,
+    check_folder,
+    read_json,
+    sha256_file,
+    sha256_folder,
+    write_json,
+)
 
-FORMAT = "recbole-qbert/sequences/1"
+FORMAT = "recbole-qbert/sequences/2"
 USER, ITEM, TIME = FIELDS = ("user_id", "item_id", "timestamp")
 TEST_ITEMS = 1  # of each user, held back
 
@@ -131,12 +138,15 @@ def open_sequences(inter_path: str | Path) -> Sequences:
 
 
 def _is_of(folder: Path, digest: str) -> bool:
-    """Whether the folder holds the sequences of the `.inter` file with this hash."""
+    """Whether the folder holds, whole, the sequences of the `.inter` file with this hash."""
     try:
         meta = read_json(folder / "meta.json")
-    except InputError:
+        if meta.get("format") != FORMAT or meta.get("inter_sha256") != digest:
+            return False
+        check_folder(folder, meta["sha256"])
+    except (InputError, KeyError):
         return False
-    return meta.get("format") == FORMAT and meta.get("inter_sha256") == digest
+    return True
 
 
 def _write(folder: Path, frame: pd.DataFrame, digest: str) -> None:
@@ -153,5 +163,6 @@ def _write(folder: Path, frame: pd.DataFrame, digest: str) -> None:
         tokens = [str(token) for token in frame[ITEM].cat.categories]
         (work / "tokens.json").write_text(json.dumps(tokens, ensure_ascii=False), encoding="utf-8")
         meta: dict[str, Any] = {"format": FORMAT, "inter_sha256": digest}
+        meta["sha256"] = sha256_folder(work)
         meta |= {"users": len(counts), "items": len(tokens), "interactions": len(frame)}
         write_json(work / "meta.json", meta)

@@ -3,7 +3,8 @@
 An ablation is a list of variants. A variant may have semantic IDs of its own, made beside the data
 set's without touching them, a pretrained model of its own, and settings of its own; all else is
 alike. Every run is a run like any other, with its folder and its line in `results.jsonl`, and one
-that is there already is not trained again.
+that is there already is trained again only if a file that it read has changed; so is a pretrained
+model.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from recbole_qbert.files import atomic_write
 from recbole_qbert.model.masking import SCHEMES
 from recbole_qbert.pretraining.fit import pretrain
 from recbole_qbert.quick_start import check_run
+from recbole_qbert.run_identity import changed_inputs
 from recbole_qbert.side_by_side import Job, run_jobs
 from recbole_qbert.tokenizer.pipeline import tokenize
 from recbole_qbert.tokenizer.settings import FUSED, tokenize_settings
@@ -184,8 +186,12 @@ def ablate(request: Request, console: Console) -> Path:
         extra = _prepared(request, variant, data_path, base, console)
         for seed in request.seeds:
             config = _config(request, variant, {**extra, "seed": seed})
-            config["resume"] = True  # where there is a state to go on from
-            jobs.append(Job(f"{variant.name}, seed {seed}", config, request.files))
+            label = f"{variant.name}, seed {seed}"
+            if changed := changed_inputs(config):
+                line = f"{label}: made again, {', '.join(changed)} changed"
+                console.print(line, markup=False, highlight=False)
+            config["resume"] = not changed  # where there is a state to go on from
+            jobs.append(Job(label, config, request.files))
     answers = run_jobs(jobs, request.max_concurrent, console)
     runs = [answer for answer in answers if isinstance(answer, RunResult)]
     if len(runs) < len(answers):
@@ -226,7 +232,7 @@ def _prepared(
     if variant.pretraining is not None:
         shared = {key: value for key, value in request.settings.items() if key in SHARED}
         given = {**shared, **request.pretraining, **variant.pretraining}
-        source = pretrain(request.sources, (), given, request.dataset, console)
+        source = pretrain(request.sources, (), given, request.dataset, console, reuse=True)
         return {"pre_model_path": str(source)}
     return {}
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from scipy.stats import ttest_rel, wilcoxon
 
 from recbole_qbert.errors import InputError, preview
 from recbole_qbert.evaluation.comparable import differences
-from recbole_qbert.evaluation.ranking import METRICS, RANKS_FILE, UNSEEN, per_row, read_ranks
+from recbole_qbert.evaluation.ranking import METRICS, UNSEEN, per_row
 from recbole_qbert.evaluation.results import (
     RunResult,
     choose,
     differing_settings,
     group_runs,
+    ranks_of,
     read_results,
 )
 
@@ -185,8 +185,7 @@ def values_by_user(
     """
     total, users = np.zeros(0), None
     for run in runs:
-        path = Path(run.folder) / RANKS_FILE
-        ranks, _ = read_ranks(path)
+        ranks, _ = ranks_of(run)
         order = np.argsort(ranks.users, kind="stable")
         values = np.stack([per_row(metric, ranks)[order] for metric in metrics])
         if users is None:
@@ -194,7 +193,9 @@ def values_by_user(
         elif np.array_equal(users, ranks.users[order]):
             total = total + values
         else:
-            raise InputError(f"{path}: other users than the first run's; compare like with like")
+            raise InputError(
+                f"{run.folder}: other users than the first run's; compare like with like"
+            )
     assert users is not None  # no caller gives no run
     # Sums of the same values in another order differ in the last bits, which is no difference.
     return users, np.round(total / len(runs), 12)

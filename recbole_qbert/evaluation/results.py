@@ -10,16 +10,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recbole_qbert.errors import InputError, preview
-from recbole_qbert.evaluation.ranking import UNSEEN, metric_names
-from recbole_qbert.files import append_line, held
+import numpy as np
 
-# Config keys that say where things go or how they are shown; no part of a run's identity.
-PLACES = frozenset(
-    {"checkpoint_dir", "resume", "show_progress", "data_path", "state", "config_files"}
-)
+from recbole_qbert.checkpoint import PLACES, RUN_ONLY
+from recbole_qbert.errors import InputError, preview
+from recbole_qbert.evaluation.ranking import RANKS_FILE, UNSEEN, Ranks, metric_names, read_ranks
+from recbole_qbert.files import append_line, held, read_line, sha256_file
+
 # Config keys that two runs of one experiment may differ in.
-PER_RUN_KEYS = PLACES | {"seed"}
+PER_RUN_KEYS = PLACES | RUN_ONLY | {"seed"}
 LATE = "! the best epoch was the last allowed one: train longer"
 MOST_KEYS = 3  # settings that tell rows of a table apart
 RANKINGS = (("", "all items"), (UNSEEN, "seen excluded"))
@@ -57,6 +56,7 @@ class RunResult:
     pretrained_on: list[str] = field(default_factory=list)  # data sets; none: from scratch
     n_processes: int = 1  # threads and peak memory are those of the first
     tested_on: dict[str, str] = field(default_factory=dict)  # of `comparable.tested_on`
+    ranks_sha256: str = ""  # of the test ranks
 
     @property
     def title(self) -> str:
@@ -99,7 +99,7 @@ def read_results(path: str | Path) -> list[RunResult]:
     """All runs of a results file.
 
     Raises:
-        InputError: missing file, or a line that is no run (names it).
+        InputError: missing file, or a line that is no run, or a damaged one (names it).
     """
     try:
         with open(path, encoding="utf-8") as handle, held(handle):
@@ -115,10 +115,22 @@ def read_results(path: str | Path) -> list[RunResult]:
     return results
 
 
+def ranks_of(run: RunResult) -> tuple[Ranks, np.ndarray | None]:
+    """A run's test ranks and the training counts of all items; see `read_ranks`.
+
+    Raises:
+        InputError: the file is missing, or not the one that the run wrote.
+    """
+    path = Path(run.folder) / RANKS_FILE
+    if run.ranks_sha256 and path.is_file() and sha256_file(path) != run.ranks_sha256:
+        raise InputError(f"{path}: changed since it was written; make the run again")
+    return read_ranks(path)
+
+
 def _parse(line: str) -> RunResult | None:
     try:
-        return RunResult(**json.loads(line))
-    except (json.JSONDecodeError, TypeError):
+        return RunResult(**read_line(line))
+    except (ValueError, TypeError):
         return None
 
 
@@ -134,7 +146,7 @@ def _what_is_wrong(line: str) -> str:
         json.loads(line)
     except json.JSONDecodeError:
         return "not a run of this version: half a result, or damaged; delete the line"
-    return "not a run of this version; delete the line"
+    return "not a run of this version, or damaged; delete the line"
 
 
 def group_runs(results: Iterable[RunResult]) -> list[list[RunResult]]:

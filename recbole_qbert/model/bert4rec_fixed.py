@@ -32,6 +32,11 @@ class BERT4RecFixed(BERT4Rec):
     """See above. `ft_ratio` of the rows have their last item masked alone, `mask_ratio` of the
     items of all others."""
 
+    @staticmethod
+    def reads_semantic_ids(config: Any) -> bool:
+        """Never; see `inputs.reads_semantic_ids`."""
+        return False
+
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         if self.loss_type != "CE":

@@ -23,6 +23,11 @@ class Popularity(SequentialRecommender):
     input_type = InputType.POINTWISE
     popularity: Tensor
 
+    @staticmethod
+    def reads_semantic_ids(config: Any) -> bool:
+        """Never; see `inputs.reads_semantic_ids`."""
+        return False
+
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         items, _ = dataset.training_sequences()

@@ -77,6 +77,11 @@ class QBERT4Rec(SequentialRecommender):
     input_type = InputType.POINTWISE
     log_absence: Tensor
 
+    @staticmethod
+    def reads_semantic_ids(config: Any) -> bool:
+        """Whether items are made of codes; see `inputs.reads_semantic_ids`."""
+        return bool(config["item_representation"] != "id")
+
     def __init__(self, config: Any, dataset: Any):
         super().__init__(config, dataset)
         self.item_representation = config["item_representation"]

@@ -237,7 +237,7 @@ def _pretrain(flags: Sequence[str]) -> Files:
 def _run(flags: Sequence[str]) -> Files:
     from recbole_qbert.commands.settings import parse_settings, pop_models
     from recbole_qbert.config import build_config
-    from recbole_qbert.provenance import run_folder
+    from recbole_qbert.run_identity import run_folder
 
     given: dict[str, Any] = dict(parse_settings(flags))
     for key in ("nproc", "resume"):

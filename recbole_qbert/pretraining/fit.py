@@ -6,6 +6,7 @@ items, for a sample of its users. The test items are never read.
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,23 +17,27 @@ from recbole.config import Config
 from recbole.utils import init_seed
 from rich.console import Console
 
+from recbole_qbert.checkpoint import load_checkpoint
 from recbole_qbert.config import PRETRAIN, build_config, check_protocol, shipped_files
 from recbole_qbert.data.domain import Domain, find_domain
 from recbole_qbert.distributed import barrier, is_main, joined, sum_over_processes, world
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.ranking import Ranks, check_ranked, summarise, target_ranks
+from recbole_qbert.files import exclusive
+from recbole_qbert.inputs import changed_files, inputs_of
 from recbole_qbert.learning_curve import epoch_printer
 from recbole_qbert.model.qbert4rec import QBERT4Rec
 from recbole_qbert.pretraining.corpus import Corpus, FieldNames
 from recbole_qbert.pretraining.loader import TrainingBatches, ValidRows, valid_users
-from recbole_qbert.pretraining.transfer import ARCHITECTURE, save_pretrained
+from recbole_qbert.pretraining.transfer import ARCHITECTURE, read_source, save_pretrained
 from recbole_qbert.process import flush_denormals, quiet_recbole
-from recbole_qbert.provenance import run_hash
 from recbole_qbert.quick_start import n_parameters
+from recbole_qbert.run_identity import LOCK, last_state_file, run_hash
 from recbole_qbert.trainer import SafeTrainer
 from recbole_qbert.yaml_files import load_yaml
 
 MODEL = "QBERT4Rec"
+PRETRAINED = "pretrained"  # what is given as pre_model_path, in the pretraining's folder
 
 
 class PretrainTrainer(SafeTrainer):
@@ -83,6 +88,7 @@ def pretrain(
     settings: Mapping[str, Any] | None = None,
     target: str | None = None,
     console: Console | None = None,
+    reuse: bool = False,
 ) -> Path:
     """Pretrain over some data sets; see `properties/pretrain.yaml`.
 
@@ -92,6 +98,8 @@ def pretrain(
         settings: `key=value` settings; they win over the files.
         target: data set that the model is for: sizes are those of its tuned settings.
         console: where to print.
+        reuse: take what is there of this very pretraining, or go on with it, unless a file that it
+            read has changed. (The setting `resume` refuses where one has.)
 
     Returns:
         The folder to give as `pre_model_path`.
@@ -110,7 +118,30 @@ def pretrain(
     domains = [find_domain(each, Path(config["data_path"]).parent) for each in datasets]
     with joined([config]):
         console = console if is_main() else Console(quiet=True)
-        return _pretrain(config, domains, folder, console)
+        with exclusive(folder / LOCK, wait_s=0) if is_main() else contextlib.nullcontext():
+            inputs = inputs_of(config, domains)
+            if reuse:
+                config["resume"] = not _changed(folder, inputs, console)
+            if config["resume"] and _is_finished(folder, inputs):
+                line = f"{folder / PRETRAINED}: there already"
+                console.print(line, soft_wrap=True, highlight=False, markup=False)
+                return folder / PRETRAINED
+            return _pretrain(config, domains, inputs, folder, console)
+
+
+def _changed(folder: Path, inputs: Mapping[str, str], console: Console) -> list[str]:
+    """Files that changed since a pretraining was begun in the folder; they are printed."""
+    state = last_state_file(folder, MODEL)
+    changed = changed_files(load_checkpoint(state)["inputs"], inputs) if state.is_file() else []
+    if changed:
+        console.print(f"Pretrained again, {', '.join(changed)} changed", markup=False)
+    return changed
+
+
+def _is_finished(folder: Path, inputs: Mapping[str, str]) -> bool:
+    """Whether the folder's pretrained model is whole and of these inputs."""
+    pretrained = folder / PRETRAINED
+    return pretrained.is_dir() and read_source(pretrained).inputs == inputs
 
 
 def pretrain_config(
@@ -128,7 +159,13 @@ def pretrain_config(
     return config
 
 
-def _pretrain(config: Config, domains: Sequence[Domain], folder: Path, console: Console) -> Path:
+def _pretrain(
+    config: Config,
+    domains: Sequence[Domain],
+    inputs: Mapping[str, str],
+    folder: Path,
+    console: Console,
+) -> Path:
     """The work of one process."""
     if not is_main():
         barrier()  # until process 0 has written the sequences
@@ -159,7 +196,7 @@ def _pretrain(config: Config, domains: Sequence[Domain], folder: Path, console: 
         length,
         names,
     )
-    trainer = PretrainTrainer(config, model)
+    trainer = PretrainTrainer(config, model, inputs)
     console.print(
         f"  {n_parameters(model):,} parameters, {len(batches):,} steps an epoch, device "
         f"{config['device']}, folder {folder}"
@@ -171,9 +208,9 @@ def _pretrain(config: Config, domains: Sequence[Domain], folder: Path, console: 
     found = ", ".join(f"{part} {each[metric]:.4f}" for part, each in trainer.by_domain.items())
     console.print(f"  best epoch, valid {metric}: {found}")
     if is_main():
-        save_pretrained(folder / "pretrained", model, config, corpus)
-    console.print(f"  written: {folder / 'pretrained'}", soft_wrap=True, highlight=False)
-    return folder / "pretrained"
+        save_pretrained(folder / PRETRAINED, model, config, corpus, inputs)
+    console.print(f"  written: {folder / PRETRAINED}", soft_wrap=True, highlight=False)
+    return folder / PRETRAINED
 
 
 def tuned_sizes(dataset: str) -> dict[str, Any]:

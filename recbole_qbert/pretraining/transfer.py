@@ -3,7 +3,8 @@
     model.safetensors   weights
     config.json         what the model was built from
     items.json          domain and raw token of each item, in the order of its rows
-    manifest.json       format, domains, vocabularies, hashes of the files above
+    corpus.json         domains, vocabularies, and the hashes of the files that training read
+    manifest.json       format, versions, hashes of the files above
 
 A model bundle (`recbole_qbert.bundle`) serves as a source too: its data set is its only domain.
 """
@@ -35,7 +36,7 @@ from recbole_qbert.files import (
 )
 from recbole_qbert.pretraining.corpus import Corpus
 
-FORMAT = "recbole-qbert/pretrained/1"
+FORMAT = "recbole-qbert/pretrained/2"
 TABLE, ROWS, CODES = "items.table.weight", "items.rows", "items.item_codes"
 POSITIONS = "encoder.position_embedding.weight"
 PRE_MODEL_CODES = ("auto", "load", "skip")
@@ -68,9 +69,12 @@ class Source(NamedTuple):
     items: list[tuple[str, str]]  # (domain, raw token) of row 1, 2, ...
     vocabularies: list[str]
     codebook_sizes: tuple[int, ...]  # of one vocabulary, K
+    inputs: dict[str, str]  # SHA-256 of what it was trained on; none of a bundle's
 
 
-def save_pretrained(folder: Path, model: Any, config: Any, corpus: Corpus) -> None:
+def save_pretrained(
+    folder: Path, model: Any, config: Any, corpus: Corpus, inputs: Mapping[str, str]
+) -> None:
     """Write the folder whole or not at all; an older one is replaced."""
     with atomic_folder(folder) as work:
         weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
@@ -78,13 +82,17 @@ def save_pretrained(folder: Path, model: Any, config: Any, corpus: Corpus) -> No
         write_json(work / "config.json", config_to_json(config))
         items = [[part.name, item] for part in corpus.parts for item in part.ids.items]
         (work / "items.json").write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")
+        about = {
+            "domains": [part.name for part in corpus.parts],
+            "vocabularies": corpus.vocabularies,
+            "codebook_sizes": list(corpus.codebook_sizes),
+            "inputs": dict(inputs),
+        }
+        write_json(work / "corpus.json", about)
         manifest = {
             "format": FORMAT,
             "version": __version__,
             "torch": torch.__version__,
-            "domains": [part.name for part in corpus.parts],
-            "vocabularies": corpus.vocabularies,
-            "codebook_sizes": list(corpus.codebook_sizes),
             "sha256": sha256_folder(work),
         }
         write_json(work / "manifest.json", manifest)
@@ -111,13 +119,15 @@ def read_source(folder: str | Path) -> Source:
         raise InputError(f"{folder}: its weights cannot be read: {error}") from None
     items = json.loads((folder / "items.json").read_text(encoding="utf-8"))
     if manifest["format"] == FORMAT:
+        about = read_json(folder / "corpus.json")
         return Source(
             weights,
             config["keys"],
-            list(manifest["domains"]),
+            list(about["domains"]),
             [(domain, item) for domain, item in items],
-            list(manifest["vocabularies"]),
-            tuple(manifest["codebook_sizes"]),
+            list(about["vocabularies"]),
+            tuple(about["codebook_sizes"]),
+            about["inputs"],
         )
     vocabularies: list[str] = []
     sizes: tuple[int, ...] = ()
@@ -126,7 +136,7 @@ def read_source(folder: str | Path) -> Source:
         vocabularies, sizes = [ids.vocabulary], ids.codebook_sizes
     name = config["dataset"]
     pairs = [(name, item) for item in items]
-    return Source(weights, config["keys"], [name], pairs, vocabularies, sizes)
+    return Source(weights, config["keys"], [name], pairs, vocabularies, sizes, {})
 
 
 def load_pretrained(

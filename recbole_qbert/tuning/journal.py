@@ -9,13 +9,12 @@ best.yaml         settings of the best one, for `run --config_files=best.yaml`
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from recbole_qbert.errors import InputError
-from recbole_qbert.files import append_line
+from recbole_qbert.files import append_line, read_line
 
 EXPERIMENT, REPORTS, FAULT, TRIAL_YAML = (
     "experiment.json",
@@ -91,14 +90,14 @@ class Journal:
         """Everything so far.
 
         Raises:
-            InputError: a line in the middle is broken.
+            InputError: a line is broken or damaged.
         """
         if not self.path.is_file():
             return []
         lines = []
         for number, text in enumerate(self.path.read_bytes().splitlines(), start=1):
             try:
-                lines.append(json.loads(text))
+                lines.append(read_line(text))
             except ValueError:
                 raise InputError(f"{self.path}:{number}: broken; delete the line") from None
         return lines

@@ -22,6 +22,7 @@ from recbole_qbert.config import (
 )
 from recbole_qbert.errors import InputError, did_you_mean, said_of
 from recbole_qbert.files import atomic_write
+from recbole_qbert.inputs import input_files
 from recbole_qbert.quick_start import check_run
 from recbole_qbert.registry import model_entry
 from recbole_qbert.tuning.space import (
@@ -129,6 +130,8 @@ class Plan:
         trials: what each trial draws, in order.
         n_drawn: with those that repeat another.
         n_evaluations: of a trial on valid, at most.
+        files: what the trials read, by name; where one reads another file than the others, the name
+            is headed by the trial.
     """
 
     request: Request
@@ -138,6 +141,7 @@ class Plan:
     trials: list[Values]
     n_drawn: int
     n_evaluations: int
+    files: dict[str, Path]
 
     @property
     def folder(self) -> Path:
@@ -256,11 +260,20 @@ def make_plan(request: Request) -> Plan:
         baseline = {key: configured_value(key, configured.final_config_dict) for key in space}
     trials = draw_trials(space, request.trials, request.seed, baseline)
     n_drawn = request.trials * n_grid(space) + request.baseline
-    plan = Plan(request, space, base, configured, trials, n_drawn, n_evaluations)
+    shared = input_files(configured)
+    plan = Plan(request, space, base, configured, trials, n_drawn, n_evaluations, dict(shared))
     for number, values in enumerate(trials, start=1):
         with said_of(f"trial {number} ({describe(values)})"):
-            _checked(plan.trial_settings(number))
+            own = input_files(_checked(plan.trial_settings(number)))
+        for name, path in own.items():
+            if shared.get(name) != path:
+                plan.files[of_trial(number, name)] = path
     return plan
+
+
+def of_trial(number: int, name: str) -> str:
+    """The name of a file that one trial alone reads."""
+    return f"trial {number}: {name}"
 
 
 def _base_settings(request: Request) -> dict[str, Any]:

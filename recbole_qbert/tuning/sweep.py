@@ -22,10 +22,11 @@ from recbole_qbert.data.splits import data_counts, load_splits
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.printing import print_tables
 from recbole_qbert.evaluation.results import RunResult
-from recbole_qbert.files import exclusive, read_json, room_for, write_json
+from recbole_qbert.files import exclusive, read_json, room_for, sha256_file, write_json
+from recbole_qbert.inputs import check_inputs
 from recbole_qbert.process import flush_denormals, quiet_recbole, versions
-from recbole_qbert.provenance import data_hashes, finished_run, run_folder
 from recbole_qbert.quick_start import prepare, publish
+from recbole_qbert.run_identity import LOCK, finished_run, run_folder
 from recbole_qbert.signals import own_sigterm
 from recbole_qbert.tuning.journal import (
     EXPERIMENT,
@@ -48,8 +49,8 @@ from recbole_qbert.tuning.space import n_grid
 from recbole_qbert.tuning.trial import Job, run_trial
 
 SCRATCH, BEST_YAML, TRIALS_CSV = "ray", "best.yaml", "trials.csv"
-# What a sweep must not differ in from the one it goes on with.
-IDENTITY = ("model", "dataset", "trials", "settings", "schedule", "versions", "data_sha256")
+# What a sweep must not differ in from the one it goes on with, beside its inputs.
+IDENTITY = ("model", "dataset", "trials", "settings", "schedule", "versions")
 
 
 def sweep(plan: Plan, console: Console, resume: bool = False) -> RunResult:
@@ -77,14 +78,11 @@ def sweep(plan: Plan, console: Console, resume: bool = False) -> RunResult:
         highlight=False,
         soft_wrap=True,
     )
-    splits = load_splits(plan.configured)
-    counts = data_counts(*splits)
+    hashes = {name: sha256_file(path) for name, path in plan.files.items()}
+    counts = data_counts(*load_splits(plan.configured))
     console.print("  " + ", ".join(f"{key} {value:,}" for key, value in counts.items()))
-    hashes = data_hashes(splits.dataset)
-    del splits
-    plan.folder.mkdir(parents=True, exist_ok=True)
     # A short wait: trials of a driver that was killed may take a moment to end.
-    with exclusive(plan.folder / "lock", wait_s=10.0):
+    with exclusive(plan.folder / LOCK, wait_s=10.0):
         job = _open_experiment(plan, hashes, resume)
         trials = [Trial(number, values) for number, values in enumerate(plan.trials, start=1)]
         journal = Journal(plan.folder / REPORTS)
@@ -129,6 +127,7 @@ def _open_experiment(plan: Plan, hashes: dict[str, str], resume: bool) -> Job:
                 f"{plan.folder}: made with other {', '.join(other)}; give the same, or another "
                 f"--name"
             )
+        check_inputs(plan.folder, there["data_sha256"], hashes, "give another --name")
         identity = there["identity"]
     else:
         identity = uuid.uuid4().hex
@@ -272,18 +271,22 @@ def _conclude(plan: Plan, trials: list[Trial], console: Console) -> RunResult:
 def _test(config: Config, plan: Plan, best: Trial, console: Console) -> RunResult:
     """Test the best trial's own weights, once; its folder and result line are a run's."""
     base, folder = Path(config["checkpoint_dir"]), run_folder(config)
-    folder.mkdir(parents=True, exist_ok=True)
-    source = trial_folder(plan.folder, best.number)
+    line = f"The best one is trial {best.number}: {describe(best.values)}"
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    flush_denormals()
+    config["checkpoint_dir"] = str(folder)
+    with exclusive(folder / LOCK, wait_s=0):
+        _copy_states(trial_folder(plan.folder, best.number), folder)
+        # With `resume` the trainer takes over what the trial left; nothing is trained.
+        training = prepare(config, console)
+        return publish(training, base, [str(plan.folder / BEST_YAML)], console)
+
+
+def _copy_states(source: Path, folder: Path) -> None:
+    """A trial's weights, state and learning curve, those of a first stage too."""
     for pattern in ("*.safetensors", "*.curve.json", "pretrain/*.safetensors"):
         for path in source.glob(pattern):
             target = folder / path.relative_to(source)
             target.parent.mkdir(exist_ok=True)
             with room_for(target):
                 shutil.copyfile(path, target)
-    line = f"The best one is trial {best.number}: {describe(best.values)}"
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
-    flush_denormals()
-    config["checkpoint_dir"] = str(folder)
-    # With `resume` the trainer takes over what the trial left; nothing is trained.
-    training = prepare(config, console)
-    return publish(training, base, [str(plan.folder / BEST_YAML)], console)

@@ -20,9 +20,11 @@ from rich.console import Console
 from recbole_qbert.config import build_config
 from recbole_qbert.errors import InputError
 from recbole_qbert.files import exclusive, read_json, write_json
+from recbole_qbert.inputs import check_inputs
 from recbole_qbert.learning_curve import best_evaluation
 from recbole_qbert.process import flush_denormals, quiet_recbole
 from recbole_qbert.quick_start import prepare, train
+from recbole_qbert.run_identity import LOCK
 from recbole_qbert.tuning.journal import (
     EXPERIMENT,
     FAULT,
@@ -30,6 +32,7 @@ from recbole_qbert.tuning.journal import (
     Report,
     trial_folder,
 )
+from recbole_qbert.tuning.settings import of_trial
 from recbole_qbert.yaml_files import load_yaml
 
 
@@ -64,9 +67,9 @@ def run_trial(job: Job, number: int, report: Callable[[Report], None]) -> None:
     sys.argv = sys.argv[:1]  # the flags are Ray's, and RecBole would read them
     check_sight(job)
     folder = trial_folder(job.folder, number)
-    with exclusive(folder / "lock"):
+    with exclusive(folder / LOCK):
         try:
-            train_trial(folder, job, report)
+            train_trial(job, number, report)
         except InputError as error:
             write_json(folder / FAULT, {"fault": str(error)})
 
@@ -94,8 +97,9 @@ def check_sight(job: Job) -> None:
         )
 
 
-def train_trial(folder: Path, job: Job, report: Callable[[Report], None]) -> None:
-    """The training itself; its settings are those of `trial.yaml`."""
+def train_trial(job: Job, number: int, report: Callable[[Report], None]) -> None:
+    """The training itself; its settings are those of `trial.yaml`, its inputs the experiment's."""
+    folder = trial_folder(job.folder, number)
     torch.set_num_threads(job.n_threads)
     flush_denormals()
     quiet_recbole()
@@ -112,6 +116,9 @@ def train_trial(folder: Path, job: Job, report: Callable[[Report], None]) -> Non
     training = prepare(config, Console(quiet=True))
     training = training._replace(splits=training.splits._replace(test=None))  # out of reach
     trainer = training.trainer
+    known = read_json(Path(job.folder) / EXPERIMENT)["data_sha256"]
+    own = {name: known.get(of_trial(number, name), known.get(name)) for name in trainer.inputs}
+    check_inputs(job.folder, own, trainer.inputs, "start the sweep again with another --name")
 
     def report_last(epoch: int, score: float) -> None:
         report(report_of(trainer.curve, trainer.valid_metric))

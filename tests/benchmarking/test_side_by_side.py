@@ -20,7 +20,7 @@ from waiting import until
 
 from recbole_qbert.cli import main
 from recbole_qbert.config import build_config
-from recbole_qbert.provenance import run_folder
+from recbole_qbert.run_identity import run_folder
 from recbole_qbert.side_by_side import Job, run_jobs
 
 LONG = ["--epochs=100000", "--stopping_step=100000"]

@@ -56,6 +56,7 @@ def test_every_representation_pretrains(
     folder = pretrain("AB", settings=settings(tiny, **more))
     assert sorted(path.name for path in folder.iterdir()) == [
         "config.json",
+        "corpus.json",
         "items.json",
         "manifest.json",
         "model.safetensors",

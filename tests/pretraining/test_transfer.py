@@ -31,7 +31,7 @@ def save(tiny: Tiny, toys: Toys, **settings: Any) -> tuple[Path, QBERT4Rec]:
         for parameter in model.parameters():
             parameter.copy_(torch.randn_like(parameter) + 5)
     folder = tiny.root / "pretrained"
-    save_pretrained(folder, model, config, corpus)
+    save_pretrained(folder, model, config, corpus, {})
     return folder, model
 
 

@@ -15,7 +15,7 @@ from tune_toy import SETTINGS, SWEEP, toy_plan, write_sweep
 from recbole_qbert.cli import main
 from recbole_qbert.config import build_config
 from recbole_qbert.errors import InputError
-from recbole_qbert.provenance import run_folder
+from recbole_qbert.run_identity import run_folder
 from recbole_qbert.tuning.settings import read_request, write_yaml
 from recbole_qbert.yaml_files import load_yaml
 

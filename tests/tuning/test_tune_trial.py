@@ -15,7 +15,7 @@ from tune_toy import SETTINGS, toy_plan
 import recbole_qbert.quick_start
 import recbole_qbert.trainer
 from recbole_qbert.errors import InputError
-from recbole_qbert.files import read_json, write_json
+from recbole_qbert.files import read_json, sha256_file, write_json
 from recbole_qbert.trainer import SafeTrainer
 from recbole_qbert.tuning.journal import EXPERIMENT, FAULT, TRIAL_YAML, trial_folder
 from recbole_qbert.tuning.settings import write_yaml
@@ -32,7 +32,8 @@ def begin(tiny: Tiny, name: str = "s", **changes: Any) -> Job:
     """An experiment's folder with the first trial of the toy sweep in it."""
     plan = toy_plan(tiny, name=name, **changes)
     write_yaml(trial_folder(plan.folder, 1) / TRIAL_YAML, plan.trial_settings(1))
-    write_json(plan.folder / EXPERIMENT, {"identity": "mine"})
+    hashes = {name: sha256_file(path) for name, path in plan.files.items()}
+    write_json(plan.folder / EXPERIMENT, {"identity": "mine", "data_sha256": hashes})
     return Job(str(plan.folder), "mine", str(tiny.root), 1, False)
 
 
