@@ -123,6 +123,7 @@ def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         InputError: no such file, not a checkpoint of this format (a pickle, say), or a damaged one.
     """
     device = str(torch.device(map_location)) if map_location is not None else "cpu"
+    stamp = _stamp(path)
     try:
         with safetensors.safe_open(str(path), framework="pt", device=device) as handle:
             metadata = handle.metadata() or {}
@@ -140,6 +141,8 @@ def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
             f"train the model again with this version"
         ) from None
     if metadata[FORMAT][: len(NO_DIGEST)] != _digest(path):
+        if _stamp(path) != stamp:  # replaced by a newer one between the two readings
+            return load_checkpoint(path, map_location)
         raise InputError(
             f"{path}: damaged: its bytes are not those that were written; train the model again"
         )
@@ -150,6 +153,15 @@ def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     if not isinstance(state, dict):
         raise InputError(f"{path}: its header is broken; train the model again") from None
     return state
+
+
+def _stamp(path: str | Path) -> tuple[int, int] | None:
+    """What tells a file from a newer one of its name."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns
 
 
 def _digest(path: str | Path) -> str:

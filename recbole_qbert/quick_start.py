@@ -51,6 +51,7 @@ from recbole_qbert.run_identity import (
     latest_result,
     run_folder,
 )
+from recbole_qbert.trainer import check_schedule
 
 
 class Training(NamedTuple):
@@ -114,6 +115,7 @@ def check_run(config: Config) -> None:
     """What a run's settings must hold before anything is trained: its protocol and its start."""
     check_protocol(config)
     check_batch_by(config["batch_by"])
+    check_schedule(config["warmup_ratio"] or 0.0, config["lr_decay"] or "none")
     if config["model"] == "S3Rec":
         first_stage_batch_size(config)
     if not is_qbert(config):
@@ -132,7 +134,7 @@ def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> Ru
     """One model: load, train, choose on valid, test once, append the result.
 
     Raises:
-        InputError: settings or files that cannot be used, or another process makes this run.
+        InputError: as `prepare`.
     """
     flush_denormals()
     quiet_recbole()
@@ -143,15 +145,26 @@ def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> Ru
     base, folder = Path(config["checkpoint_dir"]), run_folder(config)
     config["checkpoint_dir"] = str(folder)
     console.print(f"[bold]{name}[/bold] on {dataset_name}, settings from {', '.join(used)}")
-    with exclusive(folder / LOCK, wait_s=0) if is_main() else contextlib.nullcontext():
-        training = prepare(config, console)
+    with contextlib.ExitStack() as held:
+        training = prepare(config, console, held)
         train(training, epoch_printer(training.trainer, console))
         return publish(training, base, used, console)
 
 
-def prepare(config: Config, console: Console) -> Training:
-    """Data, model and trainer of one config, whose `checkpoint_dir` is the run's own folder."""
+def prepare(config: Config, console: Console, held: contextlib.ExitStack | None = None) -> Training:
+    """Data, model and trainer of one config, whose `checkpoint_dir` is the run's own folder.
+
+    Args:
+        config: of the run.
+        console: where to print.
+        held: takes the lock of the folder before the first file is written; None: the caller has
+            it.
+
+    Raises:
+        InputError: settings or files that cannot be used, or another process makes this run.
+    """
     name, folder = config["model"], config["checkpoint_dir"]
+    lock = exclusive(Path(folder) / LOCK, wait_s=0) if is_main() else contextlib.nullcontext()
     entry = model_entry(name)
     inputs = inputs_of(config)
     if config["resume"]:
@@ -162,7 +175,10 @@ def prepare(config: Config, console: Console) -> Training:
     for note in splits.dataset.notes:
         console.print(f"  {note}", markup=False, highlight=False)
 
-    if name == "S3Rec" and config["pretrain_epochs"]:
+    two_stages = name == "S3Rec" and config["pretrain_epochs"]
+    if held is not None and two_stages:
+        held.enter_context(lock)
+    if two_stages:
         config["pre_model_path"] = pretrain_s3rec(config, console)
         config["train_stage"] = "finetune"
     init_seed(config["seed"], config["reproducibility"])
@@ -177,6 +193,8 @@ def prepare(config: Config, console: Console) -> Training:
     console.print(
         f"  {n_parameters(model):,} parameters, device {config['device']}, folder {folder}"
     )
+    if held is not None and not two_stages:
+        held.enter_context(lock)
     trainer = entry.trainer(config, model)
     check_inputs(name, inputs, trainer.inputs, "that was while it was read: start the run again")
     return Training(config, splits, model, trainer, counts, pretrained_on)

@@ -9,6 +9,7 @@ import math
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import struct
 import subprocess
@@ -50,6 +51,8 @@ from recbole_qbert.checkpoint import (
 )
 from recbole_qbert.data.splits import load_splits
 from recbole_qbert.errors import InputError
+from recbole_qbert.registry import build_model
+from recbole_qbert.trainer import SafeTrainer
 
 DTYPES = (
     torch.float32,
@@ -343,6 +346,28 @@ def test_a_malformed_header_is_an_input_error(tmp_path: Path, state: str) -> Non
         load_checkpoint(tmp_path / "x")
 
 
+def test_any_changed_byte_is_found(tmp_path: Path) -> None:
+    """In the weights, in the header and in what lies between; also by RecBole's `torch.load`."""
+    path = tmp_path / "x.safetensors"
+    save_checkpoint(path, {"epoch": 3, "score": 0.25, "state_dict": {"w": torch.arange(5.0)}})
+    good = path.read_bytes()
+    assert load_checkpoint(path)["epoch"] == 3
+    for place in range(len(good)):
+        for turned in (1, 8, 32, 255):
+            path.write_bytes(good[:place] + bytes([good[place] ^ turned]) + good[place + 1 :])
+            for load in (load_checkpoint, checkpoint.load):
+                with pytest.raises(InputError, match=re.escape(str(path))) as caught:
+                    load(path)
+                assert str(caught.value).count("\n") == 0
+
+
+def test_a_checkpoint_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    save_file({"0": torch.ones(1)}, tmp_path / "x", {f"{FORMAT[:-1]}2": '{"tensor": "0"}'})
+    for load in (load_checkpoint, checkpoint.load):
+        with pytest.raises(InputError, match="x: .* train the model again with this version"):
+            load(tmp_path / "x")
+
+
 def test_equal_states_give_equal_bytes(tmp_path: Path) -> None:
     state = {"b": torch.arange(3), "a": [1.5, "x", {"k": torch.ones(2, 2)}]}
     for number in range(8):
@@ -461,3 +486,51 @@ def test_recboles_loaders_read_it_whenever_they_are_imported(tiny: Tiny, earlier
         timeout=250,
     )
     assert done.returncode == 0, done.stderr
+
+
+# Data that changed since -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trainer_class", [Trainer, SafeTrainer])
+@pytest.mark.parametrize("model", ["SASRec", "QBERT4Rec"])
+def test_a_model_is_not_loaded_on_data_that_changed(
+    tiny: Tiny, model: str, trainer_class: type[Trainer]
+) -> None:
+    """RecBole numbers items as they come: in another order each row would be another item's."""
+    from recbole.quick_start import load_data_and_model
+
+    config = tiny.make_config(model, epochs=1)
+    loaded = load_splits(config)
+    trainer = trainer_class(config, build_model(config, loaded.train._dataset))
+    trainer.fit(loaded.train, loaded.valid, verbose=False)
+    path = str(trainer.saved_model_file)
+    _, again, *_ = load_data_and_model(path)
+    assert_equal_weights(again.state_dict(), trainer.model.state_dict())
+    user, _, time = tiny.rows[0]
+    for rows in (tiny.rows[::-1], [*tiny.rows, (user, "new", time + 1)], tiny.rows[:-1]):
+        tiny.write_inter(rows)
+        message = f"^{re.escape(path)}: toy.inter changed since it was made; [^\\n]*$"
+        with pytest.raises(InputError, match=message):
+            load_data_and_model(path)
+    tiny.write_inter(tiny.rows)
+    load_data_and_model(path)
+    (tiny.folder / "toy.item").unlink()
+    with pytest.raises(InputError, match="toy.item changed"):
+        load_data_and_model(path)
+
+
+def test_weights_are_read_where_the_data_are_not(tiny: Tiny) -> None:
+    """There is nothing that they could be taken for."""
+    trainer, _ = fitted(tiny.make_config("SASRec", epochs=1))
+    (tiny.root / "toy").rename(tiny.root / "moved")
+    assert_equal_weights(
+        checkpoint.load(trainer.saved_model_file)["state_dict"], trainer.model.state_dict()
+    )
+
+
+def test_other_data_are_not_evaluated_with_the_weights(tiny: Tiny) -> None:
+    first, _ = fitted(tiny.make_config("SASRec", epochs=1))
+    tiny.write_inter(tiny.rows[::-1])
+    other, loaded = new_trainer(tiny.make_config("SASRec", epochs=1))
+    with pytest.raises(InputError, match="toy.inter changed since it was made"):
+        other.evaluate(loaded.test, model_file=first.saved_model_file)

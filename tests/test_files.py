@@ -22,6 +22,7 @@ from recbole_qbert.files import (
     atomic_folder,
     atomic_write,
     check_folder,
+    read_line,
     recovered,
     sha256_folder,
 )
@@ -198,3 +199,39 @@ def test_a_run_on_a_full_disk_is_one_line(tiny: Tiny, command: str) -> None:
     last = done.stderr.strip().splitlines()[-1]
     assert "SASRec" in last and "File too large; make room there" in last
     assert not list(Path("saved").rglob("*.safetensors")) and not list(Path().rglob("*.part"))
+
+
+def test_a_line_behind_half_a_line_stands_on_its_own(tmp_path: Path) -> None:
+    """Whatever a kill left of the line before."""
+    path = tmp_path / "results.jsonl"
+    append_line(path, {"run": 1})
+    whole = path.read_bytes()
+    for end in range(len(whole) + 1):
+        path.write_bytes(whole + whole[:end])
+        append_line(path, {"run": 2})
+        *before, last = path.read_bytes().splitlines()
+        assert before[0] == whole.strip() and read_line(last) == {"run": 2}
+        assert len(before) == 1 + (end > 0)
+
+
+def test_any_changed_byte_of_a_line_is_found(tmp_path: Path) -> None:
+    """Or the content is as it was: in white space, and in the name of the SHA-256 itself."""
+    path = tmp_path / "results.jsonl"
+    content = {"model": "Ä", "test": {"hit@1": 0.1607}, "seed": 1, "none": None}
+    append_line(path, content)
+    line = path.read_bytes().rstrip(b"\n")
+    assert read_line(line) == content
+    for place in range(len(line)):
+        for turned in range(1, 256):
+            damaged = line[:place] + bytes([line[place] ^ turned]) + line[place + 1 :]
+            try:
+                found = read_line(damaged)
+            except ValueError:
+                continue
+            assert {key: found[key] for key in content} == content
+
+
+def test_a_line_by_other_hands_is_read(tmp_path: Path) -> None:
+    assert read_line('{"run": 1}') == {"run": 1}
+    with pytest.raises(ValueError, match="no JSON object"):
+        read_line("[1]")

@@ -32,7 +32,7 @@ from recbole_qbert.pretraining.loader import TrainingBatches, ValidRows, valid_u
 from recbole_qbert.pretraining.transfer import ARCHITECTURE, read_source, save_pretrained
 from recbole_qbert.process import flush_denormals, quiet_recbole
 from recbole_qbert.quick_start import n_parameters
-from recbole_qbert.run_identity import LOCK, last_state_file, run_hash
+from recbole_qbert.run_identity import LOCK, check_resumed, last_state_file, run_hash
 from recbole_qbert.trainer import SafeTrainer
 from recbole_qbert.yaml_files import load_yaml
 
@@ -118,15 +118,17 @@ def pretrain(
     domains = [find_domain(each, Path(config["data_path"]).parent) for each in datasets]
     with joined([config]):
         console = console if is_main() else Console(quiet=True)
-        with exclusive(folder / LOCK, wait_s=0) if is_main() else contextlib.nullcontext():
-            inputs = inputs_of(config, domains)
-            if reuse:
-                config["resume"] = not _changed(folder, inputs, console)
-            if config["resume"] and _is_finished(folder, inputs):
-                line = f"{folder / PRETRAINED}: there already"
-                console.print(line, soft_wrap=True, highlight=False, markup=False)
-                return folder / PRETRAINED
-            return _pretrain(config, domains, inputs, folder, console)
+        inputs = inputs_of(config, domains)
+        if reuse:
+            config["resume"] = not _changed(folder, inputs, console)
+        if config["resume"]:
+            check_resumed(last_state_file(folder, MODEL), inputs)
+        if config["resume"] and _is_finished(folder, inputs):
+            line = f"{folder / PRETRAINED}: there already"
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
+        else:
+            _pretrain(config, domains, inputs, folder, console)
+    return folder / PRETRAINED
 
 
 def _changed(folder: Path, inputs: Mapping[str, str], console: Console) -> list[str]:
@@ -165,7 +167,7 @@ def _pretrain(
     inputs: Mapping[str, str],
     folder: Path,
     console: Console,
-) -> Path:
+) -> None:
     """The work of one process."""
     if not is_main():
         barrier()  # until process 0 has written the sequences
@@ -196,21 +198,21 @@ def _pretrain(
         length,
         names,
     )
-    trainer = PretrainTrainer(config, model, inputs)
-    console.print(
-        f"  {n_parameters(model):,} parameters, {len(batches):,} steps an epoch, device "
-        f"{config['device']}, folder {folder}"
-    )
-    report, show = epoch_printer(trainer, console), config["show_progress"]
-    trainer.fit(batches, valid, verbose=False, show_progress=show, callback_fn=report)
-    trainer.evaluate(valid)
-    metric = trainer.valid_metric
-    found = ", ".join(f"{part} {each[metric]:.4f}" for part, each in trainer.by_domain.items())
-    console.print(f"  best epoch, valid {metric}: {found}")
-    if is_main():
-        save_pretrained(folder / PRETRAINED, model, config, corpus, inputs)
-    console.print(f"  written: {folder / PRETRAINED}", soft_wrap=True, highlight=False)
-    return folder / PRETRAINED
+    with exclusive(folder / LOCK, wait_s=0) if is_main() else contextlib.nullcontext():
+        trainer = PretrainTrainer(config, model, inputs)
+        console.print(
+            f"  {n_parameters(model):,} parameters, {len(batches):,} steps an epoch, device "
+            f"{config['device']}, folder {folder}"
+        )
+        report, show = epoch_printer(trainer, console), config["show_progress"]
+        trainer.fit(batches, valid, verbose=False, show_progress=show, callback_fn=report)
+        trainer.evaluate(valid)
+        metric = trainer.valid_metric
+        found = ", ".join(f"{part} {each[metric]:.4f}" for part, each in trainer.by_domain.items())
+        console.print(f"  best epoch, valid {metric}: {found}")
+        if is_main():
+            save_pretrained(folder / PRETRAINED, model, config, corpus, inputs)
+        console.print(f"  written: {folder / PRETRAINED}", soft_wrap=True, highlight=False)
 
 
 def tuned_sizes(dataset: str) -> dict[str, Any]:

@@ -260,15 +260,20 @@ def make_plan(request: Request) -> Plan:
         baseline = {key: configured_value(key, configured.final_config_dict) for key in space}
     trials = draw_trials(space, request.trials, request.seed, baseline)
     n_drawn = request.trials * n_grid(space) + request.baseline
-    shared = input_files(configured)
+    shared = _input_files(configured)
     plan = Plan(request, space, base, configured, trials, n_drawn, n_evaluations, dict(shared))
     for number, values in enumerate(trials, start=1):
         with said_of(f"trial {number} ({describe(values)})"):
-            own = input_files(_checked(plan.trial_settings(number)))
+            own = _input_files(_checked(plan.trial_settings(number)))
         for name, path in own.items():
             if shared.get(name) != path:
                 plan.files[of_trial(number, name)] = path
     return plan
+
+
+def _input_files(config: Config) -> dict[str, Path]:
+    """By absolute path: settings of trials name them so."""
+    return {name: path.resolve() for name, path in input_files(config).items()}
 
 
 def of_trial(number: int, name: str) -> str:

@@ -79,6 +79,9 @@ def sweep(plan: Plan, console: Console, resume: bool = False) -> RunResult:
         soft_wrap=True,
     )
     hashes = {name: sha256_file(path) for name, path in plan.files.items()}
+    if resume and (plan.folder / EXPERIMENT).is_file():
+        before = read_json(plan.folder / EXPERIMENT).get("data_sha256", {})
+        check_inputs(plan.folder, before, hashes, "give another --name")
     counts = data_counts(*load_splits(plan.configured))
     console.print("  " + ", ".join(f"{key} {value:,}" for key, value in counts.items()))
     # A short wait: trials of a driver that was killed may take a moment to end.
@@ -127,15 +130,14 @@ def _open_experiment(plan: Plan, hashes: dict[str, str], resume: bool) -> Job:
                 f"{plan.folder}: made with other {', '.join(other)}; give the same, or another "
                 f"--name"
             )
-        check_inputs(plan.folder, there["data_sha256"], hashes, "give another --name")
         identity = there["identity"]
     else:
         identity = uuid.uuid4().hex
         shutil.rmtree(trial_folder(plan.folder, 1).parent, ignore_errors=True)
-        for number in range(1, len(plan.trials) + 1):
-            path = trial_folder(plan.folder, number) / TRIAL_YAML
-            write_yaml(path, plan.trial_settings(number))
-        write_json(file, {**content, "identity": identity})  # the last, so that all are there
+    for number in range(1, len(plan.trials) + 1):  # also of a sweep that goes on: as they must be
+        path = trial_folder(plan.folder, number) / TRIAL_YAML
+        write_yaml(path, plan.trial_settings(number))
+    write_json(file, {**content, "identity": identity})  # the last, so that all are there
     data_path = plan.base["data_path"]
     return Job(str(plan.folder), identity, data_path, request.cpus_per_trial, False)
 

@@ -116,7 +116,7 @@ def train_trial(job: Job, number: int, report: Callable[[Report], None]) -> None
     training = prepare(config, Console(quiet=True))
     training = training._replace(splits=training.splits._replace(test=None))  # out of reach
     trainer = training.trainer
-    known = read_json(Path(job.folder) / EXPERIMENT)["data_sha256"]
+    known = read_json(Path(job.folder) / EXPERIMENT).get("data_sha256", {})
     own = {name: known.get(of_trial(number, name), known.get(name)) for name in trainer.inputs}
     check_inputs(job.folder, own, trainer.inputs, "start the sweep again with another --name")
 
