@@ -14,6 +14,7 @@ from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.comparable import differences
 from recbole_qbert.evaluation.paired import compare, holm, paired_tests, read_runs
 from recbole_qbert.evaluation.results import RunResult, append_result, read_results
+from recbole_qbert.files import sha256_file
 
 
 @pytest.fixture
@@ -30,7 +31,8 @@ def _with_ranks(run: RunResult, folder: str, raw: list[int]) -> RunResult:
     ranks = np.array(raw)
     users = np.arange(len(raw))[::-1]  # the order of a file means nothing
     np.savez(Path(folder) / "test_ranks.npz", users=users, raw=ranks[::-1], unseen=ranks[::-1])
-    return dataclasses.replace(run, folder=folder)
+    digest = sha256_file(Path(folder) / "test_ranks.npz")
+    return dataclasses.replace(run, folder=folder, ranks_sha256=digest)
 
 
 def test_by_hand(runs: list[RunResult]) -> None:
