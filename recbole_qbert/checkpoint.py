@@ -116,6 +116,13 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
         handle.write(rest)
 
 
+def state_sha256(state: dict[str, Any]) -> str:
+    """Hash of a state, the same wherever and by whatever version it is kept."""
+    tensors: dict[str, torch.Tensor] = {}
+    skeleton = json.dumps(_encode(state, tensors))
+    return hashlib.sha256(safetensors_bytes(tensors, {FORMAT: skeleton})).hexdigest()
+
+
 def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     """Read what `save_checkpoint` wrote, `config` as JSON (see `config_from_json`).
 

@@ -26,7 +26,10 @@ def said_of(where: str) -> Iterator[None]:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the closest known word, or an empty string."""
-    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
+    words = sorted(known)
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    if not close:  # then it may be written in other case
+        close = [each for each in words if each.lower() == word.lower()][:1]
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
@@ -34,6 +37,17 @@ def preview(words: Sequence[str], n: int = 10) -> str:
     """The first `n` words, comma-separated, with an ellipsis where more follow."""
     shown = ", ".join(str(word) for word in words[:n])
     return shown + (", …" if len(words) > n else "")
+
+
+def one_of(name: str, value: Any, allowed: Sequence[str]) -> None:
+    """Refuse a word that is none of the allowed ones.
+
+    Raises:
+        InputError: names what was given as `name`, all words, and the closest one.
+    """
+    if value not in allowed:
+        hint = did_you_mean(str(value), allowed)
+        raise InputError(f"{name}: {value!r} is none of {', '.join(allowed)}{hint}")
 
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:

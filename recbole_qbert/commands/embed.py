@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recbole_qbert.errors import InputError
+from recbole_qbert.errors import InputError, whole_number
 
 if TYPE_CHECKING:
     from recbole_qbert.data.embeddings import EmbeddingTable
@@ -66,6 +66,11 @@ def _add_text(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--frozen_encoder", help="tfidf, tags: .encoder.safetensors of an earlier run"
+    )
+    parser.add_argument(
+        "--refit",
+        action="store_true",
+        help="tfidf, tags: fit anew where items were only added; all IDs must be made anew then",
     )
     parser.add_argument("--seed", type=int, default=2026, help="of the SVD of tfidf and tags")
     _add_encoding(parser)
@@ -134,13 +139,19 @@ def _text(options: argparse.Namespace) -> int:
         seed=options.seed,
         device=options.device,
         frozen_encoder=options.frozen_encoder,
+        refit=options.refit,
     )
     return _say(out, table)
 
 
 def _image(options: argparse.Namespace) -> int:
+    from recbole_qbert.encoders.driver import check_encoding
     from recbole_qbert.encoders.image import embed_image_files
 
+    check_encoding(options.batch_size, options.shard_size, options.dtype, options.engine)
+    whole_number("grid", options.grid)
+    if options.n_threads is not None:
+        whole_number("n_threads", options.n_threads)
     out = Path(options.output or place(options, "image.npz"))
     table = embed_image_files(
         options.item_file or place(options, "item"),
@@ -163,7 +174,9 @@ def _image(options: argparse.Namespace) -> int:
 
 def _vectors(options: argparse.Namespace) -> int:
     from recbole_qbert.data.embeddings import import_matrix, write_embeddings
+    from recbole_qbert.tokenizer.settings import check_modality
 
+    check_modality(options.modality)
     out = Path(options.output or place(options, f"{options.modality}.npz"))
     if not out.parent.is_dir():
         raise InputError(f"{out.parent}: no such folder; correct --data_path or --dataset")

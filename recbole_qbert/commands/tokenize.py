@@ -83,6 +83,7 @@ def _encode_items(options: argparse.Namespace) -> int:
     from recbole_qbert.data.domain import find_domain
     from recbole_qbert.tokenizer.artifact import Tokenizer
     from recbole_qbert.tokenizer.new_items import encode_new_items
+    from recbole_qbert.tokenizer.report import without_content_line
 
     names = options.dataset.split(",")
     data_path = Path(options.data_path)
@@ -93,4 +94,11 @@ def _encode_items(options: argparse.Namespace) -> int:
         f"{tokenizer.folder}: {len(encoded.keys):,} new items, {encoded.moved:,} of them moved "
         f"to a free tuple; {len(tokenizer.keys):,} items in all"
     )
+    if encoded.without_content:
+        print(without_content_line(encoded.without_content))
+    if encoded.keys:
+        print(
+            "models trained before do not know the new items; one trained again knows those with "
+            "interactions in its .inter file"
+        )
     return 0

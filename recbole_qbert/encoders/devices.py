@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from recbole_qbert.errors import InputError, did_you_mean, preview
+from recbole_qbert.errors import InputError, one_of
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -39,8 +39,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     Raises:
         InputError: an unknown name.
     """
-    if name not in DTYPES:
-        raise InputError(f"dtype {name!r} is none of {preview(DTYPES)}{did_you_mean(name, DTYPES)}")
+    one_of("dtype", name, DTYPES)
     if name != "auto":
         dtype: torch.dtype = getattr(torch, name)
         return dtype

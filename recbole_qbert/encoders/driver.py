@@ -27,7 +27,8 @@ import numpy as np
 
 from recbole_qbert.data.codec import check_items, quote
 from recbole_qbert.data.embeddings import EmbeddingTable, write_embeddings
-from recbole_qbert.errors import InputError, preview
+from recbole_qbert.encoders.devices import DTYPES
+from recbole_qbert.errors import InputError, one_of, preview, whole_number
 from recbole_qbert.files import atomic_write, read_json, sidecar_path, write_json
 from recbole_qbert.progress import Progress
 from recbole_qbert.signals import own_sigterm
@@ -110,10 +111,8 @@ def encode_items(
         InputError: an argument cannot be used, no item has a vector, or the encoder refuses.
     """
     out_path = Path(out_path)
-    if engine not in ENGINES:
-        raise InputError(f"engine {engine!r} is none of {preview(ENGINES)}")
-    if shard_size < 1:
-        raise InputError(f"shard_size is {shard_size}; it must be at least 1")
+    one_of("engine", engine, ENGINES)
+    whole_number("shard_size", shard_size)
     check_items(tuple(items), len(inputs), str(out_path), lambda row: f"item {row}")
     encoder = encoder_factory()
     description = encoder.describe()
@@ -158,6 +157,14 @@ def encode_items(
             "; ".join(f"{reason}: {n:,}" for reason, n in counts), sidecar_path(out_path),
         )  # fmt: skip
     return table
+
+
+def check_encoding(batch_size: int, shard_size: int, dtype: str, engine: str) -> None:
+    """Refuse, before anything is read or loaded, settings that no encoder can use."""
+    whole_number("batch_size", batch_size)
+    whole_number("shard_size", shard_size)
+    one_of("dtype", dtype, DTYPES)
+    one_of("engine", engine, ENGINES)
 
 
 def encode_distinct(

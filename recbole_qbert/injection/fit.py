@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,11 @@ import torch
 from torch import Tensor
 
 from recbole_qbert.errors import InputError
-from recbole_qbert.injection.model import (
-    GATES,
-    CrossModalInjection,
-    InjectionSettings,
-)
+from recbole_qbert.injection.model import CrossModalInjection, InjectionSettings
 from recbole_qbert.neighbours import nearest_items, unit_rows
 from recbole_qbert.progress import Progress
 from recbole_qbert.resume import FitState
+from recbole_qbert.tokenizer.stage_settings import check_values, setting
 
 NEW_ITEM_QUERIES = ("neighbours", "mean")
 N_NEIGHBOURS = 10
@@ -35,10 +32,10 @@ _BLOCK = 4096  # items injected at once when nothing is trained
 class TrainingSettings:
     """Optimisation of stage 1; `properties/tokenize.yaml` explains each."""
 
-    epochs: int = 100
-    batch_size: int = 1024
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
+    epochs: int = setting("injection.epochs", low=0)
+    batch_size: int = setting("injection.batch_size", low=2)
+    learning_rate: float = setting("injection.learning_rate", low=0)
+    weight_decay: float = setting("injection.weight_decay", low=0)
 
 
 Parts = Mapping[str, tuple[np.ndarray, np.ndarray]]
@@ -226,26 +223,13 @@ def contents_of(
 
 def check_settings(settings: InjectionSettings, training: TrainingSettings) -> None:
     """Raises InputError, naming the key, for a value that cannot work."""
-    if settings.gate not in GATES:
-        raise InputError(f"injection.gate: {settings.gate!r} is none of {', '.join(GATES)}")
-    for key in ("max_depth", "hidden_size", "n_heads", "inner_size"):
-        if getattr(settings, key) < 1:
-            raise InputError(f"injection.{key}: {getattr(settings, key)} is less than 1")
+    for each in (settings, training):
+        check_values(each, "injection")
     if settings.hidden_size % settings.n_heads:
         raise InputError(
             f"injection.hidden_size: {settings.hidden_size} is not a multiple of "
             f"injection.n_heads {settings.n_heads}"
         )
-    if not settings.temperature > 0:
-        raise InputError(f"injection.temperature: {settings.temperature} is not above 0")
-    for key in ("consistency_weight", "ponder_weight"):
-        if not getattr(settings, key) >= 0:
-            raise InputError(f"injection.{key}: {getattr(settings, key)} is below 0")
-    for field in fields(training):
-        lowest = 2 if field.name == "batch_size" else 0
-        if not getattr(training, field.name) >= lowest:
-            value = getattr(training, field.name)
-            raise InputError(f"injection.{field.name}: {value} is less than {lowest}")
 
 
 def to_tensors(parts: Parts, centres: Mapping[str, np.ndarray]) -> dict[str, tuple[Tensor, Tensor]]:

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recbole_qbert.tokenizer.stage_settings import setting
+
 GATES = ("dynamic", "fixed")
 # Below this length eq. 3 no longer scales a query to length 1: the gradient of that grows without
 # bound near zero, where an item without co-occurrence starts, and one such step would freeze it.
@@ -31,14 +33,14 @@ _SHORTEST_QUERY = 0.1
 class InjectionSettings:
     """Shape and loss of stage 1; `properties/tokenize.yaml` explains each."""
 
-    hidden_size: int = 256
-    n_heads: int = 4
-    inner_size: int = 512
-    max_depth: int = 5
-    gate: str = "dynamic"
-    temperature: float = 0.07
-    consistency_weight: float = 0.1
-    ponder_weight: float = 0.0
+    hidden_size: int = setting("injection.hidden_size", low=1)
+    n_heads: int = setting("injection.n_heads", low=1)
+    inner_size: int = setting("injection.inner_size", low=1)
+    max_depth: int = setting("injection.max_depth", low=1)
+    gate: str = setting("injection.gate", choices=GATES)
+    temperature: float = setting("injection.temperature", low=1e-6)
+    consistency_weight: float = setting("injection.consistency_weight", low=0)
+    ponder_weight: float = setting("injection.ponder_weight", low=0)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ range of rows. Shapes: N items, K levels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from recbole_qbert.data.atomic import read_columns
 from recbole_qbert.data.codec import IntArray, SemanticIDCodec, level_letters, quote
 from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids
 from recbole_qbert.errors import InputError, did_you_mean, preview, said_of
+from recbole_qbert.files import read_json, sidecar_path
 
 ITEM_FIELD = "item_id"
 CATEGORY_PARTS = ("auto", "first", "whole")
@@ -48,6 +49,7 @@ class Catalogue:
         titles: N texts, "" where an item has none; None where no titles were asked for.
         categories: N texts, "" where an item has none; None where none were asked for.
         category_label: names the categories: the field, and which part of it.
+        without_content: items that nothing was known of when the codes were made.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Catalogue:
     titles: tuple[str, ...] | None = field(default=None, repr=False)
     categories: tuple[str, ...] | None = field(default=None, repr=False)
     category_label: str = ""
+    without_content: frozenset[str] = field(default=frozenset(), repr=False)
 
     @property
     def n_items(self) -> int:
@@ -69,8 +72,12 @@ class Catalogue:
         return len(self.codebook_sizes)
 
     def title(self, row: int) -> str:
-        """The title of an item, or its token where it has none; one printable line."""
-        return (self.titles[row] if self.titles else "") or printable(self.items[row])
+        """The title of an item, or its token where it has none; one printable line.
+
+        One that was coded without any content says so.
+        """
+        name = (self.titles[row] if self.titles else "") or printable(self.items[row])
+        return f"{name} (no content)" if self.items[row] in self.without_content else name
 
     def codes_text(self, row: int, first: int = 0, last: int | None = None) -> str:
         """The codes of levels `first` to `last - 1` of an item, such as 'b_7 c_3'."""
@@ -191,7 +198,7 @@ def open_catalogue(
             label = f"first word of {category_field}" if part == "first" else category_field
     return Catalogue(
         Path(semid_path).name, items, _codes(table, order), table.codebook_sizes,
-        titles, categories, label,
+        titles, categories, label, _without_content(semid_path),
     )  # fmt: skip
 
 
@@ -223,6 +230,14 @@ def printable(text: str) -> str:
     if not text.isprintable():
         text = "".join(c if c.isprintable() else " " for c in text)
     return " ".join(text.split())
+
+
+def _without_content(semid_path: str | Path) -> frozenset[str]:
+    """The items that the sidecar, which the reader of the file has checked, lists as such."""
+    path = sidecar_path(semid_path)
+    source = read_json(path).get("source") if path.exists() else None
+    listed = source.get("without_content") if isinstance(source, Mapping) else None
+    return frozenset(map(str, listed)) if isinstance(listed, list) else frozenset()
 
 
 def _codes(table: SemanticIDTable, order: np.ndarray) -> IntArray:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from recbole_qbert.inspection.catalogue import Catalogue
+from recbole_qbert.errors import preview
+from recbole_qbert.inspection.catalogue import Catalogue, printable
 from recbole_qbert.inspection.facts import Facts
 from recbole_qbert.inspection.neighbours import Example, Neighbour
 from recbole_qbert.inspection.purity import GroupPurity
@@ -57,6 +58,12 @@ def coverage_lines(facts: Facts) -> list[str]:
             lines.append(_of(sum(map(bool, texts)), catalogue, what))
     for found in facts.agreements:
         lines.append(_of(found.n_items, catalogue, f"an embedding '{found.name}'"))
+    if catalogue.without_content:
+        names = preview([printable(item) for item in sorted(catalogue.without_content)])
+        lines.append(
+            f"{len(catalogue.without_content):,} items have no content; their codes are those of "
+            f"the mean vector: {names}"
+        )
     return lines if catalogue.titles is not None else [NO_TITLES, *lines]
 
 

@@ -14,7 +14,6 @@ N items, K levels of all streams, D dimension, C codes a level.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +22,11 @@ from typing import Any
 import numpy as np
 
 from recbole_qbert._version import __version__
-from recbole_qbert.checkpoint import load_checkpoint, save_checkpoint
+from recbole_qbert.checkpoint import load_checkpoint, save_checkpoint, state_sha256
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
 from recbole_qbert.errors import InputError
-from recbole_qbert.files import read_json, sha256_file, write_json
+from recbole_qbert.files import read_json, write_json
 from recbole_qbert.injection.fit import Injector
 from recbole_qbert.tokenizer.quantiser import Quantiser, load_quantiser
 from recbole_qbert.tokenizer.settings import FUSED
@@ -54,6 +53,8 @@ class Tokenizer:
         n_spare: how many of the last levels no vector fills; they only tell equal items apart.
         report: what each stage reported.
         shapes: parts and dimension of each modality.
+        encoders: what made the vectors of each modality, as its sidecar describes it.
+        without_content: keys of the items that no modality has a vector of.
     """
 
     folder: Path
@@ -67,18 +68,22 @@ class Tokenizer:
     n_spare: int
     report: dict[str, Any]
     shapes: dict[str, tuple[int, int]]
+    encoders: dict[str, Any]
+    without_content: list[tuple[str, str]]
 
     @property
     def vocabulary(self) -> str:
         """What the codes mean, as a name: that of the fitted quantisers, whatever the items."""
-        hashes = [
-            sha256_file(self.folder / f"stage2.{name}.safetensors") for name in self.quantisers
-        ]
-        return "tokenizer:" + hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+        states = {name: quantiser.state() for name, quantiser in self.quantisers.items()}
+        return "tokenizer:" + state_sha256(states)
 
     def save_ids(self) -> None:
         """Write the items and their codes."""
-        content = {"keys": [list(key) for key in self.keys], "codes": self.codes}
+        content = {
+            "keys": [list(key) for key in self.keys],
+            "codes": self.codes,
+            "without_content": [list(key) for key in self.without_content],
+        }
         save_checkpoint(self.folder / "ids.safetensors", content)
 
     def save(self) -> None:
@@ -92,6 +97,7 @@ class Tokenizer:
             "codebook_sizes": list(self.codebook_sizes),
             "n_spare": self.n_spare,
             "shapes": self.shapes,
+            "encoders": self.encoders,
             "report": self.report,
         }
         write_json(self.folder / MANIFEST, content)
@@ -129,6 +135,8 @@ class Tokenizer:
             n_spare=manifest["n_spare"],
             report=manifest["report"],
             shapes={name: (parts, size) for name, (parts, size) in manifest["shapes"].items()},
+            encoders=manifest["encoders"],
+            without_content=[(domain, item) for domain, item in ids["without_content"]],
         )
 
     def encode(self, streams: Streams) -> np.ndarray:
@@ -173,6 +181,9 @@ class Tokenizer:
                 "settings": self.settings,
                 "files": dict(sources),
                 "report": self.report,
+                "without_content": [
+                    item for name, item in self.without_content if name == domain.name
+                ],
             }
             write_semantic_ids(domain.file(self.settings["output"]), table, source)
 

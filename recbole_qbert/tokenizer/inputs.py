@@ -50,12 +50,20 @@ class Catalogue:
         """One sortable name an item, `<domain>/<item>`."""
         return ["/".join(key) for key in self.keys]
 
+    def without_content(self) -> list[tuple[str, str]]:
+        """Keys of the items that have no part of any modality; none where no table is read."""
+        if not self.parts:
+            return []
+        empty = ~np.any([present.any(axis=1) for _, present in self.parts.values()], axis=0)
+        return [self.keys[row] for row in np.flatnonzero(empty)]
+
 
 def read_catalogue(
     domains: Sequence[Domain],
     modalities: Sequence[str],
     known: Sequence[tuple[str, str]] = (),
     dimensions: Mapping[str, tuple[int, int]] | None = None,
+    encoders: Mapping[str, Any] | None = None,
 ) -> Catalogue:
     """Items and embeddings of the domains.
 
@@ -67,6 +75,7 @@ def read_catalogue(
         modalities: the tables to read, if any; a domain may lack some, but not all of them.
         known: keys of items to leave out.
         dimensions: the parts and dimension that each modality must have; any without.
+        encoders: what must have made each modality's vectors; anything without.
 
     Raises:
         InputError: a file cannot be used, or encoders or dimensions differ between domains.
@@ -91,21 +100,23 @@ def read_catalogue(
     keys = sorted(key for key in set(keys) if key not in skip)
     if not keys:
         return Catalogue([], {}, {}, sources)
-    parts, encoders = {}, {}
+    parts, made_by = {}, {}
     for modality in modalities:
         present = {name: table for (name, kind), table in tables.items() if kind == modality}
         if present:
+            if encoders is not None and modality in encoders:
+                _check_encoder(modality, present, encoders[modality])
             _check_alike(modality, present, (dimensions or {}).get(modality))
             parts[modality] = _join_domains(
                 keys, modality, present, domains, sources, may_lack=bool(known)
             )
-            encoders[modality] = next(iter(present.values())).meta.get("encoder")
+            made_by[modality] = next(iter(present.values())).meta.get("encoder")
     if modalities and not any(mask.any() for _, mask in parts.values()):
         raise InputError(
             f"{domains[0].folder}: none of {len(keys)} items has embeddings, {keys[0][1]!r} say; "
             "make the tables again from all items"
         )
-    return Catalogue(keys, parts, encoders, sources)
+    return Catalogue(keys, parts, made_by, sources)
 
 
 def read_training_pairs(domains: Sequence[Domain]) -> pd.DataFrame:
@@ -151,6 +162,17 @@ def _check_alike(
             raise InputError(
                 f"{name}.{modality}.npz: its encoder is not that of {first}.{modality}.npz; "
                 "make both tables with one encoder"
+            )
+
+
+def _check_encoder(modality: str, tables: Mapping[str, EmbeddingTable], wanted: Any) -> None:
+    """The tables of new items must come from the encoder of the items before."""
+    for name, table in tables.items():
+        if _meaning(table.meta.get("encoder")) != _meaning(wanted):
+            raise InputError(
+                f"{name}.{modality}.npz: its encoder is not the one that the codebooks were made "
+                "with, or was fitted anew; embed again with that encoder (--frozen_encoder=FILE), "
+                "or make all IDs anew with tokenize"
             )
 
 

@@ -35,10 +35,12 @@ class Encoded:
     Attributes:
         keys: (domain, item) of each new item.
         moved: of them, how many took another tuple than their stages gave, because it was taken.
+        without_content: of them, those that no modality has a vector of.
     """
 
     keys: list[tuple[str, str]]
     moved: int
+    without_content: list[tuple[str, str]]
 
 
 def encode_new_items(tokenizer: Tokenizer, domains: Sequence[Domain]) -> Encoded:
@@ -49,7 +51,8 @@ def encode_new_items(tokenizer: Tokenizer, domains: Sequence[Domain]) -> Encoded
         domains: data sets whose `.item` and `.inter` files and embeddings hold the new items.
 
     Raises:
-        InputError: a file cannot be used, or its vectors have another shape than the tokenizer's.
+        InputError: a file cannot be used, or its vectors have another shape or encoder than the
+            tokenizer's.
     """
     settings = tokenizer.settings
     if settings["unique"] != "reallocate":
@@ -58,7 +61,11 @@ def encode_new_items(tokenizer: Tokenizer, domains: Sequence[Domain]) -> Encoded
             "items and cannot place new ones; tokenize with unique: reallocate"
         )
     catalogue = read_catalogue(
-        domains, needed_modalities(settings), known=tokenizer.keys, dimensions=tokenizer.shapes
+        domains,
+        needed_modalities(settings),
+        known=tokenizer.keys,
+        dimensions=tokenizer.shapes,
+        encoders=tokenizer.encoders,
     )
     moved = 0
     if catalogue.keys:
@@ -74,9 +81,10 @@ def encode_new_items(tokenizer: Tokenizer, domains: Sequence[Domain]) -> Encoded
         moved = result.moved
         tokenizer.keys = tokenizer.keys + catalogue.keys
         tokenizer.codes = np.concatenate([tokenizer.codes, result.codes])
+        tokenizer.without_content += catalogue.without_content()
         tokenizer.save_ids()
     tokenizer.write_ids(domains, catalogue.sources)
-    return Encoded(catalogue.keys, moved)
+    return Encoded(catalogue.keys, moved, catalogue.without_content())
 
 
 def new_streams(tokenizer: Tokenizer, catalogue: Catalogue) -> Streams:

@@ -16,7 +16,7 @@ import numpy as np
 
 from recbole_qbert.errors import InputError
 from recbole_qbert.tokenizer.quantiser import Quantiser, one_thread, row_keys, squared_distances
-from recbole_qbert.tokenizer.quantiser_settings import QuantiserSettings, setting
+from recbole_qbert.tokenizer.stage_settings import QuantiserSettings, setting
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class OPQSettings(QuantiserSettings):
         rows_per_code: with more vectors than this many for each code, the fit sees a random sample.
     """
 
-    iterations: int = setting(25, low=1)
-    rows_per_code: int = setting(256, low=1)
+    iterations: int = setting("opq.iterations", low=1)
+    rows_per_code: int = setting("opq.rows_per_code", low=1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,20 +16,24 @@ from typing import Any
 
 import numpy as np
 
-from recbole_qbert._version import __version__
 from recbole_qbert.checkpoint import is_checkpoint, load_checkpoint, save_checkpoint
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.errors import InputError
 from recbole_qbert.injection.agreement import agreement_report
 from recbole_qbert.injection.cooccurrence import cooccurrence, cooccurrence_vectors
-from recbole_qbert.injection.fit import Injector, TrainingSettings, fit_injector
-from recbole_qbert.injection.model import InjectionSettings
+from recbole_qbert.injection.fit import Injector, fit_injector
 from recbole_qbert.neighbours import unit_rows
 from recbole_qbert.tokenizer.artifact import Streams, Tokenizer, filled
 from recbole_qbert.tokenizer.inputs import Catalogue, read_catalogue, read_training_pairs
 from recbole_qbert.tokenizer.quantiser import Quantiser, load_quantiser
 from recbole_qbert.tokenizer.reallocate import reallocate
-from recbole_qbert.tokenizer.settings import CONTENT, FUSED, IDENTITY, needed_modalities
+from recbole_qbert.tokenizer.settings import (
+    CONTENT,
+    FUSED,
+    IDENTITY,
+    injection_settings,
+    needed_modalities,
+)
 from recbole_qbert.tokenizer.sizes import (
     AUTO,
     MOST_LEVELS,
@@ -41,6 +45,10 @@ from recbole_qbert.tokenizer.sizes import (
 from recbole_qbert.tokenizer.unique import extra_level
 
 logger = logging.getLogger(__name__)
+
+# Raised when a stage makes something else of the same vectors and settings; no release is a reason
+# to train a tokenizer again.
+ALGORITHM = 1
 
 
 def tokenize(
@@ -114,6 +122,8 @@ def tokenize(
             name: (vectors.shape[1], vectors.shape[2])
             for name, (vectors, _) in catalogue.parts.items()
         },
+        encoders=catalogue.encoders,
+        without_content=catalogue.without_content(),
     )
     _make_unique(tokenizer, catalogue, streams)
     tokenizer.save()
@@ -180,16 +190,6 @@ def _stage1(
         save_checkpoint(path, {"identity": identity, **kept})
     report["stage 1"] = kept["report"]
     return Injector.from_state(kept["state"]), kept["fused"]
-
-
-def injection_settings(
-    settings: Mapping[str, Any],
-) -> tuple[InjectionSettings, TrainingSettings]:
-    """The section `injection`, as stage 1 takes it."""
-    section = dict(settings["injection"])
-    names = ("epochs", "batch_size", "learning_rate", "weight_decay")
-    training = TrainingSettings(**{name: section.pop(name) for name in names})
-    return InjectionSettings(**section), training
 
 
 def _stage2(
@@ -263,7 +263,7 @@ def _make_unique(tokenizer: Tokenizer, catalogue: Catalogue, streams: Streams) -
 
 def _hash(settings: Any, arrays: Sequence[np.ndarray]) -> str:
     """Hash of all that a stage depends on."""
-    digest = hashlib.sha256(json.dumps([__version__, settings], sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([ALGORITHM, settings], sort_keys=True).encode())
     for array in arrays:
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)

@@ -19,7 +19,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from recbole_qbert.errors import InputError, did_you_mean
-from recbole_qbert.tokenizer.quantiser_settings import read_settings
+from recbole_qbert.tokenizer.stage_settings import read_quantiser_settings
 
 METHODS = ("rqvae", "rqkmeans", "opq")
 # Vectors are searched in blocks of exactly this many rows, the last one filled up with zeros: the
@@ -325,7 +325,8 @@ def fit_quantiser(
     Args:
         vectors: float [N, D]; equal rows are fine.
         method: one of `METHODS`.
-        settings: of the method; see its settings class. What is missing has its default.
+        settings: of the method, see its settings class, with `n_levels` and `codebook_size`. What
+            else is missing has its default.
         seed: of everything random.
         folder: where a killed fit leaves its state and the next one finds it; None keeps nothing.
         show_progress: a bar with the time left.
@@ -346,12 +347,14 @@ def fit_quantiser(
     if checked.size == 0:
         raise InputError("there are no vectors to quantise; give items with embeddings")
     if method == "rqkmeans":
-        of_kmeans = read_settings(rqkmeans.RQKMeansSettings, method, settings)
+        of_kmeans = read_quantiser_settings(rqkmeans.RQKMeansSettings, method, settings)
         return rqkmeans.fit_residual_kmeans(checked, of_kmeans, seed)
     if method == "opq":
-        return opq.fit_opq(checked, read_settings(opq.OPQSettings, method, settings), seed)
+        return opq.fit_opq(
+            checked, read_quantiser_settings(opq.OPQSettings, method, settings), seed
+        )
     if method == "rqvae":
-        of_rqvae = read_settings(rqvae_settings.RQVAESettings, method, settings)
+        of_rqvae = read_quantiser_settings(rqvae_settings.RQVAESettings, method, settings)
         return rqvae_fit.fit_rqvae(checked, of_rqvae, seed, folder, show_progress)
     hint = did_you_mean(method, METHODS)
     raise InputError(f"quantiser: {method!r} is none of {', '.join(METHODS)}{hint}")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from recbole_qbert.data.codec import level_letters
+from recbole_qbert.data.codec import level_letters, quote
+from recbole_qbert.errors import preview
 from recbole_qbert.tokenizer.artifact import Tokenizer
 
 
@@ -45,7 +46,15 @@ def report_lines(tokenizer: Tokenizer) -> Iterator[str]:
         )
     else:
         yield f"unique: extra level of {unique['extra_level_size'] or 0} codes"
+    if tokenizer.without_content:
+        yield without_content_line(tokenizer.without_content)
     yield f"{len(tokenizer.keys):,} items, {len(tokenizer.codebook_sizes)} levels, all unique"
+
+
+def without_content_line(keys: Sequence[tuple[str, str]]) -> str:
+    """How many items have nothing to be coded by, and which."""
+    names = preview([quote(item) for _, item in keys])
+    return f"{len(keys):,} items without any content have the codes of the mean vector: {names}"
 
 
 def _numbers(values: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from sklearn.cluster import KMeans
 
 from recbole_qbert.tokenizer.quantiser import Quantiser, decoded_sum, greedy, one_thread, row_keys
-from recbole_qbert.tokenizer.quantiser_settings import QuantiserSettings, setting
+from recbole_qbert.tokenizer.stage_settings import QuantiserSettings, setting
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class RQKMeansSettings(QuantiserSettings):
             1 makes all components equally wide.
     """
 
-    restarts: int = setting(3, low=1)
-    iterations: int = setting(100, low=1)
-    rows_per_code: int = setting(256, low=1)
-    n_components: int = setting(64, low=0)
-    whitening: float = setting(0.5, low=0, high=1)
+    restarts: int = setting("rqkmeans.restarts", low=1)
+    iterations: int = setting("rqkmeans.iterations", low=1)
+    rows_per_code: int = setting("rqkmeans.rows_per_code", low=1)
+    n_components: int = setting("rqkmeans.n_components", low=0)
+    whitening: float = setting("rqkmeans.whitening", low=0, high=1)
 
 
 @dataclass(frozen=True, eq=False)

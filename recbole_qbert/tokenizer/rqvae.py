@@ -35,11 +35,11 @@ _TINY = 1e-6
 class LossSettings:
     """What eqs. 7 to 9 are made of; `RQVAESettings` explains each."""
 
-    beta: float = 0.25
-    norm: str = "sum"
-    rq_reduce: str = "sum"
-    gradient: str = "ste"
-    sinkhorn_epsilon: float = 0.0
+    beta: float
+    norm: str
+    rq_reduce: str
+    gradient: str
+    sinkhorn_epsilon: float
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from recbole_qbert.tokenizer.quantiser_settings import QuantiserSettings, setting
 from recbole_qbert.tokenizer.rqvae import LossSettings
+from recbole_qbert.tokenizer.stage_settings import QuantiserSettings, setting
 
 
 @dataclass(frozen=True)
@@ -37,24 +37,24 @@ class RQVAESettings(QuantiserSettings):
         eval_every: epochs between looks at the whole catalogue; more often where epochs are few.
     """
 
-    hidden_sizes: tuple[int, ...] = setting((256, 128, 64), low=1)
-    code_size: int = setting(32, low=1)
-    standardise: str = setting("mean_std", choices=("mean_std", "none"))
-    beta: float = setting(1.0, low=0)
-    norm: str = setting("mean", choices=("mean", "sum"))
-    rq_reduce: str = setting("sum", choices=("sum", "mean"))
-    gradient: str = setting("ste", choices=("ste", "rotation"))
-    codebook_update: str = setting("gradient", choices=("gradient", "ema"))
-    ema_decay: float = setting(0.99, low=0, high=1)
-    sinkhorn_epsilon: float = setting(0.0, low=0, high=1)
-    epochs: int = setting(500, low=1)
-    max_steps: int = setting(4000, low=1)
-    batch_size: int = setting(1024, low=1)
-    learning_rate: float = setting(1e-3, low=1e-9, high=10)
-    weight_decay: float = setting(1e-4, low=0)
-    restart_dead_codes: bool = setting(True)
-    settle_share: float = setting(0.25, low=0, high=1)
-    eval_every: int = setting(10, low=1)
+    hidden_sizes: tuple[int, ...] = setting("rqvae.hidden_sizes", low=1)
+    code_size: int = setting("rqvae.code_size", low=1)
+    standardise: str = setting("rqvae.standardise", choices=("mean_std", "none"))
+    beta: float = setting("rqvae.beta", low=0)
+    norm: str = setting("rqvae.norm", choices=("mean", "sum"))
+    rq_reduce: str = setting("rqvae.rq_reduce", choices=("sum", "mean"))
+    gradient: str = setting("rqvae.gradient", choices=("ste", "rotation"))
+    codebook_update: str = setting("rqvae.codebook_update", choices=("gradient", "ema"))
+    ema_decay: float = setting("rqvae.ema_decay", low=0, high=1)
+    sinkhorn_epsilon: float = setting("rqvae.sinkhorn_epsilon", low=0, high=1)
+    epochs: int = setting("rqvae.epochs", low=1)
+    max_steps: int = setting("rqvae.max_steps", low=1)
+    batch_size: int = setting("rqvae.batch_size", low=1)
+    learning_rate: float = setting("rqvae.learning_rate", low=1e-9, high=10)
+    weight_decay: float = setting("rqvae.weight_decay", low=0)
+    restart_dead_codes: bool = setting("rqvae.restart_dead_codes")
+    settle_share: float = setting("rqvae.settle_share", low=0, high=1)
+    eval_every: int = setting("rqvae.eval_every", low=1)
 
     def n_epochs(self, n_items: int) -> int:
         """Epochs that training takes."""

@@ -9,11 +9,16 @@ from typing import Any
 
 from torch import nn
 
-from recbole_qbert.config import shipped
-from recbole_qbert.errors import InputError, did_you_mean
+from recbole_qbert.errors import InputError, did_you_mean, one_of, whole_number
+from recbole_qbert.injection.fit import TrainingSettings, check_settings
+from recbole_qbert.injection.model import InjectionSettings
+from recbole_qbert.tokenizer.opq import OPQSettings
 from recbole_qbert.tokenizer.quantiser import METHODS
+from recbole_qbert.tokenizer.rqkmeans import RQKMeansSettings
+from recbole_qbert.tokenizer.rqvae_settings import RQVAESettings
 from recbole_qbert.tokenizer.sizes import AUTO
-from recbole_qbert.yaml_files import load_yaml, parse_value
+from recbole_qbert.tokenizer.stage_settings import QuantiserSettings, read_settings
+from recbole_qbert.yaml_files import load_yaml, parse_value, shipped
 
 # Streams that are no modality: what stage 1 makes, what users do with items; and the word for each
 # modality that has embeddings.
@@ -25,6 +30,11 @@ _CHOICES = {
     "unique": ("reallocate", "extra_level"),
     "new_item_query": ("neighbours", "mean"),
     "until": ("injection", "quantisation", "ids"),
+}
+QUANTISERS: dict[str, type[QuantiserSettings]] = {
+    "rqvae": RQVAESettings,
+    "rqkmeans": RQKMeansSettings,
+    "opq": OPQSettings,
 }
 _SIZES = {"n_levels": 1, "codebook_size": 2}  # the least of each
 _KINDS = {bool: "True or False", int: "a whole number", float: "a number", list: "a list"}
@@ -50,10 +60,14 @@ def tokenize_settings(
         nested = {section: {rest: parse_value(value)}} if dot else {key: parse_value(value)}
         _merge(settings, nested, "command line")
     for key, allowed in _CHOICES.items():
-        if settings[key] not in allowed:
-            raise InputError(f"{key}: {settings[key]!r} is none of {', '.join(allowed)}")
+        one_of(key, settings[key], allowed)
+    whole_number("identity_size", settings["identity_size"])
+    check_seed(settings["seed"])
+    check_settings(*injection_settings(settings))
+    for method, kind in QUANTISERS.items():
+        read_settings(kind, method, {"n_levels": 1, "codebook_size": 2, **settings[method]})
     for name in settings["modalities"]:
-        _check_modality(name)
+        check_modality(name)
     known = [*settings["modalities"], FUSED, IDENTITY, CONTENT]
     for stream in settings["streams"]:
         if stream not in known:
@@ -77,7 +91,23 @@ def needed_modalities(settings: Mapping[str, Any]) -> list[str]:
     return [] if alone else list(settings["modalities"])
 
 
-def _check_modality(name: Any) -> None:
+def injection_settings(
+    settings: Mapping[str, Any],
+) -> tuple[InjectionSettings, TrainingSettings]:
+    """The section `injection`, as stage 1 takes it."""
+    section = dict(settings["injection"])
+    names = TrainingSettings.__dataclass_fields__
+    training = TrainingSettings(**{name: section.pop(name) for name in names})
+    return InjectionSettings(**section), training
+
+
+def check_seed(seed: Any) -> None:
+    """Refuse what is no seed of NumPy's generators."""
+    if whole_number("seed", seed, least=0) >= 2**32:
+        raise InputError(f"seed: {seed} is more than {2**32 - 1}")
+
+
+def check_modality(name: Any) -> None:
     """A name of files, of parameters in a checkpoint, and of a stream."""
     if not re.fullmatch(r"[A-Za-z0-9_-]+", str(name)) or not isinstance(name, str):
         raise InputError(f"modalities: {name!r}; use letters, digits, _ and - only")
@@ -105,8 +135,6 @@ def _merge(settings: dict[str, Any], update: Mapping[str, Any], source: str) -> 
 
 def _checked(key: str, value: Any, default: Any, source: str) -> Any:
     """The value, if it is of the default's kind; a whole number may stand for a number."""
-    if default is None or value is None:
-        return value
     if key in _SIZES:
         return _checked_size(key, value, source)
     if isinstance(default, list) and isinstance(value, str):

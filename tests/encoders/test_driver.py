@@ -185,8 +185,8 @@ def test_a_batch_of_another_size_is_a_bug(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"engine": "spark"}, "engine 'spark' is none of local, ray"),
-        ({"shard_size": 0}, "shard_size is 0"),
+        ({"engine": "spark"}, "engine: 'spark' is none of local, ray"),
+        ({"shard_size": 0}, "shard_size: 0 is not a whole number"),
         ({"inputs": INPUTS[1:]}, "10 items and 9 rows"),
     ],
 )

@@ -151,9 +151,9 @@ def test_weights_that_are_absent_or_incomplete(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"pooling": "max"}, "pooling 'max' is none of mean, last"),
-        ({"dtype": "int8"}, "dtype 'int8' is none of auto, float32"),
-        ({"batch_size": 0}, "batch_size is 0"),
+        ({"pooling": "max"}, "pooling: 'max' is none of mean, last"),
+        ({"dtype": "int8"}, "dtype: 'int8' is none of auto, float32"),
+        ({"batch_size": 0}, "batch_size: 0 is not a whole number"),
         ({"max_length": 2}, "max_length is 2: no room"),
         ({"device": "tpu9000"}, "device 'tpu9000' is unknown"),
     ],

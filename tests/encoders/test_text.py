@@ -94,7 +94,7 @@ def test_embed_text_by_tfidf_and_by_its_frozen_encoder(tmp_path: Path) -> None:
     later = embed_text(newer, ["title", "brand"], tmp_path / "n.npz", frozen_encoder=frozen)
     np.testing.assert_array_equal(later.vectors[1], table.vectors[1])
     assert later.meta["encoder"] == table.meta["encoder"]
-    assert not (tmp_path / "n.npz.encoder.safetensors").exists()
+    assert (tmp_path / "n.npz.encoder.safetensors").read_bytes() == frozen.read_bytes()
     assert (later.vectors[0, 0] @ table.vectors[:, 0].T).argmax() == 0
 
 
@@ -180,3 +180,97 @@ def test_the_sentence_encoder_against_its_own_library(tmp_path: Path) -> None:
     table = embed_text(path, ["title"], tmp_path / "t.npz", encoder="sentence", device="cpu")
     expected = reference.encode([text.strip() for text in texts])
     np.testing.assert_allclose(table.pooled(), expected, atol=1e-5)
+
+
+SHOP = [(f"i{row}", f"{color} {kind} no {row}", kind) for row, (color, kind) in enumerate(
+    (color, kind) for color in ("red", "green", "blue") for kind in ("drum", "lamp", "chair", "")
+)]  # fmt: skip
+NEW = [("n1", "red lamp deluxe", "lamp"), ("n2", "amber guitar", "guitar")]
+
+
+@pytest.mark.parametrize("encoder", ["tfidf", "tags"])
+def test_the_fitted_encoder_is_kept_where_items_were_only_added(
+    tmp_path: Path, encoder: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    out, fields = tmp_path / "t.npz", ["title", "brand"]
+    embed_text(write_items(tmp_path / "a.item", SHOP), fields, out, encoder=encoder)
+    state = Path(f"{out}.encoder.safetensors")
+    kept = state.read_bytes()
+    more = write_items(tmp_path / "b.item", [NEW[0], *SHOP, NEW[1]])
+    by_default = embed_text(more, fields, out, encoder=encoder)
+    assert state.read_bytes() == kept
+    assert "fitted anew" not in caplog.text
+    frozen = embed_text(more, fields, tmp_path / "f.npz", encoder=encoder, frozen_encoder=state)
+    assert by_default.items == frozen.items
+    np.testing.assert_array_equal(by_default.vectors, frozen.vectors)
+    # Once more with another item: the texts of the second run count now.
+    embed_text(write_items(tmp_path / "c.item", [*SHOP, *NEW, ("n3", "x", "y")]), fields, out,
+               encoder=encoder)  # fmt: skip
+    assert state.read_bytes() == kept
+    embed_text(more, fields, out, encoder=encoder, refit=True)
+    assert state.read_bytes() != kept
+    assert "IDs made from the earlier vectors do not fit the new ones" in caplog.text
+
+
+def test_a_frozen_encoder_lies_beside_its_new_table(tmp_path: Path) -> None:
+    path = write_items(tmp_path / "a.item", SHOP)
+    embed_text(path, ["title"], tmp_path / "a.npz")
+    state = tmp_path / "a.npz.encoder.safetensors"
+    embed_text(path, ["brand"], tmp_path / "b.npz", frozen_encoder=state)
+    assert (tmp_path / "b.npz.encoder.safetensors").read_bytes() == state.read_bytes()
+
+
+@pytest.mark.parametrize("change", ["text", "removed", "setting", "fields", "state"])
+def test_the_encoder_is_fitted_anew_where_more_than_items_changed(
+    tmp_path: Path, change: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    out, fields = tmp_path / "t.npz", ["title", "brand"]
+    embed_text(write_items(tmp_path / "a.item", SHOP), fields, out)
+    rows = [*SHOP, *NEW]
+    settings: dict[str, Any] = {}
+    if change == "text":
+        rows[0] = ("i0", "quite another drum", "drum")
+    elif change == "removed":
+        rows = rows[1:]
+    elif change == "setting":
+        settings["n_components"] = 4
+    elif change == "fields":
+        fields = ["title"]
+    else:
+        Path(f"{out}.encoder.safetensors").write_bytes(b"broken")
+    path = write_items(tmp_path / "b.item", rows)
+    found = embed_text(path, fields, out, **settings)
+    fresh = embed_text(path, fields, tmp_path / "fresh.npz", **settings)
+    np.testing.assert_array_equal(found.vectors, fresh.vectors)
+    assert "make them anew with tokenize" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"encoder": "tf-idf"}, "did you mean 'tfidf'?"),
+        ({"encoder": "TFIDF"}, "did you mean 'tfidf'?"),
+        ({"encoder": "tag"}, "did you mean 'tags'?"),
+        ({"encoder": "sentense"}, "did you mean 'sentence'?"),
+        ({"encoder": "sentence", "refit": True}, "refit is for tfidf and tags, not for 'sentence'"),
+        ({"frozen_encoder": "x", "refit": True}, "frozen_encoder and refit exclude each other"),
+        ({"batch_size": 0}, "batch_size: 0 is not a whole number of at least 1"),
+        ({"max_length": 0}, "max_length: 0 is not a whole number of at least 1"),
+        ({"n_components": 0}, "n_components: 0 is not a whole number of at least 1"),
+        ({"shard_size": 0}, "shard_size: 0 is not a whole number of at least 1"),
+        ({"seed": -1}, "seed: -1 is not a whole number of at least 0"),
+        ({"seed": 2**32}, "seed: 4294967296 is more than 4294967295"),
+        ({"dtype": "float23"}, "dtype: 'float23' is none of auto, float32, bfloat16, float16; did"),
+        ({"engine": "rya"}, "engine: 'rya' is none of local, ray; did you mean 'ray'?"),
+        ({"pooling": "men"}, "pooling: 'men' is none of mean, last; did you mean 'mean'?"),
+        ({"modality": "a/b"}, "modalities: 'a/b'; use letters, digits, _ and - only"),
+        ({"modality": "identity"}, "modalities: 'identity' is a reserved word"),
+    ],
+)
+def test_settings_are_refused_before_any_file_is_read(
+    tmp_path: Path, arguments: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(InputError) as refusal:
+        embed_text(tmp_path / "none.item", ["title"], tmp_path / "t.npz", **arguments)
+    assert says in str(refusal.value) and "\n" not in str(refusal.value)
+    assert not list(tmp_path.iterdir())

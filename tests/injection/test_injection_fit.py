@@ -28,7 +28,9 @@ from recbole_qbert.resume import FitState
 
 Parts = dict[str, tuple[np.ndarray, np.ndarray]]
 N_ITEMS = 40
-SETTINGS = InjectionSettings(hidden_size=8, n_heads=2, inner_size=12, max_depth=3)
+SETTINGS = InjectionSettings(
+    hidden_size=8, n_heads=2, inner_size=12, max_depth=3, ponder_weight=0.0
+)
 TRAINING = TrainingSettings(epochs=8, batch_size=16, learning_rate=1e-2)
 
 

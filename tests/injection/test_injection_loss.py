@@ -26,6 +26,7 @@ BOTH = [3, 4, 6, 7]
 
 def _model(names: tuple[str, ...] = ("text", "image"), **changes: Any) -> CrossModalInjection:
     shape: dict[str, Any] = {"hidden_size": 8, "n_heads": 2, "inner_size": 12, "max_depth": 3}
+    shape["ponder_weight"] = 0.0
     torch.manual_seed(0)
     dimensions = {name: DIMENSIONS[name] for name in names}
     return CrossModalInjection(N_ITEMS, dimensions, InjectionSettings(**{**shape, **changes}))

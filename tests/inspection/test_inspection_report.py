@@ -15,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 from toy_items import Toy
 
-from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
+from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids, write_semantic_ids
 from recbole_qbert.errors import InputError
 from recbole_qbert.inspection import treemap
 from recbole_qbert.inspection.facts import gather_facts
@@ -75,6 +75,18 @@ def _pictures(folder: Path) -> Path:
     (folder / "i2.jpg").write_bytes((folder / "i0.jpg").read_bytes()[:200])
     (folder / "i3.txt").write_text("not looked at", encoding="utf-8")
     return folder
+
+
+def test_items_without_content_are_marked(toy: Toy) -> None:
+    table = read_semantic_ids(toy.semid)
+    write_semantic_ids(toy.semid, table, {"method": "tokenize", "without_content": ["i4", "i6"]})
+    text = _report(toy.semid, example_items=["i4", "i5"], **_everything(toy))
+    assert "2 items have no content; their codes are those of the mean vector: i4, i6" in text
+    assert "Thing number 4 (no content) [i4]" in text
+    assert "Thing number 5 [i5]" in text
+    page = toy.folder / "page.html"
+    _report(toy.semid, html_path=page, **_everything(toy))
+    assert "Thing number 4 (no content)" in page.read_text(encoding="utf-8")
 
 
 def test_console_says_the_numbers(toy: Toy) -> None:

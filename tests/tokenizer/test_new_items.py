@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,12 +20,16 @@ from toy_domain import (
 )
 
 from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.embeddings import join, read_embeddings
 from recbole_qbert.data.semid import read_semantic_ids
+from recbole_qbert.encoders.text import embed_text
 from recbole_qbert.errors import InputError
+from recbole_qbert.files import read_json, sidecar_path
 from recbole_qbert.tokenizer.artifact import Tokenizer
 from recbole_qbert.tokenizer.inputs import read_catalogue
 from recbole_qbert.tokenizer.new_items import encode_new_items, new_streams
 from recbole_qbert.tokenizer.pipeline import tokenize
+from recbole_qbert.tokenizer.settings import tokenize_settings
 
 HELD = 12  # items that are not there at first
 
@@ -117,3 +123,63 @@ def test_new_items_without_any_vector_are_refused(tmp_path: Path) -> None:
     domain.file("item").write_text("\n".join(lines), encoding="utf-8")
     with pytest.raises(InputError, match="none of 1 items has embeddings, 'nowhere' say"):
         encode_new_items(tokenizer, [domain])
+
+
+def test_vectors_of_another_fit_are_refused(tmp_path: Path) -> None:
+    """The old codebooks would misread them: nothing is written."""
+    domain, _ = _early(tmp_path, streams=["text"])
+    before = (
+        domain.file("semid").read_bytes(),
+        (tmp_path / "tokenizer/ids.safetensors").read_bytes(),
+    )
+    write_table(domain, "text", range(N_ITEMS), 12, 1, "words fitted anew")
+    with pytest.raises(InputError, match=r"toy\.text\.npz: its encoder is not the one"):
+        encode_new_items(Tokenizer.load(tmp_path / "tokenizer"), [domain])
+    after = domain.file("semid").read_bytes(), (tmp_path / "tokenizer/ids.safetensors").read_bytes()
+    assert after == before
+
+
+def test_a_new_item_in_the_order_of_the_manual(tmp_path: Path) -> None:
+    """`embed text`, `tokenize`, new rows, `embed text`, `encode-items`: as if frozen."""
+    names = [f"{color} {kind} {row}" for color in ("red", "green", "blue", "black")
+             for kind in ("drum", "lamp", "chair") for row in range(5)]  # fmt: skip
+    domain = Domain("shop", tmp_path / "shop")
+    domain.folder.mkdir()
+
+    def write(titles: list[str]) -> None:
+        rows = [f"i{row}\t{title}" for row, title in enumerate(titles)]
+        lines = ["item_id:token\ttitle:token_seq", *rows, ""]
+        domain.file("item").write_text("\n".join(lines), encoding="utf-8")
+
+    def embed(**given: Any) -> None:
+        embed_text(domain.file("item"), ["title"], domain.file("text.npz"), **given)
+
+    write(names)
+    embed()
+    settings = tokenize_settings((), {"streams": "content", "show_progress": False})
+    made = tokenize([domain], tmp_path / "tokenizer", settings)
+    assert made is not None
+    state = domain.file("text.npz.encoder.safetensors")
+    shutil.copy(state, tmp_path / "first.safetensors")
+    write([*names, "red drum deluxe", "green lamp new", ""])
+    embed(frozen_encoder=tmp_path / "first.safetensors")
+    wanted = made.encode({"text": _unit(domain)})
+    embed()
+    encoded = encode_new_items(Tokenizer.load(tmp_path / "tokenizer"), [domain])
+    assert [item for _, item in encoded.keys] == ["i60", "i61", "i62"]
+    assert encoded.without_content == [("shop", "i62")]
+    table = read_semantic_ids(domain.file("semid"))
+    source = read_json(sidecar_path(domain.file("semid")))["source"]
+    assert source["without_content"] == ["i62"]
+    # The first levels are the quantiser's own; only the last one may move.
+    np.testing.assert_array_equal(table.codes_for(["i60", "i61"])[:, :3], wanted[:, :3])
+    write([*names, "red drum deluxe", "green lamp new", "", "blue chair once more"])
+    embed(refit=True)
+    with pytest.raises(InputError, match="its encoder is not the one"):
+        encode_new_items(Tokenizer.load(tmp_path / "tokenizer"), [domain])
+
+
+def _unit(domain: Domain) -> tuple[np.ndarray, np.ndarray]:
+    table = read_embeddings(domain.file("text.npz"))
+    vectors, _, _ = join(table, ["i60", "i61"], "text")
+    return vectors[:, 0], np.ones(2, np.bool_)

@@ -243,3 +243,41 @@ def test_another_output_leaves_the_ids_alone(tmp_path: Path) -> None:
     ids = read_semantic_ids(domain.folder / "toy.image.semid")
     np.testing.assert_array_equal(ids.codes, second.codes)
     assert first.vocabulary != second.vocabulary == ids.vocabulary
+
+
+def test_a_release_renames_no_vocabulary_and_trains_nothing_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    domain, settings = write_domain(tmp_path), small(streams=["fused", "text"])
+    first = tokenize([domain], tmp_path / "t", settings)
+    for module in (artifact, pipeline):
+        monkeypatch.setattr(module, "__version__", "9.9.9", raising=False)
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(sizes, "fit_quantiser", refuse)
+    monkeypatch.setattr(pipeline, "fit_injector", refuse)
+    again = tokenize([domain], tmp_path / "t", settings)
+    assert first is not None and again is not None
+    assert again.vocabulary == first.vocabulary
+    monkeypatch.undo()
+    fresh = tokenize([domain], tmp_path / "elsewhere", settings)
+    other = tokenize([domain], tmp_path / "t", {**settings, "seed": 1})
+    assert fresh is not None and other is not None
+    assert fresh.vocabulary == first.vocabulary != other.vocabulary
+
+
+def test_items_without_content_are_counted_named_and_kept(tmp_path: Path) -> None:
+    domain = write_domain(tmp_path)
+    for modality in ("text", "image"):  # items 3 and 7 have no text, 50 and later no image
+        write_table(domain, modality, [row for row in range(50) if row not in (3, 7)], 12, 1, "x")
+    tokenizer = tokenize([domain], tmp_path / "tokenizer", small(streams=["text"]))
+    assert tokenizer is not None
+    nothing = sorted(["toy3", "toy7", *(f"toy{row}" for row in range(50, N_ITEMS))])
+    assert [item for _, item in tokenizer.without_content] == nothing
+    assert Tokenizer.load(tmp_path / "tokenizer").without_content == tokenizer.without_content
+    source = read_json(sidecar_path(domain.file("semid")))["source"]
+    assert source["without_content"] == nothing
+    said = "\n".join(report_lines(tokenizer))
+    assert "12 items without any content have the codes of the mean vector: 'toy3'" in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,12 @@ from recbole_qbert.tokenizer.rqvae import (
 )
 
 H = torch.tensor([[3.0, 2.0]])
+
+
+def _losses(**changes: Any) -> LossSettings:
+    """Eqs. 7 to 9 as they stand in the paper, with MQL4GRec's beta."""
+    plain = {"beta": 0.25, "norm": "sum", "rq_reduce": "sum", "gradient": "ste"}
+    return LossSettings(**{**plain, "sinkhorn_epsilon": 0.0, **changes})
 
 
 def _identity_network() -> RQVAE:
@@ -39,7 +46,7 @@ def _identity_network() -> RQVAE:
 # (8) (5 + beta 5) + (2 + beta 2) = 7 (1 + beta) = 8.75 with beta 0.25
 # (9) 2 + 8.75 = 10.75
 def test_equations_by_hand() -> None:
-    losses = _identity_network().losses(H, LossSettings(beta=0.25))
+    losses = _identity_network().losses(H, _losses(beta=0.25))
     assert losses.codes.tolist() == [[0, 1]]
     assert [residual.tolist() for residual in losses.residuals] == [[[3.0, 2.0]], [[1.0, 2.0]]]
     assert losses.reconstruction.item() == pytest.approx(2.0)
@@ -48,13 +55,13 @@ def test_equations_by_hand() -> None:
 
 def test_means_over_levels_dimensions_and_items() -> None:
     network = _identity_network()
-    by_level = network.losses(H, LossSettings(rq_reduce="mean"))
+    by_level = network.losses(H, _losses(rq_reduce="mean"))
     assert by_level.quantisation.item() == pytest.approx(8.75 / 2)
-    by_dimension = network.losses(H, LossSettings(norm="mean"))
+    by_dimension = network.losses(H, _losses(norm="mean"))
     assert by_dimension.reconstruction.item() == pytest.approx(2.0 / 2)
     assert by_dimension.quantisation.item() == pytest.approx(8.75 / 2)
     # A second item on its codewords, (2, 0) + (1, 0) = (3, 0), loses only |(1,0)|^2 at level 0.
-    two = network.losses(torch.tensor([[3.0, 2.0], [3.0, 0.0]]), LossSettings())
+    two = network.losses(torch.tensor([[3.0, 2.0], [3.0, 0.0]]), _losses())
     assert two.codes.tolist() == [[0, 1], [0, 0]]
     assert two.reconstruction.item() == pytest.approx((2.0 + 0.0) / 2)
     assert two.quantisation.item() == pytest.approx((8.75 + 1.25) / 2)
@@ -62,7 +69,7 @@ def test_means_over_levels_dimensions_and_items() -> None:
 
 def test_gradients_by_hand() -> None:
     network = _identity_network()
-    losses = network.losses(H, LossSettings(beta=0.25))
+    losses = network.losses(H, _losses(beta=0.25))
     losses.quantisation.backward(retain_graph=True)
     # Codewords: 2 (e - r). The latent: 2 beta ((r_0 - e_0) + (r_1 - e_1)) = .5 ((1,2) + (1,1)).
     assert network.codebooks[0].grad.tolist() == [[-2.0, -4.0], [0.0, 0.0]]
@@ -168,8 +175,8 @@ def test_sinkhorn_gives_away_where_it_costs_least() -> None:
 def test_sinkhorn_concerns_the_last_level_only() -> None:
     network = _identity_network()
     rows = torch.tensor([[3.0, 0.0], [2.9, 0.0], [2.8, 0.0], [2.7, 0.0]])
-    free = network.losses(rows, LossSettings()).codes
-    shared = network.losses(rows, LossSettings(sinkhorn_epsilon=0.05)).codes
+    free = network.losses(rows, _losses()).codes
+    shared = network.losses(rows, _losses(sinkhorn_epsilon=0.05)).codes
     assert free.tolist() == [[0, 0]] * 4
     assert shared[:, 0].tolist() == [0] * 4
     assert sorted(shared[:, 1].tolist()) == [0, 0, 1, 1]

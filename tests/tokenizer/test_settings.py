@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -11,22 +12,16 @@ import yaml
 
 import recbole_qbert.properties
 from recbole_qbert.errors import InputError
-from recbole_qbert.tokenizer.opq import OPQSettings
-from recbole_qbert.tokenizer.pipeline import injection_settings
+from recbole_qbert.injection.fit import TrainingSettings
+from recbole_qbert.injection.model import InjectionSettings
 from recbole_qbert.tokenizer.quantiser import METHODS
-from recbole_qbert.tokenizer.quantiser_settings import QuantiserSettings, read_settings
-from recbole_qbert.tokenizer.rqkmeans import RQKMeansSettings
-from recbole_qbert.tokenizer.rqvae_settings import RQVAESettings
-from recbole_qbert.tokenizer.settings import tokenize_settings
+from recbole_qbert.tokenizer.rqvae import LossSettings
+from recbole_qbert.tokenizer.settings import QUANTISERS, injection_settings, tokenize_settings
+from recbole_qbert.tokenizer.stage_settings import read_settings
 from recbole_qbert.yaml_files import load_yaml
 
 FOLDER = Path(recbole_qbert.properties.__path__[0])
 SHIPPED = sorted(FOLDER.glob("*tokenize.yaml"))
-KINDS: dict[str, type[QuantiserSettings]] = {
-    "rqvae": RQVAESettings,
-    "rqkmeans": RQKMeansSettings,
-    "opq": OPQSettings,
-}
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
@@ -45,17 +40,57 @@ def test_every_shipped_file_is_explained_and_builds(path: Path) -> None:
     settings = tokenize_settings([path])
     injection_settings(settings)
     for method in METHODS:
-        read_settings(KINDS[method], method, settings[method])
+        sizes = {"n_levels": 1, "codebook_size": 2}
+        read_settings(QUANTISERS[method], method, {**sizes, **settings[method]})
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_sections_hold_every_setting_with_its_default(method: str) -> None:
-    """The file is the list of settings: none is missing, and none says another default."""
-    section = load_yaml(FOLDER / "tokenize.yaml")[method]
-    kind = KINDS[method]
-    assert read_settings(kind, method, section) == kind()
-    shared = {"n_levels", "codebook_size"}  # above the sections
-    assert section.keys() == kind.__dataclass_fields__.keys() - shared
+STAGES: list[tuple[str, list[type]]] = [
+    ("injection", [InjectionSettings, TrainingSettings]),
+    *((method, [kind]) for method, kind in QUANTISERS.items()),
+]
+
+
+@pytest.mark.parametrize(("section", "kinds"), STAGES, ids=lambda each: str(each))
+def test_the_file_is_the_one_source_of_defaults(section: str, kinds: list[type]) -> None:
+    """Each key of a section is a field and each field a key; no class says a default itself."""
+    shipped = load_yaml(FOLDER / "tokenize.yaml")[section]
+    above = {"n_levels", "codebook_size"}  # above the sections
+    fields = [field for kind in kinds for field in dataclasses.fields(kind)]
+    assert sorted(field.name for field in fields if field.name not in above) == sorted(shipped)
+    for field in fields:
+        assert field.default is dataclasses.MISSING
+        if field.name not in above:
+            assert field.default_factory is not dataclasses.MISSING
+            value = shipped[field.name]
+            default = field.default_factory()
+            assert (list(default) if isinstance(default, tuple) else default) == value
+
+
+def test_losses_have_no_defaults_of_their_own() -> None:
+    for field in dataclasses.fields(LossSettings):
+        assert field.default is field.default_factory is dataclasses.MISSING
+
+
+def test_every_number_and_word_has_a_range() -> None:
+    """Far outside, or misspelt, each is refused as the settings are read, before any file."""
+    shipped = load_yaml(FOLDER / "tokenize.yaml")
+    flat = {key: value for key, value in shipped.items() if not isinstance(value, dict)}
+    for section, values in shipped.items():
+        if isinstance(values, dict):
+            flat |= {f"{section}.{key}": value for key, value in values.items()}
+    free = {"show_progress"}
+    for key, value in flat.items():
+        if key in free or isinstance(value, bool):
+            wrong: Any = "perhaps"
+        elif isinstance(value, list):
+            wrong = [-5] if isinstance(value[0], int) else ["no such.thing"]
+        else:
+            wrong = "no such thing" if isinstance(value, str) else -5
+        for bad in (wrong, None):
+            with pytest.raises(InputError) as refusal:
+                tokenize_settings((), {key: bad})
+            said = str(refusal.value)
+            assert key in said and "\n" not in said, (key, bad, said)
 
 
 def test_later_sources_win_key_by_key(tmp_path: Path) -> None:
@@ -83,6 +118,15 @@ def test_later_sources_win_key_by_key(tmp_path: Path) -> None:
         ({"modalities": "fused"}, "modalities: 'fused' is a reserved word"),
         ({"output": "../x.semid"}, "output: '../x.semid': write semid, or a name: text.semid"),
         ({"output": "inter"}, "output: 'inter': write semid"),
+        ({"rqvae.gradient": "rotate"}, "rqvae.gradient: 'rotate' is none of ste, rotation; did"),
+        ({"quantiser": "rqkmean"}, "none of rqvae, rqkmeans, opq; did you mean 'rqkmeans'?"),
+        ({"injection.batch_size": "1"}, "injection.batch_size: 1 is less than 2"),
+        ({"injection.n_heads": "3"}, "injection.hidden_size: 256 is not a multiple"),
+        ({"codebook_size": "1"}, "codebook_size: 1 is less than 2"),
+        ({"codebook_size": "[8, many]"}, "codebook_size: 'many' is not a whole number or auto"),
+        ({"n_levels": "0"}, "n_levels: 0 is less than 1"),
+        ({"n_levels": "[2]"}, "n_levels: [2] is not a whole number or auto"),
+        ({"seed": "4294967296"}, "seed: 4294967296 is more than 4294967295"),
         ({"show_progress": "3"}, "show_progress: 3 is not True or False"),
     ],
 )

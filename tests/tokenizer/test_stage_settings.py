@@ -8,16 +8,24 @@ import pytest
 
 from recbole_qbert.errors import InputError
 from recbole_qbert.tokenizer.opq import OPQSettings
-from recbole_qbert.tokenizer.quantiser_settings import read_settings
 from recbole_qbert.tokenizer.rqkmeans import RQKMeansSettings
 from recbole_qbert.tokenizer.rqvae_settings import RQVAESettings
+from recbole_qbert.tokenizer.stage_settings import read_quantiser_settings, read_settings
+
+SIZES = {"n_levels": 4, "codebook_size": 256}
 
 
 def test_defaults_and_what_is_given() -> None:
-    assert read_settings(RQVAESettings, "rqvae", {}) == RQVAESettings()
-    given = {"n_levels": 2, "hidden_sizes": [64, 8], "beta": 1, "restart_dead_codes": False}
+    assert read_settings(RQVAESettings, "rqvae", SIZES) == RQVAESettings(4, 256)
+    given = {
+        **SIZES,
+        "n_levels": 2,
+        "hidden_sizes": [64, 8],
+        "beta": 1,
+        "restart_dead_codes": False,
+    }
     settings = read_settings(RQVAESettings, "rqvae", given)
-    assert settings == RQVAESettings(2, hidden_sizes=(64, 8), beta=1, restart_dead_codes=False)
+    assert settings == RQVAESettings(2, 256, hidden_sizes=(64, 8), beta=1, restart_dead_codes=False)
     assert settings.codebook_sizes == (256, 256)
 
 
@@ -27,7 +35,7 @@ def test_sizes_of_each_level() -> None:
 
 
 def test_epochs_follow_the_number_of_items() -> None:
-    settings = RQVAESettings(epochs=500, max_steps=4000, batch_size=1024)
+    settings = RQVAESettings(4, 256, epochs=500, max_steps=4000, batch_size=1024)
     assert settings.n_epochs(1_585) == 500  # two steps each
     assert settings.n_epochs(13_839) == 286  # 14 steps each
     assert settings.n_epochs(1_000_000) == 5  # 977 steps each
@@ -54,10 +62,10 @@ def test_epochs_follow_the_number_of_items() -> None:
 )
 def test_refusals(given: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message) as refusal:
-        read_settings(RQVAESettings, "rqvae", given)
+        read_quantiser_settings(RQVAESettings, "rqvae", {**SIZES, **given})
     assert "\n" not in str(refusal.value)
 
 
 def test_a_setting_of_another_method_is_unknown() -> None:
     with pytest.raises(InputError, match="opq.beta: unknown setting"):
-        read_settings(OPQSettings, "opq", {"beta": 0.25})
+        read_settings(OPQSettings, "opq", {**SIZES, "beta": 0.25})

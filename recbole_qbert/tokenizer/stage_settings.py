@@ -1,0 +1,146 @@
+"""Settings of the stages: dataclasses whose defaults stand in `properties/tokenize.yaml` alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from recbole_qbert.errors import InputError, did_you_mean, one_of
+from recbole_qbert.yaml_files import load_yaml, shipped
+
+
+def setting(
+    key: str, low: float | None = None, high: float | None = None, choices: Sequence[str] = ()
+) -> Any:
+    """A dataclass field with the values that are accepted.
+
+    Args:
+        key: where its default stands in the YAML, `section.name`.
+        low: the least value, of a list's parts too.
+        high: the greatest value.
+        choices: all values.
+    """
+    return dataclasses.field(
+        default_factory=functools.partial(shipped_value, key),
+        metadata={"low": low, "high": high, "choices": tuple(choices)},
+    )
+
+
+def shipped_value(key: str) -> Any:
+    """The default of `section.name`; a list is a tuple."""
+    section, _, name = key.partition(".")
+    value = _shipped_file()[section][name]
+    return tuple(value) if isinstance(value, list) else value
+
+
+@functools.cache
+def _shipped_file() -> dict[str, Any]:
+    return load_yaml(shipped("tokenize.yaml"))
+
+
+@dataclass(frozen=True)
+class QuantiserSettings:
+    """Settings of every method.
+
+    Attributes:
+        n_levels: K.
+        codebook_size: codes of every level, or K numbers.
+    """
+
+    n_levels: int
+    codebook_size: int | tuple[int, ...]
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """S_k, K of them."""
+        size = self.codebook_size
+        return size if isinstance(size, tuple) else (size,) * self.n_levels
+
+
+Q = TypeVar("Q", bound=QuantiserSettings)
+S = TypeVar("S")
+
+
+def read_quantiser_settings(kind: type[Q], method: str, given: Mapping[str, Any]) -> Q:
+    """Settings of a method, its sizes among them; what the mapping lacks has its default.
+
+    Raises:
+        InputError: as `read_settings`, or sizes that do not fit the number of levels.
+    """
+    settings = read_settings(kind, method, given)
+    size = settings.codebook_size
+    if isinstance(size, tuple) and len(size) != settings.n_levels:
+        raise InputError(
+            f"{method}.codebook_size: {list(size)} gives {len(size)} sizes for "
+            f"{settings.n_levels} levels; give one number, or one a level"
+        )
+    return settings
+
+
+def read_settings(kind: type[S], section: str, given: Mapping[str, Any]) -> S:
+    """A section of the settings; what the mapping lacks has its default.
+
+    Raises:
+        InputError: an unknown key (with a "did you mean"), or a value of another kind or out of
+            range.
+    """
+    fields = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for key in given:
+        if key not in fields:
+            raise InputError(f"{section}.{key}: unknown setting{did_you_mean(str(key), fields)}")
+    values = {key: tuple(each) if isinstance(each, list) else each for key, each in given.items()}
+    settings = kind(**values)
+    check_values(settings, section)
+    return settings
+
+
+def check_values(settings: Any, section: str) -> None:
+    """Every value of a dataclass of settings is of its default's kind and in its range.
+
+    Raises:
+        InputError: names the key.
+    """
+    for field in dataclasses.fields(settings):
+        name, value = f"{section}.{field.name}", getattr(settings, field.name)
+        if field.default_factory is dataclasses.MISSING:  # n_levels and codebook_size
+            for each in value if isinstance(value, tuple) else (value,):
+                check_value(name, each, 1, low=1)
+            continue
+        default = field.default_factory()
+        several, wanted = isinstance(value, tuple), isinstance(default, tuple)
+        if several != wanted:
+            shown = list(value) if several else value
+            raise InputError(
+                f"{name}: {shown!r} is "
+                f"{'one value; give a list' if wanted else 'a list; give one value'}"
+            )
+        for each in value if several else (value,):
+            check_value(name, each, default[0] if wanted else default, **field.metadata)
+
+
+def check_value(
+    name: str,
+    value: Any,
+    default: Any,
+    low: float | None = None,
+    high: float | None = None,
+    choices: Sequence[str] = (),
+) -> None:
+    """One value of a setting, of the kind of its default; a whole number may stand for a number.
+
+    Raises:
+        InputError: another kind, out of range, or none of the choices.
+    """
+    allowed = (int, float) if isinstance(default, float) else type(default)
+    if isinstance(value, bool) != isinstance(default, bool) or not isinstance(value, allowed):
+        wanted = {int: "a whole number", float: "a number", str: "a word"}.get(type(default), "")
+        raise InputError(f"{name}: {value!r} is not {wanted or 'True or False'}")
+    if choices:
+        one_of(name, value, choices)
+    if low is not None and not value >= low:
+        raise InputError(f"{name}: {value} is less than {low}")
+    if high is not None and not value <= high:
+        raise InputError(f"{name}: {value} is more than {high}")
