@@ -185,5 +185,5 @@ def test_a_time_that_is_no_number_names_its_line(tmp_path: Path, time: str) -> N
     lines = path.read_text(encoding="utf-8").splitlines()
     lines[5] = f"u9\ta\t{time}"
     path.write_text("\n".join(lines), encoding="utf-8")
-    with pytest.raises(InputError, match=rf"x\.inter: line 6, timestamp: '{time}' is not a number"):
+    with pytest.raises(InputError, match=rf"x\.inter: line 6, timestamp: '{time}' is not a finite"):
         training_pairs(path)
