@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from toy_domain import N_ITEMS, histories, item_names, small, write_domain, write_inter, write_table
 
+from recbole_qbert import checkpoint
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.semid import read_semantic_ids
 from recbole_qbert.errors import InputError
@@ -250,22 +251,27 @@ def test_a_release_renames_no_vocabulary_and_trains_nothing_again(
 ) -> None:
     domain, settings = write_domain(tmp_path), small(streams=["fused", "text"])
     first = tokenize([domain], tmp_path / "t", settings)
+    assert first is not None
+    name = first.vocabulary
     for module in (artifact, pipeline):
         monkeypatch.setattr(module, "__version__", "9.9.9", raising=False)
 
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("trained again")
 
+    with monkeypatch.context() as other_format:
+        other_format.setattr(checkpoint, "FORMAT", "recbole-qbert/checkpoint/99")
+        assert first.vocabulary == name
+
     monkeypatch.setattr(sizes, "fit_quantiser", refuse)
     monkeypatch.setattr(pipeline, "fit_injector", refuse)
     again = tokenize([domain], tmp_path / "t", settings)
-    assert first is not None and again is not None
-    assert again.vocabulary == first.vocabulary
+    assert again is not None and again.vocabulary == name
     monkeypatch.undo()
     fresh = tokenize([domain], tmp_path / "elsewhere", settings)
     other = tokenize([domain], tmp_path / "t", {**settings, "seed": 1})
     assert fresh is not None and other is not None
-    assert fresh.vocabulary == first.vocabulary != other.vocabulary
+    assert fresh.vocabulary == name != other.vocabulary
 
 
 def test_items_without_content_are_counted_named_and_kept(tmp_path: Path) -> None:
