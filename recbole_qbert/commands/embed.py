@@ -173,7 +173,8 @@ def _image(options: argparse.Namespace) -> int:
 
 
 def _vectors(options: argparse.Namespace) -> int:
-    from recbole_qbert.data.embeddings import import_matrix, write_embeddings
+    from recbole_qbert.data.atomic import read_atomic
+    from recbole_qbert.data.embeddings import import_matrix, join, write_embeddings
     from recbole_qbert.tokenizer.settings import check_modality
 
     check_modality(options.modality)
@@ -181,8 +182,17 @@ def _vectors(options: argparse.Namespace) -> int:
     if not out.parent.is_dir():
         raise InputError(f"{out.parent}: no such folder; correct --data_path or --dataset")
     table = import_matrix(options.matrix, options.items, options.modality, options.encoder)
+    files = [path for path in (place(options, "item"), place(options, "inter")) if path.is_file()]
+    found = ""
+    if files:
+        file = read_atomic(files[0])
+        file.need(["item_id"], "correct the file")
+        items = file.columns["item_id"].unique().to_pylist()
+        found = f"beside {files[0]}: {join(table, items, options.matrix)[2]}"
     write_embeddings(out, table)
-    return _say(out, table)
+    status = _say(out, table)
+    print(found, end="\n" if found else "")
+    return status
 
 
 def _say(out: Path, table: EmbeddingTable) -> int:

@@ -101,9 +101,12 @@ class SemanticIDDataset(StrictDataset):
         tokens = self.item_feat[self.iid_field]
         missing = tokens[~tokens.isin(column.index)].tolist()
         if missing:
+            unknown = column.index[~column.index.isin(tokens)].tolist()
+            besides = f"; it has {len(unknown)} that the dataset does not know: {preview(unknown)}"
             raise InputError(
                 f"{path}: {len(missing)} of {len(tokens)} items of the dataset have no {field}: "
-                f"{preview(missing)}; make the file again from this dataset's items"
+                f"{preview(missing)}{besides * bool(unknown)}; make the file again from this "
+                "dataset's items"
             )
         self.item_feat[field] = column.loc[tokens].tolist()
         self.set_field_property(

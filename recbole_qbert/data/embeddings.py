@@ -77,18 +77,30 @@ class Coverage:
         n_items: N, the items asked for.
         n_present: those with a vector.
         missing: those without, in the order asked.
+        unknown: items of the table that were not asked for.
     """
 
     n_items: int
     n_present: int
     missing: tuple[str, ...]
+    unknown: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        said = f"{self.n_present} of {self.n_items} items have a vector"
-        if not self.missing:
-            return said
-        names = preview([quote(item) for item in self.missing])
-        return f"{said}; {len(self.missing)} have none: {names}"
+        said = [f"{self.n_present} of {self.n_items} items have a vector"]
+        if self.missing:
+            said.append(f"{len(self.missing)} have none: {_examples(self.missing)}")
+        if self.unknown:
+            said.append(
+                f"the table has {len(self.unknown)} more that the data set does not know: "
+                f"{_examples(self.unknown)}"
+            )
+        if self.missing and self.unknown:
+            said.append("do both number the items alike, from 0 or from 1?")
+        return "; ".join(said)
+
+
+def _examples(items: Sequence[str]) -> str:
+    return preview([quote(item) for item in items])
 
 
 def write_embeddings(path: str | Path, table: EmbeddingTable) -> None:
@@ -185,8 +197,15 @@ def join(
     vectors[present] = table.vectors[rows[present]]
     mask = np.zeros(vectors.shape[:2], dtype=np.bool_)
     mask[present] = table.mask[rows[present]]
-    missing = tuple(items[row] for row in np.flatnonzero(~present))
-    return vectors, mask, Coverage(len(rows), int(present.sum()), missing)
+    return vectors, mask, coverage(table, items)
+
+
+def coverage(table: EmbeddingTable, items: Sequence[str]) -> Coverage:
+    """How many of N raw tokens the table has, and what it has besides."""
+    asked, own = pd.Index(list(items), dtype=object), pd.Index(table.items, dtype=object)
+    present = asked.isin(own)
+    unknown = own[~own.isin(asked)]
+    return Coverage(len(asked), int(present.sum()), tuple(asked[~present]), tuple(unknown))
 
 
 def import_matrix(

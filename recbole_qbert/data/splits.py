@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from recbole.config import Config
 from recbole.data import data_preparation
-from recbole.utils import init_seed
+from recbole.utils import FeatureType, init_seed
 
 from recbole_qbert.data.user_batches import UserTrainDataLoader, check_batch_by
 from recbole_qbert.errors import InputError
@@ -61,6 +61,7 @@ def load_splits(config: Config) -> Splits:
         splits = splits._replace(train=by_user)
     if len(splits.valid._dataset) == 0 or len(splits.test._dataset) == 0:
         raise InputError(f"dataset {config['dataset']}: {TOO_SHORT}")
+    dataset.notes += _unused_features(config, dataset)
     tested = splits.test._dataset
     seen = tested.seen_items(tested.inter_feat)
     full = int(saw_all(seen, len(tested), dataset.item_num - 1).sum())
@@ -70,6 +71,22 @@ def load_splits(config: Config) -> Splits:
             "among unseen items their targets rank last"
         )
     return splits
+
+
+def _unused_features(config: Config, dataset: Any) -> list[str]:
+    """RecBole's models with features (FDSA) leave numbers out that `numerical_features` lacks."""
+    numbers = [FeatureType.FLOAT, FeatureType.FLOAT_SEQ]
+    left_out = [
+        name
+        for name in config["selected_features"] or []
+        if dataset.field2type.get(name) in numbers and name not in config["numerical_features"]
+    ]
+    if not left_out:
+        return []
+    return [
+        f"{config['model']} leaves {', '.join(left_out)} out: numbers count as features only where "
+        "numerical_features names them"
+    ]
 
 
 def _check_lengths(dataset: Any, config: Config) -> None:

@@ -350,8 +350,9 @@ def _vocabulary_rows(dataset: Any, representation: str) -> tuple[Tensor, tuple[i
     codes = getattr(dataset, "item_codes", None)
     if codes is None:
         raise InputError(
-            f"item_representation {representation} needs semantic IDs and the dataset has none; "
-            f"set semantic_id_file, or item_representation: id"
+            f"item_representation {representation} needs semantic IDs and {dataset.dataset_name} "
+            f"has none; `recbole-qbert tokenize --dataset={dataset.dataset_name}` makes them (or "
+            "set semantic_id_file, or item_representation: id)"
         )
     rows = codes + torch.tensor(dataset.codec.offsets)
     rows[0] = 0

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recbole.utils import FeatureType
 
+from recbole_qbert.cli import main
 from recbole_qbert.data.embeddings import (
     EmbeddingTable,
     import_matrix,
@@ -238,8 +239,11 @@ def test_join_by_token() -> None:
                                 [[0, 0], [-1, 1]]]  # fmt: skip
     assert mask.tolist() == [[False, True], [False, False], [True, True], [False, True]]
     assert (coverage.n_items, coverage.n_present, coverage.missing) == (4, 3, ("zz",))
-    assert str(coverage) == "3 of 4 items have a vector; 1 have none: 'zz'"
-    assert str(join(table, ["b"], "text.npz")[2]) == "1 of 1 items have a vector"
+    assert str(coverage).startswith(
+        "3 of 4 items have a vector; 1 have none: 'zz'; the table has 1 more that the data set "
+        "does not know: 'b'"
+    )
+    assert str(join(table, list("abc"), "text.npz")[2]) == "3 of 3 items have a vector"
 
 
 def test_join_does_not_depend_on_the_tables_order() -> None:
@@ -369,3 +373,29 @@ def test_vectors_of_items_that_a_filter_takes_out(tiny: Tiny) -> None:
     for number, token in enumerate(dataset.field2id_token["item_id"][1:], start=1):
         expected = VECTORS[int(token[1:])].astype(np.float32)
         assert np.array_equal(dataset.item_feat["image"][number].numpy(), expected)
+
+
+def test_a_table_that_counts_from_0_is_found_out(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both sides of the mismatch are counted, by `embed vectors` and by a join."""
+    lines = ["item_id:token", *(str(number) for number in range(1, 41)), ""]
+    (tiny.folder / "toy.item").write_text("\n".join(lines))
+    np.save(tiny.root / "m.npy", np.ones((40, 3), np.float32))
+    (tiny.root / "ids.txt").write_text("\n".join(map(str, range(40))))
+    command = ["embed", "vectors", "--dataset=toy", "--data_path=.", "--modality=text",
+               "--matrix=m.npy", "--items=ids.txt", "--encoder=x"]  # fmt: skip
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    said = (
+        "39 of 40 items have a vector; 1 have none: '40'; the table has 1 more that the data set "
+        "does not know: '0'; do both number the items alike"
+    )
+    assert said in out
+    table = read_embeddings(tiny.folder / "toy.text.npz")
+    assert said in str(join(table, [str(number) for number in range(1, 41)], "x")[2])
+    (tiny.root / "ids.txt").write_text("\n".join(f"x{number}" for number in range(40)))
+    (tiny.folder / "toy.text.npz").unlink()
+    assert main(command) == 2
+    assert "none of the 40 items" in capsys.readouterr().err
+    assert not (tiny.folder / "toy.text.npz").exists()

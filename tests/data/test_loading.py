@@ -372,3 +372,30 @@ def test_such_a_user_has_no_hit_and_no_model_diverges(tiny: Tiny) -> None:
     user = loaded.dataset.field2token_id["user_id"]["all"]
     row = trainer.ranks.users.tolist().index(user)
     assert (trainer.ranks.raw[row], trainer.ranks.unseen[row]) == (9, 9)
+
+
+@pytest.mark.parametrize("numerical", [[], ["price"]])
+def test_features_that_a_model_leaves_out_are_said(tiny: Tiny, numerical: list[str]) -> None:
+    folder: Path = tiny.root / "other"
+    folder.mkdir()
+    (folder / "other.inter").write_text(text(ROWS))
+    lines = ["item_id:token\tbrand:token\tprice:float", *(f"i{n}\tb{n}\t{n}" for n in range(9)), ""]
+    (folder / "other.item").write_text("\n".join(lines))
+    config = tiny.make_config(
+        "FDSA",
+        dataset="other",
+        selected_features=["brand", "price"],
+        numerical_features=numerical,
+        load_col={
+            "inter": ["user_id", "item_id", "timestamp"],
+            "item": ["item_id", "brand", "price"],
+        },
+    )
+    notes = load_splits(config).dataset.notes
+    assert [note.partition(":")[0] for note in notes] == ["FDSA leaves price out"] * (not numerical)
+
+
+def test_a_model_without_semantic_ids_names_the_command_that_makes_them(tiny: Tiny) -> None:
+    (tiny.folder / "toy.semid").unlink()
+    with pytest.raises(InputError, match="`recbole-qbert tokenize --dataset=toy` makes them"):
+        fitted(tiny.make_config("QBERT4Rec"))
