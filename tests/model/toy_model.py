@@ -46,6 +46,8 @@ EQUAL_MIX = dict.fromkeys(SCHEMES, 1.0)
 class ToyDataset:
     """What the model asks of a dataset."""
 
+    dataset_name = "toy"
+
     def __init__(
         self, n_items: int = N_ITEMS, sizes: tuple[int, ...] = SIZES, repeats: bool = True
     ) -> None:
