@@ -1,7 +1,7 @@
 """Read RecBole's atomic files exactly as they are written, and write rows of one.
 
 Every reader of an atomic file in this package comes here: what is wrong is said once, with file,
-line, field and value. Nothing is inferred: "NA", "null", quotes and blanks are text like any other.
+line, field and value. Nothing is inferred: "NA", "null" and blanks are text like any other.
 """
 
 from __future__ import annotations
@@ -264,7 +264,7 @@ def _check_row_lengths(path: Path, text: str, n_fields: int, separator: str) -> 
 def read_columns(path: str | Path, fields: Sequence[str]) -> pd.DataFrame:
     """The named columns of a tab-separated file whose header holds `name:type` fields.
 
-    Nothing is inferred: "NA", "007", quotes and blanks stay as written, an empty cell is "".
+    Nothing is inferred: "NA", "007" and blanks stay as written, an empty cell is "".
 
     Args:
         path: a UTF-8 `.item`, `.user` or `.inter` file.

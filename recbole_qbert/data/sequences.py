@@ -101,7 +101,7 @@ def _read_fast(path: Path) -> pd.DataFrame | None:
     table = table.rename_columns(list(FIELDS)).unify_dictionaries()
     frame: pd.DataFrame = table.to_pandas()
     ids = frame[USER].cat.categories.append(frame[ITEM].cat.categories)
-    wrong_ids = ids.isin(["", PADDING]) | ids.str.contains("\0", regex=False)
+    wrong_ids = ids.isin(["", PADDING]) | ids.str.contains('^"|\0')  # a quotation, perhaps
     fine = len(frame) and np.isfinite(frame[TIME]).all() and not wrong_ids.any()
     return frame if fine else None
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_qbert.data import sequences
+from recbole_qbert.data.atomic import read_atomic
 from recbole_qbert.data.sequences import open_sequences, read_interactions
 from recbole_qbert.errors import InputError
 
@@ -131,3 +132,12 @@ def test_missing_file_and_column(tmp_path: Path) -> None:
     path.write_text("user_id:token\titem_id:token\nu\ta\n", encoding="utf-8")
     with pytest.raises(InputError, match="no column 'timestamp'"):
         read_interactions(path)
+
+
+def test_ids_that_are_quotations_are_those_of_every_other_reader(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.inter", [('"u"', "a", 1), ("u", 'b"', 2), ("v", '"b"', 3)])
+    frame = sequences.read_interactions(path)
+    assert frame["user_id"].tolist() == ["u", "u", "v"]
+    assert frame["item_id"].tolist() == ["a", 'b"', "b"]
+    file = read_atomic(path)
+    assert sorted(file.columns["item_id"].to_pylist()) == sorted(frame["item_id"])
