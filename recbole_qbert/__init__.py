@@ -21,6 +21,7 @@ compat.apply()
 
 from recbole_qbert import checkpoint, config, registry  # noqa: E402
 from recbole_qbert._version import __version__  # noqa: E402
+from recbole_qbert.data import user_batches  # noqa: E402
 from recbole_qbert.data.dataset import SemanticIDDataset  # noqa: E402
 from recbole_qbert.errors import InputError  # noqa: E402
 from recbole_qbert.model.qbert4rec import QBERT4Rec  # noqa: E402
@@ -28,6 +29,7 @@ from recbole_qbert.registry import register  # noqa: E402
 
 checkpoint.install()
 config.install()
+user_batches.install()
 registry.register_own_models()
 
 __all__ = ["InputError", "QBERT4Rec", "SemanticIDDataset", "__version__", "register"]

@@ -30,7 +30,7 @@ from recbole_qbert.commands import (
 )
 from recbole_qbert.commands.help import help_text
 from recbole_qbert.commands.settings import parse_settings
-from recbole_qbert.errors import InputError
+from recbole_qbert.errors import InputError, did_you_mean
 from recbole_qbert.output import ended_by_closed_pipe, plain_output
 from recbole_qbert.signals import ended_by_sigterm
 
@@ -79,7 +79,13 @@ def _parsed(given: list[str]) -> int | Callable[[], int]:
             parse_settings([f"{flag}=True" if flag == "--resume" else flag for flag in flags])
             return lambda: run_it(given[1:])
         return status[0]
-    options = build_parser().parse_args(given)
+    parser = build_parser()
+    known = next(each.choices for each in parser._actions if isinstance(each.choices, dict))
+    if given[:1] and not given[0].startswith("-") and given[0] not in known:
+        hint = did_you_mean(given[0], known) or "; see recbole-qbert --help"
+        print(f"recbole-qbert: '{given[0]}' is no command{hint}", file=sys.stderr)
+        return 2
+    options = parser.parse_args(given)
     command: Callable[[argparse.Namespace], int] = options.function
     return lambda: command(options)
 

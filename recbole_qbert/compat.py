@@ -172,6 +172,29 @@ def ignore_foreign_flags() -> None:
     _wrap_once(Config, "_load_cmd_line", make)
 
 
+def log_below_the_checkpoints() -> None:
+    """`init_logger` makes a folder `log` in the current folder, which may not be writable."""
+    import recbole.utils
+
+    def make(original: Callable[[Any], None]) -> Callable[[Any], None]:
+        def init_logger(config: Any) -> None:
+            folder = Path(config["checkpoint_dir"])
+            folder.mkdir(parents=True, exist_ok=True)
+            before = Path.cwd()
+            os.chdir(folder)
+            try:
+                original(config)
+            finally:
+                os.chdir(before)
+
+        return init_logger
+
+    _wrap_once(recbole.utils, "init_logger", make)
+    quick_start = sys.modules.get("recbole.quick_start.quick_start")  # has a name of its own for it
+    if quick_start is not None:
+        quick_start.init_logger = recbole.utils.init_logger  # type: ignore[attr-defined]
+
+
 WORKAROUNDS: tuple[Callable[[], None], ...] = (
     refuse_numpy_2,
     silence_known_warnings,
@@ -181,6 +204,7 @@ WORKAROUNDS: tuple[Callable[[], None], ...] = (
     honour_data_path,
     respect_device_choice,
     ignore_foreign_flags,
+    log_below_the_checkpoints,
 )
 
 
@@ -255,7 +279,7 @@ _IMPORTER = _Importer()
 
 
 def _wrap_once(
-    owner: type, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]
+    owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]
 ) -> None:
     """Replace the method `name` by `make(method)`, unless that was done before."""
     original = getattr(owner, name)

@@ -25,12 +25,10 @@ def said_of(where: str) -> Iterator[None]:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` for the closest known word, or an empty string."""
-    words = sorted(known)
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
-    if not close:  # then it may be written in other case
-        close = [each for each in words if each.lower() == word.lower()][:1]
-    return f"; did you mean '{close[0]}'?" if close else ""
+    """`"; did you mean 'x'?"` for the closest known word in any case, or an empty string."""
+    words = {each.lower(): each for each in sorted(known)}
+    close = difflib.get_close_matches(word.lower(), words, n=1, cutoff=0.6)
+    return f"; did you mean '{words[close[0]]}'?" if close else ""
 
 
 def preview(words: Sequence[str], n: int = 10) -> str:

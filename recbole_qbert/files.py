@@ -280,6 +280,29 @@ def sha256_folder(folder: Path) -> dict[str, str]:
     return {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
 
 
+def check_writable(folder: str | Path) -> None:
+    """Refuse a folder in which no file could be written. It is not made, and nothing stays.
+
+    Raises:
+        InputError: names the folder and what is in the way.
+    """
+    place = Path(os.path.abspath(folder))
+    missing: list[str] = []
+    try:
+        while not os.path.lexists(place):
+            missing.insert(0, place.name)
+            place = place.parent
+        if not place.is_dir():
+            raise NotADirectoryError(0, f"{place} is no folder")
+        with tempfile.TemporaryDirectory(dir=place) as trial:
+            Path(trial, *missing).mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"{folder}: cannot be written to ({reason}); give another folder"
+        ) from None
+
+
 def check_folder(folder: Path, digests: Mapping[str, str]) -> None:
     """Refuse a folder whose files are not those that were written.
 

@@ -16,24 +16,19 @@ from rich.console import Console
 
 from recbole_qbert.bundle import NotBundled, save_bundle
 from recbole_qbert.checkpoint import RUN_ONLY, config_from_json, config_to_json
-from recbole_qbert.config import FINETUNE, build_config, check_protocol, shipped_files
+from recbole_qbert.config import FINETUNE, build_config, check_same_columns, shipped_files
 from recbole_qbert.data.splits import Splits, data_counts, load_dataset, load_splits
-from recbole_qbert.data.user_batches import check_batch_by
 from recbole_qbert.distributed import barrier, is_main, joined, world
-from recbole_qbert.errors import InputError, whole_number
+from recbole_qbert.errors import InputError, said_of
 from recbole_qbert.evaluation.comparable import tested_on
 from recbole_qbert.evaluation.printing import print_tables
 from recbole_qbert.evaluation.ranking import LIST_LENGTH, RANKS_FILE, save_ranks
 from recbole_qbert.evaluation.results import RunResult, append_result
-from recbole_qbert.files import exclusive, sha256_file
+from recbole_qbert.files import check_writable, exclusive, sha256_file
 from recbole_qbert.inputs import check_inputs, inputs_of
 from recbole_qbert.learning_curve import best_evaluation, epoch_printer
 from recbole_qbert.model.qbert4rec import QBERT4Rec
-from recbole_qbert.pretraining.transfer import (
-    check_pre_model_codes,
-    load_pretrained,
-    read_source,
-)
+from recbole_qbert.pretraining.transfer import load_pretrained, read_source
 from recbole_qbert.process import (
     flush_denormals,
     machine,
@@ -51,7 +46,6 @@ from recbole_qbert.run_identity import (
     latest_result,
     run_folder,
 )
-from recbole_qbert.trainer import check_schedule
 
 
 class Training(NamedTuple):
@@ -92,6 +86,7 @@ def run_models(
     configs = [build_config(model, dataset, files, settings) for model in models]
     for config in configs:
         check_run(config)
+    check_same_columns([(config["model"], config) for config in configs])
     plan: list[tuple[Config, RunResult | None]] = [(config, None) for config in configs]
     for place, config in reversed(list(enumerate(configs))):
         if is_qbert(config) and config["pre_model_path"]:
@@ -112,12 +107,10 @@ def is_qbert(config: Config) -> bool:
 
 
 def check_run(config: Config) -> None:
-    """What a run's settings must hold before anything is trained: its protocol and its start."""
-    check_protocol(config)
-    check_batch_by(config["batch_by"])
-    check_schedule(config["warmup_ratio"] or 0.0, config["lr_decay"] or "none")
-    if config["model"] == "S3Rec":
-        first_stage_batch_size(config)
+    """What no setting alone tells: where the run writes, its stage, what it begins with."""
+    for folder in (config["checkpoint_dir"], run_folder(config)):
+        with said_of("checkpoint_dir"):
+            check_writable(folder)
     if not is_qbert(config):
         return
     if config["train_stage"] != FINETUNE:
@@ -125,7 +118,6 @@ def check_run(config: Config) -> None:
             f"train_stage: {config['train_stage']!r}: `run` fine-tunes; pretrain with "
             "`recbole-qbert pretrain --datasets=A,B`"
         )
-    check_pre_model_codes(config["pre_model_codes"])
     if config["pre_model_path"]:
         read_source(config["pre_model_path"])
 
@@ -291,20 +283,6 @@ def n_parameters(model: torch.nn.Module) -> int:
     return sum(each.numel() for each in model.parameters())
 
 
-def first_stage_batch_size(config: Config) -> int:
-    """Sequences a step of S3Rec's first stage: its own number, or that of the second stage.
-
-    There are far fewer of them than of the second stage's prefixes, so that smaller batches may be
-    needed to have steps enough.
-
-    Raises:
-        InputError: no number.
-    """
-    size = config["pretrain_batch_size"]
-    size = config["train_batch_size"] if size is None else size
-    return whole_number("pretrain_batch_size", size)
-
-
 def pretrain_s3rec(config: Config, console: Console) -> str:
     """S3Rec's first stage: `pretrain_epochs` epochs of its four self-supervised losses.
 
@@ -315,7 +293,8 @@ def pretrain_s3rec(config: Config, console: Console) -> str:
         "train_stage": "pretrain",
         "epochs": config["pretrain_epochs"],
         "augmentation": "none",
-        "train_batch_size": first_stage_batch_size(config),
+        # There are far fewer rows than the second stage's prefixes: smaller batches, more steps.
+        "train_batch_size": config["pretrain_batch_size"] or config["train_batch_size"],
         "checkpoint_dir": str(folder),
         "use_gpu": config["use_gpu"],
         **{key: config[key] for key in RUN_ONLY if key in config},

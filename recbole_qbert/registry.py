@@ -5,19 +5,26 @@
 model in a module of its own package named like the model, and for `<Model>Dataset` and
 `<Model>Trainer` as attributes of two of its packages (recbole/utils/utils.py,
 recbole/data/utils.py). A third party adds a model by calling `register` before it runs.
+
+RecBole's own sequential models get our dataset and trainer too, in both ways of running them, so
+that all models are compared under one protocol.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.machinery
+import inspect
 import sys
 import types
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import recbole.data.dataset
+import recbole.model.sequential_recommender
 import recbole.trainer
 from recbole.data.dataset import SequentialDataset
+from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import ModelType, get_model
 
 from recbole_qbert.data.dataset import SemanticIDDataset
@@ -66,33 +73,74 @@ def register(
     module.__spec__ = importlib.machinery.ModuleSpec(module_name, None)  # RecBole asks find_spec
     setattr(module, name, model)
     sys.modules[module_name] = module
-    setattr(recbole.data.dataset, f"{name}Dataset", dataset)
-    setattr(recbole.trainer, f"{name}Trainer", for_shared_folder(trainer))
+    _let_recbole_find(name, entry)
     return model
+
+
+def _let_recbole_find(name: str, entry: Entry) -> None:
+    setattr(recbole.data.dataset, f"{name}Dataset", entry.dataset)
+    setattr(recbole.trainer, f"{name}Trainer", for_shared_folder(entry.trainer))
 
 
 def model_entry(name: str) -> Entry:
     """The entry of a registered model, or one for a sequential model of RecBole's.
 
-    RecBole's models get our dataset and trainer too, so that all are compared under one protocol.
-
     Raises:
-        InputError: no such model, or not a sequential one.
+        InputError: no such model, not a sequential one, or none that can rank a catalogue.
     """
     if name in MODEL_TABLE:
         return MODEL_TABLE[name]
+    check_model_name(name)
     model = _recbole_model(name)
-    if model is None:
-        known = [*MODEL_TABLE, "SASRec", "BERT4Rec", "GRU4Rec", "FDSA", "S3Rec"]
-        raise InputError(
-            f"model {name}: neither here ({', '.join(MODEL_TABLE)}) nor in RecBole"
-            f"{did_you_mean(name, known)}"
-        )
     if model.type != ModelType.SEQUENTIAL:
         raise InputError(
             f"model {name}: not a sequential model, so it has no place in this protocol"
         )
+    if model not in recbole_models():
+        raise InputError(
+            f"model {name}: it needs labels, a knowledge graph or RecBole's own data set, so it "
+            "cannot rank a catalogue here"
+        )
     return Entry(model)
+
+
+def check_model_name(name: str) -> None:
+    """
+    Raises:
+        InputError: neither this table nor RecBole has a model of the name.
+    """
+    if name not in MODEL_TABLE and _recbole_model(name) is None:
+        known = [*MODEL_TABLE, *(model.__name__ for model in recbole_models())]
+        raise InputError(
+            f"model {name}: neither here ({', '.join(MODEL_TABLE)}) nor in RecBole"
+            f"{did_you_mean(name, known)}"
+        )
+
+
+def is_sequential(name: str, model: type) -> bool:
+    """Whether a model is one of this table, or a sequential one of RecBole's."""
+    return name in MODEL_TABLE or model in recbole_models()
+
+
+@functools.cache
+def recbole_models() -> tuple[type, ...]:
+    """RecBole's sequential models that rank a catalogue from sequences.
+
+    Those that need a knowledge graph have a data set class of their own there. FEARec looks for
+    users with one target in RecBole's copied histories, which are not made here.
+    """
+    package = recbole.model.sequential_recommender
+    classes: list[Any] = [each for each in vars(package).values() if inspect.isclass(each)]
+    return tuple(
+        each
+        for each in classes
+        if issubclass(each, AbstractRecommender)
+        and each.__module__.startswith(f"{package.__name__}.")
+        and each.type == ModelType.SEQUENTIAL
+        and each.__name__ != "FEARec"
+        and each.full_sort_predict is not AbstractRecommender.full_sort_predict
+        and not hasattr(recbole.data.dataset, f"{each.__name__}Dataset")
+    )
 
 
 def build_model(config: Any, dataset: Any) -> Any:
@@ -133,5 +181,7 @@ def _recbole_model(name: str) -> Any:
 
 def register_own_models() -> None:
     """Everything this package brings; called once when it is imported."""
+    for model in recbole_models():
+        _let_recbole_find(model.__name__, Entry(model))
     for model in (QBERT4Rec, IDBERT4Rec, BERT4RecFixed, Popularity, BigramChain):
         register(model)

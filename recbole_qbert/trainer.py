@@ -7,20 +7,22 @@ ends with the same result, bit for bit on one CPU thread.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import recbole.trainer.trainer
 import torch
-from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.trainer import Trainer
 from recbole.utils import get_gpu_usage
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.tensorboard import SummaryWriter
 
 from recbole_qbert.checkpoint import (
     PLACES,
@@ -38,14 +40,12 @@ from recbole_qbert.distributed import (
     world,
 )
 from recbole_qbert.errors import InputError
-from recbole_qbert.evaluation.ranking import METRICS, Ranks, rank_targets, summarise
+from recbole_qbert.evaluation.ranking import Ranks, rank_targets, summarise
 from recbole_qbert.files import write_json
 from recbole_qbert.inputs import check_inputs, inputs_of
 from recbole_qbert.lean_forward import lean_loss, lean_scores
 from recbole_qbert.progress import Progress
 from recbole_qbert.run_identity import START_ANEW, last_state_file, run_hash
-
-DECAYS = ("none", "linear", "cosine")
 
 
 class SafeTrainer(Trainer):
@@ -70,15 +70,16 @@ class SafeTrainer(Trainer):
         Raises:
             InputError: settings that cannot be used, or a state of another run.
         """
-        check_schedule(config["warmup_ratio"] or 0.0, config["lr_decay"] or "none")
         # RecBole makes the folder too, and fails where two processes do it at once.
         Path(config["checkpoint_dir"]).mkdir(parents=True, exist_ok=True)
         if not is_main():
             config["log_wandb"] = False
-        super().__init__(config, model)
+        folder = Path(config["checkpoint_dir"])
+        with _tensorboard_below(folder):
+            super().__init__(config, model)
         self._choose_precision()
         self.inputs = inputs_of(config) if inputs is None else dict(inputs)
-        folder, name = Path(config["checkpoint_dir"]), self._name_of_files()
+        name = self._name_of_files()
         self.saved_model_file = str(folder / f"{name}.safetensors")
         self.last_state_file = last_state_file(folder, name)
         self.curve_file = folder / f"{name}.curve.json"
@@ -228,7 +229,7 @@ class SafeTrainer(Trainer):
         """Metrics of both columns, unrounded; `self.ranks` keeps every row's rank."""
         if load_best_model:
             barrier()  # until it is written
-        if not self._ranks_suffice(eval_data):
+        if not isinstance(eval_data._dataset, SemanticIDDataset):  # a third party's own
             return super().evaluate(eval_data, load_best_model, model_file, show_progress)
         if load_best_model:
             self._load_weights(model_file or self.saved_model_file)
@@ -248,14 +249,6 @@ class SafeTrainer(Trainer):
         score = lean_scores(self.model, self.config)
         self.ranks = rank_targets(self.model, eval_data, self.device, wrap, self.list_length, score)
         return OrderedDict(summarise(self.ranks, self.config["metrics"], self.config["topk"]))
-
-    def _ranks_suffice(self, eval_data: Any) -> bool:
-        """Full ranking of one target a row, and only metrics that a rank decides."""
-        return (
-            isinstance(eval_data, FullSortEvalDataLoader)
-            and isinstance(eval_data._dataset, SemanticIDDataset)
-            and all(metric.lower() in METRICS for metric in self.config["metrics"])
-        )
 
     def _load_weights(self, path: str) -> None:
         state = load_checkpoint(path, self.device)
@@ -325,6 +318,20 @@ class SafeTrainer(Trainer):
         self._started = perf_counter() - (self.curve[-1]["seconds"] if self.curve else 0.0)
 
 
+@contextlib.contextmanager
+def _tensorboard_below(folder: Path) -> Iterator[None]:
+    """RecBole's trainer begins a folder `log_tensorboard` in the current folder; in the block it
+    writes below `folder`."""
+    module = recbole.trainer.trainer
+    before = module.get_tensorboard
+    if is_main():
+        module.get_tensorboard = lambda _: SummaryWriter(str(folder / "tensorboard"))
+    try:
+        yield
+    finally:
+        module.get_tensorboard = before
+
+
 # Stored keys that may differ between a run and its continuation without changing its result.
 RESUMABLE_CHANGES = PLACES | {"eval_batch_size"}
 
@@ -334,19 +341,10 @@ def for_shared_folder(trainer: type[SafeTrainer]) -> type[SafeTrainer]:
     return type(trainer.__name__, (trainer,), {"shares_folder": True})
 
 
-def check_schedule(warmup_ratio: Any, decay: Any) -> None:
-    """Refuse what `build_schedule` cannot follow."""
-    if decay not in DECAYS:
-        raise InputError(f"lr_decay: {decay!r} is none of {', '.join(DECAYS)}")
-    if not isinstance(warmup_ratio, (int, float)) or not 0 <= warmup_ratio < 1:
-        raise InputError(f"warmup_ratio: {warmup_ratio!r} is not in [0, 1)")
-
-
 def build_schedule(
     optimizer: Optimizer, *, n_steps: int, warmup_ratio: float, decay: str
 ) -> LambdaLR:
     """Linear warm-up over `warmup_ratio` of `n_steps`, then `decay` towards zero at `n_steps`."""
-    check_schedule(warmup_ratio, decay)
     warmup = round(warmup_ratio * n_steps)
 
     def factor(step: int) -> float:

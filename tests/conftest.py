@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import recbole.trainer.trainer
 import torch
 from recbole.config import Config
 from recbole.utils import init_seed
 
+import recbole_qbert.trainer
 from recbole_qbert.config import build_config, known_keys
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
 from recbole_qbert.data.splits import Splits, load_splits
@@ -187,13 +187,13 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tiny]:
         lines.append(f"i{number}\tThing {number}\t{' '.join(classes or ['plain'])}")
     (folder / "toy.item").write_text("\n".join([*lines, ""]), encoding="utf-8")
     writers: list[Any] = []
-    make_writer = recbole.trainer.trainer.get_tensorboard
+    make_writer = recbole_qbert.trainer.SummaryWriter
 
-    def get_tensorboard(logger: logging.Logger) -> Any:
-        writers.append(make_writer(logger))
+    def writer_below(folder: str) -> Any:
+        writers.append(make_writer(folder))
         return writers[-1]
 
-    monkeypatch.setattr(recbole.trainer.trainer, "get_tensorboard", get_tensorboard)
+    monkeypatch.setattr(recbole_qbert.trainer, "SummaryWriter", writer_below)
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield toy

@@ -42,6 +42,39 @@ FAULTS = {
     "second model unknown": (["--model=SASRec,GRU4Rek"], "did you mean 'GRU4Rec'"),
     "general model": (["--model=BPR"], "not a sequential model"),
     "no model": ([], "--model=... is needed"),
+    "misspelt model": (
+        ["--modle=SASRec"],
+        "--model=... is needed, on the command line or in a config file; is --modle meant for it?",
+    ),
+    "ranks no catalogue": (["--model=DIN"], "model DIN: it needs labels"),
+    "two tables": (
+        ["--model=SASRec,GRU4Rec", "--config_files=two.yaml"],
+        "topk: [10, 20] of GRU4Rec, [1, 5, 10] of SASRec; give all the same",
+    ),
+    "checkpoints below a file": (
+        ["--model=SASRec", "--checkpoint_dir=bad.yaml"],
+        "checkpoint_dir: bad.yaml: cannot be written to",
+    ),
+    "checkpoints in a file's folder": (
+        ["--model=SASRec", "--checkpoint_dir=bad.yaml/a/b"],
+        "checkpoint_dir: bad.yaml/a/b: cannot be written to",
+    ),
+    "checkpoints at a loop": (
+        ["--model=SASRec", "--checkpoint_dir=loop/saved"],
+        "checkpoint_dir: loop/saved: cannot be written to",
+    ),
+    "checkpoints in /proc": (
+        ["--model=SASRec", "--checkpoint_dir=/proc/x"],
+        "checkpoint_dir: /proc/x: cannot be written to",
+    ),
+    "checkpoints under a long name": (
+        ["--model=SASRec", f"--checkpoint_dir={'n' * 300}"],
+        "cannot be written to (File name too long)",
+    ),
+    "a run's folder is a file": (
+        ["--model=SASRec", "--checkpoint_dir=taken"],
+        "taken/toy is no folder",
+    ),
     "unknown key": (["--model=SASRec", "--learning_rat=1"], "did you mean 'learning_rate'"),
     "unknown key of one model": (["--model=BigramChain", "--hidden_size=8"], "unknown key"),
     "missing folder": (
@@ -65,8 +98,14 @@ FAULTS = {
         ["--model=QBERT4Rec", "--semantic_id_file=few.semid"],
         "12 of 30 items of the dataset have no semantic_id",
     ),
-    "unknown scheme": (["--model=QBERT4Rec", "--mask_mix={spam: 1}"], "mask_mix: scheme: 'spam'"),
-    "negative weight": (["--model=QBERT4Rec", "--mask_mix={span: -1}"], "weights must be >= 0"),
+    "unknown scheme": (
+        ["--model=QBERT4Rec", "--mask_mix={spam: 1}"],
+        "mask_mix: unknown key 'spam'; did you mean 'span'",
+    ),
+    "negative weight": (
+        ["--model=QBERT4Rec", "--mask_mix={span: -1}"],
+        "mask_mix.span: -1 is not a number in [0",
+    ),
     "mask_mix no dict": (["--model=QBERT4Rec", "--mask_mix=span"], "mask_mix"),
     "mask_mix no number": (["--model=QBERT4Rec", "--mask_mix={span: x}"], "mask_mix"),
     "flag without value": (["--model=SASRec", "--epochs"], "--epochs has no value"),
@@ -83,11 +122,11 @@ FAULTS = {
     "valid metric": (["--model=SASRec", "--valid_metric=NDCG@7"], "valid_metric: 'NDCG@7' is none"),
     "sampled ranking": (
         ["--model=SASRec", "--eval_args={split: {LS: valid_and_test}, order: TO, mode: uni9}"],
-        "eval_args: mode must be full",
+        "eval_args.mode: 'uni9' is not full",
     ),
     "zero step": (
         ["--model=SASRec", "--eval_step=0"],
-        "eval_step: 0 is less",
+        "eval_step: 0 is not a whole number from 1",
     ),
     "learner": (["--model=SASRec", "--learner=foo"], "learner: 'foo' is none of adam"),
     "no flag": (["--model=SASRec", "epochs"], "'epochs' is no --key=value"),
@@ -100,13 +139,17 @@ FAULTS = {
     "vectors": (["--model=SASRec", "--item_vectors={a: no.npz}"], "no.npz: no such file"),
     "column": (["--model=SASRec", "--TIME_FIELD=when"], "when"),
     "warm-up": (["--model=SASRec", "--warmup_ratio=half"], "warmup_ratio: 'half'"),
-    "metric": (["--model=SASRec", "--metrics=[Hitt]"], "config of SASRec on toy"),
+    "metric": (["--model=SASRec", "--metrics=[Hitt]"], "did you mean 'hit'"),
 }
 
 
 def prepare_faults(tiny: Tiny) -> None:
     """The bad files that `FAULTS` name."""
     Path("bad.yaml").write_text("a: [1,\n")
+    Path("two.yaml").write_text("per_model: {GRU4Rec: {topk: [10, 20]}}\n")
+    Path("loop").symlink_to("loop")
+    Path("taken").mkdir()
+    Path("taken/toy").write_text("a file")
     Path("bad.semid").write_text("item_id:token\tsemantic_id:token_seq\ni0\tnonsense\n")
     table = tiny.table
     few = SemanticIDTable(table.items[:18], table.codes[:18], table.codebook_sizes)
@@ -179,10 +222,24 @@ def test_parse_settings() -> None:
 def test_help_version_and_no_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--help"]) == 0
     assert "--model=" in capsys.readouterr().out
-    for arguments, status in ((["--version"], 0), (["--help"], 0), ([], 2), (["nonsense"], 2)):
+    for arguments, status in ((["--version"], 0), (["--help"], 0), ([], 2)):
         with pytest.raises(SystemExit) as caught:
             main(arguments)
         assert caught.value.code == status
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("rnu", "; did you mean 'run'?"),
+        ("Tune", "; did you mean 'tune'?"),
+        ("benchmrk", "; did you mean 'benchmark'?"),
+        ("zzz", "; see recbole-qbert --help"),
+    ],
+)
+def test_no_command(word: str, hint: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main([word, "--model=SASRec"]) == 2
+    assert capfd.readouterr().err == f"recbole-qbert: '{word}' is no command{hint}\n"
 
 
 def test_check(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:

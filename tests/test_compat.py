@@ -19,6 +19,7 @@ from recbole.utils import argument_list
 from scipy.sparse import dok_matrix
 
 from recbole_qbert import checkpoint, compat
+from recbole_qbert.registry import recbole_models
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -235,12 +236,12 @@ def test_an_assignment_of_no_gpu_means_cpu(monkeypatch: pytest.MonkeyPatch) -> N
 def test_flags_of_other_programs_are_no_settings(
     monkeypatch: pytest.MonkeyPatch, program: str, read: bool
 ) -> None:
-    """`--node-ip=...` of a Ray worker stays out; a script's own `--epochs=3` counts."""
+    """`--worker=...` of a Ray worker stays out; a script's own `--epochs=3` counts."""
     compat.apply()
-    monkeypatch.setattr(sys, "argv", [program, "--epochs=3", "--node-ip=1"])
+    monkeypatch.setattr(sys, "argv", [program, "--epochs=3", "--worker=1"])
     config = Config(model="SASRec", dataset="ml-100k", config_dict={"train_neg_sample_args": None})
     assert (config["epochs"] == 3) is read
-    assert (config["node-ip"] == 1) is read
+    assert (config["worker"] == 1) is read
 
 
 SNAPSHOT = """
@@ -293,6 +294,7 @@ print(json.dumps([changed, same, added]))
 # All that the import changes of RecBole, and of nothing else.
 CONFIG = {"_convert_config_dict", "_init_device", "_init_parameters_category", "_load_cmd_line"}
 CONFIG |= {
+    "_get_model_and_dataset",
     "_load_config_files",
     "_load_internal_config_dict",
     "_set_default_parameters",
@@ -320,8 +322,11 @@ def test_an_import_changes_no_more_than_this(tmp_path: Path) -> None:
     expected |= {f"{name}.torch" for name in checkpoint.READERS}
     expected |= {f"{name}.{mark}" for name in watched}
     expected |= {f"recbole.quick_start{end}.load_data_and_model" for end in ("", ".quick_start")}
-    expected |= {f"recbole.trainer.{name}Trainer" for name in OWN_MODELS}
-    expected |= {f"recbole.data.dataset.{name}Dataset" for name in OWN_MODELS}
+    models = [*OWN_MODELS, *(model.__name__ for model in recbole_models())]
+    expected |= {f"recbole.trainer.{name}Trainer" for name in models}
+    expected |= {f"recbole.data.dataset.{name}Dataset" for name in models}
+    expected |= {f"recbole.{name}.init_logger" for name in ("utils", "quick_start.quick_start")}
+    expected |= {"recbole.data.utils.get_dataloader"}
     assert set(changed) == expected
     assert state == []
     assert all(each.startswith(("re.compile('recbole", "re.compile('ray")) for each in filters)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from rich.console import Console
 
 from recbole_qbert.checkpoint import load_checkpoint
 from recbole_qbert.errors import InputError
-from recbole_qbert.quick_start import check_run, pretrain_s3rec
+from recbole_qbert.quick_start import pretrain_s3rec
 from recbole_qbert.trainer import SafeTrainer
 
 EPOCHS = 3
@@ -93,9 +92,5 @@ def test_sequences_a_step(
 
 @pytest.mark.parametrize("given", [0, 2.5, "many"])
 def test_no_size(tiny: Tiny, given: Any) -> None:
-    config = tiny.make_config("S3Rec", pretrain_epochs=1, pretrain_batch_size=given)
-    message = f"pretrain_batch_size: {given!r} is not a whole number of at least 1"
-    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-        check_run(config)
-    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-        pretrain_s3rec(config, Console(quiet=True))
+    with pytest.raises(InputError, match=f"^pretrain_batch_size: {given!r} is not a whole number"):
+        tiny.make_config("S3Rec", pretrain_epochs=1, pretrain_batch_size=given)

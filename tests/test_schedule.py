@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 
-from recbole_qbert.errors import InputError
 from recbole_qbert.trainer import build_schedule
 
 
@@ -39,11 +38,3 @@ def test_schedule_against_numbers_by_hand(
     n_steps: int, warmup_ratio: float, decay: str, expected: list[float]
 ) -> None:
     assert rates(n_steps, warmup_ratio, decay) == pytest.approx(expected)
-
-
-def test_schedule_settings_are_checked() -> None:
-    for warmup_ratio in (-0.1, 1.0, 2):
-        with pytest.raises(InputError, match="warmup_ratio"):
-            rates(4, warmup_ratio, "none")
-    with pytest.raises(InputError, match="lr_decay: 'steps' is none of none, linear, cosine"):
-        rates(4, 0.0, "steps")

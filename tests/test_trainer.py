@@ -356,24 +356,6 @@ def test_the_best_epoch_is_what_is_tested(tiny: Tiny) -> None:
     assert trainer.evaluate(loaded.valid)["ndcg@10"] == best["ndcg@10"]
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "uni9"}},
-        {"metrics": ["Hit", "NDCG", "GAUC"], "valid_metric": "GAUC"},
-    ],
-    ids=["sampled candidates", "a metric that needs lists"],
-)
-def test_other_evaluations_go_to_recbole(tiny: Tiny, settings: dict[str, Any]) -> None:
-    settings = {"valid_metric": "NDCG@10", **settings}
-    trainer, loaded = fitted(tiny.make_config("SASRec", **settings))
-    assert trainer.ranks is None
-    result = trainer.evaluate(loaded.test)
-    assert 0 <= result["ndcg@10"] <= 1
-    assert "unseen_ndcg@10" not in result
-    assert trainer.curve[-1]["epoch"] == 1
-
-
 def test_a_model_that_diverged_is_named(
     tiny: Tiny, make_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,6 @@ from conftest import Tiny
 from recbole_qbert.data.dataset import ROW_FIELD
 from recbole_qbert.data.splits import load_splits
 from recbole_qbert.errors import InputError
-from recbole_qbert.quick_start import check_run
 
 FIELDS = ("user_id", ROW_FIELD, "item_length")
 
@@ -56,6 +55,4 @@ def test_without_shuffling_rows_keep_their_order(tiny: Tiny) -> None:
 
 def test_an_unknown_way_is_refused(tiny: Tiny) -> None:
     with pytest.raises(InputError, match="batch_by: 'users' is none of row, user"):
-        load_splits(tiny.make_config("SASRec", batch_by="users"))
-    with pytest.raises(InputError, match="batch_by: 'users' is none of row, user"):
-        check_run(tiny.make_config("SASRec", batch_by="users"))
+        tiny.make_config("SASRec", batch_by="users")

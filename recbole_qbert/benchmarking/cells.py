@@ -10,7 +10,7 @@ from recbole.config import Config
 from rich.console import Console
 
 from recbole_qbert.benchmarking.plan import Contender, Plan, Settings
-from recbole_qbert.config import build_config
+from recbole_qbert.config import build_config, check_same_columns
 from recbole_qbert.data.dataset import semantic_id_path
 from recbole_qbert.data.domain import Domain, find_domain
 from recbole_qbert.errors import InputError, said_of
@@ -69,7 +69,7 @@ def build_cells(plan: Plan) -> list[Cell]:
         for seed in plan.seeds:
             row = [_cell(plan, contender, domain, seed) for contender in plan.contenders]
             cells += _with_scratch(plan, domain, row)
-    _check_metrics(cells)
+    check_same_columns([(str(cell), cell.config) for cell in cells])
     return cells
 
 
@@ -84,17 +84,6 @@ def _with_scratch(plan: Plan, domain: Domain, row: Sequence[Cell]) -> list[Cell]
             if run_folder(scratch.config) not in folders:
                 cells.append(scratch)
     return cells
-
-
-def _check_metrics(cells: Sequence[Cell]) -> None:
-    """One table has one set of columns."""
-    for key in ("metrics", "topk"):
-        for cell in cells:
-            if cell.config[key] != cells[0].config[key]:
-                raise InputError(
-                    f"{key}: {cell.config[key]} of {cell}, {cells[0].config[key]} of {cells[0]}; "
-                    "give all the same"
-                )
 
 
 def _cell(

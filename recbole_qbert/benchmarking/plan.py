@@ -215,7 +215,7 @@ def _readable(contender: Contender, settings: Settings) -> Settings:
     counts are complete after one epoch."""
     if not contender.counted:
         return settings
-    known = known_keys(contender.model) - {"epochs"}
+    known = known_keys(contender.model) - {"epochs", "eval_step"}
     return {key: value for key, value in settings.items() if key in known}
 
 
@@ -284,6 +284,13 @@ def _check_section(settings: Settings, place: str, models: Sequence[str]) -> Non
     for key in settings:
         if key in OWN:
             raise InputError(f"{place}: '{key}' is not set here: the benchmark takes {OWN[key]}")
+        able = [model for model in models if key in known_keys(model)]
+        lacking = [model for model in models if model not in able]
+        if able and lacking:
+            raise InputError(
+                f"{place}: {lacking[0]} has no '{key}', {able[0]} has; write it under per_model: "
+                f"{able[0]}:"
+            )
     for model in models:
         check_keys(model, settings, place)
 

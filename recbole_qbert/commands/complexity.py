@@ -38,7 +38,7 @@ def run_complexity(arguments: Sequence[str]) -> int:
 
     import torch
 
-    from recbole_qbert.config import build_config, check_protocol
+    from recbole_qbert.config import build_config
     from recbole_qbert.data.splits import load_splits
     from recbole_qbert.evaluation.complexity import complexity_table, measure
     from recbole_qbert.files import write_json
@@ -46,8 +46,6 @@ def run_complexity(arguments: Sequence[str]) -> int:
 
     console = wide_console()
     configs = [build_config(model, dataset, files, settings) for model in models]
-    for config in configs:
-        check_protocol(config)
     flush_denormals()
     quiet_recbole()
     where = {"machine": machine(), "threads": torch.get_num_threads(), "versions": versions()}

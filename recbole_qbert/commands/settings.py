@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from recbole_qbert.errors import InputError
+from recbole_qbert.errors import InputError, did_you_mean
 
 
 def parse_settings(arguments: Sequence[str]) -> dict[str, str]:
@@ -61,7 +61,11 @@ def pop_models(settings: dict[str, str]) -> tuple[list[str], str, list[str]]:
         dataset = dataset or str(content.get("dataset", ""))
     for key, value in (("model", models), ("dataset", dataset)):
         if not value:
-            raise InputError(f"--{key}=... is needed, on the command line or in a config file")
+            near = [each for each in settings if did_you_mean(each, [key])]
+            hint = f"; is --{near[0]} meant for it?" if near else ""
+            raise InputError(
+                f"--{key}=... is needed, on the command line or in a config file{hint}"
+            )
     return models, dataset, files
 
 

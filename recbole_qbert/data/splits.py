@@ -9,7 +9,6 @@ from recbole.config import Config
 from recbole.data import data_preparation
 from recbole.utils import FeatureType, init_seed
 
-from recbole_qbert.data.user_batches import UserTrainDataLoader, check_batch_by
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.ranking import saw_all
 from recbole_qbert.registry import model_entry
@@ -47,18 +46,13 @@ def load_splits(config: Config) -> Splits:
     """Seed everything, read the data set of the config's model and split it.
 
     Raises:
-        InputError: data that cannot be read, or too few to be split; an unknown `batch_by`.
+        InputError: data that cannot be read, or too few to be split.
     """
-    check_batch_by(config["batch_by"])
     init_seed(config["seed"], config["reproducibility"])
     dataset = load_dataset(model_entry(config["model"]).dataset, config)
     if config["benchmark_filename"] is None:
         _check_lengths(dataset, config)
     splits = Splits(dataset, *data_preparation(config, dataset))
-    if config["batch_by"] == "user":
-        rows = splits.train
-        by_user = UserTrainDataLoader(config, rows._dataset, rows._sampler, config["shuffle"])
-        splits = splits._replace(train=by_user)
     if len(splits.valid._dataset) == 0 or len(splits.test._dataset) == 0:
         raise InputError(f"dataset {config['dataset']}: {TOO_SHORT}")
     dataset.notes += _unused_features(config, dataset)

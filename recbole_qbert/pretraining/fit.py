@@ -18,12 +18,12 @@ from recbole.utils import init_seed
 from rich.console import Console
 
 from recbole_qbert.checkpoint import load_checkpoint
-from recbole_qbert.config import PRETRAIN, build_config, check_protocol, shipped_files
+from recbole_qbert.config import PRETRAIN, build_config, shipped_files
 from recbole_qbert.data.domain import Domain, find_domain
 from recbole_qbert.distributed import barrier, is_main, joined, sum_over_processes, world
-from recbole_qbert.errors import InputError
+from recbole_qbert.errors import said_of
 from recbole_qbert.evaluation.ranking import Ranks, check_ranked, summarise, target_ranks
-from recbole_qbert.files import exclusive
+from recbole_qbert.files import check_writable, exclusive
 from recbole_qbert.inputs import changed_files, inputs_of
 from recbole_qbert.learning_curve import epoch_printer
 from recbole_qbert.model.qbert4rec import QBERT4Rec
@@ -109,12 +109,11 @@ def pretrain(
     """
     console = console or Console()
     config = pretrain_config(datasets, files, settings, target)
-    check_protocol(config)
-    if config["valid_users"] < 0 or config["steps_per_epoch"] < 0:
-        raise InputError("valid_users and steps_per_epoch: give 0 or more")
+    folder = Path(config["checkpoint_dir"])
+    with said_of("checkpoint_dir"):
+        check_writable(folder)
     flush_denormals()
     quiet_recbole()
-    folder = Path(config["checkpoint_dir"])
     domains = [find_domain(each, Path(config["data_path"]).parent) for each in datasets]
     with joined([config]):
         console = console if is_main() else Console(quiet=True)

@@ -39,7 +39,6 @@ from recbole_qbert.pretraining.corpus import Corpus
 FORMAT = "recbole-qbert/pretrained/2"
 TABLE, ROWS, CODES = "items.table.weight", "items.rows", "items.item_codes"
 POSITIONS = "encoder.position_embedding.weight"
-PRE_MODEL_CODES = ("auto", "load", "skip")
 # Settings that give weights their meaning: pretrained ones are for the same ones.
 ARCHITECTURE = (
     # fmt: off
@@ -242,9 +241,3 @@ def _copy_rows(tensor: Tensor, name: str, tokens: Sequence[str], source: Source)
     missing = [token for token in tokens if token not in places]
     why = f"rows of {len(missing)} items ({preview(missing, 3)}) unknown there" if missing else ""
     return len(known) * tensor.shape[1], why
-
-
-def check_pre_model_codes(value: Any) -> None:
-    """Refuse what `load_pretrained` cannot follow."""
-    if value not in PRE_MODEL_CODES:
-        raise InputError(f"pre_model_codes: {value!r} is none of {', '.join(PRE_MODEL_CODES)}")

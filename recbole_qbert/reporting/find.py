@@ -14,7 +14,7 @@ from recbole_qbert.tuning.journal import EXPERIMENT
 
 RESULTS = "results.jsonl"
 # Folders of a run, a sweep or a data set that hold no results of their own.
-SKIPPED = frozenset(("bundle", "trials", "ray", "tokenizer", "log_tensorboard"))
+SKIPPED = frozenset(("bundle", "trials", "ray", "tokenizer", "tensorboard"))
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,17 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import Field
 from recbole.config import Config
+from typing_extensions import TypedDict
 
 from recbole_qbert.commands.settings import split_files
 from recbole_qbert.config import (
     build_config,
     check_keys,
-    check_type,
-    default_settings,
     merge_settings,
     settings_for,
 )
@@ -25,6 +25,7 @@ from recbole_qbert.files import atomic_write
 from recbole_qbert.inputs import input_files
 from recbole_qbert.quick_start import check_run
 from recbole_qbert.registry import model_entry
+from recbole_qbert.settings import RUN, STRICT, Chance, Count, Fields, Layers, Number, Seed, Text
 from recbole_qbert.tuning.space import (
     Space,
     Values,
@@ -36,7 +37,6 @@ from recbole_qbert.tuning.space import (
 )
 from recbole_qbert.yaml_files import load_yaml, parse_value
 
-SCHEDULERS = ("none", "asha")
 # Keys that a space cannot have: trials would not be comparable, or the sweep sets them itself.
 NOT_SEARCHED = frozenset(
     # fmt: off
@@ -107,15 +107,34 @@ class Request:
     source: str = "the sweep"
 
 
-LEAST = {
-    "trials": 1,
-    "grace": 1,
-    "max_epochs": 1,
-    "cpus_per_trial": 1,
-    "max_concurrent": 1,
-    "max_failures": 0,
-    "seed": 0,
-}
+class RequestFields(TypedDict, total=False):
+    """What the keys of a tune file may be."""
+
+    __pydantic_config__ = STRICT  # type: ignore[misc]
+
+    model: Text
+    dataset: Text
+    name: Text | None
+    data_path: Text | None
+    checkpoint_dir: Text | None
+    config_files: list[Text]
+    space: dict[Text, Any]
+    settings: dict[Text, Any]
+    seed: Seed
+    trials: Count
+    baseline: bool
+    scheduler: Literal["none", "asha"]
+    grace: Count
+    reduction: Annotated[float, Field(gt=1, le=1000)]
+    max_epochs: Count | None
+    cpus_per_trial: Layers
+    gpus_per_trial: Chance | None
+    max_concurrent: Layers | None
+    max_failures: Number
+    address: Text | None
+
+
+REQUEST = Fields(RequestFields)
 
 
 @dataclass(frozen=True)
@@ -196,33 +215,9 @@ def _check_request(request: Request) -> None:
     for key in ("model", "dataset"):
         if not getattr(request, key):
             raise InputError(f"--{key}=... is needed, on the command line or in the file")
-    for key in ("model", "dataset", "name", "data_path", "checkpoint_dir", "address"):
-        value = getattr(request, key)
-        if value is not None and not isinstance(value, str):
-            raise InputError(f"{key}: {value!r} is no text")
+    REQUEST.check({key: value for key, value in asdict(request).items() if key != "source"})
     if request.name is not None and Path(request.name).name != request.name:
         raise InputError(f"name: {request.name!r} is no name of a folder")
-    _check_numbers(request)
-    check_type("baseline", request.baseline, True)
-    if request.scheduler not in SCHEDULERS:
-        raise InputError(f"scheduler: {request.scheduler!r} is none of {', '.join(SCHEDULERS)}")
-
-
-def _check_numbers(request: Request) -> None:
-    for key, least in LEAST.items():
-        value = getattr(request, key)
-        if value is None and getattr(Request(), key) is None:
-            continue
-        check_type(key, value, 1)
-        if value < least:
-            raise InputError(f"{key}: {value} is less than {least}")
-    check_type("reduction", request.reduction, 1.0)
-    if request.reduction <= 1:
-        raise InputError(f"reduction: {request.reduction} is not above 1")
-    if request.gpus_per_trial is not None:
-        check_type("gpus_per_trial", request.gpus_per_trial, 1.0)
-        if not 0 <= request.gpus_per_trial <= 1:
-            raise InputError(f"gpus_per_trial: {request.gpus_per_trial} is not in [0, 1]")
 
 
 def make_plan(request: Request) -> Plan:
@@ -246,7 +241,8 @@ def make_plan(request: Request) -> Plan:
         for key, domain in space.items():
             _check_searched(model, key, space, base, configured)
             for value in domain.examples():
-                _check_example(model, key, value, configured)
+                with said_of("space"):
+                    RUN.check(nested({key: value}, configured.final_config_dict))
     n_evaluations = configured["epochs"] // configured["eval_step"]
     if n_evaluations < 1:
         raise InputError(
@@ -349,15 +345,6 @@ def _check_searched(
     if top == key and key in base and key != "seed":
         raise InputError(f"space: {key}: is fixed too, in settings, a file or --{key}; keep one")
     configured_value(key, configured.final_config_dict)
-
-
-def _check_example(model: str, key: str, value: Any, configured: Config) -> None:
-    top, dot, _ = key.partition(".")
-    if dot:
-        default = configured_value(key, configured.final_config_dict)
-    else:
-        default = default_settings(model).get(top)
-    check_type(f"space: {key}", value, default)
 
 
 def write_yaml(path: Path, content: Mapping[str, Any], head: str = "") -> None:

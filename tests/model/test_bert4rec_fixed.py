@@ -110,9 +110,9 @@ def test_every_item_is_a_label_and_so_is_the_last_one_alone(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"ft_ratio": 1.5}, "ft_ratio: 1.5 is not in"),
-        ({"mask_ratio": 0.0}, "mask_ratio: 0.0 is not in"),
-        ({"loss_type": "BPR"}, "loss_type: BPR: BERT4RecFixed has CE alone"),
+        ({"ft_ratio": 1.5}, "ft_ratio: 1.5 is not a number in"),
+        ({"mask_ratio": 0.0}, "mask_ratio: 0.0 is not a number in"),
+        ({"loss_type": "BPR"}, "loss_type: 'BPR': BERT4RecFixed has CE alone"),
     ],
 )
 def test_bad_settings(tiny: Tiny, settings: dict[str, Any], message: str) -> None:

@@ -194,7 +194,7 @@ def test_run_starts_from_it_and_prints_scratch_beside(
         (["--datasets=A,C"], "no such folder"),
         (["--datasets=A,B", "--domain_balanc=1"], "did you mean 'domain_balance'?"),
         (["--datasets=A,B", "--domain_balance=2"], "domain_balance: 2"),
-        (["--datasets=A,B", "--valid_users=-1"], "give 0 or more"),
+        (["--datasets=A,B", "--valid_users=-1"], "valid_users: -1 is not a whole number from 0"),
         (["--datasets=A,B", "--train_batch_size=many"], "'many' is not a whole number"),
     ],
 )
