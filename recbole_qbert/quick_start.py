@@ -263,6 +263,7 @@ def publish(
         ranks_sha256=sha256_file(folder / RANKS_FILE) if is_main() else "",
         pretrained_on=training.pretrained_on,
         n_processes=world()[1],
+        steps=len(trainer.train_loss_dict) * len(splits.train),
         tested_on=tested_on(splits.test._dataset),
     )
     done = latest_result(base, folder) if config["resume"] else None

@@ -215,10 +215,10 @@ class RunSettings(TypedDict, total=False):
     n_layers: Layers
     n_heads: Layers
     num_layers: Layers
-    hidden_size: Width | Auto
+    hidden_size: Width
     inner_size: Width
     embedding_size: Width
-    hidden_dropout_prob: Dropout
+    hidden_dropout_prob: Dropout | Auto
     attn_dropout_prob: Dropout
     dropout_prob: Dropout
     dropout_probs: Annotated[list[Dropout], Field(min_length=2, max_length=2)]
@@ -240,7 +240,7 @@ class RunSettings(TypedDict, total=False):
     row_dropout_prob: Dropout
     code_dropout_prob: Dropout
     exclude_visible: Literal["auto", "on", "off"] | bool
-    mask_mix: MaskMix
+    mask_mix: MaskMix | Auto
     mask_ratios: MaskRatios
     score: Literal["dot", "cosine"]
     mask_context: Literal["none", "previous"]
@@ -472,7 +472,7 @@ def check_rules(settings: Mapping[str, Any]) -> None:
     if "layer_norm" in settings and settings["hidden_act"] not in ("gelu", "relu"):
         raise InputError(f"hidden_act: {settings['hidden_act']!r} is none of gelu, relu")
     mix = settings.get("mask_mix")
-    if mix is not None and not sum(mix.values()):
+    if isinstance(mix, Mapping) and not sum(mix.values()):
         raise InputError(f"mask_mix: {mix}: one weight must be above 0")
     epochs, step = settings.get("epochs"), settings.get("eval_step")
     # S3Rec's first stage has nothing to evaluate.

@@ -77,11 +77,17 @@ def shipped(*parts: str) -> Path:
 def load_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML mapping; 1e-3 is a number.
 
+    Args:
+        path: of a file, or of a shipped one below `properties/`, such as `paper.yaml`.
+
     Raises:
         InputError: missing file, broken YAML, a key given twice, or no mapping; names the line.
     """
+    file = Path(path)
+    if not file.exists() and shipped(str(path)).is_file():
+        file = shipped(str(path))
     try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
     except FileNotFoundError:
         raise InputError(f"{path}: no such config file") from None
     except IsADirectoryError:

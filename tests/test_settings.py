@@ -137,8 +137,8 @@ def test_what_no_number_may_be(wrong: Any) -> None:
 
 @pytest.mark.parametrize(
     "key",
-    ["train_batch_size", "epochs", "eval_step", "stopping_step", "softmax_samples", "hidden_size",
-     "learning_rate"],
+    ["train_batch_size", "epochs", "eval_step", "stopping_step", "softmax_samples",
+     "hidden_dropout_prob", "mask_mix", "learning_rate"],
 )  # fmt: skip
 def test_auto(key: str) -> None:
     """A word in place of a number."""

@@ -255,6 +255,7 @@ def runs_sheet(scores: Scores) -> Sheet:
         "budget",
         "seeds",
         "best epoch",
+        "steps",
         "s",
         "parameters",
         "MB",
@@ -263,6 +264,7 @@ def runs_sheet(scores: Scores) -> Sheet:
     for row in scores.rows:
         one = row.runs[0]
         epochs = (f"{run.best_epoch + 1}{' !' if run.late else ''}" for run in row.runs)
+        early = any(run.stopped_early for run in row.runs)
         texts = [
             row.name,
             one.loss,
@@ -270,7 +272,8 @@ def runs_sheet(scores: Scores) -> Sheet:
             metric_title(one.valid_metric),
             row.contender.budget,
             ", ".join(str(run.seed) for run in row.runs),
-            ", ".join(epochs) + f" of {one.max_epochs}",
+            ", ".join(epochs) + f" of {one.max_epochs}" + ", stopped early" * early,
+            f"{statistics.mean(run.steps for run in row.runs):.0f}",
             f"{statistics.mean(run.seconds for run in row.runs):.0f}",
             f"{one.n_parameters:,}",
             f"{max(run.peak_memory_mb for run in row.runs):.0f}",

@@ -26,6 +26,7 @@ from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 from torch import Tensor
 
+from recbole_qbert.data.budget import DataSize, resolve_auto
 from recbole_qbert.data.embeddings import read_embeddings
 from recbole_qbert.data.loading import StrictDataset
 from recbole_qbert.data.semid import SemanticIDCodec, SemanticIDTable, read_semantic_ids
@@ -131,6 +132,15 @@ class SemanticIDDataset(StrictDataset):
                 lists = self.inter_feat[name]
                 self.inter_feat[name] = [each[-self.max_item_list_len :] for each in lists]
         super()._benchmark_presets()
+
+    def build(self) -> list[Any]:
+        """The splits; what is `auto` in the config now follows the size of the data."""
+        splits: list[Any] = super().build()
+        items, offsets = splits[0].training_sequences()
+        n_sequences = int((offsets.diff() > 0).sum())
+        size = DataSize(n_sequences, len(splits[0]), len(items), self.item_num)
+        resolve_auto(self.config, size)
+        return splits
 
     # Sequences ---------------------------------------------------------------------------------
 

@@ -109,7 +109,9 @@ def runs_tables(results: Sequence[RunResult], console: Console) -> list[Table]:
         "loss": lambda run: run.loss,
         "repeats": lambda run: run.repeats,
         "chosen by": lambda run: run.valid_metric,
-        "epochs": lambda run: f"{run.best_epoch + 1} of {run.epochs}{' !' if run.late else ''}",
+        "best epoch": lambda run: f"{run.best_epoch + 1} of {run.epochs}{' !' if run.late else ''}",
+        "stopped early": lambda run: "yes" if run.stopped_early else "no",
+        "steps": lambda run: f"{run.steps:,}",
         "s": lambda run: f"{run.seconds:.0f}",
         "parameters": lambda run: f"{run.n_parameters:,}",
         "MB": lambda run: f"{run.peak_memory_mb:.0f}",
@@ -141,7 +143,7 @@ def seeds_markdown(groups: Sequence[Sequence[RunResult]]) -> str:
     settings = _settings(groups)
     unlike = comparable.unlike_first(first)
     head = ["data", "model", *["settings"] * any(settings), "repeats", "split", "ranking"]
-    head += [*map(metric_title, names), "seeds", "epochs", "s a run"]
+    head += [*map(metric_title, names), "seeds", "best epoch", "steps", "s a run"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for group, one, text, parts in zip(groups, first, settings, unlike, strict=True):
         named = [one.dataset, one.title + MARK * bool(parts), *[text] * any(settings), one.repeats]
@@ -157,6 +159,7 @@ def seeds_markdown(groups: Sequence[Sequence[RunResult]]) -> str:
                 ]
                 row.append(", ".join(str(run.seed) for run in group))
                 row.append(", ".join(str(run.best_epoch + 1) for run in group))
+                row.append(f"{statistics.mean(run.steps for run in group):.0f}")
                 row.append(f"{statistics.mean(run.seconds for run in group):.0f}")
                 lines.append("| " + " | ".join(row) + " |")
     said = comparable.notes([run.title for run in first], unlike)

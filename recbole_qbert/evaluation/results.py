@@ -55,6 +55,7 @@ class RunResult:
     folder: str = ""  # where checkpoints, curve and test ranks lie
     pretrained_on: list[str] = field(default_factory=list)  # data sets; none: from scratch
     n_processes: int = 1  # threads and peak memory are those of the first
+    steps: int = 0  # of the optimizer, in all epochs
     tested_on: dict[str, str] = field(default_factory=dict)  # of `comparable.tested_on`
     ranks_sha256: str = ""  # of the test ranks
 
@@ -85,9 +86,16 @@ class RunResult:
     def late(self) -> bool:
         """Whether the best epoch was the last allowed one, so that longer training may gain.
 
-        What only counts (`loss_type: none`) is complete after one epoch.
+        Not so where the learning rate has fallen to zero by then (`lr_decay`), nor for models that
+        only count (`loss_type: none`).
         """
-        return self.loss != "none" and self.best_epoch + 1 >= self.max_epochs
+        decays = self.config["keys"].get("lr_decay") in ("linear", "cosine")
+        return self.loss != "none" and not decays and self.best_epoch + 1 >= self.max_epochs
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether it was not trained for all allowed epochs, since valid did not improve."""
+        return self.epochs < self.max_epochs
 
 
 def append_result(path: str | Path, result: RunResult) -> None:

@@ -20,6 +20,7 @@ from recbole_qbert.config import (
     merge_settings,
     settings_for,
 )
+from recbole_qbert.data.budget import AUTO, eval_step
 from recbole_qbert.errors import InputError, did_you_mean, said_of
 from recbole_qbert.files import atomic_write
 from recbole_qbert.inputs import input_files
@@ -243,12 +244,13 @@ def make_plan(request: Request) -> Plan:
             for value in domain.examples():
                 with said_of("space"):
                     RUN.check(nested({key: value}, configured.final_config_dict))
-    n_evaluations = configured["epochs"] // configured["eval_step"]
+    epochs, step = configured["epochs"], configured["eval_step"]
+    if epochs == AUTO:
+        raise InputError("max_epochs: give a number; all trials of a sweep are of one length")
+    step = eval_step(epochs) if step == AUTO else step
+    n_evaluations = epochs // step
     if n_evaluations < 1:
-        raise InputError(
-            f"eval_step: {configured['eval_step']} epochs between evaluations, but only "
-            f"{configured['epochs']} epochs"
-        )
+        raise InputError(f"eval_step: {step} epochs between evaluations, but only {epochs} epochs")
     if request.scheduler == "asha" and request.grace > n_evaluations:
         raise InputError(f"grace: {request.grace} is above the {n_evaluations} evaluations a trial")
     baseline = None

@@ -203,7 +203,9 @@ def nested(values: Values, configured: Mapping[str, Any]) -> dict[str, Any]:
         if not rest:
             settings[top] = value
             continue
-        place = settings.setdefault(top, json.loads(json.dumps(configured.get(top) or {})))
+        whole = configured.get(top)
+        entries = whole if isinstance(whole, Mapping) else {}  # none, or `auto`
+        place = settings.setdefault(top, json.loads(json.dumps(entries)))
         for part in rest[:-1]:
             place = place.setdefault(part, {})
         place[rest[-1]] = value

@@ -293,23 +293,29 @@ def test_an_empty_group_is_a_dash(scores: Scores, monkeypatch: pytest.MonkeyPatc
 
 def test_runs_say_what_one_must_know(make_run: MakeRun) -> None:
     runs = (
-        make_run([1, 2, 3, 4], exclude_visible=True),
-        make_run([1, 2, 3, 4], seed=2, best_epoch=8, epochs=9),
+        make_run([1, 2, 3, 4], exclude_visible=True, epochs=5, steps=50),
+        make_run([1, 2, 3, 4], seed=2, best_epoch=8, epochs=9, steps=90),
     )
     row = Row(Contender("ours", "SASRec", {}, "9 trials"), runs)
     sheet = runs_sheet(score("toy", (row,), "ours"))
-    line = ["ours", "CE", "excluded", "NDCG@10", "9 trials", "1, 2", "2, 9 ! of 9", "15", "1,234"]
-    assert texts(sheet) == [[[*line, "200"]]]
+    line = ["ours", "CE", "excluded", "NDCG@10", "9 trials", "1, 2"]
+    line += ["2, 9 ! of 9, stopped early", "70", "15", "1,234", "200"]
+    assert texts(sheet) == [[line]]
     assert sheet.notes[-1] == "! the best epoch was the last allowed one: train longer"
     calm = score("toy", (Row(row.contender, runs[:1]),), "ours")
     assert len(runs_sheet(calm).notes) == 1
 
 
-@pytest.mark.parametrize(("loss", "cell"), [("CE", "1 ! of 1"), ("none", "1 of 1")])
+@pytest.mark.parametrize(
+    ("loss", "decay", "cell"),
+    [("CE", "none", "1 ! of 1"), ("CE", "linear", "1 of 1"), ("none", "none", "1 of 1")],
+)
 def test_one_epoch_is_too_short_for_what_is_trained(
-    make_run: MakeRun, loss: str, cell: str
+    make_run: MakeRun, loss: str, decay: str, cell: str
 ) -> None:
-    run = make_run([1, 2, 3, 4], loss=loss, best_epoch=0, epochs=1, max_epochs=1)
+    """Not where the learning rate has fallen to zero by then."""
+    config = {"keys": {"lr_decay": decay, "metrics": ["NDCG"], "topk": [10]}}
+    run = make_run([1, 2, 3, 4], loss=loss, config=config, best_epoch=0, epochs=1, max_epochs=1)
     row = Row(Contender("ours", "SASRec"), (run,))
     assert texts(runs_sheet(score("toy", (row,), "ours")))[0][0][6] == cell
 

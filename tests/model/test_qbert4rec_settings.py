@@ -18,18 +18,28 @@ from toy_model import (
 
 from recbole_qbert.errors import InputError
 from recbole_qbert.model.qbert4rec import IDBERT4Rec, QBERT4Rec
+from recbole_qbert.yaml_files import load_yaml
 
 
 @pytest.mark.parametrize(("n_items", "millions"), [(6250, 3.71), (9416, 4.51), (13839, 5.64)])
 def test_size_is_that_of_the_paper(n_items: int, millions: float) -> None:
-    """Table 6: `word` at the shipped defaults, within 0.5 %."""
-    config = {**shipped_settings("QBERT4Rec"), **HOST_KEYS, "item_representation": "word"}
+    """Table 6: `word` with the paper's settings, within 0.5 %."""
+    paper = load_yaml("paper.yaml")["per_model"]["QBERT4Rec"]
+    config = {**shipped_settings("QBERT4Rec"), **paper, **HOST_KEYS}
+    config["item_representation"] = "word"
     config["MAX_ITEM_LIST_LENGTH"] = 50
     model = QBERT4Rec(config, ToyDataset(n_items + 1, (256,) * 4))
     found = sum(parameter.numel() for parameter in model.parameters())
     rows, positions, mask, norm = n_items, 50, 1, 2
     assert found == (rows + positions + mask + norm) * 256 + 2_108_416
     assert abs(found / 1e6 - millions) <= 0.005 * millions
+
+
+def test_the_papers_benchmark_has_the_papers_settings() -> None:
+    paper = load_yaml("paper.yaml")["per_model"]["QBERT4Rec"]
+    benchmark = load_yaml("benchmark/paper.yaml")
+    row = {**benchmark["settings"], **benchmark["per_model"]["QBERT4Rec"]}
+    assert paper.items() <= row.items()
 
 
 @pytest.mark.parametrize(("representation", "tokens"), [("compose", 1), ("flatten", 3)])
@@ -65,7 +75,8 @@ def test_the_id_control_is_built_without_codes() -> None:
     """`IDBERT4Rec` with its shipped settings."""
     dataset = ToyDataset()
     dataset.item_codes = None
-    model = IDBERT4Rec(small_settings("IDBERT4Rec"), dataset)
+    items = shipped_settings("IDBERT4Rec")["item_representation"]
+    model = IDBERT4Rec(small_settings("IDBERT4Rec", item_representation=items), dataset)
     assert model.items().shape == (N_ITEMS, 16)
     assert model.calculate_loss(batch_of([[1, 2]], [3])).isfinite()
 

@@ -31,7 +31,19 @@ HOST_KEYS: dict[str, Any] = {
     "MAX_ITEM_LIST_LENGTH": MAX_LENGTH,
     "device": "cpu",
 }
+# The plain model, which a test by hand can follow; each test adds what it is about.
 SMALL: dict[str, Any] = {
+    "item_representation": "compose",
+    "row_dropout_prob": 0.5,
+    "code_dropout_prob": 0.0,
+    "code_loss_weight": 0.0,
+    "label_smoothing": 0.0,
+    "score": "dot",
+    "mask_context": "none",
+    "mask_mix": {"span": 1.0, "tail": 1.0, "multi_region": 1.0, "next_item": 3.0},
+    "position_order": "forward",
+    "softmax_samples": 0,
+    "train_batch_size": 20,
     "n_layers": 2,
     "n_heads": 2,
     "hidden_size": 16,

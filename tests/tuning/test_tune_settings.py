@@ -29,7 +29,7 @@ FAULTS: dict[str, tuple[dict[str, Any], list[str], str]] = {
         "space: unknown key 'n_layer' for QBERT4Rec; did you mean 'n_layers'?",
     ),
     "unknown nested key": (
-        {"space": {"mask_mix.tial": {"uniform": [0, 1]}}},
+        {"space": {"mask_ratios.tial": {"uniform": [0, 1]}}},
         [],
         "did you mean 'tail'?",
     ),
@@ -48,9 +48,9 @@ FAULTS: dict[str, tuple[dict[str, Any], list[str], str]] = {
         "space: hidden_dropout_prob: 'much' is not a number",
     ),
     "type of a nested value": (
-        {"space": {"mask_mix.tail": {"grid": ["x"]}}},
+        {"space": {"mask_ratios.tail": {"grid": ["x"]}}},
         [],
-        "space: mask_mix.tail: 'x' is not a number",
+        "space: mask_ratios.tail: 'x' is not a number",
     ),
     "epochs": ({"space": {"epochs": {"grid": [1]}}}, [], "cannot be searched; see max_epochs"),
     "protocol": ({"space": {"valid_metric": {"choice": ["MRR@5"]}}}, [], "cannot be searched"),
@@ -61,9 +61,9 @@ FAULTS: dict[str, tuple[dict[str, Any], list[str], str]] = {
     ),
     "searched and given": ({}, ["--learning_rate=0.1"], "space: learning_rate: is fixed too"),
     "whole and entry": (
-        {"space": {"mask_mix": {"choice": [{}]}, "mask_mix.tail": {"grid": [1]}}},
+        {"space": {"mask_ratios": {"choice": [{}]}, "mask_ratios.tail": {"grid": [1]}}},
         [],
-        "mask_mix is searched as a whole",
+        "mask_ratios is searched as a whole",
     ),
     "trials": ({"trials": 0}, [], "trials: 0 is not a whole number from 1"),
     "trials no number": ({}, ["--trials=many"], "trials: 'many' is not a whole number"),
@@ -142,9 +142,9 @@ def test_the_command_line_wins(tiny: Tiny) -> None:
 
 def test_a_trials_settings(tiny: Tiny) -> None:
     """Paths are absolute, nested keys keep their neighbours, `run` reads the file as it is."""
-    space = {"mask_mix.tail": {"quniform": [1, 9, 1]}, "n_layers": {"grid": [1, 2]}}
+    space = {"mask_ratios.tail": {"quniform": [0.1, 0.9, 0.1]}, "n_layers": {"grid": [1, 2]}}
     (tiny.root / "mine.yaml").write_text(
-        "weight_decay: 0.5\nmask_mix: {span: 7}\nper_model: {QBERT4Rec: {hidden_act: relu}}\n"
+        "weight_decay: 0.5\nmask_ratios: {span: 0.7}\nper_model: {QBERT4Rec: {hidden_act: relu}}\n"
     )
     plan = toy_plan(
         tiny,
@@ -154,19 +154,18 @@ def test_a_trials_settings(tiny: Tiny) -> None:
         baseline=True,
     )
     assert (plan.n_drawn, plan.n_evaluations) == (5, 4)
-    assert plan.trials[0] == {"mask_mix.tail": 1.0, "n_layers": 4}
+    assert plan.trials[0] == {"mask_ratios.tail": 0.1, "n_layers": 2}
     assert [each["n_layers"] for each in plan.trials[1:3]] == [1, 2]
     settings = plan.trial_settings(2)
     assert settings["data_path"] == str(tiny.root)
     assert settings["checkpoint_dir"] == str(tiny.root / "saved")
     assert settings["semantic_id_file"] == str(tiny.folder / "toy.semid")
     assert settings["epochs"] == 4
-    assert settings["mask_mix"] == {
-        "random": 0.0,
-        "span": 7,
-        "tail": plan.trials[1]["mask_mix.tail"],
-        "multi_region": 1.0,
-        "next_item": 3.0,
+    assert settings["mask_ratios"] == {
+        "random": 0.3,
+        "span": 0.7,
+        "tail": plan.trials[1]["mask_ratios.tail"],
+        "multi_region": 0.15,
     }
     write_yaml(tiny.root / "one.yaml", settings)
     config = build_config("QBERT4Rec", "toy", ["one.yaml"])
