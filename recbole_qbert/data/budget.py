@@ -17,7 +17,7 @@ BATCHES_PER_EPOCH = 32  # at least so many, within the bounds of a batch
 STEPS_PER_ROOT = 16  # optimizer steps of a training for each square root of a training row
 FEWEST_STEPS, MOST_STEPS = 1000, 2000
 EVALUATIONS = 12  # on valid during a training
-LARGEST_RATE = 0.003  # of Adam, with batches of LARGEST_BATCH rows
+LARGEST_RATE = 0.003  # of Adam, with LARGEST_BATCH targets a step
 MOST_DROPOUT, LEAST_DROPOUT = 0.4, 0.1
 FEW_INTERACTIONS, MANY_INTERACTIONS = 14_000, 140_000  # of training, for most and least dropout
 LONG_SEQUENCE = 20  # training items on average; the masks of longer ones are drawn over all places
@@ -55,8 +55,10 @@ def eval_step(epochs: int) -> int:
     return max(1, epochs // EVALUATIONS)
 
 
-def learning_rate(size: int) -> float:
-    """In proportion to the square root of the batch size."""
+def learning_rate(size: int, length: float) -> float:
+    """In proportion to the root of the batch size; long sequences have many targets a row."""
+    if length > LONG_SEQUENCE:
+        return LARGEST_RATE
     return float(f"{LARGEST_RATE * math.sqrt(size / LARGEST_BATCH):.2g}")
 
 
@@ -80,15 +82,16 @@ def resolve_auto(config: Any, data: DataSize) -> None:
         data: its size.
     """
     # In this order: epochs and rate follow the batch size, what counts evaluations the epochs.
+    length = data.interactions / data.sequences
     rules = {
         "train_batch_size": lambda: batch_size(data.rows),
         "epochs": lambda: n_epochs(data.rows, config["train_batch_size"]),
         "eval_step": lambda: eval_step(config["epochs"]),
         # The valid metric rises until the learning rate has fallen to zero.
         "stopping_step": lambda: config["epochs"],
-        "learning_rate": lambda: learning_rate(config["train_batch_size"]),
+        "learning_rate": lambda: learning_rate(config["train_batch_size"], length),
         "hidden_dropout_prob": lambda: dropout(data.interactions),
-        "mask_mix": lambda: mask_mix(data.interactions / data.sequences),
+        "mask_mix": lambda: mask_mix(length),
         "softmax_samples": lambda: SOFTMAX_SAMPLES if data.items > LARGE_CATALOG else 0,
     }
     for key, value in rules.items():

@@ -48,20 +48,22 @@ def test_settings_by_hand(data: DataSize, expected: tuple[float, ...]) -> None:
 
 def test_numbers_stay_and_others_follow_them() -> None:
     config = {**dict.fromkeys(KEYS, AUTO), "train_batch_size": 128, "softmax_samples": 7}
-    resolve_auto(config, DataSize(5_000, 5_000, 140_000, 20_000))
+    resolve_auto(config, DataSize(10_000, 5_000, 140_000, 20_000))
     assert config["train_batch_size"] == 128 and config["softmax_samples"] == 7
     assert config["epochs"] == 28  # 16 x 70.7 = 1,131 steps, 40 an epoch
     assert config["eval_step"] == 2 and config["stopping_step"] == 28
     assert config["learning_rate"] == 0.0015  # half of .003 for a quarter of the rows
 
 
-@pytest.mark.parametrize(("interactions", "expected"), [(2_000, SHORT), (2_001, LONG)])
-def test_masks_follow_the_length_of_sequences(
-    interactions: int, expected: dict[str, float]
+@pytest.mark.parametrize(
+    ("interactions", "masks", "rate"), [(2_000, SHORT, 0.00075), (2_001, LONG, 0.003)]
+)
+def test_masks_and_rate_follow_the_length_of_sequences(
+    interactions: int, masks: dict[str, float], rate: float
 ) -> None:
-    config = {"mask_mix": AUTO}
+    config = {"mask_mix": AUTO, "learning_rate": AUTO, "train_batch_size": 32}
     resolve_auto(config, DataSize(100, 100, interactions, 50))
-    assert config["mask_mix"] == expected
+    assert (config["mask_mix"], config["learning_rate"]) == (masks, rate)
 
 
 def test_a_data_set_resolves_the_config_of_its_run(tiny: Tiny) -> None:
