@@ -323,11 +323,12 @@ def test_the_folder_is_whole_and_replaces_an_older_one(tiny: Tiny) -> None:
     live, loaded, folder = bundled(tiny)
     assert sorted(p.name for p in folder.iterdir()) == sorted([*FILES, "model.safetensors"])
     (folder / "old.txt").write_text("from before")
-    save_bundle(folder, live, tiny.make_config(), loaded.train._dataset)
+    config = loaded.dataset.config
+    save_bundle(folder, live, config, loaded.train._dataset)
     assert files_below(folder) == sorted([*FILES, "model.safetensors"])
     before = files_below(folder.parent)
     with pytest.raises(AttributeError):
-        save_bundle(folder, live, tiny.make_config(), None)
+        save_bundle(folder, live, config, None)
     assert files_below(folder.parent) == before
     Recommender.load(folder)
 

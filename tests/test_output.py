@@ -176,7 +176,7 @@ def test_a_folder_that_may_only_be_read_is_named(
     monkeypatch.setattr(os, "mkdir", refuse)
     assert main([*RUN, "--model=SASRec", "--checkpoint_dir=locked"]) == 2
     errors = capfd.readouterr().err
-    assert re.search(rf"^recbole-qbert: locked[^ ]*: {os.strerror(code)}; give --che", errors)
+    assert re.search(rf"^recbole-qbert: checkpoint_dir: locked.*\({os.strerror(code)}\)", errors)
     assert errors.count("\n") == 1
 
 

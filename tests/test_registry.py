@@ -128,12 +128,13 @@ def test_trains_scores_saves_and_reloads(tiny: Tiny, name: str) -> None:
 
     again, other = new_trainer(config)
     again._load_weights(trainer.saved_model_file)
-    assert torch.equal(scores(again.model, other.test), live)
+    torch.testing.assert_close(scores(again.model, other.test), live, rtol=1e-5, atol=1e-5)
     assert again.evaluate(other.test, load_best_model=False) == saved
 
     _, model, _, _, _, test = load_data_and_model(trainer.saved_model_file)
     assert isinstance(model, model_entry(name).model)
-    assert torch.equal(scores(model, test), live)
+    # RecBole's layers before any training of ours: GELU in other operations.
+    torch.testing.assert_close(scores(model, test), live, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -122,7 +122,7 @@ def test_a_resumed_run_leaves_the_bytes_of_an_undisturbed_one(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(SafeTrainer, "_save_last_state", killed)
         run_model(build_config("QBERT4Rec", "toy", settings=given), Console(quiet=True))
-    given |= {"resume": True, "show_progress": True, "state": "WARNING"}
+    given |= {"resume": True, "show_progress": True}
     again = run_model(build_config("QBERT4Rec", "toy", settings=given), Console(quiet=True))
     assert again.config == whole.config and again.test == whole.test
     assert not RUN_ONLY & set(again.config["keys"])

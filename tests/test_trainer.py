@@ -217,9 +217,9 @@ def test_a_run_that_stopped_early_resumes_to_nothing(
     ("settings", "named"),
     [
         ({"learning_rate": 0.5}, "learning_rate"),
-        ({"epochs": 9}, "epochs"),
+        ({"epochs": 9}, "epochs, stopping_step"),
         ({"mask_mix": {"span": 0.5}}, "mask_mix"),
-        ({"seed": 3, "train_batch_size": 7}, "seed, train_batch_size"),
+        ({"seed": 3, "train_batch_size": 7}, "learning_rate, seed, train_batch_size"),
         ({"augmentation": "prefix"}, "augmentation"),
     ],
 )

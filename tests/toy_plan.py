@@ -18,6 +18,8 @@ SETTINGS = {
     "MAX_ITEM_LIST_LENGTH": 8,
     "train_batch_size": 16,
 }
+# The weights grow by a factor of 19 a step, beyond what a float holds.
+DIVERGING = {"learner": "sgd", "learning_rate": 2.0, "weight_decay": 10.0, "train_batch_size": 1}
 
 
 def write_plan(tiny: Tiny, **content: Any) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Tiny
-from toy_plan import SETTINGS, lines_of, write_plan
+from toy_plan import DIVERGING, SETTINGS, lines_of, write_plan
 
 from recbole_qbert.benchmarking.plan import CONTROLS
 from recbole_qbert.cli import main
@@ -89,7 +89,7 @@ def test_csv_and_groups_against_loops(tiny: Tiny, capsys: pytest.CaptureFixture[
     shutil.copytree(tiny.folder, tiny.root / "Games")
     for file in (tiny.root / "Games").iterdir():
         file.rename(file.with_name(file.name.replace("toy", "Games", 1)))
-    broken = {"name": "broken", "model": "QBERT4Rec", "settings": {"label_smoothing": 2.0}}
+    broken = {"name": "broken", "model": "QBERT4Rec", "settings": DIVERGING}
     path = write_plan(
         tiny,
         models=["QBERT4Rec", broken, "SASRec"],
@@ -99,8 +99,8 @@ def test_csv_and_groups_against_loops(tiny: Tiny, capsys: pytest.CaptureFixture[
     )
     assert main(["benchmark", str(path), "--output=out", "--checkpoint_dir=runs"]) == 2
     captured = capsys.readouterr()
-    why = "label_smoothing: 2.0 is not in [0, 1)"
-    assert captured.err.splitlines() == [
+    why = "QBERT4Rec: the training loss is nan; lower learning_rate"
+    assert [line.partition(", or")[0] for line in captured.err.splitlines()] == [
         f"recbole-qbert: broken on {dataset}, seed 1: {why}" for dataset in ("toy", "Games")
     ]
     assert captured.out.count("failed: ") == 2
@@ -224,9 +224,9 @@ def test_runs_of_other_data_are_no_results(tiny: Tiny, capsys: pytest.CaptureFix
 
 
 def test_nothing_but_failures(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write_plan(tiny, models=["QBERT4Rec"], per_model={"QBERT4Rec": {"label_smoothing": 2.0}})
+    path = write_plan(tiny, models=["QBERT4Rec"], per_model={"QBERT4Rec": DIVERGING})
     assert main(["benchmark", str(path)]) == 2
-    assert "seed 1: label_smoothing: 2.0" in capsys.readouterr().err
+    assert "seed 1: QBERT4Rec: the training loss is nan" in capsys.readouterr().err
     assert len(Path("saved/benchmark/table.csv").read_text().splitlines()) == 1
     assert "## Failed" in Path("saved/benchmark/table.md").read_text()
 

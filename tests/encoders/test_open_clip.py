@@ -253,7 +253,7 @@ def test_random_weights_only_if_asked_for(folder: Path, paths: list[Path]) -> No
         ("tiny-vit", {"tokens": "patches"}, "tokens 'patches' is none of pooled, grid"),
         ("tiny-vit", {"grid": 0}, "grid is 0"),
         ("tiny-vit", {"batch_size": 0}, "batch_size is 0"),
-        ("tiny-vit", {"dtype": "half"}, "dtype 'half' is none of"),
+        ("tiny-vit", {"dtype": "half"}, "dtype: 'half' is none of"),
         ("tiny-vit", {"dtype": "float16", "device": "cpu"}, "float16 is for a GPU"),
         ("tiny-vit", {"device": "gpu"}, "device 'gpu' is unknown"),
     ],

@@ -91,7 +91,7 @@ def test_masks(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
         {"span", "tail", "multi_region", "next_item"},
         {"span", "tail", "multi_region", "next_item"},
     ]
-    assert mixes[-1]["next_item"] == 3.0 and mixes[-2]["next_item"] == 1.0
+    assert mixes[-1]["next_item"] == 7.0 and mixes[-2]["next_item"] == 1.0
     table = (tiny.root / "saved" / "ablate-masks-toy.md").read_text(encoding="utf-8")
     lines = table.splitlines()
     assert len(lines) == 2 + 9

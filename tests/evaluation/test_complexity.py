@@ -52,8 +52,9 @@ def _built(tiny: Tiny, model: str = "QBERT4Rec", **settings: Any) -> tuple[Any, 
 
 
 def _of_paper_size(n_items: int) -> QBERT4Rec:
-    """QBERT4Rec as shipped, a row an item, over a catalogue without data."""
-    config = build_config("QBERT4Rec", "none", settings={"item_representation": "word"})
+    """QBERT4Rec with the paper's settings, a row an item, over a catalogue without data."""
+    settings = {"item_representation": "word"}
+    config = build_config("QBERT4Rec", "none", ["paper.yaml"], settings)
     tuples = itertools.islice(itertools.product(range(256), repeat=4), n_items)
     tokens = [str(number) for number in range(n_items)]
     table = SemanticIDTable(tuple(tokens), np.array([*tuples]), (256,) * 4)
@@ -268,8 +269,11 @@ def run(*arguments: str) -> int:
 
 
 def test_the_command(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = "item_representation: compose, score: dot, mask_context: none"
+    Path("plain.yaml").write_text(f"per_model: {{QBERT4Rec: {{{plain}}}}}\n")
     before = files_below(tiny.root)
-    assert run("--model=QBERT4Rec,SASRec", "--json=out/toy.json") == 0
+    flags = ("--model=QBERT4Rec,SASRec", "--config_files=plain.yaml", "--json=out/toy.json")
+    assert run(*flags) == 0
     output = capsys.readouterr().out
     assert "Table 6" not in output
     assert "threads: 1, torch" in output
@@ -307,7 +311,7 @@ FAULTS = {
     "no model": ([], "--model=... is needed"),
     "missing data": (["--model=SASRec", "--dataset=none"], "none: no such folder"),
     "unknown key": (["--model=SASRec", "--hidden_siz=8"], "did you mean 'hidden_size'"),
-    "no catalogue": (["--model=DIN"], "model DIN: it scores given items only"),
+    "no catalogue": (["--model=DIN"], "model DIN: it needs labels"),
     "broken ids": (["--model=QBERT4Rec", "--semantic_id_file=no.semid"], "no.semid: no such file"),
     "a folder": (["--model=SASRec", "--json=toy"], "--json=toy: is a folder"),
     "no place": (["--model=SASRec", "--json=toy/toy.inter/x.json"], "x.json: "),

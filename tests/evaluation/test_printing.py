@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import Tiny
 from rich.console import Console
 from toy_results import add_run
 
@@ -59,17 +58,6 @@ def test_runs_with_other_metrics_stand_in_one_table(
     assert (row["HR@10"], row["NDCG@10"], row["HR@1"]) == (".5000", "–", "–")
     shown = printed(results, 110)
     assert "0.2500" in shown and "–" in shown
-
-
-def test_run_of_models_with_other_topk_ends_well(
-    tiny: Tiny, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tiny.root / "two.yaml").write_text("per_model: {BigramChain: {topk: [3, 10]}}\n")
-    assert main(["run", "--model=Popularity,BigramChain", "--dataset=toy", "--data_path=.",
-                 "--config_files=two.yaml", "--show_progress=False"]) == 0  # fmt: skip
-    assert "HR@3" in capsys.readouterr().out
-    assert main(["table", "saved/results.jsonl"]) == 0
-    assert "HR@3" in capsys.readouterr().out
 
 
 def test_rows_that_are_not_comparable_are_marked(tmp_path: Path) -> None:

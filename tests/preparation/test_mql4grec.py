@@ -195,7 +195,7 @@ FAULTS = {
     "a truth": ("inter", '{"0": [0, true]}', "user '0': not all items are numbers from 0"),
     "huge": ("inter", '{"0": [0, 99999999999999999999]}', "user '0': not all items are numbers"),
     "sparse": ("inter", '{"0": [0, 1999999999]}', "an item has the number 1999999999; number the"),
-    "a user": ("inter", '{"NA": [0]}', r"x\.inter\.json: 1 tokens .* the first 'NA'; rename them"),
+    "a user": ("inter", '{"A\\tB": [0]}', r"x\.inter\.json: 1 tokens .* the first 'A"),
     "negative": ("inter", '{"0": [1], "5": [0, -1]}', "user '5': not all items are numbers"),
     "no list": ("inter", '{"0": 3}', "user '0': a list of item numbers was expected"),
     "no users": ("inter", "{}", "users was expected"),
@@ -209,7 +209,7 @@ FAULTS = {
         "A\t0\nA\t1\nC\t2\n",
         r"x\.item2id: line 2: a new token, a tab and",
     ),
-    "unfit ids": ("item2id", "NA\t0\nA\tB\t1\nC\t2\n", "2 tokens .* the first 'NA'; rename them"),
+    "unfit ids": ("item2id", "NA\t0\nA\tB\t1\nC\t2\n", "1 tokens .* the first 'A.*B'; rename them"),
     "ids not UTF-8": ("item2id", b"\xff\t0\n", r"x\.item2id: not UTF-8 .*; convert the file"),
     "ids lacking": ("item2id", "A\t0\n", "2 numbers have no token: 1, 2"),
 }

@@ -10,9 +10,11 @@ import torch
 from conftest import Tiny, fitted, new_trainer
 from two_domains import Toys, make_toys, write_ids  # noqa: F401
 
+from recbole_qbert.data.budget import DataSize, resolve_auto
 from recbole_qbert.errors import InputError
 from recbole_qbert.model.qbert4rec import QBERT4Rec
 from recbole_qbert.pretraining.transfer import (
+    ROWS,
     Source,
     load_pretrained,
     read_source,
@@ -25,7 +27,8 @@ SIZES = {"hidden_size": 16, "n_layers": 1, "n_heads": 2, "inner_size": 32}
 def save(tiny: Tiny, toys: Toys, **settings: Any) -> tuple[Path, QBERT4Rec]:
     """A pretrained model of random weights over A and B, all of them far from a new one's."""
     corpus = toys.corpus()
-    config = tiny.make_config(**settings)
+    config = tiny.make_config(**{"mask_mix": {"span": 1.0}, "hidden_dropout_prob": 0.1, **settings})
+    resolve_auto(config, DataSize(1, 1, 1, corpus.num("item_id")))
     model = QBERT4Rec(config, corpus)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -52,7 +55,8 @@ def test_everything_goes_over_where_all_is_the_same(tiny: Tiny, toys: Toys) -> N
         model.named_parameters(), source.named_parameters(), strict=True
     ):
         assert name == other
-        assert torch.equal(own, theirs)
+        if name != ROWS:  # of B alone
+            assert torch.equal(own, theirs)
 
 
 def test_scores_are_those_of_the_pretrained_model(tiny: Tiny, toys: Toys) -> None:
@@ -137,13 +141,13 @@ def test_rows_go_over_by_domain_and_token(tiny: Tiny, toys: Toys) -> None:
 
 def test_other_shapes_are_named_or_refused(tiny: Tiny, toys: Toys) -> None:
     folder, source = save(tiny, toys)
-    model, lines = start(tiny, folder, inner_size=64, n_layers=2, score="cosine")
+    model, lines = start(tiny, folder, inner_size=64, n_layers=2, score="dot")
     assert torch.equal(
         model.encoder.blocks.layers[0].self_attn.in_proj_weight,
         source.encoder.blocks.layers[0].self_attn.in_proj_weight,
     )
     text = "\n".join(lines)
-    assert "score is 'cosine' here and was 'dot' in pretraining" in text
+    assert "score is 'dot' here and was 'cosine' in pretraining" in text
     assert "encoder.blocks.layers.0.linear1.weight: shape [32, 16] there, [64, 16] here" in text
     assert "encoder.blocks.layers.1.norm1.bias: not in the pretrained model" in text
     with pytest.raises(InputError, match="pretrained with hidden_size 16, this model has 32"):

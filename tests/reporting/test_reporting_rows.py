@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from recbole_qbert.benchmarking.scores import Row, score
 from recbole_qbert.benchmarking.sidecar import read_sidecar, write_sidecar
 from recbole_qbert.benchmarking.tables import metrics_sheet
 from recbole_qbert.errors import InputError
-from recbole_qbert.evaluation.results import flat_settings
+from recbole_qbert.evaluation.results import append_result, flat_settings
 from recbole_qbert.reporting.find import find_results
 from recbole_qbert.reporting.rows import Comparison, compare_all
 
@@ -59,10 +59,8 @@ def test_rows_of_one_model_are_told_apart(tmp_path: Path) -> None:
 
 def test_a_run_that_was_repeated_counts_once(tmp_path: Path) -> None:
     """The last line of a folder; and of two folders with one seed and setting, the last."""
-    add_run(tmp_path, GOOD)
-    line = (tmp_path / "results.jsonl").read_text(encoding="utf-8")
-    later = json.loads(line) | {"seconds": 99.0}
-    (tmp_path / "results.jsonl").write_text(line + json.dumps(later) + "\n", encoding="utf-8")
+    first = add_run(tmp_path, GOOD)
+    append_result(tmp_path / "results.jsonl", dataclasses.replace(first, seconds=99.0))
     (run,) = find_results([tmp_path]).runs
     assert run.result.seconds == 99.0
     add_run(tmp_path / "again", GOOD, seconds=7.0)

@@ -186,15 +186,16 @@ def test_a_sweep_that_never_began_is_begun_anew(
 def test_a_trial_that_cannot_be_trained_fails_alone(
     tiny: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    space = {"n_heads": {"grid": [3, 2]}}
-    fixed = {key: value for key, value in SETTINGS.items() if key != "n_heads"}
+    # The weights grow by a factor of 19 a step, beyond what a float holds.
+    space = {"weight_decay": {"grid": [10.0, 0.0]}}
+    fixed = {**SETTINGS, "learner": "sgd", "learning_rate": 2.0, "train_batch_size": 2}
     common = {"space": space, "trials": 1, "settings": fixed, "scheduler": "none"}
     assert main(["tune", str(write_sweep(tiny, **common))]) == 0
     assert "trial 1 failed: " in capsys.readouterr().out
     lines = rows(tiny.root / "saved" / "tune" / "s")
     assert [line["state"] for line in lines] == ["failed", "finished"]
-    assert "not a multiple of n_heads" in lines[0]["fault"]
-    all_bad = {**common, "space": {"n_heads": {"grid": [3, 5]}}, "name": "bad"}
+    assert "lower learning_rate" in lines[0]["fault"]
+    all_bad = {**common, "space": {"weight_decay": {"grid": [10.0, 9.0]}}, "name": "bad"}
     assert main(["tune", str(write_sweep(tiny, **all_bad))]) == 2
     assert "every trial failed; the first: " in capsys.readouterr().err
 

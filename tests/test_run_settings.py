@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import recbole
+import recbole_qbert.properties
 from conftest import Tiny, files_below
 from recbole.config import Config
 
-import recbole_qbert.properties
 from recbole_qbert.cli import main
 from recbole_qbert.config import (
     NOT_HERE,
