@@ -24,6 +24,28 @@ def said_of(where: str) -> Iterator[None]:
         raise InputError(f"{where}: {error}") from None
 
 
+@contextlib.contextmanager
+def said_by_recbole(model: type, place: str, failed: str, remedy: str) -> Iterator[None]:
+    """Whatever a model of RecBole's own raises in the block becomes one line; of any other model,
+    and of memory that is short, it stays what it is.
+
+    Args:
+        model: the class.
+        place: which model, on which data set.
+        failed: what RecBole cannot do.
+        remedy: what the user can do.
+    """
+    try:
+        yield
+    except Exception as error:
+        kind = type(error).__name__
+        known = kind in ("InputError", "MemoryError", "OutOfMemoryError")
+        if known or not model.__module__.startswith("recbole."):
+            raise
+        said = " ".join(str(error).split())
+        raise InputError(f"model {place}: RecBole {failed} ({kind}: {said}); {remedy}") from error
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the closest known word in any case, or an empty string."""
     words = {each.lower(): each for each in sorted(known)}

@@ -11,13 +11,21 @@ from typing import Any, NamedTuple
 import torch
 from recbole.config import Config
 from recbole.data import data_preparation
-from recbole.utils import init_seed
+from recbole.utils import argument_list, init_seed
 from rich.console import Console
 
 from recbole_qbert.bundle import NotBundled, save_bundle
 from recbole_qbert.checkpoint import RUN_ONLY, config_from_json, config_to_json
 from recbole_qbert.config import FINETUNE, build_config, check_same_columns, shipped_files
-from recbole_qbert.data.splits import Splits, data_counts, load_dataset, load_splits
+from recbole_qbert.data.dataset import SemanticIDDataset, semantic_id_path
+from recbole_qbert.data.splits import (
+    FEATURE_KEYS,
+    Splits,
+    data_counts,
+    load_dataset,
+    load_splits,
+    read_dataset,
+)
 from recbole_qbert.distributed import barrier, is_main, joined, world
 from recbole_qbert.errors import InputError, said_of
 from recbole_qbert.evaluation.comparable import tested_on
@@ -25,7 +33,7 @@ from recbole_qbert.evaluation.printing import print_tables
 from recbole_qbert.evaluation.ranking import LIST_LENGTH, RANKS_FILE, save_ranks
 from recbole_qbert.evaluation.results import RunResult, append_result
 from recbole_qbert.files import check_writable, exclusive, sha256_file
-from recbole_qbert.inputs import check_inputs, inputs_of
+from recbole_qbert.inputs import check_inputs, inputs_of, reads_semantic_ids
 from recbole_qbert.learning_curve import best_evaluation, epoch_printer
 from recbole_qbert.model.qbert4rec import QBERT4Rec
 from recbole_qbert.pretraining.transfer import load_pretrained, read_source
@@ -46,6 +54,11 @@ from recbole_qbert.run_identity import (
     latest_result,
     run_folder,
 )
+
+# Keys that say which users, items and columns a data set has. Longer histories change none.
+DATA_KEYS = frozenset(
+    {*argument_list.dataset_arguments, *FEATURE_KEYS, "semantic_id_file", "item_vectors"}
+) - {"MAX_ITEM_LIST_LENGTH"}
 
 
 class Training(NamedTuple):
@@ -79,8 +92,8 @@ def run_models(
         console: where to print.
 
     Raises:
-        InputError: any setting or file that cannot be used; all models' settings are checked
-            before the first one is trained.
+        InputError: any setting or file that cannot be used; all models' settings and data are
+            checked before the first one is trained.
     """
     console = console or Console()
     configs = [build_config(model, dataset, files, settings) for model in models]
@@ -93,6 +106,7 @@ def run_models(
             alone = {**(settings or {}), "pre_model_path": None}
             scratch = build_config(config["model"], dataset, files, alone)
             plan.insert(place + 1, (scratch, finished_run(scratch)))
+    check_data(configs)
     with joined([config for config, _ in plan]):
         console = console if is_main() else Console(quiet=True)
         names = [str(file) for file in files]
@@ -108,6 +122,12 @@ def is_qbert(config: Config) -> bool:
 
 def check_run(config: Config) -> None:
     """What no setting alone tells: where the run writes, its stage, what it begins with."""
+    entry = model_entry(config["model"])
+    if not issubclass(entry.dataset, SemanticIDDataset):
+        raise InputError(
+            f"model {config['model']}: its data set {entry.dataset.__name__} is not derived from "
+            "SemanticIDDataset; derive it, or use RecBole's run_recbole"
+        )
     for folder in (config["checkpoint_dir"], run_folder(config)):
         with said_of("checkpoint_dir"):
             check_writable(folder)
@@ -120,6 +140,30 @@ def check_run(config: Config) -> None:
         )
     if config["pre_model_path"]:
         read_source(config["pre_model_path"])
+
+
+def check_data(configs: Sequence[Config]) -> None:
+    """Read the data of all models, so that no fault of them is found behind a training.
+
+    Models that read the same as an earlier one are passed over, and the first one, which is next.
+
+    Raises:
+        InputError: as `read_dataset`, or a model's semantic IDs are missing.
+    """
+    quiet_recbole()
+    read: list[tuple[type, dict[str, Any]]] = []
+    for config in configs:
+        name = config["model"]
+        reads = (model_entry(name).dataset, {key: config[key] for key in DATA_KEYS})
+        if read and reads_semantic_ids(config) and semantic_id_path(config) is None:
+            raise InputError(
+                f"{name} needs semantic IDs and {config['dataset']} has none; `recbole-qbert "
+                f"tokenize --dataset={config['dataset']}` makes them (or set semantic_id_file)"
+            )
+        if read and reads not in read:
+            with said_of(name):
+                read_dataset(config)
+        read.append(reads)
 
 
 def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> RunResult:
@@ -136,7 +180,9 @@ def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> Ru
     used = [path.name for path in shipped] + list(files)
     base, folder = Path(config["checkpoint_dir"]), run_folder(config)
     config["checkpoint_dir"] = str(folder)
-    console.print(f"[bold]{name}[/bold] on {dataset_name}, settings from {', '.join(used)}")
+    console.print(
+        f"[bold]{name}[/bold] on {dataset_name}, settings from {', '.join(used)}", soft_wrap=True
+    )
     with contextlib.ExitStack() as held:
         training = prepare(config, console, held)
         train(training, epoch_printer(training.trainer, console))
@@ -163,9 +209,10 @@ def prepare(config: Config, console: Console, held: contextlib.ExitStack | None 
         check_resumed(last_state_file(Path(folder), name), inputs)
     splits = load_splits(config)
     counts = data_counts(*splits)
-    console.print("  " + ", ".join(f"{key} {value:,}" for key, value in counts.items()))
+    line = ", ".join(f"{key} {value:,}" for key, value in counts.items())
+    console.print(f"  {line}", soft_wrap=True)
     for note in splits.dataset.notes:
-        console.print(f"  {note}", markup=False, highlight=False)
+        console.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
 
     two_stages = name == "S3Rec" and config["pretrain_epochs"]
     if held is not None and two_stages:
@@ -180,10 +227,11 @@ def prepare(config: Config, console: Console, held: contextlib.ExitStack | None 
         source = read_source(config["pre_model_path"])
         pretrained_on = source.domains
         for line in load_pretrained(model, config, splits.train._dataset, source):
-            console.print(f"  {line}", highlight=False)
+            console.print(f"  {line}", highlight=False, soft_wrap=True)
     model = model.to(config["device"])
     console.print(
-        f"  {n_parameters(model):,} parameters, device {config['device']}, folder {folder}"
+        f"  {n_parameters(model):,} parameters, device {config['device']}, folder {folder}",
+        soft_wrap=True,
     )
     if held is not None and not two_stages:
         held.enter_context(lock)

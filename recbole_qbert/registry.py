@@ -28,7 +28,7 @@ from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import ModelType, get_model
 
 from recbole_qbert.data.dataset import SemanticIDDataset
-from recbole_qbert.errors import InputError, did_you_mean
+from recbole_qbert.errors import InputError, did_you_mean, said_by_recbole
 from recbole_qbert.model.bert4rec_fixed import BERT4RecFixed
 from recbole_qbert.model.bigram import BigramChain
 from recbole_qbert.model.popularity import Popularity
@@ -151,25 +151,13 @@ def build_model(config: Any, dataset: Any) -> Any:
             with whatever exception comes first.
     """
     model = model_entry(config["model"]).model
-    try:
+    with said_by_recbole(
+        model,
+        f"{config['model']} on {config['dataset']}",
+        "cannot build it from these settings",
+        "see its keys in RecBole's documentation, and the columns that load_col reads",
+    ):
         return model(config, dataset)
-    except (
-        AssertionError,
-        AttributeError,
-        KeyError,
-        NotImplementedError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
-        if not model.__module__.startswith("recbole."):
-            raise
-        said = " ".join(str(error).split())
-        raise InputError(
-            f"model {config['model']} on {config['dataset']}: RecBole cannot build it from these "
-            f"settings ({type(error).__name__}: {said}); see its keys in RecBole's documentation, "
-            "and the columns that load_col reads"
-        ) from error
 
 
 def _recbole_model(name: str) -> Any:

@@ -39,7 +39,7 @@ from recbole_qbert.distributed import (
     set_generator_states,
     world,
 )
-from recbole_qbert.errors import InputError
+from recbole_qbert.errors import InputError, said_by_recbole
 from recbole_qbert.evaluation.ranking import Ranks, rank_targets, summarise
 from recbole_qbert.files import write_json
 from recbole_qbert.inputs import check_inputs, inputs_of
@@ -90,6 +90,7 @@ class SafeTrainer(Trainer):
         self.schedule: LambdaLR | None = None
         self._train_data: Any = None
         self._without_valid = False
+        self._has_stepped = False  # since this object was made
         self._started = perf_counter()
         self._resume_from: dict[str, Any] | None = None
         if config["resume"] and self.last_state_file.is_file():
@@ -174,15 +175,32 @@ class SafeTrainer(Trainer):
             batches = Progress(train_data, ncols=100, desc=f"Train {epoch_idx + 1:>5}", unit="step")
 
         def after_step(*_: Any) -> None:
+            self._has_stepped = True
             self._step_schedule()
             if show_progress and self.gpu_available:
                 batches.set_postfix_str(f"GPU RAM: {get_gpu_usage(self.device)}", refresh=False)
 
         hook = self.optimizer.register_step_post_hook(after_step)
         try:
-            return super()._train_epoch(batches, epoch_idx, loss_func, show_progress=False)
+            return super()._train_epoch(
+                batches, epoch_idx, self._explained(loss_func), show_progress=False
+            )
         finally:
             hook.remove()
+
+    def _explained(self, loss_func: Callable[..., Any]) -> Callable[..., Any]:
+        """The same loss, but what a model of RecBole's own cannot do with these settings and this
+        data set is one line; it shows in the first step."""
+
+        def loss(*batch: Any) -> Any:
+            if self._has_stepped:
+                return loss_func(*batch)
+            place = f"{self.config['model']} on {self.config['dataset']}"
+            remedy = "see its keys in RecBole's documentation; it may need more items or users"
+            with said_by_recbole(type(self.model), place, "cannot train it", remedy):
+                return loss_func(*batch)
+
+        return loss
 
     def _check_nan(self, loss: torch.Tensor) -> None:
         if not torch.isfinite(loss):

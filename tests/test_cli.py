@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Tiny, files_below
+from rich.console import Console
 
 from recbole_qbert.checkpoint import load_checkpoint
 from recbole_qbert.cli import main
@@ -18,6 +20,7 @@ from recbole_qbert.commands.settings import parse_settings
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.results import read_results
+from recbole_qbert.quick_start import run_model
 
 SMALL = [
     "--data_path=.",
@@ -40,6 +43,10 @@ def run(*arguments: str) -> int:
 FAULTS = {
     "unknown model": (["--model=QBERT4Rek"], "did you mean 'QBERT4Rec'"),
     "second model unknown": (["--model=SASRec,GRU4Rek"], "did you mean 'GRU4Rec'"),
+    "a model twice": (
+        ["--model=SASRec,GRU4Rec,SASRec"],
+        "model: SASRec is named 2 times; name it once",
+    ),
     "general model": (["--model=BPR"], "not a sequential model"),
     "no model": ([], "--model=... is needed"),
     "misspelt model": (
@@ -340,6 +347,60 @@ def test_s3rec_runs_both_stages(tiny: Tiny, capsys: pytest.CaptureFixture[str]) 
 def test_fdsa_runs(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--model=FDSA", *TINY_MODEL, "--selected_features=[semantic_id]") == 0
     assert len(read_results("saved/results.jsonl")) == 1
+
+
+@pytest.mark.parametrize(
+    ("item", "columns", "features", "said"),
+    [
+        ("price:float\ni0\tcheap", "price", "price", "toy.item: line 2, price: 'cheap' is not a"),
+        ("cat:token\ni0\tc", "kat", "cat", "no column 'kat'; it has item_id, cat; did you mean"),
+        ("cat\ni0\tc", "cat", "cat", "toy.item: line 1: 'cat' is not 'name:type'"),
+        ("cat:token\ni0", "cat", "cat", "toy.item: line 2: 1 fields where the header has 2"),
+        ("cat:token\ni0\tc", None, "cat", "that are read (semantic_id); add cat to the columns"),
+        ("cat:token\ni0\tc", None, "semid", "did you mean 'semantic_id'?"),
+    ],
+)
+def test_a_later_models_data_are_checked_before_the_first_training(
+    tiny: Tiny,
+    capsys: pytest.CaptureFixture[str],
+    item: str,
+    columns: str | None,
+    features: str,
+    said: str,
+) -> None:
+    Path("toy/toy.item").write_text(f"item_id:token\t{item}\n")
+    own = f"selected_features: [{features}]"
+    if columns:
+        inter = "inter: [user_id, item_id, timestamp]"
+        own += f", load_col: {{{inter}, item: [item_id, {columns}]}}"
+    Path("own.yaml").write_text(f"per_model: {{FDSA: {{{own}}}}}\n")
+    before = files_below(Path())
+    assert run("--model=SASRec,FDSA", *TINY_MODEL, "--config_files=own.yaml") == 2
+    output = capsys.readouterr()
+    assert said in output.err and output.err.count("\n") == 1
+    assert "SASRec on toy" not in output.out
+    assert files_below(Path()) == before
+
+
+def test_missing_semantic_ids_of_a_later_model(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in Path("toy").glob("*.semid*"):
+        path.unlink()
+    before = files_below(Path())
+    assert run("--model=SASRec,QBERT4Rec", *TINY_MODEL) == 2
+    assert "QBERT4Rec needs semantic IDs and toy has none" in capsys.readouterr().err
+    assert files_below(Path()) == before
+
+
+def test_lines_stay_whole_where_the_console_is_narrow(tiny: Tiny) -> None:
+    stream = io.StringIO()
+    result = run_model(tiny.make_config("BigramChain"), Console(file=stream, width=40))
+    lines = [line.strip() for line in stream.getvalue().splitlines()]
+    ends = {"users 40,": "test rows 40", "BigramChain on": ".yaml"}
+    for start, end in ends.items():
+        assert any(line.startswith(start) and line.endswith(end) for line in lines)
+    assert any(line.endswith(f"folder {result.folder}") for line in lines)
 
 
 def test_a_broken_results_file_is_named(tmp_path: Path) -> None:

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from recbole_qbert.checkpoint import load_checkpoint
 from recbole_qbert.config import known_keys
 from recbole_qbert.data.dataset import SemanticIDDataset
+from recbole_qbert.data.splits import load_splits
 from recbole_qbert.errors import InputError
-from recbole_qbert.quick_start import run_models
+from recbole_qbert.quick_start import check_run, run_models
 from recbole_qbert.registry import MODEL_TABLE, model_entry, register
 from recbole_qbert.trainer import SafeTrainer
 
@@ -280,6 +281,8 @@ def test_a_third_partys_defaults_file_and_classes(tiny: Tiny) -> None:
         assert type(trainer) is OwnTrainer
         assert type(loaded.train._dataset) is OwnDataset
         assert issubclass(get_trainer(ModelType.SEQUENTIAL, "LearnedScores"), OwnTrainer)
+        with pytest.raises(InputError, match="OwnDataset is not derived from SemanticIDDataset"):
+            check_run(config)
     finally:
         forget("LearnedScores")
 
@@ -334,16 +337,39 @@ def test_names_that_are_no_model(name: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "settings", "message"),
-    [
-        ("SASRecF", {"selected_features": ["flavour"]}, "KeyError: 'flavour'"),
-    ],
-)
-def test_a_model_of_recboles_that_cannot_be_built(
-    tiny: Tiny, name: str, settings: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(InputError, match=message) as caught:
-        new_trainer(tiny.make_config(name, **settings))
-    assert str(caught.value).startswith(f"model {name} on toy: RecBole cannot build it")
+def test_a_model_of_recboles_that_cannot_be_built(tiny: Tiny) -> None:
+    loaded = load_splits(tiny.make_config("SASRec"))
+    with pytest.raises(InputError, match="KeyError: 'flavour'") as caught:
+        new_trainer(tiny.make_config("SASRecF", selected_features=["flavour"]), loaded)
+    assert str(caught.value).startswith("model SASRecF on toy: RecBole cannot build it")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["GRU4RecCPR", "SASRecCPR"])
+def test_a_model_of_recboles_that_cannot_be_trained(tiny: Tiny, name: str) -> None:
+    """Both rank more items again than there are."""
+    with pytest.raises(InputError, match="RuntimeError: selected index k out of range") as caught:
+        fitted(tiny.make_config(name))
+    assert str(caught.value).startswith(f"model {name} on toy: RecBole cannot train it")
+    assert "\n" not in str(caught.value)
+
+
+def test_faults_of_other_models_and_of_later_steps_stay_what_they_are(
+    tiny: Tiny, learned_scores: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, n_good in (("LearnedScores", 0), ("NPE", 1), ("NPE", 0)):
+        trainer, loaded = new_trainer(tiny.make_config(name))
+        steps = []
+
+        def fails(model: Any, batch: Any, good: int = n_good, steps: list[int] = steps) -> Any:
+            steps.append(len(steps))
+            if len(steps) > good:
+                raise ValueError("spoilt")
+            return sum(each.sum() for each in model.parameters())
+
+        expected = InputError if (name, n_good) == ("NPE", 0) else ValueError
+        with monkeypatch.context() as patch:
+            patch.setattr(type(trainer.model), "calculate_loss", fails)
+            with pytest.raises(expected, match="spoilt"):
+                trainer.fit(loaded.train, loaded.valid, verbose=False)
+        assert len(steps) == n_good + 1

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import recbole_qbert.properties
 import yaml
 from conftest import Tiny
 
-import recbole_qbert.properties
 from recbole_qbert.config import FINETUNE, PRETRAIN, build_config, settings_for, shipped_files
 from recbole_qbert.data.budget import AUTO
 from recbole_qbert.data.splits import load_splits

@@ -48,7 +48,7 @@ def pop_models(settings: dict[str, str]) -> tuple[list[str], str, list[str]]:
         model names, data set, the user's YAML files.
 
     Raises:
-        InputError: no model or no data set anywhere, or a file that cannot be read.
+        InputError: no model or no data set anywhere, a model twice, or a file that cannot be read.
     """
     from recbole_qbert.yaml_files import load_yaml
 
@@ -66,6 +66,9 @@ def pop_models(settings: dict[str, str]) -> tuple[list[str], str, list[str]]:
             raise InputError(
                 f"--{key}=... is needed, on the command line or in a config file{hint}"
             )
+    for name in models:
+        if models.count(name) > 1:
+            raise InputError(f"model: {name} is named {models.count(name)} times; name it once")
     return models, dataset, files
 
 

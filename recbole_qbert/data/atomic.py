@@ -92,17 +92,38 @@ class Atomic:
     def check_ids(self, name: str) -> None:
         """
         Raises:
-            InputError: an id of the column is empty, or RecBole's own name of the padding.
+            InputError: an id of the column is empty, RecBole's own name of the padding, or another
+                one but for blanks at its ends.
         """
         column = self.columns[name]
         empty = pc.equal(column, "")
         if pc.any(empty).as_py():
             raise self.fault(empty, name, "is no id; give every row one")
-        padding = pc.equal(column, PADDING)
+        self.check_padding(name)
+        trimmed = pc.utf8_trim_whitespace(column)
+        blanks = np.asarray(pc.not_equal(trimmed, column))
+        if blanks.any():
+            first = pd.DataFrame({"id": column.to_pandas(), "bare": trimmed.to_pandas()})
+            first = first.drop_duplicates("id")
+            twins = first[first.duplicated("bare", keep=False)]
+            if len(twins):
+                pair = twins[twins["bare"] == twins["bare"].iloc[0]].iloc[:2]
+                (one, other), lines = pair["id"], self.lines[pair.index]
+                raise InputError(
+                    f"{self.path}: lines {lines[0]} and {lines[1]}, {name}: {quote(one)} and "
+                    f"{quote(other)} differ only by blanks at their ends; write one id one way"
+                )
+
+    def check_padding(self, name: str) -> None:
+        """
+        Raises:
+            InputError: a cell of the column is RecBole's own name of the padding.
+        """
+        padding = pc.equal(self.columns[name], PADDING)
         if pc.any(padding).as_py():
             raise self.fault(padding, name, "is RecBole's name of the padding; rename it")
 
-    def check_id_lists(self, name: str, between: str) -> None:
+    def check_padding_in_lists(self, name: str, between: str) -> None:
         """
         Raises:
             InputError: a list of the column holds RecBole's own name of the padding.

@@ -118,12 +118,15 @@ class StrictDataset(SequentialDataset):
         if kind == "float":
             return file.numbers(name, may_lack=name != self.time_field)
         if kind == "token":
+            # RecBole numbers the values of every column of tokens, the padding first.
             if name in self._id_fields:
                 file.check_ids(name)
+            else:
+                file.check_padding(name)
             texts = file.columns[name].to_pandas()
             return texts.where(texts != "")
-        if name in self._id_fields:
-            file.check_id_lists(name, between)
+        if kind == "token_seq":
+            file.check_padding_in_lists(name, between)
         lists = file.lists(name, between)
         limit = (self.config["seq_len"] or {}).get(name)
         return [each[:limit] for each in lists]

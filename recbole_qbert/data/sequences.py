@@ -101,7 +101,8 @@ def _read_fast(path: Path) -> pd.DataFrame | None:
     table = table.rename_columns(list(FIELDS)).unify_dictionaries()
     frame: pd.DataFrame = table.to_pandas()
     ids = frame[USER].cat.categories.append(frame[ITEM].cat.categories)
-    wrong_ids = ids.isin(["", PADDING]) | ids.str.contains('^"|\0')  # a quotation, perhaps
+    # One that opens with a quote may be a quotation, one with blanks at its ends another id.
+    wrong_ids = ids.isin(["", PADDING]) | ids.str.contains(r'^"|\0|^\s|\s$')
     fine = len(frame) and np.isfinite(frame[TIME]).all() and not wrong_ids.any()
     return frame if fine else None
 

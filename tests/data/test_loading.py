@@ -96,6 +96,55 @@ def test_an_id_that_cannot_be_one_is_refused(tiny: Tiny, field: str, token: str,
         assert place in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ["item", "user"])
+@pytest.mark.parametrize("value_type", ["token", "token_seq"])
+def test_no_value_of_a_feature_falls_on_the_padding(tiny: Tiny, kind: str, value_type: str) -> None:
+    """RecBole gives number 0 to `[PAD]`, in every column of tokens."""
+    own = f"{kind}_id"
+    names = sorted({row.split("\t")[kind == "item"] for row in ROWS})
+    value = "[PAD]" if value_type == "token" else "a [PAD] b"
+    rows = [f"{name}\t{'b' if place else value}" for place, name in enumerate(names)]
+    load(tiny, text(ROWS))
+    path = tiny.root / "other" / f"other.{kind}"
+    columns = {"inter": ["user_id", "item_id", "timestamp"], kind: [own, "sort"]}
+    for plain in (True, False):
+        content = text(rows, f"{own}:token\tsort:{value_type}")
+        path.write_text(content.replace("[PAD]", "PAD") if plain else content)
+        if plain:
+            load(tiny, text(ROWS), load_col=columns)
+            continue
+        with pytest.raises(InputError, match=f"other.{kind}: line 2, sort: .* of the padding"):
+            load(tiny, text(ROWS), load_col=columns)
+
+
+@pytest.mark.parametrize("field", ["user_id", "item_id"])
+@pytest.mark.parametrize("pair", [("k3", " k3"), ("k3 ", "\u00a0k3"), (" k3 ", "k3")])
+def test_ids_that_differ_only_by_blanks_at_their_ends_are_refused(
+    tiny: Tiny, field: str, pair: tuple[str, str]
+) -> None:
+    """By the run, by the sequences of pretraining and by splits; one that is alone is an id."""
+    rows = [*ROWS]
+    for token in (*pair, pair[1]):
+        user, item = [token, "j7"] if field == "user_id" else ["w", token]
+        rows.append(f"{user}\t{item}\t{len(rows)}")
+    last = len(rows) + 1
+    said = (
+        f"other.inter: lines {last - 2} and {last - 1}, {field}: {pair[0]!r} and {pair[1]!r} "
+        "differ only by blanks at their ends"
+    )
+    with pytest.raises(InputError) as caught:
+        load(tiny, text(rows))
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    path = tiny.root / "other" / "other.inter"
+    for read in (read_interactions, read_sequences):
+        with pytest.raises(InputError) as caught:
+            read(path)
+        assert said in str(caught.value)
+    path.write_text(text([row for row in rows if pair[0] not in row.split("\t")]))
+    for read in (read_interactions, read_sequences):
+        read(path)
+
+
 def test_an_item_called_like_the_padding_is_refused_in_every_file(tiny: Tiny) -> None:
     items = "item_id:token\tbrand:token\ni0\tb\n[PAD]\tb\n"
     with pytest.raises(InputError, match=r"other.item: line 3, item_id: '\[PAD\]'"):

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import recbole_qbert.properties
 import yaml
 
-import recbole_qbert.properties
 from recbole_qbert.errors import InputError
 from recbole_qbert.injection.fit import TrainingSettings
 from recbole_qbert.injection.model import InjectionSettings
