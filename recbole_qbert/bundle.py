@@ -98,7 +98,7 @@ def save_bundle(folder: str | Path, model: Any, config: Any, dataset: Any) -> No
     except Exception as error:  # whatever a third party's model raises
         raise NotBundled(
             f"{name} has no bundle: it cannot be built again from one, or not rank items by a "
-            f"history alone ({_said(error)})"
+            f"history alone ({said(error)})"
         ) from error
     with atomic_folder(folder) as work:
         (work / "model.safetensors").write_bytes(save(weights))
@@ -108,7 +108,7 @@ def save_bundle(folder: str | Path, model: Any, config: Any, dataset: Any) -> No
         try:
             save_checkpoint(work / "dataset.safetensors", notes)
         except TypeError as error:
-            raise NotBundled(f"{name} has no bundle: {_said(error)}") from error
+            raise NotBundled(f"{name} has no bundle: {said(error)}") from error
         if semantic_ids is not None:
             write_semantic_ids(
                 work / "items.semid", semantic_ids, {"copied_into": "a model bundle"}
@@ -235,7 +235,7 @@ def _scores(
     return scores.view(len(items), -1).float().clone()
 
 
-def _said(error: Exception) -> str:
+def said(error: Exception) -> str:
     """An exception in one short line."""
     if isinstance(error, InputError):
         return str(error)
@@ -244,7 +244,7 @@ def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {quote(' '.join(str(error).split()), limit=200)}"
 
 
-def _read_tokens(path: Path) -> list[str]:
+def read_tokens(path: Path) -> list[str]:
     tokens = read_json_list(path)
     if not tokens or {*map(type, tokens)} != {str} or len({*tokens}) < len(tokens):
         raise InputError(f"{path}: not a list of different item tokens")
@@ -254,9 +254,10 @@ def _read_tokens(path: Path) -> list[str]:
 _NOT_LISTS = "histories is a list of lists of item tokens"
 
 
-def _check_no_text(values: Iterable[Any]) -> None:
-    """A text would be taken for its letters, a mapping for its keys."""
-    if any(issubclass(kind, (str, bytes, Mapping)) for kind in {*map(type, values)}):
+def _check_lists(values: Iterable[Any]) -> None:
+    """A text would be taken for its letters, a mapping for its keys; a set has no order."""
+    refused = (str, bytes, Mapping, set, frozenset)
+    if any(issubclass(kind, refused) for kind in {*map(type, values)}):
         raise InputError(_NOT_LISTS)
 
 
@@ -312,12 +313,12 @@ class Recommender:
         try:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError, TypeError) as error:
-            raise InputError(f"device: {device!r} cannot be used ({_said(error)})") from None
+            raise InputError(f"device: {device!r} cannot be used ({said(error)})") from None
         try:
             return cls._of_files(folder, manifest, torch.device(device))
         except Exception as error:  # an edited file can be wrong in any way
             raise InputError(
-                f"{folder}: its files do not go together; train and save it again ({_said(error)})"
+                f"{folder}: its files do not go together; train and save it again ({said(error)})"
             ) from error
 
     @classmethod
@@ -325,7 +326,7 @@ class Recommender:
         content = read_json(folder / "config.json")
         if content["model"] != manifest["model"]:
             raise InputError(f"{folder / 'manifest.json'}: its model is not that of the config")
-        tokens = _read_tokens(folder / "items.json")
+        tokens = read_tokens(folder / "items.json")
         if len(tokens) != manifest["n_items"]:
             raise InputError(f"{folder / 'items.json'}: not as many items as the manifest says")
         if not isinstance(manifest["ranks_for_nothing"], bool):
@@ -353,7 +354,8 @@ class Recommender:
 
         Args:
             histories: raw item tokens, oldest first, of each; only the last `MAX_ITEM_LIST_LENGTH`
-                count. Any iterables; what is no text, a number say, counts as its text.
+                count. Any iterables in order, so no sets; what is no text, a number say, counts as
+                its text.
             k: how many; fewer come back where a history leaves fewer.
             exclude_seen: leave a history's own items out, however long it is.
             unknown: of items that the model does not know, and histories without an item where it
@@ -371,7 +373,7 @@ class Recommender:
         if batch_size is None:
             batch_size = min(ROWS_AT_ONCE, max(1, SCORES_AT_ONCE // len(self._names)))
         batch_size = _within("batch_size", batch_size)
-        _check_no_text([histories])
+        _check_lists([histories])
         try:
             rows = iter(histories)
         except TypeError:
@@ -393,7 +395,7 @@ class Recommender:
 
     def _read(self, batch: list[Any]) -> tuple[Tensor, Tensor, list[str]]:
         """Internal ids of the known items, the row of each in the batch, and the other items."""
-        _check_no_text(batch)
+        _check_lists(batch)
         try:
             lists = [*map(list, batch)]
         except TypeError:

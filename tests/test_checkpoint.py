@@ -300,6 +300,18 @@ def test_strings_of_a_stored_config_are_never_evaluated(tiny: Tiny) -> None:
         assert not (tiny.root / "trapped").exists(), key
 
 
+def test_a_text_that_recbole_evaluates_names_a_class(tiny: Tiny) -> None:
+    """KD_DAGFM passes `teacher` of its config, which may be a checkpoint's, to `eval`."""
+    from recbole.model.context_aware_recommender import kd_dagfm
+
+    assert "eval" in kd_dagfm.KD_DAGFM.__init__.__code__.co_names  # the module's own name
+    assert kd_dagfm.eval("CrossNet") is kd_dagfm.CrossNet
+    for text in (CODE, "deepcopy", "nn.Linear", ""):
+        with pytest.raises(InputError, match="is the name of no class there"):
+            kd_dagfm.eval(text)
+    assert not (tiny.root / "trapped").exists()
+
+
 # Broken files ------------------------------------------------------------------------------------
 
 

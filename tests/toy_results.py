@@ -13,7 +13,7 @@ from recbole_qbert.evaluation.ranking import Lists, Ranks, save_ranks, summarise
 from recbole_qbert.evaluation.results import RunResult, append_result
 from recbole_qbert.files import write_json
 from recbole_qbert.tuning.journal import EXPERIMENT, Trial
-from recbole_qbert.tuning.report import write_csv
+from recbole_qbert.tuning.report import Length, write_csv
 from recbole_qbert.tuning.sweep import TRIALS_CSV
 
 # Of four users: the target's id, and how many items stand before it; how often items occur.
@@ -112,5 +112,5 @@ def add_sweep(
         "trials": [trial.values for trial in trials],
     }
     write_json(folder / EXPERIMENT, content)
-    write_csv(folder / TRIALS_CSV, trials, list(space))
+    write_csv(folder / TRIALS_CSV, trials, list(space), Length(4, 4))
     return folder

@@ -166,7 +166,7 @@ def _over_key(one: Experiment, key: str, palette: Palette) -> Chart:
     stopped = [trial for trial in trials if trial.state == STOPPED]
     for name, colour, some in (
         ("trials", palette[one.model], others),
-        ("trials stopped early", REST, stopped),
+        ("trials stopped by ASHA", REST, stopped),
     ):
         if some:
             series.append(_points(name, colour, some, key, False, named))

@@ -6,7 +6,7 @@ import csv
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.live import Live
@@ -14,11 +14,31 @@ from rich.markup import escape
 from rich.table import Table
 
 from recbole_qbert.files import atomic_write
-from recbole_qbert.tuning.journal import FAILED, RUNNING, STOPPED, WAITING, Trial
+from recbole_qbert.tuning.journal import FAILED, FINISHED, RUNNING, STOPPED, WAITING, Trial
 from recbole_qbert.tuning.settings import describe, short
 
-COLUMNS = ("best_valid", "best_epoch", "epochs", "seconds", "fault")
+COLUMNS = ("best_valid", "best_epoch", "epochs", "max_epochs", "stopped_early", "seconds", "fault")
 SECONDS_A_REFRESH = 0.5
+
+
+class Length(NamedTuple):
+    """How long a trial trains at most."""
+
+    epochs: int
+    evaluations: int
+
+    def stopped_early(self, trial: Trial) -> bool:
+        """Whether a trial ended before its last evaluation, since valid did not improve."""
+        return trial.state == FINISHED and len(trial.reports) < self.evaluations
+
+    def epochs_of(self, trial: Trial) -> str:
+        """`12 of 24`; nothing before the first evaluation."""
+        return f"{trial.reports[-1]['epoch'] + 1} of {self.epochs}" if trial.reports else ""
+
+    def state_of(self, trial: Trial) -> str:
+        """The state in words."""
+        by = " by ASHA" if trial.state == STOPPED else ""
+        return trial.state + by + ", stopped early" * self.stopped_early(trial)
 
 
 def best_trial(trials: Iterable[Trial]) -> Trial | None:
@@ -30,23 +50,28 @@ def best_trial(trials: Iterable[Trial]) -> Trial | None:
     return max(scored, key=lambda each: (each.best or 0.0, -each.number), default=None)
 
 
-def write_csv(path: Path, trials: Sequence[Trial], keys: Sequence[str]) -> None:
+def write_csv(path: Path, trials: Sequence[Trial], keys: Sequence[str], length: Length) -> None:
     """One line a trial: number, state, what it draws, and how far it came. Epochs count from 1."""
     with atomic_write(path) as handle:
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(["trial", "state", *keys, *COLUMNS])
         for trial in trials:
             last = trial.reports[-1] if trial.reports else None
-            cells: list[Any] = ["", "", "", ""]
+            cells: list[Any] = [""] * (len(COLUMNS) - 1)
             if last is not None:
                 cells = [last["best_valid"], last["best_epoch"] + 1, last["epoch"] + 1]
+                cells += [length.epochs, "yes" if length.stopped_early(trial) else "no"]
                 cells.append(round(last["seconds"], 1))
             drawn = [trial.values[key] for key in keys]
             writer.writerow([trial.number, trial.state, *drawn, *cells, trial.fault])
 
 
 def trials_table(
-    trials: Sequence[Trial], keys: Sequence[str], metric: str, n_rows: int | None = None
+    trials: Sequence[Trial],
+    keys: Sequence[str],
+    metric: str,
+    length: Length,
+    n_rows: int | None = None,
 ) -> Table:
     """One line a trial; where there are more than `n_rows`, the running and the best ones."""
     best = best_trial(trials)
@@ -57,17 +82,16 @@ def trials_table(
         )
         shown = sorted(order[: max(1, n_rows)], key=lambda each: each.number)
     table = Table(caption=f"{len(shown)} of {len(trials)} trials" * (len(shown) < len(trials)))
-    for column in ("trial", *keys, "epoch", f"best valid {metric}"):
+    for column in ("trial", *keys, "epochs", f"best valid {metric}"):
         table.add_column(column, justify="right", overflow="fold")
     table.add_column("state")
     for trial in shown:
-        last = trial.reports[-1] if trial.reports else None
         table.add_row(
             str(trial.number),
             *(escape(short(trial.values[key])) for key in keys),
-            str(last["epoch"] + 1) if last else "",
+            length.epochs_of(trial),
             f"{trial.best:.4f}{'*' if trial is best else ' '}" if trial.best is not None else "",
-            trial.state,
+            length.state_of(trial),
         )
     return table
 
@@ -111,10 +135,10 @@ class Display:
         trials: Sequence[Trial],
         keys: Sequence[str],
         metric: str,
-        n_evaluations: int,
+        length: Length,
     ):
         self._console, self._trials, self._keys = console, trials, keys
-        self._metric, self._n_evaluations = metric, n_evaluations
+        self._metric, self._length = metric, length
         self._clock = Clock()
         self._live: Live | None = None
 
@@ -134,12 +158,12 @@ class Display:
     def _draw(self) -> None:
         if self._live is not None:
             rows = max(3, self._console.height - 8)
-            table = trials_table(self._trials, self._keys, self._metric, rows)
+            table = trials_table(self._trials, self._keys, self._metric, self._length, rows)
             table.title = self._left()
             self._live.update(table)
 
     def _left(self) -> str:
-        left = self._clock.left(self._trials, self._n_evaluations)
+        left = self._clock.left(self._trials, self._length.evaluations)
         return "" if left is None else f"at most {duration(left)} left"
 
     def _line(self, trial: Trial, text: str) -> None:
@@ -166,7 +190,10 @@ class Display:
 
     def ended(self, trial: Trial) -> None:
         """Finished, stopped or failed."""
-        best = "" if trial.best is None else f"  best valid {self._metric} {trial.best:.4f}"
-        by = " by ASHA" if trial.state == STOPPED else ""
-        self._line(trial, f"{trial.state}{by}{best}{'  ' + trial.fault if trial.fault else ''}")
+        state, fault = self._length.state_of(trial), f"  {trial.fault}" if trial.fault else ""
+        best = ""
+        if trial.best is not None:
+            epochs = self._length.epochs_of(trial)
+            best = f"  {epochs} epochs  best valid {self._metric} {trial.best:.4f}"
+        self._line(trial, f"{state}{best}{fault}")
         self._draw()

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from recbole_qbert.data.budget import AUTO
 from recbole_qbert.errors import InputError, did_you_mean
 
 GRID = "grid"
@@ -203,9 +204,7 @@ def nested(values: Values, configured: Mapping[str, Any]) -> dict[str, Any]:
         if not rest:
             settings[top] = value
             continue
-        whole = configured.get(top)
-        entries = whole if isinstance(whole, Mapping) else {}  # none, or `auto`
-        place = settings.setdefault(top, json.loads(json.dumps(entries)))
+        place = settings.setdefault(top, json.loads(json.dumps(configured.get(top) or {})))
         for part in rest[:-1]:
             place = place.setdefault(part, {})
         place[rest[-1]] = value
@@ -220,6 +219,8 @@ def configured_value(key: str, configured: Mapping[str, Any]) -> Any:
     """
     top, *rest = key.split(".")
     value, name = configured.get(top), top
+    if rest and value == AUTO:
+        raise InputError(f"space: {key}: {top}: auto has no entries; give {top} in settings")
     for part in rest:
         if not isinstance(value, Mapping):
             raise InputError(f"space: {key}: {name} is no mapping; it is {value!r}")

@@ -43,14 +43,14 @@ from recbole_qbert.tuning.journal import (
     Trial,
     trial_folder,
 )
-from recbole_qbert.tuning.report import Display, best_trial, trials_table, write_csv
-from recbole_qbert.tuning.settings import Plan, describe, write_yaml
+from recbole_qbert.tuning.report import Display, Length, best_trial, trials_table, write_csv
+from recbole_qbert.tuning.settings import Plan, describe, of_trial, write_yaml
 from recbole_qbert.tuning.space import n_grid
 from recbole_qbert.tuning.trial import Job, run_trial
 
 SCRATCH, BEST_YAML, TRIALS_CSV = "ray", "best.yaml", "trials.csv"
-# What a sweep must not differ in from the one it goes on with, beside its inputs.
-IDENTITY = ("model", "dataset", "trials", "settings", "schedule", "versions")
+# What a sweep must not differ in from the one it goes on with, beside its inputs and its trials.
+IDENTITY = ("model", "dataset", "space", "seed", "settings", "schedule", "versions")
 
 
 def sweep(plan: Plan, console: Console, resume: bool = False) -> RunResult:
@@ -59,7 +59,8 @@ def sweep(plan: Plan, console: Console, resume: bool = False) -> RunResult:
     Args:
         plan: checked.
         console: where to print.
-        resume: go on with the sweep that is there.
+        resume: go on with the sweep that is there; with more trials than it had, the further ones
+            are run too.
 
     Returns:
         The best trial's result, its test metrics among it.
@@ -80,8 +81,14 @@ def sweep(plan: Plan, console: Console, resume: bool = False) -> RunResult:
     )
     hashes = {name: sha256_file(path) for name, path in plan.files.items()}
     if resume and (plan.folder / EXPERIMENT).is_file():
-        before = read_json(plan.folder / EXPERIMENT).get("data_sha256", {})
-        check_inputs(plan.folder, before, hashes, "give another --name")
+        there = read_json(plan.folder / EXPERIMENT)
+        fewer, more = sorted((len(there.get("trials", ())), len(plan.trials)))
+        heads = tuple(of_trial(number, "") for number in range(fewer + 1, more + 1))
+        before, now = (
+            {name: digest for name, digest in digests.items() if not name.startswith(heads)}
+            for digests in (there.get("data_sha256", {}), hashes)
+        )
+        check_inputs(plan.folder, before, now, "give another --name")
     counts = data_counts(*load_splits(plan.configured))
     console.print("  " + ", ".join(f"{key} {value:,}" for key, value in counts.items()))
     # A short wait: trials of a driver that was killed may take a moment to end.
@@ -120,16 +127,11 @@ def _open_experiment(plan: Plan, hashes: dict[str, str], resume: bool) -> Job:
     }
     if file.is_file() and (resume or (plan.folder / REPORTS).is_file()):
         there = read_json(file)
-        other = [key for key in IDENTITY if there.get(key) != content[key]]
         if not resume:
             raise InputError(
                 f"{plan.folder}: a sweep is here; add --resume to go on, or give another --name"
             )
-        if other:
-            raise InputError(
-                f"{plan.folder}: made with other {', '.join(other)}; give the same, or another "
-                f"--name"
-            )
+        _check_same(plan.folder, there, content)
         identity = there["identity"]
     else:
         identity = uuid.uuid4().hex
@@ -140,6 +142,24 @@ def _open_experiment(plan: Plan, hashes: dict[str, str], resume: bool) -> Job:
     write_json(file, {**content, "identity": identity})  # the last, so that all are there
     data_path = plan.base["data_path"]
     return Job(str(plan.folder), identity, data_path, request.cpus_per_trial, False)
+
+
+def _check_same(folder: Path, there: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Refuse to go on with another sweep, or with fewer trials than it has; more are welcome."""
+    other = [key for key in IDENTITY if there.get(key) != asked[key]]
+    earlier, trials = there["trials"], asked["trials"]
+    shared = min(len(earlier), len(trials))
+    if earlier[:shared] != trials[:shared]:
+        other.append("trials")
+    if other:
+        raise InputError(
+            f"{folder}: made with other {', '.join(other)}; give the same, or another --name"
+        )
+    if len(trials) < len(earlier):
+        raise InputError(
+            f"{folder}: {len(earlier)} trials are there, more than the {len(trials)} asked for; "
+            f"give --trials={there['samples']} or more"
+        )
 
 
 def _run(
@@ -184,8 +204,9 @@ def _run(
         )
         metric = plan.configured["valid_metric"]
         keys = list(plan.space)
-        display = Display(console, trials, keys, metric, plan.n_evaluations)
-        recorder = _Recorder(plan.folder, trials, journal, stack.enter_context(display), keys)
+        length = _length(plan)
+        display = stack.enter_context(Display(console, trials, keys, metric, length))
+        recorder = _Recorder(plan.folder, trials, journal, display, keys, length)
         ray_adapter.run_trials(
             partial(run_trial, job),
             [trial.number for trial in open_trials],
@@ -194,6 +215,10 @@ def _run(
             plan.folder / SCRATCH,
             recorder,
         )
+
+
+def _length(plan: Plan) -> Length:
+    return Length(plan.configured["epochs"], plan.n_evaluations)
 
 
 class _Recorder:
@@ -206,9 +231,10 @@ class _Recorder:
         journal: Journal,
         display: Display,
         keys: list[str],
+        length: Length,
     ):
         self._folder, self._journal = folder, journal
-        self._display, self._keys = display, keys
+        self._display, self._keys, self._length = display, keys, length
         self._trials = {trial.number: trial for trial in trials}
 
     def started(self, number: int) -> None:
@@ -238,15 +264,16 @@ class _Recorder:
         trial = self._trials[number]
         trial.state, trial.fault = state, fault
         self._journal.append({"trial": number, "state": state, "fault": fault})
-        write_csv(self._folder / TRIALS_CSV, list(self._trials.values()), self._keys)
+        trials = list(self._trials.values())
+        write_csv(self._folder / TRIALS_CSV, trials, self._keys, self._length)
         self._display.ended(trial)
 
 
 def _conclude(plan: Plan, trials: list[Trial], console: Console) -> RunResult:
     """Choose the best trial, write its settings, and test it, unless that very run is there."""
-    keys, metric = list(plan.space), plan.configured["valid_metric"]
-    write_csv(plan.folder / TRIALS_CSV, trials, keys)
-    console.print(trials_table(trials, keys, metric))
+    keys, metric, length = list(plan.space), plan.configured["valid_metric"], _length(plan)
+    write_csv(plan.folder / TRIALS_CSV, trials, keys, length)
+    console.print(trials_table(trials, keys, metric, length))
     for trial in trials:
         if trial.state == FAILED:
             line = f"trial {trial.number} failed: {trial.fault}"
@@ -273,7 +300,9 @@ def _conclude(plan: Plan, trials: list[Trial], console: Console) -> RunResult:
 def _test(config: Config, plan: Plan, best: Trial, console: Console) -> RunResult:
     """Test the best trial's own weights, once; its folder and result line are a run's."""
     base, folder = Path(config["checkpoint_dir"]), run_folder(config)
-    line = f"The best one is trial {best.number}: {describe(best.values)}"
+    length = _length(plan)
+    ended = f"{length.epochs_of(best)} epochs" + ", stopped early" * length.stopped_early(best)
+    line = f"The best one is trial {best.number} ({ended}): {describe(best.values)}"
     console.print(line, highlight=False, markup=False, soft_wrap=True)
     flush_denormals()
     config["checkpoint_dir"] = str(folder)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import Tiny
 from rich.console import Console
@@ -13,6 +15,7 @@ from tune_toy import SETTINGS, toy_plan, without_ray, write_sweep
 
 from recbole_qbert.cli import main
 from recbole_qbert.config import build_config
+from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.results import RunResult, read_results
 from recbole_qbert.files import read_json
@@ -88,8 +91,8 @@ def test_a_sweep(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     assert "a sweep is here; add --resume" in capsys.readouterr().err
     assert main(["tune", str(write_sweep(tiny)), "--resume"]) == 0  # done: nothing is run
     assert len(read_results(tiny.root / "saved" / "results.jsonl")) == 2
-    assert main(["tune", str(write_sweep(tiny)), "--resume", "--trials=3"]) == 2
-    assert "made with other trials" in capsys.readouterr().err
+    assert main(["tune", str(write_sweep(tiny)), "--resume", "--seed=3"]) == 2
+    assert "made with other seed, settings, trials;" in capsys.readouterr().err
     tiny.write_inter(tiny.rows[:-1])
     assert main(["tune", str(write_sweep(tiny)), "--resume"]) == 2
     assert "toy.inter changed since it was made" in capsys.readouterr().err
@@ -152,6 +155,52 @@ def test_a_sweep_killed_at_any_event_ends_as_the_unbroken_one(
     assert best[0] | {"checkpoint_dir": ""} == best[1] | {"checkpoint_dir": ""}
 
 
+def test_a_sweep_is_lengthened(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After its end, and broken off: it ends as a whole sweep; nothing is trained twice."""
+    run(tiny, trials=4, name="whole")
+    whole, short = (tiny.root / "saved" / "tune" / name for name in ("whole", "s"))
+    run(tiny, trials=2)
+    first = Journal(short / "reports.jsonl").lines()
+    append, left = Journal.append, 3
+
+    def append_or_die(self: Journal, line: dict[str, Any]) -> None:
+        nonlocal left
+        append(self, line)
+        left -= 1
+        if left == 0:
+            raise Killed
+
+    monkeypatch.setattr(Journal, "append", append_or_die)
+    with pytest.raises(Killed):
+        run(tiny, resume=True, trials=3)
+    assert main(["tune", str(write_sweep(tiny)), "--resume"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "6 trials are there, more than the 4 asked for; give --trials=3 or" in line
+    run(tiny, resume=True, trials=4)
+    assert rows(short) == rows(whole)
+    journal = Journal(short / "reports.jsonl").lines()
+    assert journal[: len(first)] == first
+    assert {each["trial"] for each in journal[len(first) :]} == {5, 6, 7, 8}
+    assert load_yaml(short / "best.yaml") == load_yaml(whole / "best.yaml")
+
+
+def test_more_trials_may_read_files_of_their_own(tiny: Tiny) -> None:
+    """The hash of a file that a further trial alone reads is no change of the sweep's inputs."""
+    for name in ("a", "b", "c"):
+        for suffix in ("semid", "semid.json"):
+            shutil.copy(tiny.folder / f"toy.{suffix}", tiny.root / f"{name}.{suffix}")
+    space = {"semantic_id_file": {"choice": [f"{name}.semid" for name in "abc"]}}
+    common = {"space": space, "scheduler": "none", "settings": {**SETTINGS, "n_layers": 1}}
+    run(tiny, trials=1, **common)
+    run(tiny, resume=True, trials=6, **common)
+    file = tiny.root / "saved" / "tune" / "s" / "experiment.json"
+    assert len(read_json(file)["trials"]) > 1
+    with pytest.raises(InputError, match="trials are there, more than the 1 asked"):
+        run(tiny, resume=True, trials=1, **common)
+
+
 def test_killed_before_or_while_testing(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """The winner is tested once: again only where no result was written."""
     publish = sweep_module.publish
@@ -186,18 +235,26 @@ def test_a_sweep_that_never_began_is_begun_anew(
 def test_a_trial_that_cannot_be_trained_fails_alone(
     tiny: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # The weights grow by a factor of 19 a step, beyond what a float holds.
-    space = {"weight_decay": {"grid": [10.0, 0.0]}}
-    fixed = {**SETTINGS, "learner": "sgd", "learning_rate": 2.0, "train_batch_size": 2}
-    common = {"space": space, "trials": 1, "settings": fixed, "scheduler": "none"}
-    assert main(["tune", str(write_sweep(tiny, **common))]) == 0
+    """What only its training finds: IDs of other items."""
+    for name in ("bad", "worse"):
+        write_other_ids(tiny.root / f"{name}.semid")
+    good = str(tiny.folder / "toy.semid")
+    common: dict[str, Any] = {"trials": 1, "scheduler": "none"}
+    space = {"semantic_id_file": {"grid": ["bad.semid", good]}}
+    assert main(["tune", str(write_sweep(tiny, space=space, **common))]) == 0
     assert "trial 1 failed: " in capsys.readouterr().out
     lines = rows(tiny.root / "saved" / "tune" / "s")
     assert [line["state"] for line in lines] == ["failed", "finished"]
-    assert "lower learning_rate" in lines[0]["fault"]
-    all_bad = {**common, "space": {"weight_decay": {"grid": [10.0, 9.0]}}, "name": "bad"}
-    assert main(["tune", str(write_sweep(tiny, **all_bad))]) == 2
+    assert "bad.semid" in lines[0]["fault"]
+    space = {"semantic_id_file": {"grid": ["bad.semid", "worse.semid"]}}
+    assert main(["tune", str(write_sweep(tiny, space=space, name="bad", **common))]) == 2
     assert "every trial failed; the first: " in capsys.readouterr().err
+
+
+def write_other_ids(path: Path) -> None:
+    """Semantic IDs of items that the toy data have not."""
+    table = SemanticIDTable(("x1", "x2"), np.array([[0, 1], [1, 0]]), (2, 2))
+    write_semantic_ids(path, table, {"made_by": "a test"})
 
 
 def test_a_trial_is_the_run_of_its_settings(tiny: Tiny) -> None:

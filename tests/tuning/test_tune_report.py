@@ -13,6 +13,7 @@ from recbole_qbert.tuning.journal import Trial
 from recbole_qbert.tuning.report import (
     Clock,
     Display,
+    Length,
     best_trial,
     duration,
     trials_table,
@@ -20,6 +21,7 @@ from recbole_qbert.tuning.report import (
 )
 
 KEYS = ["n_layers", "learning_rate"]
+LENGTH = Length(epochs=4, evaluations=4)
 
 
 def trial(number: int, values: list[float], state: str, fault: str = "") -> Trial:
@@ -60,7 +62,7 @@ def test_the_best_over_all_evaluations() -> None:
 
 
 def test_csv(tmp_path: Path) -> None:
-    write_csv(tmp_path / "t.csv", trials(), KEYS)
+    write_csv(tmp_path / "t.csv", trials(), KEYS, LENGTH)
     rows = list(csv.DictReader((tmp_path / "t.csv").open()))
     assert rows[0] == {
         "trial": "1",
@@ -70,11 +72,16 @@ def test_csv(tmp_path: Path) -> None:
         "best_valid": "0.4",
         "best_epoch": "2",
         "epochs": "3",
+        "max_epochs": "4",
+        "stopped_early": "yes",
         "seconds": "4.0",
         "fault": "",
     }
     assert rows[1]["fault"] == "learning_rate: a, b"
-    assert rows[3]["best_valid"] == ""
+    # Only patience ends a trial early: not ASHA, a fault or a kill.
+    assert [row["stopped_early"] for row in rows] == ["yes", "no", "no", "", "no"]
+    assert rows[3]["best_valid"] == rows[3]["max_epochs"] == ""
+    assert rows[3].keys() == rows[0].keys()
 
 
 def text(renderable: Any) -> str:
@@ -84,11 +91,28 @@ def text(renderable: Any) -> str:
 
 
 def test_table() -> None:
-    whole = text(trials_table(trials(), KEYS, "NDCG@10"))
+    whole = text(trials_table(trials(), KEYS, "NDCG@10", LENGTH))
     assert "0.4000*" in whole and "0.001235" in whole
     assert all(state in whole for state in ("finished", "failed", "stopped", "waiting", "running"))
-    few = text(trials_table(trials(), KEYS, "NDCG@10", n_rows=2))
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in whole.splitlines()]
+    told = {row[0]: (row[3], row[5]) for row in rows if len(row) == 6}
+    assert told == {
+        "1": ("3 of 4", "finished, stopped early"),
+        "2": ("1 of 4", "failed"),
+        "3": ("1 of 4", "stopped by ASHA"),
+        "4": ("", "waiting"),
+        "5": ("1 of 4", "running"),
+    }
+    few = text(trials_table(trials(), KEYS, "NDCG@10", LENGTH, n_rows=2))
     assert "2 of 5 trials" in few and "running" in few and "waiting" not in few
+
+
+def test_a_trial_of_all_its_evaluations_did_not_stop_early() -> None:
+    """Of 10 epochs with an evaluation after each third, the last is after the ninth."""
+    length = Length(epochs=10, evaluations=3)
+    whole = trial(1, [0.1, 0.2, 0.3], "finished")
+    assert not length.stopped_early(whole) and length.state_of(whole) == "finished"
+    assert length.stopped_early(trial(1, [0.1, 0.2], "finished"))
 
 
 def test_time_left() -> None:
@@ -113,10 +137,11 @@ def test_a_log_has_a_line_an_event_and_a_terminal_a_table() -> None:
         output = io.StringIO()
         console = Console(file=output, width=120, height=30, force_terminal=terminal)
         every = trials()
-        with Display(console, every, KEYS, "NDCG@10", 4) as display:
+        with Display(console, every, KEYS, "NDCG@10", LENGTH) as display:
             display.started(every[4], True)
             display.reported(every[4])
             display.ended(every[2])
+            display.ended(every[0])
         lines = output.getvalue()
         if terminal:
             assert "best valid NDCG@10" in lines and "at most" in lines
@@ -124,5 +149,6 @@ def test_a_log_has_a_line_an_event_and_a_terminal_a_table() -> None:
             assert lines.splitlines() == [
                 "trial 5/5  n_layers=5 learning_rate=0.001235  goes on",
                 "trial 5/5  epoch   1  valid NDCG@10 0.3000*  0 s, at most 0 s left",
-                "trial 3/5  stopped by ASHA  best valid NDCG@10 0.4000",
+                "trial 3/5  stopped by ASHA  1 of 4 epochs  best valid NDCG@10 0.4000",
+                "trial 1/5  finished, stopped early  3 of 4 epochs  best valid NDCG@10 0.4000",
             ]

@@ -52,6 +52,11 @@ FAULTS: dict[str, tuple[dict[str, Any], list[str], str]] = {
         [],
         "space: mask_ratios.tail: 'x' is not a number",
     ),
+    "entry of auto": (
+        {"space": {"mask_mix.tail": {"uniform": [0, 1]}}},
+        [],
+        "space: mask_mix.tail: mask_mix: auto has no entries; give mask_mix in settings",
+    ),
     "epochs": ({"space": {"epochs": {"grid": [1]}}}, [], "cannot be searched; see max_epochs"),
     "protocol": ({"space": {"valid_metric": {"choice": ["MRR@5"]}}}, [], "cannot be searched"),
     "searched and fixed": (
