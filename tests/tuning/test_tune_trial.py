@@ -157,7 +157,7 @@ def test_a_trial_of_s3rec_pretrains_by_its_own_settings(tiny: Tiny) -> None:
 def test_what_the_settings_cause_is_a_fault_and_no_crash(tiny: Tiny) -> None:
     # The weights grow by a factor of 19 a step, beyond what a float holds.
     wild = {"learner": "sgd", "weight_decay": 10.0, "train_batch_size": 1}
-    job = begin(tiny, settings=wild, space={"learning_rate": {"grid": [2.0]}})
+    job = begin(tiny, settings=wild, space={"learning_rate": {"choice": [2.0]}})
     assert run(job) == []
     fault = read_json(trial_folder(job.folder, 1) / FAULT)["fault"]
     assert "lower learning_rate" in fault
