@@ -23,7 +23,7 @@ from recbole_qbert.config import build_config
 from recbole_qbert.run_identity import run_folder
 from recbole_qbert.side_by_side import Job, run_jobs
 
-LONG = ["--epochs=100000", "--stopping_step=100000"]
+LONG = ["--epochs=100000", "--eval_step=1", "--stopping_step=100000"]
 
 
 def runs_of(folder: str) -> list[dict[str, Any]]:
