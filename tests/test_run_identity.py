@@ -76,7 +76,7 @@ def test_a_folder_that_another_process_writes_is_left_alone(
 def test_a_killed_run_leaves_no_lock(tiny: Tiny) -> None:
     """While it runs a second one is refused; once it is killed the next one goes on."""
     flags = ["--model=SASRec", "--dataset=toy", "--data_path=.", "--use_gpu=False"]
-    flags += ["--epochs=100000", "--stopping_step=100000"]
+    flags += ["--epochs=100000", "--eval_step=1", "--stopping_step=100000"]
 
     def begin(*more: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "recbole_qbert", "run", *flags, *more]
