@@ -129,8 +129,9 @@ class TfidfEncoder:
         features = hstack([block.transform(texts) for block in self._blocks], format="csr")
         latent = np.asarray(csr_matrix(features) @ self._projection)
         lengths = np.linalg.norm(latent, axis=1, keepdims=True)
-        # A row of rounding noise would become a random direction if it were normalised.
-        kept = lengths > _NEGLIGIBLE
+        # A row of rounding noise would become a random direction if it were normalised. One that
+        # is no number stays so, and is refused where it is written.
+        kept = ~(lengths <= _NEGLIGIBLE)
         return np.where(kept, latent / np.maximum(lengths, _NEGLIGIBLE), 0.0).astype(np.float32)
 
     def describe(self) -> dict[str, Any]:
