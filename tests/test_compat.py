@@ -319,7 +319,7 @@ def test_an_import_changes_no_more_than_this(tmp_path: Path) -> None:
     watched.add("recbole.quick_start.quick_start")
     expected = {f"recbole.config.configurator.Config.{name}" for name in CONFIG}
     expected |= {"recbole.trainer.trainer.Trainer._save_checkpoint"}
-    expected |= {f"{name}.torch" for name in checkpoint.READERS}
+    expected |= {f"{name}.{given}" for name in checkpoint.READERS for given in ("torch", "eval")}
     expected |= {f"{name}.{mark}" for name in watched}
     expected |= {f"recbole.quick_start{end}.load_data_and_model" for end in ("", ".quick_start")}
     models = [*OWN_MODELS, *(model.__name__ for model in recbole_models())]

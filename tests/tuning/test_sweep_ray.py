@@ -121,7 +121,8 @@ def test_a_sweep_and_a_worker_that_is_killed(
 ) -> None:
     """The first trial sets the bar, ASHA stops some; the killed one goes on where it was."""
     monkeypatch.setattr(sweep_module, "run_trial", guarded(tiny.root))
-    plan = toy_plan(tiny, max_concurrent=2, baseline=True, trials=1, cpus_per_trial=1)
+    short = {"max_concurrent": 2, "baseline": True, "trials": 1, "cpus_per_trial": 1}
+    plan = toy_plan(tiny, grace=2, **short)
     result = sweep(plan, Console(quiet=True))
     seen = {path.stem: read_json(path) for path in tiny.root.glob("seen-*.json")}
     assert sorted(seen) == ["seen-1-0", "seen-2-0", "seen-2-1", "seen-3-0"]
