@@ -33,6 +33,7 @@ from safetensors.torch import save as safetensors_bytes
 
 from recbole_qbert.compat import around_import, isolated_argv
 from recbole_qbert.errors import InputError
+from recbole_qbert.evaluation.results import RUN_ONLY
 from recbole_qbert.files import atomic_write
 from recbole_qbert.inputs import check_inputs, inputs_of
 
@@ -44,12 +45,6 @@ HEAD = f'{{"__metadata__":{{"{FORMAT}":"'.encode()
 # In place of the file's digest, while it is computed.
 NO_DIGEST = "0" * 64
 _DIGEST_AT = 8 + len(HEAD)
-# Config keys that tell how a run is called, shown and logged: no part of what is stored of it.
-RUN_ONLY = frozenset(
-    {"resume", "show_progress", "state", "config_files", "log_wandb", "wandb_project"}
-)
-# Config keys that say where a run's files lie: stored, but no part of its identity.
-PLACES = frozenset({"checkpoint_dir", "data_path"})
 # Config keys that RecBole derives from others or from the machine when a Config is built.
 DERIVED_KEYS = frozenset(
     # fmt: off

@@ -85,3 +85,9 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
     if not text.isdecimal() or int(text) < least:
         raise InputError(f"{name}: {value!r} is not a whole number of at least {least}")
     return int(text)
+
+
+def check_seed(seed: Any) -> None:
+    """Refuse what is no seed of NumPy's generators."""
+    if whole_number("seed", seed, least=0) >= 2**32:
+        raise InputError(f"seed: {seed} is more than {2**32 - 1}")

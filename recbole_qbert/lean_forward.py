@@ -33,7 +33,6 @@ from recbole.model.sequential_recommender import BERT4Rec
 from torch import Tensor
 from torch.nn import functional as F
 
-from recbole_qbert.distributed import BERT4REC_MASKS
 from recbole_qbert.model.loss import linear_cross_entropy
 from recbole_qbert.model.ragged import inverse_order, rows_of_like_length
 from recbole_qbert.model.view import view_of
@@ -259,3 +258,6 @@ def mark_all_ends(model: BERT4Rec, item_seq: Tensor, item_seq_len: Tensor) -> Te
     """In place of `BERT4Rec.reconstruct_test_data`: the mask behind each history. [B, L]"""
     longer = F.pad(item_seq, (0, 1))  # [B, L + 1]
     return longer.scatter_(1, item_seq_len.unsqueeze(1), model.mask_token)[:, 1:]
+
+
+BERT4REC_MASKS = "MASK_INDEX"  # the field of masked positions, 0 where there is none

@@ -15,7 +15,7 @@ from recbole.utils import argument_list, init_seed
 from rich.console import Console
 
 from recbole_qbert.bundle import NotBundled, save_bundle
-from recbole_qbert.checkpoint import RUN_ONLY, config_from_json, config_to_json
+from recbole_qbert.checkpoint import config_from_json, config_to_json
 from recbole_qbert.config import FINETUNE, build_config, check_same_columns, shipped_files
 from recbole_qbert.data.dataset import SemanticIDDataset, semantic_id_path
 from recbole_qbert.data.splits import (
@@ -26,12 +26,12 @@ from recbole_qbert.data.splits import (
     load_splits,
     read_dataset,
 )
-from recbole_qbert.distributed import barrier, is_main, joined, world
+from recbole_qbert.distributed import joined
 from recbole_qbert.errors import InputError, said_of
 from recbole_qbert.evaluation.comparable import tested_on
 from recbole_qbert.evaluation.printing import print_tables
 from recbole_qbert.evaluation.ranking import LIST_LENGTH, RANKS_FILE, save_ranks
-from recbole_qbert.evaluation.results import RunResult, append_result
+from recbole_qbert.evaluation.results import RUN_ONLY, RunResult, append_result
 from recbole_qbert.files import check_writable, exclusive, sha256_file
 from recbole_qbert.inputs import check_inputs, inputs_of, reads_semantic_ids
 from recbole_qbert.learning_curve import best_evaluation, epoch_printer
@@ -45,6 +45,7 @@ from recbole_qbert.process import (
     reset_peak_memory,
     versions,
 )
+from recbole_qbert.process_group import barrier, is_main, world
 from recbole_qbert.registry import build_model, model_entry
 from recbole_qbert.run_identity import (
     LOCK,
@@ -54,6 +55,7 @@ from recbole_qbert.run_identity import (
     latest_result,
     run_folder,
 )
+from recbole_qbert.trainer import n_parameters
 
 # Keys that say which users, items and columns a data set has. Longer histories change none.
 DATA_KEYS = frozenset(
@@ -325,11 +327,6 @@ def publish(
 def _says_the_same(one: RunResult, other: RunResult) -> bool:
     fields = ("data_sha256", "valid", "test", "ranks_sha256")
     return all(getattr(one, name) == getattr(other, name) for name in fields)
-
-
-def n_parameters(model: torch.nn.Module) -> int:
-    """All that are trained."""
-    return sum(each.numel() for each in model.parameters())
 
 
 def pretrain_s3rec(config: Config, console: Console) -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from recbole.config import Config
 
-from recbole_qbert.checkpoint import PLACES, config_to_json, load_checkpoint
+from recbole_qbert.checkpoint import config_to_json, load_checkpoint
 from recbole_qbert.evaluation.ranking import RANKS_FILE
-from recbole_qbert.evaluation.results import RunResult, read_results
+from recbole_qbert.evaluation.results import PLACES, RunResult, read_results
 from recbole_qbert.inputs import changed_files, check_inputs, inputs_of
 
 LOCK = "lock"  # in the folder of a run, a pretraining, a sweep or a trial: who works there

@@ -24,26 +24,16 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.tensorboard import SummaryWriter
 
-from recbole_qbert.checkpoint import (
-    PLACES,
-    load_checkpoint,
-    save_checkpoint,
-    trainer_state,
-)
+from recbole_qbert.checkpoint import load_checkpoint, save_checkpoint, trainer_state
 from recbole_qbert.data.dataset import SemanticIDDataset
-from recbole_qbert.distributed import (
-    ParallelLoss,
-    barrier,
-    generator_states,
-    is_main,
-    set_generator_states,
-    world,
-)
+from recbole_qbert.distributed import ParallelLoss, generator_states, set_generator_states
 from recbole_qbert.errors import InputError, said_by_recbole
 from recbole_qbert.evaluation.ranking import Ranks, rank_targets, summarise
+from recbole_qbert.evaluation.results import PLACES
 from recbole_qbert.files import write_json
 from recbole_qbert.inputs import check_inputs, inputs_of
 from recbole_qbert.lean_forward import lean_loss, lean_scores
+from recbole_qbert.process_group import barrier, is_main, world
 from recbole_qbert.progress import Progress
 from recbole_qbert.run_identity import START_ANEW, last_state_file, run_hash
 
@@ -374,3 +364,8 @@ def build_schedule(
         return left if decay == "linear" else 0.5 - 0.5 * math.cos(math.pi * left)
 
     return LambdaLR(optimizer, factor)
+
+
+def n_parameters(model: torch.nn.Module) -> int:
+    """All that are trained."""
+    return sum(each.numel() for each in model.parameters())

@@ -122,3 +122,8 @@ def parse_value(value: Any) -> Any:
         raise InputError(f"{value[:60]}: {error}") from None
     except (yaml.YAMLError, ValueError):
         return value
+
+
+def split_files(names: str) -> list[str]:
+    """`a.yaml,b.yaml` or blanks between."""
+    return [name for name in names.replace(",", " ").split() if name]

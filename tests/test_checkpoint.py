@@ -42,7 +42,6 @@ from recbole_qbert import checkpoint
 from recbole_qbert.checkpoint import (
     FORMAT,
     NO_DIGEST,
-    RUN_ONLY,
     config_from_json,
     config_to_json,
     is_checkpoint,
@@ -51,6 +50,7 @@ from recbole_qbert.checkpoint import (
 )
 from recbole_qbert.data.splits import load_splits
 from recbole_qbert.errors import InputError
+from recbole_qbert.evaluation.results import RUN_ONLY
 from recbole_qbert.registry import build_model
 from recbole_qbert.trainer import SafeTrainer
 

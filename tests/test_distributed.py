@@ -21,16 +21,11 @@ from recbole.data.interaction import Interaction
 
 from recbole_qbert.checkpoint import load_checkpoint
 from recbole_qbert.cli import main
-from recbole_qbert.distributed import (
-    PartialLoss,
-    number_of_processes,
-    one_voice,
-    own_randomness,
-    world,
-)
+from recbole_qbert.distributed import PartialLoss, number_of_processes, one_voice, own_randomness
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.results import RunResult, read_results
 from recbole_qbert.lean_forward import lean_loss
+from recbole_qbert.process_group import world
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]

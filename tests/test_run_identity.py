@@ -13,9 +13,10 @@ from rich.console import Console
 from toy_results import add_run
 from waiting import until
 
-from recbole_qbert.checkpoint import RUN_ONLY, load_checkpoint
+from recbole_qbert.checkpoint import load_checkpoint
 from recbole_qbert.cli import main
 from recbole_qbert.config import build_config
+from recbole_qbert.evaluation.results import RUN_ONLY
 from recbole_qbert.files import exclusive
 from recbole_qbert.inputs import inputs_of
 from recbole_qbert.learning_curve import epoch_line

@@ -12,12 +12,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from recbole_qbert.commands.settings import split_files
 from recbole_qbert.config import check_keys, known_keys, merge_settings, shipped
 from recbole_qbert.errors import InputError, did_you_mean, said_of, whole_number
 from recbole_qbert.model.popularity import Popularity
 from recbole_qbert.registry import MODEL_TABLE, model_entry
-from recbole_qbert.yaml_files import load_yaml, parse_value
+from recbole_qbert.yaml_files import load_yaml, parse_value, split_files
 
 Settings = dict[str, Any]
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from recbole_qbert.commands.help import Group, file_group, run_groups
 from recbole_qbert.commands.run import wide_console
-from recbole_qbert.commands.settings import parse_settings, split_files
+from recbole_qbert.commands.settings import parse_settings
 from recbole_qbert.errors import InputError, whole_number
+from recbole_qbert.yaml_files import split_files
 
 HELP = (
     "what a part is worth: ablate modality|pretraining|fusion|masks --dataset=X --seeds=1,2,3 "

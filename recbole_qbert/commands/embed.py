@@ -174,8 +174,7 @@ def _image(options: argparse.Namespace) -> int:
 
 def _vectors(options: argparse.Namespace) -> int:
     from recbole_qbert.data.atomic import read_atomic
-    from recbole_qbert.data.embeddings import import_matrix, join, write_embeddings
-    from recbole_qbert.tokenizer.settings import check_modality
+    from recbole_qbert.data.embeddings import check_modality, import_matrix, join, write_embeddings
 
     check_modality(options.modality)
     out = Path(options.output or place(options, f"{options.modality}.npz"))

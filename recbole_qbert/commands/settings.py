@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from recbole_qbert.errors import InputError, did_you_mean
+from recbole_qbert.yaml_files import split_files
 
 
 def parse_settings(arguments: Sequence[str]) -> dict[str, str]:
@@ -34,11 +35,6 @@ def file_and_settings(command: str, arguments: Sequence[str]) -> tuple[str, dict
     if not arguments or arguments[0].startswith("-"):
         raise InputError(f"{command}: name its file first: recbole-qbert {command} FILE.yaml")
     return arguments[0], parse_settings(arguments[1:])
-
-
-def split_files(names: str) -> list[str]:
-    """`a.yaml,b.yaml` or blanks between."""
-    return [name for name in names.replace(",", " ").split() if name]
 
 
 def pop_models(settings: dict[str, str]) -> tuple[list[str], str, list[str]]:

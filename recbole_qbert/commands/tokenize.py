@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recbole_qbert.commands.help import Group, file_group
-from recbole_qbert.commands.settings import parse_settings, split_files
+from recbole_qbert.commands.settings import parse_settings
 from recbole_qbert.errors import InputError
+from recbole_qbert.tokenizer.artifact import default_folder
+from recbole_qbert.yaml_files import split_files
 
 HELP = (
     "semantic IDs from embeddings: --dataset=A[,B...] [--data_path=dataset] [--tokenizer=folder] "
@@ -65,18 +67,6 @@ def run_tokenize(arguments: Sequence[str]) -> int:
 def groups(arguments: Sequence[str]) -> list[Group]:
     """All keys, for `--help`."""
     return [Group("Of the command", FLAGS), file_group("Of the IDs", "tokenize.yaml")]
-
-
-def default_folder(data_path: Path, names: Sequence[str], output: str = "semid") -> Path:
-    """`<data_path>/<A>/tokenizer`, or `<data_path>/<A+B>.tokenizer` for several domains.
-
-    One that writes `<A>.x.semid` has a folder of its own, `tokenizer-x`.
-    """
-    own = output.removesuffix("semid").removesuffix(".")
-    name = f"tokenizer-{own}" if own else "tokenizer"
-    if len(names) == 1:
-        return data_path / names[0] / name
-    return data_path / ("+".join(sorted(names)) + f".{name}")
 
 
 def _encode_items(options: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ fields, grid tokens of an image), D dimension.
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,12 +19,16 @@ from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
 from recbole_qbert.data.codec import check_items, quote
 from recbole_qbert.data.semid import items_sha256
 from recbole_qbert.errors import InputError, preview, said_of
 from recbole_qbert.files import read_json, sha256_file, sidecar_path, write_json, write_npz
 
+# Streams that are no modality: what stage 1 makes, what users do with items; and the word for each
+# modality that has embeddings.
+FUSED, IDENTITY, CONTENT = "fused", "identity", "content"
 SIDECAR_FORMAT = "recbole-qbert/embeddings"
 SIDECAR_VERSION = 1
 _NOT_NPZ = "not an .npz file with string array 'items' and numeric array 'vectors'"
@@ -369,3 +374,11 @@ def _read_tokens(path: str | Path) -> tuple[str, ...]:
     tokens = tuple(line.removesuffix("\r") for line in lines)
     check_items(tokens, len(tokens), str(path), lambda row: f"line {row + 1}")
     return tokens
+
+
+def check_modality(name: Any) -> None:
+    """A name of files, of parameters in a checkpoint, and of a stream."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", str(name)) or not isinstance(name, str):
+        raise InputError(f"modalities: {name!r}; use letters, digits, _ and - only")
+    if name in (FUSED, IDENTITY, CONTENT) or hasattr(nn.ModuleDict, name):
+        raise InputError(f"modalities: {name!r} is a reserved word; rename <dataset>.{name}.npz")

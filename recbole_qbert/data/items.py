@@ -1,17 +1,21 @@
-"""Read fields of a RecBole `.item` file, one row an item, and name the file in a sidecar."""
+"""Fields of items: of a RecBole `.item` file or a plain table, one row an item, and as text."""
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from recbole_qbert.data.atomic import read_atomic
-from recbole_qbert.errors import InputError
+from recbole_qbert.data.atomic import read_atomic, read_lines
+from recbole_qbert.data.codec import check_items
+from recbole_qbert.errors import InputError, did_you_mean, preview
 from recbole_qbert.files import sha256_file
 
 ITEM_FIELD = "item_id"
+_TAG = re.compile(r"</?[a-zA-Z!][^<>]*>")
 
 
 def read_item_fields(item_path: str | Path, fields: Sequence[str]) -> pd.DataFrame:
@@ -33,3 +37,40 @@ def read_item_fields(item_path: str | Path, fields: Sequence[str]) -> pd.DataFra
 def item_file_entry(item_path: str | Path) -> dict[str, str]:
     """How a sidecar names an `.item` file: without folders, which differ between machines."""
     return {"item_file": Path(item_path).name, "item_file_sha256": sha256_file(item_path)}
+
+
+def clean_text(text: str) -> str:
+    """Text without HTML entities, however often escaped, and tags, each run of blanks as one."""
+    while (plain := html.unescape(text)) != text:
+        text = plain
+    return " ".join(_TAG.sub(" ", text).split())
+
+
+def read_item_table(path: str | Path, fields: list[str]) -> pd.DataFrame:
+    """Item tokens (`item_id`) and fields of an `.item` file, or of a tab-separated table with a
+    plain header.
+
+    Raises:
+        InputError: a missing field, a row with another number of fields, or a repeated item.
+    """
+    header, *lines = read_lines(Path(path))
+    if ":" in header:
+        return read_item_fields(path, fields)
+    names = header.split("\t")
+    for field in (ITEM_FIELD, *fields):
+        if names.count(field) != 1:
+            raise InputError(
+                f"{path}: line 1: {names.count(field)} fields '{field}' where there must be one "
+                f"(it has {preview(names)}){did_you_mean(field, names)}"
+            )
+    numbered = {number: line.split("\t") for number, line in enumerate(lines, 2) if line}
+    for number, row in numbered.items():
+        if len(row) != len(names):
+            raise InputError(
+                f"{path}: line {number}: {len(row)} fields where the header has {len(names)}; "
+                "separate fields with one tab"
+            )
+    frame = pd.DataFrame(list(numbered.values()), columns=names, dtype=object)
+    numbers = list(numbered)
+    check_items(tuple(frame[ITEM_FIELD]), len(frame), str(path), lambda row: f"line {numbers[row]}")
+    return frame

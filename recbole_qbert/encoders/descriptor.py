@@ -17,8 +17,9 @@ from PIL import Image
 from skimage.color import rgb2lab
 from skimage.feature import hog, local_binary_pattern
 
+from recbole_qbert.data.pictures import open_picture
 from recbole_qbert.encoders.driver import EncodedBatch
-from recbole_qbert.encoders.pictures import default_threads, encode_pictures, open_picture
+from recbole_qbert.encoders.pictures import default_threads, encode_pictures
 
 WIDTH, HEIGHT = 64, 96  # pixels; item pictures are upright more often than wide
 PIXELS = WIDTH * HEIGHT

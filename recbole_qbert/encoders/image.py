@@ -9,15 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
-
-from recbole_qbert.data.atomic import read_lines
 from recbole_qbert.data.codec import check_items, quote
 from recbole_qbert.data.embeddings import EmbeddingTable
-from recbole_qbert.data.items import ITEM_FIELD, item_file_entry, read_item_fields
+from recbole_qbert.data.items import ITEM_FIELD, item_file_entry, read_item_table
+from recbole_qbert.data.pictures import SUFFIXES
 from recbole_qbert.encoders.driver import Encoder, encode_items
-from recbole_qbert.encoders.pictures import SUFFIXES
-from recbole_qbert.errors import InputError, did_you_mean, preview
+from recbole_qbert.errors import InputError
 
 DESCRIPTOR = "descriptor"
 _HEAD = 64 << 10  # bytes
@@ -220,33 +217,3 @@ def _fingerprint(path: str | Path | None, folder: Path) -> str:
     except (OSError, ValueError):  # the encoder says what is wrong with it
         return f"{Path(path).name} unreadable"
     return f"{name} {size} {head}"
-
-
-def read_item_table(path: str | Path, fields: list[str]) -> pd.DataFrame:
-    """Item tokens (`item_id`) and fields of an `.item` file, or of a tab-separated table with a
-    plain header.
-
-    Raises:
-        InputError: a missing field, a row with another number of fields, or a repeated item.
-    """
-    header, *lines = read_lines(Path(path))
-    if ":" in header:
-        return read_item_fields(path, fields)
-    names = header.split("\t")
-    for field in (ITEM_FIELD, *fields):
-        if names.count(field) != 1:
-            raise InputError(
-                f"{path}: line 1: {names.count(field)} fields '{field}' where there must be one "
-                f"(it has {preview(names)}){did_you_mean(field, names)}"
-            )
-    numbered = {number: line.split("\t") for number, line in enumerate(lines, 2) if line}
-    for number, row in numbered.items():
-        if len(row) != len(names):
-            raise InputError(
-                f"{path}: line {number}: {len(row)} fields where the header has {len(names)}; "
-                "separate fields with one tab"
-            )
-    frame = pd.DataFrame(list(numbered.values()), columns=names, dtype=object)
-    numbers = list(numbered)
-    check_items(tuple(frame[ITEM_FIELD]), len(frame), str(path), lambda row: f"line {numbers[row]}")
-    return frame

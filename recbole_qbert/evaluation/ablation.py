@@ -20,6 +20,7 @@ from rich.table import Table
 
 from recbole_qbert.config import build_config
 from recbole_qbert.data.domain import Domain, find_domain
+from recbole_qbert.data.embeddings import FUSED
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.ranking import UNSEEN
 from recbole_qbert.evaluation.results import RunResult, mean_and_deviation
@@ -30,7 +31,7 @@ from recbole_qbert.quick_start import check_run
 from recbole_qbert.run_identity import changed_inputs
 from recbole_qbert.side_by_side import Job, run_jobs
 from recbole_qbert.tokenizer.pipeline import tokenize
-from recbole_qbert.tokenizer.settings import FUSED, tokenize_settings
+from recbole_qbert.tokenizer.settings import tokenize_settings
 
 MODEL, CONTROL = "QBERT4Rec", "IDBERT4Rec"
 MASKS = ("span", "tail", "multi_region")  # the paper's

@@ -12,11 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from recbole_qbert.checkpoint import PLACES, RUN_ONLY
 from recbole_qbert.errors import InputError, preview
 from recbole_qbert.evaluation.ranking import RANKS_FILE, UNSEEN, Ranks, metric_names, read_ranks
 from recbole_qbert.files import append_line, held, read_line, sha256_file
 
+# Config keys that tell how a run is called, shown and logged: no part of what is stored of it.
+RUN_ONLY = frozenset(
+    {"resume", "show_progress", "state", "config_files", "log_wandb", "wandb_project"}
+)
+# Config keys that say where a run's files lie: stored, but no part of its identity.
+PLACES = frozenset({"checkpoint_dir", "data_path"})
 # Config keys that two runs of one experiment may differ in.
 PER_RUN_KEYS = PLACES | RUN_ONLY | {"seed"}
 LATE = "! the best epoch was the last allowed one: train longer"

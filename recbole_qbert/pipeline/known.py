@@ -191,8 +191,9 @@ def _data(data_path: str | Path, name: str, suffix: str) -> str:
 
 
 def _tokenize(flags: Sequence[str]) -> Files:
-    from recbole_qbert.commands.settings import parse_settings, split_files
+    from recbole_qbert.commands.settings import parse_settings
     from recbole_qbert.tokenizer.settings import needed_modalities, tokenize_settings
+    from recbole_qbert.yaml_files import split_files
 
     given = parse_settings(flags)
     names = split_files(given.pop("dataset", ""))
@@ -218,8 +219,9 @@ def _tokenize(flags: Sequence[str]) -> Files:
 
 
 def _pretrain(flags: Sequence[str]) -> Files:
-    from recbole_qbert.commands.settings import parse_settings, split_files
+    from recbole_qbert.commands.settings import parse_settings
     from recbole_qbert.pretraining.fit import pretrain_config
+    from recbole_qbert.yaml_files import split_files
 
     given = parse_settings(flags)
     names = split_files(given.pop("datasets", ""))

@@ -19,7 +19,7 @@ from urllib.parse import unquote
 
 from PIL import Image
 
-from recbole_qbert.encoders.pictures import FORMATS, UnreadablePicture, open_picture
+from recbole_qbert.data.pictures import FORMATS, UnreadablePicture, open_picture
 from recbole_qbert.errors import InputError
 from recbole_qbert.files import atomic_write, sha256_file
 from recbole_qbert.preparation.receive import (

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recbole_qbert.encoders.pictures import SUFFIXES
+from recbole_qbert.data.pictures import SUFFIXES
 from recbole_qbert.errors import InputError
 from recbole_qbert.preparation.interactions import Interactions
 from recbole_qbert.preparation.spool import Stage

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from recbole_qbert.data.domain import Domain
-from recbole_qbert.encoders.image import read_item_table
+from recbole_qbert.data.items import read_item_table
 from recbole_qbert.errors import InputError, preview
 from recbole_qbert.preparation.delimited import delimited
 from recbole_qbert.preparation.interactions import (

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recbole_qbert.encoders.text import clean_text
+from recbole_qbert.data.items import clean_text
 
 PADDING = "[PAD]"  # RecBole's own
 # What pandas reads as a missing value.

@@ -20,7 +20,7 @@ from rich.console import Console
 from recbole_qbert.checkpoint import load_checkpoint
 from recbole_qbert.config import PRETRAIN, build_config, shipped_files
 from recbole_qbert.data.domain import Domain, find_domain
-from recbole_qbert.distributed import barrier, is_main, joined, sum_over_processes, world
+from recbole_qbert.distributed import joined
 from recbole_qbert.errors import said_of
 from recbole_qbert.evaluation.ranking import Ranks, check_ranked, summarise, target_ranks
 from recbole_qbert.files import check_writable, exclusive
@@ -31,9 +31,9 @@ from recbole_qbert.pretraining.corpus import Corpus, FieldNames
 from recbole_qbert.pretraining.loader import TrainingBatches, ValidRows, valid_users
 from recbole_qbert.pretraining.transfer import ARCHITECTURE, read_source, save_pretrained
 from recbole_qbert.process import flush_denormals, quiet_recbole
-from recbole_qbert.quick_start import n_parameters
+from recbole_qbert.process_group import barrier, is_main, sum_over_processes, world
 from recbole_qbert.run_identity import LOCK, check_resumed, last_state_file, run_hash
-from recbole_qbert.trainer import SafeTrainer
+from recbole_qbert.trainer import SafeTrainer, n_parameters
 from recbole_qbert.yaml_files import load_yaml
 
 MODEL = "QBERT4Rec"

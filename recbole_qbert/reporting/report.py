@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.text import Text
 
 from recbole_qbert import webpage
-from recbole_qbert.commands.tokenize import default_folder
 from recbole_qbert.data.domain import Domain, find_domain
 from recbole_qbert.errors import InputError, did_you_mean, preview
 from recbole_qbert.evaluation.ranking import UNSEEN
@@ -28,6 +27,7 @@ from recbole_qbert.reporting.space import METHODS, TSNE_METHOD, embedding_tables
 from recbole_qbert.reporting.sweeps import sweeps_section
 from recbole_qbert.reporting.tables import tables_section
 from recbole_qbert.reporting.users import best_bundle, users_section
+from recbole_qbert.tokenizer.artifact import default_folder
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,12 @@ import numpy as np
 from recbole_qbert._version import __version__
 from recbole_qbert.checkpoint import load_checkpoint, save_checkpoint, state_sha256
 from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.embeddings import FUSED
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
 from recbole_qbert.errors import InputError
 from recbole_qbert.files import read_json, write_json
 from recbole_qbert.injection.fit import Injector
 from recbole_qbert.tokenizer.quantiser import Quantiser, load_quantiser
-from recbole_qbert.tokenizer.settings import FUSED
 
 FORMAT = "recbole-qbert/tokenizer/2"
 MANIFEST = "tokenizer.json"
@@ -191,3 +191,15 @@ class Tokenizer:
 def filled(vectors: np.ndarray, present: np.ndarray, fill: np.ndarray) -> np.ndarray:
     """The vectors, with `fill` where an item has none."""
     return vectors if present.all() else np.where(present[:, None], vectors, fill)
+
+
+def default_folder(data_path: Path, names: Sequence[str], output: str = "semid") -> Path:
+    """`<data_path>/<A>/tokenizer`, or `<data_path>/<A+B>.tokenizer` for several domains.
+
+    One that writes `<A>.x.semid` has a folder of its own, `tokenizer-x`.
+    """
+    own = output.removesuffix("semid").removesuffix(".")
+    name = f"tokenizer-{own}" if own else "tokenizer"
+    if len(names) == 1:
+        return data_path / names[0] / name
+    return data_path / ("+".join(sorted(names)) + f".{name}")

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.embeddings import FUSED, IDENTITY
 from recbole_qbert.errors import InputError
 from recbole_qbert.injection.fit import N_NEIGHBOURS
 from recbole_qbert.neighbours import nearest_items, unit_rows
@@ -23,7 +24,7 @@ from recbole_qbert.tokenizer.artifact import Streams, Tokenizer
 from recbole_qbert.tokenizer.inputs import Catalogue, read_catalogue
 from recbole_qbert.tokenizer.pipeline import modality_streams
 from recbole_qbert.tokenizer.reallocate import reallocate
-from recbole_qbert.tokenizer.settings import FUSED, IDENTITY, needed_modalities
+from recbole_qbert.tokenizer.settings import needed_modalities
 
 logger = logging.getLogger(__name__)
 

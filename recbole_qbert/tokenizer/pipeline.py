@@ -18,6 +18,7 @@ import numpy as np
 
 from recbole_qbert.checkpoint import is_checkpoint, load_checkpoint, save_checkpoint
 from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.embeddings import CONTENT, FUSED, IDENTITY
 from recbole_qbert.errors import InputError
 from recbole_qbert.injection.agreement import agreement_report
 from recbole_qbert.injection.cooccurrence import cooccurrence, cooccurrence_vectors
@@ -27,13 +28,7 @@ from recbole_qbert.tokenizer.artifact import Streams, Tokenizer, filled
 from recbole_qbert.tokenizer.inputs import Catalogue, read_catalogue, read_training_pairs
 from recbole_qbert.tokenizer.quantiser import Quantiser, load_quantiser
 from recbole_qbert.tokenizer.reallocate import reallocate
-from recbole_qbert.tokenizer.settings import (
-    CONTENT,
-    FUSED,
-    IDENTITY,
-    injection_settings,
-    needed_modalities,
-)
+from recbole_qbert.tokenizer.settings import injection_settings, needed_modalities
 from recbole_qbert.tokenizer.sizes import (
     AUTO,
     MOST_LEVELS,

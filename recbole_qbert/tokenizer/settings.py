@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from recbole_qbert.errors import InputError, did_you_mean, one_of, whole_number
+from recbole_qbert.data.embeddings import CONTENT, FUSED, IDENTITY, check_modality
+from recbole_qbert.errors import InputError, check_seed, did_you_mean, one_of, whole_number
 from recbole_qbert.injection.fit import TrainingSettings, check_settings
 from recbole_qbert.injection.model import InjectionSettings
 from recbole_qbert.tokenizer.opq import OPQSettings
@@ -20,9 +19,6 @@ from recbole_qbert.tokenizer.sizes import AUTO
 from recbole_qbert.tokenizer.stage_settings import QuantiserSettings, read_settings
 from recbole_qbert.yaml_files import load_yaml, parse_value, shipped
 
-# Streams that are no modality: what stage 1 makes, what users do with items; and the word for each
-# modality that has embeddings.
-FUSED, IDENTITY, CONTENT = "fused", "identity", "content"
 QUERIES = ("random", "interactions")
 _CHOICES = {
     "id_query": QUERIES,
@@ -99,20 +95,6 @@ def injection_settings(
     names = TrainingSettings.__dataclass_fields__
     training = TrainingSettings(**{name: section.pop(name) for name in names})
     return InjectionSettings(**section), training
-
-
-def check_seed(seed: Any) -> None:
-    """Refuse what is no seed of NumPy's generators."""
-    if whole_number("seed", seed, least=0) >= 2**32:
-        raise InputError(f"seed: {seed} is more than {2**32 - 1}")
-
-
-def check_modality(name: Any) -> None:
-    """A name of files, of parameters in a checkpoint, and of a stream."""
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", str(name)) or not isinstance(name, str):
-        raise InputError(f"modalities: {name!r}; use letters, digits, _ and - only")
-    if name in (FUSED, IDENTITY, CONTENT) or hasattr(nn.ModuleDict, name):
-        raise InputError(f"modalities: {name!r} is a reserved word; rename <dataset>.{name}.npz")
 
 
 def _merge(settings: dict[str, Any], update: Mapping[str, Any], source: str) -> None:

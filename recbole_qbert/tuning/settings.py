@@ -13,7 +13,6 @@ from pydantic import Field
 from recbole.config import Config
 from typing_extensions import TypedDict
 
-from recbole_qbert.commands.settings import split_files
 from recbole_qbert.config import (
     build_config,
     check_keys,
@@ -36,7 +35,7 @@ from recbole_qbert.tuning.space import (
     nested,
     parse_space,
 )
-from recbole_qbert.yaml_files import load_yaml, parse_value
+from recbole_qbert.yaml_files import load_yaml, parse_value, split_files
 
 # Keys that a space cannot have: trials would not be comparable, or the sweep sets them itself.
 NOT_SEARCHED = frozenset(

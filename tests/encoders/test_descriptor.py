@@ -13,8 +13,8 @@ from PIL import Image, ImageEnhance
 from skimage.color import rgb2lab
 from skimage.feature import local_binary_pattern
 
+from recbole_qbert.data.pictures import open_picture
 from recbole_qbert.encoders.descriptor import DescriptorEncoder, describe_picture
-from recbole_qbert.encoders.pictures import open_picture
 
 POSTERS = Path(__file__).resolve().parents[3] / "shared" / "data" / "ml-100k" / "posters"
 JOINT, REGIONS, GRADIENTS, PATTERNS = (
