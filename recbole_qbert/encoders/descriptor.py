@@ -18,8 +18,8 @@ from skimage.color import rgb2lab
 from skimage.feature import hog, local_binary_pattern
 
 from recbole_qbert.data.pictures import open_picture
-from recbole_qbert.encoders.driver import EncodedBatch
 from recbole_qbert.encoders.pictures import default_threads, encode_pictures
+from recbole_qbert.encoders.shards import EncodedBatch
 
 WIDTH, HEIGHT = 64, 96  # pixels; item pictures are upright more often than wide
 PIXELS = WIDTH * HEIGHT

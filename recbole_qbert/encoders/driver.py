@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -28,6 +26,7 @@ import numpy as np
 from recbole_qbert.data.codec import check_items, quote
 from recbole_qbert.data.embeddings import EmbeddingTable, write_embeddings
 from recbole_qbert.encoders.devices import DTYPES
+from recbole_qbert.encoders.shards import EncodedBatch, Encoder, Shard, encode_shard
 from recbole_qbert.errors import InputError, one_of, preview, whole_number
 from recbole_qbert.files import atomic_write, read_json, sidecar_path, write_json
 from recbole_qbert.progress import Progress
@@ -38,42 +37,6 @@ logger = logging.getLogger(__name__)
 FORMAT = "recbole-qbert/embedding-parts/1"
 ENGINES = ("local", "ray")
 _MANIFEST = "manifest.json"
-
-
-@dataclass(frozen=True)
-class EncodedBatch:
-    """What an encoder made of b inputs.
-
-    Attributes:
-        vectors: float32 or float16 [b, J, D], finite, zeros where `mask` is False. J and D are the
-            same in all batches that have any part.
-        mask: bool [b, J], which parts have a vector.
-        reasons: b of them, why an item has no part at all, else "".
-    """
-
-    vectors: np.ndarray
-    mask: np.ndarray
-    reasons: list[str]
-
-
-class Encoder(Protocol):
-    """Turns inputs into vectors. Heavy weights are best loaded by the first `encode`."""
-
-    def describe(self) -> dict[str, Any]:
-        """JSON: name, revision, pooling, dtype, device, library versions: all that may change the
-        vectors."""
-
-    def encode(self, inputs: Sequence[Any]) -> EncodedBatch:
-        """Vectors of the inputs of one shard, in their order."""
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A run of items that is encoded, and kept, as a whole."""
-
-    number: int
-    items: Sequence[str]
-    inputs: Sequence[Any]
 
 
 def encode_items(
@@ -234,30 +197,6 @@ def _clear(folder: Path) -> None:
             path.unlink()
     with contextlib.suppress(OSError):
         folder.rmdir()
-
-
-def encode_shard(encoder: Encoder, shard: Shard) -> bytes:
-    """The shard's part file.
-
-    Raises:
-        InputError: a vector is not finite.
-    """
-    batch = encoder.encode(shard.inputs)
-    vectors, mask, n = batch.vectors, batch.mask, len(shard.items)
-    if vectors.shape[:2] != mask.shape or not len(mask) == len(batch.reasons) == n:
-        raise ValueError(
-            f"the encoder gave vectors {vectors.shape}, mask {mask.shape} and "
-            f"{len(batch.reasons)} reasons for {n} inputs"
-        )
-    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=(1, 2)))
-    if len(bad):
-        raise InputError(
-            f"item {quote(shard.items[bad[0]])}: the encoder's vector is not finite; "
-            "use dtype float32 or bfloat16"
-        )
-    buffer = io.BytesIO()
-    np.savez(buffer, vectors=vectors, mask=mask, reasons=np.array(batch.reasons, dtype=np.str_))
-    return buffer.getvalue()
 
 
 def _encode_here(

@@ -13,7 +13,8 @@ from recbole_qbert.data.codec import check_items, quote
 from recbole_qbert.data.embeddings import EmbeddingTable
 from recbole_qbert.data.items import ITEM_FIELD, item_file_entry, read_item_table
 from recbole_qbert.data.pictures import SUFFIXES
-from recbole_qbert.encoders.driver import Encoder, encode_items
+from recbole_qbert.encoders.driver import encode_items
+from recbole_qbert.encoders.shards import Encoder
 from recbole_qbert.errors import InputError
 
 DESCRIPTOR = "descriptor"

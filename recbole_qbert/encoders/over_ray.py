@@ -16,7 +16,7 @@ import ray.data
 import torch
 from ray.exceptions import RayTaskError
 
-from recbole_qbert.encoders.driver import Encoder, Shard, encode_shard
+from recbole_qbert.encoders.shards import Encoder, Shard, encode_shard
 from recbole_qbert.errors import InputError
 from recbole_qbert.signals import own_sigterm
 

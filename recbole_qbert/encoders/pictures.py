@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from recbole_qbert.data.pictures import UnreadablePicture
-from recbole_qbert.encoders.driver import EncodedBatch
+from recbole_qbert.encoders.shards import EncodedBatch
 from recbole_qbert.process import n_cores
 
 T = TypeVar("T")

@@ -15,8 +15,9 @@ from typing import Any
 from recbole_qbert.checkpoint import load_checkpoint, save_checkpoint
 from recbole_qbert.data.embeddings import EmbeddingTable, check_modality, read_embeddings
 from recbole_qbert.data.items import ITEM_FIELD, clean_text, item_file_entry, read_item_fields
-from recbole_qbert.encoders.driver import Encoder, check_encoding, encode_items
+from recbole_qbert.encoders.driver import check_encoding, encode_items
 from recbole_qbert.encoders.huggingface import POOLINGS, HuggingFaceTextEncoder
+from recbole_qbert.encoders.shards import Encoder
 from recbole_qbert.encoders.tfidf import TfidfEncoder
 from recbole_qbert.errors import (
     InputError,

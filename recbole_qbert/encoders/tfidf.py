@@ -14,7 +14,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.utils.extmath import randomized_svd
 from threadpoolctl import threadpool_limits
 
-from recbole_qbert.encoders.driver import EncodedBatch, encode_distinct
+from recbole_qbert.encoders.driver import encode_distinct
+from recbole_qbert.encoders.shards import EncodedBatch
 from recbole_qbert.errors import InputError
 
 _POWER_ITERATIONS = 7

@@ -29,7 +29,8 @@ from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
 from recbole_qbert.errors import InputError
 from recbole_qbert.files import read_json, write_json
 from recbole_qbert.injection.fit import Injector
-from recbole_qbert.tokenizer.quantiser import Quantiser, load_quantiser
+from recbole_qbert.tokenizer.quantiser import Quantiser
+from recbole_qbert.tokenizer.registry import load_quantiser
 
 FORMAT = "recbole-qbert/tokenizer/2"
 MANIFEST = "tokenizer.json"

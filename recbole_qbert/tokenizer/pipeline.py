@@ -26,8 +26,9 @@ from recbole_qbert.injection.fit import Injector, fit_injector
 from recbole_qbert.neighbours import unit_rows
 from recbole_qbert.tokenizer.artifact import Streams, Tokenizer, filled
 from recbole_qbert.tokenizer.inputs import Catalogue, read_catalogue, read_training_pairs
-from recbole_qbert.tokenizer.quantiser import Quantiser, load_quantiser
+from recbole_qbert.tokenizer.quantiser import Quantiser
 from recbole_qbert.tokenizer.reallocate import reallocate
+from recbole_qbert.tokenizer.registry import load_quantiser
 from recbole_qbert.tokenizer.settings import injection_settings, needed_modalities
 from recbole_qbert.tokenizer.sizes import (
     AUTO,

@@ -1,4 +1,4 @@
-"""What every quantiser does, and how one is fitted, kept and read again.
+"""What every quantiser does.
 
 n vectors of dimension D, K levels, S_k codes of level k, C codes of the largest level. Levels count
 from 0. A level may have fewer codewords than codes, where there is less to tell apart than
@@ -11,17 +11,14 @@ import contextlib
 import contextvars
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from recbole_qbert.errors import InputError, did_you_mean
-from recbole_qbert.tokenizer.stage_settings import read_quantiser_settings
+from recbole_qbert.errors import InputError
 
-METHODS = ("rqvae", "rqkmeans", "opq")
 # Vectors are searched in blocks of exactly this many rows, the last one filled up with zeros: the
 # rounding of a matrix product depends on its shape, so a vector gets the same code in any batch.
 BLOCK = 1024
@@ -32,7 +29,7 @@ class Quantiser(ABC):
     """Fitted and frozen: vectors to code tuples and back.
 
     Attributes:
-        method: its name in `METHODS`.
+        method: its name in `registry.METHODS`.
         codebook_sizes: S_k, K of them, as they were asked for.
         dimension: D.
     """
@@ -309,66 +306,3 @@ def _blocks(rows: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
         if n < BLOCK:
             block = np.concatenate([block, np.zeros((BLOCK - n, rows.shape[1]), rows.dtype)])
         yield block, n
-
-
-def fit_quantiser(
-    vectors: np.ndarray,
-    method: str,
-    settings: Mapping[str, Any],
-    *,
-    seed: int,
-    folder: Path | None = None,
-    show_progress: bool = False,
-) -> Quantiser:
-    """Fit a quantiser; the result depends on the set of vectors, not on the order of the rows.
-
-    Args:
-        vectors: float [N, D]; equal rows are fine.
-        method: one of `METHODS`.
-        settings: of the method, see its settings class, with `n_levels` and `codebook_size`. What
-            else is missing has its default.
-        seed: of everything random.
-        folder: where a killed fit leaves its state and the next one finds it; None keeps nothing.
-        show_progress: a bar with the time left.
-
-    Raises:
-        InputError: a setting or vector that cannot be used, or a codebook that collapsed.
-    """
-    from recbole_qbert.tokenizer import (
-        opq,
-        rqkmeans,
-        rqvae_fit,
-        rqvae_settings,
-    )  # they import this module
-
-    if not 0 <= seed < 2**32:
-        raise InputError(f"seed: {seed} is not between 0 and {2**32 - 1}")
-    checked = checked_vectors(vectors)
-    if checked.size == 0:
-        raise InputError("there are no vectors to quantise; give items with embeddings")
-    if method == "rqkmeans":
-        of_kmeans = read_quantiser_settings(rqkmeans.RQKMeansSettings, method, settings)
-        return rqkmeans.fit_residual_kmeans(checked, of_kmeans, seed)
-    if method == "opq":
-        return opq.fit_opq(
-            checked, read_quantiser_settings(opq.OPQSettings, method, settings), seed
-        )
-    if method == "rqvae":
-        of_rqvae = read_quantiser_settings(rqvae_settings.RQVAESettings, method, settings)
-        return rqvae_fit.fit_rqvae(checked, of_rqvae, seed, folder, show_progress)
-    hint = did_you_mean(method, METHODS)
-    raise InputError(f"quantiser: {method!r} is none of {', '.join(METHODS)}{hint}")
-
-
-def load_quantiser(state: Mapping[str, Any]) -> Quantiser:
-    """The quantiser of a `state`."""
-    from recbole_qbert.tokenizer import opq, rqkmeans, rqvae
-
-    kinds: dict[str, type[Quantiser]] = {
-        "rqvae": rqvae.RQVAEQuantiser,
-        "rqkmeans": rqkmeans.ResidualKMeans,
-        "opq": opq.OPQ,
-    }
-    if state.get("method") not in kinds:
-        raise InputError(f"a quantiser of method {state.get('method')!r} is not of this version")
-    return kinds[state["method"]].from_state(state)

@@ -11,26 +11,18 @@ from recbole_qbert.data.embeddings import CONTENT, FUSED, IDENTITY, check_modali
 from recbole_qbert.errors import InputError, check_seed, did_you_mean, one_of, whole_number
 from recbole_qbert.injection.fit import TrainingSettings, check_settings
 from recbole_qbert.injection.model import InjectionSettings
-from recbole_qbert.tokenizer.opq import OPQSettings
-from recbole_qbert.tokenizer.quantiser import METHODS
-from recbole_qbert.tokenizer.rqkmeans import RQKMeansSettings
-from recbole_qbert.tokenizer.rqvae_settings import RQVAESettings
+from recbole_qbert.tokenizer.registry import METHODS
 from recbole_qbert.tokenizer.sizes import AUTO
-from recbole_qbert.tokenizer.stage_settings import QuantiserSettings, read_settings
+from recbole_qbert.tokenizer.stage_settings import read_settings
 from recbole_qbert.yaml_files import load_yaml, parse_value, shipped
 
 QUERIES = ("random", "interactions")
 _CHOICES = {
     "id_query": QUERIES,
-    "quantiser": METHODS,
+    "quantiser": tuple(METHODS),
     "unique": ("reallocate", "extra_level"),
     "new_item_query": ("neighbours", "mean"),
     "until": ("injection", "quantisation", "ids"),
-}
-QUANTISERS: dict[str, type[QuantiserSettings]] = {
-    "rqvae": RQVAESettings,
-    "rqkmeans": RQKMeansSettings,
-    "opq": OPQSettings,
 }
 _SIZES = {"n_levels": 1, "codebook_size": 2}  # the least of each
 _KINDS = {bool: "True or False", int: "a whole number", float: "a number", list: "a list"}
@@ -60,7 +52,7 @@ def tokenize_settings(
     whole_number("identity_size", settings["identity_size"])
     check_seed(settings["seed"])
     check_settings(*injection_settings(settings))
-    for method, kind in QUANTISERS.items():
+    for method, (kind, *_) in METHODS.items():
         read_settings(kind, method, {"n_levels": 1, "codebook_size": 2, **settings[method]})
     for name in settings["modalities"]:
         check_modality(name)

@@ -14,7 +14,8 @@ import pytest
 from conftest import files_below
 
 from recbole_qbert.data.embeddings import EmbeddingTable, read_embeddings
-from recbole_qbert.encoders.driver import EncodedBatch, encode_items
+from recbole_qbert.encoders.driver import encode_items
+from recbole_qbert.encoders.shards import EncodedBatch
 from recbole_qbert.encoders.tfidf import TfidfEncoder
 from recbole_qbert.errors import InputError
 

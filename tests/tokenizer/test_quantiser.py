@@ -15,16 +15,14 @@ from recbole_qbert.checkpoint import load_checkpoint, save_checkpoint
 from recbole_qbert.errors import InputError
 from recbole_qbert.tokenizer import quantiser as module
 from recbole_qbert.tokenizer.quantiser import (
-    METHODS,
     Quantiser,
     count_collisions,
     decoded_sum,
-    fit_quantiser,
     greedy,
-    load_quantiser,
     row_keys,
     usage,
 )
+from recbole_qbert.tokenizer.registry import METHODS, fit_quantiser, load_quantiser
 
 N, D, K, C = 300, 12, 3, 16
 SMALL: dict[str, dict[str, Any]] = {

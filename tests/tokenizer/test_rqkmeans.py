@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recbole_qbert.tokenizer.quantiser import greedy, load_quantiser
+from recbole_qbert.tokenizer.quantiser import greedy
+from recbole_qbert.tokenizer.registry import load_quantiser
 from recbole_qbert.tokenizer.rqkmeans import (
     RQKMeansSettings,
     fit_components,

@@ -15,7 +15,7 @@ from recbole_qbert import progress
 from recbole_qbert.errors import InputError
 from recbole_qbert.resume import FitState
 from recbole_qbert.tokenizer import rqvae_fit
-from recbole_qbert.tokenizer.quantiser import fit_quantiser
+from recbole_qbert.tokenizer.registry import fit_quantiser
 from recbole_qbert.tokenizer.rqvae import RQVAEQuantiser
 from recbole_qbert.tokenizer.rqvae_fit import Training, check_collapse, fit_rqvae, is_better
 from recbole_qbert.tokenizer.rqvae_settings import RQVAESettings

@@ -14,9 +14,9 @@ import yaml
 from recbole_qbert.errors import InputError
 from recbole_qbert.injection.fit import TrainingSettings
 from recbole_qbert.injection.model import InjectionSettings
-from recbole_qbert.tokenizer.quantiser import METHODS
+from recbole_qbert.tokenizer.registry import METHODS
 from recbole_qbert.tokenizer.rqvae import LossSettings
-from recbole_qbert.tokenizer.settings import QUANTISERS, injection_settings, tokenize_settings
+from recbole_qbert.tokenizer.settings import injection_settings, tokenize_settings
 from recbole_qbert.tokenizer.stage_settings import read_settings
 from recbole_qbert.yaml_files import load_yaml
 
@@ -41,12 +41,12 @@ def test_every_shipped_file_is_explained_and_builds(path: Path) -> None:
     injection_settings(settings)
     for method in METHODS:
         sizes = {"n_levels": 1, "codebook_size": 2}
-        read_settings(QUANTISERS[method], method, {**sizes, **settings[method]})
+        read_settings(METHODS[method].settings, method, {**sizes, **settings[method]})
 
 
 STAGES: list[tuple[str, list[type]]] = [
     ("injection", [InjectionSettings, TrainingSettings]),
-    *((method, [kind]) for method, kind in QUANTISERS.items()),
+    *((name, [method.settings]) for name, method in METHODS.items()),
 ]
 
 
