@@ -30,7 +30,8 @@ from recbole.utils import InputType, argument_list
 from recbole_qbert.compat import isolated_argv
 from recbole_qbert.errors import InputError, did_you_mean
 from recbole_qbert.registry import MODEL_TABLE, check_model_name, is_sequential, model_entry
-from recbole_qbert.settings import LOSSES, RUN, check_effect, check_rules
+from recbole_qbert.rules import LOSSES, check_effect, check_rules
+from recbole_qbert.settings import RUN
 from recbole_qbert.yaml_files import load_yaml, parse_value, shipped
 
 # Stages of training; the paper's third stage has these two.

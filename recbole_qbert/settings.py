@@ -1,4 +1,4 @@
-"""`RunSettings`: the type and range of every setting of a run, and the rules between settings.
+"""`RunSettings`: the type and range of every setting of a run.
 
 A field says what a value may be and nothing else: defaults are in the YAML files alone. A key that
 has no field belongs to a third party's model, which checks it. Numbers have an upper end too, far
@@ -7,14 +7,12 @@ above any use, so that a slip (1e38) is one line and no overflow.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 from typing_extensions import NotRequired, TypedDict
 
-from recbole_qbert.errors import InputError, did_you_mean
-from recbole_qbert.evaluation.ranking import METRICS, UNSEEN, metric_names
+from recbole_qbert.fields import STRICT, Fields
 
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Number = Annotated[int, Field(ge=0, le=1_000_000_000)]
@@ -39,8 +37,6 @@ Finite = Annotated[float, Field(ge=-1e12, le=1e12)]
 Whole = Annotated[int, Field(ge=-1024, le=1024)]
 Auto = Literal["auto"]
 Columns = dict[Text, list[Text]]
-
-STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
 class MaskMix(TypedDict):
@@ -309,222 +305,4 @@ class RunSettings(TypedDict, total=False):
     weight_mode: Literal["", "dynamic", "static", "max_logits"]
 
 
-WORDS = {"boolean": "True or False", "string": "text", "object": "a mapping", "null": "~"}
-# What else to say of a wrong value.
-HINTS = {
-    "eval_args": "; leave it out",
-    "eval_args.split": "; for another split make its parts with dataset_scripts/split.py",
-    "eval_args.mode": "; the whole catalogue is ranked",
-    "eval_args.order": "; a sequence is in order of time",
-}
-
-# RecBole's keys that nothing here reads -> the values that say what happens anyway, and why.
-# Without a value the key is refused whenever it is given.
-NO_EFFECT: dict[str, tuple[tuple[Any, ...], str]] = {
-    "alias_of_entity_id": ((None,), "no model here reads a knowledge graph"),
-    "alias_of_relation_id": ((None,), "no model here reads a knowledge graph"),
-    "config_file": ((), "the files are named by config_files"),
-    "config_files": ((), "files are named on the command line alone"),
-    "dataloaders_save_path": ((None,), "pickles are never read"),
-    "dataset_save_path": ((None,), "pickles are never read"),
-    "device": ((), "use_gpu and gpu_id choose it"),
-    "entity_kg_num_interval": ((None, "[0,inf)"), "no model here reads a knowledge graph"),
-    "kg_reverse_r": ((False,), "no model here reads a knowledge graph"),
-    "metric_decimal_place": ((4,), "metrics are not rounded"),
-    "preload_weight": ((None,), "no model here reads it; see item_vectors"),
-    "relation_kg_num_interval": ((None, "[0,inf)"), "no model here reads a knowledge graph"),
-    "repeatable": ((True,), "both rankings, with and without seen items, are always made"),
-    "require_pow": ((False,), "no model here reads it"),
-    "save_dataloaders": ((False,), "pickles are never written"),
-    "save_dataset": ((False,), "pickles are never written"),
-    "save_step": ((50,), "the first stage of S3Rec keeps its last epoch"),
-    "threshold": ((None,), "labels play no part in a ranking"),
-    "valid_metric_bigger": ((True,), "all metrics here are better when bigger"),
-}
-# Losses of the models that do not have both.
-LOSSES = {"FPMC": ("BPR",)} | dict.fromkeys(
-    ("BERT4RecFixed", "CORE", "GRU4RecCPR", "SASRecCPR"), ("CE",)
-)
-
-
-class Fields:
-    """The fields of a class of settings, to check values by."""
-
-    def __init__(self, settings: type):
-        self._adapter: TypeAdapter[Any] = TypeAdapter(settings)
-        self._schema = self._adapter.json_schema()
-
-    def check(self, settings: Mapping[str, Any]) -> None:
-        """Refuse the first value that is not of its key's type and range.
-
-        Raises:
-            InputError: names key, value and what may stand there.
-        """
-        try:
-            self._adapter.validate_python(dict(settings))
-        except ValidationError as error:
-            raise InputError(self._said(error.errors()[0]["loc"], settings)) from None
-
-    def allowed(self, key: str) -> dict[str, Any]:
-        """The JSON schema of a key's values."""
-        return self._resolved(self._schema["properties"][key])
-
-    def keys(self) -> list[str]:
-        """Names of all fields."""
-        return list(self._schema["properties"])
-
-    def keys_within(self, schema: dict[str, Any]) -> dict[str, Any]:
-        """The keys of the mapping that may stand there, and their schemas."""
-        found: dict[str, Any] = {}
-        for each in self.branches(schema):
-            found |= each.get("properties", {})
-        return {key: self._resolved(each) for key, each in found.items()}
-
-    def branches(self, schema: dict[str, Any]) -> list[dict[str, Any]]:
-        """A schema, or those of which one must hold."""
-        return [self._resolved(each) for each in schema.get("anyOf", [schema])]
-
-    def described(self, schema: dict[str, Any]) -> str:
-        """What may stand there: `a number in (0, 1]`, `one of none, linear, cosine`."""
-        parts = self.branches(schema)
-        if len(parts) > 1:
-            return " or ".join(self.described(each) for each in parts)
-        schema = parts[0]
-        choices = _choices(schema)
-        if choices:
-            return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
-        kind = str(schema.get("type"))
-        if kind == "integer":
-            return f"a whole number from {schema['minimum']} to {schema['maximum']}"
-        if kind == "number":
-            return f"a number in {_interval(schema)}"
-        if kind == "array":
-            return f"a list, each {self.described(self._resolved(schema['items']))}"
-        values = schema.get("additionalProperties")
-        if kind == "object" and isinstance(values, dict):
-            return f"a mapping, each {self.described(self._resolved(values))}"
-        if schema.get("examples"):
-            return f"text like {', '.join(schema['examples'])}"
-        return WORDS[kind]
-
-    def _resolved(self, schema: dict[str, Any]) -> dict[str, Any]:
-        reference = schema.get("$ref")
-        found: dict[str, Any] = schema
-        if reference:
-            found = self._schema["$defs"][reference.rpartition("/")[2]]
-        return found
-
-    def _said(self, place: tuple[int | str, ...], settings: Mapping[str, Any]) -> str:
-        """What is wrong with the value at a place; branches of unions in it are no keys."""
-        path = str(place[0])
-        value, schema = settings[path], self.allowed(path)
-        for part in (*place[1:], None):
-            keys = self.keys_within(schema) if isinstance(value, Mapping) else {}
-            for other in value if keys else ():
-                if other not in keys:
-                    hint = did_you_mean(str(other), keys) or f"; it has {', '.join(keys)}"
-                    return f"{path}: unknown key '{other}'{hint}{HINTS.get(path, '')}"
-            if part in keys:
-                path, schema = f"{path}.{part}", keys[str(part)]
-                if part not in value:
-                    return f"{path}: is missing in {value!r}{HINTS.get(path, '')}"
-                value = value[part]
-        wanted = self.described(schema)
-        choices = [word for each in self.branches(schema) for word in _choices(each)]
-        hint = did_you_mean(value, choices) if isinstance(value, str) else ""
-        wrong = f"none of {wanted[7:]}" if wanted.startswith("one of ") else f"not {wanted}"
-        return f"{path}: {value!r} is {wrong}{hint or HINTS.get(path, '')}"
-
-
-def _choices(schema: dict[str, Any]) -> list[str]:
-    """The words that a schema lists."""
-    return [
-        str(each) for each in schema.get("enum", [schema["const"]] if "const" in schema else [])
-    ]
-
-
-def _interval(schema: dict[str, Any]) -> str:
-    """`(0, 1]` of the bounds of a number."""
-    least, most = schema.get("minimum"), schema.get("maximum")
-    left = f"({schema['exclusiveMinimum']:g}" if least is None else f"[{least:g}"
-    right = f"{schema['exclusiveMaximum']:g})" if most is None else f"{most:.12g}]"
-    return f"{left}, {right}"
-
-
 RUN = Fields(RunSettings)
-
-
-# Rules between settings --------------------------------------------------------------------------
-
-
-def check_rules(settings: Mapping[str, Any]) -> None:
-    """Refuse what no key alone makes wrong.
-
-    Args:
-        settings: all of a run; each value is of its type and range.
-
-    Raises:
-        InputError: names the keys and what to change.
-    """
-    _check_metrics(settings)
-    _check_widths(settings)
-    # PyTorch's encoder layer, which QBERT4Rec is made of, knows no others.
-    if "layer_norm" in settings and settings["hidden_act"] not in ("gelu", "relu"):
-        raise InputError(f"hidden_act: {settings['hidden_act']!r} is none of gelu, relu")
-    mix = settings.get("mask_mix")
-    if isinstance(mix, Mapping) and not sum(mix.values()):
-        raise InputError(f"mask_mix: {mix}: one weight must be above 0")
-    epochs, step = settings.get("epochs"), settings.get("eval_step")
-    # S3Rec's first stage has nothing to evaluate.
-    first_stage = settings.get("model") == "S3Rec" and settings.get("train_stage") == "pretrain"
-    if isinstance(epochs, int) and isinstance(step, int) and step > epochs and not first_stage:
-        raise InputError(
-            f"eval_step: {step} epochs between evaluations, but only {epochs} epochs; one of them "
-            "must change"
-        )
-    if settings.get("enable_scaler") and not settings.get("enable_amp"):
-        raise InputError("enable_scaler: has no effect without enable_amp: True")
-
-
-def _check_metrics(settings: Mapping[str, Any]) -> None:
-    metrics, topk = settings["metrics"], settings["topk"]
-    metrics = [metrics] if isinstance(metrics, str) else metrics
-    topk = [topk] if isinstance(topk, int) else topk
-    for metric in metrics:
-        if metric.lower() not in METRICS:
-            hint = did_you_mean(metric, METRICS)
-            raise InputError(f"metrics: {metric!r} is none of {', '.join(METRICS)}{hint}")
-    names = metric_names(metrics, topk)
-    if len(set(names)) < len(names):
-        raise InputError(f"metrics, topk: {metrics}, {topk}: each is given once")
-    names += [UNSEEN + name for name in names]
-    chosen = settings["valid_metric"]
-    if chosen.lower() not in names:
-        hint = did_you_mean(chosen, names)
-        raise InputError(f"valid_metric: {chosen!r} is none of {', '.join(names)}{hint}")
-
-
-def _check_widths(settings: Mapping[str, Any]) -> None:
-    heads = settings.get("n_heads")
-    for key in ("hidden_size", "embedding_size"):
-        width = settings.get(key)
-        if isinstance(width, int) and heads and width % heads:
-            raise InputError(
-                f"{key} {width} is not a multiple of n_heads {heads}; change one of them"
-            )
-        if width is not None:
-            return
-
-
-def check_effect(given: Mapping[str, Any]) -> None:
-    """Refuse a key of RecBole's that would change nothing, where its value says otherwise.
-
-    Args:
-        given: what the user set.
-
-    Raises:
-        InputError: names the key and why.
-    """
-    for key, (values, reason) in NO_EFFECT.items():
-        if key in given and given[key] not in values:
-            raise InputError(f"{key}: has no effect here: {reason}; leave it out")

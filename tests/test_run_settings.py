@@ -24,7 +24,8 @@ from recbole_qbert.config import (
 )
 from recbole_qbert.errors import InputError
 from recbole_qbert.registry import MODEL_TABLE, recbole_models
-from recbole_qbert.settings import NO_EFFECT, RUN
+from recbole_qbert.rules import NO_EFFECT
+from recbole_qbert.settings import RUN
 from recbole_qbert.yaml_files import load_yaml, parse_value
 
 FOLDER = Path(recbole_qbert.properties.__path__[0])

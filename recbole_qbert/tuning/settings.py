@@ -21,11 +21,12 @@ from recbole_qbert.config import (
 )
 from recbole_qbert.data.budget import AUTO, eval_step
 from recbole_qbert.errors import InputError, did_you_mean, said_of
+from recbole_qbert.fields import STRICT, Fields
 from recbole_qbert.files import atomic_write
 from recbole_qbert.inputs import input_files
 from recbole_qbert.quick_start import check_run
 from recbole_qbert.registry import model_entry
-from recbole_qbert.settings import RUN, STRICT, Chance, Count, Fields, Layers, Number, Seed, Text
+from recbole_qbert.settings import RUN, Chance, Count, Layers, Number, Seed, Text
 from recbole_qbert.tuning.space import (
     Space,
     Values,
