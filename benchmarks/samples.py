@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 
-from recbole_qbert.data.atomic import read_atomic, write_header, write_rows
+from recbole_qbert.data.atomic import read_atomic
+from recbole_qbert.data.atomic_writing import write_header, write_rows
 from recbole_qbert.files import atomic_write
 
 

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recbole_qbert.data.atomic import LARGE, Atomic, read_atomic, write_header, write_rows
+from recbole_qbert.data.atomic import LARGE, Atomic, read_atomic
+from recbole_qbert.data.atomic_writing import write_header, write_rows
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids, write_semantic_ids
 from recbole_qbert.errors import InputError

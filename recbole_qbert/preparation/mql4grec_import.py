@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from recbole_qbert.data.atomic import LARGE, read_atomic, write_header, write_rows
+from recbole_qbert.data.atomic import LARGE, read_atomic
+from recbole_qbert.data.atomic_writing import write_header, write_rows
 from recbole_qbert.data.codec import parse_token, quote
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.merge import ITEM

@@ -21,7 +21,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recbole_qbert.data.atomic import Atomic, read_atomic, write_header, write_rows
+from recbole_qbert.data.atomic import Atomic, read_atomic
+from recbole_qbert.data.atomic_writing import write_header, write_rows
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.merge import ITEM, USER
 from recbole_qbert.errors import InputError, preview

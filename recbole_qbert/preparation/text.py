@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recbole_qbert.data.atomic import PADDING
 from recbole_qbert.data.items import clean_text
 
-PADDING = "[PAD]"  # RecBole's own
 # What pandas reads as a missing value.
 MISSING = (
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN",

@@ -19,13 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recbole_qbert.data.atomic import (
-    LARGE,
-    read_atomic,
-    read_columns,
-    write_header,
-    write_rows,
-)
+from recbole_qbert.data.atomic import LARGE, read_atomic, read_columns
+from recbole_qbert.data.atomic_writing import write_header, write_rows
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.embeddings import EmbeddingTable, read_embeddings, write_embeddings
 from recbole_qbert.data.merge import ITEM, USER

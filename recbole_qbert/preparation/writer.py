@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from recbole_qbert._version import __version__
-from recbole_qbert.data.atomic import ROWS_AT_ONCE, write_header, write_rows
+from recbole_qbert.data.atomic_writing import ROWS_AT_ONCE, write_header, write_rows
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.files import atomic_write, read_json, sha256_file, sidecar_path, write_json
 from recbole_qbert.preparation.interactions import Interactions

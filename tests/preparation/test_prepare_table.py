@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recbole_alone import load_alone
 
-from recbole_qbert.data.atomic import read_columns, write_header, write_rows
+from recbole_qbert.data.atomic import read_columns
+from recbole_qbert.data.atomic_writing import write_header, write_rows
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.errors import InputError
 from recbole_qbert.preparation.outcome import Prepared
