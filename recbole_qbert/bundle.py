@@ -13,10 +13,11 @@ included), L = MAX_ITEM_LIST_LENGTH.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice, repeat
 from numbers import Integral
 from pathlib import Path
@@ -92,8 +93,10 @@ def save_bundle(folder: str | Path, model: Any, config: Any, dataset: Any) -> No
     }
     notes: dict[str, Any] = {}
     try:
-        settings = _settings(content, torch.device("cpu"))
-        twin = _build(settings, stand_in(settings, tokens, semantic_ids, notes, dataset), weights)
+        settings = settings_of(content, torch.device("cpu"))
+        twin = build_again(
+            settings, stand_in(settings, tokens, semantic_ids, notes, dataset), weights
+        )
         ranks_for_nothing = _compare(model, config, twin, settings, len(tokens) + 1)
     except Exception as error:  # whatever a third party's model raises
         raise NotBundled(
@@ -149,7 +152,7 @@ def _compare(model: Any, config: Any, twin: Any, settings: Config, n_items: int)
     return bool(empty[:, 1:].isfinite().any() and not empty.isnan().any())
 
 
-def _settings(content: Mapping[str, Any], device: torch.device) -> Config:
+def settings_of(content: Mapping[str, Any], device: torch.device) -> Config:
     """The config again, as `config_to_json` gave it, for another device.
 
     RecBole's constructor would evaluate texts as Python, and choose a GPU for the whole process.
@@ -163,7 +166,7 @@ def _settings(content: Mapping[str, Any], device: torch.device) -> Config:
     return config
 
 
-def _build(config: Config, dataset: Any, weights: Mapping[str, Tensor]) -> Any:
+def build_again(config: Config, dataset: Any, weights: Mapping[str, Tensor]) -> Any:
     """The model of a config with these weights, ready to score; draws no random number."""
     settings = copy.copy(config)
     # A second stage of training would read the weights that it starts from.
@@ -244,11 +247,31 @@ def said(error: Exception) -> str:
     return f"{type(error).__name__}: {quote(' '.join(str(error).split()), limit=200)}"
 
 
-def read_tokens(path: Path) -> list[str]:
-    tokens = read_json_list(path)
-    if not tokens or {*map(type, tokens)} != {str} or len({*tokens}) < len(tokens):
-        raise InputError(f"{path}: not a list of different item tokens")
-    return tokens
+@contextlib.contextmanager
+def going_together(folder: Path, remedy: str) -> Iterator[None]:
+    """Whatever the files of a folder raise in the block, edited as they may be, becomes one line.
+
+    Raises:
+        InputError: names the folder, what is wrong, and the remedy.
+    """
+    try:
+        yield
+    except Exception as error:  # an edited file can be wrong in any way
+        raise InputError(
+            f"{folder}: its files do not go together; {remedy} ({said(error)})"
+        ) from error
+
+
+def different_texts(where: str | Path, values: Any, called: str) -> list[str]:
+    """What must be a list of different texts, at least one.
+
+    Raises:
+        InputError: it is something else.
+    """
+    known = isinstance(values, list) and values and {*map(type, values)} == {str}
+    if not known or len({*values}) < len(values):
+        raise InputError(f"{where}: not a list of different {called}")
+    return list(values)
 
 
 _NOT_LISTS = "histories is a list of lists of item tokens"
@@ -314,21 +337,20 @@ class Recommender:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError, TypeError) as error:
             raise InputError(f"device: {device!r} cannot be used ({said(error)})") from None
-        try:
+        with going_together(folder, "train and save it again"):
             return cls._of_files(folder, manifest, torch.device(device))
-        except Exception as error:  # an edited file can be wrong in any way
-            raise InputError(
-                f"{folder}: its files do not go together; train and save it again ({said(error)})"
-            ) from error
 
     @classmethod
-    def _of_files(cls, folder: Path, manifest: Mapping[str, Any], device: torch.device) -> Any:
+    def _of_files(
+        cls, folder: Path, manifest: Mapping[str, Any], device: torch.device
+    ) -> Recommender:
         content = read_json(folder / "config.json")
         if content["model"] != manifest["model"]:
             raise InputError(f"{folder / 'manifest.json'}: its model is not that of the config")
-        tokens = read_tokens(folder / "items.json")
+        path = folder / "items.json"
+        tokens = different_texts(path, read_json_list(path), "item tokens")
         if len(tokens) != manifest["n_items"]:
-            raise InputError(f"{folder / 'items.json'}: not as many items as the manifest says")
+            raise InputError(f"{path}: not as many items as the manifest says")
         if not isinstance(manifest["ranks_for_nothing"], bool):
             raise InputError(f"{folder / 'manifest.json'}: ranks_for_nothing is neither yes nor no")
         semantic_ids = None
@@ -336,8 +358,8 @@ class Recommender:
             semantic_ids = read_semantic_ids(folder / "items.semid")
         weights = load_file(folder / "model.safetensors")
         notes = load_checkpoint(folder / "dataset.safetensors")
-        config = _settings(content, device)
-        model = _build(config, stand_in(config, tokens, semantic_ids, notes), weights)
+        config = settings_of(content, device)
+        model = build_again(config, stand_in(config, tokens, semantic_ids, notes), weights)
         found = cls(model, config, tokens, manifest["ranks_for_nothing"])
         found.recommend([tokens[:1]], k=1)
         return found

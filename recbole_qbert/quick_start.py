@@ -141,7 +141,8 @@ def check_run(config: Config) -> None:
             "`recbole-qbert pretrain --datasets=A,B`"
         )
     if config["pre_model_path"]:
-        read_source(config["pre_model_path"])
+        with said_of("pre_model_path"):
+            read_source(config["pre_model_path"])
 
 
 def check_data(configs: Sequence[Config]) -> None:

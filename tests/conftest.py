@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import sys
@@ -20,6 +21,7 @@ import recbole_qbert.trainer
 from recbole_qbert.config import build_config, known_keys
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
 from recbole_qbert.data.splits import Splits, load_splits
+from recbole_qbert.files import sha256_folder
 from recbole_qbert.registry import build_model, model_entry
 
 torch.set_num_threads(1)
@@ -37,6 +39,19 @@ TINY_SIZES: dict[str, Any] = {
     "num_layers": 1,
 }
 Row = tuple[str, str, float]
+# What an edited file may hold in place of its JSON, in Latin-1.
+OTHER_JSON = {
+    "none": "",
+    "null": "null",
+    "list": "[]",
+    "object": "{}",
+    "number": "7",
+    "text": '"x"',
+    "deep": "[" * 100_000,
+    "deeper": '{"a":' * 100_000,
+    "digits": "9" * 9_999,
+    "latin": "\xff",
+}
 
 
 @dataclass
@@ -153,6 +168,14 @@ def assert_equal_weights(left: Mapping[str, Any], right: Mapping[str, Any]) -> N
     assert left.keys() == right.keys()
     for name, value in left.items():
         assert torch.equal(value, right[name]), name
+
+
+def sign(folder: Path) -> None:
+    """Give a manifest the hashes of the files as they are."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    digests = sha256_folder(folder)
+    digests.pop("manifest.json")
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"sha256": digests}))
 
 
 def files_below(folder: Path) -> list[str]:

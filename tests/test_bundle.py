@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import Tiny, files_below, fitted, timed_rows
+from conftest import OTHER_JSON, Tiny, files_below, fitted, sign, timed_rows
 from recbole.data.interaction import Interaction
 from safetensors.torch import load_file, save_file
 
@@ -26,7 +26,6 @@ from recbole_qbert.checkpoint import load_checkpoint, save_checkpoint
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
 from recbole_qbert.data.splits import Splits
 from recbole_qbert.errors import InputError
-from recbole_qbert.files import sha256_folder
 
 FILES = [
     "config.json",
@@ -353,14 +352,6 @@ def test_a_changed_or_missing_file_is_refused(copied: Callable[[str], Path], nam
         Recommender.load(folder)
 
 
-def sign(folder: Path) -> None:
-    """Give a manifest the hashes of the files as they are."""
-    manifest = json.loads((folder / "manifest.json").read_text())
-    digests = sha256_folder(folder)
-    digests.pop("manifest.json")
-    (folder / "manifest.json").write_text(json.dumps(manifest | {"sha256": digests}))
-
-
 def refused(folder: Path) -> str:
     """What is said of a bundle: one line that names it; no memory to speak of was taken."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -413,11 +404,7 @@ def test_an_edited_manifest_is_refused(
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "config.json", "items.json"])
-@pytest.mark.parametrize(
-    "text",
-    ["", "null", "[]", "{}", "7", '"x"', "[" * 100_000, '{"a":' * 100_000, "9" * 9_999, "\xff"],
-    ids=["none", "null", "list", "object", "number", "text", "deep", "deeper", "digits", "latin"],
-)
+@pytest.mark.parametrize("text", OTHER_JSON.values(), ids=OTHER_JSON)
 def test_json_of_another_kind_is_refused(
     copied: Callable[[str], Path], name: str, text: str
 ) -> None:

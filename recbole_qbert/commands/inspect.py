@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from recbole_qbert.data.domain import Domain
 from recbole_qbert.errors import InputError
 
 
@@ -65,9 +66,7 @@ def _inspect(options: argparse.Namespace) -> int:
 def _tables(named: str | None, folder: Path, dataset: str) -> dict[str, Path]:
     """`text=a.npz,image=b.npz`, or the tables beside the data set."""
     if named is None:
-        prefix = f"{dataset}."
-        found = sorted(folder.glob(f"{prefix}*.npz"))
-        return {path.name[len(prefix) : -len(".npz")]: path for path in found}
+        return Domain(dataset, folder).embedding_tables()
     tables = {}
     for part in named.split(","):
         name, equals, file = part.partition("=")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,12 @@ class Domain:
     def file(self, suffix: str) -> Path:
         """`<folder>/<name>.<suffix>`."""
         return self.folder / f"{self.name}.{suffix}"
+
+    def embedding_tables(self) -> dict[str, Path]:
+        """`<folder>/<name>.<modality>.npz`, by modality."""
+        prefix = f"{self.name}."
+        found = sorted(self.folder.glob(f"{glob.escape(prefix)}*.npz"))
+        return {path.name[len(prefix) : -len(".npz")]: path for path in found}
 
 
 def find_domain(name: str, data_path: str | Path) -> Domain:

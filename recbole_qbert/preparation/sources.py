@@ -11,8 +11,9 @@ import codecs
 import contextlib
 import json
 import math
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,8 +29,32 @@ BLOCK = 8 << 20  # bytes of whole lines that are parsed at once
 LONGEST_LINE = 64 << 20  # bytes; a longer one means that the file holds no lines
 _FEW = 64  # lines; a block this short that has a fault is read line by line
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
-_DECODER = json.JSONDecoder(strict=False)
 Lines = tuple[np.ndarray, pa.Table]  # line numbers [n], columns of n rows
+
+
+class Unfit(ValueError):
+    """A value of another kind than the column's; the message is a short reason."""
+
+
+class JsonObject(dict[str, Any]):
+    """An object of a JSON file.
+
+    Attributes:
+        twice: the keys that occur more than once; the last value of each is kept.
+    """
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        counts = Counter(key for key, _ in pairs) if len(self) < len(pairs) else {}
+        self.twice = {key for key, count in counts.items() if count > 1}
+
+    def check(self, keys: Collection[str]) -> None:
+        """Raises `Unfit` for one of the keys that occurs twice."""
+        if twice := self.twice.intersection(keys):
+            raise Unfit(f"the key '{min(twice)}' occurs twice")
+
+
+_DECODER = json.JSONDecoder(strict=False, object_pairs_hook=JsonObject)
 
 
 class Rejects:
@@ -152,8 +177,8 @@ def json_lines(
 ) -> Iterator[Lines]:
     """Columns of a file of JSON objects, one a line; other keys are passed over.
 
-    A missing key or `null` is null. Of a key that occurs twice the last one counts. Blank lines
-    are passed over.
+    A missing key or `null` is null. Blank lines are passed over, and lines in which one of the keys
+    occurs twice are rejected.
 
     Args:
         path: the file.
@@ -207,7 +232,14 @@ def _parse_block(schema: pa.Schema, block: bytes) -> pa.Table | None:
         table = table.cast(_text_ids(schema))
     except pa.ArrowException:
         return None
-    return table if table.num_rows == len(ends) else None
+    again = any(_occurs_again(block, table, name) for name in schema.names)
+    return table if table.num_rows == len(ends) and not again else None
+
+
+def _occurs_again(block: bytes, table: pa.Table, name: str) -> bool:
+    """Whether a key is there more often than it has values: twice in an object, or deeper in it."""
+    places = re.findall(rb'"%s"\s*:(?!\s*null\b)' % re.escape(name.encode()), block)
+    return len(places) > table.num_rows - table[name].null_count
 
 
 def _text_ids(schema: pa.Schema) -> pa.Schema:
@@ -227,12 +259,13 @@ def _parse_lines(
         text = line.decode("utf-8", "replace")
         try:
             record = parse_json(text)
-            if not isinstance(record, dict):
+            if not isinstance(record, JsonObject):
                 raise ValueError("not an object")
+            record.check(columns)
             values = [convert(record.get(name)) for name, convert in read.items()]
             if any("\ufffd" in value for value in values if isinstance(value, str)):
                 line.decode()  # raises ValueError unless the sign stands there by itself
-        except _Unfit as error:
+        except Unfit as error:
             rejects.add(path, place, str(error), text)
             continue
         except UnicodeDecodeError:
@@ -252,29 +285,25 @@ def parse_json(text: str) -> Any:
     return _DECODER.decode(text)
 
 
-class _Unfit(ValueError):
-    """A value of another kind than the column's; the message is a short reason."""
-
-
 def _as_text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         if value is not None and any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise _Unfit("no Unicode text")
+            raise Unfit("no Unicode text")
         return value
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return number_text(value)
-    raise _Unfit("neither text nor a number")
+    raise Unfit("neither text nor a number")
 
 
 def _as_number(value: Any) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise _Unfit("a number is expected where there is none")
+        raise Unfit("a number is expected where there is none")
     try:
         return float(str(value).replace("_", "?"))  # Python's own digit groups are no number
     except (ValueError, OverflowError):
-        raise _Unfit("a number is expected where there is none") from None
+        raise Unfit("a number is expected where there is none") from None
 
 
 def number_text(value: float) -> str:
@@ -296,7 +325,7 @@ def json_records(
     For nested and changing fields, which the columns of `json_lines` cannot hold.
 
     Args:
-        parse: text of a line to an object; None where it is none.
+        parse: text of a line to an object; None where it is none, `Unfit` with another reason.
     """
     for number, block in line_blocks(path, progress, size):
         records = []
@@ -304,7 +333,11 @@ def json_records(
             if not line.strip():
                 continue
             text = line.decode("utf-8", "replace")
-            record = parse(text)
+            try:
+                record = parse(text)
+            except Unfit as error:
+                rejects.add(path, place, str(error), text)
+                continue
             if record is None:
                 rejects.add(path, place, "not an object", text)
             else:

@@ -145,8 +145,7 @@ def _contents(
         for field in fields:
             if field != ITEM_FIELD:
                 having[field] = tokens[(frame[field].str.strip() != "").to_numpy()]
-    for table in sorted(domain.folder.glob(f"{domain.name}.*.npz")):
-        kind = table.name.removeprefix(f"{domain.name}.").removesuffix(".npz")
+    for kind, table in domain.embedding_tables().items():
         having[f"embedding {kind}"] = pd.Index(read_embeddings(table).items)
     if pictures is not None:
         having["picture file"] = pd.Index(list(picture_files(pictures)))

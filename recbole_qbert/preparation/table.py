@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from recbole_qbert.preparation.items import read_records
 from recbole_qbert.preparation.kcore import Rules
 from recbole_qbert.preparation.outcome import Prepared, finish, listed
 from recbole_qbert.preparation.sources import (
+    JsonObject,
     Lines,
     Rejects,
     json_lines,
@@ -334,7 +336,8 @@ def _item_rows(
 ) -> Iterator[Lines]:
     """Columns of text, and of numbers where a Parquet file has them; lists as words."""
     if source.format == "json":
-        for records in json_records(source.path, json_object, rejects, progress):
+        parse = functools.partial(_item_object, keys=names)
+        for records in json_records(source.path, parse, rejects, progress):
             numbers = np.array([number for number, _ in records], dtype=np.int64)
             columns = {
                 name: pa.array([_word_list(record.get(name)) for _, record in records], pa.string())
@@ -347,6 +350,13 @@ def _item_rows(
             yield numbers, pa.table(columns)
     else:
         yield from source.rows(rejects, progress)
+
+
+def _item_object(text: str, keys: Sequence[str]) -> JsonObject | None:
+    record = json_object(text)
+    if record is not None:
+        record.check(keys)
+    return record
 
 
 def _plain(column: pa.Array) -> pa.Array:

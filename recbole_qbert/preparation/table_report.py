@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from recbole_qbert.data.domain import Domain
-from recbole_qbert.errors import InputError, preview
+from recbole_qbert.errors import InputError
 from recbole_qbert.preparation.outcome import report
 from recbole_qbert.preparation.table import Columns, ItemColumns, prepare_table
 from recbole_qbert.preparation.table_source import open_source
@@ -27,11 +27,8 @@ def prepare_and_report(options: argparse.Namespace) -> None:
     if options.item_file:
         fields = [field.rpartition(":") for field in options.item_fields]
         table = open_source(options.item_file, format=options.item_format, **text)
-        if not options.item_id and options.item not in (known := table.columns()):
-            raise InputError(
-                f"{table.path}: no column '{options.item}', as --item names it; it has "
-                f"{preview(known)}: name its column of ids with --item_id"
-            )
+        if not options.item_id:
+            table.check([options.item], ", as --item names it (--item_id names another)")
         items = (
             table,
             ItemColumns(

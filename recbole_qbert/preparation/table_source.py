@@ -16,12 +16,26 @@ import pyarrow.parquet as pq
 
 from recbole_qbert.errors import InputError, did_you_mean, preview
 from recbole_qbert.preparation.delimited import delimited, table_header
-from recbole_qbert.preparation.sources import Lines, Rejects, line_blocks, parse_json
+from recbole_qbert.preparation.sources import (
+    JsonObject,
+    Lines,
+    Rejects,
+    line_blocks,
+    opened,
+    parse_json,
+)
 
 FORMATS = {
     "csv": "csv", "tsv": "tsv", "tab": "tsv", "parquet": "parquet", "json": "json",
     "jsonl": "json", "ndjson": "json",
 }  # fmt: skip
+_DELIMITERS = ";\t|,"  # the usual ones
+# The longer ones first: one of UTF-16 begins one of UTF-32.
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
+}  # fmt: skip
+_SHOWN = 60  # letters of a column's name
 _SNIFFED = 1 << 16  # bytes of JSON lines whose values tell the type of an id
 _BATCH = 1 << 16  # rows of a Parquet file
 
@@ -35,7 +49,7 @@ class Source:
         format: `csv`, `tsv`, `parquet`, `json`.
         names: of all columns of a CSV or TSV file without a header.
         delimiter: of a CSV or TSV file.
-        encoding: of a CSV or TSV file.
+        encoding: of a CSV or TSV file; a mark of UTF-16 or UTF-32 wins over UTF-8.
     """
 
     path: Path
@@ -52,15 +66,28 @@ class Source:
             return list(dict.fromkeys(key for record in first_records(self.path) for key in record))
         return list(self.names or table_header(self.path, self.delimiter, True, self.encoding))
 
-    def check(self, wanted: Sequence[str]) -> None:
-        """Raises InputError for a column that is not there."""
+    def check(self, wanted: Sequence[str], remedy: str = "") -> None:
+        """Raises InputError for a column that is not there.
+
+        Args:
+            wanted: the columns.
+            remedy: what else than their names can be wrong.
+        """
         known = self.columns()
         for name in wanted:
             if name not in known:
+                shown = [each if len(each) <= _SHOWN else f"{each[:_SHOWN]}…" for each in known]
                 raise InputError(
-                    f"{self.path}: no column '{name}'; it has {preview(known)}"
-                    f"{did_you_mean(name, known)}"
+                    f"{self.path}: no column '{name}'{remedy}; it has {preview(shown)}"
+                    f"{self._other_delimiter(known) or did_you_mean(name, known)}"
                 )
+
+    def _other_delimiter(self, names: Sequence[str]) -> str:
+        """What to say where a header has one name, with another usual delimiter in it."""
+        found = [sign for sign in _DELIMITERS if sign in names[0]]
+        if self.format not in ("csv", "tsv") or len(names) > 1 or not found:
+            return ""
+        return f"; its delimiter may be {found[0]!r}: give it with --delimiter"
 
     def rows(self, rejects: Rejects, progress: bool) -> Iterator[Lines]:
         """Columns of text of a CSV or TSV file."""
@@ -97,6 +124,8 @@ def open_source(
         codecs.lookup(encoding)
     except LookupError:
         raise InputError(f"encoding '{encoding}' is not known; give utf-8, latin-1, ...") from None
+    if kind != "parquet" and codecs.lookup(encoding).name == "utf-8":
+        encoding = _told_encoding(path, kind)
     chosen = ("\t" if kind == "tsv" else ",") if delimiter is None else delimiter
     if len(chosen) != 1 or not chosen.isascii() or chosen in '"\r\n':
         raise InputError(f"delimiter {chosen!r}: give one ASCII character, no quote or line end")
@@ -104,6 +133,27 @@ def open_source(
     if repeated:
         raise InputError(f"columns: '{repeated[0]}' occurs twice; give each a name of its own")
     return Source(path, kind, tuple(names) if names else None, chosen, encoding)
+
+
+def _told_encoding(path: Path, kind: str) -> str:
+    """UTF-8, or what the first bytes of a file of text say instead.
+
+    Raises:
+        InputError: it is another one that cannot be told, or that JSON lines must not have.
+    """
+    with opened(path) as stream:
+        head = stream.read(_SNIFFED)
+    found = next((name for mark, name in _MARKS.items() if head.startswith(mark)), None)
+    if found is None and b"\0" not in head:
+        return "utf-8"
+    if kind == "json":
+        raise InputError(f"{path}: line 1 is no UTF-8; write the file again in UTF-8")
+    if found is None:
+        raise InputError(
+            f"{path}: a NUL in the first lines, which are no UTF-8; name the encoding, such as "
+            "--encoding=utf-16-le"
+        )
+    return found
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
@@ -143,10 +193,10 @@ def first_records(path: Path) -> list[dict[str, Any]]:
     raise InputError(f"{path}: no line is a JSON object; one a line is expected")
 
 
-def json_object(text: str) -> dict[str, Any] | None:
+def json_object(text: str) -> JsonObject | None:
     """A line as an object; None if it is none."""
     try:
         record = parse_json(text)
     except (ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) else None
+    return record if isinstance(record, JsonObject) else None

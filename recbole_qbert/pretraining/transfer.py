@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -30,13 +29,16 @@ from recbole_qbert.files import (
     atomic_folder,
     check_folder,
     read_json,
+    read_json_list,
     recovered,
     sha256_folder,
     write_json,
 )
+from recbole_qbert.model.qbert4rec import QBERT4Rec
 from recbole_qbert.pretraining.corpus import Corpus
 
 FORMAT = "recbole-qbert/pretrained/2"
+CONTENTS = frozenset(("model.safetensors", "config.json", "items.json", "corpus.json"))
 TABLE, ROWS, CODES = "items.table.weight", "items.rows", "items.item_codes"
 POSITIONS = "encoder.position_embedding.weight"
 # Settings that give weights their meaning: pretrained ones are for the same ones.
@@ -101,41 +103,83 @@ def read_source(folder: str | Path) -> Source:
     """Read what `pre_model_path` names.
 
     Raises:
-        InputError: neither a pretrained folder nor a bundle, or a file in it was changed.
+        InputError: neither a pretrained folder nor a QBERT4Rec's bundle, a file in it was changed,
+            or its files do not go together.
     """
     folder = Path(folder)
-    manifest = read_json(recovered(folder) / "manifest.json")
-    if manifest.get("format") not in (FORMAT, bundle.FORMAT):
+    path = recovered(folder) / "manifest.json"
+    manifest = read_json(path) if path.is_file() else {}
+    digests = manifest.get("sha256")
+    if manifest.get("format") == bundle.FORMAT:
+        return _of_bundle(folder)
+    if (
+        manifest.get("format") != FORMAT
+        or not isinstance(digests, dict)
+        or digests.keys() != CONTENTS
+    ):
         raise InputError(
-            f"pre_model_path: {folder}: neither a pretrained model nor a bundle of this version; "
-            "make it with `recbole-qbert pretrain` or `run`"
+            f"{path}: this folder is neither a pretrained model nor a bundle of this version; "
+            "make it with `recbole-qbert pretrain` or `run`, and correct the path"
         )
-    check_folder(folder, manifest["sha256"])
-    config = read_json(folder / "config.json")
-    try:
-        weights = load_file(folder / "model.safetensors")
-    except (FileNotFoundError, safetensors.SafetensorError) as error:
-        raise InputError(f"{folder}: its weights cannot be read: {error}") from None
-    items = json.loads((folder / "items.json").read_text(encoding="utf-8"))
-    if manifest["format"] == FORMAT:
-        about = read_json(folder / "corpus.json")
-        return Source(
-            weights,
-            config["keys"],
-            list(about["domains"]),
-            [(domain, item) for domain, item in items],
-            list(about["vocabularies"]),
-            tuple(about["codebook_sizes"]),
-            about["inputs"],
+    check_folder(folder, digests)
+    with bundle.going_together(folder, "remove the folder and pretrain again"):
+        return _of_pretrained(folder)
+
+
+def _of_pretrained(folder: Path) -> Source:
+    content, about = read_json(folder / "config.json"), read_json(folder / "corpus.json")
+    weights = load_file(folder / "model.safetensors")
+    path = folder / "corpus.json"
+    domains, vocabularies = (
+        bundle.different_texts(f"{path}: {key}", about[key], key)
+        for key in ("domains", "vocabularies")
+    )
+    sizes = about["codebook_sizes"]
+    if not isinstance(sizes, list) or not sizes or {*map(type, sizes)} != {int} or min(sizes) < 1:
+        raise InputError(f"{path}: codebook_sizes: not a list of whole numbers of at least 1")
+    inputs = about["inputs"]
+    if not isinstance(inputs, dict):
+        raise InputError(f"{path}: inputs: not an object")
+    items = [(domain, item) for domain, item in read_json_list(folder / "items.json")]
+    known = all(domain in domains and isinstance(item, str) for domain, item in items)
+    if not known or len({*items}) < len(items):
+        raise InputError(
+            f"{folder / 'items.json'}: not a list of different pairs, a domain and an item token"
+        )
+    settings = content["keys"]
+    # Items are drawn for each step of training; nothing of that is among the weights.
+    again = content | {"keys": settings | {"softmax_samples": 0}}
+    stored = _StoredCorpus(vocabularies, sizes, len(items))
+    bundle.build_again(bundle.settings_of(again, torch.device("cpu")), stored, weights)
+    return Source(weights, settings, domains, items, vocabularies, stored.codebook_sizes, inputs)
+
+
+class _StoredCorpus(Corpus):
+    """What is left of a corpus beside its model's weights: enough to build the model again."""
+
+    def __init__(self, vocabularies: list[str], codebook_sizes: list[int], n_items: int):
+        self.parts = []
+        self.vocabularies, self.codebook_sizes = vocabularies, tuple(codebook_sizes)
+        self.domain_starts = [0, n_items]
+        self.item_codes = torch.zeros(1 + n_items, len(codebook_sizes), dtype=torch.long)
+
+
+def _of_bundle(folder: Path) -> Source:
+    found = bundle.Recommender.load(folder)
+    name, weights = found.config["dataset"], found.model.state_dict()
+    if not isinstance(found.model, QBERT4Rec):
+        raise InputError(
+            f"{folder}: a bundle of {found.config['model']}, whose weights fit in no QBERT4Rec; "
+            "give one of QBERT4Rec"
         )
     vocabularies: list[str] = []
     sizes: tuple[int, ...] = ()
     if (folder / "items.semid").is_file():
         ids = read_semantic_ids(folder / "items.semid")
         vocabularies, sizes = [ids.vocabulary], ids.codebook_sizes
-    name = config["dataset"]
-    pairs = [(name, item) for item in items]
-    return Source(weights, config["keys"], [name], pairs, vocabularies, sizes, {})
+    pairs = [(name, item) for item in found.tokens]
+    settings = found.config.final_config_dict
+    return Source(weights, settings, [name], pairs, vocabularies, sizes, {})
 
 
 def load_pretrained(

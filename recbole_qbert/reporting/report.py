@@ -23,7 +23,7 @@ from recbole_qbert.reporting.learning import learning_section
 from recbole_qbert.reporting.page import render
 from recbole_qbert.reporting.rows import Comparison, compare_all
 from recbole_qbert.reporting.sections import Section
-from recbole_qbert.reporting.space import METHODS, TSNE_METHOD, embedding_tables, space_section
+from recbole_qbert.reporting.space import METHODS, TSNE_METHOD, space_section
 from recbole_qbert.reporting.sweeps import sweeps_section
 from recbole_qbert.reporting.tables import tables_section
 from recbole_qbert.reporting.users import best_bundle, users_section
@@ -216,7 +216,7 @@ def _facts(request: Request, domain: Domain) -> Facts | None:
         title_field=request.title_field,
         category_field=request.category_field,
         category_part=request.category_part,
-        embeddings=embedding_tables(domain),
+        embeddings=domain.embedding_tables(),
     )
 
 

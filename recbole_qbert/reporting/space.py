@@ -146,7 +146,7 @@ def _vectors(catalogue: Catalogue, domain: Domain, stage: Stage1 | None) -> Vect
         places = [place for place, item in enumerate(stage.items) if item in known]
         rows = np.array([known[stage.items[place]] for place in places], dtype=np.int64)
         return Vectors("fused vectors of stage 1", rows, stage.fused[places])
-    paths = embedding_tables(domain)
+    paths = domain.embedding_tables()
     spaces = [open_space(name, path, catalogue) for name, path in paths.items()]
     if not spaces:
         return None
@@ -155,13 +155,6 @@ def _vectors(catalogue: Catalogue, domain: Domain, stage: Stage1 | None) -> Vect
         rows = np.intersect1d(rows, space.rows)
     blocks = [space.vectors[np.searchsorted(space.rows, rows)] for space in spaces]
     return Vectors(f"embeddings {' + '.join(paths)}", rows, np.concatenate(blocks, axis=1))
-
-
-def embedding_tables(domain: Domain) -> dict[str, Path]:
-    """`<dataset>.<modality>.npz` beside a data set, by modality."""
-    prefix = f"{domain.name}."
-    found = sorted(domain.folder.glob(f"{prefix}*.npz"))
-    return {path.name[len(prefix) : -len(".npz")]: path for path in found}
 
 
 def project(vectors: np.ndarray, method: str) -> np.ndarray:

@@ -16,9 +16,10 @@ import pandas as pd
 from recbole_qbert.data.atomic import read_columns
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.embeddings import EmbeddingTable, join, read_embeddings
-from recbole_qbert.errors import InputError
+from recbole_qbert.errors import InputError, did_you_mean
 from recbole_qbert.files import sha256_file
 from recbole_qbert.injection.cooccurrence import training_pairs
+from recbole_qbert.yaml_files import load_yaml, shipped
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +81,8 @@ def read_catalogue(
     Raises:
         InputError: a file cannot be used, or encoders or dimensions differ between domains.
     """
+    if not known:
+        _check_modalities(domains, modalities)
     keys: list[tuple[str, str]] = []
     tables: dict[tuple[str, str], EmbeddingTable] = {}
     sources: dict[str, Any] = {}
@@ -93,7 +96,8 @@ def read_catalogue(
             wanted = " or ".join(f"{domain.name}.{modality}.npz" for modality in modalities)
             raise InputError(
                 f"{domain.folder}: no embeddings ({wanted}); make them with "
-                "`recbole-qbert embed text`, `embed image` or `embed vectors`"
+                "`recbole-qbert embed text`, `embed image` or `embed vectors`, or tokenize without "
+                "any: --streams=identity"
             )
         keys += [(domain.name, item) for item in _items(domain, tables)]
     skip = set(known)
@@ -117,6 +121,20 @@ def read_catalogue(
             "make the tables again from all items"
         )
     return Catalogue(keys, parts, made_by, sources)
+
+
+def _check_modalities(domains: Sequence[Domain], modalities: Sequence[str]) -> None:
+    """Refuse a modality that no domain has, unless it is one that may be left out; see the YAML."""
+    there = {modality for domain in domains for modality in domain.embedding_tables()}
+    usual = load_yaml(shipped("tokenize.yaml"))["modalities"]
+    lacking = [name for name in modalities if name not in there and name not in usual]
+    # Where the usual ones are all that is named, the others that are there are what is meant.
+    if there and (lacking or (modalities and not there.intersection(modalities))):
+        name = (lacking or modalities)[0]
+        raise InputError(
+            f"modalities: {name!r}: no data set has {name}.npz beside it; there are "
+            f"{', '.join(sorted(there))}{did_you_mean(name, there)}"
+        )
 
 
 def read_training_pairs(domains: Sequence[Domain]) -> pd.DataFrame:

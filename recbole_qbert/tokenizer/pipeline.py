@@ -102,7 +102,8 @@ def tokenize(
     if _is_short(quantisers, settings):
         spare = spare_sizes(codes, len(catalogue.keys))
         codes = np.pad(codes, ((0, 0), (0, len(spare))))
-    warn_of_sharing([row for name in quantisers for row in report[f"stage 2, {name}"]["levels"]])
+    levels = [row for name in quantisers for row in report[f"stage 2, {name}"]["levels"]]
+    warn_of_sharing(levels, settings)
     tokenizer = Tokenizer(
         folder=folder,
         settings=dict(settings),

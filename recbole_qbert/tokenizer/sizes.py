@@ -108,27 +108,32 @@ def spare_sizes(codes: np.ndarray, n_items: int) -> tuple[int, ...]:
     return (size,) * math.ceil(math.log(int(groups.max()), size) - 1e-9)
 
 
-def warn_of_sharing(levels: Sequence[Mapping[str, Any]]) -> None:
+def warn_of_sharing(levels: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> None:
     """One line where codes are hardly shared, one where nearly all items have one code.
 
     Args:
         levels: `usage` of each level, of all streams.
+        settings: that they were made with.
     """
+    fewer, smaller = (
+        f"{word} {key}" + ", or auto" * (settings[key] != AUTO)
+        for word, key in (("fewer", "n_levels"), ("a smaller", "codebook_size"))
+    )
     lonely = [row["shared"] < _SELDOM_SHARED for row in levels]
     alike = [row["perplexity"] < _ALIKE for row in levels]
     if any(lonely):
         least = min(row["shared"] for row in levels)
         logger.warning(
             "codes are hardly shared at level %s: %.0f%% of the items have a code there that "
-            "another item has too, at the least; give a smaller codebook_size, or auto",
-            _letters(lonely), 100 * least,
+            "another item has too, at the least; give %s",
+            _letters(lonely), 100 * least, smaller,
         )  # fmt: skip
     if any(alike):
         logger.warning(
-            "nearly all items have the same code at level %s, which tells nothing; give fewer "
-            "n_levels, or auto, and look whether the embeddings differ between items",
-            _letters(alike),
-        )
+            "nearly all items have the same code at level %s, which tells nothing; give %s, and "
+            "look whether the embeddings differ between items",
+            _letters(alike), fewer,
+        )  # fmt: skip
 
 
 def _filled_levels(levels: Sequence[Mapping[str, Any]]) -> int:

@@ -239,6 +239,66 @@ def test_wrong_files(tmp_path: Path) -> None:
         open_source(path, format="json").check(["a"])
 
 
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "tsv"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32", "utf-16-le", "utf-16-be"])
+def test_tables_of_other_encodings(tmp_path: Path, kind: str, encoding: str) -> None:
+    path = write_events(tmp_path, kind)
+    packed = kind.endswith(".gz")
+    text = gzip.decompress(path.read_bytes()) if packed else path.read_bytes()
+    data = text.decode().encode(encoding)
+    path.write_bytes(gzip.compress(data) if packed else data)
+    if encoding in ("utf-16-le", "utf-16-be"):  # no mark tells which
+        with pytest.raises(InputError, match=r"a NUL in the first lines.* --encoding=utf-16-le"):
+            open_source(path)
+    else:
+        assert prepared(tmp_path, path, "who", "what", "when", "date", "stars")[0] == INTER
+    source = open_source(path, encoding=encoding)
+    assert source.columns() == NAMES
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-16-le"])
+def test_json_lines_of_other_encodings_are_refused(tmp_path: Path, encoding: str) -> None:
+    path = write_events(tmp_path, "jsonl")
+    path.write_bytes(path.read_text().encode(encoding))
+    with pytest.raises(InputError, match=r"events.jsonl: line 1 is no UTF-8; write the file again"):
+        open_source(path)
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+@pytest.mark.parametrize("delimiter", [";", ",", "\t", "|"])
+def test_another_delimiter_is_told_of(tmp_path: Path, kind: str, delimiter: str) -> None:
+    path = tmp_path / f"events.{kind}"
+    pd.DataFrame(EVENTS, columns=NAMES).to_csv(path, sep=delimiter, index=False)
+    source = open_source(path)
+    if delimiter == source.delimiter:
+        source.check(NAMES)
+        return
+    with pytest.raises(InputError) as caught:
+        source.check(NAMES)
+    assert f"its delimiter may be {delimiter!r}: give it with --delimiter" in str(caught.value)
+    open_source(path, delimiter=delimiter).check(NAMES)
+
+
+def test_a_header_of_endless_names_is_cut(tmp_path: Path) -> None:
+    path = tmp_path / "events.csv"
+    path.write_text("x" * 10_000)
+    with pytest.raises(InputError) as caught:
+        open_source(path).check(["who"])
+    assert len(str(caught.value)) < 400
+
+
+def test_a_key_that_occurs_twice_in_a_record_of_an_item(tmp_path: Path) -> None:
+    path = write_events(tmp_path, "jsonl")
+    items = tmp_path / "items.jsonl"
+    items.write_text(
+        '{"what": 10, "name": "a", "name": "b"}\n{"what": 30, "name": "c", "x": 1, "x": 2}\n'
+    )
+    table = (open_source(items), ItemColumns("what", (("name", "token"),)))
+    _, made = prepared(tmp_path, path, "who", "what", "when", "date", items=table)
+    assert made.reasons == {"the key 'name' occurs twice": 1}
+    assert made.coverage["name"] == 1
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     texts=st.lists(

@@ -422,8 +422,8 @@ def script(folder: Path, *arguments: str) -> list[str]:
     ("arguments", "said"),
     [
         (["--time=when"], "no column 'when'; it has u, i, t"),
-        (["--item_file={}/i.csv"], "no column 'i', as --item names it; it has id, title: name its "
-                                   "column of ids with --item_id"),
+        (["--item_file={}/i.csv"], "no column 'i', as --item names it (--item_id names another); "
+                                   "it has id, title"),
         (["--time=t", "--time_unit=date"], "these look like seconds: --time_unit=s"),
         (["--time=t", "--core=5"], "nothing is left of 2 interactions"),
         (["--ties=fle"], "did you mean 'file'"),

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import Tiny, fitted, new_trainer
+from conftest import OTHER_JSON, Tiny, fitted, new_trainer, sign
+from safetensors.torch import load_file
+from safetensors.torch import save as safetensors_bytes
 from two_domains import Toys, make_toys, write_ids  # noqa: F401
 
+from recbole_qbert.bundle import save_bundle
 from recbole_qbert.data.budget import DataSize, resolve_auto
 from recbole_qbert.errors import InputError
 from recbole_qbert.model.qbert4rec import QBERT4Rec
 from recbole_qbert.pretraining.transfer import (
+    CONTENTS,
     ROWS,
     Source,
     load_pretrained,
     read_source,
     save_pretrained,
 )
+from recbole_qbert.quick_start import run_models
 
 SIZES = {"hidden_size": 16, "n_layers": 1, "n_heads": 2, "inner_size": 32}
 
@@ -155,8 +162,6 @@ def test_other_shapes_are_named_or_refused(tiny: Tiny, toys: Toys) -> None:
 
 
 def test_a_bundle_is_a_source(tiny: Tiny) -> None:
-    from recbole_qbert.bundle import save_bundle
-
     config = tiny.make_config()
     trainer, loaded = fitted(config)
     folder = tiny.root / "bundle"
@@ -167,14 +172,162 @@ def test_a_bundle_is_a_source(tiny: Tiny) -> None:
         assert torch.equal(own, theirs)
 
 
-def test_what_is_no_source_or_was_changed(tiny: Tiny, toys: Toys) -> None:
-    with pytest.raises(InputError, match="no such file"):
-        read_source(tiny.root / "nowhere")
-    folder, _ = save(tiny, toys)
+def test_a_bundle_of_another_model_is_no_source(tiny: Tiny) -> None:
+    config = tiny.make_config("SASRec")
+    trainer, loaded = fitted(config)
+    folder = tiny.root / "bundle"
+    save_bundle(folder, trainer.model, config, loaded.train._dataset)
+    assert "a bundle of SASRec" in refused(folder)
+
+
+def refused(folder: Path) -> str:
+    """What is said of a source: one line that names it."""
+    with pytest.raises(InputError) as caught:
+        read_source(folder)
+    said = str(caught.value)
+    assert str(folder) in said
+    assert "\n" not in said
+    assert len(said) < 600
+    return said
+
+
+def change_json(path: Path, change: Callable[[Any], Any]) -> None:
+    """Edit a file, and sign the folder as if it had been written so."""
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    if path.name != "manifest.json":
+        sign(path.parent)
+
+
+def change_weights(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Likewise, the weights."""
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    change(weights)
+    path.write_bytes(safetensors_bytes(weights))
+    sign(folder)
+
+
+def test_what_is_no_source(tiny: Tiny, toys: Toys) -> None:
+    for place in ("nowhere", "toy", "toy/toy.inter"):
+        assert "neither a pretrained model nor a bundle" in refused(tiny.root / place)
+    folder, _ = save(tiny, toys, softmax_samples=5)
     assert isinstance(read_source(folder), Source)
-    (folder / "items.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(InputError, match=r"items\.json: missing or changed"):
-        read_source(folder)
     (folder / "manifest.json").write_text('{"format": "x"}', encoding="utf-8")
-    with pytest.raises(InputError, match="neither a pretrained model nor a bundle"):
-        read_source(folder)
+    assert "neither a pretrained model nor a bundle" in refused(folder)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("name", [*CONTENTS, "manifest.json"])
+def test_a_changed_or_missing_file_is_refused(
+    tiny: Tiny, toys: Toys, name: str, signed: bool
+) -> None:
+    folder, _ = save(tiny, toys)
+    path = folder / name
+    original = path.read_bytes()
+    for changed in (original[: len(original) // 2], b"", None):
+        path.unlink() if changed is None else path.write_bytes(changed)
+        if signed and name != "manifest.json":
+            sign(folder)
+        refused(folder)
+
+
+@pytest.mark.parametrize("text", OTHER_JSON.values(), ids=OTHER_JSON)
+@pytest.mark.parametrize("name", ["manifest.json", "config.json", "items.json", "corpus.json"])
+def test_json_of_another_kind_is_refused(tiny: Tiny, toys: Toys, name: str, text: str) -> None:
+    folder, _ = save(tiny, toys)
+    (folder / name).write_text(text, encoding="latin-1")
+    if name != "manifest.json":
+        sign(folder)
+    refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("manifest.json", "format"),
+        ("manifest.json", "sha256"),
+        ("config.json", "model"),
+        ("config.json", "keys"),
+        ("corpus.json", "domains"),
+        ("corpus.json", "vocabularies"),
+        ("corpus.json", "codebook_sizes"),
+        ("corpus.json", "inputs"),
+    ],
+)
+def test_a_key_that_is_gone_or_of_another_type_is_refused(
+    tiny: Tiny, toys: Toys, name: str, key: str
+) -> None:
+    folder, _ = save(tiny, toys)
+    objects: list[Any] = (
+        [{}, {"a": None}] if key != "inputs" else []
+    )  # any files may have been read
+    for value in (None, 7, "x", [], [7], ["a", "a"], [["a"]], *objects):
+        change_json(folder / name, lambda content, value=value: content | {key: value})
+        refused(folder)
+    change_json(folder / name, lambda content: {k: v for k, v in content.items() if k != key})
+    refused(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hidden_size": 32},
+        {"hidden_size": "16"},
+        {"hidden_size": None},
+        {"n_layers": 2},
+        {"n_layers": 10**6},
+        {"inner_size": 2**34},
+        {"item_representation": "word"},
+        {"MAX_ITEM_LIST_LENGTH": 9},
+        {"mask_mix": 7},
+    ],
+)
+def test_an_edited_config_is_refused(tiny: Tiny, toys: Toys, change: dict[str, Any]) -> None:
+    folder, _ = save(tiny, toys)
+    change_json(
+        folder / "config.json", lambda content: content | {"keys": content["keys"] | change}
+    )
+    refused(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda items: items[:-1],
+        lambda items: [*items, ["B", "new"]],
+        lambda items: [*items[:-1], items[0]],
+        lambda items: [*items[:-1], ["C", "i1"]],
+        lambda items: [*items[:-1], ["B", 1]],
+        lambda items: [*items[:-1], ["B"]],
+        lambda items: [*items[:-1], None],
+        lambda items: [item for _, item in items],
+    ],
+)
+def test_edited_items_are_refused(tiny: Tiny, toys: Toys, change: Any) -> None:
+    folder, _ = save(tiny, toys)
+    change_json(folder / "items.json", change)
+    refused(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda weights: weights.pop("mask_token"),
+        lambda weights: weights.update(more=torch.zeros(2)),
+        lambda weights: weights.update(mask_token=weights["mask_token"][:, :-1].contiguous()),
+        lambda weights: weights["mask_token"].fill_(torch.nan),
+        lambda weights: weights.clear(),
+    ],
+)
+def test_edited_weights_are_refused(tiny: Tiny, toys: Toys, change: Any) -> None:
+    folder, _ = save(tiny, toys)
+    change_weights(folder, change)
+    refused(folder)
+
+
+def test_a_run_says_that_its_source_is_damaged(tiny: Tiny, toys: Toys) -> None:
+    folder, _ = save(tiny, toys)
+    (folder / "corpus.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(InputError, match=r"^pre_model_path: .*corpus\.json: missing or changed"):
+        settings = tiny.settings("QBERT4Rec", pre_model_path=str(folder))
+        run_models(["QBERT4Rec"], "B", settings=settings)

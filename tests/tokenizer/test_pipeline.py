@@ -191,13 +191,41 @@ def test_missing_things_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no finished tokenizer"):
         Tokenizer.load(tmp_path)
     (tmp_path / "bare").mkdir()
-    with pytest.raises(InputError, match=r"no embeddings \(bare.text.npz or bare.image.npz\)"):
+    said = r"no embeddings \(bare.text.npz or bare.image.npz\).* --streams=identity"
+    with pytest.raises(InputError, match=said):
         tokenize([Domain("bare", tmp_path / "bare")], tmp_path / "t", small())
     domain = write_domain(tmp_path)
     domain.file("image.npz").unlink()
     with pytest.raises(InputError, match="streams: image: no data set has image embeddings"):
         tokenize([domain], tmp_path / "t", small(streams=["image"]))
     assert not domain.file("semid").exists()
+
+
+@pytest.mark.parametrize(
+    ("modalities", "said"),
+    [
+        (["text", "imgae"], "'imgae': .* there are image, text; did you mean 'image'"),
+        (["Text"], "'Text': .*; did you mean 'text'"),
+        (["sound"], "'sound': no data set has sound.npz beside it; there are image, text$"),
+    ],
+)
+def test_a_modality_that_is_not_there_is_refused(
+    tmp_path: Path, modalities: list[str], said: str
+) -> None:
+    domain = write_domain(tmp_path)
+    with pytest.raises(InputError, match=f"^modalities: {said}"):
+        tokenize([domain], tmp_path / "t", small(modalities=modalities))
+    assert not (tmp_path / "t").exists()
+    assert not domain.file("semid").exists()
+
+
+def test_a_table_of_another_name_is_told_of(tmp_path: Path) -> None:
+    domain = write_domain(tmp_path)
+    domain.file("image.npz").unlink()
+    domain.file("text.npz").rename(domain.file("clip.npz"))
+    with pytest.raises(InputError, match="no data set has text.npz beside it; there are clip"):
+        tokenize([domain], tmp_path / "t", small())
+    assert tokenize([domain], tmp_path / "t", small(modalities=["clip"])) is not None
 
 
 def test_content_is_each_modality_that_is_there(tmp_path: Path) -> None:

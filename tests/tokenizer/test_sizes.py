@@ -128,6 +128,7 @@ def test_items_that_are_all_alike_are_still_told_apart(
     _, tokenizer = _tokenize(tmp_path, _clusters(30, 1, 0.0))
     assert len(np.unique(tokenizer.codes, axis=0)) == 30
     assert "nearly all items have the same code at level a" in caplog.text
+    assert "auto" not in caplog.text  # the sizes are already
 
 
 def test_codes_that_nobody_shares_are_warned_of(
@@ -137,6 +138,7 @@ def test_codes_that_nobody_shares_are_warned_of(
         _, tokenizer = _tokenize(tmp_path, _clusters(151), codebook_size=256, n_levels=2)
     assert tokenizer.codebook_sizes == (256, 256)
     assert "codes are hardly shared at level a" in caplog.text
+    assert "a smaller codebook_size, or auto" in caplog.text
     caplog.clear()
     _, tokenizer = _tokenize(tmp_path / "auto", _clusters(151))
     assert not caplog.records
