@@ -84,14 +84,15 @@ def check_dependencies() -> list[Check]:
 
 def _check_requirement(requirement: Requirement) -> Check:
     allowed = str(requirement.specifier)
-    remedy = f"pip install -c {_CONSTRAINTS} '{requirement.name}{allowed}'"
+    wanted = str(requirement).partition(";")[0].strip()
+    remedy = f"pip install -c {_CONSTRAINTS} '{wanted}'"
     if requirement.name == "recbole":
         remedy = recbole.INSTALL
     try:
         found = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
         if requirement.name in SWEEPS_ONLY:
-            return Check(requirement.name, True, "not installed; only sweeps need it")
+            return Check(requirement.name, True, f"not installed; only sweeps need it: {remedy}")
         return Check(requirement.name, False, "not installed", remedy)
     if requirement.specifier.contains(found, prereleases=True):
         return Check(requirement.name, True, found)

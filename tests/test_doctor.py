@@ -64,7 +64,11 @@ def test_dependencies_missing_wrong_and_right(monkeypatch: pytest.MonkeyPatch) -
         ),
         Check("rich", False, "not installed", f"pip install -c {CONSTRAINTS} 'rich>=13'"),
         Check("torch", True, "2.13.0+cpu"),
-        Check("ray", True, "not installed; only sweeps need it"),
+        Check(
+            "ray",
+            True,
+            f"not installed; only sweeps need it: pip install -c {CONSTRAINTS} 'ray[tune]==2.6.3'",
+        ),
     ]
 
 
