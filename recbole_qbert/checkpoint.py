@@ -31,7 +31,7 @@ from recbole.config import Config
 from recbole.trainer import Trainer
 from safetensors.torch import save as safetensors_bytes
 
-from recbole_qbert.compat import around_import, isolated_argv
+from recbole_qbert.compat.recbole import around_import, isolated_argv
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.results import RUN_ONLY
 from recbole_qbert.files import atomic_write

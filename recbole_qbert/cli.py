@@ -30,6 +30,7 @@ from recbole_qbert.commands import (
 )
 from recbole_qbert.commands.help import help_text
 from recbole_qbert.commands.settings import parse_settings
+from recbole_qbert.compat import recbole
 from recbole_qbert.errors import InputError, did_you_mean
 from recbole_qbert.output import ended_by_closed_pipe, plain_output
 from recbole_qbert.signals import ended_by_sigterm
@@ -58,11 +59,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def answer(arguments: Sequence[str]) -> None:
-    """Exit where nothing needs to be run: help, version, no command, a mistake in the flags."""
+    """Exit where RecBole need not be imported, or cannot be.
+
+    That is help, version, no command, a mistake in the flags, `doctor`, and RecBole not installed.
+    """
     with ended_by_closed_pipe():
         command = _parsed(list(arguments))
         if isinstance(command, int):
             sys.exit(command)
+        if arguments[0] == "doctor":  # it examines an installation that may not work
+            with plain_output():
+                sys.exit(command())
+        if missing := recbole.missing():
+            print(f"recbole-qbert: {missing}", file=sys.stderr)
+            sys.exit(2)
 
 
 def _parsed(given: list[str]) -> int | Callable[[], int]:

@@ -27,7 +27,7 @@ import torch
 from recbole.config import Config
 from recbole.utils import InputType, argument_list
 
-from recbole_qbert.compat import isolated_argv
+from recbole_qbert.compat.recbole import isolated_argv
 from recbole_qbert.errors import InputError, did_you_mean
 from recbole_qbert.registry import MODEL_TABLE, check_model_name, is_sequential, model_entry
 from recbole_qbert.rules import LOSSES, check_effect, check_rules

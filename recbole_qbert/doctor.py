@@ -19,15 +19,17 @@ from rich.table import Table
 from rich.text import Text
 
 from recbole_qbert import compat
+from recbole_qbert.compat import recbole
 
 DISTRIBUTION = "recbole-qbert"
-PYTHON_VERSIONS = ((3, 10), (3, 11))
+PYTHON_VERSIONS = ((3, 10), (3, 11), (3, 12), (3, 13))
 # What only ray needs: without it everything but sweeps works.
 SWEEPS_ONLY = frozenset({"ray", "pyarrow", "setuptools"})
 MIN_FREE_BYTES = 1 << 30
 RAY_TIMEOUT_SECONDS = 120.0
 
-_REINSTALL = "make a new virtual environment and install with -c constraints.txt"
+_CONSTRAINTS = f"constraints/python{sys.version_info[0]}.{sys.version_info[1]}.txt"
+_REINSTALL = f"make a new virtual environment and install with -c {_CONSTRAINTS}"
 
 # Run in a process of its own: a start of Ray that hangs can then be ended.
 _RAY_SCRIPT = """
@@ -60,7 +62,7 @@ def check_python() -> list[Check]:
     found = "{}.{}.{}".format(*sys.version_info[:3])
     if sys.version_info[:2] in PYTHON_VERSIONS:
         return [Check("python", True, found)]
-    return [Check("python", False, found, "use Python 3.10 or 3.11; ray 2.6.3 has no other build")]
+    return [Check("python", False, found, "use Python 3.10, 3.11, 3.12 or 3.13")]
 
 
 def check_dependencies() -> list[Check]:
@@ -68,24 +70,29 @@ def check_dependencies() -> list[Check]:
     try:
         lines = importlib.metadata.requires(DISTRIBUTION) or []
     except importlib.metadata.PackageNotFoundError:
-        remedy = "in the project's folder: pip install -c constraints.txt -e ."
+        remedy = f"in the project's folder: pip install -c {_CONSTRAINTS} -e ."
         return [Check(DISTRIBUTION, False, "not installed", remedy)]
     requirements = [Requirement(line) for line in lines]
     return [
         _check_requirement(requirement)
         for requirement in requirements
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if requirement.name == "recbole"  # on every Python, though pip may not install it
+        or requirement.marker is None
+        or requirement.marker.evaluate({"extra": ""})
     ]
 
 
 def _check_requirement(requirement: Requirement) -> Check:
     allowed = str(requirement.specifier)
-    remedy = f"pip install -c constraints.txt '{requirement.name}{allowed}'"
+    wanted = str(requirement).partition(";")[0].strip()
+    remedy = f"pip install -c {_CONSTRAINTS} '{wanted}'"
+    if requirement.name == "recbole":
+        remedy = recbole.INSTALL
     try:
         found = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
         if requirement.name in SWEEPS_ONLY:
-            return Check(requirement.name, True, "not installed; only sweeps need it")
+            return Check(requirement.name, True, f"not installed; only sweeps need it: {remedy}")
         return Check(requirement.name, False, "not installed", remedy)
     if requirement.specifier.contains(found, prereleases=True):
         return Check(requirement.name, True, found)
@@ -104,10 +111,12 @@ def check_device() -> list[Check]:
 
 def check_recbole() -> list[Check]:
     """RecBole imports with the workarounds and builds a Config."""
+    if recbole.missing():
+        return [Check("recbole config", False, "not installed", recbole.INSTALL)]
     compat.apply()
     from recbole.config import Config
 
-    with compat.isolated_argv():
+    with recbole.isolated_argv():
         config = Config("BPR", "ml-100k", config_dict={"use_gpu": False})
     return [Check("recbole config", True, f"built for {config['model']}")]
 

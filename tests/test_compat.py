@@ -19,9 +19,11 @@ from recbole.utils import argument_list
 from scipy.sparse import dok_matrix
 
 from recbole_qbert import checkpoint, compat
+from recbole_qbert.compat import ray, recbole
 from recbole_qbert.registry import recbole_models
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+LENT = ("float_", "complex_", "unicode_")
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +35,7 @@ def applied(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def build(**settings: Any) -> Config:
-    with compat.isolated_argv():
+    with recbole.isolated_argv():
         return Config("BPR", "ml-100k", config_dict=settings)
 
 
@@ -74,10 +76,66 @@ def test_imports_where_unix_modules_are_missing(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "lines").read_text())["a"] == 1
 
 
-def test_numpy_2_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(np, "__version__", "2.1.0")
-    with pytest.raises(ImportError, match=r"numpy 2\.1\.0 .*pip install 'numpy>=1\.23\.5,<2'"):
-        compat.refuse_numpy_2()
+def test_numpy_lends_the_names_that_a_config_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under NumPy 2, whatever is installed here."""
+    for name in LENT:
+        monkeypatch.delattr(np, name, raising=False)
+    read: list[Any] = []
+
+    def compatibility_settings(self: Any) -> None:
+        read.extend(getattr(np, name) for name in LENT)
+
+    monkeypatch.setattr(Config, "compatibility_settings", compatibility_settings)
+    recbole.lend_numpy_names()
+    build()
+    assert read == [np.float64, np.complex128, np.str_]
+    assert not any(hasattr(np, name) for name in LENT)
+
+
+def test_a_numpy_that_has_the_names_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def native(self: Any) -> None:
+        raise NotImplementedError
+
+    for name in LENT:
+        monkeypatch.setattr(np, name, object(), raising=False)
+    monkeypatch.setattr(Config, "compatibility_settings", native)
+    recbole.lend_numpy_names()
+    assert Config.compatibility_settings is native
+
+
+WITHOUT_RECBOLE = """
+import sys
+sys.modules["recbole"] = None
+sys.argv = ["recbole-qbert", *sys.argv[1:]]
+import recbole_qbert
+"""
+
+
+def test_without_recbole_the_import_names_the_remedy() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.modules['recbole'] = None; import recbole_qbert"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    line = done.stderr.splitlines()[-1]
+    assert line == f"ImportError: RecBole is not installed; run: {recbole.INSTALL}"
+
+
+@pytest.mark.parametrize(("words", "status"), [(["run", "--model=SASRec"], 2), (["doctor"], 1)])
+def test_without_recbole_a_command_names_the_remedy(words: list[str], status: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", WITHOUT_RECBOLE, *words],
+        env={**os.environ, "COLUMNS": "300"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == status, done.stderr
+    if words == ["doctor"]:
+        assert f"not installed │ {recbole.INSTALL}" in " ".join(done.stdout.split())
+    else:
+        assert done.stderr == f"recbole-qbert: RecBole is not installed; run: {recbole.INSTALL}\n"
 
 
 def test_dok_update_sets_the_cells_recbole_asks_for() -> None:
@@ -98,7 +156,7 @@ def test_dok_update_of_an_older_scipy_is_left_alone(monkeypatch: pytest.MonkeyPa
         raise NotImplementedError
 
     monkeypatch.setattr(dok_matrix, "_update", native)
-    compat.restore_dok_update()
+    recbole.restore_dok_update()
     assert dok_matrix._update is native
 
 
@@ -119,11 +177,17 @@ KNOWN = (
 @pytest.mark.parametrize(("message", "category", "module"), KNOWN)
 @pytest.mark.parametrize("from_upstream", [True, False])
 def test_only_upstream_warnings_are_silenced(
-    message: str, category: type[Warning], module: str, from_upstream: bool
+    message: str,
+    category: type[Warning],
+    module: str,
+    from_upstream: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        compat.silence_known_warnings()
+        monkeypatch.setattr(ray, "is_old", lambda: True)
+        recbole.silence_known_warnings()
+        ray.silence_known_warnings()
         source = module if from_upstream else "my_model"
         warnings.warn_explicit(message, category, "file.py", 1, module=source)
     assert len(caught) == (0 if from_upstream else 1)
@@ -133,9 +197,9 @@ def test_argv_is_isolated_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> Non
     leaking = ["program", "--learning_rate=0.5", "--cov=src"]
     monkeypatch.setattr(sys, "argv", leaking)
     assert build()["learning_rate"] == 0.001
-    with compat.isolated_argv(["--learning_rate=0.25"]):
+    with recbole.isolated_argv(["--learning_rate=0.25"]):
         assert Config("BPR", "ml-100k")["learning_rate"] == 0.25
-    with pytest.raises(KeyError), compat.isolated_argv():
+    with pytest.raises(KeyError), recbole.isolated_argv():
         raise KeyError
     assert sys.argv is leaking
 
@@ -322,6 +386,8 @@ def test_an_import_changes_no_more_than_this(tmp_path: Path) -> None:
     expected |= {f"{name}.{given}" for name in checkpoint.READERS for given in ("torch", "eval")}
     expected |= {f"{name}.{mark}" for name in watched}
     expected |= {f"recbole.quick_start{end}.load_data_and_model" for end in ("", ".quick_start")}
+    if not hasattr(np, LENT[0]):
+        expected.add("recbole.config.configurator.Config.compatibility_settings")
     models = [*OWN_MODELS, *(model.__name__ for model in recbole_models())]
     expected |= {f"recbole.trainer.{name}Trainer" for name in models}
     expected |= {f"recbole.data.dataset.{name}Dataset" for name in models}

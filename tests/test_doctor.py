@@ -15,6 +15,7 @@ from recbole_qbert import doctor
 from recbole_qbert.doctor import Check
 
 GIB = 1 << 30
+CONSTRAINTS = "constraints/python{}.{}.txt".format(*sys.version_info)
 
 
 def with_distributions(
@@ -42,10 +43,10 @@ def test_quick_checks_pass_here() -> None:
 
 
 def test_python_outside_the_range(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "version_info", (3, 12, 1, "final", 0))
+    monkeypatch.setattr(sys, "version_info", (3, 14, 1, "final", 0))
     (check,) = doctor.check_python()
-    assert (check.ok, check.detail) == (False, "3.12.1")
-    assert "3.10 or 3.11" in check.remedy
+    assert (check.ok, check.detail) == (False, "3.14.1")
+    assert "3.12 or 3.13" in check.remedy
 
 
 def test_dependencies_missing_wrong_and_right(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,12 +60,22 @@ def test_dependencies_missing_wrong_and_right(monkeypatch: pytest.MonkeyPatch) -
             "numpy",
             False,
             "2.1.0, but <2,>=1.23.5 is needed",
-            "pip install -c constraints.txt 'numpy<2,>=1.23.5'",
+            f"pip install -c {CONSTRAINTS} 'numpy<2,>=1.23.5'",
         ),
-        Check("rich", False, "not installed", "pip install -c constraints.txt 'rich>=13'"),
+        Check("rich", False, "not installed", f"pip install -c {CONSTRAINTS} 'rich>=13'"),
         Check("torch", True, "2.13.0+cpu"),
-        Check("ray", True, "not installed; only sweeps need it"),
+        Check(
+            "ray",
+            True,
+            f"not installed; only sweeps need it: pip install -c {CONSTRAINTS} 'ray[tune]==2.6.3'",
+        ),
     ]
+
+
+def test_recbole_is_asked_for_whatever_the_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_distributions(monkeypatch, ['recbole==1.2.1; python_version < "3"'], {})
+    remedy = "pip install --no-deps recbole==1.2.1"
+    assert doctor.check_dependencies() == [Check("recbole", False, "not installed", remedy)]
 
 
 def test_package_itself_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +125,7 @@ def test_failing_import_becomes_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     device, disk = doctor.run_checks()
     assert (device.name, device.ok, disk.ok) == ("device", False, True)
     assert device.detail.startswith("ModuleNotFoundError: ")
-    assert "constraints.txt" in device.remedy
+    assert CONSTRAINTS in device.remedy
 
 
 def test_full_disk(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,34 +1,25 @@
-"""Encode shards over Ray Data (ray 2.6.3): the one module of the encoders that imports ray."""
+"""Encode shards over Ray Data: the one module of the encoders that imports ray."""
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import pickle
-import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 
-import packaging.version
-import pandas.io.formats.format as pandas_format
 import pyarrow
 import ray
 import ray.data
 import torch
 from ray.exceptions import RayTaskError
 
+from recbole_qbert.compat.ray import lend_packaging, restore_pandas_formatter
 from recbole_qbert.encoders.shards import Encoder, Shard, encode_shard
 from recbole_qbert.errors import InputError
 from recbole_qbert.signals import own_sigterm
 
-# Ray Data 2.6.3 takes packaging from where setuptools had it before version 71, and a class of
-# pandas by its name before version 2.2. Workers import this module before they handle a block, so
-# both are there for them too.
-_VENDORED = "pkg_resources._vendor"
-if importlib.util.find_spec(_VENDORED) is None:
-    sys.modules.setdefault(f"{_VENDORED}.packaging.version", packaging.version)
-_FORMATTER = "ExtensionArrayFormatter"
-if not hasattr(pandas_format, _FORMATTER):
-    setattr(pandas_format, _FORMATTER, getattr(pandas_format, f"_{_FORMATTER}"))
+# Workers import this module before they handle a block, so that both hold for them too.
+lend_packaging()
+restore_pandas_formatter()
 
 
 class ShardWorker:
@@ -74,14 +65,14 @@ def encode_over_ray(
         with own_sigterm():
             ray.init(include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
     context = ray.data.DataContext.get_current()
-    limits = context.execution_options.resource_limits
-    before = context.enable_progress_bars, limits.cpu
+    options = context.execution_options
+    before = context.enable_progress_bars, options.resource_limits
     try:
         cluster, n_threads = ray.cluster_resources(), torch.get_num_threads()
         resources, n_workers = _worker_resources(cluster, on_gpu, n_threads)
         context.enable_progress_bars = False  # they count blocks; the driver's counts items
         # Ray Data sets one CPU aside for tasks, of which there are none: workers may have all.
-        limits.cpu = cluster.get("CPU", 0) + 1
+        options.resource_limits = ray.data.ExecutionResources(cpu=cluster.get("CPU", 0) + 1)
         pool = ray.data.ActorPoolStrategy(
             min_size=1, max_size=min(n_workers, len(shards)), max_tasks_in_flight_per_actor=2
         )
@@ -102,7 +93,7 @@ def encode_over_ray(
             raise InputError(str(error.cause)) from None
         raise
     finally:
-        context.enable_progress_bars, limits.cpu = before
+        context.enable_progress_bars, options.resource_limits = before
         if started:
             ray.shutdown()
 

@@ -1,4 +1,6 @@
-"""Trials on Ray Tune 2.6.3: of sweeps only this module and `ray_faults` import ray.
+"""Trials on Ray Tune: of sweeps only this module and those called `ray_...` import ray.
+
+What differs between Ray 2.6.3 and Ray 2.45 and later is in `ray_2_6` and `ray_2_45`.
 
 Ray starts the trials' processes, gives them CPUs and GPUs, starts those again that died, and stops
 what ASHA drops. It draws nothing and keeps nothing: trials are numbers to it, and its own records
@@ -8,6 +10,7 @@ are scratch.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import platform
@@ -18,19 +21,22 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import ray
-from ray import air, tune
-from ray.air import session
+from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from recbole_qbert._version import __version__
+from recbole_qbert.compat.ray import is_old, memory_costs_a_trial
 from recbole_qbert.errors import InputError
 from recbole_qbert.signals import own_sigterm
 from recbole_qbert.tuning.journal import Report
-from recbole_qbert.tuning.ray_faults import fault_of, in_a_line, memory_costs_a_trial
+from recbole_qbert.tuning.ray_faults import fault_of, in_a_line
 from recbole_qbert.tuning.ray_leftovers import ended_with_this_process
 from recbole_qbert.tuning.trial import Job, check_sight
 
+backend: Any = importlib.import_module(
+    "recbole_qbert.tuning." + ("ray_2_6" if is_old() else "ray_2_45")
+)
 NUMBER, VALID = "trial", "valid"
 OBJECT_STORE_BYTES = 100 << 20  # trials exchange numbers only; Ray would take a third of the memory
 SECONDS_TO_LOOK = 300  # a busy machine may need minutes to import torch and RecBole
@@ -39,9 +45,9 @@ SECONDS_TO_LOOK = 300  # a busy machine may need minutes to import torch and Rec
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    **backend.ENVIRONMENT,
 }
 
 
@@ -320,7 +326,7 @@ def _fit(
 ) -> None:
     def trainable(config: dict[str, Any]) -> None:
         def report(content: Report) -> None:
-            session.report({**content, "reported": list(content)})
+            backend.report({**content, "reported": list(content)})
 
         train(config[NUMBER], report)
 
@@ -333,18 +339,17 @@ def _fit(
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": schedule.n_cpus, "gpu": schedule.n_gpus}),
             param_space={NUMBER: tune.grid_search(numbers)},
-            tune_config=tune.TuneConfig(
+            tune_config=backend.tune_config(
                 scheduler=scheduler,
                 max_concurrent_trials=schedule.max_concurrent,
-                chdir_to_trial_dir=False,
                 reuse_actors=False,  # a fresh process each: nothing of a trial stays behind
             ),
-            run_config=air.RunConfig(
+            run_config=backend.RunConfig(
                 name=scratch.name,
                 storage_path=str(scratch.parent),
                 verbose=0,
                 callbacks=[_Callback(listener, scheduler)],
-                failure_config=air.FailureConfig(max_failures=schedule.max_failures),
+                failure_config=backend.FailureConfig(max_failures=schedule.max_failures),
             ),
         )
         try:

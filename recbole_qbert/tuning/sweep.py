@@ -181,7 +181,7 @@ def _run(
         with own_sigterm():
             from recbole_qbert.tuning import ray_adapter
     except ImportError as error:
-        raise InputError(f"sweeps need Ray: pip install 'ray[tune]==2.6.3' ({error})") from None
+        raise InputError(f"sweeps need Ray ({error}); run: recbole-qbert doctor") from None
     request = plan.request
     with ExitStack() as stack:
         stack.enter_context(ray_adapter.connected(request.address))

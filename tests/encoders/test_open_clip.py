@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from recbole_qbert.encoders import torchvision_ops
+from recbole_qbert.compat import torchvision
 from recbole_qbert.encoders.image import embed_image, find_pictures
 from recbole_qbert.encoders.open_clip_encoder import OpenClipEncoder, import_open_clip
 from recbole_qbert.errors import InputError
@@ -329,7 +329,7 @@ def test_a_torchvision_without_operators_is_imported_again(
     import_open_clip()  # the real one, which stays
     monkeypatch.setattr(builtins, "defined_operators", defined, raising=False)
     monkeypatch.setattr(torch.library, "Library", Library)
-    monkeypatch.setattr(torchvision_ops, "_LIBRARIES", [])
+    monkeypatch.setattr(torchvision, "_LIBRARIES", [])
     monkeypatch.syspath_prepend(tmp_path)
     for name in [each for each in sys.modules if each.split(".")[0] == "torchvision"]:
         monkeypatch.delitem(sys.modules, name)

@@ -13,7 +13,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from recbole_qbert.encoders.torchvision_ops import import_torchvision
+from recbole_qbert.compat.torchvision import import_torchvision
 
 import_torchvision()  # before transformers does it
 

@@ -20,6 +20,7 @@ from rich.console import Console
 from tune_toy import toy_plan, without_ray, write_sweep
 from waiting import until
 
+from recbole_qbert.compat.ray import memory_costs_a_trial
 from recbole_qbert.errors import InputError
 from recbole_qbert.evaluation.results import read_results
 from recbole_qbert.files import read_json, write_json
@@ -287,7 +288,7 @@ def test_memory_that_gives_out_in_training_counts_as_a_death() -> None:
     fault = ray.exceptions.OutOfMemoryError("Task was killed: the node running low on memory.")
     with pytest.raises(RuntimeError, match="unexpected"):
         RayActorManager._actor_task_failed(manager, task, fault)
-    with ray_faults.memory_costs_a_trial():
+    with memory_costs_a_trial():
         RayActorManager._actor_task_failed(manager, task, fault)
     assert [name for name, _ in told] == ["actor", "task"]
     assert manager._failed_actor_ids == {7}

@@ -1,4 +1,4 @@
-"""Import torchvision where its compiled operators cannot be loaded."""
+"""What torchvision needs beside a PyTorch that it was not built for."""
 
 from __future__ import annotations
 

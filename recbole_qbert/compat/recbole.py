@@ -1,8 +1,9 @@
 """What RecBole 1.2.1 needs before it runs with present-day libraries and inside other programs.
 
-`apply()` is called when the package is imported and may be called again at any time. Every
-workaround answers one upstream fact, stated in its docstring; when RecBole mends it, delete the
-function and its line in `WORKAROUNDS`. Nothing here imports ray or `recbole.quick_start`.
+Every workaround answers one upstream fault, stated in its docstring with the versions of other
+packages that bring it about; where none are named, RecBole 1.2.1 has it whatever is beside it. When
+RecBole mends a fault, delete the function and its line in `WORKAROUNDS`. Nothing here imports ray
+or `recbole.quick_start`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import functools
 import importlib.abc
 import importlib.machinery
+import importlib.util
 import os
 import sys
 import warnings
@@ -23,43 +25,70 @@ _MARK = "_recbole_qbert_workaround"
 # Names of scripts, or of the packages that hold their __main__.py.
 FOREIGN_PROGRAMS = frozenset({"pytest", "py.test", "default_worker.py"})
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
+INSTALL = "pip install --no-deps recbole==1.2.1"
 
 
-def refuse_numpy_2() -> None:
-    """RecBole's `Config.compatibility_settings` reads `np.float_` and others NumPy 2 removed.
+def missing() -> str:
+    """What to do where RecBole is not installed, in a line; empty where it is."""
+    if importlib.util.find_spec("recbole") is not None:
+        return ""
+    return f"RecBole is not installed; run: {INSTALL}"
+
+
+def require_installed() -> None:
+    """RecBole's own pins cannot be met, so that pip leaves it out (Python 3.12 and later).
 
     Raises:
-        ImportError: NumPy 2 or later is installed.
+        ImportError: RecBole is not installed; with the command that installs it.
+    """
+    if line := missing():
+        raise ImportError(line)
+
+
+def lend_numpy_names() -> None:
+    """`Config.compatibility_settings` reads names that NumPy 2 removed (NumPy 2 and later).
+
+    NumPy has them while that method runs, and no longer.
     """
     import numpy
+    from recbole.config import Config
 
-    if int(numpy.__version__.split(".")[0]) >= 2:
-        raise ImportError(
-            f"numpy {numpy.__version__} cannot run RecBole 1.2.1; "
-            "install an older one: pip install 'numpy>=1.23.5,<2'"
-        )
+    names = {"float_": "float64", "complex_": "complex128", "unicode_": "str_"}
+    lent = {old: getattr(numpy, new) for old, new in names.items() if not hasattr(numpy, old)}
+    if not lent:
+        return
+
+    def make(original: Callable[[Any], None]) -> Callable[[Any], None]:
+        def compatibility_settings(self: Any) -> None:
+            vars(numpy).update(lent)
+            try:
+                original(self)
+            finally:
+                for name in lent:
+                    delattr(numpy, name)
+
+        return compatibility_settings
+
+    _wrap_once(Config, "compatibility_settings", make)
 
 
 def silence_known_warnings() -> None:
-    """RecBole 1.2.1 and ray 2.6.3 use deprecated calls of torch, pandas, setuptools and NumPy.
+    """RecBole uses deprecated calls of PyTorch (2.4 and later) and pandas (2.1 and later).
 
     They show on every run and nobody but upstream can act on them. A filter names the message and
     the module that raises it, so that the same warning from anywhere else is still seen.
     """
-    known: tuple[tuple[str, type[Warning], str], ...] = (
-        (r"`torch\.cuda\.amp\.(GradScaler|autocast)\(", FutureWarning, r"recbole\.trainer\."),
-        (r"A value is trying .* chained assignment", FutureWarning, r"recbole\.data\."),
-        (r"using <built-in function len> in Series\.agg", FutureWarning, r"recbole\.data\."),
-        (r"pkg_resources is deprecated as an API", UserWarning, r"ray\."),
-        (r"pkg_resources is deprecated as an API", DeprecationWarning, r"ray\."),
-        (r"`np\.bool8` is a deprecated alias", DeprecationWarning, r"ray\."),
+    known: tuple[tuple[str, str], ...] = (
+        (r"`torch\.cuda\.amp\.(GradScaler|autocast)\(", r"recbole\.trainer\."),
+        (r"A value is trying .* chained assignment", r"recbole\.data\."),
+        (r"using <built-in function len> in Series\.agg", r"recbole\.data\."),
     )
-    for message, category, module in known:
-        warnings.filterwarnings("ignore", message=message, category=category, module=module)
+    for message, module in known:
+        warnings.filterwarnings("ignore", message, FutureWarning, module)
 
 
 def restore_dok_update() -> None:
-    """LightGCN and six other RecBole models call `dok_matrix._update`, removed in SciPy 1.13."""
+    """LightGCN and six other models call `dok_matrix._update` (removed in SciPy 1.13)."""
     from scipy.sparse import dok_matrix
 
     if hasattr(dok_matrix, "_update"):
@@ -196,7 +225,8 @@ def log_below_the_checkpoints() -> None:
 
 
 WORKAROUNDS: tuple[Callable[[], None], ...] = (
-    refuse_numpy_2,
+    require_installed,
+    lend_numpy_names,
     silence_known_warnings,
     restore_dok_update,
     keep_anomaly_detection,
@@ -206,12 +236,6 @@ WORKAROUNDS: tuple[Callable[[], None], ...] = (
     ignore_foreign_flags,
     log_below_the_checkpoints,
 )
-
-
-def apply() -> None:
-    """Put every workaround in place; doing it again changes nothing."""
-    for workaround in WORKAROUNDS:
-        workaround()
 
 
 @contextlib.contextmanager
