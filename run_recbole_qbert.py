@@ -7,7 +7,7 @@ command of `recbole-qbert` before the flags it runs that one.
 import sys
 
 from recbole_qbert.cli import main
-from recbole_qbert.startup import script_line
+from recbole_qbert.common.startup import script_line
 
 if __name__ == "__main__":
     sys.exit(main(script_line(sys.argv[1:])))

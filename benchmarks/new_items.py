@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import Benchmark, Measure, Reading, of_quantities
+from recbole_qbert.common.nearest import nearest_items, overlap, unit_rows
 from recbole_qbert.data.atomic import read_columns
 from recbole_qbert.data.domain import Domain, find_domain
 from recbole_qbert.data.semid import read_semantic_ids
 from recbole_qbert.evaluation.ranking import RANKS_FILE, per_row, read_ranks
-from recbole_qbert.neighbours import nearest_items, overlap, unit_rows
-from recbole_qbert.tokenizer.inputs import read_catalogue
+from recbole_qbert.tokenizer.catalogue import read_catalogue
 from recbole_qbert.tokenizer.new_items import encode_new_items
 from recbole_qbert.tokenizer.pipeline import tokenize
 from recbole_qbert.tokenizer.settings import tokenize_settings
@@ -135,9 +135,9 @@ def ranked(
     from recbole.data import data_preparation
     from rich.console import Console
 
-    from recbole_qbert.config import build_config
-    from recbole_qbert.data.splits import load_dataset
-    from recbole_qbert.quick_start import run_models
+    from recbole_qbert.config.build import build_config
+    from recbole_qbert.experiments.run import run_models
+    from recbole_qbert.experiments.splits import load_dataset
     from recbole_qbert.registry import model_entry
 
     given = {

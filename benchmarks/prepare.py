@@ -112,7 +112,7 @@ def _once(work: Callable[[Path], Reading], module: str) -> Callable[[argparse.Na
 def _amazon(folder: Path) -> Reading:
     """`prepare_amazon` with its defaults, and text required."""
     from recbole_qbert.data.domain import Domain
-    from recbole_qbert.preparation.amazon import Options, prepare_amazon
+    from recbole_qbert.datasets.amazon import Options, prepare_amazon
 
     made = prepare_amazon(
         Domain("made", Path(tempfile.mkdtemp(dir=folder)) / "made"), 2018, [folder / "raw.json.gz"],
@@ -164,7 +164,7 @@ BENCHMARKS = {
     "prepare": Benchmark(
         sides={
             "pandas": _once(_pandas, "pandas"),
-            "amazon.py": _once(_amazon, "recbole_qbert.preparation.amazon"),
+            "amazon.py": _once(_amazon, "recbole_qbert.datasets.amazon"),
         },
         pairs=[("amazon.py", "pandas")],
         ratios=of_quantities("seconds", "CPU seconds", "peak GiB"),

@@ -43,8 +43,8 @@ def _rqvae(options: argparse.Namespace) -> Reading:
     """Stage 2 with its default settings, then reallocation."""
     import torch
 
-    from recbole_qbert.tokenizer.reallocate import reallocate
-    from recbole_qbert.tokenizer.registry import fit_quantiser
+    from recbole_qbert.tokenizer.collisions import reallocate
+    from recbole_qbert.tokenizer.quantizers.registry import fit_quantiser
 
     torch.set_num_threads(options.threads)
     given = vectors(options)

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 
+from recbole_qbert.common.files import atomic_write
 from recbole_qbert.data.atomic import read_atomic
 from recbole_qbert.data.atomic_writing import write_header, write_rows
-from recbole_qbert.files import atomic_write
 
 
 def write_sample(data_path: Path, name: str, n_users: int, seed: int) -> str:

@@ -4,7 +4,7 @@ speed   BERT4Rec and QBERT4Rec of the same width, depth and length. `recbole` is
         ships (`recbole_qbert` is never imported), `mended` the same model under this package, whose
         workarounds turn autograd's anomaly detection off.
 peer    a model of RecBole's as tuned for the data set, S3Rec in its first stage: computed as
-        RecBole does, then without needless work (recbole_qbert/lean_forward.py,
+        RecBole does, then without needless work (recbole_qbert/speedups/trimmed_forward.py,
         s3rec_first_stage.py), then with a user's rows in one batch (`batch_by: user`); on a GPU
         where there is one.
 best    BERT4Rec and QBERT4Rec of the same size, trained to their best epoch or for `--budget`.
@@ -158,9 +158,9 @@ def _same_size(model: str, options: argparse.Namespace) -> tuple[Any, Any, Any]:
 def _built(model: str, dataset: str, settings: dict[str, Any]) -> tuple[Any, Any, Any]:
     """Model, train data, valid data."""
     import recbole_qbert  # noqa: F401  applies the workarounds
-    from recbole_qbert.config import build_config
-    from recbole_qbert.data.splits import load_splits
-    from recbole_qbert.process import flush_denormals
+    from recbole_qbert.common.process import flush_denormals
+    from recbole_qbert.config.build import build_config
+    from recbole_qbert.experiments.splits import load_splits
     from recbole_qbert.registry import model_entry
 
     flush_denormals()
@@ -251,7 +251,7 @@ def _peer(**settings: Any) -> Any:
             given |= {"augmentation": "none", "train_batch_size": 128}
         model, train, _ = _as_tuned(options.peer, options, **given)
 
-        from recbole_qbert.lean_forward import lean_loss
+        from recbole_qbert.speedups.trimmed_forward import lean_loss
 
         model = model.to(train.config["device"])
         return _training(model, lean_loss(model, train.config), train, options.steps)
@@ -337,7 +337,7 @@ def _dropout(ours: bool) -> Any:
     def side(options: argparse.Namespace) -> Measure:
         import torch
 
-        from recbole_qbert.model.dropout import Dropout
+        from recbole_qbert.models.layers.dropout import Dropout
 
         torch.set_num_threads(options.threads)
         layer = Dropout(0.25) if ours else torch.nn.Dropout(0.25)

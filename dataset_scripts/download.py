@@ -15,11 +15,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from recbole_qbert.errors import InputError
-from recbole_qbert.preparation.download import STATUS, download, read_items, read_list
-from recbole_qbert.preparation.fetch import Wanted
-from recbole_qbert.preparation.receive import FAILED, STATES, Manners
-from recbole_qbert.preparation.scripts import comma_list, run_script
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.datasets.download import STATUS, download, read_items, read_list
+from recbole_qbert.datasets.fetch import Wanted
+from recbole_qbert.datasets.receive import FAILED, STATES, Manners
+from recbole_qbert.datasets.scripts import comma_list, run_script
 
 
 def main() -> None:

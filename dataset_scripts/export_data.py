@@ -15,9 +15,9 @@ import argparse
 from pathlib import Path
 
 from recbole_qbert.data.domain import find_domain
-from recbole_qbert.preparation.mql4grec_export import export_json
-from recbole_qbert.preparation.scripts import comma_list, run_script
-from recbole_qbert.preparation.unisrec import export_folder
+from recbole_qbert.datasets.mql4grec_export import export_json
+from recbole_qbert.datasets.scripts import comma_list, run_script
+from recbole_qbert.datasets.unisrec import export_folder
 
 
 def main() -> None:

@@ -12,12 +12,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.domain import Domain
-from recbole_qbert.errors import InputError
-from recbole_qbert.preparation.mql4grec_import import import_json
-from recbole_qbert.preparation.scripts import run_script
-from recbole_qbert.preparation.spool import check_target
-from recbole_qbert.preparation.unisrec import import_folder
+from recbole_qbert.datasets.mql4grec_import import import_json
+from recbole_qbert.datasets.scripts import run_script
+from recbole_qbert.datasets.spool import check_target
+from recbole_qbert.datasets.unisrec import import_folder
 
 FORMATS = {"mql4grec": import_json, "unisrec": import_folder}
 

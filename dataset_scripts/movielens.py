@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from recbole_qbert.preparation.scripts import run_script
+from recbole_qbert.datasets.scripts import run_script
 
 
 def main() -> None:
@@ -38,8 +38,8 @@ def main() -> None:
     from rich.console import Console
 
     from recbole_qbert.data.domain import Domain
-    from recbole_qbert.preparation.movielens import Extras, prepare_movielens, published
-    from recbole_qbert.preparation.outcome import report
+    from recbole_qbert.datasets.movielens import Extras, prepare_movielens, published
+    from recbole_qbert.datasets.outcome import report
 
     name = options.dataset or options.folder.resolve().name
     domain = Domain(name, Path(options.data_path) / name)

@@ -17,11 +17,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.files import sha256_file
 from recbole_qbert.data.domain import Domain
-from recbole_qbert.errors import InputError
-from recbole_qbert.files import sha256_file
-from recbole_qbert.preparation.scripts import comma_list, run_script
-from recbole_qbert.preparation.split import (
+from recbole_qbert.datasets.scripts import comma_list, run_script
+from recbole_qbert.datasets.split import (
     Sequences,
     cut_offs,
     explain,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from recbole_qbert.preparation.scripts import run_script
+from recbole_qbert.datasets.scripts import run_script
 
 
 def main() -> None:
@@ -27,10 +27,10 @@ def main() -> None:
 
     from rich.console import Console
 
+    from recbole_qbert.common.files import write_json
     from recbole_qbert.data.domain import find_domain
-    from recbole_qbert.files import write_json
-    from recbole_qbert.preparation.stats import gather_stats
-    from recbole_qbert.preparation.stats_report import print_stats, write_page
+    from recbole_qbert.datasets.stats import gather_stats
+    from recbole_qbert.reports.dataset_statistics import print_stats, write_page
 
     facts = gather_stats(find_domain(options.dataset, options.data_path), options.pictures)
     print_stats(facts, Console(highlight=False))

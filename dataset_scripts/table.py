@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 
-from recbole_qbert.preparation.scripts import comma_list, run_script
+from recbole_qbert.datasets.scripts import comma_list, run_script
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the atomic files")
     options = parser.parse_args()
 
-    from recbole_qbert.preparation.table_report import prepare_and_report
+    from recbole_qbert.datasets.table_report import prepare_and_report
 
     prepare_and_report(options)
 

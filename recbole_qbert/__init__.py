@@ -4,7 +4,7 @@ Importing this package is all that RecBole needs: workarounds are applied, check
 and the models of `registry.MODEL_TABLE` can be named wherever RecBole takes a model name.
 """
 
-from recbole_qbert import startup
+from recbole_qbert.common import startup
 
 # Where this process is the command, `--help`, `--version` and mistakes in its flags end here: the
 # imports below take seconds. For everybody else this import does all that it always does.
@@ -19,17 +19,19 @@ from recbole_qbert import compat  # noqa: E402
 
 compat.apply()
 
-from recbole_qbert import checkpoint, config, registry  # noqa: E402
+from recbole_qbert import registry  # noqa: E402
 from recbole_qbert._version import __version__  # noqa: E402
-from recbole_qbert.data import user_batches  # noqa: E402
+from recbole_qbert.common.errors import InputError  # noqa: E402
+from recbole_qbert.config import build as config  # noqa: E402
 from recbole_qbert.data.dataset import SemanticIDDataset  # noqa: E402
-from recbole_qbert.errors import InputError  # noqa: E402
-from recbole_qbert.model.qbert4rec import QBERT4Rec  # noqa: E402
+from recbole_qbert.models.qbert4rec import QBERT4Rec  # noqa: E402
 from recbole_qbert.registry import register  # noqa: E402
+from recbole_qbert.speedups import prefix_batches  # noqa: E402
+from recbole_qbert.training import checkpoint  # noqa: E402
 
 checkpoint.install()
 config.install()
-user_batches.install()
+prefix_batches.install()
 registry.register_own_models()
 
 __all__ = ["InputError", "QBERT4Rec", "SemanticIDDataset", "__version__", "register"]

@@ -30,10 +30,10 @@ from recbole_qbert.commands import (
 )
 from recbole_qbert.commands.help import help_text
 from recbole_qbert.commands.settings import parse_settings
+from recbole_qbert.common.errors import InputError, did_you_mean
+from recbole_qbert.common.output import ended_by_closed_pipe, plain_output
+from recbole_qbert.common.signals import ended_by_sigterm
 from recbole_qbert.compat import recbole
-from recbole_qbert.errors import InputError, did_you_mean
-from recbole_qbert.output import ended_by_closed_pipe, plain_output
-from recbole_qbert.signals import ended_by_sigterm
 
 # Commands whose flags are the keys of YAML files: the module that says what there are (HELP,
 # groups), and what runs it.
@@ -101,8 +101,8 @@ def _parsed(given: list[str]) -> int | Callable[[], int]:
 
 
 def _run(given: list[str], command: Callable[[], int]) -> int:
-    from recbole_qbert.distributed import launched, one_voice
-    from recbole_qbert.files import system_faults
+    from recbole_qbert.common.files import system_faults
+    from recbole_qbert.training.distributed import launched, one_voice
 
     with _faults() as status:
         try:
@@ -172,6 +172,6 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from recbole_qbert.doctor import main as examine
+    from recbole_qbert.commands.doctor import main as examine
 
     return examine()

@@ -27,13 +27,13 @@ from recbole.data.dataset import SequentialDataset
 from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import ModelType, get_model
 
+from recbole_qbert.common.errors import InputError, did_you_mean, said_by_recbole
 from recbole_qbert.data.dataset import SemanticIDDataset
-from recbole_qbert.errors import InputError, did_you_mean, said_by_recbole
-from recbole_qbert.model.bert4rec_fixed import BERT4RecFixed
-from recbole_qbert.model.bigram import BigramChain
-from recbole_qbert.model.popularity import Popularity
-from recbole_qbert.model.qbert4rec import IDBERT4Rec, QBERT4Rec
-from recbole_qbert.trainer import SafeTrainer, for_shared_folder
+from recbole_qbert.models.bert4rec_fixed import BERT4RecFixed
+from recbole_qbert.models.bigram import BigramChain
+from recbole_qbert.models.popularity import Popularity
+from recbole_qbert.models.qbert4rec import IDBERT4Rec, QBERT4Rec
+from recbole_qbert.training.trainer import SafeTrainer, for_shared_folder
 
 
 class Entry(NamedTuple):

@@ -17,11 +17,11 @@ import torch
 from recbole.config import Config
 from recbole.utils import init_seed
 
-import recbole_qbert.trainer
-from recbole_qbert.config import build_config, known_keys
+import recbole_qbert.training.trainer
+from recbole_qbert.common.files import sha256_folder
+from recbole_qbert.config.build import build_config, known_keys
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
-from recbole_qbert.data.splits import Splits, load_splits
-from recbole_qbert.files import sha256_folder
+from recbole_qbert.experiments.splits import Splits, load_splits
 from recbole_qbert.registry import build_model, model_entry
 
 torch.set_num_threads(1)
@@ -210,13 +210,13 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tiny]:
         lines.append(f"i{number}\tThing {number}\t{' '.join(classes or ['plain'])}")
     (folder / "toy.item").write_text("\n".join([*lines, ""]), encoding="utf-8")
     writers: list[Any] = []
-    make_writer = recbole_qbert.trainer.SummaryWriter
+    make_writer = recbole_qbert.training.trainer.SummaryWriter
 
     def writer_below(folder: str) -> Any:
         writers.append(make_writer(folder))
         return writers[-1]
 
-    monkeypatch.setattr(recbole_qbert.trainer, "SummaryWriter", writer_below)
+    monkeypatch.setattr(recbole_qbert.training.trainer, "SummaryWriter", writer_below)
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield toy
@@ -232,3 +232,15 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tiny]:
 def make_config(tiny: Tiny) -> Callable[..., Config]:
     """`make_config(model="QBERT4Rec", **settings)` on the toy data."""
     return tiny.make_config
+
+
+def with_columns(tiny: Tiny) -> dict[str, list[str]]:
+    """The toy items with one word and one number more each; the `load_col` that reads them."""
+    path = tiny.folder / "toy.item"
+    header, *lines = path.read_text().splitlines()
+    rows = [f"{line}\tk{number % 4}\t{number}.5" for number, line in enumerate(lines)]
+    path.write_text("\n".join([f"{header}\tkind:token\tprice:float", *rows, ""]))
+    return {
+        "inter": ["user_id", "item_id", "timestamp"],
+        "item": ["item_id", "class", "kind", "price"],
+    }

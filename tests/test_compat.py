@@ -18,9 +18,10 @@ from recbole.config import Config
 from recbole.utils import argument_list
 from scipy.sparse import dok_matrix
 
-from recbole_qbert import checkpoint, compat
+from recbole_qbert import compat
 from recbole_qbert.compat import ray, recbole
 from recbole_qbert.registry import recbole_models
+from recbole_qbert.training import checkpoint
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 LENT = ("float_", "complex_", "unicode_")
@@ -65,9 +66,9 @@ def test_imports_where_unix_modules_are_missing(tmp_path: Path) -> None:
     script = (
         "import psutil, sys\n"  # has a part of its own for each system
         "sys.modules.update(fcntl=None, resource=None)\n"
-        "import recbole_qbert, recbole_qbert.cli, recbole_qbert.side_by_side\n"
-        "import recbole_qbert.pipeline.runner, recbole_qbert.tuning.sweep\n"
-        "from recbole_qbert.files import append_line, exclusive\n"
+        "import recbole_qbert, recbole_qbert.cli, recbole_qbert.experiments.parallel\n"
+        "import recbole_qbert.experiments.pipeline.runner, recbole_qbert.experiments.tune.sweep\n"
+        "from recbole_qbert.common.files import append_line, exclusive\n"
         "with exclusive('lock'):\n"
         "    append_line('lines', {'a': 1})\n"
     )

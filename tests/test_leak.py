@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from conftest import N_ITEMS, Row, Tiny, assert_equal_weights, fitted
 
-from recbole_qbert.checkpoint import load_checkpoint
+from recbole_qbert.training.checkpoint import load_checkpoint
 
 
 def rows_with_targets(tiny: Tiny, shift: int) -> list[Row]:

@@ -21,14 +21,14 @@ from recbole.utils import InputType, ModelType, get_model, get_trainer
 from rich.console import Console
 from torch import Tensor, nn
 
-from recbole_qbert.checkpoint import load_checkpoint
-from recbole_qbert.config import known_keys
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.config.build import known_keys
 from recbole_qbert.data.dataset import SemanticIDDataset
-from recbole_qbert.data.splits import load_splits
-from recbole_qbert.errors import InputError
-from recbole_qbert.quick_start import check_run, run_models
+from recbole_qbert.experiments.run import check_run, run_models
+from recbole_qbert.experiments.splits import load_splits
 from recbole_qbert.registry import MODEL_TABLE, model_entry, register
-from recbole_qbert.trainer import SafeTrainer
+from recbole_qbert.training.checkpoint import load_checkpoint
+from recbole_qbert.training.trainer import SafeTrainer
 
 # FPMC and TransRec learn from pairs of items alone.
 RECBOLE_MODELS = ("SASRec", "BERT4Rec", "GRU4Rec", "FDSA", "S3Rec", "FPMC", "TransRec")

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from conftest import Tiny
 
-from recbole_qbert.tuning import ray_adapter
-from recbole_qbert.tuning.settings import Plan, make_plan, read_request
+from recbole_qbert.experiments.tune import ray_adapter
+from recbole_qbert.experiments.tune.settings import Plan, make_plan, read_request
 
 SETTINGS = {
     "n_heads": 2,

@@ -1,0 +1,1 @@
+"""The commands of `recbole-qbert`, one file each."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from recbole_qbert.commands.help import Group, file_group, run_groups
 from recbole_qbert.commands.run import wide_console
 from recbole_qbert.commands.settings import parse_settings
-from recbole_qbert.errors import InputError, whole_number
-from recbole_qbert.yaml_files import split_files
+from recbole_qbert.common.errors import InputError, whole_number
+from recbole_qbert.common.yaml_files import split_files
 
 HELP = (
     "what a part is worth: ablate modality|pretraining|fusion|masks --dataset=X --seeds=1,2,3 "
@@ -33,7 +33,7 @@ def groups(arguments: Sequence[str]) -> list[Group]:
 
 def run_ablate(arguments: Sequence[str]) -> int:
     """`ablate masks --dataset=X --key=value ...`"""
-    from recbole_qbert.evaluation.ablation import ABLATIONS, Request, ablate
+    from recbole_qbert.experiments.ablation import ABLATIONS, Request, ablate
 
     name, flags = (arguments[0], arguments[1:]) if arguments else ("", ())
     if name not in ABLATIONS:

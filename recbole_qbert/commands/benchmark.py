@@ -30,8 +30,8 @@ def run_benchmark(arguments: Sequence[str]) -> int:
     file, flags = file_and_settings("benchmark", arguments)
     output = flags.pop("output", "")
 
-    from recbole_qbert.benchmarking.benchmark import benchmark
-    from recbole_qbert.benchmarking.plan import read_plan
+    from recbole_qbert.experiments.benchmark.benchmark import benchmark
+    from recbole_qbert.experiments.benchmark.plan import read_plan
 
     plan = read_plan(file, flags)
     failures = benchmark(plan, Path(output) if output else None, wide_console())

@@ -9,7 +9,7 @@ from pathlib import Path
 from recbole_qbert.commands.help import Group, run_groups
 from recbole_qbert.commands.run import wide_console
 from recbole_qbert.commands.settings import parse_settings, pop_models
-from recbole_qbert.errors import InputError
+from recbole_qbert.common.errors import InputError
 
 HELP = (
     "parameters, MACs and latency without training (the paper's Table 6): --model=A[,B...] "
@@ -38,11 +38,11 @@ def run_complexity(arguments: Sequence[str]) -> int:
 
     import torch
 
-    from recbole_qbert.config import build_config
-    from recbole_qbert.data.splits import load_splits
-    from recbole_qbert.evaluation.complexity import complexity_table, measure
-    from recbole_qbert.files import write_json
-    from recbole_qbert.process import flush_denormals, machine, quiet_recbole, versions
+    from recbole_qbert.common.files import write_json
+    from recbole_qbert.common.process import flush_denormals, machine, quiet_recbole, versions
+    from recbole_qbert.config.build import build_config
+    from recbole_qbert.experiments.complexity import complexity_table, measure
+    from recbole_qbert.experiments.splits import load_splits
 
     console = wide_console()
     configs = [build_config(model, dataset, files, settings) for model in models]

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recbole_qbert.errors import InputError, whole_number
+from recbole_qbert.common.errors import InputError, whole_number
 
 if TYPE_CHECKING:
     from recbole_qbert.data.embeddings import EmbeddingTable

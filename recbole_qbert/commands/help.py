@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from recbole_qbert.errors import InputError, did_you_mean
-from recbole_qbert.yaml_files import shipped
+from recbole_qbert.common.errors import InputError, did_you_mean
+from recbole_qbert.common.yaml_files import shipped
 
 _LINE = re.compile(
     r"(?P<indent> *)(?P<name>\w+):(?P<default>.*?)\s*"

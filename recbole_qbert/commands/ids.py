@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from recbole_qbert.errors import InputError
+from recbole_qbert.common.errors import InputError
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -56,7 +56,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _ids_from_columns(options: argparse.Namespace) -> int:
-    from recbole_qbert.tokenizer.columns import build_from_columns
+    from recbole_qbert.tokenizer.code_columns import build_from_columns
 
     table = build_from_columns(
         options.item_file,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.domain import Domain
-from recbole_qbert.errors import InputError
 
 
 def add_item_fields(parser: argparse.ArgumentParser, categories: str) -> None:
@@ -42,7 +42,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _inspect(options: argparse.Namespace) -> int:
     from recbole_qbert.commands.run import wide_console
-    from recbole_qbert.inspection.report import inspect
+    from recbole_qbert.reports.inspection.report import inspect
 
     folder = Path(options.data_path) / options.dataset
     item_file = folder / f"{options.dataset}.item"

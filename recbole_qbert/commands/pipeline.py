@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from recbole_qbert.commands.help import Group, file_group
 from recbole_qbert.commands.run import wide_console
 from recbole_qbert.commands.settings import file_and_settings
-from recbole_qbert.errors import InputError
+from recbole_qbert.common.errors import InputError
 
 HELP = (
     "all steps from raw files to tables, each run only where something changed: "
@@ -42,8 +42,8 @@ def run_pipeline(arguments: Sequence[str]) -> int:
     if dry not in ("true", "false"):
         raise InputError(f"--dry_run={dry}: write True or False")
 
-    from recbole_qbert.pipeline.plan import read_pipeline
-    from recbole_qbert.pipeline.runner import dry_run, run
+    from recbole_qbert.experiments.pipeline.plan import read_pipeline
+    from recbole_qbert.experiments.pipeline.runner import dry_run, run
 
     pipeline = read_pipeline(file, given)
     (dry_run if dry == "true" else run)(pipeline, wide_console())

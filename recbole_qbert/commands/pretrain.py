@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from recbole_qbert.commands.help import Group, file_group, run_groups
 from recbole_qbert.commands.run import wide_console
 from recbole_qbert.commands.settings import in_processes, parse_settings
-from recbole_qbert.errors import InputError
-from recbole_qbert.yaml_files import split_files
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.yaml_files import split_files
 
 HELP = (
     "train one QBERT4Rec over several data sets: --datasets=A,B [--target=X] [--nproc=N] "

@@ -31,7 +31,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _report(options: argparse.Namespace) -> int:
     from recbole_qbert.commands.run import wide_console
-    from recbole_qbert.reporting.report import Request, report
+    from recbole_qbert.reports.report import Request, report
 
     asked = vars(options)
     del asked["function"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from recbole_qbert.commands.help import Group, run_groups
 from recbole_qbert.commands.settings import in_processes, parse_settings, pop_models
-from recbole_qbert.errors import InputError
+from recbole_qbert.common.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,7 +66,7 @@ def run(arguments: Sequence[str]) -> int:
     status = in_processes(["run", *flags], nproc, files)
     if status is not None:
         return status
-    from recbole_qbert.quick_start import run_models
+    from recbole_qbert.experiments.run import run_models
 
     run_models(models, dataset, files, settings, wide_console())
     return 0
@@ -86,7 +86,7 @@ def wide_console() -> Console:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from recbole_qbert.demo import run_demo
+    from recbole_qbert.experiments.demo import run_demo
 
     posters = Path(options.posters) if options.posters else None
     run_demo(Path(options.folder), wide_console(), posters)
@@ -94,7 +94,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _sample(options: argparse.Namespace) -> int:
-    from recbole_qbert.demo import copy_sample
+    from recbole_qbert.experiments.demo import copy_sample
 
     domain = copy_sample(Path(options.data_path))
     print(f"{domain.file('inter')} and .item: written")
@@ -113,7 +113,7 @@ def _table(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from recbole_qbert.evaluation.paired import compare, read_runs
+    from recbole_qbert.evaluation.significance import compare, read_runs
 
     left, right = read_runs(options.left), read_runs(options.right)
     print(compare(left, right, options.metric))

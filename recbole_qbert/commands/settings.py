@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from recbole_qbert.errors import InputError, did_you_mean
-from recbole_qbert.yaml_files import split_files
+from recbole_qbert.common.errors import InputError, did_you_mean
+from recbole_qbert.common.yaml_files import split_files
 
 
 def parse_settings(arguments: Sequence[str]) -> dict[str, str]:
@@ -46,7 +46,7 @@ def pop_models(settings: dict[str, str]) -> tuple[list[str], str, list[str]]:
     Raises:
         InputError: no model or no data set anywhere, a model twice, or a file that cannot be read.
     """
-    from recbole_qbert.yaml_files import load_yaml
+    from recbole_qbert.common.yaml_files import load_yaml
 
     models = [name for name in settings.pop("model", "").split(",") if name]
     dataset = settings.pop("dataset", "")
@@ -79,8 +79,8 @@ def in_processes(command: Sequence[str], nproc: str | None, files: Sequence[str]
     Returns:
         the exit status; None where this process is the one, or one of those, to do the work.
     """
-    from recbole_qbert.distributed import launch, launched, number_of_processes
-    from recbole_qbert.yaml_files import load_yaml
+    from recbole_qbert.common.yaml_files import load_yaml
+    from recbole_qbert.training.distributed import launch, launched, number_of_processes
 
     given: Any = nproc
     for file in files:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from recbole_qbert.commands.help import Group, file_group
 from recbole_qbert.commands.settings import parse_settings
-from recbole_qbert.errors import InputError
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.yaml_files import split_files
 from recbole_qbert.tokenizer.artifact import default_folder
-from recbole_qbert.yaml_files import split_files
 
 HELP = (
     "semantic IDs from embeddings: --dataset=A[,B...] [--data_path=dataset] [--tokenizer=folder] "

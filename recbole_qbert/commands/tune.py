@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from recbole_qbert.commands.help import Group, file_group
 from recbole_qbert.commands.run import wide_console
 from recbole_qbert.commands.settings import file_and_settings
-from recbole_qbert.errors import InputError
+from recbole_qbert.common.errors import InputError
 
 HELP = (
     "search hyper-parameters on valid: FILE.yaml [--model=M] [--dataset=X] [--trials=N] "
@@ -32,8 +32,8 @@ def run_tune(arguments: Sequence[str]) -> int:
     if resume not in ("true", "false"):
         raise InputError(f"--resume={resume}: write --resume")
 
-    from recbole_qbert.tuning.settings import make_plan, read_request
-    from recbole_qbert.tuning.sweep import sweep
+    from recbole_qbert.experiments.tune.settings import make_plan, read_request
+    from recbole_qbert.experiments.tune.sweep import sweep
 
     plan = make_plan(read_request(file, given))
     sweep(plan, wide_console(), resume == "true")

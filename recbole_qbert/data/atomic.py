@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from recbole_qbert.common.errors import InputError, did_you_mean, preview
 from recbole_qbert.data.codec import quote
-from recbole_qbert.errors import InputError, did_you_mean, preview
 
 BLOCK_BYTES = 1 << 24  # that reading parses
 LARGE = pa.large_string()  # the type of every column that is read

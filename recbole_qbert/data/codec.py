@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from recbole_qbert.errors import InputError
+from recbole_qbert.common.errors import InputError
 
 ITEM_COLUMN = "item_id:token"
 HEADER = f"{ITEM_COLUMN}\tsemantic_id:token_seq"

@@ -26,11 +26,11 @@ from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 from torch import Tensor
 
+from recbole_qbert.common.errors import InputError, preview
 from recbole_qbert.data.budget import DataSize, resolve_auto
 from recbole_qbert.data.embeddings import read_embeddings
 from recbole_qbert.data.loading import StrictDataset
 from recbole_qbert.data.semid import SemanticIDCodec, SemanticIDTable, read_semantic_ids
-from recbole_qbert.errors import InputError, preview
 
 SEMANTIC_ID_FIELD = "semantic_id"
 # Interaction column: where in the flat arrays the row's target item stands.

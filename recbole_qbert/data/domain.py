@@ -6,7 +6,7 @@ import glob
 from dataclasses import dataclass
 from pathlib import Path
 
-from recbole_qbert.errors import InputError
+from recbole_qbert.common.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
+from recbole_qbert.common.errors import InputError, preview, said_of
+from recbole_qbert.common.files import read_json, sha256_file, sidecar_path, write_json, write_npz
 from recbole_qbert.data.codec import check_items, quote
 from recbole_qbert.data.semid import items_sha256
-from recbole_qbert.errors import InputError, preview, said_of
-from recbole_qbert.files import read_json, sha256_file, sidecar_path, write_json, write_npz
 
 # Streams that are no modality: what stage 1 makes, what users do with items; and the word for each
 # modality that has embeddings.

@@ -15,8 +15,8 @@ import pandas as pd
 from recbole.data.dataset import SequentialDataset
 from recbole.utils import FeatureSource, FeatureType
 
+from recbole_qbert.common.errors import InputError, preview
 from recbole_qbert.data.atomic import Atomic, read_atomic
-from recbole_qbert.errors import InputError, preview
 
 KEYS = {"user": "USER_ID_FIELD", "item": "ITEM_ID_FIELD"}
 

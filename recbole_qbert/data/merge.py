@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.files import atomic_write, sha256_file
 from recbole_qbert.data.atomic import LARGE, Atomic, read_atomic
 from recbole_qbert.data.atomic_writing import write_header, write_rows
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids, write_semantic_ids
-from recbole_qbert.errors import InputError
-from recbole_qbert.files import atomic_write, sha256_file
 
 USER, ITEM, TIME = "user_id", "item_id", "timestamp"
 

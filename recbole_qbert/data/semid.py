@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
+from recbole_qbert.common.errors import InputError, preview
+from recbole_qbert.common.files import atomic_write, read_json, sidecar_path, write_json
 from recbole_qbert.data.atomic import read_atomic
 from recbole_qbert.data.codec import (
     CODEBOOK_LIMIT,
@@ -32,8 +34,6 @@ from recbole_qbert.data.codec import (
     parse_rows,
     quote,
 )
-from recbole_qbert.errors import InputError, preview
-from recbole_qbert.files import atomic_write, read_json, sidecar_path, write_json
 
 __all__ = [
     "CODEBOOK_LIMIT",

@@ -22,9 +22,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 
-from recbole_qbert.data.atomic import BLOCK_BYTES, PADDING, header_fields, read_atomic
-from recbole_qbert.errors import InputError
-from recbole_qbert.files import (
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.files import (
     atomic_folder,
     check_folder,
     read_json,
@@ -32,6 +31,7 @@ from recbole_qbert.files import (
     sha256_folder,
     write_json,
 )
+from recbole_qbert.data.atomic import BLOCK_BYTES, PADDING, header_fields, read_atomic
 
 FORMAT = "recbole-qbert/sequences/2"
 USER, ITEM, TIME = FIELDS = ("user_id", "item_id", "timestamp")

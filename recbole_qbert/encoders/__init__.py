@@ -1,0 +1,1 @@
+"""Item texts and pictures to embedding tables."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from recbole_qbert.errors import InputError, one_of
+from recbole_qbert.common.errors import InputError, one_of
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 

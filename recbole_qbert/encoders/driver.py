@@ -23,14 +23,14 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from recbole_qbert.common.errors import InputError, one_of, preview, whole_number
+from recbole_qbert.common.files import atomic_write, read_json, sidecar_path, write_json
+from recbole_qbert.common.progress import Progress
+from recbole_qbert.common.signals import own_sigterm
 from recbole_qbert.data.codec import check_items, quote
 from recbole_qbert.data.embeddings import EmbeddingTable, write_embeddings
 from recbole_qbert.encoders.devices import DTYPES
 from recbole_qbert.encoders.shards import EncodedBatch, Encoder, Shard, encode_shard
-from recbole_qbert.errors import InputError, one_of, preview, whole_number
-from recbole_qbert.files import atomic_write, read_json, sidecar_path, write_json
-from recbole_qbert.progress import Progress
-from recbole_qbert.signals import own_sigterm
 
 logger = logging.getLogger(__name__)
 

@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.codec import check_items, quote
 from recbole_qbert.data.embeddings import EmbeddingTable
 from recbole_qbert.data.items import ITEM_FIELD, item_file_entry, read_item_table
 from recbole_qbert.data.pictures import SUFFIXES
 from recbole_qbert.encoders.driver import encode_items
 from recbole_qbert.encoders.shards import Encoder
-from recbole_qbert.errors import InputError
 
 DESCRIPTOR = "descriptor"
 _HEAD = 64 << 10  # bytes

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recbole_qbert.checkpoint import SafeTorch
+from recbole_qbert.common.errors import InputError, did_you_mean, preview
+from recbole_qbert.common.files import sha256_file
 from recbole_qbert.compat.torchvision import import_torchvision
 from recbole_qbert.data.pictures import open_picture
 from recbole_qbert.encoders.devices import check_device, choose_device, choose_dtype
 from recbole_qbert.encoders.pictures import default_threads, encode_pictures
 from recbole_qbert.encoders.shards import EncodedBatch
-from recbole_qbert.errors import InputError, did_you_mean, preview
-from recbole_qbert.files import sha256_file
+from recbole_qbert.training.checkpoint import SafeTorch
 
 TOKENS = ("pooled", "grid")
 LOCAL_DIR, HUB = "local-dir:", "hf-hub:"

@@ -12,10 +12,10 @@ import ray.data
 import torch
 from ray.exceptions import RayTaskError
 
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.signals import own_sigterm
 from recbole_qbert.compat.ray import lend_packaging, restore_pandas_formatter
 from recbole_qbert.encoders.shards import Encoder, Shard, encode_shard
-from recbole_qbert.errors import InputError
-from recbole_qbert.signals import own_sigterm
 
 # Workers import this module before they handle a block, so that both hold for them too.
 lend_packaging()

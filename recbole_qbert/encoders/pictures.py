@@ -14,9 +14,9 @@ from typing import TypeVar
 
 import numpy as np
 
+from recbole_qbert.common.process import n_cores
 from recbole_qbert.data.pictures import UnreadablePicture
 from recbole_qbert.encoders.shards import EncodedBatch
-from recbole_qbert.process import n_cores
 
 T = TypeVar("T")
 

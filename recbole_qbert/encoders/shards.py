@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.codec import quote
-from recbole_qbert.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_qbert.checkpoint import load_checkpoint, save_checkpoint
-from recbole_qbert.data.embeddings import EmbeddingTable, check_modality, read_embeddings
-from recbole_qbert.data.items import ITEM_FIELD, clean_text, item_file_entry, read_item_fields
-from recbole_qbert.encoders.driver import check_encoding, encode_items
-from recbole_qbert.encoders.huggingface import POOLINGS, HuggingFaceTextEncoder
-from recbole_qbert.encoders.shards import Encoder
-from recbole_qbert.encoders.tfidf import TfidfEncoder
-from recbole_qbert.errors import (
+from recbole_qbert.common.errors import (
     InputError,
     check_seed,
     did_you_mean,
@@ -28,7 +21,14 @@ from recbole_qbert.errors import (
     said_of,
     whole_number,
 )
-from recbole_qbert.files import read_json
+from recbole_qbert.common.files import read_json
+from recbole_qbert.data.embeddings import EmbeddingTable, check_modality, read_embeddings
+from recbole_qbert.data.items import ITEM_FIELD, clean_text, item_file_entry, read_item_fields
+from recbole_qbert.encoders.driver import check_encoding, encode_items
+from recbole_qbert.encoders.huggingface import POOLINGS, HuggingFaceTextEncoder
+from recbole_qbert.encoders.shards import Encoder
+from recbole_qbert.encoders.tfidf import TfidfEncoder
+from recbole_qbert.training.checkpoint import load_checkpoint, save_checkpoint
 
 logger = logging.getLogger(__name__)
 

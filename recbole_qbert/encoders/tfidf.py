@@ -14,9 +14,9 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.utils.extmath import randomized_svd
 from threadpoolctl import threadpool_limits
 
+from recbole_qbert.common.errors import InputError
 from recbole_qbert.encoders.driver import encode_distinct
 from recbole_qbert.encoders.shards import EncodedBatch
-from recbole_qbert.errors import InputError
 
 _POWER_ITERATIONS = 7
 _NEGLIGIBLE = 1e-6  # relative singular value, or length of a unit row, that counts as zero

@@ -20,9 +20,9 @@ from recbole.data.dataloader import FullSortEvalDataLoader
 from torch import Tensor
 from torch.nn.functional import pad
 
-from recbole_qbert.errors import InputError
-from recbole_qbert.files import write_npz
-from recbole_qbert.process_group import sum_over_processes, world
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.files import write_npz
+from recbole_qbert.common.process_group import sum_over_processes, world
 
 UNSEEN = "unseen_"
 RANKS_FILE = "test_ranks.npz"  # in a run's folder

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from recbole_qbert.errors import InputError, preview
+from recbole_qbert.common.errors import InputError, preview
+from recbole_qbert.common.files import append_line, held, read_line, sha256_file
 from recbole_qbert.evaluation.ranking import RANKS_FILE, UNSEEN, Ranks, metric_names, read_ranks
-from recbole_qbert.files import append_line, held, read_line, sha256_file
 
 # Config keys that tell how a run is called, shown and logged: no part of what is stored of it.
 RUN_ONLY = frozenset(

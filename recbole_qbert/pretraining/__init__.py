@@ -1,0 +1,1 @@
+"""Pretraining over several domains, and the transfer of its weights."""

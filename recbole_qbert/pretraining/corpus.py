@@ -21,12 +21,12 @@ import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
+from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.dataset import TrainingRows
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.semid import SemanticIDCodec, SemanticIDTable, read_semantic_ids
 from recbole_qbert.data.sequences import Sequences, open_sequences
-from recbole_qbert.errors import InputError
-from recbole_qbert.model.qbert4rec import DOMAIN_FIELD
+from recbole_qbert.models.qbert4rec import DOMAIN_FIELD
 
 TRAINING, VALID = 1, 0  # how many of a user's known items come after the target
 FEWEST_ITEMS = 4  # of a user, test and valid included

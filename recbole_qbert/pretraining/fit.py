@@ -17,24 +17,24 @@ from recbole.config import Config
 from recbole.utils import init_seed
 from rich.console import Console
 
-from recbole_qbert.checkpoint import load_checkpoint
-from recbole_qbert.config import PRETRAIN, build_config, shipped_files
+from recbole_qbert.common.errors import said_of
+from recbole_qbert.common.files import check_writable, exclusive
+from recbole_qbert.common.process import flush_denormals, quiet_recbole
+from recbole_qbert.common.process_group import barrier, is_main, sum_over_processes, world
+from recbole_qbert.common.yaml_files import load_yaml
+from recbole_qbert.config.build import PRETRAIN, build_config, shipped_files
 from recbole_qbert.data.domain import Domain, find_domain
-from recbole_qbert.distributed import joined
-from recbole_qbert.errors import said_of
 from recbole_qbert.evaluation.ranking import Ranks, check_ranked, summarise, target_ranks
-from recbole_qbert.files import check_writable, exclusive
-from recbole_qbert.inputs import changed_files, inputs_of
-from recbole_qbert.learning_curve import epoch_printer
-from recbole_qbert.model.qbert4rec import QBERT4Rec
+from recbole_qbert.models.qbert4rec import QBERT4Rec
 from recbole_qbert.pretraining.corpus import Corpus, FieldNames
 from recbole_qbert.pretraining.loader import TrainingBatches, ValidRows, valid_users
 from recbole_qbert.pretraining.transfer import ARCHITECTURE, read_source, save_pretrained
-from recbole_qbert.process import flush_denormals, quiet_recbole
-from recbole_qbert.process_group import barrier, is_main, sum_over_processes, world
-from recbole_qbert.run_identity import LOCK, check_resumed, last_state_file, run_hash
-from recbole_qbert.trainer import SafeTrainer, n_parameters
-from recbole_qbert.yaml_files import load_yaml
+from recbole_qbert.training.checkpoint import load_checkpoint
+from recbole_qbert.training.distributed import joined
+from recbole_qbert.training.inputs import changed_files, inputs_of
+from recbole_qbert.training.learning_curve import epoch_printer
+from recbole_qbert.training.run_identity import LOCK, check_resumed, last_state_file, run_hash
+from recbole_qbert.training.trainer import SafeTrainer, n_parameters
 
 MODEL = "QBERT4Rec"
 PRETRAINED = "pretrained"  # what is given as pre_model_path, in the pretraining's folder

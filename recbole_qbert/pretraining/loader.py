@@ -15,7 +15,7 @@ import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
-from recbole_qbert.errors import InputError
+from recbole_qbert.common.errors import InputError
 from recbole_qbert.pretraining.corpus import TRAINING, VALID, Corpus, FieldNames
 
 

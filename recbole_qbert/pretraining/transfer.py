@@ -6,7 +6,8 @@
     corpus.json         domains, vocabularies, and the hashes of the files that training read
     manifest.json       format, versions, hashes of the files above
 
-A model bundle (`recbole_qbert.bundle`) serves as a source too: its data set is its only domain.
+A model bundle (`recbole_qbert.serving.bundle`) serves as a source too: its data set is its only
+domain.
 """
 
 from __future__ import annotations
@@ -20,12 +21,9 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from recbole_qbert import bundle
 from recbole_qbert._version import __version__
-from recbole_qbert.checkpoint import config_to_json
-from recbole_qbert.data.semid import read_semantic_ids
-from recbole_qbert.errors import InputError, preview
-from recbole_qbert.files import (
+from recbole_qbert.common.errors import InputError, preview
+from recbole_qbert.common.files import (
     atomic_folder,
     check_folder,
     read_json,
@@ -34,8 +32,11 @@ from recbole_qbert.files import (
     sha256_folder,
     write_json,
 )
-from recbole_qbert.model.qbert4rec import QBERT4Rec
+from recbole_qbert.data.semid import read_semantic_ids
+from recbole_qbert.models.qbert4rec import QBERT4Rec
 from recbole_qbert.pretraining.corpus import Corpus
+from recbole_qbert.serving import bundle
+from recbole_qbert.training.checkpoint import config_to_json
 
 FORMAT = "recbole-qbert/pretrained/2"
 CONTENTS = frozenset(("model.safetensors", "config.json", "items.json", "corpus.json"))

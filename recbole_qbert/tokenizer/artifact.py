@@ -22,15 +22,15 @@ from typing import Any
 import numpy as np
 
 from recbole_qbert._version import __version__
-from recbole_qbert.checkpoint import load_checkpoint, save_checkpoint, state_sha256
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.files import read_json, write_json
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.embeddings import FUSED
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
-from recbole_qbert.errors import InputError
-from recbole_qbert.files import read_json, write_json
-from recbole_qbert.injection.fit import Injector
-from recbole_qbert.tokenizer.quantiser import Quantiser
-from recbole_qbert.tokenizer.registry import load_quantiser
+from recbole_qbert.tokenizer.fusion.fit import Injector
+from recbole_qbert.tokenizer.quantizers.base import Quantiser
+from recbole_qbert.tokenizer.quantizers.registry import load_quantiser
+from recbole_qbert.training.checkpoint import load_checkpoint, save_checkpoint, state_sha256
 
 FORMAT = "recbole-qbert/tokenizer/2"
 MANIFEST = "tokenizer.json"

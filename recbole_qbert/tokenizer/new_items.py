@@ -15,15 +15,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.nearest import nearest_items, unit_rows
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.embeddings import FUSED, IDENTITY
-from recbole_qbert.errors import InputError
-from recbole_qbert.injection.fit import N_NEIGHBOURS
-from recbole_qbert.neighbours import nearest_items, unit_rows
 from recbole_qbert.tokenizer.artifact import Streams, Tokenizer
-from recbole_qbert.tokenizer.inputs import Catalogue, read_catalogue
+from recbole_qbert.tokenizer.catalogue import Catalogue, read_catalogue
+from recbole_qbert.tokenizer.collisions import reallocate
+from recbole_qbert.tokenizer.fusion.fit import N_NEIGHBOURS
 from recbole_qbert.tokenizer.pipeline import modality_streams
-from recbole_qbert.tokenizer.reallocate import reallocate
 from recbole_qbert.tokenizer.settings import needed_modalities
 
 logger = logging.getLogger(__name__)

@@ -16,19 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from recbole_qbert.checkpoint import is_checkpoint, load_checkpoint, save_checkpoint
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.nearest import unit_rows
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.embeddings import CONTENT, FUSED, IDENTITY
-from recbole_qbert.errors import InputError
-from recbole_qbert.injection.agreement import agreement_report
-from recbole_qbert.injection.cooccurrence import cooccurrence, cooccurrence_vectors
-from recbole_qbert.injection.fit import Injector, fit_injector
-from recbole_qbert.neighbours import unit_rows
 from recbole_qbert.tokenizer.artifact import Streams, Tokenizer, filled
-from recbole_qbert.tokenizer.inputs import Catalogue, read_catalogue, read_training_pairs
-from recbole_qbert.tokenizer.quantiser import Quantiser
-from recbole_qbert.tokenizer.reallocate import reallocate
-from recbole_qbert.tokenizer.registry import load_quantiser
+from recbole_qbert.tokenizer.catalogue import Catalogue, read_catalogue, read_training_pairs
+from recbole_qbert.tokenizer.collisions import reallocate
+from recbole_qbert.tokenizer.fusion.agreement import agreement_report
+from recbole_qbert.tokenizer.fusion.cooccurrence import cooccurrence, cooccurrence_vectors
+from recbole_qbert.tokenizer.fusion.fit import Injector, fit_injector
+from recbole_qbert.tokenizer.quantizers.base import Quantiser
+from recbole_qbert.tokenizer.quantizers.registry import load_quantiser
 from recbole_qbert.tokenizer.settings import injection_settings, needed_modalities
 from recbole_qbert.tokenizer.sizes import (
     AUTO,
@@ -39,6 +38,7 @@ from recbole_qbert.tokenizer.sizes import (
     warn_of_sharing,
 )
 from recbole_qbert.tokenizer.unique import extra_level
+from recbole_qbert.training.checkpoint import is_checkpoint, load_checkpoint, save_checkpoint
 
 logger = logging.getLogger(__name__)
 

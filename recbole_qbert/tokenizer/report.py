@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from recbole_qbert.common.errors import preview
 from recbole_qbert.data.codec import level_letters, quote
-from recbole_qbert.errors import preview
 from recbole_qbert.tokenizer.artifact import Tokenizer
 
 

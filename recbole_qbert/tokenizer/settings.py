@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recbole_qbert.common.errors import InputError, check_seed, did_you_mean, one_of, whole_number
+from recbole_qbert.common.yaml_files import load_yaml, parse_value, shipped
 from recbole_qbert.data.embeddings import CONTENT, FUSED, IDENTITY, check_modality
-from recbole_qbert.errors import InputError, check_seed, did_you_mean, one_of, whole_number
-from recbole_qbert.injection.fit import TrainingSettings, check_settings
-from recbole_qbert.injection.model import InjectionSettings
-from recbole_qbert.tokenizer.registry import METHODS
+from recbole_qbert.tokenizer.fusion.fit import TrainingSettings, check_settings
+from recbole_qbert.tokenizer.fusion.model import InjectionSettings
+from recbole_qbert.tokenizer.quantizers.registry import METHODS
 from recbole_qbert.tokenizer.sizes import AUTO
 from recbole_qbert.tokenizer.stage_settings import read_settings
-from recbole_qbert.yaml_files import load_yaml, parse_value, shipped
 
 QUERIES = ("random", "interactions")
 _CHOICES = {

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from recbole_qbert.data.codec import level_letters
-from recbole_qbert.tokenizer.quantiser import Quantiser, count_distinct
-from recbole_qbert.tokenizer.registry import fit_quantiser
+from recbole_qbert.tokenizer.quantizers.base import Quantiser, count_distinct
+from recbole_qbert.tokenizer.quantizers.registry import fit_quantiser
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from recbole_qbert.errors import InputError, did_you_mean, one_of
-from recbole_qbert.yaml_files import load_yaml, shipped
+from recbole_qbert.common.errors import InputError, did_you_mean, one_of
+from recbole_qbert.common.yaml_files import load_yaml, shipped
 
 
 def setting(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.atomic import read_columns
-from recbole_qbert.errors import InputError
 
 HEADER = "item_id:token\ttitle:token_seq\tyear:float\n"
 

@@ -6,7 +6,7 @@ import pytest
 from conftest import Tiny
 
 from recbole_qbert.data.budget import AUTO, DataSize, resolve_auto
-from recbole_qbert.data.splits import load_splits
+from recbole_qbert.experiments.splits import load_splits
 
 KEYS = (
     "train_batch_size",

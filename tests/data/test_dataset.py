@@ -15,7 +15,8 @@ from recbole.data.dataset import SequentialDataset
 from recbole.utils import init_seed
 from torch import Tensor
 
-from recbole_qbert.config import build_config
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.config.build import build_config
 from recbole_qbert.data.dataset import (
     AUGMENTATIONS,
     ROW_FIELD,
@@ -23,8 +24,7 @@ from recbole_qbert.data.dataset import (
     SemanticIDDataset,
 )
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
-from recbole_qbert.data.splits import Splits, load_splits
-from recbole_qbert.errors import InputError
+from recbole_qbert.experiments.splits import Splits, load_splits
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 EXTRA = "user_id:token\titem_id:token\ttimestamp:float\trating:float\ttags:token_seq"

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from recbole.utils import FeatureType
 
 from recbole_qbert.cli import main
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.files import sidecar_path
 from recbole_qbert.data.embeddings import (
     EmbeddingTable,
     import_matrix,
@@ -23,9 +25,7 @@ from recbole_qbert.data.embeddings import (
     read_embeddings,
     write_embeddings,
 )
-from recbole_qbert.data.splits import load_splits
-from recbole_qbert.errors import InputError
-from recbole_qbert.files import sidecar_path
+from recbole_qbert.experiments.splits import load_splits
 
 TOKENS = np.array([f"i{number}" for number in range(N_ITEMS)])
 VECTORS = np.random.default_rng(0).normal(size=(N_ITEMS, 5))

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.files import sha256_file
 from recbole_qbert.data.items import item_file_entry, read_item_fields
-from recbole_qbert.errors import InputError
-from recbole_qbert.files import sha256_file
 
 HEADER = "item_id:token\ttitle:token_seq\tbrand:token"
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from conftest import Tiny, fitted
 
+from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.dataset import SemanticIDDataset
 from recbole_qbert.data.sequences import read_interactions
-from recbole_qbert.data.splits import Splits, data_counts, load_splits
-from recbole_qbert.errors import InputError
-from recbole_qbert.preparation.split import read_sequences
+from recbole_qbert.datasets.split import read_sequences
+from recbole_qbert.experiments.splits import Splits, data_counts, load_splits
 
 HEAD = "user_id:token\titem_id:token\ttimestamp:float"
 ROWS = [f"u{user}\ti{(user + place) % 9}\t{place}" for user in range(9) for place in range(5)]

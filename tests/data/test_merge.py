@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_qbert.cli import main
+from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.atomic import read_columns
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.merge import merge
 from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids, write_semantic_ids
-from recbole_qbert.errors import InputError
 
 
 def write(root: Path, name: str, suffix: str, lines: list[str]) -> None:

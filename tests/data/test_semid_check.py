@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from toy_semid import GOOD, SOURCE, file_of, refusal, small_table
 
+from recbole_qbert.common.files import sidecar_path
 from recbole_qbert.data.semid import check_semantic_ids, write_semantic_ids
-from recbole_qbert.files import sidecar_path
 
 
 def test_check_report(tmp_path: Path) -> None:

@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_semid import GOOD, SOURCE, file_of, refusal, small_table
 
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.files import sidecar_path
 from recbole_qbert.data.semid import (
     HEADER,
     check_semantic_ids,
     read_semantic_ids,
     write_semantic_ids,
 )
-from recbole_qbert.errors import InputError
-from recbole_qbert.files import sidecar_path
 
 # --- spellings ---------------------------------------------------------------------------------
 

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_semid import GOOD, SOURCE, refusal, small_table
 
+from recbole_qbert.common.files import sha256_file, sidecar_path
 from recbole_qbert.data.semid import (
     SemanticIDTable,
     items_sha256,
     read_semantic_ids,
     write_semantic_ids,
 )
-from recbole_qbert.files import sha256_file, sidecar_path
 
 # --- round trip --------------------------------------------------------------------------------
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recbole_qbert.common.errors import InputError
 from recbole_qbert.data import sequences
 from recbole_qbert.data.atomic import read_atomic
 from recbole_qbert.data.sequences import open_sequences, read_interactions
-from recbole_qbert.errors import InputError
 
 HEADER = "user_id:token\titem_id:token\ttimestamp:float"
 Rows = list[tuple[str, str, float]]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.semid import HEADER, SemanticIDTable
-from recbole_qbert.errors import InputError
 
 SOURCE = {"seed": 7, "command": "tokenize", "made_from": {"codes.npy": "ab" * 32}}
 GOOD = f"{HEADER}\nx1\ta_0 b_1\nx2\ta_0 b_2\nx3\ta_3 b_1\n"

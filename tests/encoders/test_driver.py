@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from conftest import files_below
 
+from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.embeddings import EmbeddingTable, read_embeddings
 from recbole_qbert.encoders.driver import encode_items
 from recbole_qbert.encoders.shards import EncodedBatch
 from recbole_qbert.encoders.tfidf import TfidfEncoder
-from recbole_qbert.errors import InputError
 
 ITEMS = [f"i{number}" for number in range(10)]
 INPUTS = [f"{number}" for number in range(10)]

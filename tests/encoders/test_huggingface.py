@@ -11,8 +11,8 @@ import pytest
 import torch
 from toy_text_models import WORDS, offline, save_model  # noqa: F401  offline acts by itself
 
+from recbole_qbert.common.errors import InputError
 from recbole_qbert.encoders.huggingface import HuggingFaceTextEncoder, pool
-from recbole_qbert.errors import InputError
 
 FAMILIES = ["llama", "gpt2", "bert", "roberta", "t5", "bart"]
 TEXTS = [

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.embeddings import read_embeddings
 from recbole_qbert.data.pictures import UnreadablePicture, open_picture
 from recbole_qbert.encoders import descriptor
 from recbole_qbert.encoders.descriptor import DescriptorEncoder
 from recbole_qbert.encoders.image import Pictures, embed_image, embed_image_files, find_pictures
 from recbole_qbert.encoders.pictures import encode_pictures
-from recbole_qbert.errors import InputError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "ml-100k"
 RED, GREEN = (255, 0, 0), (0, 255, 0)

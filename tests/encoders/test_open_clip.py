@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.files import sha256_file
 from recbole_qbert.compat import torchvision
 from recbole_qbert.encoders.image import embed_image, find_pictures
 from recbole_qbert.encoders.open_clip_encoder import OpenClipEncoder, import_open_clip
-from recbole_qbert.errors import InputError
-from recbole_qbert.files import sha256_file
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "ml-100k"
 TEXT = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}

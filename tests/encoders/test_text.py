@@ -12,12 +12,12 @@ import pytest
 from conftest import files_below
 from toy_text_models import offline, save_model  # noqa: F401  offline acts by itself
 
+from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.embeddings import read_embeddings
 from recbole_qbert.data.items import clean_text
 from recbole_qbert.encoders.huggingface import HuggingFaceTextEncoder
 from recbole_qbert.encoders.text import embed_text, sentence_model_folder
 from recbole_qbert.encoders.tfidf import TfidfEncoder
-from recbole_qbert.errors import InputError
 
 
 @pytest.mark.parametrize(

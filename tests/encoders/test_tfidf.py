@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from recbole_qbert.checkpoint import load_checkpoint, save_checkpoint
+from recbole_qbert.common.errors import InputError
 from recbole_qbert.encoders.tfidf import TfidfEncoder
-from recbole_qbert.errors import InputError
+from recbole_qbert.training.checkpoint import load_checkpoint, save_checkpoint
 
 TEXTS = [
     "Nightmare on Elm Street, A",

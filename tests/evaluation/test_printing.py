@@ -11,7 +11,7 @@ from rich.console import Console
 from toy_results import add_run
 
 from recbole_qbert.cli import main
-from recbole_qbert.errors import InputError
+from recbole_qbert.common.errors import InputError
 from recbole_qbert.evaluation.printing import chosen_groups, print_tables, seeds_markdown
 from recbole_qbert.evaluation.results import RunResult, group_runs, read_results
 

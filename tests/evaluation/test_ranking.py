@@ -15,7 +15,7 @@ from recbole.evaluator import Evaluator
 from recbole.evaluator.collector import Collector
 from torch import Tensor
 
-from recbole_qbert.errors import InputError
+from recbole_qbert.common.errors import InputError
 from recbole_qbert.evaluation.ranking import (
     METRICS,
     Lists,

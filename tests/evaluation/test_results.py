@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from recbole_qbert.common.process import peak_memory_mb, reset_peak_memory
 from recbole_qbert.evaluation.results import mean_and_deviation, metric_title, short
-from recbole_qbert.process import peak_memory_mb, reset_peak_memory
 
 
 @pytest.mark.parametrize(

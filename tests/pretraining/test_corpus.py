@@ -8,8 +8,8 @@ import torch
 from conftest import timed_rows
 from two_domains import Toys, make_toys, write_ids  # noqa: F401
 
+from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
-from recbole_qbert.errors import InputError
 from recbole_qbert.pretraining.corpus import TRAINING, VALID, FieldNames
 
 NAMES = FieldNames("items", "length", "target")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from two_domains import Toys, make_toys  # noqa: F401
 
-from recbole_qbert.errors import InputError
+from recbole_qbert.common.errors import InputError
 from recbole_qbert.pretraining.corpus import FieldNames
 from recbole_qbert.pretraining.loader import TrainingBatches, domain_weights, valid_users
 

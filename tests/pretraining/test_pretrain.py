@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from two_domains import Toys, make_toys  # noqa: F401
 
 from recbole_qbert.cli import main
-from recbole_qbert.config import PRETRAIN, build_config, default_settings
-from recbole_qbert.errors import InputError
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.config.build import PRETRAIN, build_config, default_settings
 from recbole_qbert.evaluation.results import read_results
-from recbole_qbert.model.items import REPRESENTATIONS
-from recbole_qbert.model.qbert4rec import QBERT4Rec
+from recbole_qbert.models.layers.item_representation import REPRESENTATIONS
+from recbole_qbert.models.qbert4rec import QBERT4Rec
 from recbole_qbert.pretraining import fit
 from recbole_qbert.pretraining.fit import PretrainTrainer, pretrain, tuned_sizes
 from recbole_qbert.pretraining.loader import ValidRows, valid_users

@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 from two_domains import Toys, make_toys, write_ids  # noqa: F401
 
-from recbole_qbert.bundle import save_bundle
+from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.budget import DataSize, resolve_auto
-from recbole_qbert.errors import InputError
-from recbole_qbert.model.qbert4rec import QBERT4Rec
+from recbole_qbert.experiments.run import run_models
+from recbole_qbert.models.qbert4rec import QBERT4Rec
 from recbole_qbert.pretraining.transfer import (
     CONTENTS,
     ROWS,
@@ -26,7 +26,7 @@ from recbole_qbert.pretraining.transfer import (
     read_source,
     save_pretrained,
 )
-from recbole_qbert.quick_start import run_models
+from recbole_qbert.serving.bundle import save_bundle
 
 SIZES = {"hidden_size": 16, "n_layers": 1, "n_heads": 2, "inner_size": 32}
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.files import read_json, sha256_file, sidecar_path
 from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids, write_semantic_ids
-from recbole_qbert.errors import InputError
-from recbole_qbert.files import read_json, sha256_file, sidecar_path
-from recbole_qbert.tokenizer.columns import build_from_columns
+from recbole_qbert.tokenizer.code_columns import build_from_columns
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 

@@ -19,14 +19,14 @@ from toy_domain import (
     write_table,
 )
 
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.files import read_json, sidecar_path
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.embeddings import join, read_embeddings
 from recbole_qbert.data.semid import read_semantic_ids
 from recbole_qbert.encoders.text import embed_text
-from recbole_qbert.errors import InputError
-from recbole_qbert.files import read_json, sidecar_path
 from recbole_qbert.tokenizer.artifact import Tokenizer
-from recbole_qbert.tokenizer.inputs import read_catalogue
+from recbole_qbert.tokenizer.catalogue import read_catalogue
 from recbole_qbert.tokenizer.new_items import encode_new_items, new_streams
 from recbole_qbert.tokenizer.pipeline import tokenize
 from recbole_qbert.tokenizer.settings import tokenize_settings

@@ -10,8 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-from recbole_qbert.errors import InputError
-from recbole_qbert.tokenizer.opq import OPQ, OPQSettings, fit_opq
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.tokenizer.quantizers.opq import OPQ, OPQSettings, fit_opq
 
 
 def _vectors(n: int = 400, dimension: int = 10) -> np.ndarray:
@@ -76,7 +76,8 @@ def _plain_codebooks(vectors: np.ndarray) -> np.ndarray:
 def test_fewer_vectors_than_dimensions() -> None:
     """In a process of its own: faiss wrote beyond its memory, which a strict allocator finds."""
     program = (
-        "import numpy as np; from recbole_qbert.tokenizer.opq import OPQSettings, fit_opq; "
+        "import numpy as np\n"
+        "from recbole_qbert.tokenizer.quantizers.opq import OPQSettings, fit_opq\n"
         "rows = np.eye(3, 12, dtype=np.float32); "
         "print([len(np.unique(fit_opq(rows, OPQSettings(k, 2), 1).encode(rows), axis=0)) > 1 "
         "for k in (1, 4, 12)])"

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from toy_domain import N_ITEMS, histories, item_names, small, write_domain, write_inter, write_table
 
-from recbole_qbert import checkpoint
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.files import read_json, sidecar_path
 from recbole_qbert.data.domain import Domain
 from recbole_qbert.data.semid import read_semantic_ids
-from recbole_qbert.errors import InputError
-from recbole_qbert.files import read_json, sidecar_path
 from recbole_qbert.tokenizer import artifact, pipeline, sizes
 from recbole_qbert.tokenizer.artifact import Tokenizer
 from recbole_qbert.tokenizer.pipeline import tokenize
 from recbole_qbert.tokenizer.report import report_lines
+from recbole_qbert.training import checkpoint
 
 ALL_STREAMS = ["fused", "text", "image", "identity"]
 

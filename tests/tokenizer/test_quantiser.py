@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_qbert.checkpoint import load_checkpoint, save_checkpoint
-from recbole_qbert.errors import InputError
-from recbole_qbert.tokenizer import quantiser as module
-from recbole_qbert.tokenizer.quantiser import (
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.tokenizer.quantizers import base as module
+from recbole_qbert.tokenizer.quantizers.base import (
     Quantiser,
     count_collisions,
     decoded_sum,
@@ -22,7 +21,8 @@ from recbole_qbert.tokenizer.quantiser import (
     row_keys,
     usage,
 )
-from recbole_qbert.tokenizer.registry import METHODS, fit_quantiser, load_quantiser
+from recbole_qbert.tokenizer.quantizers.registry import METHODS, fit_quantiser, load_quantiser
+from recbole_qbert.training.checkpoint import load_checkpoint, save_checkpoint
 
 N, D, K, C = 300, 12, 3, 16
 SMALL: dict[str, dict[str, Any]] = {

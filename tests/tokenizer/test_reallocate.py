@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_qbert.errors import InputError
-from recbole_qbert.tokenizer import reallocate as module
-from recbole_qbert.tokenizer.reallocate import Reallocation, reallocate
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.tokenizer import collisions as module
+from recbole_qbert.tokenizer.collisions import Reallocation, reallocate
 
 
 @dataclass

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recbole_qbert.tokenizer.quantiser import greedy
-from recbole_qbert.tokenizer.registry import load_quantiser
-from recbole_qbert.tokenizer.rqkmeans import (
+from recbole_qbert.tokenizer.quantizers.base import greedy
+from recbole_qbert.tokenizer.quantizers.registry import load_quantiser
+from recbole_qbert.tokenizer.quantizers.rqkmeans import (
     RQKMeansSettings,
     fit_components,
     fit_residual_kmeans,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from recbole_qbert.tokenizer.rqvae import (
+from recbole_qbert.tokenizer.quantizers.rqvae import (
     RQVAE,
     LossSettings,
     MovingCodebooks,

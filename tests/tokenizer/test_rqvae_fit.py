@@ -11,14 +11,19 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_qbert import progress
-from recbole_qbert.errors import InputError
-from recbole_qbert.resume import FitState
-from recbole_qbert.tokenizer import rqvae_fit
-from recbole_qbert.tokenizer.registry import fit_quantiser
-from recbole_qbert.tokenizer.rqvae import RQVAEQuantiser
-from recbole_qbert.tokenizer.rqvae_fit import Training, check_collapse, fit_rqvae, is_better
-from recbole_qbert.tokenizer.rqvae_settings import RQVAESettings
+from recbole_qbert.common import progress
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.tokenizer.quantizers import rqvae_fit
+from recbole_qbert.tokenizer.quantizers.registry import fit_quantiser
+from recbole_qbert.tokenizer.quantizers.rqvae import RQVAEQuantiser
+from recbole_qbert.tokenizer.quantizers.rqvae_fit import (
+    Training,
+    check_collapse,
+    fit_rqvae,
+    is_better,
+)
+from recbole_qbert.tokenizer.quantizers.rqvae_settings import RQVAESettings
+from recbole_qbert.training.resume import FitState
 
 SMALL = RQVAESettings(
     n_levels=3, codebook_size=8, hidden_sizes=(16,), code_size=4, epochs=8, batch_size=64

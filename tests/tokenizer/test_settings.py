@@ -11,14 +11,14 @@ import pytest
 import recbole_qbert.properties
 import yaml
 
-from recbole_qbert.errors import InputError
-from recbole_qbert.injection.fit import TrainingSettings
-from recbole_qbert.injection.model import InjectionSettings
-from recbole_qbert.tokenizer.registry import METHODS
-from recbole_qbert.tokenizer.rqvae import LossSettings
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.yaml_files import load_yaml
+from recbole_qbert.tokenizer.fusion.fit import TrainingSettings
+from recbole_qbert.tokenizer.fusion.model import InjectionSettings
+from recbole_qbert.tokenizer.quantizers.registry import METHODS
+from recbole_qbert.tokenizer.quantizers.rqvae import LossSettings
 from recbole_qbert.tokenizer.settings import injection_settings, tokenize_settings
 from recbole_qbert.tokenizer.stage_settings import read_settings
-from recbole_qbert.yaml_files import load_yaml
 
 FOLDER = Path(recbole_qbert.properties.__path__[0])
 SHIPPED = sorted(FOLDER.glob("*tokenize.yaml"))

@@ -15,7 +15,7 @@ from recbole_qbert.data.semid import read_semantic_ids
 from recbole_qbert.tokenizer.artifact import Tokenizer
 from recbole_qbert.tokenizer.new_items import encode_new_items
 from recbole_qbert.tokenizer.pipeline import tokenize
-from recbole_qbert.tokenizer.quantiser import count_distinct, usage
+from recbole_qbert.tokenizer.quantizers.base import count_distinct, usage
 from recbole_qbert.tokenizer.report import report_lines
 from recbole_qbert.tokenizer.settings import tokenize_settings
 from recbole_qbert.tokenizer.sizes import automatic_size

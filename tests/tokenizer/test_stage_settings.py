@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from recbole_qbert.errors import InputError
-from recbole_qbert.tokenizer.opq import OPQSettings
-from recbole_qbert.tokenizer.rqkmeans import RQKMeansSettings
-from recbole_qbert.tokenizer.rqvae_settings import RQVAESettings
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.tokenizer.quantizers.opq import OPQSettings
+from recbole_qbert.tokenizer.quantizers.rqkmeans import RQKMeansSettings
+from recbole_qbert.tokenizer.quantizers.rqvae_settings import RQVAESettings
 from recbole_qbert.tokenizer.stage_settings import read_quantiser_settings, read_settings
 
 SIZES = {"n_levels": 4, "codebook_size": 256}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_qbert.tokenizer.reallocate import reallocate
+from recbole_qbert.tokenizer.collisions import reallocate
 from recbole_qbert.tokenizer.unique import extra_level, usage_distances
 
 

@@ -1,0 +1,1 @@
+"""Errors, files, settings files, output and processes: what every layer uses."""

@@ -1,0 +1,129 @@
+"""Reading YAML: one mapping a file, no key twice, nothing that runs code or grows without end."""
+
+from __future__ import annotations
+
+import importlib.resources
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recbole_qbert.common.errors import InputError
+
+MAX_DEPTH = 40  # collections within collections
+MAX_NODES = 100_000  # keys and values, those that an alias repeats counted each time
+
+
+class _Refused(yaml.YAMLError):
+    """What is wrong, and in which line, counted from 1."""
+
+    def __init__(self, line: int, fault: str):
+        super().__init__(f"line {line}: {fault}")
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which refuses what has no end before it expands it."""
+
+    def __init__(self, stream: str):
+        super().__init__(stream)
+        self._depth = 0
+        self._nodes = 0
+        self._sizes: dict[int, int] = {}  # of finished nodes, with all that they hold
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        line = self.peek_event().start_mark.line + 1
+        alias = self.check_event(yaml.AliasEvent)
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise _Refused(line, f"more than {MAX_DEPTH} levels within each other")
+        before = self._nodes
+        node = super().compose_node(parent, index)
+        if alias and id(node) not in self._sizes:
+            raise _Refused(line, "an alias stands within what it repeats")
+        self._nodes += self._sizes[id(node)] if alias else 1
+        if self._nodes > MAX_NODES:
+            raise _Refused(line, f"more than {MAX_NODES:,} values, with those that aliases repeat")
+        self._depth -= 1
+        self._sizes.setdefault(id(node), self._nodes - before)
+        return node
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            name, line = (key.tag, key.value), key.start_mark.line + 1
+            if name in lines:
+                raise _Refused(line, f"'{key.value}' is given twice, first in line {lines[name]}")
+            lines[name] = line
+        return node
+
+
+# YAML 1.1 takes 1e-3 for text; RecBole does not.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9_]+)[eE][-+]?[0-9]+$"),
+    list("-+0123456789."),
+)
+
+
+def shipped(*parts: str) -> Path:
+    """Path of a YAML in `properties/`, whether or not there is such a file."""
+    return Path(str(importlib.resources.files("recbole_qbert.properties").joinpath(*parts)))
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML mapping; 1e-3 is a number.
+
+    Args:
+        path: of a file, or of a shipped one below `properties/`, such as `paper.yaml`.
+
+    Raises:
+        InputError: missing file, broken YAML, a key given twice, or no mapping; names the line.
+    """
+    file = Path(path)
+    if not file.exists() and shipped(str(path)).is_file():
+        file = shipped(str(path))
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such config file") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder, not a config file") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except _Refused as error:
+        raise InputError(f"{path}, {error}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: `key: value` lines were expected")
+    for key in content:
+        if not isinstance(key, str):
+            raise InputError(f"{path}: the key {key!r} is no word; quote it")
+    return content
+
+
+def parse_value(value: Any) -> Any:
+    """`--key=value` as YAML reads it: numbers, lists, `~`, true; anything else is a string.
+
+    Raises:
+        InputError: it has no end, or a key twice.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return yaml.load(value, Loader=_Loader)  # noqa: S506
+    except _Refused as error:
+        raise InputError(f"{value[:60]}: {error}") from None
+    except (yaml.YAMLError, ValueError):
+        return value
+
+
+def split_files(names: str) -> list[str]:
+    """`a.yaml,b.yaml` or blanks between."""
+    return [name for name in names.replace(",", " ").split() if name]

@@ -1,0 +1,110 @@
+"""Rules between settings of a run, and settings that would change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from recbole_qbert.common.errors import InputError, did_you_mean
+from recbole_qbert.evaluation.ranking import METRICS, UNSEEN, metric_names
+
+# RecBole's keys that nothing here reads -> the values that say what happens anyway, and why.
+# Without a value the key is refused whenever it is given.
+NO_EFFECT: dict[str, tuple[tuple[Any, ...], str]] = {
+    "alias_of_entity_id": ((None,), "no model here reads a knowledge graph"),
+    "alias_of_relation_id": ((None,), "no model here reads a knowledge graph"),
+    "config_file": ((), "the files are named by config_files"),
+    "config_files": ((), "files are named on the command line alone"),
+    "dataloaders_save_path": ((None,), "pickles are never read"),
+    "dataset_save_path": ((None,), "pickles are never read"),
+    "device": ((), "use_gpu and gpu_id choose it"),
+    "entity_kg_num_interval": ((None, "[0,inf)"), "no model here reads a knowledge graph"),
+    "kg_reverse_r": ((False,), "no model here reads a knowledge graph"),
+    "metric_decimal_place": ((4,), "metrics are not rounded"),
+    "preload_weight": ((None,), "no model here reads it; see item_vectors"),
+    "relation_kg_num_interval": ((None, "[0,inf)"), "no model here reads a knowledge graph"),
+    "repeatable": ((True,), "both rankings, with and without seen items, are always made"),
+    "require_pow": ((False,), "no model here reads it"),
+    "save_dataloaders": ((False,), "pickles are never written"),
+    "save_dataset": ((False,), "pickles are never written"),
+    "save_step": ((50,), "the first stage of S3Rec keeps its last epoch"),
+    "threshold": ((None,), "labels play no part in a ranking"),
+    "valid_metric_bigger": ((True,), "all metrics here are better when bigger"),
+}
+# Losses of the models that do not have both.
+LOSSES = {"FPMC": ("BPR",)} | dict.fromkeys(
+    ("BERT4RecFixed", "CORE", "GRU4RecCPR", "SASRecCPR"), ("CE",)
+)
+
+
+def check_rules(settings: Mapping[str, Any]) -> None:
+    """Refuse what no key alone makes wrong.
+
+    Args:
+        settings: all of a run; each value is of its type and range.
+
+    Raises:
+        InputError: names the keys and what to change.
+    """
+    _check_metrics(settings)
+    _check_widths(settings)
+    # PyTorch's encoder layer, which QBERT4Rec is made of, knows no others.
+    if "layer_norm" in settings and settings["hidden_act"] not in ("gelu", "relu"):
+        raise InputError(f"hidden_act: {settings['hidden_act']!r} is none of gelu, relu")
+    mix = settings.get("mask_mix")
+    if isinstance(mix, Mapping) and not sum(mix.values()):
+        raise InputError(f"mask_mix: {mix}: one weight must be above 0")
+    epochs, step = settings.get("epochs"), settings.get("eval_step")
+    # S3Rec's first stage has nothing to evaluate.
+    first_stage = settings.get("model") == "S3Rec" and settings.get("train_stage") == "pretrain"
+    if isinstance(epochs, int) and isinstance(step, int) and step > epochs and not first_stage:
+        raise InputError(
+            f"eval_step: {step} epochs between evaluations, but only {epochs} epochs; one of them "
+            "must change"
+        )
+    if settings.get("enable_scaler") and not settings.get("enable_amp"):
+        raise InputError("enable_scaler: has no effect without enable_amp: True")
+
+
+def _check_metrics(settings: Mapping[str, Any]) -> None:
+    metrics, topk = settings["metrics"], settings["topk"]
+    metrics = [metrics] if isinstance(metrics, str) else metrics
+    topk = [topk] if isinstance(topk, int) else topk
+    for metric in metrics:
+        if metric.lower() not in METRICS:
+            hint = did_you_mean(metric, METRICS)
+            raise InputError(f"metrics: {metric!r} is none of {', '.join(METRICS)}{hint}")
+    names = metric_names(metrics, topk)
+    if len(set(names)) < len(names):
+        raise InputError(f"metrics, topk: {metrics}, {topk}: each is given once")
+    names += [UNSEEN + name for name in names]
+    chosen = settings["valid_metric"]
+    if chosen.lower() not in names:
+        hint = did_you_mean(chosen, names)
+        raise InputError(f"valid_metric: {chosen!r} is none of {', '.join(names)}{hint}")
+
+
+def _check_widths(settings: Mapping[str, Any]) -> None:
+    heads = settings.get("n_heads")
+    for key in ("hidden_size", "embedding_size"):
+        width = settings.get(key)
+        if isinstance(width, int) and heads and width % heads:
+            raise InputError(
+                f"{key} {width} is not a multiple of n_heads {heads}; change one of them"
+            )
+        if width is not None:
+            return
+
+
+def check_effect(given: Mapping[str, Any]) -> None:
+    """Refuse a key of RecBole's that would change nothing, where its value says otherwise.
+
+    Args:
+        given: what the user set.
+
+    Raises:
+        InputError: names the key and why.
+    """
+    for key, (values, reason) in NO_EFFECT.items():
+        if key in given and given[key] not in values:
+            raise InputError(f"{key}: has no effect here: {reason}; leave it out")

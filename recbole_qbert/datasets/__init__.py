@@ -1,0 +1,1 @@
+"""Raw files and other projects' data sets to atomic files; splits and statistics."""

@@ -1,0 +1,200 @@
+"""Fetch raw files and pictures by lists of URLs: politely, in parallel, whole or not at all.
+
+A folder holds what was fetched and `status.tsv`, one row an entry, written as entries end, so that
+a kill loses nothing. States:
+
+    done            verified and in place
+    gone            no URL leads anywhere (404, 410, other refusals)
+    not a picture   what came is no picture that can be opened whole
+    too large       more bytes than `max_bytes`
+    failed          the network or the server; tried again next time, the others only if asked for
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from recbole_qbert.common.errors import InputError, did_you_mean
+from recbole_qbert.common.files import atomic_write, sha256_file
+from recbole_qbert.data.atomic import read_lines
+from recbole_qbert.data.codec import quote
+from recbole_qbert.data.items import ITEM_FIELD, read_item_fields
+from recbole_qbert.datasets.fetch import PARTS, Entry, Fetcher, Record, Wanted
+from recbole_qbert.datasets.receive import DONE, FAILED, STATES, Manners
+
+STATUS = "status.tsv"
+COLUMNS = Record._fields
+
+
+# What to fetch ------------------------------------------------------------------------------------
+
+
+def read_list(path: str | Path) -> list[Entry]:
+    """Entries of a text file: name, tab, URLs with blanks between, and maybe a tab and a SHA-256.
+
+    Raises:
+        InputError: a row that is none, a name that cannot be a file's, or one that occurs twice.
+    """
+    entries = []
+    for number, line in enumerate(read_lines(Path(path)), 1):
+        if not line:
+            continue
+        place = f"{path}: line {number}"
+        fields = line.split("\t")
+        if len(fields) not in (2, 3) or not fields[1].split():
+            raise InputError(
+                f"{place}: {len(fields)} fields; write a name, a tab and URLs with blanks between, "
+                "and perhaps a tab and a SHA-256"
+            )
+        digest = fields[2].lower() if len(fields) == 3 else ""
+        if digest and not re.fullmatch("[0-9a-f]{64}", digest):
+            raise InputError(f"{place}: {quote(digest)} is no SHA-256; give 64 hex digits")
+        _check_name(fields[0], place)
+        entries.append(Entry(fields[0], tuple(fields[1].split()), digest))
+    _check_entries(entries, path)
+    return entries
+
+
+def read_items(path: str | Path, column: str) -> list[Entry]:
+    """Entries of an `.item` file: each item's URLs, with blanks between, of items that have any.
+
+    Raises:
+        InputError: as `read_item_fields`, or an item token cannot be a file's name.
+    """
+    frame = read_item_fields(path, [column])
+    entries = []
+    for line, item, cell in zip(frame.index, frame[ITEM_FIELD], frame[column], strict=True):
+        if cell.split():
+            _check_name(item, f"{path}: line {line}, {ITEM_FIELD}")
+            entries.append(Entry(item, tuple(cell.split())))
+    _check_entries(entries, path)
+    return entries
+
+
+def _check_name(name: str, place: str) -> None:
+    if not name or name[0] == "." or re.search(r'[/\\\0\r\n\t<>:"|?*]', name) or name == STATUS:
+        raise InputError(f"{place}: {quote(name)} cannot be the name of a file; rename it")
+
+
+def _check_entries(entries: Sequence[Entry], path: str | Path) -> None:
+    if not entries:
+        raise InputError(f"{path}: no URL in it; name another file or column")
+    name, count = Counter(entry.name for entry in entries).most_common(1)[0]
+    if count > 1:
+        raise InputError(f"{path}: {quote(name)} is there {count} times; keep one row a name")
+
+
+# All of it ----------------------------------------------------------------------------------------
+
+
+def download(
+    entries: Sequence[Entry],
+    folder: str | Path,
+    wanted: Wanted | None = None,
+    manners: Manners | None = None,
+    again: Sequence[str] = (),
+    check: bool = False,
+) -> Counter[str]:
+    """Fetch what is not there yet.
+
+    Args:
+        entries: what to fetch.
+        folder: where to put it.
+        wanted: what counts as good.
+        manners: how to ask.
+        again: states to try again, beside `failed`.
+        check: read all files that are done again, and fetch those that have changed.
+
+    Returns:
+        how many entries are in each state.
+
+    Raises:
+        InputError: an unknown state, or the folder cannot be written.
+    """
+    for state in again:
+        if state not in STATES:
+            raise InputError(f"again: {state!r} is none of {', '.join(STATES)}"
+                             f"{did_you_mean(state, STATES)}")  # fmt: skip
+    folder, wanted, manners = Path(folder), wanted or Wanted(), manners or Manners()
+    if wanted.offline is not None and not wanted.offline.is_dir():
+        raise InputError(f"{wanted.offline}: no such folder; name the one that holds the files")
+    try:
+        (folder / PARTS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror}); correct it") from None
+    records = read_status(folder)
+    _write_status(folder, records, entries)
+    todo = [entry for entry in entries if not _settled(entry, records, folder, again, check)]
+    fetcher = Fetcher(folder, wanted, manners)
+    with open(folder / STATUS, "a", encoding="utf-8", newline="") as journal:
+        for record in fetcher.all(todo):
+            records[record.name] = record
+            journal.write(_row(record))
+            journal.flush()
+    _write_status(folder, records, entries)
+    if not any((folder / PARTS).iterdir()):
+        (folder / PARTS).rmdir()
+    return Counter(records[entry.name].state for entry in entries)
+
+
+def read_status(folder: Path) -> dict[str, Record]:
+    """The rows of a folder's status file by name, the last one of each; none where it is not there.
+
+    A row that a kill cut short is left out.
+
+    Raises:
+        InputError: it is no status file.
+    """
+    path = folder / STATUS
+    if not path.is_file():
+        return {}
+    try:
+        header, *lines = path.read_bytes().decode("utf-8").split("\n")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8; remove it to begin anew") from None
+    if header.split("\t") != list(COLUMNS):
+        raise InputError(f"{path}: line 1 is not its header; remove it to begin anew")
+    records = {}
+    for number, line in enumerate(lines[:-1], 2):  # the last piece is empty, or cut short
+        fields = line.split("\t")
+        if len(fields) != len(COLUMNS) or fields[1] not in STATES or not fields[3].isdecimal():
+            raise InputError(f"{path}: line {number}: no status row; remove the file, or the line")
+        name, state, file, size, digest, url, reason = fields
+        records[name] = Record(name, state, file, int(size), digest, url, reason)
+    return records
+
+
+def _write_status(folder: Path, records: Mapping[str, Record], entries: Sequence[Entry]) -> None:
+    """One row an entry, in the list's order, then those of earlier lists."""
+    names = dict.fromkeys([*(entry.name for entry in entries), *records])
+    with atomic_write(folder / STATUS) as handle:
+        handle.write("\t".join(COLUMNS) + "\n")
+        handle.writelines(_row(records[name]) for name in names if name in records)
+
+
+def _row(record: Record) -> str:
+    return "\t".join(" ".join(str(value).split()) for value in record) + "\n"
+
+
+def _settled(
+    entry: Entry,
+    records: Mapping[str, Record],
+    folder: Path,
+    again: Sequence[str],
+    check: bool,
+) -> bool:
+    """Whether nothing is left to do for an entry."""
+    record = records.get(entry.name)
+    if record is None or record.state == FAILED or record.state in again:
+        return False
+    if record.state != DONE:
+        return True
+    path = folder / record.file
+    if not path.is_file() or path.stat().st_size != record.bytes:
+        return False
+    if entry.sha256 and entry.sha256 != record.sha256:
+        return False
+    return not check or sha256_file(path) == record.sha256

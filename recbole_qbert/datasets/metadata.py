@@ -1,0 +1,149 @@
+"""Amazon's item metadata of any release: one record a line to six cleaned fields.
+
+The releases name things differently and never at once, so one reader serves all: `brand` or
+`store`; `category` or `categories`, flat or nested; a picture in `imageURLHighRes`, `imageURL`,
+`imUrl` or `images`. Lines of 2014 are Python literals, not JSON.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recbole_qbert.datasets.interactions import usable_ids
+from recbole_qbert.datasets.items import filled
+from recbole_qbert.datasets.sources import Rejects, json_records, parse_json
+from recbole_qbert.datasets.text import as_word, clean_column, whole
+
+FIELDS = {
+    "title": "title:token_seq",
+    "brand": "brand:token",
+    "categories": "categories:token_seq",
+    "description": "description:token_seq",
+    "price": "price:float",
+    "image_url": "image_url:token",
+}
+SCHEMA = pa.schema([("item", pa.string()), *((name, pa.string()) for name in FIELDS)])
+_PRICE = re.compile(r"\d[\d,]*(?:\.\d+)?|\.\d+")
+_URL = re.compile(r"https?://[^\s\"<>]+")
+_PRICE_LENGTH = 40  # characters; where more stand, a page's style sheet got into the field
+
+
+def parse_metadata(
+    path: Path, key: str, longest: int | None, rejects: Rejects, progress: bool
+) -> Iterator[pa.Table]:
+    """The records of a file as cleaned rows of `SCHEMA`; an item may have several.
+
+    Args:
+        key: the field with the item's token: `asin`, or `parent_asin` in 2023.
+        longest: cleaned titles and descriptions of so many characters or more become empty.
+    """
+    for records in json_records(path, parse_record, rejects, progress):
+        numbers = np.array([number for number, _ in records], dtype=np.int64)
+        rows = [(_token(record.get(key)), *record_fields(record)) for _, record in records]
+        columns = [list(column) for column in zip(*rows, strict=True)] or [[]] * len(SCHEMA)
+        arrays = [pa.array(column, pa.string()) for column in columns]
+        table = dict(zip(SCHEMA.names, arrays, strict=True))
+        table["item"], fine = usable_ids(path, numbers, table["item"], key, rejects)
+        # What the makers of the data call unformatted: a script of the page in place of a title.
+        script = np.asarray(pc.match_substring(table["title"], "getTime")) & fine
+        rejects.add_rows(path, numbers[script], "a script of the page in place of a title")
+        for name in ("title", "brand", "description"):
+            table[name] = clean_column(table[name])
+        if longest is not None:
+            for name in ("title", "description"):
+                long = pc.greater_equal(pc.utf8_length(table[name]), longest)
+                table[name] = pc.if_else(long, "", table[name])
+        yield pa.table(table).filter(pa.array(fine & ~script))
+
+
+def parse_record(text: str) -> dict[str, Any] | None:
+    """A line as JSON or, in 2014, as a Python literal; None if it is no object."""
+    try:
+        record = parse_json(text)
+    except (ValueError, RecursionError):
+        try:
+            record = ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            return None
+    return record if isinstance(record, dict) else None
+
+
+def record_fields(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Title, brand, categories, description, price and picture URL; "" for what is missing."""
+    categories = record.get("category") or record.get("categories")
+    words = dict.fromkeys(word for name in _strings(categories) if (word := as_word(name)))
+    return (
+        _text(record.get("title")),
+        _text(record.get("brand") or record.get("store")),
+        " ".join(words),
+        _text(record.get("description")),
+        _price(record.get("price")),
+        _picture(record),
+    )
+
+
+def _token(value: Any) -> str | None:
+    return whole(value) if isinstance(value, str) else None
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All strings in nested lists, in order."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _strings(part)
+
+
+def _text(value: Any) -> str:
+    return whole(" ".join(_strings(value)))
+
+
+def _price(value: Any) -> str:
+    """`$1,299.00`, `12.99` or `$8 - $24` (the lower) as a decimal; "" for anything else."""
+    number = math.nan
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):  # more digits than any price has
+            number = float(value)
+    else:
+        text = _text(value)
+        found = _PRICE.search(text) if len(text) <= _PRICE_LENGTH else None
+        if found:
+            number = float(found[0].replace(",", ""))
+    return f"{number:.2f}" if math.isfinite(number) and number >= 0 else ""
+
+
+def _picture(record: Mapping[str, Any]) -> str:
+    """The first picture, in the best resolution that it has."""
+    for name in ("imageURLHighRes", "imageURL", "imUrl", "images", "image"):
+        for url in _urls(record.get(name)):
+            if _URL.fullmatch(url):
+                return whole(url)
+    return ""
+
+
+def _urls(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):  # 2023, also with a list a resolution
+        columns = [list(_strings(value.get(size))) for size in ("hi_res", "large", "thumb")]
+        for place in range(max(map(len, columns))):
+            yield from (column[place] for column in columns if place < len(column))
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _urls(part)
+    elif isinstance(value, str):
+        yield value.strip()
+
+
+def with_text(columns: Any) -> np.ndarray:
+    """Which rows have a title or a description; bool [n]."""
+    return np.asarray(pc.or_(filled(columns["title"]), filled(columns["description"])))

@@ -1,0 +1,201 @@
+"""Tables on disk: their format, their columns, their first rows."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recbole_qbert.common.errors import InputError, did_you_mean, preview
+from recbole_qbert.datasets.delimited import delimited, table_header
+from recbole_qbert.datasets.sources import (
+    JsonObject,
+    Lines,
+    Rejects,
+    line_blocks,
+    opened,
+    parse_json,
+)
+
+FORMATS = {
+    "csv": "csv", "tsv": "tsv", "tab": "tsv", "parquet": "parquet", "json": "json",
+    "jsonl": "json", "ndjson": "json",
+}  # fmt: skip
+_DELIMITERS = ";\t|,"  # the usual ones
+# The longer ones first: one of UTF-16 begins one of UTF-32.
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
+}  # fmt: skip
+_SHOWN = 60  # letters of a column's name
+_SNIFFED = 1 << 16  # bytes of JSON lines whose values tell the type of an id
+_BATCH = 1 << 16  # rows of a Parquet file
+
+
+@dataclass(frozen=True)
+class Source:
+    """A table on disk.
+
+    Attributes:
+        path: the file; CSV, TSV and JSON lines may be compressed.
+        format: `csv`, `tsv`, `parquet`, `json`.
+        names: of all columns of a CSV or TSV file without a header.
+        delimiter: of a CSV or TSV file.
+        encoding: of a CSV or TSV file; a mark of UTF-16 or UTF-32 wins over UTF-8.
+    """
+
+    path: Path
+    format: str
+    names: tuple[str, ...] | None
+    delimiter: str
+    encoding: str
+
+    def columns(self) -> list[str]:
+        """The names of its columns; of JSON lines those in the first ones."""
+        if self.format == "parquet":
+            return list(open_parquet(self.path).schema_arrow.names)
+        if self.format == "json":
+            return list(dict.fromkeys(key for record in first_records(self.path) for key in record))
+        return list(self.names or table_header(self.path, self.delimiter, True, self.encoding))
+
+    def check(self, wanted: Sequence[str], remedy: str = "") -> None:
+        """Raises InputError for a column that is not there.
+
+        Args:
+            wanted: the columns.
+            remedy: what else than their names can be wrong.
+        """
+        known = self.columns()
+        for name in wanted:
+            if name not in known:
+                shown = [each if len(each) <= _SHOWN else f"{each[:_SHOWN]}…" for each in known]
+                raise InputError(
+                    f"{self.path}: no column '{name}'{remedy}; it has {preview(shown)}"
+                    f"{self._other_delimiter(known) or did_you_mean(name, known)}"
+                )
+
+    def _other_delimiter(self, names: Sequence[str]) -> str:
+        """What to say where a header has one name, with another usual delimiter in it."""
+        found = [sign for sign in _DELIMITERS if sign in names[0]]
+        if self.format not in ("csv", "tsv") or len(names) > 1 or not found:
+            return ""
+        return f"; its delimiter may be {found[0]!r}: give it with --delimiter"
+
+    def rows(self, rejects: Rejects, progress: bool) -> Iterator[Lines]:
+        """Columns of text of a CSV or TSV file."""
+        return delimited(
+            self.path, rejects, self.names,
+            delimiter=self.delimiter, encoding=self.encoding, progress=progress,
+        )  # fmt: skip
+
+
+def open_source(
+    path: str | Path,
+    *,
+    format: str | None = None,
+    names: Sequence[str] | None = None,
+    delimiter: str | None = None,
+    encoding: str = "utf-8",
+) -> Source:
+    """A table, its format by its name unless given.
+
+    Raises:
+        InputError: no such file, a name that tells no format, or an argument that cannot be.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    suffixes = [suffix[1:].lower() for suffix in path.suffixes]
+    known = [FORMATS[suffix] for suffix in suffixes if suffix in FORMATS]
+    kind = FORMATS.get(format or "") or (known[-1] if known and not format else None)
+    if kind is None:
+        raise InputError(
+            f"{path}: a format of {preview(list(FORMATS))} is expected; name it (--format)"
+        )
+    try:
+        codecs.lookup(encoding)
+    except LookupError:
+        raise InputError(f"encoding '{encoding}' is not known; give utf-8, latin-1, ...") from None
+    if kind != "parquet" and codecs.lookup(encoding).name == "utf-8":
+        encoding = _told_encoding(path, kind)
+    chosen = ("\t" if kind == "tsv" else ",") if delimiter is None else delimiter
+    if len(chosen) != 1 or not chosen.isascii() or chosen in '"\r\n':
+        raise InputError(f"delimiter {chosen!r}: give one ASCII character, no quote or line end")
+    repeated = [name for name, count in Counter(names or ()).items() if count > 1]
+    if repeated:
+        raise InputError(f"columns: '{repeated[0]}' occurs twice; give each a name of its own")
+    return Source(path, kind, tuple(names) if names else None, chosen, encoding)
+
+
+def _told_encoding(path: Path, kind: str) -> str:
+    """UTF-8, or what the first bytes of a file of text say instead.
+
+    Raises:
+        InputError: it is another one that cannot be told, or that JSON lines must not have.
+    """
+    with opened(path) as stream:
+        head = stream.read(_SNIFFED)
+    found = next((name for mark, name in _MARKS.items() if head.startswith(mark)), None)
+    if found is None and b"\0" not in head:
+        return "utf-8"
+    if kind == "json":
+        raise InputError(f"{path}: line 1 is no UTF-8; write the file again in UTF-8")
+    if found is None:
+        raise InputError(
+            f"{path}: a NUL in the first lines, which are no UTF-8; name the encoding, such as "
+            "--encoding=utf-16-le"
+        )
+    return found
+
+
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """Raises InputError for what is no Parquet file."""
+    with _parquet_faults(path):
+        return pq.ParquetFile(path)
+
+
+def parquet_rows(path: Path, names: Sequence[str]) -> Iterator[Lines]:
+    """Columns of a Parquet file with the numbers of their rows, from 1.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    number = 1
+    with _parquet_faults(path):
+        for batch in open_parquet(path).iter_batches(_BATCH, columns=list(names)):
+            yield np.arange(number, number + batch.num_rows), pa.Table.from_batches([batch])
+            number += batch.num_rows
+
+
+@contextlib.contextmanager
+def _parquet_faults(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"{path}: cannot be read as Parquet ({reason}); write it again") from None
+
+
+def first_records(path: Path) -> list[JsonObject]:
+    """Objects of the first lines of a file of JSON lines."""
+    for _, block in line_blocks(path, size=_SNIFFED):
+        records = [json_object(line) for line in block.decode("utf-8", "replace").splitlines()]
+        if found := [record for record in records if record is not None]:
+            return found
+    raise InputError(f"{path}: no line is a JSON object; one a line is expected")
+
+
+def json_object(text: str) -> JsonObject | None:
+    """A line as an object; None if it is none."""
+    try:
+        record = parse_json(text)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, JsonObject) else None

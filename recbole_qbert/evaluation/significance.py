@@ -1,0 +1,202 @@
+"""Is one model better than another, or lucky? A paired test over the users both were tested on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import ttest_rel, wilcoxon
+
+from recbole_qbert.common.errors import InputError, preview
+from recbole_qbert.evaluation.comparable import differences
+from recbole_qbert.evaluation.ranking import METRICS, UNSEEN, per_row
+from recbole_qbert.evaluation.results import (
+    RunResult,
+    choose,
+    differing_settings,
+    group_runs,
+    ranks_of,
+    read_results,
+)
+
+RESULTS_FILE = "results.jsonl"  # in a checkpoint_dir; runs lie in <dataset>/<run> beside it
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two paired tests over users; each user's value is its mean over the seeds.
+
+    Attributes:
+        metric: such as `unseen_ndcg@10`.
+        left: mean of the first model over users and seeds.
+        right: that of the second one.
+        p_value: of the t-test, two-sided.
+        p_ranks: of Wilcoxon's signed-rank test, users without a difference left out; two-sided.
+        n_users: users both were tested on.
+        n_seeds: runs of the first and of the second model.
+    """
+
+    metric: str
+    left: float
+    right: float
+    p_value: float
+    p_ranks: float
+    n_users: int
+    n_seeds: tuple[int, int]
+
+    @property
+    def change(self) -> float:
+        """Of the first model over the second one, in per cent."""
+        return (self.left / self.right - 1) * 100 if self.right else float("inf")
+
+    def __str__(self) -> str:
+        return (
+            f"{self.metric}: {self.left:.4f} against {self.right:.4f} ({self.change:+.1f} %), "
+            f"p = {self.p_value:.2g} (paired t-test) and {self.p_ranks:.2g} (Wilcoxon) over "
+            f"{self.n_users:,} users, means over {self.n_seeds[0]} and {self.n_seeds[1]} seeds"
+        )
+
+
+def read_runs(name: str) -> list[RunResult]:
+    """All seeds of one model with one set of settings.
+
+    Args:
+        name: `results.jsonl:MODEL`, MODEL as in the tables (`QBERT4Rec (pretrained: A)`); behind
+            it, where the model has several settings, `@last` or `@` and the digits that name a
+            run's folder. Or a run's folder.
+
+    Raises:
+        InputError: no such file, no run of the model in it, or several settings to choose from.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        return choose(read_results(folder.parent.parent / RESULTS_FILE), name)
+    path, colon, title = name.rpartition(":")
+    if not colon or not path:
+        raise InputError(
+            f"'{name}': write the results file, a colon and the model's name, or a run's folder"
+        )
+    title, _, which = title.partition("@")
+    results = read_results(path)
+    runs = [run for run in results if run.title == title]
+    if not runs:
+        known = preview(sorted({run.title for run in results}))
+        raise InputError(f"{path}: no run of {title} in it; it has {known or 'none'}")
+    if which:
+        return choose(runs, which)
+    groups = group_runs(runs)
+    if len(groups) > 1:
+        one = [group[-1] for group in groups]
+        each = zip(one, differing_settings(one), strict=True)
+        listed = ", ".join(f"@{run.hash} ({text or run.dataset})" for run, text in each)
+        raise InputError(
+            f"{path}: several settings of {title}: {listed}; write {name}@last, or @ and the "
+            "digits, or give a run's folder"
+        )
+    return groups[0]
+
+
+def compare(left: Sequence[RunResult], right: Sequence[RunResult], metric: str) -> Comparison:
+    """Paired t-test of two models' runs on one data set.
+
+    Raises:
+        InputError: an unknown metric, other data, or test ranks that are not there.
+    """
+    kind, at, k = metric.removeprefix(UNSEEN).partition("@")
+    if kind not in METRICS or not at or not k.isdigit() or int(k) < 1:
+        raise InputError(f"metric {metric!r}: write ndcg@10, unseen_hit@5, ...")
+    check_comparable([*left, *right])
+    users, (ours,) = values_by_user(left, [metric])
+    others, (theirs,) = values_by_user(right, [metric])
+    if not np.array_equal(users, others):
+        raise InputError("the runs tested other users; compare runs on the same data")
+    return paired_tests(metric, ours, theirs, (len(left), len(right)))
+
+
+def check_comparable(runs: Sequence[RunResult]) -> None:
+    """
+    Raises:
+        InputError: not all were tested on the same; names what differs.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        parts = differences(first, run)
+        if parts == ["data set"]:
+            raise InputError(
+                f"the runs are not of one data set: {first.dataset} and {run.dataset}; compare "
+                "like with like"
+            )
+        if parts:
+            raise InputError(
+                f"{first.title} and {run.title} were tested on other {' and other '.join(parts)} "
+                f"({described(first)}; {described(run)}); compare runs on the same data"
+            )
+        numbered = (one.tested_on.get("numbering") for one in (first, run))
+        if len({each for each in numbered if each}) > 1:
+            raise InputError(
+                f"{first.title} and {run.title}: the users stand in another order in the .inter "
+                "file, so that their ranks cannot be paired; run one of the two again"
+            )
+
+
+def described(run: RunResult) -> str:
+    """`seed 1: 30 test rows, 18 items`."""
+    names = [name for name in ("test rows", "items") if name in run.counts]
+    return f"seed {run.seed}: {', '.join(f'{run.counts[name]:,} {name}' for name in names)}"
+
+
+def paired_tests(
+    metric: str, ours: np.ndarray, theirs: np.ndarray, n_seeds: tuple[int, int]
+) -> Comparison:
+    """Both tests of two models' values for the same users [U]; p is 1 where no user differs."""
+    differ = bool(np.any(ours != theirs))
+    return Comparison(
+        metric=metric,
+        left=float(ours.mean()),
+        right=float(theirs.mean()),
+        p_value=float(ttest_rel(ours, theirs).pvalue) if differ else 1.0,
+        p_ranks=float(wilcoxon(ours, theirs).pvalue) if differ else 1.0,
+        n_users=len(ours),
+        n_seeds=n_seeds,
+    )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction: adjusted p-values, in the order given.
+
+    The smallest of m is multiplied by m, the next one by m - 1, ...; none gets smaller than the one
+    before it, nor larger than 1.
+    """
+    adjusted, floor = [0.0] * len(p_values), 0.0
+    for place, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        floor = max(floor, min(1.0, (len(p_values) - place) * p_values[index]))
+        adjusted[index] = floor
+    return adjusted
+
+
+def values_by_user(
+    runs: Sequence[RunResult], metrics: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Test users, sorted [U], and each one's means over the runs [metrics, U].
+
+    Raises:
+        InputError: test ranks that are not there, or of other users.
+    """
+    total, users = np.zeros(0), None
+    for run in runs:
+        ranks, _ = ranks_of(run)
+        order = np.argsort(ranks.users, kind="stable")
+        values = np.stack([per_row(metric, ranks)[order] for metric in metrics])
+        if users is None:
+            users, total = ranks.users[order], values
+        elif np.array_equal(users, ranks.users[order]):
+            total = total + values
+        else:
+            raise InputError(
+                f"{run.folder}: other users than the first run's; compare like with like"
+            )
+    assert users is not None  # no caller gives no run
+    # Sums of the same values in another order differ in the last bits, which is no difference.
+    return users, np.round(total / len(runs), 12)

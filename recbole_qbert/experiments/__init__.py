@@ -1,0 +1,1 @@
+"""What a user runs: runs, benchmarks, sweeps, ablations, complexity, the demo."""

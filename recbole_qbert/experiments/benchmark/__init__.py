@@ -1,0 +1,1 @@
+"""Models x data sets x seeds of one YAML file, with paired tests and tables."""

@@ -1,0 +1,48 @@
+"""From a plan to its tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.experiments.benchmark.cells import build_cells, run_cells
+from recbole_qbert.experiments.benchmark.outputs import to_rich, write_files
+from recbole_qbert.experiments.benchmark.plan import Plan
+from recbole_qbert.experiments.benchmark.published import published_figures, published_source
+from recbole_qbert.experiments.benchmark.scores import collect
+from recbole_qbert.experiments.benchmark.sidecar import write_sidecar
+from recbole_qbert.experiments.benchmark.tables import all_sheets
+
+
+def benchmark(plan: Plan, output: Path | None, console: Console) -> list[str]:
+    """Run what is not there yet, print the tables and write the files.
+
+    Args:
+        plan: of `read_plan`.
+        output: folder of the files; None: `<checkpoint_dir>/benchmark`.
+        console: where to print.
+
+    Returns:
+        One line for each cell that failed.
+
+    Raises:
+        InputError: settings or data that cannot be used; all are looked at before anything is
+            trained.
+    """
+    folder = output or Path(plan.checkpoint_dir) / "benchmark"
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; name another folder with --output")
+    outcome = run_cells(build_cells(plan), plan, console)
+    scores = collect(plan, outcome)
+    sheets = [all_sheets(one, published_figures(one.dataset), published_source()) for one in scores]
+    for one in sheets:
+        for sheet in one:
+            for table in to_rich(sheet, console):
+                console.print(table, crop=False)
+    failures = [str(failure) for failure in outcome.failures]
+    write_files(folder, scores, sheets, failures)
+    write_sidecar(folder, scores, failures, plan.source)
+    console.print(f"written: {folder}/table.md, .csv, .tex, .json", soft_wrap=True, highlight=False)
+    return failures

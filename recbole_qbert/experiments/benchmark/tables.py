@@ -1,0 +1,287 @@
+"""The tables of one data set, before anybody says whether they are for a screen or for a paper."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from recbole_qbert.evaluation import comparable
+from recbole_qbert.evaluation.comparable import MARK
+from recbole_qbert.evaluation.ranking import RANKS_FILE
+from recbole_qbert.evaluation.results import LATE, RANKINGS, metric_title, short
+from recbole_qbert.experiments.benchmark.scores import (
+    COVERAGE,
+    GROUP_METRICS,
+    GROUPS,
+    SIGNIFICANT,
+    Row,
+    Scores,
+    Spread,
+    group_metric,
+)
+
+BEST, SECOND = "best", "second"
+NONE = "–"
+GROUP_TITLES = {
+    "target": "test users by how often their target occurs in training",
+    "history": "test users by the number of items before their target",
+}
+OLD_RUN = (
+    f"its {RANKS_FILE} are of a version that kept no lists; delete them and their runs' lines in "
+    "results.jsonl and repeat the command: the runs are evaluated again, not trained"
+)
+
+
+class Entry(NamedTuple):
+    """What stands in one place; a line break is one on a screen alone."""
+
+    text: str
+    mark: str = ""  # BEST or SECOND of its column
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One table.
+
+    Attributes:
+        title: above it.
+        head: names of the columns; the first one holds names, the others numbers.
+        sections: heading ("" for none) -> lines.
+        notes: below it.
+        n_names: how many columns hold names.
+    """
+
+    title: str
+    head: tuple[str, ...]
+    sections: list[tuple[str, list[list[Entry]]]]
+    notes: list[str] = field(default_factory=list)
+    n_names: int = 1
+
+
+def all_sheets(
+    scores: Scores, published: Mapping[str, Mapping[str, float]], source: str
+) -> list[Sheet]:
+    """Every table of one data set.
+
+    Args:
+        scores: of the data set.
+        published: model -> metric -> printed figure, all items ranked.
+        source: of the figures.
+    """
+    sheets = [metrics_sheet(scores)]
+    if scores.tested:
+        sheets.append(comparisons_sheet(scores))
+    if any(row.contender.model in published for row in scores.rows):
+        sheets.append(published_sheet(scores, published, source))
+    sheets += [groups_sheet(scores, kind) for kind in GROUPS if scores.group_sizes]
+    return [*sheets, runs_sheet(scores)]
+
+
+def metrics_sheet(scores: Scores) -> Sheet:
+    """Both rankings, best and second of each column, and what the reference gains."""
+    titles = map(metric_title, scores.metrics)
+    sections, notes = [], []
+    for prefix, ranking in RANKINGS:
+        columns = [
+            [row.over_seeds("test", prefix + m) for row in scores.rows] for m in scores.metrics
+        ]
+        counted = [row.name not in scores.unlike for row in scores.rows]
+        marked = [mark_column(column, counted) for column in columns]
+        lines = [
+            [Entry(row.name + MARK * (row.name in scores.unlike)), *entries]
+            for row, *entries in zip(scores.rows, *marked, strict=True)
+        ]
+        if scores.tested:
+            lines.append(_improvements(scores, prefix))
+        sections.append((ranking, lines))
+    if scores.tested:
+        notes.append(
+            f"* p < {SIGNIFICANT} in both paired tests (t-test and Wilcoxon over users, on means "
+            f"over seeds), Holm's correction over {len(scores.others)} comparisons"
+        )
+    notes += comparable.notes(list(scores.unlike), list(scores.unlike.values()))
+    title = f"{scores.dataset}: test, the whole catalogue ranked, mean ± deviation over seeds"
+    return Sheet(title, ("model", *titles), sections, notes)
+
+
+def mark_column(column: Sequence[Spread], counted: Sequence[bool] = ()) -> list[Entry]:
+    """Numbers of one column; the highest mean is best, the next lower one second.
+
+    Means that differ in the last bits alone are equal; a column of one number has no best.
+
+    Args:
+        column: a number a row.
+        counted: which of them may be compared; all, where nothing is said.
+    """
+    counts = counted or [True] * len(column)
+    means = [round(value.mean, 12) for value in column]
+    compared = {mean for mean, each in zip(means, counts, strict=True) if each}
+    order = sorted(compared, reverse=True) if sum(counts) > 1 else []
+    marks = dict(zip(order, (BEST, SECOND), strict=False))
+    return [
+        Entry(plus_minus(value), marks.get(mean, "") if each else "")
+        for value, mean, each in zip(column, means, counts, strict=True)
+    ]
+
+
+def plus_minus(value: Spread) -> str:
+    """`.1375 ± .0009`."""
+    mean = short(value.mean)
+    return mean if value.deviation is None else f"{mean} ± {short(value.deviation)}"
+
+
+def _improvements(scores: Scores, prefix: str) -> list[Entry]:
+    """Of the reference over the best other row of each column."""
+    assert scores.reference is not None  # or nothing was tested
+    line = [Entry(f"{scores.reference.name} over the best other")]
+    for metric in scores.metrics:
+        name = prefix + metric
+        best = max(scores.others, key=lambda row: row.over_seeds("test", name).mean)
+        test = scores.tested[best.name][name]
+        line.append(Entry(f"{change_text(test.change)}{' *' if test.significant else ''}"))
+    return line
+
+
+def change_text(change: float) -> str:
+    """`+9.7 %`; a dash where it is over zero."""
+    return f"{change:+.1f} %" if math.isfinite(change) else NONE
+
+
+def comparisons_sheet(scores: Scores) -> Sheet:
+    """The reference against every other row: change and both p-values."""
+    assert scores.reference is not None  # or nothing was tested
+    sections = []
+    for prefix, ranking in RANKINGS:
+        lines = []
+        for name, tests in scores.tested.items():
+            found = [tests[prefix + metric] for metric in scores.metrics]
+            numbers = [
+                Entry(f"{change_text(one.change)}\n{p_text(one.p_value)} / {p_text(one.p_ranks)}")
+                for one in found
+            ]
+            lines.append([Entry(name), *numbers])
+        sections.append((ranking, lines))
+    title = f"{scores.dataset}: {scores.reference.name} against each other row"
+    notes = ["change of the mean; p of the t-test / of Wilcoxon's test, after Holm's correction"]
+    head = ("other row", *map(metric_title, scores.metrics))
+    return Sheet(title, head, sections, notes)
+
+
+def p_text(value: float) -> str:
+    """Three decimals: `.012`, `<.001`."""
+    return "<.001" if value < 0.0005 else f"{value:.3f}".replace("0.", ".", 1)
+
+
+def published_sheet(
+    scores: Scores, published: Mapping[str, Mapping[str, float]], source: str
+) -> Sheet:
+    """Our mean, the printed figure, and the difference, for each model that has one."""
+    known = {metric for figures in published.values() for metric in figures}
+    metrics = [metric for metric in scores.metrics if metric in known]
+    sections = []
+    for row in scores.rows:
+        figures = published.get(row.contender.model)
+        if figures is None:
+            continue
+        ours = [row.over_seeds("test", metric).mean for metric in metrics]
+        printed = [figures[metric] for metric in metrics]
+        change = [left - right for left, right in zip(ours, printed, strict=True)]
+        sections.append(
+            (
+                "",
+                [
+                    [Entry(row.name), Entry("ours"), *_numbers(ours, short)],
+                    [Entry(""), Entry("published"), *_numbers(printed, short)],
+                    [Entry(""), Entry("difference"), *_numbers(change, _signed)],
+                ],
+            )
+        )
+    title = f"{scores.dataset}: beside published figures, all items ranked"
+    head = ("model", "", *map(metric_title, metrics))
+    return Sheet(title, head, sections, [source], n_names=2)
+
+
+def _numbers(values: Sequence[float], text: Callable[[float], str]) -> list[Entry]:
+    return [Entry(text(value)) for value in values]
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4f}".replace("0.", ".", 1)
+
+
+def groups_sheet(scores: Scores, kind: str) -> Sheet:
+    """HR@10 / NDCG@10 of each group of users; with the targets' groups, coverage too."""
+    covered = kind == "target"
+    sizes = [scores.group_sizes[group_metric("users", kind, each.name)] for each in GROUPS[kind]]
+    names = [
+        f"{group.name}\n{size:,} users" for group, size in zip(GROUPS[kind], sizes, strict=True)
+    ]
+    sections = []
+    for prefix, ranking in RANKINGS:
+        lines = []
+        for row in scores.rows:
+            if not row.details:
+                continue
+            line = [Entry(row.name)]
+            if covered:
+                line.append(Entry(plus_minus(row.details[prefix + COVERAGE])))
+            line += [Entry(_both(row, prefix, kind, group.name)) for group in GROUPS[kind]]
+            lines.append(line)
+        sections.append((ranking, lines))
+    titles = " / ".join(map(metric_title, GROUP_METRICS))
+    title = f"{scores.dataset}: {titles} of {GROUP_TITLES[kind]}"
+    notes = [f"{row.name}: {OLD_RUN}" for row in scores.rows if not row.details]
+    if covered:
+        notes.insert(0, f"{COVERAGE}: share of the items that are among anybody's ten best")
+    return Sheet(title, ("model", *[COVERAGE] * covered, *names), sections, notes)
+
+
+def _both(row: Row, prefix: str, kind: str, group: str) -> str:
+    """`.1375 / .1059`, means over seeds; a dash where the group is empty."""
+    found = [row.details.get(group_metric(prefix + m, kind, group)) for m in GROUP_METRICS]
+    return " / ".join(short(each.mean) for each in found if each is not None) or NONE
+
+
+def runs_sheet(scores: Scores) -> Sheet:
+    """What the reader must know to compare: loss, protocol, budget, cost."""
+    head = (
+        "model",
+        "loss",
+        "repeats",
+        "chosen by",
+        "budget",
+        "seeds",
+        "best epoch",
+        "steps",
+        "s",
+        "parameters",
+        "MB",
+    )
+    lines = []
+    for row in scores.rows:
+        one = row.runs[0]
+        epochs = (f"{run.best_epoch + 1}{' !' if run.late else ''}" for run in row.runs)
+        early = any(run.stopped_early for run in row.runs)
+        texts = [
+            row.name,
+            one.loss,
+            one.repeats,
+            metric_title(one.valid_metric),
+            row.contender.budget,
+            ", ".join(str(run.seed) for run in row.runs),
+            ", ".join(epochs) + f" of {one.max_epochs}" + ", stopped early" * early,
+            f"{statistics.mean(run.steps for run in row.runs):.0f}",
+            f"{statistics.mean(run.seconds for run in row.runs):.0f}",
+            f"{one.n_parameters:,}",
+            f"{max(run.peak_memory_mb for run in row.runs):.0f}",
+        ]
+        lines.append([Entry(text) for text in texts])
+    notes = [
+        "s: seconds of training a seed, evaluations on valid included; MB: largest of the seeds"
+    ]
+    if any(run.late for row in scores.rows for run in row.runs):
+        notes.append(LATE)
+    return Sheet(f"{scores.dataset}: runs", head, [("", lines)], notes, n_names=5)

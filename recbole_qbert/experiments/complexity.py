@@ -1,0 +1,318 @@
+"""What a model costs at inference: parameters, multiply-accumulates, latency (the paper's Table 6).
+
+B batch, L items (`MAX_ITEM_LIST_LENGTH`), N items of the catalogue with the padding row, D hidden,
+T tokens an item. All of it is one `full_sort_predict`: the catalogue ranked for one user whose
+history is L items long. Nothing is trained; what a weight is does not change what it costs.
+
+A multiply-accumulate (MAC) is one product and its addition, 2 FLOPs. The paper's column "FLOPs" is
+50 x its parameters in every row (185.36 / 3.71, 225.68 / 4.51, 282.14 / 5.64), 50 being its longest
+history, so it counts MACs: one for each parameter at each position, as if the catalogue were scored
+at all 50 positions, and no products of attention. Hence three counts side by side:
+
+* `macs_by_formula`, L x parameters, the paper's, for any model;
+* `macs_closed_form`, what QBERT4Rec's layers multiply when the mask alone is scored;
+* `macs_counted`, half of what `torch.utils.flop_counter` counts: matrix products and convolutions,
+  no element-wise work, no look-ups and no sums of code vectors.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from recbole.config import Config
+from recbole.data.interaction import Interaction
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.models.qbert4rec import QBERT4Rec
+from recbole_qbert.registry import build_model
+from recbole_qbert.speedups.trimmed_forward import quicken
+
+TOP_K = 10
+BATCH_USERS = 256
+REPEATS = 50  # of one user, after WARM_UP
+BATCH_REPEATS = 10  # of BATCH_USERS users, after 1
+WARM_UP = 5
+
+# Row labels of the table.
+CATALOGUE = ["items", "history length L"]
+PARAMETERS = ["parameters", "  of the item table", "  of the rest"]
+MACS = ["M MACs, L x parameters", "  closed form", "  counted"]
+PAPER_LATENCY = "RTX 4090 (the paper's), ms"
+
+
+class PaperRow(NamedTuple):
+    """A row of the paper's Table 6."""
+
+    mega_flops: float
+    mega_parameters: float
+    latency_ms: float  # a sample, on an RTX 4090
+
+
+# Q-BERT4Rec: Quantized Semantic-ID Representation Learning for Multimodal Recommendation, Table 6.
+PAPER_TABLE_6 = {
+    "Instruments": PaperRow(185.36, 3.71, 2.66),
+    "Arts": PaperRow(225.68, 4.51, 2.67),
+    "Games": PaperRow(282.14, 5.64, 2.69),
+}
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of `full_sort_predict` and the best ten items, in float32, batch in place."""
+
+    device: str
+    median_ms: float  # one user
+    p95_ms: float
+    batch_ms: float  # a user, of BATCH_USERS at once
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """Everything measured of one model on one data set."""
+
+    model: str
+    dataset: str
+    n_items: int  # without the padding
+    max_length: int  # L
+    parameters: int
+    item_parameters: int
+    macs_by_formula: int
+    macs_closed_form: int | None  # of QBERT4Rec only
+    macs_counted: int
+    latencies: list[Latency]
+
+    @property
+    def other_parameters(self) -> int:
+        """All but the item table."""
+        return self.parameters - self.item_parameters
+
+
+def measure(config: Config, train_dataset: Any, test_loader: Any) -> Complexity:
+    """Build the config's model with new weights, count it, and time it.
+
+    Counted on the CPU, where no fused kernel hides a product from the counter; timed there and,
+    if the config's device is another one, on that too.
+
+    Raises:
+        InputError: the model scores only given items, not the catalogue.
+    """
+    cpu = torch.device("cpu")
+    devices = list(dict.fromkeys((cpu, config["device"])))
+    one, many = (full_histories(test_loader, config, n_rows) for n_rows in (1, BATCH_USERS))
+    latencies = []
+    for device in devices:
+        config["device"] = device  # several of RecBole's models make tensors on it by themselves
+        model = build_model(config, train_dataset).to(device).eval()
+        quicken(model, config)
+        if device == cpu:
+            parameters, item_parameters = count_parameters(model)
+            closed_form = closed_form_macs(model) if isinstance(model, QBERT4Rec) else None
+            try:
+                counted = counted_macs(model, one)
+            except NotImplementedError:
+                raise InputError(
+                    f"model {config['model']}: it scores given items only, not the catalogue"
+                ) from None
+        latencies.append(time_ranking(model, one.to(device), many.to(device), device))
+    max_length = config["MAX_ITEM_LIST_LENGTH"]
+    return Complexity(
+        model=config["model"],
+        dataset=config["dataset"],
+        n_items=train_dataset.item_num - 1,
+        max_length=max_length,
+        parameters=parameters,
+        item_parameters=item_parameters,
+        macs_by_formula=max_length * parameters,
+        macs_closed_form=closed_form,
+        macs_counted=counted,
+        latencies=latencies,
+    )
+
+
+def full_histories(loader: Any, config: Config, n_rows: int) -> Interaction:
+    """The first rows of a test loader with histories of full length.
+
+    A history shorter than L is repeated from its end backwards until it fills L places, so that
+    its last item stays the last (a b c, L = 7: c a b c a b c); every list field of the row in the
+    same way. If there are fewer rows than asked for, they start again from the first.
+    """
+    batch = loader.collate_fn(torch.arange(n_rows) % len(loader._dataset))[0]
+    max_length = config["MAX_ITEM_LIST_LENGTH"]
+    length_field = config["ITEM_LIST_LENGTH_FIELD"]
+    lengths = batch[length_field].unsqueeze(1)  # [B, 1]
+    source = (torch.arange(max_length) - max_length) % lengths  # [B, L]
+    full = {field: batch[field] for field in batch}
+    rows = torch.arange(n_rows).unsqueeze(1)
+    for field, values in full.items():
+        if field.endswith(config["LIST_SUFFIX"]) and values.shape[1:2] == (max_length,):
+            full[field] = values[rows, source]
+    full[length_field] = torch.full_like(batch[length_field], max_length)
+    return Interaction(full)
+
+
+def count_parameters(model: Any) -> tuple[int, int]:
+    """All parameters, and those of the item table.
+
+    The item table is QBERT4Rec's `items`, codes or rows; of another model every embedding table
+    with a row for each item (N, or N + 1 with a row for a mask).
+    """
+    if isinstance(model, QBERT4Rec):
+        tables: list[nn.Module] = [model.items]
+    else:
+        tables = [
+            module
+            for module in model.modules()
+            if isinstance(module, nn.Embedding)
+            and module.num_embeddings in (model.n_items, model.n_items + 1)
+        ]
+    of_items = {id(parameter) for table in tables for parameter in table.parameters()}
+    sizes = {id(parameter): parameter.numel() for parameter in model.parameters()}
+    return sum(sizes.values()), sum(sizes[key] for key in of_items)
+
+
+def closed_form_macs(model: QBERT4Rec) -> int:
+    """Products that QBERT4Rec's encoder and head need for one user of full length.
+
+    With P = L * T positions, Q of them to be said something of, and an inner size of I, a block
+    multiplies 2 P D^2 for keys and values, 2 Q D^2 for queries and outputs, 2 Q P D in the scores
+    and sums of attention, and 2 Q D I in the feed-forward layers. Q is P, and T, the one masked
+    item, in the last block. The head multiplies N T D, the padding row included.
+    """
+    blocks = model.encoder.blocks.layers
+    hidden_size, inner_size = model.mask_token.size(1), blocks[0].linear1.out_features
+    positions = model.max_seq_length * model.tokens_per_item
+
+    def block(asked: int) -> int:
+        projections = 2 * (positions + asked) * hidden_size**2
+        attention = 2 * asked * positions * hidden_size
+        return projections + attention + 2 * asked * hidden_size * inner_size
+
+    head = model.n_items * model.tokens_per_item * hidden_size
+    return (len(blocks) - 1) * block(positions) + block(model.tokens_per_item) + head
+
+
+def counted_macs(model: Any, batch: Interaction) -> int:
+    """Multiply-accumulates of `full_sort_predict` on a CPU, by PyTorch's counter."""
+    with _every_product_visible(), FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.full_sort_predict(batch)
+    return counter.get_total_flops() // 2
+
+
+@contextmanager
+def _every_product_visible() -> Iterator[None]:
+    """No fused Transformer block and no fused attention: the counter does not know those of CPUs,
+    and would count nothing for them."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def time_ranking(model: Any, one: Interaction, many: Interaction, device: torch.device) -> Latency:
+    """Latency on a device that holds the model and both batches."""
+    single = _milliseconds(model, one, device, WARM_UP, REPEATS)
+    batched = _milliseconds(model, many, device, 1, BATCH_REPEATS)
+    on_gpu = device.type == "cuda"
+    return Latency(
+        device=torch.cuda.get_device_name(device) if on_gpu else device.type.upper(),
+        median_ms=statistics.median(single),
+        p95_ms=float(np.percentile(single, 95)),
+        batch_ms=statistics.median(batched) / len(many),
+    )
+
+
+def _milliseconds(
+    model: Any, batch: Interaction, device: torch.device, warm_up: int, repeats: int
+) -> list[float]:
+    """Of each repeat; a GPU works on after a call returns, so it is waited for on both sides."""
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    times = []
+    with torch.no_grad():
+        for _ in range(warm_up + repeats):
+            wait()
+            started = perf_counter()
+            best_items(model, batch)
+            wait()
+            times.append(1000 * (perf_counter() - started))
+    return times[warm_up:]
+
+
+def best_items(model: Any, batch: Interaction) -> Tensor:
+    """The ten items of the highest score for each row, [B, 10]; all of a smaller catalogue."""
+    scores = model.full_sort_predict(batch).view(len(batch), -1)
+    return scores.topk(min(TOP_K, scores.size(1))).indices
+
+
+def complexity_table(found: Sequence[Complexity]) -> Table:
+    """A column for each model, with the paper's beside QBERT4Rec's where it has one."""
+    columns: list[tuple[str, dict[str, str]]] = []
+    for one in found:
+        columns.append((one.model, _cells(one)))
+        if one.model == "QBERT4Rec" and one.dataset in PAPER_TABLE_6:
+            columns.append(("Table 6", _paper_cells(PAPER_TABLE_6[one.dataset])))
+    table = Table(title=f"{found[0].dataset}: the whole catalogue ranked for one user")
+    table.add_column("")
+    for name, _ in columns:
+        table.add_column(name, justify="right", overflow="fold")
+    devices = [latency.device for latency in found[0].latencies]
+    for section in (CATALOGUE, PARAMETERS, MACS, *map(_latency_labels, devices), [PAPER_LATENCY]):
+        for label in section:
+            cells = [column.get(label, "") for _, column in columns]
+            if any(cells):
+                table.add_row(label, *cells)
+        table.add_section()
+    table.caption = (
+        f"1 MAC = 2 FLOPs; the paper counts L x parameters; ms: scores of all items, best {TOP_K}"
+    )
+    return table
+
+
+def _cells(one: Complexity) -> dict[str, str]:
+    """A model's column, by row label."""
+    sizes = [one.n_items, one.max_length]
+    sizes += [one.parameters, one.item_parameters, one.other_parameters]
+    labels = (*CATALOGUE, *PARAMETERS)
+    cells = {label: f"{size:,}" for label, size in zip(labels, sizes, strict=True)}
+    counts = (one.macs_by_formula, one.macs_closed_form, one.macs_counted)
+    for label, count in zip(MACS, counts, strict=True):
+        cells[label] = "" if count is None else f"{count / 1e6:,.2f}"
+    for latency in one.latencies:
+        times = (latency.median_ms, latency.p95_ms, latency.batch_ms)
+        for label, milliseconds in zip(_latency_labels(latency.device), times, strict=True):
+            cells[label] = f"{milliseconds:.2f}"
+    return cells
+
+
+def _paper_cells(row: PaperRow) -> dict[str, str]:
+    """The paper's column, by row label."""
+    return {
+        PARAMETERS[0]: f"{row.mega_parameters} M",
+        MACS[0]: f"{row.mega_flops}",
+        PAPER_LATENCY: f"{row.latency_ms}",
+    }
+
+
+def _latency_labels(device: str) -> list[str]:
+    return [
+        f"{device}, ms, median",
+        f"{device}, ms, 95th percentile",
+        f"{device}, ms a user, {BATCH_USERS} at once",
+    ]

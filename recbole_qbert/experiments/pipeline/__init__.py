@@ -1,0 +1,1 @@
+"""Steps of one YAML file, each run only where something changed."""

@@ -1,0 +1,359 @@
+"""`run_models`: data, model, training, evaluation and results of one or several models."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import torch
+from recbole.config import Config
+from recbole.data import data_preparation
+from recbole.utils import argument_list, init_seed
+from rich.console import Console
+
+from recbole_qbert.common.errors import InputError, said_of
+from recbole_qbert.common.files import check_writable, exclusive, sha256_file
+from recbole_qbert.common.process import (
+    flush_denormals,
+    machine,
+    peak_memory_mb,
+    quiet_recbole,
+    reset_peak_memory,
+    versions,
+)
+from recbole_qbert.common.process_group import barrier, is_main, world
+from recbole_qbert.config.build import FINETUNE, build_config, check_same_columns, shipped_files
+from recbole_qbert.data.dataset import SemanticIDDataset, semantic_id_path
+from recbole_qbert.evaluation.comparable import tested_on
+from recbole_qbert.evaluation.printing import print_tables
+from recbole_qbert.evaluation.ranking import LIST_LENGTH, RANKS_FILE, save_ranks
+from recbole_qbert.evaluation.results import RUN_ONLY, RunResult, append_result
+from recbole_qbert.experiments.splits import (
+    FEATURE_KEYS,
+    Splits,
+    data_counts,
+    load_dataset,
+    load_splits,
+    read_dataset,
+)
+from recbole_qbert.models.qbert4rec import QBERT4Rec
+from recbole_qbert.pretraining.transfer import load_pretrained, read_source
+from recbole_qbert.registry import build_model, model_entry
+from recbole_qbert.serving.bundle import NotBundled, save_bundle
+from recbole_qbert.training.checkpoint import config_from_json, config_to_json
+from recbole_qbert.training.distributed import joined
+from recbole_qbert.training.inputs import check_inputs, inputs_of, reads_semantic_ids
+from recbole_qbert.training.learning_curve import best_evaluation, epoch_printer
+from recbole_qbert.training.run_identity import (
+    LOCK,
+    check_resumed,
+    finished_run,
+    last_state_file,
+    latest_result,
+    run_folder,
+)
+from recbole_qbert.training.trainer import n_parameters
+
+# Keys that say which users, items and columns a data set has. Longer histories change none.
+DATA_KEYS = frozenset(
+    {*argument_list.dataset_arguments, *FEATURE_KEYS, "semantic_id_file", "item_vectors"}
+) - {"MAX_ITEM_LIST_LENGTH"}
+
+
+class Training(NamedTuple):
+    """One model, its data and its trainer: before it is trained, and after."""
+
+    config: Config
+    splits: Splits
+    model: Any
+    trainer: Any
+    counts: dict[str, int]
+    pretrained_on: list[str]  # data sets; none: from scratch
+
+
+def run_models(
+    models: Sequence[str],
+    dataset: str,
+    files: Sequence[str | Path] = (),
+    settings: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+) -> list[RunResult]:
+    """Train and evaluate models one after another under one protocol and print one table.
+
+    A QBERT4Rec that starts from pretrained weights (`pre_model_path`) is followed by the same one
+    from scratch, at the same budget; one that was trained before is not trained again.
+
+    Args:
+        models: names in the registry, or of RecBole's sequential models.
+        dataset: name of the data set.
+        files: the user's YAML files.
+        settings: `key=value` settings; they win over the files.
+        console: where to print.
+
+    Raises:
+        InputError: any setting or file that cannot be used; all models' settings and data are
+            checked before the first one is trained.
+    """
+    console = console or Console()
+    configs = [build_config(model, dataset, files, settings) for model in models]
+    for config in configs:
+        check_run(config)
+    check_same_columns([(config["model"], config) for config in configs])
+    plan: list[tuple[Config, RunResult | None]] = [(config, None) for config in configs]
+    for place, config in reversed(list(enumerate(configs))):
+        if is_qbert(config) and config["pre_model_path"]:
+            alone = {**(settings or {}), "pre_model_path": None}
+            scratch = build_config(config["model"], dataset, files, alone)
+            plan.insert(place + 1, (scratch, finished_run(scratch)))
+    check_data(configs)
+    with joined([config for config, _ in plan]):
+        console = console if is_main() else Console(quiet=True)
+        names = [str(file) for file in files]
+        results = [done or run_model(config, console, names) for config, done in plan]
+        print_tables(results, console)
+    return results
+
+
+def is_qbert(config: Config) -> bool:
+    """Whether the model is QBERT4Rec or derived from it: those have our keys of pretraining."""
+    return issubclass(model_entry(config["model"]).model, QBERT4Rec)
+
+
+def check_run(config: Config) -> None:
+    """What no setting alone tells: where the run writes, its stage, what it begins with."""
+    entry = model_entry(config["model"])
+    if not issubclass(entry.dataset, SemanticIDDataset):
+        raise InputError(
+            f"model {config['model']}: its data set {entry.dataset.__name__} is not derived from "
+            "SemanticIDDataset; derive it, or use RecBole's run_recbole"
+        )
+    for folder in (config["checkpoint_dir"], run_folder(config)):
+        with said_of("checkpoint_dir"):
+            check_writable(folder)
+    if not is_qbert(config):
+        return
+    if config["train_stage"] != FINETUNE:
+        raise InputError(
+            f"train_stage: {config['train_stage']!r}: `run` fine-tunes; pretrain with "
+            "`recbole-qbert pretrain --datasets=A,B`"
+        )
+    if config["pre_model_path"]:
+        with said_of("pre_model_path"):
+            read_source(config["pre_model_path"])
+
+
+def check_data(configs: Sequence[Config]) -> None:
+    """Read the data of all models, so that no fault of them is found behind a training.
+
+    Models that read the same as an earlier one are passed over, and the first one, which is next.
+
+    Raises:
+        InputError: as `read_dataset`, or a model's semantic IDs are missing.
+    """
+    quiet_recbole()
+    read: list[tuple[type, dict[str, Any]]] = []
+    for config in configs:
+        name = config["model"]
+        reads = (model_entry(name).dataset, {key: config[key] for key in DATA_KEYS})
+        if read and reads_semantic_ids(config) and semantic_id_path(config) is None:
+            raise InputError(
+                f"{name} needs semantic IDs and {config['dataset']} has none; `recbole-qbert "
+                f"tokenize --dataset={config['dataset']}` makes them (or set semantic_id_file)"
+            )
+        if read and reads not in read:
+            with said_of(name):
+                read_dataset(config)
+        read.append(reads)
+
+
+def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> RunResult:
+    """One model: load, train, choose on valid, test once, append the result.
+
+    Raises:
+        InputError: as `prepare`.
+    """
+    flush_denormals()
+    quiet_recbole()
+    reset_peak_memory()
+    name, dataset_name = config["model"], config["dataset"]
+    shipped = shipped_files(name, dataset_name, config["use_tuned"] is not False)
+    used = [path.name for path in shipped] + list(files)
+    base, folder = Path(config["checkpoint_dir"]), run_folder(config)
+    config["checkpoint_dir"] = str(folder)
+    console.print(
+        f"[bold]{name}[/bold] on {dataset_name}, settings from {', '.join(used)}", soft_wrap=True
+    )
+    with contextlib.ExitStack() as held:
+        training = prepare(config, console, held)
+        train(training, epoch_printer(training.trainer, console))
+        return publish(training, base, used, console)
+
+
+def prepare(config: Config, console: Console, held: contextlib.ExitStack | None = None) -> Training:
+    """Data, model and trainer of one config, whose `checkpoint_dir` is the run's own folder.
+
+    Args:
+        config: of the run.
+        console: where to print.
+        held: takes the lock of the folder before the first file is written; None: the caller has
+            it.
+
+    Raises:
+        InputError: settings or files that cannot be used, or another process makes this run.
+    """
+    name, folder = config["model"], config["checkpoint_dir"]
+    lock = exclusive(Path(folder) / LOCK, wait_s=0) if is_main() else contextlib.nullcontext()
+    entry = model_entry(name)
+    inputs = inputs_of(config)
+    if config["resume"]:
+        check_resumed(last_state_file(Path(folder), name), inputs)
+    splits = load_splits(config)
+    counts = data_counts(*splits)
+    line = ", ".join(f"{key} {value:,}" for key, value in counts.items())
+    console.print(f"  {line}", soft_wrap=True)
+    for note in splits.dataset.notes:
+        console.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
+
+    two_stages = name == "S3Rec" and config["pretrain_epochs"]
+    if held is not None and two_stages:
+        held.enter_context(lock)
+    if two_stages:
+        config["pre_model_path"] = pretrain_s3rec(config, console)
+        config["train_stage"] = "finetune"
+    init_seed(config["seed"], config["reproducibility"])
+    model = build_model(config, splits.train._dataset)
+    pretrained_on: list[str] = []
+    if is_qbert(config) and config["pre_model_path"]:
+        source = read_source(config["pre_model_path"])
+        pretrained_on = source.domains
+        for line in load_pretrained(model, config, splits.train._dataset, source):
+            console.print(f"  {line}", highlight=False, soft_wrap=True)
+    model = model.to(config["device"])
+    console.print(
+        f"  {n_parameters(model):,} parameters, device {config['device']}, folder {folder}",
+        soft_wrap=True,
+    )
+    if held is not None and not two_stages:
+        held.enter_context(lock)
+    trainer = entry.trainer(config, model)
+    check_inputs(name, inputs, trainer.inputs, "that was while it was read: start the run again")
+    return Training(config, splits, model, trainer, counts, pretrained_on)
+
+
+def train(training: Training, report: Callable[[int, float], None]) -> None:
+    """Train to the end, or go on; `report(epoch, valid score)` after each evaluation on valid."""
+    training.trainer.fit(
+        training.splits.train,
+        training.splits.valid,
+        verbose=False,
+        show_progress=training.config["show_progress"],
+        callback_fn=report,
+    )
+
+
+def publish(
+    training: Training, base: Path, files: Sequence[str], console: Console | None = None
+) -> RunResult:
+    """The best weights on valid and, the only time, on test; ranks, bundle and one result line.
+
+    Args:
+        training: trained; its trainer knows the learning curve.
+        base: where `results.jsonl` is.
+        files: names of the YAML files that the settings are from.
+        console: where to say that a model has no bundle.
+    """
+    config, splits, model, trainer = training[:4]
+    folder = Path(config["checkpoint_dir"])
+    valid = trainer.evaluate(splits.valid)
+    started = perf_counter()
+    trainer.list_length = LIST_LENGTH
+    test = trainer.evaluate(splits.test, load_best_model=False)
+    test_seconds = perf_counter() - started
+    bundle = str(folder / "bundle")
+    if is_main():
+        items, _ = splits.train._dataset.training_sequences()
+        item_counts = torch.bincount(items, minlength=splits.dataset.item_num)
+        assert trainer.ranks is not None  # of the evaluation above
+        save_ranks(folder / RANKS_FILE, trainer.ranks, item_counts.numpy())
+        try:
+            save_bundle(bundle, model, config, splits.train._dataset)
+        except NotBundled as error:
+            bundle = ""
+            console = console or Console()
+            console.print(f"  {error}", highlight=False, markup=False, soft_wrap=True)
+    metric = trainer.valid_metric
+    result = RunResult(
+        model=config["model"],
+        dataset=config["dataset"],
+        seed=config["seed"],
+        valid=dict(valid),
+        test=dict(test),
+        valid_metric=metric,
+        exclude_visible=bool(getattr(model, "exclude_visible", False)),
+        loss=str(config["loss_type"]),
+        best_epoch=best_evaluation(trainer.curve, metric)[1],
+        epochs=len(trainer.train_loss_dict),
+        max_epochs=config["epochs"],
+        seconds=trainer.curve[-1]["seconds"],
+        test_seconds=test_seconds,
+        n_parameters=n_parameters(model),
+        peak_memory_mb=peak_memory_mb(),
+        counts=training.counts,
+        data_sha256=trainer.inputs,
+        config=config_to_json(config),
+        config_files=list(files),
+        versions=versions(),
+        device=str(config["device"]),
+        threads=torch.get_num_threads(),
+        bundle=bundle,
+        machine=machine(),
+        folder=str(folder),
+        ranks_sha256=sha256_file(folder / RANKS_FILE) if is_main() else "",
+        pretrained_on=training.pretrained_on,
+        n_processes=world()[1],
+        steps=len(trainer.train_loss_dict) * len(splits.train),
+        tested_on=tested_on(splits.test._dataset),
+    )
+    done = latest_result(base, folder) if config["resume"] else None
+    if done is not None and _says_the_same(done, result):
+        return done  # a finished run that was resumed: one line is enough
+    if is_main():
+        append_result(base / "results.jsonl", result)
+    return result
+
+
+def _says_the_same(one: RunResult, other: RunResult) -> bool:
+    fields = ("data_sha256", "valid", "test", "ranks_sha256")
+    return all(getattr(one, name) == getattr(other, name) for name in fields)
+
+
+def pretrain_s3rec(config: Config, console: Console) -> str:
+    """S3Rec's first stage: `pretrain_epochs` epochs of its four self-supervised losses.
+
+    Trains on one row a user, the whole training sequence, as the original does.
+    """
+    folder = Path(config["checkpoint_dir"]) / "pretrain"
+    changes = {
+        "train_stage": "pretrain",
+        "epochs": config["pretrain_epochs"],
+        "augmentation": "none",
+        # There are far fewer rows than the second stage's prefixes: smaller batches, more steps.
+        "train_batch_size": config["pretrain_batch_size"] or config["train_batch_size"],
+        "checkpoint_dir": str(folder),
+        "use_gpu": config["use_gpu"],
+        **{key: config[key] for key in RUN_ONLY if key in config},
+    }
+    keys = config_to_json(config)["keys"] | changes
+    first = config_from_json({"model": "S3Rec", "dataset": config["dataset"], "keys": keys})
+    entry = model_entry("S3Rec")
+    train_data, _, _ = data_preparation(first, load_dataset(entry.dataset, first))
+    console.print(f"  S3Rec pretraining, {first['epochs']} epochs")
+    init_seed(first["seed"], first["reproducibility"])
+    model = build_model(first, train_data._dataset).to(first["device"])
+    trainer = entry.trainer(first, model)
+    trainer.fit(train_data, None, verbose=False, show_progress=first["show_progress"])
+    barrier()  # until it is written
+    return str(trainer.saved_model_file)

@@ -1,0 +1,154 @@
+"""A data set as a run reads it: loaded and split into train, valid and test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from recbole.config import Config
+from recbole.data import data_preparation
+from recbole.utils import FeatureSource, FeatureType, init_seed
+
+from recbole_qbert.common.errors import InputError, did_you_mean
+from recbole_qbert.data.dataset import SEMANTIC_ID_FIELD, SemanticIDDataset
+from recbole_qbert.evaluation.ranking import saw_all
+from recbole_qbert.registry import model_entry
+
+FEWEST_INTERACTIONS = 4  # of a user: a history of one item, and a target for train, valid and test
+FEATURE_KEYS = ("selected_features", "item_attribute")  # of RecBole's models: item features
+TOO_SHORT = (
+    f"no user has enough interactions ({FEWEST_INTERACTIONS} are needed) to be split; give longer "
+    "histories"
+)
+
+
+class Splits(NamedTuple):
+    """A data set and the loaders of its three splits."""
+
+    dataset: Any
+    train: Any
+    valid: Any
+    test: Any
+
+
+def load_dataset(dataset_class: type, config: Config) -> Any:
+    """Build the dataset; what RecBole says of a missing or broken file becomes one line."""
+    path = Path(config["data_path"])
+    if not path.is_dir():
+        raise InputError(
+            f"{path}: no such folder; data_path must name the folder that holds {path.name}/"
+        )
+    try:
+        return dataset_class(config)
+    except (ValueError, KeyError, FileNotFoundError) as error:
+        raise InputError(f"dataset {config['dataset']}: {' '.join(str(error).split())}") from None
+
+
+def read_dataset(config: Config) -> Any:
+    """Seed everything and read the data set of the config's model.
+
+    Raises:
+        InputError: data that cannot be read, too few to be split, or without a feature that the
+            model needs.
+    """
+    init_seed(config["seed"], config["reproducibility"])
+    dataset = load_dataset(model_entry(config["model"]).dataset, config)
+    if config["benchmark_filename"] is None:
+        _check_lengths(dataset, config)
+    _check_features(dataset, config)
+    return dataset
+
+
+def load_splits(config: Config) -> Splits:
+    """Read the data set of the config's model and split it.
+
+    Raises:
+        InputError: as `read_dataset`, or a part without rows.
+    """
+    dataset = read_dataset(config)
+    splits = Splits(dataset, *data_preparation(config, dataset))
+    if len(splits.valid._dataset) == 0 or len(splits.test._dataset) == 0:
+        raise InputError(f"dataset {config['dataset']}: {TOO_SHORT}")
+    if isinstance(dataset, SemanticIDDataset):  # and no third party's own
+        dataset.notes += _unused_features(config, dataset) + _full_users(splits)
+    return splits
+
+
+def _full_users(splits: Splits) -> list[str]:
+    """Users who have seen all items have no place for a target among unseen ones."""
+    tested, n_items = splits.test._dataset, splits.dataset.item_num - 1
+    seen = tested.seen_items(tested.inter_feat)
+    full = int(saw_all(seen, len(tested), n_items).sum())
+    if not full:
+        return []
+    return [
+        f"{full:,} of {len(tested):,} test users have seen all {n_items:,} items; "
+        "among unseen items their targets rank last"
+    ]
+
+
+def _unused_features(config: Config, dataset: Any) -> list[str]:
+    """RecBole's models with features (FDSA) leave numbers out that `numerical_features` lacks."""
+    numbers = [FeatureType.FLOAT, FeatureType.FLOAT_SEQ]
+    left_out = [
+        name
+        for name in config["selected_features"] or []
+        if dataset.field2type.get(name) in numbers and name not in config["numerical_features"]
+    ]
+    if not left_out:
+        return []
+    return [
+        f"{config['model']} leaves {', '.join(left_out)} out: numbers count as features only where "
+        "numerical_features names them"
+    ]
+
+
+def _check_lengths(dataset: Any, config: Config) -> None:
+    """RecBole fails before it splits where no user has two interactions."""
+    if dataset.inter_feat[dataset.uid_field].value_counts().max() < FEWEST_INTERACTIONS:
+        raise InputError(f"dataset {config['dataset']}: {TOO_SHORT}")
+
+
+def _check_features(dataset: Any, config: Config) -> None:
+    """RecBole's models look item features up without a check.
+
+    Raises:
+        InputError: a setting of such a model names one that was not read.
+    """
+    if not model_entry(config["model"]).model.__module__.startswith("recbole."):
+        return
+    read = [
+        name
+        for name, source in dataset.field2source.items()
+        if source == FeatureSource.ITEM and name in dataset.item_feat
+    ]
+    for key in FEATURE_KEYS:
+        given = config[key] or []
+        for name in [given] if isinstance(given, str) else given:
+            if name in read:
+                continue
+            remedy = f"add {name} to the columns `item` of load_col"
+            if name == SEMANTIC_ID_FIELD:
+                remedy = f"make them with `recbole-qbert tokenize --dataset={config['dataset']}`"
+            raise InputError(
+                f"{key}: {name!r} is no feature of the items that are read "
+                f"({', '.join(read) or 'they have none'}){did_you_mean(name, read)}; {remedy}"
+            )
+
+
+def data_counts(dataset: Any, train: Any, valid: Any, test: Any) -> dict[str, int]:
+    """Users, items and interactions after filtering, and the rows of each split.
+
+    Training interactions are outside all training rows where MAX_ITEM_LIST_LENGTH cuts sequences.
+    """
+    items, _ = train._dataset.training_sequences()
+    return {
+        "users": dataset.user_num - 1,
+        "items": dataset.item_num - 1,
+        "interactions": dataset.n_interactions,
+        "training interactions": len(items),
+        "of them in training rows": train._dataset.n_trained,
+        "training rows": len(train._dataset),
+        "valid rows": len(valid._dataset),
+        "test rows": len(test._dataset),
+    }

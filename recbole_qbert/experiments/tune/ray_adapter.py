@@ -1,0 +1,372 @@
+"""Trials on Ray Tune: of sweeps only this module and those called `ray_...` import ray.
+
+What differs between Ray 2.6.3 and Ray 2.45 and later is in `ray_2_6` and `ray_2_45`.
+
+Ray starts the trials' processes, gives them CPUs and GPUs, starts those again that died, and stops
+what ASHA drops. It draws nothing and keeps nothing: trials are numbers to it, and its own records
+are scratch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from recbole_qbert._version import __version__
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.signals import own_sigterm
+from recbole_qbert.compat.ray import is_old, memory_costs_a_trial
+from recbole_qbert.experiments.tune.journal import Report
+from recbole_qbert.experiments.tune.ray_faults import fault_of, in_a_line
+from recbole_qbert.experiments.tune.ray_leftovers import ended_with_this_process
+from recbole_qbert.experiments.tune.trial import Job, check_sight
+
+backend: Any = importlib.import_module(
+    "recbole_qbert.experiments.tune." + ("ray_2_6" if is_old() else "ray_2_45")
+)
+NUMBER, VALID = "trial", "valid"
+OBJECT_STORE_BYTES = 100 << 20  # trials exchange numbers only; Ray would take a third of the memory
+SECONDS_TO_LOOK = 300  # a busy machine may need minutes to import torch and RecBole
+# Ray's own: tables, loggers and syncing that nobody needs here, and Ctrl-C, which would end the
+# sweep as if it were done.
+QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    **backend.ENVIRONMENT,
+}
+
+
+class Listener(Protocol):
+    """Who is told what happens, in the driver's process."""
+
+    def started(self, number: int) -> None:
+        """A process is at work on it; again after each death."""
+
+    def reported(self, number: int, report: Report) -> None:
+        """An evaluation; also one that was reported before."""
+
+    def ended(self, number: int, stopped: bool) -> None:
+        """Trained to its end, or stopped by the scheduler."""
+
+    def failed(self, number: int, fault: str) -> None:
+        """It died more often than is made good."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How trials are run.
+
+    Attributes:
+        n_cpus: of a trial.
+        n_gpus: of a trial; a fraction shares a GPU.
+        max_concurrent: trials at a time; None: as many as fit.
+        max_failures: deaths of a trial's process that are made good.
+        asha: whether ASHA stops trials.
+        grace, reduction, n_evaluations: ASHA's first rung, factor and last evaluation.
+    """
+
+    n_cpus: int
+    n_gpus: float
+    max_concurrent: int | None
+    max_failures: int
+    asha: bool
+    grace: int
+    reduction: float
+    n_evaluations: int
+
+
+@contextlib.contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """A Ray of this machine alone for the block, or the cluster at `address`.
+
+    Raises:
+        InputError: no cluster there.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    options: dict[str, Any] = {"address": address}
+    if address is None:
+        # "local", or ray would join the cluster that RAY_ADDRESS names.
+        options = {
+            "address": "local",
+            "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE_BYTES,
+        }
+    try:
+        with own_sigterm(), _environment({"RAY_USAGE_STATS_ENABLED": "0"}):
+            started = ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise InputError(f"address: {address}: {in_a_line(error)}") from None
+    with contextlib.ExitStack() as stack:
+        if address is None:
+            session = started.address_info["session_dir"]
+            stack.enter_context(ended_with_this_process(session))
+        stack.callback(ray.shutdown)
+        yield
+
+
+def resources(n_cpus: int, n_gpus: float | None, joined: bool) -> tuple[float, str]:
+    """The GPU share of a trial, and a line where it is not what was asked for.
+
+    Args:
+        n_cpus: asked for.
+        n_gpus: asked for; None: one where there is one.
+        joined: the cluster may grow, so that nothing is refused.
+
+    Raises:
+        InputError: no machine has so many CPUs; Ray would wait for ever.
+    """
+    total = ray.cluster_resources()
+    has_gpu = total.get("GPU", 0) > 0
+    most = max((node["Resources"].get("CPU", 0) for node in _nodes()), default=0)
+    if n_cpus > most and not joined:
+        raise InputError(f"cpus_per_trial: {n_cpus}, and this machine gives Ray {most:g} CPUs")
+    if n_gpus is None:
+        return float(has_gpu), ""
+    if n_gpus and not has_gpu and not joined:
+        return 0.0, "no GPU here: trials run on CPUs"
+    return n_gpus, ""
+
+
+def check_machines(job: Job) -> None:
+    """Every machine of the cluster has this version, the experiment's folder and the data.
+
+    Raises:
+        InputError: the first machine that has not.
+    """
+    look: Any = ray.remote(num_cpus=0)(_look)
+    answers = [
+        look.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(job)
+        for node in _nodes()
+    ]
+    try:
+        faults = ray.get(answers, timeout=SECONDS_TO_LOOK)
+    except ray.exceptions.RayError as error:
+        raise InputError(
+            f"a machine of the cluster cannot run a trial: {in_a_line(error)}"
+        ) from None
+    for fault in faults:
+        if fault:
+            raise InputError(fault)
+
+
+def _look(job: Job) -> str:
+    from recbole_qbert._version import __version__ as installed
+
+    if installed != __version__:
+        return f"{platform.node()} has recbole-qbert {installed}, not {__version__}"
+    try:
+        check_sight(job)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def _nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+_NOBODY: Any = None  # in place of Ray's controller, which ASHA does not ask
+
+
+class _Numbered(NamedTuple):
+    """All that ASHA reads of a trial."""
+
+    trial_id: int
+
+
+def _numbered(number: int) -> Any:
+    return _Numbered(number)
+
+
+class ResumableASHA(ASHAScheduler):
+    """ASHA that knows trials by number, so that earlier reports can be given to it again.
+
+    Its time is Ray's `training_iteration`, the number of reports, which is that of evaluations: a
+    trial that goes on reports its earlier ones first. A report that a rung holds already changes
+    nothing and stops nothing.
+    """
+
+    def __init__(self, schedule: Schedule):
+        super().__init__(
+            metric=VALID,
+            mode="max",
+            time_attr="training_iteration",
+            grace_period=schedule.grace,
+            reduction_factor=schedule.reduction,
+            max_t=schedule.n_evaluations,
+        )
+        self.stopped: set[int] = set()  # before their last evaluation
+
+    def replay(self, history: Iterable[tuple[int, Report]]) -> None:
+        """Reports of an earlier driver, in the order in which they came."""
+        for number, report in history:
+            self.add(number)
+            self.decide(number, report["evaluation"], report[VALID])
+
+    def add(self, number: int) -> None:
+        """Make a trial known; doing it again changes nothing."""
+        if number not in self._trial_info:
+            super().on_trial_add(_NOBODY, _numbered(number))
+
+    def decide(self, number: int, evaluation: int, valid: float) -> str:
+        """Ray's word for what is to happen to a trial after an evaluation."""
+        result = {"training_iteration": evaluation, VALID: valid}
+        action: str = super().on_trial_result(_NOBODY, _numbered(number), result)
+        if action == TrialScheduler.STOP and evaluation < self._max_t:
+            self.stopped.add(number)
+        return action
+
+    def on_trial_add(self, controller: Any, trial: Any) -> None:
+        self.add(trial.config[NUMBER])
+
+    def on_trial_result(self, controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
+        if VALID not in result:  # a trial that ended before its first evaluation
+            return str(TrialScheduler.CONTINUE)
+        return self.decide(trial.config[NUMBER], result["evaluation"], result[VALID])
+
+    def on_trial_complete(self, controller: Any, trial: Any, result: Mapping[str, Any]) -> None:
+        """Its reports are in the rungs already."""
+
+    def on_trial_remove(self, controller: Any, trial: Any) -> None:
+        """What it reported stays in the rungs."""
+
+
+class _Callback(tune.Callback):
+    """Ray's events, told to the listener by the trial's number."""
+
+    def __init__(self, listener: Listener, scheduler: TrialScheduler):
+        self._listener, self._scheduler = listener, scheduler
+        self._failed: list[Any] = []
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        """Ray pickles its settings for a restore of its own; the listener has no place there."""
+        return tune.Callback, ()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._listener.started(trial.config[NUMBER])
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        if "reported" in result:
+            report = {key: result[key] for key in result["reported"]}
+            self._listener.reported(trial.config[NUMBER], report)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        number = trial.config[NUMBER]
+        self._listener.ended(number, number in getattr(self._scheduler, "stopped", ()))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._failed.append(trial)  # Ray calls this before it keeps the error
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self.on_experiment_end(trials)
+
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        while self._failed:
+            trial = self._failed.pop(0)
+            self._listener.failed(trial.config[NUMBER], fault_of(trial))
+
+
+def run_trials(
+    train: Callable[[int, Callable[[Report], None]], None],
+    numbers: Sequence[int],
+    schedule: Schedule,
+    history: Iterable[tuple[int, Report]],
+    scratch: Path,
+    listener: Listener,
+) -> None:
+    """Run trials until all have ended.
+
+    Args:
+        train: called as `train(number, report)` in a process of its own for each trial.
+        numbers: in order; those that `history` shows to be stopped end at once.
+        schedule: resources and scheduler.
+        history: reports of an earlier driver in order.
+        scratch: a folder that all machines share, for Ray's own records; emptied.
+        listener: told what happens.
+    """
+    scheduler: TrialScheduler = FIFOScheduler()
+    if schedule.asha:
+        scheduler = ResumableASHA(schedule)
+        scheduler.replay(history)
+        for number in [each for each in numbers if each in scheduler.stopped]:
+            listener.ended(number, True)
+        numbers = [each for each in numbers if each not in scheduler.stopped]
+    if numbers:
+        _fit(train, list(numbers), schedule, scheduler, scratch, listener)
+
+
+def _fit(
+    train: Callable[[int, Callable[[Report], None]], None],
+    numbers: list[int],
+    schedule: Schedule,
+    scheduler: TrialScheduler,
+    scratch: Path,
+    listener: Listener,
+) -> None:
+    def trainable(config: dict[str, Any]) -> None:
+        def report(content: Report) -> None:
+            backend.report({**content, "reported": list(content)})
+
+        train(config[NUMBER], report)
+
+    shutil.rmtree(scratch, ignore_errors=True)
+    # A trial's fault is the listener's to tell, in one line; Ray's log has its traceback too.
+    logger = logging.getLogger("ray.tune")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    with _environment(QUIET), memory_costs_a_trial():
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, {"cpu": schedule.n_cpus, "gpu": schedule.n_gpus}),
+            param_space={NUMBER: tune.grid_search(numbers)},
+            tune_config=backend.tune_config(
+                scheduler=scheduler,
+                max_concurrent_trials=schedule.max_concurrent,
+                reuse_actors=False,  # a fresh process each: nothing of a trial stays behind
+            ),
+            run_config=backend.RunConfig(
+                name=scratch.name,
+                storage_path=str(scratch.parent),
+                verbose=0,
+                callbacks=[_Callback(listener, scheduler)],
+                failure_config=backend.FailureConfig(max_failures=schedule.max_failures),
+            ),
+        )
+        try:
+            tuner.fit()
+        finally:
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,366 @@
+"""What a sweep is asked for: its file, then `--key=value`, checked against the model's settings."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field
+from recbole.config import Config
+from typing_extensions import TypedDict
+
+from recbole_qbert.common.errors import InputError, did_you_mean, said_of
+from recbole_qbert.common.files import atomic_write
+from recbole_qbert.common.yaml_files import load_yaml, parse_value, split_files
+from recbole_qbert.config.build import (
+    build_config,
+    check_keys,
+    merge_settings,
+    settings_for,
+)
+from recbole_qbert.config.fields import STRICT, Fields
+from recbole_qbert.config.settings import RUN, Chance, Count, Layers, Number, Seed, Text
+from recbole_qbert.data.budget import AUTO, eval_step
+from recbole_qbert.experiments.run import check_run
+from recbole_qbert.experiments.tune.space import (
+    Space,
+    Values,
+    configured_value,
+    draw_trials,
+    n_grid,
+    nested,
+    parse_space,
+)
+from recbole_qbert.registry import model_entry
+from recbole_qbert.training.inputs import input_files
+
+# Keys that a space cannot have: trials would not be comparable, or the sweep sets them itself.
+NOT_SEARCHED = frozenset(
+    # fmt: off
+    [
+        "model",
+        "dataset",
+        "data_path",
+        "checkpoint_dir",
+        "config_files",
+        "epochs",
+        "eval_step",
+        "metrics",
+        "topk",
+        "valid_metric",
+        "valid_metric_bigger",
+        "eval_args",
+        "load_col",
+        "user_inter_num_interval",
+        "item_inter_num_interval",
+        "val_interval",
+        "rm_dup_inter",
+        "filter_inter_by_user_or_item",
+        "threshold",
+        "nproc",
+        "gpu_id",
+        "use_gpu",
+        "device",
+        "resume",
+        "show_progress",
+        "state",
+        "use_tuned",
+    ]
+    # fmt: on
+)
+# Keys that the sweep sets for each trial.
+NOT_FIXED = {
+    "gpu_id": "Ray gives each trial its GPU; see gpus_per_trial",
+    "nproc": "a trial is one process; see max_concurrent",
+    "resume": "is the sweep's own: --resume",
+}
+PATH_KEYS = ("semantic_id_file", "pre_model_path")
+
+
+@dataclass(frozen=True)
+class Request:
+    """The keys of a tune file, and `source`, its name. `~` is None."""
+
+    model: str = ""
+    dataset: str = ""
+    name: str | None = None  # of the experiment's folder; None: model and data set
+    data_path: str | None = None
+    checkpoint_dir: str | None = None
+    config_files: list[str] = field(default_factory=list)
+    space: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)  # fixed keys of every trial
+    seed: int = 2026  # of the draws, and of each trial's training
+    trials: int = 1  # samples; each takes the whole grid
+    baseline: bool = False
+    scheduler: str = "none"
+    grace: int = 1  # evaluations before ASHA may stop a trial
+    reduction: float = 3  # one in so many goes on
+    max_epochs: int | None = None
+    cpus_per_trial: int = 1
+    gpus_per_trial: float | None = None  # None: 1 where there is a GPU
+    max_concurrent: int | None = None
+    max_failures: int = 1  # deaths of a trial's process that are made good
+    address: str | None = None  # of a Ray cluster; "auto" finds this machine's
+    source: str = "the sweep"
+
+
+class RequestFields(TypedDict, total=False):
+    """What the keys of a tune file may be."""
+
+    __pydantic_config__ = STRICT  # type: ignore[misc]
+
+    model: Text
+    dataset: Text
+    name: Text | None
+    data_path: Text | None
+    checkpoint_dir: Text | None
+    config_files: list[Text]
+    space: dict[Text, Any]
+    settings: dict[Text, Any]
+    seed: Seed
+    trials: Count
+    baseline: bool
+    scheduler: Literal["none", "asha"]
+    grace: Count
+    reduction: Annotated[float, Field(gt=1, le=1000)]
+    max_epochs: Count | None
+    cpus_per_trial: Layers
+    gpus_per_trial: Chance | None
+    max_concurrent: Layers | None
+    max_failures: Number
+    address: Text | None
+
+
+REQUEST = Fields(RequestFields)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked sweep.
+
+    Attributes:
+        request: what was asked for.
+        space: its domains.
+        base: settings of the user's that all trials share; paths are absolute.
+        configured: the whole config without any drawn value.
+        trials: what each trial draws, in order.
+        n_drawn: with those that repeat another.
+        n_evaluations: of a trial on valid, at most.
+        files: what the trials read, by name; where one reads another file than the others, the name
+            is headed by the trial.
+    """
+
+    request: Request
+    space: Space
+    base: dict[str, Any]
+    configured: Config
+    trials: list[Values]
+    n_drawn: int
+    n_evaluations: int
+    files: dict[str, Path]
+
+    @property
+    def folder(self) -> Path:
+        """Where everything of the experiment lies."""
+        request = self.request
+        name = request.name or f"{request.model}-{request.dataset}"
+        return Path(self.base["checkpoint_dir"]) / "tune" / name
+
+    def trial_settings(self, number: int) -> dict[str, Any]:
+        """A whole YAML file for `run`, of the trial `number`, counted from 1."""
+        settings = nested(self.trials[number - 1], self.configured.final_config_dict)
+        content = {"model": self.request.model, "dataset": self.request.dataset}
+        return {**content, **self.base, **settings}
+
+
+def read_request(file: str | Path, given: Mapping[str, Any]) -> Request:
+    """A tune file and `--key=value`; a key that is none of the file's goes into `settings`.
+
+    Raises:
+        InputError: an unknown key or a value of the wrong kind.
+    """
+    content = load_yaml(file)
+    known = [each.name for each in fields(Request) if each.name != "source"]
+    for key in content:
+        if key not in known:
+            hint = did_you_mean(str(key), known)
+            raise InputError(
+                f"{file}: unknown key '{key}'{hint or '; keys of the model go under settings:'}"
+            )
+    for key in ("space", "settings"):
+        if not isinstance(content.get(key) or {}, dict):
+            raise InputError(f"{file}: {key}: `key: value` lines were expected")
+    fixed = dict(content.pop("settings", None) or {})
+    for key, value in given.items():
+        if key in ("space", "settings"):
+            raise InputError(f"command line: --{key} is written in the file")
+        if key in known:
+            content[key] = parse_value(value)
+        else:
+            fixed[key] = parse_value(value)
+    files = content.pop("config_files", None) or []
+    content["config_files"] = split_files(files) if isinstance(files, str) else list(files)
+    defaults = asdict(Request())
+    # `~` stands for the default; of `scheduler`, for the word none.
+    content = {key: value for key, value in content.items() if value is not None}
+    request = Request(**{**defaults, **content, "settings": fixed, "source": str(file)})
+    _check_request(request)
+    return request
+
+
+def _check_request(request: Request) -> None:
+    for key in ("model", "dataset"):
+        if not getattr(request, key):
+            raise InputError(f"--{key}=... is needed, on the command line or in the file")
+    REQUEST.check({key: value for key, value in asdict(request).items() if key != "source"})
+    if request.name is not None and Path(request.name).name != request.name:
+        raise InputError(f"name: {request.name!r} is no name of a folder")
+
+
+def make_plan(request: Request) -> Plan:
+    """Check everything that can be checked without data, and draw the trials.
+
+    Raises:
+        InputError: any key, value or range that cannot be used.
+    """
+    model = request.model
+    model_entry(model)
+    # Of the file are the faults of its space; other keys may be the command line's.
+    with said_of(request.source):
+        space = parse_space(request.space)
+    base = _base_settings(request)
+    # RecBole's defaults first: a model alone may not know `epochs` in its YAML files.
+    configured = _checked({**base, "model": model, "dataset": request.dataset})
+    for key in ("data_path", "checkpoint_dir"):
+        path = Path(configured[key])
+        base[key] = str((path.parent if key == "data_path" else path).resolve())
+    with said_of(request.source):
+        for key, domain in space.items():
+            _check_searched(model, key, space, base, configured)
+            for value in domain.examples():
+                with said_of("space"):
+                    RUN.check(nested({key: value}, configured.final_config_dict))
+    epochs, step = configured["epochs"], configured["eval_step"]
+    if epochs == AUTO:
+        raise InputError("max_epochs: give a number; all trials of a sweep are of one length")
+    step = eval_step(epochs) if step == AUTO else step
+    n_evaluations = epochs // step
+    if n_evaluations < 1:
+        raise InputError(f"eval_step: {step} epochs between evaluations, but only {epochs} epochs")
+    if request.scheduler == "asha" and request.grace > n_evaluations:
+        raise InputError(f"grace: {request.grace} is above the {n_evaluations} evaluations a trial")
+    baseline = None
+    if request.baseline:
+        baseline = {key: configured_value(key, configured.final_config_dict) for key in space}
+    trials = draw_trials(space, request.trials, request.seed, baseline)
+    n_drawn = request.trials * n_grid(space) + request.baseline
+    shared = _input_files(configured)
+    plan = Plan(request, space, base, configured, trials, n_drawn, n_evaluations, dict(shared))
+    for number, values in enumerate(trials, start=1):
+        with said_of(f"trial {number} ({describe(values)})"):
+            own = _input_files(_checked(plan.trial_settings(number)))
+        for name, path in own.items():
+            if shared.get(name) != path:
+                plan.files[of_trial(number, name)] = path
+    return plan
+
+
+def _input_files(config: Config) -> dict[str, Path]:
+    """By absolute path: settings of trials name them so."""
+    return {name: path.resolve() for name, path in input_files(config).items()}
+
+
+def of_trial(number: int, name: str) -> str:
+    """The name of a file that one trial alone reads."""
+    return f"trial {number}: {name}"
+
+
+def _base_settings(request: Request) -> dict[str, Any]:
+    """The user's files, then `settings`, then the sweep's own keys; files are named absolutely."""
+    settings: dict[str, Any] = {}
+    for file in request.config_files:
+        content = {
+            key: value
+            for key, value in load_yaml(file).items()
+            if key not in ("model", "dataset", "nproc")
+        }
+        settings = merge_settings(settings, settings_for(request.model, content, str(file)))
+    check_keys(request.model, request.settings, "settings")
+    for key in request.settings:
+        if key in ("model", "dataset", "data_path", "checkpoint_dir", "config_files"):
+            raise InputError(f"settings: {key}: belongs at the top of the file")
+    settings = merge_settings(settings, request.settings)
+    for key, reason in NOT_FIXED.items():
+        if key in settings:
+            raise InputError(f"settings: {key}: {reason}")
+    settings.setdefault("seed", request.seed)
+    if request.gpus_per_trial == 0:
+        settings["use_gpu"] = False  # of the winner's test too, and of `run` with best.yaml
+    own = {
+        "data_path": request.data_path,
+        "checkpoint_dir": request.checkpoint_dir,
+        "epochs": request.max_epochs,
+    }
+    settings |= {key: value for key, value in own.items() if value is not None}
+    for key in PATH_KEYS:
+        if settings.get(key):
+            settings[key] = str(Path(settings[key]).resolve())
+    vectors = settings.get("item_vectors")
+    if isinstance(vectors, dict):
+        settings["item_vectors"] = {
+            name: str(Path(path).resolve()) for name, path in vectors.items()
+        }
+    return settings
+
+
+def _checked(settings: Mapping[str, Any]) -> Config:
+    """The config of a trial's YAML, read as the trial will read it."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "trial.yaml"
+        write_yaml(file, settings)
+        try:
+            # A Config that finds a GPU would hide the others from Ray.
+            config = build_config(
+                settings["model"], settings["dataset"], [file], {"use_gpu": False}
+            )
+        except InputError as error:
+            raise InputError(str(error).replace(f"{file}: ", "")) from None
+    check_run(config)
+    return config
+
+
+def _check_searched(
+    model: str, key: str, space: Space, base: Mapping[str, Any], configured: Config
+) -> None:
+    """A key of the space is one of the model's, and the sweep's alone."""
+    top = key.partition(".")[0]
+    check_keys(model, [top], "space")
+    if top in NOT_SEARCHED:
+        hint = "; see max_epochs" if top == "epochs" else ""
+        raise InputError(f"space: {key}: cannot be searched{hint}")
+    if top != key and top in space:
+        raise InputError(f"space: {key}: {top} is searched as a whole; keep one of them")
+    if top == key and key in base and key != "seed":
+        raise InputError(f"space: {key}: is fixed too, in settings, a file or --{key}; keep one")
+    configured_value(key, configured.final_config_dict)
+
+
+def write_yaml(path: Path, content: Mapping[str, Any], head: str = "") -> None:
+    """Settings as YAML, whole or not at all; `head` is a comment."""
+    with atomic_write(path) as handle:
+        handle.write("".join(f"# {line}\n" for line in head.splitlines()))
+        yaml.safe_dump(dict(content), handle, sort_keys=False, allow_unicode=True)
+
+
+def describe(values: Values, keys: Sequence[str] = ()) -> str:
+    """`hidden_dropout_prob=0.2317 n_layers=2`, numbers to four digits."""
+    return " ".join(f"{key}={short(values[key])}" for key in keys or values)
+
+
+def short(value: Any) -> str:
+    """A value in a narrow column."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,329 @@
+"""`sweep`: draw, run, choose on valid, test the best one once.
+
+The driver's own records decide what there is to do (see `journal`); Ray schedules it. A sweep that
+was killed at any moment goes on with `resume`: trials that ended are not run again, those that ran
+go on from their own last evaluation, and ASHA is given all earlier reports in their order.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from recbole.config import Config
+from rich.console import Console
+
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.files import exclusive, read_json, room_for, sha256_file, write_json
+from recbole_qbert.common.process import flush_denormals, quiet_recbole, versions
+from recbole_qbert.common.signals import own_sigterm
+from recbole_qbert.config.build import build_config
+from recbole_qbert.evaluation.printing import print_tables
+from recbole_qbert.evaluation.results import RunResult
+from recbole_qbert.experiments.run import prepare, publish
+from recbole_qbert.experiments.splits import data_counts, load_splits
+from recbole_qbert.experiments.tune.journal import (
+    EXPERIMENT,
+    FAILED,
+    FAULT,
+    FINISHED,
+    REPORTS,
+    RUNNING,
+    STOPPED,
+    TRIAL_YAML,
+    WAITING,
+    Journal,
+    Report,
+    Trial,
+    trial_folder,
+)
+from recbole_qbert.experiments.tune.report import (
+    Display,
+    Length,
+    best_trial,
+    trials_table,
+    write_csv,
+)
+from recbole_qbert.experiments.tune.settings import Plan, describe, of_trial, write_yaml
+from recbole_qbert.experiments.tune.space import n_grid
+from recbole_qbert.experiments.tune.trial import Job, run_trial
+from recbole_qbert.training.inputs import check_inputs
+from recbole_qbert.training.run_identity import LOCK, finished_run, run_folder
+
+SCRATCH, BEST_YAML, TRIALS_CSV = "ray", "best.yaml", "trials.csv"
+# What a sweep must not differ in from the one it goes on with, beside its inputs and its trials.
+IDENTITY = ("model", "dataset", "space", "seed", "settings", "schedule", "versions")
+
+
+def sweep(plan: Plan, console: Console, resume: bool = False) -> RunResult:
+    """Run a sweep to its end.
+
+    Args:
+        plan: checked.
+        console: where to print.
+        resume: go on with the sweep that is there; with more trials than it had, the further ones
+            are run too.
+
+    Returns:
+        The best trial's result, its test metrics among it.
+
+    Raises:
+        InputError: data that cannot be read, a folder with another sweep, no trial that ended well.
+    """
+    quiet_recbole()
+    request = plan.request
+    repeated = plan.n_drawn - len(plan.trials)
+    console.print(
+        f"[bold]{request.model}[/bold] on {request.dataset}: {plan.n_drawn} trials planned "
+        f"({n_grid(plan.space)} in the grid x {request.trials} samples"
+        f"{' + the baseline' if request.baseline else ''})"
+        + (f", of which {repeated} repeat others and are left out" if repeated else ""),
+        highlight=False,
+        soft_wrap=True,
+    )
+    hashes = {name: sha256_file(path) for name, path in plan.files.items()}
+    if resume and (plan.folder / EXPERIMENT).is_file():
+        there = read_json(plan.folder / EXPERIMENT)
+        fewer, more = sorted((len(there.get("trials", ())), len(plan.trials)))
+        heads = tuple(of_trial(number, "") for number in range(fewer + 1, more + 1))
+        before, now = (
+            {name: digest for name, digest in digests.items() if not name.startswith(heads)}
+            for digests in (there.get("data_sha256", {}), hashes)
+        )
+        check_inputs(plan.folder, before, now, "give another --name")
+    counts = data_counts(*load_splits(plan.configured))
+    console.print("  " + ", ".join(f"{key} {value:,}" for key, value in counts.items()))
+    # A short wait: trials of a driver that was killed may take a moment to end.
+    with exclusive(plan.folder / LOCK, wait_s=10.0):
+        job = _open_experiment(plan, hashes, resume)
+        trials = [Trial(number, values) for number, values in enumerate(plan.trials, start=1)]
+        journal = Journal(plan.folder / REPORTS)
+        history = journal.replay({trial.number: trial for trial in trials})
+        _run(plan, job, trials, journal, history, console)
+        return _conclude(plan, trials, console)
+
+
+def _open_experiment(plan: Plan, hashes: dict[str, str], resume: bool) -> Job:
+    """Begin the experiment's folder, or see that it is this very sweep's.
+
+    One whose trials reported nothing yet (Ray could not be started, say) is begun anew.
+    """
+    request, file = plan.request, plan.folder / EXPERIMENT
+    content: dict[str, Any] = {
+        "model": request.model,
+        "dataset": request.dataset,
+        "valid_metric": plan.configured["valid_metric"],
+        "space": {key: domain.to_yaml() for key, domain in plan.space.items()},
+        "seed": request.seed,
+        "samples": request.trials,
+        "trials": plan.trials,
+        "settings": {key: plan.base[key] for key in sorted(plan.base) if key != "data_path"},
+        "schedule": {
+            "scheduler": request.scheduler,
+            "grace": request.grace,
+            "reduction": request.reduction,
+            "evaluations": plan.n_evaluations,
+        },
+        "versions": versions(),
+        "data_sha256": hashes,
+    }
+    if file.is_file() and (resume or (plan.folder / REPORTS).is_file()):
+        there = read_json(file)
+        if not resume:
+            raise InputError(
+                f"{plan.folder}: a sweep is here; add --resume to go on, or give another --name"
+            )
+        _check_same(plan.folder, there, content)
+        identity = there["identity"]
+    else:
+        identity = uuid.uuid4().hex
+        shutil.rmtree(trial_folder(plan.folder, 1).parent, ignore_errors=True)
+    for number in range(1, len(plan.trials) + 1):  # also of a sweep that goes on: as they must be
+        path = trial_folder(plan.folder, number) / TRIAL_YAML
+        write_yaml(path, plan.trial_settings(number))
+    write_json(file, {**content, "identity": identity})  # the last, so that all are there
+    data_path = plan.base["data_path"]
+    return Job(str(plan.folder), identity, data_path, request.cpus_per_trial, False)
+
+
+def _check_same(folder: Path, there: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Refuse to go on with another sweep, or with fewer trials than it has; more are welcome."""
+    other = [key for key in IDENTITY if there.get(key) != asked[key]]
+    earlier, trials = there["trials"], asked["trials"]
+    shared = min(len(earlier), len(trials))
+    if earlier[:shared] != trials[:shared]:
+        other.append("trials")
+    if other:
+        raise InputError(
+            f"{folder}: made with other {', '.join(other)}; give the same, or another --name"
+        )
+    if len(trials) < len(earlier):
+        raise InputError(
+            f"{folder}: {len(earlier)} trials are there, more than the {len(trials)} asked for; "
+            f"give --trials={there['samples']} or more"
+        )
+
+
+def _run(
+    plan: Plan,
+    job: Job,
+    trials: list[Trial],
+    journal: Journal,
+    history: list[tuple[int, Report]],
+    console: Console,
+) -> None:
+    """Run what has not ended yet; ray is imported only here."""
+    open_trials = [trial for trial in trials if not trial.is_done]
+    for trial in open_trials:
+        trial.state, trial.fault = WAITING, ""  # also those that failed: they get another go
+        (trial_folder(plan.folder, trial.number) / FAULT).unlink(missing_ok=True)
+    if not open_trials:
+        return
+    try:
+        with own_sigterm():
+            from recbole_qbert.experiments.tune import ray_adapter
+    except ImportError as error:
+        raise InputError(f"sweeps need Ray ({error}); run: recbole-qbert doctor") from None
+    request = plan.request
+    with ExitStack() as stack:
+        stack.enter_context(ray_adapter.connected(request.address))
+        joined = request.address is not None
+        asked = 0.0 if plan.base.get("use_gpu") is False else request.gpus_per_trial
+        n_gpus, note = ray_adapter.resources(request.cpus_per_trial, asked, joined)
+        if note:
+            console.print(f"  {note}")
+        job = Job(job.folder, job.identity, job.data_path, job.n_threads, n_gpus > 0)
+        ray_adapter.check_machines(job)
+        schedule = ray_adapter.Schedule(
+            n_cpus=request.cpus_per_trial,
+            n_gpus=n_gpus,
+            max_concurrent=request.max_concurrent,
+            max_failures=request.max_failures,
+            asha=request.scheduler == "asha",
+            grace=request.grace,
+            reduction=request.reduction,
+            n_evaluations=plan.n_evaluations,
+        )
+        metric = plan.configured["valid_metric"]
+        keys = list(plan.space)
+        length = _length(plan)
+        display = stack.enter_context(Display(console, trials, keys, metric, length))
+        recorder = _Recorder(plan.folder, trials, journal, display, keys, length)
+        ray_adapter.run_trials(
+            partial(run_trial, job),
+            [trial.number for trial in open_trials],
+            schedule,
+            history,
+            plan.folder / SCRATCH,
+            recorder,
+        )
+
+
+def _length(plan: Plan) -> Length:
+    return Length(plan.configured["epochs"], plan.n_evaluations)
+
+
+class _Recorder:
+    """Writes down what happens to trials, and shows it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        trials: list[Trial],
+        journal: Journal,
+        display: Display,
+        keys: list[str],
+        length: Length,
+    ):
+        self._folder, self._journal = folder, journal
+        self._display, self._keys, self._length = display, keys, length
+        self._trials = {trial.number: trial for trial in trials}
+
+    def started(self, number: int) -> None:
+        trial = self._trials[number]
+        again = trial.state == RUNNING or bool(trial.reports)
+        trial.state = RUNNING
+        self._display.started(trial, again)
+
+    def reported(self, number: int, report: Report) -> None:
+        trial = self._trials[number]
+        if report["evaluation"] == len(trial.reports) + 1:  # not one that is reported again
+            self._journal.append({"trial": number, **report})
+            trial.reports.append(report)
+            self._display.reported(trial)
+
+    def ended(self, number: int, stopped: bool) -> None:
+        fault = trial_folder(self._folder, number) / FAULT
+        if fault.is_file():
+            self.failed(number, read_json(fault)["fault"])
+        else:
+            self._end(number, STOPPED if stopped else FINISHED, "")
+
+    def failed(self, number: int, fault: str) -> None:
+        self._end(number, FAILED, fault)
+
+    def _end(self, number: int, state: str, fault: str) -> None:
+        trial = self._trials[number]
+        trial.state, trial.fault = state, fault
+        self._journal.append({"trial": number, "state": state, "fault": fault})
+        trials = list(self._trials.values())
+        write_csv(self._folder / TRIALS_CSV, trials, self._keys, self._length)
+        self._display.ended(trial)
+
+
+def _conclude(plan: Plan, trials: list[Trial], console: Console) -> RunResult:
+    """Choose the best trial, write its settings, and test it, unless that very run is there."""
+    keys, metric, length = list(plan.space), plan.configured["valid_metric"], _length(plan)
+    write_csv(plan.folder / TRIALS_CSV, trials, keys, length)
+    console.print(trials_table(trials, keys, metric, length))
+    for trial in trials:
+        if trial.state == FAILED:
+            line = f"trial {trial.number} failed: {trial.fault}"
+            console.print(line, soft_wrap=True, markup=False)
+    best = best_trial(trials)
+    if best is None:
+        raise InputError(f"every trial failed; the first: {trials[0].fault}")
+    file = plan.folder / BEST_YAML
+    settings = plan.trial_settings(best.number)
+    head = (
+        f"Trial {best.number} of {len(trials)}: valid {metric} {best.best:.6f}\n"
+        f"{describe(best.values)}\n"
+        f"recbole-qbert run --config_files={BEST_YAML}"
+    )
+    write_yaml(file, settings, head)
+    config = build_config(settings["model"], settings["dataset"], [file], {"resume": True})
+    result = finished_run(config) or _test(config, plan, best, console)
+    print_tables([result], console)
+    for path in (file, plan.folder / TRIALS_CSV):
+        console.print(f"written: {path}", soft_wrap=True, highlight=False)
+    return result
+
+
+def _test(config: Config, plan: Plan, best: Trial, console: Console) -> RunResult:
+    """Test the best trial's own weights, once; its folder and result line are a run's."""
+    base, folder = Path(config["checkpoint_dir"]), run_folder(config)
+    length = _length(plan)
+    ended = f"{length.epochs_of(best)} epochs" + ", stopped early" * length.stopped_early(best)
+    line = f"The best one is trial {best.number} ({ended}): {describe(best.values)}"
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    flush_denormals()
+    config["checkpoint_dir"] = str(folder)
+    with exclusive(folder / LOCK, wait_s=0):
+        _copy_states(trial_folder(plan.folder, best.number), folder)
+        # With `resume` the trainer takes over what the trial left; nothing is trained.
+        training = prepare(config, console)
+        return publish(training, base, [str(plan.folder / BEST_YAML)], console)
+
+
+def _copy_states(source: Path, folder: Path) -> None:
+    """A trial's weights, state and learning curve, those of a first stage too."""
+    for pattern in ("*.safetensors", "*.curve.json", "pretrain/*.safetensors"):
+        for path in source.glob(pattern):
+            target = folder / path.relative_to(source)
+            target.parent.mkdir(exist_ok=True)
+            with room_for(target):
+                shutil.copyfile(path, target)

@@ -1,0 +1,1 @@
+"""The models, one file each; `layers` holds what they share."""

@@ -1,0 +1,102 @@
+"""First-order Markov chain: the control that a sequential model has to beat."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+from torch import Tensor
+from torch.nn.functional import pad
+
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.models.popularity import Popularity
+
+TIE_BREAKS = ("first", "popularity")
+
+
+class BigramChain(Popularity):
+    """Rank the next item by how often it followed the last one in training.
+
+    Items that never followed it come after all that did, by popularity.
+
+    Config key `tie_break` says which of two equally frequent followers comes first: the one seen
+    `first` in the training sequences, or the more popular one (`popularity`, the stronger control).
+
+    Buffers beside `popularity`, with N item ids (0 is the padding) and P observed pairs:
+        pair_key: int64 [P], ascending, `last * N + next`.
+        pair_score: float32 [P], >= 1; the pair's place among all pairs, the best one highest.
+        row_start: int64 [N + 1], where each last item's pairs begin.
+    """
+
+    pair_key: Tensor
+    pair_score: Tensor
+    row_start: Tensor
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        if config["tie_break"] not in TIE_BREAKS:
+            raise InputError(
+                f"tie_break: {config['tie_break']!r} is none of {', '.join(TIE_BREAKS)}"
+            )
+        items, offsets = dataset.training_sequences()
+        keys, counts, first = count_pairs(items, offsets, self.n_items)
+        row_keys = torch.arange(self.n_items + 1) * self.n_items
+        behind = -first if config["tie_break"] == "first" else self.popularity[keys % self.n_items]
+        place = torch.empty(len(keys))
+        order = np.lexsort((behind.numpy(), counts.numpy()))  # by count, then by the tie rule
+        place[torch.from_numpy(order)] = torch.arange(1, len(keys) + 1, dtype=torch.float32)
+        self.register_buffer("pair_key", keys)
+        self.register_buffer("pair_score", place)
+        self.register_buffer("row_start", torch.searchsorted(keys, row_keys))
+
+    def predict(self, interaction: Interaction) -> Tensor:
+        """Scores of one candidate per row, [B]."""
+        items = interaction[self.ITEM_ID]
+        keys = self._last_items(interaction) * self.n_items + items
+        position = torch.searchsorted(self.pair_key, keys)
+        found = torch.searchsorted(self.pair_key, keys, right=True) > position
+        # The appended zero answers for keys above the last pair, and for a chain without pairs.
+        scores = pad(self.pair_score, (0, 1))[position]
+        return torch.where(found, scores, self.popularity[items])
+
+    def full_sort_predict(self, interaction: Interaction) -> Tensor:
+        """Scores of every item, [B, N]."""
+        last = self._last_items(interaction)
+        starts = self.row_start[last]
+        lengths = self.row_start[last + 1] - starts
+        rows = torch.repeat_interleave(lengths)  # [sum of lengths]: the batch row of each pair
+        first = torch.cumsum(lengths, dim=0) - lengths
+        pairs = starts[rows] + torch.arange(len(rows), device=rows.device) - first[rows]
+        scores = self.popularity.expand(len(last), -1).clone()
+        scores[rows, self.pair_key[pairs] % self.n_items] = self.pair_score[pairs]
+        return scores
+
+    def _last_items(self, interaction: Interaction) -> Tensor:
+        """The item at the end of each right-padded sequence, int64 [B]; 0 for an empty one."""
+        sequences = interaction[self.ITEM_SEQ]
+        ends = (interaction[self.ITEM_SEQ_LEN] - 1).clamp(min=0)
+        return sequences.gather(1, ends.unsqueeze(1)).squeeze(1)
+
+
+def count_pairs(items: Tensor, offsets: Tensor, n_items: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Count the adjacent pairs inside each sequence.
+
+    Args:
+        items: int64 [T], the sequences end to end.
+        offsets: int64 [U + 1], where each of the U sequences begins, and T; some may be empty.
+        n_items: number of item ids, N.
+
+    Returns:
+        Ascending keys `last * N + next`, their counts, and the place of each one's first
+        occurrence; all int64 [P].
+    """
+    inside = torch.ones(max(len(items) - 1, 0), dtype=torch.bool)
+    borders = offsets[(offsets > 0) & (offsets < len(items))]
+    inside[borders - 1] = False  # the pair that spans two sequences
+    keys = items[:-1][inside] * n_items + items[1:][inside]
+    unique, inverse, counts = torch.unique(keys, return_inverse=True, return_counts=True)
+    first = torch.full_like(unique, len(keys))
+    first.scatter_reduce_(0, inverse, torch.arange(len(keys)), "amin")
+    return unique, counts, first

@@ -1,0 +1,1 @@
+"""Parts of models: encoder, item representations, masks, losses, dropout."""

@@ -1,0 +1,122 @@
+"""The bidirectional sequence encoder: positions, LayerNorm, Transformer blocks.
+
+B batch, L positions, D hidden. At D=256, 4 blocks and an inner size of 512 the blocks hold
+2,108,416 parameters, the number that Table 6 of the paper implies.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recbole_qbert.common.ragged import pad_rows, rows_of_like_length
+from recbole_qbert.models.layers.dropout import Dropout
+from recbole_qbert.models.layers.masking import valid_positions
+
+# On a CPU, work on padding costs as much as work on items, so that a batch is cut into groups of
+# like length. One of fewer rows than this goes in one piece.
+CPU_GROUPED = 12
+
+
+class SequenceEncoder(nn.Module):
+    """BERT-style encoder over already embedded positions, rows one behind the other."""
+
+    def __init__(
+        self,
+        *,
+        n_layers: int,
+        n_heads: int,
+        hidden_size: int,
+        inner_size: int,
+        max_positions: int,
+        hidden_dropout_prob: float,
+        attn_dropout_prob: float,
+        hidden_act: str,
+        layer_norm_eps: float,
+        norm_first: bool,
+    ):
+        super().__init__()
+        self.position_embedding = nn.Embedding(max_positions, hidden_size)
+        self.input_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
+        self.dropout = Dropout(hidden_dropout_prob)
+        block = nn.TransformerEncoderLayer(
+            hidden_size,
+            n_heads,
+            inner_size,
+            dropout=hidden_dropout_prob,
+            activation=hidden_act,
+            layer_norm_eps=layer_norm_eps,
+            batch_first=True,
+            norm_first=norm_first,
+        )
+        block.self_attn.dropout = attn_dropout_prob
+        block.dropout, block.dropout1, block.dropout2 = (
+            Dropout(hidden_dropout_prob) for _ in range(3)
+        )
+        self.blocks = nn.TransformerEncoder(
+            block,
+            n_layers,
+            norm=nn.LayerNorm(hidden_size, eps=layer_norm_eps) if norm_first else None,
+            enable_nested_tensor=False,
+        )
+
+    def forward(
+        self, vectors: Tensor, lengths: Tensor, position_ids: Tensor, wanted: Tensor
+    ) -> Tensor:
+        """Encode rows of positions, and say what some of the positions became.
+
+        The last block attends from those positions alone: nobody reads the others after it.
+
+        Args:
+            vectors: [P, D], the positions of row 1, of row 2, ...; P is the sum of the lengths.
+            lengths: [B], each between 1 and L.
+            position_ids: [P] rows of the position table.
+            wanted: [B, L] bool, M of them, within the lengths.
+
+        Returns:
+            [M, D] in the order of `wanted.nonzero()`, equal to encoding every row alone.
+        """
+        hidden = self.dropout(self.input_norm(vectors + self.position_embedding(position_ids)))
+        if hidden.device.type != "cpu" or len(lengths) < CPU_GROUPED:
+            return self._encode(hidden, lengths, wanted)
+        groups = rows_of_like_length(lengths)
+        order = torch.cat(groups)
+        sizes = [int(lengths[rows].sum()) for rows in groups]
+        parts = hidden[order.argsort().repeat_interleave(lengths).argsort(stable=True)].split(sizes)
+        found = []
+        for rows, part in zip(groups, parts, strict=True):
+            longest = int(lengths[rows].max())
+            found.append(self._encode(part, lengths[rows], wanted[rows, :longest]))
+        rows, columns = wanted[order].nonzero(as_tuple=True)
+        places = order[rows] * wanted.size(1) + columns
+        return torch.cat(found)[places.argsort()]
+
+    def _encode(self, packed: Tensor, lengths: Tensor, wanted: Tensor) -> Tensor:
+        """All blocks, on embedded positions."""
+        real = valid_positions(lengths, wanted.size(1))
+        hidden, padding = pad_rows(packed, real), ~real
+        *blocks, last = self.blocks.layers
+        for block in blocks:
+            hidden = block(hidden, src_key_padding_mask=padding)
+        hidden = _block_at(last, hidden, padding, wanted)
+        return hidden if self.blocks.norm is None else self.blocks.norm(hidden)
+
+
+def _block_at(block: Any, hidden: Tensor, padding: Tensor, wanted: Tensor) -> Tensor:
+    """What `nn.TransformerEncoderLayer` gives at the wanted positions, [M, D], without the rest."""
+    counts = wanted.sum(dim=1)
+    columns = wanted.int().argsort(dim=1, descending=True, stable=True)[:, : int(counts.max())]
+    there = valid_positions(counts, columns.size(1))  # [B, Q]; rows want 1 to Q positions
+    places = columns.unsqueeze(2).expand(-1, -1, hidden.size(2))
+    keys = block.norm1(hidden) if block.norm_first else hidden
+    seen, _ = block.self_attn(
+        keys.gather(1, places), keys, keys, key_padding_mask=padding, need_weights=False
+    )
+    found = hidden[wanted] + block.dropout1(seen[there])
+    found = found if block.norm_first else block.norm1(found)
+    inner = block.norm2(found) if block.norm_first else found
+    inner = block.linear2(block.dropout(block.activation(block.linear1(inner))))
+    found = found + block.dropout2(inner)
+    return found if block.norm_first else block.norm2(found)

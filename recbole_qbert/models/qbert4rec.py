@@ -1,0 +1,352 @@
+"""Q-BERT4Rec: masked-item prediction over semantic IDs (sections 3.5-3.6).
+
+Q-BERT4Rec: Quantized Semantic-ID Representation Learning for Multimodal Recommendation.
+
+Shape letters: B batch, L positions, K levels, N items (row 0 is padding), D hidden, M masked
+positions in the batch, T tokens an item (1, or K for `flatten`).
+
+Deviations from the paper, each a config key: `mask_mix` may hold `next_item`, which cuts a sequence
+to a random prefix and masks its last item; `exclude_visible` takes the items that are visible in
+the same sequence out of the softmax and out of the ranking, where data never repeats an item;
+`label_smoothing`; `position_order: backward` counts positions from the end of the sequence;
+`mask_context: previous` adds the vector of the nearest visible item before a mask to the mask
+token; `score: cosine` compares directions only; `code_loss_weight` adds the cross-entropy of each
+code of the masked item within its level; `code_dropout_prob` leaves codes of items out in training;
+`item_representation: hybrid` gives items a row beside their codes, `row_dropout_prob` leaves rows
+out; `softmax_samples` draws the items of each training step's softmax.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from recbole.data.interaction import Interaction
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import InputType
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.data.dataset import TrainingRows
+from recbole_qbert.models.layers.encoder import SequenceEncoder
+from recbole_qbert.models.layers.item_representation import build_representation
+from recbole_qbert.models.layers.loss import exclude_items, smoothed_cross_entropy
+from recbole_qbert.models.layers.masking import (
+    append_item,
+    draw_masks,
+    global_generator,
+    valid_positions,
+)
+
+DOMAIN_FIELD = "domain"  # of a batch in pretraining: the number of its domain, the same in all rows
+
+
+class MaskedBatch(NamedTuple):
+    """A training batch after all that is drawn for it as a whole."""
+
+    items: Tensor  # [B, L] rows of `matrix`
+    lengths: Tensor  # [B]
+    mask: Tensor  # [B, L] bool
+    matrix: Tensor  # [R, T * D] of the R items that are scored, padding first
+    rows: Tensor | None  # [R] of the item matrix of all items; None: it is the same
+    log_chance: Tensor | None  # [R] log-probability that an item is scored; None: all are
+
+    @property
+    def n_terms(self) -> int:
+        """M, what the loss is a mean over."""
+        return int(self.mask.sum())
+
+    def part(self, rows: slice) -> MaskedBatch:
+        """Some of its rows."""
+        return self._replace(
+            items=self.items[rows], lengths=self.lengths[rows], mask=self.mask[rows]
+        )
+
+
+class QBERT4Rec(SequentialRecommender):
+    """Bidirectional encoder over item vectors that are made of semantic-ID codes.
+
+    `dataset` is a `SemanticIDDataset`, or anything with `num(field)`, `item_codes`, `codec`,
+    `training_repeats()` and `training_rows()`. One with `domain_starts` holds several domains
+    (pretraining): a batch then has a column `domain`, its items are numbered within that domain,
+    and no others are scored.
+    """
+
+    input_type = InputType.POINTWISE
+    log_absence: Tensor
+
+    @staticmethod
+    def reads_semantic_ids(config: Any) -> bool:
+        """Whether items are made of codes; see `inputs.reads_semantic_ids`."""
+        return bool(config["item_representation"] != "id")
+
+    def __init__(self, config: Any, dataset: Any):
+        super().__init__(config, dataset)
+        self.item_representation = config["item_representation"]
+        self.mask_mix = {name: float(each) for name, each in config["mask_mix"].items()}
+        self.mask_ratios = {name: float(each) for name, each in config["mask_ratios"].items()}
+        self.label_smoothing = float(config["label_smoothing"])
+        self.backward_positions = config["position_order"] == "backward"
+        self.temperature = float(config["temperature"]) if config["score"] == "cosine" else None
+        self.mask_knows_previous = config["mask_context"] == "previous"
+        self.code_loss_weight = float(config["code_loss_weight"])
+        self.exclude_visible = _resolve_exclude_visible(config["exclude_visible"], dataset)
+        self.domain_starts: list[int] = getattr(dataset, "domain_starts", [])
+        self.softmax_samples = int(config["softmax_samples"])
+        if self.softmax_samples:
+            rows = dataset.training_rows(config["train_batch_size"], self.max_seq_length)
+            cut_share = self.mask_mix.get("next_item", 0.0) / sum(self.mask_mix.values())
+            absence = log_absence(rows, self.n_items, cut_share)
+            self.register_buffer("log_absence", absence, persistent=False)
+
+        item_codes: Tensor | None = None
+        codebook_sizes: tuple[int, ...] = ()
+        if self.item_representation != "id":
+            item_codes, codebook_sizes = _vocabulary_rows(dataset, self.item_representation)
+        self.items = build_representation(
+            self.item_representation,
+            n_items=self.n_items,
+            hidden_size=config["hidden_size"],
+            item_codes=item_codes,
+            codebook_sizes=codebook_sizes,
+            word_init=config["word_init"],
+            init=config["initializer_range"],
+            code_dropout=config["code_dropout_prob"],
+            row_dropout=config["row_dropout_prob"],
+        )
+        self.tokens_per_item = self.items.tokens_per_item
+        self.mask_token = nn.Parameter(torch.empty(self.tokens_per_item, config["hidden_size"]))
+        self.encoder = SequenceEncoder(
+            n_layers=config["n_layers"],
+            n_heads=config["n_heads"],
+            hidden_size=config["hidden_size"],
+            inner_size=config["inner_size"],
+            max_positions=self.max_seq_length * self.tokens_per_item,
+            hidden_dropout_prob=config["hidden_dropout_prob"],
+            attn_dropout_prob=config["attn_dropout_prob"],
+            hidden_act=config["hidden_act"],
+            layer_norm_eps=config["layer_norm_eps"],
+            norm_first=config["layer_norm"] == "pre",
+        )
+        nn.init.normal_(self.mask_token, std=config["initializer_range"])
+        self.encoder.apply(lambda module: _init_weights(module, config["initializer_range"]))
+
+    def forward(self, items: Tensor, lengths: Tensor, mask: Tensor, matrix: Tensor) -> Tensor:
+        """Hidden vectors of the masked items, in the order of `mask.nonzero()`.
+
+        Args:
+            items: [B, L] right-padded item ids; what stands at masked positions is not looked at.
+            lengths: [B].
+            mask: [B, L] bool.
+            matrix: [N, T * D] the item matrix.
+
+        Returns:
+            [M, T * D].
+        """
+        n_tokens = self.tokens_per_item
+        real = valid_positions(lengths, items.size(1))
+        hidden_by_mask = mask[real]  # [P], P items in all
+        vectors = F.embedding(items[real], matrix).view(-1, n_tokens, self.mask_token.size(1))
+        masked: Tensor = self.mask_token
+        if self.mask_knows_previous:
+            previous = F.embedding(previous_visible(items, mask)[mask], matrix)
+            masked = masked + previous.view(-1, *masked.shape)
+        vectors[hidden_by_mask] = masked
+        tokens = torch.arange(items.size(1) * n_tokens, device=items.device).unsqueeze(0)
+        token_lengths = lengths * n_tokens
+        if self.backward_positions:
+            tokens = token_lengths.unsqueeze(1) - 1 - tokens
+        tokens = tokens.expand(len(items), -1)[real.repeat_interleave(n_tokens, dim=1)]
+        wanted = mask.repeat_interleave(n_tokens, dim=1)
+        hidden = self.encoder(vectors.flatten(0, 1), token_lengths, tokens, wanted)
+        return hidden.view(-1, matrix.size(1))
+
+    def calculate_loss(self, interaction: Interaction) -> Tensor:
+        """Mean cross-entropy over the masked positions of a batch (eq. 11), and that of codes."""
+        return self.batch_loss(self.draw_batch(interaction))
+
+    def draw_batch(self, interaction: Interaction) -> MaskedBatch:
+        """Mask a batch and make its item matrix: what several processes have in common."""
+        items, lengths = append_item(
+            interaction[self.ITEM_SEQ],
+            interaction[self.ITEM_SEQ_LEN],
+            interaction[self.POS_ITEM_ID],
+        )
+        items = items[:, : int(lengths.max())]
+        lengths, mask = draw_masks(
+            lengths, items.size(1), self.mask_mix, self.mask_ratios, global_generator(items.device)
+        )
+        rows, log_chance = self._domain_rows(interaction), None
+        n_items = self.n_items if rows is None else len(rows)
+        if 0 < self.softmax_samples < n_items - 1:
+            absence = self.log_absence if rows is None else self.log_absence[rows]
+            # Not what a cut left behind a sequence.
+            items = items.masked_fill(~valid_positions(lengths, items.size(1)), 0)
+            items, scored, log_chance = sample_catalogue(
+                items, self.softmax_samples, absence, global_generator(items.device)
+            )
+            rows = scored if rows is None else rows[scored]
+        return MaskedBatch(items, lengths, mask, self.items(rows), rows, log_chance)
+
+    def batch_loss(self, batch: MaskedBatch) -> Tensor:
+        """What `calculate_loss` says, of a masked batch or of a part of it."""
+        items, lengths, mask, matrix, rows, log_chance = batch
+        targets = items[mask]  # [M]
+        hidden = self.forward(items, lengths, mask, matrix)
+        logits = self._score(hidden, matrix)  # [M, R]
+        if log_chance is not None:
+            # An item that is rarely in the sample stands for more (Yi et al., RecSys 2019). The
+            # items of the row itself are always in it.
+            correction = log_chance.to(logits.dtype).repeat(len(logits), 1)
+            logits -= correction.scatter_(1, items[mask.nonzero()[:, 0]], 0.0)
+        visible = self._visible_items(items, lengths, mask)[mask.nonzero()[:, 0]]  # [M, L]
+        visible = visible.masked_fill(visible == targets.unsqueeze(1), 0)
+        loss = smoothed_cross_entropy(logits, targets, visible, self.label_smoothing)
+        if self.code_loss_weight:
+            targets = targets if rows is None else rows[targets]
+            loss = loss + self.code_loss_weight * self.items.code_loss(hidden, targets, self._score)
+        return loss
+
+    def predict(self, interaction: Interaction) -> Tensor:
+        """Scores of one given item for each row. Shape [B]."""
+        matrix = self.items(self._domain_rows(interaction))
+        hidden, visible = self._next_item_state(interaction, matrix)
+        item = interaction[self.ITEM_ID]
+        scores = self._score(hidden.unsqueeze(1), matrix[item].unsqueeze(1)).flatten()
+        return scores.masked_fill((visible == item.unsqueeze(1)).any(dim=1), -torch.inf)
+
+    def full_sort_predict(self, interaction: Interaction) -> Tensor:
+        """Scores of the whole catalogue (its domain's part), exact, in one pass. Shape [B, N]."""
+        matrix = self.items(self._domain_rows(interaction))
+        hidden, visible = self._next_item_state(interaction, matrix)
+        return exclude_items(self._score(hidden, matrix), visible)
+
+    def _domain_rows(self, interaction: Interaction) -> Tensor | None:
+        """Rows of the item matrix that the batch's domain has, padding first; None: all."""
+        if not self.domain_starts:
+            return None
+        field = interaction[DOMAIN_FIELD]
+        domain = int(field[0])
+        first, end = self.domain_starts[domain : domain + 2]
+        return F.pad(torch.arange(first + 1, end + 1, device=field.device), (1, 0))
+
+    def _score(self, hidden: Tensor, rows: Tensor) -> Tensor:
+        """Logits [..., M, R] of rows [..., R, D] for hidden vectors [..., M, D]."""
+        if self.temperature is None:
+            return hidden @ rows.mT
+        # The temperature where it is cheap: M * D numbers, not M * R.
+        directions = F.normalize(hidden, dim=-1) / self.temperature
+        return directions @ F.normalize(rows, dim=-1).mT
+
+    def _next_item_state(self, interaction: Interaction, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        """Append one mask to each history; its hidden vector [B, T * D] and the visible items."""
+        history, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        items, lengths = append_item(history, lengths, torch.zeros_like(lengths))
+        items = items[:, : int(lengths.max())]
+        mask = torch.arange(items.size(1), device=items.device) == lengths.unsqueeze(1) - 1
+        hidden = self.forward(items, lengths, mask, matrix)
+        return hidden, self._visible_items(items, lengths, mask)
+
+    def _visible_items(self, items: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
+        """Items that scores must leave out: all zero (padding) where repeats are allowed. [B, L]"""
+        if not self.exclude_visible:
+            return torch.zeros_like(items[:, :1])
+        return items.masked_fill(mask | ~valid_positions(lengths, items.size(1)), 0)
+
+
+class IDBERT4Rec(QBERT4Rec):
+    """The equal-size control: the same encoder with one random row an item and no codes."""
+
+
+def log_absence(rows: TrainingRows, n_items: int, cut_share: float) -> Tensor:
+    """Log-probability that no row of a training batch holds an item.
+
+    `next_item` cuts a row of n items to its first 2, ..., n ones, all with the same chance, so that
+    the item at place p (from 0) stays with chance (n - p) / (n - 1). Rows are taken as drawn
+    independently of each other, which is exact where a batch holds one row or all rows.
+
+    Args:
+        rows: the training rows, and the chance of each to be in a batch.
+        n_items: N, padding included.
+        cut_share: share of the rows of a batch that `next_item` cuts.
+
+    Returns:
+        [N]; 0 for items that no row holds, -inf for items that are in every batch.
+    """
+    n = rows.lengths.repeat_interleave(rows.lengths)  # [T]
+    starts = rows.lengths.cumsum(0) - rows.lengths
+    place = torch.arange(len(rows.items)) - starts.repeat_interleave(rows.lengths)
+    left_by_cut = ((n - place) / (n - 1).clamp(min=1)).clamp(max=1)
+    kept = 1 - cut_share * (1 - left_by_cut.double())
+    # Where a row repeats an item, the first place decides.
+    row = torch.arange(len(rows.lengths)).repeat_interleave(rows.lengths)
+    pairs, pair = torch.unique(row * n_items + rows.items, return_inverse=True)
+    kept = torch.zeros(len(pairs), dtype=kept.dtype).scatter_reduce(0, pair, kept, "amax")
+    absent = torch.log1p(-rows.chance[pairs // n_items] * kept)
+    return torch.zeros(n_items, dtype=kept.dtype).index_add(0, pairs % n_items, absent).float()
+
+
+def sample_catalogue(
+    items: Tensor, n_samples: int, log_absence: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The items of a batch and others drawn at random, as a small catalog.
+
+    Args:
+        items: [B, L] item ids, 0 where there is none.
+        n_samples: drawn without repetition, each item with the same chance.
+        log_absence: [N] log-probability that no row of a batch holds the item.
+
+    Returns:
+        `items` numbered within the small catalog [B, L], its items [R], ascending from the
+        padding, and the log-probability of each of them to be in it [R].
+    """
+    n_items = len(log_absence)
+    order = torch.randperm(n_items - 1, generator=generator, device=items.device)
+    within = torch.zeros(n_items, dtype=torch.bool, device=items.device)
+    within[order[:n_samples] + 1] = True
+    within[items.flatten()] = True
+    within[0] = True
+    scored = within.nonzero().squeeze(1)
+    numbers = within.cumsum(0) - 1
+    not_drawn = 1 - n_samples / (n_items - 1)
+    return numbers[items], scored, torch.log1p(-not_drawn * log_absence[scored].exp())
+
+
+def previous_visible(items: Tensor, mask: Tensor) -> Tensor:
+    """The nearest item before each position that no mask hides, 0 where there is none. [B, L]"""
+    places = torch.arange(items.size(1), device=items.device).expand_as(items)
+    nearest = torch.where(mask, -1, places).cummax(dim=1).values
+    return items.gather(1, nearest.clamp(min=0)).masked_fill(nearest < 0, 0)
+
+
+def _vocabulary_rows(dataset: Any, representation: str) -> tuple[Tensor, tuple[int, ...]]:
+    """Codes plus level offsets [N, K], the padding item's all zero, and S_k of the K levels."""
+    codes = getattr(dataset, "item_codes", None)
+    if codes is None:
+        raise InputError(
+            f"item_representation {representation} needs semantic IDs and {dataset.dataset_name} "
+            f"has none; `recbole-qbert tokenize --dataset={dataset.dataset_name}` makes them (or "
+            "set semantic_id_file, or item_representation: id)"
+        )
+    rows = codes + torch.tensor(dataset.codec.offsets)
+    rows[0] = 0
+    return rows, tuple(dataset.codec.codebook_sizes)
+
+
+def _resolve_exclude_visible(setting: Any, dataset: Any) -> bool:
+    """`auto` is on exactly when no training sequence repeats an item."""
+    if isinstance(setting, bool):  # YAML reads a bare on/off as a boolean
+        return setting
+    return setting == "on" or (setting == "auto" and not dataset.training_repeats())
+
+
+def _init_weights(module: nn.Module, std: float) -> None:
+    """BERT's initialisation, as RecBole's sequential models use it."""
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.normal_(module.weight, std=std)
+    if isinstance(module, nn.MultiheadAttention):
+        nn.init.normal_(module.in_proj_weight, std=std)
+        nn.init.zeros_(module.in_proj_bias)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,179 @@
+"""The rows of the report's tables and charts: named groups of runs that differ in the seed alone.
+
+A benchmark's rows have its names. Other runs are grouped by their settings; where several groups
+are of one model, a name says what tells them apart: the results file, or the settings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from recbole_qbert.common.errors import InputError, preview
+from recbole_qbert.evaluation.ranking import RANKS_FILE
+from recbole_qbert.evaluation.results import RunResult, differing_settings, group_runs
+from recbole_qbert.experiments.benchmark.plan import REFERENCE, Contender
+from recbole_qbert.experiments.benchmark.scores import Row, Scores, score
+from recbole_qbert.experiments.benchmark.sidecar import read_sidecar
+from recbole_qbert.reports.discovery import Found, Run
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows that stand side by side, on one data set.
+
+    Attributes:
+        title: above them.
+        scores: the rows, and the tests between them where they could be made.
+        source: files that they were made from, as the page shows them.
+        again: the command that makes them again.
+        warnings: what a reader must know.
+    """
+
+    title: str
+    scores: Scores
+    source: str
+    again: str
+    warnings: tuple[str, ...]
+
+
+def compare_all(found: Found) -> list[Comparison]:
+    """Every benchmark's data sets, then the runs that are in no benchmark.
+
+    Raises:
+        InputError: a damaged `table.json`.
+    """
+    comparisons, used = [], set()
+    for file in found.benchmarks:
+        content = read_sidecar(file, found.finder(file))
+        for table in content.tables:
+            lost = [f"{name}: in {found.name(file)}, but not found" for name in table.lost]
+            if not table.rows:
+                continue
+            used |= {run.folder for row in table.rows for run in row.runs}
+            comparisons.append(
+                _comparison(
+                    table.dataset, table.rows, table.reference, found.name(file),
+                    f"recbole-qbert benchmark {content.source}", [*content.failures, *lost],
+                )
+            )  # fmt: skip
+    for dataset in found.datasets:
+        runs = [
+            run for run in found.runs
+            if run.result.dataset == dataset and run.result.folder not in used
+        ]  # fmt: skip
+        if runs:
+            files = list(dict.fromkeys(found.name(run.file) for run in runs))
+            models = ",".join(dict.fromkeys(run.result.model for run in runs))
+            again = f"recbole-qbert run --model={models} --dataset={dataset}"
+            rows = tuple(_rows(runs, found))
+            named = [row.name for row in rows]
+            reference = REFERENCE if REFERENCE in named else ""
+            comparisons.append(_comparison(dataset, rows, reference, preview(files, 4), again, []))
+    return comparisons
+
+
+def _comparison(
+    dataset: str,
+    rows: tuple[Row, ...],
+    reference: str,
+    source: str,
+    again: str,
+    warnings: Sequence[str],
+) -> Comparison:
+    """Metrics that all rows have; tests only where every run's ranks are there."""
+    told = list(warnings)
+    metrics = {tuple(row.metrics) for row in rows}
+    if len(metrics) > 1:
+        shared = set.intersection(*({*names} for names in metrics))
+        if not shared:
+            raise InputError(f"{source}: the runs have no metric in common; report them apart")
+        told.append(f"only the metrics that all rows have are shown: {', '.join(sorted(shared))}")
+    without = [row.name for row in rows if not has_ranks(row)]
+    if without:
+        told.append(
+            f"no {RANKS_FILE} of {preview(without)}: no tests against it, no groups of users of it"
+        )
+    wanted = reference if not without and len(metrics) == 1 and len(rows) > 1 else ""
+    try:
+        scores = score(dataset, rows, wanted)
+    except InputError as error:
+        told.append(f"no tests: {error}")
+        scores = score(dataset, rows, "")
+    if len(metrics) > 1:
+        names = [name for name in scores.metrics if name in shared]
+        scores = dataclasses.replace(scores, metrics=tuple(names))
+    return Comparison(
+        dataset, scores, source, again, (*told, *late_lines(rows), *_data_lines(rows))
+    )
+
+
+def has_ranks(row: Row) -> bool:
+    """Whether the ranks of all of its runs are there."""
+    return all((Path(run.folder) / RANKS_FILE).is_file() for run in row.runs)
+
+
+def late_lines(rows: Sequence[Row]) -> list[str]:
+    """One line a row whose best epoch was the last one allowed, in some seed."""
+    lines = []
+    for row in rows:
+        seeds = [str(run.seed) for run in row.runs if run.late]
+        if seeds:
+            of = "all seeds" if len(seeds) == len(row.runs) else f"seed {', '.join(seeds)}"
+            lines.append(
+                f"{row.name}: its best epoch was the last allowed one "
+                f"({row.runs[0].max_epochs}, {of}): train longer"
+            )
+    return lines
+
+
+def _data_lines(rows: Sequence[Row]) -> list[str]:
+    """A warning where the rows are of different interactions."""
+    digests: dict[str | None, list[str]] = {}
+    for row in rows:
+        for run in row.runs:
+            digests.setdefault(run.data_sha256.get(f"{run.dataset}.inter"), []).append(row.name)
+    if len(digests) < 2:
+        return []
+    least = min(digests.values(), key=len)
+    return [f"the rows are not of one data file; another one: {preview(sorted(set(least)))}"]
+
+
+def _rows(runs: Sequence[Run], found: Found) -> list[Row]:
+    """Runs grouped by all but the seed; of one seed the last."""
+    files = {run.result.folder: run.file for run in runs}
+    groups = []
+    for group in group_runs(run.result for run in runs):
+        groups.append(list({run.seed: run for run in group}.values()))
+    names = _names(groups, [_place(files[group[-1].folder], found) for group in groups])
+    return [
+        Row(Contender(name, group[0].model), tuple(sorted(group, key=lambda run: run.seed)))
+        for name, group in zip(names, groups, strict=True)
+    ]
+
+
+def _place(file: Path, found: Found) -> str:
+    """The name of a results file's folder; "" in the only folder that was given."""
+    if found.folders == (file.parent,):
+        return ""
+    return Path(found.name(file)).parent.name
+
+
+def _names(groups: Sequence[Sequence[RunResult]], places: Sequence[str]) -> list[str]:
+    """A different name for each group, by its model, then its place, then its settings."""
+    names = [group[0].title for group in groups]
+    for title in dict.fromkeys(names):
+        alike = [place for place, name in enumerate(names) if name == title]
+        if len(alike) == 1:
+            continue
+        for where in dict.fromkeys(places[place] for place in alike):
+            here = [place for place in alike if places[place] == where]
+            settings = differing_settings([groups[place][0] for place in here])
+            for place, text in zip(here, settings, strict=True):
+                names[place] = ", ".join(filter(None, (title, where, text)))
+    return [
+        name if names.count(name) == 1 else f"{name} ({names[: place + 1].count(name)})"
+        for place, name in enumerate(names)
+    ]

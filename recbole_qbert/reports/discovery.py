@@ -1,0 +1,118 @@
+"""What lies in results folders: runs, benchmarks, sweeps. Nothing is written there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from recbole_qbert.common.errors import InputError, preview
+from recbole_qbert.evaluation.results import RunResult, read_results
+from recbole_qbert.experiments.benchmark import sidecar
+from recbole_qbert.experiments.tune.journal import EXPERIMENT
+
+RESULTS = "results.jsonl"
+# Folders of a run, a sweep or a data set that hold no results of their own.
+SKIPPED = frozenset(("bundle", "trials", "ray", "tokenizer", "tensorboard"))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run and the results file that has it; `result.folder` is where its files lie now."""
+
+    result: RunResult
+    file: Path
+
+
+@dataclass(frozen=True)
+class Found:
+    """What some folders hold.
+
+    Attributes:
+        folders: as they were given.
+        runs: of all results files; of one folder's runs the last.
+        benchmarks: `table.json` files.
+        sweeps: folders with `experiment.json`.
+    """
+
+    folders: tuple[Path, ...]
+    runs: tuple[Run, ...]
+    benchmarks: tuple[Path, ...]
+    sweeps: tuple[Path, ...]
+
+    @property
+    def datasets(self) -> list[str]:
+        """Data sets of the runs, in order of appearance."""
+        return list(dict.fromkeys(run.result.dataset for run in self.runs))
+
+    def name(self, path: Path) -> str:
+        """A path below the given folders as the page shows it, without what is above them."""
+        for folder in self.folders:
+            if path.is_relative_to(folder):
+                return Path(folder.resolve().name, path.relative_to(folder)).as_posix()
+        return path.name
+
+    def finder(self, file: Path) -> sidecar.FindRun:
+        """Finds a benchmark's runs; those of the benchmark's own results file come first."""
+
+        def find(dataset: str, name: str) -> RunResult | None:
+            here = [
+                run for run in self.runs
+                if run.result.dataset == dataset and Path(run.result.folder).name == name
+            ]  # fmt: skip
+            own = [run for run in here if file.is_relative_to(run.file.parent)]
+            return next((run.result for run in (*reversed(own), *reversed(here))), None)
+
+        return find
+
+
+def find_results(folders: Sequence[Path]) -> Found:
+    """Look through folders, each with everything below it.
+
+    Raises:
+        InputError: no such folder, nothing of this package's in any, or a broken results file.
+    """
+    files: list[Path] = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder; name one that holds {RESULTS}")
+        files += _walk(folder)
+    files = list(dict.fromkeys(files))
+    runs = {}
+    for file in (path for path in files if path.name == RESULTS):
+        for result in read_results(file):
+            run = Run(_located(result, file), file)
+            runs[Path(run.result.folder).resolve()] = run
+    found = Found(
+        folders=tuple(folders),
+        runs=tuple(runs.values()),
+        benchmarks=tuple(path for path in files if path.name == sidecar.FILE),
+        sweeps=tuple(path.parent for path in files if path.name == EXPERIMENT),
+    )
+    if not found.runs and not found.sweeps:
+        raise InputError(
+            f"{preview([str(folder) for folder in folders])}: no run and no sweep below it; name "
+            f"the checkpoint_dir of `run`, `benchmark` or `tune`, which holds {RESULTS}"
+        )
+    return found
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Files of interest, in the order of their paths."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(
+            name for name in folders if name not in SKIPPED and not name.startswith(".")
+        )
+        yield from (
+            Path(place, name) for name in (RESULTS, sidecar.FILE, EXPERIMENT) if name in names
+        )
+
+
+def _located(result: RunResult, file: Path) -> RunResult:
+    """With the run's folder beside the file, where it is there: results may have been moved."""
+    beside = file.parent / result.dataset / Path(result.folder).name
+    if not beside.is_dir():
+        return result
+    bundle = str(beside / "bundle") if result.bundle else ""
+    return replace(result, folder=str(beside), bundle=bundle)

@@ -1,0 +1,24 @@
+"""The section of semantic IDs: what `inspect` shows, under one tab."""
+
+from __future__ import annotations
+
+from recbole_qbert.reports.inspection import html
+from recbole_qbert.reports.inspection.facts import Facts
+from recbole_qbert.reports.inspection.pictures import Pictures
+from recbole_qbert.reports.sections import Section
+
+
+def ids_section(facts: Facts, pictures: Pictures | None, dataset: str) -> Section:
+    """Codebooks, tree, groups, nearest items and purity."""
+    bodies = html.section_bodies(facts, pictures)
+    blocks = [html.summary(facts)]
+    blocks += [f"<h2>{title}</h2>{bodies[key]}" for key, title in html.SECTIONS.items()]
+    name = facts.catalogue.name
+    return Section(
+        "ids",
+        "Semantic IDs",
+        name,
+        f"recbole-qbert tokenize --dataset={dataset}; alone: recbole-qbert inspect "
+        f"--dataset={dataset} --html=ids.html",
+        tuple(blocks),
+    )

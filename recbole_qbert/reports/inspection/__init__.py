@@ -1,0 +1,1 @@
+"""What semantic IDs look like: usage, purity, the tree of codes, nearest items."""

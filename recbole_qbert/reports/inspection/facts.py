@@ -1,0 +1,97 @@
+"""All numbers of a report on a semantic-ID file, before anything is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.reports.inspection.catalogue import Catalogue, Group, open_catalogue
+from recbole_qbert.reports.inspection.neighbours import (
+    Agreement,
+    Example,
+    agreement,
+    choose_examples,
+    example,
+    open_space,
+)
+from recbole_qbert.reports.inspection.purity import Purity, purity
+from recbole_qbert.reports.inspection.tree import largest_groups
+from recbole_qbert.reports.inspection.usage import (
+    BuildReport,
+    DepthGroups,
+    LevelUsage,
+    build_report,
+    depth_groups,
+    level_usage,
+)
+
+SEED = 2026
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """What `inspect` found; N items, K levels.
+
+    Attributes:
+        catalogue: the items in the order of their codes, with titles and categories.
+        build: what the sidecar says of the making; None without one.
+        usage: K rows.
+        depths: K rows, the groups that share 1 to K codes.
+        selected: the group of the prefix asked for; None without one.
+        groups: the groups to show: the selected one, or the largest that share one code.
+        agreements: one for each embedding table.
+        examples: items with their nearest.
+        purity: None without categories.
+    """
+
+    catalogue: Catalogue
+    build: BuildReport | None
+    usage: tuple[LevelUsage, ...]
+    depths: tuple[DepthGroups, ...]
+    selected: Group | None
+    groups: tuple[Group, ...]
+    agreements: tuple[Agreement, ...]
+    examples: tuple[Example, ...]
+    purity: Purity | None
+
+
+def gather_facts(
+    semid_path: str | Path,
+    *,
+    item_path: str | Path | None = None,
+    title_field: str | None = None,
+    category_field: str | None = None,
+    category_part: str = "auto",
+    embeddings: Mapping[str, str | Path] | None = None,
+    prefix: str | None = None,
+    example_items: Sequence[str] = (),
+    n_examples: int = 5,
+) -> Facts:
+    """Read the files and compute everything; the row order of no file matters.
+
+    The arguments are those of `recbole_qbert.reports.inspection.report.inspect`.
+
+    Raises:
+        InputError: a file, field, prefix, item or number cannot be used.
+    """
+    if n_examples < 1:
+        raise InputError(f"n_examples is {n_examples}; it must be at least 1")
+    catalogue = open_catalogue(semid_path, item_path, title_field, category_field, category_part)
+    selected = None if prefix is None else catalogue.find(prefix)
+    given = catalogue.rows_of(example_items)
+    spaces = [open_space(name, path, catalogue) for name, path in (embeddings or {}).items()]
+    rows = given or choose_examples(catalogue, spaces, selected, n_examples)
+    largest = largest_groups(catalogue.groups(1), n_examples)
+    return Facts(
+        catalogue=catalogue,
+        build=build_report(semid_path),
+        usage=level_usage(catalogue),
+        depths=depth_groups(catalogue),
+        selected=selected,
+        groups=(selected,) if selected else tuple(largest),
+        agreements=tuple(agreement(space, catalogue, SEED) for space in spaces),
+        examples=tuple(example(catalogue, spaces, row) for row in rows),
+        purity=purity(catalogue, SEED),
+    )

@@ -1,0 +1,240 @@
+"""Nearest items by code and by embedding, and how far the two agree.
+
+Shapes: N items of the catalogue, n of them with an embedding of dimension D, K levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.data.codec import IntArray
+from recbole_qbert.data.embeddings import read_embeddings
+from recbole_qbert.reports.inspection.catalogue import Catalogue, Group, positions
+from recbole_qbert.reports.inspection.tree import spread
+
+N_NEAREST = 10
+N_SHOWN = 5
+# All pairs of a large catalogue take minutes; the mean over this many items is exact to about 1 %.
+MAX_ASKED = 4096
+_BLOCK_CELLS = 1 << 23  # similarities held at a time, 32 MiB
+
+
+@dataclass(frozen=True, eq=False)
+class Space:
+    """Embeddings of items.
+
+    Attributes:
+        name: what the user calls it.
+        rows: int64 `[n]`, the items' rows in the catalogue, ascending.
+        vectors: float32 `[n, D]`, mean over an item's parts, of length 1.
+    """
+
+    name: str
+    rows: IntArray = field(repr=False)
+    vectors: np.ndarray = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How an item's nearest by embedding relate to its codes.
+
+    Attributes:
+        name: of the embeddings.
+        n_items: items with an embedding, n.
+        n_asked: items whose nearest were looked at, at most `MAX_ASKED`.
+        n_nearest: how many of each: 10, or n - 1 where that is less.
+        shared: K numbers, the share of the nearest that have an item's first d codes.
+        shared_chance: K numbers, the same for items drawn at random.
+        overlap: share of the nearest by embedding that are among as many nearest by code (longest
+            shared prefix; of equally near items each counts in part).
+        overlap_chance: the same for items drawn at random.
+    """
+
+    name: str
+    n_items: int
+    n_asked: int
+    n_nearest: int
+    shared: tuple[float, ...]
+    shared_chance: tuple[float, ...]
+    overlap: float
+    overlap_chance: float
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """An item near another one: its row, shared leading codes, and cosine where by embedding."""
+
+    row: int
+    shared: int
+    cosine: float | None = None
+
+
+@dataclass(frozen=True)
+class Example:
+    """An item and its nearest.
+
+    Attributes:
+        row: the item.
+        n_sharing: K numbers, the other items that share its first d codes.
+        by_code: the nearest that share at least one code, by the length of the shared prefix, then
+            by the number of equal codes.
+        by_embedding: embeddings -> the nearest by cosine; None where the item has no embedding.
+    """
+
+    row: int
+    n_sharing: tuple[int, ...]
+    by_code: tuple[Neighbour, ...]
+    by_embedding: Mapping[str, tuple[Neighbour, ...] | None]
+
+
+def open_space(name: str, path: str | Path, catalogue: Catalogue) -> Space:
+    """Read an embedding table and join it to the catalogue; vectors of length 0 are left out.
+
+    Raises:
+        InputError: the file cannot be used, or has fewer than two items of the catalogue.
+    """
+    table = read_embeddings(path)
+    found = positions(table.items, catalogue.items, str(path), catalogue.name)
+    rows = np.flatnonzero(found >= 0)
+    vectors = table.pooled()[found[rows]].astype(np.float32)
+    largest = np.abs(vectors).max(axis=1)
+    rows, vectors, largest = rows[largest > 0], vectors[largest > 0], largest[largest > 0]
+    if len(rows) < 2:
+        raise InputError(
+            f"{path}: {len(rows)} items of {catalogue.name} have a vector that is not zero; "
+            "neighbours need two"
+        )
+    vectors /= largest[:, None]  # or the squares of very large numbers would be infinite
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return Space(name, rows.astype(np.int64), vectors)
+
+
+def shared_prefix(left: IntArray, right: IntArray) -> IntArray:
+    """Length of the common prefix of codes `[..., K]`, int64 `[...]`."""
+    return np.cumprod(left == right, axis=-1).sum(axis=-1)
+
+
+def agreement(
+    space: Space,
+    catalogue: Catalogue,
+    seed: int,
+    n_nearest: int = N_NEAREST,
+    max_asked: int = MAX_ASKED,
+) -> Agreement:
+    """Agreement of the nearest by embedding with the codes, among the items with an embedding."""
+    codes, n = catalogue.codes[space.rows], len(space.rows)
+    asked = np.arange(n)
+    if n > max_asked:
+        asked = np.sort(np.random.default_rng(seed).choice(n, max_asked, replace=False))
+    k = min(n_nearest, n - 1)
+    lengths = np.concatenate(
+        [
+            shared_prefix(codes[nearest], codes[block][:, None])
+            for block, nearest in _nearest_blocks(space.vectors, asked, k)
+        ]
+    )
+    depths = np.arange(catalogue.n_levels + 1)
+    found = (lengths[:, :, None] >= depths).sum(axis=1)  # [asked, K + 1], of the k nearest
+    others = _n_sharing(codes)[asked]  # [asked, K + 1], of all n - 1 others
+    return Agreement(
+        name=space.name,
+        n_items=n,
+        n_asked=len(asked),
+        n_nearest=k,
+        shared=tuple((found[:, 1:] / k).mean(axis=0).tolist()),
+        shared_chance=tuple((others[:, 1:] / (n - 1)).mean(axis=0).tolist()),
+        overlap=float(_expected_overlap(found, others, k).mean() / k),
+        overlap_chance=k / (n - 1),
+    )
+
+
+def choose_examples(
+    catalogue: Catalogue, spaces: Sequence[Space], group: Group | None, n: int
+) -> list[int]:
+    """Rows evenly spaced over a group (or all), of items that have every embedding if any has."""
+    group = group or Group(0, 0, catalogue.n_items)
+    rows = np.arange(group.start, group.end)
+    for space in spaces:
+        covered = np.intersect1d(rows, space.rows)
+        rows = covered if len(covered) else rows
+    return spread(rows.tolist(), n)
+
+
+def example(catalogue: Catalogue, spaces: Sequence[Space], row: int) -> Example:
+    """The nearest of one item by code and by each of the embeddings."""
+    equal = catalogue.codes == catalogue.codes[row]
+    shared = np.cumprod(equal, axis=1).sum(axis=1)
+    # A stable sort leaves equally near items in the order of their codes.
+    order = np.lexsort((-equal.sum(axis=1), -shared))
+    order = order[(order != row) & (shared[order] > 0)][:N_SHOWN]
+    by_embedding: dict[str, tuple[Neighbour, ...] | None] = {}
+    for space in spaces:
+        place = int(np.searchsorted(space.rows, row))
+        if place == len(space.rows) or space.rows[place] != row:
+            by_embedding[space.name] = None
+            continue
+        with threadpool_limits(1):
+            cosines = space.vectors @ space.vectors[place]
+        nearest = np.argsort(-cosines, kind="stable")
+        nearest = nearest[nearest != place][:N_SHOWN]
+        by_embedding[space.name] = tuple(
+            Neighbour(int(space.rows[one]), int(shared[space.rows[one]]), float(cosines[one]))
+            for one in nearest
+        )
+    return Example(
+        row=row,
+        n_sharing=tuple(int((shared > d).sum()) - 1 for d in range(catalogue.n_levels)),
+        by_code=tuple(Neighbour(int(one), int(shared[one])) for one in order),
+        by_embedding=by_embedding,
+    )
+
+
+def _nearest_blocks(
+    vectors: np.ndarray, asked: IntArray, k: int
+) -> list[tuple[IntArray, IntArray]]:
+    """Blocks of asked places `[b]` with the k nearest others of each `[b, k]`, in no order."""
+    blocks, step = [], max(1, _BLOCK_CELLS // len(vectors))
+    # The sums of a product over several threads may differ in their last bits.
+    with threadpool_limits(1):
+        for start in range(0, len(asked), step):
+            block = asked[start : start + step]
+            cosines = vectors[block] @ vectors.T
+            cosines[np.arange(len(block)), block] = -np.inf
+            # NumPy's argpartition takes five times as long.
+            nearest = torch.topk(torch.from_numpy(cosines), k, dim=1, sorted=False).indices
+            blocks.append((block, nearest.numpy()))
+    return blocks
+
+
+def _n_sharing(codes: IntArray) -> IntArray:
+    """Other items that share the first 0 to K codes of each, int64 `[n, K + 1]`; codes sorted."""
+    columns = [np.full(len(codes), len(codes) - 1)]
+    new = np.zeros(len(codes) - 1, dtype=bool)
+    for level in codes.T:
+        new = new | (level[1:] != level[:-1])
+        group = np.concatenate([[0], np.cumsum(new)])
+        columns.append(np.bincount(group)[group] - 1)
+    return np.stack(columns, axis=1)
+
+
+def _expected_overlap(found: IntArray, others: IntArray, k: int) -> np.ndarray:
+    """Nearest by embedding among the k nearest by code, ties drawn at random, float64 `[asked]`.
+
+    `deep` is the least depth at which no more than k others share the prefix: all of these are
+    among the nearest by code, and the rest is drawn from those that share one code less.
+    """
+    rows = np.arange(len(found))
+    deep = (others <= k).argmax(axis=1)  # others sinks to 0 at depth K, as tuples are unique
+    sure, n_sure = found[rows, deep], others[rows, deep]
+    ring = np.maximum(deep - 1, 0)
+    n_tied = others[rows, ring] - n_sure
+    tied = found[rows, ring] - sure
+    drawn = (k - n_sure) / np.maximum(n_tied, 1)  # depth 0: everybody is near, and n_tied is 0
+    return sure + tied * drawn

@@ -1,0 +1,150 @@
+"""How far the codes follow a category: purity and mutual information, beside chance.
+
+Purity of groups is the share of items whose category is the commonest of their group. Normalised
+mutual information is I(group; category) over the mean of both entropies (Strehl & Ghosh 2002, with
+the arithmetic mean). Both grow with the number of groups, so each stands beside its mean over
+random permutations of the categories.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from recbole_qbert.data.codec import IntArray, level_letters
+from recbole_qbert.reports.inspection.catalogue import Catalogue
+
+N_PERMUTATIONS = 20
+
+
+@dataclass(frozen=True)
+class GroupPurity:
+    """One way to group the items; groups of one item are left out, as they are always pure.
+
+    Attributes:
+        name: 'a b' for a shared prefix, 'b alone' for a level whatever stands before it.
+        n_groups: groups of two items or more.
+        n_items: items in these.
+        n_single: items left out because nobody shares their group.
+        purity, nmi: from 0 to 1; None where no group is left.
+        purity_chance, nmi_chance: means over permutations of the same items' categories.
+    """
+
+    name: str
+    n_groups: int
+    n_items: int
+    n_single: int
+    purity: float | None = None
+    purity_chance: float | None = None
+    nmi: float | None = None
+    nmi_chance: float | None = None
+
+
+@dataclass(frozen=True)
+class Purity:
+    """All ways to group the items that have a category.
+
+    Attributes:
+        label: which categories.
+        n_items: items that have one.
+        n_without: items that have none, and count nowhere.
+        n_categories: distinct ones.
+        largest: the commonest one; the first in the alphabet among equals.
+        largest_share: its share of the items.
+        prefixes: K rows, by shared prefix.
+        levels: K - 1 rows, by each level from the second on alone.
+    """
+
+    label: str
+    n_items: int
+    n_without: int
+    n_categories: int
+    largest: str
+    largest_share: float
+    prefixes: tuple[GroupPurity, ...]
+    levels: tuple[GroupPurity, ...]
+
+
+def purity(catalogue: Catalogue, seed: int, n_permutations: int = N_PERMUTATIONS) -> Purity | None:
+    """Purity of the prefix groups of each depth and of each level; None without any category."""
+    texts = np.array(catalogue.categories or (), dtype=object)
+    rows = np.flatnonzero(texts != "")
+    if not len(rows):
+        return None
+    names, categories = np.unique(texts[rows].astype(str), return_inverse=True)
+    codes = catalogue.codes[rows]
+    counts = np.bincount(categories)
+    letters = [level_letters(level) for level in range(catalogue.n_levels)]
+
+    prefixes = {
+        " ".join(letters[:depth]): np.unique(codes[:, :depth], axis=0, return_inverse=True)[1]
+        for depth in range(1, catalogue.n_levels + 1)
+    }
+    levels = {f"{letters[level]} alone": codes[:, level] for level in range(1, catalogue.n_levels)}
+    by_prefix, by_level = (
+        tuple(
+            group_purity(name, groups, categories, seed, n_permutations)
+            for name, groups in groupings.items()
+        )
+        for groupings in (prefixes, levels)
+    )
+    return Purity(
+        label=catalogue.category_label,
+        n_items=len(rows),
+        n_without=catalogue.n_items - len(rows),
+        n_categories=len(names),
+        largest=str(names[counts.argmax()]),
+        largest_share=float(counts.max() / len(rows)),
+        prefixes=by_prefix,
+        levels=by_level,
+    )
+
+
+def group_purity(
+    name: str, groups: IntArray, categories: IntArray, seed: int, n_permutations: int
+) -> GroupPurity:
+    """Purity and mutual information of one grouping.
+
+    Args:
+        name: of the grouping.
+        groups: int64 `[n]`, any numbers.
+        categories: int64 `[n]`, not negative.
+        seed: of the permutations.
+        n_permutations: how many make the chance level.
+    """
+    groups = np.unique(groups.reshape(-1), return_inverse=True)[1]
+    shared = np.bincount(groups)[groups] > 1
+    n_single = int((~shared).sum())
+    groups = np.unique(groups[shared], return_inverse=True)[1]
+    categories = np.unique(categories[shared], return_inverse=True)[1]
+    if not len(groups):
+        return GroupPurity(name, 0, 0, n_single)
+    draw = np.random.default_rng(seed)
+    found = _scores(groups, categories)
+    by_chance = [_scores(groups, draw.permutation(categories)) for _ in range(n_permutations)]
+    chance = np.mean(by_chance, axis=0)
+    return GroupPurity(
+        name, int(groups.max()) + 1, len(groups), n_single,
+        found[0], float(chance[0]), found[1], float(chance[1]),
+    )  # fmt: skip
+
+
+def _scores(groups: IntArray, categories: IntArray) -> tuple[float, float]:
+    """Purity and normalised mutual information of n items, both numbered from 0 without gaps."""
+    n, width = len(groups), int(categories.max()) + 1
+    cells, counts = np.unique(groups * width + categories, return_counts=True)
+    # The cells are sorted, so those of a group stand together.
+    first = np.flatnonzero(np.diff(cells // width, prepend=-1))
+    pure = float(np.maximum.reduceat(counts, first).sum() / n)
+    both = _entropy(np.bincount(groups)) + _entropy(np.bincount(categories))
+    if both == 0:
+        return pure, 1.0  # one group, one category: each tells all of the other
+    nmi = (both - _entropy(counts)) / (both / 2)
+    return pure, min(max(nmi, 0.0), 1.0)  # rounding may leave it a bit outside
+
+
+def _entropy(counts: IntArray) -> float:
+    """Entropy of positive counts in nats."""
+    shares = counts / counts.sum()
+    return float(-(shares * np.log(shares)).sum())

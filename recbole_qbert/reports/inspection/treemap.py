@@ -1,0 +1,178 @@
+"""The page's treemap: boxes for the groups that share one, two and three codes.
+
+A browser takes seconds for ten thousand boxes, so the chart holds one group and those right below
+it. All others wait beside it as plain lists, from which a script draws what is clicked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import plotly.graph_objects as go
+
+from recbole_qbert.reports.html import chart_text, styled
+from recbole_qbert.reports.inspection.catalogue import Catalogue, Group
+from recbole_qbert.reports.inspection.facts import Facts
+from recbole_qbert.reports.inspection.tree import largest_groups, spread
+
+MAX_BOXES = 20_000  # in all, some 3 MB of page
+MAX_CHILDREN = 1_000  # of a box
+_DEPTH = 3
+_HOVER_TITLES = 6
+_HOVER_WIDTH = 70
+_ROOT_COLOUR = "#c9ced6"
+_TINTS = ("#cfe0f0", "#f5ddc4", "#d2e8d8", "#ecd6e5", "#e6e0d2", "#d3ecf0", "#f3d5d2", "#dcdcea")
+_SCALE = [[0.0, "#f1ede6"], [0.5, "#9dc3d4"], [1.0, "#2f6690"]]
+FIGURE = "tree-figure"
+# Draws the clicked box, those right below it, and those above it for the bar to go back by.
+_SCRIPT = """
+(function () {
+  const tree = TREE_DATA, chart = document.getElementById("TREE_FIGURE");
+  const below = tree.parents.map(() => []);
+  tree.parents.forEach((parent, place) => { if (parent >= 0) below[parent].push(place); });
+  chart.on("plotly_treemapclick", event => {
+    const place = Number(event.nextLevel);
+    if (event.nextLevel === undefined || !below[place].length) return false;
+    const shown = below[place].slice();
+    for (let above = place; above >= 0; above = tree.parents[above]) shown.unshift(above);
+    const pick = name => [shown.map(one => tree[name][one])];
+    Plotly.restyle(chart, {
+      ids: [shown.map(String)],
+      parents: [shown.map(one => one ? String(tree.parents[one]) : "")],
+      labels: pick("labels"), values: pick("values"), hovertext: pick("hovertext"),
+      "marker.colors": pick("colours"), level: String(place),
+    });
+    return false;
+  });
+})();
+"""
+
+
+def tree_data(facts: Facts) -> tuple[dict[str, list[Any]], int]:
+    """The boxes, and how many groups do not fit.
+
+    Returns:
+        lists of equal length, the first entry of the root: `parents` (places in the lists, -1 for
+        the root), `labels`, `values` (items), `hovertext` and `colours` (shares of the commonest
+        category, or colours where there are no categories); and the number left out.
+    """
+    catalogue = facts.catalogue
+    root = facts.selected or Group(0, 0, catalogue.n_items)
+    boxes, n_left_out = _boxes(catalogue, root)
+    places = {box: place for place, (box, _) in enumerate(boxes)}
+    common = [_commonest(catalogue, box) for box, _ in boxes]
+    data: dict[str, list[Any]] = {
+        "parents": [-1 if parent is None else places[parent] for _, parent in boxes],
+        "labels": [_label(catalogue, box, parent) for box, parent in boxes],
+        "values": [box.size for box, _ in boxes],
+        "hovertext": [
+            _hover(catalogue, box, share) for (box, _), share in zip(boxes, common, strict=True)
+        ],
+    }
+    if catalogue.categories is None:
+        # A tint of a box's first code below the root: it only tells neighbours apart.
+        firsts = [catalogue.codes[box.start, root.depth] for box, _ in boxes[1:]]
+        data["colours"] = [_ROOT_COLOUR, *(_TINTS[code % len(_TINTS)] for code in firsts)]
+    else:
+        data["colours"] = [round(share[1], 3) if share else 0.0 for share in common]
+    return data, n_left_out
+
+
+def tree_figure(data: dict[str, list[Any]], by_category: bool) -> go.Figure:
+    """The root and the boxes right below it; `by_category` says that `colours` are shares."""
+    shown = [place for place, parent in enumerate(data["parents"]) if parent < 1]
+    treemap = go.Treemap(
+        ids=[str(place) for place in shown],
+        parents=[str(data["parents"][place]) if place else "" for place in shown],
+        labels=[data["labels"][place] for place in shown],
+        values=[data["values"][place] for place in shown],
+        hovertext=[data["hovertext"][place] for place in shown],
+        hoverinfo="text",
+        branchvalues="total",
+        maxdepth=2,
+        tiling={"packing": "squarify", "pad": 2},
+        pathbar={"thickness": 24},
+        marker={
+            "colors": [data["colours"][place] for place in shown],
+            "line": {"width": 1, "color": "white"},
+            "pad": {"t": 22, "l": 3, "r": 3, "b": 3},
+        },
+    )
+    if by_category:
+        # Below the boxes: beside them, it would leave a telephone no room.
+        bar = {
+            "title": {"text": "share of the commonest category", "side": "bottom"},
+            "orientation": "h", "y": -0.02, "yanchor": "top", "tickformat": ".0%",
+            "thickness": 12,
+        }  # fmt: skip
+        treemap.marker.update(colorscale=_SCALE, cmin=0, cmax=1, showscale=True, colorbar=bar)
+    return styled(go.Figure(treemap), "").update_layout(
+        height=620,
+        margin={"l": 4, "r": 4, "t": 30, "b": 60},
+        uniformtext={"minsize": 9, "mode": "hide"},
+    )
+
+
+def tree_script(data: dict[str, list[Any]]) -> str:
+    """The script that draws what is clicked; it stands behind the figure in the page."""
+    lists = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    script = _SCRIPT.replace("TREE_FIGURE", FIGURE).replace("TREE_DATA", lists)
+    return f"<script>{script}</script>"
+
+
+def _boxes(catalogue: Catalogue, root: Group) -> tuple[list[tuple[Group, Group | None]], int]:
+    """Groups with the shown group above each, the root first; and how many do not fit."""
+    boxes: list[tuple[Group, Group | None]] = [(root, None)]
+    parents, n_left_out = [root], 0
+    for _ in range(min(_DEPTH, catalogue.n_levels - root.depth)):
+        above: dict[Group, Group] = {}
+        for parent in parents:
+            if parent.size > 1:
+                below = catalogue.subgroups(parent)
+                above |= dict.fromkeys(largest_groups(below, MAX_CHILDREN), parent)
+                n_left_out += max(0, len(below) - MAX_CHILDREN)
+        parents = largest_groups(list(above), MAX_BOXES - len(boxes))
+        n_left_out += len(above) - len(parents)
+        boxes += [(child, above[child]) for child in parents]
+    return boxes, n_left_out
+
+
+def _label(catalogue: Catalogue, box: Group, parent: Group | None) -> str:
+    if parent is None:
+        return catalogue.prefix(box)
+    codes = catalogue.codes_text(box.start, parent.depth, box.depth)
+    if box.size > 1:
+        return f"{codes}  ({box.size:,})"
+    return f"{codes}<br>{_short(catalogue.title(box.start))}"
+
+
+def _hover(catalogue: Catalogue, box: Group, common: tuple[str, float] | None) -> str:
+    lines = [f"<b>{catalogue.prefix(box)}</b>"]
+    if box.size > 1:
+        lines[0] += f"  {box.size:,} items"
+    if common:
+        share = f"  {common[1]:.0%}" if box.size > 1 else ""
+        lines.append(f"<i>{_short(common[0])}</i>{share}")
+    rows = spread(range(box.start, box.end), _HOVER_TITLES)
+    lines += [_short(catalogue.title(row)) for row in rows]
+    if box.size > len(rows):
+        lines.append(f"... {box.size - len(rows):,} more")
+    return "<br>".join(lines)
+
+
+def _commonest(catalogue: Catalogue, box: Group) -> tuple[str, float] | None:
+    """The commonest category of a group and its share of the items that have one."""
+    names = [name for name in (catalogue.categories or ())[box.start : box.end] if name]
+    if not names:
+        return None
+    # The first in the alphabet among equals.
+    name, count = min(Counter(names).items(), key=lambda pair: (-pair[1], pair[0]))
+    return name, count / len(names)
+
+
+def _short(text: str) -> str:
+    """Cut, then escaped."""
+    cut = text if len(text) <= _HOVER_WIDTH else text[: _HOVER_WIDTH - 3] + "..."
+    return chart_text(cut)

@@ -1,0 +1,152 @@
+"""How the codes are used: each level by itself, and the groups that share a prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbole_qbert.common.files import read_json, sidecar_path
+from recbole_qbert.data.codec import level_letters
+from recbole_qbert.reports.inspection.catalogue import Catalogue
+
+
+@dataclass(frozen=True)
+class LevelUsage:
+    """One level.
+
+    Attributes:
+        level: its letters.
+        codebook_size: its codes, C.
+        used: codes that at least one item has.
+        perplexity: exp of the entropy (nats) of their use; C where all codes are equally common.
+        largest: items of the commonest code.
+        largest_token: that code; the lower one among equals.
+    """
+
+    level: str
+    codebook_size: int
+    used: int
+    perplexity: float
+    largest: int
+    largest_token: str
+
+
+@dataclass(frozen=True)
+class DepthGroups:
+    """The groups of items that share their first `depth` codes.
+
+    Attributes:
+        depth: 1 to K.
+        n_groups: distinct prefixes.
+        n_single: groups of one item.
+        largest: items of the largest group.
+        mean_others: other items in the group of an item, mean over items.
+        histogram: how many groups have 1, 2, 3-4, 5-8, 9-16, ... items, up to the largest.
+    """
+
+    depth: int
+    n_groups: int
+    n_single: int
+    largest: int
+    mean_others: float
+    histogram: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What the sidecar says of the making; None where it does not say."""
+
+    method: str | None
+    collisions: int | None
+    moved: int | None
+    moved_per_level: tuple[int, ...] | None
+    extra_level: str | None
+
+
+def level_usage(catalogue: Catalogue) -> tuple[LevelUsage, ...]:
+    """Usage of each of the K levels."""
+    rows = []
+    for level, size in enumerate(catalogue.codebook_sizes):
+        counts = np.bincount(catalogue.codes[:, level])
+        shares = counts[counts > 0] / counts.sum()
+        perplexity = float(np.exp(-(shares * np.log(shares)).sum()))
+        top, letters = int(counts.argmax()), level_letters(level)
+        rows.append(
+            LevelUsage(letters, size, len(shares), perplexity, int(counts[top]), f"{letters}_{top}")
+        )
+    return tuple(rows)
+
+
+def depth_groups(catalogue: Catalogue) -> tuple[DepthGroups, ...]:
+    """The groups of each depth 1 to K."""
+    rows = []
+    for depth in range(1, catalogue.n_levels + 1):
+        sizes = np.diff(catalogue.bounds(depth))
+        edges = 2 ** np.arange(int(sizes.max()).bit_length() + 1)
+        histogram = np.trim_zeros(np.bincount(np.searchsorted(edges, sizes)), "b")
+        rows.append(
+            DepthGroups(
+                depth=depth,
+                n_groups=len(sizes),
+                n_single=int((sizes == 1).sum()),
+                largest=int(sizes.max()),
+                mean_others=float((sizes**2).sum() / catalogue.n_items - 1),
+                histogram=tuple(histogram.tolist()),
+            )
+        )
+    return tuple(rows)
+
+
+def bucket_labels(n: int) -> list[str]:
+    """Group sizes of the first n places of a histogram: '1', '2', '3-4', '5-8', ..."""
+    labels = ["1", "2"] + [f"{2 ** (place - 1) + 1}-{2**place}" for place in range(2, n)]
+    return labels[:n]
+
+
+def build_report(semid_path: str | Path) -> BuildReport | None:
+    """What the sidecar, which the reader of the file has checked, says of collisions and moves.
+
+    The makers nest their reports differently, so each number is looked for by name.
+    """
+    path = sidecar_path(semid_path)
+    if not path.exists():
+        return None
+    source = read_json(path).get("source")
+    if not isinstance(source, Mapping):
+        return None
+    report = source.get("report")
+    per_level = _lookup(report, "moved_per_level")
+    extra = _lookup(report, "extra_level")
+    extra = extra.get("level") if isinstance(extra, Mapping) else None
+    return BuildReport(
+        method=source["method"] if isinstance(source.get("method"), str) else None,
+        collisions=_count(_lookup(report, "collisions")),
+        moved=_count(_lookup(report, "moved")),
+        moved_per_level=_counts(per_level),
+        extra_level=extra if isinstance(extra, str) else None,
+    )
+
+
+def _lookup(report: Any, key: str) -> Any:
+    """The first value of a key in nested mappings, outer ones first."""
+    queue = [report]
+    for place in queue:
+        if isinstance(place, Mapping):
+            if place.get(key) is not None:
+                return place[key]
+            queue.extend(place.values())
+    return None
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _counts(value: Any) -> tuple[int, ...] | None:
+    if not isinstance(value, list) or any(_count(one) is None for one in value):
+        return None
+    return tuple(value)

@@ -1,0 +1,155 @@
+"""The same charts as PNG and SVG files, by Matplotlib. Equal charts give equal bytes."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.files import atomic_write
+from recbole_qbert.reports.charts import (
+    BARS,
+    COLUMNS,
+    LEGEND_MOST,
+    MAP,
+    Chart,
+    Series,
+    rows_and_lines,
+    wrapped,
+)
+
+DOTS_PER_INCH = 200
+TITLE_WIDTH = 56  # letters
+FORMATS = ("png", "svg")
+_STYLE: Any = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "svg.hashsalt": "recbole-qbert",
+}
+
+
+def write_plots(folder: Path, charts: Sequence[Chart]) -> list[Path]:
+    """Write `<key>.png` and `<key>.svg` of each chart, each whole or not at all.
+
+    Other files of the folder stay.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    paths = []
+    with matplotlib.rc_context(_STYLE):
+        for chart in charts:
+            figure = to_matplotlib(chart)
+            for suffix in FORMATS:
+                paths.append(folder / f"{chart.key}.{suffix}")
+                _save(figure, paths[-1], suffix)
+    return paths
+
+
+def _save(figure: Figure, path: Path, suffix: str) -> None:
+    metadata = {"Date": None} if suffix == "svg" else {"Software": None}
+    try:
+        with atomic_write(path, "wb") as handle:
+            figure.savefig(
+                handle, format=suffix, dpi=DOTS_PER_INCH, bbox_inches="tight", metadata=metadata
+            )
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror or error}); name another folder"
+        ) from None
+
+
+def to_matplotlib(chart: Chart) -> Figure:
+    """The figure, as wide as a column of a paper, or as two for a map."""
+    n_bars, n_lines = rows_and_lines(chart)
+    sizes = {BARS: (4.8, 1.0 + (0.16 + 0.16 * n_lines) * n_bars), MAP: (6.0, 6.0)}
+    figure = Figure(figsize=sizes.get(chart.kind, (4.8, 3.2)))
+    FigureCanvasAgg(figure)
+    figure.set_layout_engine("constrained")
+    axes = figure.add_subplot()
+    for place, series in enumerate(chart.series):
+        _draw(axes, chart, series, place)
+    title = textwrap.fill(_plain(chart.title), TITLE_WIDTH)
+    axes.set(title=title, xlabel=_plain(chart.x_title), ylabel=_plain(chart.y_title))
+    if chart.kind == MAP:
+        axes.set_axis_off()
+        axes.set_aspect("equal", "datalim")
+    else:
+        axes.grid(axis="x" if chart.kind == BARS else "y", color="#e6e9ee")
+    if chart.kind == BARS:
+        axes.invert_yaxis()
+    if chart.ticks:
+        axes.set_xticks([x for x, _ in chart.ticks], [_name(text, 14) for _, text in chart.ticks])
+    if chart.log_x:
+        axes.set_xscale("log")
+    if chart.bare_y:
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+        axes.margins(y=0.1)
+    for label in chart.labels:
+        axes.annotate(
+            _plain(label.text), (label.x, label.y), xytext=(0, 3 if label.above else -3),
+            textcoords="offset points", ha="center",
+            va="bottom" if label.above else "top", fontsize=7,
+        )  # fmt: skip
+    _legend(figure, axes, chart)
+    return figure
+
+
+def _draw(axes: Axes, chart: Chart, series: Series, place: int) -> None:
+    colour: Any = series.colour if isinstance(series.colour, str) else list(series.colour)
+    error = list(series.error) or None
+    x, y = [_value(each) for each in series.x], [_value(each) for each in series.y]
+    style = {"color": colour, "label": _plain(series.name)}
+    if chart.kind == BARS:
+        axes.barh(y, x, xerr=error, capsize=2, **style)
+    elif chart.kind == COLUMNS:
+        # Side by side over the names, which stand at 0, 1, 2, ...
+        width = 0.8 / len(chart.series)
+        middle = (place - (len(chart.series) - 1) / 2) * width
+        axes.bar([row + middle for row in range(len(x))], y, width, yerr=error, capsize=2, **style)
+        axes.set_xticks(range(len(x)), [str(each) for each in x])
+    elif not series.line:
+        size = 5 if chart.kind == MAP else 24
+        axes.scatter(x, y, s=size, c=colour, linewidths=0, label=style["label"])
+    else:
+        marker = "o" if series.marker else None
+        axes.errorbar(x, y, yerr=error, marker=marker, markersize=3.5, capsize=2,
+                      linewidth=series.width * 0.7, **style)  # fmt: skip
+
+
+def _legend(figure: Figure, axes: Axes, chart: Chart) -> None:
+    """One entry a name, below the chart."""
+    if not 0 < len(chart.entries) <= LEGEND_MOST:
+        return
+    handles, names = axes.get_legend_handles_labels()
+    found = dict(zip(names, handles, strict=True))
+    figure.legend(
+        [found[_plain(name)] for name in chart.entries],
+        [_plain(name) for name in chart.entries],
+        loc="outside lower center",
+        ncols=min(3, len(found)), frameon=False, fontsize=8,
+    )  # fmt: skip
+
+
+def _value(value: float | str) -> float | str:
+    return _name(value) if isinstance(value, str) else value
+
+
+def _name(text: str, width: int = 24) -> str:
+    return "\n".join(_plain(line) for line in wrapped(text, width))
+
+
+def _plain(text: str) -> str:
+    """A dollar sign would begin a formula."""
+    return text.replace("$", r"\$")

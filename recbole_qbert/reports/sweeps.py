@@ -1,0 +1,326 @@
+"""The section of sweeps: a metric over one setting, and all trials of a sweep at once."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.files import read_json
+from recbole_qbert.evaluation.results import RANKINGS, flat_settings, metric_title
+from recbole_qbert.experiments.benchmark.scores import Row
+from recbole_qbert.experiments.tune.journal import EXPERIMENT, FAILED, STOPPED
+from recbole_qbert.experiments.tune.settings import describe, short
+from recbole_qbert.experiments.tune.sweep import TRIALS_CSV
+from recbole_qbert.reports import html as webpage
+from recbole_qbert.reports.charts import (
+    CURVES,
+    REST,
+    Chart,
+    Palette,
+    Point,
+    Series,
+    ramp,
+    slug,
+)
+from recbole_qbert.reports.comparisons import Comparison
+from recbole_qbert.reports.discovery import Found
+from recbole_qbert.reports.learning import metric_name
+from recbole_qbert.reports.sections import Block, Section
+
+LEAST_VALUES = 3  # of a setting that make a curve of runs
+LOGARITHMIC = "loguniform"
+INK = "#1f2933"
+BEST = "#c46a1b"
+
+
+class Tried(NamedTuple):
+    """A trial that has a valid value."""
+
+    number: int
+    values: dict[str, Any]
+    state: str
+    best: float
+
+
+class Experiment(NamedTuple):
+    """A sweep's trials; `log` are the settings that were drawn on a logarithmic scale."""
+
+    folder: Path
+    model: str
+    dataset: str
+    metric: str
+    keys: list[str]
+    log: frozenset[str]
+    trials: list[Tried]
+
+
+def sweeps_section(
+    found: Found, comparisons: Sequence[Comparison], metric: str, palette: Palette
+) -> Section | None:
+    """Charts of every sweep, and of runs that differ in one number; None without any.
+
+    Args:
+        found: where the sweeps lie.
+        comparisons: of `compare_all`.
+        metric: of the runs' charts.
+        palette: gives each model its colour.
+
+    Raises:
+        InputError: a damaged sweep.
+    """
+    blocks: list[Block] = []
+    sources, again = [], []
+    for folder in found.sweeps:
+        one = read_experiment(folder)
+        if one is not None and one.trials:
+            noun = "trial" if len(one.trials) == 1 else "trials"
+            title = f"{one.model} on {one.dataset}, {len(one.trials)} {noun}"
+            blocks.append(_heading(title, found.name(folder)))
+            blocks += experiment_charts(one, palette)
+            sources.append(f"{found.name(folder)}/{TRIALS_CSV}")
+            again.append(f"recbole-qbert tune FILE.yaml --name={folder.name}")
+    of_runs = [chart for one in comparisons for chart in run_charts(one, metric, palette)]
+    if of_runs:
+        blocks.append(_heading("Runs that differ in one setting", "test, means over seeds"))
+        blocks.append(tuple(of_runs))
+        sources += dict.fromkeys(one.source for one in comparisons)
+        again += dict.fromkeys(one.again for one in comparisons)
+    if not blocks:
+        return None
+    return Section("sweeps", "Sweeps", "; ".join(sources), "; ".join(again), tuple(blocks))
+
+
+def _heading(title: str, line: str) -> str:
+    return f"<h2>{escape(title)}</h2>{webpage.paragraphs([line])}"
+
+
+def read_experiment(folder: Path) -> Experiment | None:
+    """A sweep's records; None where `experiment.json` is of another program, or no trial ended.
+
+    Raises:
+        InputError: `trials.csv` is not of this experiment.
+    """
+    content, path = read_json(folder / EXPERIMENT), folder / TRIALS_CSV
+    fields = ("model", "dataset", "valid_metric", "space", "trials")
+    if any(field not in content for field in fields) or not path.is_file():
+        return None
+    trials = []
+    try:
+        with open(path, encoding="utf-8", newline="") as handle:
+            reader = csv.DictReader(handle)
+            # In the order of the sweep's file, which JSON does not keep.
+            keys = [name for name in reader.fieldnames or () if name in content["space"]]
+            for line in reader:
+                number = int(line["trial"])
+                if line["state"] != FAILED and line["best_valid"]:
+                    values = dict(content["trials"][number - 1])
+                    trials.append(Tried(number, values, line["state"], float(line["best_valid"])))
+    except (KeyError, IndexError, ValueError) as error:
+        raise InputError(
+            f"{path}: not the trials of {EXPERIMENT} beside it ({error!r}); restore the file"
+        ) from None
+    space = content["space"]
+    return Experiment(
+        folder=folder,
+        model=content["model"],
+        dataset=content["dataset"],
+        metric=content["valid_metric"],
+        keys=keys,
+        log=frozenset(key for key, domain in space.items() if LOGARITHMIC in domain),
+        trials=trials,
+    )
+
+
+def experiment_charts(one: Experiment, palette: Palette) -> list[Block]:
+    """A chart a setting; all of them as parallel coordinates where there are several."""
+    charts = tuple(_over_key(one, key, palette) for key in one.keys)
+    if len(one.keys) < 2 or len(one.trials) < 2:
+        return [charts]
+    return [charts, (parallel_chart(one),)]
+
+
+def _over_key(one: Experiment, key: str, palette: Palette) -> Chart:
+    """Every trial's best valid value over one setting; the best of each value are joined."""
+    y_title = f"best valid {metric_name(one.metric)}"
+    named = not all(_is_number(trial.values[key]) for trial in one.trials)
+    trials = sorted(
+        one.trials, key=lambda each: str(each.values[key]) if named else each.values[key]
+    )
+    best: dict[Any, Tried] = {}
+    for trial in trials:
+        place = short(trial.values[key]) if named else trial.values[key]
+        if place not in best or trial.best > best[place].best:
+            best[place] = trial
+    series = []
+    if len(one.keys) == 1 or len(best) < len(trials):
+        joined = list(best.values())
+        colour = palette[one.model] if len(one.keys) == 1 else INK
+        series.append(_points("best at each value", colour, joined, key, True, named))
+    others = [trial for trial in trials if len(one.keys) > 1 and trial.state != STOPPED]
+    stopped = [trial for trial in trials if trial.state == STOPPED]
+    for name, colour, some in (
+        ("trials", palette[one.model], others),
+        ("trials stopped by ASHA", REST, stopped),
+    ):
+        if some:
+            series.append(_points(name, colour, some, key, False, named))
+    places = () if named or len(best) > 6 else tuple((x, short(x)) for x in best)
+    return Chart(
+        key=slug("sweep", one.folder.name, one.dataset, key),
+        title=f"{one.model} on {one.dataset}: {y_title} over {key}",
+        kind=CURVES,
+        series=tuple(series),
+        x_title=key,
+        y_title=y_title,
+        ticks=places,
+        log_x=key in one.log,
+    )
+
+
+def _points(
+    name: str, colour: str, trials: Sequence[Tried], key: str, line: bool, named: bool
+) -> Series:
+    return Series(
+        name=name,
+        colour=colour,
+        x=tuple(short(each.values[key]) if named else each.values[key] for each in trials),
+        y=tuple(each.best for each in trials),
+        texts=tuple(
+            f"trial {each.number}: {each.best:.4f}\n{describe(each.values)}" for each in trials
+        ),
+        line=line,
+    )
+
+
+def parallel_chart(one: Experiment) -> Chart:
+    """A line a trial across an axis a setting and one of the metric; the darker the better.
+
+    Every axis is scaled from its least to its largest value, which stand at its ends; options that
+    are no numbers are spaced evenly.
+    """
+    name = f"valid {metric_name(one.metric)}"
+    columns = [[trial.values[key] for trial in one.trials] for key in one.keys]
+    columns.append([trial.best for trial in one.trials])
+    scaled, labels = [], []
+    for place, column in enumerate(columns):
+        shares, ends = _scaled(column, place < len(one.keys) and one.keys[place] in one.log)
+        scaled.append(shares)
+        labels += [Point(place, 0.0, ends[0], False), Point(place, 1.0, ends[1], True)]
+    order = sorted(range(len(one.trials)), key=lambda place: one.trials[place].best)
+    series = []
+    for rank, place in enumerate(order):
+        trial, last = one.trials[place], rank == len(order) - 1
+        text = f"trial {trial.number}, {trial.state}: {trial.best:.4f}\n{describe(trial.values)}"
+        series.append(
+            Series(
+                name=f"trial {trial.number}",
+                colour=BEST if last else ramp(rank / max(1, len(order) - 1)),
+                x=tuple(float(axis) for axis in range(len(columns))),
+                y=tuple(shares[place] for shares in scaled),
+                texts=(text,) * len(columns),
+                width=3.0 if last else 1.5,
+            )
+        )
+    return Chart(
+        key=slug("parallel", one.folder.name, one.dataset),
+        title=f"{one.model} on {one.dataset}: all {len(one.trials)} trials",
+        kind=CURVES,
+        series=tuple(series),
+        note="One line a trial, the darker the better by valid; the best one is orange.",
+        ticks=tuple((float(place), key) for place, key in enumerate([*one.keys, name])),
+        labels=tuple(labels),
+        legend=False,
+        bare_y=True,
+    )
+
+
+def _scaled(column: Sequence[Any], log: bool) -> tuple[list[float], tuple[str, str]]:
+    """Values from 0 to 1, and the texts of both ends; 0.5 where all are equal."""
+    if all(_is_number(value) for value in column):
+        numbers = [math.log(value) if log else float(value) for value in column]
+        ends = (_brief(min(column)), _brief(max(column)))
+    else:
+        options = sorted({str(value) for value in column})
+        numbers = [float(options.index(str(value))) for value in column]
+        ends = (options[0], options[-1])
+    least, most = min(numbers), max(numbers)
+    if least == most:
+        return [0.5] * len(numbers), ends
+    return [(number - least) / (most - least) for number in numbers], ends
+
+
+def _brief(value: float) -> str:
+    """Short enough to stand beside the next axis's number on a telephone."""
+    return f"{value:.{1 if abs(value) < 0.001 else 3}g}"
+
+
+def run_charts(one: Comparison, metric: str, palette: Palette) -> list[Chart]:
+    """Test metric over each number in which some rows of a model differ while all else is equal."""
+    models = dict.fromkeys(row.contender.model for row in one.scores.rows)
+    curves: dict[str, dict[str, list[tuple[float, Row]]]] = {}
+    for model in models:
+        rows = [row for row in one.scores.rows if row.contender.model == model]
+        for key, points in varied(rows).items():
+            curves.setdefault(key, {})[model] = points
+    charts = []
+    for key, by_model in curves.items():
+        for prefix, ranking in RANKINGS:
+            series = []
+            for model, points in by_model.items():
+                spreads = [row.over_seeds("test", prefix + metric) for _, row in points]
+                error = tuple(each.deviation or 0.0 for each in spreads)
+                series.append(
+                    Series(
+                        model, palette[model], tuple(x for x, _ in points),
+                        tuple(each.mean for each in spreads), error if any(error) else (),
+                        tuple(
+                            f"{key}={short(x)}: {each.mean:.4f}, {len(each.values)} seeds"
+                            for (x, _), each in zip(points, spreads, strict=True)
+                        ),
+                    )
+                )  # fmt: skip
+            places = sorted({x for points in by_model.values() for x, _ in points})
+            charts.append(
+                Chart(
+                    key=slug("runs", one.scores.dataset, key, metric, ranking),
+                    title=f"{one.scores.dataset}: {metric_title(metric)}, {ranking}, over {key}",
+                    kind=CURVES,
+                    series=tuple(series),
+                    x_title=key,
+                    y_title=metric_title(metric),
+                    ticks=tuple((float(x), short(x)) for x in places) if len(places) < 7 else (),
+                )
+            )
+    return charts
+
+
+def varied(rows: Sequence[Row]) -> dict[str, list[tuple[float, Row]]]:
+    """Settings that alone tell three or more rows apart, with the rows in the order of their value.
+
+    Of several sets of such rows for one setting, the largest.
+    """
+    flat = [(row, flat_settings(row.runs[0])) for row in rows]
+    keys = {key for _, settings in flat for key, value in settings.items() if _is_number(value)}
+    found: dict[str, list[tuple[float, Row]]] = {}
+    for key in sorted(keys):
+        buckets: dict[str, dict[float, Row]] = {}
+        for row, settings in flat:
+            if _is_number(settings.get(key)):
+                rest = {name: value for name, value in settings.items() if name != key}
+                digests = row.runs[0].data_sha256
+                identity = json.dumps([rest, digests], sort_keys=True, default=str)
+                buckets.setdefault(identity, {})[settings[key]] = row
+        largest = max(buckets.values(), key=len)
+        if len(largest) >= LEAST_VALUES:
+            found[key] = sorted(largest.items(), key=lambda pair: pair[0])
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

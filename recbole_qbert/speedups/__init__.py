@@ -1,0 +1,1 @@
+"""Exact accelerations of RecBole's own models; `trim_padding: False` switches them off."""

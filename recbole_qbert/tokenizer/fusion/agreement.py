@@ -1,0 +1,71 @@
+"""Whether fused vectors keep the neighbourhoods of what went into them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from recbole_qbert.common.nearest import nearest_items, overlap, unit_rows
+
+_K = 10
+_SAMPLE = 2000  # items whose neighbours are compared, evenly spaced over the catalogue
+
+
+def agreement_report(
+    fused: np.ndarray,
+    parts: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    counts: Any = None,
+) -> dict[str, float]:
+    """Mean share of an item's 10 nearest by fused vector that are also nearest in each source.
+
+    Args:
+        fused: [N, D].
+        parts: each modality's vectors [N, J, D_m] and which parts are there, bool [N, J]; only
+            items that have the modality are compared, among themselves.
+        counts: sparse [N, N] co-occurrence in training; items that co-occur with fewer than 10
+            others are left out.
+
+    Returns:
+        One number a modality and, with `counts`, `training`; and `chance`, what unrelated vectors
+        of N items would score.
+    """
+    result: dict[str, float] = {}
+    for name, (vectors, present) in parts.items():
+        rows = np.flatnonzero(present.any(axis=1))
+        if len(rows) < 2:
+            continue
+        pooled = unit_rows(vectors[rows].sum(axis=1))
+        own = pooled - pooled.mean(axis=0)
+        result[name] = overlap(*(_sampled(each, len(rows)) for each in (fused[rows], own)))
+    if counts is not None:
+        rows = np.flatnonzero(np.diff(counts.indptr) >= _K)[:: max(1, fused.shape[0] // _SAMPLE)]
+        if len(rows):
+            result["training"] = overlap(_of_rows(fused, rows), _most_common(counts[rows]))
+    result["chance"] = min(1.0, _K / max(1, len(fused) - 1))
+    return result
+
+
+def _sampled(vectors: np.ndarray, n_items: int) -> np.ndarray:
+    return _of_rows(vectors, np.arange(n_items)[:: max(1, n_items // _SAMPLE)])
+
+
+def _of_rows(vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The 10 nearest of some rows, the row itself taken out. int64 [Q, 10]."""
+    found, _ = nearest_items(vectors, _K + 1, vectors[rows])
+    other = found != rows[:, None]
+    # Of equal vectors the row itself may not be among the first: then the last one goes.
+    other[other.all(axis=1), -1] = False
+    return found[other].reshape(len(rows), -1)
+
+
+def _most_common(counts: Any) -> np.ndarray:
+    """The 10 columns with the largest entries of each row of a sparse matrix, equals by column.
+
+    Every row has at least 10 entries. int64 [Q, 10].
+    """
+    cells = counts.tocoo()
+    order = np.lexsort((cells.col, -cells.data, cells.row))
+    starts = np.searchsorted(cells.row[order], np.arange(counts.shape[0]))
+    return cells.col[order][starts[:, None] + np.arange(_K)].astype(np.int64)

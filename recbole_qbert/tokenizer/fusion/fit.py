@@ -1,0 +1,309 @@
+"""Train stage 1 and apply it, to the items it was trained on and to new ones.
+
+N items, J parts of a modality, D hidden, S depth.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.nearest import nearest_items, unit_rows
+from recbole_qbert.common.progress import Progress
+from recbole_qbert.tokenizer.fusion.model import CrossModalInjection, InjectionSettings
+from recbole_qbert.tokenizer.stage_settings import check_values, setting
+from recbole_qbert.training.resume import FitState
+
+NEW_ITEM_QUERIES = ("neighbours", "mean")
+N_NEIGHBOURS = 10
+_BLOCK = 4096  # items injected at once when nothing is trained
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Optimisation of stage 1; `properties/tokenize.yaml` explains each."""
+
+    epochs: int = setting("injection.epochs", low=0)
+    batch_size: int = setting("injection.batch_size", low=2)
+    learning_rate: float = setting("injection.learning_rate", low=0)
+    weight_decay: float = setting("injection.weight_decay", low=0)
+
+
+Parts = Mapping[str, tuple[np.ndarray, np.ndarray]]
+"""For each modality its vectors [N, J, D_m] and which parts are there, bool [N, J]."""
+
+
+class Injector:
+    """Stage 1 after training: frozen.
+
+    Attributes:
+        model: the trained blocks, projections and queries [N, D].
+        centres: for each modality the mean vector [D_m] of the items it was trained on.
+        contents: float32 [N, M * D], what `contents_of` gives for those items.
+        history: one row an epoch: every loss term.
+    """
+
+    def __init__(
+        self,
+        model: CrossModalInjection,
+        centres: dict[str, np.ndarray],
+        contents: np.ndarray,
+        history: list[dict[str, float]],
+    ):
+        self.model, self.centres = model.eval(), centres
+        self.contents, self.history = contents, history
+
+    def fuse(self, parts: Parts, queries: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
+        """Inject, each item to the depth its own gates choose.
+
+        Args:
+            parts: of the training items in their order, or of any items with `queries`.
+            queries: [n, D] in place of the trained ones.
+
+        Returns:
+            h float32 [n, D] and the depth of each item, int64 [n], from 1 to S.
+        """
+        query = self.model.query.detach() if queries is None else torch.from_numpy(queries)
+        centred = to_tensors(parts, self.centres)
+        fused, depths = [], []
+        with torch.no_grad():
+            for start in range(0, len(query), _BLOCK):
+                block = slice(start, start + _BLOCK)
+                injected = self.model(query[block], take(centred, block), hard=True)
+                fused.append(injected.fused)
+                depths.append(injected.depth_probability.argmax(dim=1) + 1)
+        return torch.cat(fused).numpy(), torch.cat(depths).numpy()
+
+    def queries_for(self, new: Parts, how: str) -> np.ndarray:
+        """ID vectors for items that were not trained on, which have none of their own.
+
+        Args:
+            new: the new items' modalities.
+            how: `neighbours` takes the mean of the queries of the 10 training items whose contents
+                are nearest by cosine (modalities side by side, projected), or of all of them where
+                the new item has no modality; `mean` that of all.
+
+        Returns:
+            float32 [n, D].
+        """
+        trained = self.model.query.detach().numpy()
+        n_new = len(next(iter(new.values()))[0])
+        mean = trained.mean(axis=0, keepdims=True)
+        if how == "mean":
+            return np.repeat(mean, n_new, axis=0)
+        found = contents_of(self.model, to_tensors(new, self.centres))
+        rows, _ = nearest_items(self.contents, N_NEIGHBOURS, found)
+        return np.where(found.any(axis=1, keepdims=True), trained[rows].mean(axis=1), mean)
+
+    def state(self) -> dict[str, Any]:
+        """For `save_checkpoint`."""
+        dimensions = {name: layer.in_features for name, layer in self.model.projections.items()}
+        return {
+            "settings": asdict(self.model.settings),
+            "n_items": len(self.model.query),
+            "dimensions": dimensions,
+            "weights": dict(self.model.state_dict()),
+            "centres": self.centres,
+            "contents": self.contents,
+            "history": self.history,
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Injector:
+        """The inverse of `state`."""
+        settings = InjectionSettings(**state["settings"])
+        model = CrossModalInjection(state["n_items"], state["dimensions"], settings)
+        model.load_state_dict(state["weights"])
+        return cls(model, state["centres"], state["contents"], state["history"])
+
+
+def fit_injector(
+    parts: Parts,
+    settings: InjectionSettings,
+    training: TrainingSettings,
+    *,
+    seed: int,
+    queries: np.ndarray | None = None,
+    folder: Path | None = None,
+    show_progress: bool = False,
+) -> Injector:
+    """Train stage 1 on all items.
+
+    The result depends on the order of the items; callers sort them by token.
+
+    Args:
+        parts: see `Parts`; float32.
+        settings: of the model.
+        training: of the optimiser.
+        seed: of weights, random queries and batches.
+        queries: [N, D'] start of the ID vectors, D' <= D, such as those of `cooccurrence_vectors`;
+            random without. Columns past D' start at zero.
+        folder: where a killed run leaves its state and a new one finds it.
+        show_progress: a bar with the time left.
+
+    Raises:
+        InputError: a setting out of range, no item with any modality, or a loss that is not finite.
+    """
+    check_settings(settings, training)
+    n_items = len(next(iter(parts.values()))[0])
+    if not any(present.any() for _, present in parts.values()):
+        raise InputError("stage 1: no item has a vector of any modality; give embeddings of these")
+    centres = {name: _centre(*pair) for name, pair in parts.items()}
+    centred = to_tensors(parts, centres)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        dimensions = {name: pair[0].shape[2] for name, pair in parts.items()}
+        model = CrossModalInjection(n_items, dimensions, settings)
+    if queries is not None:
+        _start_queries(model, queries)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
+    )
+    generator = torch.Generator().manual_seed(seed)
+    history: list[dict[str, float]] = []
+
+    path = None if folder is None else folder / "stage1.training.safetensors"
+    kept = FitState(path, _identity(parts, queries, settings, training, seed))
+    state = kept.load()
+    if state is not None:
+        model.load_state_dict(state["weights"])
+        optimiser.load_state_dict(state["optimiser"])
+        generator.set_state(state["generator"])
+        history = state["history"]
+    epochs = range(len(history), training.epochs)
+    bar = Progress(
+        epochs,
+        desc="stage 1",
+        unit="epoch",
+        initial=len(history),
+        total=training.epochs,
+        disable=not show_progress,
+    )
+    for epoch in bar:
+        history.append(_train_epoch(model, optimiser, centred, training.batch_size, generator))
+        total = history[-1]["total"]
+        bar.set_postfix(loss=f"{total:.4f}")
+        if not np.isfinite(total):
+            raise InputError(
+                f"stage 1: the loss is not finite in epoch {epoch + 1}; "
+                "lower injection.learning_rate, or raise injection.temperature"
+            )
+        kept.keep(
+            {
+                "weights": dict(model.state_dict()),
+                "optimiser": optimiser.state_dict(),
+                "generator": generator.get_state(),
+                "history": history,
+            }
+        )
+    kept.clear()
+    return Injector(model, centres, contents_of(model, centred), history)
+
+
+def contents_of(
+    model: CrossModalInjection, parts: Mapping[str, tuple[Tensor, Tensor]]
+) -> np.ndarray:
+    """Projected modalities side by side, float32 [n, M * D]; zeros where one is missing."""
+    blocks = []
+    with torch.no_grad():
+        for name, (vectors, present) in parts.items():
+            projected = model.projections[name](vectors) * present.unsqueeze(2)
+            blocks.append(unit_rows(projected.sum(dim=1).numpy()))
+    return np.concatenate(blocks, axis=1)
+
+
+def check_settings(settings: InjectionSettings, training: TrainingSettings) -> None:
+    """Raises InputError, naming the key, for a value that cannot work."""
+    for each in (settings, training):
+        check_values(each, "injection")
+    if settings.hidden_size % settings.n_heads:
+        raise InputError(
+            f"injection.hidden_size: {settings.hidden_size} is not a multiple of "
+            f"injection.n_heads {settings.n_heads}"
+        )
+
+
+def to_tensors(parts: Parts, centres: Mapping[str, np.ndarray]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Vectors of length 1, less the catalogue's mean, as tensors.
+
+    Pretrained encoders put all items into a narrow cone; without its axis the differences count.
+    """
+    tensors = {}
+    for name, (vectors, present) in parts.items():
+        unit = _unit_parts(vectors) - centres[name]
+        tensors[name] = (torch.from_numpy(unit), torch.from_numpy(present))
+    return tensors
+
+
+def take(parts: Mapping[str, tuple[Tensor, Tensor]], rows: Any) -> dict[str, tuple[Tensor, Tensor]]:
+    """The parts of some items."""
+    return {name: (vectors[rows], present[rows]) for name, (vectors, present) in parts.items()}
+
+
+def _unit_parts(vectors: np.ndarray) -> np.ndarray:
+    n_items, n_parts, dimension = vectors.shape
+    return unit_rows(vectors.reshape(-1, dimension)).reshape(n_items, n_parts, dimension)
+
+
+def _centre(vectors: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Mean of the vectors that are there, [D_m]; zeros where there is none."""
+    if not present.any():
+        return np.zeros(vectors.shape[2], dtype=np.float32)
+    return _unit_parts(vectors)[present].mean(axis=0, dtype=np.float64).astype(np.float32)
+
+
+def _start_queries(model: CrossModalInjection, queries: np.ndarray) -> None:
+    if len(queries) != len(model.query) or queries.shape[1] > model.settings.hidden_size:
+        raise ValueError(f"queries {queries.shape} do not fit {tuple(model.query.shape)}")
+    with torch.no_grad():
+        model.query.zero_()
+        model.query[:, : queries.shape[1]] = torch.from_numpy(queries)
+
+
+def _train_epoch(
+    model: CrossModalInjection,
+    optimiser: torch.optim.Optimizer,
+    parts: Mapping[str, tuple[Tensor, Tensor]],
+    batch_size: int,
+    generator: torch.Generator,
+) -> dict[str, float]:
+    """One pass over all items; returns each loss term's mean over the items, and their total."""
+    order = torch.randperm(len(model.query), generator=generator)
+    # A last batch of a few items would be an InfoNCE with hardly a negative.
+    n_batches = max(1, round(len(order) / batch_size))
+    sums: dict[str, float] = {}
+    for rows in order.tensor_split(n_batches):
+        terms = model.loss(model.query[rows], take(parts, rows))
+        loss = torch.stack(list(terms.values())).sum()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        for name, value in {**terms, "total": loss}.items():
+            sums[name] = sums.get(name, 0.0) + float(value.detach()) * len(rows) / len(order)
+    return sums
+
+
+def _identity(
+    parts: Parts,
+    queries: np.ndarray | None,
+    settings: InjectionSettings,
+    training: TrainingSettings,
+    seed: int,
+) -> str:
+    """Hash of everything that training depends on."""
+    digest = hashlib.sha256()
+    digest.update(json.dumps([asdict(settings), asdict(training), seed, list(parts)]).encode())
+    arrays = [array for pair in parts.values() for array in pair]
+    for array in arrays if queries is None else [*arrays, queries]:
+        digest.update(str(array.shape).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

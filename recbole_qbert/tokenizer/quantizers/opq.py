@@ -1,0 +1,162 @@
+"""Optimised product quantisation: a rotation, then one codebook for each part of the dimensions.
+
+The levels are unordered: no level refines another. faiss learns rotation and codebooks; what is
+kept and used are plain arrays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import faiss
+import numpy as np
+
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.tokenizer.quantizers.base import (
+    Quantiser,
+    one_thread,
+    row_keys,
+    squared_distances,
+)
+from recbole_qbert.tokenizer.stage_settings import QuantiserSettings, setting
+
+
+@dataclass(frozen=True)
+class OPQSettings(QuantiserSettings):
+    """Settings of optimised product quantisation.
+
+    Attributes:
+        iterations: steps of the rotation.
+        rows_per_code: with more vectors than this many for each code, the fit sees a random sample.
+    """
+
+    iterations: int = setting("opq.iterations", low=1)
+    rows_per_code: int = setting("opq.rows_per_code", low=1)
+
+
+@dataclass(frozen=True, eq=False)
+class OPQ(Quantiser):
+    """Rotation and codebooks.
+
+    Attributes:
+        mean: of the vectors of the fit, float32 [D].
+        rotation: float32 [d, D] with orthonormal rows or columns; d is a multiple of K.
+        codebooks: float32 [K, C, d / K].
+    """
+
+    mean: np.ndarray
+    rotation: np.ndarray
+    codebooks: np.ndarray
+    method = "opq"
+
+    @property
+    def dimension(self) -> int:  # type: ignore[override]
+        """D."""
+        return len(self.mean)
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:  # type: ignore[override]
+        """C, K times."""
+        return (self.codebooks.shape[1],) * len(self.codebooks)
+
+    def _search(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        rotated = (block - self.mean).astype(np.float64) @ self.rotation.T.astype(np.float64)
+        parts = np.split(rotated, len(self.codebooks), axis=1)
+        distances = np.stack(
+            [
+                squared_distances(part, codebook)
+                for part, codebook in zip(parts, self.codebooks, strict=True)
+            ],
+            axis=1,
+        ).astype(np.float32)
+        return distances.argmin(axis=2), distances
+
+    def _decode(self, codes: np.ndarray) -> np.ndarray:
+        n_levels, _, width = self.codebooks.shape
+        rotated = np.zeros((len(codes), n_levels, width), dtype=np.float32)
+        for level, column in enumerate(codes.T):
+            rotated[:, level] = self.codebooks[level, column]
+        return rotated.reshape(len(codes), -1) @ self.rotation + self.mean
+
+    def state(self) -> dict[str, Any]:
+        """For `load_quantiser`."""
+        return {
+            "method": self.method,
+            "mean": self.mean,
+            "rotation": self.rotation,
+            "codebooks": self.codebooks,
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> OPQ:
+        """The inverse of `state`."""
+        return cls(state["mean"], state["rotation"], state["codebooks"])
+
+
+def fit_opq(vectors: np.ndarray, settings: OPQSettings, seed: int) -> OPQ:
+    """Fit rotation and codebooks, on one thread and in an order that the rows do not set.
+
+    Where K does not divide D, the rotation leaves out the dimensions of least variance; where K is
+    larger than D, zeros are added.
+
+    Args:
+        vectors: float32 [N, D], finite.
+        settings: all levels of one size, a power of two.
+        seed: of the sample and of the initial centres.
+
+    Raises:
+        InputError: the sizes cannot be used, or there are fewer vectors than codes.
+    """
+    size, n_levels = _check_sizes(settings, len(vectors))
+    n_rows = settings.rows_per_code * size
+    chosen = np.argsort(row_keys(vectors, seed), kind="stable")[:n_rows]
+    sample = vectors[chosen]
+    mean = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
+    sample -= mean
+    dimension = sample.shape[1]
+    kept = max(dimension // n_levels, 1) * n_levels
+    # With fewer rows than dimensions faiss writes beyond its memory; copies change no optimum.
+    n_copies = math.ceil(max(dimension, kept) / len(sample))
+    enough = np.tile(sample, (n_copies, 1))
+
+    n_bits = size.bit_length() - 1
+    product = faiss.ProductQuantizer(kept, n_levels, n_bits)
+    _quieten(product, seed)
+    within = faiss.ProductQuantizer(kept, n_levels, n_bits)
+    _quieten(within, seed)
+    opq = faiss.OPQMatrix(dimension, n_levels, kept)
+    opq.niter, opq.max_train_points, opq.pq = settings.iterations, len(enough), within
+    with one_thread():
+        opq.train(enough)
+        rotation = faiss.vector_to_array(opq.A).reshape(kept, dimension)
+        product.train(np.ascontiguousarray(sample @ rotation.T))
+    shape = (n_levels, size, kept // n_levels)
+    codebooks = faiss.vector_to_array(product.centroids).reshape(shape)
+    return OPQ(mean, rotation.copy(), codebooks.copy())
+
+
+def _check_sizes(settings: OPQSettings, n_vectors: int) -> tuple[int, int]:
+    """Codes of every level, and levels."""
+    sizes = set(settings.codebook_sizes)
+    size = max(sizes)
+    if len(sizes) > 1 or size & (size - 1) or not 2 <= size <= 2**16:
+        raise InputError(
+            f"opq.codebook_size: {settings.codebook_size} cannot be used; give all levels one "
+            "power of two between 2 and 65536, or use rqkmeans"
+        )
+    if n_vectors < size:
+        raise InputError(
+            f"opq: {n_vectors} vectors cannot make {size} codes a level; lower codebook_size, or "
+            "use rqkmeans"
+        )
+    return size, settings.n_levels
+
+
+def _quieten(product: Any, seed: int) -> None:
+    """Set faiss's k-means: our seed, all rows, no advice about the number of rows on stderr."""
+    product.cp.seed = seed % 2**31
+    product.cp.max_points_per_centroid = 2**31 - 1
+    product.cp.min_points_per_centroid = 1

@@ -1,0 +1,338 @@
+"""Train the RQ-VAE: k-means start on the whole catalogue, restarts of dead codes, the best epoch.
+
+N items, K levels, S_k codes of level k, E dimension of a latent. The items are trained in an order
+of their own (`row_keys`), and every epoch draws from a generator of its own: the result depends
+neither on the order of the rows nor on where a killed fit went on. Everything runs on one thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.progress import Progress
+from recbole_qbert.tokenizer.quantizers.base import (
+    BLOCK,
+    count_collisions,
+    one_thread,
+    row_keys,
+    usage,
+)
+from recbole_qbert.tokenizer.quantizers.rqkmeans import RQKMeansSettings, fit_residual_kmeans
+from recbole_qbert.tokenizer.quantizers.rqvae import (
+    RQVAE,
+    MovingCodebooks,
+    RQVAEQuantiser,
+    choose,
+)
+from recbole_qbert.tokenizer.quantizers.rqvae_settings import RQVAESettings
+from recbole_qbert.training.resume import FitState
+
+# A level after the first that uses less than this share of the codes it could has collapsed.
+COLLAPSED_SHARE = 0.05
+_EVALUATIONS = 20  # at least, where there are as many epochs
+_FINAL_RATE = 0.02  # of the learning rate, at the end of the cosine
+_START_ITERATIONS = 50  # of k-means
+_SHUFFLE, _RESTART, _FILL = range(3)  # what a generator is for
+
+
+def fit_rqvae(
+    vectors: np.ndarray,
+    settings: RQVAESettings,
+    seed: int,
+    folder: Path | None = None,
+    show_progress: bool = False,
+) -> RQVAEQuantiser:
+    """Train on all vectors; the best settled epoch by collisions, then by reconstruction error.
+
+    Args:
+        vectors: float32 [N, D], finite, N > 0.
+        settings: of the RQ-VAE.
+        seed: of everything random.
+        folder: where a killed fit leaves its state and the next one finds it.
+        show_progress: a bar with the time left.
+
+    Raises:
+        InputError: the loss is not finite, or a codebook collapsed.
+    """
+    with one_thread():
+        training = Training(vectors, settings, seed)
+        path = None if folder is None else folder / "rqvae.training.safetensors"
+        kept = FitState(path, training.identity)
+        state = kept.load()
+        if state is None:
+            training.start_codebooks()
+        else:
+            training.load(state)
+        with Progress(
+            desc="rqvae",
+            unit="epoch",
+            initial=training.epoch,
+            total=training.n_epochs,
+            disable=not show_progress,
+        ) as bar:
+            while training.epoch < training.n_epochs:
+                loss = training.train_epoch()
+                bar.update()
+                collisions = training.latest.get("collisions")
+                bar.set_postfix(loss=f"{loss:.4f}", collisions=collisions)
+                kept.keep(training.state())
+        quantiser = training.best_quantiser()
+        check_collapse(quantiser.encode(vectors), settings.codebook_sizes, training.n_distinct)
+        kept.clear()
+    return quantiser
+
+
+class Training:
+    """One fit, epoch by epoch.
+
+    Attributes:
+        network: what is trained.
+        epoch: epochs done.
+        n_epochs: epochs to do.
+        n_distinct: distinct vectors.
+        latest: `collisions` and `error` of the latest look at the catalogue.
+        best: the same of the best settled one, and its `weights`.
+        identity: hash of everything that the fit depends on.
+    """
+
+    def __init__(self, vectors: np.ndarray, settings: RQVAESettings, seed: int):
+        keys = row_keys(vectors, seed)
+        self.vectors, self.settings, self.seed = vectors, settings, seed
+        self.order = np.argsort(keys, kind="stable")
+        in_order = keys[self.order]
+        self.n_distinct = 1 + int((in_order[1:] != in_order[:-1]).sum())
+        facts = [asdict(settings), seed, list(vectors.shape)]
+        digest = hashlib.sha256(json.dumps(facts).encode())
+        digest.update(in_order.tobytes())
+        self.identity = digest.hexdigest()
+
+        self.network = RQVAE(
+            vectors.shape[1],
+            settings.hidden_sizes,
+            settings.code_size,
+            settings.codebook_sizes,
+            torch.Generator().manual_seed(seed),
+        )
+        if settings.standardise == "mean_std":
+            shift, deviation = self._moments()
+            self.network.shift.copy_(torch.from_numpy(shift))
+            self.network.scale.copy_(torch.from_numpy(1 / deviation))
+        self.moving: MovingCodebooks | None = None
+        if settings.codebook_update == "ema":
+            self.network.codebooks.requires_grad_(False)
+        self.optimiser = torch.optim.AdamW(
+            [each for each in self.network.parameters() if each.requires_grad],
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        self.n_epochs = settings.n_epochs(len(vectors))
+        self.epoch = 0
+        self.latest: dict[str, Any] = {}
+        self.best: dict[str, Any] = {}
+
+    @property
+    def first_settled(self) -> int:
+        """Number, from 1, of the first epoch that counts; there are no restarts from it on."""
+        settled = max(1, round(self.settings.settle_share * self.n_epochs))
+        return self.n_epochs - settled + 1
+
+    def start_codebooks(self) -> None:
+        """Residual k-means on the latents of all items (a random sample of very many)."""
+        frozen = RQVAEQuantiser(self.network)
+        latents = np.empty((len(self.vectors), self.settings.code_size), dtype=np.float32)
+        for start in range(0, len(latents), BLOCK):
+            rows = self.order[start : start + BLOCK]
+            latents[start : start + BLOCK] = frozen.latents(self.vectors[rows])
+        of_kmeans = RQKMeansSettings(
+            self.settings.n_levels,
+            self.settings.codebook_size,
+            restarts=1,
+            iterations=_START_ITERATIONS,
+            n_components=0,
+            whitening=0.0,
+        )
+        found = fit_residual_kmeans(latents, of_kmeans, self.seed).codebooks
+        for codebook, centres in zip(self.network.codebooks, found, strict=True):
+            # Fewer items than codes: the rest lie near some centre and wait for a restart.
+            generator = self._generator(_FILL)
+            fill = centres[generator.integers(len(centres), size=len(codebook) - len(centres))]
+            fill = fill + 1e-3 * latents.std() * generator.standard_normal(fill.shape)
+            words = np.concatenate([centres, fill]).astype(np.float32)
+            codebook.data.copy_(torch.from_numpy(words))
+        self._start_moving()
+
+    def train_epoch(self) -> float:
+        """One pass over the items, restarts, a look where it is due; returns the mean loss."""
+        self.network.train()
+        shuffled = self.order[self._generator(_SHUFFLE).permutation(len(self.order))]
+        n_batches = self.settings.n_batches(len(shuffled))
+        sizes = self.settings.codebook_sizes
+        counts = [np.zeros(size, dtype=np.int64) for size in sizes]
+        total = 0.0
+        # Batches of nearly equal size: a last one of a few rows would be a noisy step.
+        for step, rows in enumerate(np.array_split(shuffled, n_batches)):
+            progress = (self.epoch + step / n_batches) / self.n_epochs
+            loss, codes = self._step(rows, progress)
+            total += loss * len(rows) / len(shuffled)
+            for level, size in enumerate(sizes):
+                counts[level] += np.bincount(codes[:, level], minlength=size)
+        self.epoch += 1
+        if not math.isfinite(total):
+            raise InputError(
+                f"rqvae: the loss is not finite in epoch {self.epoch} of {self.n_epochs}; lower "
+                "rqvae.learning_rate, or set rqvae.standardise to mean_std"
+            )
+        settled = self.epoch >= self.first_settled
+        if self.settings.restart_dead_codes and self.epoch < self.first_settled:
+            self._restart([np.flatnonzero(count == 0) for count in counts])
+        every = min(self.settings.eval_every, max(1, self.n_epochs // _EVALUATIONS))
+        if self.epoch % every == 0 or self.epoch == self.n_epochs:
+            self._look(settled)
+        return total
+
+    def best_quantiser(self) -> RQVAEQuantiser:
+        """The best settled epoch, frozen; training is over."""
+        self.network.load_state_dict(self.best["weights"])
+        return RQVAEQuantiser(self.network)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `load` needs; no generator, since every epoch makes its own."""
+        return {
+            "weights": dict(self.network.state_dict()),
+            "optimiser": self.optimiser.state_dict(),
+            "moving": None if self.moving is None else self.moving.state(),
+            "epoch": self.epoch,
+            "latest": self.latest,
+            "best": self.best,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        self.network.load_state_dict(state["weights"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self._start_moving()
+        if self.moving is not None:
+            self.moving.load(state["moving"])
+        self.epoch, self.latest, self.best = state["epoch"], state["latest"], state["best"]
+
+    def _step(self, rows: np.ndarray, progress: float) -> tuple[float, np.ndarray]:
+        """One optimiser step; loss and codes of the batch."""
+        cosine = (1 + math.cos(math.pi * progress)) / 2
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.settings.learning_rate * (_FINAL_RATE + (1 - _FINAL_RATE) * cosine)
+        batch = self.network.standardise(torch.from_numpy(self.vectors[rows]))
+        losses = self.network.losses(batch, self.settings.loss())
+        loss = losses.reconstruction + losses.quantisation
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        if self.moving is not None:
+            self.moving.update(losses.codes, losses.residuals)
+        return float(loss.detach()), losses.codes.numpy()
+
+    @torch.no_grad()
+    def _restart(self, dead: Sequence[np.ndarray]) -> None:
+        """Move each level's dead codes to residuals of random items, and forget their moments."""
+        if not any(len(codes) for codes in dead):
+            return
+        generator = self._generator(_RESTART)
+        n_rows = min(len(self.order), max(self.settings.codebook_sizes))
+        rows = self.order[generator.choice(len(self.order), n_rows, replace=False)]
+        frozen = RQVAEQuantiser(self.network)
+        residual = torch.from_numpy(frozen.latents(self.vectors[rows]))
+        for level, (codebook, codes) in enumerate(zip(self.network.codebooks, dead, strict=True)):
+            nearest = codebook[choose(residual, codebook)]
+            where = torch.from_numpy(codes)
+            words = residual[torch.from_numpy(generator.integers(n_rows, size=len(codes)))]
+            codebook[where] = words
+            moments = self.optimiser.state.get(codebook, {})
+            for name in ("exp_avg", "exp_avg_sq"):
+                if name in moments:
+                    moments[name][where] = 0.0
+            if self.moving is not None:
+                self.moving.restart(level, where, words)
+            residual = residual - nearest
+
+    def _look(self, settled: bool) -> None:
+        """Collisions and error of the whole catalogue; keep the weights if nothing was better."""
+        frozen = RQVAEQuantiser(self.network)
+        codes = frozen.encode(self.vectors)
+        # In their own order, so that the rounding of the sum depends on nothing else.
+        error = 0.0
+        for start in range(0, len(codes), BLOCK):
+            rows = self.order[start : start + BLOCK]
+            (part,) = frozen.squared_errors(
+                self.vectors[rows], codes[rows], [len(self.settings.codebook_sizes)]
+            )
+            error += part
+        self.latest = {"collisions": count_collisions(codes), "error": error}
+        if settled and is_better(self.latest, self.best):
+            weights = {name: value.clone() for name, value in self.network.state_dict().items()}
+            self.best = {**self.latest, "weights": weights}
+
+    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of each dimension, float64 [D]; 1 where it is constant."""
+        total = np.zeros(self.vectors.shape[1])
+        blocks = [self.order[i : i + BLOCK] for i in range(0, len(self.order), BLOCK)]
+        for rows in blocks:
+            total += self.vectors[rows].sum(axis=0, dtype=np.float64)
+        mean = total / len(self.order)
+        squares = np.zeros_like(total)
+        for rows in blocks:
+            squares += ((self.vectors[rows] - mean) ** 2).sum(axis=0)
+        deviation = np.sqrt(squares / len(self.order))
+        # What is left of a constant dimension is rounding, which must not be blown up.
+        constant = deviation <= 1e-5 * deviation.max()
+        return mean, np.where(constant, deviation.max() or 1.0, deviation)
+
+    def _start_moving(self) -> None:
+        if self.settings.codebook_update == "ema":
+            codebooks: list[Tensor] = list(self.network.codebooks)
+            self.moving = MovingCodebooks(codebooks, self.settings.ema_decay)
+
+    def _generator(self, purpose: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, self.epoch, purpose])
+
+
+def is_better(new: dict[str, Any], best: dict[str, Any]) -> bool:
+    """Fewer collisions, or as many and a smaller error; anything is better than nothing."""
+    if not best:
+        return True
+    return (new["collisions"], new["error"]) < (best["collisions"], best["error"])
+
+
+def check_collapse(codes: np.ndarray, sizes: Sequence[int], n_distinct: int) -> None:
+    """Whether every level after the first tells items apart that the first does not.
+
+    Args:
+        codes: int64 [N, K].
+        sizes: S_k, K of them.
+        n_distinct: distinct vectors; with no more of them than first codes, later levels may idle.
+
+    Raises:
+        InputError: a level hardly uses more than one code.
+    """
+    for level, size in enumerate(sizes[1:], 1):
+        of_level = usage(codes[:, level], size)
+        could_use = min(size, n_distinct // sizes[0])
+        least = COLLAPSED_SHARE * could_use
+        # One code alone is a collapse wherever two could be told apart.
+        alone = could_use > 1 and of_level["used"] < 2
+        if alone or (of_level["used"] < least and of_level["perplexity"] < least):
+            raise InputError(
+                f"rqvae: level {level} (from 0) collapsed: {of_level['used']} of {size} codes are "
+                f"used, perplexity {of_level['perplexity']:.1f}; lower rqvae.learning_rate or "
+                "rqvae.beta, set rqvae.codebook_update to ema, or use rqkmeans"
+            )

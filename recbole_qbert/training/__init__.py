@@ -1,0 +1,1 @@
+"""The trainer, checkpoints, several processes, resuming, and the identity of a run."""

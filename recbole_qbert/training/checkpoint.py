@@ -1,0 +1,373 @@
+"""Checkpoints that hold tensors and JSON, nothing that can run code.
+
+A checkpoint is one safetensors file. Its tensors are those of the state; everything else (config,
+epoch, scores, the shape of the nesting) is JSON in the file's header, behind the SHA-256 of the
+whole file, so that a changed byte anywhere is found. RecBole pickles its `Config`
+object, which PyTorch 2.6 and later refuse to load; `install()` makes RecBole's own trainers write
+this format, and their `torch.load` read it, so that `load_data_and_model` and `resume_checkpoint`
+work unchanged, except that a model is refused whose data have changed since: RecBole would number
+the items anew, and no row would be where its item is. A pickle offered as a checkpoint is refused
+without being unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import safetensors
+import scipy.sparse
+import torch
+from recbole.config import Config
+from recbole.trainer import Trainer
+from safetensors.torch import save as safetensors_bytes
+
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.files import atomic_write
+from recbole_qbert.compat.recbole import around_import, isolated_argv
+from recbole_qbert.evaluation.results import RUN_ONLY
+from recbole_qbert.training.inputs import check_inputs, inputs_of
+
+# The only key of the header, whose value is the digest and the state: safetensors writes several in
+# random order, and equal states shall give equal bytes.
+FORMAT = "recbole-qbert/checkpoint/3"
+# What a file begins with, behind the eight bytes of its header's length.
+HEAD = f'{{"__metadata__":{{"{FORMAT}":"'.encode()
+# In place of the file's digest, while it is computed.
+NO_DIGEST = "0" * 64
+_DIGEST_AT = 8 + len(HEAD)
+# Config keys that RecBole derives from others or from the machine when a Config is built.
+DERIVED_KEYS = frozenset(
+    # fmt: off
+    [
+        "MODEL_TYPE",
+        "MODEL_INPUT_TYPE",
+        "eval_type",
+        "device",
+        "valid_metric_bigger",
+        "single_spec",
+        "local_rank",
+        "valid_neg_sample_args",
+        "test_neg_sample_args",
+        "dataset",
+        "model",
+        "gpu_id",
+        "use_gpu",
+        "nproc",
+    ]
+    # fmt: on
+)
+
+
+def config_to_json(config: Config) -> dict[str, Any]:
+    """What is needed to build an equal config on another machine."""
+    content = {
+        key: value
+        for key, value in config.final_config_dict.items()
+        if key not in DERIVED_KEYS | RUN_ONLY and not isinstance(value, torch.device)
+    }
+    content["data_path"] = str(Path(config["data_path"]).parent)  # RecBole appends the data set
+    return {"model": config["model"], "dataset": config["dataset"], "keys": content}
+
+
+def config_from_json(content: dict[str, Any]) -> Config:
+    """Build the config again; command-line flags of the running process stay out."""
+    keys = dict(content["keys"])
+    # "none" is what RecBole writes into the config in place of a missing value.
+    if (keys.get("train_neg_sample_args") or {}).get("distribution") == "none":
+        keys["train_neg_sample_args"] = None
+    with isolated_argv():
+        return Config(model=content["model"], dataset=content["dataset"], config_dict=keys)
+
+
+def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
+    """Write a state whole or not at all.
+
+    Args:
+        path: where; an existing file is replaced.
+        state: nested dicts, lists and tuples of tensors, numbers, strings, None; the value under
+            `config` may be a RecBole `Config`.
+    """
+    state = dict(state)
+    if isinstance(state.get("config"), Config):
+        state["config"] = config_to_json(state["config"])
+    tensors: dict[str, torch.Tensor] = {}
+    skeleton = _encode(state, tensors)
+    content = safetensors_bytes(tensors, {FORMAT: NO_DIGEST + json.dumps(skeleton)})
+    head, rest = content[:_DIGEST_AT], memoryview(content)[_DIGEST_AT + len(NO_DIGEST) :]
+    assert head.endswith(HEAD), "safetensors no longer begins with the metadata"
+    with atomic_write(path, "wb") as handle:
+        handle.write(head)
+        handle.write(hashlib.sha256(content).hexdigest().encode())
+        handle.write(rest)
+
+
+def state_sha256(state: dict[str, Any]) -> str:
+    """Hash of what a state holds, whatever the format and the library of its file."""
+    tensors: dict[str, torch.Tensor] = {}
+    digest = hashlib.sha256(json.dumps(_encode(state, tensors)).encode())
+    for tensor in tensors.values():
+        array = tensor.cpu().numpy()
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote, `config` as JSON (see `config_from_json`).
+
+    Raises:
+        InputError: no such file, not a checkpoint of this format (a pickle, say), or a damaged one.
+    """
+    device = str(torch.device(map_location)) if map_location is not None else "cpu"
+    stamp = _stamp(path)
+    try:
+        with safetensors.safe_open(str(path), framework="pt", device=device) as handle:
+            metadata = handle.metadata() or {}
+            if FORMAT not in metadata:
+                raise InputError(
+                    f"{path}: a safetensors file, but not a checkpoint of this version: train the "
+                    "model again with this version"
+                )
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError):
+        if not os.path.isfile(path):
+            raise InputError(f"{path}: no such checkpoint file") from None
+        raise InputError(
+            f"{path}: not a safetensors checkpoint; pickled and broken files are never loaded: "
+            f"train the model again with this version"
+        ) from None
+    if metadata[FORMAT][: len(NO_DIGEST)] != _digest(path):
+        if _stamp(path) != stamp:  # replaced by a newer one between the two readings
+            return load_checkpoint(path, map_location)
+        raise InputError(
+            f"{path}: damaged: its bytes are not those that were written; train the model again"
+        )
+    try:
+        state = _decode(json.loads(metadata[FORMAT][len(NO_DIGEST) :]), tensors)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        state = None
+    if not isinstance(state, dict):
+        raise InputError(f"{path}: its header is broken; train the model again") from None
+    return state
+
+
+def _stamp(path: str | Path) -> tuple[int, int] | None:
+    """What tells a file from a newer one of its name."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns
+
+
+def _digest(path: str | Path) -> str:
+    """Hex SHA-256 of a file with `NO_DIGEST` in place of its digest."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        digest.update(handle.read(_DIGEST_AT))
+        handle.seek(len(NO_DIGEST), os.SEEK_CUR)
+        digest.update(NO_DIGEST.encode())
+        for block in iter(lambda: handle.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _begins_as_one(path: Any) -> bool:
+    """Whether a file begins like a checkpoint, be it of another version or damaged."""
+    if not isinstance(path, (str, os.PathLike)) or not os.path.isfile(path):
+        return False
+    with open(path, "rb") as handle:
+        start = handle.read(_DIGEST_AT)
+    marks = HEAD.partition(b"recbole-qbert/checkpoint/")
+    return marks[0] in start or marks[1] in start  # a damaged byte leaves one of them
+
+
+def is_checkpoint(path: Any) -> bool:
+    """Whether a path names a file in this format."""
+    if not isinstance(path, (str, os.PathLike)) or not os.path.isfile(path):
+        return False
+    try:
+        with safetensors.safe_open(os.fspath(path), framework="pt") as handle:
+            return FORMAT in (handle.metadata() or {})
+    except (safetensors.SafetensorError, OSError):
+        return False
+
+
+# RecBole's modules that call `torch.load`, always with a checkpoint.
+READERS = (
+    "recbole.trainer.trainer",
+    "recbole.model.sequential_recommender.s3rec",
+    "recbole.model.general_recommender.convncf",
+    "recbole.model.general_recommender.nais",
+    "recbole.model.general_recommender.neumf",
+    "recbole.model.general_recommender.ract",
+    "recbole.model.context_aware_recommender.kd_dagfm",
+)
+
+
+def install() -> None:
+    """Make RecBole's trainers and loaders use this format. Safe to call twice.
+
+    Their `torch.load` is `load`, and nobody else's.
+    """
+    for name in READERS:
+        around_import(name, _reads_safely)
+    around_import("recbole.quick_start.quick_start", _loads_safely)
+    Trainer._save_checkpoint = _save_recbole_checkpoint
+
+
+def load(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
+    """`torch.load` for a checkpoint of this format too; of others it reads tensors alone.
+
+    Raises:
+        InputError: it is damaged, or the data that it was trained on have changed.
+    """
+    if not _begins_as_one(f):
+        if not args and "pickle_module" not in kwargs:
+            kwargs.setdefault("weights_only", True)  # the default only since PyTorch 2.6
+        return torch.serialization.load(f, map_location, *args, **kwargs)
+    if map_location is None and not torch.cuda.is_available():
+        map_location = "cpu"
+    state = load_checkpoint(f, map_location)
+    state["config"] = config = config_from_json(state["config"])
+    if os.path.isdir(config["data_path"]):  # else there is nothing that could be taken for it
+        remedy = "bring the old files back, or train the model again"
+        check_inputs(f, state["inputs"], inputs_of(config), remedy)
+    return state
+
+
+class SafeTorch(ModuleType):
+    """`torch` for one module, with `load` above."""
+
+    def __init__(self) -> None:
+        super().__init__("torch")
+        self.load = load
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+
+@contextlib.contextmanager
+def _reads_safely(module: ModuleType) -> Iterator[None]:
+    yield
+    module.torch = SafeTorch()  # type: ignore[attr-defined]
+    # KD_DAGFM evaluates `teacher`, the name of a class beside it.
+    module.eval = functools.partial(_class_named, module)  # type: ignore[attr-defined]
+
+
+def _class_named(module: ModuleType, name: str) -> type:
+    found = getattr(module, name, None)
+    if not isinstance(found, type):
+        raise InputError(f"{module.__name__}: {name!r} is the name of no class there")
+    return found
+
+
+@contextlib.contextmanager
+def _loads_safely(module: ModuleType) -> Iterator[None]:
+    """`load_data_and_model` imports torch itself, so that it gets `load` for its own time."""
+    yield
+    original = module.load_data_and_model
+
+    @functools.wraps(original)
+    def load_data_and_model(model_file: str) -> Any:
+        before = torch.load
+        torch.load = load
+        try:
+            return original(model_file)
+        finally:
+            torch.load = before
+
+    for each in (module, sys.modules["recbole.quick_start"]):
+        if each is module or hasattr(each, "load_data_and_model"):
+            each.load_data_and_model = load_data_and_model  # type: ignore[attr-defined]
+
+
+def _save_recbole_checkpoint(
+    self: Trainer, epoch: int, verbose: bool = True, **kwargs: Any
+) -> None:
+    """In place of `Trainer._save_checkpoint`, whose file PyTorch 2.6 and later cannot load."""
+    if not self.config["single_spec"] and self.config["local_rank"] != 0:
+        return
+    if not hasattr(self, "inputs"):
+        self.inputs = inputs_of(self.config)
+    path = kwargs.pop("saved_model_file", self.saved_model_file)
+    save_checkpoint(path, trainer_state(self, epoch))
+    if verbose:
+        self.logger.info(f"Saving current: {path}")
+
+
+def trainer_state(trainer: Trainer, epoch: int) -> dict[str, Any]:
+    """The entries that RecBole's loaders look for, and the trainer's inputs (`inputs_of`)."""
+    # FDSA and others name sub-modules here too, whose weights are in the state dict anyway.
+    other = {
+        name: value
+        for name, value in trainer.model.other_parameter().items()
+        if not isinstance(value, torch.nn.Module)
+    }
+    return {
+        "config": trainer.config,
+        "inputs": trainer.inputs,
+        "epoch": epoch,
+        "cur_step": trainer.cur_step,
+        "best_valid_score": float(trainer.best_valid_score),
+        "state_dict": dict(trainer.model.state_dict()),
+        "other_parameter": other,
+        "optimizer": trainer.optimizer.state_dict(),
+    }
+
+
+def _encode(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """JSON for a nested state; tensors move to `tensors`, everything a JSON type cannot tell apart
+    is wrapped in a one-key dict."""
+    encode: Callable[[Any], Any] = lambda item: _encode(item, tensors)  # noqa: E731
+    if isinstance(value, torch.Tensor):
+        name = str(len(tensors))
+        tensors[name] = value.detach().contiguous().clone()
+        return {"tensor": name}
+    if isinstance(value, np.ndarray):
+        return {"array": encode(torch.from_numpy(value.copy()))}  # torch knows no reversed arrays
+    if scipy.sparse.issparse(value):  # EASE, ItemKNN and SLIMElastic keep some
+        cells = value.tocoo()
+        return {"sparse": encode([value.format, value.shape, cells.data, cells.row, cells.col])}
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        return {"dict": [[encode(key), encode(item)] for key, item in value.items()]}
+    if isinstance(value, tuple):
+        return {"tuple": [encode(item) for item in value]}
+    if isinstance(value, list):
+        return [encode(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"a checkpoint cannot hold a {type(value).__name__}: {value!r}")
+
+
+def _decode(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """The inverse of `_encode`."""
+    if isinstance(value, list):
+        return [_decode(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "array":
+        return _decode(content, tensors).cpu().numpy()
+    if kind == "sparse":
+        name, shape, data, rows, columns = _decode(content, tensors)
+        return scipy.sparse.coo_matrix((data, (rows, columns)), shape).asformat(name)
+    if kind == "tuple":
+        return tuple(_decode(item, tensors) for item in content)
+    if kind != "dict":
+        raise ValueError(f"a checkpoint holds no {kind!r}")
+    return {_decode(key, tensors): _decode(item, tensors) for key, item in content}

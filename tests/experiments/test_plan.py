@@ -1,0 +1,332 @@
+"""What a benchmark's YAML becomes, and what is refused before anything is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Tiny, files_below
+from toy_plan import SETTINGS, SIZES, write_plan
+
+from recbole_qbert.cli import main
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.experiments.benchmark.cells import build_cells
+from recbole_qbert.experiments.benchmark.plan import NOT_STATED, Contender, Plan, lineage, read_plan
+from recbole_qbert.experiments.run import run_models
+
+
+def plan_of(tiny: Tiny, flags: dict[str, str] | None = None, **content: Any) -> Plan:
+    return read_plan(write_plan(tiny, **content), flags or {})
+
+
+def test_a_name_is_enough_and_controls_come_by_themselves(tiny: Tiny) -> None:
+    free = {
+        "name": "free",
+        "model": "QBERT4Rec",
+        "settings": {"exclude_visible": False},
+        "budget": "9 trials",
+    }
+    plan = plan_of(tiny, models=["QBERT4Rec", free, "BigramChain"], controls=True)
+    assert plan.contenders == (
+        Contender("QBERT4Rec", "QBERT4Rec", {}, NOT_STATED),
+        Contender("free", "QBERT4Rec", {"exclude_visible": False}, "9 trials"),
+        Contender("BigramChain", "BigramChain"),
+        Contender("Popularity", "Popularity", {}, "none: nothing to choose"),
+        Contender("IDBERT4Rec", "IDBERT4Rec", {}, "none: QBERT4Rec's settings"),
+    )
+    assert plan.reference == "QBERT4Rec"
+    path = write_plan(tiny)
+    path.write_text("models: [QBERT4Rec]\ndatasets: [toy]\nseeds: [1]\n")
+    plan = read_plan(path, {})
+    assert [each.name for each in plan.contenders[1:]] == [
+        "Popularity",
+        "BigramChain",
+        "IDBERT4Rec",
+    ]
+    assert (plan.data_path, plan.checkpoint_dir) == ("dataset", "saved")
+
+
+def test_the_command_line_takes_some_rows_and_data_sets(tiny: Tiny) -> None:
+    """What the file says of the others is no fault then; a name that is in neither still is."""
+    wide = {"name": "wide", "model": "SASRec", "settings": {"n_layers": 9}, "budget": "3 trials"}
+    file = {
+        "models": ["QBERT4Rec", wide],
+        "datasets": ["toy", "other"],
+        "per_model": {"SASRec": {"n_layers": 1}},
+        "per_dataset": {"other": {"per_model": {"SASRec": {"n_layers": 2}}}},
+    }
+    assert plan_of(tiny, {"models": "wide,Popularity"}, **file).reference == "wide"
+    with pytest.raises(InputError, match="reference: 'QBERT4Rec' is none of wide"):
+        plan_of(tiny, {"models": "wide", "reference": "QBERT4Rec"}, **file)
+    plan = plan_of(tiny, {"models": "QBERT4Rec", "datasets": "toy"}, **file)
+    assert [each.name for each in plan.contenders] == ["QBERT4Rec"]
+    assert plan.datasets == ("toy",)
+    plan = plan_of(tiny, {"models": "wide,QBERT4Rec,BERT4Rec"}, **file)
+    assert plan.contenders[0] == Contender("wide", "SASRec", {"n_layers": 9}, "3 trials")
+    assert plan.contenders[2] == Contender("BERT4Rec", "BERT4Rec")  # no row of the file
+    for section in ({"per_model": {"GRU4Rec": {}}}, {"per_dataset": {"third": {}}}):
+        with pytest.raises(InputError, match="is not in this benchmark"):
+            plan_of(tiny, {"models": "QBERT4Rec", "datasets": "toy"}, **file | section)
+
+
+def test_later_settings_win(tiny: Tiny) -> None:
+    """settings < per_dataset < per_model < that of the data set < the entry's own < flags."""
+    entry = {"name": "own", "model": "SASRec", "settings": {"learning_rate": 4.0}}
+    plan = plan_of(
+        tiny,
+        {"seeds": "5,6", "weight_decay": "5.0", "checkpoint_dir": "elsewhere"},
+        models=["QBERT4Rec", "SASRec", entry],
+        settings={"learning_rate": 1.0, "stopping_step": 1, "epochs": 1, "eval_step": 1},
+        per_dataset={
+            "toy": {
+                "learning_rate": 2.0,
+                "stopping_step": 2,
+                "epochs": 2,
+                "per_model": {"SASRec": {"learning_rate": 3.5, "eval_batch_size": 35}},
+            }
+        },
+        per_model={
+            "SASRec": {
+                "learning_rate": 3.0,
+                "stopping_step": 3,
+                "weight_decay": 3.0,
+                "eval_batch_size": 30,
+            }
+        },
+    )
+    ours, plain, own = (plan.settings_of(each, "toy") for each in plan.contenders)
+    keys = ("eval_step", "epochs", "stopping_step", "learning_rate", "weight_decay")
+    assert [ours.get(key) for key in keys] == [1, 2, 2, 2.0, 5.0]
+    assert [plain[key] for key in keys] == [1, 2, 3, 3.5, 5.0]
+    assert [own[key] for key in keys] == [1, 2, 3, 4.0, 5.0]
+    assert (ours.get("eval_batch_size"), plain["eval_batch_size"]) == (None, 35)
+    assert plan.settings_of(plan.contenders[0], "other")["epochs"] == 1
+    assert plan.settings_of(plan.contenders[1], "other")["eval_batch_size"] == 30
+    assert (plan.seeds, ours["checkpoint_dir"]) == ((5, 6), "elsewhere")
+
+
+def test_mask_dictionaries_are_merged(tiny: Tiny) -> None:
+    plan = plan_of(
+        tiny,
+        models=["QBERT4Rec"],
+        settings={"mask_mix": {"span": 2.0}},
+        per_model={"QBERT4Rec": {"mask_mix": {"tail": 3.0}}},
+    )
+    assert plan.settings_of(plan.contenders[0], "toy")["mask_mix"] == {"span": 2.0, "tail": 3.0}
+
+
+def test_controls_take_what_belongs_to_them(tiny: Tiny) -> None:
+    """Sizes of its base but no codes for IDBERT4Rec; neither sizes nor epochs where one counts."""
+    shape = {"item_representation": "word", "hidden_dropout_prob": 0.1}
+    common = {**SETTINGS, "eval_step": 2}
+    plan = plan_of(tiny, controls=True, settings=common, per_model={"QBERT4Rec": shape})
+    found = {each.name: plan.settings_of(each, "toy") for each in plan.contenders}
+    assert found["QBERT4Rec"].items() >= {**SETTINGS, **shape}.items()
+    assert found["IDBERT4Rec"].items() >= {**SETTINGS, "hidden_dropout_prob": 0.1}.items()
+    assert "item_representation" not in found["IDBERT4Rec"]
+    assert "hidden_dropout_prob" not in found["SASRec"]
+    for name in ("Popularity", "BigramChain"):
+        assert not found[name].keys() & {*SIZES, "epochs", "eval_step"}
+        assert found[name]["train_batch_size"] == 16
+    configs = {cell.contender.name: cell.config for cell in build_cells(plan)}
+    assert configs["IDBERT4Rec"]["item_representation"] == "id"
+    assert configs["QBERT4Rec"]["item_representation"] == "word"
+    assert (configs["SASRec"]["epochs"], configs["Popularity"]["epochs"]) == (2, 1)
+
+
+def test_lineage() -> None:
+    assert lineage("IDBERT4Rec") == ["QBERT4Rec", "IDBERT4Rec"]
+    assert lineage("BigramChain") == ["Popularity", "BigramChain"]
+    assert lineage("SASRec") == ["SASRec"]
+
+
+def test_the_order_of_the_cells(tiny: Tiny) -> None:
+    """A data set's first seed of every model comes first, so that a table is soon whole."""
+    cells = build_cells(plan_of(tiny, seeds=[3, 1]))
+    assert [(cell.contender.name, cell.seed) for cell in cells] == [
+        ("QBERT4Rec", 3),
+        ("SASRec", 3),
+        ("QBERT4Rec", 1),
+        ("SASRec", 1),
+    ]
+    assert [cell.config["seed"] for cell in cells] == [3, 3, 1, 1]
+    assert all(cell.config["resume"] for cell in cells)
+
+
+def test_a_pretrained_row_stands_beside_itself_from_scratch(tiny: Tiny) -> None:
+    settings = {**SETTINGS, "epochs": 1, "data_path": ".", "checkpoint_dir": "first"}
+    (run,) = run_models(["QBERT4Rec"], "toy", (), settings)
+    entry = {"name": "pretrained", "model": "QBERT4Rec", "settings": {"pre_model_path": run.bundle}}
+    cells = build_cells(plan_of(tiny, models=[entry, "SASRec"], reference="pretrained"))
+    names = [cell.contender.name for cell in cells]
+    assert names == ["pretrained", "pretrained, from scratch", "SASRec"]
+    left, right = (dict(cell.config.final_config_dict) for cell in cells[:2])
+    assert left.pop("pre_model_path") == run.bundle and right.pop("pre_model_path") is None
+    assert left == right
+    cells = build_cells(plan_of(tiny, models=[entry, "QBERT4Rec"]))
+    assert [cell.contender.name for cell in cells] == ["pretrained", "QBERT4Rec"]
+
+
+ERRORS: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown key": ({"model": []}, "bench.yaml: unknown key 'model'; did you mean 'models'?"),
+    "no models": ({"models": []}, "models: a list is needed"),
+    "no data sets": ({"datasets": None}, "datasets: a list is needed"),
+    "no seeds": ({"seeds": {}}, "seeds: a list is needed"),
+    "unknown model": ({"models": ["SASRek"]}, "bench.yaml: models: model SASRek: neither here"),
+    "unusable setting": (
+        {"settings": {**SETTINGS, "batch_by": "users"}},
+        "QBERT4Rec on toy: batch_by: 'users' is none of row, user",
+    ),
+    "general model": ({"models": ["BPR"]}, "not a sequential model"),
+    "entry without model": ({"models": [{"name": "x"}]}, "models: {'name': 'x'}: write a name"),
+    "entry of a number": ({"models": [3]}, "models: 3: write a name"),
+    "key of an entry": (
+        {"models": [{"model": "SASRec", "setting": {}}]},
+        "models: unknown key 'setting'; did you mean 'settings'?",
+    ),
+    "two of one name": ({"models": ["SASRec", "SASRec"]}, "models: 'SASRec' is there twice"),
+    "data set twice": ({"datasets": ["toy", "toy"]}, "datasets: 'toy' is there twice"),
+    "data set of a number": ({"datasets": [3]}, "datasets: 3 is no name"),
+    "seed twice": ({"seeds": [1, 1]}, "seeds: 1 is there twice"),
+    "seed no number": ({"seeds": ["x"]}, "seeds: 'x' is not a whole number"),
+    "seed no whole number": ({"seeds": [True]}, "seeds: True is not a whole number"),
+    "controls": ({"controls": "some"}, "controls: 'some' is not True or False"),
+    "reference": (
+        {"reference": "QBERT4rec"},
+        "reference: 'QBERT4rec' is none of QBERT4Rec, SASRec; did you mean 'QBERT4Rec'?",
+    ),
+    "no reference": ({"models": ["SASRec"]}, "reference: 'QBERT4Rec' is none of SASRec"),
+    "settings no mapping": ({"settings": [1]}, "settings: `key: value` was expected"),
+    "section no mapping": (
+        {"per_model": {"SASRec": 3}},
+        "per_model: SASRec: `key: value` was expected",
+    ),
+    "section of nobody": (
+        {"per_model": {"SASRek": {}}},
+        "per_model: 'SASRek' is not in this benchmark; did you mean 'SASRec'?",
+    ),
+    "section of no data": (
+        {"per_dataset": {"toi": {}}},
+        "per_dataset: 'toi' is not in this benchmark; did you mean 'toy'?",
+    ),
+    "unknown setting": (
+        {"settings": {"hiden_size": 8}},
+        "bench.yaml: settings: unknown key 'hiden_size' for QBERT4Rec; did you mean 'hidden_size'?",
+    ),
+    "setting of one model": (
+        {"settings": {"mask_mix": {}}},
+        "bench.yaml: settings: SASRec has no 'mask_mix', QBERT4Rec has; write it under per_model: "
+        "QBERT4Rec:",
+    ),
+    "setting that only counters would get": (
+        {"models": ["BigramChain"], "reference": "BigramChain", "settings": {"hidden_size": 8}},
+        "settings: unknown key 'hidden_size' for BigramChain",
+    ),
+    "setting of a data set": (
+        {"per_dataset": {"toy": {"hiden_size": 8}}},
+        "bench.yaml: per_dataset: toy: unknown key 'hiden_size'",
+    ),
+    "section of a data set": (
+        {"per_dataset": {"toy": {"per_model": {"SASRek": {}}}}},
+        "per_dataset: toy: per_model: 'SASRek' is not in this benchmark; did you mean 'SASRec'?",
+    ),
+    "setting of a model on a data set": (
+        {"per_dataset": {"toy": {"per_model": {"SASRec": {"mask_mix": {}}}}}},
+        "bench.yaml: per_dataset: toy: per_model: SASRec: unknown key 'mask_mix' for SASRec",
+    ),
+    "setting of a model": (
+        {"per_model": {"SASRec": {"mask_mix": {}}}},
+        "bench.yaml: per_model: SASRec: unknown key 'mask_mix' for SASRec",
+    ),
+    "setting of an entry": (
+        {"models": ["QBERT4Rec", {"name": "s", "model": "SASRec", "settings": {"mask_mix": {}}}]},
+        "bench.yaml: models: s: settings: unknown key 'mask_mix' for SASRec",
+    ),
+    "setting of the benchmark": (
+        {"settings": {"seed": 3}},
+        "settings: 'seed' is not set here: the benchmark takes seeds",
+    ),
+    "value": ({"settings": {"epochs": "many"}}, "epochs: 'many' is not a whole number"),
+    "protocol": (
+        {"settings": {**SETTINGS, "eval_step": 0}},
+        "eval_step: 0 is not a whole number",
+    ),
+    "columns": (
+        {"per_model": {"SASRec": {"topk": [5, 10]}}},
+        "topk: [5, 10] of SASRec on toy, seed 1, [1, 5, 10] of QBERT4Rec on toy, seed 1",
+    ),
+    "missing folder": ({"datasets": ["toy", "gone"]}, "gone: no such folder; data_path must name"),
+    "missing vectors": (
+        {"settings": {**SETTINGS, "item_vectors": {"text": "no.npz"}}},
+        "no.npz: no such file, and QBERT4Rec needs it",
+    ),
+    "missing IDs": (
+        {"settings": {**SETTINGS, "semantic_id_file": "no.semid"}},
+        "no.semid: no such file, and QBERT4Rec needs it; `recbole-qbert tokenize --dataset=toy`",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", list(ERRORS))
+def test_a_fault_is_one_line_before_anything_is_trained(
+    tiny: Tiny, fault: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    content, message = ERRORS[fault]
+    path = write_plan(tiny, **content)
+    before = files_below(tiny.root)
+    capfd.readouterr()
+    assert main(["benchmark", str(path)]) == 2
+    errors = capfd.readouterr().err
+    assert message in errors
+    assert errors.startswith("recbole-qbert: ") and errors.count("\n") == 1
+    assert files_below(tiny.root) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name its file first"),
+        (["--seeds=1"], "name its file first"),
+        (["gone.yaml"], "gone.yaml: no such config file"),
+        (["bench.yaml", "--epoch=1"], "command line: unknown key 'epoch'"),
+        (["bench.yaml", "--nproc=2"], "command line: 'nproc' is not set here"),
+        (["bench.yaml", "--seeds=1,x"], "seeds: 'x' is not a whole number"),
+        (["bench.yaml", "--output=bench.yaml"], "bench.yaml: is a file; name another folder"),
+        (["bench.yaml", "epochs"], "'epochs' is no --key=value"),
+    ],
+)
+def test_the_command_line(
+    tiny: Tiny, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_plan(tiny)
+    assert main(["benchmark", *arguments]) == 2
+    errors = capsys.readouterr().err
+    assert message in errors and errors.count("\n") == 1
+    assert not Path("saved").exists()
+
+
+def test_data_without_their_files(tiny: Tiny) -> None:
+    plan = plan_of(tiny)
+    (tiny.folder / "toy.semid").unlink()
+    with pytest.raises(InputError, match="toy.semid: no such file, and QBERT4Rec needs it; `rec"):
+        build_cells(plan)
+    (tiny.folder / "toy.inter").unlink()
+    with pytest.raises(InputError, match="toy.inter: no such file, and QBERT4Rec needs it$"):
+        build_cells(plan)
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["benchmark", "--help"]) == 0
+    assert "FILE.yaml" in capsys.readouterr().out
+
+
+def test_a_flag_reaches_one_row(tiny: Tiny) -> None:
+    models = [{"name": "a b.c", "model": "SASRec", "settings": {"epochs": 3}}, "QBERT4Rec"]
+    plan = plan_of(tiny, {"models.a b.c.epochs": "4", "eval_step": "2"}, models=models)
+    epochs = [plan.settings_of(each, "toy")["epochs"] for each in plan.contenders]
+    assert epochs == [4, SETTINGS["epochs"]]
+    with pytest.raises(InputError, match="unknown key 'epoch' for SASRec"):
+        plan_of(tiny, {"models.a b.c.epoch": "4"}, models=models)
+    with pytest.raises(InputError, match="no row 'QBERT4Re'; did you mean 'QBERT4Rec'"):
+        plan_of(tiny, {"models.QBERT4Re.epochs": "4"}, models=models)

@@ -1,0 +1,154 @@
+"""The table, the CSV file and the time that is left."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from recbole_qbert.experiments.tune.journal import Trial
+from recbole_qbert.experiments.tune.report import (
+    Clock,
+    Display,
+    Length,
+    best_trial,
+    duration,
+    trials_table,
+    write_csv,
+)
+
+KEYS = ["n_layers", "learning_rate"]
+LENGTH = Length(epochs=4, evaluations=4)
+
+
+def trial(number: int, values: list[float], state: str, fault: str = "") -> Trial:
+    reports: list[dict[str, Any]] = []
+    for place, valid in enumerate(values):
+        best = max(values[: place + 1])
+        reports.append(
+            {
+                "evaluation": place + 1,
+                "epoch": place,
+                "valid": valid,
+                "best_valid": best,
+                "best_epoch": values.index(best),
+                "seconds": 2.0 * place,
+            }
+        )
+    drawn = {"n_layers": number, "learning_rate": 0.001234567}
+    return Trial(number, drawn, reports, state, fault)
+
+
+def trials() -> list[Trial]:
+    return [
+        trial(1, [0.1, 0.4, 0.2], "finished"),
+        trial(2, [0.9], "failed", "learning_rate: a, b"),
+        trial(3, [0.4], "stopped"),
+        trial(4, [], "waiting"),
+        trial(5, [0.3], "running"),
+    ]
+
+
+def test_the_best_over_all_evaluations() -> None:
+    """Not the last value, not of a failed trial; the first of equal ones."""
+    best = best_trial(trials())
+    assert best is not None and best.number == 1
+    assert best_trial([trial(2, [0.9], "failed"), trial(4, [], "waiting")]) is None
+    zero = best_trial([trial(1, [0.0], "finished")])
+    assert zero is not None
+
+
+def test_csv(tmp_path: Path) -> None:
+    write_csv(tmp_path / "t.csv", trials(), KEYS, LENGTH)
+    rows = list(csv.DictReader((tmp_path / "t.csv").open()))
+    assert rows[0] == {
+        "trial": "1",
+        "state": "finished",
+        "n_layers": "1",
+        "learning_rate": "0.001234567",
+        "best_valid": "0.4",
+        "best_epoch": "2",
+        "epochs": "3",
+        "max_epochs": "4",
+        "stopped_early": "yes",
+        "seconds": "4.0",
+        "fault": "",
+    }
+    assert rows[1]["fault"] == "learning_rate: a, b"
+    # Only patience ends a trial early: not ASHA, a fault or a kill.
+    assert [row["stopped_early"] for row in rows] == ["yes", "no", "no", "", "no"]
+    assert rows[3]["best_valid"] == rows[3]["max_epochs"] == ""
+    assert rows[3].keys() == rows[0].keys()
+
+
+def text(renderable: Any) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    console.print(renderable)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_table() -> None:
+    whole = text(trials_table(trials(), KEYS, "NDCG@10", LENGTH))
+    assert "0.4000*" in whole and "0.001235" in whole
+    assert all(state in whole for state in ("finished", "failed", "stopped", "waiting", "running"))
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in whole.splitlines()]
+    told = {row[0]: (row[3], row[5]) for row in rows if len(row) == 6}
+    assert told == {
+        "1": ("3 of 4", "finished, stopped early"),
+        "2": ("1 of 4", "failed"),
+        "3": ("1 of 4", "stopped by ASHA"),
+        "4": ("", "waiting"),
+        "5": ("1 of 4", "running"),
+    }
+    few = text(trials_table(trials(), KEYS, "NDCG@10", LENGTH, n_rows=2))
+    assert "2 of 5 trials" in few and "running" in few and "waiting" not in few
+
+
+def test_a_trial_of_all_its_evaluations_did_not_stop_early() -> None:
+    """Of 10 epochs with an evaluation after each third, the last is after the ninth."""
+    length = Length(epochs=10, evaluations=3)
+    whole = trial(1, [0.1, 0.2, 0.3], "finished")
+    assert not length.stopped_early(whole) and length.state_of(whole) == "finished"
+    assert length.stopped_early(trial(1, [0.1, 0.2], "finished"))
+
+
+def test_time_left() -> None:
+    now = 100.0
+    clock = Clock(lambda: now)
+    assert clock.left(trials(), 4) is None
+    now = 120.0
+    for _ in range(4):
+        clock.tick()
+    # 5 s an evaluation; 4 of the waiting one and 3 of the running one are left.
+    assert clock.left(trials(), 4) == 35.0
+    assert [duration(each) for each in (35.0, 119.0, 185.0, 3900.0)] == [
+        "35 s",
+        "2 min",
+        "3 min",
+        "1 h 05 min",
+    ]
+
+
+def test_a_log_has_a_line_an_event_and_a_terminal_a_table() -> None:
+    for terminal in (False, True):
+        output = io.StringIO()
+        console = Console(file=output, width=120, height=30, force_terminal=terminal)
+        every = trials()
+        with Display(console, every, KEYS, "NDCG@10", LENGTH) as display:
+            display.started(every[4], True)
+            display.reported(every[4])
+            display.ended(every[2])
+            display.ended(every[0])
+        lines = output.getvalue()
+        if terminal:
+            assert "best valid NDCG@10" in lines and "at most" in lines
+        else:
+            assert lines.splitlines() == [
+                "trial 5/5  n_layers=5 learning_rate=0.001235  goes on",
+                "trial 5/5  epoch   1  valid NDCG@10 0.3000*  0 s, at most 0 s left",
+                "trial 3/5  stopped by ASHA  1 of 4 epochs  best valid NDCG@10 0.4000",
+                "trial 1/5  finished, stopped early  3 of 4 epochs  best valid NDCG@10 0.4000",
+            ]
