@@ -110,11 +110,15 @@ def check_model_name(name: str) -> None:
         InputError: neither this table nor RecBole has a model of the name.
     """
     if name not in MODEL_TABLE and _recbole_model(name) is None:
-        known = [*MODEL_TABLE, *(model.__name__ for model in recbole_models())]
         raise InputError(
             f"model {name}: neither here ({', '.join(MODEL_TABLE)}) nor in RecBole"
-            f"{did_you_mean(name, known)}"
+            f"{did_you_mean(name, runnable_models())}"
         )
+
+
+def runnable_models() -> list[str]:
+    """The names of all models that `run` takes."""
+    return [*MODEL_TABLE, *(model.__name__ for model in recbole_models())]
 
 
 def is_sequential(name: str, model: type) -> bool:

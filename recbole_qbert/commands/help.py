@@ -128,8 +128,10 @@ def run_groups(arguments: Sequence[str]) -> list[Group]:
         files = {"properties": shipped("model"), "recbole/properties": _recbole("model")}
         own = {title: folder / f"{model}.yaml" for title, folder in files.items()}
         if not any(path.is_file() for path in own.values()):
-            known = {path.stem for folder in files.values() for path in folder.glob("*.yaml")}
-            raise InputError(f"model {model}: no such model{did_you_mean(model, known)}")
+            from recbole_qbert.registry import runnable_models
+
+            hint = did_you_mean(model, runnable_models())
+            raise InputError(f"model {model}: no such model{hint}")
         groups += [
             Group(f"Of {model} ({title}/model/{model}.yaml)", _read(path), again=True)
             for title, path in own.items()

@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 
@@ -41,8 +42,13 @@ def peak_memory_mb() -> float:
     """Largest resident size of this process since `reset_peak_memory`, in MB."""
     if sys.platform == "win32":
         return float(psutil.Process().memory_info().peak_wset / 1024**2)
+    with contextlib.suppress(OSError):
+        found = re.search(r"^VmHWM:\s*(\d+)", Path("/proc/self/status").read_text(), re.MULTILINE)
+        if found:
+            return int(found[1]) / 1024
     import resource
 
+    # Where nothing can be reset, and a process has at least what the one had that started it.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1024 if sys.platform != "darwin" else peak / 1024**2
 

@@ -212,6 +212,26 @@ class Atomic:
         return numbers
 
 
+def check_same_ids(path: str | Path, ids: Iterable[str], lacking: Iterable[str]) -> None:
+    """Refuse a file that knows an item or user by another id, of other blanks.
+
+    Args:
+        path: the file.
+        ids: those of it that no interaction has.
+        lacking: ids of interactions that it has not.
+
+    Raises:
+        InputError: two of them differ only by blanks at their ends.
+    """
+    bare = {each.strip(): each for each in ids}
+    for each in lacking:
+        if each.strip() in bare:
+            raise InputError(
+                f"{path}: {quote(bare[each.strip()])}, and {quote(each)} in the interactions, "
+                "differ only by blanks at their ends; write one id one way"
+            )
+
+
 def read_atomic(path: str | Path, separator: str = "\t", encoding: str = "utf-8") -> Atomic:
     """A whole atomic file, nothing inferred.
 

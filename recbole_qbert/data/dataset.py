@@ -27,6 +27,7 @@ from recbole.utils import FeatureSource, FeatureType
 from torch import Tensor
 
 from recbole_qbert.common.errors import InputError, preview
+from recbole_qbert.data.atomic import check_same_ids
 from recbole_qbert.data.budget import DataSize, resolve_auto
 from recbole_qbert.data.embeddings import read_embeddings
 from recbole_qbert.data.loading import StrictDataset
@@ -103,6 +104,7 @@ class SemanticIDDataset(StrictDataset):
         missing = tokens[~tokens.isin(column.index)].tolist()
         if missing:
             unknown = column.index[~column.index.isin(tokens)].tolist()
+            check_same_ids(path, unknown, missing)
             besides = f"; it has {len(unknown)} that the dataset does not know: {preview(unknown)}"
             raise InputError(
                 f"{path}: {len(missing)} of {len(tokens)} items of the dataset have no {field}: "

@@ -16,7 +16,7 @@ from recbole.data.dataset import SequentialDataset
 from recbole.utils import FeatureSource, FeatureType
 
 from recbole_qbert.common.errors import InputError, preview
-from recbole_qbert.data.atomic import Atomic, read_atomic
+from recbole_qbert.data.atomic import Atomic, check_same_ids, read_atomic
 
 KEYS = {"user": "USER_ID_FIELD", "item": "ITEM_ID_FIELD"}
 
@@ -148,6 +148,7 @@ class StrictDataset(SequentialDataset):
         known = feat[feat[ids[0]].isin(tokens)]
         lacking = tokens[~np.isin(tokens, known[ids[0]])]
         file = f"{self.dataset_name}.{kind}"
+        check_same_ids(file, feat[ids[0]][~feat[ids[0]].isin(tokens)], lacking)
         if len(lacking):
             count = int(self.inter_feat[ids[0]].isin(lacking).sum())
             self._say(

@@ -21,6 +21,8 @@ from recbole_qbert.data.pictures import open_picture
 from recbole_qbert.encoders.pictures import default_threads, encode_pictures
 from recbole_qbert.encoders.shards import EncodedBatch
 
+DESCRIPTOR = "descriptor"  # the name of this encoder
+
 WIDTH, HEIGHT = 64, 96  # pixels; item pictures are upright more often than wide
 PIXELS = WIDTH * HEIGHT
 REGIONS = (3, 2)  # rows and columns of 32 x 32 pixels

@@ -14,10 +14,10 @@ from recbole_qbert.data.codec import check_items, quote
 from recbole_qbert.data.embeddings import EmbeddingTable
 from recbole_qbert.data.items import ITEM_FIELD, item_file_entry, read_item_table
 from recbole_qbert.data.pictures import SUFFIXES
+from recbole_qbert.encoders.descriptor import DESCRIPTOR
 from recbole_qbert.encoders.driver import encode_items
 from recbole_qbert.encoders.shards import Encoder
 
-DESCRIPTOR = "descriptor"
 _HEAD = 64 << 10  # bytes
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +22,7 @@ from recbole_qbert.common.errors import InputError, did_you_mean, preview
 from recbole_qbert.common.files import sha256_file
 from recbole_qbert.compat.torchvision import import_torchvision
 from recbole_qbert.data.pictures import open_picture
+from recbole_qbert.encoders.descriptor import DESCRIPTOR
 from recbole_qbert.encoders.devices import check_device, choose_device, choose_dtype
 from recbole_qbert.encoders.pictures import default_threads, encode_pictures
 from recbole_qbert.encoders.shards import EncodedBatch
@@ -38,6 +40,19 @@ def import_open_clip() -> ModuleType:
     import open_clip
 
     return open_clip
+
+
+def check_model_name(name: str) -> None:
+    """
+    Raises:
+        InputError: OpenCLIP has no model of the name, and it names no folder and no hub.
+    """
+    known = import_open_clip().list_models()
+    if not name.startswith((LOCAL_DIR, HUB)) and name.replace("/", "-") not in known:
+        raise InputError(
+            f"OpenCLIP has no model {name!r}{_closest(name, known)}; give a name of "
+            f"open_clip.list_models(), {LOCAL_DIR}<folder> or {HUB}<organisation>/<name>"
+        )
 
 
 class OpenClipEncoder:
@@ -248,12 +263,7 @@ class OpenClipEncoder:
             if name.startswith(LOCAL_DIR):
                 self._files = _model_files(Path(name.removeprefix(LOCAL_DIR)))
             return
-        known = self._open_clip.list_models()
-        if name.replace("/", "-") not in known:
-            raise InputError(
-                f"OpenCLIP has no model {name!r}{did_you_mean(name, known)}; give a name of "
-                f"open_clip.list_models(), {LOCAL_DIR}<folder> or {HUB}<organisation>/<name>"
-            )
+        check_model_name(name)
         tags = self._open_clip.list_pretrained_tags_by_model(name.replace("/", "-"))
         if pretrained is None:
             if not allow_random:
@@ -286,3 +296,12 @@ def _model_files(folder: Path) -> list[Path]:
     if not weights:
         raise InputError(f"{folder}: no weights there; put open_clip_model.safetensors beside")
     return [folder / _CONFIG, *weights]
+
+
+def _closest(name: str, known: Sequence[str]) -> str:
+    """As `did_you_mean`, of our own encoder too, and also of the beginning of a longer name."""
+    hint = did_you_mean(name, [DESCRIPTOR, *known])
+    bare = {re.sub(r"[\W_]", "", each).lower(): each for each in reversed(known)}
+    start = re.sub(r"[\W_]", "", name).lower()
+    longer = sorted((each for each in bare if start and each.startswith(start)), key=len)
+    return f"; did you mean '{bare[longer[0]]}'?" if not hint and longer else hint

@@ -22,6 +22,9 @@ TOO_SHORT = (
 )
 
 
+_NUMBERS = (FeatureType.FLOAT, FeatureType.FLOAT_SEQ)
+
+
 class Splits(NamedTuple):
     """A data set and the loaders of its three splits."""
 
@@ -87,14 +90,17 @@ def _full_users(splits: Splits) -> list[str]:
     ]
 
 
-def _unused_features(config: Config, dataset: Any) -> list[str]:
+def _left_out(config: Config, dataset: Any) -> list[str]:
     """RecBole's models with features (FDSA) leave numbers out that `numerical_features` lacks."""
-    numbers = [FeatureType.FLOAT, FeatureType.FLOAT_SEQ]
-    left_out = [
+    return [
         name
         for name in config["selected_features"] or []
-        if dataset.field2type.get(name) in numbers and name not in config["numerical_features"]
+        if dataset.field2type.get(name) in _NUMBERS and name not in config["numerical_features"]
     ]
+
+
+def _unused_features(config: Config, dataset: Any) -> list[str]:
+    left_out = _left_out(config, dataset)
     if not left_out:
         return []
     return [
@@ -113,7 +119,7 @@ def _check_features(dataset: Any, config: Config) -> None:
     """RecBole's models look item features up without a check.
 
     Raises:
-        InputError: a setting of such a model names one that was not read.
+        InputError: a setting of such a model names one that was not read, or none but numbers.
     """
     if not model_entry(config["model"]).model.__module__.startswith("recbole."):
         return
@@ -133,6 +139,24 @@ def _check_features(dataset: Any, config: Config) -> None:
             raise InputError(
                 f"{key}: {name!r} is no feature of the items that are read "
                 f"({', '.join(read) or 'they have none'}){did_you_mean(name, read)}; {remedy}"
+            )
+    for name in config["item_vectors"] or {}:
+        if name in config["numerical_features"]:
+            raise InputError(
+                f"numerical_features: {name!r} is of item_vectors, of which RecBole makes no "
+                "numerical feature; leave it out"
+            )
+    words = [name for name in read if dataset.field2type[name] not in _NUMBERS]
+    for key, numbers in (
+        ("item_attribute", [name for name in read if name not in words]),
+        ("selected_features", _left_out(config, dataset)),
+    ):
+        given = config[key] or []
+        given = [given] if isinstance(given, str) else given
+        if given and set(given) <= set(numbers):
+            raise InputError(
+                f"{key}: {', '.join(given)}: {config['model']} makes no feature of such numbers; "
+                f"name a column of tokens ({', '.join(words) or 'the items have none'})"
             )
 
 

@@ -18,6 +18,7 @@ from recbole_qbert.config.build import PRETRAIN, default_settings
 from recbole_qbert.experiments.benchmark import plan
 from recbole_qbert.experiments.pipeline.plan import KEYS, STEP_KEYS
 from recbole_qbert.experiments.tune.settings import Request
+from recbole_qbert.registry import model_entry
 from recbole_qbert.tokenizer.settings import tokenize_settings
 
 SLOW = {"torch", "recbole", "numpy", "pandas", "ray", "rich", "transformers"}
@@ -70,6 +71,19 @@ def test_defaults_are_those_of_the_files(capsys: pytest.CaptureFixture[str]) -> 
     assert "mask_mix" not in found
     assert main(["run", "--model=GRU4Rec4", "--help"]) == 2
     assert "did you mean 'GRU4Rec'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("help_flag", ["--help", None])
+@pytest.mark.parametrize("name", ["GRU4Rek", "GRU4RecKGG", "KSRR", "FEARek", "BPRR", "SASRek"])
+def test_only_models_that_can_be_run_are_suggested(
+    name: str, help_flag: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", f"--model={name}", *([help_flag] if help_flag else ["--dataset=x"])]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    meant = re.search(r"did you mean '(\w+)'", said)
+    if meant:
+        model_entry(meant[1])  # which refuses what cannot be run
 
 
 def test_keys_of_a_text() -> None:

@@ -344,6 +344,26 @@ def test_parts_are_pooled_for_a_feature(tiny: Tiny) -> None:
     np.testing.assert_allclose(dataset.item_feat["text"][number], 2 * VECTORS[4], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("model", "given", "said"),
+    [
+        ("FDSA", {"selected_features": ["vecs"]}, "selected_features: vecs: FDSA makes no feature"),
+        ("SASRecF", {"selected_features": ["vecs"]}, r"column of tokens \(semantic_id\)"),
+        ("S3Rec", {"item_attribute": "vecs"}, "item_attribute: vecs: S3Rec makes no feature"),
+        ("FDSA", {"selected_features": ["vec"]}, "'vec' is no feature .* did you mean 'vecs'"),
+        ("S3Rec", {"item_attribute": "vec"}, "'vec' is no feature .* did you mean 'vecs'"),
+        ("FDSA", {"numerical_features": ["vecs"]}, "numerical_features: 'vecs' .* leave it out"),
+    ],
+)
+def test_vectors_are_no_features_of_recboles_models(
+    tiny: Tiny, model: str, given: dict[str, Any], said: str
+) -> None:
+    path = write(tiny.root / "v.npz")
+    config = tiny.make_config(model, item_vectors={"vecs": str(path)}, **given)
+    with pytest.raises(InputError, match=said):
+        load_splits(config)
+
+
 def test_items_without_a_vector_are_counted(tiny: Tiny) -> None:
     path = write(tiny.root / "v.npz", items=TOKENS[:18], vectors=VECTORS[:18])
     with pytest.raises(InputError, match=r"12 of 30 items of the dataset have no image: .*, …;"):

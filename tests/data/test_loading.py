@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Tiny, fitted
+from conftest import CODEBOOK_SIZES, Tiny, fitted, toy_table
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.dataset import SemanticIDDataset
+from recbole_qbert.data.embeddings import EmbeddingTable, write_embeddings
+from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
 from recbole_qbert.data.sequences import read_interactions
 from recbole_qbert.datasets.split import read_sequences
 from recbole_qbert.experiments.splits import Splits, data_counts, load_splits
@@ -115,6 +117,42 @@ def test_no_value_of_a_feature_falls_on_the_padding(tiny: Tiny, kind: str, value
             continue
         with pytest.raises(InputError, match=f"other.{kind}: line 2, sort: .* of the padding"):
             load(tiny, text(ROWS), load_col=columns)
+
+
+@pytest.mark.parametrize(("inter", "other"), [(" i3 ", "i3"), ("i3", " i3"), ("i3", "i3\u00a0")])
+@pytest.mark.parametrize("kind", ["item", "user", "semid", "vectors"])
+def test_ids_of_two_files_that_differ_only_by_blanks_are_refused(
+    tiny: Tiny, kind: str, inter: str, other: str
+) -> None:
+    """Else the features of the item, or the user, would be silently missing."""
+    own, column = ("u", 0) if kind == "user" else ("i", 1)
+    rows = [row.split("\t") for row in ROWS]
+    inter, other = inter.replace("i", own), other.replace("i", own)
+    for row in rows:
+        row[column] = inter if row[column] == f"{own}3" else row[column]
+    names = [other if number == 3 else f"{own}{number}" for number in range(9)]
+    settings: dict[str, Any] = {}
+    folder = tiny.root / "other"
+    folder.mkdir()
+    if kind == "semid":
+        table = SemanticIDTable(tuple(names), toy_table().codes[:9], CODEBOOK_SIZES)
+        write_semantic_ids(folder / "other.semid", table, {})
+        settings["semantic_id_file"] = str(folder / "other.semid")
+    elif kind == "vectors":
+        vectors = np.ones((9, 1, 2), np.float32)
+        table_of = EmbeddingTable(tuple(names), vectors, np.ones((9, 1), np.bool_), {})
+        write_embeddings(folder / "v.npz", table_of)
+        settings["item_vectors"] = {"v": str(folder / "v.npz")}
+    else:
+        lines = [f"{kind}_id:token\tc:token", *(f"{name}\tx" for name in names), ""]
+        (folder / f"other.{kind}").write_text("\n".join(lines), encoding="utf-8")
+        inter_columns = ["user_id", "item_id", "timestamp"]
+        settings["load_col"] = {"inter": inter_columns, kind: [f"{kind}_id", "c"]}
+    with pytest.raises(InputError) as caught:
+        load(tiny, text(["\t".join(row) for row in rows]), **settings)
+    said = str(caught.value)
+    assert f"{other!r}, and {inter!r} in the interactions, differ only by blanks" in said
+    assert "\n" not in said
 
 
 @pytest.mark.parametrize("field", ["user_id", "item_id"])

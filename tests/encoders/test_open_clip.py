@@ -245,6 +245,10 @@ def test_random_weights_only_if_asked_for(folder: Path, paths: list[Path]) -> No
     ("name", "settings", "message"),
     [
         ("tiny-vot", {}, "no model 'tiny-vot'; did you mean 'tiny-vit'"),
+        ("VitB", {}, "no model 'VitB'; did you mean 'ViT-B-"),
+        ("vitb32", {}, "no model 'vitb32'; did you mean 'ViT-B-32'"),
+        ("descripter", {}, "no model 'descripter'; did you mean 'descriptor'"),
+        ("", {}, "no model ''; give a name"),
         ("ViT-B-32", {"pretrained": "laion2b_s34b_b97k"}, "mean 'laion2b_s34b_b79k'"),
         ("ViT-B-32", {}, "or a tag to download .openai"),
         ("tiny-vit", {"pretrained": "absent.pt"}, "absent.pt: no such file, and no tag"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import pytest
@@ -37,3 +38,19 @@ def test_a_run_does_not_inherit_the_peak_of_the_one_before() -> None:
     del block
     reset_peak_memory()
     assert peak_memory_mb() < high - 150
+
+
+CHILD = """
+import resource
+from recbole_qbert.common.process import peak_memory_mb
+print(peak_memory_mb(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
+def test_a_process_does_not_inherit_the_peak_of_the_one_that_started_it() -> None:
+    block = bytearray(1 << 30)
+    done = subprocess.run([sys.executable, "-c", CHILD], capture_output=True, check=True)
+    own, with_parent = map(float, done.stdout.split())
+    assert with_parent > len(block) / 1024**2  # what the system says of a new process
+    assert own < with_parent - 100

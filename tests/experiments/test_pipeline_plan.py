@@ -104,6 +104,10 @@ FAULTS = {
         "steps: [{name: a, command: embed text, settings: {dataset: A}}]",
         "step 'a': the following arguments are required: --fields",
     ),
+    "encoder": (
+        "steps: [{name: a, command: embed image, settings: {dataset: A, folder: x, encoder: VitB}}]",
+        "step 'a': OpenCLIP has no model 'VitB'; did you mean 'ViT-B-",
+    ),
     "tokenize key": (
         "steps: [{name: a, command: tokenize, settings: {dataset: A, quantizer: opq}}]",
         "step 'a': command line: unknown key 'quantizer'; did you mean 'quantiser'?",

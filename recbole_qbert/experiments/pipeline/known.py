@@ -151,6 +151,12 @@ def _embed_text(options: argparse.Namespace) -> Files:
 
 
 def _embed_image(options: argparse.Namespace) -> Files:
+    from recbole_qbert.encoders.descriptor import DESCRIPTOR
+
+    if options.encoder != DESCRIPTOR:
+        from recbole_qbert.encoders.open_clip_encoder import check_model_name
+
+        check_model_name(options.encoder)
     weights = options.pretrained
     file = weights if weights and Path(weights).is_file() else None
     return _embedding(options, "image", _item_file(options), options.folder, file)
