@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from recbole.config import Config
 from recbole.data import data_preparation
-from recbole.utils import argument_list, init_seed
+from recbole.utils import init_seed
 from rich.console import Console
 
 from recbole_qbert.bundle import NotBundled, save_bundle
@@ -19,12 +20,10 @@ from recbole_qbert.checkpoint import RUN_ONLY, config_from_json, config_to_json
 from recbole_qbert.config import FINETUNE, build_config, check_same_columns, shipped_files
 from recbole_qbert.data.dataset import SemanticIDDataset, semantic_id_path
 from recbole_qbert.data.splits import (
-    FEATURE_KEYS,
     Splits,
     data_counts,
     load_dataset,
     load_splits,
-    read_dataset,
 )
 from recbole_qbert.distributed import barrier, is_main, joined, world
 from recbole_qbert.errors import InputError, said_of
@@ -54,11 +53,6 @@ from recbole_qbert.run_identity import (
     latest_result,
     run_folder,
 )
-
-# Keys that say which users, items and columns a data set has. Longer histories change none.
-DATA_KEYS = frozenset(
-    {*argument_list.dataset_arguments, *FEATURE_KEYS, "semantic_id_file", "item_vectors"}
-) - {"MAX_ITEM_LIST_LENGTH"}
 
 
 class Training(NamedTuple):
@@ -93,7 +87,7 @@ def run_models(
 
     Raises:
         InputError: any setting or file that cannot be used; all models' settings and data are
-            checked before the first one is trained.
+            checked, and all are built, before the first one is trained.
     """
     console = console or Console()
     configs = [build_config(model, dataset, files, settings) for model in models]
@@ -106,7 +100,7 @@ def run_models(
             alone = {**(settings or {}), "pre_model_path": None}
             scratch = build_config(config["model"], dataset, files, alone)
             plan.insert(place + 1, (scratch, finished_run(scratch)))
-    check_data(configs)
+    check_models(configs)
     with joined([config for config, _ in plan]):
         console = console if is_main() else Console(quiet=True)
         names = [str(file) for file in files]
@@ -143,28 +137,27 @@ def check_run(config: Config) -> None:
             read_source(config["pre_model_path"])
 
 
-def check_data(configs: Sequence[Config]) -> None:
-    """Read the data of all models, so that no fault of them is found behind a training.
+def check_models(configs: Sequence[Config]) -> None:
+    """Read the data of all models and build them, so that no fault is found behind a training.
 
-    Models that read the same as an earlier one are passed over, and the first one, which is next.
+    The first one, which is next, is passed over.
 
     Raises:
-        InputError: as `read_dataset`, or a model's semantic IDs are missing.
+        InputError: as `load_splits` and `build_model`, or a model's semantic IDs are missing.
     """
     quiet_recbole()
-    read: list[tuple[type, dict[str, Any]]] = []
-    for config in configs:
+    for config in configs[1:]:
         name = config["model"]
-        reads = (model_entry(name).dataset, {key: config[key] for key in DATA_KEYS})
-        if read and reads_semantic_ids(config) and semantic_id_path(config) is None:
+        if reads_semantic_ids(config) and semantic_id_path(config) is None:
             raise InputError(
                 f"{name} needs semantic IDs and {config['dataset']} has none; `recbole-qbert "
                 f"tokenize --dataset={config['dataset']}` makes them (or set semantic_id_file)"
             )
-        if read and reads not in read:
-            with said_of(name):
-                read_dataset(config)
-        read.append(reads)
+        trial = copy.copy(config)  # reading the data puts numbers in place of `auto`
+        trial.final_config_dict = dict(config.final_config_dict)
+        with said_of(name):
+            splits = load_splits(trial)
+        build_model(trial, splits.train._dataset)
 
 
 def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> RunResult:

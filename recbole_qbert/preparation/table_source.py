@@ -184,7 +184,7 @@ def _parquet_faults(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: cannot be read as Parquet ({reason}); write it again") from None
 
 
-def first_records(path: Path) -> list[dict[str, Any]]:
+def first_records(path: Path) -> list[JsonObject]:
     """Objects of the first lines of a file of JSON lines."""
     for _, block in line_blocks(path, size=_SNIFFED):
         records = [json_object(line) for line in block.decode("utf-8", "replace").splitlines()]
