@@ -10,7 +10,7 @@ from recbole_qbert.commands.help import Group, file_group
 from recbole_qbert.commands.settings import parse_settings
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.yaml_files import split_files
-from recbole_qbert.tokenizer.artifact import default_folder
+from recbole_qbert.data.domain import default_folder
 
 HELP = (
     "semantic IDs from embeddings: --dataset=A[,B...] [--data_path=dataset] [--tokenizer=folder] "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,3 +38,15 @@ def find_domain(name: str, data_path: str | Path) -> Domain:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; data_path must name the folder that holds it")
     return Domain(name, folder)
+
+
+def default_folder(data_path: Path, names: Sequence[str], output: str = "semid") -> Path:
+    """`<data_path>/<A>/tokenizer`, or `<data_path>/<A+B>.tokenizer` for several domains.
+
+    One that writes `<A>.x.semid` has a folder of its own, `tokenizer-x`.
+    """
+    own = output.removesuffix("semid").removesuffix(".")
+    name = f"tokenizer-{own}" if own else "tokenizer"
+    if len(names) == 1:
+        return data_path / names[0] / name
+    return data_path / ("+".join(sorted(names)) + f".{name}")

@@ -83,10 +83,10 @@ class Source:
 
     def _other_delimiter(self, names: Sequence[str]) -> str:
         """What to say where a header has one name, with another usual delimiter in it."""
-        found = [sign for sign in _DELIMITERS if sign in names[0]]
-        if self.format not in ("csv", "tsv") or len(names) > 1 or not found:
+        if self.format not in ("csv", "tsv") or len(names) != 1:
             return ""
-        return f"; its delimiter may be {found[0]!r}: give it with --delimiter"
+        found = [sign for sign in _DELIMITERS if sign in names[0]]
+        return f"; its delimiter may be {found[0]!r}: give it with --delimiter" if found else ""
 
     def rows(self, rejects: Rejects, progress: bool) -> Iterator[Lines]:
         """Columns of text of a CSV or TSV file."""

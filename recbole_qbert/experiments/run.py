@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from recbole.config import Config
 from recbole.data import data_preparation
-from recbole.utils import argument_list, init_seed
+from recbole.utils import init_seed
 from rich.console import Console
 
 from recbole_qbert.common.errors import InputError, said_of
@@ -32,12 +33,10 @@ from recbole_qbert.evaluation.printing import print_tables
 from recbole_qbert.evaluation.ranking import LIST_LENGTH, RANKS_FILE, save_ranks
 from recbole_qbert.evaluation.results import RUN_ONLY, RunResult, append_result
 from recbole_qbert.experiments.splits import (
-    FEATURE_KEYS,
     Splits,
     data_counts,
     load_dataset,
     load_splits,
-    read_dataset,
 )
 from recbole_qbert.models.qbert4rec import QBERT4Rec
 from recbole_qbert.pretraining.transfer import load_pretrained, read_source
@@ -56,11 +55,6 @@ from recbole_qbert.training.run_identity import (
     run_folder,
 )
 from recbole_qbert.training.trainer import n_parameters
-
-# Keys that say which users, items and columns a data set has. Longer histories change none.
-DATA_KEYS = frozenset(
-    {*argument_list.dataset_arguments, *FEATURE_KEYS, "semantic_id_file", "item_vectors"}
-) - {"MAX_ITEM_LIST_LENGTH"}
 
 
 class Training(NamedTuple):
@@ -95,7 +89,7 @@ def run_models(
 
     Raises:
         InputError: any setting or file that cannot be used; all models' settings and data are
-            checked before the first one is trained.
+            checked, and all are built, before the first one is trained.
     """
     console = console or Console()
     configs = [build_config(model, dataset, files, settings) for model in models]
@@ -108,7 +102,7 @@ def run_models(
             alone = {**(settings or {}), "pre_model_path": None}
             scratch = build_config(config["model"], dataset, files, alone)
             plan.insert(place + 1, (scratch, finished_run(scratch)))
-    check_data(configs)
+    check_models(configs)
     with joined([config for config, _ in plan]):
         console = console if is_main() else Console(quiet=True)
         names = [str(file) for file in files]
@@ -145,28 +139,27 @@ def check_run(config: Config) -> None:
             read_source(config["pre_model_path"])
 
 
-def check_data(configs: Sequence[Config]) -> None:
-    """Read the data of all models, so that no fault of them is found behind a training.
+def check_models(configs: Sequence[Config]) -> None:
+    """Read the data of all models and build them, so that no fault is found behind a training.
 
-    Models that read the same as an earlier one are passed over, and the first one, which is next.
+    The first one, which is next, is passed over.
 
     Raises:
-        InputError: as `read_dataset`, or a model's semantic IDs are missing.
+        InputError: as `load_splits` and `build_model`, or a model's semantic IDs are missing.
     """
     quiet_recbole()
-    read: list[tuple[type, dict[str, Any]]] = []
-    for config in configs:
+    for config in configs[1:]:
         name = config["model"]
-        reads = (model_entry(name).dataset, {key: config[key] for key in DATA_KEYS})
-        if read and reads_semantic_ids(config) and semantic_id_path(config) is None:
+        if reads_semantic_ids(config) and semantic_id_path(config) is None:
             raise InputError(
                 f"{name} needs semantic IDs and {config['dataset']} has none; `recbole-qbert "
                 f"tokenize --dataset={config['dataset']}` makes them (or set semantic_id_file)"
             )
-        if read and reads not in read:
-            with said_of(name):
-                read_dataset(config)
-        read.append(reads)
+        trial = copy.copy(config)  # reading the data puts numbers in place of `auto`
+        trial.final_config_dict = dict(config.final_config_dict)
+        with said_of(name):
+            splits = load_splits(trial)
+        build_model(trial, splits.train._dataset)
 
 
 def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> RunResult:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from recbole_qbert.common.errors import InputError, did_you_mean, preview
 from recbole_qbert.common.progress import Progress
-from recbole_qbert.data.domain import Domain, find_domain
+from recbole_qbert.data.domain import Domain, default_folder, find_domain
 from recbole_qbert.evaluation.ranking import UNSEEN
 from recbole_qbert.reports import html as webpage
 from recbole_qbert.reports.charts import Palette
@@ -27,7 +27,6 @@ from recbole_qbert.reports.sections import Section
 from recbole_qbert.reports.sweeps import sweeps_section
 from recbole_qbert.reports.tables import tables_section
 from recbole_qbert.reports.users import best_bundle, users_section
-from recbole_qbert.tokenizer.artifact import default_folder
 
 
 @dataclass(frozen=True)

@@ -192,15 +192,3 @@ class Tokenizer:
 def filled(vectors: np.ndarray, present: np.ndarray, fill: np.ndarray) -> np.ndarray:
     """The vectors, with `fill` where an item has none."""
     return vectors if present.all() else np.where(present[:, None], vectors, fill)
-
-
-def default_folder(data_path: Path, names: Sequence[str], output: str = "semid") -> Path:
-    """`<data_path>/<A>/tokenizer`, or `<data_path>/<A+B>.tokenizer` for several domains.
-
-    One that writes `<A>.x.semid` has a folder of its own, `tokenizer-x`.
-    """
-    own = output.removesuffix("semid").removesuffix(".")
-    name = f"tokenizer-{own}" if own else "tokenizer"
-    if len(names) == 1:
-        return data_path / names[0] / name
-    return data_path / ("+".join(sorted(names)) + f".{name}")

@@ -8,10 +8,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import Tiny, files_below
+from recbole.model.sequential_recommender import FPMC
 from rich.console import Console
 
 from recbole_qbert.cli import main
@@ -19,7 +21,7 @@ from recbole_qbert.commands.settings import parse_settings
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
 from recbole_qbert.evaluation.results import read_results
-from recbole_qbert.experiments.run import run_model
+from recbole_qbert.experiments.run import run_model, run_models
 from recbole_qbert.training.checkpoint import load_checkpoint
 
 SMALL = [
@@ -409,3 +411,27 @@ def test_a_broken_results_file_is_named(tmp_path: Path) -> None:
         read_results(tmp_path / "r.jsonl")
     with pytest.raises(InputError, match="no such results file"):
         read_results(tmp_path / "absent.jsonl")
+
+
+def test_a_later_model_that_cannot_be_built_is_told_of_before_the_first_training(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(self: Any, config: Any, dataset: Any) -> None:
+        raise ValueError(f"no size {config['embedding_size']} for {dataset.item_num} items")
+
+    monkeypatch.setattr(FPMC, "__init__", refuse)
+    before = files_below(tiny.root)
+    assert run("--model=SASRec,FPMC") == 2
+    said = capfd.readouterr()
+    assert "model FPMC on toy: RecBole cannot build it" in said.err
+    assert "no size" in said.err and said.err.count("\n") == 1
+    assert "SASRec" not in said.out
+    assert files_below(tiny.root) == before
+
+
+def test_what_is_tried_before_changes_no_run(tiny: Tiny) -> None:
+    """`auto` stays in the settings of a later model, and its weights are those of a run alone."""
+    settings = tiny.settings("QBERT4Rec", epochs=1, train_batch_size="auto")
+    (alone,) = run_models(["QBERT4Rec"], "toy", settings=settings)
+    _, later = run_models(["IDBERT4Rec", "QBERT4Rec"], "toy", settings=settings)
+    assert (later.valid, later.test, later.folder) == (alone.valid, alone.test, alone.folder)

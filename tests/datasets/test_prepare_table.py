@@ -237,6 +237,9 @@ def test_wrong_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no line is a JSON object"):
         path.write_text("1\n2\n")
         open_source(path, format="json").check(["a"])
+    path.write_text("{}\n")
+    with pytest.raises(InputError, match="no column 'a'"):
+        open_source(path, format="json").check(["a"])
 
 
 @pytest.mark.parametrize("kind", ["csv", "csv.gz", "tsv"])

@@ -105,7 +105,7 @@ FAULTS = {
         "step 'a': the following arguments are required: --fields",
     ),
     "encoder": (
-        "steps: [{name: a, command: embed image, settings: {dataset: A, folder: x, encoder: VitB}}]",
+        "steps: [{name: a, command: embed image, settings: {dataset: A, encoder: VitB}}]",
         "step 'a': OpenCLIP has no model 'VitB'; did you mean 'ViT-B-",
     ),
     "tokenize key": (
