@@ -13,12 +13,13 @@ elsewhere, by whatever means, and give their folder: --offline=FOLDER.
 from __future__ import annotations
 
 import argparse
+import logging
+from dataclasses import fields
 from pathlib import Path
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.datasets.download import STATUS, download, read_items, read_list
-from recbole_qbert.datasets.fetch import Wanted
-from recbole_qbert.datasets.receive import FAILED, STATES, Manners
+from recbole_qbert.datasets.http import FAILED, STATES, HttpOptions
 from recbole_qbert.datasets.scripts import comma_list, run_script
 
 
@@ -33,23 +34,25 @@ def main() -> None:
     parser.add_argument("--column", help="of --items: URLs with blanks between")
     parser.add_argument("--output", required=True, help="folder to put the files in")
     parser.add_argument("--pictures", action="store_true", help="keep only whole pictures")
-    parser.add_argument("--max_bytes", type=int, default=0, help="of one file; 0: any")
     parser.add_argument("--offline", type=Path, help="folder to take the files from")
     parser.add_argument("--again", type=comma_list, default=[], help=", ".join(STATES))
     parser.add_argument("--check", action="store_true", help="read what is done again")
     parser.add_argument(
         "--allow_failed", action="store_true", help="end well even where the network failed"
     )
-    usual = Manners()
+    usual = HttpOptions()
     parser.add_argument("--workers", type=int, default=usual.workers, help="files at a time")
     parser.add_argument("--per_host", type=int, default=usual.per_host, help="of them, of one host")
     parser.add_argument("--timeout", type=float, default=usual.timeout, help="s without a byte")
-    parser.add_argument("--min_rate", type=float, default=usual.min_rate, help="bytes a s")
-    parser.add_argument("--retries", type=int, default=usual.retries, help="after passing faults")
-    parser.add_argument("--backoff", type=float, default=usual.backoff, help="s before the first")
+    parser.add_argument(
+        "--file_timeout", type=float, default=usual.file_timeout, help="s for a whole file"
+    )
+    parser.add_argument("--retries", type=int, default=usual.retries, help="after transient errors")
+    parser.add_argument("--backoff", type=float, default=usual.backoff, help="s, doubled each time")
     parser.add_argument("--max_wait", type=float, default=usual.max_wait, help="s, the longest")
     parser.add_argument("--user_agent", default=usual.user_agent, help="who asks")
     options = parser.parse_args()
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # status.tsv says what went wrong
     if options.workers < 1 or options.per_host < 1 or options.timeout <= 0 or options.retries < 0:
         raise InputError("--workers, --per_host, --timeout: more than 0; --retries: 0 or more")
     if options.items and not options.column:
@@ -60,19 +63,11 @@ def main() -> None:
     counts = download(
         entries,
         options.output,
-        Wanted(options.pictures, options.max_bytes, options.offline),
-        Manners(
-            options.workers,
-            options.per_host,
-            options.timeout,
-            options.min_rate,
-            options.retries,
-            options.backoff,
-            options.max_wait,
-            options.user_agent,
-        ),
-        options.again,
-        options.check,
+        HttpOptions(**{each.name: getattr(options, each.name) for each in fields(HttpOptions)}),
+        pictures=options.pictures,
+        offline=options.offline,
+        again=options.again,
+        check=options.check,
     )
     shown = ", ".join(f"{counts[state]:,} {state}" for state in STATES if counts[state])
     print(f"{options.output}: {shown}")

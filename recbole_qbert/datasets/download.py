@@ -6,24 +6,32 @@ a kill loses nothing. States:
     done            verified and in place
     gone            no URL leads anywhere (404, 410, other refusals)
     not a picture   what came is no picture that can be opened whole
-    too large       more bytes than `max_bytes`
     failed          the network or the server; tried again next time, the others only if asked for
 """
 
 from __future__ import annotations
 
 import re
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from recbole_qbert.common.errors import InputError, did_you_mean
-from recbole_qbert.common.files import atomic_write, sha256_file
+from recbole_qbert.common.files import atomic_write, check_writable, sha256_file
 from recbole_qbert.data.atomic import read_lines
 from recbole_qbert.data.codec import quote
 from recbole_qbert.data.items import ITEM_FIELD, read_item_fields
-from recbole_qbert.datasets.fetch import PARTS, Entry, Fetcher, Record, Wanted
-from recbole_qbert.datasets.receive import DONE, FAILED, STATES, Manners
+from recbole_qbert.datasets.http import (
+    DONE,
+    FAILED,
+    PARTS,
+    STATES,
+    Entry,
+    Fetcher,
+    HttpOptions,
+    Record,
+)
 
 STATUS = "status.tsv"
 COLUMNS = Record._fields
@@ -93,8 +101,10 @@ def _check_entries(entries: Sequence[Entry], path: str | Path) -> None:
 def download(
     entries: Sequence[Entry],
     folder: str | Path,
-    wanted: Wanted | None = None,
-    manners: Manners | None = None,
+    options: HttpOptions | None = None,
+    *,
+    pictures: bool = False,
+    offline: Path | None = None,
     again: Sequence[str] = (),
     check: bool = False,
 ) -> Counter[str]:
@@ -103,8 +113,8 @@ def download(
     Args:
         entries: what to fetch.
         folder: where to put it.
-        wanted: what counts as good.
-        manners: how to ask.
+        options: how to ask.
+        pictures, offline: as of `Fetcher`.
         again: states to try again, beside `failed`.
         check: read all files that are done again, and fetch those that have changed.
 
@@ -118,25 +128,28 @@ def download(
         if state not in STATES:
             raise InputError(f"again: {state!r} is none of {', '.join(STATES)}"
                              f"{did_you_mean(state, STATES)}")  # fmt: skip
-    folder, wanted, manners = Path(folder), wanted or Wanted(), manners or Manners()
-    if wanted.offline is not None and not wanted.offline.is_dir():
-        raise InputError(f"{wanted.offline}: no such folder; name the one that holds the files")
-    try:
-        (folder / PARTS).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror}); correct it") from None
+    if offline is not None and not offline.is_dir():
+        raise InputError(f"{offline}: no such folder; name the one that holds the files")
+    folder = Path(folder)
+    check_writable(folder)
+    (folder / PARTS).mkdir(parents=True, exist_ok=True)
     records = read_status(folder)
     _write_status(folder, records, entries)
-    todo = [entry for entry in entries if not _settled(entry, records, folder, again, check)]
-    fetcher = Fetcher(folder, wanted, manners)
+    todo = [
+        entry
+        for entry in entries
+        if (record := records.get(entry.name)) is None
+        or record.state in (FAILED, *again)
+        or (record.state == DONE and not _intact(entry, record, folder, check))
+    ]
     with open(folder / STATUS, "a", encoding="utf-8", newline="") as journal:
-        for record in fetcher.all(todo):
+        for record in Fetcher(folder, options or HttpOptions(), pictures, offline).all(todo):
             records[record.name] = record
             journal.write(_row(record))
             journal.flush()
     _write_status(folder, records, entries)
-    if not any((folder / PARTS).iterdir()):
-        (folder / PARTS).rmdir()
+    if all(record.state != FAILED for record in records.values()):
+        shutil.rmtree(folder / PARTS)
     return Counter(records[entry.name].state for entry in entries)
 
 
@@ -151,10 +164,7 @@ def read_status(folder: Path) -> dict[str, Record]:
     path = folder / STATUS
     if not path.is_file():
         return {}
-    try:
-        header, *lines = path.read_bytes().decode("utf-8").split("\n")
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8; remove it to begin anew") from None
+    header, *lines = path.read_bytes().decode("utf-8", "replace").split("\n")
     if header.split("\t") != list(COLUMNS):
         raise InputError(f"{path}: line 1 is not its header; remove it to begin anew")
     records = {}
@@ -179,22 +189,11 @@ def _row(record: Record) -> str:
     return "\t".join(" ".join(str(value).split()) for value in record) + "\n"
 
 
-def _settled(
-    entry: Entry,
-    records: Mapping[str, Record],
-    folder: Path,
-    again: Sequence[str],
-    check: bool,
-) -> bool:
-    """Whether nothing is left to do for an entry."""
-    record = records.get(entry.name)
-    if record is None or record.state == FAILED or record.state in again:
-        return False
-    if record.state != DONE:
-        return True
+def _intact(entry: Entry, record: Record, folder: Path, check: bool) -> bool:
+    """Whether a file that is done is still there, and still the one that is wanted."""
     path = folder / record.file
     if not path.is_file() or path.stat().st_size != record.bytes:
         return False
-    if entry.sha256 and entry.sha256 != record.sha256:
+    if entry.sha256 not in ("", record.sha256):
         return False
     return not check or sha256_file(path) == record.sha256

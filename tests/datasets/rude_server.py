@@ -104,7 +104,7 @@ class Handler(BaseHTTPRequestHandler):
             self._picture("picture-7", 1)
 
     def _later(self, name: str, count: int) -> None:
-        self._send(b"", 503, Retry_After="86400")
+        self._send(b"", 503, Retry_After="7200")
 
     def _broken(self, name: str, count: int) -> None:
         """500 twice, then a picture."""
@@ -129,20 +129,6 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         else:
             self._send(body)
-
-    def _dribble(self, name: str, count: int) -> None:
-        """Byte by byte, each soon enough not to count as silence; whole the third time."""
-        if count > 2:
-            return self._ranged(BIG)
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(BIG)))
-        self.end_headers()
-        for place in range(200):
-            self.wfile.write(BIG[place : place + 1])
-            self.wfile.flush()
-            if self.server.hold.wait(0.02):
-                break
-        self.close_connection = True
 
     def _cut(self, name: str, count: int) -> None:
         """Less than promised, whatever the range; whole the third time."""
