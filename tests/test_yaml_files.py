@@ -12,7 +12,6 @@ from recbole.config import Config
 from recbole_qbert.benchmarking.plan import read_plan
 from recbole_qbert.config import build_config
 from recbole_qbert.errors import InputError
-from recbole_qbert.pipeline.plan import read_pipeline
 from recbole_qbert.tokenizer.settings import tokenize_settings
 from recbole_qbert.tuning.settings import read_request
 from recbole_qbert.yaml_files import MAX_DEPTH, MAX_NODES, load_yaml, parse_value
@@ -46,7 +45,6 @@ READERS: dict[str, Callable[[str], object]] = {
     "benchmark": lambda file: read_plan(file, {}),
     "tune": lambda file: read_request(file, {}),
     "tokenize": lambda file: tokenize_settings([file], {}),
-    "pipeline": lambda file: read_pipeline(file, {}),
 }
 
 
