@@ -21,7 +21,6 @@ from recbole_qbert.commands import (
     embed,
     ids,
     inspect,
-    pipeline,
     pretrain,
     report,
     run,
@@ -43,11 +42,10 @@ OPEN_ENDED: dict[str, tuple[ModuleType, Callable[[Sequence[str]], int]]] = {
     "pretrain": (pretrain, pretrain.run_pretrain),
     "ablate": (ablate, ablate.run_ablate),
     "benchmark": (benchmark, benchmark.run_benchmark),
-    "pipeline": (pipeline, pipeline.run_pipeline),
     "complexity": (complexity, complexity.run_complexity),
     "tune": (tune, tune.run_tune),
 }
-POSITIONAL = {"ablate", "benchmark", "pipeline", "tune"}  # have a word before their flags
+POSITIONAL = {"ablate", "benchmark", "tune"}  # have a word before their flags
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

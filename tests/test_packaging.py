@@ -20,7 +20,7 @@ PYTHON_VERSIONS = ("3.10", "3.11", "3.12", "3.13")
 # Built from pieces, so that this file does not hold what it looks for.
 FORBIDDEN = ("/wo" + "rk/", "/opt/" + "wheels", "/opt/" + "pypi", "/ho" + "me/", "/roo" + "t/")
 SKIPPED_FOLDERS = {"build", "dataset", "dist", "log", "log_tensorboard", "runs", "saved"}
-SKIPPED_FOLDERS |= {".git", ".venv", "__pycache__", ".hypothesis"}
+SKIPPED_FOLDERS |= {".git", ".snakemake", ".venv", "__pycache__", ".hypothesis"}
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +90,8 @@ def test_every_package_is_listed(settings: configparser.ConfigParser) -> None:
 
 def test_every_folder_of_modules_is_a_package() -> None:
     for top in ("recbole_qbert", "properties"):
-        folders = {
-            file.parent for pattern in ("*.py", "*.yaml") for file in (ROOT / top).rglob(pattern)
-        }
+        patterns = ("*.py", "*.smk", "*.yaml")
+        folders = {file.parent for pattern in patterns for file in (ROOT / top).rglob(pattern)}
         missing = [
             str(folder.relative_to(ROOT))
             for folder in folders
@@ -120,9 +119,10 @@ def test_constraints_are_exact_pins_in_order(python: str) -> None:
     assert names == sorted(set(names))
 
 
-def test_every_yaml_is_shipped(settings: configparser.ConfigParser) -> None:
+def test_every_setting_is_shipped(settings: configparser.ConfigParser) -> None:
     data = settings["options.package_data"]
-    for file in (ROOT / "properties").rglob("*.yaml"):
+    folder = ROOT / "properties"
+    for file in (*folder.rglob("*.yaml"), *folder.rglob("*.smk")):
         relative = PurePosixPath(file.relative_to(ROOT / "properties").as_posix())
         package = ".".join(("recbole_qbert", "properties", *relative.parent.parts))
         assert any(fnmatch(file.name, pattern) for pattern in lines(data.get(package, ""))), file

@@ -8,14 +8,15 @@ from pathlib import Path
 
 from recbole_qbert.commands.help import Group, file_group, run_groups
 from recbole_qbert.commands.run import wide_console
-from recbole_qbert.commands.settings import file_and_settings
+from recbole_qbert.commands.settings import file_and_settings, pop_switch
 
 HELP = (
     "models x data sets x seeds side by side, with controls and paired tests: benchmark FILE.yaml "
     "[--output=FOLDER] [--key=value ...], keys of the file or of `run`"
 )
 FLAGS = """
-output:  # (str) folder of the tables; empty: <checkpoint_dir>/benchmark
+output:          # (str) folder of the tables; empty: <checkpoint_dir>/benchmark
+retrain: False  # (bool) train again, instead of stopping, where a file that a run read has changed
 """
 
 
@@ -28,13 +29,13 @@ def groups(arguments: Sequence[str]) -> list[Group]:
 def run_benchmark(arguments: Sequence[str]) -> int:
     """`benchmark FILE.yaml --key=value ...`; 2 where a cell failed."""
     file, flags = file_and_settings("benchmark", arguments)
-    output = flags.pop("output", "")
+    output, retrain = flags.pop("output", ""), pop_switch(flags, "retrain")
 
     from recbole_qbert.experiments.benchmark.benchmark import benchmark
     from recbole_qbert.experiments.benchmark.plan import read_plan
 
     plan = read_plan(file, flags)
-    failures = benchmark(plan, Path(output) if output else None, wide_console())
+    failures = benchmark(plan, Path(output) if output else None, wide_console(), retrain)
     for failure in failures:
         print(f"recbole-qbert: {failure}", file=sys.stderr)
     return 2 if failures else 0

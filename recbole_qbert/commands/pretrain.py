@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from recbole_qbert.commands.help import Group, file_group, run_groups
 from recbole_qbert.commands.run import wide_console
-from recbole_qbert.commands.settings import in_processes, parse_settings
+from recbole_qbert.commands.settings import in_processes, parse_settings, pop_switch
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.yaml_files import split_files
 
@@ -17,6 +18,8 @@ HELP = (
 FLAGS = """
 datasets:      # (str) needed; with commas between, each with a .inter and a .semid file
 target:        # (str) data set that the model is for: its sizes are taken
+output:        # (str) folder of the pretrained model; empty: in that of this pretraining
+retrain: False # (bool) as resume, but train again where a file that it read has changed
 nproc: 1       # (int) processes that share the training
 config_files:  # (str) YAML files with commas between; later ones win, and flags win over all
 """
@@ -38,12 +41,14 @@ def run_pretrain(arguments: Sequence[str]) -> int:
         raise InputError("--datasets=A,B is needed: the data sets to pretrain on")
     if len(set(datasets)) < len(datasets):
         raise InputError(f"--datasets={','.join(datasets)}: name each data set once")
-    target = settings.pop("target", None)
+    target, output = settings.pop("target", None), settings.pop("output", "")
+    retrain = pop_switch(settings, "retrain")
     files = split_files(settings.pop("config_files", ""))
     status = in_processes(["pretrain", *flags], nproc, files)
     if status is not None:
         return status
     from recbole_qbert.pretraining.fit import pretrain
 
-    pretrain(datasets, files, settings, target, wide_console())
+    place = Path(output) if output else None
+    pretrain(datasets, files, settings, target, wide_console(), retrain, place)
     return 0

@@ -37,6 +37,18 @@ def file_and_settings(command: str, arguments: Sequence[str]) -> tuple[str, dict
     return arguments[0], parse_settings(arguments[1:])
 
 
+def pop_switch(settings: dict[str, str], key: str) -> bool:
+    """Take a True or False out; False where it is not given.
+
+    Raises:
+        InputError: it is neither.
+    """
+    value = settings.pop(key, "False")
+    if value.lower() not in ("true", "false"):
+        raise InputError(f"--{key}={value}: write True or False")
+    return value.lower() == "true"
+
+
 def pop_models(settings: dict[str, str]) -> tuple[list[str], str, list[str]]:
     """Take `model`, `dataset` and `config_files` out; what is not given may stand in a file.
 

@@ -242,11 +242,8 @@ def _lock(handle: IO[Any], deadline: float) -> bool:
 
 
 @contextlib.contextmanager
-def exclusive(path: str | Path, wait_s: float = 60.0) -> Iterator[IO[str]]:
+def exclusive(path: str | Path, wait_s: float = 60.0) -> Iterator[None]:
     """Hold the lock file `path` through the block; it holds this process's number, and stays.
-
-    Yields:
-        the open file. A process that inherits its descriptor holds the lock too.
 
     Raises:
         InputError: another process holds it after `wait_s` seconds; says which.
@@ -264,15 +261,10 @@ def exclusive(path: str | Path, wait_s: float = 60.0) -> Iterator[IO[str]]:
             raise InputError(
                 f"{path}: another process is at work here ({who}); wait for it, or end it"
             )
-        name_holder(handle, os.getpid())
-        yield handle
-
-
-def name_holder(handle: IO[str], process: int) -> None:
-    """Write into a lock file whose lock it is."""
-    handle.truncate(0)
-    handle.write(f"process {process}")
-    handle.flush()
+        handle.truncate(0)
+        handle.write(f"process {os.getpid()}")
+        handle.flush()
+        yield
 
 
 def sha256_folder(folder: Path) -> dict[str, str]:

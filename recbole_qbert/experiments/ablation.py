@@ -233,7 +233,7 @@ def _prepared(
     if variant.pretraining is not None:
         shared = {key: value for key, value in request.settings.items() if key in SHARED}
         given = {**shared, **request.pretraining, **variant.pretraining}
-        source = pretrain(request.sources, (), given, request.dataset, console, reuse=True)
+        source = pretrain(request.sources, (), given, request.dataset, console, retrain=True)
         return {"pre_model_path": str(source)}
     return {}
 

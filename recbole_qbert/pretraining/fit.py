@@ -28,7 +28,12 @@ from recbole_qbert.evaluation.ranking import Ranks, check_ranked, summarise, tar
 from recbole_qbert.models.qbert4rec import QBERT4Rec
 from recbole_qbert.pretraining.corpus import Corpus, FieldNames
 from recbole_qbert.pretraining.loader import TrainingBatches, ValidRows, valid_users
-from recbole_qbert.pretraining.transfer import ARCHITECTURE, read_source, save_pretrained
+from recbole_qbert.pretraining.transfer import (
+    ARCHITECTURE,
+    check_place,
+    read_source,
+    save_pretrained,
+)
 from recbole_qbert.training.checkpoint import load_checkpoint
 from recbole_qbert.training.distributed import joined
 from recbole_qbert.training.inputs import changed_files, inputs_of
@@ -88,7 +93,8 @@ def pretrain(
     settings: Mapping[str, Any] | None = None,
     target: str | None = None,
     console: Console | None = None,
-    reuse: bool = False,
+    retrain: bool = False,
+    output: Path | None = None,
 ) -> Path:
     """Pretrain over some data sets; see `properties/pretrain.yaml`.
 
@@ -98,8 +104,9 @@ def pretrain(
         settings: `key=value` settings; they win over the files.
         target: data set that the model is for: sizes are those of its tuned settings.
         console: where to print.
-        reuse: take what is there of this very pretraining, or go on with it, unless a file that it
-            read has changed. (The setting `resume` refuses where one has.)
+        retrain: take what is there of this very pretraining, or go on with it; train it again where
+            a file that it read has changed. (The setting `resume` refuses where one has.)
+        output: where the pretrained model goes; None: `pretrained` in the pretraining's own folder.
 
     Returns:
         The folder to give as `pre_model_path`.
@@ -112,22 +119,27 @@ def pretrain(
     folder = Path(config["checkpoint_dir"])
     with said_of("checkpoint_dir"):
         check_writable(folder)
+    if output:
+        with said_of("output"):
+            check_place(output)
+    place = output or folder / PRETRAINED
     flush_denormals()
     quiet_recbole()
     domains = [find_domain(each, Path(config["data_path"]).parent) for each in datasets]
     with joined([config]):
         console = console if is_main() else Console(quiet=True)
         inputs = inputs_of(config, domains)
-        if reuse:
+        if retrain:
             config["resume"] = not _changed(folder, inputs, console)
         if config["resume"]:
             check_resumed(last_state_file(folder, MODEL), inputs)
-        if config["resume"] and _is_finished(folder, inputs):
-            line = f"{folder / PRETRAINED}: there already"
+        # At `output` may lie the model of other settings: it is written again.
+        if config["resume"] and output is None and _is_finished(place, inputs):
+            line = f"{place}: there already"
             console.print(line, soft_wrap=True, highlight=False, markup=False)
         else:
-            _pretrain(config, domains, inputs, folder, console)
-    return folder / PRETRAINED
+            _pretrain(config, domains, inputs, place, console)
+    return place
 
 
 def _changed(folder: Path, inputs: Mapping[str, str], console: Console) -> list[str]:
@@ -139,10 +151,9 @@ def _changed(folder: Path, inputs: Mapping[str, str], console: Console) -> list[
     return changed
 
 
-def _is_finished(folder: Path, inputs: Mapping[str, str]) -> bool:
-    """Whether the folder's pretrained model is whole and of these inputs."""
-    pretrained = folder / PRETRAINED
-    return pretrained.is_dir() and read_source(pretrained).inputs == inputs
+def _is_finished(place: Path, inputs: Mapping[str, str]) -> bool:
+    """Whether the pretrained model is there, whole and of these inputs."""
+    return place.is_dir() and read_source(place).inputs == inputs
 
 
 def pretrain_config(
@@ -164,10 +175,11 @@ def _pretrain(
     config: Config,
     domains: Sequence[Domain],
     inputs: Mapping[str, str],
-    folder: Path,
+    place: Path,
     console: Console,
 ) -> None:
     """The work of one process."""
+    folder = Path(config["checkpoint_dir"])
     if not is_main():
         barrier()  # until process 0 has written the sequences
     corpus = Corpus(domains)
@@ -210,8 +222,8 @@ def _pretrain(
         found = ", ".join(f"{part} {each[metric]:.4f}" for part, each in trainer.by_domain.items())
         console.print(f"  best epoch, valid {metric}: {found}")
         if is_main():
-            save_pretrained(folder / PRETRAINED, model, config, corpus, inputs)
-        console.print(f"  written: {folder / PRETRAINED}", soft_wrap=True, highlight=False)
+            save_pretrained(place, model, config, corpus, inputs)
+        console.print(f"  written: {place}", soft_wrap=True, highlight=False)
 
 
 def tuned_sizes(dataset: str) -> dict[str, Any]:

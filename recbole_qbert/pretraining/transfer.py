@@ -26,6 +26,7 @@ from recbole_qbert.common.errors import InputError, preview
 from recbole_qbert.common.files import (
     atomic_folder,
     check_folder,
+    check_writable,
     read_json,
     read_json_list,
     recovered,
@@ -72,6 +73,21 @@ class Source(NamedTuple):
     vocabularies: list[str]
     codebook_sizes: tuple[int, ...]  # of one vocabulary, K
     inputs: dict[str, str]  # SHA-256 of what it was trained on; none of a bundle's
+
+
+FILES = ("config.json", "corpus.json", "items.json", "manifest.json", "model.safetensors")
+
+
+def check_place(folder: Path) -> None:
+    """Refuse a folder that a pretrained model cannot take the place of.
+
+    Raises:
+        InputError: it cannot be written to, or holds files of another kind, which would be lost.
+    """
+    check_writable(folder)
+    others = sorted({path.name for path in folder.iterdir()} - {*FILES}) if folder.is_dir() else []
+    if others:
+        raise InputError(f"{folder}: holds {preview(others, 3)}; give a folder of its own")
 
 
 def save_pretrained(

@@ -16,7 +16,6 @@ from recbole_qbert.cli import OPEN_ENDED, build_parser, main
 from recbole_qbert.commands.help import Group, help_text, keys_in
 from recbole_qbert.config.build import PRETRAIN, default_settings
 from recbole_qbert.experiments.benchmark import plan
-from recbole_qbert.experiments.pipeline.plan import KEYS, STEP_KEYS
 from recbole_qbert.experiments.tune.settings import Request
 from recbole_qbert.registry import model_entry
 from recbole_qbert.tokenizer.settings import tokenize_settings
@@ -40,12 +39,12 @@ def expected(command: str) -> set[str]:
     return {
         "run": run | {"model", "dataset", "config_files", "nproc", "use_tuned"},
         "complexity": run | {"model", "dataset", "config_files", "json"},
-        "pretrain": set(default_settings("QBERT4Rec", PRETRAIN)) | {"datasets", "target", "nproc"},
+        "pretrain": set(default_settings("QBERT4Rec", PRETRAIN))
+        | {"datasets", "target", "output", "retrain", "nproc"},
         "tokenize": set(tokenize_settings([], {})) | {"dataset", "data_path", "tokenizer"},
         "ablate": run | {"seeds", "sources", "tokenize.n_levels", "pretrain.steps_per_epoch"},
-        "benchmark": run | plan.KEYS | {"output"},
+        "benchmark": run | plan.KEYS | {"output", "retrain"},
         "tune": {each.name for each in dataclasses.fields(Request)} - {"source"} | {"resume"},
-        "pipeline": {*KEYS, *STEP_KEYS, "dry_run"},
     }[command]
 
 

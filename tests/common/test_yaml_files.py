@@ -13,7 +13,6 @@ from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.yaml_files import MAX_DEPTH, MAX_NODES, load_yaml, parse_value
 from recbole_qbert.config.build import build_config
 from recbole_qbert.experiments.benchmark.plan import read_plan
-from recbole_qbert.experiments.pipeline.plan import read_pipeline
 from recbole_qbert.experiments.tune.settings import read_request
 from recbole_qbert.tokenizer.settings import tokenize_settings
 
@@ -46,7 +45,6 @@ READERS: dict[str, Callable[[str], object]] = {
     "benchmark": lambda file: read_plan(file, {}),
     "tune": lambda file: read_request(file, {}),
     "tokenize": lambda file: tokenize_settings([file], {}),
-    "pipeline": lambda file: read_pipeline(file, {}),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from typing import Any
@@ -138,6 +139,39 @@ def test_a_killed_pretraining_goes_on_to_the_same_weights(
     assert_equal_weights(
         load_file(whole / "model.safetensors"), load_file(again / "model.safetensors")
     )
+
+
+def test_retrain_goes_on_or_begins_anew_and_writes_where_it_is_told(
+    tiny: Tiny, toys: Toys, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tiny.root / "mine"
+    command = ["pretrain", "--datasets=A,B", *flags(tiny, epochs=2), "--retrain=True"]
+    command += [f"--output={place}"]
+
+    def epochs() -> int:
+        """How many are trained."""
+        capsys.readouterr()
+        assert main(command) == 0
+        return len(re.findall(r"^ *epoch", capsys.readouterr().out, re.MULTILINE))
+
+    assert epochs() == 2
+    weights = place / "model.safetensors"
+    before = weights.read_bytes()
+    assert not list(tiny.root.rglob("pretrained"))
+    (place / "manifest.json").unlink()
+    assert epochs() == 0
+    assert (place / "manifest.json").is_file() and weights.read_bytes() == before
+    path = tiny.root / "A" / "A.inter"
+    path.write_text(path.read_text() + "u0\ti1\t99999.0\n")
+    assert main([*command[:-2], "--resume=True"]) == 2
+    assert "A.inter changed" in capsys.readouterr().err
+    assert epochs() == 2
+    assert weights.read_bytes() != before
+    (place / "mine.txt").touch()
+    assert main(command) == 2
+    assert f"output: {place}: holds mine.txt; give" in capsys.readouterr().err
+    assert main([*command[:-2], "--retrain=maybe"]) == 2
+    assert "--retrain=maybe: write True or False" in capsys.readouterr().err
 
 
 def test_two_processes_pretrain_as_one(tiny: Tiny, toys: Toys) -> None:

@@ -16,13 +16,16 @@ from recbole_qbert.experiments.benchmark.sidecar import write_sidecar
 from recbole_qbert.experiments.benchmark.tables import all_sheets
 
 
-def benchmark(plan: Plan, output: Path | None, console: Console) -> list[str]:
+def benchmark(
+    plan: Plan, output: Path | None, console: Console, retrain: bool = False
+) -> list[str]:
     """Run what is not there yet, print the tables and write the files.
 
     Args:
         plan: of `read_plan`.
         output: folder of the files; None: `<checkpoint_dir>/benchmark`.
         console: where to print.
+        retrain: as of `run_cells`.
 
     Returns:
         One line for each cell that failed.
@@ -34,7 +37,7 @@ def benchmark(plan: Plan, output: Path | None, console: Console) -> list[str]:
     folder = output or Path(plan.checkpoint_dir) / "benchmark"
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; name another folder with --output")
-    outcome = run_cells(build_cells(plan), plan, console)
+    outcome = run_cells(build_cells(plan), plan, console, retrain)
     scores = collect(plan, outcome)
     sheets = [all_sheets(one, published_figures(one.dataset), published_source()) for one in scores]
     for one in sheets:

@@ -118,29 +118,35 @@ def _finished(config: Config) -> RunResult | None:
     return finished_run(config) if ranks.is_file() else None
 
 
-def _check_inputs(cells: Sequence[Cell]) -> None:
+def _check_inputs(cells: Sequence[Cell], retrain: bool) -> None:
     """A run is found again by its settings; its inputs may have changed since."""
     for cell in cells:
-        if changed := changed_inputs(cell.config):
+        changed = changed_inputs(cell.config)
+        if changed and not retrain:
             raise InputError(
-                f"{run_folder(cell.config)}: made from another {', '.join(changed)}; delete the "
-                "folder and repeat the command, or give another checkpoint_dir"
+                f"{run_folder(cell.config)}: made from another {', '.join(changed)}; repeat the "
+                "command with --retrain=True, or give another checkpoint_dir"
             )
+        if changed:
+            cell.config["resume"] = False
 
 
-def run_cells(cells: Sequence[Cell], plan: Plan, console: Console) -> Outcome:
+def run_cells(
+    cells: Sequence[Cell], plan: Plan, console: Console, retrain: bool = False
+) -> Outcome:
     """Run what has no result yet. A cell that fails does not stop the others.
 
     Args:
         cells: of `build_cells`.
         plan: theirs.
         console: where to print.
+        retrain: begin a run anew that was finished or begun with other inputs than those that are
+            there.
 
     Raises:
-        InputError: a run was finished or begun with other inputs than those that are there, or a
-            process was killed.
+        InputError: there is such a run, and `retrain` is False; or a process was killed.
     """
-    _check_inputs(cells)
+    _check_inputs(cells, retrain)
     jobs = [
         Job(f"[{number}/{len(cells)}] {cell}", cell.config, [plan.source])
         for number, cell in enumerate(cells, start=1)

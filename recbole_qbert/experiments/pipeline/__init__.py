@@ -1,1 +1,0 @@
-"""Steps of one YAML file, each run only where something changed."""
