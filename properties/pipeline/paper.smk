@@ -33,8 +33,9 @@ rule all:
 
 
 def raw_files(wildcards):
-    """Ratings and metadata of a domain."""
-    return sorted(glob(f"{config['raw']}/*{config['amazon'][wildcards.domain]}*"))
+    """Ratings and metadata of a domain; where there are none, Snakemake says so."""
+    pattern = f"{config['raw']}/*{config['amazon'][wildcards.domain]}*"
+    return sorted(glob(pattern)) or pattern
 
 
 rule candidates:  # raw -> items whose pictures are wanted
