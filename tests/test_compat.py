@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas.io.formats.format as pandas_format
 import pytest
 import torch
 from recbole.config import Config
@@ -192,6 +194,32 @@ def test_only_upstream_warnings_are_silenced(
         source = module if from_upstream else "my_model"
         warnings.warn_explicit(message, category, "file.py", 1, module=source)
     assert len(caught) == (0 if from_upstream else 1)
+
+
+@pytest.mark.parametrize(
+    ("version", "old"), [("2.6.3", True), ("2.45.0", False), ("2.60.0", False), (None, False)]
+)
+def test_what_ray_is_the_old_one(
+    version: str | None, old: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def installed(name: str) -> str:
+        if version is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version
+
+    monkeypatch.setattr(importlib.metadata, "version", installed)
+    assert ray.is_old() is old
+
+
+def test_nothing_is_done_for_a_current_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_old", lambda: False)
+    monkeypatch.delattr(pandas_format, "ExtensionArrayFormatter", raising=False)
+    filters, modules = list(warnings.filters), set(sys.modules)
+    ray.silence_known_warnings()
+    ray.lend_packaging()
+    ray.restore_pandas_formatter()
+    assert (warnings.filters, set(sys.modules)) == (filters, modules)
+    assert not hasattr(pandas_format, "ExtensionArrayFormatter")
 
 
 def test_argv_is_isolated_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:

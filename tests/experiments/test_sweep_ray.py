@@ -142,11 +142,27 @@ def test_a_sweep_and_a_worker_that_is_killed(
     assert len(read_results("saved/results.jsonl")) == 1
 
 
-# A sweep in a process that kills itself after so many lines of its journal.
+# A sweep in a process that kills itself after so many lines of its journal. With a file to note it in,
+# trial 4 kills its process too, once.
 KILLED_SWEEP = """
 import os, sys
+from pathlib import Path
 from recbole_qbert.cli import main
+from recbole_qbert.experiments.tune import sweep
 from recbole_qbert.experiments.tune.journal import Journal
+from recbole_qbert.experiments.tune.trial import run_trial
+
+def run_or_die(job, number, report):
+    def report_or_die(content):
+        report(content)
+        if number == 4 and content["evaluation"] == 2 and not note.exists():
+            note.touch()
+            os.kill(os.getpid(), 9)
+    run_trial(job, number, report_or_die)
+
+if len(sys.argv) > 3:
+    note = Path(sys.argv[3])
+    sweep.run_trial = run_or_die
 
 append, n_left = Journal.append, int(sys.argv[2])
 
@@ -185,6 +201,32 @@ def test_a_killed_driver(tiny: Tiny, cluster: str, monkeypatch: pytest.MonkeyPat
     assert (result.valid, result.test) == (unbroken.valid, unbroken.test)
     last = Path(plan.folder, "trials", "001", "QBERT4Rec.last.safetensors").stat().st_mtime_ns
     assert first == last
+
+
+@pytest.mark.slow
+def test_eight_trials_a_killed_worker_and_a_killed_driver(
+    tiny: Tiny, cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best trial and all reports are those of a sweep that nobody broke, whatever the Ray."""
+    common: dict[str, Any] = {"space": {"learning_rate": {"loguniform": [1e-4, 3e-2]}}, "trials": 8}
+    with monkeypatch.context() as patch:
+        without_ray(patch)
+        unbroken_plan = toy_plan(tiny, name="unbroken", checkpoint_dir="elsewhere", **common)
+        unbroken = sweep(unbroken_plan, Console(quiet=True))
+    write_sweep(tiny, **common)
+    note = tiny.root / "killed"
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", KILLED_SWEEP, cluster, "18", str(note)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        timeout=500,
+    )
+    assert run.returncode == -signal.SIGKILL, run.stderr.decode()[-2000:]
+    assert note.exists()
+    plan = toy_plan(tiny, **common)
+    result = sweep(plan, Console(quiet=True), resume=True)
+    assert lines_of(plan.folder) == lines_of(unbroken_plan.folder)
+    assert (result.valid, result.test) == (unbroken.valid, unbroken.test)
 
 
 class Events:
@@ -273,6 +315,50 @@ def test_too_little_memory_costs_the_trials_and_not_the_sweep(tmp_path: Path) ->
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
     assert lines == [f"{number} {ray_faults.OUT_OF_MEMORY}" for number in (1, 2)]
+
+
+# Two trials that wait for each other, on two machines in name with a CPU each.
+TWO_MACHINES = """
+import sys, time
+from pathlib import Path
+from ray.cluster_utils import Cluster
+from recbole_qbert.experiments.tune import ray_adapter
+
+class Events:
+    def started(self, number): pass
+    def reported(self, number, report): pass
+    def ended(self, number, stopped): print(number, "ended")
+    def failed(self, number, fault): print(number, fault)
+
+def train(number, report):
+    import ray
+
+    (folder / str(number)).write_text(ray.get_runtime_context().get_node_id())
+    while not (folder / str(3 - number)).exists():
+        time.sleep(0.05)
+
+folder = Path(sys.argv[1])
+machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+machines.add_node(num_cpus=1)
+schedule = ray_adapter.Schedule(1, 0, 2, 0, False, 1, 2, 4)
+try:
+    with ray_adapter.connected(machines.address):
+        ray_adapter.run_trials(train, [1, 2], schedule, [], folder / "ray", Events())
+finally:
+    machines.shutdown()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["disabled", "token"])
+def test_two_machines(tmp_path: Path, mode: str) -> None:
+    """With a token, and without; Ray 2.6.3 knows none."""
+    command = [sys.executable, "-W", "ignore", "-c", TWO_MACHINES, str(tmp_path)]
+    environment = {**os.environ, "RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN": "7" * 32}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    assert {"1 ended", "2 ended"} <= set(done.stdout.splitlines())
+    assert (tmp_path / "1").read_text() != (tmp_path / "2").read_text()
 
 
 def test_memory_that_gives_out_in_training_counts_as_a_death() -> None:

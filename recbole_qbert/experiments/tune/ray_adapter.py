@@ -111,7 +111,7 @@ def connected(address: str | None) -> Iterator[None]:
     try:
         with own_sigterm(), _environment({"RAY_USAGE_STATS_ENABLED": "0"}):
             started = ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise InputError(f"address: {address}: {in_a_line(error)}") from None
     with contextlib.ExitStack() as stack:
         if address is None:
