@@ -6,7 +6,7 @@
     python -m benchmarks memory --dataset=Games --data_path=dataset
     python -m benchmarks best --dataset=Instruments --data_path=dataset --budget=400
     python -m benchmarks race --dataset=Instruments --data_path=dataset --epochs=6
-    python -m benchmarks dropout | quantise | prepare | corpus | new_items
+    python -m benchmarks dropout | quantize | prepare | corpus | new_items
     python -m benchmarks speed --help                   # options of one of them
 
 Sides are measured in turns, five rounds after a warm-up (`--rounds=`, `--warm_up=`), each in its
@@ -37,7 +37,7 @@ MODULES = {
     "best": "sides",
     "race": "sides",
     "dropout": "sides",
-    "quantise": "quantise",
+    "quantize": "quantize",
     "prepare": "prepare",
     "corpus": "corpus",
     "new_items": "new_items",

@@ -24,16 +24,16 @@ import numpy as np
 from benchmarks.harness import Benchmark, Measure, Reading, of_quantities
 from recbole_qbert.common.nearest import nearest_items, overlap, unit_rows
 from recbole_qbert.data.atomic import read_columns
-from recbole_qbert.data.domain import Domain, find_domain
+from recbole_qbert.data.domain import DatasetPaths, find_domain
 from recbole_qbert.data.semid import read_semantic_ids
 from recbole_qbert.evaluation.ranking import RANKS_FILE, per_row, read_ranks
-from recbole_qbert.tokenizer.catalogue import read_catalogue
+from recbole_qbert.tokenizer.catalog import read_catalog
 from recbole_qbert.tokenizer.new_items import encode_new_items
 from recbole_qbert.tokenizer.pipeline import tokenize
 from recbole_qbert.tokenizer.settings import tokenize_settings
 
 HIDDEN_SHARE = 0.1
-N_NEIGHBOURS = 10
+N_NEIGHBORS = 10
 METRICS = ("ndcg@10", "unseen_ndcg@10", "unseen_hit@10")
 
 
@@ -51,7 +51,7 @@ def _side(way: Callable[..., Path]) -> Callable[[argparse.Namespace], Measure]:
             hidden = set(rng.choice(items, round(HIDDEN_SHARE * len(items)), replace=False))
             folder = Path(tempfile.mkdtemp(dir=options.folder))
             file = way(source, folder, settings, hidden)
-            reading = kept_neighbours(source, file, settings["modalities"], hidden)
+            reading = kept_neighbors(source, file, settings["modalities"], hidden)
             if options.train:
                 reading |= ranked(options, seed, folder / "saved", file, hidden)
             return reading
@@ -61,14 +61,18 @@ def _side(way: Callable[..., Path]) -> Callable[[argparse.Namespace], Measure]:
     return side
 
 
-def with_all(source: Domain, folder: Path, settings: dict[str, Any], hidden: set[str]) -> Path:
+def with_all(
+    source: DatasetPaths, folder: Path, settings: dict[str, Any], hidden: set[str]
+) -> Path:
     """The IDs that all items get together."""
     domain = _copy(source, folder)
     tokenize([domain], folder / "tokenizer", settings)
     return domain.file("semid")
 
 
-def with_hidden(source: Domain, folder: Path, settings: dict[str, Any], hidden: set[str]) -> Path:
+def with_hidden(
+    source: DatasetPaths, folder: Path, settings: dict[str, Any], hidden: set[str]
+) -> Path:
     """The IDs where the hidden items came later."""
     domain = _copy(source, folder)
     for suffix in ("item", "inter"):
@@ -88,9 +92,9 @@ def with_hidden(source: Domain, folder: Path, settings: dict[str, Any], hidden: 
     return domain.file("semid")
 
 
-def _copy(source: Domain, folder: Path) -> Domain:
+def _copy(source: DatasetPaths, folder: Path) -> DatasetPaths:
     """The data set's files under another folder, without IDs."""
-    domain = Domain(source.name, folder / source.name)
+    domain = DatasetPaths(source.name, folder / source.name)
     domain.folder.mkdir(parents=True)
     for file in source.folder.iterdir():
         if file.is_file() and ".semid" not in file.name:
@@ -98,21 +102,21 @@ def _copy(source: Domain, folder: Path) -> Domain:
     return domain
 
 
-def kept_neighbours(
-    source: Domain, file: Path, modalities: list[str], hidden: set[str]
+def kept_neighbors(
+    source: DatasetPaths, file: Path, modalities: list[str], hidden: set[str]
 ) -> dict[str, float]:
-    """Neighbours by modality that are neighbours by codes, for hidden and for other items."""
-    catalogue = read_catalogue([source], modalities)
+    """Neighbors by modality that are neighbors by codes, for hidden and for other items."""
+    catalog = read_catalog([source], modalities)
     table = read_semantic_ids(file)
     row = {item: number for number, item in enumerate(table.items)}
-    codes = table.codes[[row[item] for _, item in catalogue.keys]]
+    codes = table.codes[[row[item] for _, item in catalog.keys]]
     starts = np.cumsum([0, *table.codebook_sizes[:-1]])
     shared = np.zeros((len(codes), sum(table.codebook_sizes)), dtype=np.float32)
     np.put_along_axis(shared, codes + starts, 1, axis=1)
     by_codes = _others(shared)
-    is_hidden = np.array([item in hidden for _, item in catalogue.keys])
+    is_hidden = np.array([item in hidden for _, item in catalog.keys])
     kept = {}
-    for name, (vectors, _) in catalogue.parts.items():
+    for name, (vectors, _) in catalog.parts.items():
         pooled = unit_rows(vectors.sum(axis=1))
         near = _others(pooled - pooled.mean(axis=0))
         for which, rows in (("hidden", is_hidden), ("others", ~is_hidden)):
@@ -122,10 +126,10 @@ def kept_neighbours(
 
 def _others(vectors: np.ndarray) -> np.ndarray:
     """Each row's nearest, itself left out."""
-    found, _ = nearest_items(vectors, N_NEIGHBOURS + 1)
+    found, _ = nearest_items(vectors, N_NEIGHBORS + 1)
     other = found != np.arange(len(found))[:, None]
     other[other.all(axis=1), -1] = False
-    return found[other].reshape(len(found), N_NEIGHBOURS)
+    return found[other].reshape(len(found), N_NEIGHBORS)
 
 
 def ranked(

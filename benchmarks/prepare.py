@@ -28,7 +28,7 @@ from benchmarks.harness import Benchmark, Measure, Reading, of_quantities, peak_
 
 CORE, CHUNK, DAYS = 5, 100_000, 7_000
 TEXT = (
-    "great guitar string sound the a of well made light &amp; <br />sturdy colour price bought my "
+    "great guitar string sound the a of well made light &amp; <br />sturdy color price bought my "
     "son loves it would buy again not as described battery works cable short case fits"
 )
 
@@ -111,12 +111,12 @@ def _once(work: Callable[[Path], Reading], module: str) -> Callable[[argparse.Na
 
 def _amazon(folder: Path) -> Reading:
     """`prepare_amazon` with its defaults, and text required."""
-    from recbole_qbert.data.domain import Domain
+    from recbole_qbert.data.domain import DatasetPaths
     from recbole_qbert.datasets.amazon import Options, prepare_amazon
 
     made = prepare_amazon(
-        Domain("made", Path(tempfile.mkdtemp(dir=folder)) / "made"), 2018, [folder / "raw.json.gz"],
-        [folder / "meta_raw.json.gz"], Options(require=("text",)),
+        DatasetPaths("made", Path(tempfile.mkdtemp(dir=folder)) / "made"), 2018,
+        [folder / "raw.json.gz"], [folder / "meta_raw.json.gz"], Options(require=("text",)),
     )  # fmt: skip
     return {**made.final._asdict(), "rejected": sum(made.reasons.values())}
 

@@ -251,10 +251,10 @@ def _peer(**settings: Any) -> Any:
             given |= {"augmentation": "none", "train_batch_size": 128}
         model, train, _ = _as_tuned(options.peer, options, **given)
 
-        from recbole_qbert.speedups.trimmed_forward import lean_loss
+        from recbole_qbert.speedups.trimmed_forward import trimmed_loss
 
         model = model.to(train.config["device"])
-        return _training(model, lean_loss(model, train.config), train, options.steps)
+        return _training(model, trimmed_loss(model, train.config), train, options.steps)
 
     return side
 

@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.datasets.mql4grec_import import import_json
 from recbole_qbert.datasets.scripts import run_script
 from recbole_qbert.datasets.spool import check_target
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--data_path", default="dataset", type=Path, help="folder to make it in")
     parser.add_argument("--overwrite", action="store_true", help="replace the atomic files and IDs")
     options = parser.parse_args()
-    into = Domain(options.dataset, options.data_path / options.dataset)
+    into = DatasetPaths(options.dataset, options.data_path / options.dataset)
     check_target(into, options.overwrite)
     if not options.source.is_dir():
         raise InputError(f"{options.source}: no such folder; correct --source")

@@ -19,10 +19,10 @@ from pathlib import Path
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import sha256_file
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.datasets.scripts import comma_list, run_script
 from recbole_qbert.datasets.split import (
-    Sequences,
+    UserSequences,
     cut_offs,
     explain,
     leak,
@@ -50,7 +50,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.max_length < 0:
         raise InputError(f"--max_length={options.max_length}: give 0 or more")
-    domain = Domain(options.dataset, Path(options.data_path) / options.dataset)
+    domain = DatasetPaths(options.dataset, Path(options.data_path) / options.dataset)
     paths = [Path(part) for part in options.parts or [domain.file("inter")]]
     if options.parts and len(paths) != 3:
         raise InputError(f"--parts: {len(paths)} files; give three, train, valid and test")
@@ -74,7 +74,7 @@ def main() -> None:
     print(f"use it with --config_files={domain.file('split.yaml')}")
 
 
-def _times(options: argparse.Namespace, sequences: Sequences) -> tuple[float, float]:
+def _times(options: argparse.Namespace, sequences: UserSequences) -> tuple[float, float]:
     """When valid and test begin."""
     given = (options.valid_from, options.test_from)
     if options.shares is None:

@@ -100,14 +100,14 @@ def _parsed(given: list[str]) -> int | Callable[[], int]:
 
 def _run(given: list[str], command: Callable[[], int]) -> int:
     from recbole_qbert.common.files import system_faults
-    from recbole_qbert.training.distributed import launched, one_voice
+    from recbole_qbert.training.distributed import first_error_only, launched
 
     with _faults() as status:
         try:
             # torchrun sends SIGTERM to the peers of a process that failed, which have nothing to
             # say.
             by_sigterm = contextlib.nullcontext() if launched() else ended_by_sigterm()
-            with by_sigterm, one_voice(), system_faults():
+            with by_sigterm, first_error_only(), system_faults():
                 return command()
         except KeyboardInterrupt:
             resumable = given[:1] in (["run"], ["pretrain"], ["tune"])

@@ -33,25 +33,25 @@ from recbole_qbert.models.bert4rec_fixed import BERT4RecFixed
 from recbole_qbert.models.bigram import BigramChain
 from recbole_qbert.models.popularity import Popularity
 from recbole_qbert.models.qbert4rec import IDBERT4Rec, QBERT4Rec
-from recbole_qbert.training.trainer import SafeTrainer, for_shared_folder
+from recbole_qbert.training.trainer import ResumableTrainer, for_shared_folder
 
 
-class Entry(NamedTuple):
+class ModelEntry(NamedTuple):
     """What belongs to a model name."""
 
     model: type
     dataset: type[SequentialDataset] = SemanticIDDataset
-    trainer: type[SafeTrainer] = SafeTrainer
+    trainer: type[ResumableTrainer] = ResumableTrainer
     defaults: Path | None = None  # YAML with the model's keys; None: properties/model/<name>.yaml
 
 
-MODEL_TABLE: dict[str, Entry] = {}
+MODEL_TABLE: dict[str, ModelEntry] = {}
 
 
 def register(
     model: type,
     dataset: type[SequentialDataset] = SemanticIDDataset,
-    trainer: type[SafeTrainer] = SafeTrainer,
+    trainer: type[ResumableTrainer] = ResumableTrainer,
     defaults: str | Path | None = None,
 ) -> type:
     """Make a model known by its class name, to this package and to RecBole.
@@ -66,7 +66,7 @@ def register(
         raise InputError(f"model {name}: RecBole has a model of that name; choose another")
     if defaults is not None and not Path(defaults).is_file():
         raise InputError(f"model {name}: {defaults}: no such file of defaults")
-    entry = Entry(model, dataset, trainer, Path(defaults) if defaults else None)
+    entry = ModelEntry(model, dataset, trainer, Path(defaults) if defaults else None)
     MODEL_TABLE[name] = entry
     module_name = f"recbole.model.sequential_recommender.{name.lower()}"
     module = types.ModuleType(module_name, f"Registered by recbole_qbert: {name}.")
@@ -77,16 +77,16 @@ def register(
     return model
 
 
-def _let_recbole_find(name: str, entry: Entry) -> None:
+def _let_recbole_find(name: str, entry: ModelEntry) -> None:
     setattr(recbole.data.dataset, f"{name}Dataset", entry.dataset)
     setattr(recbole.trainer, f"{name}Trainer", for_shared_folder(entry.trainer))
 
 
-def model_entry(name: str) -> Entry:
+def model_entry(name: str) -> ModelEntry:
     """The entry of a registered model, or one for a sequential model of RecBole's.
 
     Raises:
-        InputError: no such model, not a sequential one, or none that can rank a catalogue.
+        InputError: no such model, not a sequential one, or none that can rank a catalog.
     """
     if name in MODEL_TABLE:
         return MODEL_TABLE[name]
@@ -99,9 +99,9 @@ def model_entry(name: str) -> Entry:
     if model not in recbole_models():
         raise InputError(
             f"model {name}: it needs labels, a knowledge graph or RecBole's own data set, so it "
-            "cannot rank a catalogue here"
+            "cannot rank a catalog here"
         )
-    return Entry(model)
+    return ModelEntry(model)
 
 
 def check_model_name(name: str) -> None:
@@ -128,7 +128,7 @@ def is_sequential(name: str, model: type) -> bool:
 
 @functools.cache
 def recbole_models() -> tuple[type, ...]:
-    """RecBole's sequential models that rank a catalogue from sequences.
+    """RecBole's sequential models that rank a catalog from sequences.
 
     Those that need a knowledge graph have a data set class of their own there. FEARec looks for
     users with one target in RecBole's copied histories, which are not made here.
@@ -174,6 +174,6 @@ def _recbole_model(name: str) -> Any:
 def register_own_models() -> None:
     """Everything this package brings; called once when it is imported."""
     for model in recbole_models():
-        _let_recbole_find(model.__name__, Entry(model))
+        _let_recbole_find(model.__name__, ModelEntry(model))
     for model in (QBERT4Rec, IDBERT4Rec, BERT4RecFixed, Popularity, BigramChain):
         register(model)

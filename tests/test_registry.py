@@ -28,7 +28,7 @@ from recbole_qbert.experiments.run import check_run, run_models
 from recbole_qbert.experiments.splits import load_splits
 from recbole_qbert.registry import MODEL_TABLE, model_entry, register
 from recbole_qbert.training.checkpoint import load_checkpoint
-from recbole_qbert.training.trainer import SafeTrainer
+from recbole_qbert.training.trainer import ResumableTrainer
 
 # FPMC and TransRec learn from pairs of items alone.
 RECBOLE_MODELS = ("SASRec", "BERT4Rec", "GRU4Rec", "FDSA", "S3Rec", "FPMC", "TransRec")
@@ -267,7 +267,7 @@ def test_a_third_partys_defaults_file_and_classes(tiny: Tiny) -> None:
     class OwnDataset(SequentialDataset):
         pass
 
-    class OwnTrainer(SafeTrainer):
+    class OwnTrainer(ResumableTrainer):
         pass
 
     defaults = tiny.root / "learned_scores.yaml"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from recbole_qbert.common.files import write_json
-from recbole_qbert.evaluation.ranking import Lists, Ranks, save_ranks, summarise
+from recbole_qbert.evaluation.ranking import Lists, Ranks, save_ranks, summarize
 from recbole_qbert.evaluation.results import RunResult, append_result
 from recbole_qbert.experiments.tune.journal import EXPERIMENT, Trial
 from recbole_qbert.experiments.tune.report import Length, write_csv
@@ -52,7 +52,7 @@ def add_run(
     lists = Lists(np.array(TARGETS), np.array(HISTORY), shown, np.ones_like(shown))
     found = Ranks(np.arange(1, 5), np.array(ranks), np.array(unseen or ranks), lists)
     save_ranks(folder / "test_ranks.npz", found, COUNTS)
-    metrics = summarise(found, ["Hit", "NDCG"], [1, 5, 10])
+    metrics = summarize(found, ["Hit", "NDCG"], [1, 5, 10])
     points = [
         {"epoch": epoch, "seconds": 2.0 * (epoch + 1), "ndcg@10": value, "unseen_ndcg@10": value}
         for epoch, value in enumerate(curve)

@@ -11,7 +11,7 @@ import yaml
 from conftest import Tiny
 
 from recbole_qbert.experiments.tune import ray_adapter
-from recbole_qbert.experiments.tune.settings import Plan, make_plan, read_request
+from recbole_qbert.experiments.tune.settings import SweepPlan, make_plan, read_request
 
 SETTINGS = {
     "n_heads": 2,
@@ -44,7 +44,7 @@ def write_sweep(tiny: Tiny, **changes: Any) -> Path:
     return path
 
 
-def toy_plan(tiny: Tiny, given: dict[str, Any] | None = None, **changes: Any) -> Plan:
+def toy_plan(tiny: Tiny, given: dict[str, Any] | None = None, **changes: Any) -> SweepPlan:
     return make_plan(read_request(write_sweep(tiny, **changes), given or {}))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import N_ITEMS, Tiny, timed_rows, toy_sequences, toy_table
 
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
 from recbole_qbert.pretraining.corpus import Corpus
 
@@ -25,7 +25,7 @@ class Toys:
     tables: dict[str, SemanticIDTable]
 
     def corpus(self, names: str = "AB") -> Corpus:
-        return Corpus([Domain(name, self.root / name) for name in names])
+        return Corpus([DatasetPaths(name, self.root / name) for name in names])
 
 
 def write_ids(root: Path, name: str, vocabulary: str) -> SemanticIDTable:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from recbole_qbert.commands.help import Group, file_group, run_groups
+from recbole_qbert.commands.help import KeyGroup, file_group, run_groups
 from recbole_qbert.commands.run import wide_console
 from recbole_qbert.commands.settings import parse_settings
 from recbole_qbert.common.errors import InputError, whole_number
@@ -25,15 +25,15 @@ config_files:      # (str) YAML files with commas between; later ones win, and f
 """
 
 
-def groups(arguments: Sequence[str]) -> list[Group]:
+def groups(arguments: Sequence[str]) -> list[KeyGroup]:
     """All keys, for `--help`."""
     stages = [file_group(f"Of `{each}`", f"{each}.yaml", prefix=f"--{each}.") for each in STAGES]
-    return [Group("Of the command", FLAGS), *run_groups(()), *stages]
+    return [KeyGroup("Of the command", FLAGS), *run_groups(()), *stages]
 
 
 def run_ablate(arguments: Sequence[str]) -> int:
     """`ablate masks --dataset=X --key=value ...`"""
-    from recbole_qbert.experiments.ablation import ABLATIONS, Request, ablate
+    from recbole_qbert.experiments.ablation import ABLATIONS, AblationRequest, ablate
 
     name, flags = (arguments[0], arguments[1:]) if arguments else ("", ())
     if name not in ABLATIONS:
@@ -54,7 +54,7 @@ def run_ablate(arguments: Sequence[str]) -> int:
         }
         for stage in STAGES
     }
-    request = Request(
+    request = AblationRequest(
         name=name,
         dataset=dataset,
         seeds=[int(seed) for seed in seeds],

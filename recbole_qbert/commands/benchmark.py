@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from recbole_qbert.commands.help import Group, file_group, run_groups
+from recbole_qbert.commands.help import KeyGroup, file_group, run_groups
 from recbole_qbert.commands.run import wide_console
 from recbole_qbert.commands.settings import file_and_settings, pop_switch
 
@@ -20,10 +20,10 @@ retrain: False  # (bool) train again, instead of stopping, where a file that a r
 """
 
 
-def groups(arguments: Sequence[str]) -> list[Group]:
+def groups(arguments: Sequence[str]) -> list[KeyGroup]:
     """All keys, for `--help`."""
     own = file_group("Of FILE.yaml, as an example has them", "benchmark", "demo.yaml", depth=0)
-    return [Group("Of the command", FLAGS), own, *run_groups(())]
+    return [KeyGroup("Of the command", FLAGS), own, *run_groups(())]
 
 
 def run_benchmark(arguments: Sequence[str]) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from recbole_qbert.commands.help import Group, run_groups
+from recbole_qbert.commands.help import KeyGroup, run_groups
 from recbole_qbert.commands.run import wide_console
 from recbole_qbert.commands.settings import parse_settings, pop_models
 from recbole_qbert.common.errors import InputError
@@ -23,9 +23,9 @@ config_files:  # (str) YAML files with commas between; later ones win, and flags
 """
 
 
-def groups(arguments: Sequence[str]) -> list[Group]:
+def groups(arguments: Sequence[str]) -> list[KeyGroup]:
     """All keys, for `--help`."""
-    return [Group("Of the command", FLAGS), *run_groups(arguments)]
+    return [KeyGroup("Of the command", FLAGS), *run_groups(arguments)]
 
 
 def run_complexity(arguments: Sequence[str]) -> int:

@@ -59,7 +59,7 @@ def _add_text(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--merge", action="store_true", help="one text of all fields, not a vector a field"
     )
-    parser.add_argument("--normalise", action="store_true", help="vectors of length 1")
+    parser.add_argument("--normalize", action="store_true", help="vectors of length 1")
     parser.add_argument("--max_length", type=int, default=512, help="tokens of a text")
     parser.add_argument(
         "--n_components", type=int, default=128, help="tfidf, tags: most dimensions"
@@ -84,7 +84,7 @@ def _add_image(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--encoder",
         default="descriptor",
-        help="descriptor (colours and gradients, no download) | an OpenCLIP model such as "
+        help="descriptor (colors and gradients, no download) | an OpenCLIP model such as "
         "ViT-L-14-quickgelu, local-dir:<folder>, hf-hub:<name>",
     )
     parser.add_argument("--pretrained", help="OpenCLIP: checkpoint file, or tag to download")
@@ -131,7 +131,7 @@ def _text(options: argparse.Namespace) -> int:
         max_length=options.max_length,
         batch_size=options.batch_size,
         n_components=options.n_components,
-        normalise=options.normalise,
+        normalize=options.normalize,
         dtype=options.dtype,
         revision=options.revision,
         shard_size=options.shard_size,

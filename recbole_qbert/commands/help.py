@@ -33,7 +33,7 @@ class Key(NamedTuple):
     depth: int
 
 
-class Group(NamedTuple):
+class KeyGroup(NamedTuple):
     """Keys under one title.
 
     Attributes:
@@ -62,7 +62,9 @@ def keys_in(text: str, depth: int = 1) -> list[Key]:
     return found
 
 
-def help_text(command: str, summary: str, groups: Sequence[Group], width: int | None = None) -> str:
+def help_text(
+    command: str, summary: str, groups: Sequence[KeyGroup], width: int | None = None
+) -> str:
     """All flags of a command.
 
     Args:
@@ -81,7 +83,7 @@ def help_text(command: str, summary: str, groups: Sequence[Group], width: int | 
     return "\n".join(lines)
 
 
-def _lines(group: Group, known: set[str], width: int) -> Iterator[str]:
+def _lines(group: KeyGroup, known: set[str], width: int) -> Iterator[str]:
     hidden = False
     for key in keys_in(group.text, group.depth):
         flag = f"{group.prefix}{key.name}"
@@ -113,13 +115,13 @@ def _lines(group: Group, known: set[str], width: int) -> Iterator[str]:
         ) or [head.rstrip()]
 
 
-def file_group(title: str, *parts: str, depth: int = 1, prefix: str = "--") -> Group:
+def file_group(title: str, *parts: str, depth: int = 1, prefix: str = "--") -> KeyGroup:
     """The keys of a YAML file of ours."""
     named = f"{title} ({'/'.join(('properties', *parts))})"
-    return Group(named, _read(shipped(*parts)), depth, prefix)
+    return KeyGroup(named, _read(shipped(*parts)), depth, prefix)
 
 
-def run_groups(arguments: Sequence[str]) -> list[Group]:
+def run_groups(arguments: Sequence[str]) -> list[KeyGroup]:
     """The keys of `run`: those of the models that `--model=A,B` names, then of every model."""
     given = " ".join(arguments)
     models = re.findall(r"(?:--model|-m)[= ]([\w,]+)", given)
@@ -133,13 +135,15 @@ def run_groups(arguments: Sequence[str]) -> list[Group]:
             hint = did_you_mean(model, runnable_models())
             raise InputError(f"model {model}: no such model{hint}")
         groups += [
-            Group(f"Of {model} ({title}/model/{model}.yaml)", _read(path), again=True)
+            KeyGroup(f"Of {model} ({title}/model/{model}.yaml)", _read(path), again=True)
             for title, path in own.items()
             if path.is_file()
         ]
     groups.append(file_group("Of every model", "base.yaml"))
     groups += [
-        Group(f"Of RecBole ({'/'.join(('recbole/properties', *parts))})", _read(_recbole(*parts)))
+        KeyGroup(
+            f"Of RecBole ({'/'.join(('recbole/properties', *parts))})", _read(_recbole(*parts))
+        )
         for parts in (("overall.yaml",), ("dataset", "sample.yaml"))
     ]
     return groups

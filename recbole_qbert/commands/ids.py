@@ -72,14 +72,14 @@ def _ids_from_columns(options: argparse.Namespace) -> int:
 
 
 def _merge(options: argparse.Namespace) -> int:
-    from recbole_qbert.data.domain import Domain, find_domain
+    from recbole_qbert.data.domain import DatasetPaths, find_domain
     from recbole_qbert.data.merge import merge
 
     names = options.datasets.split(",")
     if len(set(names)) < len(names) or len(names) < 2:
         raise InputError(f"--datasets={options.datasets}: name two or more, each once")
     domains = [find_domain(name, options.data_path) for name in names]
-    into = Domain(options.into, Path(options.data_path) / options.into)
+    into = DatasetPaths(options.into, Path(options.data_path) / options.into)
     merged = merge(domains, into)
     for suffix, rows in merged.rows.items():
         names = merged.left_out.get(suffix)

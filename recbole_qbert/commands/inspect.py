@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 
 
 def add_item_fields(parser: argparse.ArgumentParser, categories: str) -> None:
@@ -23,7 +23,7 @@ def add_item_fields(parser: argparse.ArgumentParser, categories: str) -> None:
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """The command's flags."""
-    parser = commands.add_parser("inspect", help="usage, tree, neighbours and purity of IDs")
+    parser = commands.add_parser("inspect", help="usage, tree, neighbors and purity of IDs")
     parser.add_argument("--dataset", required=True, help="name of the data set")
     parser.add_argument("--data_path", default="dataset", help="folder that holds <dataset>/")
     parser.add_argument("--semantic_id_file", help="instead of <dataset>.semid")
@@ -66,7 +66,7 @@ def _inspect(options: argparse.Namespace) -> int:
 def _tables(named: str | None, folder: Path, dataset: str) -> dict[str, Path]:
     """`text=a.npz,image=b.npz`, or the tables beside the data set."""
     if named is None:
-        return Domain(dataset, folder).embedding_tables()
+        return DatasetPaths(dataset, folder).embedding_tables()
     tables = {}
     for part in named.split(","):
         name, equals, file = part.partition("=")

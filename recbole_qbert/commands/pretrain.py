@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from recbole_qbert.commands.help import Group, file_group, run_groups
+from recbole_qbert.commands.help import KeyGroup, file_group, run_groups
 from recbole_qbert.commands.run import wide_console
 from recbole_qbert.commands.settings import in_processes, parse_settings, pop_switch
 from recbole_qbert.common.errors import InputError
@@ -25,10 +25,10 @@ config_files:  # (str) YAML files with commas between; later ones win, and flags
 """
 
 
-def groups(arguments: Sequence[str]) -> list[Group]:
+def groups(arguments: Sequence[str]) -> list[KeyGroup]:
     """All keys, for `--help`."""
     own = file_group("Of pretraining", "pretrain.yaml")
-    return [Group("Of the command", FLAGS), own, *run_groups(())]
+    return [KeyGroup("Of the command", FLAGS), own, *run_groups(())]
 
 
 def run_pretrain(arguments: Sequence[str]) -> int:

@@ -22,7 +22,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--data_path", type=Path, help="folder that holds <dataset>/")
     parser.add_argument("--semantic_id_file", type=Path, help="instead of <dataset>.semid")
     parser.add_argument("--tokenizer", type=Path, help="its folder, if not the data set's")
-    add_item_fields(parser, "its field of categories: colours of the map")
+    add_item_fields(parser, "its field of categories: colors of the map")
     parser.add_argument("--images", type=Path, help="folder of <item_id>.<jpg|png|...>")
     parser.add_argument("--projection", default="tsne", help="of the map of items: tsne or pca")
     parser.add_argument("--n_users", type=int, default=5, help="example users")
@@ -31,10 +31,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _report(options: argparse.Namespace) -> int:
     from recbole_qbert.commands.run import wide_console
-    from recbole_qbert.reports.report import Request, report
+    from recbole_qbert.reports.report import ReportRequest, report
 
     asked = vars(options)
     del asked["function"]
     asked["folders"] = tuple(asked["folders"])
-    report(Request(**asked), wide_console())
+    report(ReportRequest(**asked), wide_console())
     return 0

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recbole_qbert.commands.help import Group, run_groups
+from recbole_qbert.commands.help import KeyGroup, run_groups
 from recbole_qbert.commands.settings import in_processes, parse_settings, pop_models
 from recbole_qbert.common.errors import InputError
 
@@ -72,9 +72,9 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def groups(arguments: Sequence[str]) -> list[Group]:
+def groups(arguments: Sequence[str]) -> list[KeyGroup]:
     """All keys, for `--help`."""
-    return [Group("Of the command", FLAGS), *run_groups(arguments)]
+    return [KeyGroup("Of the command", FLAGS), *run_groups(arguments)]
 
 
 def wide_console() -> Console:

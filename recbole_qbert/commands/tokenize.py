@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from recbole_qbert.commands.help import Group, file_group
+from recbole_qbert.commands.help import KeyGroup, file_group
 from recbole_qbert.commands.settings import parse_settings
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.yaml_files import split_files
@@ -64,9 +64,9 @@ def run_tokenize(arguments: Sequence[str]) -> int:
     return 0
 
 
-def groups(arguments: Sequence[str]) -> list[Group]:
+def groups(arguments: Sequence[str]) -> list[KeyGroup]:
     """All keys, for `--help`."""
-    return [Group("Of the command", FLAGS), file_group("Of the IDs", "tokenize.yaml")]
+    return [KeyGroup("Of the command", FLAGS), file_group("Of the IDs", "tokenize.yaml")]
 
 
 def _encode_items(options: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from recbole_qbert.commands.help import Group, file_group
+from recbole_qbert.commands.help import KeyGroup, file_group
 from recbole_qbert.commands.run import wide_console
 from recbole_qbert.commands.settings import file_and_settings
 from recbole_qbert.common.errors import InputError
@@ -18,10 +18,10 @@ resume:  # (flag) go on with the sweep of this name; trials that ended are not r
 """
 
 
-def groups(arguments: Sequence[str]) -> list[Group]:
+def groups(arguments: Sequence[str]) -> list[KeyGroup]:
     """All keys, for `--help`; what `space` and `settings` hold are keys of `run`."""
     own = file_group("Of FILE.yaml, as an example has them", "tune", "demo.yaml", depth=0)
-    return [Group("Of the command", FLAGS), own]
+    return [KeyGroup("Of the command", FLAGS), own]
 
 
 def run_tune(arguments: Sequence[str]) -> int:

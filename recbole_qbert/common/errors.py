@@ -16,7 +16,7 @@ class InputError(Exception):
 
 
 @contextlib.contextmanager
-def said_of(where: str) -> Iterator[None]:
+def error_context(where: str) -> Iterator[None]:
     """What is wrong in the block is said to be wrong there."""
     try:
         yield

@@ -31,7 +31,7 @@ _NOT_ALLOWED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 
 @contextlib.contextmanager
-def room_for(path: str | Path) -> Iterator[None]:
+def report_disk_full(path: str | Path) -> Iterator[None]:
     """Say in one line that a disk is full, or may only be read, while `path` is written.
 
     Raises:
@@ -92,11 +92,11 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     path = Path(path)
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     temporary = _beside(path, ".part")
-    with room_for(path):
+    with report_disk_full(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = open(temporary, mode.replace("w", "x"), **text)  # type: ignore[call-overload]  # noqa: SIM115
     try:
-        with room_for(path), handle:
+        with report_disk_full(path), handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
@@ -115,12 +115,12 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     `atomic_folder`, puts the older one back.
     """
     path = Path(path)
-    with room_for(path):
+    with report_disk_full(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         work = _beside(recovered(path))
         work.mkdir()
     try:
-        with room_for(path):
+        with report_disk_full(path):
             yield work
         _take_place(work, path)
     except BaseException:
@@ -172,7 +172,7 @@ def append_line(path: str | Path, content: Mapping[str, Any]) -> None:
     """
     path = Path(path)
     line = _json_line({**content, "sha256": _sha256(_json_line(content))}) + b"\n"
-    with room_for(path):
+    with report_disk_full(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a+b", buffering=0) as handle, held(handle):
             before = handle.seek(0, os.SEEK_END)
@@ -249,7 +249,7 @@ def exclusive(path: str | Path, wait_s: float = 60.0) -> Iterator[None]:
         InputError: another process holds it after `wait_s` seconds; says which.
     """
     path = Path(path)
-    with room_for(path):
+    with report_disk_full(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = open(path, "a+", encoding="utf-8")  # noqa: SIM115  closed below
     with handle, held(handle, wait_s) as free:

@@ -27,16 +27,16 @@ def nearest_items(
     Returns:
         rows int64 [Q, k] and cosines float32 [Q, k].
     """
-    catalogue = unit_rows(vectors)
-    wanted = catalogue if queries is None else unit_rows(queries)
-    k = min(k, len(catalogue) - (queries is None))
+    catalog = unit_rows(vectors)
+    wanted = catalog if queries is None else unit_rows(queries)
+    k = min(k, len(catalog) - (queries is None))
     if k < 1:
         return np.empty((len(wanted), 0), np.int64), np.empty((len(wanted), 0), np.float32)
     rows = np.empty((len(wanted), k), dtype=np.int64)
     cosines = np.empty((len(wanted), k), dtype=np.float32)
     for start in range(0, len(wanted), _BLOCK):
         part = slice(start, start + _BLOCK)
-        similarity = wanted[part] @ catalogue.T
+        similarity = wanted[part] @ catalog.T
         if queries is None:
             place = np.arange(len(similarity))
             similarity[place, start + place] = -np.inf

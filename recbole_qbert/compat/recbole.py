@@ -114,7 +114,7 @@ def copy_argument_lists() -> None:
     _wrap_once(Config, "_init_parameters_category", make)
 
 
-def honour_data_path() -> None:
+def honor_data_path() -> None:
     """For `ml-100k`, `Config` replaces any `data_path` by the sample that RecBole ships."""
     from recbole.config import Config
 
@@ -231,7 +231,7 @@ WORKAROUNDS: tuple[Callable[[], None], ...] = (
     restore_dok_update,
     keep_anomaly_detection,
     copy_argument_lists,
-    honour_data_path,
+    honor_data_path,
     respect_device_choice,
     ignore_foreign_flags,
     log_below_the_checkpoints,

@@ -80,7 +80,7 @@ class LeaveOneOut(TypedDict):
 
 
 class Modes(TypedDict):
-    """The catalogue is ranked in full."""
+    """The catalog is ranked in full."""
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
 

@@ -319,9 +319,9 @@ def check_codes(
     order = np.argsort(keys, kind="stable")
     repeats = np.flatnonzero(keys[order][1:] == keys[order][:-1])
     if len(repeats):
-        # The smallest repeating row is the second of its tuple, so its neighbour is the first.
-        neighbour = repeats[np.argmin(order[repeats + 1])]
-        one, two = int(order[neighbour]), int(order[neighbour + 1])
+        # The smallest repeating row is the second of its tuple, so its neighbor is the first.
+        neighbor = repeats[np.argmin(order[repeats + 1])]
+        one, two = int(order[neighbor]), int(order[neighbor + 1])
         counts = np.unique(keys, return_counts=True)[1]
         pairs = int((counts * (counts - 1) // 2).sum())
         raise InputError(

@@ -11,7 +11,7 @@ from recbole_qbert.common.errors import InputError
 
 
 @dataclass(frozen=True)
-class Domain:
+class DatasetPaths:
     """One data set: its folder holds `<name>.item`, `<name>.inter`, `<name>.<modality>.npz`."""
 
     name: str
@@ -28,7 +28,7 @@ class Domain:
         return {path.name[len(prefix) : -len(".npz")]: path for path in found}
 
 
-def find_domain(name: str, data_path: str | Path) -> Domain:
+def find_domain(name: str, data_path: str | Path) -> DatasetPaths:
     """The data set `name` below `data_path`.
 
     Raises:
@@ -37,7 +37,7 @@ def find_domain(name: str, data_path: str | Path) -> Domain:
     folder = Path(data_path) / name
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; data_path must name the folder that holds it")
-    return Domain(name, folder)
+    return DatasetPaths(name, folder)
 
 
 def default_folder(data_path: Path, names: Sequence[str], output: str = "semid") -> Path:

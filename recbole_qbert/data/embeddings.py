@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from recbole_qbert.common.errors import InputError, preview, said_of
+from recbole_qbert.common.errors import InputError, error_context, preview
 from recbole_qbert.common.files import read_json, sha256_file, sidecar_path, write_json, write_npz
 from recbole_qbert.data.codec import check_items, quote
 from recbole_qbert.data.semid import items_sha256
@@ -166,7 +166,7 @@ def read_embeddings(path: str | Path) -> EmbeddingTable:
             f"{path}: mask is {mask.dtype} {mask.shape}; bool {vectors.shape[:2]} is needed"
         )
     vectors[~mask] = 0
-    with said_of(str(path)):
+    with error_context(str(path)):
         table = EmbeddingTable(tuple(map(str, items.tolist())), vectors, mask, {})
     if sidecar_path(path).exists():
         table.meta.update(_checked_meta(path, table))

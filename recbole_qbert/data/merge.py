@@ -18,7 +18,7 @@ from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import atomic_write, sha256_file
 from recbole_qbert.data.atomic import LARGE, Atomic, read_atomic
 from recbole_qbert.data.atomic_writing import write_header, write_rows
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids, write_semantic_ids
 
 USER, ITEM, TIME = "user_id", "item_id", "timestamp"
@@ -32,7 +32,7 @@ class Merged(NamedTuple):
     without: dict[str, list[str]]  # domains that have no file of a suffix, where others do
 
 
-def merge(domains: Sequence[Domain], into: Domain) -> Merged:
+def merge(domains: Sequence[DatasetPaths], into: DatasetPaths) -> Merged:
     """Write `into`'s `.inter`, and its `.item` and `.semid` where all domains have one.
 
     Columns that not all domains have are left out. Domains whose IDs are of one vocabulary keep
@@ -111,7 +111,7 @@ def common_cells(files: Sequence[Atomic]) -> list[str]:
 
 
 def _write(
-    path: Path, domains: Sequence[Domain], files: Sequence[Atomic], cells: Sequence[str]
+    path: Path, domains: Sequence[DatasetPaths], files: Sequence[Atomic], cells: Sequence[str]
 ) -> int:
     """Write a merged atomic file; returns its rows."""
     names = _names(cells)
@@ -130,7 +130,9 @@ def _write(
     return rows
 
 
-def merged_ids(domains: Sequence[Domain], tables: Sequence[SemanticIDTable]) -> SemanticIDTable:
+def merged_ids(
+    domains: Sequence[DatasetPaths], tables: Sequence[SemanticIDTable]
+) -> SemanticIDTable:
     """One table of all domains' items.
 
     Raises:

@@ -27,7 +27,7 @@ def open_picture(path: str | Path, at_least: int | None = None) -> Image.Image:
     """The picture of a file, decoded in full.
 
     The first frame of an animation; turned as its EXIF orientation says; transparency on white;
-    16-bit grey scaled to 8 bits.
+    16-bit gray scaled to 8 bits.
 
     Args:
         path: a file of one of `FORMATS`, whatever its suffix.

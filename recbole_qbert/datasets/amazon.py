@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recbole_qbert.common.errors import InputError, did_you_mean, preview
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.datasets import metadata
 from recbole_qbert.datasets.delimited import delimited
 from recbole_qbert.datasets.interactions import (
@@ -148,7 +148,7 @@ def _variants(folder: Path, name: str) -> list[Path]:
 
 
 def prepare_amazon(
-    domain: Domain,
+    domain: DatasetPaths,
     release: int,
     reviews: Sequence[Path],
     meta: Sequence[Path],

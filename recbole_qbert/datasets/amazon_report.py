@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.datasets.amazon import Options, find_files, prepare_amazon
 from recbole_qbert.datasets.outcome import report
 from recbole_qbert.datasets.published import Published, amazon_categories
@@ -28,7 +28,7 @@ def prepare_and_report(options: argparse.Namespace) -> None:
     if options.category and not (files[0] and files[1]):
         found = find_files(Path(options.folder), options.category, options.release)
         files = [given or other for given, other in zip(files, found, strict=True)]
-    domain = Domain(name, Path(options.data_path) / name)
+    domain = DatasetPaths(name, Path(options.data_path) / name)
     console = Console(highlight=False)
     for path in (*files[0], *files[1]):
         console.print(f"Reads {path}", soft_wrap=True)

@@ -27,7 +27,7 @@ from recbole_qbert.datasets.http import (
     FAILED,
     PARTS,
     STATES,
-    Entry,
+    Download,
     Fetcher,
     HttpOptions,
     Record,
@@ -40,7 +40,7 @@ COLUMNS = Record._fields
 # What to fetch ------------------------------------------------------------------------------------
 
 
-def read_list(path: str | Path) -> list[Entry]:
+def read_list(path: str | Path) -> list[Download]:
     """Entries of a text file: name, tab, URLs with blanks between, and maybe a tab and a SHA-256.
 
     Raises:
@@ -61,12 +61,12 @@ def read_list(path: str | Path) -> list[Entry]:
         if digest and not re.fullmatch("[0-9a-f]{64}", digest):
             raise InputError(f"{place}: {quote(digest)} is no SHA-256; give 64 hex digits")
         _check_name(fields[0], place)
-        entries.append(Entry(fields[0], tuple(fields[1].split()), digest))
+        entries.append(Download(fields[0], tuple(fields[1].split()), digest))
     _check_entries(entries, path)
     return entries
 
 
-def read_items(path: str | Path, column: str) -> list[Entry]:
+def read_items(path: str | Path, column: str) -> list[Download]:
     """Entries of an `.item` file: each item's URLs, with blanks between, of items that have any.
 
     Raises:
@@ -77,7 +77,7 @@ def read_items(path: str | Path, column: str) -> list[Entry]:
     for line, item, cell in zip(frame.index, frame[ITEM_FIELD], frame[column], strict=True):
         if cell.split():
             _check_name(item, f"{path}: line {line}, {ITEM_FIELD}")
-            entries.append(Entry(item, tuple(cell.split())))
+            entries.append(Download(item, tuple(cell.split())))
     _check_entries(entries, path)
     return entries
 
@@ -87,7 +87,7 @@ def _check_name(name: str, place: str) -> None:
         raise InputError(f"{place}: {quote(name)} cannot be the name of a file; rename it")
 
 
-def _check_entries(entries: Sequence[Entry], path: str | Path) -> None:
+def _check_entries(entries: Sequence[Download], path: str | Path) -> None:
     if not entries:
         raise InputError(f"{path}: no URL in it; name another file or column")
     name, count = Counter(entry.name for entry in entries).most_common(1)[0]
@@ -99,7 +99,7 @@ def _check_entries(entries: Sequence[Entry], path: str | Path) -> None:
 
 
 def download(
-    entries: Sequence[Entry],
+    entries: Sequence[Download],
     folder: str | Path,
     options: HttpOptions | None = None,
     *,
@@ -177,7 +177,7 @@ def read_status(folder: Path) -> dict[str, Record]:
     return records
 
 
-def _write_status(folder: Path, records: Mapping[str, Record], entries: Sequence[Entry]) -> None:
+def _write_status(folder: Path, records: Mapping[str, Record], entries: Sequence[Download]) -> None:
     """One row an entry, in the list's order, then those of earlier lists."""
     names = dict.fromkeys([*(entry.name for entry in entries), *records])
     with atomic_write(folder / STATUS) as handle:
@@ -189,7 +189,7 @@ def _row(record: Record) -> str:
     return "\t".join(" ".join(str(value).split()) for value in record) + "\n"
 
 
-def _intact(entry: Entry, record: Record, folder: Path, check: bool) -> bool:
+def _intact(entry: Download, record: Record, folder: Path, check: bool) -> bool:
     """Whether a file that is done is still there, and still the one that is wanted."""
     path = folder / record.file
     if not path.is_file() or path.stat().st_size != record.bytes:

@@ -28,7 +28,7 @@ from urllib3 import BaseHTTPResponse, Retry
 from urllib3.exceptions import HTTPError
 
 from recbole_qbert._version import __version__
-from recbole_qbert.common.files import room_for, sha256_file
+from recbole_qbert.common.files import report_disk_full, sha256_file
 from recbole_qbert.common.progress import Progress
 from recbole_qbert.data.codec import quote
 from recbole_qbert.data.pictures import FORMATS, UnreadablePicture, open_picture
@@ -42,7 +42,7 @@ CHUNK = 1 << 16
 RETRIED = (408, 425, 429, *range(500, 600))  # statuses that may not last
 
 
-class Entry(NamedTuple):
+class Download(NamedTuple):
     """What to fetch: the first good one of some URLs."""
 
     name: str
@@ -156,11 +156,11 @@ class Fetcher:
         self.slots: dict[str, threading.Semaphore] = {}  # of each host
         self.session = _session(options, self.stop)
 
-    def all(self, entries: Sequence[Entry]) -> Generator[Record, None, None]:
+    def all(self, entries: Sequence[Download]) -> Generator[Record, None, None]:
         """The record of each entry, as they end; closed, it stops what runs."""
         counts: Counter[str] = Counter()
         with (
-            room_for(self.folder),
+            report_disk_full(self.folder),
             self.session,
             ThreadPoolExecutor(self.options.workers) as pool,
             Progress(total=len(entries), desc=self.folder.name, unit="file") as bar,
@@ -177,7 +177,7 @@ class Fetcher:
                 self.stop.set()
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def one(self, entry: Entry) -> Record:
+    def one(self, entry: Download) -> Record:
         """Fetch one entry: the first URL that gives something good."""
         errors: list[DownloadError] = []
         for url in entry.urls:
@@ -188,7 +188,7 @@ class Fetcher:
         worst = max(errors, key=lambda error: STATES.index(error.state))
         return Record(entry.name, worst.state, url=entry.urls[0], reason=str(worst))
 
-    def _from_url(self, entry: Entry, url: str) -> Record:
+    def _from_url(self, entry: Download, url: str) -> Record:
         """One URL, asked again where what came is cut off or damaged."""
         for attempt in range(0 if self.offline else self.options.retries):
             with suppress(TransientError):
@@ -196,7 +196,7 @@ class Fetcher:
             _pause(self.stop, min(self.options.backoff * 2**attempt, self.options.max_wait))
         return self._attempt(entry, url)
 
-    def _attempt(self, entry: Entry, url: str) -> Record:
+    def _attempt(self, entry: Download, url: str) -> Record:
         """Take one file, verify it and put it in place."""
         part = self.folder / PARTS / f"{entry.name}.{hashlib.sha256(url.encode()).hexdigest()[:16]}"
         if self.offline:
@@ -257,7 +257,7 @@ class Fetcher:
                 if time.monotonic() > deadline:
                     raise PermanentError(f"not whole after {self.options.file_timeout:g} s")
 
-    def _copy(self, folder: Path, entry: Entry, url: str, part: Path) -> None:
+    def _copy(self, folder: Path, entry: Download, url: str, part: Path) -> None:
         """The file from the folder that stands for the network."""
         part_of_url = re.split(r"[?#]", url)[0].rpartition("/")[2]
         names = [os.path.basename(unquote(part_of_url)), entry.name]

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from recbole_qbert.common.errors import InputError, preview
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.items import read_item_table
 from recbole_qbert.datasets.delimited import delimited
 from recbole_qbert.datasets.interactions import (
@@ -118,7 +118,7 @@ def find_layout(folder: Path) -> Layout:
 
 
 def prepare_movielens(
-    domain: Domain,
+    domain: DatasetPaths,
     folder: Path,
     extras: Extras = Extras(),  # noqa: B008  immutable
     *,

@@ -14,19 +14,19 @@ from recbole_qbert.common.errors import InputError, preview
 from recbole_qbert.common.files import atomic_write, read_json, sha256_file, write_json
 from recbole_qbert.data.atomic import Atomic, read_atomic
 from recbole_qbert.data.codec import quote
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.merge import ITEM
 from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids
 from recbole_qbert.datasets.item_texts import restored
 from recbole_qbert.datasets.json_layout import STYLES, as_json
 from recbole_qbert.datasets.mql4grec import CODES, INDEX
 from recbole_qbert.datasets.numbering import write_tokens
-from recbole_qbert.datasets.split import INTER_CELLS, TIME, Sequences, read_sequences
+from recbole_qbert.datasets.split import INTER_CELLS, TIME, UserSequences, read_sequences
 
 _CODE_CELL = r"^[A-Za-z]+_[0-9]+( [A-Za-z]+_[0-9]+)*$"
 
 
-def export_json(domain: Domain, folder: Path) -> dict[str, Any]:
+def export_json(domain: DatasetPaths, folder: Path) -> dict[str, Any]:
     """Write a data set as JSON files.
 
     Items are numbered in the order of the `.item` file, or, without one, as they first come; users
@@ -68,7 +68,7 @@ def export_json(domain: Domain, folder: Path) -> dict[str, Any]:
 
 
 def contents_of(
-    domain: Domain, sequences: Sequences, items: Sequence[str], item_file: Atomic | None
+    domain: DatasetPaths, sequences: UserSequences, items: Sequence[str], item_file: Atomic | None
 ) -> dict[str, Any]:
     """Each JSON file by name."""
     numbers = pc.index_in(sequences.items, pa.array(items, sequences.items.type))
@@ -128,7 +128,7 @@ def index_of(table: SemanticIDTable, items: Sequence[str]) -> dict[str, list[str
     }
 
 
-def _noted(domain: Domain, what: str) -> dict[str, dict[str, Any]]:
+def _noted(domain: DatasetPaths, what: str) -> dict[str, dict[str, Any]]:
     """An import's notes on each file: its layout (`styles`), `objects` that cells cannot hold."""
     path = domain.file("mql4grec.json")
     return dict(read_json(path).get(what, {})) if path.is_file() else {}

@@ -23,7 +23,7 @@ from recbole_qbert.common.files import (
 from recbole_qbert.data.atomic import LARGE, read_atomic
 from recbole_qbert.data.atomic_writing import write_header, write_rows
 from recbole_qbert.data.codec import parse_token, quote
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.merge import ITEM
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
 from recbole_qbert.datasets.item_texts import as_cell, kept_objects
@@ -31,12 +31,12 @@ from recbole_qbert.datasets.json_layout import style_of
 from recbole_qbert.datasets.mql4grec import CODES, INDEX
 from recbole_qbert.datasets.mql4grec_export import contents_of
 from recbole_qbert.datasets.numbering import count_items, read_tokens
-from recbole_qbert.datasets.split import INTER_CELLS, Sequences, read_sequences, sequence_rows
+from recbole_qbert.datasets.split import INTER_CELLS, UserSequences, read_sequences, sequence_rows
 
 _LARGEST = 2**31 - 1  # number of an item
 
 
-def import_json(folder: Path, name: str, into: Domain) -> dict[str, Any]:
+def import_json(folder: Path, name: str, into: DatasetPaths) -> dict[str, Any]:
     """Write atomic files from JSON files.
 
     Args:
@@ -65,7 +65,7 @@ def import_json(folder: Path, name: str, into: Domain) -> dict[str, Any]:
     users = read_tokens(folder / f"{name}.user2id", users, folder / inter_name)
     numbers = np.arange(len(codes))
     owners = np.repeat(np.arange(len(users)), np.diff(offsets))
-    sequences = Sequences(
+    sequences = UserSequences(
         users=pa.array(users, LARGE),
         items=pa.array(items, LARGE),
         codes=codes,
@@ -214,8 +214,8 @@ def table_of(
 
 
 def _write_atomic(
-    into: Domain,
-    sequences: Sequences,
+    into: DatasetPaths,
+    sequences: UserSequences,
     items: Sequence[str],
     columns: Mapping[str, list[str]],
     shape: Mapping[str, Sequence[str]] | None,
@@ -245,7 +245,7 @@ def _write_atomic(
         into.file("item").unlink(missing_ok=True)
 
 
-def _not_the_same(into: Domain, content: Mapping[str, Any], name: str) -> list[str]:
+def _not_the_same(into: DatasetPaths, content: Mapping[str, Any], name: str) -> list[str]:
     """What an export would write otherwise than it was read."""
     sequences = read_sequences(into.file("inter"))
     item_file = read_atomic(into.file("item")) if into.file("item").is_file() else None

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.codec import quote
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.datasets.interactions import Counts, Interactions
 from recbole_qbert.datasets.items import Records, item_columns
 from recbole_qbert.datasets.kcore import Rules, distinct_rows, tied_tests
@@ -48,7 +48,7 @@ class Prepared(NamedTuple):
 
 
 def finish(
-    domain: Domain,
+    domain: DatasetPaths,
     stages: Sequence[Stage],
     raw: Counts,
     inter: Interactions,
@@ -92,7 +92,7 @@ def finish(
     if items is not None:
         columns, coverage = item_columns(inter, items, cells)
         repeated = items.repeated
-        more, said = _catalogue_facts(columns["item_id:token"], inter, items, stages[-1])
+        more, said = _catalog_facts(columns["item_id:token"], inter, items, stages[-1])
         facts, remarks = facts | more, remarks + said
     remarks = [f"{n:,} {what}" for what, n in notes.items()] + remarks
     reasons = dict(sum((Counter(stage.reasons) for stage in stages), Counter[str]()))
@@ -148,7 +148,7 @@ def _order_facts(
     return facts, said
 
 
-def _catalogue_facts(
+def _catalog_facts(
     written: pa.Array, inter: Interactions, items: Records, stage: Stage
 ) -> tuple[dict[str, Any], list[str]]:
     """How the items of the table and those written agree: for the sidecar, and in words."""
@@ -173,7 +173,7 @@ def _catalogue_facts(
     return facts, said
 
 
-def report(domain: Domain, made: Prepared, console: Console, **others: Published) -> None:
+def report(domain: DatasetPaths, made: Prepared, console: Console, **others: Published) -> None:
     """Counts, coverage, comparison, rejected lines.
 
     Args:

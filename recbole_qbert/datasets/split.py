@@ -1,4 +1,4 @@
-"""Sequences, and splits of them as files that RecBole cannot misread.
+"""UserSequences, and splits of them as files that RecBole cannot misread.
 
 RecBole takes ready-made splits as `benchmark_filename`: a row is a target item with its history,
 `user_id:token  item_id_list:token_seq  item_id:token`. It numbers the tokens of the two item
@@ -25,7 +25,7 @@ from recbole_qbert.common.errors import InputError, preview
 from recbole_qbert.common.files import atomic_write, sha256_file, write_json
 from recbole_qbert.data.atomic import Atomic, read_atomic
 from recbole_qbert.data.atomic_writing import write_header, write_rows
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.merge import ITEM, USER
 
 PARTS = ("train", "valid", "test")
@@ -42,7 +42,7 @@ _ROWS = 1 << 16  # rows that are joined at a time
 
 
 @dataclass(frozen=True)
-class Sequences:
+class UserSequences:
     """Every user's items in order.
 
     Attributes:
@@ -83,8 +83,8 @@ class Sequences:
         }  # fmt: skip
 
 
-def read_sequences(*paths: Path) -> Sequences:
-    """Sequences of one `.inter` file, or of several parts, each part's after those before.
+def read_sequences(*paths: Path) -> UserSequences:
+    """UserSequences of one `.inter` file, or of several parts, each part's after those before.
 
     Within a part a user's items are in the order of `timestamp`; what ties, and a file without that
     column, in the order of the file.
@@ -108,7 +108,7 @@ def read_sequences(*paths: Path) -> Sequences:
     parts = np.repeat(np.arange(len(files)), [file.n_rows for file in files])
     order = np.lexsort((times, parts, owners))  # stable
     counts = np.bincount(owners, minlength=len(users.dictionary))
-    return Sequences(
+    return UserSequences(
         users=users.dictionary,
         items=items.dictionary,
         codes=items.indices.to_numpy().astype(np.int64)[order],
@@ -125,7 +125,7 @@ def _column(files: Sequence[Atomic], name: str) -> pa.ChunkedArray:
 # Which interaction is whose target ----------------------------------------------------------------
 
 
-def leave_one_out(sequences: Sequences) -> list[np.ndarray]:
+def leave_one_out(sequences: UserSequences) -> list[np.ndarray]:
     """Rows [R] of train, valid and test, as places of their targets in the T interactions.
 
     Of users with three items or more the last is for test and the last but one for valid; all
@@ -142,7 +142,7 @@ def leave_one_out(sequences: Sequences) -> list[np.ndarray]:
     ]
 
 
-def temporal(sequences: Sequences, valid_from: float, test_from: float) -> list[np.ndarray]:
+def temporal(sequences: UserSequences, valid_from: float, test_from: float) -> list[np.ndarray]:
     """Rows of what happened before `valid_from`, from then on, and from `test_from` on.
 
     Raises:
@@ -168,7 +168,7 @@ def temporal(sequences: Sequences, valid_from: float, test_from: float) -> list[
     return rows
 
 
-def cut_offs(sequences: Sequences, shares: Sequence[float]) -> tuple[float, float]:
+def cut_offs(sequences: UserSequences, shares: Sequence[float]) -> tuple[float, float]:
     """Times before which these two shares of all interactions lie."""
     if len(shares) != 2 or not 0 < shares[0] < shares[1] < 1:
         raise InputError(f"shares: {list(shares)}: give two rising numbers between 0 and 1")
@@ -176,7 +176,7 @@ def cut_offs(sequences: Sequences, shares: Sequence[float]) -> tuple[float, floa
     return float(first), float(second)
 
 
-def own_parts(sequences: Sequences, paths: Sequence[Path]) -> list[np.ndarray]:
+def own_parts(sequences: UserSequences, paths: Sequence[Path]) -> list[np.ndarray]:
     """Rows of three files that somebody else split.
 
     Raises:
@@ -199,7 +199,7 @@ def own_parts(sequences: Sequences, paths: Sequence[Path]) -> list[np.ndarray]:
     return [np.flatnonzero((sequences.parts == each) & has_history) for each in range(len(paths))]
 
 
-def leak(sequences: Sequences, rows: Sequence[np.ndarray]) -> dict[str, Any]:
+def leak(sequences: UserSequences, rows: Sequence[np.ndarray]) -> dict[str, Any]:
     """What a split tells of the future: see the lines of `explain`."""
     train, _, test = rows
     known = np.unique(sequences.codes[_training(sequences, rows)])
@@ -212,7 +212,7 @@ def leak(sequences: Sequences, rows: Sequence[np.ndarray]) -> dict[str, Any]:
     return facts
 
 
-def _training(sequences: Sequences, rows: Sequence[np.ndarray]) -> np.ndarray:
+def _training(sequences: UserSequences, rows: Sequence[np.ndarray]) -> np.ndarray:
     """Interactions that are not kept back: bool [T]."""
     kept_back = np.zeros(len(sequences.codes), dtype=np.bool_)
     kept_back[rows[1]] = kept_back[rows[2]] = True
@@ -244,8 +244,8 @@ def explain(facts: dict[str, Any]) -> list[str]:
 
 
 def write_split(
-    into: Domain,
-    sequences: Sequences,
+    into: DatasetPaths,
+    sequences: UserSequences,
     rows: Sequence[np.ndarray],
     max_length: int,
     source: dict[str, Any],
@@ -286,7 +286,9 @@ def check_tokens(items: pa.Array) -> None:
         )
 
 
-def write_part(handle: IO[bytes], sequences: Sequences, rows: np.ndarray, max_length: int) -> None:
+def write_part(
+    handle: IO[bytes], sequences: UserSequences, rows: np.ndarray, max_length: int
+) -> None:
     """One file: each row's user, history and target."""
     write_header(handle, CELLS)
     owners = sequences.owners
@@ -316,7 +318,7 @@ def ranges(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     return np.arange(lengths.sum()) + shift
 
 
-def sequence_rows(sequences: Sequences) -> Iterator[pa.Array]:
+def sequence_rows(sequences: UserSequences) -> Iterator[pa.Array]:
     """Columns of an `.inter` file: user, item, place."""
     yield sequences.users.take(pa.array(sequences.owners))
     yield sequences.items.take(pa.array(sequences.codes))

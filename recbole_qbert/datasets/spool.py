@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import atomic_folder, exclusive, read_json, sha256_file, write_json
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.datasets.sources import Rejects
 
 _ROWS, _REJECTED, _STAGE = "rows.arrow", "rejected.txt", "stage.json"
@@ -55,7 +55,7 @@ class Stage:
 
 
 @contextlib.contextmanager
-def spool(domain: Domain, overwrite: bool) -> Iterator[Path]:
+def spool(domain: DatasetPaths, overwrite: bool) -> Iterator[Path]:
     """The folder of the stages, `<name>.parts`, for one process at a time; it goes at the end.
 
     A kill leaves it, so that the same command does not parse again what it had parsed. Bad input
@@ -86,7 +86,7 @@ def spool(domain: Domain, overwrite: bool) -> Iterator[Path]:
         raise
 
 
-def check_target(domain: Domain, overwrite: bool) -> None:
+def check_target(domain: DatasetPaths, overwrite: bool) -> None:
     """Refuse to write over atomic files unless told to.
 
     Raises:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_qbert.data.atomic import header_fields
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.embeddings import read_embeddings
 from recbole_qbert.data.items import ITEM_FIELD, read_item_fields
 from recbole_qbert.data.sequences import ITEM, TIME, USER, read_interactions
@@ -26,7 +26,7 @@ HEADS = (0.01, 0.1, 0.2)  # shares of the items, the most popular ones first
 N_LISTED = 10  # items of a list
 
 
-def gather_stats(domain: Domain, pictures: Path | None = None) -> dict[str, Any]:
+def gather_stats(domain: DatasetPaths, pictures: Path | None = None) -> dict[str, Any]:
     """All facts of a data set as JSON values.
 
     Args:
@@ -36,7 +36,7 @@ def gather_stats(domain: Domain, pictures: Path | None = None) -> dict[str, Any]
     Returns:
         counts, lengths (interactions of a user), popularity (interactions of an item, and the
         share of all that goes to the most popular), times, duplicates, leave_one_out, modalities
-        (items of the `.inter` file with each, and their interactions), catalogue, and `curves`
+        (items of the `.inter` file with each, and their interactions), catalog, and `curves`
         for the plots.
 
     Raises:
@@ -129,7 +129,7 @@ def _leave_one_out(users: np.ndarray, items: np.ndarray, names: np.ndarray) -> d
 
 
 def _contents(
-    domain: Domain, pictures: Path | None, names: pd.Index, item_counts: np.ndarray
+    domain: DatasetPaths, pictures: Path | None, names: pd.Index, item_counts: np.ndarray
 ) -> dict[str, Any]:
     """Which of the items have what, and rows of the `.item` file without interactions."""
     having: dict[str, pd.Index] = {}
@@ -157,8 +157,8 @@ def _contents(
             "share of items": float(found.mean()),
             "share of interactions": float(item_counts[found].sum() / item_counts.sum()),
         }
-    catalogue = {"rows without interactions": unused, "items without a row": missing}
-    return {"modalities": covered, "catalogue": catalogue}
+    catalog = {"rows without interactions": unused, "items without a row": missing}
+    return {"modalities": covered, "catalog": catalog}
 
 
 def _curves(user_counts: np.ndarray, item_counts: np.ndarray) -> dict[str, list[list[float]]]:

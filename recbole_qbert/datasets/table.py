@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recbole_qbert.common.errors import InputError, did_you_mean, preview
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.datasets.interactions import (
     SCHEMA,
     as_numbers,
@@ -38,7 +38,7 @@ from recbole_qbert.datasets.sources import (
 )
 from recbole_qbert.datasets.spool import run_stage, spool
 from recbole_qbert.datasets.table_source import (
-    Source,
+    TableFile,
     first_records,
     json_object,
     parquet_rows,
@@ -86,7 +86,7 @@ class ItemColumns:
     fields: tuple[tuple[str, str], ...] = ()
 
 
-def item_cells(columns: ItemColumns, source: Source) -> dict[str, str]:
+def item_cells(columns: ItemColumns, source: TableFile) -> dict[str, str]:
     """Header cells, such as `title:token_seq`, by column.
 
     Raises:
@@ -115,10 +115,10 @@ def item_cells(columns: ItemColumns, source: Source) -> dict[str, str]:
 
 
 def prepare_table(
-    domain: Domain,
-    source: Source,
+    domain: DatasetPaths,
+    source: TableFile,
     columns: Columns,
-    items: tuple[Source, ItemColumns] | None = None,
+    items: tuple[TableFile, ItemColumns] | None = None,
     *,
     core: int = 0,
     duplicates: str = "all",
@@ -178,7 +178,7 @@ def prepare_table(
 
 
 def _interactions(
-    source: Source, columns: Columns, rejects: Rejects, progress: bool
+    source: TableFile, columns: Columns, rejects: Rejects, progress: bool
 ) -> Iterator[pa.Table]:
     wanted = {"user": columns.user, "item": columns.item}
     wanted |= {"rating": columns.rating} if columns.rating else {}
@@ -226,7 +226,7 @@ def _dotted(batches: Iterator[Lines], names: Iterable[str]) -> set[str]:
 
 
 def _read(
-    source: Source, wanted: dict[str, str], unit: str, rejects: Rejects, progress: bool
+    source: TableFile, wanted: dict[str, str], unit: str, rejects: Rejects, progress: bool
 ) -> Iterator[Lines]:
     """The wanted columns of any format."""
     if source.format == "json":
@@ -310,7 +310,7 @@ def _seconds(column: pa.Array, unit: str, path: Path, name: str) -> pa.Array:
 
 
 def _items(
-    source: Source, columns: ItemColumns, cells: dict[str, str], rejects: Rejects, progress: bool
+    source: TableFile, columns: ItemColumns, cells: dict[str, str], rejects: Rejects, progress: bool
 ) -> Iterator[pa.Table]:
     """Rows of `item` and the columns of `cells`, as they are written."""
     names = [columns.item, *cells]
@@ -332,7 +332,7 @@ def _items(
 
 
 def _item_rows(
-    source: Source, names: list[str], rejects: Rejects, progress: bool
+    source: TableFile, names: list[str], rejects: Rejects, progress: bool
 ) -> Iterator[Lines]:
     """Columns of text, and of numbers where a Parquet file has them; lists as words."""
     if source.format == "json":

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.datasets.outcome import report
 from recbole_qbert.datasets.table import Columns, ItemColumns, prepare_table
 from recbole_qbert.datasets.table_source import open_source
@@ -38,7 +38,7 @@ def prepare_and_report(options: argparse.Namespace) -> None:
         )
     elif options.item_fields or options.item_id:
         raise InputError("--item_id and --item_fields are of an --item_file; give it as well")
-    domain = Domain(options.dataset, Path(options.data_path) / options.dataset)
+    domain = DatasetPaths(options.dataset, Path(options.data_path) / options.dataset)
     console = Console(highlight=False)
     made = prepare_table(
         domain, source, columns, items,

@@ -40,7 +40,7 @@ _BATCH = 1 << 16  # rows of a Parquet file
 
 
 @dataclass(frozen=True)
-class Source:
+class TableFile:
     """A table on disk.
 
     Attributes:
@@ -103,7 +103,7 @@ def open_source(
     names: Sequence[str] | None = None,
     delimiter: str | None = None,
     encoding: str = "utf-8",
-) -> Source:
+) -> TableFile:
     """A table, its format by its name unless given.
 
     Raises:
@@ -131,7 +131,7 @@ def open_source(
     repeated = [name for name, count in Counter(names or ()).items() if count > 1]
     if repeated:
         raise InputError(f"columns: '{repeated[0]}' occurs twice; give each a name of its own")
-    return Source(path, kind, tuple(names) if names else None, chosen, encoding)
+    return TableFile(path, kind, tuple(names) if names else None, chosen, encoding)
 
 
 def _told_encoding(path: Path, kind: str) -> str:

@@ -23,7 +23,7 @@ from recbole_qbert.common.errors import InputError, preview
 from recbole_qbert.common.files import atomic_write, sidecar_path
 from recbole_qbert.data.atomic import LARGE, read_atomic, read_columns
 from recbole_qbert.data.atomic_writing import write_header, write_rows
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.embeddings import EmbeddingTable, read_embeddings, write_embeddings
 from recbole_qbert.data.merge import ITEM, USER
 from recbole_qbert.datasets.item_texts import as_cell
@@ -32,7 +32,7 @@ from recbole_qbert.datasets.split import (
     CELLS,
     INTER_CELLS,
     PARTS,
-    Sequences,
+    UserSequences,
     leave_one_out,
     ranges,
     read_sequences,
@@ -46,7 +46,7 @@ FEATURES = "feat1CLS"
 TEXT_CELLS = (f"{ITEM}:token", "text:token_seq")
 
 
-def import_folder(folder: Path, name: str, into: Domain) -> dict[str, Any]:
+def import_folder(folder: Path, name: str, into: DatasetPaths) -> dict[str, Any]:
     """Write `.inter`, `.item` and, from the features, `.text.npz`.
 
     Args:
@@ -70,7 +70,7 @@ def import_folder(folder: Path, name: str, into: Domain) -> dict[str, Any]:
     items = read_tokens(folder / f"{name}.item2index", item_numbers, source)
     users = read_tokens(folder / f"{name}.user2index", numbered.users.to_pylist(), source)
     vectors = _read_features(folder / f"{name}.{FEATURES}", n_items)
-    sequences = Sequences(
+    sequences = UserSequences(
         users=pa.array(users, LARGE),
         items=pa.array(items, LARGE),
         codes=numbers[numbered.codes],
@@ -113,8 +113,8 @@ def _texts(path: Path) -> dict[str, str]:
     return dict(zip(frame[ITEM], frame["text"], strict=True))
 
 
-def _join_rows(paths: list[Path]) -> Sequences:
-    """Sequences from rows of targets with histories.
+def _join_rows(paths: list[Path]) -> UserSequences:
+    """UserSequences from rows of targets with histories.
 
     A user's shortest history of all is where the sequence begins; each row then adds its target.
     """
@@ -165,7 +165,7 @@ def _join_rows(paths: list[Path]) -> Sequences:
     _check_histories(flat, at, offsets[owner], histories, begin[order], lengths[order],
                      lambda row: place(int(order[row])))  # fmt: skip
     sequence_owner = np.repeat(np.arange(len(first)), counts)
-    return Sequences(
+    return UserSequences(
         users=users.dictionary,
         items=items.dictionary,
         codes=flat,
@@ -224,7 +224,7 @@ def _read_features(path: Path, n_items: int) -> np.ndarray | None:
     return vectors.reshape(n_items, 1, -1)
 
 
-def export_folder(domain: Domain, folder: Path, text_fields: list[str]) -> dict[str, Any]:
+def export_folder(domain: DatasetPaths, folder: Path, text_fields: list[str]) -> dict[str, Any]:
     """Write a data set as UniSRec reads it, split leave-one-out, histories of 50 items.
 
     Args:
@@ -253,7 +253,7 @@ def export_folder(domain: Domain, folder: Path, text_fields: list[str]) -> dict[
     if numbers.null_count:
         unknown = pc.filter(sequences.items, pc.is_null(numbers)).to_pylist()
         raise InputError(f"{domain.file('item')}: no rows for {preview(unknown, 3)}; add them")
-    numbered = Sequences(
+    numbered = UserSequences(
         users=pa.array([str(number) for number in range(len(sequences.users))], LARGE),
         items=pa.array([str(number) for number in range(len(items))], LARGE),
         codes=numbers.to_numpy().astype(np.int64)[sequences.codes],
@@ -284,7 +284,7 @@ def export_folder(domain: Domain, folder: Path, text_fields: list[str]) -> dict[
     return {**numbered.counts(), "dimension": int(dimension), "lost": lost}
 
 
-def _features(domain: Domain, items: list[str]) -> np.ndarray | None:
+def _features(domain: DatasetPaths, items: list[str]) -> np.ndarray | None:
     """Vectors of all items in their order, float32 [N, D]; None without a table."""
     path = domain.file("text.npz")
     if not path.is_file():

@@ -18,14 +18,14 @@ from recbole_qbert.common.files import (
     write_json,
 )
 from recbole_qbert.data.atomic_writing import ROWS_AT_ONCE, write_header, write_rows
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.datasets.interactions import Interactions
 
 Fields = Mapping[str, pa.Array]  # header cell such as `title:token_seq` -> a string a row
 
 
 def write_dataset(
-    domain: Domain,
+    domain: DatasetPaths,
     inter: Interactions,
     items: Fields | None,
     rejected: Iterable[str],

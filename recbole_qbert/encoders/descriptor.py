@@ -1,4 +1,4 @@
-"""The embedded picture encoder: colours, edges and texture. It downloads nothing, needs no GPU.
+"""The embedded picture encoder: colors, edges and texture. It downloads nothing, needs no GPU.
 
 b pictures, D = 928 dimensions.
 """
@@ -26,10 +26,10 @@ DESCRIPTOR = "descriptor"  # the name of this encoder
 WIDTH, HEIGHT = 64, 96  # pixels; item pictures are upright more often than wide
 PIXELS = WIDTH * HEIGHT
 REGIONS = (3, 2)  # rows and columns of 32 x 32 pixels
-# Odd for a and b, so that greys, with values of about zero there, lie in the middle of a bin.
+# Odd for a and b, so that grays, with values of about zero there, lie in the middle of a bin.
 JOINT_BINS = (4, 7, 7)  # of L, a, b over the whole picture
 REGION_BINS = (8, 7, 7)  # of L, a and b in each region
-LAB_RANGES = ((0.0, 100.0), (-60.0, 60.0), (-60.0, 60.0))  # beyond lie few colours of sRGB
+LAB_RANGES = ((0.0, 100.0), (-60.0, 60.0), (-60.0, 60.0))  # beyond lie few colors of sRGB
 ORIENTATIONS, CELL, BLOCK = 9, 16, 2
 LBP_POINTS, LBP_RADIUS = 8, 1
 LBP_CODES = LBP_POINTS + 2  # the rotation-invariant uniform patterns and one for the others
@@ -42,7 +42,7 @@ _NEGLIGIBLE = 1e-9
 class DescriptorEncoder:
     """One vector a picture, of length 1, by formula: equal files get equal vectors.
 
-    The picture is resized to 64 x 96 pixels, whatever its shape, and turned to Lab colours. Four
+    The picture is resized to 64 x 96 pixels, whatever its shape, and turned to Lab colors. Four
     blocks of length 1 follow one another, and the whole is divided by its length. Histograms are
     divided by their sum and the square root taken, so that dot products are Bhattacharyya
     coefficients (the Hellinger kernel); gradients are divided by their length. A picture without
@@ -106,8 +106,8 @@ def describe_picture(picture: Image.Image) -> np.ndarray:
         block_norm="L2-Hys",
     )
     blocks = [
-        np.sqrt(_joint_colours(lab) / PIXELS),
-        np.sqrt(_region_colours(lab) / (3 * PIXELS)),
+        np.sqrt(_joint_colors(lab) / PIXELS),
+        np.sqrt(_region_colors(lab) / (3 * PIXELS)),
         gradients / max(np.linalg.norm(gradients), _NEGLIGIBLE),
         np.sqrt(_region_patterns(lab) / PIXELS),
     ]
@@ -131,11 +131,11 @@ def _soft_bins(values: np.ndarray, n_bins: int, channel: int) -> tuple[np.ndarra
     return lower, place - lower
 
 
-def _joint_colours(lab: np.ndarray) -> np.ndarray:
+def _joint_colors(lab: np.ndarray) -> np.ndarray:
     """Block 1, soft counts [4 * 7 * 7]."""
     bins = [_soft_bins(lab[:, :, channel], n, channel) for channel, n in enumerate(JOINT_BINS)]
     counts = np.zeros(int(np.prod(JOINT_BINS)))
-    for corner in itertools.product((0, 1), repeat=3):  # of the cube of bins around a colour
+    for corner in itertools.product((0, 1), repeat=3):  # of the cube of bins around a color
         shares = [part if up else 1 - part for (_, part), up in zip(bins, corner, strict=True)]
         numbers = [lower + up for (lower, _), up in zip(bins, corner, strict=True)]
         joint = np.ravel_multi_index(numbers, JOINT_BINS)
@@ -143,7 +143,7 @@ def _joint_colours(lab: np.ndarray) -> np.ndarray:
     return counts
 
 
-def _region_colours(lab: np.ndarray) -> np.ndarray:
+def _region_colors(lab: np.ndarray) -> np.ndarray:
     """Block 2, soft counts [6 regions * 8 + 6 regions * 7 + 6 regions * 7]."""
     counts = []
     for channel, n_bins in enumerate(REGION_BINS):
@@ -154,7 +154,7 @@ def _region_colours(lab: np.ndarray) -> np.ndarray:
 
 def _region_patterns(lab: np.ndarray) -> np.ndarray:
     """Block 4, counts [6 regions * 10]."""
-    # Whole numbers, because noise in the last bits would order equal neighbours.
+    # Whole numbers, because noise in the last bits would order equal neighbors.
     lightness = np.rint(lab[:, :, 0] * 2.55).astype(np.uint8)
     # Beyond the edge scikit-image sees black, which would put a frame around every picture.
     framed = np.pad(lightness, LBP_RADIUS, mode="edge")

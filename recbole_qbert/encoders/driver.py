@@ -1,4 +1,4 @@
-"""Encode a catalogue in shards: resumable, with a progress bar, here or over Ray Data.
+"""Encode a catalog in shards: resumable, with a progress bar, here or over Ray Data.
 
 The items are cut into shards of `shard_size` in the order given. A finished shard is a file in
 `<out>.parts/`, beside a manifest of what is encoded by what; a run with the same manifest goes on

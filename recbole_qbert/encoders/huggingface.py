@@ -49,7 +49,7 @@ class HuggingFaceTextEncoder:
         pooling: str = "mean",
         max_length: int = 512,
         batch_size: int = 32,
-        normalise: bool = False,
+        normalize: bool = False,
         dtype: str = "auto",
         revision: str | None = None,
         device: str = "auto",
@@ -62,7 +62,7 @@ class HuggingFaceTextEncoder:
         self._device = choose_device(device)
         self._dtype = choose_dtype(dtype, self._device)
         self._name, self._revision, self._label = name, revision, label
-        self._pooling, self._batch_size, self._normalise = pooling, batch_size, normalise
+        self._pooling, self._batch_size, self._normalize = pooling, batch_size, normalize
         import_torchvision()  # transformers imports it with every model
         self._config = self._loaded(transformers.AutoConfig)
         self._tokenizer = self._loaded(transformers.AutoTokenizer)
@@ -85,7 +85,7 @@ class HuggingFaceTextEncoder:
             "revision": None if local else self._config._commit_hash or self._revision,
             "folder_sha256": self._folder_sha256 if local else None,
             "pooling": self._pooling,
-            "normalise": self._normalise,
+            "normalize": self._normalize,
             "max_length": self._max_length,
             "batch_size": self._batch_size,
             "dtype": str(self._dtype).removeprefix("torch."),
@@ -140,7 +140,7 @@ class HuggingFaceTextEncoder:
                 f"max_length {self._max_length}; lower one of them (finished shards are kept)"
             ) from None
         vectors = pool(states.float(), mask, self._pooling)
-        if self._normalise:
+        if self._normalize:
             vectors = torch.nn.functional.normalize(vectors, dim=1)
         return vectors.cpu().numpy()
 

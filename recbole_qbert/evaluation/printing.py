@@ -79,7 +79,7 @@ def metrics_tables(results: Sequence[RunResult], console: Console) -> list[Table
 
     def build(names: Sequence[str]) -> Table:
         table = Table(
-            title=f"{results[0].dataset}: leave-one-out, the whole catalogue ranked",
+            title=f"{results[0].dataset}: leave-one-out, the whole catalog ranked",
             caption="\n".join(said) or None,
         )
         for column in ("model", "split", "ranking"):

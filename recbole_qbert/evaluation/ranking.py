@@ -263,7 +263,7 @@ def per_row(name: str, ranks: Ranks) -> np.ndarray:
     return METRICS[metric](column, int(k))
 
 
-def summarise(ranks: Ranks, metrics: Sequence[str], topk: Sequence[int]) -> dict[str, float]:
+def summarize(ranks: Ranks, metrics: Sequence[str], topk: Sequence[int]) -> dict[str, float]:
     """Means over rows of every metric in both columns, unrounded."""
     names = metric_names(metrics, topk)
     names += [UNSEEN + name for name in names]

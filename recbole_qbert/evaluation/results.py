@@ -17,13 +17,13 @@ from recbole_qbert.common.files import append_line, held, read_line, sha256_file
 from recbole_qbert.evaluation.ranking import RANKS_FILE, UNSEEN, Ranks, metric_names, read_ranks
 
 # Config keys that tell how a run is called, shown and logged: no part of what is stored of it.
-RUN_ONLY = frozenset(
+UNSTORED_KEYS = frozenset(
     {"resume", "show_progress", "state", "config_files", "log_wandb", "wandb_project"}
 )
 # Config keys that say where a run's files lie: stored, but no part of its identity.
-PLACES = frozenset({"checkpoint_dir", "data_path"})
+PATH_KEYS = frozenset({"checkpoint_dir", "data_path"})
 # Config keys that two runs of one experiment may differ in.
-PER_RUN_KEYS = PLACES | RUN_ONLY | {"seed"}
+PER_RUN_KEYS = PATH_KEYS | UNSTORED_KEYS | {"seed"}
 LATE = "! the best epoch was the last allowed one: train longer"
 MOST_KEYS = 3  # settings that tell rows of a table apart
 RANKINGS = (("", "all items"), (UNSEEN, "seen excluded"))

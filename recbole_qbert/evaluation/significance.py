@@ -25,7 +25,7 @@ RESULTS_FILE = "results.jsonl"  # in a checkpoint_dir; runs lie in <dataset>/<ru
 
 
 @dataclass(frozen=True)
-class Comparison:
+class SignificanceResult:
     """Two paired tests over users; each user's value is its mean over the seeds.
 
     Attributes:
@@ -98,7 +98,9 @@ def read_runs(name: str) -> list[RunResult]:
     return groups[0]
 
 
-def compare(left: Sequence[RunResult], right: Sequence[RunResult], metric: str) -> Comparison:
+def compare(
+    left: Sequence[RunResult], right: Sequence[RunResult], metric: str
+) -> SignificanceResult:
     """Paired t-test of two models' runs on one data set.
 
     Raises:
@@ -149,10 +151,10 @@ def described(run: RunResult) -> str:
 
 def paired_tests(
     metric: str, ours: np.ndarray, theirs: np.ndarray, n_seeds: tuple[int, int]
-) -> Comparison:
+) -> SignificanceResult:
     """Both tests of two models' values for the same users [U]; p is 1 where no user differs."""
     differ = bool(np.any(ours != theirs))
-    return Comparison(
+    return SignificanceResult(
         metric=metric,
         left=float(ours.mean()),
         right=float(theirs.mean()),

@@ -21,11 +21,11 @@ from rich.table import Table
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import atomic_write
 from recbole_qbert.config.build import build_config
-from recbole_qbert.data.domain import Domain, find_domain
+from recbole_qbert.data.domain import DatasetPaths, find_domain
 from recbole_qbert.data.embeddings import FUSED
 from recbole_qbert.evaluation.ranking import UNSEEN
 from recbole_qbert.evaluation.results import RunResult, mean_and_deviation
-from recbole_qbert.experiments.parallel import Job, run_jobs
+from recbole_qbert.experiments.parallel import Job, run_parallel
 from recbole_qbert.experiments.run import check_run
 from recbole_qbert.models.layers.masking import SCHEMES
 from recbole_qbert.pretraining.fit import pretrain
@@ -137,7 +137,7 @@ ABLATIONS: dict[str, Callable[[], list[Variant]]] = {
 
 
 @dataclass(frozen=True)
-class Request:
+class AblationRequest:
     """What the user asked for.
 
     Attributes:
@@ -163,7 +163,7 @@ class Request:
     max_concurrent: int = 1
 
 
-def ablate(request: Request, console: Console) -> Path:
+def ablate(request: AblationRequest, console: Console) -> Path:
     """Run an ablation and print and write its table.
 
     Returns:
@@ -193,7 +193,7 @@ def ablate(request: Request, console: Console) -> Path:
                 console.print(line, markup=False, highlight=False)
             config["resume"] = not changed  # where there is a state to go on from
             jobs.append(Job(label, config, request.files))
-    answers = run_jobs(jobs, request.max_concurrent, console)
+    answers = run_parallel(jobs, request.max_concurrent, console)
     runs = [answer for answer in answers if isinstance(answer, RunResult)]
     if len(runs) < len(answers):
         raise InputError(next(str(answer) for answer in answers if isinstance(answer, InputError)))
@@ -209,19 +209,19 @@ def ablate(request: Request, console: Console) -> Path:
     return path
 
 
-def _config(request: Request, variant: Variant, extra: Settings) -> Config:
+def _config(request: AblationRequest, variant: Variant, extra: Settings) -> Config:
     """A variant's settings win over the user's: they are what is compared."""
     given = {**request.settings, **variant.settings, **extra}
     return build_config(variant.model, request.dataset, request.files, given)
 
 
-def _id_settings(request: Request, variant: Variant) -> Settings:
+def _id_settings(request: AblationRequest, variant: Variant) -> Settings:
     """Of `tokenize`, for this variant."""
     return tokenize_settings((), {**request.ids, **(variant.ids or {})})
 
 
 def _prepared(
-    request: Request, variant: Variant, data_path: Path, base: Path, console: Console
+    request: AblationRequest, variant: Variant, data_path: Path, base: Path, console: Console
 ) -> Settings:
     """Make what the variant's runs need; the settings that name it."""
     if variant.ids is not None:
@@ -238,13 +238,13 @@ def _prepared(
     return {}
 
 
-def make_ids(domain: Domain, folder: Path, settings: Settings) -> Path:
+def make_ids(domain: DatasetPaths, folder: Path, settings: Settings) -> Path:
     """Tokenize a data set in a folder of its own; the data set's own IDs stay.
 
     Returns:
         The `.semid` file.
     """
-    work = Domain(domain.name, folder)
+    work = DatasetPaths(domain.name, folder)
     folder.mkdir(parents=True, exist_ok=True)
     for path in domain.folder.glob(f"{domain.name}.*"):
         if path.name.endswith((".inter", ".item", ".npz", ".npz.json")):
@@ -276,7 +276,7 @@ def _cells(
     return head, lines
 
 
-def _table(request: Request, head: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
+def _table(request: AblationRequest, head: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
     table = Table(title=f"{request.dataset}: {request.name}, test unless it says valid")
     for name in head:
         table.add_column(name, justify="left" if name == head[0] else "right")

@@ -1,12 +1,12 @@
 """What a model costs at inference: parameters, multiply-accumulates, latency (the paper's Table 6).
 
-B batch, L items (`MAX_ITEM_LIST_LENGTH`), N items of the catalogue with the padding row, D hidden,
-T tokens an item. All of it is one `full_sort_predict`: the catalogue ranked for one user whose
+B batch, L items (`MAX_ITEM_LIST_LENGTH`), N items of the catalog with the padding row, D hidden,
+T tokens an item. All of it is one `full_sort_predict`: the catalog ranked for one user whose
 history is L items long. Nothing is trained; what a weight is does not change what it costs.
 
 A multiply-accumulate (MAC) is one product and its addition, 2 FLOPs. The paper's column "FLOPs" is
 50 x its parameters in every row (185.36 / 3.71, 225.68 / 4.51, 282.14 / 5.64), 50 being its longest
-history, so it counts MACs: one for each parameter at each position, as if the catalogue were scored
+history, so it counts MACs: one for each parameter at each position, as if the catalog were scored
 at all 50 positions, and no products of attention. Hence three counts side by side:
 
 * `macs_by_formula`, L x parameters, the paper's, for any model;
@@ -45,7 +45,7 @@ BATCH_REPEATS = 10  # of BATCH_USERS users, after 1
 WARM_UP = 5
 
 # Row labels of the table.
-CATALOGUE = ["items", "history length L"]
+CATALOG = ["items", "history length L"]
 PARAMETERS = ["parameters", "  of the item table", "  of the rest"]
 MACS = ["M MACs, L x parameters", "  closed form", "  counted"]
 PAPER_LATENCY = "RTX 4090 (the paper's), ms"
@@ -105,7 +105,7 @@ def measure(config: Config, train_dataset: Any, test_loader: Any) -> Complexity:
     if the config's device is another one, on that too.
 
     Raises:
-        InputError: the model scores only given items, not the catalogue.
+        InputError: the model scores only given items, not the catalog.
     """
     cpu = torch.device("cpu")
     devices = list(dict.fromkeys((cpu, config["device"])))
@@ -122,7 +122,7 @@ def measure(config: Config, train_dataset: Any, test_loader: Any) -> Complexity:
                 counted = counted_macs(model, one)
             except NotImplementedError:
                 raise InputError(
-                    f"model {config['model']}: it scores given items only, not the catalogue"
+                    f"model {config['model']}: it scores given items only, not the catalog"
                 ) from None
         latencies.append(time_ranking(model, one.to(device), many.to(device), device))
     max_length = config["MAX_ITEM_LIST_LENGTH"]
@@ -256,7 +256,7 @@ def _milliseconds(
 
 
 def best_items(model: Any, batch: Interaction) -> Tensor:
-    """The ten items of the highest score for each row, [B, 10]; all of a smaller catalogue."""
+    """The ten items of the highest score for each row, [B, 10]; all of a smaller catalog."""
     scores = model.full_sort_predict(batch).view(len(batch), -1)
     return scores.topk(min(TOP_K, scores.size(1))).indices
 
@@ -268,12 +268,12 @@ def complexity_table(found: Sequence[Complexity]) -> Table:
         columns.append((one.model, _cells(one)))
         if one.model == "QBERT4Rec" and one.dataset in PAPER_TABLE_6:
             columns.append(("Table 6", _paper_cells(PAPER_TABLE_6[one.dataset])))
-    table = Table(title=f"{found[0].dataset}: the whole catalogue ranked for one user")
+    table = Table(title=f"{found[0].dataset}: the whole catalog ranked for one user")
     table.add_column("")
     for name, _ in columns:
         table.add_column(name, justify="right", overflow="fold")
     devices = [latency.device for latency in found[0].latencies]
-    for section in (CATALOGUE, PARAMETERS, MACS, *map(_latency_labels, devices), [PAPER_LATENCY]):
+    for section in (CATALOG, PARAMETERS, MACS, *map(_latency_labels, devices), [PAPER_LATENCY]):
         for label in section:
             cells = [column.get(label, "") for _, column in columns]
             if any(cells):
@@ -289,7 +289,7 @@ def _cells(one: Complexity) -> dict[str, str]:
     """A model's column, by row label."""
     sizes = [one.n_items, one.max_length]
     sizes += [one.parameters, one.item_parameters, one.other_parameters]
-    labels = (*CATALOGUE, *PARAMETERS)
+    labels = (*CATALOG, *PARAMETERS)
     cells = {label: f"{size:,}" for label, size in zip(labels, sizes, strict=True)}
     counts = (one.macs_by_formula, one.macs_closed_form, one.macs_counted)
     for label, count in zip(MACS, counts, strict=True):

@@ -12,7 +12,7 @@ from rich.table import Table
 from recbole_qbert.common.files import atomic_write
 from recbole_qbert.config.build import shipped
 from recbole_qbert.data.atomic import read_columns
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.encoders.image import embed_image_files
 from recbole_qbert.encoders.text import embed_text
 from recbole_qbert.evaluation.results import RunResult
@@ -50,17 +50,17 @@ def run_demo(folder: Path, console: Console, posters: Path | None = None) -> lis
     return results
 
 
-def copy_sample(data_path: Path) -> Domain:
+def copy_sample(data_path: Path) -> DatasetPaths:
     """Put ml-100k's atomic files, which RecBole ships, where data sets lie."""
     source = Path(recbole.__file__).parent / "dataset_example" / DATASET
-    domain = Domain(DATASET, data_path / DATASET)
+    domain = DatasetPaths(DATASET, data_path / DATASET)
     for suffix in ("inter", "item"):
         with atomic_write(domain.file(suffix), "wb") as handle:
             handle.write((source / domain.file(suffix).name).read_bytes())
     return domain
 
 
-def make_ids(domain: Domain, console: Console, posters: Path | None) -> None:
+def make_ids(domain: DatasetPaths, console: Console, posters: Path | None) -> None:
     """The data set's embeddings and semantic IDs, through the real stages."""
     console.print(f"Text vectors of the {DATASET} movies from {', '.join(TEXT_FIELDS)}")
     embed_text(domain.file("item"), list(TEXT_FIELDS), domain.file("text.npz"), merge=True)

@@ -46,7 +46,7 @@ class Job:
 Answer = RunResult | InputError
 
 
-def run_jobs(
+def run_parallel(
     jobs: Sequence[Job],
     max_concurrent: int,
     console: Console,

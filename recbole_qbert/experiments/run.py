@@ -15,7 +15,7 @@ from recbole.data import data_preparation
 from recbole.utils import init_seed
 from rich.console import Console
 
-from recbole_qbert.common.errors import InputError, said_of
+from recbole_qbert.common.errors import InputError, error_context
 from recbole_qbert.common.files import check_writable, exclusive, sha256_file
 from recbole_qbert.common.process import (
     flush_denormals,
@@ -31,7 +31,7 @@ from recbole_qbert.data.dataset import SemanticIDDataset, semantic_id_path
 from recbole_qbert.evaluation.comparable import tested_on
 from recbole_qbert.evaluation.printing import print_tables
 from recbole_qbert.evaluation.ranking import LIST_LENGTH, RANKS_FILE, save_ranks
-from recbole_qbert.evaluation.results import RUN_ONLY, RunResult, append_result
+from recbole_qbert.evaluation.results import UNSTORED_KEYS, RunResult, append_result
 from recbole_qbert.experiments.splits import (
     Splits,
     data_counts,
@@ -57,7 +57,7 @@ from recbole_qbert.training.run_identity import (
 from recbole_qbert.training.trainer import n_parameters
 
 
-class Training(NamedTuple):
+class PreparedRun(NamedTuple):
     """One model, its data and its trainer: before it is trained, and after."""
 
     config: Config
@@ -125,7 +125,7 @@ def check_run(config: Config) -> None:
             "SemanticIDDataset; derive it, or use RecBole's run_recbole"
         )
     for folder in (config["checkpoint_dir"], run_folder(config)):
-        with said_of("checkpoint_dir"):
+        with error_context("checkpoint_dir"):
             check_writable(folder)
     if not is_qbert(config):
         return
@@ -135,7 +135,7 @@ def check_run(config: Config) -> None:
             "`recbole-qbert pretrain --datasets=A,B`"
         )
     if config["pre_model_path"]:
-        with said_of("pre_model_path"):
+        with error_context("pre_model_path"):
             read_source(config["pre_model_path"])
 
 
@@ -157,7 +157,7 @@ def check_models(configs: Sequence[Config]) -> None:
             )
         trial = copy.copy(config)  # reading the data puts numbers in place of `auto`
         trial.final_config_dict = dict(config.final_config_dict)
-        with said_of(name):
+        with error_context(name):
             splits = load_splits(trial)
         build_model(trial, splits.train._dataset)
 
@@ -185,7 +185,9 @@ def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> Ru
         return publish(training, base, used, console)
 
 
-def prepare(config: Config, console: Console, held: contextlib.ExitStack | None = None) -> Training:
+def prepare(
+    config: Config, console: Console, held: contextlib.ExitStack | None = None
+) -> PreparedRun:
     """Data, model and trainer of one config, whose `checkpoint_dir` is the run's own folder.
 
     Args:
@@ -233,10 +235,10 @@ def prepare(config: Config, console: Console, held: contextlib.ExitStack | None 
         held.enter_context(lock)
     trainer = entry.trainer(config, model)
     check_inputs(name, inputs, trainer.inputs, "that was while it was read: start the run again")
-    return Training(config, splits, model, trainer, counts, pretrained_on)
+    return PreparedRun(config, splits, model, trainer, counts, pretrained_on)
 
 
-def train(training: Training, report: Callable[[int, float], None]) -> None:
+def train(training: PreparedRun, report: Callable[[int, float], None]) -> None:
     """Train to the end, or go on; `report(epoch, valid score)` after each evaluation on valid."""
     training.trainer.fit(
         training.splits.train,
@@ -248,7 +250,7 @@ def train(training: Training, report: Callable[[int, float], None]) -> None:
 
 
 def publish(
-    training: Training, base: Path, files: Sequence[str], console: Console | None = None
+    training: PreparedRun, base: Path, files: Sequence[str], console: Console | None = None
 ) -> RunResult:
     """The best weights on valid and, the only time, on test; ranks, bundle and one result line.
 
@@ -337,7 +339,7 @@ def pretrain_s3rec(config: Config, console: Console) -> str:
         "train_batch_size": config["pretrain_batch_size"] or config["train_batch_size"],
         "checkpoint_dir": str(folder),
         "use_gpu": config["use_gpu"],
-        **{key: config[key] for key in RUN_ONLY if key in config},
+        **{key: config[key] for key in UNSTORED_KEYS if key in config},
     }
     keys = config_to_json(config)["keys"] | changes
     first = config_from_json({"model": "S3Rec", "dataset": config["dataset"], "keys": keys})

@@ -59,7 +59,7 @@ class BERT4RecFixed(BERT4Rec):
         ]
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
-        """Scores of the whole catalogue. Shape [B, N]."""
+        """Scores of the whole catalog. Shape [B, N]."""
         return self._scores_of_next(interaction)
 
     def _scores_of_next(self, interaction: Interaction) -> Tensor:

@@ -34,7 +34,7 @@ class Popularity(SequentialRecommender):
         seen = torch.bincount(items, minlength=self.n_items)
         seen[0] = 0
         self.register_buffer("popularity", seen.float() / (seen.max() + 1))
-        # RecBole's trainer builds an optimiser and calls backward() whatever the model.
+        # RecBole's trainer builds an optimizer and calls backward() whatever the model.
         self.unused = nn.Parameter(torch.zeros(1))
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:

@@ -183,7 +183,7 @@ class QBERT4Rec(SequentialRecommender):
             absence = self.log_absence if rows is None else self.log_absence[rows]
             # Not what a cut left behind a sequence.
             items = items.masked_fill(~valid_positions(lengths, items.size(1)), 0)
-            items, scored, log_chance = sample_catalogue(
+            items, scored, log_chance = sample_catalog(
                 items, self.softmax_samples, absence, global_generator(items.device)
             )
             rows = scored if rows is None else rows[scored]
@@ -217,7 +217,7 @@ class QBERT4Rec(SequentialRecommender):
         return scores.masked_fill((visible == item.unsqueeze(1)).any(dim=1), -torch.inf)
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
-        """Scores of the whole catalogue (its domain's part), exact, in one pass. Shape [B, N]."""
+        """Scores of the whole catalog (its domain's part), exact, in one pass. Shape [B, N]."""
         matrix = self.items(self._domain_rows(interaction))
         hidden, visible = self._next_item_state(interaction, matrix)
         return exclude_items(self._score(hidden, matrix), visible)
@@ -287,7 +287,7 @@ def log_absence(rows: TrainingRows, n_items: int, cut_share: float) -> Tensor:
     return torch.zeros(n_items, dtype=kept.dtype).index_add(0, pairs % n_items, absent).float()
 
 
-def sample_catalogue(
+def sample_catalog(
     items: Tensor, n_samples: int, log_absence: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The items of a batch and others drawn at random, as a small catalog.
@@ -342,7 +342,7 @@ def _resolve_exclude_visible(setting: Any, dataset: Any) -> bool:
 
 
 def _init_weights(module: nn.Module, std: float) -> None:
-    """BERT's initialisation, as RecBole's sequential models use it."""
+    """BERT's initialization, as RecBole's sequential models use it."""
     if isinstance(module, (nn.Linear, nn.Embedding)):
         nn.init.normal_(module.weight, std=std)
     if isinstance(module, nn.MultiheadAttention):

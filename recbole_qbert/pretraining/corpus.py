@@ -1,7 +1,7 @@
-"""Training sequences of several data sets ("domains") in one catalogue, without merging files.
+"""Training sequences of several data sets ("domains") in one catalog, without merging files.
 
 Items have two numbers. Within its domain d an item is 1 to N_d, in the order of `<ds>.semid`; in
-the catalogue of all domains it is row `domain_starts[d]` more. Row 0 is padding everywhere. Domains
+the catalog of all domains it is row `domain_starts[d]` more. Row 0 is padding everywhere. Domains
 whose semantic-ID files name one vocabulary share the vectors of their codes; each other vocabulary
 has codes of its own, laid behind one another in every level.
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.dataset import TrainingRows
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.semid import SemanticIDCodec, SemanticIDTable, read_semantic_ids
 from recbole_qbert.data.sequences import Sequences, open_sequences
 from recbole_qbert.models.qbert4rec import DOMAIN_FIELD
@@ -61,7 +61,7 @@ class Corpus:
         domain_starts: [domains + 1].
     """
 
-    def __init__(self, domains: Sequence[Domain]):
+    def __init__(self, domains: Sequence[DatasetPaths]):
         self.parts = [_read_part(domain) for domain in domains]
         sizes = {part.ids.codebook_sizes for part in self.parts}
         if len(sizes) > 1:
@@ -163,7 +163,7 @@ class Corpus:
         return lines
 
 
-def _read_part(domain: Domain) -> Part:
+def _read_part(domain: DatasetPaths) -> Part:
     """A domain's sequences and semantic IDs, joined by raw item token."""
     sequences = open_sequences(domain.file("inter"))
     ids = read_semantic_ids(domain.file("semid"))

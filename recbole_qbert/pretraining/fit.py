@@ -17,14 +17,14 @@ from recbole.config import Config
 from recbole.utils import init_seed
 from rich.console import Console
 
-from recbole_qbert.common.errors import said_of
+from recbole_qbert.common.errors import error_context
 from recbole_qbert.common.files import check_writable, exclusive
 from recbole_qbert.common.process import flush_denormals, quiet_recbole
 from recbole_qbert.common.process_group import barrier, is_main, sum_over_processes, world
 from recbole_qbert.common.yaml_files import load_yaml
 from recbole_qbert.config.build import PRETRAIN, build_config, shipped_files
-from recbole_qbert.data.domain import Domain, find_domain
-from recbole_qbert.evaluation.ranking import Ranks, check_ranked, summarise, target_ranks
+from recbole_qbert.data.domain import DatasetPaths, find_domain
+from recbole_qbert.evaluation.ranking import Ranks, check_ranked, summarize, target_ranks
 from recbole_qbert.models.qbert4rec import QBERT4Rec
 from recbole_qbert.pretraining.corpus import Corpus, FieldNames
 from recbole_qbert.pretraining.loader import TrainingBatches, ValidRows, valid_users
@@ -39,14 +39,14 @@ from recbole_qbert.training.distributed import joined
 from recbole_qbert.training.inputs import changed_files, inputs_of
 from recbole_qbert.training.learning_curve import epoch_printer
 from recbole_qbert.training.run_identity import LOCK, check_resumed, last_state_file, run_hash
-from recbole_qbert.training.trainer import SafeTrainer, n_parameters
+from recbole_qbert.training.trainer import ResumableTrainer, n_parameters
 
 MODEL = "QBERT4Rec"
 PRETRAINED = "pretrained"  # what is given as pre_model_path, in the pretraining's folder
 
 
-class PretrainTrainer(SafeTrainer):
-    """`SafeTrainer` whose valid rows come from several domains."""
+class PretrainTrainer(ResumableTrainer):
+    """`ResumableTrainer` whose valid rows come from several domains."""
 
     @torch.no_grad()
     def evaluate(
@@ -61,7 +61,7 @@ class PretrainTrainer(SafeTrainer):
             barrier()  # until it is written
             self._load_weights(model_file or self.saved_model_file)
         self.by_domain = {
-            part.name: summarise(
+            part.name: summarize(
                 self._ranks(eval_data, domain), self.config["metrics"], self.config["topk"]
             )
             for domain, part in enumerate(eval_data.corpus.parts)
@@ -117,10 +117,10 @@ def pretrain(
     console = console or Console()
     config = pretrain_config(datasets, files, settings, target)
     folder = Path(config["checkpoint_dir"])
-    with said_of("checkpoint_dir"):
+    with error_context("checkpoint_dir"):
         check_writable(folder)
     if output:
-        with said_of("output"):
+        with error_context("output"):
             check_place(output)
     place = output or folder / PRETRAINED
     flush_denormals()
@@ -173,7 +173,7 @@ def pretrain_config(
 
 def _pretrain(
     config: Config,
-    domains: Sequence[Domain],
+    domains: Sequence[DatasetPaths],
     inputs: Mapping[str, str],
     place: Path,
     console: Console,

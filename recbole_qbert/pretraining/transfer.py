@@ -63,7 +63,7 @@ ARCHITECTURE = (
 )
 
 
-class Source(NamedTuple):
+class PretrainedSource(NamedTuple):
     """A pretrained model, as far as another one can use it."""
 
     weights: dict[str, Tensor]
@@ -116,7 +116,7 @@ def save_pretrained(
         write_json(work / "manifest.json", manifest)
 
 
-def read_source(folder: str | Path) -> Source:
+def read_source(folder: str | Path) -> PretrainedSource:
     """Read what `pre_model_path` names.
 
     Raises:
@@ -143,7 +143,7 @@ def read_source(folder: str | Path) -> Source:
         return _of_pretrained(folder)
 
 
-def _of_pretrained(folder: Path) -> Source:
+def _of_pretrained(folder: Path) -> PretrainedSource:
     content, about = read_json(folder / "config.json"), read_json(folder / "corpus.json")
     weights = load_file(folder / "model.safetensors")
     path = folder / "corpus.json"
@@ -168,7 +168,9 @@ def _of_pretrained(folder: Path) -> Source:
     again = content | {"keys": settings | {"softmax_samples": 0}}
     stored = _StoredCorpus(vocabularies, sizes, len(items))
     bundle.build_again(bundle.settings_of(again, torch.device("cpu")), stored, weights)
-    return Source(weights, settings, domains, items, vocabularies, stored.codebook_sizes, inputs)
+    return PretrainedSource(
+        weights, settings, domains, items, vocabularies, stored.codebook_sizes, inputs
+    )
 
 
 class _StoredCorpus(Corpus):
@@ -181,7 +183,7 @@ class _StoredCorpus(Corpus):
         self.item_codes = torch.zeros(1 + n_items, len(codebook_sizes), dtype=torch.long)
 
 
-def _of_bundle(folder: Path) -> Source:
+def _of_bundle(folder: Path) -> PretrainedSource:
     found = bundle.Recommender.load(folder)
     name, weights = found.config["dataset"], found.model.state_dict()
     if not isinstance(found.model, QBERT4Rec):
@@ -196,11 +198,11 @@ def _of_bundle(folder: Path) -> Source:
         vocabularies, sizes = [ids.vocabulary], ids.codebook_sizes
     pairs = [(name, item) for item in found.tokens]
     settings = found.config.final_config_dict
-    return Source(weights, settings, [name], pairs, vocabularies, sizes, {})
+    return PretrainedSource(weights, settings, [name], pairs, vocabularies, sizes, {})
 
 
 def load_pretrained(
-    model: Any, settings: Mapping[str, Any], dataset: Any, source: Source
+    model: Any, settings: Mapping[str, Any], dataset: Any, source: PretrainedSource
 ) -> list[str]:
     """Copy into a new model whatever fits, and say what did not.
 
@@ -262,7 +264,7 @@ def _copy(tensor: Tensor, given: Tensor | None, part: bool) -> tuple[int, str]:
     return tensor.numel(), ""
 
 
-def _copy_codes(tensor: Tensor, ids: Any, how: str, source: Source) -> tuple[int, str]:
+def _copy_codes(tensor: Tensor, ids: Any, how: str, source: PretrainedSource) -> tuple[int, str]:
     """Copy the vectors of codes, where they mean the same."""
     given = source.weights.get(TABLE)
     if how == "skip":
@@ -278,7 +280,7 @@ def _copy_codes(tensor: Tensor, ids: Any, how: str, source: Source) -> tuple[int
     else:
         return 0, (
             "the codes mean something else there; tokenize the data sets together, or, if one "
-            "quantiser made both, pre_model_codes: load"
+            "quantizer made both, pre_model_codes: load"
         )
     first = target = 0
     for size in source.codebook_sizes:
@@ -289,7 +291,9 @@ def _copy_codes(tensor: Tensor, ids: Any, how: str, source: Source) -> tuple[int
     return tensor.numel(), ""
 
 
-def _copy_rows(tensor: Tensor, name: str, tokens: Sequence[str], source: Source) -> tuple[int, str]:
+def _copy_rows(
+    tensor: Tensor, name: str, tokens: Sequence[str], source: PretrainedSource
+) -> tuple[int, str]:
     """Copy the rows of items that the pretrained model knows from the same data set."""
     given = source.weights.get(ROWS)
     if given is None:

@@ -14,7 +14,7 @@ LABEL_WIDTH = 24  # letters in a line of an axis' names
 LABEL_LINES = 3
 LEGEND_MOST = 12  # more names than that are told apart by nobody; the page's legend still has them
 
-# Every colour has a contrast of 3 to 1 or more against white.
+# Every color has a contrast of 3 to 1 or more against white.
 _KNOWN = {
     "QBERT4Rec": "#3b6fb6",
     "SASRec": "#c46a1b",
@@ -48,7 +48,7 @@ class Series:
 
     Attributes:
         name: in the legend.
-        colour: of all, or of each point.
+        color: of all, or of each point.
         x: numbers, or names (then the axis has names).
         y: numbers; of bars, names are on y and numbers on x.
         error: half the length of each point's interval; empty for none.
@@ -59,7 +59,7 @@ class Series:
     """
 
     name: str
-    colour: str | tuple[str, ...]
+    color: str | tuple[str, ...]
     x: tuple[float | str, ...]
     y: tuple[float | str, ...]
     error: tuple[float, ...] = ()
@@ -102,26 +102,26 @@ class Chart:
 
     @property
     def entries(self) -> dict[str, str]:
-        """Name -> colour of what the legend holds; empty where there is nothing to tell apart."""
+        """Name -> color of what the legend holds; empty where there is nothing to tell apart."""
         if not self.legend or len({series.name for series in self.series}) < 2:
             return {}
-        return {each.name: each.colour for each in self.series if isinstance(each.colour, str)}
+        return {each.name: each.color for each in self.series if isinstance(each.color, str)}
 
 
 @dataclass
 class Palette:
-    """One colour a name, the same in all charts of a report, and of known models in all reports."""
+    """One color a name, the same in all charts of a report, and of known models in all reports."""
 
     _given: dict[str, str] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> str:
-        """A name's colour; a new name takes the next one that is free."""
+        """A name's color; a new name takes the next one that is free."""
         if name in _KNOWN:
             return _KNOWN[name]
-        return self._given.setdefault(name, _colour(len(self._given)))
+        return self._given.setdefault(name, _color(len(self._given)))
 
 
-def _colour(number: int) -> str:
+def _color(number: int) -> str:
     """Behind those that were chosen by eye, hues that are far from the last ones."""
     if number < len(_OTHERS):
         return _OTHERS[number]
@@ -129,14 +129,14 @@ def _colour(number: int) -> str:
     return f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"
 
 
-def group_colours(n: int) -> list[str]:
-    """Colours of the n largest groups of something else than models."""
-    colours = [*_KNOWN.values(), *_OTHERS]
-    return [colours[place % len(colours)] for place in range(n)]
+def group_colors(n: int) -> list[str]:
+    """Colors of the n largest groups of something else than models."""
+    colors = [*_KNOWN.values(), *_OTHERS]
+    return [colors[place % len(colors)] for place in range(n)]
 
 
 def ramp(share: float) -> str:
-    """From pale grey blue (0) to dark blue (1)."""
+    """From pale gray blue (0) to dark blue (1)."""
     low, high = (190, 205, 220), (22, 62, 115)
     mixed = (round(a + (b - a) * share) for a, b in zip(low, high, strict=True))
     return "#" + "".join(f"{part:02x}" for part in mixed)
@@ -161,5 +161,5 @@ def slug(*words: str) -> str:
 
 
 def legend_of(charts: Sequence[Chart]) -> dict[str, str]:
-    """Name -> colour over several charts."""
-    return {name: colour for chart in charts for name, colour in chart.entries.items()}
+    """Name -> color over several charts."""
+    return {name: color for chart in charts for name, color in chart.entries.items()}

@@ -14,14 +14,14 @@ from pathlib import Path
 from recbole_qbert.common.errors import InputError, preview
 from recbole_qbert.evaluation.ranking import RANKS_FILE
 from recbole_qbert.evaluation.results import RunResult, differing_settings, group_runs
-from recbole_qbert.experiments.benchmark.plan import REFERENCE, Contender
+from recbole_qbert.experiments.benchmark.plan import REFERENCE, ModelRow
 from recbole_qbert.experiments.benchmark.scores import Row, Scores, score
 from recbole_qbert.experiments.benchmark.sidecar import read_sidecar
 from recbole_qbert.reports.discovery import Found, Run
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparisonData:
     """Rows that stand side by side, on one data set.
 
     Attributes:
@@ -39,7 +39,7 @@ class Comparison:
     warnings: tuple[str, ...]
 
 
-def compare_all(found: Found) -> list[Comparison]:
+def compare_all(found: Found) -> list[ComparisonData]:
     """Every benchmark's data sets, then the runs that are in no benchmark.
 
     Raises:
@@ -82,7 +82,7 @@ def _comparison(
     source: str,
     again: str,
     warnings: Sequence[str],
-) -> Comparison:
+) -> ComparisonData:
     """Metrics that all rows have; tests only where every run's ranks are there."""
     told = list(warnings)
     metrics = {tuple(row.metrics) for row in rows}
@@ -105,7 +105,7 @@ def _comparison(
     if len(metrics) > 1:
         names = [name for name in scores.metrics if name in shared]
         scores = dataclasses.replace(scores, metrics=tuple(names))
-    return Comparison(
+    return ComparisonData(
         dataset, scores, source, again, (*told, *late_lines(rows), *_data_lines(rows))
     )
 
@@ -149,7 +149,7 @@ def _rows(runs: Sequence[Run], found: Found) -> list[Row]:
         groups.append(list({run.seed: run for run in group}.values()))
     names = _names(groups, [_place(files[group[-1].folder], found) for group in groups])
     return [
-        Row(Contender(name, group[0].model), tuple(sorted(group, key=lambda run: run.seed)))
+        Row(ModelRow(name, group[0].model), tuple(sorted(group, key=lambda run: run.seed)))
         for name, group in zip(names, groups, strict=True)
     ]
 

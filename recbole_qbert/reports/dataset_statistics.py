@@ -11,9 +11,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from recbole_qbert.reports import html as webpage
+from recbole_qbert.reports import webpage
 
-_COLOUR = "#3b6fb6"
+_COLOR = "#3b6fb6"
 
 
 def print_stats(facts: dict[str, Any], console: Console) -> None:
@@ -57,7 +57,7 @@ def _print_modalities(facts: dict[str, Any], console: Console) -> None:
         shares = (f"{found[key]:.1%}" for key in ("share of items", "share of interactions"))
         table.add_row(name, f"{found['items']:,}", *shares)
     console.print(table)
-    rows = {k: f"{v:,}" for k, v in facts["catalogue"].items() if v is not None}
+    rows = {k: f"{v:,}" for k, v in facts["catalog"].items() if v is not None}
     if rows:
         _print(console, "The .item file", rows)
 
@@ -70,17 +70,17 @@ def write_page(path: Path, facts: dict[str, Any]) -> None:
         subplot_titles=("Popularity", "Lengths", "Coverage")[: 3 if covered else 2],
     )  # fmt: skip
     ranks, counts = facts["curves"]["popularity"]
-    figure.add_trace(go.Scatter(x=ranks, y=counts, mode="lines", line_color=_COLOUR), 1, 1)
+    figure.add_trace(go.Scatter(x=ranks, y=counts, mode="lines", line_color=_COLOR), 1, 1)
     figure.update_xaxes(type="log", title="rank of the item", row=1, col=1)
     figure.update_yaxes(type="log", title="interactions", row=1, col=1)
     lengths, users = facts["curves"]["lengths"]
-    figure.add_trace(go.Bar(x=lengths, y=users, marker_color=_COLOUR), 2, 1)
+    figure.add_trace(go.Bar(x=lengths, y=users, marker_color=_COLOR), 2, 1)
     figure.update_xaxes(title="interactions of a user", row=2, col=1)
     figure.update_yaxes(title="users", row=2, col=1)
     if covered:
         names = [webpage.chart_text(name) for name in covered]
         shares = [found["share of items"] for found in covered.values()]
-        figure.add_trace(go.Bar(x=names, y=shares, marker_color=_COLOUR), 3, 1)
+        figure.add_trace(go.Bar(x=names, y=shares, marker_color=_COLOR), 3, 1)
         figure.update_yaxes(title="share of items", tickformat=".0%", range=[0, 1], row=3, col=1)
     numbers = facts["counts"]
     title = f"{webpage.chart_text(facts['dataset'])}: {numbers['users']:,} users, "

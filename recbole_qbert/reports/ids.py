@@ -5,16 +5,16 @@ from __future__ import annotations
 from recbole_qbert.reports.inspection import html
 from recbole_qbert.reports.inspection.facts import Facts
 from recbole_qbert.reports.inspection.pictures import Pictures
-from recbole_qbert.reports.sections import Section
+from recbole_qbert.reports.sections import ReportSection
 
 
-def ids_section(facts: Facts, pictures: Pictures | None, dataset: str) -> Section:
+def ids_section(facts: Facts, pictures: Pictures | None, dataset: str) -> ReportSection:
     """Codebooks, tree, groups, nearest items and purity."""
     bodies = html.section_bodies(facts, pictures)
     blocks = [html.summary(facts)]
     blocks += [f"<h2>{title}</h2>{bodies[key]}" for key, title in html.SECTIONS.items()]
-    name = facts.catalogue.name
-    return Section(
+    name = facts.catalog.name
+    return ReportSection(
         "ids",
         "Semantic IDs",
         name,

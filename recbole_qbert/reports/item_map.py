@@ -14,8 +14,8 @@ from sklearn.manifold import TSNE
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import read_json
 from recbole_qbert.common.nearest import unit_rows
-from recbole_qbert.data.domain import Domain
-from recbole_qbert.reports import html as webpage
+from recbole_qbert.data.domain import DatasetPaths
+from recbole_qbert.reports import webpage
 from recbole_qbert.reports.charts import (
     COLUMNS,
     CURVES,
@@ -23,12 +23,12 @@ from recbole_qbert.reports.charts import (
     REST,
     Chart,
     Series,
-    group_colours,
+    group_colors,
     slug,
 )
-from recbole_qbert.reports.inspection.catalogue import Catalogue
-from recbole_qbert.reports.inspection.neighbours import open_space
-from recbole_qbert.reports.sections import Block, Section
+from recbole_qbert.reports.inspection.catalog import Catalog
+from recbole_qbert.reports.inspection.neighbors import open_space
+from recbole_qbert.reports.sections import Block, ReportSection
 from recbole_qbert.tokenizer.artifact import MANIFEST
 from recbole_qbert.training.checkpoint import load_checkpoint
 
@@ -36,7 +36,7 @@ PCA_METHOD, TSNE_METHOD = "pca", "tsne"
 METHODS = (TSNE_METHOD, PCA_METHOD)
 SEED = 2026
 MOST_ITEMS = 3000  # on a map: t-SNE of more takes minutes, and a page of more is slow
-MOST_GROUPS = 9  # with a colour of their own
+MOST_GROUPS = 9  # with a color of their own
 _REDUCED = 50  # dimensions that t-SNE is given
 _TITLE = 70
 REPORTED = "stage 1"  # in a tokenizer's report, where its IDs went through stage 1
@@ -61,7 +61,7 @@ class Stage1(NamedTuple):
 
 
 class Vectors(NamedTuple):
-    """Vectors of some items of a catalogue: their rows in it [n], and float32 [n, D]."""
+    """Vectors of some items of a catalog: their rows in it [n], and float32 [n, D]."""
 
     name: str
     rows: np.ndarray
@@ -69,12 +69,12 @@ class Vectors(NamedTuple):
 
 
 def space_section(
-    catalogue: Catalogue, domain: Domain, tokenizer: Path, method: str = TSNE_METHOD
-) -> Section | None:
+    catalog: Catalog, domain: DatasetPaths, tokenizer: Path, method: str = TSNE_METHOD
+) -> ReportSection | None:
     """The map of the fused vectors, or of the embeddings where there is no stage 1.
 
     Args:
-        catalogue: of the data set's semantic IDs; its categories colour the map, or its first
+        catalog: of the data set's semantic IDs; its categories color the map, or its first
             codes where it has none.
         domain: of the data set, whose embeddings lie beside it.
         tokenizer: folder of the tokenizer.
@@ -84,12 +84,12 @@ def space_section(
         InputError: a file that cannot be used.
     """
     stage = read_stage1(tokenizer, domain.name)
-    vectors = _vectors(catalogue, domain, stage)
+    vectors = _vectors(catalog, domain, stage)
     blocks: list[Block] = []
     if vectors is not None and len(vectors.rows) > 2:
         blocks += [
             webpage.paragraphs([_map_text(method)]),
-            (map_chart(catalogue, vectors, method),),
+            (map_chart(catalog, vectors, method),),
         ]
     if stage is not None:
         charts = [chart for chart in (depth_chart(stage), loss_chart(stage)) if chart]
@@ -103,7 +103,7 @@ def space_section(
         source += " of the data set, as its IDs were made without stage 1"
     else:
         again += " --streams=fused"
-    return Section("space", "Item vectors", source, again, tuple(blocks))
+    return ReportSection("space", "Item vectors", source, again, tuple(blocks))
 
 
 def _map_text(method: str) -> str:
@@ -139,15 +139,15 @@ def read_stage1(folder: Path, dataset: str) -> Stage1 | None:
     )
 
 
-def _vectors(catalogue: Catalogue, domain: Domain, stage: Stage1 | None) -> Vectors | None:
+def _vectors(catalog: Catalog, domain: DatasetPaths, stage: Stage1 | None) -> Vectors | None:
     """The fused vectors, or all embedding tables side by side for the items that all have."""
     if stage is not None:
-        known = {item: row for row, item in enumerate(catalogue.items)}
+        known = {item: row for row, item in enumerate(catalog.items)}
         places = [place for place, item in enumerate(stage.items) if item in known]
         rows = np.array([known[stage.items[place]] for place in places], dtype=np.int64)
         return Vectors("fused vectors of stage 1", rows, stage.fused[places])
     paths = domain.embedding_tables()
-    spaces = [open_space(name, path, catalogue) for name, path in paths.items()]
+    spaces = [open_space(name, path, catalog) for name, path in paths.items()]
     if not spaces:
         return None
     rows = spaces[0].rows
@@ -180,32 +180,32 @@ def _padded(points: np.ndarray) -> np.ndarray:
     return np.pad(points.astype(np.float64), ((0, 0), (0, 2 - points.shape[1])))
 
 
-def map_chart(catalogue: Catalogue, vectors: Vectors, method: str) -> Chart:
-    """The map; of a large catalogue a sample of `MOST_ITEMS`."""
+def map_chart(catalog: Catalog, vectors: Vectors, method: str) -> Chart:
+    """The map; of a large catalog a sample of `MOST_ITEMS`."""
     places = np.arange(len(vectors.rows))
     if len(places) > MOST_ITEMS:
         drawn = np.random.default_rng(SEED).choice(len(places), MOST_ITEMS, replace=False)
         places = np.sort(drawn)
     points = project(vectors.values[places], method)
     rows = vectors.rows[places]
-    labels, what = _labels(catalogue, rows)
+    labels, what = _labels(catalog, rows)
     common = [name for name, _ in Counter(labels).most_common(MOST_GROUPS) if name]
     groups: dict[str, list[int]] = {name: [] for name in ["other", *common]}
     for place, label in enumerate(labels):
         groups[label if label in groups else "other"].append(place)
-    colours = dict(zip(common, group_colours(len(common)), strict=True))
+    colors = dict(zip(common, group_colors(len(common)), strict=True))
     sample = f", {len(places):,} of {len(vectors.rows):,} items" * (len(places) < len(vectors.rows))
     return Chart(
         key=slug("map", method),
-        title=f"{catalogue.name}: {vectors.name}{sample}, coloured by {what}",
+        title=f"{catalog.name}: {vectors.name}{sample}, colored by {what}",
         kind=MAP,
         series=tuple(
             Series(
                 name=f"{name} ({len(members):,})",
-                colour=colours.get(name, REST),
+                color=colors.get(name, REST),
                 x=tuple(points[members, 0].round(3).tolist()),
                 y=tuple(points[members, 1].round(3).tolist()),
-                texts=tuple(_hover(catalogue, int(rows[one]), labels[one]) for one in members),
+                texts=tuple(_hover(catalog, int(rows[one]), labels[one]) for one in members),
                 line=False,
             )
             for name, members in groups.items()
@@ -214,15 +214,15 @@ def map_chart(catalogue: Catalogue, vectors: Vectors, method: str) -> Chart:
     )
 
 
-def _labels(catalogue: Catalogue, rows: np.ndarray) -> tuple[list[str], str]:
+def _labels(catalog: Catalog, rows: np.ndarray) -> tuple[list[str], str]:
     """Category of each row, or its first code; and what that is."""
-    if catalogue.categories is None:
-        return [catalogue.codes_text(int(row), 0, 1) for row in rows], "first code"
-    return [catalogue.categories[row] for row in rows], catalogue.category_label
+    if catalog.categories is None:
+        return [catalog.codes_text(int(row), 0, 1) for row in rows], "first code"
+    return [catalog.categories[row] for row in rows], catalog.category_label
 
 
-def _hover(catalogue: Catalogue, row: int, label: str) -> str:
-    title = catalogue.title(row)
+def _hover(catalog: Catalog, row: int, label: str) -> str:
+    title = catalog.title(row)
     short = title if len(title) <= _TITLE else f"{title[: _TITLE - 3]}..."
     return f"{short}\n{label}"
 
@@ -237,7 +237,7 @@ def depth_chart(stage: Stage1) -> Chart:
         series=(
             Series(
                 name="items",
-                colour=group_colours(1)[0],
+                color=group_colors(1)[0],
                 x=tuple(str(depth) for depth in range(1, len(stage.depths) + 1)),
                 y=tuple(float(count) for count in stage.depths),
                 texts=tuple(
@@ -256,7 +256,7 @@ def loss_chart(stage: Stage1) -> Chart | None:
     if len(stage.history) < 2:
         return None
     names: Sequence[str] = [name for name in stage.history[0] if name != "total"]
-    colours: Mapping[str, str] = dict(zip(names, group_colours(len(names)), strict=True))
+    colors: Mapping[str, str] = dict(zip(names, group_colors(len(names)), strict=True))
     return Chart(
         key="stage1-loss",
         title="Terms of stage 1's loss, weighted",
@@ -264,7 +264,7 @@ def loss_chart(stage: Stage1) -> Chart | None:
         series=tuple(
             Series(
                 name=name,
-                colour=colours[name],
+                color=colors[name],
                 x=tuple(range(1, len(stage.history) + 1)),
                 y=tuple(row[name] for row in stage.history),
                 texts=tuple(

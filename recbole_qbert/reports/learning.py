@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import read_json
 from recbole_qbert.evaluation.results import RunResult, metric_title
-from recbole_qbert.reports import html as webpage
+from recbole_qbert.reports import webpage
 from recbole_qbert.reports.charts import CURVES, Chart, Palette, Series, slug
-from recbole_qbert.reports.comparisons import Comparison
-from recbole_qbert.reports.sections import Block, Section
+from recbole_qbert.reports.comparisons import ComparisonData
+from recbole_qbert.reports.sections import Block, ReportSection
 from recbole_qbert.training.learning_curve import best_evaluation
 
 AXES = {"epoch": "epochs", "seconds": "seconds, evaluations included"}
@@ -27,14 +27,14 @@ class Curve(NamedTuple):
 
 
 def learning_section(
-    comparisons: Sequence[Comparison], metric: str, palette: Palette
-) -> Section | None:
+    comparisons: Sequence[ComparisonData], metric: str, palette: Palette
+) -> ReportSection | None:
     """A pair of charts a comparison; None where no run has a curve of several evaluations.
 
     Args:
         comparisons: of `compare_all`.
         metric: shown where the runs did not all choose their epoch by one metric.
-        palette: gives each row its colour.
+        palette: gives each row its color.
 
     Raises:
         InputError: a damaged curve.
@@ -56,12 +56,12 @@ def learning_section(
             blocks.append(tuple(charts))
     if not blocks:
         return None
-    note = "One line a run; runs of one row have one colour, the large point is the chosen epoch."
+    note = "One line a run; runs of one row have one color, the large point is the chosen epoch."
     source = "the runs' <model>.curve.json; " + "; ".join(
         dict.fromkeys(one.source for one in comparisons)
     )
     again = "; ".join(dict.fromkeys(one.again for one in comparisons))
-    return Section(
+    return ReportSection(
         "curves", "Learning curves", source, again, (webpage.paragraphs([note]), *blocks)
     )
 
@@ -84,7 +84,12 @@ def read_curve(run: RunResult) -> list[dict[str, float]]:
 
 
 def _chart(
-    one: Comparison, curves: Sequence[Curve], metric: str, axis: str, palette: Palette, number: str
+    one: ComparisonData,
+    curves: Sequence[Curve],
+    metric: str,
+    axis: str,
+    palette: Palette,
+    number: str,
 ) -> Chart:
     series = []
     for curve in curves:
@@ -96,13 +101,13 @@ def _chart(
             f"{point['seconds']:.0f} s: {point[metric]:.4f}"
             for point in curve.points
         )
-        colour = palette[curve.row]
+        color = palette[curve.row]
         best = [int(point["epoch"]) for point in curve.points].index(
             best_evaluation(curve.points, metric)[1]
         )
-        line = Series(curve.row, colour, places, values, (), texts, marker=False, width=1.4)
+        line = Series(curve.row, color, places, values, (), texts, marker=False, width=1.4)
         point = Series(
-            curve.row, colour, places[best : best + 1], values[best : best + 1], (),
+            curve.row, color, places[best : best + 1], values[best : best + 1], (),
             texts[best : best + 1], line=False,
         )  # fmt: skip
         series += [line, point]

@@ -107,10 +107,10 @@ def to_matplotlib(chart: Chart) -> Figure:
 
 
 def _draw(axes: Axes, chart: Chart, series: Series, place: int) -> None:
-    colour: Any = series.colour if isinstance(series.colour, str) else list(series.colour)
+    color: Any = series.color if isinstance(series.color, str) else list(series.color)
     error = list(series.error) or None
     x, y = [_value(each) for each in series.x], [_value(each) for each in series.y]
-    style = {"color": colour, "label": _plain(series.name)}
+    style = {"color": color, "label": _plain(series.name)}
     if chart.kind == BARS:
         axes.barh(y, x, xerr=error, capsize=2, **style)
     elif chart.kind == COLUMNS:
@@ -121,7 +121,7 @@ def _draw(axes: Axes, chart: Chart, series: Series, place: int) -> None:
         axes.set_xticks(range(len(x)), [str(each) for each in x])
     elif not series.line:
         size = 5 if chart.kind == MAP else 24
-        axes.scatter(x, y, s=size, c=colour, linewidths=0, label=style["label"])
+        axes.scatter(x, y, s=size, c=color, linewidths=0, label=style["label"])
     else:
         marker = "o" if series.marker else None
         axes.errorbar(x, y, yerr=error, marker=marker, markersize=3.5, capsize=2,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from recbole_qbert.reports import html as webpage
+from recbole_qbert.reports import webpage
 from recbole_qbert.reports.plotly_charts import charts_html
-from recbole_qbert.reports.sections import Section
+from recbole_qbert.reports.sections import ReportSection
 
 _SHORT = 400  # characters of an origin that stands open
 
@@ -103,7 +103,7 @@ _SCRIPT = """
 """
 
 
-def render(title: str, counts: str, command: str, sections: Sequence[Section]) -> str:
+def render(title: str, counts: str, command: str, sections: Sequence[ReportSection]) -> str:
     """The page as text.
 
     Args:
@@ -121,7 +121,7 @@ def render(title: str, counts: str, command: str, sections: Sequence[Section]) -
     return webpage.page(title, header, main, _STYLE)
 
 
-def _panel(section: Section) -> str:
+def _panel(section: ReportSection) -> str:
     blocks = "\n".join(
         block if isinstance(block, str) else charts_html(block) for block in section.blocks
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from recbole_qbert.reports import html as webpage
+from recbole_qbert.reports import webpage
 from recbole_qbert.reports.charts import (
     BARS,
     COLUMNS,
@@ -33,8 +33,8 @@ def _legend(charts: Sequence[Chart]) -> str:
     """Buttons that show and hide what they name."""
     buttons = "".join(
         f'<button type="button" aria-pressed="true" data-name="{escape(name)}">'
-        f'<i style="background:{colour}"></i>{escape(name)}</button>'
-        for name, colour in legend_of(charts).items()
+        f'<i style="background:{color}"></i>{escape(name)}</button>'
+        for name, color in legend_of(charts).items()
     )
     return f'<div class="legend" role="group" aria-label="legend">{buttons}</div>' * bool(buttons)
 
@@ -114,16 +114,16 @@ def _trace(chart: Chart, series: Series) -> go.Scatter | go.Bar:
         if series.error:
             settings["error_x" if chart.kind == BARS else "error_y"] = error
         orientation = "h" if chart.kind == BARS else "v"
-        return go.Bar(x=x, y=y, orientation=orientation, marker_color=series.colour, **settings)
+        return go.Bar(x=x, y=y, orientation=orientation, marker_color=series.color, **settings)
     if series.error:
-        settings["error_y"] = {**error, "color": series.colour}
+        settings["error_y"] = {**error, "color": series.color}
     mode = "+".join(["lines"] * series.line + ["markers"] * series.marker)
     size = 6 if series.line or chart.kind == MAP else 9
     return go.Scatter(
         x=x, y=y, mode=mode,
-        marker={"color": series.colour, "size": size,
+        marker={"color": series.color, "size": size,
                 "opacity": 0.8 if chart.kind == MAP else 1.0},
-        line={"color": series.colour if isinstance(series.colour, str) else None,
+        line={"color": series.color if isinstance(series.color, str) else None,
               "width": series.width},
         **settings,
     )  # fmt: skip

@@ -11,11 +11,11 @@ from rich.text import Text
 
 from recbole_qbert.common.errors import InputError, did_you_mean, preview
 from recbole_qbert.common.progress import Progress
-from recbole_qbert.data.domain import Domain, default_folder, find_domain
+from recbole_qbert.data.domain import DatasetPaths, default_folder, find_domain
 from recbole_qbert.evaluation.ranking import UNSEEN
-from recbole_qbert.reports import html as webpage
+from recbole_qbert.reports import webpage
 from recbole_qbert.reports.charts import Palette
-from recbole_qbert.reports.comparisons import Comparison, compare_all
+from recbole_qbert.reports.comparisons import ComparisonData, compare_all
 from recbole_qbert.reports.discovery import Found, find_results
 from recbole_qbert.reports.ids import ids_section
 from recbole_qbert.reports.inspection.facts import Facts, gather_facts
@@ -23,14 +23,14 @@ from recbole_qbert.reports.inspection.pictures import Pictures
 from recbole_qbert.reports.item_map import METHODS, TSNE_METHOD, space_section
 from recbole_qbert.reports.learning import learning_section
 from recbole_qbert.reports.page import render
-from recbole_qbert.reports.sections import Section
+from recbole_qbert.reports.sections import ReportSection
 from recbole_qbert.reports.sweeps import sweeps_section
 from recbole_qbert.reports.tables import tables_section
 from recbole_qbert.reports.users import best_bundle, users_section
 
 
 @dataclass(frozen=True)
-class Request:
+class ReportRequest:
     """What the user asked for.
 
     Attributes:
@@ -63,7 +63,7 @@ class Request:
     n_users: int = 5
 
 
-def report(request: Request, console: Console) -> list[Section]:
+def report(request: ReportRequest, console: Console) -> list[ReportSection]:
     """Write the page and, where asked for, the plots.
 
     Returns:
@@ -103,7 +103,7 @@ def _say(console: Console, line: str) -> None:
     console.print(Text(line), soft_wrap=True)
 
 
-def _check(request: Request) -> None:
+def _check(request: ReportRequest) -> None:
     if request.output.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"--output={request.output}: name a file that ends with .html")
     if request.plots is not None and request.plots.exists() and not request.plots.is_dir():
@@ -115,7 +115,7 @@ def _check(request: Request) -> None:
         raise InputError(f"--n_users={request.n_users}: it must be at least 1")
 
 
-def _metric(asked: str, comparisons: Sequence[Comparison]) -> str:
+def _metric(asked: str, comparisons: Sequence[ComparisonData]) -> str:
     """`ndcg@10`, of `NDCG@10` or `unseen_ndcg@10`; both rankings are shown anyway."""
     metric = asked.lower().removeprefix(UNSEEN).replace("hr@", "hit@")
     known = {name for one in comparisons for row in one.scores.rows for name in row.metrics}
@@ -127,7 +127,7 @@ def _metric(asked: str, comparisons: Sequence[Comparison]) -> str:
     return metric
 
 
-def _domain(request: Request, found: Found) -> Domain | None:
+def _domain(request: ReportRequest, found: Found) -> DatasetPaths | None:
     """The data set whose items and users are shown; None where it is not known or not here.
 
     Raises:
@@ -146,27 +146,27 @@ def _domain(request: Request, found: Found) -> Domain | None:
               run.config["keys"]]  # fmt: skip
     for place in (*reversed(places), Path("dataset")):
         if (place / name).is_dir():
-            return Domain(name, place / name)
+            return DatasetPaths(name, place / name)
     return find_domain(name, "dataset") if request.dataset else None
 
 
 def _sections(
-    request: Request,
+    request: ReportRequest,
     found: Found,
-    comparisons: Sequence[Comparison],
+    comparisons: Sequence[ComparisonData],
     metric: str,
-    domain: Domain | None,
+    domain: DatasetPaths | None,
     console: Console,
-) -> list[Section]:
+) -> list[ReportSection]:
     """All that there are data for, in their order."""
     palette = Palette()
-    steps: dict[str, Callable[[], list[Section | None]]] = {
+    steps: dict[str, Callable[[], list[ReportSection | None]]] = {
         "tables": lambda: [tables_section(comparisons, metric, palette)],
         "learning curves": lambda: [learning_section(comparisons, metric, palette)],
         "sweeps": lambda: [sweeps_section(found, comparisons, metric, palette)],
         "items and users": lambda: _of_data_set(request, found, domain) if domain else [],
     }
-    sections: list[Section | None] = []
+    sections: list[ReportSection | None] = []
     bar = Progress(steps.items(), desc="report", unit="part")
     for name, step in bar:
         bar.set_postfix_str(name)
@@ -174,17 +174,19 @@ def _sections(
     return [section for section in sections if section is not None]
 
 
-def _of_data_set(request: Request, found: Found, domain: Domain) -> list[Section | None]:
+def _of_data_set(
+    request: ReportRequest, found: Found, domain: DatasetPaths
+) -> list[ReportSection | None]:
     """Item vectors, semantic IDs, example users."""
     facts = _facts(request, domain)
     pictures, sections = None, []
     if facts is not None:
         if request.images is not None:
-            pictures = Pictures(request.images, facts.catalogue)
+            pictures = Pictures(request.images, facts.catalog)
         default = default_folder(domain.folder.parent, [domain.name])
         tokenizer = request.tokenizer or default
         sections = [
-            space_section(facts.catalogue, domain, tokenizer, request.projection),
+            space_section(facts.catalog, domain, tokenizer, request.projection),
             ids_section(facts, pictures, domain.name),
         ]
     run = best_bundle(found, domain.name)
@@ -201,7 +203,7 @@ def _of_data_set(request: Request, found: Found, domain: Domain) -> list[Section
     return [*sections, users]
 
 
-def _facts(request: Request, domain: Domain) -> Facts | None:
+def _facts(request: ReportRequest, domain: DatasetPaths) -> Facts | None:
     """What `inspect` knows of the data set's IDs; None where it has none."""
     semid = request.semantic_id_file or domain.file("semid")
     if not semid.is_file():
@@ -221,7 +223,7 @@ def _facts(request: Request, domain: Domain) -> Facts | None:
     )
 
 
-def _unique(sections: Sequence[Section]) -> list[Section]:
+def _unique(sections: Sequence[ReportSection]) -> list[ReportSection]:
     """Charts of two folders may have one key; a later one gets a number."""
     seen: dict[str, int] = {}
     renamed = []
@@ -240,10 +242,10 @@ def _unique(sections: Sequence[Section]) -> list[Section]:
     return renamed
 
 
-def _flags(request: Request) -> str:
+def _flags(request: ReportRequest) -> str:
     """Flags that were given; of an absolute path the name alone, as a page may be passed on."""
     given = ""
-    for each in fields(Request):
+    for each in fields(ReportRequest):
         value = getattr(request, each.name)
         if each.name in ("folders", "output", "plots") or value == each.default:
             continue

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from recbole_qbert.experiments.benchmark.tables import BEST, SECOND, Entry, Sheet
-from recbole_qbert.reports import html as webpage
+from recbole_qbert.experiments.benchmark.tables import BEST, SECOND, BenchmarkTable, TableCell
+from recbole_qbert.reports import webpage
 from recbole_qbert.reports.charts import Chart
 
 Block = str | tuple[Chart, ...]
@@ -15,7 +15,7 @@ MARKS = {BEST: "<b>%s</b>", SECOND: "<u>%s</u>", "": "%s"}
 
 
 @dataclass(frozen=True)
-class Section:
+class ReportSection:
     """One tab.
 
     Attributes:
@@ -46,7 +46,7 @@ def warnings_html(lines: Sequence[str]) -> str:
     return f'<div class="warn" role="note"><b>Mind:</b><ul>{items}</ul></div>'
 
 
-def sheet_html(sheet: Sheet) -> str:
+def sheet_html(sheet: BenchmarkTable) -> str:
     """A benchmark's table: the best bold, the second underlined."""
     head = webpage.cells("th", sheet.head, sheet.n_names).replace("\n", "<br>")
     lines = []
@@ -58,7 +58,7 @@ def sheet_html(sheet: Sheet) -> str:
     return webpage.table(sheet.title, head, "".join(lines), sheet.notes)
 
 
-def _cells(row: Sequence[Entry], n_names: int) -> str:
+def _cells(row: Sequence[TableCell], n_names: int) -> str:
     cells = []
     for place, entry in enumerate(row):
         text = MARKS[entry.mark] % escape(entry.text).replace("\n", "<br>")

@@ -17,7 +17,7 @@ from recbole_qbert.experiments.benchmark.scores import Row
 from recbole_qbert.experiments.tune.journal import EXPERIMENT, FAILED, STOPPED
 from recbole_qbert.experiments.tune.settings import describe, short
 from recbole_qbert.experiments.tune.sweep import TRIALS_CSV
-from recbole_qbert.reports import html as webpage
+from recbole_qbert.reports import webpage
 from recbole_qbert.reports.charts import (
     CURVES,
     REST,
@@ -28,10 +28,10 @@ from recbole_qbert.reports.charts import (
     ramp,
     slug,
 )
-from recbole_qbert.reports.comparisons import Comparison
+from recbole_qbert.reports.comparisons import ComparisonData
 from recbole_qbert.reports.discovery import Found
 from recbole_qbert.reports.learning import metric_name
-from recbole_qbert.reports.sections import Block, Section
+from recbole_qbert.reports.sections import Block, ReportSection
 
 LEAST_VALUES = 3  # of a setting that make a curve of runs
 LOGARITHMIC = "loguniform"
@@ -61,15 +61,15 @@ class Experiment(NamedTuple):
 
 
 def sweeps_section(
-    found: Found, comparisons: Sequence[Comparison], metric: str, palette: Palette
-) -> Section | None:
+    found: Found, comparisons: Sequence[ComparisonData], metric: str, palette: Palette
+) -> ReportSection | None:
     """Charts of every sweep, and of runs that differ in one number; None without any.
 
     Args:
         found: where the sweeps lie.
         comparisons: of `compare_all`.
         metric: of the runs' charts.
-        palette: gives each model its colour.
+        palette: gives each model its color.
 
     Raises:
         InputError: a damaged sweep.
@@ -93,7 +93,7 @@ def sweeps_section(
         again += dict.fromkeys(one.again for one in comparisons)
     if not blocks:
         return None
-    return Section("sweeps", "Sweeps", "; ".join(sources), "; ".join(again), tuple(blocks))
+    return ReportSection("sweeps", "Sweeps", "; ".join(sources), "; ".join(again), tuple(blocks))
 
 
 def _heading(title: str, line: str) -> str:
@@ -160,16 +160,16 @@ def _over_key(one: Experiment, key: str, palette: Palette) -> Chart:
     series = []
     if len(one.keys) == 1 or len(best) < len(trials):
         joined = list(best.values())
-        colour = palette[one.model] if len(one.keys) == 1 else INK
-        series.append(_points("best at each value", colour, joined, key, True, named))
+        color = palette[one.model] if len(one.keys) == 1 else INK
+        series.append(_points("best at each value", color, joined, key, True, named))
     others = [trial for trial in trials if len(one.keys) > 1 and trial.state != STOPPED]
     stopped = [trial for trial in trials if trial.state == STOPPED]
-    for name, colour, some in (
+    for name, color, some in (
         ("trials", palette[one.model], others),
         ("trials stopped by ASHA", REST, stopped),
     ):
         if some:
-            series.append(_points(name, colour, some, key, False, named))
+            series.append(_points(name, color, some, key, False, named))
     places = () if named or len(best) > 6 else tuple((x, short(x)) for x in best)
     return Chart(
         key=slug("sweep", one.folder.name, one.dataset, key),
@@ -184,11 +184,11 @@ def _over_key(one: Experiment, key: str, palette: Palette) -> Chart:
 
 
 def _points(
-    name: str, colour: str, trials: Sequence[Tried], key: str, line: bool, named: bool
+    name: str, color: str, trials: Sequence[Tried], key: str, line: bool, named: bool
 ) -> Series:
     return Series(
         name=name,
-        colour=colour,
+        color=color,
         x=tuple(short(each.values[key]) if named else each.values[key] for each in trials),
         y=tuple(each.best for each in trials),
         texts=tuple(
@@ -220,7 +220,7 @@ def parallel_chart(one: Experiment) -> Chart:
         series.append(
             Series(
                 name=f"trial {trial.number}",
-                colour=BEST if last else ramp(rank / max(1, len(order) - 1)),
+                color=BEST if last else ramp(rank / max(1, len(order) - 1)),
                 x=tuple(float(axis) for axis in range(len(columns))),
                 y=tuple(shares[place] for shares in scaled),
                 texts=(text,) * len(columns),
@@ -260,7 +260,7 @@ def _brief(value: float) -> str:
     return f"{value:.{1 if abs(value) < 0.001 else 3}g}"
 
 
-def run_charts(one: Comparison, metric: str, palette: Palette) -> list[Chart]:
+def run_charts(one: ComparisonData, metric: str, palette: Palette) -> list[Chart]:
     """Test metric over each number in which some rows of a model differ while all else is equal."""
     models = dict.fromkeys(row.contender.model for row in one.scores.rows)
     curves: dict[str, dict[str, list[tuple[float, Row]]]] = {}

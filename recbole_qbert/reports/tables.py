@@ -11,8 +11,8 @@ from recbole_qbert.experiments.benchmark.published import published_figures, pub
 from recbole_qbert.experiments.benchmark.scores import (
     GROUP_METRICS,
     GROUPS,
+    MeanStd,
     Scores,
-    Spread,
     group_metric,
 )
 from recbole_qbert.experiments.benchmark.tables import (
@@ -24,28 +24,28 @@ from recbole_qbert.experiments.benchmark.tables import (
     published_sheet,
     runs_sheet,
 )
-from recbole_qbert.reports import html as webpage
+from recbole_qbert.reports import webpage
 from recbole_qbert.reports.charts import BARS, CURVES, Chart, Palette, Series, slug
-from recbole_qbert.reports.comparisons import Comparison, has_ranks
-from recbole_qbert.reports.sections import Block, Section, sheet_html, warnings_html
+from recbole_qbert.reports.comparisons import ComparisonData, has_ranks
+from recbole_qbert.reports.sections import Block, ReportSection, sheet_html, warnings_html
 
 INTERVAL = "bars and numbers: means over seeds, ± the sample deviation; a single seed has none"
 EXPLAINED = (
     "Every table has both rankings. 'all items': what a user has seen stands in the ranking. 'seen "
     "excluded': it does not, which compares models that repeat with models that cannot. Best bold, "
-    "second underlined; test users, whole catalogue."
+    "second underlined; test users, whole catalog."
 )
 
 
 def tables_section(
-    comparisons: Sequence[Comparison], metric: str, palette: Palette
-) -> Section | None:
+    comparisons: Sequence[ComparisonData], metric: str, palette: Palette
+) -> ReportSection | None:
     """The tables and charts of every comparison; None without any.
 
     Args:
         comparisons: of `compare_all`.
         metric: of the charts, such as `ndcg@10`.
-        palette: gives each row its colour.
+        palette: gives each row its color.
     """
     if not comparisons:
         return None
@@ -54,10 +54,10 @@ def tables_section(
         blocks += _comparison(one, metric, palette, str(number))
     source = "; ".join(dict.fromkeys(one.source for one in comparisons))
     again = "; ".join(dict.fromkeys(one.again for one in comparisons))
-    return Section("tables", "Comparison", source, again, tuple(blocks))
+    return ReportSection("tables", "ComparisonData", source, again, tuple(blocks))
 
 
-def _comparison(one: Comparison, metric: str, palette: Palette, number: str) -> list[Block]:
+def _comparison(one: ComparisonData, metric: str, palette: Palette, number: str) -> list[Block]:
     scores = one.scores
     heading = f"<h2>{escape(one.title)}</h2>{webpage.paragraphs([f'From {one.source}.'])}"
     blocks: list[Block] = [heading + warnings_html(one.warnings)]
@@ -81,7 +81,7 @@ def _bars(scores: Scores, metric: str, palette: Palette, number: str) -> list[Ch
         spreads = [row.over_seeds("test", prefix + metric) for row in scores.rows]
         series = Series(
             name=metric_title(metric),
-            colour=tuple(palette[row.name] for row in scores.rows),
+            color=tuple(palette[row.name] for row in scores.rows),
             x=tuple(one.mean for one in spreads),
             y=tuple(row.name for row in scores.rows),
             error=_errors(spreads),
@@ -105,7 +105,7 @@ def _bars(scores: Scores, metric: str, palette: Palette, number: str) -> list[Ch
     return charts
 
 
-def _errors(spreads: Sequence[Spread]) -> tuple[float, ...]:
+def _errors(spreads: Sequence[MeanStd]) -> tuple[float, ...]:
     """Sample deviations, 0 of a single seed; empty where all are single."""
     if all(one.deviation is None for one in spreads):
         return ()

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from recbole_qbert.data.atomic import read_columns
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.sequences import read_interactions
 from recbole_qbert.evaluation.results import RunResult
-from recbole_qbert.reports import html as webpage
+from recbole_qbert.reports import webpage
 from recbole_qbert.reports.discovery import Found
-from recbole_qbert.reports.inspection.catalogue import printable
+from recbole_qbert.reports.inspection.catalog import printable
 from recbole_qbert.reports.inspection.tree import spread
 from recbole_qbert.reports.learning import metric_name
-from recbole_qbert.reports.sections import Section
+from recbole_qbert.reports.sections import ReportSection
 from recbole_qbert.serving.bundle import Recommender
 
 LENGTH = 10  # of a list
@@ -27,7 +27,7 @@ Thumbnail = Callable[[str], str]  # item -> HTML
 
 
 @dataclass(frozen=True)
-class Example:
+class ExampleUser:
     """A test user.
 
     Attributes:
@@ -59,9 +59,9 @@ def best_bundle(found: Found, dataset: str) -> RunResult | None:
 
 
 def users_section(
-    run: RunResult, source: str, domain: Domain, title_field: str | None, n_users: int,
+    run: RunResult, source: str, domain: DatasetPaths, title_field: str | None, n_users: int,
     thumbnail: Thumbnail,
-) -> Section | None:  # fmt: skip
+) -> ReportSection | None:  # fmt: skip
     """Histories and recommendations by title; None without interactions.
 
     Args:
@@ -92,13 +92,13 @@ def users_section(
         lines.append(f"Items go by token: --title_field= names a column of {domain.name}.item.")
     body = "".join(_user(example, titles, thumbnail) for example in examples)
     again = f"recbole-qbert run --model={run.model} --dataset={run.dataset}"
-    return Section(
-        "users", "Example users", f"the bundle of {Path(run.folder).name} in {source}", again,
+    return ReportSection(
+        "users", "ExampleUser users", f"the bundle of {Path(run.folder).name} in {source}", again,
         (webpage.paragraphs(lines) + body,),
     )  # fmt: skip
 
 
-def example_users(run: RunResult, domain: Domain, n_users: int) -> list[Example]:
+def example_users(run: RunResult, domain: DatasetPaths, n_users: int) -> list[ExampleUser]:
     """Users evenly spaced over those that could be tested and whose items the model knows."""
     recommender = Recommender.load(run.bundle)
     known = set(recommender.tokens)
@@ -116,12 +116,12 @@ def example_users(run: RunResult, domain: Domain, n_users: int) -> list[Example]
     k = min(LENGTH, len(known))
     lists = recommender.recommend([history[:-1] for history in items], k=k)
     return [
-        Example(user, tuple(history[:-1]), history[-1], tuple(item for item, _ in best))
+        ExampleUser(user, tuple(history[:-1]), history[-1], tuple(item for item, _ in best))
         for user, history, best in zip(users, items, lists, strict=True)
     ]
 
 
-def _titles(domain: Domain, field: str | None) -> dict[str, str]:
+def _titles(domain: DatasetPaths, field: str | None) -> dict[str, str]:
     """Item -> title, of those that have one."""
     if field is None or not domain.file("item").is_file():
         return {}
@@ -130,7 +130,7 @@ def _titles(domain: Domain, field: str | None) -> dict[str, str]:
     return {item: title for item, title in pairs if title}
 
 
-def _user(example: Example, titles: Mapping[str, str], thumbnail: Thumbnail) -> str:
+def _user(example: ExampleUser, titles: Mapping[str, str], thumbnail: Thumbnail) -> str:
     shown = example.history[-N_HISTORY:]
     n_hidden = len(example.history) - len(shown)
     before = f'<p class="more">... {n_hidden:,} before</p>' if n_hidden else ""

@@ -46,7 +46,7 @@ from recbole_qbert.data.codec import quote
 from recbole_qbert.data.semid import read_semantic_ids, write_semantic_ids
 from recbole_qbert.registry import model_entry
 from recbole_qbert.serving.stand_in import stand_in
-from recbole_qbert.speedups.trimmed_forward import lean_scores
+from recbole_qbert.speedups.trimmed_forward import trimmed_scores
 from recbole_qbert.training.checkpoint import (
     DERIVED_KEYS,
     config_to_json,
@@ -234,7 +234,7 @@ def _scores(
     batch = Interaction(
         {model.ITEM_SEQ: items, model.ITEM_SEQ_LEN: lengths, model.POS_ITEM_ID: targets}
     )
-    scores: Tensor = lean_scores(model, config)(batch.to(config["device"]))
+    scores: Tensor = trimmed_scores(model, config)(batch.to(config["device"]))
     return scores.view(len(items), -1).float().clone()
 
 

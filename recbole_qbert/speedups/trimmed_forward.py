@@ -49,7 +49,7 @@ OfBatch = Callable[[Interaction], Tensor]
 OfModel = Callable[[Any, Interaction], Tensor]  # the same, of a model or a view of it
 
 
-def lean_loss(model: Any, config: Any) -> OfBatch:
+def trimmed_loss(model: Any, config: Any) -> OfBatch:
     """In place of `model.calculate_loss`, where model, device and settings allow it."""
     quicken(model, config)
     if (
@@ -68,7 +68,7 @@ def lean_loss(model: Any, config: Any) -> OfBatch:
     return _with_lean_forward(model, "calculate_loss", loss, config, share)
 
 
-def lean_scores(model: Any, config: Any) -> OfBatch:
+def trimmed_scores(model: Any, config: Any) -> OfBatch:
     """In place of `model.full_sort_predict`, scores of all items [B, N]."""
     quicken(model, config)
     return _with_lean_forward(model, "full_sort_predict", None, config, share=False)
@@ -90,7 +90,7 @@ def _with_lean_forward(
     if not cut and not share:
         own: OfBatch = functools.partial(function, model) if function else getattr(model, name)
         return own
-    forward = LeanForward(model, cut, share)
+    forward = TrimmedForward(model, cut, share)
 
     def lean(interaction: Interaction) -> Tensor:
         view = view_of(model, forward=forward)
@@ -123,7 +123,7 @@ def masked_loss(model: Any, interaction: Interaction) -> Tensor:
     return linear_cross_entropy(hidden, table, model.output_bias, targets)
 
 
-class LeanForward:
+class TrimmedForward:
     """In place of a model's `forward`: what it says at the end of every row [B, D], where it is
     asked with the rows' lengths, or at every place [B, L, D]."""
 

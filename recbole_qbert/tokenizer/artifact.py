@@ -2,10 +2,10 @@
 
     tokenizer.json                settings, domains, what each stage reports
     stage1.safetensors            the injector, fused vectors and depths
-    stage2.<stream>.safetensors   a quantiser and the codes of all items
+    stage2.<stream>.safetensors   a quantizer and the codes of all items
     ids.safetensors               items and their unique codes; grows with `encode-items`
 
-A *stream* is what a quantiser reads: `fused` (stage 1), a modality's own vectors (`content`: each
+A *stream* is what a quantizer reads: `fused` (stage 1), a modality's own vectors (`content`: each
 modality that has a table), or `identity` (vectors of co-occurrence in training). The levels of
 several streams stand side by side.
 
@@ -24,12 +24,12 @@ import numpy as np
 from recbole_qbert._version import __version__
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import read_json, write_json
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.embeddings import FUSED
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
 from recbole_qbert.tokenizer.fusion.fit import Injector
-from recbole_qbert.tokenizer.quantizers.base import Quantiser
-from recbole_qbert.tokenizer.quantizers.registry import load_quantiser
+from recbole_qbert.tokenizer.quantizers.base import Quantizer
+from recbole_qbert.tokenizer.quantizers.registry import load_quantizer
 from recbole_qbert.training.checkpoint import load_checkpoint, save_checkpoint, state_sha256
 
 FORMAT = "recbole-qbert/tokenizer/2"
@@ -46,8 +46,8 @@ class Tokenizer:
         folder: where it lies.
         settings: those of `properties/tokenize.yaml`, with the user's.
         injector: stage 1, or None where no stream needs it.
-        quantisers: stage 2, one a stream, in the order of the levels.
-        fills: what a stream's quantiser reads for an item without a vector, [D] each.
+        quantizers: stage 2, one a stream, in the order of the levels.
+        fills: what a stream's quantizer reads for an item without a vector, [D] each.
         keys: (domain, item) of every item with an ID.
         codes: int64 [N, K], unique.
         codebook_sizes: K.
@@ -61,7 +61,7 @@ class Tokenizer:
     folder: Path
     settings: dict[str, Any]
     injector: Injector | None
-    quantisers: dict[str, Quantiser]
+    quantizers: dict[str, Quantizer]
     fills: dict[str, np.ndarray]
     keys: list[tuple[str, str]]
     codes: np.ndarray
@@ -74,8 +74,8 @@ class Tokenizer:
 
     @property
     def vocabulary(self) -> str:
-        """What the codes mean, as a name: that of the fitted quantisers, whatever the items."""
-        states = {name: quantiser.state() for name, quantiser in self.quantisers.items()}
+        """What the codes mean, as a name: that of the fitted quantizers, whatever the items."""
+        states = {name: quantizer.state() for name, quantizer in self.quantizers.items()}
         return "tokenizer:" + state_sha256(states)
 
     def save_ids(self) -> None:
@@ -94,7 +94,7 @@ class Tokenizer:
             "format": FORMAT,
             "version": __version__,
             "settings": self.settings,
-            "streams": list(self.quantisers),
+            "streams": list(self.quantizers),
             "codebook_sizes": list(self.codebook_sizes),
             "n_spare": self.n_spare,
             "shapes": self.shapes,
@@ -119,16 +119,16 @@ class Tokenizer:
         injector = None
         if FUSED in manifest["streams"]:
             injector = Injector.from_state(load_checkpoint(folder / "stage1.safetensors")["state"])
-        quantisers, fills = {}, {}
+        quantizers, fills = {}, {}
         for stream in manifest["streams"]:
             state = load_checkpoint(folder / f"stage2.{stream}.safetensors")["state"]
-            quantisers[stream], fills[stream] = load_quantiser(state["quantiser"]), state["fill"]
+            quantizers[stream], fills[stream] = load_quantizer(state["quantizer"]), state["fill"]
         ids = load_checkpoint(folder / "ids.safetensors")
         return cls(
             folder=folder,
             settings=manifest["settings"],
             injector=injector,
-            quantisers=quantisers,
+            quantizers=quantizers,
             fills=fills,
             keys=[(domain, item) for domain, item in ids["keys"]],
             codes=ids["codes"],
@@ -143,18 +143,18 @@ class Tokenizer:
     def encode(self, streams: Streams) -> np.ndarray:
         """Codes of all streams side by side, int64 [n, K], not yet unique."""
         blocks = [
-            quantiser.encode(filled(*streams[name], self.fills[name]))
-            for name, quantiser in self.quantisers.items()
+            quantizer.encode(filled(*streams[name], self.fills[name]))
+            for name, quantizer in self.quantizers.items()
         ]
         return np.pad(np.concatenate(blocks, axis=1), ((0, 0), (0, self.n_spare)))
 
     def distances(self, streams: Streams, rows: np.ndarray) -> np.ndarray:
         """D of eq. 10 for some items, all streams side by side: float32 [m, K, C]."""
         blocks = []
-        for name, quantiser in self.quantisers.items():
+        for name, quantizer in self.quantizers.items():
             vectors, present = streams[name]
             taken = filled(vectors[rows], present[rows], self.fills[name])
-            blocks.append(quantiser.distances(taken))
+            blocks.append(quantizer.distances(taken))
         if self.n_spare:  # their codes are all equally near
             shape = (len(rows), self.n_spare, self.codebook_sizes[-1])
             blocks.append(np.zeros(shape, np.float32))
@@ -165,7 +165,7 @@ class Tokenizer:
         ]
         return np.concatenate(padded, axis=1)
 
-    def write_ids(self, domains: Sequence[Domain], sources: Mapping[str, Any]) -> None:
+    def write_ids(self, domains: Sequence[DatasetPaths], sources: Mapping[str, Any]) -> None:
         """Write each domain's `.semid`, all items of it that have an ID."""
         rows: dict[str, list[int]] = {}
         for row, (name, _) in enumerate(self.keys):

@@ -47,7 +47,7 @@ def build_from_columns(
         out_path: the `.semid` file to write; its sidecar records the inputs and the report.
         codebook_size: codes of every level that comes from a column.
         unique: `reallocate` or `extra_level`.
-        vocabulary: name of what the codes mean, the same for files whose codes one quantiser made;
+        vocabulary: name of what the codes mean, the same for files whose codes one quantizer made;
             without, this file's codes are its own.
         beside: `.semid` files whose levels follow those of the columns.
 

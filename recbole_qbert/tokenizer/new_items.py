@@ -1,7 +1,7 @@
 """`encode-items`: IDs for items that came after the tokenizer was made, through its frozen stages.
 
 A new item has no trained ID vector, and no vector of co-occurrence in training. With
-`new_item_query: neighbours` it gets the mean of the vectors of the 10 items nearest to it in
+`new_item_query: neighbors` it gets the mean of the vectors of the 10 items nearest to it in
 content, with `mean` that of all items. For the stream `identity`, contents and vectors of the old
 items are those that their codes stand for, since a tokenizer keeps no others. IDs given before
 never change: their tuples are taken.
@@ -17,12 +17,12 @@ import numpy as np
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.nearest import nearest_items, unit_rows
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.embeddings import FUSED, IDENTITY
 from recbole_qbert.tokenizer.artifact import Streams, Tokenizer
-from recbole_qbert.tokenizer.catalogue import Catalogue, read_catalogue
+from recbole_qbert.tokenizer.catalog import TokenizerInputs, read_catalog
 from recbole_qbert.tokenizer.collisions import reallocate
-from recbole_qbert.tokenizer.fusion.fit import N_NEIGHBOURS
+from recbole_qbert.tokenizer.fusion.fit import N_NEIGHBORS
 from recbole_qbert.tokenizer.pipeline import modality_streams
 from recbole_qbert.tokenizer.settings import needed_modalities
 
@@ -44,7 +44,7 @@ class Encoded:
     without_content: list[tuple[str, str]]
 
 
-def encode_new_items(tokenizer: Tokenizer, domains: Sequence[Domain]) -> Encoded:
+def encode_new_items(tokenizer: Tokenizer, domains: Sequence[DatasetPaths]) -> Encoded:
     """Give IDs to the items of the domains that have none, and write each `.semid` again.
 
     Args:
@@ -61,7 +61,7 @@ def encode_new_items(tokenizer: Tokenizer, domains: Sequence[Domain]) -> Encoded
             f"{tokenizer.folder}: made with unique: {settings['unique']}, whose last level counts "
             "items and cannot place new ones; tokenize with unique: reallocate"
         )
-    catalogue = read_catalogue(
+    catalog = read_catalog(
         domains,
         needed_modalities(settings),
         known=tokenizer.keys,
@@ -69,49 +69,49 @@ def encode_new_items(tokenizer: Tokenizer, domains: Sequence[Domain]) -> Encoded
         encoders=tokenizer.encoders,
     )
     moved = 0
-    if catalogue.keys:
-        streams = new_streams(tokenizer, catalogue)
+    if catalog.keys:
+        streams = new_streams(tokenizer, catalog)
         codes = tokenizer.encode(streams)
         result = reallocate(
             codes,
             lambda rows: tokenizer.distances(streams, rows),
             tokenizer.codebook_sizes,
-            catalogue.names,
+            catalog.names,
             taken=tokenizer.codes,
         )
         moved = result.moved
-        tokenizer.keys = tokenizer.keys + catalogue.keys
+        tokenizer.keys = tokenizer.keys + catalog.keys
         tokenizer.codes = np.concatenate([tokenizer.codes, result.codes])
-        tokenizer.without_content += catalogue.without_content()
+        tokenizer.without_content += catalog.without_content()
         tokenizer.save_ids()
-    tokenizer.write_ids(domains, catalogue.sources)
-    return Encoded(catalogue.keys, moved, catalogue.without_content())
+    tokenizer.write_ids(domains, catalog.sources)
+    return Encoded(catalog.keys, moved, catalog.without_content())
 
 
-def new_streams(tokenizer: Tokenizer, catalogue: Catalogue) -> Streams:
-    """What the tokenizer's quantisers read for items it was not made from."""
-    wanted = list(tokenizer.quantisers)
+def new_streams(tokenizer: Tokenizer, catalog: TokenizerInputs) -> Streams:
+    """What the tokenizer's quantizers read for items it was not made from."""
+    wanted = list(tokenizer.quantizers)
     for name, (parts, size) in tokenizer.shapes.items():
-        if name not in catalogue.parts:
-            shape = (len(catalogue.keys), parts)
-            catalogue.parts[name] = np.zeros((*shape, size), np.float32), np.zeros(shape, np.bool_)
-    streams = modality_streams(catalogue, wanted)
-    n_new = len(catalogue.keys)
+        if name not in catalog.parts:
+            shape = (len(catalog.keys), parts)
+            catalog.parts[name] = np.zeros((*shape, size), np.float32), np.zeros(shape, np.bool_)
+    streams = modality_streams(catalog, wanted)
+    n_new = len(catalog.keys)
     if IDENTITY in wanted:
         streams[IDENTITY] = _identity(tokenizer, streams, n_new)
     if FUSED in wanted:
         assert tokenizer.injector is not None  # every tokenizer with this stream has one
         queries = tokenizer.injector.queries_for(
-            catalogue.parts, tokenizer.settings["new_item_query"]
+            catalog.parts, tokenizer.settings["new_item_query"]
         )
-        fused, _ = tokenizer.injector.fuse(catalogue.parts, queries)
+        fused, _ = tokenizer.injector.fuse(catalog.parts, queries)
         streams[FUSED] = fused, np.ones(n_new, np.bool_)
     return streams
 
 
 def _identity(tokenizer: Tokenizer, streams: Streams, n_new: int) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors of co-occurrence for new items, from their neighbours; none where all is missing."""
-    contents = [name for name in tokenizer.quantisers if name in tokenizer.shapes]
+    """Vectors of co-occurrence for new items, from their neighbors; none where all is missing."""
+    contents = [name for name in tokenizer.quantizers if name in tokenizer.shapes]
     if tokenizer.settings["new_item_query"] == "mean" or not contents:
         size = len(tokenizer.fills[IDENTITY])
         return np.zeros((n_new, size), np.float32), np.zeros(n_new, np.bool_)
@@ -120,15 +120,15 @@ def _identity(tokenizer: Tokenizer, streams: Streams, n_new: int) -> tuple[np.nd
     found = np.concatenate(
         [np.where(streams[name][1][:, None], streams[name][0], 0) for name in contents], axis=1
     )
-    rows, _ = nearest_items(known, N_NEIGHBOURS, found)
+    rows, _ = nearest_items(known, N_NEIGHBORS, found)
     return old[IDENTITY][rows].mean(axis=1), found.any(axis=1)
 
 
 def _reconstructed(tokenizer: Tokenizer) -> dict[str, np.ndarray]:
     """For each stream the vectors that the codes of the items stand for, float32 [N, D]."""
     vectors, first = {}, 0
-    for name, quantiser in tokenizer.quantisers.items():
-        last = first + len(quantiser.codebook_sizes)
-        vectors[name] = quantiser.reconstruct(tokenizer.codes[:, first:last])
+    for name, quantizer in tokenizer.quantizers.items():
+        last = first + len(quantizer.codebook_sizes)
+        vectors[name] = quantizer.reconstruct(tokenizer.codes[:, first:last])
         first = last
     return vectors

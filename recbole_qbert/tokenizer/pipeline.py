@@ -18,16 +18,16 @@ import numpy as np
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.nearest import unit_rows
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.embeddings import CONTENT, FUSED, IDENTITY
 from recbole_qbert.tokenizer.artifact import Streams, Tokenizer, filled
-from recbole_qbert.tokenizer.catalogue import Catalogue, read_catalogue, read_training_pairs
+from recbole_qbert.tokenizer.catalog import TokenizerInputs, read_catalog, read_training_pairs
 from recbole_qbert.tokenizer.collisions import reallocate
 from recbole_qbert.tokenizer.fusion.agreement import agreement_report
 from recbole_qbert.tokenizer.fusion.cooccurrence import cooccurrence, cooccurrence_vectors
 from recbole_qbert.tokenizer.fusion.fit import Injector, fit_injector
-from recbole_qbert.tokenizer.quantizers.base import Quantiser
-from recbole_qbert.tokenizer.quantizers.registry import load_quantiser
+from recbole_qbert.tokenizer.quantizers.base import Quantizer
+from recbole_qbert.tokenizer.quantizers.registry import load_quantizer
 from recbole_qbert.tokenizer.settings import injection_settings, needed_modalities
 from recbole_qbert.tokenizer.sizes import (
     AUTO,
@@ -48,14 +48,14 @@ ALGORITHM = 1
 
 
 def tokenize(
-    domains: Sequence[Domain],
+    domains: Sequence[DatasetPaths],
     folder: Path,
     settings: Mapping[str, Any],
 ) -> Tokenizer | None:
     """Give every item of the domains a semantic ID, in one vocabulary.
 
     Args:
-        domains: data sets with embeddings beside them; see `read_catalogue`.
+        domains: data sets with embeddings beside them; see `read_catalog`.
         folder: where the tokenizer lies or will lie.
         settings: of `tokenize_settings`.
 
@@ -65,93 +65,93 @@ def tokenize(
     Raises:
         InputError: a file or setting that cannot be used, or a collapsed codebook.
     """
-    catalogue = read_catalogue(domains, needed_modalities(settings))
-    names = _stream_names(catalogue, settings["streams"])
+    catalog = read_catalog(domains, needed_modalities(settings))
+    names = _stream_names(catalog, settings["streams"])
     streams: Streams = {}
     report: dict[str, Any] = {}
     counts = None
     if IDENTITY in names or settings["id_query"] == "interactions":
-        counts = cooccurrence(read_training_pairs(domains), catalogue.names)
+        counts = cooccurrence(read_training_pairs(domains), catalog.names)
     injector = None
     if FUSED in names or settings["until"] == "injection":
-        injector, fused = _stage1(catalogue, counts, folder, settings, report)
+        injector, fused = _stage1(catalog, counts, folder, settings, report)
         streams[FUSED] = (fused, np.ones(len(fused), dtype=np.bool_))
     if settings["until"] == "injection":
         return None
     if IDENTITY in names:
         vectors = cooccurrence_vectors(counts, settings["identity_size"], settings["seed"])
         streams[IDENTITY] = (vectors, vectors.any(axis=1))
-    streams |= modality_streams(catalogue, names)
+    streams |= modality_streams(catalog, names)
 
-    quantisers: dict[str, Quantiser] = {}
+    quantizers: dict[str, Quantizer] = {}
     fills: dict[str, np.ndarray] = {}
     blocks: list[np.ndarray] = []
     for name in names:
-        quantiser, fill, codes = _stage2(name, streams[name], folder, settings)
+        quantizer, fill, codes = _stage2(name, streams[name], folder, settings)
         if _holds_nothing(codes, settings) and (blocks or name != names[-1]):
             logger.warning("streams: %s: its vectors are all alike; it is left out", name)
             continue
-        quantisers[name], fills[name] = quantiser, fill
+        quantizers[name], fills[name] = quantizer, fill
         blocks.append(codes)
-        report[f"stage 2, {name}"] = quantiser.report(filled(*streams[name], fill))
-    if settings["until"] == "quantisation":
+        report[f"stage 2, {name}"] = quantizer.report(filled(*streams[name], fill))
+    if settings["until"] == "quantization":
         return None
     codes = np.concatenate(blocks, axis=1)
-    sizes = tuple(size for each in quantisers.values() for size in each.codebook_sizes)
+    sizes = tuple(size for each in quantizers.values() for size in each.codebook_sizes)
     spare: tuple[int, ...] = ()
-    if _is_short(quantisers, settings):
-        spare = spare_sizes(codes, len(catalogue.keys))
+    if _is_short(quantizers, settings):
+        spare = spare_sizes(codes, len(catalog.keys))
         codes = np.pad(codes, ((0, 0), (0, len(spare))))
-    levels = [row for name in quantisers for row in report[f"stage 2, {name}"]["levels"]]
+    levels = [row for name in quantizers for row in report[f"stage 2, {name}"]["levels"]]
     warn_of_sharing(levels, settings)
     tokenizer = Tokenizer(
         folder=folder,
         settings=dict(settings),
         injector=injector,
-        quantisers=quantisers,
+        quantizers=quantizers,
         fills=fills,
-        keys=catalogue.keys,
+        keys=catalog.keys,
         codes=codes,
         codebook_sizes=(*sizes, *spare),
         n_spare=len(spare),
         report=report,
         shapes={
             name: (vectors.shape[1], vectors.shape[2])
-            for name, (vectors, _) in catalogue.parts.items()
+            for name, (vectors, _) in catalog.parts.items()
         },
-        encoders=catalogue.encoders,
-        without_content=catalogue.without_content(),
+        encoders=catalog.encoders,
+        without_content=catalog.without_content(),
     )
-    _make_unique(tokenizer, catalogue, streams)
+    _make_unique(tokenizer, catalog, streams)
     tokenizer.save()
-    tokenizer.write_ids(domains, catalogue.sources)
+    tokenizer.write_ids(domains, catalog.sources)
     return tokenizer
 
 
-def _stream_names(catalogue: Catalogue, wanted: Sequence[str]) -> list[str]:
+def _stream_names(catalog: TokenizerInputs, wanted: Sequence[str]) -> list[str]:
     """The wanted streams, `content` replaced by the modalities there are."""
     names: list[str] = []
     for name in wanted:
-        names += catalogue.parts if name == CONTENT else [name]
+        names += catalog.parts if name == CONTENT else [name]
     return names
 
 
-def modality_streams(catalogue: Catalogue, wanted: Sequence[str]) -> Streams:
+def modality_streams(catalog: TokenizerInputs, wanted: Sequence[str]) -> Streams:
     """Each wanted modality's vectors: of length 1, the mean over an item's parts."""
     streams: Streams = {}
     for name in wanted:
         if name in (FUSED, IDENTITY):
             continue
-        if name not in catalogue.parts:
+        if name not in catalog.parts:
             raise InputError(f"streams: {name}: no data set has {name} embeddings; make them")
-        vectors, present = catalogue.parts[name]
+        vectors, present = catalog.parts[name]
         counts = np.maximum(present.sum(axis=1, keepdims=True), 1)
         streams[name] = (unit_rows(vectors.sum(axis=1) / counts), present.any(axis=1))
     return streams
 
 
 def _stage1(
-    catalogue: Catalogue,
+    catalog: TokenizerInputs,
     counts: Any,
     folder: Path,
     settings: Mapping[str, Any],
@@ -162,14 +162,14 @@ def _stage1(
     queries = None
     if settings["id_query"] == "interactions":
         queries = cooccurrence_vectors(counts, model.hidden_size, settings["seed"])
-    arrays = [array for pair in catalogue.parts.values() for array in pair]
+    arrays = [array for pair in catalog.parts.values() for array in pair]
     arrays += [] if queries is None else [queries]
-    identity = _hash([settings["injection"], settings["seed"], list(catalogue.parts)], arrays)
+    identity = _hash([settings["injection"], settings["seed"], list(catalog.parts)], arrays)
     path = folder / "stage1.safetensors"
     kept = _kept(path, identity)
     if kept is None:
         injector = fit_injector(
-            catalogue.parts,
+            catalog.parts,
             model,
             training,
             seed=settings["seed"],
@@ -177,11 +177,11 @@ def _stage1(
             folder=folder,
             show_progress=settings["show_progress"],
         )
-        fused, depths = injector.fuse(catalogue.parts)
+        fused, depths = injector.fuse(catalog.parts)
         summary = {
             "loss": injector.history[-1] if injector.history else {},
             "depths": np.bincount(depths, minlength=model.max_depth + 1)[1:].tolist(),
-            "neighbours": agreement_report(fused, catalogue.parts, counts),
+            "neighbors": agreement_report(fused, catalog.parts, counts),
         }
         kept = {"state": injector.state(), "fused": fused, "report": summary}
         save_checkpoint(path, {"identity": identity, **kept})
@@ -191,10 +191,10 @@ def _stage1(
 
 def _stage2(
     name: str, stream: tuple[np.ndarray, np.ndarray], folder: Path, settings: Mapping[str, Any]
-) -> tuple[Quantiser, np.ndarray, np.ndarray]:
-    """Fit a stream's quantiser, or read it; also its fill vector and the codes [N, K]."""
+) -> tuple[Quantizer, np.ndarray, np.ndarray]:
+    """Fit a stream's quantizer, or read it; also its fill vector and the codes [N, K]."""
     vectors, present = stream
-    method = settings["quantiser"]
+    method = settings["quantizer"]
     if not present.any():
         raise InputError(f"streams: {name}: no item has a vector; leave this stream out")
     having = vectors if present.all() else vectors[present]
@@ -206,7 +206,7 @@ def _stage2(
     kept = _kept(path, identity)
     if kept is None:
         work = folder / f"stage2.{name}.training"
-        quantiser = fit_levels(
+        quantizer = fit_levels(
             having,
             method,
             section,
@@ -216,13 +216,13 @@ def _stage2(
             show_progress=settings["show_progress"],
         )
         fill = having.mean(axis=0, dtype=np.float64).astype(np.float32)
-        codes = quantiser.encode(filled(vectors, present, fill))
-        state = {"quantiser": quantiser.state(), "fill": fill}
+        codes = quantizer.encode(filled(vectors, present, fill))
+        state = {"quantizer": quantizer.state(), "fill": fill}
         kept = {"state": state, "codes": codes}
         save_checkpoint(path, {"identity": identity, **kept})
         if work.is_dir() and not any(work.iterdir()):
             work.rmdir()
-    return load_quantiser(kept["state"]["quantiser"]), kept["state"]["fill"], kept["codes"]
+    return load_quantizer(kept["state"]["quantizer"]), kept["state"]["fill"], kept["codes"]
 
 
 def _holds_nothing(codes: np.ndarray, settings: Mapping[str, Any]) -> bool:
@@ -230,20 +230,20 @@ def _holds_nothing(codes: np.ndarray, settings: Mapping[str, Any]) -> bool:
     return settings["n_levels"] == AUTO and bool((codes == codes[0]).all())
 
 
-def _is_short(quantisers: Mapping[str, Quantiser], settings: Mapping[str, Any]) -> bool:
+def _is_short(quantizers: Mapping[str, Quantizer], settings: Mapping[str, Any]) -> bool:
     """Whether a stream has fewer levels than it might have, so that tuples may run out."""
     return (
         settings["n_levels"] == AUTO
         and settings["unique"] == "reallocate"
-        and any(len(each.codebook_sizes) < MOST_LEVELS for each in quantisers.values())
+        and any(len(each.codebook_sizes) < MOST_LEVELS for each in quantizers.values())
     )
 
 
-def _make_unique(tokenizer: Tokenizer, catalogue: Catalogue, streams: Streams) -> None:
+def _make_unique(tokenizer: Tokenizer, catalog: TokenizerInputs, streams: Streams) -> None:
     """Replace the codes by unique ones, and report how."""
     if tokenizer.settings["unique"] == "extra_level":
         before = tokenizer.codes
-        tokenizer.codes, sizes = extra_level(before, tokenizer.codebook_sizes, catalogue.names)
+        tokenizer.codes, sizes = extra_level(before, tokenizer.codebook_sizes, catalog.names)
         added = len(sizes) > len(tokenizer.codebook_sizes)
         tokenizer.report["unique"] = {"extra_level_size": sizes[-1] if added else None}
         tokenizer.codebook_sizes = sizes
@@ -252,7 +252,7 @@ def _make_unique(tokenizer: Tokenizer, catalogue: Catalogue, streams: Streams) -
         tokenizer.codes,
         lambda rows: tokenizer.distances(streams, rows),
         tokenizer.codebook_sizes,
-        catalogue.names,
+        catalog.names,
     )
     tokenizer.codes = result.codes
     tokenizer.report["unique"] = result.report()

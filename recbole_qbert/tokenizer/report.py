@@ -18,9 +18,9 @@ def report_lines(tokenizer: Tokenizer) -> Iterator[str]:
         yield "stage 1: " + _numbers(stage["loss"])
         depths = ", ".join(f"{n:,} at {depth}" for depth, n in enumerate(stage["depths"], 1))
         yield f"  depth: items that stop after a block: {depths}"
-        yield "  10 nearest shared with: " + _numbers(stage["neighbours"])
+        yield "  10 nearest shared with: " + _numbers(stage["neighbors"])
     level = 0
-    for stream in tokenizer.quantisers:
+    for stream in tokenizer.quantizers:
         stage = report[f"stage 2, {stream}"]
         yield f"stage 2, {stream}: {stage['collisions']:,} collisions in its own levels"
         for row in stage["levels"]:

@@ -19,10 +19,10 @@ from recbole_qbert.tokenizer.stage_settings import read_settings
 QUERIES = ("random", "interactions")
 _CHOICES = {
     "id_query": QUERIES,
-    "quantiser": tuple(METHODS),
+    "quantizer": tuple(METHODS),
     "unique": ("reallocate", "extra_level"),
-    "new_item_query": ("neighbours", "mean"),
-    "until": ("injection", "quantisation", "ids"),
+    "new_item_query": ("neighbors", "mean"),
+    "until": ("injection", "quantization", "ids"),
 }
 _SIZES = {"n_levels": 1, "codebook_size": 2}  # the least of each
 _KINDS = {bool: "True or False", int: "a whole number", float: "a number", list: "a list"}
@@ -74,7 +74,7 @@ def tokenize_settings(
 
 
 def needed_modalities(settings: Mapping[str, Any]) -> list[str]:
-    """The embedding tables that are read: none where co-occurrence is all that is quantised."""
+    """The embedding tables that are read: none where co-occurrence is all that is quantized."""
     alone = settings["streams"] == [IDENTITY] and settings["until"] != "injection"
     return [] if alone else list(settings["modalities"])
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from recbole_qbert.data.codec import level_letters
-from recbole_qbert.tokenizer.quantizers.base import Quantiser, count_distinct
-from recbole_qbert.tokenizer.quantizers.registry import fit_quantiser
+from recbole_qbert.tokenizer.quantizers.base import Quantizer, count_distinct
+from recbole_qbert.tokenizer.quantizers.registry import fit_quantizer
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def stream_sizes(
     n_levels, size = settings["n_levels"], settings["codebook_size"]
     if size == AUTO:
         size = min(automatic_size(n_items), count_distinct(vectors))
-        if settings["quantiser"] == "opq":  # which takes powers of two alone
+        if settings["quantizer"] == "opq":  # which takes powers of two alone
             size = max(2, _power_of_two(size))
     if n_levels == AUTO:
         n_levels = len(size) if isinstance(size, list) else MOST_LEVELS
@@ -71,12 +71,12 @@ def fit_levels(
     seed: int,
     folder: Path,
     show_progress: bool,
-) -> Quantiser:
-    """`fit_quantiser`, without the last levels that hold nothing where that is allowed.
+) -> Quantizer:
+    """`fit_quantizer`, without the last levels that hold nothing where that is allowed.
 
     Args:
         vectors: float32 [n, D].
-        method: of the quantiser.
+        method: of the quantizer.
         section: its settings, sizes among them.
         may_lack: whether the number of levels is `auto`; at least one is left.
         seed: of everything random.
@@ -84,13 +84,13 @@ def fit_levels(
         show_progress: a bar with the time left.
     """
     kept: dict[str, Any] = {"seed": seed, "folder": folder, "show_progress": show_progress}
-    quantiser = fit_quantiser(vectors, method, section, **kept)
+    quantizer = fit_quantizer(vectors, method, section, **kept)
     if not may_lack:
-        return quantiser
-    filled = max(1, _filled_levels(quantiser.report(vectors)["levels"]))
+        return quantizer
+    filled = max(1, _filled_levels(quantizer.report(vectors)["levels"]))
     if filled == section["n_levels"]:
-        return quantiser
-    return fit_quantiser(vectors, method, {**section, "n_levels": filled}, **kept)
+        return quantizer
+    return fit_quantizer(vectors, method, {**section, "n_levels": filled}, **kept)
 
 
 def spare_sizes(codes: np.ndarray, n_items: int) -> tuple[int, ...]:

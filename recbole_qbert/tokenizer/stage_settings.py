@@ -42,7 +42,7 @@ def _shipped_file() -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class QuantiserSettings:
+class QuantizerSettings:
     """Settings of every method.
 
     Attributes:
@@ -60,11 +60,11 @@ class QuantiserSettings:
         return size if isinstance(size, tuple) else (size,) * self.n_levels
 
 
-Q = TypeVar("Q", bound=QuantiserSettings)
+Q = TypeVar("Q", bound=QuantizerSettings)
 S = TypeVar("S")
 
 
-def read_quantiser_settings(kind: type[Q], method: str, given: Mapping[str, Any]) -> Q:
+def read_quantizer_settings(kind: type[Q], method: str, given: Mapping[str, Any]) -> Q:
     """Settings of a method, its sizes among them; what the mapping lacks has its default.
 
     Raises:

@@ -34,7 +34,7 @@ from safetensors.torch import save as safetensors_bytes
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import atomic_write
 from recbole_qbert.compat.recbole import around_import, isolated_argv
-from recbole_qbert.evaluation.results import RUN_ONLY
+from recbole_qbert.evaluation.results import UNSTORED_KEYS
 from recbole_qbert.training.inputs import check_inputs, inputs_of
 
 # The only key of the header, whose value is the digest and the state: safetensors writes several in
@@ -73,7 +73,7 @@ def config_to_json(config: Config) -> dict[str, Any]:
     content = {
         key: value
         for key, value in config.final_config_dict.items()
-        if key not in DERIVED_KEYS | RUN_ONLY and not isinstance(value, torch.device)
+        if key not in DERIVED_KEYS | UNSTORED_KEYS and not isinstance(value, torch.device)
     }
     content["data_path"] = str(Path(config["data_path"]).parent)  # RecBole appends the data set
     return {"model": config["model"], "dataset": config["dataset"], "keys": content}

@@ -88,7 +88,7 @@ def number_of_processes(given: Any) -> int:
 
 
 @contextlib.contextmanager
-def one_voice() -> Iterator[None]:
+def first_error_only() -> Iterator[None]:
     """Of processes that fail in the block, let the first one speak; all end with its exit status.
 
     A fault in what the user gave is found by all of them, and a process whose peer has gone fails

@@ -11,18 +11,18 @@ from recbole.utils import get_model
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import sha256_file, sidecar_path
 from recbole_qbert.data.dataset import SEMANTIC_ID_FIELD, semantic_id_path
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 
 # Files that a data set of RecBole's may have beside its interactions.
 ITEM_AND_USER = ("item", "user")
 
 
-def inputs_of(config: Config, domains: Sequence[Domain] = ()) -> dict[str, str]:
+def inputs_of(config: Config, domains: Sequence[DatasetPaths] = ()) -> dict[str, str]:
     """Hex SHA-256 of every file that a run reads, by name; see `input_files`."""
     return {name: sha256_file(path) for name, path in input_files(config, domains).items()}
 
 
-def input_files(config: Config, domains: Sequence[Domain] = ()) -> dict[str, Path]:
+def input_files(config: Config, domains: Sequence[DatasetPaths] = ()) -> dict[str, Path]:
     """Every file that a run reads, by name.
 
     These are the data set's atomic files, the semantic IDs if the model reads them, the item
@@ -78,7 +78,7 @@ def reads_semantic_ids(config: Config) -> bool | None:
     return None if says is None else bool(says(config))
 
 
-def _corpus_files(domains: Sequence[Domain]) -> Iterator[tuple[str, Path]]:
+def _corpus_files(domains: Sequence[DatasetPaths]) -> Iterator[tuple[str, Path]]:
     for domain in domains:
         yield from _named(domain.file("inter"))
         yield from _with_sidecar(domain.file("semid"))

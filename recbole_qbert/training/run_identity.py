@@ -10,7 +10,7 @@ from pathlib import Path
 from recbole.config import Config
 
 from recbole_qbert.evaluation.ranking import RANKS_FILE
-from recbole_qbert.evaluation.results import PLACES, RunResult, read_results
+from recbole_qbert.evaluation.results import PATH_KEYS, RunResult, read_results
 from recbole_qbert.training.checkpoint import config_to_json, load_checkpoint
 from recbole_qbert.training.inputs import changed_files, check_inputs, inputs_of
 
@@ -21,7 +21,7 @@ START_ANEW = "start the run again without --resume=True, or give another checkpo
 def run_hash(config: Config) -> str:
     """Eight hex digits that name a run's settings, so that no two runs share a folder."""
     keys = config_to_json(config)["keys"]
-    identity = {key: value for key, value in keys.items() if key not in PLACES}
+    identity = {key: value for key, value in keys.items() if key not in PATH_KEYS}
     text = json.dumps(identity, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 

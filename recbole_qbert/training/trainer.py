@@ -1,6 +1,6 @@
-"""`SafeTrainer`: RecBole's trainer with exact resume, two-column ranking and safe checkpoints.
+"""`ResumableTrainer`: RecBole's trainer with exact resume, two-column ranking and safe checkpoints.
 
-Overrides only what differs: the optimiser gains a warm-up and decay, evaluation goes through
+Overrides only what differs: the optimizer gains a warm-up and decay, evaluation goes through
 `evaluation.ranking`, and the state after each evaluation is kept so that a killed run goes on and
 ends with the same result, bit for bit on one CPU thread.
 """
@@ -29,16 +29,16 @@ from recbole_qbert.common.files import write_json
 from recbole_qbert.common.process_group import barrier, is_main, world
 from recbole_qbert.common.progress import Progress
 from recbole_qbert.data.dataset import SemanticIDDataset
-from recbole_qbert.evaluation.ranking import Ranks, rank_targets, summarise
-from recbole_qbert.evaluation.results import PLACES
-from recbole_qbert.speedups.trimmed_forward import lean_loss, lean_scores
+from recbole_qbert.evaluation.ranking import Ranks, rank_targets, summarize
+from recbole_qbert.evaluation.results import PATH_KEYS
+from recbole_qbert.speedups.trimmed_forward import trimmed_loss, trimmed_scores
 from recbole_qbert.training.checkpoint import load_checkpoint, save_checkpoint, trainer_state
 from recbole_qbert.training.distributed import ParallelLoss, generator_states, set_generator_states
 from recbole_qbert.training.inputs import check_inputs, inputs_of
 from recbole_qbert.training.run_identity import START_ANEW, last_state_file, run_hash
 
 
-class SafeTrainer(Trainer):
+class ResumableTrainer(Trainer):
     """Trains any RecBole sequential model.
 
     Files, all in `checkpoint_dir`: `<model>.safetensors` the best epoch, `<model>.last.safetensors`
@@ -87,7 +87,7 @@ class SafeTrainer(Trainer):
             self.resume_checkpoint(str(self.last_state_file))
         self._parallel_loss: ParallelLoss | None = None
         if world()[1] > 1:
-            self._parallel_loss = ParallelLoss(model, lean_loss(model, config), config["seed"])
+            self._parallel_loss = ParallelLoss(model, trimmed_loss(model, config), config["seed"])
 
     def _name_of_files(self) -> str:
         name = str(self.config["model"])
@@ -158,7 +158,7 @@ class SafeTrainer(Trainer):
     ) -> Any:
         if self._parallel_loss is not None:
             self._parallel_loss.begin_epoch(epoch_idx * len(train_data))
-        loss_func = loss_func or self._parallel_loss or lean_loss(self.model, self.config)
+        loss_func = loss_func or self._parallel_loss or trimmed_loss(self.model, self.config)
         # RecBole's own bar goes to files as it is.
         batches: Any = train_data
         if show_progress:
@@ -254,9 +254,9 @@ class SafeTrainer(Trainer):
                 leave=False,
             )
 
-        score = lean_scores(self.model, self.config)
+        score = trimmed_scores(self.model, self.config)
         self.ranks = rank_targets(self.model, eval_data, self.device, wrap, self.list_length, score)
-        return OrderedDict(summarise(self.ranks, self.config["metrics"], self.config["topk"]))
+        return OrderedDict(summarize(self.ranks, self.config["metrics"], self.config["topk"]))
 
     def _load_weights(self, path: str) -> None:
         state = load_checkpoint(path, self.device)
@@ -280,7 +280,7 @@ class SafeTrainer(Trainer):
         save_checkpoint(self.last_state_file, state)
 
     def resume_checkpoint(self, resume_file: str) -> None:
-        """Take over weights, optimiser and all that `fit` needs to go on after `resume_file`."""
+        """Take over weights, optimizer and all that `fit` needs to go on after `resume_file`."""
         state = load_checkpoint(resume_file, self.device)
         if "resume" not in state:
             raise InputError(
@@ -341,10 +341,10 @@ def _tensorboard_below(folder: Path) -> Iterator[None]:
 
 
 # Stored keys that may differ between a run and its continuation without changing its result.
-RESUMABLE_CHANGES = PLACES | {"eval_batch_size"}
+RESUMABLE_CHANGES = PATH_KEYS | {"eval_batch_size"}
 
 
-def for_shared_folder(trainer: type[SafeTrainer]) -> type[SafeTrainer]:
+def for_shared_folder(trainer: type[ResumableTrainer]) -> type[ResumableTrainer]:
     """The same trainer for RecBole's own `run_recbole`, all of whose runs share one folder."""
     return type(trainer.__name__, (trainer,), {"shares_folder": True})
 

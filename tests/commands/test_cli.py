@@ -55,7 +55,7 @@ FAULTS = {
         ["--modle=SASRec"],
         "--model=... is needed, on the command line or in a config file; is --modle meant for it?",
     ),
-    "ranks no catalogue": (["--model=DIN"], "model DIN: it needs labels"),
+    "ranks no catalog": (["--model=DIN"], "model DIN: it needs labels"),
     "two tables": (
         ["--model=SASRec,GRU4Rec", "--config_files=two.yaml"],
         "topk: [10, 20] of GRU4Rec, [1, 5, 10] of SASRec; give all the same",

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from recbole_qbert.cli import OPEN_ENDED, build_parser, main
-from recbole_qbert.commands.help import Group, help_text, keys_in
+from recbole_qbert.commands.help import KeyGroup, help_text, keys_in
 from recbole_qbert.config.build import PRETRAIN, default_settings
 from recbole_qbert.experiments.benchmark import plan
-from recbole_qbert.experiments.tune.settings import Request
+from recbole_qbert.experiments.tune.settings import SweepRequest
 from recbole_qbert.registry import model_entry
 from recbole_qbert.tokenizer.settings import tokenize_settings
 
@@ -44,7 +44,7 @@ def expected(command: str) -> set[str]:
         "tokenize": set(tokenize_settings([], {})) | {"dataset", "data_path", "tokenizer"},
         "ablate": run | {"seeds", "sources", "tokenize.n_levels", "pretrain.steps_per_epoch"},
         "benchmark": run | plan.KEYS | {"output", "retrain"},
-        "tune": {each.name for each in dataclasses.fields(Request)} - {"source"} | {"resume"},
+        "tune": {each.name for each in dataclasses.fields(SweepRequest)} - {"source"} | {"resume"},
     }[command]
 
 
@@ -97,7 +97,9 @@ def test_keys_of_a_text() -> None:
         ("d", "", "3", "", 1),
     ]
     assert [key.name for key in keys_in(text, depth=0)] == ["a", "b"]
-    twice = help_text("x", "y", [Group("one", text), Group("two", "a: 5  # (int) other\n")], 80)
+    twice = help_text(
+        "x", "y", [KeyGroup("one", text), KeyGroup("two", "a: 5  # (int) other\n")], 80
+    )
     assert twice.count("--a=") == 1 and "two" not in twice
     assert max(map(len, twice.splitlines())) <= 80
 

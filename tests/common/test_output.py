@@ -20,7 +20,7 @@ from test_files import room
 from recbole_qbert.cli import main
 from recbole_qbert.common import progress
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.common.files import room_for, system_faults, write_npz
+from recbole_qbert.common.files import report_disk_full, system_faults, write_npz
 from recbole_qbert.common.output import ended_by_closed_pipe, plain_output
 from recbole_qbert.common.progress import Progress
 
@@ -158,7 +158,11 @@ def test_an_archive_on_a_full_disk_says_one_thing(
 
 
 def test_numpys_own_words_for_a_full_disk(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^here: .*; make room"), room_for("here"), room(1000):
+    with (
+        pytest.raises(InputError, match=r"^here: .*; make room"),
+        report_disk_full("here"),
+        room(1000),
+    ):
         np.save(tmp_path / "x.npy", np.arange(50_000))
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from recbole_qbert.cli import main
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.atomic import read_columns
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.merge import merge
 from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids, write_semantic_ids
 
@@ -28,11 +28,11 @@ def lines_of(root: Path, name: str, suffix: str) -> list[str]:
     return text.split("\n")[:-1]
 
 
-def domains(root: Path, names: str = "AB") -> list[Domain]:
-    return [Domain(name, root / name) for name in names]
+def domains(root: Path, names: str = "AB") -> list[DatasetPaths]:
+    return [DatasetPaths(name, root / name) for name in names]
 
 
-def two(root: Path) -> list[Domain]:
+def two(root: Path) -> list[DatasetPaths]:
     write(root, "A", "inter", ["user_id:token\titem_id:token\ttimestamp:float", "u\ti\t1.50"])
     write(
         root,
@@ -51,7 +51,7 @@ def ids(root: Path, name: str, codes: list[list[int]], vocabulary: str = "v") ->
 
 
 def test_columns_that_all_have_in_the_first_ones_order(tmp_path: Path) -> None:
-    merged = merge(two(tmp_path), Domain("AB", tmp_path / "AB"))
+    merged = merge(two(tmp_path), DatasetPaths("AB", tmp_path / "AB"))
     assert merged == ({"inter": 2}, {"inter": ["rating"]}, {})
     assert lines_of(tmp_path, "AB", "inter") == [
         "user_id:token\titem_id:token\ttimestamp:float",
@@ -78,7 +78,7 @@ def test_every_text_stays_as_it_was(
         write(root, name, "item", [header, *rows])
         read = read_columns(root / name / f"{name}.item", ["item_id", "title"])
         expected += [(f"{name}/{item}", title) for item, title in read.itertuples(index=False)]
-    merge(domains(root), Domain("AB", root / "AB"))
+    merge(domains(root), DatasetPaths("AB", root / "AB"))
     back = read_columns(root / "AB" / "AB.item", ["item_id", "title"])
     assert list(back.itertuples(index=False, name=None)) == expected
 
@@ -87,7 +87,7 @@ def test_one_vocabulary_keeps_its_codes(tmp_path: Path) -> None:
     parts = two(tmp_path)
     ids(tmp_path, "A", [[0, 1], [2, 3]])
     ids(tmp_path, "B", [[1, 0]])
-    assert merge(parts, Domain("AB", tmp_path / "AB")).rows["semid"] == 3
+    assert merge(parts, DatasetPaths("AB", tmp_path / "AB")).rows["semid"] == 3
     table = read_semantic_ids(tmp_path / "AB" / "AB.semid")
     assert table.items == ("A/i0", "A/i1", "B/i0")
     assert table.codes.tolist() == [[0, 1], [2, 3], [1, 0]]
@@ -98,7 +98,7 @@ def test_another_vocabulary_comes_behind(tmp_path: Path) -> None:
     parts = two(tmp_path)
     ids(tmp_path, "A", [[0, 1], [2, 3]])
     ids(tmp_path, "B", [[0, 1]], "w")
-    merge(parts, Domain("AB", tmp_path / "AB"))
+    merge(parts, DatasetPaths("AB", tmp_path / "AB"))
     table = read_semantic_ids(tmp_path / "AB" / "AB.semid")
     assert table.codes.tolist() == [[0, 1], [2, 3], [4, 5]]
     assert table.codebook_sizes == (8, 8)
@@ -110,7 +110,7 @@ def test_shared_tuples_are_refused_and_nothing_is_written(tmp_path: Path) -> Non
     ids(tmp_path, "A", [[0, 1], [2, 3]])
     ids(tmp_path, "B", [[2, 3]])
     with pytest.raises(InputError, match=r"'B/i0' has the tuple of item 'A/i1'"):
-        merge(parts, Domain("AB", tmp_path / "AB"))
+        merge(parts, DatasetPaths("AB", tmp_path / "AB"))
     assert not (tmp_path / "AB").exists()
 
 
@@ -126,7 +126,7 @@ def test_faults(tmp_path: Path, line: str, message: str) -> None:
     kind = "token" if line == "\n" else "float"
     write(tmp_path, "B", "inter", [f"user_id:token\titem_id:token\ttimestamp:{kind}", line])
     with pytest.raises(InputError, match=message):
-        merge(parts, Domain("AB", tmp_path / "AB"))
+        merge(parts, DatasetPaths("AB", tmp_path / "AB"))
     assert not (tmp_path / "AB").exists()
 
 
@@ -134,7 +134,7 @@ def test_times_of_some_only_are_refused(tmp_path: Path) -> None:
     parts = two(tmp_path)
     write(tmp_path, "A", "inter", ["user_id:token\titem_id:token", "u\ti"])
     with pytest.raises(InputError, match=r"A\.inter: has no timestamp, which .*B\.inter has"):
-        merge(parts, Domain("AB", tmp_path / "AB"))
+        merge(parts, DatasetPaths("AB", tmp_path / "AB"))
     assert not (tmp_path / "AB").exists()
 
 

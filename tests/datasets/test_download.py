@@ -26,7 +26,7 @@ from recbole_qbert.datasets.http import (
     FAILED,
     GONE,
     NO_PICTURE,
-    Entry,
+    Download,
     Fetcher,
     HttpOptions,
     Record,
@@ -51,8 +51,8 @@ def test_everything_good_arrives_once(server: RudeServer, tmp_path: Path) -> Non
         "absent": ["absent", "gone-2"], "html": ["absent", "html"], "dead": ["absent", "dead"],
         "later": ["later"], "circle": ["circle"],
     }  # fmt: skip
-    entries = [Entry(name, tuple(map(server.url, urls))) for name, urls in kinds.items()]
-    entries.append(Entry("nonsense", ("ftp://x/y.jpg", "no address", "http://")))
+    entries = [Download(name, tuple(map(server.url, urls))) for name, urls in kinds.items()]
+    entries.append(Download("nonsense", ("ftp://x/y.jpg", "no address", "http://")))
     counts = download(entries, tmp_path / "out", FAST, pictures=True)
     assert counts == {DONE: 8, GONE: 3, NO_PICTURE: 1, FAILED: 2}
     records = read_status(tmp_path / "out")
@@ -89,8 +89,8 @@ def test_everything_good_arrives_once(server: RudeServer, tmp_path: Path) -> Non
 
 def test_no_address_stops_the_others(server: RudeServer, tmp_path: Path) -> None:
     odd = ["http://[bad", "http://a..b/x", "http://x:port/", f"http://{'a' * 300}/", "//x/y"]
-    entries = [Entry(f"odd{n}", (url,)) for n, url in enumerate([*odd, server.url("astray")])]
-    entries.append(Entry("good", (odd[0], server.url("astray"), server.url("picture-1"))))
+    entries = [Download(f"odd{n}", (url,)) for n, url in enumerate([*odd, server.url("astray")])]
+    entries.append(Download("good", (odd[0], server.url("astray"), server.url("picture-1"))))
     assert download(entries, tmp_path, FAST, pictures=True) == {GONE: 6, DONE: 1}
     assert (tmp_path / "good.jpg").read_bytes() == picture(seed=1)
     assert server.asked["astray"] == 2  # it stays so: not asked again
@@ -100,7 +100,7 @@ def test_a_retry_after_is_waited_for_in_the_slot_of_the_host(
     server: RudeServer, tmp_path: Path
 ) -> None:
     options = HttpOptions(workers=1, per_host=1, timeout=2, retries=1, backoff=0.01, max_wait=5)
-    entries = [Entry("a", (server.url("busy"),)), Entry("b", (server.url("picture-1"),))]
+    entries = [Download("a", (server.url("busy"),)), Download("b", (server.url("picture-1"),))]
     download(entries, tmp_path, options, pictures=True)
     first, second = server.times["busy"]
     assert second - first >= 1.0
@@ -111,7 +111,7 @@ def test_who_waits_for_a_server_ends_when_the_caller_does(
     server: RudeServer, tmp_path: Path
 ) -> None:
     (tmp_path / ".parts").mkdir()
-    entries = [Entry(name, (server.url(name),)) for name in ("later", "picture-1")]
+    entries = [Download(name, (server.url(name),)) for name in ("later", "picture-1")]
     records = Fetcher(tmp_path, HttpOptions(max_wait=10_000)).all(entries)
     assert next(records).name == "picture-1"
     until(lambda: server.asked["later"])
@@ -121,7 +121,7 @@ def test_who_waits_for_a_server_ends_when_the_caller_does(
 
 
 def test_no_more_at_a_time_than_allowed(server: RudeServer, tmp_path: Path) -> None:
-    entries = [Entry(f"p{n}", (server.url(f"picture-{n}"),)) for n in range(30)]
+    entries = [Download(f"p{n}", (server.url(f"picture-{n}"),)) for n in range(30)]
     counts = download(entries, tmp_path, HttpOptions(workers=12, per_host=2), pictures=True)
     assert counts == {DONE: 30}
     # A connection is counted until its handler ends, a moment after the answer is complete.
@@ -130,15 +130,15 @@ def test_no_more_at_a_time_than_allowed(server: RudeServer, tmp_path: Path) -> N
 
 def test_a_cut_off_file_goes_on_where_it_was(server: RudeServer, tmp_path: Path) -> None:
     digest = hashlib.sha256(BIG).hexdigest()
-    entry = Entry("big.bin", (server.url("cut"),), digest)
+    entry = Download("big.bin", (server.url("cut"),), digest)
     assert download([entry], tmp_path, FAST) == {DONE: 1}
     assert (tmp_path / "big.bin").read_bytes() == BIG
     assert server.ranges == ["bytes=100000-", "bytes=200000-"]
 
 
 def test_a_kill_and_a_restart_lose_nothing(server: RudeServer, tmp_path: Path) -> None:
-    entries = [Entry(f"p{n}", (server.url(f"file-{n}"),)) for n in range(5)]
-    entries.append(Entry("slow", (server.url("slow"),)))
+    entries = [Download(f"p{n}", (server.url(f"file-{n}"),)) for n in range(5)]
+    entries.append(Download("slow", (server.url("slow"),)))
     patient = HttpOptions(workers=2, timeout=60)
     process = multiprocessing.get_context("fork").Process(
         target=download, args=(entries, tmp_path / "out", patient)
@@ -172,7 +172,7 @@ def test_a_kill_and_a_restart_lose_nothing(server: RudeServer, tmp_path: Path) -
 
 def test_a_file_that_changed_meanwhile_is_fetched_anew(server: RudeServer, tmp_path: Path) -> None:
     """`If-Range`: half of the old and half of the new must never be one file."""
-    entry = Entry("big", (server.url("slow"),))
+    entry = Download("big", (server.url("slow"),))
     assert download([entry], tmp_path, HttpOptions(timeout=5, file_timeout=0)) == {FAILED: 1}
     assert read_status(tmp_path)["big"].reason == "not whole after 0 s"
     assert server.asked["slow"] == 1  # not asked again at once
@@ -183,12 +183,12 @@ def test_a_file_that_changed_meanwhile_is_fetched_anew(server: RudeServer, tmp_p
 
 
 def test_checksums_and_damage(server: RudeServer, tmp_path: Path) -> None:
-    wrong = Entry("wrong", (server.url("file-1"),), "0" * 64)
-    second = Entry(
+    wrong = Download("wrong", (server.url("file-1"),), "0" * 64)
+    second = Download(
         "second", (server.url("picture-1"), server.url("picture-2")),
         hashlib.sha256(picture(seed=2)).hexdigest(),
     )  # fmt: skip
-    entries = [wrong, second, Entry("z.gz", (server.url("gzip"),))]
+    entries = [wrong, second, Download("z.gz", (server.url("gzip"),))]
     assert download(entries, tmp_path, FAST) == {FAILED: 1, DONE: 2}
     assert (tmp_path / "z.gz").read_bytes() == b"\x1f\x8bnot really"
     assert set(files_below(tmp_path)) == {"second", "z.gz", "status.tsv", ".parts"}
@@ -213,11 +213,11 @@ def test_without_a_network(tmp_path: Path) -> None:
     (source / "b.png").write_bytes(picture("PNG"))
     (source / "c.jpg").write_bytes(b"no picture")
     entries = [
-        Entry("a", ("http://x/images/71%2B.jpg?size=5",)),
-        Entry("b", ("http://x/unknown.jpg",)),
-        Entry("c", ("http://x/c.jpg",)),
-        Entry("d", ("http://x/d.jpg",)),
-        Entry("e", ("http://x/%00", "http://[x/" + "y" * 300, "http://x/..%2Fb.png")),
+        Download("a", ("http://x/images/71%2B.jpg?size=5",)),
+        Download("b", ("http://x/unknown.jpg",)),
+        Download("c", ("http://x/c.jpg",)),
+        Download("d", ("http://x/d.jpg",)),
+        Download("e", ("http://x/%00", "http://[x/" + "y" * 300, "http://x/..%2Fb.png")),
     ]
     (tmp_path / "b.png").write_bytes(picture("PNG", seed=9))  # beside the folder, not in it
     counts = download(entries, tmp_path / "out", FAST, pictures=True, offline=source)
@@ -255,11 +255,11 @@ def test_lists_and_items(tmp_path: Path) -> None:
     digest = "AB" * 32
     (tmp_path / "list.tsv").write_text(f"a\tx y\nb\tz\t{digest}\n")
     assert read_list(tmp_path / "list.tsv") == [
-        Entry("a", ("x", "y")), Entry("b", ("z",), digest.lower()),
+        Download("a", ("x", "y")), Download("b", ("z",), digest.lower()),
     ]  # fmt: skip
     (tmp_path / "x.item").write_text("item_id:token\turl:token_seq\nA1\tu v\nA2\t\nA3\tw\n")
     assert read_items(tmp_path / "x.item", "url") == [
-        Entry("A1", ("u", "v")), Entry("A3", ("w",)),
+        Download("A1", ("u", "v")), Download("A3", ("w",)),
     ]  # fmt: skip
     (tmp_path / "x.item").write_text("item_id:token\turl:token_seq\nA/1\tu\n")
     with pytest.raises(InputError, match="line 2, item_id: 'A/1' cannot be"):
@@ -274,9 +274,9 @@ def test_a_foreign_status_file_is_refused(tmp_path: Path) -> None:
     ):
         (tmp_path / "status.tsv").write_text(text)
         with pytest.raises(InputError, match=message):
-            download([Entry("a", ("x",))], tmp_path)
+            download([Download("a", ("x",))], tmp_path)
     with pytest.raises(InputError, match="again: 'gon' is none of .*did you mean 'gone'"):
-        download([Entry("a", ("x",))], tmp_path, again=["gon"])
+        download([Download("a", ("x",))], tmp_path, again=["gon"])
 
 
 @settings(max_examples=30, deadline=None)

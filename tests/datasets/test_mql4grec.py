@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import sha256_folder
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.semid import read_semantic_ids
 from recbole_qbert.datasets.json_layout import STYLES, as_json
 from recbole_qbert.datasets.mql4grec_export import export_json
@@ -33,10 +33,10 @@ def test_the_real_data_come_back_byte_for_byte(name: str, tmp_path: Path) -> Non
     source = ROOT.parent / "shared" / "data" / name
     if not source.is_dir():
         pytest.skip(f"{source}: not here")
-    facts = export_json(Domain(name, source), tmp_path / "json")
+    facts = export_json(DatasetPaths(name, source), tmp_path / "json")
     assert (facts["users"], facts["items"], facts["interactions"]) == TABLE_1[name]
     assert facts["lost"] == []
-    into = Domain(name, tmp_path / "atomic")
+    into = DatasetPaths(name, tmp_path / "atomic")
     assert import_json(tmp_path / "json", name, into)["remarks"] == []
     for suffix in ("inter", "item"):
         assert into.file(suffix).read_bytes() == (source / f"{name}.{suffix}").read_bytes()
@@ -89,7 +89,7 @@ def test_json_comes_back_byte_for_byte(
         users = [f"{user}\t{n}\n" for n, user in enumerate(sequences)]
         if [user for user in sequences] != [str(n) for n in range(len(sequences))]:
             (folder / "x.user2id").write_text("".join(users))
-    into = Domain("x", folder / "atomic")
+    into = DatasetPaths("x", folder / "atomic")
     import_json(folder, "x", into)
     for line in into.file("item").read_bytes().decode().split("\n"):
         opened = [cell for cell in line.split("\t") if cell.startswith('"')]
@@ -113,7 +113,7 @@ def small_json(folder: Path) -> None:
 
 def test_what_is_imported(tmp_path: Path) -> None:
     small_json(tmp_path)
-    into = Domain("x", tmp_path / "x")
+    into = DatasetPaths("x", tmp_path / "x")
     facts = import_json(tmp_path, "x", into)
     assert facts == {"users": 2, "items": 3, "interactions": 5, "remarks": []}
     assert into.file("inter").read_text() == (
@@ -134,7 +134,7 @@ def test_a_semid_file_becomes_an_index(tmp_path: Path) -> None:
     (tmp_path / "x" / "x.semid").write_text(
         "item_id:token\tsemantic_id:token_seq\nq\ta_3 b_1\np\ta_0 b_2\n"
     )
-    export_json(Domain("x", tmp_path / "x"), tmp_path / "out")
+    export_json(DatasetPaths("x", tmp_path / "x"), tmp_path / "out")
     assert json.loads((tmp_path / "out" / "x.index.json").read_text()) == {
         "0": ["<a_0>", "<b_2>"], "1": ["<a_3>", "<b_1>"],
     }  # fmt: skip
@@ -145,14 +145,14 @@ def test_a_semid_file_becomes_an_index(tmp_path: Path) -> None:
 def test_what_json_cannot_carry_is_said(tmp_path: Path) -> None:
     rows = [("u", "p", 1_400_000_000), ("u", "q", 1_400_000_500)]
     write_inter(tmp_path / "x" / "x.inter", rows)
-    facts = export_json(Domain("x", tmp_path / "x"), tmp_path / "out")
+    facts = export_json(DatasetPaths("x", tmp_path / "x"), tmp_path / "out")
     assert facts["lost"] == ["timestamp (its order is kept)"]
     small_json(tmp_path / "j")
     (tmp_path / "j" / "x.item.json").write_text(
         json.dumps({"0": {"title": "a\tb"}, "1": {}, "2": {"title": ["k", "l"]}})
     )
     (tmp_path / "j" / "x.index.json").write_text(json.dumps({str(n): ["<a_1>"] for n in range(3)}))
-    into = Domain("y", tmp_path / "y")
+    into = DatasetPaths("y", tmp_path / "y")
     remarks = import_json(tmp_path / "j", "x", into)["remarks"]
     assert "pairs of items that share a tuple: 3" in remarks[0]
     assert remarks[1].startswith("x.item.json: 3 items have values that are missing, no text, or")
@@ -174,7 +174,7 @@ def test_what_json_cannot_carry_is_said(tmp_path: Path) -> None:
 def test_a_second_import_leaves_nothing_of_the_first(tmp_path: Path) -> None:
     small_json(tmp_path / "a")
     unisrec_like(tmp_path / "u", {"0": list("01234")}, 5)
-    into = Domain("x", tmp_path / "x")
+    into = DatasetPaths("x", tmp_path / "x")
     import_json(tmp_path / "a", "x", into)
     assert into.file("semid").exists() and into.file("semid.json").exists()
     import_folder(tmp_path / "u", "x", into)
@@ -226,7 +226,7 @@ def test_faults_of_json(tmp_path: Path, fault: str) -> None:
     if text is not None:
         path.write_bytes(text.encode() if isinstance(text, str) else text)
     with pytest.raises(InputError, match=message):
-        import_json(tmp_path, "x", Domain("x", tmp_path / "x"))
+        import_json(tmp_path, "x", DatasetPaths("x", tmp_path / "x"))
     assert not (tmp_path / "x").exists()
 
 
@@ -234,9 +234,9 @@ def test_an_item_without_a_row(tmp_path: Path) -> None:
     write_inter(tmp_path / "x" / "x.inter", placed({"u": ["p", "q"]}))
     (tmp_path / "x" / "x.item").write_text("item_id:token\nq\n")
     with pytest.raises(InputError, match="1 items are not in .*x.item: 'p'; add their rows"):
-        export_json(Domain("x", tmp_path / "x"), tmp_path / "out")
+        export_json(DatasetPaths("x", tmp_path / "x"), tmp_path / "out")
     with pytest.raises(InputError, match="no rows for p; add them"):
-        export_folder(Domain("x", tmp_path / "x"), tmp_path / "out", [])
+        export_folder(DatasetPaths("x", tmp_path / "x"), tmp_path / "out", [])
 
 
 def test_the_scripts_and_recbole_alone(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from raw_amazon import (
 from recbole_alone import load_alone
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.datasets import amazon
 from recbole_qbert.datasets.amazon import Options, Prepared, find_files, prepare_amazon
 
@@ -71,14 +71,14 @@ def inter_text(release: int) -> str:
 
 def prepare(
     folder: Path, release: int, reviews: list[str], meta: list[str], **options: object
-) -> tuple[Domain, Prepared]:
+) -> tuple[DatasetPaths, Prepared]:
     """Write the lines as raw files and prepare them."""
     folder.mkdir(exist_ok=True)
     paths = [folder / name for name in NAMES[release]]
     write_lines(paths[0], reviews)
     if meta:
         write_lines(paths[1], meta)
-    domain = Domain("toy", folder / "out" / "toy")
+    domain = DatasetPaths("toy", folder / "out" / "toy")
     settings = Options(**{"core": 2, "ties": "token", **options})  # type: ignore[arg-type]
     made = prepare_amazon(domain, release, paths[:1], paths[1:] if meta else [], settings)
     return domain, made
@@ -168,7 +168,7 @@ def test_ratings_only_files_give_the_same_interactions(tmp_path: Path, release: 
     cut = lines[:1] if release == 2023 else []
     write_lines(paths[0], [*lines[:7], "A7,B7", "", "A7,B7,five,1", "A7,B7,5.0,1,1"])
     write_lines(paths[1], [*cut, *lines[7:]])
-    domain = Domain("toy", tmp_path / "toy")
+    domain = DatasetPaths("toy", tmp_path / "toy")
     made = prepare_amazon(domain, release, paths, [], Options(core=2, ties="token"))
     assert domain.file("inter").read_text() == inter_text(release)
     assert not domain.file("item").exists()
@@ -262,7 +262,7 @@ def test_a_killed_run_does_not_parse_again(tmp_path: Path, monkeypatch: pytest.M
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(amazon, "_parse_metadata", fail)
         prepare(tmp_path, *arguments)
-    domain = Domain("toy", tmp_path / "out" / "toy")
+    domain = DatasetPaths("toy", tmp_path / "out" / "toy")
     assert [path.name for path in domain.folder.iterdir()] == ["toy.parts"]
     paths = [tmp_path / name for name in NAMES[2014]]
     with monkeypatch.context() as patched:
@@ -297,7 +297,9 @@ def test_files_are_refused(tmp_path: Path) -> None:
         prepare(tmp_path / "a", 2023, REVIEW_LINES[2014](), [])
     with pytest.raises(InputError, match="columns user, item where user_id, parent_asin"):
         write_lines(tmp_path / "r.csv", ["user,item", "1,2"])
-        prepare_amazon(Domain("toy", tmp_path / "t"), 2023, [tmp_path / "r.csv"], [], Options())
+        prepare_amazon(
+            DatasetPaths("toy", tmp_path / "t"), 2023, [tmp_path / "r.csv"], [], Options()
+        )
     with pytest.raises(InputError, match="give --metadata"):
         prepare(tmp_path / "b", 2014, REVIEW_LINES[2014](), [], require=("text",))
     prepare(tmp_path / "c", 2014, REVIEW_LINES[2014](), [])

@@ -10,7 +10,7 @@ from recbole_alone import load_alone
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.atomic import read_columns
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.datasets.movielens import (
     GENRES,
     Extras,
@@ -39,7 +39,7 @@ def test_ml_100k_comes_out_as_recbole_ships_it(tmp_path: Path) -> None:
     (raw / "u.user").write_text(
         "\n".join("|".join(row) for row in users.itertuples(index=False)) + "\n"
     )
-    domain = Domain("ml-100k", tmp_path / "out" / "ml-100k")
+    domain = DatasetPaths("ml-100k", tmp_path / "out" / "ml-100k")
     made = prepare_movielens(domain, raw)
     found = published("ml-100k")
     assert found is not None and made.final == found.counts
@@ -92,7 +92,7 @@ def test_later_layouts_with_posters_and_descriptions(tmp_path: Path, write: obje
     (tmp_path / "texts.tsv").write_text("item_id\tdescription\n20\tA  <i>long</i> one.\n")
     (tmp_path / "posters").mkdir()
     (tmp_path / "posters" / "10.jpg").touch()
-    domain = Domain("ml", tmp_path / "ml")
+    domain = DatasetPaths("ml", tmp_path / "ml")
     extras = Extras(tmp_path / "texts.tsv", tmp_path / "posters")
     made = prepare_movielens(domain, tmp_path / "raw", extras)
     assert domain.file("inter").read_text().splitlines()[1:] == [
@@ -124,11 +124,11 @@ def test_real_posters_and_descriptions(tmp_path: Path) -> None:
         "movieId,title,genres\n" + "".join(f"{item},T,Drama\n" for item in items["item_id"])
     )
     texts = SHARED / "ml-100k.descriptions.tsv"
-    folder = Domain("a", tmp_path / "a")
+    folder = DatasetPaths("a", tmp_path / "a")
     made = prepare_movielens(folder, raw, Extras(texts, SHARED / "posters"))
     assert made.coverage["poster"] == 1432
     assert made.coverage["description"] == 1590
-    table = Domain("b", tmp_path / "b")
+    table = DatasetPaths("b", tmp_path / "b")
     again = prepare_movielens(table, raw, Extras(texts, SHARED / "ml-100k.posters.tsv"))
     assert again.coverage == made.coverage
 
@@ -151,7 +151,7 @@ def test_what_is_no_archive(tmp_path: Path) -> None:
 def test_broken_movies(tmp_path: Path, movies: str, message: str) -> None:
     write_20m(tmp_path / "raw")
     (tmp_path / "raw" / "movies.csv").write_text(movies)
-    domain = Domain("ml", tmp_path / "ml")
+    domain = DatasetPaths("ml", tmp_path / "ml")
     with pytest.raises(InputError, match=message):
         prepare_movielens(domain, tmp_path / "raw")
     assert not domain.file("inter").exists()
@@ -161,7 +161,7 @@ def test_a_movie_whose_quotation_never_closes_takes_no_other_along(tmp_path: Pat
     write_20m(tmp_path / "raw")
     with open(tmp_path / "raw" / "movies.csv", "a") as handle:
         handle.write('10,"never ends,x\n' + "".join(f'{n},"T, the",Drama\n' for n in (40, 20)))
-    domain = Domain("ml", tmp_path / "ml")
+    domain = DatasetPaths("ml", tmp_path / "ml")
     made = prepare_movielens(domain, tmp_path / "raw")
     assert made.reasons["a quotation that never closes"] == 1 and made.repeated == 1
     assert domain.file("item").read_text(encoding="utf-8").count("\n") == 3

@@ -22,7 +22,7 @@ from recbole_alone import load_alone
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.atomic import read_columns
 from recbole_qbert.data.atomic_writing import write_header, write_rows
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.datasets.outcome import Prepared
 from recbole_qbert.datasets.table import Columns, ItemColumns, prepare_table
 from recbole_qbert.datasets.table_source import open_source
@@ -56,7 +56,7 @@ def write_events(folder: Path, kind: str) -> Path:
 
 def prepared(folder: Path, path: Path, *columns: str, **options: object) -> tuple[str, Prepared]:
     """The `.inter` file's text, and what was made."""
-    domain = Domain("t", folder / "out" / "t")
+    domain = DatasetPaths("t", folder / "out" / "t")
     made = prepare_table(
         domain, open_source(path), Columns(*columns), overwrite=True, **options  # type: ignore[arg-type]
     )  # fmt: skip
@@ -80,7 +80,7 @@ def test_units_and_rows_that_cannot_be_used(tmp_path: Path) -> None:
     path.write_bytes(
         b'u;i;t\nu1;i1;1500\nu1;i2\n\n ;i2;1\nu1;i\xff;1\nu1;i3;soon\n"u 2";"i;4";2000\n'
     )
-    domain = Domain("t", tmp_path / "t")
+    domain = DatasetPaths("t", tmp_path / "t")
     source = open_source(path, format="csv", delimiter=";")
     made = prepare_table(domain, source, Columns("u", "i", "t", "ms"))
     assert domain.file("inter").read_text().splitlines()[1:] == ["u 2\ti;4\t2", "u1\ti1\t1.5"]
@@ -102,7 +102,7 @@ def test_items(tmp_path: Path) -> None:
     ]
     path = tmp_path / "items.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "[]\n")
-    domain = Domain("t", tmp_path / "t")
+    domain = DatasetPaths("t", tmp_path / "t")
     fields = (("Name", "token_seq"), ("tags", "token_seq"), ("price", "float"))
     made = prepare_table(
         domain, open_source(events), Columns("who", "what"),
@@ -180,7 +180,7 @@ def test_parquet_columns_of_no_use_are_named(
 
 
 def test_items_of_parquet(tmp_path: Path) -> None:
-    domain = Domain("t", tmp_path / "t")
+    domain = DatasetPaths("t", tmp_path / "t")
     path = parquet(
         tmp_path, c=pa.array(["7", "x"]).dictionary_encode(), b=[b"a", b"b"], l=[["a b", "c"], None]
     )
@@ -230,7 +230,7 @@ def test_wrong_files(tmp_path: Path) -> None:
         open_source(path, format="csv", names=["a", "b", "a"])
     with pytest.raises(InputError, match="row 1 is empty"):
         prepare_table(
-            Domain("t", tmp_path / "t"), open_source(path, format="csv"), Columns("a", "b")
+            DatasetPaths("t", tmp_path / "t"), open_source(path, format="csv"), Columns("a", "b")
         )
     with pytest.raises(InputError, match="cannot be read as Parquet"):
         open_source(path, format="parquet").check(["a"])

@@ -19,7 +19,7 @@ from rich.console import Console
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.yaml_files import load_yaml
 from recbole_qbert.config.build import build_config
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.datasets.split import (
     PARTS,
     cut_offs,
@@ -68,7 +68,7 @@ def test_leave_one_out_is_what_a_loop_makes(
     draw.shuffle(rows)
     write_inter(folder / "x.inter", rows)
     read = read_sequences(folder / "x.inter")
-    write_split(Domain("x", folder), read, leave_one_out(read), length, {})
+    write_split(DatasetPaths("x", folder), read, leave_one_out(read), length, {})
     order = {user: place for place, user in enumerate(dict.fromkeys(row[0] for row in rows))}
     for part, expected in by_hand(sequences, length).items():
         expected.sort(key=lambda row: order[row[0]])  # stable
@@ -82,7 +82,7 @@ def test_a_cut_in_time_and_its_leak(tmp_path: Path) -> None:
     write_inter(tmp_path / "x.inter", rows)
     read = read_sequences(tmp_path / "x.inter")
     parts = temporal(read, 30, 40)
-    write_split(Domain("x", tmp_path), read, parts, 2, {"method": "temporal"})
+    write_split(DatasetPaths("x", tmp_path), read, parts, 2, {"method": "temporal"})
     assert rows_of(tmp_path / "x.train.inter") == [("a", ["m"], "k"), ("b", ["k"], "m")]
     assert rows_of(tmp_path / "x.valid.inter") == [("a", ["m", "k"], "l")]
     assert rows_of(tmp_path / "x.test.inter") == [
@@ -127,7 +127,7 @@ def test_faults(tmp_path: Path) -> None:
         cut_offs(read, [0.9, 0.8])
     before = files_below(tmp_path)
     with pytest.raises(InputError, match="1 item tokens have blanks"):
-        write_split(Domain("x", tmp_path), read, leave_one_out(read), 0, {})
+        write_split(DatasetPaths("x", tmp_path), read, leave_one_out(read), 0, {})
     assert files_below(tmp_path) == before
     for rows, message in (
         ([("u", "a", "soon")], "line 2, timestamp: 'soon' is not a finite number"),
@@ -152,7 +152,7 @@ def test_own_parts_keep_their_order_and_refuse_what_is_in_two(tmp_path: Path) ->
     for path, rows in zip(paths, files.values(), strict=True):
         write_inter(path, rows)
     read = read_sequences(*paths)
-    write_split(Domain("x", tmp_path), read, own_parts(read, paths), 0, {})
+    write_split(DatasetPaths("x", tmp_path), read, own_parts(read, paths), 0, {})
     assert rows_of(tmp_path / "x.train.inter") == [("u", ["x"], "y")]
     assert rows_of(tmp_path / "x.valid.inter") == [("u", ["x", "y"], "z"), ("v", ["x"], "y")]
     assert rows_of(tmp_path / "x.test.inter") == [("u", ["x", "y", "z"], "w")]
@@ -203,7 +203,7 @@ def test_a_run_on_the_split_is_a_run_on_the_whole(tiny: Tiny, augmentation: str)
     """Leave-one-out as files: same rows, same sequences, and controls with the same metrics."""
     read = read_sequences(tiny.folder / "toy.inter")
     split = tiny.folder / "toy.split.yaml"
-    write_split(Domain("toy", tiny.folder), read, leave_one_out(read), 0, {})
+    write_split(DatasetPaths("toy", tiny.folder), read, leave_one_out(read), 0, {})
     for model in ("BigramChain", "Popularity"):
         given = tiny.settings(model, augmentation=augmentation)
         whole = load_splits(build_config(model, "toy", settings=given))
@@ -244,7 +244,7 @@ def run_on(tiny: Tiny, model: str, *files: Path, **settings: Any) -> dict[str, f
 
 def test_metrics_on_the_split_are_those_on_the_whole(tiny: Tiny) -> None:
     read = read_sequences(tiny.folder / "toy.inter")
-    write_split(Domain("toy", tiny.folder), read, leave_one_out(read), 0, {})
+    write_split(DatasetPaths("toy", tiny.folder), read, leave_one_out(read), 0, {})
     split = tiny.folder / "toy.split.yaml"
     for model in ("BigramChain", "Popularity"):
         assert run_on(tiny, model, split) == run_on(tiny, model)

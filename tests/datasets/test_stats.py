@@ -13,7 +13,7 @@ import pytest
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.config.build import build_config
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.datasets.stats import gather_stats
 from recbole_qbert.experiments.splits import data_counts, load_splits
 
@@ -22,9 +22,9 @@ SHARED = ROOT.parent / "shared" / "data"
 Row = tuple[str, str, float]
 
 
-def write(folder: Path, rows: list[Row], items: str | None = None) -> Domain:
+def write(folder: Path, rows: list[Row], items: str | None = None) -> DatasetPaths:
     """A data set `d`."""
-    domain = Domain("d", folder / "d")
+    domain = DatasetPaths("d", folder / "d")
     domain.folder.mkdir()
     lines = [f"{user}\t{item}\t{time}" for user, item, time in rows]
     header = "user_id:token\titem_id:token\ttimestamp:float"
@@ -65,7 +65,7 @@ def test_by_hand(tmp_path: Path) -> None:
         "title": 2, "price": 1, "picture file": 1,
     }  # fmt: skip
     assert facts["modalities"]["title"]["share of interactions"] == pytest.approx(4 / 7)
-    assert facts["catalogue"] == {"rows without interactions": 1, "items without a row": 2}
+    assert facts["catalog"] == {"rows without interactions": 1, "items without a row": 2}
 
 
 def test_beside_loops(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_known_facts_of_instruments() -> None:
     folder = SHARED / "Instruments"
     if not folder.is_dir():
         pytest.skip("../shared/data/Instruments is absent")
-    facts = gather_stats(Domain("Instruments", folder))
+    facts = gather_stats(DatasetPaths("Instruments", folder))
     assert facts["counts"] == {"users": 17112, "items": 6250, "interactions": 136226}
     assert f"{facts['sparsity']:.2%}" == "99.87%" and f"{facts['lengths']['mean']:.2f}" == "7.96"
     assert facts["leave_one_out"]["cold items"] == 10
@@ -147,4 +147,4 @@ def test_script(tmp_path: Path) -> None:
 
 def test_what_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
-        gather_stats(Domain("d", tmp_path))
+        gather_stats(DatasetPaths("d", tmp_path))

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.config.build import build_config
 from recbole_qbert.data.atomic import read_columns
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.merge import merge
 from recbole_qbert.datasets.kcore import Rules, held_out, tied_tests, without_repeats
 from recbole_qbert.datasets.outcome import Prepared
@@ -47,7 +47,7 @@ def prepared(
     if items is not None:
         (folder / "i.csv").write_text(items, encoding="utf-8")
         table = (open_source(folder / "i.csv"), ItemColumns("id"))
-    domain = Domain("d", folder / "d")
+    domain = DatasetPaths("d", folder / "d")
     made = prepare_table(
         domain, open_source(folder / "e.csv"), Columns(*(columns or ("u", "i", "t"))), table,
         overwrite=True, **options,  # type: ignore[arg-type]
@@ -151,7 +151,7 @@ def test_ids_of_two_tables_that_do_not_agree(tmp_path: Path) -> None:
 def test_missing_ids_of_float_columns_of_parquet(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     pq.write_table(pa.table({"u": ["a", "b", "c"], "i": [1.0, float("nan"), None]}), path)
-    domain = Domain("d", tmp_path / "d")
+    domain = DatasetPaths("d", tmp_path / "d")
     made = prepare_table(domain, open_source(path), Columns("u", "i"))
     assert domain.file("inter").read_text().splitlines()[1:] == ["a\t1\t1"]
     assert made.reasons == {"item id is blank": 2}
@@ -168,8 +168,8 @@ def test_quotes_in_titles_arrive_as_in_the_source(tmp_path: Path) -> None:
     assert read_columns(path, ["title"])["title"].tolist() == titles
     by_recbole = pd.read_csv(path, delimiter="\t", engine="python", dtype=str)
     assert by_recbole["title:token_seq"].tolist() == titles
-    domain = Domain("m", tmp_path / "m")
-    merge([Domain("d", tmp_path / "d")], domain)
+    domain = DatasetPaths("m", tmp_path / "m")
+    merge([DatasetPaths("d", tmp_path / "d")], domain)
     assert read_columns(domain.file("item"), ["title"])["title"].tolist() == titles
 
 
@@ -251,7 +251,7 @@ def test_times_that_are_none_say_what_they_look_like(
         frame.to_csv(path, index=False)
     else:
         frame.to_json(path, orient="records", lines=True)
-    domain = Domain("d", tmp_path / "deep" / "d")
+    domain = DatasetPaths("d", tmp_path / "deep" / "d")
     if kind == "jsonl" and unit != "date":
         pytest.skip("read as numbers; test_prepare_sources has their faults")
     with pytest.raises(InputError) as error:
@@ -268,7 +268,7 @@ def test_times_of_arrow(tmp_path: Path, unit: str, zone: str | None, flag: str) 
     path = tmp_path / "x.parquet"
     column = pa.array([*whole, None], pa.timestamp(unit, zone))
     pq.write_table(pa.table({"u": list("abcd"), "i": list("wxyz"), "t": column}), path)
-    domain = Domain("d", tmp_path / "d")
+    domain = DatasetPaths("d", tmp_path / "d")
     made = prepare_table(domain, open_source(path), Columns("u", "i", "t", flag))
     found = [float(row.split("\t")[2]) for row in domain.file("inter").read_text().splitlines()[1:]]
     assert found == [float(Fraction(each, steps)) for each in whole]
@@ -280,7 +280,7 @@ def test_dates_of_arrow(tmp_path: Path) -> None:
     for kind in (pa.date32(), pa.date64()):
         column = pa.array([date(2020, 9, 13), date(1969, 12, 31)], kind)
         pq.write_table(pa.table({"u": ["a", "b"], "i": ["x", "y"], "t": column}), path)
-        domain = Domain("d", tmp_path / "d")
+        domain = DatasetPaths("d", tmp_path / "d")
         prepare_table(domain, open_source(path), Columns("u", "i", "t"), overwrite=True)
         rows = domain.file("inter").read_text().splitlines()[1:]
         assert [row.split("\t")[2] for row in rows] == ["1599955200", "-86400"]
@@ -299,7 +299,7 @@ def test_whole_nanoseconds_are_not_rounded_before_they_are_divided(
         frame.to_csv(path, index=False)
     else:
         frame.to_json(path, orient="records", lines=True)
-    domain = Domain("d", tmp_path / "d")
+    domain = DatasetPaths("d", tmp_path / "d")
     prepare_table(domain, open_source(path), Columns("u", "i", "t", "ns"))
     found = [float(row.split("\t")[2]) for row in domain.file("inter").read_text().splitlines()[1:]]
     assert found == [T + 0.123456789, T + 0.999999999]
@@ -448,7 +448,7 @@ def test_a_failed_call_leaves_what_was_there(tmp_path: Path) -> None:
 
 
 def test_two_preparations_of_one_data_set_at_once(tmp_path: Path) -> None:
-    domain = Domain("d", tmp_path / "ds" / "d")
+    domain = DatasetPaths("d", tmp_path / "ds" / "d")
     with spool(domain, False) as parts:
         assert parts.is_dir()
         done = subprocess.run(script(tmp_path, "--time=t"), capture_output=True, text=True)

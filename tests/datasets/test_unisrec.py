@@ -12,7 +12,7 @@ from recbole_alone import load_alone
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import sha256_folder
 from recbole_qbert.data.atomic import read_columns
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.embeddings import EmbeddingTable, read_embeddings, write_embeddings
 from recbole_qbert.data.merge import merge
 from recbole_qbert.datasets.unisrec import export_folder, import_folder
@@ -31,7 +31,7 @@ def test_unisrec_comes_back_byte_for_byte(tmp_path: Path) -> None:
     """With sequences far longer than the 50 items that a history keeps."""
     sequences = walks(20, 30, 120)
     unisrec_like(tmp_path / "u", sequences, 30)
-    into = Domain("x", tmp_path / "x")
+    into = DatasetPaths("x", tmp_path / "x")
     facts = import_folder(tmp_path / "u", "x", into)
     total = sum(map(len, sequences.values()))
     counts = {"users": 20, "items": 30, "interactions": total}
@@ -53,7 +53,7 @@ def test_what_unisrec_or_recbole_cannot_take_is_said(tmp_path: Path) -> None:
     unisrec_like(tmp_path / "u", {"0": list("01234")}, 5)
     path = tmp_path / "u" / "x.text"
     path.write_text(path.read_text().replace("\ttext of 1", '\t"text" of 1'))
-    into = Domain("x", tmp_path / "x")
+    into = DatasetPaths("x", tmp_path / "x")
     remarks = import_folder(tmp_path / "u", "x", into)["remarks"]
     assert remarks == []
     assert into.file("item").read_text().splitlines()[2] == 'i1\t"""text"" of 1"'
@@ -61,7 +61,7 @@ def test_what_unisrec_or_recbole_cannot_take_is_said(tmp_path: Path) -> None:
     export_folder(into, tmp_path / "again", ["text"])
     assert (tmp_path / "again" / "x.text").read_text() == path.read_text()
     write_inter(tmp_path / "y" / "y.inter", placed({"u": ["p", "q"], "v": ["p"]}))
-    facts = export_folder(Domain("y", tmp_path / "y"), tmp_path / "out", [])
+    facts = export_folder(DatasetPaths("y", tmp_path / "y"), tmp_path / "out", [])
     assert facts["lost"] == ["1 users of a single item, who have no history"]
 
 
@@ -70,16 +70,16 @@ def test_a_history_that_is_not_so(tmp_path: Path) -> None:
     path = tmp_path / "u" / "x.test.inter"
     path.write_text(path.read_text().replace("4 3 2 1\t0", "4 2 3 1\t0"))
     with pytest.raises(InputError, match=r"x\.test\.inter: line 3: its history is not what"):
-        import_folder(tmp_path / "u", "x", Domain("x", tmp_path / "x"))
+        import_folder(tmp_path / "u", "x", DatasetPaths("x", tmp_path / "x"))
     path.write_text(path.read_text().replace("4 2 3 1\t0", "4 3 b 1\t0"))
     with pytest.raises(InputError, match=r"x\.test\.inter: line 3: 'b' is no number of an item"):
-        import_folder(tmp_path / "u", "x", Domain("x", tmp_path / "x"))
+        import_folder(tmp_path / "u", "x", DatasetPaths("x", tmp_path / "x"))
     path.write_text(path.read_text().replace("4 3 b 1\t0", "4 3 2 1\tb"))
     with pytest.raises(InputError, match=r"x\.test\.inter: line 3: 'b' is no number of an item"):
-        import_folder(tmp_path / "u", "x", Domain("x", tmp_path / "x"))
+        import_folder(tmp_path / "u", "x", DatasetPaths("x", tmp_path / "x"))
     path.write_text("user_id:token\titem_id:token\n0\t1\n")
     with pytest.raises(InputError, match="no column 'item_id_list'"):
-        import_folder(tmp_path / "u", "x", Domain("x", tmp_path / "x"))
+        import_folder(tmp_path / "u", "x", DatasetPaths("x", tmp_path / "x"))
     assert not (tmp_path / "x").exists()
 
 
@@ -87,15 +87,15 @@ def test_faults_of_features(tmp_path: Path) -> None:
     unisrec_like(tmp_path / "u", {"0": list("01234")}, 5)
     (tmp_path / "u" / "x.feat1CLS").write_bytes(b"\0" * 28)
     with pytest.raises(InputError, match="28 bytes are no float32 matrix of 5 rows"):
-        import_folder(tmp_path / "u", "x", Domain("x", tmp_path / "x"))
+        import_folder(tmp_path / "u", "x", DatasetPaths("x", tmp_path / "x"))
     assert not (tmp_path / "x").exists()
     write_inter(tmp_path / "y" / "y.inter", placed({"u": ["p", "q", "r"]}))
     table = EmbeddingTable(("p",), np.ones((1, 1, 2), np.float32), np.ones((1, 1), bool), {})
     write_embeddings(tmp_path / "y" / "y.text.npz", table)
     with pytest.raises(InputError, match="2 items have no vector: q, r; UniSRec needs all"):
-        export_folder(Domain("y", tmp_path / "y"), tmp_path / "out", [])
+        export_folder(DatasetPaths("y", tmp_path / "y"), tmp_path / "out", [])
     with pytest.raises(InputError, match=r"y\.item: no such file to take title from"):
-        export_folder(Domain("y", tmp_path / "y"), tmp_path / "out", ["title"])
+        export_folder(DatasetPaths("y", tmp_path / "y"), tmp_path / "out", ["title"])
     assert not (tmp_path / "out").exists()
 
 
@@ -104,10 +104,10 @@ def test_recbole_alone_reads_what_was_imported_and_merged(tmp_path: Path) -> Non
     sequences = walks(20, 30, 60)
     unisrec_like(tmp_path / "u", sequences, 30)
     data = tmp_path / "dataset"
-    domains = [Domain(name, data / name) for name in "xy"]
+    domains = [DatasetPaths(name, data / name) for name in "xy"]
     for into in domains:
         import_folder(tmp_path / "u", "x", into)
-    merge(domains, Domain("xy", data / "xy"))
+    merge(domains, DatasetPaths("xy", data / "xy"))
     read = load_alone(data, ["x", "xy"], tmp_path)
     total = sum(map(len, sequences.values()))
     pairs = [(f"u{user}", f"i{item}") for user, items in sequences.items() for item in items]

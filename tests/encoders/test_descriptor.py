@@ -1,4 +1,4 @@
-"""The colour, edge and texture descriptor: by hand, by plain loops, and on the posters."""
+"""The color, edge and texture descriptor: by hand, by plain loops, and on the posters."""
 
 from __future__ import annotations
 
@@ -67,17 +67,17 @@ def _soft(value: float, low: float, high: float, n: int) -> dict[int, float]:
 def test_the_histograms_match_plain_loops() -> None:
     picture = _noise()
     lab = rgb2lab(np.asarray(picture))
-    grey = np.rint(lab[..., 0] * 2.55).astype(np.uint8)
-    patterns = local_binary_pattern(np.pad(grey, 1, mode="edge"), 8, 1, "uniform")[1:-1, 1:-1]
+    gray = np.rint(lab[..., 0] * 2.55).astype(np.uint8)
+    patterns = local_binary_pattern(np.pad(gray, 1, mode="edge"), 8, 1, "uniform")[1:-1, 1:-1]
     joint, textures = np.zeros((4, 7, 7)), np.zeros((6, 10))
-    colours = [np.zeros((6, n)) for n in (8, 7, 7)]
+    colors = [np.zeros((6, n)) for n in (8, 7, 7)]
     ranges = ((0, 100), (-60, 60), (-60, 60))
     for y, x in np.ndindex(96, 64):
         region = 2 * (y // 32) + x // 32
         textures[region, int(patterns[y, x])] += 1
         for channel, n in enumerate((8, 7, 7)):
             for bin_, share in _soft(lab[y, x, channel], *ranges[channel], n).items():
-                colours[channel][region, bin_] += share
+                colors[channel][region, bin_] += share
         shares = [_soft(lab[y, x, c], *ranges[c], n).items() for c, n in enumerate((4, 7, 7))]
         for one, two, three in itertools.product(*shares):
             joint[one[0], two[0], three[0]] += one[1] * two[1] * three[1]
@@ -85,7 +85,7 @@ def test_the_histograms_match_plain_loops() -> None:
     # Each block's shares sum to 1, and four blocks of length 1 have length 2.
     for block, counts in (
         (JOINT, joint.ravel()),
-        (REGIONS, np.concatenate([each.ravel() for each in colours])),
+        (REGIONS, np.concatenate([each.ravel() for each in colors])),
         (PATTERNS, textures.ravel()),
     ):
         np.testing.assert_allclose(vector[block], np.sqrt(counts / counts.sum()) / 2, atol=1e-6)

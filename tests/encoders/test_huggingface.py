@@ -71,7 +71,7 @@ def test_pool_with_padding_on_either_side(side: str) -> None:
 def test_fields_blanks_and_repeats(tmp_path: Path) -> None:
     """Blank fields are masked and never reach the model; equal texts reach it once."""
     save_model("bert", tmp_path)
-    encoder = HuggingFaceTextEncoder(str(tmp_path), device="cpu", normalise=True)
+    encoder = HuggingFaceTextEncoder(str(tmp_path), device="cpu", normalize=True)
     seen: list[int] = []
     encode = encoder._encode_texts
     encoder._encode_texts = lambda texts: seen.append(len(texts)) or encode(texts)  # type: ignore

@@ -21,7 +21,12 @@ from recbole_qbert.data.embeddings import read_embeddings
 from recbole_qbert.data.pictures import UnreadablePicture, open_picture
 from recbole_qbert.encoders import descriptor
 from recbole_qbert.encoders.descriptor import DescriptorEncoder
-from recbole_qbert.encoders.image import Pictures, embed_image, embed_image_files, find_pictures
+from recbole_qbert.encoders.image import (
+    FoundPictures,
+    embed_image,
+    embed_image_files,
+    find_pictures,
+)
 from recbole_qbert.encoders.pictures import encode_pictures
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "ml-100k"
@@ -40,7 +45,7 @@ def _encoded(picture: Image.Image, kind: str, **settings: Any) -> bytes:
 
 
 def _halves(mode: str, left: Any, right: Any) -> Image.Image:
-    """20 x 10 pixels, one colour on the left and one on the right."""
+    """20 x 10 pixels, one color on the left and one on the right."""
     picture = Image.new(mode, (20, 10), left)
     picture.paste(right, (10, 0, 20, 10))
     return picture
@@ -63,10 +68,10 @@ def _animation() -> bytes:
     return _encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
 
 
-# name -> file and the colours that its left and right half must have
+# name -> file and the colors that its left and right half must have
 GOOD: dict[str, tuple[bytes, tuple[int, ...], tuple[int, ...]]] = {
     "rgb": (_encoded(_halves("RGB", RED, GREEN), "PNG"), RED, GREEN),
-    "grey": (_encoded(_halves("L", 7, 200), "BMP"), (7,) * 3, (200,) * 3),
+    "gray": (_encoded(_halves("L", 7, 200), "BMP"), (7,) * 3, (200,) * 3),
     "one bit": (_encoded(_halves("1", 0, 1), "PNG"), (0,) * 3, (255,) * 3),
     "palette": (_encoded(_palette(), "PNG", transparency=0), (255,) * 3, GREEN),
     "alpha": (
@@ -363,7 +368,7 @@ def test_a_stopped_run_goes_on_unless_a_picture_changed(
         _noise(number).save(folder / f"{item}.bmp")  # all of the same size
 
     def run() -> Any:
-        found = Pictures(items, [folder / f"{item}.bmp" for item in items], folder, {})
+        found = FoundPictures(items, [folder / f"{item}.bmp" for item in items], folder, {})
         return embed_image(
             found.items, found.paths, tmp_path / "x.npz", folder=found.folder, shard_size=2
         )

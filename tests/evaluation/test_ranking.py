@@ -27,7 +27,7 @@ from recbole_qbert.evaluation.ranking import (
     rank_targets,
     read_ranks,
     save_ranks,
-    summarise,
+    summarize,
     target_ranks,
 )
 
@@ -166,7 +166,7 @@ def test_metrics_of_ranks_1_2_3_11(name: str, values: list[float]) -> None:
     swapped = _ranks([50] * 4, [1, 2, 3, 11])
     assert per_row("unseen_" + name, swapped).tolist() == pytest.approx(values, rel=1e-12)
     metric, k = name.split("@")
-    summary = summarise(ranks, [metric.upper()], [int(k)])
+    summary = summarize(ranks, [metric.upper()], [int(k)])
     assert summary == {name: pytest.approx(sum(values) / 4, rel=1e-12), "unseen_" + name: 0.0}
 
 
@@ -207,7 +207,7 @@ def test_metrics_equal_recboles(seed: int, monkeypatch: pytest.MonkeyPatch) -> N
     topk = [1, 5, 10, 20]
     raw, unseen = target_ranks(scores, targets, _pairs(seen))
     ranks = Ranks(np.arange(80), raw.numpy(), unseen.numpy())
-    ours = summarise(ranks, list(METRICS), topk)
+    ours = summarize(ranks, list(METRICS), topk)
     theirs = scores.clone()
     theirs[:, 0] = -math.inf
     found = _recbole_result(theirs, targets, topk, monkeypatch)
@@ -296,7 +296,7 @@ def test_best_items_against_a_loop(kind: str) -> None:
 
 
 def test_more_places_than_items() -> None:
-    """A list of ten of a catalogue of two."""
+    """A list of ten of a catalog of two."""
     scores = torch.tensor([[9.0, 1.0, 2.0]])
     raw, unseen = best_items(scores, torch.tensor([1]), _pairs([[2]]), 10)
     assert raw.tolist() == [[2, 1] + [0] * 8]

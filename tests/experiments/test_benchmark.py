@@ -18,7 +18,7 @@ from recbole_qbert.cli import main
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
 from recbole_qbert.evaluation.ranking import read_ranks
 from recbole_qbert.experiments.benchmark.plan import CONTROLS
-from recbole_qbert.training.trainer import SafeTrainer
+from recbole_qbert.training.trainer import ResumableTrainer
 
 MODELS = ["QBERT4Rec", "SASRec", "Popularity"]
 RANKINGS = {"": "all items", "unseen_": "seen excluded"}
@@ -38,19 +38,19 @@ def test_killed_and_repeated(
     assert main(["benchmark", path, "--checkpoint_dir=whole"]) == 0
 
     trained: list[tuple[str, int, int]] = []
-    train_epoch, keep = SafeTrainer._train_epoch, SafeTrainer._save_last_state
+    train_epoch, keep = ResumableTrainer._train_epoch, ResumableTrainer._save_last_state
 
-    def counted(self: SafeTrainer, data: Any, epoch: int, *more: Any, **named: Any) -> Any:
+    def counted(self: ResumableTrainer, data: Any, epoch: int, *more: Any, **named: Any) -> Any:
         trained.append((self.config["model"], self.config["seed"], epoch))
         return train_epoch(self, data, epoch, *more, **named)
 
-    def killed(self: SafeTrainer, epoch: int) -> None:
+    def killed(self: ResumableTrainer, epoch: int) -> None:
         keep(self, epoch)
         if (self.config["model"], self.config["seed"]) == ("QBERT4Rec", 2):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(SafeTrainer, "_train_epoch", counted)
-    monkeypatch.setattr(SafeTrainer, "_save_last_state", killed)
+    monkeypatch.setattr(ResumableTrainer, "_train_epoch", counted)
+    monkeypatch.setattr(ResumableTrainer, "_save_last_state", killed)
     capsys.readouterr()
     assert main(["benchmark", path]) == 130
     assert "repeat the command to go on" in capsys.readouterr().err
@@ -58,7 +58,7 @@ def test_killed_and_repeated(
     assert len(lines_of("saved")) == 3
     assert not Path("saved/benchmark").exists()
 
-    monkeypatch.setattr(SafeTrainer, "_save_last_state", keep)
+    monkeypatch.setattr(ResumableTrainer, "_save_last_state", keep)
     trained.clear()
     assert main(["benchmark", path]) == 0
     assert trained == [
@@ -189,7 +189,7 @@ def test_a_run_that_lost_its_ranks_is_evaluated_again(
     def trained(*_: Any) -> None:
         raise AssertionError("an epoch was trained")
 
-    monkeypatch.setattr(SafeTrainer, "_train_epoch", trained)
+    monkeypatch.setattr(ResumableTrainer, "_train_epoch", trained)
     assert main(["benchmark", path]) == 0
     assert all(np.array_equal(before[name], value) for name, value in np.load(ranks).items())
     assert lines_of("saved") == [run]

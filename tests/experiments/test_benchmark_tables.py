@@ -17,7 +17,7 @@ from toy_results import add_run
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.evaluation.results import RunResult
-from recbole_qbert.experiments.benchmark.cells import Cell, Outcome
+from recbole_qbert.experiments.benchmark.cells import Outcome, PlannedRun
 from recbole_qbert.experiments.benchmark.outputs import (
     CSV_HEAD,
     csv_lines,
@@ -26,13 +26,13 @@ from recbole_qbert.experiments.benchmark.outputs import (
     to_rich,
     write_files,
 )
-from recbole_qbert.experiments.benchmark.plan import Contender, Plan
+from recbole_qbert.experiments.benchmark.plan import BenchmarkPlan, ModelRow
 from recbole_qbert.experiments.benchmark.scores import Row, Scores, collect, score, spread
 from recbole_qbert.experiments.benchmark.tables import (
     BEST,
     SECOND,
-    Entry,
-    Sheet,
+    BenchmarkTable,
+    TableCell,
     all_sheets,
     change_text,
     comparisons_sheet,
@@ -68,7 +68,7 @@ def make_row(make_run: MakeRun) -> MakeRow:
 
     def make(name: str, *ranks: Sequence[int], **more: object) -> Row:
         runs = [make_run(one, seed=seed, **more) for seed, one in enumerate(ranks, start=1)]
-        return Row(Contender(name, "SASRec"), tuple(runs))
+        return Row(ModelRow(name, "SASRec"), tuple(runs))
 
     return make
 
@@ -84,7 +84,7 @@ def scores(make_row: MakeRow) -> Scores:
     return score("toy", rows, "ours")
 
 
-def texts(sheet: Sheet) -> list[list[list[str]]]:
+def texts(sheet: BenchmarkTable) -> list[list[list[str]]]:
     return [[[entry.text for entry in line] for line in lines] for _, lines in sheet.sections]
 
 
@@ -99,7 +99,7 @@ def test_best_and_second_of_a_column() -> None:
     values = [0.3, 0.1 + 0.2, 0.2, 0.2, 0.1]  # .1 + .2 is .30000000000000004
     marks = [entry.mark for entry in mark_column([spread([value]) for value in values])]
     assert marks == [BEST, BEST, SECOND, SECOND, ""]
-    assert mark_column([spread([0.5])]) == [Entry(".5000")]
+    assert mark_column([spread([0.5])]) == [TableCell(".5000")]
 
 
 @pytest.mark.parametrize("part", ["users", "targets", "items"])
@@ -296,7 +296,7 @@ def test_runs_say_what_one_must_know(make_run: MakeRun) -> None:
         make_run([1, 2, 3, 4], exclude_visible=True, epochs=5, steps=50),
         make_run([1, 2, 3, 4], seed=2, best_epoch=8, epochs=9, steps=90),
     )
-    row = Row(Contender("ours", "SASRec", {}, "9 trials"), runs)
+    row = Row(ModelRow("ours", "SASRec", {}, "9 trials"), runs)
     sheet = runs_sheet(score("toy", (row,), "ours"))
     line = ["ours", "CE", "excluded", "NDCG@10", "9 trials", "1, 2"]
     line += ["2, 9 ! of 9, stopped early", "70", "15", "1,234", "200"]
@@ -316,16 +316,16 @@ def test_one_epoch_is_too_short_for_what_is_trained(
     """Not where the learning rate has fallen to zero by then."""
     config = {"keys": {"lr_decay": decay, "metrics": ["NDCG"], "topk": [10]}}
     run = make_run([1, 2, 3, 4], loss=loss, config=config, best_epoch=0, epochs=1, max_epochs=1)
-    row = Row(Contender("ours", "SASRec"), (run,))
+    row = Row(ModelRow("ours", "SASRec"), (run,))
     assert texts(runs_sheet(score("toy", (row,), "ours")))[0][0][6] == cell
 
 
 def test_rows_go_by_data_set_and_name(make_run: MakeRun) -> None:
     """A data set without a run has no scores; seeds of one name are one row."""
-    plan = Plan("b.yaml", (), ("toy", "none"), (1, 2), ".", "saved", {}, {}, "a", 1, {})
+    plan = BenchmarkPlan("b.yaml", (), ("toy", "none"), (1, 2), ".", "saved", {}, {}, "a", 1, {})
     results = []
     for name, seed in (("a", 1), ("b", 1), ("a", 2)):
-        cell = Cell(Contender(name, "SASRec"), "toy", seed, config=None)  # type: ignore[arg-type]
+        cell = PlannedRun(ModelRow(name, "SASRec"), "toy", seed, config=None)  # type: ignore[arg-type]
         results.append((cell, make_run([1, 2, 3, 4], seed=seed)))
     (found,) = collect(plan, Outcome(results, []))
     assert found.dataset == "toy" and found.reference is found.rows[0]
@@ -345,7 +345,7 @@ def test_rows_of_other_users(make_row: MakeRow) -> None:
 
 def test_markdown(scores: Scores) -> None:
     lines = to_markdown(metrics_sheet(scores)).splitlines()
-    assert lines[0] == "## toy: test, the whole catalogue ranked, mean ± deviation over seeds"
+    assert lines[0] == "## toy: test, the whole catalog ranked, mean ± deviation over seeds"
     assert lines[2] == "| model | HR@1 | HR@5 | HR@10 | NDCG@5 | NDCG@10 |"
     assert lines[3] == "|---|---:|---:|---:|---:|---:|"
     assert lines[4] == "| *all items* |  |  |  |  |  |"
@@ -375,7 +375,7 @@ def test_latex(scores: Scores) -> None:
 
 def test_the_screen(scores: Scores) -> None:
     """Names are no markup, and everything fits into 110 columns."""
-    row = dataclasses.replace(scores.rows[2], contender=Contender("[bold]x[/bold]", "SASRec"))
+    row = dataclasses.replace(scores.rows[2], contender=ModelRow("[bold]x[/bold]", "SASRec"))
     odd = score("toy", (*scores.rows[:2], row), "ours")
     stream = io.StringIO()
     console = Console(file=stream, width=110)

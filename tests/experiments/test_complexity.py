@@ -52,7 +52,7 @@ def _built(tiny: Tiny, model: str = "QBERT4Rec", **settings: Any) -> tuple[Any, 
 
 
 def _of_paper_size(n_items: int) -> QBERT4Rec:
-    """QBERT4Rec with the paper's settings, a row an item, over a catalogue without data."""
+    """QBERT4Rec with the paper's settings, a row an item, over a catalog without data."""
     settings = {"item_representation": "word"}
     config = build_config("QBERT4Rec", "none", ["paper.yaml"], settings)
     tuples = itertools.islice(itertools.product(range(256), repeat=4), n_items)
@@ -311,7 +311,7 @@ FAULTS = {
     "no model": ([], "--model=... is needed"),
     "missing data": (["--model=SASRec", "--dataset=none"], "none: no such folder"),
     "unknown key": (["--model=SASRec", "--hidden_siz=8"], "did you mean 'hidden_size'"),
-    "no catalogue": (["--model=DIN"], "model DIN: it needs labels"),
+    "no catalog": (["--model=DIN"], "model DIN: it needs labels"),
     "broken ids": (["--model=QBERT4Rec", "--semantic_id_file=no.semid"], "no.semid: no such file"),
     "a folder": (["--model=SASRec", "--json=toy"], "--json=toy: is a folder"),
     "no place": (["--model=SASRec", "--json=toy/toy.inter/x.json"], "x.json: "),

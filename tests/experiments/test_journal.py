@@ -12,7 +12,7 @@ import pytest
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import exclusive
-from recbole_qbert.experiments.tune.journal import Journal, Trial, trial_folder
+from recbole_qbert.experiments.tune.journal import Trial, TrialLog, trial_folder
 
 
 def report(evaluation: int, valid: float = 0.5) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def report(evaluation: int, valid: float = 0.5) -> dict[str, Any]:
 def path(tmp_path: Path) -> Path:
     """A journal of two trials, one of which ended."""
     path = tmp_path / "reports.jsonl"
-    journal = Journal(path)
+    journal = TrialLog(path)
     journal.append({"trial": 1, **report(1)})
     journal.append({"trial": 2, **report(1, 0.25)})
     journal.append({"trial": 1, **report(2)})
@@ -40,7 +40,7 @@ def path(tmp_path: Path) -> Path:
 
 def replayed(path: Path) -> tuple[dict[int, Trial], list[tuple[int, dict[str, Any]]]]:
     trials = {number: Trial(number, {}) for number in (1, 2)}
-    return trials, Journal(path).replay(trials)
+    return trials, TrialLog(path).replay(trials)
 
 
 def test_replay(path: Path) -> None:
@@ -59,15 +59,15 @@ def test_any_torn_end_is_cut_off(path: Path) -> None:
     starts = [0] + [place + 1 for place, byte in enumerate(content) if byte == 10]
     for end in range(len(content) + 1):
         path.write_bytes(content[:end])
-        journal = Journal(path)
+        journal = TrialLog(path)
         n_whole = sum(start <= end for start in starts) - 1
         assert len(journal.lines()) == n_whole
         journal.append({"trial": 2, **report(2)})
-        assert len(Journal(path).lines()) == n_whole + 1
+        assert len(TrialLog(path).lines()) == n_whole + 1
 
 
 def test_a_report_that_came_twice_counts_once(path: Path) -> None:
-    Journal(path).append({"trial": 1, **report(2)})
+    TrialLog(path).append({"trial": 1, **report(2)})
     _, history = replayed(path)
     assert len(history) == 3
 
@@ -75,7 +75,7 @@ def test_a_report_that_came_twice_counts_once(path: Path) -> None:
 def test_a_broken_line_is_named(path: Path) -> None:
     path.write_text("{\n" + json.dumps({"trial": 1}) + "\n")
     with pytest.raises(InputError, match=r"reports\.jsonl:1: broken"):
-        Journal(path).lines()
+        TrialLog(path).lines()
 
 
 def test_folders_are_numbered() -> None:

@@ -12,11 +12,17 @@ from toy_plan import SETTINGS, SIZES, write_plan
 from recbole_qbert.cli import main
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.experiments.benchmark.cells import build_cells
-from recbole_qbert.experiments.benchmark.plan import NOT_STATED, Contender, Plan, lineage, read_plan
+from recbole_qbert.experiments.benchmark.plan import (
+    NOT_STATED,
+    BenchmarkPlan,
+    ModelRow,
+    lineage,
+    read_plan,
+)
 from recbole_qbert.experiments.run import run_models
 
 
-def plan_of(tiny: Tiny, flags: dict[str, str] | None = None, **content: Any) -> Plan:
+def plan_of(tiny: Tiny, flags: dict[str, str] | None = None, **content: Any) -> BenchmarkPlan:
     return read_plan(write_plan(tiny, **content), flags or {})
 
 
@@ -29,11 +35,11 @@ def test_a_name_is_enough_and_controls_come_by_themselves(tiny: Tiny) -> None:
     }
     plan = plan_of(tiny, models=["QBERT4Rec", free, "BigramChain"], controls=True)
     assert plan.contenders == (
-        Contender("QBERT4Rec", "QBERT4Rec", {}, NOT_STATED),
-        Contender("free", "QBERT4Rec", {"exclude_visible": False}, "9 trials"),
-        Contender("BigramChain", "BigramChain"),
-        Contender("Popularity", "Popularity", {}, "none: nothing to choose"),
-        Contender("IDBERT4Rec", "IDBERT4Rec", {}, "none: QBERT4Rec's settings"),
+        ModelRow("QBERT4Rec", "QBERT4Rec", {}, NOT_STATED),
+        ModelRow("free", "QBERT4Rec", {"exclude_visible": False}, "9 trials"),
+        ModelRow("BigramChain", "BigramChain"),
+        ModelRow("Popularity", "Popularity", {}, "none: nothing to choose"),
+        ModelRow("IDBERT4Rec", "IDBERT4Rec", {}, "none: QBERT4Rec's settings"),
     )
     assert plan.reference == "QBERT4Rec"
     path = write_plan(tiny)
@@ -63,8 +69,8 @@ def test_the_command_line_takes_some_rows_and_data_sets(tiny: Tiny) -> None:
     assert [each.name for each in plan.contenders] == ["QBERT4Rec"]
     assert plan.datasets == ("toy",)
     plan = plan_of(tiny, {"models": "wide,QBERT4Rec,BERT4Rec"}, **file)
-    assert plan.contenders[0] == Contender("wide", "SASRec", {"n_layers": 9}, "3 trials")
-    assert plan.contenders[2] == Contender("BERT4Rec", "BERT4Rec")  # no row of the file
+    assert plan.contenders[0] == ModelRow("wide", "SASRec", {"n_layers": 9}, "3 trials")
+    assert plan.contenders[2] == ModelRow("BERT4Rec", "BERT4Rec")  # no row of the file
     for section in ({"per_model": {"GRU4Rec": {}}}, {"per_dataset": {"third": {}}}):
         with pytest.raises(InputError, match="is not in this benchmark"):
             plan_of(tiny, {"models": "QBERT4Rec", "datasets": "toy"}, **file | section)

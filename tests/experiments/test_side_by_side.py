@@ -20,7 +20,7 @@ from waiting import until
 
 from recbole_qbert.cli import main
 from recbole_qbert.config.build import build_config
-from recbole_qbert.experiments.parallel import Job, run_jobs
+from recbole_qbert.experiments.parallel import Job, run_parallel
 
 LONG = ["--epochs=100000", "--eval_step=1", "--stopping_step=100000"]
 
@@ -126,7 +126,7 @@ def test_an_error_that_is_nobodys_input_is_not_hidden(tiny: Tiny) -> None:
     names: list[Any] = [None]  # no name of a file: a fault of whoever calls
     jobs = [Job("seed 1", configs[0], names), Job("seed 2", configs[1], [])]
     with pytest.raises(RuntimeError, match="seed 1: failed, see above"):
-        run_jobs(jobs, 2, Console(quiet=True))
+        run_parallel(jobs, 2, Console(quiet=True))
 
 
 @pytest.mark.parametrize("value", ["0", "x", "True"])

@@ -23,7 +23,7 @@ from recbole_qbert.evaluation.results import RunResult, read_results
 from recbole_qbert.experiments.run import run_model
 from recbole_qbert.experiments.tune import ray_adapter
 from recbole_qbert.experiments.tune import sweep as sweep_module
-from recbole_qbert.experiments.tune.journal import Journal
+from recbole_qbert.experiments.tune.journal import TrialLog
 from recbole_qbert.experiments.tune.ray_adapter import ResumableASHA, Schedule, run_trials
 from recbole_qbert.experiments.tune.sweep import sweep
 from recbole_qbert.reports.sweeps import read_experiment
@@ -61,7 +61,7 @@ def test_a_sweep(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     assert all(int(line["epochs"]) < 4 for line in lines if line["state"] == "stopped")
 
     # The winner has the best valid value of all evaluations, and its own best weights are tested.
-    reports = [line for line in Journal(folder / "reports.jsonl").lines() if "valid" in line]
+    reports = [line for line in TrialLog(folder / "reports.jsonl").lines() if "valid" in line]
     highest = max(reports, key=lambda each: each["valid"])
     (result,) = read_results(tiny.root / "saved" / "results.jsonl")
     assert result.valid["ndcg@10"] == highest["valid"]
@@ -106,7 +106,7 @@ def test_the_best_trial_of_s3rec_is_tested_without_training(tiny: Tiny) -> None:
     trial = tiny.root / "saved" / "tune" / "s" / "trials" / "001"
     assert result.valid["ndcg@10"] == max(
         line["valid"]
-        for line in Journal(trial.parents[1] / "reports.jsonl").lines()
+        for line in TrialLog(trial.parents[1] / "reports.jsonl").lines()
         if "valid" in line
     )
     for name in ("S3Rec.safetensors", "pretrain/S3Rec.safetensors"):
@@ -118,16 +118,16 @@ def test_a_sweep_killed_at_any_event_ends_as_the_unbroken_one(
 ) -> None:
     """One sweep killed again and again, each time after three more lines in its journal."""
     unbroken = run(tiny, name="unbroken", checkpoint_dir="elsewhere")
-    append, left = Journal.append, 0
+    append, left = TrialLog.append, 0
 
-    def append_or_die(self: Journal, line: dict[str, Any]) -> None:
+    def append_or_die(self: TrialLog, line: dict[str, Any]) -> None:
         nonlocal left
         append(self, line)
         left -= 1
         if left == 0:
             raise Killed
 
-    monkeypatch.setattr(Journal, "append", append_or_die)
+    monkeypatch.setattr(TrialLog, "append", append_or_die)
     n_kills = 0
     while True:
         left = 3
@@ -143,7 +143,7 @@ def test_a_sweep_killed_at_any_event_ends_as_the_unbroken_one(
     journals = [
         [
             {key: value for key, value in line.items() if key != "seconds"}
-            for line in Journal(Path(folder) / "reports.jsonl").lines()
+            for line in TrialLog(Path(folder) / "reports.jsonl").lines()
         ]
         for folder in ("saved/tune/s", "elsewhere/tune/unbroken")
     ]
@@ -162,17 +162,17 @@ def test_a_sweep_is_lengthened(
     run(tiny, trials=4, name="whole")
     whole, short = (tiny.root / "saved" / "tune" / name for name in ("whole", "s"))
     run(tiny, trials=2)
-    first = Journal(short / "reports.jsonl").lines()
-    append, left = Journal.append, 3
+    first = TrialLog(short / "reports.jsonl").lines()
+    append, left = TrialLog.append, 3
 
-    def append_or_die(self: Journal, line: dict[str, Any]) -> None:
+    def append_or_die(self: TrialLog, line: dict[str, Any]) -> None:
         nonlocal left
         append(self, line)
         left -= 1
         if left == 0:
             raise Killed
 
-    monkeypatch.setattr(Journal, "append", append_or_die)
+    monkeypatch.setattr(TrialLog, "append", append_or_die)
     with pytest.raises(Killed):
         run(tiny, resume=True, trials=3)
     assert main(["tune", str(write_sweep(tiny)), "--resume"]) == 2
@@ -180,7 +180,7 @@ def test_a_sweep_is_lengthened(
     assert "6 trials are there, more than the 4 asked for; give --trials=3 or" in line
     run(tiny, resume=True, trials=4)
     assert rows(short) == rows(whole)
-    journal = Journal(short / "reports.jsonl").lines()
+    journal = TrialLog(short / "reports.jsonl").lines()
     assert journal[: len(first)] == first
     assert {each["trial"] for each in journal[len(first) :]} == {5, 6, 7, 8}
     assert load_yaml(short / "best.yaml") == load_yaml(whole / "best.yaml")

@@ -25,9 +25,9 @@ from recbole_qbert.common.files import read_json, write_json
 from recbole_qbert.compat.ray import memory_costs_a_trial
 from recbole_qbert.evaluation.results import read_results
 from recbole_qbert.experiments.tune import sweep as sweep_module
-from recbole_qbert.experiments.tune.journal import Journal
+from recbole_qbert.experiments.tune.journal import TrialLog
 from recbole_qbert.experiments.tune.sweep import sweep
-from recbole_qbert.experiments.tune.trial import Job
+from recbole_qbert.experiments.tune.trial import TrialJob
 
 ray = pytest.importorskip("ray")
 from ray.air.execution._internal.actor_manager import RayActorManager  # noqa: E402
@@ -58,7 +58,7 @@ def lines_of(folder: Path) -> list[dict[str, Any]]:
     """The journal without what a clock says."""
     return [
         {key: value for key, value in line.items() if key != "seconds"}
-        for line in Journal(folder / "reports.jsonl").lines()
+        for line in TrialLog(folder / "reports.jsonl").lines()
     ]
 
 
@@ -76,16 +76,16 @@ def guarded(root: Path) -> Callable[..., None]:
         import torch
 
         from recbole_qbert.common.files import write_json
-        from recbole_qbert.experiments import run as quick_start
+        from recbole_qbert.experiments import run as run_module
         from recbole_qbert.experiments.tune.trial import run_trial
-        from recbole_qbert.training.trainer import SafeTrainer
+        from recbole_qbert.training.trainer import ResumableTrainer
 
         n_starts = len(list(root.glob(f"seen-{number}-*.json")))
         tests: list[Any] = []
         load_splits, evaluate, train_epoch = (
-            quick_start.load_splits,
-            SafeTrainer.evaluate,
-            SafeTrainer._train_epoch,
+            run_module.load_splits,
+            ResumableTrainer.evaluate,
+            ResumableTrainer._train_epoch,
         )
 
         def load_and_remember(config: Any) -> Any:
@@ -109,9 +109,9 @@ def guarded(root: Path) -> Callable[..., None]:
                 os.kill(os.getpid(), signal.SIGKILL)
             return train_epoch(self, loader, epoch, *rest, **more)
 
-        quick_start.load_splits = load_and_remember
-        SafeTrainer.evaluate = evaluate_valid
-        SafeTrainer._train_epoch = train_or_die
+        run_module.load_splits = load_and_remember
+        ResumableTrainer.evaluate = evaluate_valid
+        ResumableTrainer._train_epoch = train_or_die
         run_trial(job, number, report)
 
     return run
@@ -149,7 +149,7 @@ import os, sys
 from pathlib import Path
 from recbole_qbert.cli import main
 from recbole_qbert.experiments.tune import sweep
-from recbole_qbert.experiments.tune.journal import Journal
+from recbole_qbert.experiments.tune.journal import TrialLog
 from recbole_qbert.experiments.tune.trial import run_trial
 
 def run_or_die(job, number, report):
@@ -164,7 +164,7 @@ if len(sys.argv) > 3:
     note = Path(sys.argv[3])
     sweep.run_trial = run_or_die
 
-append, n_left = Journal.append, int(sys.argv[2])
+append, n_left = TrialLog.append, int(sys.argv[2])
 
 def append_or_die(self, line):
     global n_left
@@ -173,7 +173,7 @@ def append_or_die(self, line):
     if n_left == 0:
         os.kill(os.getpid(), 9)
 
-Journal.append = append_or_die
+TrialLog.append = append_or_die
 main(["tune", "sweep.yaml", "--address=" + sys.argv[1]])
 """
 
@@ -385,10 +385,16 @@ def test_memory_that_gives_out_in_training_counts_as_a_death() -> None:
 def test_machines_are_looked_at_first(tmp_path: Path, cluster: str) -> None:
     folder = tmp_path / "experiment"
     write_json(folder / "experiment.json", {"identity": "mine"})
-    ray_adapter.check_machines(Job(str(folder), "mine", str(tmp_path), 1, False))
+    ray_adapter.check_machines(TrialJob(str(folder), "mine", str(tmp_path), 1, False))
     for job, message in (
-        (Job(str(folder), "theirs", str(tmp_path), 1, False), "all machines of the cluster share"),
-        (Job(str(folder), "mine", "/no/such", 1, False), "does not see /no/such: data_path must"),
+        (
+            TrialJob(str(folder), "theirs", str(tmp_path), 1, False),
+            "all machines of the cluster share",
+        ),
+        (
+            TrialJob(str(folder), "mine", "/no/such", 1, False),
+            "does not see /no/such: data_path must",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             ray_adapter.check_machines(job)

@@ -146,7 +146,7 @@ def test_the_command_line_wins(tiny: Tiny) -> None:
 
 
 def test_a_trials_settings(tiny: Tiny) -> None:
-    """Paths are absolute, nested keys keep their neighbours, `run` reads the file as it is."""
+    """Paths are absolute, nested keys keep their neighbors, `run` reads the file as it is."""
     space = {"mask_ratios.tail": {"quniform": [0.1, 0.9, 0.1]}, "n_layers": {"grid": [1, 2]}}
     (tiny.root / "mine.yaml").write_text(
         "weight_decay: 0.5\nmask_ratios: {span: 0.7}\nper_model: {QBERT4Rec: {hidden_act: relu}}\n"

@@ -10,7 +10,7 @@ import pytest
 
 from recbole_qbert.common.yaml_files import load_yaml
 from recbole_qbert.config.build import shipped
-from recbole_qbert.experiments.tune.settings import Request, make_plan, read_request
+from recbole_qbert.experiments.tune.settings import SweepRequest, make_plan, read_request
 
 FOLDER = shipped("tune")
 CLUSTER = FOLDER / "cluster.yaml"
@@ -85,7 +85,7 @@ def test_near_starts_from_what_is_tuned(model: str) -> None:
 
 def test_the_demo_shows_every_key() -> None:
     content = load_yaml(FOLDER / "demo.yaml")
-    assert content.keys() == {field.name for field in dataclasses.fields(Request)} - {"source"}
+    assert content.keys() == {field.name for field in dataclasses.fields(SweepRequest)} - {"source"}
     request = read_request(FOLDER / "demo.yaml", {})
     assert request.baseline and request.trials == 3
 

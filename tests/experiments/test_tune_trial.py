@@ -18,8 +18,8 @@ from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import read_json, sha256_file, write_json
 from recbole_qbert.experiments.tune.journal import EXPERIMENT, FAULT, TRIAL_YAML, trial_folder
 from recbole_qbert.experiments.tune.settings import write_yaml
-from recbole_qbert.experiments.tune.trial import Job, report_of, run_trial
-from recbole_qbert.training.trainer import SafeTrainer
+from recbole_qbert.experiments.tune.trial import TrialJob, report_of, run_trial
+from recbole_qbert.training.trainer import ResumableTrainer
 
 REPORTED = {"evaluation", "epoch", "valid", "best_valid", "best_epoch", "seconds"}
 
@@ -28,16 +28,16 @@ class Killed(Exception):
     """Stands for a kill at the moment it is raised."""
 
 
-def begin(tiny: Tiny, name: str = "s", **changes: Any) -> Job:
+def begin(tiny: Tiny, name: str = "s", **changes: Any) -> TrialJob:
     """An experiment's folder with the first trial of the toy sweep in it."""
     plan = toy_plan(tiny, name=name, **changes)
     write_yaml(trial_folder(plan.folder, 1) / TRIAL_YAML, plan.trial_settings(1))
     hashes = {name: sha256_file(path) for name, path in plan.files.items()}
     write_json(plan.folder / EXPERIMENT, {"identity": "mine", "data_sha256": hashes})
-    return Job(str(plan.folder), "mine", str(tiny.root), 1, False)
+    return TrialJob(str(plan.folder), "mine", str(tiny.root), 1, False)
 
 
-def run(job: Job, n_reports: int | None = None) -> list[dict[str, Any]]:
+def run(job: TrialJob, n_reports: int | None = None) -> list[dict[str, Any]]:
     """All reports, or those until the process is killed in the n-th."""
     reports: list[dict[str, Any]] = []
 
@@ -107,7 +107,7 @@ def guard_test(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             assert loader is not test and loader._dataset is not test._dataset, "test was ranked"
         ranked.append(loader)
 
-    for cls in (SafeTrainer, Trainer):
+    for cls in (ResumableTrainer, Trainer):
 
         def evaluate(self: Any, loader: Any, *rest: Any, _call: Any = cls.evaluate, **more: Any):  # type: ignore[no-untyped-def]
             check(loader)
@@ -165,13 +165,13 @@ def test_what_the_settings_cause_is_a_fault_and_no_crash(tiny: Tiny) -> None:
 
 def test_what_a_machine_does_not_see(tiny: Tiny) -> None:
     job = begin(tiny)
-    other = Job(job.folder, "theirs", job.data_path, 1, False)
+    other = TrialJob(job.folder, "theirs", job.data_path, 1, False)
     with pytest.raises(InputError, match="checkpoint_dir must be one folder that all machines"):
         run(other)
-    absent = Job(job.folder, "mine", str(tiny.root / "absent"), 1, False)
+    absent = TrialJob(job.folder, "mine", str(tiny.root / "absent"), 1, False)
     with pytest.raises(InputError, match="absent: data_path must be shared"):
         run(absent)
-    nowhere = Job(str(tiny.root / "nowhere"), "mine", job.data_path, 1, False)
+    nowhere = TrialJob(str(tiny.root / "nowhere"), "mine", job.data_path, 1, False)
     with pytest.raises(InputError, match="does not see .*nowhere"):
         run(nowhere)
 
@@ -189,7 +189,7 @@ def test_a_gpu_is_the_one_that_ray_gave(tiny: Tiny, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("recbole_qbert.experiments.tune.trial.prepare", prepare)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     job = begin(tiny)
-    run(Job(job.folder, "mine", job.data_path, 2, True))
+    run(TrialJob(job.folder, "mine", job.data_path, 2, True))
     recbole_qbert.training.trainer.torch.set_num_threads(1)
     assert (str(seen["gpu_id"]), seen["threads"]) == ("3", 2)
     run(job)

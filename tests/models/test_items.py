@@ -11,10 +11,10 @@ from torch import Tensor
 
 from recbole_qbert.models.layers.item_representation import (
     REPRESENTATIONS,
-    ComposeItems,
+    CodesPlusRow,
     FlattenItems,
-    HybridItems,
     ItemRepresentation,
+    SumOfCodes,
     build_representation,
 )
 
@@ -56,7 +56,7 @@ def _build(
 def test_compose_is_the_sum_of_code_vectors() -> None:
     """Every element of the matrix by a plain loop over levels."""
     items = _build("compose")
-    assert isinstance(items, ComposeItems)
+    assert isinstance(items, SumOfCodes)
     table, matrix = items.table.weight.tolist(), items().tolist()
     for row, codes in zip(matrix, _item_codes().tolist(), strict=True):
         wanted = [sum(table[code][d] for code in codes) for d in range(6)]
@@ -76,7 +76,7 @@ def test_flatten_is_the_concatenation_of_code_vectors() -> None:
 def test_hybrid_starts_as_compose_and_adds_rows() -> None:
     """Rows of some items only, too: those asked for, padding first."""
     items, composed = _build("hybrid"), _build("compose")()
-    assert isinstance(items, HybridItems)
+    assert isinstance(items, CodesPlusRow)
     assert torch.equal(items(), composed)
     own = torch.randn(N_ITEMS - 1, 6)
     items.rows.data.copy_(own)
@@ -89,7 +89,7 @@ def test_hybrid_starts_as_compose_and_adds_rows() -> None:
 
 def test_row_dropout_drops_whole_rows_in_training_only() -> None:
     items = _build("hybrid", row_dropout=0.75)
-    assert isinstance(items, HybridItems)
+    assert isinstance(items, CodesPlusRow)
     items.rows.data.fill_(1.0)
     composed = _build("compose")().detach()
     assert torch.equal(items.eval()()[1:], composed[1:] + 1)
@@ -105,7 +105,7 @@ def test_row_dropout_drops_whole_rows_in_training_only() -> None:
 def test_score_is_the_sum_of_code_logits(name: str) -> None:
     """`hidden @ matrix.T` equals adding up each level's own logits, item by item."""
     items = _build(name, init=1.0)
-    assert isinstance(items, ComposeItems | FlattenItems)
+    assert isinstance(items, SumOfCodes | FlattenItems)
     matrix = items()
     hidden = torch.randn(4, matrix.size(1))
     scores = (hidden @ matrix.T).tolist()
@@ -157,7 +157,7 @@ def test_elements_start_with_the_asked_deviation(name: str) -> None:
 
 @pytest.mark.parametrize("name", REPRESENTATIONS)
 def test_size_and_shape(name: str) -> None:
-    """Code tables do not grow with the catalogue, rows do."""
+    """Code tables do not grow with the catalog, rows do."""
     items = _build(name)
     owned = sum(parameter.numel() for parameter in items.parameters())
     rows = (N_ITEMS - 1) * (name in ("word", "id", "hybrid"))

@@ -57,13 +57,13 @@ def test_flaw_2_a_label_at_position_0_has_a_gradient(monkeypatch: pytest.MonkeyP
     model = small_model()
     mask = torch.tensor([[True, False, False, False]])
     monkeypatch.setattr(qbert4rec_module, "draw_masks", lambda lengths, *_: MaskDraw(lengths, mask))
-    optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     losses = []
     for _ in range(20):
         loss = model.calculate_loss(batch_of([[7, 8, 9]], [10]))
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     assert losses[0] > 1 and losses[-1] < 0.1
 

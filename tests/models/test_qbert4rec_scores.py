@@ -19,9 +19,9 @@ from toy_model import (
 )
 
 from recbole_qbert.data.dataset import TrainingRows
-from recbole_qbert.models.layers.item_representation import REPRESENTATIONS, CodeItems, WordItems
+from recbole_qbert.models.layers.item_representation import REPRESENTATIONS, CodeItems, ItemRows
 from recbole_qbert.models.layers.masking import draw_masks
-from recbole_qbert.models.qbert4rec import QBERT4Rec, log_absence, sample_catalogue
+from recbole_qbert.models.qbert4rec import QBERT4Rec, log_absence, sample_catalog
 
 OFFSETS = (0, 3, 7)
 
@@ -29,7 +29,7 @@ OFFSETS = (0, 3, 7)
 # A model small enough for plain Python -----------------------------------------------------------
 
 
-def _normalised(vector: list[float]) -> list[float]:
+def _normalized(vector: list[float]) -> list[float]:
     mean = sum(vector) / len(vector)
     variance = sum((x - mean) ** 2 for x in vector) / len(vector)
     return [(x - mean) / math.sqrt(variance + 1e-12) for x in vector]
@@ -62,7 +62,7 @@ def _make_averaging(model: QBERT4Rec) -> None:
 
 def _item_tokens(model: QBERT4Rec, item: int) -> list[list[float]]:
     """The vectors an item is read as, put together from the model's parameters by plain loops."""
-    if isinstance(model.items, WordItems):
+    if isinstance(model.items, ItemRows):
         return [model.items().tolist()[item]]
     assert isinstance(model.items, CodeItems)
     table = model.items.table.weight.tolist()
@@ -85,15 +85,15 @@ def _averaging_scores(model: QBERT4Rec, history: list[int], order: str, norm: st
     if order == "backward":
         numbers.reverse()
     inputs = [
-        _normalised(_added(vector, table[number]))
+        _normalized(_added(vector, table[number]))
         for vector, number in zip(tokens, numbers, strict=True)
     ]
-    seen = [_normalised(vector) for vector in inputs] if norm == "pre" else inputs
+    seen = [_normalized(vector) for vector in inputs] if norm == "pre" else inputs
     mean = _averaged(seen)
     state: list[float] = []
     for vector in inputs[-model.tokens_per_item :]:
-        hidden = _normalised(_added(vector, mean))
-        state += _normalised(hidden) if norm == "post" else hidden
+        hidden = _normalized(_added(vector, mean))
+        state += _normalized(hidden) if norm == "post" else hidden
     return [
         _dot(state, [x for vector in _item_tokens(model, item) for x in vector])
         for item in range(N_ITEMS)
@@ -149,13 +149,13 @@ def test_loss_falls_on_a_tiny_pattern(representation: str) -> None:
     """Two sequences, 30 Adam steps: better than knowing only which sequence it is (log 6)."""
     model = small_model(item_representation=representation)
     batch = batch_of([[1, 2, 3, 4, 5], [11, 12, 13, 14, 15]] * 10, [6, 16] * 10)
-    optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     losses = []
     for _ in range(30):
         loss = model.calculate_loss(batch)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     assert all(map(math.isfinite, losses))
     assert sum(losses[-5:]) < 0.4 * sum(losses[:5])
@@ -166,7 +166,7 @@ def test_loss_falls_on_a_tiny_pattern(representation: str) -> None:
 @pytest.mark.parametrize("exclude", ["on", "off"])
 @pytest.mark.parametrize("representation", REPRESENTATIONS)
 def test_predict_is_a_column_of_full_sort(representation: str, exclude: str, score: str) -> None:
-    """Every item of the catalogue, padding and excluded ones (minus infinity) included."""
+    """Every item of the catalog, padding and excluded ones (minus infinity) included."""
     changes = {"item_representation": representation, "exclude_visible": exclude, "score": score}
     model = small_model(**changes).eval()
     histories = toy_histories()
@@ -233,11 +233,11 @@ def test_the_code_loss_is_added_with_its_weight() -> None:
     assert losses[2] - losses[0] == pytest.approx(2 * (losses[1] - losses[0]), rel=1e-4)
 
 
-def test_a_small_catalogue_holds_the_batch_and_a_sample() -> None:
+def test_a_small_catalog_holds_the_batch_and_a_sample() -> None:
     """Numbers within it mean the same items; chances are those of the batch and of the sample."""
     absence = torch.tensor([0.0, 0.5, 0.3, 0.0, 0.9, 0.1, 0.2, 0.2, 0.4, 1.0, 0.05])
     batch = torch.tensor([[3, 5, 0], [2, 5, 9]])
-    numbered, scored, log_chance = sample_catalogue(
+    numbered, scored, log_chance = sample_catalog(
         batch, 3, absence.log(), torch.Generator().manual_seed(5)
     )
     assert {0, 2, 3, 5, 9} < set(scored.tolist()) and len(scored) <= 8
@@ -272,7 +272,7 @@ def test_chances_are_how_often_an_item_is_scored(
         batch = torch.randperm(n_rows, generator=draws)[:batch_size]
         left, _ = draw_masks(lengths[batch], 8, mix, {"tail": 0.3}, draws)
         cut = items[batch].masked_fill(places >= left.unsqueeze(1), 0)
-        _, scored, _ = sample_catalogue(cut, 6, absence, draws)
+        _, scored, _ = sample_catalog(cut, 6, absence, draws)
         seen[scored] += 1
     expected = 1 - (1 - 6 / 40) * absence.exp()
     # Four standard deviations of a share of 3,000 draws.

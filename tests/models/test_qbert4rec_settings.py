@@ -43,7 +43,7 @@ def test_the_papers_benchmark_has_the_papers_settings() -> None:
 
 
 @pytest.mark.parametrize(("representation", "tokens"), [("compose", 1), ("flatten", 3)])
-def test_size_of_code_models_is_free_of_the_catalogue(representation: str, tokens: int) -> None:
+def test_size_of_code_models_is_free_of_the_catalog(representation: str, tokens: int) -> None:
     """10 items or 30: the same parameters; `flatten` has K mask vectors and K times the places."""
     config = small_settings(item_representation=representation)
     sizes = [

@@ -67,7 +67,7 @@ def test_test_and_valid_items_never_train(toys: Toys) -> None:
     assert not torch.equal(after.batch(0, users, VALID, 50, NAMES)["target"], valid["target"])
 
 
-def test_the_catalogue_holds_both_domains(toys: Toys) -> None:
+def test_the_catalog_holds_both_domains(toys: Toys) -> None:
     corpus = toys.corpus()
     assert corpus.domain_starts == [0, 30, 50]
     assert corpus.num("item_id") == 51

@@ -21,7 +21,7 @@ from recbole_qbert.models.qbert4rec import QBERT4Rec
 from recbole_qbert.pretraining.transfer import (
     CONTENTS,
     ROWS,
-    Source,
+    PretrainedSource,
     load_pretrained,
     read_source,
     save_pretrained,
@@ -211,7 +211,7 @@ def test_what_is_no_source(tiny: Tiny, toys: Toys) -> None:
     for place in ("nowhere", "toy", "toy/toy.inter"):
         assert "neither a pretrained model nor a bundle" in refused(tiny.root / place)
     folder, _ = save(tiny, toys, softmax_samples=5)
-    assert isinstance(read_source(folder), Source)
+    assert isinstance(read_source(folder), PretrainedSource)
     (folder / "manifest.json").write_text('{"format": "x"}', encoding="utf-8")
     assert "neither a pretrained model nor a bundle" in refused(folder)
 

@@ -14,9 +14,9 @@ from toy_items import Toy
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
-from recbole_qbert.reports.inspection.catalogue import Catalogue, Group, open_catalogue
+from recbole_qbert.reports.inspection.catalog import Catalog, ItemGroup, open_catalog
 from recbole_qbert.reports.inspection.facts import Facts, gather_facts
-from recbole_qbert.reports.inspection.neighbours import (
+from recbole_qbert.reports.inspection.neighbors import (
     agreement,
     choose_examples,
     example,
@@ -33,13 +33,13 @@ def toy(tmp_path: Path) -> Toy:
     return Toy(tmp_path).write()
 
 
-def _random_catalogue(folder: Path, n: int = 150, n_levels: int = 4, size: int = 5) -> Catalogue:
+def _random_catalog(folder: Path, n: int = 150, n_levels: int = 4, size: int = 5) -> Catalog:
     draw = np.random.default_rng(8)
     codes = np.unique(draw.integers(0, size, (2 * n, n_levels)), axis=0)
     codes = codes[draw.permutation(len(codes))[:n]]
     table = SemanticIDTable(tuple(f"r{row}" for row in range(n)), codes, (size,) * n_levels)
     write_semantic_ids(folder / "random.semid", table, {})
-    return open_catalogue(folder / "random.semid")
+    return open_catalog(folder / "random.semid")
 
 
 def _full(toy: Toy, **settings: Any) -> Facts:
@@ -140,8 +140,8 @@ def test_one_group_of_one_category_is_perfect() -> None:
 
 
 def test_agreement_by_hand(toy: Toy) -> None:
-    catalogue = open_catalogue(toy.semid)
-    found = agreement(open_space("circle", toy.vectors, catalogue), catalogue, 0, n_nearest=2)
+    catalog = open_catalog(toy.semid)
+    found = agreement(open_space("circle", toy.vectors, catalog), catalog, 0, n_nearest=2)
     # The two nearest: i0 i1 i2 have each other, i3 i4 i5 too; i6 has i7 i5, i7 has i6 i5.
     # Of the sixteen share a: two each of i0 i1 i2, one each of i4 i5; a b: one of i0 i1 i4 i5.
     assert (found.n_items, found.n_asked, found.n_nearest) == (8, 8, 2)
@@ -154,11 +154,11 @@ def test_agreement_by_hand(toy: Toy) -> None:
 
 
 def test_agreement_matches_a_plain_loop(tmp_path: Path) -> None:
-    catalogue, k = _random_catalogue(tmp_path), 7
-    items = [item for row, item in enumerate(catalogue.items) if row % 5]
+    catalog, k = _random_catalog(tmp_path), 7
+    items = [item for row, item in enumerate(catalog.items) if row % 5]
     points = np.random.default_rng(2).normal(size=(len(items), 6)).astype(np.float32)
     np.savez(tmp_path / "v.npz", items=np.array(items), vectors=points)
-    codes = catalogue.codes[catalogue.rows_of(items)].tolist()
+    codes = catalog.codes[catalog.rows_of(items)].tolist()
     shared, chance, overlap = np.zeros(4), np.zeros(4), 0.0
     for one, point in enumerate(points):
         others = [other for other in range(len(items)) if other != one]
@@ -172,7 +172,7 @@ def test_agreement_matches_a_plain_loop(tmp_path: Path) -> None:
             nearer = sum(length[p] > length[o] for p in others)
             tied = sum(length[p] == length[o] for p in others)
             overlap += min(1.0, max(0.0, (k - nearer) / tied)) / k
-    found = agreement(open_space("v", tmp_path / "v.npz", catalogue), catalogue, 0, k)
+    found = agreement(open_space("v", tmp_path / "v.npz", catalog), catalog, 0, k)
     n = len(items)
     assert found.shared == pytest.approx(shared / n)
     assert found.shared_chance == pytest.approx(chance / n)
@@ -180,21 +180,21 @@ def test_agreement_matches_a_plain_loop(tmp_path: Path) -> None:
 
 
 def test_agreement_of_a_sample_and_of_few_items(toy: Toy) -> None:
-    catalogue = open_catalogue(toy.semid)
-    space = open_space("circle", toy.vectors, catalogue)
-    sample = agreement(space, catalogue, 4, max_asked=3)
+    catalog = open_catalog(toy.semid)
+    space = open_space("circle", toy.vectors, catalog)
+    sample = agreement(space, catalog, 4, max_asked=3)
     assert (sample.n_asked, sample.n_items, sample.n_nearest) == (3, 8, 7)
-    assert sample == agreement(space, catalogue, 4, max_asked=3)
+    assert sample == agreement(space, catalog, 4, max_asked=3)
     # Seven nearest of seven others are everybody: no more than chance, and all overlap.
-    everybody = agreement(space, catalogue, 0)
+    everybody = agreement(space, catalog, 0)
     assert everybody.shared == pytest.approx(everybody.shared_chance)
     assert everybody.overlap == everybody.overlap_chance == 1.0
 
 
 def test_examples(toy: Toy) -> None:
-    catalogue = open_catalogue(toy.semid)
-    space = open_space("circle", toy.vectors, catalogue)
-    found = example(catalogue, [space], 4)
+    catalog = open_catalog(toy.semid)
+    space = open_space("circle", toy.vectors, catalog)
+    found = example(catalog, [space], 4)
     assert found.n_sharing == (1, 1, 0)
     assert [(near.row, near.shared) for near in found.by_code] == [(5, 2)]
     nearest = found.by_embedding["circle"]
@@ -203,18 +203,18 @@ def test_examples(toy: Toy) -> None:
     assert nearest[1].shared == 2
     assert nearest[0].cosine == pytest.approx(math.cos(math.radians(1)))
     # Nearest by code: i1 shares two codes, i2 one and the last, i3 one.
-    assert [near.row for near in example(catalogue, [], 0).by_code] == [1, 2, 3]
+    assert [near.row for near in example(catalog, [], 0).by_code] == [1, 2, 3]
 
 
 def test_examples_have_vectors_where_they_can(toy: Toy) -> None:
-    catalogue = open_catalogue(toy.semid)
+    catalog = open_catalog(toy.semid)
     np.savez(toy.vectors, items=["i2", "i5", "i6", "none"], vectors=np.eye(4)[:, :3] * 1e30)
-    space = open_space("few", toy.vectors, catalogue)
+    space = open_space("few", toy.vectors, catalog)
     assert space.rows.tolist() == [2, 5, 6]  # the zero vector and the unknown item are gone
     assert np.isfinite(space.vectors).all()
-    assert choose_examples(catalogue, [space], None, 9) == [2, 5, 6]
-    assert choose_examples(catalogue, [space], Group(1, 0, 2), 9) == [0, 1]
-    assert example(catalogue, [space], 0).by_embedding == {"few": None}
+    assert choose_examples(catalog, [space], None, 9) == [2, 5, 6]
+    assert choose_examples(catalog, [space], ItemGroup(1, 0, 2), 9) == [0, 1]
+    assert example(catalog, [space], 0).by_embedding == {"few": None}
 
 
 def test_spread() -> None:
@@ -223,15 +223,15 @@ def test_spread() -> None:
 
 
 def test_branch_accounts_for_every_item(tmp_path: Path) -> None:
-    catalogue = _random_catalogue(tmp_path)
+    catalog = _random_catalog(tmp_path)
     for limits in (Limits(2, 3, 2), Limits(1, 0, 4), Limits(99, 99, 4)):
-        for group in catalogue.groups(1):
-            queue, seen = [branch(catalogue, group, limits)], 0
+        for group in catalog.groups(1):
+            queue, seen = [branch(catalog, group, limits)], 0
             for shown in queue:
                 inside = sum(child.group.size for child in shown.children)
                 assert inside + len(shown.rows) + shown.n_hidden == shown.group.size
                 assert all(shown.group.start <= row < shown.group.end for row in shown.rows)
-                prefix = catalogue.codes[shown.group.start : shown.group.end, : shown.group.depth]
+                prefix = catalog.codes[shown.group.start : shown.group.end, : shown.group.depth]
                 assert (prefix == prefix[0]).all()
                 queue.extend(shown.children)
                 seen += len(shown.rows) + shown.n_hidden

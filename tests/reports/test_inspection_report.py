@@ -281,7 +281,7 @@ def test_images_of_other_items(toy: Toy, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_large_catalogue_takes_seconds(tmp_path: Path) -> None:
+def test_a_large_catalog_takes_seconds(tmp_path: Path) -> None:
     n, draw = 14_000, np.random.default_rng(0)
     codes = np.stack(np.unravel_index(draw.choice(256**3, n, replace=False), (256,) * 3), axis=1)
     items = tuple(f"B{row:09}" for row in range(n))

@@ -45,21 +45,21 @@ BAR = Series("m", ("#111111", "#222222"), (0.3, 0.1), ("first", "second"), (0.05
 COLUMN = Series("n", "#333333", ("1", "2", "3"), (4.0, 0.0, 2.0))
 
 
-def luminance(colour: str) -> float:
+def luminance(color: str) -> float:
     """Relative luminance as WCAG 2 defines it."""
-    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    parts = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
     linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def test_colours_are_fixed_different_and_dark_enough() -> None:
+def test_colors_are_fixed_different_and_dark_enough() -> None:
     palette = Palette()
     names = ["QBERT4Rec", "SASRec", *(f"row {number}" for number in range(30))]
-    colours = [palette[name] for name in names]
-    assert len(set(colours)) == len(colours)
-    assert [palette[name] for name in reversed(names)] == colours[::-1]
+    colors = [palette[name] for name in names]
+    assert len(set(colors)) == len(colors)
+    assert [palette[name] for name in reversed(names)] == colors[::-1]
     assert Palette()["SASRec"] == palette["SASRec"]  # in every report
-    assert min(1.05 / (luminance(colour) + 0.05) for colour in colours) >= 3  # against white
+    assert min(1.05 / (luminance(color) + 0.05) for color in colors) >= 3  # against white
     assert ramp(0.0) == "#becddc" and ramp(1.0) == "#163e73"
 
 

@@ -12,9 +12,9 @@ from conftest import N_ITEMS, Tiny
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import write_json
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.experiments.run import run_models
-from recbole_qbert.reports.inspection.catalogue import Catalogue, open_catalogue
+from recbole_qbert.reports.inspection.catalog import Catalog, open_catalog
 from recbole_qbert.reports.item_map import (
     MOST_GROUPS,
     Stage1,
@@ -26,14 +26,14 @@ from recbole_qbert.reports.item_map import (
     read_stage1,
     space_section,
 )
-from recbole_qbert.reports.users import Example, best_bundle, example_users, users_section
+from recbole_qbert.reports.users import ExampleUser, best_bundle, example_users, users_section
 from recbole_qbert.serving.bundle import Recommender
 from recbole_qbert.training.checkpoint import save_checkpoint
 
 
 @pytest.fixture
-def catalogue(tiny: Tiny) -> Catalogue:
-    return open_catalogue(tiny.folder / "toy.semid", tiny.folder / "toy.item", "title", "class")
+def catalog(tiny: Tiny) -> Catalog:
+    return open_catalog(tiny.folder / "toy.semid", tiny.folder / "toy.item", "title", "class")
 
 
 def write_tokenizer(folder: Path, streams: bool = True, name: str = "toy") -> np.ndarray:
@@ -86,37 +86,35 @@ def test_near_items_stay_near_by_tsne() -> None:
     assert gaps.min() > 2 * spread
 
 
-def test_every_item_is_on_the_map_in_its_category(catalogue: Catalogue) -> None:
+def test_every_item_is_on_the_map_in_its_category(catalog: Catalog) -> None:
     vectors = np.random.default_rng(4).normal(size=(N_ITEMS, 5))
-    one = map_chart(catalogue, Vectors("v", np.arange(N_ITEMS), vectors), "pca")
+    one = map_chart(catalog, Vectors("v", np.arange(N_ITEMS), vectors), "pca")
     texts = [text for series in one.series for text in series.texts]
     assert sorted(text.split("\n")[0] for text in texts) == sorted(
         f"Thing {number}" for number in range(N_ITEMS)
     )
-    assert catalogue.categories is not None
+    assert catalog.categories is not None
     for series in one.series:
         name, count = series.name.rsplit(" ", 1)
         assert {text.split("\n")[1] for text in series.texts} == {name}
-        assert count == f"({catalogue.categories.count(name)})"
+        assert count == f"({catalog.categories.count(name)})"
     assert "first word of class" in one.title
 
 
-def test_without_categories_the_first_codes_colour_the_map(tiny: Tiny) -> None:
-    catalogue = open_catalogue(tiny.folder / "toy.semid")
+def test_without_categories_the_first_codes_color_the_map(tiny: Tiny) -> None:
+    catalog = open_catalog(tiny.folder / "toy.semid")
     vectors = np.random.default_rng(4).normal(size=(N_ITEMS, 5))
-    one = map_chart(catalogue, Vectors("v", np.arange(N_ITEMS), vectors), "pca")
-    counts = np.bincount(catalogue.codes[:, 0])
+    one = map_chart(catalog, Vectors("v", np.arange(N_ITEMS), vectors), "pca")
+    counts = np.bincount(catalog.codes[:, 0])
     shown = {series.name: len(series.x) for series in one.series}
     assert shown == {f"a_{code} ({n})": n for code, n in enumerate(counts) if n}
     assert len(shown) <= MOST_GROUPS
 
 
-def test_a_large_catalogue_is_sampled(
-    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_large_catalog_is_sampled(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recbole_qbert.reports.item_map.MOST_ITEMS", 12)
     vectors = np.random.default_rng(4).normal(size=(N_ITEMS, 5))
-    one = map_chart(catalogue, Vectors("v", np.arange(N_ITEMS), vectors), "pca")
+    one = map_chart(catalog, Vectors("v", np.arange(N_ITEMS), vectors), "pca")
     assert sum(len(series.x) for series in one.series) == 12
     assert f"12 of {N_ITEMS} items" in one.title
 
@@ -140,25 +138,23 @@ def test_stage_1_is_read_back(tmp_path: Path) -> None:
     assert read_stage1(tmp_path, "another") is None
 
 
-def test_a_stage_1_that_the_ids_did_not_use_is_passed_over(
-    tiny: Tiny, catalogue: Catalogue
-) -> None:
+def test_a_stage_1_that_the_ids_did_not_use_is_passed_over(tiny: Tiny, catalog: Catalog) -> None:
     """The map is then of the embeddings; without any there is no section."""
-    folder, domain = tiny.folder / "tokenizer", Domain("toy", tiny.folder)
+    folder, domain = tiny.folder / "tokenizer", DatasetPaths("toy", tiny.folder)
     write_tokenizer(folder, streams=False)
     assert read_stage1(folder, "toy") is None
-    assert space_section(catalogue, domain, folder, "pca") is None
+    assert space_section(catalog, domain, folder, "pca") is None
     items = np.array([f"i{row}" for row in range(25)])
     for name, first in (("text", 0), ("image", 5)):
         vectors = np.random.default_rng(5).normal(size=(25 - first, 4))
         np.savez(tiny.folder / f"toy.{name}.npz", items=items[first:], vectors=vectors)
-    section = space_section(catalogue, domain, folder, "pca")
+    section = space_section(catalog, domain, folder, "pca")
     assert section is not None
     (one,) = section.charts
     assert "embeddings image + text" in one.title
     assert sum(len(series.x) for series in one.series) == 20  # those that have both
     write_tokenizer(folder)
-    section = space_section(catalogue, domain, folder, "pca")
+    section = space_section(catalog, domain, folder, "pca")
     assert section is not None and len(section.charts) == 3
     assert "fused vectors of stage 1" in section.charts[0].title
 
@@ -175,7 +171,7 @@ def run(tiny: Tiny, **settings: Any) -> Any:
 
 def test_example_users(tiny: Tiny) -> None:
     """What the bundle itself says of each history without its last item, in the order of time."""
-    domain = Domain("toy", tiny.folder)
+    domain = DatasetPaths("toy", tiny.folder)
     result = run(tiny)
     examples = example_users(result, domain, 7)
     assert len({each.user for each in examples}) == 7
@@ -190,12 +186,12 @@ def test_example_users(tiny: Tiny) -> None:
 
 
 def test_rank_of_the_target() -> None:
-    assert Example("u", ("a",), "c", ("b", "c")).rank == 2
-    assert Example("u", ("a",), "z", ("b", "c")).rank is None
+    assert ExampleUser("u", ("a",), "c", ("b", "c")).rank == 2
+    assert ExampleUser("u", ("a",), "z", ("b", "c")).rank is None
 
 
 def test_users_with_items_that_the_model_does_not_know_are_left_out(tiny: Tiny) -> None:
-    result, domain = run(tiny), Domain("toy", tiny.folder)
+    result, domain = run(tiny), DatasetPaths("toy", tiny.folder)
     user = next(iter(tiny.sequences))
     tiny.write_inter([*tiny.rows, (user, "new", 1e9), ("brief", "i1", 1.0)])
     users = {each.user for each in example_users(result, domain, 1000)}
@@ -203,7 +199,7 @@ def test_users_with_items_that_the_model_does_not_know_are_left_out(tiny: Tiny) 
 
 
 def test_the_section_of_users_marks_hits(tiny: Tiny) -> None:
-    result, domain = run(tiny), Domain("toy", tiny.folder)
+    result, domain = run(tiny), DatasetPaths("toy", tiny.folder)
     n_users = len(tiny.sequences)
     section = users_section(result, "r", domain, "title", n_users, lambda item: f"[{item}]")
     assert section is not None

@@ -12,17 +12,17 @@ from toy_results import add_run, add_sweep
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.evaluation.results import append_result, flat_settings
-from recbole_qbert.experiments.benchmark.plan import Contender
+from recbole_qbert.experiments.benchmark.plan import ModelRow
 from recbole_qbert.experiments.benchmark.scores import Row, score
 from recbole_qbert.experiments.benchmark.sidecar import read_sidecar, write_sidecar
 from recbole_qbert.experiments.benchmark.tables import metrics_sheet
-from recbole_qbert.reports.comparisons import Comparison, compare_all
+from recbole_qbert.reports.comparisons import ComparisonData, compare_all
 from recbole_qbert.reports.discovery import find_results
 
 GOOD, FAIR, POOR = [1, 1, 3, 20], [1, 20, 3, 20], [20, 20, 20, 20]
 
 
-def compared(*folders: Path) -> Comparison:
+def compared(*folders: Path) -> ComparisonData:
     (one,) = compare_all(find_results(folders))
     return one
 
@@ -105,7 +105,7 @@ def test_users_that_differ_are_not_tested(tmp_path: Path) -> None:
 def test_a_benchmark_is_found_as_it_was(tmp_path: Path) -> None:
     """Names, budgets, reference and numbers come back from `table.json`; other runs stand apart."""
     rows = [
-        Row(Contender(name, model, budget=budget), tuple(
+        Row(ModelRow(name, model, budget=budget), tuple(
             add_run(tmp_path, ranks, model, seed, keys={"x": name}) for seed in (1, 2)))
         for name, model, budget, ranks in (
             ("ours, large", "QBERT4Rec", "9 trials", GOOD), ("theirs", "SASRec", "none", FAIR))

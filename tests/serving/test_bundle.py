@@ -297,7 +297,7 @@ def test_many_histories_take_little_memory(recommender: Recommender) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150_000  # KiB
 
 
-def test_a_filtered_catalogue_keeps_its_own_items(tiny: Tiny) -> None:
+def test_a_filtered_catalog_keeps_its_own_items(tiny: Tiny) -> None:
     """Internal ids and codes of a bundle hang on the items that were trained."""
     live, loaded, folder = bundled(tiny, item_inter_num_interval="[9,inf)")
     assert loaded.dataset.item_num < 31

@@ -172,12 +172,12 @@ class GraphDataset(SemanticIDDataset):
 
     def __init__(self, config: Any):
         super().__init__(config)
-        self.neighbours = {"of": torch.arange(self.item_num).flip(0), "weight": (0.25, 4)}
+        self.neighbors = {"of": torch.arange(self.item_num).flip(0), "weight": (0.25, 4)}
         self.secret = object()
 
-    def n_neighbours(self) -> int:
+    def n_neighbors(self) -> int:
         """From an attribute."""
-        return len(self.neighbours["of"])
+        return len(self.neighbors["of"])
 
 
 class GraphModel(LearnedScores):
@@ -185,9 +185,9 @@ class GraphModel(LearnedScores):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        self.neighbours = dataset.neighbours["of"]  # neither parameter nor buffer
-        self.share = dataset.neighbours["weight"][0]
-        self.embedding = nn.Embedding(dataset.n_neighbours() + dataset.user_num, 4)
+        self.neighbors = dataset.neighbors["of"]  # neither parameter nor buffer
+        self.share = dataset.neighbors["weight"][0]
+        self.embedding = nn.Embedding(dataset.n_neighbors() + dataset.user_num, 4)
         self.classes = nn.Embedding(dataset.num("class"), 4)
         self.same_classes = nn.Embedding(dataset.num("class"), 4)
         self.same_classes.weight = self.classes.weight
@@ -203,7 +203,7 @@ class GraphModel(LearnedScores):
 
     def forward(self, interaction: Any) -> Tensor:
         of_classes = self.classes(self.features).mean(dim=(1, 2))
-        own = self.item_scores + self.share * self.item_scores[self.neighbours]
+        own = self.item_scores + self.share * self.item_scores[self.neighbors]
         row = own + self.embedding.weight[: self.n_items, 0] + of_classes
         row = row + self.turned.mean(dim=1) + self.same_classes.weight.mean()
         row = row + self.observed.float().mean() + self.wrapped.first.float().mean()

@@ -19,10 +19,10 @@ from recbole_qbert.speedups.s3rec_pretraining import (
 )
 from recbole_qbert.speedups.trimmed_forward import (
     PooledOnce,
-    lean_loss,
-    lean_scores,
     mark_all_ends,
     quicken,
+    trimmed_loss,
+    trimmed_scores,
 )
 
 
@@ -100,12 +100,12 @@ def test_first_stage_encodes_no_padding(tiny: Tiny) -> None:
     widths: list[int] = []
     model = trainer.model
     hook = model.LayerNorm.register_forward_pre_hook(lambda _, x: widths.append(x[0].size(1)))
-    lean_loss(model, config)(batch)
+    trimmed_loss(model, config)(batch)
     hook.remove()
     assert max(widths) == batch["item_length"].max()
     assert min(widths) < max(widths)
     config["trim_padding"] = False
-    assert lean_loss(model, config) == model.calculate_loss
+    assert trimmed_loss(model, config) == model.calculate_loss
 
 
 @pytest.mark.parametrize("pooling", ["mean", "sum", "max"])
@@ -176,8 +176,8 @@ def test_without_trimming_all_is_recboles(tiny: Tiny, model: str) -> None:
     trainer, loaded = new_trainer(config)
     kinds = [type(each) for each in trainer.model.modules()]
     before = dict(vars(trainer.model))
-    assert lean_loss(trainer.model, config) == trainer.model.calculate_loss
-    assert lean_scores(trainer.model, config) == trainer.model.full_sort_predict
+    assert trimmed_loss(trainer.model, config) == trainer.model.calculate_loss
+    assert trimmed_scores(trainer.model, config) == trainer.model.full_sort_predict
     assert [type(each) for each in trainer.model.modules()] == kinds
     assert vars(trainer.model) == before
     assert all(kind.__module__.startswith(("recbole.", "torch.")) for kind in kinds)

@@ -18,9 +18,9 @@ from recbole_qbert.speedups.trimmed_forward import (
     CAUSAL,
     MODELS,
     fold_beginnings,
-    lean_loss,
-    lean_scores,
     masked_loss,
+    trimmed_loss,
+    trimmed_scores,
 )
 
 PAIRWISE = {
@@ -68,7 +68,7 @@ def test_same_loss_and_gradients(
     if model == "S3Rec":  # its second stage, but from scratch
         config["train_stage"] = trainer.model.train_stage = "finetune"
         trainer.model.loss_fct = torch.nn.CrossEntropyLoss()
-    own, original = lean_loss(trainer.model, config), trainer.model.calculate_loss
+    own, original = trimmed_loss(trainer.model, config), trainer.model.calculate_loss
     if not trim and model not in CAUSAL:
         assert own == original
         return
@@ -99,7 +99,7 @@ def test_same_scores(tiny: Tiny, model: str) -> None:
     trainer, loaded = new_trainer(config)
     config["train_stage"] = "finetune"  # for S3Rec
     trainer.model.eval()
-    own = lean_scores(trainer.model, config)
+    own = trimmed_scores(trainer.model, config)
     assert own != trainer.model.full_sort_predict
     for batch, *_ in loaded.valid:
         with places_of(trainer.model) as seen:
@@ -122,8 +122,8 @@ def test_only_where_it_is_allowed(tiny: Tiny) -> None:
         config = tiny.make_config(model, **changes)
         trainer, _ = new_trainer(config)
         config["device"] = device or config["device"]
-        assert lean_loss(trainer.model, config) == trainer.model.calculate_loss
-        assert lean_scores(trainer.model, config) == trainer.model.full_sort_predict
+        assert trimmed_loss(trainer.model, config) == trainer.model.calculate_loss
+        assert trimmed_scores(trainer.model, config) == trainer.model.full_sort_predict
 
 
 @pytest.mark.parametrize("model", ["SASRec", "S3Rec", "BERT4Rec", "FDSA"])
@@ -136,7 +136,7 @@ def test_the_model_itself_stays_as_it_is(
     if model == "S3Rec":
         config["train_stage"] = trainer.model.train_stage = "finetune"
         trainer.model.loss_fct = torch.nn.CrossEntropyLoss()
-    own = lean_loss(trainer.model, config)
+    own = trimmed_loss(trainer.model, config)
     before = dict(vars(trainer.model))
     seen: list[bool] = []
 
@@ -157,7 +157,7 @@ def test_threads_share_a_model(tiny: Tiny, model: str) -> None:
     for module in trainer.model.train().modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    own = lean_loss(trainer.model, config)
+    own = trimmed_loss(trainer.model, config)
     batches = list(loaded.train) * 5
     in_turn = [own(batch).item() for batch in batches]
     with ThreadPoolExecutor(4) as pool:

@@ -13,7 +13,7 @@ from rich.console import Console
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.experiments.run import pretrain_s3rec
 from recbole_qbert.training.checkpoint import load_checkpoint
-from recbole_qbert.training.trainer import SafeTrainer
+from recbole_qbert.training.trainer import ResumableTrainer
 
 EPOCHS = 3
 
@@ -43,7 +43,7 @@ def test_a_killed_first_stage_ends_as_the_unbroken_one(
 ) -> None:
     unbroken = pretrain(tiny, "unbroken")
     epochs: list[int] = []
-    train_epoch = SafeTrainer._train_epoch
+    train_epoch = ResumableTrainer._train_epoch
 
     def count(self: Any, data: Any, epoch: int, *rest: Any, **more: Any) -> Any:
         if epoch == 2 and 2 not in epochs:
@@ -52,7 +52,7 @@ def test_a_killed_first_stage_ends_as_the_unbroken_one(
         epochs.append(epoch)
         return train_epoch(self, data, epoch, *rest, **more)
 
-    monkeypatch.setattr(SafeTrainer, "_train_epoch", count)
+    monkeypatch.setattr(ResumableTrainer, "_train_epoch", count)
     with pytest.raises(Killed):
         pretrain(tiny, "killed")
     resumed = pretrain(tiny, "killed")
@@ -77,13 +77,13 @@ def test_sequences_a_step(
         pretrain_batch_size=given,
     )
     sizes: list[int] = []
-    fit = SafeTrainer.fit
+    fit = ResumableTrainer.fit
 
     def look(self: Any, data: Any, *rest: Any, **more: Any) -> Any:
         sizes.extend(len(batch) for batch in data)
         return fit(self, data, *rest, **more)
 
-    monkeypatch.setattr(SafeTrainer, "fit", look)
+    monkeypatch.setattr(ResumableTrainer, "fit", look)
     pretrain_s3rec(config, Console(quiet=True))
     full, rest = divmod(len(tiny.sequences), expected)
     assert sizes == [expected] * full + [rest] * bool(rest)

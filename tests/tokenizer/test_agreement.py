@@ -1,4 +1,4 @@
-"""Agreement of neighbourhoods against plain loops over items."""
+"""Agreement of neighborhoods against plain loops over items."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_sample_is_evenly_spaced(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == pytest.approx(np.mean(shared))
 
 
-def test_an_item_is_no_neighbour_of_itself_among_equals() -> None:
+def test_an_item_is_no_neighbor_of_itself_among_equals() -> None:
     same = np.ones((30, 4), np.float32)
     found = agreement._of_rows(same, np.arange(30))
     assert found.shape == (30, 10)
@@ -116,7 +116,7 @@ def test_an_item_is_no_neighbour_of_itself_among_equals() -> None:
     assert all(len(set(each)) == 10 for each in found.tolist())
 
 
-def test_small_catalogues() -> None:
+def test_small_catalogs() -> None:
     everyone = np.ones((4, 1), np.bool_)
     report = agreement_report(_vectors(1, 4, 3), {"text": (_vectors(2, 4, 1, 3), everyone)})
     assert report == {"text": 1.0, "chance": 1.0}  # all three others are among the nearest

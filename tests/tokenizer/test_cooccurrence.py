@@ -163,7 +163,7 @@ def test_vectors_are_the_dense_svd(tmp_path: Path, n_components: int) -> None:
     np.testing.assert_allclose((vectors[:12] ** 2).mean(axis=1), 1, rtol=1e-5)
 
 
-def test_vectors_are_the_same_again_and_no_wider_than_the_catalogue(tmp_path: Path) -> None:
+def test_vectors_are_the_same_again_and_no_wider_than_the_catalog(tmp_path: Path) -> None:
     counts = cooccurrence(training_pairs(_write(tmp_path, THREE_USERS)), ITEMS)
     vectors = cooccurrence_vectors(counts, 256, seed=3)
     assert vectors.shape == (4, 4)

@@ -107,7 +107,7 @@ def test_an_epoch_takes_every_item_once_in_batches_of_about_one_size(
     assert first != second
 
     # What an epoch reports is a mean over the items, whatever their batch's size.
-    tensors, model = to_tensors(_parts(), injector.centres), injector.model
+    tensors, model = to_tensors(_parts(), injector.centers), injector.model
     loss = 0.0
     for rows in batches[:3]:
         terms = model.loss(model.query[rows], take(tensors, rows))
@@ -124,8 +124,8 @@ def test_a_state_comes_back_whole(trained: Injector, tmp_path: Path) -> None:
         assert here.tobytes() == there.tobytes()
     new = _parts(5, seed=8)
     assert (
-        back.queries_for(new, "neighbours").tobytes()
-        == trained.queries_for(new, "neighbours").tobytes()
+        back.queries_for(new, "neighbors").tobytes()
+        == trained.queries_for(new, "neighbors").tobytes()
     )
 
 
@@ -208,7 +208,7 @@ def test_an_item_whose_query_starts_at_zero_still_learns() -> None:
 def test_vectors_are_of_length_one_less_the_mean_of_those_present() -> None:
     parts = _parts()
     injector = _fit(replace(TRAINING, epochs=0))
-    tensors = to_tensors(parts, injector.centres)
+    tensors = to_tensors(parts, injector.centers)
     for name, (vectors, present) in parts.items():
         units = [
             vector / np.linalg.norm(vector)
@@ -216,10 +216,10 @@ def test_vectors_are_of_length_one_less_the_mean_of_those_present() -> None:
             for vector, there in zip(item, row, strict=True)
             if there
         ]
-        centre = sum(units) / len(units)
-        np.testing.assert_allclose(injector.centres[name], centre, atol=1e-6)
+        center = sum(units) / len(units)
+        np.testing.assert_allclose(injector.centers[name], center, atol=1e-6)
         found = tensors[name][0].numpy()[present]
-        np.testing.assert_allclose(found, np.array(units) - centre, atol=1e-6)
+        np.testing.assert_allclose(found, np.array(units) - center, atol=1e-6)
 
 
 def test_fuse_is_the_hard_forward_of_each_item_alone(
@@ -230,7 +230,7 @@ def test_fuse_is_the_hard_forward_of_each_item_alone(
     fused, depths = trained.fuse(parts)
     assert (fused.shape, fused.dtype) == ((N_ITEMS, 8), np.float32)
     assert (depths.shape, depths.dtype) == ((N_ITEMS,), np.int64)
-    tensors = to_tensors(parts, trained.centres)
+    tensors = to_tensors(parts, trained.centers)
     for item in range(N_ITEMS):
         rows = slice(item, item + 1)
         with torch.no_grad():
@@ -249,7 +249,7 @@ def test_fuse_with_other_queries(trained: Injector) -> None:
 
 
 def test_contents_are_projected_sums_side_by_side(trained: Injector) -> None:
-    tensors = to_tensors(_parts(), trained.centres)
+    tensors = to_tensors(_parts(), trained.centers)
     np.testing.assert_array_equal(trained.contents, contents_of(trained.model, tensors))
     assert trained.contents.shape == (N_ITEMS, 2 * 8)
     for item in range(N_ITEMS):
@@ -268,7 +268,7 @@ def test_queries_of_new_items(trained: Injector) -> None:
     # Items 10 and 11 come in anew; item 2 has neither modality.
     rows = [10, 11, 2]
     new = {name: (vectors[rows], present[rows]) for name, (vectors, present) in _parts().items()}
-    found = trained.queries_for(new, "neighbours")
+    found = trained.queries_for(new, "neighbors")
     assert (found.shape, found.dtype) == ((3, 8), np.float32)
     for place, row in enumerate([10, 11]):
         own = trained.contents[row].astype(float)
@@ -330,7 +330,7 @@ def test_a_modality_that_nobody_has_is_carried_along() -> None:
     vectors, present = parts["image"]
     parts["image"] = 0 * vectors, np.zeros_like(present)
     injector = fit_injector(parts, SETTINGS, replace(TRAINING, epochs=2), seed=0)
-    assert not injector.centres["image"].any()
+    assert not injector.centers["image"].any()
     assert injector.history[-1]["fused-image"] == injector.history[-1]["text-image"] == 0.0
     assert np.isfinite(injector.fuse(parts)[0]).all()
 

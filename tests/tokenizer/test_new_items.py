@@ -21,12 +21,12 @@ from toy_domain import (
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import read_json, sidecar_path
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.embeddings import join, read_embeddings
 from recbole_qbert.data.semid import read_semantic_ids
 from recbole_qbert.encoders.text import embed_text
 from recbole_qbert.tokenizer.artifact import Tokenizer
-from recbole_qbert.tokenizer.catalogue import read_catalogue
+from recbole_qbert.tokenizer.catalog import read_catalog
 from recbole_qbert.tokenizer.new_items import encode_new_items, new_streams
 from recbole_qbert.tokenizer.pipeline import tokenize
 from recbole_qbert.tokenizer.settings import tokenize_settings
@@ -34,7 +34,7 @@ from recbole_qbert.tokenizer.settings import tokenize_settings
 HELD = 12  # items that are not there at first
 
 
-def _early(folder: Path, **settings: object) -> tuple[Domain, Tokenizer]:
+def _early(folder: Path, **settings: object) -> tuple[DatasetPaths, Tokenizer]:
     """A tokenizer made from all items but the last `HELD`."""
     domain = write_domain(folder)
     early = item_names("toy")[: N_ITEMS - HELD]
@@ -48,7 +48,7 @@ def _early(folder: Path, **settings: object) -> tuple[Domain, Tokenizer]:
     return domain, tokenizer
 
 
-@pytest.mark.parametrize("query", ["neighbours", "mean"])
+@pytest.mark.parametrize("query", ["neighbors", "mean"])
 def test_new_items_join_and_no_old_id_moves(tmp_path: Path, query: str) -> None:
     domain, _ = _early(tmp_path, streams=["fused", "text"], new_item_query=query)
     before = read_semantic_ids(domain.file("semid"))
@@ -70,13 +70,13 @@ def test_a_second_time_nothing_is_new_and_the_file_stays(tmp_path: Path) -> None
 
 
 def test_a_new_item_gets_the_codes_of_its_vector(tmp_path: Path) -> None:
-    """Without a taken tuple in the way, its codes are the frozen quantiser's, greedily."""
+    """Without a taken tuple in the way, its codes are the frozen quantizer's, greedily."""
     domain, tokenizer = _early(tmp_path, streams=["text"], n_levels=2, codebook_size=64)
     encode_new_items(tokenizer, [domain])
     vectors = item_vectors(12, 1)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     codes = dict(zip(tokenizer.keys, tokenizer.codes.tolist(), strict=True))
-    greedy = tokenizer.quantisers["text"].encode(unit)
+    greedy = tokenizer.quantizers["text"].encode(unit)
     new = range(N_ITEMS - HELD, N_ITEMS)
     for row in new:
         assert codes["toy", f"toy{row}"][0] == greedy[row, 0]
@@ -85,21 +85,21 @@ def test_a_new_item_gets_the_codes_of_its_vector(tmp_path: Path) -> None:
 def test_identity_comes_from_the_nearest_items(tmp_path: Path) -> None:
     """The mean of ten old items' vectors of co-occurrence, nearest by text, against a loop."""
     domain, tokenizer = _early(tmp_path, streams=["text", "identity"], codebook_size=32)
-    text, identity = tokenizer.quantisers.values()
+    text, identity = tokenizer.quantizers.values()
     old_text = text.reconstruct(tokenizer.codes[:, :3])
     old_identity = identity.reconstruct(tokenizer.codes[:, 3:])
-    catalogue = read_catalogue([domain], ["text", "image"], known=tokenizer.keys)
-    vectors, there = new_streams(tokenizer, catalogue)["identity"]
+    catalog = read_catalog([domain], ["text", "image"], known=tokenizer.keys)
+    vectors, there = new_streams(tokenizer, catalog)["identity"]
     assert there.all()
-    for row, (_, item) in enumerate(catalogue.keys):
+    for row, (_, item) in enumerate(catalog.keys):
         own = item_vectors(12, 1)[int(item.removeprefix("toy"))]
         cosines = [own @ other / np.linalg.norm(own) / np.linalg.norm(other) for other in old_text]
         nearest = sorted(range(len(cosines)), key=lambda place: -cosines[place])[:10]
         mean = sum(old_identity[place] for place in nearest) / 10
         np.testing.assert_allclose(vectors[row], mean, rtol=1e-4, atol=1e-5)
     tokenizer.settings["new_item_query"] = "mean"
-    catalogue = read_catalogue([domain], ["text", "image"], known=tokenizer.keys)
-    assert not new_streams(tokenizer, catalogue)["identity"][1].any()
+    catalog = read_catalog([domain], ["text", "image"], known=tokenizer.keys)
+    assert not new_streams(tokenizer, catalog)["identity"][1].any()
 
 
 def test_a_counting_level_cannot_take_new_items(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_new_item_in_the_order_of_the_manual(tmp_path: Path) -> None:
     """`embed text`, `tokenize`, new rows, `embed text`, `encode-items`: as if frozen."""
     names = [f"{color} {kind} {row}" for color in ("red", "green", "blue", "black")
              for kind in ("drum", "lamp", "chair") for row in range(5)]  # fmt: skip
-    domain = Domain("shop", tmp_path / "shop")
+    domain = DatasetPaths("shop", tmp_path / "shop")
     domain.folder.mkdir()
 
     def write(titles: list[str]) -> None:
@@ -171,7 +171,7 @@ def test_a_new_item_in_the_order_of_the_manual(tmp_path: Path) -> None:
     table = read_semantic_ids(domain.file("semid"))
     source = read_json(sidecar_path(domain.file("semid")))["source"]
     assert source["without_content"] == ["i62"]
-    # The first levels are the quantiser's own; only the last one may move.
+    # The first levels are the quantizer's own; only the last one may move.
     np.testing.assert_array_equal(table.codes_for(["i60", "i61"])[:, :3], wanted[:, :3])
     write([*names, "red drum deluxe", "green lamp new", "", "blue chair once more"])
     embed(refit=True)
@@ -179,7 +179,7 @@ def test_a_new_item_in_the_order_of_the_manual(tmp_path: Path) -> None:
         encode_new_items(Tokenizer.load(tmp_path / "tokenizer"), [domain])
 
 
-def _unit(domain: Domain) -> tuple[np.ndarray, np.ndarray]:
+def _unit(domain: DatasetPaths) -> tuple[np.ndarray, np.ndarray]:
     table = read_embeddings(domain.file("text.npz"))
     vectors, _, _ = join(table, ["i60", "i61"], "text")
     return vectors[:, 0], np.ones(2, np.bool_)

@@ -11,7 +11,7 @@ from toy_domain import N_ITEMS, histories, item_names, small, write_domain, writ
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import read_json, sidecar_path
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.semid import read_semantic_ids
 from recbole_qbert.tokenizer import artifact, pipeline, sizes
 from recbole_qbert.tokenizer.artifact import Tokenizer
@@ -22,7 +22,7 @@ from recbole_qbert.training import checkpoint
 ALL_STREAMS = ["fused", "text", "image", "identity"]
 
 
-def _bytes(domain: Domain) -> bytes:
+def _bytes(domain: DatasetPaths) -> bytes:
     return domain.file("semid").read_bytes()
 
 
@@ -32,10 +32,10 @@ def _run(folder: Path, name: str = "toy", shuffle: int | None = None, **changes:
     return _bytes(domain)
 
 
-@pytest.mark.parametrize("quantiser", ["rqkmeans", "opq", "rqvae"])
-def test_every_item_gets_a_tuple_of_its_own(tmp_path: Path, quantiser: str) -> None:
+@pytest.mark.parametrize("quantizer", ["rqkmeans", "opq", "rqvae"])
+def test_every_item_gets_a_tuple_of_its_own(tmp_path: Path, quantizer: str) -> None:
     domain = write_domain(tmp_path)
-    settings = small(streams=["fused"], quantiser=quantiser, rqvae__epochs=3)
+    settings = small(streams=["fused"], quantizer=quantizer, rqvae__epochs=3)
     tokenizer = tokenize([domain], tmp_path / "tokenizer", settings)
     assert tokenizer is not None
     table = read_semantic_ids(domain.file("semid"))
@@ -58,7 +58,7 @@ def test_streams_stand_side_by_side_in_their_order(tmp_path: Path) -> None:
     assert alone is not None
     # Only the last levels are moved for uniqueness: the first of text are the same in both.
     np.testing.assert_array_equal(tokenizer.codes[:, 3:5], alone.codes[:, :2])
-    # Items without a vector of a modality share what the quantiser says of the mean vector.
+    # Items without a vector of a modality share what the quantizer says of the mean vector.
     rows = [row for row, (_, item) in enumerate(tokenizer.keys) if item in ("toy3", "toy7")]
     np.testing.assert_array_equal(*tokenizer.codes[rows, 3:6])
 
@@ -71,7 +71,7 @@ def test_same_seed_same_bytes_and_row_order_is_immaterial(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "killed", ["fit_injector", "fit_quantiser", "reallocate", "write_semantic_ids"]
+    "killed", ["fit_injector", "fit_quantizer", "reallocate", "write_semantic_ids"]
 )
 def test_a_killed_run_goes_on_to_the_same_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: str
@@ -79,7 +79,7 @@ def test_a_killed_run_goes_on_to_the_same_file(
     wanted = _run(tmp_path / "whole", streams=["fused", "text"])
     calls: list[str] = []
     modules = {"fit_injector": pipeline, "reallocate": pipeline}
-    modules |= {"fit_quantiser": sizes, "write_semantic_ids": artifact}
+    modules |= {"fit_quantizer": sizes, "write_semantic_ids": artifact}
 
     def counted(name: str) -> Any:
         function = getattr(modules[name], name)
@@ -101,14 +101,14 @@ def test_a_killed_run_goes_on_to_the_same_file(
     # What was finished before the kill is not done again.
     if killed != "fit_injector":
         assert calls.count("fit_injector") == 1
-    if done.count("fit_quantiser") == 2:
-        assert calls.count("fit_quantiser") == 2
+    if done.count("fit_quantizer") == 2:
+        assert calls.count("fit_quantizer") == 2
 
 
 def test_stage_by_stage_equals_one_go(tmp_path: Path) -> None:
     wanted = _run(tmp_path / "one")
     domain, folder = write_domain(tmp_path / "steps"), tmp_path / "steps" / "tokenizer"
-    for until in ("injection", "quantisation"):
+    for until in ("injection", "quantization"):
         assert tokenize([domain], folder, small(until=until)) is None
         assert not domain.file("semid").exists()
     tokenize([domain], folder, small())
@@ -193,7 +193,7 @@ def test_missing_things_are_named(tmp_path: Path) -> None:
     (tmp_path / "bare").mkdir()
     said = r"no embeddings \(bare.text.npz or bare.image.npz\).* --streams=identity"
     with pytest.raises(InputError, match=said):
-        tokenize([Domain("bare", tmp_path / "bare")], tmp_path / "t", small())
+        tokenize([DatasetPaths("bare", tmp_path / "bare")], tmp_path / "t", small())
     domain = write_domain(tmp_path)
     domain.file("image.npz").unlink()
     with pytest.raises(InputError, match="streams: image: no data set has image embeddings"):
@@ -237,7 +237,7 @@ def test_content_is_each_modality_that_is_there(tmp_path: Path) -> None:
         file.unlink()
     tokenizer = tokenize([domain], tmp_path / "t", small(streams=["content"]))
     assert tokenizer is not None
-    assert list(tokenizer.quantisers) == ["text"]
+    assert list(tokenizer.quantizers) == ["text"]
 
 
 def test_identity_needs_interactions(tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_a_release_renames_no_vocabulary_and_trains_nothing_again(
         other_format.setattr(checkpoint, "FORMAT", "recbole-qbert/checkpoint/99")
         assert first.vocabulary == name
 
-    monkeypatch.setattr(sizes, "fit_quantiser", refuse)
+    monkeypatch.setattr(sizes, "fit_quantizer", refuse)
     monkeypatch.setattr(pipeline, "fit_injector", refuse)
     again = tokenize([domain], tmp_path / "t", settings)
     assert again is not None and again.vocabulary == name

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.embeddings import import_matrix, write_embeddings
 from recbole_qbert.data.semid import read_semantic_ids
 from recbole_qbert.tokenizer.pipeline import tokenize
@@ -20,10 +20,10 @@ QUICK = {"show_progress": False, "codebook_size": 64, "injection.hidden_size": 6
 
 
 @pytest.fixture(scope="module")
-def domain(tmp_path_factory: pytest.TempPathFactory) -> Domain:
+def domain(tmp_path_factory: pytest.TempPathFactory) -> DatasetPaths:
     if not SHARED.is_dir():
         pytest.skip("../shared/data/Scientific is absent")
-    made = Domain("Scientific", tmp_path_factory.mktemp("data") / "Scientific")
+    made = DatasetPaths("Scientific", tmp_path_factory.mktemp("data") / "Scientific")
     made.folder.mkdir()
     for suffix in ("item", "inter"):
         shutil.copyfile(SHARED / f"Scientific.{suffix}", made.file(suffix))
@@ -35,12 +35,12 @@ def domain(tmp_path_factory: pytest.TempPathFactory) -> Domain:
     return made
 
 
-@pytest.mark.parametrize("quantiser", ["rqkmeans", pytest.param("opq", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("quantizer", ["rqkmeans", pytest.param("opq", marks=pytest.mark.slow)])
 def test_modalities_and_identity_side_by_side(
-    domain: Domain, tmp_path: Path, quantiser: str
+    domain: DatasetPaths, tmp_path: Path, quantizer: str
 ) -> None:
     """Every code of every level is used; a few tuples of 12 codes repeat, and are told apart."""
-    given = {**QUICK, "streams": ["text", "image", "identity"], "quantiser": quantiser}
+    given = {**QUICK, "streams": ["text", "image", "identity"], "quantizer": quantizer}
     tokenizer = tokenize([domain], tmp_path, tokenize_settings((), given))
     assert tokenizer is not None
     table = read_semantic_ids(domain.file("semid"))
@@ -51,13 +51,13 @@ def test_modalities_and_identity_side_by_side(
 
 
 @pytest.mark.slow
-def test_the_papers_recipe(domain: Domain, tmp_path: Path) -> None:
-    """Fused vectors keep neighbours of both modalities; no level of the RQ-VAE collapses."""
+def test_the_papers_recipe(domain: DatasetPaths, tmp_path: Path) -> None:
+    """Fused vectors keep neighbors of both modalities; no level of the RQ-VAE collapses."""
     tokenizer = tokenize([domain], tmp_path, tokenize_settings((), {**QUICK, "streams": ["fused"]}))
     assert tokenizer is not None
     stage1 = tokenizer.report["stage 1"]
     assert sum(stage1["depths"]) == N_ITEMS
-    near = stage1["neighbours"]
+    near = stage1["neighbors"]
     assert min(near["text"], near["image"]) > 10 * near["chance"]
     levels = tokenizer.report["stage 2, fused"]["levels"]
     assert all(level["usage"] >= 0.95 for level in levels)

@@ -1,4 +1,4 @@
-"""Residual k-means against hand-worked points; what all quantisers share is in test_quantiser."""
+"""Residual k-means against hand-worked points; what all quantizers share is in test_quantizer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from recbole_qbert.tokenizer.quantizers.base import greedy
-from recbole_qbert.tokenizer.quantizers.registry import load_quantiser
+from recbole_qbert.tokenizer.quantizers.registry import load_quantizer
 from recbole_qbert.tokenizer.quantizers.rqkmeans import (
     RQKMeansSettings,
     fit_components,
@@ -30,7 +30,7 @@ def _vectors(n: int = 300, dimension: int = 12) -> np.ndarray:
 
 
 def test_four_points_by_hand() -> None:
-    # Level 0 splits left from right: centres (0, 1) and (10, 1). What is left over is (0, -1) or
+    # Level 0 splits left from right: centers (0, 1) and (10, 1). What is left over is (0, -1) or
     # (0, 1), two distinct residuals, so level 1 has these two codes and level 2 only the zero.
     fitted = fit_residual_kmeans(FOUR_POINTS, _plain(3, 2), seed=0)
     first = fitted.codebooks[0]
@@ -78,7 +78,7 @@ def test_sizes_of_each_level() -> None:
     assert np.isinf(fitted.distances(_vectors(5))[:, 1, 4:]).all()
 
 
-def test_a_large_catalogue_is_sampled_without_regard_to_row_order() -> None:
+def test_a_large_catalog_is_sampled_without_regard_to_row_order() -> None:
     vectors = _vectors(2000)
     settings = _plain(2, 8, restarts=1, rows_per_code=20)  # 160 rows
     fitted = fit_residual_kmeans(vectors, settings, 3)
@@ -145,7 +145,7 @@ def test_whitened_codes_are_those_of_whitened_vectors() -> None:
     seen = frame.of(vectors)
     codes = greedy(seen, fitted.codebooks, 8)[0]
     np.testing.assert_array_equal(fitted.encode(vectors), codes)
-    again = load_quantiser(fitted.state())
+    again = load_quantizer(fitted.state())
     assert again.dimension == 12
     np.testing.assert_array_equal(again.encode(vectors), codes)
     np.testing.assert_array_equal(again.reconstruct(codes), fitted.reconstruct(codes))

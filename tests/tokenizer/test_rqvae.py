@@ -1,4 +1,4 @@
-"""Equations 6 to 9 worked by hand, gradients past the quantiser, moving means, Sinkhorn."""
+"""Equations 6 to 9 worked by hand, gradients past the quantizer, moving means, Sinkhorn."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from recbole_qbert.tokenizer.quantizers.rqvae import (
     RQVAE,
     LossSettings,
     MovingCodebooks,
-    RQVAEQuantiser,
+    RQVAEQuantizer,
     choose,
     pass_gradient,
     sinkhorn,
@@ -50,27 +50,27 @@ def test_equations_by_hand() -> None:
     assert losses.codes.tolist() == [[0, 1]]
     assert [residual.tolist() for residual in losses.residuals] == [[[3.0, 2.0]], [[1.0, 2.0]]]
     assert losses.reconstruction.item() == pytest.approx(2.0)
-    assert losses.quantisation.item() == pytest.approx(8.75)
+    assert losses.quantization.item() == pytest.approx(8.75)
 
 
 def test_means_over_levels_dimensions_and_items() -> None:
     network = _identity_network()
     by_level = network.losses(H, _losses(rq_reduce="mean"))
-    assert by_level.quantisation.item() == pytest.approx(8.75 / 2)
+    assert by_level.quantization.item() == pytest.approx(8.75 / 2)
     by_dimension = network.losses(H, _losses(norm="mean"))
     assert by_dimension.reconstruction.item() == pytest.approx(2.0 / 2)
-    assert by_dimension.quantisation.item() == pytest.approx(8.75 / 2)
+    assert by_dimension.quantization.item() == pytest.approx(8.75 / 2)
     # A second item on its codewords, (2, 0) + (1, 0) = (3, 0), loses only |(1,0)|^2 at level 0.
     two = network.losses(torch.tensor([[3.0, 2.0], [3.0, 0.0]]), _losses())
     assert two.codes.tolist() == [[0, 1], [0, 0]]
     assert two.reconstruction.item() == pytest.approx((2.0 + 0.0) / 2)
-    assert two.quantisation.item() == pytest.approx((8.75 + 1.25) / 2)
+    assert two.quantization.item() == pytest.approx((8.75 + 1.25) / 2)
 
 
 def test_gradients_by_hand() -> None:
     network = _identity_network()
     losses = network.losses(H, _losses(beta=0.25))
-    losses.quantisation.backward(retain_graph=True)
+    losses.quantization.backward(retain_graph=True)
     # Codewords: 2 (e - r). The latent: 2 beta ((r_0 - e_0) + (r_1 - e_1)) = .5 ((1,2) + (1,1)).
     assert network.codebooks[0].grad.tolist() == [[-2.0, -4.0], [0.0, 0.0]]
     assert network.codebooks[1].grad.tolist() == [[0.0, 0.0], [-2.0, -2.0]]
@@ -106,13 +106,13 @@ def test_rotation_turns_the_gradient_as_it_turns_the_latent() -> None:
 def test_rotation_in_many_dimensions() -> None:
     generator = torch.Generator().manual_seed(0)
     latent = torch.randn(20, 6, generator=generator, requires_grad=True)
-    quantised = torch.randn(20, 6, generator=generator)
-    out = pass_gradient(latent, quantised, "rotation")
-    torch.testing.assert_close(out, quantised, atol=1e-5, rtol=1e-4)
+    quantized = torch.randn(20, 6, generator=generator)
+    out = pass_gradient(latent, quantized, "rotation")
+    torch.testing.assert_close(out, quantized, atol=1e-5, rtol=1e-4)
     # A turn keeps angles: gradients along the output come back along the latent, stretched.
-    out.backward(quantised)
-    stretch = quantised.norm(dim=1, keepdim=True) / latent.norm(dim=1, keepdim=True)
-    length = quantised.norm(dim=1, keepdim=True) * stretch
+    out.backward(quantized)
+    stretch = quantized.norm(dim=1, keepdim=True) / latent.norm(dim=1, keepdim=True)
+    length = quantized.norm(dim=1, keepdim=True) * stretch
     wanted = length * latent.detach() / latent.detach().norm(dim=1, keepdim=True)
     torch.testing.assert_close(latent.grad, wanted, atol=1e-4, rtol=1e-4)
 
@@ -187,11 +187,11 @@ def test_the_affine_map_is_undone_by_the_decoder() -> None:
     network.shift.copy_(torch.tensor([1.0, -2.0]))
     network.scale.copy_(torch.tensor([0.5, 2.0]))
     # h = (7, -1) is (3, 2) to the network: codes (0, 1), z^ = (2, 1), h^ = (2/.5 + 1, 1/2 - 2).
-    quantiser = RQVAEQuantiser(network)
+    quantizer = RQVAEQuantizer(network)
     vectors = torch.tensor([[7.0, -1.0]]).numpy()
-    assert quantiser.encode(vectors).tolist() == [[0, 1]]
-    assert quantiser.distances(vectors).tolist() == [[[5.0, 13.0], [4.0, 2.0]]]
-    assert quantiser.reconstruct(quantiser.encode(vectors)).tolist() == [[5.0, -1.5]]
+    assert quantizer.encode(vectors).tolist() == [[0, 1]]
+    assert quantizer.distances(vectors).tolist() == [[[5.0, 13.0], [4.0, 2.0]]]
+    assert quantizer.reconstruct(quantizer.encode(vectors)).tolist() == [[5.0, -1.5]]
 
 
 def test_layers_mirror_each_other() -> None:

@@ -1,4 +1,4 @@
-"""Training: start, restarts, choice of the epoch, resume, collapse."""
+"""RQVAETraining: start, restarts, choice of the epoch, resume, collapse."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import torch
 from recbole_qbert.common import progress
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.tokenizer.quantizers import rqvae_fit
-from recbole_qbert.tokenizer.quantizers.registry import fit_quantiser
-from recbole_qbert.tokenizer.quantizers.rqvae import RQVAEQuantiser
+from recbole_qbert.tokenizer.quantizers.registry import fit_quantizer
+from recbole_qbert.tokenizer.quantizers.rqvae import RQVAEQuantizer
 from recbole_qbert.tokenizer.quantizers.rqvae_fit import (
-    Training,
+    RQVAETraining,
     check_collapse,
     fit_rqvae,
     is_better,
@@ -37,31 +37,31 @@ def _settings(**changes: Any) -> RQVAESettings:
 def _vectors(n: int = 300, dimension: int = 12) -> np.ndarray:
     """Eight clusters one after another, so that a first batch would show only some of them."""
     rng = np.random.default_rng(5)
-    centres = 4 * rng.normal(size=(8, dimension))
-    return (np.repeat(centres, -(-n // 8), axis=0)[:n] + rng.normal(size=(n, dimension))).astype(
+    centers = 4 * rng.normal(size=(8, dimension))
+    return (np.repeat(centers, -(-n // 8), axis=0)[:n] + rng.normal(size=(n, dimension))).astype(
         np.float32
     )
 
 
-def _bytes(quantiser: RQVAEQuantiser) -> list[bytes]:
-    return [value.numpy().tobytes() for value in quantiser.state()["weights"].values()]
+def _bytes(quantizer: RQVAEQuantizer) -> list[bytes]:
+    return [value.numpy().tobytes() for value in quantizer.state()["weights"].values()]
 
 
-def _used(training: Training, level: int) -> int:
-    codes = RQVAEQuantiser(training.network).encode(training.vectors)
+def _used(training: RQVAETraining, level: int) -> int:
+    codes = RQVAEQuantizer(training.network).encode(training.vectors)
     return len(np.unique(codes[:, level]))
 
 
-def test_k_means_start_covers_the_whole_catalogue() -> None:
-    training = Training(_vectors(), SMALL, seed=1)
+def test_k_means_start_covers_the_whole_catalog() -> None:
+    training = RQVAETraining(_vectors(), SMALL, seed=1)
     training.start_codebooks()
     assert [_used(training, level) for level in range(3)] == [8, 8, 8]
     # Each codeword of level 0 is the mean latent of those that choose it.
-    quantiser = RQVAEQuantiser(training.network)
-    latents, codes = quantiser.latents(_vectors()), quantiser.encode(_vectors())[:, 0]
+    quantizer = RQVAEQuantizer(training.network)
+    latents, codes = quantizer.latents(_vectors()), quantizer.encode(_vectors())[:, 0]
     for code in range(8):
         mean = latents[codes == code].mean(axis=0)
-        np.testing.assert_allclose(quantiser.codebooks[0][code], mean, atol=1e-4)
+        np.testing.assert_allclose(quantizer.codebooks[0][code], mean, atol=1e-4)
 
 
 def test_fewer_items_than_codes() -> None:
@@ -71,18 +71,18 @@ def test_fewer_items_than_codes() -> None:
     assert fitted.report(vectors)["collisions"] == 0
 
 
-def test_standardised_inputs() -> None:
+def test_standardized_inputs() -> None:
     vectors = _vectors()
     vectors[:, 3] = 0.1  # constant; float32 sums would leave a tiny deviation
     vectors[:, 5] = 1e4 + 1e3 * vectors[:, 5]
-    network = Training(vectors, SMALL, seed=1).network
-    standardised = network.standardise(torch.from_numpy(vectors)).double()
-    np.testing.assert_allclose(standardised.mean(dim=0), 0, atol=1e-4)
-    deviations = standardised.std(dim=0, correction=0)
+    network = RQVAETraining(vectors, SMALL, seed=1).network
+    standardized = network.standardize(torch.from_numpy(vectors)).double()
+    np.testing.assert_allclose(standardized.mean(dim=0), 0, atol=1e-4)
+    deviations = standardized.std(dim=0, correction=0)
     assert deviations[3] < 1e-6
     np.testing.assert_allclose(np.delete(deviations.numpy(), 3), 1, rtol=1e-3)
-    plain = Training(vectors, _settings(standardise="none"), seed=1).network
-    assert torch.equal(plain.standardise(torch.from_numpy(vectors)), torch.from_numpy(vectors))
+    plain = RQVAETraining(vectors, _settings(standardize="none"), seed=1).network
+    assert torch.equal(plain.standardize(torch.from_numpy(vectors)), torch.from_numpy(vectors))
 
 
 def test_training_lowers_the_error() -> None:
@@ -100,7 +100,7 @@ def test_training_lowers_the_error() -> None:
         {"gradient": "rotation"},
         {"codebook_update": "ema", "ema_decay": 0.9},
         {"sinkhorn_epsilon": 0.01},
-        {"norm": "sum", "rq_reduce": "mean", "standardise": "none"},
+        {"norm": "sum", "rq_reduce": "mean", "standardize": "none"},
         {"codebook_size": (8, 4, 16)},
     ],
 )
@@ -120,7 +120,7 @@ def test_restarts_raise_usage(update: str) -> None:
     used = {}
     for restart in (False, True):
         settings = _settings(codebook_update=update, restart_dead_codes=restart, epochs=40)
-        training = Training(_vectors(), settings, seed=1)
+        training = RQVAETraining(_vectors(), settings, seed=1)
         training.start_codebooks()
         with torch.no_grad():
             training.network.codebooks[1][1:] = 100.0  # far from every residual
@@ -135,15 +135,15 @@ def test_restarts_raise_usage(update: str) -> None:
 def test_restarts_stop_before_the_epochs_that_count(monkeypatch: pytest.MonkeyPatch) -> None:
     restarted, looked = [], []
     monkeypatch.setattr(
-        Training, "_restart", lambda self, dead: restarted.append(self.epoch), raising=True
+        RQVAETraining, "_restart", lambda self, dead: restarted.append(self.epoch), raising=True
     )
-    look = Training._look
+    look = RQVAETraining._look
 
-    def spy(self: Training, settled: bool) -> None:
+    def spy(self: RQVAETraining, settled: bool) -> None:
         look(self, settled)
         looked.append((self.epoch, settled))
 
-    monkeypatch.setattr(Training, "_look", spy)
+    monkeypatch.setattr(RQVAETraining, "_look", spy)
     fit_rqvae(_vectors(), _settings(epochs=8, settle_share=0.5), seed=1)
     assert restarted == [1, 2, 3, 4]
     assert looked == [(epoch, epoch >= 5) for epoch in range(1, 9)]
@@ -151,14 +151,14 @@ def test_restarts_stop_before_the_epochs_that_count(monkeypatch: pytest.MonkeyPa
 
 def test_the_best_settled_epoch_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    look = Training._look
+    look = RQVAETraining._look
 
-    def spy(self: Training, settled: bool) -> None:
+    def spy(self: RQVAETraining, settled: bool) -> None:
         look(self, settled)
         if settled:
             seen.append(((self.latest["collisions"], self.latest["error"]), self.epoch))
 
-    monkeypatch.setattr(Training, "_look", spy)
+    monkeypatch.setattr(RQVAETraining, "_look", spy)
     vectors = _vectors()
     fitted = fit_rqvae(vectors, _settings(epochs=16, settle_share=0.75), seed=3)
     (collisions, error), _ = min(seen)
@@ -185,17 +185,17 @@ def test_a_killed_fit_ends_like_an_unbroken_one(
     settings = _settings(codebook_update=update, settle_share=0.5)
     wanted = _bytes(fit_rqvae(_vectors(), settings, seed=1))
     monkeypatch.setattr(rqvae_fit, "FitState", functools.partial(FitState, interval_s=0.0))
-    epoch = Training.train_epoch
+    epoch = RQVAETraining.train_epoch
     trained: list[int] = []
 
-    def interrupted(self: Training) -> float:
+    def interrupted(self: RQVAETraining) -> float:
         if self.epoch == killed_in and killed_in not in trained:
             trained.append(killed_in)
             raise KeyboardInterrupt
         trained.append(self.epoch)
         return epoch(self)
 
-    monkeypatch.setattr(Training, "train_epoch", interrupted)
+    monkeypatch.setattr(RQVAETraining, "train_epoch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fit_rqvae(_vectors(), settings, 1, tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
@@ -211,7 +211,7 @@ def test_another_fits_state_is_not_taken(
 ) -> None:
     monkeypatch.setattr(rqvae_fit, "FitState", functools.partial(FitState, interval_s=0.0))
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "best_quantiser", lambda self: 1 / 0)
+        patch.setattr(RQVAETraining, "best_quantizer", lambda self: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             fit_rqvae(_vectors(), SMALL, 1, tmp_path)
     settings = _settings(beta=0.5) if change == "settings" else SMALL
@@ -224,10 +224,10 @@ def test_another_fits_state_is_not_taken(
 def test_a_finished_state_is_taken_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rqvae_fit, "FitState", functools.partial(FitState, interval_s=0.0))
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "best_quantiser", lambda self: 1 / 0)
+        patch.setattr(RQVAETraining, "best_quantizer", lambda self: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             fit_rqvae(_vectors(), SMALL, 1, tmp_path)
-    monkeypatch.setattr(Training, "train_epoch", lambda self: 1 / 0)
+    monkeypatch.setattr(RQVAETraining, "train_epoch", lambda self: 1 / 0)
     shuffled = _vectors()[::-1].copy()  # the same set of vectors
     assert fit_rqvae(shuffled, SMALL, 1, tmp_path).method == "rqvae"
 
@@ -235,18 +235,18 @@ def test_a_finished_state_is_taken_whole(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.filterwarnings("ignore")  # of all the overflows on the way
 def test_a_loss_that_is_not_finite_is_one_line() -> None:
     with pytest.raises(InputError, match="not finite in epoch 1 of 8; lower rqvae.learning_rate"):
-        fit_rqvae(_vectors() * 1e25, _settings(standardise="none"), seed=1)
+        fit_rqvae(_vectors() * 1e25, _settings(standardize="none"), seed=1)
 
 
 def test_a_collapse_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     # Codebooks that stay at zero: every item has the codes (0, 0, 0).
-    monkeypatch.setattr(Training, "start_codebooks", lambda self: None)
+    monkeypatch.setattr(RQVAETraining, "start_codebooks", lambda self: None)
     settings = {
         **{"n_levels": 3, "codebook_size": 8, "hidden_sizes": [16], "code_size": 4, "epochs": 2},
         **{"restart_dead_codes": False, "learning_rate": 1e-9},
     }
     with pytest.raises(InputError) as refusal:
-        fit_quantiser(_vectors(), "rqvae", settings, seed=1)
+        fit_quantizer(_vectors(), "rqvae", settings, seed=1)
     assert str(refusal.value).startswith(
         "rqvae: level 1 (from 0) collapsed: 1 of 8 codes are used, perplexity 1.0; lower"
     )

@@ -94,9 +94,9 @@ def test_every_number_and_word_has_a_range() -> None:
 
 
 def test_later_sources_win_key_by_key(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text("quantiser: opq\nrqvae: {beta: 0.5, epochs: 7}\n")
+    (tmp_path / "a.yaml").write_text("quantizer: opq\nrqvae: {beta: 0.5, epochs: 7}\n")
     settings = tokenize_settings([tmp_path / "a.yaml"], {"rqvae.epochs": "9", "streams": "text"})
-    assert settings["quantiser"] == "opq"
+    assert settings["quantizer"] == "opq"
     assert (settings["rqvae"]["beta"], settings["rqvae"]["epochs"]) == (0.5, 9)
     assert settings["rqvae"]["code_size"] == 32
     assert settings["streams"] == ["text"]
@@ -105,11 +105,11 @@ def test_later_sources_win_key_by_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"quantizer": "opq"}, "command line: unknown key 'quantizer'; did you mean 'quantiser'?"),
+        ({"quantizer": "opq"}, "command line: unknown key 'quantizer'; did you mean 'quantizer'?"),
         ({"rqvae.epoch": "3"}, "unknown key 'rqvae.epoch'; did you mean 'epochs'?"),
         ({"rqvae.epochs": "many"}, "rqvae.epochs: 'many' is not a whole number"),
         ({"rqvae": "3"}, "rqvae: `key: value` lines were expected, got 3"),
-        ({"quantiser": "kmeans"}, "quantiser: 'kmeans' is none of rqvae, rqkmeans, opq"),
+        ({"quantizer": "kmeans"}, "quantizer: 'kmeans' is none of rqvae, rqkmeans, opq"),
         ({"streams": "txt"}, "streams: 'txt' is none of text, image, fused, identity, content"),
         ({"streams": "text,text"}, "streams: ['text', 'text']; name at least one, each once"),
         ({"streams": "content,text"}, "content already names the modalities"),
@@ -119,7 +119,7 @@ def test_later_sources_win_key_by_key(tmp_path: Path) -> None:
         ({"output": "../x.semid"}, "output: '../x.semid': write semid, or a name: text.semid"),
         ({"output": "inter"}, "output: 'inter': write semid"),
         ({"rqvae.gradient": "rotate"}, "rqvae.gradient: 'rotate' is none of ste, rotation; did"),
-        ({"quantiser": "rqkmean"}, "none of rqvae, rqkmeans, opq; did you mean 'rqkmeans'?"),
+        ({"quantizer": "rqkmean"}, "none of rqvae, rqkmeans, opq; did you mean 'rqkmeans'?"),
         ({"injection.batch_size": "1"}, "injection.batch_size: 1 is less than 2"),
         ({"injection.n_heads": "3"}, "injection.hidden_size: 256 is not a multiple"),
         ({"codebook_size": "1"}, "codebook_size: 1 is less than 2"),

@@ -1,4 +1,4 @@
-"""Levels and codes that follow the catalogue: shared codes at any size, nothing for nothing."""
+"""Levels and codes that follow the catalog: shared codes at any size, nothing for nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.embeddings import EmbeddingTable, write_embeddings
 from recbole_qbert.data.semid import read_semantic_ids
 from recbole_qbert.tokenizer.artifact import Tokenizer
@@ -26,13 +26,13 @@ QUICK: dict[str, Any] = {"show_progress": False, "streams": "content", "rqvae.ep
 def _clusters(n_items: int, n_kinds: int = 7, noise: float = 0.3) -> np.ndarray:
     """Vectors [N, 12] of a few kinds."""
     rng = np.random.default_rng(n_items)
-    centres = rng.normal(size=(n_kinds, 12))
+    centers = rng.normal(size=(n_kinds, 12))
     spread = noise * rng.normal(size=(n_items, 12))
-    return (centres[np.arange(n_items) % n_kinds] + spread).astype(np.float32)
+    return (centers[np.arange(n_items) % n_kinds] + spread).astype(np.float32)
 
 
-def _domain(folder: Path, vectors: np.ndarray) -> Domain:
-    domain = Domain("toy", folder / "toy")
+def _domain(folder: Path, vectors: np.ndarray) -> DatasetPaths:
+    domain = DatasetPaths("toy", folder / "toy")
     domain.folder.mkdir(parents=True, exist_ok=True)
     items = tuple(f"i{row}" for row in range(len(vectors)))
     mask = np.ones((len(vectors), 1), np.bool_)
@@ -40,7 +40,7 @@ def _domain(folder: Path, vectors: np.ndarray) -> Domain:
     return domain
 
 
-def _tokenize(folder: Path, vectors: np.ndarray, **given: Any) -> tuple[Domain, Tokenizer]:
+def _tokenize(folder: Path, vectors: np.ndarray, **given: Any) -> tuple[DatasetPaths, Tokenizer]:
     domain = _domain(folder, vectors)
     tokenizer = tokenize([domain], folder / "tokenizer", tokenize_settings((), QUICK | given))
     assert tokenizer is not None
@@ -60,10 +60,10 @@ def test_usage_by_hand() -> None:
     assert (found["used"], found["shared"], found["mean_group"]) == (3, 5 / 6, 2.0)
 
 
-@pytest.mark.parametrize("quantiser", ["rqkmeans", "rqvae", "opq"])
+@pytest.mark.parametrize("quantizer", ["rqkmeans", "rqvae", "opq"])
 @pytest.mark.parametrize("n_items", [2, 3, 5, 9, 20, 151, 400])
-def test_items_of_any_catalogue_share_codes(tmp_path: Path, n_items: int, quantiser: str) -> None:
-    domain, tokenizer = _tokenize(tmp_path, _clusters(n_items), quantiser=quantiser)
+def test_items_of_any_catalog_share_codes(tmp_path: Path, n_items: int, quantizer: str) -> None:
+    domain, tokenizer = _tokenize(tmp_path, _clusters(n_items), quantizer=quantizer)
     codes = read_semantic_ids(domain.file("semid")).codes
     assert len(np.unique(codes, axis=0)) == n_items
     content = codes[:, : codes.shape[1] - tokenizer.n_spare]
@@ -74,7 +74,7 @@ def test_items_of_any_catalogue_share_codes(tmp_path: Path, n_items: int, quanti
             assert counts[counts > 1].sum() >= 0.7 * n_items
 
 
-def test_large_catalogues_keep_four_levels_of_256(tmp_path: Path) -> None:
+def test_large_catalogs_keep_four_levels_of_256(tmp_path: Path) -> None:
     _, tokenizer = _tokenize(tmp_path, _clusters(1600), **{"rqkmeans.restarts": 1})
     assert tokenizer.codebook_sizes == (256,) * 4
     assert tokenizer.n_spare == 0
@@ -84,7 +84,7 @@ def test_large_catalogues_keep_four_levels_of_256(tmp_path: Path) -> None:
 def test_a_few_kinds_of_equal_items_take_one_level(tmp_path: Path, noise: float) -> None:
     """Five kinds, 60 items: a code a kind, and levels that only count the items of a kind."""
     _, tokenizer = _tokenize(tmp_path, _clusters(60, 5, noise))
-    assert tokenizer.quantisers["text"].codebook_sizes == (5,)
+    assert tokenizer.quantizers["text"].codebook_sizes == (5,)
     assert tokenizer.n_spare == 2  # 12 items of a kind, 8 codes a level
     assert len(np.unique(tokenizer.codes, axis=0)) == 60
     for kind in range(5):
@@ -118,7 +118,7 @@ def test_a_modality_without_differences_is_left_out(
     write_embeddings(domain.file("image.npz"), table)
     tokenizer = tokenize([domain], tmp_path / "tokenizer", tokenize_settings((), QUICK))
     assert tokenizer is not None
-    assert list(tokenizer.quantisers) == ["text"]
+    assert list(tokenizer.quantizers) == ["text"]
     assert "streams: image: its vectors are all alike; it is left out" in caplog.text
 
 

@@ -10,7 +10,7 @@ from recbole_qbert.common.errors import InputError
 from recbole_qbert.tokenizer.quantizers.opq import OPQSettings
 from recbole_qbert.tokenizer.quantizers.rqkmeans import RQKMeansSettings
 from recbole_qbert.tokenizer.quantizers.rqvae_settings import RQVAESettings
-from recbole_qbert.tokenizer.stage_settings import read_quantiser_settings, read_settings
+from recbole_qbert.tokenizer.stage_settings import read_quantizer_settings, read_settings
 
 SIZES = {"n_levels": 4, "codebook_size": 256}
 
@@ -62,7 +62,7 @@ def test_epochs_follow_the_number_of_items() -> None:
 )
 def test_refusals(given: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message) as refusal:
-        read_quantiser_settings(RQVAESettings, "rqvae", {**SIZES, **given})
+        read_quantizer_settings(RQVAESettings, "rqvae", {**SIZES, **given})
     assert "\n" not in str(refusal.value)
 
 

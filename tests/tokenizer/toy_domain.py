@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.embeddings import EmbeddingTable, write_embeddings
 from recbole_qbert.tokenizer.settings import tokenize_settings
 
@@ -18,7 +18,7 @@ SMALL: dict[str, Any] = {
     "n_levels": 3,
     "codebook_size": 8,
     "show_progress": False,
-    "quantiser": "rqkmeans",
+    "quantizer": "rqkmeans",
     "injection.hidden_size": 16,
     "injection.inner_size": 16,
     "injection.max_depth": 3,
@@ -40,8 +40,8 @@ def item_names(name: str) -> list[str]:
 def item_vectors(dimension: int, seed: int) -> np.ndarray:
     """Five loose clusters [N, D]; items 10 and 11 are equal."""
     rng = np.random.default_rng(seed)
-    centres = rng.normal(size=(5, dimension))
-    vectors = centres[np.arange(N_ITEMS) % 5] + 0.4 * rng.normal(size=(N_ITEMS, dimension))
+    centers = rng.normal(size=(5, dimension))
+    vectors = centers[np.arange(N_ITEMS) % 5] + 0.4 * rng.normal(size=(N_ITEMS, dimension))
     vectors[11] = vectors[10]
     return vectors.astype(np.float32)
 
@@ -56,7 +56,12 @@ def histories(name: str, seed: int = 5) -> list[list[str]]:
 
 
 def write_table(
-    domain: Domain, modality: str, rows: Sequence[int], dimension: int, seed: int, encoder: str
+    domain: DatasetPaths,
+    modality: str,
+    rows: Sequence[int],
+    dimension: int,
+    seed: int,
+    encoder: str,
 ) -> None:
     names = item_names(domain.name)
     vectors = item_vectors(dimension, seed)[list(rows)][:, None]
@@ -69,7 +74,9 @@ def write_table(
     write_embeddings(domain.file(f"{modality}.npz"), table)
 
 
-def write_inter(domain: Domain, sequences: Sequence[Sequence[str]], shuffle: int | None) -> None:
+def write_inter(
+    domain: DatasetPaths, sequences: Sequence[Sequence[str]], shuffle: int | None
+) -> None:
     rows = [
         f"u{user}\t{item}\t{time}"
         for user, items in enumerate(sequences)
@@ -81,9 +88,9 @@ def write_inter(domain: Domain, sequences: Sequence[Sequence[str]], shuffle: int
     domain.file("inter").write_text("\n".join(lines), encoding="utf-8")
 
 
-def write_domain(folder: Path, name: str = "toy", shuffle: int | None = None) -> Domain:
+def write_domain(folder: Path, name: str = "toy", shuffle: int | None = None) -> DatasetPaths:
     """Text for all items but 3 and 7, images for the first 50: item 3 has an image, as has 7."""
-    domain = Domain(name, folder / name)
+    domain = DatasetPaths(name, folder / name)
     domain.folder.mkdir(parents=True, exist_ok=True)
     text = [row for row in range(N_ITEMS) if row not in (3, 7)]
     image = list(range(50))

@@ -39,7 +39,7 @@ from safetensors.torch import save_file
 from waiting import until
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.evaluation.results import RUN_ONLY
+from recbole_qbert.evaluation.results import UNSTORED_KEYS
 from recbole_qbert.experiments.splits import load_splits
 from recbole_qbert.registry import build_model
 from recbole_qbert.training import checkpoint
@@ -52,7 +52,7 @@ from recbole_qbert.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from recbole_qbert.training.trainer import SafeTrainer
+from recbole_qbert.training.trainer import ResumableTrainer
 
 DTYPES = (
     torch.float32,
@@ -144,8 +144,8 @@ def test_round_trip(tmp_path: Path, state: Any) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["state.safetensors"]
 
 
-def test_random_states_and_optimisers_round_trip(tmp_path: Path) -> None:
-    """What the trainer saves: generators of three libraries and an optimiser with moments."""
+def test_random_states_and_optimizers_round_trip(tmp_path: Path) -> None:
+    """What the trainer saves: generators of three libraries and an optimizer with moments."""
     weight = torch.nn.Parameter(torch.randn(3, 2))
     optimizer = torch.optim.AdamW([weight], lr=0.1)
     weight.sum().backward()
@@ -422,7 +422,7 @@ def test_a_kill_while_saving_leaves_a_whole_file(tmp_path: Path) -> None:
 
 def portable(config: Config) -> dict[str, Any]:
     """All settings but those that the machine at hand decides or that tell how a run is called."""
-    left_out = RUN_ONLY | {"use_gpu", "gpu_id"}
+    left_out = UNSTORED_KEYS | {"use_gpu", "gpu_id"}
     return {k: v for k, v in config.final_config_dict.items() if k not in left_out}
 
 
@@ -503,7 +503,7 @@ def test_recboles_loaders_read_it_whenever_they_are_imported(tiny: Tiny, earlier
 # Data that changed since -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("trainer_class", [Trainer, SafeTrainer])
+@pytest.mark.parametrize("trainer_class", [Trainer, ResumableTrainer])
 @pytest.mark.parametrize("model", ["SASRec", "QBERT4Rec"])
 def test_a_model_is_not_loaded_on_data_that_changed(
     tiny: Tiny, model: str, trainer_class: type[Trainer]

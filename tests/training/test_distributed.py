@@ -23,12 +23,12 @@ from recbole_qbert.cli import main
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.process_group import world
 from recbole_qbert.evaluation.results import RunResult, read_results
-from recbole_qbert.speedups.trimmed_forward import lean_loss
+from recbole_qbert.speedups.trimmed_forward import trimmed_loss
 from recbole_qbert.training.checkpoint import load_checkpoint
 from recbole_qbert.training.distributed import (
     PartialLoss,
+    first_error_only,
     number_of_processes,
-    one_voice,
     own_randomness,
 )
 
@@ -51,7 +51,7 @@ KILLED_RUN = """
 import os, sys
 from recbole_qbert.cli import main
 from recbole_qbert.training.distributed import ParallelLoss
-from recbole_qbert.speedups.trimmed_forward import lean_loss
+from recbole_qbert.speedups.trimmed_forward import trimmed_loss
 
 call = ParallelLoss.__call__
 
@@ -123,7 +123,7 @@ def test_the_mean_of_the_parts_is_the_batch(
     total, summed = 0.0, {name: torch.zeros_like(each) for name, each in gradients.items()}
     for rank in range(size):
         torch.set_rng_state(before)
-        part = PartialLoss(trainer.model, lean_loss(trainer.model, config), 2026, rank, size)
+        part = PartialLoss(trainer.model, trimmed_loss(trainer.model, config), 2026, rank, size)
         value, own = loss_and_gradients(part(batch), trainer.model)
         assert torch.equal(torch.get_rng_state(), after)
         total += value / size
@@ -201,7 +201,7 @@ def test_the_first_to_fail_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def fail(rank: int, error: BaseException) -> None:
         monkeypatch.setattr(dist, "rendezvous", lambda _: iter([(store, rank, 3)]))
-        with one_voice():
+        with first_error_only():
             raise error
 
     with pytest.raises(InputError, match="the fault"):

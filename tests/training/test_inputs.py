@@ -33,7 +33,7 @@ from recbole_qbert.experiments.run import run_model
 from recbole_qbert.pretraining.fit import pretrain
 from recbole_qbert.registry import MODEL_TABLE, register
 from recbole_qbert.training.inputs import inputs_of, reads_semantic_ids
-from recbole_qbert.training.trainer import SafeTrainer
+from recbole_qbert.training.trainer import ResumableTrainer
 
 SIZES = {"n_layers": 1, "n_heads": 2, "hidden_size": 16, "inner_size": 32}
 SMALL = {
@@ -238,13 +238,13 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 def epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Every epoch that is trained."""
     found: list[int] = []
-    train_epoch = SafeTrainer._train_epoch
+    train_epoch = ResumableTrainer._train_epoch
 
-    def counted(self: SafeTrainer, data: Any, epoch: int, *more: Any, **named: Any) -> Any:
+    def counted(self: ResumableTrainer, data: Any, epoch: int, *more: Any, **named: Any) -> Any:
         found.append(epoch)
         return train_epoch(self, data, epoch, *more, **named)
 
-    monkeypatch.setattr(SafeTrainer, "_train_epoch", counted)
+    monkeypatch.setattr(ResumableTrainer, "_train_epoch", counted)
     return found
 
 
@@ -253,14 +253,14 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], None]:
     """Run a command and break it off after the first epoch, whose state is kept."""
 
     def run(arguments: list[str]) -> None:
-        keep = SafeTrainer._save_last_state
+        keep = ResumableTrainer._save_last_state
 
-        def once(self: SafeTrainer, epoch: int) -> None:
+        def once(self: ResumableTrainer, epoch: int) -> None:
             keep(self, epoch)
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(SafeTrainer, "_save_last_state", once)
+            patch.setattr(ResumableTrainer, "_save_last_state", once)
             assert main(arguments) == 130
 
     return run

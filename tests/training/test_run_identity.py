@@ -16,13 +16,13 @@ from waiting import until
 from recbole_qbert.cli import main
 from recbole_qbert.common.files import exclusive
 from recbole_qbert.config.build import build_config
-from recbole_qbert.evaluation.results import RUN_ONLY
+from recbole_qbert.evaluation.results import UNSTORED_KEYS
 from recbole_qbert.experiments.run import run_model
 from recbole_qbert.training.checkpoint import load_checkpoint
 from recbole_qbert.training.inputs import inputs_of
 from recbole_qbert.training.learning_curve import epoch_line
 from recbole_qbert.training.run_identity import finished_run, run_folder
-from recbole_qbert.training.trainer import SafeTrainer
+from recbole_qbert.training.trainer import ResumableTrainer
 
 
 def test_a_run_is_found_however_its_folder_is_written(
@@ -114,19 +114,19 @@ def test_a_resumed_run_leaves_the_bytes_of_an_undisturbed_one(
     given = tiny.settings("QBERT4Rec", epochs=2, checkpoint_dir="saved")
     whole = run_model(build_config("QBERT4Rec", "toy", settings=given), Console(quiet=True))
     shutil.move("saved", "whole")
-    keep = SafeTrainer._save_last_state
+    keep = ResumableTrainer._save_last_state
 
-    def killed(self: SafeTrainer, epoch: int) -> None:
+    def killed(self: ResumableTrainer, epoch: int) -> None:
         keep(self, epoch)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(SafeTrainer, "_save_last_state", killed)
+        patch.setattr(ResumableTrainer, "_save_last_state", killed)
         run_model(build_config("QBERT4Rec", "toy", settings=given), Console(quiet=True))
     given |= {"resume": True, "show_progress": True}
     again = run_model(build_config("QBERT4Rec", "toy", settings=given), Console(quiet=True))
     assert again.config == whole.config and again.test == whole.test
-    assert not RUN_ONLY & set(again.config["keys"])
+    assert not UNSTORED_KEYS & set(again.config["keys"])
     folders = [Path(base, *Path(whole.folder).parts[1:]) for base in ("whole", "saved")]
     for name in ("model.safetensors", "config.json", "manifest.json", "items.json"):
         left, right = ((folder / "bundle" / name).read_bytes() for folder in folders)

@@ -1,4 +1,4 @@
-"""`SafeTrainer`: exact resume, the learning curve, and RecBole's own evaluation."""
+"""`ResumableTrainer`: exact resume, the learning curve, and RecBole's own evaluation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from recbole.trainer import Trainer
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.training.checkpoint import load_checkpoint
-from recbole_qbert.training.trainer import SafeTrainer
+from recbole_qbert.training.trainer import ResumableTrainer
 
 # Trains the toy data and kills its own process in the middle of a training step.
 KILLED_RUN = """
@@ -96,7 +96,7 @@ def resumed(tiny: Tiny, model: str, **settings: Any) -> tuple[Any, tuple[float, 
 
 
 def assert_same_run(left: Any, right: Any) -> None:
-    """Weights, optimiser, curve, best score and best checkpoint are equal, bit for bit."""
+    """Weights, optimizer, curve, best score and best checkpoint are equal, bit for bit."""
     assert_equal_weights(left.model.state_dict(), right.model.state_dict())
     assert without_seconds(left.curve) == without_seconds(right.curve)
     assert left.best_valid_score == right.best_valid_score
@@ -174,12 +174,12 @@ def test_dying_twice(tiny: Tiny) -> None:
 def test_a_finished_run_resumes_to_nothing(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """No step, the same scores, and the best epoch's checkpoint stays the best epoch's."""
     values = iter([0.3, 0.1])
-    real = SafeTrainer.evaluate
+    real = ResumableTrainer.evaluate
 
     def evaluate(self: Any, *args: Any, **kwargs: Any) -> Any:
         return {**real(self, *args, **kwargs), "ndcg@10": next(values)}
 
-    monkeypatch.setattr(SafeTrainer, "evaluate", evaluate)
+    monkeypatch.setattr(ResumableTrainer, "evaluate", evaluate)
     first, _ = fitted(tiny.make_config())
     best, last = Path(first.saved_model_file), first.last_state_file
     before = best.read_bytes(), last.read_bytes(), first.curve_file.read_bytes()
@@ -196,12 +196,12 @@ def test_a_run_that_stopped_early_resumes_to_nothing(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = iter([0.5, 0.4, 0.3, 0.2])
-    real = SafeTrainer.evaluate
+    real = ResumableTrainer.evaluate
 
     def evaluate(self: Any, *args: Any, **kwargs: Any) -> Any:
         return {**real(self, *args, **kwargs), "ndcg@10": next(values)}
 
-    monkeypatch.setattr(SafeTrainer, "evaluate", evaluate)
+    monkeypatch.setattr(ResumableTrainer, "evaluate", evaluate)
     settings = {"epochs": 20, "stopping_step": 1}
     first, _ = fitted(tiny.make_config(**settings))
     assert len(first.curve) == 3
@@ -316,13 +316,13 @@ def test_the_unseen_column_can_choose_the_epoch(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unseen, seen = iter([0.2, 0.6, 0.4]), iter([0.9, 0.1, 0.5])
-    real = SafeTrainer.evaluate
+    real = ResumableTrainer.evaluate
 
     def evaluate(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = real(self, *args, **kwargs)
         return {**result, "unseen_ndcg@10": next(unseen), "ndcg@10": next(seen)}
 
-    monkeypatch.setattr(SafeTrainer, "evaluate", evaluate)
+    monkeypatch.setattr(ResumableTrainer, "evaluate", evaluate)
     trainer, _ = fitted(tiny.make_config("SASRec", epochs=3, valid_metric="unseen_NDCG@10"))
     assert trainer.best_valid_score == 0.6
     assert load_checkpoint(trainer.saved_model_file)["epoch"] == 1

@@ -9,7 +9,7 @@ from rich.console import Console
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.experiments.benchmark.cells import build_cells, run_cells
 from recbole_qbert.experiments.benchmark.outputs import to_rich, write_files
-from recbole_qbert.experiments.benchmark.plan import Plan
+from recbole_qbert.experiments.benchmark.plan import BenchmarkPlan
 from recbole_qbert.experiments.benchmark.published import published_figures, published_source
 from recbole_qbert.experiments.benchmark.scores import collect
 from recbole_qbert.experiments.benchmark.sidecar import write_sidecar
@@ -17,7 +17,7 @@ from recbole_qbert.experiments.benchmark.tables import all_sheets
 
 
 def benchmark(
-    plan: Plan, output: Path | None, console: Console, retrain: bool = False
+    plan: BenchmarkPlan, output: Path | None, console: Console, retrain: bool = False
 ) -> list[str]:
     """Run what is not there yet, print the tables and write the files.
 

@@ -9,24 +9,24 @@ from pathlib import Path
 from recbole.config import Config
 from rich.console import Console
 
-from recbole_qbert.common.errors import InputError, said_of
+from recbole_qbert.common.errors import InputError, error_context
 from recbole_qbert.config.build import build_config, check_same_columns
 from recbole_qbert.data.dataset import semantic_id_path
-from recbole_qbert.data.domain import Domain, find_domain
+from recbole_qbert.data.domain import DatasetPaths, find_domain
 from recbole_qbert.evaluation.ranking import RANKS_FILE
 from recbole_qbert.evaluation.results import RunResult
-from recbole_qbert.experiments.benchmark.plan import Contender, Plan, Settings
-from recbole_qbert.experiments.parallel import Job, run_jobs
+from recbole_qbert.experiments.benchmark.plan import BenchmarkPlan, ModelRow, Settings
+from recbole_qbert.experiments.parallel import Job, run_parallel
 from recbole_qbert.experiments.run import check_run, is_qbert
 from recbole_qbert.training.inputs import reads_semantic_ids
 from recbole_qbert.training.run_identity import changed_inputs, finished_run, run_folder
 
 
 @dataclass(frozen=True)
-class Cell:
+class PlannedRun:
     """A contender on a data set with a seed."""
 
-    contender: Contender
+    contender: ModelRow
     dataset: str
     seed: int
     config: Config
@@ -39,7 +39,7 @@ class Cell:
 class Failure:
     """A cell without a result, and why."""
 
-    cell: Cell
+    cell: PlannedRun
     message: str
 
     def __str__(self) -> str:
@@ -50,11 +50,11 @@ class Failure:
 class Outcome:
     """Every cell has a result or a failure."""
 
-    results: list[tuple[Cell, RunResult]]
+    results: list[tuple[PlannedRun, RunResult]]
     failures: list[Failure]
 
 
-def build_cells(plan: Plan) -> list[Cell]:
+def build_cells(plan: BenchmarkPlan) -> list[PlannedRun]:
     """All cells in the order in which they run: each data set's first seed of all models first.
 
     A contender that starts from pretrained weights is followed by the same one from scratch, where
@@ -73,7 +73,9 @@ def build_cells(plan: Plan) -> list[Cell]:
     return cells
 
 
-def _with_scratch(plan: Plan, domain: Domain, row: Sequence[Cell]) -> list[Cell]:
+def _with_scratch(
+    plan: BenchmarkPlan, domain: DatasetPaths, row: Sequence[PlannedRun]
+) -> list[PlannedRun]:
     """Pretraining may hurt: whoever reads the table must be able to see it."""
     folders, cells = {run_folder(cell.config) for cell in row}, []
     for cell in row:
@@ -87,18 +89,22 @@ def _with_scratch(plan: Plan, domain: Domain, row: Sequence[Cell]) -> list[Cell]
 
 
 def _cell(
-    plan: Plan, contender: Contender, domain: Domain, seed: int, changes: Settings | None = None
-) -> Cell:
+    plan: BenchmarkPlan,
+    contender: ModelRow,
+    domain: DatasetPaths,
+    seed: int,
+    changes: Settings | None = None,
+) -> PlannedRun:
     settings = plan.settings_of(contender, domain.name) | {"seed": seed} | (changes or {})
-    with said_of(f"{contender.name} on {domain.name}"):
+    with error_context(f"{contender.name} on {domain.name}"):
         config = build_config(contender.model, domain.name, (), settings)
         check_run(config)
     _check_files(contender, config, domain)
     config["resume"] = True  # where there is a state to go on from
-    return Cell(contender, domain.name, seed, config)
+    return PlannedRun(contender, domain.name, seed, config)
 
 
-def _check_files(contender: Contender, config: Config, domain: Domain) -> None:
+def _check_files(contender: ModelRow, config: Config, domain: DatasetPaths) -> None:
     """The files that a run will read."""
     paths = [domain.file("inter"), *map(Path, (config["item_vectors"] or {}).values())]
     if config["semantic_id_file"] or reads_semantic_ids(config):
@@ -118,7 +124,7 @@ def _finished(config: Config) -> RunResult | None:
     return finished_run(config) if ranks.is_file() else None
 
 
-def _check_inputs(cells: Sequence[Cell], retrain: bool) -> None:
+def _check_inputs(cells: Sequence[PlannedRun], retrain: bool) -> None:
     """A run is found again by its settings; its inputs may have changed since."""
     for cell in cells:
         changed = changed_inputs(cell.config)
@@ -132,7 +138,7 @@ def _check_inputs(cells: Sequence[Cell], retrain: bool) -> None:
 
 
 def run_cells(
-    cells: Sequence[Cell], plan: Plan, console: Console, retrain: bool = False
+    cells: Sequence[PlannedRun], plan: BenchmarkPlan, console: Console, retrain: bool = False
 ) -> Outcome:
     """Run what has no result yet. A cell that fails does not stop the others.
 
@@ -151,7 +157,7 @@ def run_cells(
         Job(f"[{number}/{len(cells)}] {cell}", cell.config, [plan.source])
         for number, cell in enumerate(cells, start=1)
     ]
-    answers = run_jobs(jobs, plan.max_concurrent, console, _finished)
+    answers = run_parallel(jobs, plan.max_concurrent, console, _finished)
     outcome = Outcome([], [])
     for cell, answer in zip(cells, answers, strict=True):
         if isinstance(answer, InputError):

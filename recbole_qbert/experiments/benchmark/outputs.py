@@ -15,8 +15,8 @@ from recbole_qbert.common.files import atomic_write
 from recbole_qbert.evaluation.printing import fitting
 from recbole_qbert.evaluation.ranking import UNSEEN
 from recbole_qbert.evaluation.results import RANKINGS
-from recbole_qbert.experiments.benchmark.scores import Row, Scores, Spread
-from recbole_qbert.experiments.benchmark.tables import BEST, SECOND, Entry, Sheet
+from recbole_qbert.experiments.benchmark.scores import MeanStd, Row, Scores
+from recbole_qbert.experiments.benchmark.tables import BEST, SECOND, BenchmarkTable, TableCell
 
 CSV_HEAD = ("dataset", "model", "seed", "split", "ranking", "metric", "value", "deviation")
 MEAN = "mean"  # in place of a seed
@@ -36,7 +36,7 @@ LATEX_SPECIAL = str.maketrans(
 )
 
 
-def to_rich(sheet: Sheet, console: Console) -> list[Table]:
+def to_rich(sheet: BenchmarkTable, console: Console) -> list[Table]:
     """For the terminal: as many tables as the columns of numbers need, so that none is cut."""
 
     def build(numbers: Sequence[int]) -> Table:
@@ -62,7 +62,7 @@ def _layout(name: bool) -> dict[str, Any]:
     return {"overflow": "fold"} if name else {"justify": "right", "no_wrap": True}
 
 
-def to_markdown(sheet: Sheet) -> str:
+def to_markdown(sheet: BenchmarkTable) -> str:
     """A heading, the table, and the notes as a list."""
     lines = [f"## {sheet.title}", "", _pipes(sheet.head)]
     marks = ["---"] * sheet.n_names + ["---:"] * (len(sheet.head) - sheet.n_names)
@@ -85,11 +85,11 @@ def _escaped(text: str) -> str:
     return text.replace("|", "&#124;").replace("*", "&ast;").replace("<", "&lt;")
 
 
-def to_latex(sheet: Sheet) -> str:
+def to_latex(sheet: BenchmarkTable) -> str:
     """A `tabular` with booktabs' rules."""
     columns = "l" * sheet.n_names + "r" * (len(sheet.head) - sheet.n_names)
     lines = [f"% {sheet.title}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
-    lines.append(_latex_row([Entry(name) for name in sheet.head]))
+    lines.append(_latex_row([TableCell(name) for name in sheet.head]))
     for heading, rows in sheet.sections:
         lines.append(r"\midrule")
         if heading:
@@ -99,7 +99,7 @@ def to_latex(sheet: Sheet) -> str:
     return "\n".join([*lines, *(f"% {note}" for note in sheet.notes), ""])
 
 
-def _latex_row(row: Sequence[Entry]) -> str:
+def _latex_row(row: Sequence[TableCell]) -> str:
     cells = (LATEX[entry.mark] % entry.text.translate(LATEX_SPECIAL) for entry in row)
     return " & ".join(cells) + r" \\"
 
@@ -118,7 +118,7 @@ def csv_lines(scores: Scores) -> Iterator[list[str]]:
 
 
 def _csv_metric(
-    dataset: str, row: Row, split: str, metric: str, spread: Spread
+    dataset: str, row: Row, split: str, metric: str, spread: MeanStd
 ) -> Iterator[list[str]]:
     """One line a seed, and the mean with the deviation."""
     ranking = dict(RANKINGS)[UNSEEN if metric.startswith(UNSEEN) else ""]
@@ -133,7 +133,7 @@ def _csv_metric(
 def write_files(
     folder: Path,
     scores: Sequence[Scores],
-    sheets: Sequence[Sequence[Sheet]],
+    sheets: Sequence[Sequence[BenchmarkTable]],
     failures: Sequence[str],
 ) -> None:
     """`table.md`, `table.csv` and `table.tex`, each whole or not at all.

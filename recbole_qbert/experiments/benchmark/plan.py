@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from recbole_qbert.common.errors import InputError, did_you_mean, said_of, whole_number
+from recbole_qbert.common.errors import InputError, did_you_mean, error_context, whole_number
 from recbole_qbert.common.yaml_files import load_yaml, parse_value, split_files
 from recbole_qbert.config.build import check_keys, known_keys, merge_settings, shipped
 from recbole_qbert.models.popularity import Popularity
@@ -48,7 +48,7 @@ OWN = {
 
 
 @dataclass(frozen=True)
-class Contender:
+class ModelRow:
     """One row of the tables.
 
     Attributes:
@@ -70,7 +70,7 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class Section:
+class SettingsBlock:
     """Settings of all contenders, and of one model and those built on it."""
 
     common: Settings
@@ -93,25 +93,25 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchmarkPlan:
     """A benchmark, checked.
 
     `given` are the settings of the command line, `max_concurrent` how many runs go at a time.
     """
 
     source: str
-    contenders: tuple[Contender, ...]
+    contenders: tuple[ModelRow, ...]
     datasets: tuple[str, ...]
     seeds: tuple[int, ...]
     data_path: str
     checkpoint_dir: str
-    everywhere: Section
-    per_dataset: Mapping[str, Section]
+    everywhere: SettingsBlock
+    per_dataset: Mapping[str, SettingsBlock]
     reference: str
     max_concurrent: int
     given: Settings
 
-    def settings_of(self, contender: Contender, dataset: str) -> Settings:
+    def settings_of(self, contender: ModelRow, dataset: str) -> Settings:
         """All that the user set for the runs of one contender on one data set."""
         sections = [self.everywhere]
         if dataset in self.per_dataset:
@@ -127,7 +127,7 @@ class Plan:
         return merged | where
 
 
-def read_plan(path: str | Path, flags: Mapping[str, str]) -> Plan:
+def read_plan(path: str | Path, flags: Mapping[str, str]) -> BenchmarkPlan:
     """Read and check a benchmark's YAML.
 
     Args:
@@ -156,7 +156,7 @@ def read_plan(path: str | Path, flags: Mapping[str, str]) -> Plan:
     if _truth(content, "controls", source):
         there = {contender.model for contender in contenders}
         contenders += [
-            Contender(name, name, budget=budget)
+            ModelRow(name, name, budget=budget)
             for name, budget in CONTROLS.items()
             if name not in there
         ]
@@ -171,7 +171,7 @@ def read_plan(path: str | Path, flags: Mapping[str, str]) -> Plan:
             f"{source}: reference: {reference!r} is none of {', '.join(names)}"
             f"{did_you_mean(reference, names)}"
         )
-    plan = Plan(
+    plan = BenchmarkPlan(
         source=source,
         contenders=tuple(contenders),
         datasets=tuple(_words(content, "datasets", source)),
@@ -188,7 +188,7 @@ def read_plan(path: str | Path, flags: Mapping[str, str]) -> Plan:
     return plan
 
 
-def _with_row_settings(contenders: Sequence[Contender], values: Settings) -> list[Contender]:
+def _with_row_settings(contenders: Sequence[ModelRow], values: Settings) -> list[ModelRow]:
     """The rows with their `models.<row>.<key>` flags, which are taken out of `values`."""
     rows = {contender.name: contender for contender in contenders}
     for flag in [key for key in values if key.startswith("models.")]:
@@ -209,7 +209,7 @@ def lineage(model: str) -> list[str]:
     return [name for name in bases if name in MODEL_TABLE or name == model]
 
 
-def _readable(contender: Contender, settings: Settings) -> Settings:
+def _readable(contender: ModelRow, settings: Settings) -> Settings:
     """Common settings as they reach a contender: models that only count have no sizes, and their
     counts are complete after one epoch."""
     if not contender.counted:
@@ -218,13 +218,13 @@ def _readable(contender: Contender, settings: Settings) -> Settings:
     return {key: value for key, value in settings.items() if key in known}
 
 
-def _row(entry: Any, rows: Sequence[Contender], source: str) -> Contender:
+def _row(entry: Any, rows: Sequence[ModelRow], source: str) -> ModelRow:
     """A row of the file by its name, or a contender that the file has none of."""
     named = (row for row in rows if row.name == entry)
     return next(named, None) or _contender(entry, source)
 
 
-def _contender(entry: Any, source: str) -> Contender:
+def _contender(entry: Any, source: str) -> ModelRow:
     """A name, or a mapping with `model` and what belongs to this row alone."""
     if isinstance(entry, str):
         entry = {"model": entry}
@@ -238,14 +238,14 @@ def _contender(entry: Any, source: str) -> Contender:
             hint = did_you_mean(str(key), ENTRY_KEYS)
             raise InputError(f"{source}: models: unknown key '{key}'{hint}")
     model = entry["model"]
-    with said_of(f"{source}: models"):
+    with error_context(f"{source}: models"):
         model_entry(model)
     name = str(entry.get("name") or model)
     settings = _mapping(entry.get("settings"), f"{source}: models: {name}: settings")
-    return Contender(name, model, settings, str(entry.get("budget") or NOT_STATED))
+    return ModelRow(name, model, settings, str(entry.get("budget") or NOT_STATED))
 
 
-def _check_settings(plan: Plan, described: Mapping[str, Sequence[str]]) -> None:
+def _check_settings(plan: BenchmarkPlan, described: Mapping[str, Sequence[str]]) -> None:
     """Every key is one that somebody reads, and none that the benchmark itself gives.
 
     Args:
@@ -354,15 +354,15 @@ def _mapping(value: Any, place: str) -> Settings:
     return value
 
 
-def _section(common: Any, per_model: Any, place: str) -> Section:
+def _section(common: Any, per_model: Any, place: str) -> SettingsBlock:
     sections = _mapping(per_model, f"{place}: per_model").items()
-    return Section(
+    return SettingsBlock(
         _mapping(common, f"{place}: settings"),
         {name: _mapping(each, f"{place}: per_model: {name}") for name, each in sections},
     )
 
 
-def _sections_of_datasets(value: Any, source: str) -> dict[str, Section]:
+def _sections_of_datasets(value: Any, source: str) -> dict[str, SettingsBlock]:
     sections = {}
     for name, each in _mapping(value, f"{source}: per_dataset").items():
         place = f"{source}: per_dataset: {name}"

@@ -20,14 +20,14 @@ from recbole_qbert.evaluation.ranking import (
 )
 from recbole_qbert.evaluation.results import RANKINGS, RunResult, ranks_of
 from recbole_qbert.evaluation.significance import (
-    Comparison,
+    SignificanceResult,
     check_comparable,
     holm,
     paired_tests,
     values_by_user,
 )
 from recbole_qbert.experiments.benchmark.cells import Outcome
-from recbole_qbert.experiments.benchmark.plan import Contender, Plan
+from recbole_qbert.experiments.benchmark.plan import BenchmarkPlan, ModelRow
 
 SIGNIFICANT = 0.05
 COVERAGE = f"coverage@{LIST_LENGTH}"
@@ -35,7 +35,7 @@ GROUP_METRICS = ("hit@10", "ndcg@10")
 GROUPS = {"target": BY_TARGET, "history": BY_HISTORY}
 
 
-class Spread(NamedTuple):
+class MeanStd(NamedTuple):
     """One metric over the seeds."""
 
     mean: float
@@ -60,7 +60,7 @@ class Tested(NamedTuple):
 class Row:
     """A contender's runs on one data set, one a seed."""
 
-    contender: Contender
+    contender: ModelRow
     runs: tuple[RunResult, ...]
 
     @property
@@ -73,12 +73,12 @@ class Row:
         """All that its runs have, without `unseen_`; the same in every row of a benchmark."""
         return self.runs[0].metrics
 
-    def over_seeds(self, split: str, metric: str) -> Spread:
+    def over_seeds(self, split: str, metric: str) -> MeanStd:
         """A metric of `valid` or `test`; `unseen_` ranks unseen items only."""
         return spread([getattr(run, split)[metric] for run in self.runs])
 
     @cached_property
-    def details(self) -> dict[str, Spread]:
+    def details(self) -> dict[str, MeanStd]:
         """Test metrics of groups, named by `group_metric`, and coverage; groups without a user are
         left out. Empty where a run is of a version that kept no lists."""
         found = [details_of(run) for run in self.runs]
@@ -128,10 +128,10 @@ class Scores:
         return {}
 
 
-def spread(values: Sequence[float]) -> Spread:
+def spread(values: Sequence[float]) -> MeanStd:
     """Mean and sample deviation."""
     deviation = statistics.stdev(values) if len(values) > 1 else None
-    return Spread(statistics.mean(values), deviation, tuple(values))
+    return MeanStd(statistics.mean(values), deviation, tuple(values))
 
 
 def group_metric(metric: str, kind: str, group: str) -> str:
@@ -173,7 +173,7 @@ def details_of(run: RunResult) -> dict[str, float]:
     return found
 
 
-def collect(plan: Plan, outcome: Outcome) -> list[Scores]:
+def collect(plan: BenchmarkPlan, outcome: Outcome) -> list[Scores]:
     """The scores of each data set that has a run.
 
     Raises:
@@ -181,7 +181,7 @@ def collect(plan: Plan, outcome: Outcome) -> list[Scores]:
     """
     found = []
     for dataset in plan.datasets:
-        runs: dict[str, tuple[Contender, list[RunResult]]] = {}
+        runs: dict[str, tuple[ModelRow, list[RunResult]]] = {}
         for cell, result in outcome.results:
             if cell.dataset == dataset:
                 name = cell.contender.name
@@ -226,7 +226,7 @@ def _tests(
     check_comparable([run for row in (reference, *rows) for run in row.runs])
     metrics = [prefix + name for prefix, _ in RANKINGS for name in names]
     users, ours = values_by_user(reference.runs, metrics)
-    found: dict[str, list[Comparison]] = {}
+    found: dict[str, list[SignificanceResult]] = {}
     for row in rows:
         if row is reference:
             continue

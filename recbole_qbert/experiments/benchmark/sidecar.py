@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import read_json, write_json
 from recbole_qbert.evaluation.results import RunResult
-from recbole_qbert.experiments.benchmark.plan import Contender
+from recbole_qbert.experiments.benchmark.plan import ModelRow
 from recbole_qbert.experiments.benchmark.scores import Row, Scores
 
 FILE = "table.json"
@@ -102,5 +102,5 @@ def _table(content: dict[str, Any], find: FindRun) -> Table:
         lost += [name for name, run in zip(one["runs"], found, strict=True) if run is None]
         runs = tuple(run for run in found if run is not None)
         if runs:
-            rows.append(Row(Contender(one["name"], one["model"], budget=one["budget"]), runs))
+            rows.append(Row(ModelRow(one["name"], one["model"], budget=one["budget"]), runs))
     return Table(content["dataset"], content["reference"], tuple(rows), tuple(lost))

@@ -17,9 +17,9 @@ from recbole_qbert.experiments.benchmark.scores import (
     GROUP_METRICS,
     GROUPS,
     SIGNIFICANT,
+    MeanStd,
     Row,
     Scores,
-    Spread,
     group_metric,
 )
 
@@ -35,7 +35,7 @@ OLD_RUN = (
 )
 
 
-class Entry(NamedTuple):
+class TableCell(NamedTuple):
     """What stands in one place; a line break is one on a screen alone."""
 
     text: str
@@ -43,7 +43,7 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Sheet:
+class BenchmarkTable:
     """One table.
 
     Attributes:
@@ -56,14 +56,14 @@ class Sheet:
 
     title: str
     head: tuple[str, ...]
-    sections: list[tuple[str, list[list[Entry]]]]
+    sections: list[tuple[str, list[list[TableCell]]]]
     notes: list[str] = field(default_factory=list)
     n_names: int = 1
 
 
 def all_sheets(
     scores: Scores, published: Mapping[str, Mapping[str, float]], source: str
-) -> list[Sheet]:
+) -> list[BenchmarkTable]:
     """Every table of one data set.
 
     Args:
@@ -80,7 +80,7 @@ def all_sheets(
     return [*sheets, runs_sheet(scores)]
 
 
-def metrics_sheet(scores: Scores) -> Sheet:
+def metrics_sheet(scores: Scores) -> BenchmarkTable:
     """Both rankings, best and second of each column, and what the reference gains."""
     titles = map(metric_title, scores.metrics)
     sections, notes = [], []
@@ -91,7 +91,7 @@ def metrics_sheet(scores: Scores) -> Sheet:
         counted = [row.name not in scores.unlike for row in scores.rows]
         marked = [mark_column(column, counted) for column in columns]
         lines = [
-            [Entry(row.name + MARK * (row.name in scores.unlike)), *entries]
+            [TableCell(row.name + MARK * (row.name in scores.unlike)), *entries]
             for row, *entries in zip(scores.rows, *marked, strict=True)
         ]
         if scores.tested:
@@ -103,11 +103,11 @@ def metrics_sheet(scores: Scores) -> Sheet:
             f"over seeds), Holm's correction over {len(scores.others)} comparisons"
         )
     notes += comparable.notes(list(scores.unlike), list(scores.unlike.values()))
-    title = f"{scores.dataset}: test, the whole catalogue ranked, mean ± deviation over seeds"
-    return Sheet(title, ("model", *titles), sections, notes)
+    title = f"{scores.dataset}: test, the whole catalog ranked, mean ± deviation over seeds"
+    return BenchmarkTable(title, ("model", *titles), sections, notes)
 
 
-def mark_column(column: Sequence[Spread], counted: Sequence[bool] = ()) -> list[Entry]:
+def mark_column(column: Sequence[MeanStd], counted: Sequence[bool] = ()) -> list[TableCell]:
     """Numbers of one column; the highest mean is best, the next lower one second.
 
     Means that differ in the last bits alone are equal; a column of one number has no best.
@@ -122,26 +122,26 @@ def mark_column(column: Sequence[Spread], counted: Sequence[bool] = ()) -> list[
     order = sorted(compared, reverse=True) if sum(counts) > 1 else []
     marks = dict(zip(order, (BEST, SECOND), strict=False))
     return [
-        Entry(plus_minus(value), marks.get(mean, "") if each else "")
+        TableCell(plus_minus(value), marks.get(mean, "") if each else "")
         for value, mean, each in zip(column, means, counts, strict=True)
     ]
 
 
-def plus_minus(value: Spread) -> str:
+def plus_minus(value: MeanStd) -> str:
     """`.1375 ± .0009`."""
     mean = short(value.mean)
     return mean if value.deviation is None else f"{mean} ± {short(value.deviation)}"
 
 
-def _improvements(scores: Scores, prefix: str) -> list[Entry]:
+def _improvements(scores: Scores, prefix: str) -> list[TableCell]:
     """Of the reference over the best other row of each column."""
     assert scores.reference is not None  # or nothing was tested
-    line = [Entry(f"{scores.reference.name} over the best other")]
+    line = [TableCell(f"{scores.reference.name} over the best other")]
     for metric in scores.metrics:
         name = prefix + metric
         best = max(scores.others, key=lambda row: row.over_seeds("test", name).mean)
         test = scores.tested[best.name][name]
-        line.append(Entry(f"{change_text(test.change)}{' *' if test.significant else ''}"))
+        line.append(TableCell(f"{change_text(test.change)}{' *' if test.significant else ''}"))
     return line
 
 
@@ -150,7 +150,7 @@ def change_text(change: float) -> str:
     return f"{change:+.1f} %" if math.isfinite(change) else NONE
 
 
-def comparisons_sheet(scores: Scores) -> Sheet:
+def comparisons_sheet(scores: Scores) -> BenchmarkTable:
     """The reference against every other row: change and both p-values."""
     assert scores.reference is not None  # or nothing was tested
     sections = []
@@ -159,15 +159,17 @@ def comparisons_sheet(scores: Scores) -> Sheet:
         for name, tests in scores.tested.items():
             found = [tests[prefix + metric] for metric in scores.metrics]
             numbers = [
-                Entry(f"{change_text(one.change)}\n{p_text(one.p_value)} / {p_text(one.p_ranks)}")
+                TableCell(
+                    f"{change_text(one.change)}\n{p_text(one.p_value)} / {p_text(one.p_ranks)}"
+                )
                 for one in found
             ]
-            lines.append([Entry(name), *numbers])
+            lines.append([TableCell(name), *numbers])
         sections.append((ranking, lines))
     title = f"{scores.dataset}: {scores.reference.name} against each other row"
     notes = ["change of the mean; p of the t-test / of Wilcoxon's test, after Holm's correction"]
     head = ("other row", *map(metric_title, scores.metrics))
-    return Sheet(title, head, sections, notes)
+    return BenchmarkTable(title, head, sections, notes)
 
 
 def p_text(value: float) -> str:
@@ -177,7 +179,7 @@ def p_text(value: float) -> str:
 
 def published_sheet(
     scores: Scores, published: Mapping[str, Mapping[str, float]], source: str
-) -> Sheet:
+) -> BenchmarkTable:
     """Our mean, the printed figure, and the difference, for each model that has one."""
     known = {metric for figures in published.values() for metric in figures}
     metrics = [metric for metric in scores.metrics if metric in known]
@@ -193,26 +195,26 @@ def published_sheet(
             (
                 "",
                 [
-                    [Entry(row.name), Entry("ours"), *_numbers(ours, short)],
-                    [Entry(""), Entry("published"), *_numbers(printed, short)],
-                    [Entry(""), Entry("difference"), *_numbers(change, _signed)],
+                    [TableCell(row.name), TableCell("ours"), *_numbers(ours, short)],
+                    [TableCell(""), TableCell("published"), *_numbers(printed, short)],
+                    [TableCell(""), TableCell("difference"), *_numbers(change, _signed)],
                 ],
             )
         )
     title = f"{scores.dataset}: beside published figures, all items ranked"
     head = ("model", "", *map(metric_title, metrics))
-    return Sheet(title, head, sections, [source], n_names=2)
+    return BenchmarkTable(title, head, sections, [source], n_names=2)
 
 
-def _numbers(values: Sequence[float], text: Callable[[float], str]) -> list[Entry]:
-    return [Entry(text(value)) for value in values]
+def _numbers(values: Sequence[float], text: Callable[[float], str]) -> list[TableCell]:
+    return [TableCell(text(value)) for value in values]
 
 
 def _signed(value: float) -> str:
     return f"{value:+.4f}".replace("0.", ".", 1)
 
 
-def groups_sheet(scores: Scores, kind: str) -> Sheet:
+def groups_sheet(scores: Scores, kind: str) -> BenchmarkTable:
     """HR@10 / NDCG@10 of each group of users; with the targets' groups, coverage too."""
     covered = kind == "target"
     sizes = [scores.group_sizes[group_metric("users", kind, each.name)] for each in GROUPS[kind]]
@@ -225,10 +227,10 @@ def groups_sheet(scores: Scores, kind: str) -> Sheet:
         for row in scores.rows:
             if not row.details:
                 continue
-            line = [Entry(row.name)]
+            line = [TableCell(row.name)]
             if covered:
-                line.append(Entry(plus_minus(row.details[prefix + COVERAGE])))
-            line += [Entry(_both(row, prefix, kind, group.name)) for group in GROUPS[kind]]
+                line.append(TableCell(plus_minus(row.details[prefix + COVERAGE])))
+            line += [TableCell(_both(row, prefix, kind, group.name)) for group in GROUPS[kind]]
             lines.append(line)
         sections.append((ranking, lines))
     titles = " / ".join(map(metric_title, GROUP_METRICS))
@@ -236,7 +238,7 @@ def groups_sheet(scores: Scores, kind: str) -> Sheet:
     notes = [f"{row.name}: {OLD_RUN}" for row in scores.rows if not row.details]
     if covered:
         notes.insert(0, f"{COVERAGE}: share of the items that are among anybody's ten best")
-    return Sheet(title, ("model", *[COVERAGE] * covered, *names), sections, notes)
+    return BenchmarkTable(title, ("model", *[COVERAGE] * covered, *names), sections, notes)
 
 
 def _both(row: Row, prefix: str, kind: str, group: str) -> str:
@@ -245,7 +247,7 @@ def _both(row: Row, prefix: str, kind: str, group: str) -> str:
     return " / ".join(short(each.mean) for each in found if each is not None) or NONE
 
 
-def runs_sheet(scores: Scores) -> Sheet:
+def runs_sheet(scores: Scores) -> BenchmarkTable:
     """What the reader must know to compare: loss, protocol, budget, cost."""
     head = (
         "model",
@@ -278,10 +280,10 @@ def runs_sheet(scores: Scores) -> Sheet:
             f"{one.n_parameters:,}",
             f"{max(run.peak_memory_mb for run in row.runs):.0f}",
         ]
-        lines.append([Entry(text) for text in texts])
+        lines.append([TableCell(text) for text in texts])
     notes = [
         "s: seconds of training a seed, evaluations on valid included; MB: largest of the seeds"
     ]
     if any(run.late for row in scores.rows for run in row.runs):
         notes.append(LATE)
-    return Sheet(f"{scores.dataset}: runs", head, [("", lines)], notes, n_names=5)
+    return BenchmarkTable(f"{scores.dataset}: runs", head, [("", lines)], notes, n_names=5)

@@ -63,7 +63,7 @@ def trial_folder(experiment: str | Path, number: int) -> Path:
     return Path(experiment) / "trials" / f"{number:03d}"
 
 
-class Journal:
+class TrialLog:
     """Reports and ends of trials, appended as they come.
 
     A kill can tear the last line only; reading leaves a torn line out, and what it said comes again

@@ -32,7 +32,7 @@ from recbole_qbert.compat.ray import is_old, memory_costs_a_trial
 from recbole_qbert.experiments.tune.journal import Report
 from recbole_qbert.experiments.tune.ray_faults import fault_of, in_a_line
 from recbole_qbert.experiments.tune.ray_leftovers import ended_with_this_process
-from recbole_qbert.experiments.tune.trial import Job, check_sight
+from recbole_qbert.experiments.tune.trial import TrialJob, check_sight
 
 backend: Any = importlib.import_module(
     "recbole_qbert.experiments.tune." + ("ray_2_6" if is_old() else "ray_2_45")
@@ -144,7 +144,7 @@ def resources(n_cpus: int, n_gpus: float | None, joined: bool) -> tuple[float, s
     return n_gpus, ""
 
 
-def check_machines(job: Job) -> None:
+def check_machines(job: TrialJob) -> None:
     """Every machine of the cluster has this version, the experiment's folder and the data.
 
     Raises:
@@ -168,7 +168,7 @@ def check_machines(job: Job) -> None:
             raise InputError(fault)
 
 
-def _look(job: Job) -> str:
+def _look(job: TrialJob) -> str:
     from recbole_qbert._version import __version__ as installed
 
     if installed != __version__:

@@ -13,7 +13,7 @@ from pydantic import Field
 from recbole.config import Config
 from typing_extensions import TypedDict
 
-from recbole_qbert.common.errors import InputError, did_you_mean, said_of
+from recbole_qbert.common.errors import InputError, did_you_mean, error_context
 from recbole_qbert.common.files import atomic_write
 from recbole_qbert.common.yaml_files import load_yaml, parse_value, split_files
 from recbole_qbert.config.build import (
@@ -82,7 +82,7 @@ PATH_KEYS = ("semantic_id_file", "pre_model_path")
 
 
 @dataclass(frozen=True)
-class Request:
+class SweepRequest:
     """The keys of a tune file, and `source`, its name. `~` is None."""
 
     model: str = ""
@@ -139,7 +139,7 @@ REQUEST = Fields(RequestFields)
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """A checked sweep.
 
     Attributes:
@@ -154,7 +154,7 @@ class Plan:
             is headed by the trial.
     """
 
-    request: Request
+    request: SweepRequest
     space: Space
     base: dict[str, Any]
     configured: Config
@@ -177,14 +177,14 @@ class Plan:
         return {**content, **self.base, **settings}
 
 
-def read_request(file: str | Path, given: Mapping[str, Any]) -> Request:
+def read_request(file: str | Path, given: Mapping[str, Any]) -> SweepRequest:
     """A tune file and `--key=value`; a key that is none of the file's goes into `settings`.
 
     Raises:
         InputError: an unknown key or a value of the wrong kind.
     """
     content = load_yaml(file)
-    known = [each.name for each in fields(Request) if each.name != "source"]
+    known = [each.name for each in fields(SweepRequest) if each.name != "source"]
     for key in content:
         if key not in known:
             hint = did_you_mean(str(key), known)
@@ -204,15 +204,15 @@ def read_request(file: str | Path, given: Mapping[str, Any]) -> Request:
             fixed[key] = parse_value(value)
     files = content.pop("config_files", None) or []
     content["config_files"] = split_files(files) if isinstance(files, str) else list(files)
-    defaults = asdict(Request())
+    defaults = asdict(SweepRequest())
     # `~` stands for the default; of `scheduler`, for the word none.
     content = {key: value for key, value in content.items() if value is not None}
-    request = Request(**{**defaults, **content, "settings": fixed, "source": str(file)})
+    request = SweepRequest(**{**defaults, **content, "settings": fixed, "source": str(file)})
     _check_request(request)
     return request
 
 
-def _check_request(request: Request) -> None:
+def _check_request(request: SweepRequest) -> None:
     for key in ("model", "dataset"):
         if not getattr(request, key):
             raise InputError(f"--{key}=... is needed, on the command line or in the file")
@@ -221,7 +221,7 @@ def _check_request(request: Request) -> None:
         raise InputError(f"name: {request.name!r} is no name of a folder")
 
 
-def make_plan(request: Request) -> Plan:
+def make_plan(request: SweepRequest) -> SweepPlan:
     """Check everything that can be checked without data, and draw the trials.
 
     Raises:
@@ -230,7 +230,7 @@ def make_plan(request: Request) -> Plan:
     model = request.model
     model_entry(model)
     # Of the file are the faults of its space; other keys may be the command line's.
-    with said_of(request.source):
+    with error_context(request.source):
         space = parse_space(request.space)
     base = _base_settings(request)
     # RecBole's defaults first: a model alone may not know `epochs` in its YAML files.
@@ -238,11 +238,11 @@ def make_plan(request: Request) -> Plan:
     for key in ("data_path", "checkpoint_dir"):
         path = Path(configured[key])
         base[key] = str((path.parent if key == "data_path" else path).resolve())
-    with said_of(request.source):
+    with error_context(request.source):
         for key, domain in space.items():
             _check_searched(model, key, space, base, configured)
             for value in domain.examples():
-                with said_of("space"):
+                with error_context("space"):
                     RUN.check(nested({key: value}, configured.final_config_dict))
     epochs, step = configured["epochs"], configured["eval_step"]
     if epochs == AUTO:
@@ -259,9 +259,9 @@ def make_plan(request: Request) -> Plan:
     trials = draw_trials(space, request.trials, request.seed, baseline)
     n_drawn = request.trials * n_grid(space) + request.baseline
     shared = _input_files(configured)
-    plan = Plan(request, space, base, configured, trials, n_drawn, n_evaluations, dict(shared))
+    plan = SweepPlan(request, space, base, configured, trials, n_drawn, n_evaluations, dict(shared))
     for number, values in enumerate(trials, start=1):
-        with said_of(f"trial {number} ({describe(values)})"):
+        with error_context(f"trial {number} ({describe(values)})"):
             own = _input_files(_checked(plan.trial_settings(number)))
         for name, path in own.items():
             if shared.get(name) != path:
@@ -279,7 +279,7 @@ def of_trial(number: int, name: str) -> str:
     return f"trial {number}: {name}"
 
 
-def _base_settings(request: Request) -> dict[str, Any]:
+def _base_settings(request: SweepRequest) -> dict[str, Any]:
     """The user's files, then `settings`, then the sweep's own keys; files are named absolutely."""
     settings: dict[str, Any] = {}
     for file in request.config_files:

@@ -20,12 +20,12 @@ from recbole_qbert.common.errors import InputError, did_you_mean
 from recbole_qbert.data.budget import AUTO
 
 GRID = "grid"
-Space = dict[str, "Domain"]
+Space = dict[str, "Range"]
 Values = dict[str, Any]  # key (with a dot for a nested one) -> value
 
 
 @dataclass(frozen=True)
-class Domain:
+class Range:
     """What one key may be.
 
     Attributes:
@@ -123,7 +123,7 @@ def parse_space(content: Any) -> Space:
     return {str(key): parse_domain(f"space: {key}", each) for key, each in content.items()}
 
 
-def parse_domain(name: str, content: Any) -> Domain:
+def parse_domain(name: str, content: Any) -> Range:
     """`{uniform: [0.1, 0.5]}` and the like; `name` is for the message."""
     if not isinstance(content, Mapping) or len(content) != 1:
         raise InputError(f"{name}: one of {', '.join(KINDS)} was expected, as {{uniform: [0, 1]}}")
@@ -146,7 +146,7 @@ def parse_domain(name: str, content: Any) -> Domain:
     fault = rule.check(*arguments)
     if fault:
         raise InputError(f"{name}: {kind}: {fault}")
-    return Domain(kind, tuple(arguments))
+    return Range(kind, tuple(arguments))
 
 
 def _is_number(value: Any) -> bool:

@@ -18,7 +18,13 @@ from recbole.config import Config
 from rich.console import Console
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.common.files import exclusive, read_json, room_for, sha256_file, write_json
+from recbole_qbert.common.files import (
+    exclusive,
+    read_json,
+    report_disk_full,
+    sha256_file,
+    write_json,
+)
 from recbole_qbert.common.process import flush_denormals, quiet_recbole, versions
 from recbole_qbert.common.signals import own_sigterm
 from recbole_qbert.config.build import build_config
@@ -36,9 +42,9 @@ from recbole_qbert.experiments.tune.journal import (
     STOPPED,
     TRIAL_YAML,
     WAITING,
-    Journal,
     Report,
     Trial,
+    TrialLog,
     trial_folder,
 )
 from recbole_qbert.experiments.tune.report import (
@@ -48,9 +54,9 @@ from recbole_qbert.experiments.tune.report import (
     trials_table,
     write_csv,
 )
-from recbole_qbert.experiments.tune.settings import Plan, describe, of_trial, write_yaml
+from recbole_qbert.experiments.tune.settings import SweepPlan, describe, of_trial, write_yaml
 from recbole_qbert.experiments.tune.space import n_grid
-from recbole_qbert.experiments.tune.trial import Job, run_trial
+from recbole_qbert.experiments.tune.trial import TrialJob, run_trial
 from recbole_qbert.training.inputs import check_inputs
 from recbole_qbert.training.run_identity import LOCK, finished_run, run_folder
 
@@ -59,7 +65,7 @@ SCRATCH, BEST_YAML, TRIALS_CSV = "ray", "best.yaml", "trials.csv"
 IDENTITY = ("model", "dataset", "space", "seed", "settings", "schedule", "versions")
 
 
-def sweep(plan: Plan, console: Console, resume: bool = False) -> RunResult:
+def sweep(plan: SweepPlan, console: Console, resume: bool = False) -> RunResult:
     """Run a sweep to its end.
 
     Args:
@@ -101,13 +107,13 @@ def sweep(plan: Plan, console: Console, resume: bool = False) -> RunResult:
     with exclusive(plan.folder / LOCK, wait_s=10.0):
         job = _open_experiment(plan, hashes, resume)
         trials = [Trial(number, values) for number, values in enumerate(plan.trials, start=1)]
-        journal = Journal(plan.folder / REPORTS)
+        journal = TrialLog(plan.folder / REPORTS)
         history = journal.replay({trial.number: trial for trial in trials})
         _run(plan, job, trials, journal, history, console)
         return _conclude(plan, trials, console)
 
 
-def _open_experiment(plan: Plan, hashes: dict[str, str], resume: bool) -> Job:
+def _open_experiment(plan: SweepPlan, hashes: dict[str, str], resume: bool) -> TrialJob:
     """Begin the experiment's folder, or see that it is this very sweep's.
 
     One whose trials reported nothing yet (Ray could not be started, say) is begun anew.
@@ -147,7 +153,7 @@ def _open_experiment(plan: Plan, hashes: dict[str, str], resume: bool) -> Job:
         write_yaml(path, plan.trial_settings(number))
     write_json(file, {**content, "identity": identity})  # the last, so that all are there
     data_path = plan.base["data_path"]
-    return Job(str(plan.folder), identity, data_path, request.cpus_per_trial, False)
+    return TrialJob(str(plan.folder), identity, data_path, request.cpus_per_trial, False)
 
 
 def _check_same(folder: Path, there: dict[str, Any], asked: dict[str, Any]) -> None:
@@ -169,10 +175,10 @@ def _check_same(folder: Path, there: dict[str, Any], asked: dict[str, Any]) -> N
 
 
 def _run(
-    plan: Plan,
-    job: Job,
+    plan: SweepPlan,
+    job: TrialJob,
     trials: list[Trial],
-    journal: Journal,
+    journal: TrialLog,
     history: list[tuple[int, Report]],
     console: Console,
 ) -> None:
@@ -196,7 +202,7 @@ def _run(
         n_gpus, note = ray_adapter.resources(request.cpus_per_trial, asked, joined)
         if note:
             console.print(f"  {note}")
-        job = Job(job.folder, job.identity, job.data_path, job.n_threads, n_gpus > 0)
+        job = TrialJob(job.folder, job.identity, job.data_path, job.n_threads, n_gpus > 0)
         ray_adapter.check_machines(job)
         schedule = ray_adapter.Schedule(
             n_cpus=request.cpus_per_trial,
@@ -223,7 +229,7 @@ def _run(
         )
 
 
-def _length(plan: Plan) -> Length:
+def _length(plan: SweepPlan) -> Length:
     return Length(plan.configured["epochs"], plan.n_evaluations)
 
 
@@ -234,7 +240,7 @@ class _Recorder:
         self,
         folder: Path,
         trials: list[Trial],
-        journal: Journal,
+        journal: TrialLog,
         display: Display,
         keys: list[str],
         length: Length,
@@ -275,7 +281,7 @@ class _Recorder:
         self._display.ended(trial)
 
 
-def _conclude(plan: Plan, trials: list[Trial], console: Console) -> RunResult:
+def _conclude(plan: SweepPlan, trials: list[Trial], console: Console) -> RunResult:
     """Choose the best trial, write its settings, and test it, unless that very run is there."""
     keys, metric, length = list(plan.space), plan.configured["valid_metric"], _length(plan)
     write_csv(plan.folder / TRIALS_CSV, trials, keys, length)
@@ -303,7 +309,7 @@ def _conclude(plan: Plan, trials: list[Trial], console: Console) -> RunResult:
     return result
 
 
-def _test(config: Config, plan: Plan, best: Trial, console: Console) -> RunResult:
+def _test(config: Config, plan: SweepPlan, best: Trial, console: Console) -> RunResult:
     """Test the best trial's own weights, once; its folder and result line are a run's."""
     base, folder = Path(config["checkpoint_dir"]), run_folder(config)
     length = _length(plan)
@@ -325,5 +331,5 @@ def _copy_states(source: Path, folder: Path) -> None:
         for path in source.glob(pattern):
             target = folder / path.relative_to(source)
             target.parent.mkdir(exist_ok=True)
-            with room_for(target):
+            with report_disk_full(target):
                 shutil.copyfile(path, target)

@@ -37,7 +37,7 @@ from recbole_qbert.training.run_identity import LOCK
 
 
 @dataclass(frozen=True)
-class Job:
+class TrialJob:
     """What every trial's process is told.
 
     Attributes:
@@ -55,7 +55,7 @@ class Job:
     gpu: bool
 
 
-def run_trial(job: Job, number: int, report: Callable[[Report], None]) -> None:
+def run_trial(job: TrialJob, number: int, report: Callable[[Report], None]) -> None:
     """Train trial `number`, to its end or until `report` never returns.
 
     What the user's settings cause is written to `fault.json` and is no failure of the process, so
@@ -74,7 +74,7 @@ def run_trial(job: Job, number: int, report: Callable[[Report], None]) -> None:
             write_json(folder / FAULT, {"fault": str(error)})
 
 
-def check_sight(job: Job) -> None:
+def check_sight(job: TrialJob) -> None:
     """This machine sees the very folder of the experiment, and the data.
 
     Raises:
@@ -97,7 +97,7 @@ def check_sight(job: Job) -> None:
         )
 
 
-def train_trial(job: Job, number: int, report: Callable[[Report], None]) -> None:
+def train_trial(job: TrialJob, number: int, report: Callable[[Report], None]) -> None:
     """The training itself; its settings are those of `trial.yaml`, its inputs the experiment's."""
     folder = trial_folder(job.folder, number)
     torch.set_num_threads(job.n_threads)

@@ -5,7 +5,7 @@ K levels, N items (row 0 is padding), D hidden, T = `tokens_per_item`.
 Calling a representation gives its item matrix [N, T * D], tied between input and output: an
 item's row, cut into T vectors, is what the encoder reads, and the score of every item is the dot
 product of its row with a masked position's T hidden vectors side by side. For `compose` and
-`flatten` that is the sum of K code logits, so the ranking over the catalogue is exact in each case.
+`flatten` that is the sum of K code logits, so the ranking over the catalog is exact in each case.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class ItemRepresentation(nn.Module):
         return hidden.new_zeros(())
 
 
-class WordItems(ItemRepresentation):
+class ItemRows(ItemRepresentation):
     """One tied row an item (what Table 6 of the paper implies).
 
     With `item_codes` the rows start as the sum of one random vector for each code, so that items
@@ -116,15 +116,15 @@ class CodeItems(ItemRepresentation):
         return [score(token, table) for token, table in zip(tokens, tables, strict=True)]
 
 
-class ComposeItems(CodeItems):
-    """Item vector = sum over levels of code vectors; size independent of the catalogue."""
+class SumOfCodes(CodeItems):
+    """Item vector = sum over levels of code vectors; size independent of the catalog."""
 
     def forward(self, rows: Tensor | None = None) -> Tensor:
         codes, weights = self.codes_and_weights(rows)
         return F.embedding_bag(codes, self.table.weight, mode="sum", per_sample_weights=weights)
 
 
-class HybridItems(ComposeItems):
+class CodesPlusRow(SumOfCodes):
     """Item vector = sum of code vectors + a row of the item's own, which starts at 0.
 
     What items share is learnt by their codes, what sets an item apart from others of like content
@@ -185,19 +185,19 @@ def build_representation(
         word_init: `codes` or `random`.
         init: standard deviation of a new item vector's elements.
         code_dropout: of `compose`, `hybrid` and `flatten`, see `CodeItems`.
-        row_dropout: of `hybrid`, see `HybridItems`.
+        row_dropout: of `hybrid`, see `CodesPlusRow`.
     """
     if name == "id" or (name == "word" and word_init == "random"):
-        return WordItems(n_items, hidden_size, None, init)
+        return ItemRows(n_items, hidden_size, None, init)
     if item_codes is None:
         raise ValueError(f"item_representation {name} needs item codes")
     if name == "word":
-        return WordItems(n_items, hidden_size, item_codes, init)
+        return ItemRows(n_items, hidden_size, item_codes, init)
     if name in ("compose", "hybrid"):
         # The sum of K independent vectors then has the elements' deviation `init`.
         code_init = init / item_codes.size(1) ** 0.5
         shape = (hidden_size, item_codes, codebook_sizes, code_init, code_dropout)
-        return ComposeItems(*shape) if name == "compose" else HybridItems(*shape, row_dropout)
+        return SumOfCodes(*shape) if name == "compose" else CodesPlusRow(*shape, row_dropout)
     if name == "flatten":
         return FlattenItems(hidden_size, item_codes, codebook_sizes, init, code_dropout)
     raise ValueError(f"item_representation {name!r} is none of {', '.join(REPRESENTATIONS)}")

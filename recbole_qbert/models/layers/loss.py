@@ -2,7 +2,7 @@
 
 M masked positions, N items (column 0 is padding), E items that a row leaves out, D hidden.
 
-A catalogue of scores is by far the largest thing that a step touches, so all work in place and
+A catalog of scores is by far the largest thing that a step touches, so all work in place and
 the losses have their gradients written out: as few passes over [M, N] as there can be.
 """
 

@@ -71,7 +71,7 @@ def random_mask(
 
 
 def span_mask(lengths: Tensor, max_length: int, ratio: float, generator: torch.Generator) -> Tensor:
-    """One run of `n_masked` neighbouring items, its start drawn uniformly."""
+    """One run of `n_masked` neighboring items, its start drawn uniformly."""
     size = n_masked(lengths, ratio)
     start = _randint(lengths - size + 1, generator)
     return _run(start, size, max_length)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.reports.inspection.catalogue import Catalogue, Group, open_catalogue
-from recbole_qbert.reports.inspection.neighbours import (
+from recbole_qbert.reports.inspection.catalog import Catalog, ItemGroup, open_catalog
+from recbole_qbert.reports.inspection.neighbors import (
     Agreement,
-    Example,
+    NeighborExample,
     agreement,
     choose_examples,
     example,
@@ -35,7 +35,7 @@ class Facts:
     """What `inspect` found; N items, K levels.
 
     Attributes:
-        catalogue: the items in the order of their codes, with titles and categories.
+        catalog: the items in the order of their codes, with titles and categories.
         build: what the sidecar says of the making; None without one.
         usage: K rows.
         depths: K rows, the groups that share 1 to K codes.
@@ -46,14 +46,14 @@ class Facts:
         purity: None without categories.
     """
 
-    catalogue: Catalogue
+    catalog: Catalog
     build: BuildReport | None
     usage: tuple[LevelUsage, ...]
     depths: tuple[DepthGroups, ...]
-    selected: Group | None
-    groups: tuple[Group, ...]
+    selected: ItemGroup | None
+    groups: tuple[ItemGroup, ...]
     agreements: tuple[Agreement, ...]
-    examples: tuple[Example, ...]
+    examples: tuple[NeighborExample, ...]
     purity: Purity | None
 
 
@@ -78,20 +78,20 @@ def gather_facts(
     """
     if n_examples < 1:
         raise InputError(f"n_examples is {n_examples}; it must be at least 1")
-    catalogue = open_catalogue(semid_path, item_path, title_field, category_field, category_part)
-    selected = None if prefix is None else catalogue.find(prefix)
-    given = catalogue.rows_of(example_items)
-    spaces = [open_space(name, path, catalogue) for name, path in (embeddings or {}).items()]
-    rows = given or choose_examples(catalogue, spaces, selected, n_examples)
-    largest = largest_groups(catalogue.groups(1), n_examples)
+    catalog = open_catalog(semid_path, item_path, title_field, category_field, category_part)
+    selected = None if prefix is None else catalog.find(prefix)
+    given = catalog.rows_of(example_items)
+    spaces = [open_space(name, path, catalog) for name, path in (embeddings or {}).items()]
+    rows = given or choose_examples(catalog, spaces, selected, n_examples)
+    largest = largest_groups(catalog.groups(1), n_examples)
     return Facts(
-        catalogue=catalogue,
+        catalog=catalog,
         build=build_report(semid_path),
-        usage=level_usage(catalogue),
-        depths=depth_groups(catalogue),
+        usage=level_usage(catalog),
+        depths=depth_groups(catalog),
         selected=selected,
         groups=(selected,) if selected else tuple(largest),
-        agreements=tuple(agreement(space, catalogue, SEED) for space in spaces),
-        examples=tuple(example(catalogue, spaces, row) for row in rows),
-        purity=purity(catalogue, SEED),
+        agreements=tuple(agreement(space, catalog, SEED) for space in spaces),
+        examples=tuple(example(catalog, spaces, row) for row in rows),
+        purity=purity(catalog, SEED),
     )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from html import escape
 
-from recbole_qbert.reports import html as webpage
+from recbole_qbert.reports import webpage
 from recbole_qbert.reports.inspection import figures, sheets, treemap
 from recbole_qbert.reports.inspection.facts import Facts
-from recbole_qbert.reports.inspection.neighbours import Example, Neighbour
+from recbole_qbert.reports.inspection.neighbors import Neighbor, NeighborExample
 from recbole_qbert.reports.inspection.pictures import Pictures
 from recbole_qbert.reports.inspection.tree import Branch, Limits, branch
 
@@ -28,8 +28,8 @@ def render_page(facts: Facts, pictures: Pictures | None) -> str:
         for key, title in SECTIONS.items()
     )
     links = "".join(f'<a href="#{key}">{title}</a>' for key, title in SECTIONS.items())
-    header = f"<h1>{escape(facts.catalogue.name)}</h1>{summary(facts)}<nav>{links}</nav>"
-    return webpage.page(f"{facts.catalogue.name}: semantic IDs", header, main)
+    header = f"<h1>{escape(facts.catalog.name)}</h1>{summary(facts)}<nav>{links}</nav>"
+    return webpage.page(f"{facts.catalog.name}: semantic IDs", header, main)
 
 
 def summary(facts: Facts) -> str:
@@ -71,22 +71,22 @@ def _tree(facts: Facts) -> str:
             f"{n_left_out:,} of the smallest boxes are left out, so that some boxes are not full. "
             "Name a prefix to see all below it."
         )
-    figure = treemap.tree_figure(data, facts.catalogue.categories is not None)
+    figure = treemap.tree_figure(data, facts.catalog.categories is not None)
     chart = webpage.figure(figure, treemap.FIGURE)
     return webpage.paragraphs(lines) + chart + treemap.tree_script(data)
 
 
 def _groups(facts: Facts, pictures: Pictures | None) -> str:
-    catalogue, selected = facts.catalogue, facts.selected
+    catalog, selected = facts.catalog, facts.selected
     if selected:
-        limits = Limits(children=20, rows=24, depth=min(catalogue.n_levels, selected.depth + 2))
+        limits = Limits(children=20, rows=24, depth=min(catalog.n_levels, selected.depth + 2))
     else:
         limits = Limits(children=4, rows=6, depth=2)
     line = (
         f"{sheets.groups_title(facts)}. From a group that is too large to show, items are drawn "
         "evenly."
     )
-    shown = [branch(catalogue, group, limits) for group in facts.groups]
+    shown = [branch(catalog, group, limits) for group in facts.groups]
     body = "".join(_branch(facts, one, pictures, 0) for one in shown)
     return webpage.paragraphs([line]) + _picture_notes(pictures) + body
 
@@ -116,7 +116,7 @@ def _purity(facts: Facts) -> str:
 
 def _branch(facts: Facts, shown: Branch, pictures: Pictures | None, parent_depth: int) -> str:
     group = shown.group
-    codes = facts.catalogue.codes_text(group.start, parent_depth, group.depth)
+    codes = facts.catalog.codes_text(group.start, parent_depth, group.depth)
     count = f"{group.size:,} item{'' if group.size == 1 else 's'}"
     children = "".join(_branch(facts, one, pictures, group.depth) for one in shown.children)
     cards = "".join(_card(facts, row, pictures, group.depth) for row in shown.rows)
@@ -131,28 +131,28 @@ def _card(facts: Facts, row: int, pictures: Pictures | None, depth: int) -> str:
     """An item with the codes below its group."""
     return (
         f'<div class="card">{_picture(facts, row, pictures)}'
-        f"<span>{escape(facts.catalogue.title(row))}</span>"
-        f"<code>{escape(facts.catalogue.codes_text(row, depth))}</code></div>"
+        f"<span>{escape(facts.catalog.title(row))}</span>"
+        f"<code>{escape(facts.catalog.codes_text(row, depth))}</code></div>"
     )
 
 
-def _example(facts: Facts, example: Example, pictures: Pictures | None) -> str:
-    catalogue = facts.catalogue
-    columns = {"by code": _neighbours(facts, example.by_code, pictures)}
+def _example(facts: Facts, example: NeighborExample, pictures: Pictures | None) -> str:
+    catalog = facts.catalog
+    columns = {"by code": _neighbors(facts, example.by_code, pictures)}
     for name, nearest in example.by_embedding.items():
-        columns[f"by {name}"] = _neighbours(facts, nearest, pictures)
+        columns[f"by {name}"] = _neighbors(facts, nearest, pictures)
     lists = "".join(f"<div><h5>{escape(name)}</h5>{body}</div>" for name, body in columns.items())
     return (
         f'<div class="example"><div class="asked">{_picture(facts, example.row, pictures)}'
-        f"<div><h4>{escape(catalogue.title(example.row))}</h4>"
-        f"<code>{escape(catalogue.codes_text(example.row))}</code>"
+        f"<div><h4>{escape(catalog.title(example.row))}</h4>"
+        f"<code>{escape(catalog.codes_text(example.row))}</code>"
         f"<p>{escape(sheets.sharing_text(facts, example))}</p></div></div>"
         f'<div class="columns">{lists}</div></div>'
     )
 
 
-def _neighbours(
-    facts: Facts, nearest: tuple[Neighbour, ...] | None, pictures: Pictures | None
+def _neighbors(
+    facts: Facts, nearest: tuple[Neighbor, ...] | None, pictures: Pictures | None
 ) -> str:
     if nearest is None:
         return '<p class="more">it has no embedding</p>'
@@ -160,22 +160,22 @@ def _neighbours(
         return '<p class="more">none shares its first code</p>'
     return "".join(
         f'<div class="near">{_picture(facts, near.row, pictures)}<div>'
-        f"<span>{escape(facts.catalogue.title(near.row))}</span>"
+        f"<span>{escape(facts.catalog.title(near.row))}</span>"
         f"<code>{escape(_nearness(facts, near))}</code></div></div>"
         for near in nearest
     )
 
 
-def _nearness(facts: Facts, near: Neighbour) -> str:
+def _nearness(facts: Facts, near: Neighbor) -> str:
     cosine = "" if near.cosine is None else f"cosine {near.cosine:.2f}, "
-    return f"{cosine}{near.shared} of {facts.catalogue.n_levels} codes"
+    return f"{cosine}{near.shared} of {facts.catalog.n_levels} codes"
 
 
 def _picture(facts: Facts, row: int, pictures: Pictures | None) -> str:
     """The item's picture, an empty frame where it has none, nothing where no folder was given."""
     if pictures is None:
         return ""
-    return webpage.thumbnail(pictures.uri(facts.catalogue.items[row]))
+    return webpage.thumbnail(pictures.uri(facts.catalog.items[row]))
 
 
 def _picture_notes(pictures: Pictures | None) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from recbole_qbert.common.errors import InputError, preview
-from recbole_qbert.reports.inspection.catalogue import Catalogue
+from recbole_qbert.reports.inspection.catalog import Catalog
 
 HEIGHT = 64  # pixels
 _WIDEST = 128
@@ -22,12 +22,12 @@ class Pictures:
     """The pictures `<item_id>.<ext>` of a folder.
 
     Attributes:
-        n_items: items of the catalogue that have a file.
+        n_items: items of the catalog that have a file.
         shown: how many distinct pictures were asked for and could be read.
         unreadable: file names of those that could not, in the order met.
     """
 
-    def __init__(self, folder: str | Path, catalogue: Catalogue) -> None:
+    def __init__(self, folder: str | Path, catalog: Catalog) -> None:
         """List the folder.
 
         Raises:
@@ -46,14 +46,14 @@ class Pictures:
             if extension.lower() in _EXTENSIONS:
                 self._paths.setdefault(item, path)
         self.folder = folder
-        self.n_items = sum(item in self._paths for item in catalogue.items)
+        self.n_items = sum(item in self._paths for item in catalog.items)
         if not self.n_items:
             raise InputError(
-                f"{folder}: no picture of any item of {catalogue.name} "
-                f"({catalogue.items[0]}.jpg, say); give a folder of <item_id>.<ext>, with ext one "
+                f"{folder}: no picture of any item of {catalog.name} "
+                f"({catalog.items[0]}.jpg, say); give a folder of <item_id>.<ext>, with ext one "
                 f"of {preview([extension[1:] for extension in _EXTENSIONS])}"
             )
-        self._n_catalogue = catalogue.n_items
+        self._n_catalog = catalog.n_items
         self._made: dict[str, str | None] = {}
         self.unreadable: list[str] = []
 
@@ -74,7 +74,7 @@ class Pictures:
 
     def summary(self, has_page: bool) -> str:
         """What there is and what was shown, in a line."""
-        line = f"Pictures: {self.n_items:,} of {self._n_catalogue:,} items have a file"
+        line = f"Pictures: {self.n_items:,} of {self._n_catalog:,} items have a file"
         if not has_page:
             return f"{line}; they are shown in the page only (--html=report.html)"
         line += f"; {self.shown:,} are on the page"

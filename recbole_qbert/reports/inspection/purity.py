@@ -1,6 +1,6 @@
 """How far the codes follow a category: purity and mutual information, beside chance.
 
-Purity of groups is the share of items whose category is the commonest of their group. Normalised
+Purity of groups is the share of items whose category is the commonest of their group. Normalized
 mutual information is I(group; category) over the mean of both entropies (Strehl & Ghosh 2002, with
 the arithmetic mean). Both grow with the number of groups, so each stands beside its mean over
 random permutations of the categories.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recbole_qbert.data.codec import IntArray, level_letters
-from recbole_qbert.reports.inspection.catalogue import Catalogue
+from recbole_qbert.reports.inspection.catalog import Catalog
 
 N_PERMUTATIONS = 20
 
@@ -66,22 +66,22 @@ class Purity:
     levels: tuple[GroupPurity, ...]
 
 
-def purity(catalogue: Catalogue, seed: int, n_permutations: int = N_PERMUTATIONS) -> Purity | None:
+def purity(catalog: Catalog, seed: int, n_permutations: int = N_PERMUTATIONS) -> Purity | None:
     """Purity of the prefix groups of each depth and of each level; None without any category."""
-    texts = np.array(catalogue.categories or (), dtype=object)
+    texts = np.array(catalog.categories or (), dtype=object)
     rows = np.flatnonzero(texts != "")
     if not len(rows):
         return None
     names, categories = np.unique(texts[rows].astype(str), return_inverse=True)
-    codes = catalogue.codes[rows]
+    codes = catalog.codes[rows]
     counts = np.bincount(categories)
-    letters = [level_letters(level) for level in range(catalogue.n_levels)]
+    letters = [level_letters(level) for level in range(catalog.n_levels)]
 
     prefixes = {
         " ".join(letters[:depth]): np.unique(codes[:, :depth], axis=0, return_inverse=True)[1]
-        for depth in range(1, catalogue.n_levels + 1)
+        for depth in range(1, catalog.n_levels + 1)
     }
-    levels = {f"{letters[level]} alone": codes[:, level] for level in range(1, catalogue.n_levels)}
+    levels = {f"{letters[level]} alone": codes[:, level] for level in range(1, catalog.n_levels)}
     by_prefix, by_level = (
         tuple(
             group_purity(name, groups, categories, seed, n_permutations)
@@ -90,9 +90,9 @@ def purity(catalogue: Catalogue, seed: int, n_permutations: int = N_PERMUTATIONS
         for groupings in (prefixes, levels)
     )
     return Purity(
-        label=catalogue.category_label,
+        label=catalog.category_label,
         n_items=len(rows),
-        n_without=catalogue.n_items - len(rows),
+        n_without=catalog.n_items - len(rows),
         n_categories=len(names),
         largest=str(names[counts.argmax()]),
         largest_share=float(counts.max() / len(rows)),
@@ -131,7 +131,7 @@ def group_purity(
 
 
 def _scores(groups: IntArray, categories: IntArray) -> tuple[float, float]:
-    """Purity and normalised mutual information of n items, both numbered from 0 without gaps."""
+    """Purity and normalized mutual information of n items, both numbered from 0 without gaps."""
     n, width = len(groups), int(categories.max()) + 1
     cells, counts = np.unique(groups * width + categories, return_counts=True)
     # The cells are sorted, so those of a group stand together.

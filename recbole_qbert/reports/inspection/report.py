@@ -29,7 +29,7 @@ def inspect(
     n_examples: int = 5,
     console: Console,
 ) -> Facts:
-    """Report on the codes of a semantic-ID file: usage, tree, neighbours, purity.
+    """Report on the codes of a semantic-ID file: usage, tree, neighbors, purity.
 
     Args:
         semid_path: the `.semid` file; its sidecar tells of collisions.
@@ -62,13 +62,13 @@ def inspect(
         example_items=example_items,
         n_examples=n_examples,
     )
-    pictures = None if images is None else Pictures(images, facts.catalogue)
+    pictures = None if images is None else Pictures(images, facts.catalog)
     print_report(facts, console)
     if html_path is not None:
-        from recbole_qbert.reports.html import write_page
         from recbole_qbert.reports.inspection.html import (
             render_page,  # Plotly takes a second to import
         )
+        from recbole_qbert.reports.webpage import write_page
 
         size = write_page(html_path, render_page(facts, pictures))
         console.print(Text(f"\nPage written to {html_path} ({size / 1e6:.1f} MB)"))

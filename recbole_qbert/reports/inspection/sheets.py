@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from recbole_qbert.common.errors import preview
-from recbole_qbert.reports.inspection.catalogue import Catalogue, printable
+from recbole_qbert.reports.inspection.catalog import Catalog, printable
 from recbole_qbert.reports.inspection.facts import Facts
-from recbole_qbert.reports.inspection.neighbours import Example, Neighbour
+from recbole_qbert.reports.inspection.neighbors import Neighbor, NeighborExample
 from recbole_qbert.reports.inspection.purity import GroupPurity
 from recbole_qbert.reports.inspection.usage import bucket_labels
 
@@ -20,7 +20,7 @@ NO_SIDECAR = (
     "The files that this package makes have one."
 )
 NO_EMBEDDINGS = (
-    "No embeddings, so neighbours are by code only: give the vectors that the IDs were made from "
+    "No embeddings, so neighbors are by code only: give the vectors that the IDs were made from "
     "(--embeddings=text=X.text.npz,image=X.image.npz)."
 )
 NO_CATEGORIES = (
@@ -44,27 +44,27 @@ class Sheet:
 
 def headline(facts: Facts) -> str:
     """Counts of the file in a line."""
-    catalogue = facts.catalogue
-    sizes = " x ".join(map(str, catalogue.codebook_sizes))
-    return f"{catalogue.n_items:,} items, {catalogue.n_levels} levels, codebooks {sizes}"
+    catalog = facts.catalog
+    sizes = " x ".join(map(str, catalog.codebook_sizes))
+    return f"{catalog.n_items:,} items, {catalog.n_levels} levels, codebooks {sizes}"
 
 
 def coverage_lines(facts: Facts) -> list[str]:
     """How many items have a title, a category and each embedding; or how to give titles."""
-    catalogue, lines = facts.catalogue, []
-    counted = [("a title", catalogue.titles), ("a category", catalogue.categories)]
+    catalog, lines = facts.catalog, []
+    counted = [("a title", catalog.titles), ("a category", catalog.categories)]
     for what, texts in counted:
         if texts is not None:
-            lines.append(_of(sum(map(bool, texts)), catalogue, what))
+            lines.append(_of(sum(map(bool, texts)), catalog, what))
     for found in facts.agreements:
-        lines.append(_of(found.n_items, catalogue, f"an embedding '{found.name}'"))
-    if catalogue.without_content:
-        names = preview([printable(item) for item in sorted(catalogue.without_content)])
+        lines.append(_of(found.n_items, catalog, f"an embedding '{found.name}'"))
+    if catalog.without_content:
+        names = preview([printable(item) for item in sorted(catalog.without_content)])
         lines.append(
-            f"{len(catalogue.without_content):,} items have no content; their codes are those of "
+            f"{len(catalog.without_content):,} items have no content; their codes are those of "
             f"the mean vector: {names}"
         )
-    return lines if catalogue.titles is not None else [NO_TITLES, *lines]
+    return lines if catalog.titles is not None else [NO_TITLES, *lines]
 
 
 def usage_sheet(facts: Facts) -> Sheet:
@@ -92,7 +92,7 @@ def groups_sheet(facts: Facts) -> Sheet:
             shared_levels(facts, row.depth),
             f"{row.n_groups:,}",
             f"{row.n_single:,}",
-            f"{row.n_single / facts.catalogue.n_items:.1%}",
+            f"{row.n_single / facts.catalog.n_items:.1%}",
             f"{row.mean_others:,.2f}",
             f"{row.largest:,}",
         )
@@ -169,19 +169,19 @@ def purity_sheet(facts: Facts) -> Sheet | None:
 def groups_title(facts: Facts) -> str:
     """Which groups are shown."""
     if facts.selected:
-        return f"The items that share {facts.catalogue.prefix(facts.selected)}"
+        return f"The items that share {facts.catalog.prefix(facts.selected)}"
     n = len(facts.groups)
     many = f"{n} largest groups" if n > 1 else "largest group"
     return f"The {many} of items that share one code"
 
 
-def example_title(catalogue: Catalogue, row: int) -> str:
+def example_title(catalog: Catalog, row: int) -> str:
     """An item by title, token and codes."""
-    token = "" if not catalogue.titles else f" [{catalogue.items[row]}]"
-    return f"{catalogue.title(row)}{token}  {catalogue.codes_text(row)}"
+    token = "" if not catalog.titles else f" [{catalog.items[row]}]"
+    return f"{catalog.title(row)}{token}  {catalog.codes_text(row)}"
 
 
-def sharing_text(facts: Facts, found: Example) -> str:
+def sharing_text(facts: Facts, found: NeighborExample) -> str:
     """How many others share how much with an example item, as far as anybody does."""
     parts = [
         f"{level}: {n:,}" for level, n in zip(depth_names(facts), found.n_sharing, strict=True) if n
@@ -191,10 +191,10 @@ def sharing_text(facts: Facts, found: Example) -> str:
     )
 
 
-def neighbour_text(catalogue: Catalogue, near: Neighbour) -> str:
-    """A neighbour in a line: cosine where there is one, shared leading codes, title."""
+def neighbor_text(catalog: Catalog, near: Neighbor) -> str:
+    """A neighbor in a line: cosine where there is one, shared leading codes, title."""
     cosine = "" if near.cosine is None else f"{near.cosine:.2f}  "
-    return f"{cosine}{near.shared}/{catalogue.n_levels}  {catalogue.title(near.row)}"
+    return f"{cosine}{near.shared}/{catalog.n_levels}  {catalog.title(near.row)}"
 
 
 def _at(histogram: tuple[int, ...], place: int) -> str:
@@ -202,13 +202,13 @@ def _at(histogram: tuple[int, ...], place: int) -> str:
     return f"{count:,}" if count else NONE
 
 
-def _of(count: int, catalogue: Catalogue, what: str) -> str:
+def _of(count: int, catalog: Catalog, what: str) -> str:
     verb = "has" if count == 1 else "have"
-    return f"{count:,} of {catalogue.n_items:,} items {verb} {what}"
+    return f"{count:,} of {catalog.n_items:,} items {verb} {what}"
 
 
 def _build_notes(facts: Facts) -> tuple[str, ...]:
-    build, n = facts.build, facts.catalogue.n_items
+    build, n = facts.build, facts.catalog.n_items
     unique = "No two items share the whole tuple."
     if build is None:
         return (unique, NO_SIDECAR)

@@ -9,15 +9,15 @@ from rich.text import Text
 from rich.tree import Tree
 
 from recbole_qbert.reports.inspection import sheets
-from recbole_qbert.reports.inspection.catalogue import Catalogue
+from recbole_qbert.reports.inspection.catalog import Catalog
 from recbole_qbert.reports.inspection.facts import Facts
-from recbole_qbert.reports.inspection.neighbours import Example
+from recbole_qbert.reports.inspection.neighbors import NeighborExample
 from recbole_qbert.reports.inspection.tree import Branch, Limits, branch
 
 
 def print_report(facts: Facts, console: Console) -> None:
     """All sections; those without data say what to give."""
-    console.print(Text(facts.catalogue.name, "bold"), Text(sheets.headline(facts)))
+    console.print(Text(facts.catalog.name, "bold"), Text(sheets.headline(facts)))
     for line in sheets.coverage_lines(facts):
         console.print(Text(line))
     for make in (sheets.usage_sheet, sheets.groups_sheet, sheets.sizes_sheet):
@@ -52,43 +52,41 @@ def _print_sheet(sheet: sheets.Sheet, console: Console) -> None:
 
 
 def _print_tree(facts: Facts, console: Console) -> None:
-    catalogue = facts.catalogue
+    catalog = facts.catalog
     if facts.selected:
-        limits = Limits(children=30, rows=30, depth=catalogue.n_levels)
+        limits = Limits(children=30, rows=30, depth=catalog.n_levels)
     else:
         limits = Limits(children=2, rows=3, depth=2)
     console.print(Text(f"\n{sheets.groups_title(facts)}", "bold"))
     for group in facts.groups:
-        shown = branch(catalogue, group, limits)
-        tree = Tree(_group_label(catalogue, shown, 0))
-        _grow(catalogue, tree, shown)
+        shown = branch(catalog, group, limits)
+        tree = Tree(_group_label(catalog, shown, 0))
+        _grow(catalog, tree, shown)
         console.print(tree, no_wrap=True, overflow="ellipsis")
 
 
-def _grow(catalogue: Catalogue, tree: Tree, shown: Branch) -> None:
+def _grow(catalog: Catalog, tree: Tree, shown: Branch) -> None:
     depth = shown.group.depth
     for child in shown.children:
-        _grow(catalogue, tree.add(_group_label(catalogue, child, depth)), child)
+        _grow(catalog, tree.add(_group_label(catalog, child, depth)), child)
     for row in shown.rows:
-        tree.add(
-            Text.assemble((catalogue.codes_text(row, depth), "dim"), "  ", catalogue.title(row))
-        )
+        tree.add(Text.assemble((catalog.codes_text(row, depth), "dim"), "  ", catalog.title(row)))
     if shown.n_hidden:
         tree.add(Text(f"... {shown.n_hidden:,} more", "dim"))
 
 
-def _group_label(catalogue: Catalogue, shown: Branch, parent_depth: int) -> Text:
-    codes = catalogue.codes_text(shown.group.start, parent_depth, shown.group.depth)
+def _group_label(catalog: Catalog, shown: Branch, parent_depth: int) -> Text:
+    codes = catalog.codes_text(shown.group.start, parent_depth, shown.group.depth)
     plural = "" if shown.group.size == 1 else "s"
     return Text.assemble((codes, "bold cyan"), f"  {shown.group.size:,} item{plural}")
 
 
-def _print_example(facts: Facts, example: Example, console: Console) -> None:
-    catalogue = facts.catalogue
-    by_code = [sheets.neighbour_text(catalogue, near) for near in example.by_code]
+def _print_example(facts: Facts, example: NeighborExample, console: Console) -> None:
+    catalog = facts.catalog
+    by_code = [sheets.neighbor_text(catalog, near) for near in example.by_code]
     columns = {"by code": by_code or ["(none)"]}
     for name, nearest in example.by_embedding.items():
-        texts = [sheets.neighbour_text(catalogue, near) for near in nearest or ()]
+        texts = [sheets.neighbor_text(catalog, near) for near in nearest or ()]
         columns[f"by {name}"] = texts if nearest is not None else ["(it has no embedding)"]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, expand=True)
     for name in columns:
@@ -96,6 +94,6 @@ def _print_example(facts: Facts, example: Example, console: Console) -> None:
     for place in range(max(map(len, columns.values()))):
         cells = [texts[place] if place < len(texts) else "" for texts in columns.values()]
         table.add_row(*map(Text, cells))
-    console.print(Text(sheets.example_title(catalogue, example.row), "bold cyan"))
+    console.print(Text(sheets.example_title(catalog, example.row), "bold cyan"))
     console.print(Text(sheets.sharing_text(facts, example)))
     console.print(table)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from recbole_qbert.reports.inspection.catalogue import Catalogue, Group
+from recbole_qbert.reports.inspection.catalog import Catalog, ItemGroup
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class Branch:
         n_hidden: items that are in neither.
     """
 
-    group: Group
+    group: ItemGroup
     children: tuple[Branch, ...]
     rows: tuple[int, ...]
     n_hidden: int
 
 
-def largest_groups(groups: list[Group], n: int) -> list[Group]:
+def largest_groups(groups: list[ItemGroup], n: int) -> list[ItemGroup]:
     """The n largest, the largest first, equal ones in the order of their codes."""
     return sorted(groups, key=lambda group: (-group.size, group.start))[:n]
 
@@ -51,15 +51,15 @@ def spread(rows: range | list[int], n: int) -> list[int]:
     return [rows[(2 * place + 1) * len(rows) // (2 * n)] for place in range(n)]
 
 
-def branch(catalogue: Catalogue, group: Group, limits: Limits) -> Branch:
+def branch(catalog: Catalog, group: ItemGroup, limits: Limits) -> Branch:
     """The shown part of the tree below a group."""
-    if group.depth >= min(limits.depth, catalogue.n_levels):
+    if group.depth >= min(limits.depth, catalog.n_levels):
         rows = spread(range(group.start, group.end), limits.rows)
         return Branch(group, (), tuple(rows), group.size - len(rows))
-    subgroups = catalogue.subgroups(group)
+    subgroups = catalog.subgroups(group)
     shared = [subgroup for subgroup in subgroups if subgroup.size > 1]
     children = [
-        branch(catalogue, _narrow(catalogue, child, limits.depth), limits)
+        branch(catalog, _narrow(catalog, child, limits.depth), limits)
         for child in largest_groups(shared, limits.children)
     ]
     rows = spread([one.start for one in subgroups if one.size == 1], limits.rows)
@@ -67,11 +67,11 @@ def branch(catalogue: Catalogue, group: Group, limits: Limits) -> Branch:
     return Branch(group, tuple(children), tuple(rows), n_hidden)
 
 
-def _narrow(catalogue: Catalogue, group: Group, most: int) -> Group:
+def _narrow(catalog: Catalog, group: ItemGroup, most: int) -> ItemGroup:
     """The same items with as many shared codes as they have, up to `most`: no chains of one."""
-    first, last = catalogue.codes[[group.start, group.end - 1]].tolist()
+    first, last = catalog.codes[[group.start, group.end - 1]].tolist()
     depth = group.depth
     # The rows are sorted, so what the first and the last share, all share.
     while depth < most and first[depth] == last[depth]:
         depth += 1
-    return Group(depth, group.start, group.end)
+    return ItemGroup(depth, group.start, group.end)

@@ -12,17 +12,17 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from recbole_qbert.reports.html import chart_text, styled
-from recbole_qbert.reports.inspection.catalogue import Catalogue, Group
+from recbole_qbert.reports.inspection.catalog import Catalog, ItemGroup
 from recbole_qbert.reports.inspection.facts import Facts
 from recbole_qbert.reports.inspection.tree import largest_groups, spread
+from recbole_qbert.reports.webpage import chart_text, styled
 
 MAX_BOXES = 20_000  # in all, some 3 MB of page
 MAX_CHILDREN = 1_000  # of a box
 _DEPTH = 3
 _HOVER_TITLES = 6
 _HOVER_WIDTH = 70
-_ROOT_COLOUR = "#c9ced6"
+_ROOT_COLOR = "#c9ced6"
 _TINTS = ("#cfe0f0", "#f5ddc4", "#d2e8d8", "#ecd6e5", "#e6e0d2", "#d3ecf0", "#f3d5d2", "#dcdcea")
 _SCALE = [[0.0, "#f1ede6"], [0.5, "#9dc3d4"], [1.0, "#2f6690"]]
 FIGURE = "tree-figure"
@@ -42,7 +42,7 @@ _SCRIPT = """
       ids: [shown.map(String)],
       parents: [shown.map(one => one ? String(tree.parents[one]) : "")],
       labels: pick("labels"), values: pick("values"), hovertext: pick("hovertext"),
-      "marker.colors": pick("colours"), level: String(place),
+      "marker.colors": pick("colors"), level: String(place),
     });
     return false;
   });
@@ -55,33 +55,33 @@ def tree_data(facts: Facts) -> tuple[dict[str, list[Any]], int]:
 
     Returns:
         lists of equal length, the first entry of the root: `parents` (places in the lists, -1 for
-        the root), `labels`, `values` (items), `hovertext` and `colours` (shares of the commonest
-        category, or colours where there are no categories); and the number left out.
+        the root), `labels`, `values` (items), `hovertext` and `colors` (shares of the commonest
+        category, or colors where there are no categories); and the number left out.
     """
-    catalogue = facts.catalogue
-    root = facts.selected or Group(0, 0, catalogue.n_items)
-    boxes, n_left_out = _boxes(catalogue, root)
+    catalog = facts.catalog
+    root = facts.selected or ItemGroup(0, 0, catalog.n_items)
+    boxes, n_left_out = _boxes(catalog, root)
     places = {box: place for place, (box, _) in enumerate(boxes)}
-    common = [_commonest(catalogue, box) for box, _ in boxes]
+    common = [_commonest(catalog, box) for box, _ in boxes]
     data: dict[str, list[Any]] = {
         "parents": [-1 if parent is None else places[parent] for _, parent in boxes],
-        "labels": [_label(catalogue, box, parent) for box, parent in boxes],
+        "labels": [_label(catalog, box, parent) for box, parent in boxes],
         "values": [box.size for box, _ in boxes],
         "hovertext": [
-            _hover(catalogue, box, share) for (box, _), share in zip(boxes, common, strict=True)
+            _hover(catalog, box, share) for (box, _), share in zip(boxes, common, strict=True)
         ],
     }
-    if catalogue.categories is None:
-        # A tint of a box's first code below the root: it only tells neighbours apart.
-        firsts = [catalogue.codes[box.start, root.depth] for box, _ in boxes[1:]]
-        data["colours"] = [_ROOT_COLOUR, *(_TINTS[code % len(_TINTS)] for code in firsts)]
+    if catalog.categories is None:
+        # A tint of a box's first code below the root: it only tells neighbors apart.
+        firsts = [catalog.codes[box.start, root.depth] for box, _ in boxes[1:]]
+        data["colors"] = [_ROOT_COLOR, *(_TINTS[code % len(_TINTS)] for code in firsts)]
     else:
-        data["colours"] = [round(share[1], 3) if share else 0.0 for share in common]
+        data["colors"] = [round(share[1], 3) if share else 0.0 for share in common]
     return data, n_left_out
 
 
 def tree_figure(data: dict[str, list[Any]], by_category: bool) -> go.Figure:
-    """The root and the boxes right below it; `by_category` says that `colours` are shares."""
+    """The root and the boxes right below it; `by_category` says that `colors` are shares."""
     shown = [place for place, parent in enumerate(data["parents"]) if parent < 1]
     treemap = go.Treemap(
         ids=[str(place) for place in shown],
@@ -95,7 +95,7 @@ def tree_figure(data: dict[str, list[Any]], by_category: bool) -> go.Figure:
         tiling={"packing": "squarify", "pad": 2},
         pathbar={"thickness": 24},
         marker={
-            "colors": [data["colours"][place] for place in shown],
+            "colors": [data["colors"][place] for place in shown],
             "line": {"width": 1, "color": "white"},
             "pad": {"t": 22, "l": 3, "r": 3, "b": 3},
         },
@@ -122,15 +122,17 @@ def tree_script(data: dict[str, list[Any]]) -> str:
     return f"<script>{script}</script>"
 
 
-def _boxes(catalogue: Catalogue, root: Group) -> tuple[list[tuple[Group, Group | None]], int]:
+def _boxes(
+    catalog: Catalog, root: ItemGroup
+) -> tuple[list[tuple[ItemGroup, ItemGroup | None]], int]:
     """Groups with the shown group above each, the root first; and how many do not fit."""
-    boxes: list[tuple[Group, Group | None]] = [(root, None)]
+    boxes: list[tuple[ItemGroup, ItemGroup | None]] = [(root, None)]
     parents, n_left_out = [root], 0
-    for _ in range(min(_DEPTH, catalogue.n_levels - root.depth)):
-        above: dict[Group, Group] = {}
+    for _ in range(min(_DEPTH, catalog.n_levels - root.depth)):
+        above: dict[ItemGroup, ItemGroup] = {}
         for parent in parents:
             if parent.size > 1:
-                below = catalogue.subgroups(parent)
+                below = catalog.subgroups(parent)
                 above |= dict.fromkeys(largest_groups(below, MAX_CHILDREN), parent)
                 n_left_out += max(0, len(below) - MAX_CHILDREN)
         parents = largest_groups(list(above), MAX_BOXES - len(boxes))
@@ -139,32 +141,32 @@ def _boxes(catalogue: Catalogue, root: Group) -> tuple[list[tuple[Group, Group |
     return boxes, n_left_out
 
 
-def _label(catalogue: Catalogue, box: Group, parent: Group | None) -> str:
+def _label(catalog: Catalog, box: ItemGroup, parent: ItemGroup | None) -> str:
     if parent is None:
-        return catalogue.prefix(box)
-    codes = catalogue.codes_text(box.start, parent.depth, box.depth)
+        return catalog.prefix(box)
+    codes = catalog.codes_text(box.start, parent.depth, box.depth)
     if box.size > 1:
         return f"{codes}  ({box.size:,})"
-    return f"{codes}<br>{_short(catalogue.title(box.start))}"
+    return f"{codes}<br>{_short(catalog.title(box.start))}"
 
 
-def _hover(catalogue: Catalogue, box: Group, common: tuple[str, float] | None) -> str:
-    lines = [f"<b>{catalogue.prefix(box)}</b>"]
+def _hover(catalog: Catalog, box: ItemGroup, common: tuple[str, float] | None) -> str:
+    lines = [f"<b>{catalog.prefix(box)}</b>"]
     if box.size > 1:
         lines[0] += f"  {box.size:,} items"
     if common:
         share = f"  {common[1]:.0%}" if box.size > 1 else ""
         lines.append(f"<i>{_short(common[0])}</i>{share}")
     rows = spread(range(box.start, box.end), _HOVER_TITLES)
-    lines += [_short(catalogue.title(row)) for row in rows]
+    lines += [_short(catalog.title(row)) for row in rows]
     if box.size > len(rows):
         lines.append(f"... {box.size - len(rows):,} more")
     return "<br>".join(lines)
 
 
-def _commonest(catalogue: Catalogue, box: Group) -> tuple[str, float] | None:
+def _commonest(catalog: Catalog, box: ItemGroup) -> tuple[str, float] | None:
     """The commonest category of a group and its share of the items that have one."""
-    names = [name for name in (catalogue.categories or ())[box.start : box.end] if name]
+    names = [name for name in (catalog.categories or ())[box.start : box.end] if name]
     if not names:
         return None
     # The first in the alphabet among equals.

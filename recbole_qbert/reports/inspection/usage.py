@@ -11,7 +11,7 @@ import numpy as np
 
 from recbole_qbert.common.files import read_json, sidecar_path
 from recbole_qbert.data.codec import level_letters
-from recbole_qbert.reports.inspection.catalogue import Catalogue
+from recbole_qbert.reports.inspection.catalog import Catalog
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ class BuildReport:
     extra_level: str | None
 
 
-def level_usage(catalogue: Catalogue) -> tuple[LevelUsage, ...]:
+def level_usage(catalog: Catalog) -> tuple[LevelUsage, ...]:
     """Usage of each of the K levels."""
     rows = []
-    for level, size in enumerate(catalogue.codebook_sizes):
-        counts = np.bincount(catalogue.codes[:, level])
+    for level, size in enumerate(catalog.codebook_sizes):
+        counts = np.bincount(catalog.codes[:, level])
         shares = counts[counts > 0] / counts.sum()
         perplexity = float(np.exp(-(shares * np.log(shares)).sum()))
         top, letters = int(counts.argmax()), level_letters(level)
@@ -81,11 +81,11 @@ def level_usage(catalogue: Catalogue) -> tuple[LevelUsage, ...]:
     return tuple(rows)
 
 
-def depth_groups(catalogue: Catalogue) -> tuple[DepthGroups, ...]:
+def depth_groups(catalog: Catalog) -> tuple[DepthGroups, ...]:
     """The groups of each depth 1 to K."""
     rows = []
-    for depth in range(1, catalogue.n_levels + 1):
-        sizes = np.diff(catalogue.bounds(depth))
+    for depth in range(1, catalog.n_levels + 1):
+        sizes = np.diff(catalog.bounds(depth))
         edges = 2 ** np.arange(int(sizes.max()).bit_length() + 1)
         histogram = np.trim_zeros(np.bincount(np.searchsorted(edges, sizes)), "b")
         rows.append(
@@ -94,7 +94,7 @@ def depth_groups(catalogue: Catalogue) -> tuple[DepthGroups, ...]:
                 n_groups=len(sizes),
                 n_single=int((sizes == 1).sum()),
                 largest=int(sizes.max()),
-                mean_others=float((sizes**2).sum() / catalogue.n_items - 1),
+                mean_others=float((sizes**2).sum() / catalog.n_items - 1),
                 histogram=tuple(histogram.tolist()),
             )
         )

@@ -1,4 +1,4 @@
-"""Whether fused vectors keep the neighbourhoods of what went into them."""
+"""Whether fused vectors keep the neighborhoods of what went into them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from recbole_qbert.common.nearest import nearest_items, overlap, unit_rows
 
 _K = 10
-_SAMPLE = 2000  # items whose neighbours are compared, evenly spaced over the catalogue
+_SAMPLE = 2000  # items whose neighbors are compared, evenly spaced over the catalog
 
 
 def agreement_report(

@@ -60,7 +60,7 @@ def cooccurrence_vectors(counts: sp.csr_matrix, n_components: int, seed: int) ->
     Args:
         counts: [N, N], symmetric.
         n_components: the most columns.
-        seed: of the randomised SVD.
+        seed: of the randomized SVD.
 
     Returns:
         float32 [N, D']: rows whose elements have a mean square of 1, as a random ID vector has;

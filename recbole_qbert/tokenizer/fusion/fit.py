@@ -23,14 +23,14 @@ from recbole_qbert.tokenizer.fusion.model import CrossModalInjection, InjectionS
 from recbole_qbert.tokenizer.stage_settings import check_values, setting
 from recbole_qbert.training.resume import FitState
 
-NEW_ITEM_QUERIES = ("neighbours", "mean")
-N_NEIGHBOURS = 10
+NEW_ITEM_QUERIES = ("neighbors", "mean")
+N_NEIGHBORS = 10
 _BLOCK = 4096  # items injected at once when nothing is trained
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Optimisation of stage 1; `properties/tokenize.yaml` explains each."""
+    """Optimization of stage 1; `properties/tokenize.yaml` explains each."""
 
     epochs: int = setting("injection.epochs", low=0)
     batch_size: int = setting("injection.batch_size", low=2)
@@ -47,7 +47,7 @@ class Injector:
 
     Attributes:
         model: the trained blocks, projections and queries [N, D].
-        centres: for each modality the mean vector [D_m] of the items it was trained on.
+        centers: for each modality the mean vector [D_m] of the items it was trained on.
         contents: float32 [N, M * D], what `contents_of` gives for those items.
         history: one row an epoch: every loss term.
     """
@@ -55,11 +55,11 @@ class Injector:
     def __init__(
         self,
         model: CrossModalInjection,
-        centres: dict[str, np.ndarray],
+        centers: dict[str, np.ndarray],
         contents: np.ndarray,
         history: list[dict[str, float]],
     ):
-        self.model, self.centres = model.eval(), centres
+        self.model, self.centers = model.eval(), centers
         self.contents, self.history = contents, history
 
     def fuse(self, parts: Parts, queries: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
@@ -73,12 +73,12 @@ class Injector:
             h float32 [n, D] and the depth of each item, int64 [n], from 1 to S.
         """
         query = self.model.query.detach() if queries is None else torch.from_numpy(queries)
-        centred = to_tensors(parts, self.centres)
+        centered = to_tensors(parts, self.centers)
         fused, depths = [], []
         with torch.no_grad():
             for start in range(0, len(query), _BLOCK):
                 block = slice(start, start + _BLOCK)
-                injected = self.model(query[block], take(centred, block), hard=True)
+                injected = self.model(query[block], take(centered, block), hard=True)
                 fused.append(injected.fused)
                 depths.append(injected.depth_probability.argmax(dim=1) + 1)
         return torch.cat(fused).numpy(), torch.cat(depths).numpy()
@@ -88,7 +88,7 @@ class Injector:
 
         Args:
             new: the new items' modalities.
-            how: `neighbours` takes the mean of the queries of the 10 training items whose contents
+            how: `neighbors` takes the mean of the queries of the 10 training items whose contents
                 are nearest by cosine (modalities side by side, projected), or of all of them where
                 the new item has no modality; `mean` that of all.
 
@@ -100,8 +100,8 @@ class Injector:
         mean = trained.mean(axis=0, keepdims=True)
         if how == "mean":
             return np.repeat(mean, n_new, axis=0)
-        found = contents_of(self.model, to_tensors(new, self.centres))
-        rows, _ = nearest_items(self.contents, N_NEIGHBOURS, found)
+        found = contents_of(self.model, to_tensors(new, self.centers))
+        rows, _ = nearest_items(self.contents, N_NEIGHBORS, found)
         return np.where(found.any(axis=1, keepdims=True), trained[rows].mean(axis=1), mean)
 
     def state(self) -> dict[str, Any]:
@@ -112,7 +112,7 @@ class Injector:
             "n_items": len(self.model.query),
             "dimensions": dimensions,
             "weights": dict(self.model.state_dict()),
-            "centres": self.centres,
+            "centers": self.centers,
             "contents": self.contents,
             "history": self.history,
         }
@@ -123,7 +123,7 @@ class Injector:
         settings = InjectionSettings(**state["settings"])
         model = CrossModalInjection(state["n_items"], state["dimensions"], settings)
         model.load_state_dict(state["weights"])
-        return cls(model, state["centres"], state["contents"], state["history"])
+        return cls(model, state["centers"], state["contents"], state["history"])
 
 
 def fit_injector(
@@ -143,7 +143,7 @@ def fit_injector(
     Args:
         parts: see `Parts`; float32.
         settings: of the model.
-        training: of the optimiser.
+        training: of the optimizer.
         seed: of weights, random queries and batches.
         queries: [N, D'] start of the ID vectors, D' <= D, such as those of `cooccurrence_vectors`;
             random without. Columns past D' start at zero.
@@ -157,15 +157,15 @@ def fit_injector(
     n_items = len(next(iter(parts.values()))[0])
     if not any(present.any() for _, present in parts.values()):
         raise InputError("stage 1: no item has a vector of any modality; give embeddings of these")
-    centres = {name: _centre(*pair) for name, pair in parts.items()}
-    centred = to_tensors(parts, centres)
+    centers = {name: _center(*pair) for name, pair in parts.items()}
+    centered = to_tensors(parts, centers)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         dimensions = {name: pair[0].shape[2] for name, pair in parts.items()}
         model = CrossModalInjection(n_items, dimensions, settings)
     if queries is not None:
         _start_queries(model, queries)
-    optimiser = torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
     )
     generator = torch.Generator().manual_seed(seed)
@@ -176,7 +176,7 @@ def fit_injector(
     state = kept.load()
     if state is not None:
         model.load_state_dict(state["weights"])
-        optimiser.load_state_dict(state["optimiser"])
+        optimizer.load_state_dict(state["optimizer"])
         generator.set_state(state["generator"])
         history = state["history"]
     epochs = range(len(history), training.epochs)
@@ -189,7 +189,7 @@ def fit_injector(
         disable=not show_progress,
     )
     for epoch in bar:
-        history.append(_train_epoch(model, optimiser, centred, training.batch_size, generator))
+        history.append(_train_epoch(model, optimizer, centered, training.batch_size, generator))
         total = history[-1]["total"]
         bar.set_postfix(loss=f"{total:.4f}")
         if not np.isfinite(total):
@@ -200,13 +200,13 @@ def fit_injector(
         kept.keep(
             {
                 "weights": dict(model.state_dict()),
-                "optimiser": optimiser.state_dict(),
+                "optimizer": optimizer.state_dict(),
                 "generator": generator.get_state(),
                 "history": history,
             }
         )
     kept.clear()
-    return Injector(model, centres, contents_of(model, centred), history)
+    return Injector(model, centers, contents_of(model, centered), history)
 
 
 def contents_of(
@@ -232,14 +232,14 @@ def check_settings(settings: InjectionSettings, training: TrainingSettings) -> N
         )
 
 
-def to_tensors(parts: Parts, centres: Mapping[str, np.ndarray]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Vectors of length 1, less the catalogue's mean, as tensors.
+def to_tensors(parts: Parts, centers: Mapping[str, np.ndarray]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Vectors of length 1, less the catalog's mean, as tensors.
 
     Pretrained encoders put all items into a narrow cone; without its axis the differences count.
     """
     tensors = {}
     for name, (vectors, present) in parts.items():
-        unit = _unit_parts(vectors) - centres[name]
+        unit = _unit_parts(vectors) - centers[name]
         tensors[name] = (torch.from_numpy(unit), torch.from_numpy(present))
     return tensors
 
@@ -254,7 +254,7 @@ def _unit_parts(vectors: np.ndarray) -> np.ndarray:
     return unit_rows(vectors.reshape(-1, dimension)).reshape(n_items, n_parts, dimension)
 
 
-def _centre(vectors: np.ndarray, present: np.ndarray) -> np.ndarray:
+def _center(vectors: np.ndarray, present: np.ndarray) -> np.ndarray:
     """Mean of the vectors that are there, [D_m]; zeros where there is none."""
     if not present.any():
         return np.zeros(vectors.shape[2], dtype=np.float32)
@@ -271,7 +271,7 @@ def _start_queries(model: CrossModalInjection, queries: np.ndarray) -> None:
 
 def _train_epoch(
     model: CrossModalInjection,
-    optimiser: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     parts: Mapping[str, tuple[Tensor, Tensor]],
     batch_size: int,
     generator: torch.Generator,
@@ -284,9 +284,9 @@ def _train_epoch(
     for rows in order.tensor_split(n_batches):
         terms = model.loss(model.query[rows], take(parts, rows))
         loss = torch.stack(list(terms.values())).sum()
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         for name, value in {**terms, "total": loss}.items():
             sums[name] = sums.get(name, 0.0) + float(value.detach()) * len(rows) / len(order)
     return sums

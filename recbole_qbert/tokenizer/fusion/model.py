@@ -86,7 +86,7 @@ class CrossModalInjection(nn.Module):
         super().__init__()
         self.settings = settings
         size = settings.hidden_size
-        # Elements of deviation 1, as those of a normalised block output: eq. 5 compares the two.
+        # Elements of deviation 1, as those of a normalized block output: eq. 5 compares the two.
         self.query = nn.Parameter(torch.randn(n_items, size))
         self.projections = nn.ModuleDict(
             {modality: nn.Linear(dimension, size) for modality, dimension in dimensions.items()}
@@ -166,7 +166,7 @@ class CrossModalInjection(nn.Module):
         return halting(self.stop_probability(states))
 
     def loss(self, query: Tensor, parts: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-        """Eq. 5, term by term; their sum is what training minimises.
+        """Eq. 5, term by term; their sum is what training minimizes.
 
         An InfoNCE term takes in only the items that have the modalities it compares. The squared
         distance of the consistency term is a mean over the D elements, not a sum: at 256 elements

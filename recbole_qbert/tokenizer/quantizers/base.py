@@ -1,4 +1,4 @@
-"""What every quantiser does.
+"""What every quantizer does.
 
 n vectors of dimension D, K levels, S_k codes of level k, C codes of the largest level. Levels count
 from 0. A level may have fewer codewords than codes, where there is less to tell apart than
@@ -25,7 +25,7 @@ BLOCK = 1024
 _on_one_thread = contextvars.ContextVar("_on_one_thread", default=False)
 
 
-class Quantiser(ABC):
+class Quantizer(ABC):
     """Fitted and frozen: vectors to code tuples and back.
 
     Attributes:
@@ -48,11 +48,11 @@ class Quantiser(ABC):
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """Everything, for `save_checkpoint` and `load_quantiser`."""
+        """Everything, for `save_checkpoint` and `load_quantizer`."""
 
     @classmethod
     @abstractmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Quantiser:
+    def from_state(cls, state: Mapping[str, Any]) -> Quantizer:
         """The inverse of `state`."""
 
     def encode(self, vectors: np.ndarray) -> np.ndarray:
@@ -110,7 +110,7 @@ class Quantiser(ABC):
             `levels`, per level: what `usage` says, and `relative_error`, the squared error with the
             levels up to this one over the squared distance of the vectors to their mean.
             `collisions`: rows less distinct tuples. `identical`: rows less `count_distinct`:
-            collisions that no quantiser can avoid.
+            collisions that no quantizer can avoid.
         """
         checked = checked_vectors(vectors, self.dimension)
         codes = self.encode(checked)
@@ -282,7 +282,7 @@ def checked_vectors(vectors: np.ndarray, dimension: int | None = None) -> np.nda
         raise InputError(f"vectors have shape {checked.shape}; [items, dimension] is expected")
     if dimension is not None and checked.shape[1] != dimension:
         raise InputError(
-            f"vectors have dimension {checked.shape[1]}, but the quantiser was fitted on "
+            f"vectors have dimension {checked.shape[1]}, but the quantizer was fitted on "
             f"{dimension}; give vectors of the encoder it was made with"
         )
     with np.errstate(over="ignore"):  # a value beyond float32 is found just below

@@ -1,4 +1,4 @@
-"""Optimised product quantisation: a rotation, then one codebook for each part of the dimensions.
+"""Optimized product quantization: a rotation, then one codebook for each part of the dimensions.
 
 The levels are unordered: no level refines another. faiss learns rotation and codebooks; what is
 kept and used are plain arrays.
@@ -16,17 +16,17 @@ import numpy as np
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.tokenizer.quantizers.base import (
-    Quantiser,
+    Quantizer,
     one_thread,
     row_keys,
     squared_distances,
 )
-from recbole_qbert.tokenizer.stage_settings import QuantiserSettings, setting
+from recbole_qbert.tokenizer.stage_settings import QuantizerSettings, setting
 
 
 @dataclass(frozen=True)
-class OPQSettings(QuantiserSettings):
-    """Settings of optimised product quantisation.
+class OPQSettings(QuantizerSettings):
+    """Settings of optimized product quantization.
 
     Attributes:
         iterations: steps of the rotation.
@@ -38,7 +38,7 @@ class OPQSettings(QuantiserSettings):
 
 
 @dataclass(frozen=True, eq=False)
-class OPQ(Quantiser):
+class OPQ(Quantizer):
     """Rotation and codebooks.
 
     Attributes:
@@ -82,7 +82,7 @@ class OPQ(Quantiser):
         return rotated.reshape(len(codes), -1) @ self.rotation + self.mean
 
     def state(self) -> dict[str, Any]:
-        """For `load_quantiser`."""
+        """For `load_quantizer`."""
         return {
             "method": self.method,
             "mean": self.mean,
@@ -105,7 +105,7 @@ def fit_opq(vectors: np.ndarray, settings: OPQSettings, seed: int) -> OPQ:
     Args:
         vectors: float32 [N, D], finite.
         settings: all levels of one size, a power of two.
-        seed: of the sample and of the initial centres.
+        seed: of the sample and of the initial centers.
 
     Raises:
         InputError: the sizes cannot be used, or there are fewer vectors than codes.

@@ -15,17 +15,17 @@ import numpy as np
 from sklearn.cluster import KMeans
 
 from recbole_qbert.tokenizer.quantizers.base import (
-    Quantiser,
+    Quantizer,
     decoded_sum,
     greedy,
     one_thread,
     row_keys,
 )
-from recbole_qbert.tokenizer.stage_settings import QuantiserSettings, setting
+from recbole_qbert.tokenizer.stage_settings import QuantizerSettings, setting
 
 
 @dataclass(frozen=True)
-class RQKMeansSettings(QuantiserSettings):
+class RQKMeansSettings(QuantizerSettings):
     """Settings of residual k-means.
 
     Attributes:
@@ -70,7 +70,7 @@ class Components:
 
 
 @dataclass(frozen=True, eq=False)
-class ResidualKMeans(Quantiser):
+class ResidualKMeans(Quantizer):
     """K codebooks, of the vectors or of E components of them.
 
     Attributes:
@@ -98,7 +98,7 @@ class ResidualKMeans(Quantiser):
         return (decoded if self.frame is None else self.frame.back(decoded)).astype(np.float32)
 
     def state(self) -> dict[str, Any]:
-        """For `load_quantiser`."""
+        """For `load_quantizer`."""
         return {
             "method": self.method,
             "codebooks": self.codebooks,
@@ -125,7 +125,7 @@ def fit_residual_kmeans(
     Args:
         vectors: float32 [N, D], finite, N > 0.
         settings: of residual k-means.
-        seed: of the sample and the initial centres; level k uses `seed + k`.
+        seed: of the sample and the initial centers; level k uses `seed + k`.
     """
     sizes = settings.codebook_sizes
     _, first, counts = np.unique(row_keys(vectors, seed), return_index=True, return_counts=True)
@@ -158,8 +158,8 @@ def fit_components(
         whitening: each is divided by its deviation to this power.
     """
     mean = np.average(vectors, axis=0, weights=weights)
-    centred = vectors - mean
-    covariance = (centred * weights[:, None]).T @ centred / weights.sum()
+    centered = vectors - mean
+    covariance = (centered * weights[:, None]).T @ centered / weights.sum()
     spread, axes = np.linalg.eigh(covariance)  # the widest last
     spread, axes = spread[::-1], axes[:, ::-1]
     rounding = 1e-14 * np.square(vectors).mean()

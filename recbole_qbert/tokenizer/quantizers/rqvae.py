@@ -11,7 +11,7 @@ Levels count from 0.
 The paper leaves three things open. z^(k) of eq. 8 is read as the residual that enters the level,
 and codewords taken off before are constants in it. The squared lengths are divided by their number
 of dimensions (`norm: mean`, as in MQL4GRec), so that beta means the same for all D and E, or not
-(`norm: sum`, as printed). h is standardised first, since eq. 9 depends on its scale.
+(`norm: sum`, as printed). h is standardized first, since eq. 9 depends on its scale.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recbole_qbert.tokenizer.quantizers.base import Quantiser, decoded_sum, greedy
+from recbole_qbert.tokenizer.quantizers.base import Quantizer, decoded_sum, greedy
 
 SINKHORN_ITERATIONS = 50
 _TINY = 1e-6
@@ -48,19 +48,19 @@ class Losses:
 
     Attributes:
         reconstruction: eq. 7, a scalar.
-        quantisation: eq. 8, a scalar.
+        quantization: eq. 8, a scalar.
         codes: int64 [B, K].
         residuals: K tensors [B, E], r_k without gradients.
     """
 
     reconstruction: Tensor
-    quantisation: Tensor
+    quantization: Tensor
     codes: Tensor
     residuals: list[Tensor]
 
 
 class RQVAE(nn.Module):
-    """Encoder, decoder, codebooks, and the fixed affine map that standardises h."""
+    """Encoder, decoder, codebooks, and the fixed affine map that standardizes h."""
 
     shift: Tensor
     scale: Tensor
@@ -84,18 +84,18 @@ class RQVAE(nn.Module):
         self.register_buffer("shift", torch.zeros(dimension))
         self.register_buffer("scale", torch.ones(dimension))
 
-    def standardise(self, vectors: Tensor) -> Tensor:
+    def standardize(self, vectors: Tensor) -> Tensor:
         """h as the network sees it, [B, D]."""
         return (vectors - self.shift) * self.scale
 
-    def restore(self, standardised: Tensor) -> Tensor:
-        """The inverse of `standardise`."""
-        return standardised / self.scale + self.shift
+    def restore(self, standardized: Tensor) -> Tensor:
+        """The inverse of `standardize`."""
+        return standardized / self.scale + self.shift
 
-    def losses(self, standardised: Tensor, settings: LossSettings) -> Losses:
+    def losses(self, standardized: Tensor, settings: LossSettings) -> Losses:
         """Eqs. 6 to 8 for [B, D]; their sum is eq. 9."""
-        latent = self.encoder(standardised)
-        entering, quantised = latent, torch.zeros_like(latent)
+        latent = self.encoder(standardized)
+        entering, quantized = latent, torch.zeros_like(latent)
         terms, codes, residuals = [], [], []
         for level, codebook in enumerate(self.codebooks):
             residuals.append(entering.detach())
@@ -108,12 +108,12 @@ class RQVAE(nn.Module):
                 + settings.beta * squared_length(entering - codeword.detach(), settings.norm)
             )
             entering = entering - codeword.detach()
-            quantised = quantised + codeword.detach()
+            quantized = quantized + codeword.detach()
         stacked = torch.stack(terms)
-        decoded = self.decoder(pass_gradient(latent, quantised, settings.gradient))
+        decoded = self.decoder(pass_gradient(latent, quantized, settings.gradient))
         return Losses(
-            reconstruction=squared_length(standardised - decoded, settings.norm),
-            quantisation=stacked.sum() if settings.rq_reduce == "sum" else stacked.mean(),
+            reconstruction=squared_length(standardized - decoded, settings.norm),
+            quantization=stacked.sum() if settings.rq_reduce == "sum" else stacked.mean(),
             codes=torch.stack(codes, dim=1),
             residuals=residuals,
         )
@@ -142,7 +142,7 @@ def sinkhorn(distances: Tensor, epsilon: float, n_iterations: int = SINKHORN_ITE
     """A plan that gives every row one share and every column an equal one, near ones preferred.
 
     Args:
-        distances: [B, S]; centred and scaled to [-1, 1] first, so that `epsilon` has no unit.
+        distances: [B, S]; centered and scaled to [-1, 1] first, so that `epsilon` has no unit.
         epsilon: the smaller, the closer to the nearest.
         n_iterations: rows and columns are scaled in turn this often, the columns last.
 
@@ -163,18 +163,18 @@ def sinkhorn(distances: Tensor, epsilon: float, n_iterations: int = SINKHORN_ITE
     return of_row[:, None] * kernel * of_column
 
 
-def pass_gradient(latent: Tensor, quantised: Tensor, how: str) -> Tensor:
-    """`quantised` [B, E] in the forward pass, with a gradient for `latent` [B, E] in the backward.
+def pass_gradient(latent: Tensor, quantized: Tensor, how: str) -> Tensor:
+    """`quantized` [B, E] in the forward pass, with a gradient for `latent` [B, E] in the backward.
 
     `ste` copies the gradient. `rotation` (Fifty et al., 2410.06424) turns and stretches it by the
-    map that takes z to its quantised form, held constant.
+    map that takes z to its quantized form, held constant.
     """
     if how == "ste":
-        return latent + (quantised - latent).detach()
+        return latent + (quantized - latent).detach()
     with torch.no_grad():
         length = latent.norm(dim=1, keepdim=True).clamp(min=_TINY)
-        stretch = quantised.norm(dim=1, keepdim=True) / length
-        start, end = latent / length, F.normalize(quantised, dim=1, eps=_TINY)
+        stretch = quantized.norm(dim=1, keepdim=True) / length
+        start, end = latent / length, F.normalize(quantized, dim=1, eps=_TINY)
         between = F.normalize(start + end, dim=1, eps=_TINY)
     along = (latent * between).sum(dim=1, keepdim=True) * between
     turned = latent - 2 * along + 2 * (latent * start).sum(dim=1, keepdim=True) * end
@@ -222,7 +222,7 @@ class MovingCodebooks:
         self.counts, self.sums = list(state["counts"]), list(state["sums"])
 
 
-class RQVAEQuantiser(Quantiser):
+class RQVAEQuantizer(Quantizer):
     """A trained RQ-VAE, frozen. Latents are float32; the search among codewords is float64."""
 
     method = "rqvae"
@@ -236,21 +236,21 @@ class RQVAEQuantiser(Quantiser):
     def latents(self, block: np.ndarray) -> np.ndarray:
         """z of float32 [n, D], float32 [n, E]."""
         with torch.no_grad():
-            standardised = self.network.standardise(torch.from_numpy(block))
-            latents: np.ndarray = self.network.encoder(standardised).numpy()
+            standardized = self.network.standardize(torch.from_numpy(block))
+            latents: np.ndarray = self.network.encoder(standardized).numpy()
         return latents
 
     def _search(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return greedy(self.latents(block), self.codebooks, max(self.codebook_sizes))
 
     def _decode(self, codes: np.ndarray) -> np.ndarray:
-        quantised = decoded_sum(codes, self.codebooks).astype(np.float32)
+        quantized = decoded_sum(codes, self.codebooks).astype(np.float32)
         with torch.no_grad():
-            decoded = self.network.restore(self.network.decoder(torch.from_numpy(quantised)))
+            decoded = self.network.restore(self.network.decoder(torch.from_numpy(quantized)))
         return decoded.numpy()
 
     def state(self) -> dict[str, Any]:
-        """For `load_quantiser`."""
+        """For `load_quantizer`."""
         hidden = [layer.out_features for layer in self.network.encoder if _is_linear(layer)]
         return {
             "method": self.method,
@@ -262,7 +262,7 @@ class RQVAEQuantiser(Quantiser):
         }
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> RQVAEQuantiser:
+    def from_state(cls, state: Mapping[str, Any]) -> RQVAEQuantizer:
         """The inverse of `state`."""
         names = ("dimension", "hidden_sizes", "code_size", "codebook_sizes")
         shape = {name: state[name] for name in names}

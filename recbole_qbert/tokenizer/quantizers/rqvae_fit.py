@@ -1,4 +1,4 @@
-"""Train the RQ-VAE: k-means start on the whole catalogue, restarts of dead codes, the best epoch.
+"""Train the RQ-VAE: k-means start on the whole catalog, restarts of dead codes, the best epoch.
 
 N items, K levels, S_k codes of level k, E dimension of a latent. The items are trained in an order
 of their own (`row_keys`), and every epoch draws from a generator of its own: the result depends
@@ -32,7 +32,7 @@ from recbole_qbert.tokenizer.quantizers.rqkmeans import RQKMeansSettings, fit_re
 from recbole_qbert.tokenizer.quantizers.rqvae import (
     RQVAE,
     MovingCodebooks,
-    RQVAEQuantiser,
+    RQVAEQuantizer,
     choose,
 )
 from recbole_qbert.tokenizer.quantizers.rqvae_settings import RQVAESettings
@@ -52,7 +52,7 @@ def fit_rqvae(
     seed: int,
     folder: Path | None = None,
     show_progress: bool = False,
-) -> RQVAEQuantiser:
+) -> RQVAEQuantizer:
     """Train on all vectors; the best settled epoch by collisions, then by reconstruction error.
 
     Args:
@@ -66,7 +66,7 @@ def fit_rqvae(
         InputError: the loss is not finite, or a codebook collapsed.
     """
     with one_thread():
-        training = Training(vectors, settings, seed)
+        training = RQVAETraining(vectors, settings, seed)
         path = None if folder is None else folder / "rqvae.training.safetensors"
         kept = FitState(path, training.identity)
         state = kept.load()
@@ -87,13 +87,13 @@ def fit_rqvae(
                 collisions = training.latest.get("collisions")
                 bar.set_postfix(loss=f"{loss:.4f}", collisions=collisions)
                 kept.keep(training.state())
-        quantiser = training.best_quantiser()
-        check_collapse(quantiser.encode(vectors), settings.codebook_sizes, training.n_distinct)
+        quantizer = training.best_quantizer()
+        check_collapse(quantizer.encode(vectors), settings.codebook_sizes, training.n_distinct)
         kept.clear()
-    return quantiser
+    return quantizer
 
 
-class Training:
+class RQVAETraining:
     """One fit, epoch by epoch.
 
     Attributes:
@@ -101,7 +101,7 @@ class Training:
         epoch: epochs done.
         n_epochs: epochs to do.
         n_distinct: distinct vectors.
-        latest: `collisions` and `error` of the latest look at the catalogue.
+        latest: `collisions` and `error` of the latest look at the catalog.
         best: the same of the best settled one, and its `weights`.
         identity: hash of everything that the fit depends on.
     """
@@ -124,14 +124,14 @@ class Training:
             settings.codebook_sizes,
             torch.Generator().manual_seed(seed),
         )
-        if settings.standardise == "mean_std":
+        if settings.standardize == "mean_std":
             shift, deviation = self._moments()
             self.network.shift.copy_(torch.from_numpy(shift))
             self.network.scale.copy_(torch.from_numpy(1 / deviation))
         self.moving: MovingCodebooks | None = None
         if settings.codebook_update == "ema":
             self.network.codebooks.requires_grad_(False)
-        self.optimiser = torch.optim.AdamW(
+        self.optimizer = torch.optim.AdamW(
             [each for each in self.network.parameters() if each.requires_grad],
             lr=settings.learning_rate,
             weight_decay=settings.weight_decay,
@@ -150,7 +150,7 @@ class Training:
 
     def start_codebooks(self) -> None:
         """Residual k-means on the latents of all items (a random sample of very many)."""
-        frozen = RQVAEQuantiser(self.network)
+        frozen = RQVAEQuantizer(self.network)
         latents = np.empty((len(self.vectors), self.settings.code_size), dtype=np.float32)
         for start in range(0, len(latents), BLOCK):
             rows = self.order[start : start + BLOCK]
@@ -164,12 +164,12 @@ class Training:
             whitening=0.0,
         )
         found = fit_residual_kmeans(latents, of_kmeans, self.seed).codebooks
-        for codebook, centres in zip(self.network.codebooks, found, strict=True):
-            # Fewer items than codes: the rest lie near some centre and wait for a restart.
+        for codebook, centers in zip(self.network.codebooks, found, strict=True):
+            # Fewer items than codes: the rest lie near some center and wait for a restart.
             generator = self._generator(_FILL)
-            fill = centres[generator.integers(len(centres), size=len(codebook) - len(centres))]
+            fill = centers[generator.integers(len(centers), size=len(codebook) - len(centers))]
             fill = fill + 1e-3 * latents.std() * generator.standard_normal(fill.shape)
-            words = np.concatenate([centres, fill]).astype(np.float32)
+            words = np.concatenate([centers, fill]).astype(np.float32)
             codebook.data.copy_(torch.from_numpy(words))
         self._start_moving()
 
@@ -192,7 +192,7 @@ class Training:
         if not math.isfinite(total):
             raise InputError(
                 f"rqvae: the loss is not finite in epoch {self.epoch} of {self.n_epochs}; lower "
-                "rqvae.learning_rate, or set rqvae.standardise to mean_std"
+                "rqvae.learning_rate, or set rqvae.standardize to mean_std"
             )
         settled = self.epoch >= self.first_settled
         if self.settings.restart_dead_codes and self.epoch < self.first_settled:
@@ -202,16 +202,16 @@ class Training:
             self._look(settled)
         return total
 
-    def best_quantiser(self) -> RQVAEQuantiser:
+    def best_quantizer(self) -> RQVAEQuantizer:
         """The best settled epoch, frozen; training is over."""
         self.network.load_state_dict(self.best["weights"])
-        return RQVAEQuantiser(self.network)
+        return RQVAEQuantizer(self.network)
 
     def state(self) -> dict[str, Any]:
         """Everything that `load` needs; no generator, since every epoch makes its own."""
         return {
             "weights": dict(self.network.state_dict()),
-            "optimiser": self.optimiser.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "moving": None if self.moving is None else self.moving.state(),
             "epoch": self.epoch,
             "latest": self.latest,
@@ -221,23 +221,23 @@ class Training:
     def load(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
         self.network.load_state_dict(state["weights"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self._start_moving()
         if self.moving is not None:
             self.moving.load(state["moving"])
         self.epoch, self.latest, self.best = state["epoch"], state["latest"], state["best"]
 
     def _step(self, rows: np.ndarray, progress: float) -> tuple[float, np.ndarray]:
-        """One optimiser step; loss and codes of the batch."""
+        """One optimizer step; loss and codes of the batch."""
         cosine = (1 + math.cos(math.pi * progress)) / 2
-        for group in self.optimiser.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * (_FINAL_RATE + (1 - _FINAL_RATE) * cosine)
-        batch = self.network.standardise(torch.from_numpy(self.vectors[rows]))
+        batch = self.network.standardize(torch.from_numpy(self.vectors[rows]))
         losses = self.network.losses(batch, self.settings.loss())
-        loss = losses.reconstruction + losses.quantisation
-        self.optimiser.zero_grad(set_to_none=True)
+        loss = losses.reconstruction + losses.quantization
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        self.optimiser.step()
+        self.optimizer.step()
         if self.moving is not None:
             self.moving.update(losses.codes, losses.residuals)
         return float(loss.detach()), losses.codes.numpy()
@@ -250,14 +250,14 @@ class Training:
         generator = self._generator(_RESTART)
         n_rows = min(len(self.order), max(self.settings.codebook_sizes))
         rows = self.order[generator.choice(len(self.order), n_rows, replace=False)]
-        frozen = RQVAEQuantiser(self.network)
+        frozen = RQVAEQuantizer(self.network)
         residual = torch.from_numpy(frozen.latents(self.vectors[rows]))
         for level, (codebook, codes) in enumerate(zip(self.network.codebooks, dead, strict=True)):
             nearest = codebook[choose(residual, codebook)]
             where = torch.from_numpy(codes)
             words = residual[torch.from_numpy(generator.integers(n_rows, size=len(codes)))]
             codebook[where] = words
-            moments = self.optimiser.state.get(codebook, {})
+            moments = self.optimizer.state.get(codebook, {})
             for name in ("exp_avg", "exp_avg_sq"):
                 if name in moments:
                     moments[name][where] = 0.0
@@ -266,8 +266,8 @@ class Training:
             residual = residual - nearest
 
     def _look(self, settled: bool) -> None:
-        """Collisions and error of the whole catalogue; keep the weights if nothing was better."""
-        frozen = RQVAEQuantiser(self.network)
+        """Collisions and error of the whole catalog; keep the weights if nothing was better."""
+        frozen = RQVAEQuantizer(self.network)
         codes = frozen.encode(self.vectors)
         # In their own order, so that the rounding of the sum depends on nothing else.
         error = 0.0

@@ -6,40 +6,40 @@ import math
 from dataclasses import dataclass
 
 from recbole_qbert.tokenizer.quantizers.rqvae import LossSettings
-from recbole_qbert.tokenizer.stage_settings import QuantiserSettings, setting
+from recbole_qbert.tokenizer.stage_settings import QuantizerSettings, setting
 
 
 @dataclass(frozen=True)
-class RQVAESettings(QuantiserSettings):
+class RQVAESettings(QuantizerSettings):
     """Settings of the RQ-VAE.
 
     Attributes:
         hidden_sizes: widths of the encoder between D and E; the decoder mirrors them.
         code_size: E.
-        standardise: `mean_std` (each dimension to mean 0 and deviation 1), `none`.
+        standardize: `mean_std` (each dimension to mean 0 and deviation 1), `none`.
         beta: weight of the commitment in eq. 8. The paper names no value and MQL4GRec takes 0.25;
             at 1 an eighth as many different items collide.
         norm: `mean` divides squared lengths by their number of dimensions, `sum` does not.
         rq_reduce: `sum` (eq. 8) or `mean` over the levels.
-        gradient: past the quantiser: `ste` (straight through) or `rotation`.
+        gradient: past the quantizer: `ste` (straight through) or `rotation`.
         codebook_update: `gradient` (eq. 8) or `ema` (moving means).
         ema_decay: of the moving means.
         sinkhorn_epsilon: above 0, the last level's codes are given out in equal shares within a
             training batch, the more freely the larger it is (MQL4GRec: 0.003).
         epochs: the most passes over the items.
-        max_steps: the most optimiser steps, rounded up to whole epochs; the fewer of both count.
+        max_steps: the most optimizer steps, rounded up to whole epochs; the fewer of both count.
         batch_size: items a step.
         learning_rate: of AdamW, at the start; it falls to a fiftieth along a cosine.
         weight_decay: of AdamW.
         restart_dead_codes: whether codes that no item chose in an epoch move to random residuals.
         settle_share: share of the epochs, the last ones, that have no restarts and of which one
             is chosen.
-        eval_every: epochs between looks at the whole catalogue; more often where epochs are few.
+        eval_every: epochs between looks at the whole catalog; more often where epochs are few.
     """
 
     hidden_sizes: tuple[int, ...] = setting("rqvae.hidden_sizes", low=1)
     code_size: int = setting("rqvae.code_size", low=1)
-    standardise: str = setting("rqvae.standardise", choices=("mean_std", "none"))
+    standardize: str = setting("rqvae.standardize", choices=("mean_std", "none"))
     beta: float = setting("rqvae.beta", low=0)
     norm: str = setting("rqvae.norm", choices=("mean", "sum"))
     rq_reduce: str = setting("rqvae.rq_reduce", choices=("sum", "mean"))

@@ -1,4 +1,4 @@
-"""Order, prefixes and the item file of a catalogue."""
+"""Order, prefixes and the item file of a catalog."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from toy_items import Toy
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.reports.inspection.catalogue import Group, open_catalogue, printable
+from recbole_qbert.reports.inspection.catalog import ItemGroup, open_catalog, printable
 
 
 @pytest.fixture
@@ -19,21 +19,21 @@ def toy(tmp_path: Path) -> Toy:
 
 def test_rows_follow_the_codes_whatever_the_file(toy: Toy) -> None:
     toy.write([5, 2, 7, 0, 6, 1, 4, 3])
-    catalogue = open_catalogue(toy.semid, toy.item, "title", "kind", "whole")
-    assert catalogue.items == tuple(f"i{row}" for row in range(8))
-    assert catalogue.titles == tuple(f"Thing number {row}" for row in range(8))
-    assert catalogue.categories is not None
-    assert catalogue.categories[:4] == ("x z", "x z", "x z", "y z")
+    catalog = open_catalog(toy.semid, toy.item, "title", "kind", "whole")
+    assert catalog.items == tuple(f"i{row}" for row in range(8))
+    assert catalog.titles == tuple(f"Thing number {row}" for row in range(8))
+    assert catalog.categories is not None
+    assert catalog.categories[:4] == ("x z", "x z", "x z", "y z")
 
 
 def test_groups_and_subgroups(toy: Toy) -> None:
-    catalogue = open_catalogue(toy.semid)
-    spans = [(group.start, group.end) for group in catalogue.groups(1)]
+    catalog = open_catalog(toy.semid)
+    spans = [(group.start, group.end) for group in catalog.groups(1)]
     assert spans == [(0, 4), (4, 6), (6, 7), (7, 8)]
-    assert catalogue.subgroups(Group(1, 0, 4)) == [Group(2, 0, 2), Group(2, 2, 4)]
-    assert catalogue.prefix(Group(2, 4, 6)) == "a_1 b_0"
-    assert catalogue.prefix(Group(0, 0, 8)) == "all items"
-    assert catalogue.codes_text(5, 1) == "b_0 c_2"
+    assert catalog.subgroups(ItemGroup(1, 0, 4)) == [ItemGroup(2, 0, 2), ItemGroup(2, 2, 4)]
+    assert catalog.prefix(ItemGroup(2, 4, 6)) == "a_1 b_0"
+    assert catalog.prefix(ItemGroup(0, 0, 8)) == "all items"
+    assert catalog.codes_text(5, 1) == "b_0 c_2"
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_groups_and_subgroups(toy: Toy) -> None:
     [("a_0", (0, 4)), ("a_0 b_1", (2, 4)), (" a_1  b_0 c_2", (5, 6)), ("<a_2><b_3>", (6, 7))],
 )
 def test_find(toy: Toy, prefix: str, rows: tuple[int, int]) -> None:
-    group = open_catalogue(toy.semid).find(prefix)
+    group = open_catalog(toy.semid).find(prefix)
     assert (group.start, group.end) == rows
 
 
@@ -59,29 +59,29 @@ def test_find(toy: Toy, prefix: str, rows: tuple[int, int]) -> None:
 )
 def test_prefixes_that_cannot_be(toy: Toy, prefix: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
-        open_catalogue(toy.semid).find(prefix)
+        open_catalog(toy.semid).find(prefix)
     assert "\n" not in str(caught.value)
 
 
 def test_category_part_follows_the_type_of_the_field(toy: Toy) -> None:
-    by_first = open_catalogue(toy.semid, toy.item, None, "kind")
+    by_first = open_catalog(toy.semid, toy.item, None, "kind")
     assert by_first.categories == ("x", "x", "x", "y", "y", "y", "x", "")
     assert by_first.category_label == "first word of kind"
     text = toy.item.read_text(encoding="utf-8").replace("kind:token_seq", "kind:token")
     toy.item.write_text(text, encoding="utf-8")
-    whole = open_catalogue(toy.semid, toy.item, None, "kind")
+    whole = open_catalog(toy.semid, toy.item, None, "kind")
     assert whole.categories is not None
     assert (whole.categories[0], whole.category_label) == ("x z", "kind")
-    assert open_catalogue(toy.semid, toy.item, None, "kind", "first").categories == (
+    assert open_catalog(toy.semid, toy.item, None, "kind", "first").categories == (
         by_first.categories
     )
 
 
 def test_items_without_a_row_have_no_title(toy: Toy) -> None:
     toy.item.write_text("item_id:token\ttitle:token\ni1\tOne\nother\tElse\n", encoding="utf-8")
-    catalogue = open_catalogue(toy.semid, toy.item, "title")
-    assert catalogue.titles == ("", "One", "", "", "", "", "", "")
-    assert [catalogue.title(row) for row in (0, 1)] == ["i0", "One"]
+    catalog = open_catalog(toy.semid, toy.item, "title")
+    assert catalog.titles == ("", "One", "", "", "", "", "", "")
+    assert [catalog.title(row) for row in (0, 1)] == ["i0", "One"]
 
 
 def test_printable() -> None:
@@ -105,19 +105,19 @@ def test_item_files_that_cannot_be_used(
     if content is not None:
         toy.item.write_text(f"item_id:token\ttitle:token\n{content}\n", encoding="utf-8")
     with pytest.raises(InputError, match=message):
-        open_catalogue(toy.semid, toy.item, **settings)
+        open_catalog(toy.semid, toy.item, **settings)
 
 
 def test_a_field_needs_a_file(toy: Toy, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'title' is named, but no item file"):
-        open_catalogue(toy.semid, title_field="title")
+        open_catalog(toy.semid, title_field="title")
     with pytest.raises(InputError, match="no such file"):
-        open_catalogue(toy.semid, tmp_path / "none.item", "title")
+        open_catalog(toy.semid, tmp_path / "none.item", "title")
 
 
 def test_rows_of_unknown_items(toy: Toy) -> None:
-    catalogue = open_catalogue(toy.semid)
-    assert catalogue.rows_of(["i3", "i0"]) == [3, 0]
-    assert catalogue.rows_of([]) == []
+    catalog = open_catalog(toy.semid)
+    assert catalog.rows_of(["i3", "i0"]) == [3, 0]
+    assert catalog.rows_of([]) == []
     with pytest.raises(InputError, match="no item 'i33'; did you mean 'i3'"):
-        catalogue.rows_of(["i33"])
+        catalog.rows_of(["i33"])

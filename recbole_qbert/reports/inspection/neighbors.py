@@ -1,6 +1,6 @@
 """Nearest items by code and by embedding, and how far the two agree.
 
-Shapes: N items of the catalogue, n of them with an embedding of dimension D, K levels.
+Shapes: N items of the catalog, n of them with an embedding of dimension D, K levels.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from threadpoolctl import threadpool_limits
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.codec import IntArray
 from recbole_qbert.data.embeddings import read_embeddings
-from recbole_qbert.reports.inspection.catalogue import Catalogue, Group, positions
+from recbole_qbert.reports.inspection.catalog import Catalog, ItemGroup, positions
 from recbole_qbert.reports.inspection.tree import spread
 
 N_NEAREST = 10
 N_SHOWN = 5
-# All pairs of a large catalogue take minutes; the mean over this many items is exact to about 1 %.
+# All pairs of a large catalog take minutes; the mean over this many items is exact to about 1 %.
 MAX_ASKED = 4096
 _BLOCK_CELLS = 1 << 23  # similarities held at a time, 32 MiB
 
@@ -32,7 +32,7 @@ class Space:
 
     Attributes:
         name: what the user calls it.
-        rows: int64 `[n]`, the items' rows in the catalogue, ascending.
+        rows: int64 `[n]`, the items' rows in the catalog, ascending.
         vectors: float32 `[n, D]`, mean over an item's parts, of length 1.
     """
 
@@ -68,7 +68,7 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class Neighbour:
+class Neighbor:
     """An item near another one: its row, shared leading codes, and cosine where by embedding."""
 
     row: int
@@ -77,7 +77,7 @@ class Neighbour:
 
 
 @dataclass(frozen=True)
-class Example:
+class NeighborExample:
     """An item and its nearest.
 
     Attributes:
@@ -90,26 +90,26 @@ class Example:
 
     row: int
     n_sharing: tuple[int, ...]
-    by_code: tuple[Neighbour, ...]
-    by_embedding: Mapping[str, tuple[Neighbour, ...] | None]
+    by_code: tuple[Neighbor, ...]
+    by_embedding: Mapping[str, tuple[Neighbor, ...] | None]
 
 
-def open_space(name: str, path: str | Path, catalogue: Catalogue) -> Space:
-    """Read an embedding table and join it to the catalogue; vectors of length 0 are left out.
+def open_space(name: str, path: str | Path, catalog: Catalog) -> Space:
+    """Read an embedding table and join it to the catalog; vectors of length 0 are left out.
 
     Raises:
-        InputError: the file cannot be used, or has fewer than two items of the catalogue.
+        InputError: the file cannot be used, or has fewer than two items of the catalog.
     """
     table = read_embeddings(path)
-    found = positions(table.items, catalogue.items, str(path), catalogue.name)
+    found = positions(table.items, catalog.items, str(path), catalog.name)
     rows = np.flatnonzero(found >= 0)
     vectors = table.pooled()[found[rows]].astype(np.float32)
     largest = np.abs(vectors).max(axis=1)
     rows, vectors, largest = rows[largest > 0], vectors[largest > 0], largest[largest > 0]
     if len(rows) < 2:
         raise InputError(
-            f"{path}: {len(rows)} items of {catalogue.name} have a vector that is not zero; "
-            "neighbours need two"
+            f"{path}: {len(rows)} items of {catalog.name} have a vector that is not zero; "
+            "neighbors need two"
         )
     vectors /= largest[:, None]  # or the squares of very large numbers would be infinite
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -123,13 +123,13 @@ def shared_prefix(left: IntArray, right: IntArray) -> IntArray:
 
 def agreement(
     space: Space,
-    catalogue: Catalogue,
+    catalog: Catalog,
     seed: int,
     n_nearest: int = N_NEAREST,
     max_asked: int = MAX_ASKED,
 ) -> Agreement:
     """Agreement of the nearest by embedding with the codes, among the items with an embedding."""
-    codes, n = catalogue.codes[space.rows], len(space.rows)
+    codes, n = catalog.codes[space.rows], len(space.rows)
     asked = np.arange(n)
     if n > max_asked:
         asked = np.sort(np.random.default_rng(seed).choice(n, max_asked, replace=False))
@@ -140,7 +140,7 @@ def agreement(
             for block, nearest in _nearest_blocks(space.vectors, asked, k)
         ]
     )
-    depths = np.arange(catalogue.n_levels + 1)
+    depths = np.arange(catalog.n_levels + 1)
     found = (lengths[:, :, None] >= depths).sum(axis=1)  # [asked, K + 1], of the k nearest
     others = _n_sharing(codes)[asked]  # [asked, K + 1], of all n - 1 others
     return Agreement(
@@ -156,10 +156,10 @@ def agreement(
 
 
 def choose_examples(
-    catalogue: Catalogue, spaces: Sequence[Space], group: Group | None, n: int
+    catalog: Catalog, spaces: Sequence[Space], group: ItemGroup | None, n: int
 ) -> list[int]:
     """Rows evenly spaced over a group (or all), of items that have every embedding if any has."""
-    group = group or Group(0, 0, catalogue.n_items)
+    group = group or ItemGroup(0, 0, catalog.n_items)
     rows = np.arange(group.start, group.end)
     for space in spaces:
         covered = np.intersect1d(rows, space.rows)
@@ -167,14 +167,14 @@ def choose_examples(
     return spread(rows.tolist(), n)
 
 
-def example(catalogue: Catalogue, spaces: Sequence[Space], row: int) -> Example:
+def example(catalog: Catalog, spaces: Sequence[Space], row: int) -> NeighborExample:
     """The nearest of one item by code and by each of the embeddings."""
-    equal = catalogue.codes == catalogue.codes[row]
+    equal = catalog.codes == catalog.codes[row]
     shared = np.cumprod(equal, axis=1).sum(axis=1)
     # A stable sort leaves equally near items in the order of their codes.
     order = np.lexsort((-equal.sum(axis=1), -shared))
     order = order[(order != row) & (shared[order] > 0)][:N_SHOWN]
-    by_embedding: dict[str, tuple[Neighbour, ...] | None] = {}
+    by_embedding: dict[str, tuple[Neighbor, ...] | None] = {}
     for space in spaces:
         place = int(np.searchsorted(space.rows, row))
         if place == len(space.rows) or space.rows[place] != row:
@@ -185,13 +185,13 @@ def example(catalogue: Catalogue, spaces: Sequence[Space], row: int) -> Example:
         nearest = np.argsort(-cosines, kind="stable")
         nearest = nearest[nearest != place][:N_SHOWN]
         by_embedding[space.name] = tuple(
-            Neighbour(int(space.rows[one]), int(shared[space.rows[one]]), float(cosines[one]))
+            Neighbor(int(space.rows[one]), int(shared[space.rows[one]]), float(cosines[one]))
             for one in nearest
         )
-    return Example(
+    return NeighborExample(
         row=row,
-        n_sharing=tuple(int((shared > d).sum()) - 1 for d in range(catalogue.n_levels)),
-        by_code=tuple(Neighbour(int(one), int(shared[one])) for one in order),
+        n_sharing=tuple(int((shared > d).sum()) - 1 for d in range(catalog.n_levels)),
+        by_code=tuple(Neighbor(int(one), int(shared[one])) for one in order),
         by_embedding=by_embedding,
     )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from recbole_qbert.common.errors import InputError, did_you_mean, preview, said_of
+from recbole_qbert.common.errors import InputError, did_you_mean, error_context, preview
 from recbole_qbert.common.files import read_json, sidecar_path
 from recbole_qbert.data.atomic import read_columns
 from recbole_qbert.data.codec import IntArray, SemanticIDCodec, level_letters, quote
@@ -24,8 +24,8 @@ CATEGORY_PARTS = ("auto", "first", "whole")
 
 
 @dataclass(frozen=True)
-class Group:
-    """The items that share their first `depth` codes: rows `start` to `end - 1` of a catalogue."""
+class ItemGroup:
+    """The items that share their first `depth` codes: rows `start` to `end - 1` of a catalog."""
 
     depth: int
     start: int
@@ -38,7 +38,7 @@ class Group:
 
 
 @dataclass(frozen=True, eq=False)
-class Catalogue:
+class Catalog:
     """What is known of the items, row for row.
 
     Attributes:
@@ -84,7 +84,7 @@ class Catalogue:
         pairs = enumerate(self.codes[row, first:last].tolist(), first)
         return " ".join(f"{level_letters(level)}_{code}" for level, code in pairs)
 
-    def prefix(self, group: Group) -> str:
+    def prefix(self, group: ItemGroup) -> str:
         """What the items of a group share, such as 'a_12 b_7'; 'all items' at depth 0."""
         return self.codes_text(group.start, 0, group.depth) if group.depth else "all items"
 
@@ -94,19 +94,19 @@ class Catalogue:
         new = (shared[1:] != shared[:-1]).any(axis=1)
         return np.concatenate([[0], np.flatnonzero(new) + 1, [self.n_items]]).astype(np.int64)
 
-    def groups(self, depth: int) -> list[Group]:
+    def groups(self, depth: int) -> list[ItemGroup]:
         """All groups that share `depth` codes, in the order of their codes."""
         bounds = self.bounds(depth).tolist()
-        return [Group(depth, *pair) for pair in zip(bounds, bounds[1:], strict=False)]
+        return [ItemGroup(depth, *pair) for pair in zip(bounds, bounds[1:], strict=False)]
 
-    def subgroups(self, group: Group) -> list[Group]:
+    def subgroups(self, group: ItemGroup) -> list[ItemGroup]:
         """The groups one level below, in the order of their codes."""
         codes = self.codes[group.start : group.end, group.depth]
         inner = (np.flatnonzero(codes[1:] != codes[:-1]) + 1 + group.start).tolist()
         starts, ends = [group.start, *inner], [*inner, group.end]
-        return [Group(group.depth + 1, *pair) for pair in zip(starts, ends, strict=True)]
+        return [ItemGroup(group.depth + 1, *pair) for pair in zip(starts, ends, strict=True)]
 
-    def find(self, prefix: str) -> Group:
+    def find(self, prefix: str) -> ItemGroup:
         """The group of a prefix such as 'a_12 b_7'.
 
         Raises:
@@ -116,9 +116,9 @@ class Catalogue:
         tokens = prefix.replace("><", "> <").split()
         if not tokens:
             raise InputError("prefix: it is empty; give the first codes of some items, like 'a_12'")
-        group = Group(0, 0, self.n_items)
+        group = ItemGroup(0, 0, self.n_items)
         for depth, token in enumerate(tokens):
-            with said_of(f"prefix {quote(prefix)}"):
+            with error_context(f"prefix {quote(prefix)}"):
                 level, code = codec.decode_token(token)
             if level != depth:
                 raise InputError(
@@ -134,7 +134,7 @@ class Catalogue:
                     f"{group.size} items share {quote(self.prefix(group))}, "
                     f"and below it there is {preview(used)}"
                 )
-            group = Group(depth + 1, group.start + start, group.start + end)
+            group = ItemGroup(depth + 1, group.start + start, group.start + end)
         return group
 
     def rows_of(self, items: Sequence[str]) -> list[int]:
@@ -153,13 +153,13 @@ class Catalogue:
         return [int(row) for row in rows]
 
 
-def open_catalogue(
+def open_catalog(
     semid_path: str | Path,
     item_path: str | Path | None = None,
     title_field: str | None = None,
     category_field: str | None = None,
     category_part: str = "auto",
-) -> Catalogue:
+) -> Catalog:
     """Read a semantic-ID file and, where given, titles and categories from an `.item` file.
 
     Args:
@@ -196,7 +196,7 @@ def open_catalogue(
             cells = map(printable, frame[category_field])
             categories = tuple(c.split(" ")[0] for c in cells) if part == "first" else tuple(cells)
             label = f"first word of {category_field}" if part == "first" else category_field
-    return Catalogue(
+    return Catalog(
         Path(semid_path).name, items, _codes(table, order), table.codebook_sizes,
         titles, categories, label, _without_content(semid_path),
     )  # fmt: skip

@@ -17,7 +17,7 @@ from recbole_qbert.common.errors import InputError, did_you_mean
 from recbole_qbert.common.files import sha256_file
 from recbole_qbert.common.yaml_files import load_yaml, shipped
 from recbole_qbert.data.atomic import read_columns
-from recbole_qbert.data.domain import Domain
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.embeddings import EmbeddingTable, join, read_embeddings
 from recbole_qbert.tokenizer.fusion.cooccurrence import training_pairs
 
@@ -31,7 +31,7 @@ _OF_THE_MACHINE = frozenset(
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class TokenizerInputs:
     """All items in a fixed order, with what is known of them.
 
     Attributes:
@@ -59,13 +59,13 @@ class Catalogue:
         return [self.keys[row] for row in np.flatnonzero(empty)]
 
 
-def read_catalogue(
-    domains: Sequence[Domain],
+def read_catalog(
+    domains: Sequence[DatasetPaths],
     modalities: Sequence[str],
     known: Sequence[tuple[str, str]] = (),
     dimensions: Mapping[str, tuple[int, int]] | None = None,
     encoders: Mapping[str, Any] | None = None,
-) -> Catalogue:
+) -> TokenizerInputs:
     """Items and embeddings of the domains.
 
     The items of a domain are those of its `.item` and `.inter` files, or, where it has neither,
@@ -103,7 +103,7 @@ def read_catalogue(
     skip = set(known)
     keys = sorted(key for key in set(keys) if key not in skip)
     if not keys:
-        return Catalogue([], {}, {}, sources)
+        return TokenizerInputs([], {}, {}, sources)
     parts, made_by = {}, {}
     for modality in modalities:
         present = {name: table for (name, kind), table in tables.items() if kind == modality}
@@ -120,10 +120,10 @@ def read_catalogue(
             f"{domains[0].folder}: none of {len(keys)} items has embeddings, {keys[0][1]!r} say; "
             "make the tables again from all items"
         )
-    return Catalogue(keys, parts, made_by, sources)
+    return TokenizerInputs(keys, parts, made_by, sources)
 
 
-def _check_modalities(domains: Sequence[Domain], modalities: Sequence[str]) -> None:
+def _check_modalities(domains: Sequence[DatasetPaths], modalities: Sequence[str]) -> None:
     """Refuse a modality that no domain has, unless it is one that may be left out; see the YAML."""
     there = {modality for domain in domains for modality in domain.embedding_tables()}
     usual = load_yaml(shipped("tokenize.yaml"))["modalities"]
@@ -137,7 +137,7 @@ def _check_modalities(domains: Sequence[Domain], modalities: Sequence[str]) -> N
         )
 
 
-def read_training_pairs(domains: Sequence[Domain]) -> pd.DataFrame:
+def read_training_pairs(domains: Sequence[DatasetPaths]) -> pd.DataFrame:
     """Training interactions of all domains, users and items named `<domain>/<token>`.
 
     Raises:
@@ -155,7 +155,7 @@ def read_training_pairs(domains: Sequence[Domain]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def _items(domain: Domain, tables: Mapping[tuple[str, str], EmbeddingTable]) -> list[str]:
+def _items(domain: DatasetPaths, tables: Mapping[tuple[str, str], EmbeddingTable]) -> list[str]:
     """The tokens of a domain's items, each once."""
     files = [path for path in (domain.file("item"), domain.file("inter")) if path.is_file()]
     if not files:
@@ -205,7 +205,7 @@ def _join_domains(
     keys: Sequence[tuple[str, str]],
     modality: str,
     tables: Mapping[str, EmbeddingTable],
-    domains: Sequence[Domain],
+    domains: Sequence[DatasetPaths],
     sources: dict[str, Any],
     may_lack: bool,
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,7 @@
 """A million vectors to unique code tuples: the RQ-VAE with reallocation, and faiss.
 
-Made-up vectors: a tree of centres (64 x 64 x 64, each level half as wide as the one above) and
-noise around the lowest ones, so that a residual quantiser has something to find at every level. A
+Made-up vectors: a tree of centers (64 x 64 x 64, each level half as wide as the one above) and
+noise around the lowest ones, so that a residual quantizer has something to find at every level. A
 round is a new process that does it all: of a million items some eight minutes (`--rounds=1`).
 """
 
@@ -23,7 +23,7 @@ def vectors(options: argparse.Namespace) -> np.ndarray:
     """float32 [items, dimension]."""
     rng = np.random.default_rng(2026)
     shape = (BRANCHES, options.dimension)
-    centres = [
+    centers = [
         rng.standard_normal((BRANCHES**level, *shape), dtype=np.float32) / 2**level
         for level in range(3)
     ]
@@ -32,7 +32,7 @@ def vectors(options: argparse.Namespace) -> np.ndarray:
         block = made[start : start + _BLOCK]
         block[:] = rng.standard_normal(block.shape, dtype=np.float32) / 8
         path = np.zeros(len(block), dtype=np.int64)
-        for level in centres:
+        for level in centers:
             step = rng.integers(BRANCHES, size=len(block))
             block += level[path, step]
             path = path * BRANCHES + step
@@ -44,25 +44,25 @@ def _rqvae(options: argparse.Namespace) -> Reading:
     import torch
 
     from recbole_qbert.tokenizer.collisions import reallocate
-    from recbole_qbert.tokenizer.quantizers.registry import fit_quantiser
+    from recbole_qbert.tokenizer.quantizers.registry import fit_quantizer
 
     torch.set_num_threads(options.threads)
     given = vectors(options)
     start, cpu_start = perf_counter(), process_time()
     settings = {"n_levels": N_LEVELS, "codebook_size": CODEBOOK_SIZE}
-    quantiser = fit_quantiser(given, "rqvae", settings, seed=2026)
+    quantizer = fit_quantizer(given, "rqvae", settings, seed=2026)
     fitted = perf_counter()
-    codes = quantiser.encode(given)
+    codes = quantizer.encode(given)
     encoded = perf_counter()
     result = reallocate(
         codes,
-        lambda rows: quantiser.distances(given[rows]),
-        quantiser.codebook_sizes,
+        lambda rows: quantizer.distances(given[rows]),
+        quantizer.codebook_sizes,
         [str(row) for row in range(len(given))],
     )
     done, cpu_seconds = perf_counter(), process_time() - cpu_start
     peak = peak_bytes() / 2**30
-    report = quantiser.report(given)
+    report = quantizer.report(given)
     return {
         "seconds to fit": fitted - start,
         "seconds to encode": encoded - fitted,
@@ -79,24 +79,24 @@ def _rqvae(options: argparse.Namespace) -> Reading:
 
 
 def _faiss(options: argparse.Namespace) -> Reading:
-    """faiss's residual quantiser: as many levels and codes, greedy as eq. 7 is; not unique."""
+    """faiss's residual quantizer: as many levels and codes, greedy as eq. 7 is; not unique."""
     import faiss
 
     faiss.omp_set_num_threads(options.threads)
     given = vectors(options)
     start, cpu_start = perf_counter(), process_time()
-    quantiser = faiss.ResidualQuantizer(options.dimension, N_LEVELS, CODEBOOK_SIZE.bit_length() - 1)
-    quantiser.max_beam_size = 1
-    quantiser.train(given)
+    quantizer = faiss.ResidualQuantizer(options.dimension, N_LEVELS, CODEBOOK_SIZE.bit_length() - 1)
+    quantizer.max_beam_size = 1
+    quantizer.train(given)
     fitted = perf_counter()
-    codes = quantiser.compute_codes(given)  # a byte a level
+    codes = quantizer.compute_codes(given)  # a byte a level
     done, cpu_seconds = perf_counter(), process_time() - cpu_start
     peak = peak_bytes() / 2**30
     error = spread = 0.0
     mean = given.mean(axis=0)
     for first in range(0, len(given), _BLOCK):
         block = given[first : first + _BLOCK]
-        error += float(np.square(block - quantiser.decode(codes[first : first + _BLOCK])).sum())
+        error += float(np.square(block - quantizer.decode(codes[first : first + _BLOCK])).sum())
         spread += float(np.square(block - mean).sum())
     return {
         "seconds to fit": fitted - start,
@@ -121,7 +121,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 BENCHMARKS = {
-    "quantise": Benchmark(
+    "quantize": Benchmark(
         sides={"faiss": _once(_faiss), "QBERT4Rec": _once(_rqvae)},
         pairs=[("QBERT4Rec", "faiss")],
         ratios=of_quantities("seconds in all", "CPU seconds in all", "peak GiB"),

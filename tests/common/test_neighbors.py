@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from recbole_qbert.common import nearest as neighbours
+from recbole_qbert.common import nearest as neighbors
 from recbole_qbert.common.nearest import nearest_items, overlap, unit_rows
 
 
@@ -65,7 +65,7 @@ def test_equals_stand_by_row() -> None:
 def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, queries = _vectors(30), _vectors(17, seed=1)
     whole, asked = nearest_items(vectors, 6), nearest_items(vectors, 6, queries)
-    monkeypatch.setattr(neighbours, "_BLOCK", 7)
+    monkeypatch.setattr(neighbors, "_BLOCK", 7)
     np.testing.assert_array_equal(nearest_items(vectors, 6)[0], whole[0])
     np.testing.assert_array_equal(nearest_items(vectors, 6, queries)[0], asked[0])
 

@@ -1,4 +1,4 @@
-"""What all quantisers promise, each checked on all of them; the helpers against plain loops."""
+"""What all quantizers promise, each checked on all of them; the helpers against plain loops."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import torch
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.tokenizer.quantizers import base as module
 from recbole_qbert.tokenizer.quantizers.base import (
-    Quantiser,
+    Quantizer,
     count_collisions,
     decoded_sum,
     greedy,
     row_keys,
     usage,
 )
-from recbole_qbert.tokenizer.quantizers.registry import METHODS, fit_quantiser, load_quantiser
+from recbole_qbert.tokenizer.quantizers.registry import METHODS, fit_quantizer, load_quantizer
 from recbole_qbert.training.checkpoint import load_checkpoint, save_checkpoint
 
 N, D, K, C = 300, 12, 3, 16
@@ -40,13 +40,13 @@ def vectors_of(n: int = N) -> np.ndarray:
     return drawn.astype(np.float32)
 
 
-def fit(method: str, vectors: np.ndarray | None = None, seed: int = 7, **more: Any) -> Quantiser:
+def fit(method: str, vectors: np.ndarray | None = None, seed: int = 7, **more: Any) -> Quantizer:
     settings = {"n_levels": K, "codebook_size": C, **SMALL[method], **more}
-    return fit_quantiser(vectors_of() if vectors is None else vectors, method, settings, seed=seed)
+    return fit_quantizer(vectors_of() if vectors is None else vectors, method, settings, seed=seed)
 
 
 @pytest.fixture(scope="module")
-def fitted() -> dict[str, Quantiser]:
+def fitted() -> dict[str, Quantizer]:
     return {method: fit(method) for method in METHODS}
 
 
@@ -63,37 +63,37 @@ def flat(value: Any) -> list[bytes]:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_codes_do_not_depend_on_the_batch(
-    fitted: dict[str, Quantiser], method: str, monkeypatch: pytest.MonkeyPatch
+    fitted: dict[str, Quantizer], method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quantiser, vectors = fitted[method], vectors_of()
-    codes = quantiser.encode(vectors)
+    quantizer, vectors = fitted[method], vectors_of()
+    codes = quantizer.encode(vectors)
     assert codes.shape == (N, K)
     assert codes.dtype == np.int64
     for rows in (slice(17, 18), slice(40, 107), slice(0, 0)):
-        np.testing.assert_array_equal(quantiser.encode(vectors[rows]), codes[rows])
-        same = quantiser.distances(vectors)[rows]
-        assert quantiser.distances(vectors[rows]).tobytes() == same.tobytes()
-        assert quantiser.reconstruct(codes[rows]).tobytes() == (
-            quantiser.reconstruct(codes)[rows].tobytes()
+        np.testing.assert_array_equal(quantizer.encode(vectors[rows]), codes[rows])
+        same = quantizer.distances(vectors)[rows]
+        assert quantizer.distances(vectors[rows]).tobytes() == same.tobytes()
+        assert quantizer.reconstruct(codes[rows]).tobytes() == (
+            quantizer.reconstruct(codes)[rows].tobytes()
         )
     # Equal vectors get equal codes, also in different places of different blocks.
     many = np.concatenate([vectors] * 5)
     assert len(many) > module.BLOCK
-    np.testing.assert_array_equal(quantiser.encode(many), np.concatenate([codes] * 5))
+    np.testing.assert_array_equal(quantizer.encode(many), np.concatenate([codes] * 5))
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_least_distance_is_at_the_code(fitted: dict[str, Quantiser], method: str) -> None:
-    quantiser, vectors = fitted[method], vectors_of()
-    distances = quantiser.distances(vectors)
+def test_the_least_distance_is_at_the_code(fitted: dict[str, Quantizer], method: str) -> None:
+    quantizer, vectors = fitted[method], vectors_of()
+    distances = quantizer.distances(vectors)
     assert distances.shape == (N, K, C)
     assert distances.dtype == np.float32
     assert (distances >= 0).all()
-    np.testing.assert_array_equal(distances.argmin(axis=2), quantiser.encode(vectors))
+    np.testing.assert_array_equal(distances.argmin(axis=2), quantizer.encode(vectors))
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_same_seed_same_bytes_in_any_row_order(fitted: dict[str, Quantiser], method: str) -> None:
+def test_same_seed_same_bytes_in_any_row_order(fitted: dict[str, Quantizer], method: str) -> None:
     vectors = vectors_of()
     shuffled = np.random.default_rng(1).permutation(N)
     moved = fit(method, vectors[shuffled])
@@ -107,8 +107,8 @@ def test_a_fit_leaves_the_global_generators_and_threads_alone(method: str) -> No
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        quantiser = fit(method)
-        load_quantiser(quantiser.state())
+        quantizer = fit(method)
+        load_quantizer(quantizer.state())
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
@@ -118,24 +118,24 @@ def test_a_fit_leaves_the_global_generators_and_threads_alone(method: str) -> No
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_state_survives_a_file(fitted: dict[str, Quantiser], method: str, tmp_path: Path) -> None:
-    quantiser, vectors = fitted[method], vectors_of()
-    save_checkpoint(tmp_path / "x", {"quantiser": quantiser.state()})
-    again = load_quantiser(load_checkpoint(tmp_path / "x")["quantiser"])
+def test_state_survives_a_file(fitted: dict[str, Quantizer], method: str, tmp_path: Path) -> None:
+    quantizer, vectors = fitted[method], vectors_of()
+    save_checkpoint(tmp_path / "x", {"quantizer": quantizer.state()})
+    again = load_quantizer(load_checkpoint(tmp_path / "x")["quantizer"])
     assert again.method == method
     assert again.codebook_sizes == (C,) * K
     assert again.dimension == D
-    assert flat(again.state()) == flat(quantiser.state())
-    assert again.distances(vectors).tobytes() == quantiser.distances(vectors).tobytes()
-    codes = quantiser.encode(vectors)
-    assert again.reconstruct(codes).tobytes() == quantiser.reconstruct(codes).tobytes()
+    assert flat(again.state()) == flat(quantizer.state())
+    assert again.distances(vectors).tobytes() == quantizer.distances(vectors).tobytes()
+    codes = quantizer.encode(vectors)
+    assert again.reconstruct(codes).tobytes() == quantizer.reconstruct(codes).tobytes()
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_report_by_its_definitions(fitted: dict[str, Quantiser], method: str) -> None:
-    quantiser, vectors = fitted[method], vectors_of()
-    report = quantiser.report(vectors)
-    codes = quantiser.encode(vectors)
+def test_report_by_its_definitions(fitted: dict[str, Quantizer], method: str) -> None:
+    quantizer, vectors = fitted[method], vectors_of()
+    report = quantizer.report(vectors)
+    codes = quantizer.encode(vectors)
     assert report["collisions"] == N - len(set(map(tuple, codes.tolist())))
     assert report["identical"] == 20
     for level, row in enumerate(report["levels"]):
@@ -146,7 +146,7 @@ def test_report_by_its_definitions(fitted: dict[str, Quantiser], method: str) ->
         entropy = -sum(share * math.log(share) for share in shares)
         assert row["perplexity"] == pytest.approx(math.exp(entropy))
     spread = ((vectors - vectors.mean(axis=0, dtype=float)) ** 2).sum()
-    left = ((vectors - quantiser.reconstruct(codes)) ** 2).sum()
+    left = ((vectors - quantizer.reconstruct(codes)) ** 2).sum()
     assert report["levels"][-1]["relative_error"] == pytest.approx(left / spread, rel=1e-5)
     if method != "rqvae":  # four epochs do not make a decoder
         errors = [1.0, *(row["relative_error"] for row in report["levels"])]
@@ -156,7 +156,7 @@ def test_report_by_its_definitions(fitted: dict[str, Quantiser], method: str) ->
 def test_report_of_equal_vectors() -> None:
     vectors = np.ones((5, 3), dtype=np.float32)
     settings = {"n_levels": 2, "codebook_size": 4}
-    report = fit_quantiser(vectors, "rqkmeans", settings, seed=0).report(vectors)
+    report = fit_quantizer(vectors, "rqkmeans", settings, seed=0).report(vectors)
     assert report["collisions"] == report["identical"] == 4
     assert [row["relative_error"] for row in report["levels"]] == [0.0, 0.0]
 
@@ -228,21 +228,21 @@ def test_row_keys_tell_rows_apart_and_nothing_else() -> None:
 )
 def test_unusable_vectors(vectors: np.ndarray, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        fit_quantiser(vectors, "rqkmeans", {}, seed=0)
+        fit_quantizer(vectors, "rqkmeans", {}, seed=0)
 
 
-def test_another_dimension_is_refused(fitted: dict[str, Quantiser]) -> None:
-    with pytest.raises(InputError, match="dimension 5, but the quantiser was fitted on 12"):
+def test_another_dimension_is_refused(fitted: dict[str, Quantizer]) -> None:
+    with pytest.raises(InputError, match="dimension 5, but the quantizer was fitted on 12"):
         fitted["rqkmeans"].encode(np.zeros((2, 5)))
 
 
 def test_unknown_methods_and_seeds() -> None:
     with pytest.raises(InputError, match="did you mean 'rqkmeans'"):
-        fit_quantiser(vectors_of(), "rq_kmeans", {}, seed=0)
+        fit_quantizer(vectors_of(), "rq_kmeans", {}, seed=0)
     with pytest.raises(InputError, match="seed: -1"):
-        fit_quantiser(vectors_of(), "rqkmeans", {}, seed=-1)
+        fit_quantizer(vectors_of(), "rqkmeans", {}, seed=-1)
     with pytest.raises(InputError, match="method 'pq' is not of this version"):
-        load_quantiser({"method": "pq"})
+        load_quantizer({"method": "pq"})
 
 
 def test_half_precision_vectors_are_read() -> None:

@@ -16,7 +16,7 @@ from recbole_qbert._version import __version__
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import atomic_write
 
-COLOURS = ("#3b6fb6", "#e08a3c", "#4a9b6e", "#b0589a", "#8a7a5c", "#5fb3c4", "#c4524a", "#777777")
+COLORS = ("#3b6fb6", "#e08a3c", "#4a9b6e", "#b0589a", "#8a7a5c", "#5fb3c4", "#c4524a", "#777777")
 PALE = "#c9ced6"
 
 # The policy keeps the page from fetching anything, whatever a title holds.
