@@ -217,7 +217,7 @@ def test_what_is_no_source(tiny: Tiny, toys: Toys) -> None:
 
 
 @pytest.mark.parametrize("signed", [False, True])
-@pytest.mark.parametrize("name", [*CONTENTS, "manifest.json"])
+@pytest.mark.parametrize("name", [*sorted(CONTENTS), "manifest.json"])
 def test_a_changed_or_missing_file_is_refused(
     tiny: Tiny, toys: Toys, name: str, signed: bool
 ) -> None:
