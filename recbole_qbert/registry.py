@@ -25,6 +25,7 @@ import recbole.model.sequential_recommender
 import recbole.trainer
 from recbole.data.dataset import SequentialDataset
 from recbole.model.abstract_recommender import AbstractRecommender
+from recbole.model.sequential_recommender import S3Rec
 from recbole.utils import ModelType, get_model
 
 from recbole_qbert.common.errors import InputError, did_you_mean, said_by_recbole
@@ -37,12 +38,26 @@ from recbole_qbert.training.trainer import ResumableTrainer, for_shared_folder
 
 
 class ModelEntry(NamedTuple):
-    """What belongs to a model name."""
+    """The classes and capabilities that belong to a model name.
+
+    A model class states two more capabilities itself: `reads_semantic_ids(config)`, a static method
+    (see `training.inputs`), and `takes_pretrained`, whether it starts from weights of `pretrain`.
+
+    Attributes:
+        model: the model's class.
+        dataset: its data set class.
+        trainer: its trainer class.
+        defaults: YAML with the model's keys; None: properties/model/<name>.yaml.
+        first_stage: whether `pretrain_epochs` epochs with `train_stage: pretrain` come before the
+            training. The model then loads `pre_model_path`, where that is given, with `train_stage:
+            finetune`; a bundle builds it without.
+    """
 
     model: type
     dataset: type[SequentialDataset] = SemanticIDDataset
     trainer: type[ResumableTrainer] = ResumableTrainer
-    defaults: Path | None = None  # YAML with the model's keys; None: properties/model/<name>.yaml
+    defaults: Path | None = None
+    first_stage: bool = False
 
 
 MODEL_TABLE: dict[str, ModelEntry] = {}
@@ -53,8 +68,16 @@ def register(
     dataset: type[SequentialDataset] = SemanticIDDataset,
     trainer: type[ResumableTrainer] = ResumableTrainer,
     defaults: str | Path | None = None,
+    first_stage: bool = False,
 ) -> type:
     """Make a model known by its class name, to this package and to RecBole.
+
+    Args:
+        model: a RecBole `SequentialRecommender`.
+        dataset: derived from `SemanticIDDataset` if `run` shall take the model.
+        trainer: derived from `ResumableTrainer`.
+        defaults: YAML with the model's keys and their defaults.
+        first_stage: see `ModelEntry`.
 
     Raises:
         InputError: RecBole, or somebody else here, already has a model of that name.
@@ -66,7 +89,8 @@ def register(
         raise InputError(f"model {name}: RecBole has a model of that name; choose another")
     if defaults is not None and not Path(defaults).is_file():
         raise InputError(f"model {name}: {defaults}: no such file of defaults")
-    entry = ModelEntry(model, dataset, trainer, Path(defaults) if defaults else None)
+    path = Path(defaults) if defaults else None
+    entry = ModelEntry(model, dataset, trainer, path, first_stage)
     MODEL_TABLE[name] = entry
     module_name = f"recbole.model.sequential_recommender.{name.lower()}"
     module = types.ModuleType(module_name, f"Registered by recbole_qbert: {name}.")
@@ -101,7 +125,12 @@ def model_entry(name: str) -> ModelEntry:
             f"model {name}: it needs labels, a knowledge graph or RecBole's own data set, so it "
             "cannot rank a catalog here"
         )
-    return ModelEntry(model)
+    return _recbole_entry(model)
+
+
+def _recbole_entry(model: Any) -> ModelEntry:
+    """The entry of one of RecBole's own models."""
+    return ModelEntry(model, first_stage=model is S3Rec)
 
 
 def check_model_name(name: str) -> None:
@@ -174,6 +203,6 @@ def _recbole_model(name: str) -> Any:
 def register_own_models() -> None:
     """Everything this package brings; called once when it is imported."""
     for model in recbole_models():
-        _let_recbole_find(model.__name__, ModelEntry(model))
+        _let_recbole_find(model.__name__, _recbole_entry(model))
     for model in (QBERT4Rec, IDBERT4Rec, BERT4RecFixed, Popularity, BigramChain):
         register(model)

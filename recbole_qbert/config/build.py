@@ -32,7 +32,7 @@ from recbole_qbert.common.yaml_files import load_yaml, parse_value, shipped
 from recbole_qbert.compat.recbole import isolated_argv
 from recbole_qbert.config.rules import LOSSES, check_effect, check_rules
 from recbole_qbert.config.settings import RUN
-from recbole_qbert.registry import MODEL_TABLE, check_model_name, is_sequential, model_entry
+from recbole_qbert.registry import check_model_name, is_sequential, model_entry
 
 # Stages of training; the paper's third stage has these two.
 PRETRAIN, FINETUNE = "pretrain", "finetune"
@@ -320,9 +320,9 @@ def install() -> None:
 def _load_layers(config: Config, model: str, dataset: str) -> None:
     """Put the shipped files over RecBole's defaults, and check them with what the user gave."""
     users = dict(config.external_config_dict)
-    # S3Rec has a stage of the name too, but is RecBole's own.
-    first = model in MODEL_TABLE and users.get("train_stage") == PRETRAIN
-    stage = PRETRAIN if first else FINETUNE
+    # A first stage of the model itself, such as S3Rec's, has the settings of its training.
+    pretrains = getattr(model_entry(model).model, "takes_pretrained", False)
+    stage = PRETRAIN if pretrains and users.get("train_stage") == PRETRAIN else FINETUNE
     users = file_settings(model, config.given_files, stage)
     for layer in (config.variable_config_dict, config.cmd_config_dict):
         check_keys(model, layer, "config", stage)

@@ -7,6 +7,7 @@ from typing import Any
 
 from recbole_qbert.common.errors import InputError, did_you_mean
 from recbole_qbert.evaluation.ranking import METRICS, UNSEEN, metric_names
+from recbole_qbert.registry import model_entry
 
 # RecBole's keys that nothing here reads -> the values that say what happens anyway, and why.
 # Without a value the key is refused whenever it is given.
@@ -55,8 +56,9 @@ def check_rules(settings: Mapping[str, Any]) -> None:
     if isinstance(mix, Mapping) and not sum(mix.values()):
         raise InputError(f"mask_mix: {mix}: one weight must be above 0")
     epochs, step = settings.get("epochs"), settings.get("eval_step")
-    # S3Rec's first stage has nothing to evaluate.
-    first_stage = settings.get("model") == "S3Rec" and settings.get("train_stage") == "pretrain"
+    # A first stage, such as S3Rec's, has nothing to evaluate.
+    two_stages = model_entry(settings["model"]).first_stage
+    first_stage = two_stages and settings.get("train_stage") == "pretrain"
     if isinstance(epochs, int) and isinstance(step, int) and step > epochs and not first_stage:
         raise InputError(
             f"eval_step: {step} epochs between evaluations, but only {epochs} epochs; one of them "

@@ -34,7 +34,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.models.qbert4rec import QBERT4Rec
+from recbole_qbert.models.layers.item_representation import ItemRepresentation
 from recbole_qbert.registry import build_model
 from recbole_qbert.speedups.trimmed_forward import quicken
 
@@ -117,7 +117,8 @@ def measure(config: Config, train_dataset: Any, test_loader: Any) -> Complexity:
         quicken(model, config)
         if device == cpu:
             parameters, item_parameters = count_parameters(model)
-            closed_form = closed_form_macs(model) if isinstance(model, QBERT4Rec) else None
+            by_formula = getattr(model, "closed_form_macs", None)
+            closed_form = by_formula() if by_formula else None
             try:
                 counted = counted_macs(model, one)
             except NotImplementedError:
@@ -164,42 +165,19 @@ def full_histories(loader: Any, config: Config, n_rows: int) -> Interaction:
 def count_parameters(model: Any) -> tuple[int, int]:
     """All parameters, and those of the item table.
 
-    The item table is QBERT4Rec's `items`, codes or rows; of another model every embedding table
-    with a row for each item (N, or N + 1 with a row for a mask).
+    The item table is an `ItemRepresentation`, codes or rows; in a model without one, every
+    embedding table with a row for each item (N, or N + 1 with a row for a mask).
     """
-    if isinstance(model, QBERT4Rec):
-        tables: list[nn.Module] = [model.items]
-    else:
-        tables = [
-            module
-            for module in model.modules()
-            if isinstance(module, nn.Embedding)
-            and module.num_embeddings in (model.n_items, model.n_items + 1)
-        ]
-    of_items = {id(parameter) for table in tables for parameter in table.parameters()}
+    tables: list[nn.Module] = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.Embedding)
+        and module.num_embeddings in (model.n_items, model.n_items + 1)
+    ]
+    own = [module for module in model.modules() if isinstance(module, ItemRepresentation)]
+    of_items = {id(parameter) for table in own or tables for parameter in table.parameters()}
     sizes = {id(parameter): parameter.numel() for parameter in model.parameters()}
     return sum(sizes.values()), sum(sizes[key] for key in of_items)
-
-
-def closed_form_macs(model: QBERT4Rec) -> int:
-    """Products that QBERT4Rec's encoder and head need for one user of full length.
-
-    With P = L * T positions, Q of them to be said something of, and an inner size of I, a block
-    multiplies 2 P D^2 for keys and values, 2 Q D^2 for queries and outputs, 2 Q P D in the scores
-    and sums of attention, and 2 Q D I in the feed-forward layers. Q is P, and T, the one masked
-    item, in the last block. The head multiplies N T D, the padding row included.
-    """
-    blocks = model.encoder.blocks.layers
-    hidden_size, inner_size = model.mask_token.size(1), blocks[0].linear1.out_features
-    positions = model.max_seq_length * model.tokens_per_item
-
-    def block(asked: int) -> int:
-        projections = 2 * (positions + asked) * hidden_size**2
-        attention = 2 * asked * positions * hidden_size
-        return projections + attention + 2 * asked * hidden_size * inner_size
-
-    head = model.n_items * model.tokens_per_item * hidden_size
-    return (len(blocks) - 1) * block(positions) + block(model.tokens_per_item) + head
 
 
 def counted_macs(model: Any, batch: Interaction) -> int:

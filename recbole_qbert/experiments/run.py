@@ -26,7 +26,13 @@ from recbole_qbert.common.process import (
     versions,
 )
 from recbole_qbert.common.process_group import barrier, is_main, world
-from recbole_qbert.config.build import FINETUNE, build_config, check_same_columns, shipped_files
+from recbole_qbert.config.build import (
+    FINETUNE,
+    PRETRAIN,
+    build_config,
+    check_same_columns,
+    shipped_files,
+)
 from recbole_qbert.data.dataset import SemanticIDDataset, semantic_id_path
 from recbole_qbert.evaluation.comparable import tested_on
 from recbole_qbert.evaluation.printing import print_tables
@@ -38,7 +44,6 @@ from recbole_qbert.experiments.splits import (
     load_dataset,
     load_splits,
 )
-from recbole_qbert.models.qbert4rec import QBERT4Rec
 from recbole_qbert.pretraining.transfer import load_pretrained, read_source
 from recbole_qbert.registry import build_model, model_entry
 from recbole_qbert.serving.bundle import NotBundled, save_bundle
@@ -77,7 +82,7 @@ def run_models(
 ) -> list[RunResult]:
     """Train and evaluate models one after another under one protocol and print one table.
 
-    A QBERT4Rec that starts from pretrained weights (`pre_model_path`) is followed by the same one
+    A model that starts from pretrained weights (`pre_model_path`) is followed by the same one
     from scratch, at the same budget; one that was trained before is not trained again.
 
     Args:
@@ -98,7 +103,7 @@ def run_models(
     check_same_columns([(config["model"], config) for config in configs])
     plan: list[tuple[Config, RunResult | None]] = [(config, None) for config in configs]
     for place, config in reversed(list(enumerate(configs))):
-        if is_qbert(config) and config["pre_model_path"]:
+        if takes_pretrained(config) and config["pre_model_path"]:
             alone = {**(settings or {}), "pre_model_path": None}
             scratch = build_config(config["model"], dataset, files, alone)
             plan.insert(place + 1, (scratch, finished_run(scratch)))
@@ -111,9 +116,9 @@ def run_models(
     return results
 
 
-def is_qbert(config: Config) -> bool:
-    """Whether the model is QBERT4Rec or derived from it: those have our keys of pretraining."""
-    return issubclass(model_entry(config["model"]).model, QBERT4Rec)
+def takes_pretrained(config: Config) -> bool:
+    """Whether the model starts from weights of `pretrain` or of a bundle: it has their keys."""
+    return bool(getattr(model_entry(config["model"]).model, "takes_pretrained", False))
 
 
 def check_run(config: Config) -> None:
@@ -127,7 +132,7 @@ def check_run(config: Config) -> None:
     for folder in (config["checkpoint_dir"], run_folder(config)):
         with error_context("checkpoint_dir"):
             check_writable(folder)
-    if not is_qbert(config):
+    if not takes_pretrained(config):
         return
     if config["train_stage"] != FINETUNE:
         raise InputError(
@@ -142,19 +147,21 @@ def check_run(config: Config) -> None:
 def check_models(configs: Sequence[Config]) -> None:
     """Read the data of all models and build them, so that no fault is found behind a training.
 
-    The first one, which is next, is passed over.
+    The first model is built next, so that it is left out; its semantic IDs must be there.
 
     Raises:
         InputError: as `load_splits` and `build_model`, or a model's semantic IDs are missing.
     """
     quiet_recbole()
-    for config in configs[1:]:
+    for number, config in enumerate(configs):
         name = config["model"]
         if reads_semantic_ids(config) and semantic_id_path(config) is None:
             raise InputError(
                 f"{name} needs semantic IDs and {config['dataset']} has none; `recbole-qbert "
                 f"tokenize --dataset={config['dataset']}` makes them (or set semantic_id_file)"
             )
+        if not number:
+            continue
         trial = copy.copy(config)  # reading the data puts numbers in place of `auto`
         trial.final_config_dict = dict(config.final_config_dict)
         with error_context(name):
@@ -212,16 +219,16 @@ def prepare(
     for note in splits.dataset.notes:
         console.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
 
-    two_stages = name == "S3Rec" and config["pretrain_epochs"]
+    two_stages = entry.first_stage and config["pretrain_epochs"]
     if held is not None and two_stages:
         held.enter_context(lock)
     if two_stages:
-        config["pre_model_path"] = pretrain_s3rec(config, console)
-        config["train_stage"] = "finetune"
+        config["pre_model_path"] = run_first_stage(config, console)
+        config["train_stage"] = FINETUNE
     init_seed(config["seed"], config["reproducibility"])
     model = build_model(config, splits.train._dataset)
     pretrained_on: list[str] = []
-    if is_qbert(config) and config["pre_model_path"]:
+    if takes_pretrained(config) and config["pre_model_path"]:
         source = read_source(config["pre_model_path"])
         pretrained_on = source.domains
         for line in load_pretrained(model, config, splits.train._dataset, source):
@@ -325,14 +332,18 @@ def _says_the_same(one: RunResult, other: RunResult) -> bool:
     return all(getattr(one, name) == getattr(other, name) for name in fields)
 
 
-def pretrain_s3rec(config: Config, console: Console) -> str:
-    """S3Rec's first stage: `pretrain_epochs` epochs of its four self-supervised losses.
+def run_first_stage(config: Config, console: Console) -> str:
+    """Train a model's first stage for `pretrain_epochs` epochs, for `pre_model_path`.
 
-    Trains on one row a user, the whole training sequence, as the original does.
+    The model is built with `train_stage: pretrain` and trained on one row a user, the whole
+    training sequence.
+
+    Returns:
+        the checkpoint of the last epoch.
     """
-    folder = Path(config["checkpoint_dir"]) / "pretrain"
+    name, folder = config["model"], Path(config["checkpoint_dir"]) / "pretrain"
     changes = {
-        "train_stage": "pretrain",
+        "train_stage": PRETRAIN,
         "epochs": config["pretrain_epochs"],
         "augmentation": "none",
         # There are far fewer rows than the second stage's prefixes: smaller batches, more steps.
@@ -342,10 +353,10 @@ def pretrain_s3rec(config: Config, console: Console) -> str:
         **{key: config[key] for key in UNSTORED_KEYS if key in config},
     }
     keys = config_to_json(config)["keys"] | changes
-    first = config_from_json({"model": "S3Rec", "dataset": config["dataset"], "keys": keys})
-    entry = model_entry("S3Rec")
+    first = config_from_json({"model": name, "dataset": config["dataset"], "keys": keys})
+    entry = model_entry(name)
     train_data, _, _ = data_preparation(first, load_dataset(entry.dataset, first))
-    console.print(f"  S3Rec pretraining, {first['epochs']} epochs")
+    console.print(f"  {name} pretraining, {first['epochs']} epochs")
     init_seed(first["seed"], first["reproducibility"])
     model = build_model(first, train_data._dataset).to(first["device"])
     trainer = entry.trainer(first, model)

@@ -74,6 +74,7 @@ class QBERT4Rec(SequentialRecommender):
     """
 
     input_type = InputType.POINTWISE
+    takes_pretrained = True
     log_absence: Tensor
 
     @staticmethod
@@ -253,6 +254,26 @@ class QBERT4Rec(SequentialRecommender):
         if not self.exclude_visible:
             return torch.zeros_like(items[:, :1])
         return items.masked_fill(mask | ~valid_positions(lengths, items.size(1)), 0)
+
+    def closed_form_macs(self) -> int:
+        """Multiply-accumulates of encoder and head for one user of full length.
+
+        With P = L * T positions, Q of them asked for, and an inner size of I, a block multiplies
+        2 P D^2 for keys and values, 2 Q D^2 for queries and outputs, 2 Q P D in the scores and sums
+        of attention, and 2 Q D I in the feed-forward layers. Q is P, and T, the one masked item, in
+        the last block. The head multiplies N T D, the padding row included.
+        """
+        blocks = self.encoder.blocks.layers
+        hidden_size, inner_size = self.mask_token.size(1), blocks[0].linear1.out_features
+        positions = self.max_seq_length * self.tokens_per_item
+
+        def block(asked: int) -> int:
+            projections = 2 * (positions + asked) * hidden_size**2
+            attention = 2 * asked * positions * hidden_size
+            return projections + attention + 2 * asked * hidden_size * inner_size
+
+        head = self.n_items * self.tokens_per_item * hidden_size
+        return int((len(blocks) - 1) * block(positions) + block(self.tokens_per_item) + head)
 
 
 class IDBERT4Rec(QBERT4Rec):

@@ -168,18 +168,19 @@ def settings_of(content: Mapping[str, Any], device: torch.device) -> Config:
 
 def build_again(config: Config, dataset: Any, weights: Mapping[str, Tensor]) -> Any:
     """The model of a config with these weights, ready to score; draws no random number."""
-    settings = copy.copy(config)
-    # A second stage of training would read the weights that it starts from.
-    settings.final_config_dict = config.final_config_dict | {
-        "train_stage": "pretrain", "pre_model_path": None
-    }  # fmt: skip
+    entry, settings = model_entry(config["model"]), copy.copy(config)
+    keys: dict[str, Any] = {"pre_model_path": None}
+    if entry.first_stage and entry.model.__module__.startswith("recbole."):
+        # RecBole's S3Rec needs the file of its first stage when it is built for the second one.
+        keys["train_stage"] = "pretrain"
+    settings.final_config_dict = config.final_config_dict | keys
     if any(tensor.isnan().any() for tensor in weights.values()):
         raise InputError("some of its weights are not numbers")
     room = ALLOWANCE + 4 * sum(TENSOR + tensor.numel() for tensor in weights.values())
     if config["MAX_ITEM_LIST_LENGTH"] > room:
         raise InputError(f"MAX_ITEM_LIST_LENGTH: {config['MAX_ITEM_LIST_LENGTH']} is too large")
     with torch.random.fork_rng(devices=[]), _Allowance(room):
-        model = model_entry(config["model"]).model(settings, dataset)
+        model = entry.model(settings, dataset)
     for name, buffer in list(model.named_buffers()):
         if name in weights and not buffer.numel():  # it counts interactions
             holder, _, own = name.rpartition(".")

@@ -23,7 +23,6 @@ from recbole_qbert.experiments.complexity import (
     Complexity,
     Latency,
     best_items,
-    closed_form_macs,
     complexity_table,
     count_parameters,
     counted_macs,
@@ -114,7 +113,7 @@ def test_the_paper_s_sizes(dataset: str, n_items: int) -> None:
     # keys and values, one row through its others, attention, and the head once.
     weights = 50 * (3 * 524_288 + 2 * 65_536) + 2 * 65_536 + 2 * 256 * 512
     by_hand = weights + 2 * (3 * 50 * 50 + 50) * 256 + (n_items + 1) * 256
-    assert closed_form_macs(model) == by_hand
+    assert model.closed_form_macs() == by_hand
 
 
 def test_the_paper_counts_50_macs_a_parameter() -> None:
@@ -153,7 +152,7 @@ def test_macs_by_hand(tiny: Tiny, settings: dict[str, Any], by_hand: int) -> Non
     """In closed form and by PyTorch's counter, whatever fused kernels the layers would take."""
     model, config, loaded = _built(tiny, **settings)
     assert torch.backends.mha.get_fastpath_enabled()
-    assert closed_form_macs(model) == by_hand
+    assert model.closed_form_macs() == by_hand
     assert counted_macs(model, full_histories(loaded.test, config, 1)) == by_hand
     assert counted_macs(model, full_histories(loaded.test, config, 15)) == 15 * by_hand
     assert torch.backends.mha.get_fastpath_enabled()
@@ -179,7 +178,7 @@ def test_the_closed_form_at_the_paper_s_size() -> None:
     model = _of_paper_size(6250).eval()
     history = torch.arange(1, 51).unsqueeze(0)
     batch = Interaction({"item_id_list": history, "item_length": torch.tensor([50])})
-    assert counted_macs(model, batch) == closed_form_macs(model) == 91_055_872
+    assert counted_macs(model, batch) == model.closed_form_macs() == 91_055_872
 
 
 # Batches -----------------------------------------------------------------------------------------

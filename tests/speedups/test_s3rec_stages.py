@@ -11,7 +11,7 @@ from conftest import Tiny
 from rich.console import Console
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.experiments.run import pretrain_s3rec
+from recbole_qbert.experiments.run import run_first_stage
 from recbole_qbert.training.checkpoint import load_checkpoint
 from recbole_qbert.training.trainer import ResumableTrainer
 
@@ -32,7 +32,7 @@ def pretrain(tiny: Tiny, name: str) -> dict[str, torch.Tensor]:
         hidden_dropout_prob=0.3,
         resume=True,
     )
-    path = pretrain_s3rec(config, Console(quiet=True))
+    path = run_first_stage(config, Console(quiet=True))
     assert Path(path).parent == folder / "pretrain"
     weights: dict[str, torch.Tensor] = load_checkpoint(path, torch.device("cpu"))["state_dict"]
     return weights
@@ -84,7 +84,7 @@ def test_sequences_a_step(
         return fit(self, data, *rest, **more)
 
     monkeypatch.setattr(ResumableTrainer, "fit", look)
-    pretrain_s3rec(config, Console(quiet=True))
+    run_first_stage(config, Console(quiet=True))
     full, rest = divmod(len(tiny.sequences), expected)
     assert sizes == [expected] * full + [rest] * bool(rest)
     assert config["train_batch_size"] == 16

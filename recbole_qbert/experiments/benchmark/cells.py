@@ -17,7 +17,7 @@ from recbole_qbert.evaluation.ranking import RANKS_FILE
 from recbole_qbert.evaluation.results import RunResult
 from recbole_qbert.experiments.benchmark.plan import BenchmarkPlan, ModelRow, Settings
 from recbole_qbert.experiments.parallel import Job, run_parallel
-from recbole_qbert.experiments.run import check_run, is_qbert
+from recbole_qbert.experiments.run import check_run, takes_pretrained
 from recbole_qbert.training.inputs import reads_semantic_ids
 from recbole_qbert.training.run_identity import changed_inputs, finished_run, run_folder
 
@@ -80,7 +80,7 @@ def _with_scratch(
     folders, cells = {run_folder(cell.config) for cell in row}, []
     for cell in row:
         cells.append(cell)
-        if is_qbert(cell.config) and cell.config["pre_model_path"]:
+        if takes_pretrained(cell.config) and cell.config["pre_model_path"]:
             contender = replace(cell.contender, name=f"{cell.contender.name}, from scratch")
             scratch = _cell(plan, contender, domain, cell.seed, {"pre_model_path": None})
             if run_folder(scratch.config) not in folders:
