@@ -1,13 +1,13 @@
-"""One table: model name -> model, dataset and trainer class.
+"""Model table: model name -> model, dataset and trainer class.
 
-`register` also makes RecBole's own look-ups by name find the classes, so that `run_recbole`,
-`load_data_and_model` and `objective_function` work with a name of this table. RecBole looks for a
-model in a module of its own package named like the model, and for `<Model>Dataset` and
+`register` adds a model to the table. It also makes RecBole's own lookups by name find the classes,
+so that `run_recbole`, `load_data_and_model` and `objective_function` accept the name. RecBole looks
+for a model in a module of its own package named like the model, and for `<Model>Dataset` and
 `<Model>Trainer` as attributes of two of its packages (recbole/utils/utils.py,
-recbole/data/utils.py). A third party adds a model by calling `register` before it runs.
+recbole/data/utils.py).
 
-RecBole's own sequential models get our dataset and trainer too, in both ways of running them, so
-that all models are compared under one protocol.
+RecBole's own sequential models also get this package's dataset and trainer, whether they run
+through this package or through `run_recbole`, so that all models are compared under one protocol.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from recbole_qbert.training.trainer import ResumableTrainer, for_shared_folder
 
 
 class ModelEntry(NamedTuple):
-    """What belongs to a model name."""
+    """Classes and defaults file of one model name."""
 
     model: type
     dataset: type[SequentialDataset] = SemanticIDDataset
@@ -54,10 +54,20 @@ def register(
     trainer: type[ResumableTrainer] = ResumableTrainer,
     defaults: str | Path | None = None,
 ) -> type:
-    """Make a model known by its class name, to this package and to RecBole.
+    """Register a model by its class name, in this package and in RecBole.
+
+    Args:
+        model: class of the model.
+        dataset: class of its dataset.
+        trainer: class of its trainer.
+        defaults: YAML file with the model's keys; None for `properties/model/<name>.yaml`.
+
+    Returns:
+        `model`, so that this can be a class decorator.
 
     Raises:
-        InputError: RecBole, or somebody else here, already has a model of that name.
+        InputError: the name belongs to another registered model or to a model of RecBole, or
+            `defaults` is not a file.
     """
     name = model.__name__
     if name in MODEL_TABLE and MODEL_TABLE[name].model is not model:
@@ -83,10 +93,10 @@ def _let_recbole_find(name: str, entry: ModelEntry) -> None:
 
 
 def model_entry(name: str) -> ModelEntry:
-    """The entry of a registered model, or one for a sequential model of RecBole's.
+    """Return the entry of a registered model, or a new one for a sequential model of RecBole.
 
     Raises:
-        InputError: no such model, not a sequential one, or none that can rank a catalog.
+        InputError: there is no such model, it is not sequential, or it cannot rank a catalog.
     """
     if name in MODEL_TABLE:
         return MODEL_TABLE[name]
@@ -105,9 +115,10 @@ def model_entry(name: str) -> ModelEntry:
 
 
 def check_model_name(name: str) -> None:
-    """
+    """Check that this table or RecBole has a model of the name.
+
     Raises:
-        InputError: neither this table nor RecBole has a model of the name.
+        InputError: neither has.
     """
     if name not in MODEL_TABLE and _recbole_model(name) is None:
         raise InputError(
@@ -117,21 +128,22 @@ def check_model_name(name: str) -> None:
 
 
 def runnable_models() -> list[str]:
-    """The names of all models that `run` takes."""
+    """Return the names of all models that `run` accepts."""
     return [*MODEL_TABLE, *(model.__name__ for model in recbole_models())]
 
 
 def is_sequential(name: str, model: type) -> bool:
-    """Whether a model is one of this table, or a sequential one of RecBole's."""
+    """Return whether a model is in this table or among RecBole's models that `run` accepts."""
     return name in MODEL_TABLE or model in recbole_models()
 
 
 @functools.cache
 def recbole_models() -> tuple[type, ...]:
-    """RecBole's sequential models that rank a catalog from sequences.
+    """Return RecBole's sequential models that rank a catalog from sequences alone.
 
-    Those that need a knowledge graph have a data set class of their own there. FEARec looks for
-    users with one target in RecBole's copied histories, which are not made here.
+    Left out are those that need a knowledge graph, which have a dataset class of their own in
+    RecBole, and FEARec, which searches RecBole's copied histories for users with the same target;
+    this package's dataset does not create those.
     """
     package = recbole.model.sequential_recommender
     classes: list[Any] = [each for each in vars(package).values() if inspect.isclass(each)]
@@ -148,11 +160,11 @@ def recbole_models() -> tuple[type, ...]:
 
 
 def build_model(config: Any, dataset: Any) -> Any:
-    """The model of a config.
+    """Build the model that a config names.
 
     Raises:
-        InputError: RecBole's class cannot be built from these settings or this data set; it says so
-            with whatever exception comes first.
+        InputError: a model of RecBole cannot be built from these settings or this data set; gives
+            RecBole's exception.
     """
     model = model_entry(config["model"]).model
     with said_by_recbole(
@@ -172,7 +184,7 @@ def _recbole_model(name: str) -> Any:
 
 
 def register_own_models() -> None:
-    """Everything this package brings; called once when it is imported."""
+    """Register this package's models; called once, when the package is imported."""
     for model in recbole_models():
         _let_recbole_find(model.__name__, ModelEntry(model))
     for model in (QBERT4Rec, IDBERT4Rec, BERT4RecFixed, Popularity, BigramChain):
