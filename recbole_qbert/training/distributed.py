@@ -66,8 +66,8 @@ def launch(n_processes: int, arguments: Sequence[str]) -> int:
     try:
         torchrun([*flags, *arguments])
     except ChildFailedError as error:
-        # Processes that torchrun itself ended have exit code -15 (SIGTERM), so `max` prefers the
-        # process that failed first.
+        # Processes that torchrun itself ended have exit code -15 (SIGTERM); `max` prefers a
+        # process that failed by itself.
         failure = max(error.failures.values(), key=lambda each: each.exitcode)
         if failure.exitcode >= 0:
             return failure.exitcode
