@@ -80,7 +80,8 @@ def register(
     MODEL_TABLE[name] = entry
     module_name = f"recbole.model.sequential_recommender.{name.lower()}"
     module = types.ModuleType(module_name, f"Registered by recbole_qbert: {name}.")
-    module.__spec__ = importlib.machinery.ModuleSpec(module_name, None)  # RecBole asks find_spec
+    # RecBole calls `find_spec`, which needs a module with a spec.
+    module.__spec__ = importlib.machinery.ModuleSpec(module_name, None)
     setattr(module, name, model)
     sys.modules[module_name] = module
     _let_recbole_find(name, entry)

@@ -33,7 +33,7 @@ _NOT_ALLOWED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 @contextlib.contextmanager
 def report_disk_full(path: str | Path) -> Iterator[None]:
-    """Turn a full or read-only disk, met while `path` is written, into a one-line error.
+    """Turn a full disk or a missing permission, met while `path` is written, into a one-line error.
 
     Raises:
         InputError: in place of the `OSError`. Other `OSError`s pass unchanged.
@@ -100,7 +100,7 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         mode: "w" for UTF-8 text without newline translation, "wb" for bytes.
 
     Raises:
-        InputError: the disk is full or read-only.
+        InputError: the disk is full, or `path` may not be written.
     """
     path = Path(path)
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
@@ -128,7 +128,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     next `atomic_folder` moves the old folder back.
 
     Raises:
-        InputError: the disk is full or read-only.
+        InputError: the disk is full, or `path` may not be written.
     """
     path = Path(path)
     with report_disk_full(path):
@@ -192,7 +192,7 @@ def append_line(path: str | Path, content: Mapping[str, Any]) -> None:
     each other.
 
     Raises:
-        InputError: the disk is full or read-only.
+        InputError: the disk is full, or `path` may not be written.
     """
     path = Path(path)
     line = _json_line({**content, "sha256": _sha256(_json_line(content))}) + b"\n"
@@ -366,7 +366,7 @@ def write_npz(path: str | Path, **arrays: np.ndarray) -> None:
         **arrays: its arrays by name; none of dtype object.
 
     Raises:
-        InputError: the disk is full or read-only.
+        InputError: the disk is full, or `path` may not be written.
     """
     with atomic_write(path, "wb") as handle:
         archive = zipfile.ZipFile(handle, "w")
@@ -384,7 +384,7 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
     """Write indented JSON atomically.
 
     Raises:
-        InputError: the disk is full or read-only.
+        InputError: the disk is full, or `path` may not be written.
     """
     with atomic_write(path) as handle:
         json.dump(content, handle, indent=2, ensure_ascii=False, sort_keys=True)

@@ -95,7 +95,7 @@ def resolve_auto(config: Any, data: DataSize) -> None:
         "train_batch_size": lambda: batch_size(data.rows),
         "epochs": lambda: n_epochs(data.rows, config["train_batch_size"]),
         "eval_step": lambda: eval_step(config["epochs"]),
-        # The valid metric rises until the learning rate has fallen to zero.
+        # No early stopping: the valid metric rises until the learning rate has decayed to zero.
         "stopping_step": lambda: config["epochs"],
         "learning_rate": lambda: learning_rate(config["train_batch_size"], length),
         "hidden_dropout_prob": lambda: dropout(data.interactions),

@@ -96,17 +96,17 @@ class Coverage:
     unknown: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        said = [f"{self.n_present} of {self.n_items} items have a vector"]
+        parts = [f"{self.n_present} of {self.n_items} items have a vector"]
         if self.missing:
-            said.append(f"{len(self.missing)} have none: {_examples(self.missing)}")
+            parts.append(f"{len(self.missing)} have none: {_examples(self.missing)}")
         if self.unknown:
-            said.append(
+            parts.append(
                 f"the table has {len(self.unknown)} more that the data set does not know: "
                 f"{_examples(self.unknown)}"
             )
         if self.missing and self.unknown:
-            said.append("do both number the items alike, from 0 or from 1?")
-        return "; ".join(said)
+            parts.append("do both number the items alike, from 0 or from 1?")
+        return "; ".join(parts)
 
 
 def _examples(items: Sequence[str]) -> str:

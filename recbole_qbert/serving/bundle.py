@@ -496,13 +496,13 @@ class Recommender:
 
     def _left_out(self, not_known: Iterable[str], n_without: int) -> str:
         names = [*not_known]
-        said = []
+        parts = []
         if names:
             shown = preview([quote(name) for name in names[:11]])
-            said.append(f"items unknown to the model ({len(names)}): {shown}")
+            parts.append(f"items unknown to the model ({len(names)}): {shown}")
         if n_without:
-            said.append(
+            parts.append(
                 f"histories without a known item, for which {self.config['model']} has no ranking "
                 f"({n_without})"
             )
-        return "; ".join(said)
+        return "; ".join(parts)

@@ -33,7 +33,7 @@ def draw_masks_and_segments(model: S3Rec, items: Tensor, lengths: Tensor) -> lis
 
     Returns:
         Six tensors [B, L], left-padded: items with masks, the items, items with negatives at the
-        masks, items with a masked segment, the segment, a segment of another sequence.
+        masks, items with a masked segment, the segment, a random segment of the batch.
     """
     no_attributes = torch.zeros(len(model.item_feat), 1, dtype=torch.long)
     view = view_of(model, n_features=1, item_feat={model.FEATURE_FIELD: no_attributes})

@@ -100,7 +100,7 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
 
     Raises:
         TypeError: the state contains an object of another type.
-        InputError: the disk is full or read-only.
+        InputError: the disk is full, or `path` may not be written.
     """
     state = dict(state)
     if isinstance(state.get("config"), Config):

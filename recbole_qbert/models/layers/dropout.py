@@ -1,4 +1,4 @@
-"""Dropout with cheaper masks than PyTorch's on a CPU (results/speed.md)."""
+"""Dropout with cheaper random masks on a CPU than PyTorch's (results/speed.md)."""
 
 from __future__ import annotations
 
