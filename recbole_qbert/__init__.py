@@ -1,13 +1,13 @@
 """Q-BERT4Rec and semantic-ID sequential recommendation for RecBole 1.2.1.
 
-Importing this package is all that RecBole needs: workarounds are applied, checkpoints become safe,
-and the models of `registry.MODEL_TABLE` can be named wherever RecBole takes a model name.
+Importing this package is enough for RecBole to use it: it applies workarounds, makes checkpoints
+safe, and lets every model of `registry.MODEL_TABLE` be named wherever RecBole takes a model name.
 """
 
 from recbole_qbert.common import startup
 
-# Where this process is the command, `--help`, `--version` and mistakes in its flags end here: the
-# imports below take seconds. For everybody else this import does all that it always does.
+# If this process is the command, `--help`, `--version` and mistakes in its flags exit here, because
+# the imports below take seconds. In any other process this block does nothing.
 if (_words := startup.command_line()) is not None:
     startup.use_utf8()
 

@@ -1,7 +1,7 @@
-"""The command `recbole-qbert`. Every `InputError` becomes one line on stderr and exit status 2.
+"""The `recbole-qbert` command. Every `InputError` becomes one line on stderr and exit status 2.
 
-What is imported here and in `commands` at the top is light: `answer` runs before torch and RecBole
-are imported, which take seconds.
+Imports at the top of this module and of `commands` must be fast: `answer` runs before torch and
+RecBole, whose imports take seconds.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from recbole_qbert.common.output import ended_by_closed_pipe, plain_output
 from recbole_qbert.common.signals import ended_by_sigterm
 from recbole_qbert.compat import recbole
 
-# Commands whose flags are the keys of YAML files: the module that says what there are (HELP,
-# groups), and what runs it.
+# Commands whose flags are the keys of YAML files: the module with their help (HELP, groups), and
+# the function that runs them.
 OPEN_ENDED: dict[str, tuple[ModuleType, Callable[[Sequence[str]], int]]] = {
     "run": (run, run.run),
     "tokenize": (tokenize, tokenize.run_tokenize),
@@ -45,11 +45,11 @@ OPEN_ENDED: dict[str, tuple[ModuleType, Callable[[Sequence[str]], int]]] = {
     "complexity": (complexity, complexity.run_complexity),
     "tune": (tune, tune.run_tune),
 }
-POSITIONAL = {"ablate", "benchmark", "tune"}  # have a word before their flags
+POSITIONAL = {"ablate", "benchmark", "tune"}  # take one positional argument before their flags
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one sub-command; returns the exit status."""
+    """Run one sub-command and return its exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     with ended_by_closed_pipe(), plain_output():
         command = _parsed(given)
@@ -57,15 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def answer(arguments: Sequence[str]) -> None:
-    """Exit where RecBole need not be imported, or cannot be.
+    """Exit early for any command line that needs no RecBole, or cannot have it.
 
-    That is help, version, no command, a mistake in the flags, `doctor`, and RecBole not installed.
+    These are help, the version, a missing command, mistakes in the flags, `doctor`, and any command
+    if RecBole is not installed. For all others this function returns.
     """
     with ended_by_closed_pipe():
         command = _parsed(list(arguments))
         if isinstance(command, int):
             sys.exit(command)
-        if arguments[0] == "doctor":  # it examines an installation that may not work
+        if arguments[0] == "doctor":  # must work in a broken installation
             with plain_output():
                 sys.exit(command())
         if missing := recbole.missing():
@@ -74,7 +75,7 @@ def answer(arguments: Sequence[str]) -> None:
 
 
 def _parsed(given: list[str]) -> int | Callable[[], int]:
-    """What runs the command; or the exit status, where all has been said."""
+    """Return the function that runs the command, or the exit status if there is nothing to run."""
     if given[:1] and given[0] in OPEN_ENDED:
         module, run_it = OPEN_ENDED[given[0]]
         with _faults() as status:
@@ -104,8 +105,8 @@ def _run(given: list[str], command: Callable[[], int]) -> int:
 
     with _faults() as status:
         try:
-            # torchrun sends SIGTERM to the peers of a process that failed, which have nothing to
-            # say.
+            # torchrun sends SIGTERM to the peers of a failed process; they must not print that
+            # they were stopped.
             by_sigterm = contextlib.nullcontext() if launched() else ended_by_sigterm()
             with by_sigterm, first_error_only(), system_faults():
                 return command()
@@ -119,7 +120,7 @@ def _run(given: list[str], command: Callable[[], int]) -> int:
 
 @contextlib.contextmanager
 def _faults() -> Iterator[list[int]]:
-    """Print an `InputError` of the block; the exit status then is in what this gives."""
+    """Print an `InputError` of the block. The yielded one-item list then holds exit status 2."""
     status = [0]
     try:
         yield status
@@ -129,7 +130,7 @@ def _faults() -> Iterator[list[int]]:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """All sub-commands; the open-ended ones are only listed."""
+    """Build the parser of all sub-commands; the open-ended ones are only listed."""
     about = "Semantic-ID sequential recommendation on RecBole; COMMAND --help lists its flags."
     parser = _Parser(prog="recbole-qbert", description=about)
     parser.add_argument("--version", action="version", version=__version__)
@@ -144,7 +145,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 class _Help(argparse.HelpFormatter):
-    """Each flag with its type and default."""
+    """Help formatter that shows each flag's type and default."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
@@ -156,7 +157,7 @@ class _Help(argparse.HelpFormatter):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Lists the flags that are needed before the others."""
+    """Argument parser that lists required flags first."""
 
     def __init__(self, **settings: Any):
         super().__init__(**{"formatter_class": _Help, **settings})

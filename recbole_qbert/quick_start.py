@@ -1,4 +1,4 @@
-"""What a program needs: train and compare models, register one, recommend from a bundle."""
+"""Python interface: train and compare models, register a model, recommend from a bundle."""
 
 from recbole_qbert.experiments.run import run_model, run_models
 from recbole_qbert.registry import register

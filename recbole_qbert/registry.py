@@ -1,13 +1,13 @@
-"""One table: model name -> model, dataset and trainer class.
+"""Model table: model name -> model, dataset and trainer class.
 
-`register` also makes RecBole's own look-ups by name find the classes, so that `run_recbole`,
-`load_data_and_model` and `objective_function` work with a name of this table. RecBole looks for a
-model in a module of its own package named like the model, and for `<Model>Dataset` and
+`register` adds a model to the table. It also makes RecBole's own lookups by name find the classes,
+so that `run_recbole`, `load_data_and_model` and `objective_function` accept the name. RecBole looks
+for a model in a module of its own package named like the model, and for `<Model>Dataset` and
 `<Model>Trainer` as attributes of two of its packages (recbole/utils/utils.py,
-recbole/data/utils.py). A third party adds a model by calling `register` before it runs.
+recbole/data/utils.py).
 
-RecBole's own sequential models get our dataset and trainer too, in both ways of running them, so
-that all models are compared under one protocol.
+RecBole's own sequential models also get this package's dataset and trainer, whether they run
+through this package or through `run_recbole`, so that all models are compared under one protocol.
 """
 
 from __future__ import annotations
@@ -70,17 +70,21 @@ def register(
     defaults: str | Path | None = None,
     first_stage: bool = False,
 ) -> type:
-    """Make a model known by its class name, to this package and to RecBole.
+    """Register a model by its class name, in this package and in RecBole.
 
     Args:
-        model: a RecBole `SequentialRecommender`.
-        dataset: derived from `SemanticIDDataset` if `run` shall take the model.
-        trainer: derived from `ResumableTrainer`.
-        defaults: YAML with the model's keys and their defaults.
+        model: class of the model, a RecBole `SequentialRecommender`.
+        dataset: class of its dataset; `run` needs one derived from `SemanticIDDataset`.
+        trainer: class of its trainer.
+        defaults: YAML file with the model's keys; None for `properties/model/<name>.yaml`.
         first_stage: see `ModelEntry`.
 
+    Returns:
+        `model`, so that this can be a class decorator.
+
     Raises:
-        InputError: RecBole, or somebody else here, already has a model of that name.
+        InputError: the name belongs to another registered model or to a model of RecBole, or
+            `defaults` is not a file.
     """
     name = model.__name__
     if name in MODEL_TABLE and MODEL_TABLE[name].model is not model:
@@ -94,7 +98,8 @@ def register(
     MODEL_TABLE[name] = entry
     module_name = f"recbole.model.sequential_recommender.{name.lower()}"
     module = types.ModuleType(module_name, f"Registered by recbole_qbert: {name}.")
-    module.__spec__ = importlib.machinery.ModuleSpec(module_name, None)  # RecBole asks find_spec
+    # RecBole calls `find_spec`, which needs a module with a spec.
+    module.__spec__ = importlib.machinery.ModuleSpec(module_name, None)
     setattr(module, name, model)
     sys.modules[module_name] = module
     _let_recbole_find(name, entry)
@@ -107,10 +112,10 @@ def _let_recbole_find(name: str, entry: ModelEntry) -> None:
 
 
 def model_entry(name: str) -> ModelEntry:
-    """The entry of a registered model, or one for a sequential model of RecBole's.
+    """Return the entry of a registered model, or a new one for a sequential model of RecBole.
 
     Raises:
-        InputError: no such model, not a sequential one, or none that can rank a catalog.
+        InputError: there is no such model, it is not sequential, or it cannot rank a catalog.
     """
     if name in MODEL_TABLE:
         return MODEL_TABLE[name]
@@ -134,9 +139,10 @@ def _recbole_entry(model: Any) -> ModelEntry:
 
 
 def check_model_name(name: str) -> None:
-    """
+    """Check that this table or RecBole has a model of the name.
+
     Raises:
-        InputError: neither this table nor RecBole has a model of the name.
+        InputError: neither has.
     """
     if name not in MODEL_TABLE and _recbole_model(name) is None:
         raise InputError(
@@ -146,21 +152,22 @@ def check_model_name(name: str) -> None:
 
 
 def runnable_models() -> list[str]:
-    """The names of all models that `run` takes."""
+    """Return the names of all models that `run` accepts."""
     return [*MODEL_TABLE, *(model.__name__ for model in recbole_models())]
 
 
 def is_sequential(name: str, model: type) -> bool:
-    """Whether a model is one of this table, or a sequential one of RecBole's."""
+    """Return whether a model is in this table or among RecBole's models that `run` accepts."""
     return name in MODEL_TABLE or model in recbole_models()
 
 
 @functools.cache
 def recbole_models() -> tuple[type, ...]:
-    """RecBole's sequential models that rank a catalog from sequences.
+    """Return RecBole's sequential models that rank a catalog from sequences alone.
 
-    Those that need a knowledge graph have a data set class of their own there. FEARec looks for
-    users with one target in RecBole's copied histories, which are not made here.
+    Left out are those that need a knowledge graph, which have a dataset class of their own in
+    RecBole, and FEARec, which searches RecBole's copied histories for users with the same target;
+    this package's dataset does not create those.
     """
     package = recbole.model.sequential_recommender
     classes: list[Any] = [each for each in vars(package).values() if inspect.isclass(each)]
@@ -177,11 +184,11 @@ def recbole_models() -> tuple[type, ...]:
 
 
 def build_model(config: Any, dataset: Any) -> Any:
-    """The model of a config.
+    """Build the model that a config names.
 
     Raises:
-        InputError: RecBole's class cannot be built from these settings or this data set; it says so
-            with whatever exception comes first.
+        InputError: a model of RecBole cannot be built from these settings or this data set; gives
+            RecBole's exception.
     """
     model = model_entry(config["model"]).model
     with said_by_recbole(
@@ -201,7 +208,7 @@ def _recbole_model(name: str) -> Any:
 
 
 def register_own_models() -> None:
-    """Everything this package brings; called once when it is imported."""
+    """Register this package's models; called once, when the package is imported."""
     for model in recbole_models():
         _let_recbole_find(model.__name__, _recbole_entry(model))
     for model in (QBERT4Rec, IDBERT4Rec, BERT4RecFixed, Popularity, BigramChain):

@@ -1,1 +1,1 @@
-"""Errors, files, settings files, output and processes: what every layer uses."""
+"""Errors, files, settings files, output and processes: helpers that every layer uses."""

@@ -1,4 +1,4 @@
-"""What a user may cause, turned by every command into one line and exit status 2, and its words."""
+"""User errors. Every command prints them as one line and exits with status 2."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class InputError(Exception):
-    """Something the user gave (file, key, value) cannot be used.
+    """Error in something the user gave: a file, a key or a value.
 
     The message is one line that names the file, the line or field, and the remedy.
     """
@@ -17,7 +17,7 @@ class InputError(Exception):
 
 @contextlib.contextmanager
 def error_context(where: str) -> Iterator[None]:
-    """What is wrong in the block is said to be wrong there."""
+    """Prefix every `InputError` raised in the block with `where`."""
     try:
         yield
     except InputError as error:
@@ -26,14 +26,18 @@ def error_context(where: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def said_by_recbole(model: type, place: str, failed: str, remedy: str) -> Iterator[None]:
-    """Whatever a model of RecBole's own raises in the block becomes one line; of any other model,
-    and of memory that is short, it stays what it is.
+    """Turn any exception that one of RecBole's own models raises in the block into an `InputError`.
+
+    Exceptions of other models, `InputError` and out-of-memory errors pass unchanged.
 
     Args:
-        model: the class.
-        place: which model, on which data set.
-        failed: what RecBole cannot do.
+        model: class of the model.
+        place: the model and data set, as the message names them.
+        failed: the operation that RecBole could not do.
         remedy: what the user can do.
+
+    Raises:
+        InputError: names the model, the original exception and the remedy.
     """
     try:
         yield
@@ -42,28 +46,31 @@ def said_by_recbole(model: type, place: str, failed: str, remedy: str) -> Iterat
         known = kind in ("InputError", "MemoryError", "OutOfMemoryError")
         if known or not model.__module__.startswith("recbole."):
             raise
-        said = " ".join(str(error).split())
-        raise InputError(f"model {place}: RecBole {failed} ({kind}: {said}); {remedy}") from error
+        text = " ".join(str(error).split())
+        raise InputError(f"model {place}: RecBole {failed} ({kind}: {text}); {remedy}") from error
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` for the closest known word in any case, or an empty string."""
+    """Return `"; did you mean 'x'?"` for the closest known word, or an empty string.
+
+    Upper and lower case are not distinguished.
+    """
     words = {each.lower(): each for each in sorted(known)}
     close = difflib.get_close_matches(word.lower(), words, n=1, cutoff=0.6)
     return f"; did you mean '{words[close[0]]}'?" if close else ""
 
 
 def preview(words: Sequence[str], n: int = 10) -> str:
-    """The first `n` words, comma-separated, with an ellipsis where more follow."""
+    """Join the first `n` words with commas, followed by an ellipsis if there are more."""
     shown = ", ".join(str(word) for word in words[:n])
     return shown + (", …" if len(words) > n else "")
 
 
 def one_of(name: str, value: Any, allowed: Sequence[str]) -> None:
-    """Refuse a word that is none of the allowed ones.
+    """Check that a value is one of the allowed words.
 
     Raises:
-        InputError: names what was given as `name`, all words, and the closest one.
+        InputError: it is not; the message gives `name`, all allowed words and the closest one.
     """
     if value not in allowed:
         hint = did_you_mean(str(value), allowed)
@@ -71,15 +78,15 @@ def one_of(name: str, value: Any, allowed: Sequence[str]) -> None:
 
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:
-    """A whole number, which may come as text from a command line.
+    """Parse a whole number, which may come as text from a command line.
 
     Args:
-        name: what is said of it where it is none.
-        value: what was given.
-        least: the smallest one that will do.
+        name: name of the setting, for the message.
+        value: the number or its text.
+        least: smallest allowed value.
 
     Raises:
-        InputError: it is none, or too small.
+        InputError: the value is not a whole number, or is less than `least`.
     """
     text = "" if isinstance(value, bool) else str(value)
     if not text.isdecimal() or int(text) < least:
@@ -88,6 +95,10 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
 
 
 def check_seed(seed: Any) -> None:
-    """Refuse what is no seed of NumPy's generators."""
+    """Check that a value can seed NumPy's generators (0 to 2**32 - 1).
+
+    Raises:
+        InputError: it cannot.
+    """
     if whole_number("seed", seed, least=0) >= 2**32:
         raise InputError(f"seed: {seed} is more than {2**32 - 1}")

@@ -1,6 +1,7 @@
-"""Whole-or-not-at-all file writing, hashing, and JSON sidecars.
+"""Atomic file writing, append-only logs, file locks, hashes and JSON sidecars.
 
-Every artifact `x` has a sidecar `x.json`: what it was made from (by hash), shapes, seed, counts.
+Every artifact `x` has a sidecar `x.json` that records the hashes of its inputs, shapes, seed and
+counts.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ _NOT_ALLOWED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 @contextlib.contextmanager
 def report_disk_full(path: str | Path) -> Iterator[None]:
-    """Say in one line that a disk is full, or may only be read, while `path` is written.
+    """Turn a full disk or a missing permission, met while `path` is written, into a one-line error.
 
     Raises:
-        InputError: in place of the system's error.
+        InputError: in place of the `OSError`. Other `OSError`s pass unchanged.
     """
     try:
         yield
@@ -45,11 +46,13 @@ def report_disk_full(path: str | Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def system_faults() -> Iterator[None]:
-    """Say in one line what the system refused in the block, where nobody nearer has said it.
+    """Turn any `OSError` of the block that names a file, or a full disk, into a one-line error.
+
+    This is the last resort of a command; code that knows more about the file reports it earlier.
 
     Raises:
-        InputError: names the path, or where a disk may be full. An error without a path, which
-            is about no file, stays as it is.
+        InputError: names the path, or, for a full disk without a path, the folders that are
+            written to. Other errors without a path pass unchanged.
     """
     try:
         yield
@@ -78,16 +81,26 @@ def _fault(error: OSError, path: str | Path) -> InputError | None:
 
 
 def _is_full(error: OSError) -> bool:
-    """NumPy says of a write that is cut short `5 requested and 3 written`, and no number."""
+    """Return whether the error means a full disk.
+
+    NumPy reports a truncated write as `5 requested and 3 written`, without an error number.
+    """
     return error.errno in _NO_ROOM or (error.errno is None and " requested and " in str(error))
 
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a temporary file beside `path`; it takes the name only if the block succeeds.
+    """Open a temporary file beside `path`, and rename it to `path` if the block succeeds.
 
-    The data is flushed to the disk before the rename, so that a kill at any moment leaves either
-    the old file or the new one.
+    The data is flushed to disk before the rename, so that a kill at any moment leaves either the
+    old file or the new one.
+
+    Args:
+        path: destination; its folder is created.
+        mode: "w" for UTF-8 text without newline translation, "wb" for bytes.
+
+    Raises:
+        InputError: the disk is full, or `path` may not be written.
     """
     path = Path(path)
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
@@ -108,11 +121,14 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Fill a temporary folder beside `path`; it takes the name only if the block succeeds.
+    """Create a temporary folder beside `path`, and rename it to `path` if the block succeeds.
 
-    An older folder of the name is moved aside first, as no system replaces one that has files. A
-    kill between these two moves leaves nothing at `path`, until `recovered`, or the next
-    `atomic_folder`, puts the older one back.
+    An existing folder at `path` is moved aside first, because no system replaces a folder that
+    holds files. A kill between the two renames leaves nothing at `path` until `recovered` or the
+    next `atomic_folder` moves the old folder back.
+
+    Raises:
+        InputError: the disk is full, or `path` may not be written.
     """
     path = Path(path)
     with report_disk_full(path):
@@ -132,22 +148,23 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def _take_place(work: Path, path: Path) -> None:
+    """Rename `work` to `path`, moving any existing folder aside."""
     while work.exists():
         with contextlib.suppress(FileNotFoundError):
             os.replace(path, _beside(path, _OLD))
         try:
             os.replace(work, path)
         except OSError as error:
-            # Another process may have been faster: its folder is moved aside too.
+            # Another process may have created `path` meanwhile; its folder is moved aside too.
             if error.errno not in _TAKEN and not path.exists():
                 raise
 
 
 def recovered(path: Path) -> Path:
-    """`path`, where a folder is now that a killed `atomic_folder` had moved aside."""
+    """Move back the folder that a killed `atomic_folder` left moved aside, and return `path`."""
     if not path.exists():
         for old in _moved_aside(path)[:1]:
-            with contextlib.suppress(OSError):  # of a folder that may only be read
+            with contextlib.suppress(OSError):  # a read-only folder
                 os.replace(old, path)
     return path
 
@@ -160,15 +177,22 @@ def _moved_aside(path: Path) -> list[Path]:
 
 
 def _beside(path: Path, suffix: str = "") -> Path:
-    """A new hidden name; what is made there has the permissions of any file of the user's."""
+    """Return a new hidden name beside `path`.
+
+    Files are created under it with the user's default permissions, unlike those of `tempfile`.
+    """
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{suffix}")
 
 
 def append_line(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Add a line of JSON, on the disk before this returns; a line that has no room leaves nothing.
+    """Append one JSON line with its SHA-256, and flush it to disk before returning.
 
-    The line holds its own SHA-256, for `read_line`. Where a kill left half a line, a new one is
-    begun. Several processes wait for each other.
+    If the line cannot be written in full, the file is truncated to its previous length. If a kill
+    left half a line at the end, the new line starts on a fresh one. Concurrent writers wait for
+    each other.
+
+    Raises:
+        InputError: the disk is full, or `path` may not be written.
     """
     path = Path(path)
     line = _json_line({**content, "sha256": _sha256(_json_line(content))}) + b"\n"
@@ -180,7 +204,7 @@ def append_line(path: str | Path, content: Mapping[str, Any]) -> None:
                 handle.seek(-1, os.SEEK_END)
                 line = line if handle.read(1) == b"\n" else b"\n" + line
             try:
-                if handle.write(line) < len(line):  # the disk's last bytes
+                if handle.write(line) < len(line):  # the disk is full
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(handle.fileno())
             except OSError:
@@ -189,10 +213,10 @@ def append_line(path: str | Path, content: Mapping[str, Any]) -> None:
 
 
 def read_line(line: str | bytes) -> dict[str, Any]:
-    """What `append_line` was given; a line without a SHA-256, by other hands, is read as it is.
+    """Parse a line that `append_line` wrote; a line without a SHA-256 is accepted unchecked.
 
     Raises:
-        ValueError: no JSON object, or a damaged one.
+        ValueError: the line is not a JSON object, or does not match its SHA-256.
     """
     content = json.loads(line)
     if not isinstance(content, dict):
@@ -213,16 +237,16 @@ def _sha256(content: bytes) -> str:
 
 @contextlib.contextmanager
 def held(handle: IO[Any], wait_s: float = float("inf")) -> Iterator[bool]:
-    """Hold an open file's lock through the block; the system drops it when the process ends.
+    """Lock an open file during the block; the system releases the lock when the process ends.
 
-    Where the file system has no locks, nothing is locked.
+    Where the file system does not support locks, nothing is locked.
 
     Args:
-        handle: of a file; its bytes need have nothing to do with the lock.
-        wait_s: seconds to wait for another process that holds it.
+        handle: an open file; its content is not changed.
+        wait_s: seconds to wait for another process to release the lock.
 
     Yields:
-        False if another process holds it still.
+        True if the lock was taken or is not supported, False if another process still holds it.
     """
     free = _lock(handle, time.monotonic() + wait_s)
     yield free
@@ -233,6 +257,7 @@ def held(handle: IO[Any], wait_s: float = float("inf")) -> Iterator[bool]:
 
 
 def _lock(handle: IO[Any], deadline: float) -> bool:
+    """Take the lock, retrying until `deadline` (`time.monotonic`); return whether it was free."""
     with contextlib.suppress(OSError):
         while not lock_descriptor(handle.fileno(), blocking=False):
             if time.monotonic() >= deadline:
@@ -243,10 +268,12 @@ def _lock(handle: IO[Any], deadline: float) -> bool:
 
 @contextlib.contextmanager
 def exclusive(path: str | Path, wait_s: float = 60.0) -> Iterator[None]:
-    """Hold the lock file `path` through the block; it holds this process's number, and stays.
+    """Hold the lock file `path` during the block.
+
+    The file contains this process's number and is not deleted afterwards.
 
     Raises:
-        InputError: another process holds it after `wait_s` seconds; says which.
+        InputError: another process still holds the lock after `wait_s` seconds; gives its number.
     """
     path = Path(path)
     with report_disk_full(path):
@@ -255,7 +282,7 @@ def exclusive(path: str | Path, wait_s: float = 60.0) -> Iterator[None]:
     with handle, held(handle, wait_s) as free:
         if not free:
             who = "no number known"
-            with contextlib.suppress(OSError):  # Windows lets nobody else read it
+            with contextlib.suppress(OSError):  # Windows forbids reading a locked file
                 handle.seek(0)
                 who = handle.read().strip() or who
             raise InputError(
@@ -268,15 +295,17 @@ def exclusive(path: str | Path, wait_s: float = 60.0) -> Iterator[None]:
 
 
 def sha256_folder(folder: Path) -> dict[str, str]:
-    """Hex SHA-256 of each file in a folder, by name."""
+    """Return the hex SHA-256 of each file in a folder, by file name."""
     return {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
 
 
 def check_writable(folder: str | Path) -> None:
-    """Refuse a folder in which no file could be written. It is not made, and nothing stays.
+    """Check that files can be written in a folder, which need not exist yet.
+
+    The folder is not created, and no file is left behind.
 
     Raises:
-        InputError: names the folder and what is in the way.
+        InputError: names the folder and the reason.
     """
     place = Path(os.path.abspath(folder))
     missing: list[str] = []
@@ -296,7 +325,11 @@ def check_writable(folder: str | Path) -> None:
 
 
 def check_folder(folder: Path, digests: Mapping[str, str]) -> None:
-    """Refuse a folder whose files are not those that were written.
+    """Check that a folder's files are unchanged since they were written.
+
+    Args:
+        folder: the folder.
+        digests: file name -> hex SHA-256, as `sha256_folder` returns.
 
     Raises:
         InputError: a file is missing or has other bytes; names it.
@@ -309,7 +342,7 @@ def check_folder(folder: Path, digests: Mapping[str, str]) -> None:
 
 
 def sha256_file(path: str | Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
+    """Return the hex SHA-256 of a file's bytes."""
     digest = hashlib.sha256()
     with open(path, "rb") as handle:
         for block in iter(lambda: handle.read(1 << 20), b""):
@@ -318,14 +351,22 @@ def sha256_file(path: str | Path) -> str:
 
 
 def sidecar_path(path: str | Path) -> Path:
-    """`x.semid` -> `x.semid.json`."""
+    """Return the path of a file's sidecar: `x.semid` -> `x.semid.json`."""
     return Path(f"{path}.json")
 
 
 def write_npz(path: str | Path, **arrays: np.ndarray) -> None:
-    """`np.savez`, whole or not at all, and without a word of its own on a full disk.
+    """Write an uncompressed `.npz` atomically; the same arrays give the same bytes.
 
-    There NumPy leaves an archive open, which tries to end itself when the file is closed already.
+    `np.savez` is not used, because on a full disk it leaves its archive open, whose finalizer then
+    prints an error about the closed file.
+
+    Args:
+        path: the file.
+        **arrays: its arrays by name; none of dtype object.
+
+    Raises:
+        InputError: the disk is full, or `path` may not be written.
     """
     with atomic_write(path, "wb") as handle:
         archive = zipfile.ZipFile(handle, "w")
@@ -335,12 +376,16 @@ def write_npz(path: str | Path, **arrays: np.ndarray) -> None:
                     np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
             archive.close()
         except BaseException:
-            archive.fp = None  # nothing is left to end
+            archive.fp = None  # keeps the finalizer from writing to the closed file
             raise
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write indented JSON, whole or not at all."""
+    """Write indented JSON atomically.
+
+    Raises:
+        InputError: the disk is full, or `path` may not be written.
+    """
     with atomic_write(path) as handle:
         json.dump(content, handle, indent=2, ensure_ascii=False, sort_keys=True)
         handle.write("\n")
@@ -360,18 +405,20 @@ def read_json_list(path: str | Path) -> list[Any]:
     """Read a JSON array.
 
     Raises:
-        InputError: as of `read_json`.
+        InputError: as in `read_json`.
     """
     content: list[Any] = _parsed(path, list, "array")
     return content
 
 
 def _parsed(path: str | Path, kind: type, called: str) -> Any:
+    """Parse a JSON file whose top level must be a `kind`, named `called` in the message."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path}: no such file") from None
-    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, too deep, endless digits
+    # Not UTF-8, not JSON, nested too deeply, or an integer with too many digits.
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error}); make it again") from None
     if not isinstance(content, kind):
         raise InputError(f"{path}: a JSON {called} was expected; make it again")

@@ -1,4 +1,4 @@
-"""Nearest items by cosine, and how far two notions of nearness agree."""
+"""Nearest neighbors by cosine similarity, and the overlap of two neighbor lists."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _BLOCK = 1024  # rows whose similarities to all items are in memory at once
 
 
 def unit_rows(vectors: np.ndarray) -> np.ndarray:
-    """float32 [N, D], each row of length 1; a row of zeros stays one."""
+    """Scale each row of `vectors` [N, D] to length 1, as float32. Zero rows stay zero."""
     vectors = np.asarray(vectors, dtype=np.float32)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.where(lengths > 0, lengths, 1)
@@ -17,15 +17,17 @@ def unit_rows(vectors: np.ndarray) -> np.ndarray:
 def nearest_items(
     vectors: np.ndarray, k: int, queries: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k nearest rows by cosine, the nearest first, equals by row.
+    """Find the k nearest rows by cosine similarity.
 
     Args:
         vectors: [N, D].
-        k: at least 1; capped at N - 1 without `queries`, at N with them.
-        queries: [Q, D] other vectors; without them each row looks for rows other than itself.
+        k: number of neighbors, at least 1; capped at N - 1 without `queries`, at N with them.
+        queries: [Q, D] query vectors. Without them every row of `vectors` is a query (Q = N), and
+            is excluded from its own neighbors.
 
     Returns:
-        rows int64 [Q, k] and cosines float32 [Q, k].
+        rows: int64 [Q, k], nearest first; ties are ordered by row.
+        cosines: float32 [Q, k], their similarities.
     """
     catalog = unit_rows(vectors)
     wanted = catalog if queries is None else unit_rows(queries)
@@ -48,7 +50,10 @@ def nearest_items(
 
 
 def overlap(left: np.ndarray, right: np.ndarray) -> float:
-    """Mean share of the rows in `left` [Q, k] that `right` [Q, k] holds for the same query."""
+    """Return the mean share of each row's neighbors in `left` [Q, k] that `right` [Q, k] has too.
+
+    0 if `left` is empty.
+    """
     if left.size == 0:
         return 0.0
     return float((left[:, :, None] == right[:, None, :]).any(axis=2).mean())

@@ -1,4 +1,4 @@
-"""Where the output goes that a command prints: a terminal, a file, or a pipe that was closed."""
+"""Command output on terminals, files and closed pipes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
 class _Plain:
-    """A stream without the escape sequences by which text gets its colors."""
+    """Stream wrapper that removes terminal escape sequences, such as colors."""
 
     def __init__(self, stream: Any):
         self._stream = stream
@@ -29,10 +29,10 @@ class _Plain:
 
 @contextlib.contextmanager
 def plain_output() -> Iterator[None]:
-    """In the block nothing but plain text goes to an output that is no terminal.
+    """Write plain text to any output that is not a terminal, during the block.
 
-    RecBole colors its messages wherever they go. Bars of other libraries are left out; ours say a
-    line now and then (`progress`).
+    RecBole colors its messages wherever they go. Progress bars of other libraries are disabled;
+    those of this package print a line from time to time (see `progress`).
     """
     before = sys.stdout, sys.stderr
     if not sys.stderr.isatty():
@@ -46,7 +46,7 @@ def plain_output() -> Iterator[None]:
 
 @contextlib.contextmanager
 def ended_by_closed_pipe() -> Iterator[None]:
-    """End quietly, with status 1, where nobody reads the output any more, as `| head` does."""
+    """Exit quietly with status 1 if the reader of the output closed the pipe, as `| head` does."""
     try:
         try:
             yield
@@ -54,7 +54,7 @@ def ended_by_closed_pipe() -> Iterator[None]:
             sys.stdout.flush()
     except BrokenPipeError:
         closed = [stream for stream in (sys.stdout, sys.stderr) if _is_closed(stream)]
-        if not closed:  # a pipe of another kind
+        if not closed:  # the error came from another pipe
             raise
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in closed:
@@ -63,12 +63,12 @@ def ended_by_closed_pipe() -> Iterator[None]:
 
 
 def _is_closed(stream: Any) -> bool:
-    """Whether it is a pipe that nobody reads."""
+    """Return whether the stream is a pipe whose reader is gone."""
     if not hasattr(select, "poll"):  # on Windows
         return True
     poll = select.poll()
     try:
         poll.register(stream.fileno(), 0)
-    except (OSError, ValueError):  # no file of the system's
+    except (OSError, ValueError):  # not backed by a system file
         return False
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

@@ -1,4 +1,4 @@
-"""The process that a run is in: how it computes, what it runs on, how large it gets."""
+"""The current process: numeric settings, peak memory, cores and library versions."""
 
 from __future__ import annotations
 
@@ -20,26 +20,32 @@ from recbole_qbert._version import __version__
 
 
 def flush_denormals() -> None:
-    """Denormal numbers make CPU training several times slower."""
+    """Flush denormal numbers to zero, because they make CPU training several times slower."""
     for kind in (np.float32, np.float64):
-        np.finfo(kind)  # NumPy measures them once, and warns if that comes afterwards
+        np.finfo(kind)  # NumPy probes denormals once, and would warn if it did so afterwards
     torch.set_flush_denormal(True)
 
 
 def quiet_recbole() -> None:
-    """RecBole logs to the root logger, which prints through a handler of its own making."""
+    """Silence RecBole's log messages below WARNING.
+
+    RecBole logs to the root logger, with a handler of its own that prints.
+    """
     logging.getLogger().setLevel(logging.WARNING)
 
 
 def reset_peak_memory() -> None:
-    """Forget how large this process was in earlier runs; Linux alone can."""
+    """Reset the peak-memory counter of this process. Only Linux can; elsewhere nothing happens."""
     gc.collect()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory_mb() -> float:
-    """Largest resident size of this process since `reset_peak_memory`, in MB."""
+    """Return the largest resident size of this process in MB.
+
+    On Linux this counts since `reset_peak_memory`, elsewhere since the process started.
+    """
     if sys.platform == "win32":
         return float(psutil.Process().memory_info().peak_wset / 1024**2)
     with contextlib.suppress(OSError):
@@ -48,25 +54,25 @@ def peak_memory_mb() -> float:
             return int(found[1]) / 1024
     import resource
 
-    # Where nothing can be reset, and a process has at least what the one had that started it.
+    # This counter cannot be reset, and a child process inherits its parent's peak.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1024 if sys.platform != "darwin" else peak / 1024**2
 
 
 def n_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def machine() -> str:
-    """What a time was measured on."""
+    """Describe the machine, as recorded beside measured times."""
     return f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
 
 
 def versions() -> dict[str, str]:
-    """Of everything that can move a number."""
+    """Return the versions of all software that can change a result, by name."""
     return {
         "recbole_qbert": __version__,
         "recbole": recbole.__version__,

@@ -12,7 +12,7 @@ _LINE = "{desc}: {n_fmt}/{total_fmt} {unit}, {elapsed}{postfix}"
 
 
 class Progress(tqdm):
-    """tqdm's bar with the time left; where stderr is no terminal, a plain line now and then."""
+    """tqdm progress bar; prints a plain line every 30 seconds if stderr is not a terminal."""
 
     def __init__(self, *args: Any, disable: bool = False, **settings: Any):
         self.plain = not sys.stderr.isatty()
@@ -23,7 +23,7 @@ class Progress(tqdm):
 
     @staticmethod
     def status_printer(file: Any) -> Any:
-        """What shows the bar: a line, where `file` is no terminal."""
+        """Return the function that shows the bar: one line per call if `file` is not a terminal."""
         if file.isatty():
             return tqdm.status_printer(file)
         return lambda text: print(text, file=file, flush=True)
@@ -36,5 +36,5 @@ class Progress(tqdm):
 
     def close(self) -> None:
         if self.plain:
-            self.delay = float("inf")  # so that tqdm does not end a bar that is none
+            self.delay = float("inf")  # keeps tqdm from printing the end of a bar
         super().close()

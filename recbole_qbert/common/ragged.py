@@ -1,4 +1,7 @@
-"""Rows of different lengths: which go together, and from packed to padded. B rows, L columns."""
+"""Rows of different lengths: grouping, and packing to padding.
+
+Shapes: B rows, L columns, D features, P real (not padded) entries in all.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,15 @@ from torch import Tensor
 
 
 def rows_of_like_length(lengths: Tensor) -> list[Tensor]:
-    """The numbers of the rows of 0 or 1, 2, 3-4, 5-8, ... items, of the groups that have any.
+    """Group rows of similar length: 0 or 1, 2, 3-4, 5-8, ... items.
 
     Padded to its longest row, a group is less than twice as long as any of its rows.
 
     Args:
-        lengths: [B] of the rows.
+        lengths: [B], length of each row.
+
+    Returns:
+        Row numbers of each non-empty group, shortest rows first.
     """
     group = torch.bucketize(lengths, 2 ** torch.arange(32, device=lengths.device))
     order = group.argsort(stable=True)
@@ -21,16 +27,16 @@ def rows_of_like_length(lengths: Tensor) -> list[Tensor]:
 
 
 def inverse_order(groups: list[Tensor]) -> Tensor:
-    """Where each row went that the groups, one behind the other, put in a new order. [B]"""
+    """Return the inverse of the permutation that concatenates the groups. [B]"""
     return torch.cat(groups).argsort()
 
 
 def pad_rows(packed: Tensor, real: Tensor) -> Tensor:
-    """Rows that stood one behind the other, below each other, zero where nothing is real.
+    """Scatter packed rows into a padded tensor, with zeros at the padding.
 
     Args:
-        packed: [P, D].
-        real: [B, L] bool, P of them.
+        packed: [P, D], the rows one after another.
+        real: [B, L] bool with P True entries, False at the padding.
 
     Returns:
         [B, L, D].

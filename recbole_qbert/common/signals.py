@@ -1,4 +1,4 @@
-"""What SIGTERM does to a command."""
+"""SIGTERM handling of commands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM, as schedulers and `kill` send it, ends the block like Ctrl-C: KeyboardInterrupt."""
+    """Raise KeyboardInterrupt on SIGTERM during the block, as Ctrl-C does.
+
+    Schedulers and `kill` send SIGTERM. Outside the main thread the block runs unchanged.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -23,9 +26,9 @@ def ended_by_sigterm() -> Iterator[None]:
 
 @contextlib.contextmanager
 def own_sigterm() -> Iterator[None]:
-    """What SIGTERM does is after the block as it was before.
+    """Restore the SIGTERM handler after the block.
 
-    Ray takes it over when it is imported and when it starts, and answers with a stack trace.
+    Ray replaces it when it is imported and when it starts, by one that prints a stack trace.
     """
     before = signal.getsignal(signal.SIGTERM)
     yield

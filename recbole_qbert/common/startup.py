@@ -1,4 +1,4 @@
-"""What happens before torch and RecBole are imported, where this process is `recbole-qbert`."""
+"""Start-up of the `recbole-qbert` command, before torch and RecBole are imported."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from pathlib import Path
 
 
 def command_line() -> list[str] | None:
-    """The words behind `recbole-qbert`, where this process is that command; else None.
+    """Return the arguments of `recbole-qbert` if this process is that command, else None.
 
-    That is its console script, `python -m recbole_qbert`, or `run_recbole_qbert.py`.
+    The command is the console script, `python -m recbole_qbert` or `run_recbole_qbert.py`.
     """
     if not sys.argv:
         return None
     program, words = sys.argv[0], sys.argv[1:]
-    # Python puts this there until it has found the module's file, and that is in the package.
+    # Python sets argv[0] to "-m" until it has located the module's file, and to locate it the
+    # package is imported.
     if program == "-m":
         module = sys.orig_argv[-len(sys.argv)]
         return words if module.removeprefix("-m") == "recbole_qbert" else None
@@ -27,21 +28,24 @@ def command_line() -> list[str] | None:
 
 
 def script_line(words: list[str]) -> list[str]:
-    """The command of `run_recbole_qbert.py WORDS`: `run`, and the demo without any."""
+    """Return the command for `run_recbole_qbert.py WORDS`.
+
+    That is `run` for flags only, `demo` without arguments, and otherwise the words unchanged.
+    """
     if words and words[0].startswith("-"):
         return words if words == ["--version"] else ["run", *words]
     return words or ["demo"]
 
 
 def use_utf8() -> None:
-    """Start this program again in Python's UTF-8 mode, unless files and terminal have it already.
+    """Restart this program in Python's UTF-8 mode, unless the locale's encoding is UTF-8 already.
 
-    RecBole, among others, opens files in the locale's encoding, which cannot be changed later.
+    RecBole and other libraries open files in the locale's encoding, which cannot be changed later.
     """
     if sys.flags.utf8_mode or locale.getpreferredencoding(False).lower() in ("utf-8", "utf8"):
         return
-    os.environ["PYTHONUTF8"] = "1"  # for the processes that this one starts
+    os.environ["PYTHONUTF8"] = "1"  # for child processes
     again = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
-    if sys.platform == "win32":  # whose exec returns to the shell at once
+    if sys.platform == "win32":  # exec returns to the shell at once there
         sys.exit(subprocess.call(again))
     os.execv(sys.executable, again)

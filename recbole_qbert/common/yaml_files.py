@@ -1,4 +1,4 @@
-"""Reading YAML: one mapping a file, no key twice, nothing that runs code or grows without end."""
+"""YAML reading: one mapping per file, no duplicate keys, no code, bounded size."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import yaml
 
 from recbole_qbert.common.errors import InputError
 
-MAX_DEPTH = 40  # collections within collections
-MAX_NODES = 100_000  # keys and values, those that an alias repeats counted each time
+MAX_DEPTH = 40  # nested collections
+MAX_NODES = 100_000  # keys and values; those that an alias repeats count each time
 
 
 class _Refused(yaml.YAMLError):
-    """What is wrong, and in which line, counted from 1."""
+    """Refused YAML; the message has the line, counted from 1, and the reason."""
 
     def __init__(self, line: int, fault: str):
         super().__init__(f"line {line}: {fault}")
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which refuses what has no end before it expands it."""
+    """PyYAML's safe loader with limits that hold before aliases are expanded."""
 
     def __init__(self, stream: str):
         super().__init__(stream)
         self._depth = 0
         self._nodes = 0
-        self._sizes: dict[int, int] = {}  # of finished nodes, with all that they hold
+        self._sizes: dict[int, int] = {}  # nodes in each finished node, itself included, by id
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         line = self.peek_event().start_mark.line + 1
@@ -61,7 +61,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-# YAML 1.1 takes 1e-3 for text; RecBole does not.
+# YAML 1.1 reads 1e-3 as text; RecBole reads it as a number.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9_]+)[eE][-+]?[0-9]+$"),
@@ -70,18 +70,22 @@ _Loader.add_implicit_resolver(
 
 
 def shipped(*parts: str) -> Path:
-    """Path of a YAML in `properties/`, whether or not there is such a file."""
+    """Return the path of a YAML file in `properties/`, whether or not it exists."""
     return Path(str(importlib.resources.files("recbole_qbert.properties").joinpath(*parts)))
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML mapping; 1e-3 is a number.
+    """Read a YAML file that holds one mapping; 1e-3 is a number.
 
     Args:
-        path: of a file, or of a shipped one below `properties/`, such as `paper.yaml`.
+        path: a file, or a shipped one relative to `properties/`, such as `paper.yaml`.
+
+    Returns:
+        The mapping; empty for an empty file.
 
     Raises:
-        InputError: missing file, broken YAML, a key given twice, or no mapping; names the line.
+        InputError: the file is missing, is not valid YAML, gives a key twice, is too large or too
+            deep, or is not a mapping with text keys; names the line where there is one.
     """
     file = Path(path)
     if not file.exists() and shipped(str(path)).is_file():
@@ -109,10 +113,12 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def parse_value(value: Any) -> Any:
-    """`--key=value` as YAML reads it: numbers, lists, `~`, true; anything else is a string.
+    """Parse the value of `--key=value` as YAML: numbers, lists, `~`, true.
+
+    Anything that is not valid YAML is a string.
 
     Raises:
-        InputError: it has no end, or a key twice.
+        InputError: the value is too large or too deep, or gives a key twice.
     """
     if not isinstance(value, str):
         return value
@@ -125,5 +131,5 @@ def parse_value(value: Any) -> Any:
 
 
 def split_files(names: str) -> list[str]:
-    """`a.yaml,b.yaml` or blanks between."""
+    """Split file names separated by commas or blanks: `a.yaml,b.yaml`."""
     return [name for name in names.replace(",", " ").split() if name]

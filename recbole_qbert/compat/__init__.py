@@ -1,6 +1,6 @@
-"""Workarounds for faults of other packages: one module for each package, one function a fault.
+"""Workarounds for faults of other packages: one module per package, one function per fault.
 
-A workaround does nothing where the fault is not there.
+A workaround does nothing where its fault is absent.
 """
 
 from __future__ import annotations
@@ -11,6 +11,6 @@ WORKAROUNDS = (*recbole.WORKAROUNDS, ray.silence_known_warnings)
 
 
 def apply() -> None:
-    """Put in place every workaround that a process needs; to do it again changes nothing."""
+    """Apply every workaround that a process needs. Repeated calls change nothing."""
     for workaround in WORKAROUNDS:
         workaround()

@@ -1,6 +1,6 @@
-"""What Ray needs: 2.6.3, the newest that RecBole allows, and versions from 2.45 on.
+"""Workarounds for Ray 2.6.3, the newest version that RecBole allows, and for 2.45 and later.
 
-`import ray` in here is Ray itself. Nothing here imports it before it must.
+`import ray` in this module is Ray itself. It is imported only inside functions, because it is slow.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import packaging.version
 
 
 def is_old() -> bool:
-    """Whether the Ray that is installed is 2.6.3."""
+    """Return whether the installed Ray is older than 2.45, in practice 2.6.3."""
     try:
         installed = packaging.version.Version(importlib.metadata.version("ray"))
     except importlib.metadata.PackageNotFoundError:
@@ -26,9 +26,9 @@ def is_old() -> bool:
 
 
 def silence_known_warnings() -> None:
-    """Ray calls deprecated names of setuptools and NumPy (Ray 2.6.3).
+    """Silence Ray's calls of deprecated names of setuptools and NumPy (Ray 2.6.3).
 
-    A filter names the message and the module that raises it, as in `recbole`.
+    Each filter names the message and the module that raises it, as in `recbole`.
     """
     if not is_old():
         return
@@ -42,14 +42,20 @@ def silence_known_warnings() -> None:
 
 
 def lend_packaging() -> None:
-    """Ray Data takes packaging from where setuptools had it before version 71 (Ray 2.6.3)."""
+    """Provide `pkg_resources._vendor.packaging`, which Ray Data imports (Ray 2.6.3).
+
+    setuptools removed it in version 71.
+    """
     vendored = "pkg_resources._vendor"
     if is_old() and importlib.util.find_spec(vendored) is None:
         sys.modules.setdefault(f"{vendored}.packaging.version", packaging.version)
 
 
 def restore_pandas_formatter() -> None:
-    """Ray Data takes a class of pandas by a name that pandas 2.2 changed (Ray 2.6.3)."""
+    """Restore the pandas name `ExtensionArrayFormatter`, which Ray Data imports (Ray 2.6.3).
+
+    pandas 2.2 renamed the class to `_ExtensionArrayFormatter`.
+    """
     if not is_old():
         return
     import pandas.io.formats.format as pandas_format
@@ -61,15 +67,16 @@ def restore_pandas_formatter() -> None:
 
 @contextlib.contextmanager
 def memory_costs_a_trial() -> Iterator[None]:
-    """Ray Tune ends the sweep where Ray ends a trial for want of memory (2.6.3 and 2.45 to 2.60).
+    """Make an out-of-memory kill fail one trial, not the whole sweep (Ray 2.6.3 and 2.45 to 2.60).
 
-    In the block such a process counts as one that died.
+    Ray Tune ends the sweep when Ray kills a trial's process for lack of memory. In the block, such
+    a process counts as one that died.
     """
     from ray.air.execution._internal.actor_manager import RayActorManager
     from ray.exceptions import OutOfMemoryError, RayActorError
 
     class EndedForMemory(RayActorError):
-        """The death of a process that Ray ended."""
+        """Death of a process that Ray killed for lack of memory."""
 
         def __init__(self, fault: Exception) -> None:
             super().__init__()

@@ -1,8 +1,8 @@
-"""What RecBole 1.2.1 needs before it runs with present-day libraries and inside other programs.
+"""Workarounds that let RecBole 1.2.1 run with current libraries and inside other programs.
 
-Every workaround answers one upstream fault, stated in its docstring with the versions of other
-packages that bring it about; where none are named, RecBole 1.2.1 has it whatever is beside it. When
-RecBole mends a fault, delete the function and its line in `WORKAROUNDS`. Nothing here imports ray
+Every workaround addresses one upstream fault. Its docstring states the fault and the versions of
+other packages that cause it; without versions, RecBole 1.2.1 has the fault with any of them. When
+RecBole fixes a fault, delete the function and its line in `WORKAROUNDS`. Nothing here imports ray
 or `recbole.quick_start`.
 """
 
@@ -22,33 +22,35 @@ from types import ModuleType
 from typing import Any
 
 _MARK = "_recbole_qbert_workaround"
-# Names of scripts, or of the packages that hold their __main__.py.
+# Script names, or names of packages with a `__main__.py`, whose flags are not RecBole settings.
 FOREIGN_PROGRAMS = frozenset({"pytest", "py.test", "default_worker.py"})
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 INSTALL = "pip install --no-deps recbole==1.2.1"
 
 
 def missing() -> str:
-    """What to do where RecBole is not installed, in a line; empty where it is."""
+    """Return the command that installs RecBole as a one-line message, or "" if it is installed."""
     if importlib.util.find_spec("recbole") is not None:
         return ""
     return f"RecBole is not installed; run: {INSTALL}"
 
 
 def require_installed() -> None:
-    """RecBole's own pins cannot be met, so that pip leaves it out (Python 3.12 and later).
+    """Fail early if RecBole is not installed (Python 3.12 and later).
+
+    RecBole's pins cannot be met there, so pip does not install it as a dependency.
 
     Raises:
-        ImportError: RecBole is not installed; with the command that installs it.
+        ImportError: RecBole is not installed; gives the command that installs it.
     """
     if line := missing():
         raise ImportError(line)
 
 
 def lend_numpy_names() -> None:
-    """`Config.compatibility_settings` reads names that NumPy 2 removed (NumPy 2 and later).
+    """Provide the names that NumPy 2 removed and `Config.compatibility_settings` reads.
 
-    NumPy has them while that method runs, and no longer.
+    NumPy has them only while that method runs (NumPy 2 and later).
     """
     import numpy
     from recbole.config import Config
@@ -73,10 +75,10 @@ def lend_numpy_names() -> None:
 
 
 def silence_known_warnings() -> None:
-    """RecBole uses deprecated calls of PyTorch (2.4 and later) and pandas (2.1 and later).
+    """Silence RecBole's deprecated calls of PyTorch (2.4 and later) and pandas (2.1 and later).
 
-    They show on every run and nobody but upstream can act on them. A filter names the message and
-    the module that raises it, so that the same warning from anywhere else is still seen.
+    The warnings appear in every run, and only upstream can act on them. Each filter names the
+    message and the module that raises it, so that the same warning from elsewhere still appears.
     """
     known: tuple[tuple[str, str], ...] = (
         (r"`torch\.cuda\.amp\.(GradScaler|autocast)\(", r"recbole\.trainer\."),
@@ -88,7 +90,10 @@ def silence_known_warnings() -> None:
 
 
 def restore_dok_update() -> None:
-    """LightGCN and six other models call `dok_matrix._update` (removed in SciPy 1.13)."""
+    """Restore `dok_matrix._update`, which LightGCN and six other models call.
+
+    SciPy 1.13 removed it.
+    """
     from scipy.sparse import dok_matrix
 
     if hasattr(dok_matrix, "_update"):
@@ -101,7 +106,10 @@ def restore_dok_update() -> None:
 
 
 def copy_argument_lists() -> None:
-    """`Config` appends a dataset's keys to module-level lists that every later Config shares."""
+    """Give each `Config` its own lists of parameter names.
+
+    `Config` appends a data set's keys to module-level lists that every later `Config` shares.
+    """
     from recbole.config import Config
 
     def make(original: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -115,7 +123,7 @@ def copy_argument_lists() -> None:
 
 
 def honor_data_path() -> None:
-    """For `ml-100k`, `Config` replaces any `data_path` by the sample that RecBole ships."""
+    """Honor `data_path` for `ml-100k`; `Config` replaces it by RecBole's bundled sample."""
     from recbole.config import Config
 
     def make(original: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -131,10 +139,11 @@ def honor_data_path() -> None:
 
 
 def respect_device_choice() -> None:
-    """`Config._init_device` ignores `use_gpu` and overwrites `CUDA_VISIBLE_DEVICES` by `gpu_id`.
+    """Honor `use_gpu` and an existing `CUDA_VISIBLE_DEVICES`.
 
-    `use_gpu: False` now means the CPU. A `CUDA_VISIBLE_DEVICES` that is already set, as by Ray or
-    SLURM, is kept unless the user gave `gpu_id`; without this all parallel trials use GPU 0. Where
+    `Config._init_device` ignores `use_gpu` and overwrites `CUDA_VISIBLE_DEVICES` by `gpu_id`. With
+    this workaround, `use_gpu: False` means the CPU. A `CUDA_VISIBLE_DEVICES` that Ray or SLURM has
+    set is kept unless the user gave `gpu_id`; otherwise all parallel trials would use GPU 0. Where
     torchrun started several processes on this machine, as many GPUs stay visible.
     """
     from recbole.config import Config
@@ -145,7 +154,7 @@ def respect_device_choice() -> None:
             visible = os.environ.get(_VISIBLE)
             cpu = not settings.get("use_gpu", True)
             if cpu:
-                settings["gpu_id"] = ""  # RecBole's own way to ask for the CPU
+                settings["gpu_id"] = ""  # makes RecBole use the CPU
             elif "gpu_id" not in self.external_config_dict:
                 together = range(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
                 if visible is not None:
@@ -155,7 +164,7 @@ def respect_device_choice() -> None:
             try:
                 original(self)
             finally:
-                if cpu:  # or every later Config of this process would find no GPU
+                if cpu:  # otherwise every later Config of this process would find no GPU
                     _restore_environment(_VISIBLE, visible)
 
         return _init_device
@@ -164,11 +173,11 @@ def respect_device_choice() -> None:
 
 
 def keep_anomaly_detection() -> None:
-    """RecBole's `sine.py` turns autograd's anomaly detection on for the whole process.
+    """Keep autograd's anomaly detection as the caller set it; RecBole's `sine.py` turns it on.
 
-    Looking any sequential model up by name imports it, so every RecBole training would check each
-    gradient for NaN and train more slowly for it (results/speed.md). A caller who turned it on
-    keeps it; where the file was imported before, nobody knows who did, and it stays as it is.
+    Looking up any sequential model by name imports `sine.py`, so every RecBole training would check
+    each gradient for NaN, which is slower (results/speed.md). If `sine.py` was imported before this
+    package, the setting is left alone, because it may be the caller's.
     """
     import torch
 
@@ -182,9 +191,9 @@ def keep_anomaly_detection() -> None:
 
 
 def ignore_foreign_flags() -> None:
-    """`Config` takes every `--key=value` in `sys.argv` for a setting, whatever program runs it.
+    """Ignore the command-line flags of programs such as pytest and Ray workers.
 
-    Under pytest or in a Ray worker they are that program's own flags.
+    `Config` reads every `--key=value` in `sys.argv` as a setting, whatever program runs it.
     """
     from recbole.config import Config
 
@@ -202,7 +211,10 @@ def ignore_foreign_flags() -> None:
 
 
 def log_below_the_checkpoints() -> None:
-    """`init_logger` makes a folder `log` in the current folder, which may not be writable."""
+    """Create RecBole's `log` folder in `checkpoint_dir`.
+
+    `init_logger` creates it in the current folder, which may not be writable.
+    """
     import recbole.utils
 
     def make(original: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -219,7 +231,7 @@ def log_below_the_checkpoints() -> None:
         return init_logger
 
     _wrap_once(recbole.utils, "init_logger", make)
-    quick_start = sys.modules.get("recbole.quick_start.quick_start")  # has a name of its own for it
+    quick_start = sys.modules.get("recbole.quick_start.quick_start")  # imported the name directly
     if quick_start is not None:
         quick_start.init_logger = recbole.utils.init_logger  # type: ignore[attr-defined]
 
@@ -240,9 +252,9 @@ WORKAROUNDS: tuple[Callable[[], None], ...] = (
 
 @contextlib.contextmanager
 def isolated_argv(arguments: Sequence[str] = ()) -> Iterator[None]:
-    """Let a RecBole `Config` built in the block see only `arguments` as its command line.
+    """Show a RecBole `Config` built in the block only `arguments` as its command line.
 
-    `Config` reads every `--key=value` in `sys.argv`, also those of pytest or of a Ray worker.
+    `Config` reads every `--key=value` in `sys.argv`, including those of pytest or of a Ray worker.
     """
     before = sys.argv
     sys.argv = [*(before[:1] or [""]), *arguments]
@@ -256,9 +268,10 @@ Around = Callable[[ModuleType], contextlib.AbstractContextManager[None]]
 
 
 def around_import(name: str, around: Around) -> None:
-    """Import a module within `around(module)`, whoever imports it and whenever.
+    """Run the import of a module inside the context manager `around(module)`, whenever it happens.
 
-    Where it is imported already, the block is empty. Doing it again changes nothing.
+    If the module is imported already, `around(module)` is entered once with an empty block.
+    Repeated calls change nothing.
     """
     if name in _IMPORTER.waiting or getattr(sys.modules.get(name), _MARK, False):
         return
@@ -273,7 +286,7 @@ def around_import(name: str, around: Around) -> None:
 
 
 class _Importer(importlib.abc.MetaPathFinder):
-    """Finds the modules that something waits for as Python does, and leaves all others to it."""
+    """Import hook for the modules in `waiting`; all others are left to Python's own finders."""
 
     def __init__(self) -> None:
         self.waiting: dict[str, Around] = {}
@@ -305,7 +318,7 @@ _IMPORTER = _Importer()
 def _wrap_once(
     owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]
 ) -> None:
-    """Replace the method `name` by `make(method)`, unless that was done before."""
+    """Replace the method `name` of `owner` by `make(method)`, unless that was done before."""
     original = getattr(owner, name)
     if getattr(original, _MARK, False):
         return
@@ -315,7 +328,7 @@ def _wrap_once(
 
 
 def _restore_environment(name: str, value: str | None) -> None:
-    """Set an environment variable back to what it was, absence included."""
+    """Set an environment variable to `value`, or remove it for None."""
     if value is None:
         os.environ.pop(name, None)
     else:

@@ -1,4 +1,4 @@
-"""What torchvision needs beside a PyTorch that it was not built for."""
+"""Workaround for a torchvision built for another PyTorch than the installed one."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import sys
 
 import torch
 
-_LIBRARIES: list[torch.library.Library] = []  # an operator ends with its Library object
+_LIBRARIES: list[torch.library.Library] = []  # keeps the operators defined: they end with it
 
 
 def import_torchvision() -> None:
-    """Import torchvision, if it is there, so that those who need it find it imported.
+    """Import torchvision, if it is installed, even if its operators cannot be loaded.
 
-    PyTorch for CPUs beside the torchvision that PyPI serves, which is built for CUDA, is a common
-    pair, because pip sees no conflict. Its operators cannot be loaded then, and the import stops
-    with `operator torchvision::nms does not exist` while it describes them. transformers and
-    OpenCLIP import torchvision but use no operator of it; so the operators get a signature without
-    an implementation, and the import is done again.
+    A common pair is PyTorch for CPUs with the torchvision from PyPI, which is built for CUDA; pip
+    sees no conflict. Its operators cannot be loaded then, and the import fails with
+    `operator torchvision::nms does not exist`. transformers and OpenCLIP import torchvision but use
+    no operator of it. So this function defines the operators' signatures without implementations
+    and imports it again; later imports find it in `sys.modules`.
     """
     with contextlib.suppress(ModuleNotFoundError):
         try:

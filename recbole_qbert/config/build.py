@@ -1,13 +1,20 @@
-"""Where a run's settings come from, and the check of all of them.
+"""Configs of runs: layers of settings, and checks of all keys and values.
 
-Order, later wins: RecBole's defaults, `properties/base.yaml`, `properties/model/<model>.yaml`,
-`properties/dataset/<dataset>.yaml`, `properties/tuned/<model>-<dataset>.yaml` (unless `use_tuned:
-False`), `properties/pretrain.yaml` and the sizes of the data set the model is for (to pretrain),
-the user's files (common keys, then those under `per_model: <model>:`), the user's `--key=value`.
+Layers, in order; later ones win:
+
+1. RecBole's defaults
+2. `properties/base.yaml`
+3. `properties/model/<model>.yaml`
+4. `properties/dataset/<dataset>.yaml`
+5. `properties/tuned/<model>-<dataset>.yaml`, unless `use_tuned: False`
+6. in pretraining, `properties/pretrain.yaml`, then the model sizes tuned for the target data set
+7. the user's files: common keys, then those under `per_model: <model>:`
+8. the user's `--key=value`
+
 A model that builds on another one (IDBERT4Rec on QBERT4Rec) takes all of the other's files first,
-its tuned ones included: what makes it a control wins over what was tuned for its base.
+also its tuned ones: the settings that make it a control must override those tuned for its base.
 
-RecBole's own `Config` takes the same way for every sequential model, so that `run_recbole` and
+RecBole's own `Config` uses the same layers for every sequential model, so that `run_recbole` and
 `recbole-qbert run` train with the same settings.
 """
 
@@ -34,9 +41,9 @@ from recbole_qbert.config.rules import LOSSES, check_effect, check_rules
 from recbole_qbert.config.settings import RUN
 from recbole_qbert.registry import check_model_name, is_sequential, model_entry
 
-# Stages of training; the paper's third stage has these two.
+# Stages of training. Together they are the paper's third stage.
 PRETRAIN, FINETUNE = "pretrain", "finetune"
-# Keys that RecBole reads in code but names in none of its lists and YAML files.
+# Keys that RecBole's code reads, but that are in none of its lists and YAML files.
 RECBOLE_UNLISTED = frozenset(
     # fmt: off
     [
@@ -59,9 +66,9 @@ RECBOLE_UNLISTED = frozenset(
     ]
     # fmt: on
 )
-# Keys that RecBole's trainers read for some of its models only.
+# Keys that RecBole's trainers read for some models only.
 MODEL_ONLY = frozenset({"reg_weight", "pretrain_epochs", "save_step"})
-# Keys that have an effect in RecBole's own run alone, and why.
+# Keys that have an effect only in RecBole's own run, with the reason.
 NOT_HERE = {
     "state": "RecBole's log is off",
     "loss_decimal_place": "RecBole's log is off",
@@ -72,11 +79,11 @@ NOT_HERE = {
 
 
 def shipped_files(model: str, dataset: str, use_tuned: bool, stage: str = FINETUNE) -> list[Path]:
-    """The shipped YAML files that apply, in order; see above."""
+    """Return the shipped YAML files that apply, in order; see the module docstring."""
     entry = model_entry(model)
     files = [shipped("base.yaml")]
     of_dataset = [shipped("dataset", f"{dataset}.yaml")]
-    # Every registered model's class and its bases: a subclass inherits its base's keys.
+    # The model's class and its bases, because a subclass inherits its base's keys.
     for each in reversed(inspect.getmro(entry.model)):
         own = [shipped("model", f"{each.__name__}.yaml")]
         if each is entry.model and entry.defaults is not None:
@@ -100,19 +107,19 @@ def build_config(
     stage: str = FINETUNE,
     sizes: Mapping[str, Any] | None = None,
 ) -> Config:
-    """A RecBole `Config` of one run, checked.
+    """Build and check the RecBole `Config` of one run.
 
     Args:
         model: name in the registry or of a RecBole sequential model.
         dataset: name of the data set.
         files: the user's YAML files.
-        settings: the user's `key=value` settings; strings are read as YAML values.
+        settings: the user's `key=value` settings; strings are parsed as YAML values.
         stage: `PRETRAIN` adds the keys of `properties/pretrain.yaml`.
-        sizes: settings that come just before the user's.
+        sizes: settings with lower priority than the user's, higher than all others.
 
     Raises:
-        InputError: a key that nobody reads (with a "did you mean") or that has no effect, a value
-            out of its range, or one that RecBole refuses.
+        InputError: a key is unknown (with a "did you mean") or has no effect, or a value is out of
+            range or refused by RecBole.
     """
     given = {key: parse_value(value) for key, value in (settings or {}).items()}
     check_keys(model, given, "command line", stage)
@@ -139,7 +146,11 @@ def build_config(
 
 
 def file_settings(model: str, files: Sequence[str | Path], stage: str = FINETUNE) -> dict[str, Any]:
-    """What the user's YAML files say for a model; later files win."""
+    """Read the settings of the user's YAML files for one model; later files win.
+
+    Raises:
+        InputError: a file cannot be read, or has an unknown key.
+    """
     settings: dict[str, Any] = {}
     for file in files:
         settings = merge_settings(settings, settings_for(model, load_yaml(file), str(file), stage))
@@ -147,15 +158,15 @@ def file_settings(model: str, files: Sequence[str | Path], stage: str = FINETUNE
 
 
 def check_model_rules(model: str, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Refuse settings that are right for other models.
+    """Check settings that only some models support: loss, negatives, transform, masks.
 
     Args:
-        model: name.
-        settings: all of a run.
-        defaults: what they are where the user says nothing.
+        model: name of the model.
+        settings: all settings of a run.
+        defaults: the settings without the user's.
 
     Raises:
-        InputError: names the keys.
+        InputError: names the key.
     """
     entry = model_entry(model)
     loss = settings["loss_type"]
@@ -182,7 +193,7 @@ def check_model_rules(model: str, settings: Mapping[str, Any], defaults: Mapping
             "leave it out"
         )
     length = settings["MAX_ITEM_LIST_LENGTH"]
-    # Places that RecBole makes for masks; without one the loss is no number.
+    # RecBole allocates `mask_ratio * length` masks; with none of them the loss is NaN.
     if settings["transform"] == "mask_itemseq" and int(settings["mask_ratio"] * length) < 1:
         raise InputError(
             f"MAX_ITEM_LIST_LENGTH: {length} items times mask_ratio {settings['mask_ratio']} leave "
@@ -191,13 +202,13 @@ def check_model_rules(model: str, settings: Mapping[str, Any], defaults: Mapping
 
 
 def check_same_columns(configs: Sequence[tuple[str, Config]]) -> None:
-    """Refuse runs for one table that differ in its columns.
+    """Check that all runs for one table have the same metrics and topk.
 
     Args:
-        configs: what to call each run, and its config.
+        configs: name and config of each run.
 
     Raises:
-        InputError: names two runs.
+        InputError: names two runs that differ.
     """
     for key in ("metrics", "topk"):
         for name, config in configs:
@@ -211,7 +222,17 @@ def check_same_columns(configs: Sequence[tuple[str, Config]]) -> None:
 def settings_for(
     model: str, content: dict[str, Any], source: str, stage: str = FINETUNE
 ) -> dict[str, Any]:
-    """A file's settings for one model: the common keys, then those under `per_model: <model>:`."""
+    """Return a file's settings for one model: common keys, then those under `per_model: <model>:`.
+
+    Args:
+        model: name of the model.
+        content: content of the file.
+        source: the file, for messages.
+        stage: stage of training.
+
+    Raises:
+        InputError: `per_model` has another form, or a key is unknown.
+    """
     common = {key: value for key, value in content.items() if key != "per_model"}
     sections = content.get("per_model") or {}
     if not isinstance(sections, dict) or not all(isinstance(s, dict) for s in sections.values()):
@@ -223,7 +244,11 @@ def settings_for(
 
 
 def check_keys(model: str, keys: Iterable[str], source: str, stage: str = FINETUNE) -> None:
-    """Refuse a key that neither RecBole nor the model reads."""
+    """Check that RecBole or the model reads every key.
+
+    Raises:
+        InputError: a key is unknown; names the closest one.
+    """
     known = known_keys(model, stage)
     for key in keys:
         if key not in known:
@@ -233,7 +258,7 @@ def check_keys(model: str, keys: Iterable[str], source: str, stage: str = FINETU
 
 @functools.lru_cache(maxsize=64)
 def known_keys(model: str, stage: str = FINETUNE) -> frozenset[str]:
-    """All keys that a run of `model` may be given."""
+    """Return all keys that a run of `model` accepts."""
     keys = set(RECBOLE_UNLISTED) | set(default_settings(model, stage))
     for name in ("general", "training", "evaluation", "dataset"):
         keys |= set(getattr(argument_list, f"{name}_arguments"))
@@ -244,7 +269,7 @@ def known_keys(model: str, stage: str = FINETUNE) -> frozenset[str]:
 
 @functools.lru_cache(maxsize=64)
 def default_settings(model: str, stage: str = FINETUNE) -> dict[str, Any]:
-    """RecBole's defaults and ours, without those of a data set."""
+    """Return the defaults of RecBole and of this package, without those of a data set."""
     folder = Path(recbole.__file__).parent / "properties"
     host = [folder / "overall.yaml", folder / "dataset" / "sample.yaml"]
     host.append(folder / "model" / f"{model}.yaml")
@@ -258,8 +283,10 @@ def default_settings(model: str, stage: str = FINETUNE) -> dict[str, Any]:
 
 
 def _keys_read_by(cls: type) -> set[str]:
-    """Keys that appear as `config["key"]` in the sources of a class and its bases; RecBole's models
-    read some that no YAML names."""
+    """Return the keys that occur as `config["key"]` in the source of a class and its bases.
+
+    RecBole's models read some keys that are in no YAML file.
+    """
     found: set[str] = set()
     for base in inspect.getmro(cls):
         if base.__module__.partition(".")[0] in ("recbole", "recbole_qbert") or base is cls:
@@ -272,7 +299,10 @@ def _keys_read_by(cls: type) -> set[str]:
 
 
 def merge_settings(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
-    """Later settings win key by key; the mask dictionaries are merged entry by entry."""
+    """Merge settings key by key; later ones win.
+
+    The mappings `mask_mix` and `mask_ratios` are merged entry by entry.
+    """
     merged = {**base, **update}
     for key in ("mask_mix", "mask_ratios"):
         if isinstance(base.get(key), dict) and isinstance(update.get(key), dict):
@@ -281,10 +311,10 @@ def merge_settings(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[s
 
 
 def install() -> None:
-    """Let RecBole's own `Config` take the settings of this package. Safe to call twice.
+    """Make RecBole's own `Config` use the settings of this package. Repeated calls change nothing.
 
     RecBole reads default YAML files only from its own package, and evaluates strings of a config as
-    Python expressions; here they are read as literals, so that no config can run code.
+    Python expressions. With this, strings are parsed as literals, so that no config can run code.
     """
     if getattr(Config, "reads_recbole_qbert", False):
         return
@@ -297,12 +327,12 @@ def install() -> None:
             check_model_name(name)
         return find_model(self, model, dataset)
 
-    def load_with_ours(self: Config, model: str, model_class: type, dataset: str) -> None:
+    def load_with_layers(self: Config, model: str, model_class: type, dataset: str) -> None:
         load_internal(self, model, model_class, dataset)
         if is_sequential(model, model_class):
             _load_layers(self, model, dataset)
 
-    def with_a_word(self: Config) -> None:
+    def init_device_and_warn(self: Config) -> None:
         asked = self.external_config_dict
         init_device(self)
         gpu_id = self.final_config_dict["gpu_id"] if "gpu_id" in asked else ""
@@ -310,15 +340,15 @@ def install() -> None:
             warn_without_gpu(gpu_id, self.final_config_dict["device"].type)
 
     Config._get_model_and_dataset = known_model
-    Config._load_internal_config_dict = load_with_ours
-    Config._init_device = with_a_word
+    Config._load_internal_config_dict = load_with_layers
+    Config._init_device = init_device_and_warn
     Config._load_config_files = _load_files
     Config._convert_config_dict = _convert_literals
     Config.reads_recbole_qbert = True
 
 
 def _load_layers(config: Config, model: str, dataset: str) -> None:
-    """Put the shipped files over RecBole's defaults, and check them with what the user gave."""
+    """Apply the shipped files to RecBole's defaults, and check them with the user's settings."""
     users = dict(config.external_config_dict)
     # A first stage of the model itself, such as S3Rec's, has the settings of its training.
     pretrains = getattr(model_entry(model).model, "takes_pretrained", False)
@@ -331,7 +361,7 @@ def _load_layers(config: Config, model: str, dataset: str) -> None:
     recboles_negatives = defaults["train_neg_sample_args"]
     for path in shipped_files(model, dataset, users.get("use_tuned", True) is not False, stage):
         defaults = merge_settings(defaults, load_yaml(path))
-    # That is cross-entropy without negatives; a model that learns from pairs of items needs some.
+    # The shipped default is cross-entropy without negatives, but pairwise losses need negatives.
     if getattr(model_entry(model).model, "input_type", None) == InputType.PAIRWISE:
         defaults["loss_type"] = "BPR"
     if users.get("loss_type", defaults["loss_type"]) == "BPR":
@@ -347,7 +377,7 @@ def _load_layers(config: Config, model: str, dataset: str) -> None:
 
 @functools.lru_cache(maxsize=8)
 def warn_without_gpu(gpu_id: str, device: str) -> None:
-    """Say once that the GPU that was asked for is not there."""
+    """Print a warning, once, if a requested GPU does not exist."""
     count = torch.cuda.device_count() if device == "cuda" else 0
     asked = [each for each in gpu_id.split(",") if each]
     if device == "cpu" or count < len(asked):
@@ -357,7 +387,7 @@ def warn_without_gpu(gpu_id: str, device: str) -> None:
 
 
 def _load_files(self: Config, files: Sequence[str | Path] | None) -> dict[str, Any]:
-    """The user's YAML files, later ones win; `_load_layers` reads their parts for one model."""
+    """Read the user's YAML files, later ones winning; `_load_layers` selects one model's keys."""
     self.given_files = list(files or ())
     settings: dict[str, Any] = {}
     for file in self.given_files:
@@ -366,7 +396,7 @@ def _load_files(self: Config, files: Sequence[str | Path] | None) -> dict[str, A
 
 
 def _convert_literals(self: Config, config_dict: dict[str, Any]) -> dict[str, Any]:
-    """Strings that are Python literals (`[64, 32]`, `1e-3`, `None`, `true`) become values."""
+    """Convert strings that are Python literals (`[64, 32]`, `1e-3`, `None`, `true`) to values."""
     words = {"true": True, "false": False}
     for key, value in config_dict.items():
         if isinstance(value, str):

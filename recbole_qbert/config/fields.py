@@ -1,4 +1,4 @@
-"""`Fields`: values checked by the types and ranges of a class, with one line for a wrong one."""
+"""`Fields`: validation of settings by a class's types and ranges, with one-line errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from recbole_qbert.common.errors import InputError, did_you_mean
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 WORDS = {"boolean": "True or False", "string": "text", "object": "a mapping", "null": "~"}
-# What else to say of a wrong value.
+# Additions to the error message of some keys.
 HINTS = {
     "eval_args": "; leave it out",
     "eval_args.split": "; for another split make its parts with dataset_scripts/split.py",
@@ -21,44 +21,44 @@ HINTS = {
 
 
 class Fields:
-    """The fields of a class of settings, to check values by."""
+    """Fields of a settings class, for validating values."""
 
     def __init__(self, settings: type):
         self._adapter: TypeAdapter[Any] = TypeAdapter(settings)
         self._schema = self._adapter.json_schema()
 
     def check(self, settings: Mapping[str, Any]) -> None:
-        """Refuse the first value that is not of its key's type and range.
+        """Check that every value has its key's type and is in its range.
 
         Raises:
-            InputError: names key, value and what may stand there.
+            InputError: names the first wrong key, its value and the allowed values.
         """
         try:
             self._adapter.validate_python(dict(settings))
         except ValidationError as error:
-            raise InputError(self._said(error.errors()[0]["loc"], settings)) from None
+            raise InputError(self._message(error.errors()[0]["loc"], settings)) from None
 
     def allowed(self, key: str) -> dict[str, Any]:
-        """The JSON schema of a key's values."""
+        """Return the JSON schema of a key's values."""
         return self._resolved(self._schema["properties"][key])
 
     def keys(self) -> list[str]:
-        """Names of all fields."""
+        """Return the names of all fields."""
         return list(self._schema["properties"])
 
     def keys_within(self, schema: dict[str, Any]) -> dict[str, Any]:
-        """The keys of the mapping that may stand there, and their schemas."""
+        """Return the keys of the mappings that a schema allows, with their schemas."""
         found: dict[str, Any] = {}
         for each in self.branches(schema):
             found |= each.get("properties", {})
         return {key: self._resolved(each) for key, each in found.items()}
 
     def branches(self, schema: dict[str, Any]) -> list[dict[str, Any]]:
-        """A schema, or those of which one must hold."""
+        """Return the alternatives of a union, or the schema itself."""
         return [self._resolved(each) for each in schema.get("anyOf", [schema])]
 
     def described(self, schema: dict[str, Any]) -> str:
-        """What may stand there: `a number in (0, 1]`, `one of none, linear, cosine`."""
+        """Describe the allowed values: `a number in (0, 1]`, `one of none, linear, cosine`."""
         parts = self.branches(schema)
         if len(parts) > 1:
             return " or ".join(self.described(each) for each in parts)
@@ -87,8 +87,11 @@ class Fields:
             found = self._schema["$defs"][reference.rpartition("/")[2]]
         return found
 
-    def _said(self, place: tuple[int | str, ...], settings: Mapping[str, Any]) -> str:
-        """What is wrong with the value at a place; branches of unions in it are no keys."""
+    def _message(self, place: tuple[int | str, ...], settings: Mapping[str, Any]) -> str:
+        """Describe the wrong value at `place`, pydantic's location of the error.
+
+        Parts of the location that name branches of a union are skipped, as they are not keys.
+        """
         path = str(place[0])
         value, schema = settings[path], self.allowed(path)
         for part in (*place[1:], None):
@@ -110,14 +113,14 @@ class Fields:
 
 
 def _choices(schema: dict[str, Any]) -> list[str]:
-    """The words that a schema lists."""
+    """Return the words that a schema lists."""
     return [
         str(each) for each in schema.get("enum", [schema["const"]] if "const" in schema else [])
     ]
 
 
 def _interval(schema: dict[str, Any]) -> str:
-    """`(0, 1]` of the bounds of a number."""
+    """Format the bounds of a number as `(0, 1]`."""
     least, most = schema.get("minimum"), schema.get("maximum")
     left = f"({schema['exclusiveMinimum']:g}" if least is None else f"[{least:g}"
     right = f"{schema['exclusiveMaximum']:g})" if most is None else f"{most:.12g}]"

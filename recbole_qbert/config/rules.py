@@ -1,4 +1,4 @@
-"""Rules between settings of a run, and settings that would change nothing."""
+"""Rules between settings of a run, and refusal of settings that have no effect."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from recbole_qbert.common.errors import InputError, did_you_mean
 from recbole_qbert.evaluation.ranking import METRICS, UNSEEN, metric_names
 from recbole_qbert.registry import model_entry
 
-# RecBole's keys that nothing here reads -> the values that say what happens anyway, and why.
-# Without a value the key is refused whenever it is given.
+# RecBole's keys that nothing here reads -> (accepted values, reason). The accepted values describe
+# the actual behavior. A key without accepted values is always refused.
 NO_EFFECT: dict[str, tuple[tuple[Any, ...], str]] = {
     "alias_of_entity_id": ((None,), "no model here reads a knowledge graph"),
     "alias_of_relation_id": ((None,), "no model here reads a knowledge graph"),
@@ -32,24 +32,24 @@ NO_EFFECT: dict[str, tuple[tuple[Any, ...], str]] = {
     "threshold": ((None,), "labels play no part in a ranking"),
     "valid_metric_bigger": ((True,), "all metrics here are better when bigger"),
 }
-# Losses of the models that do not have both.
+# Losses of the models that do not support both CE and BPR.
 LOSSES = {"FPMC": ("BPR",)} | dict.fromkeys(
     ("BERT4RecFixed", "CORE", "GRU4RecCPR", "SASRecCPR"), ("CE",)
 )
 
 
 def check_rules(settings: Mapping[str, Any]) -> None:
-    """Refuse what no key alone makes wrong.
+    """Check rules that concern several settings, or one setting of some models.
 
     Args:
-        settings: all of a run; each value is of its type and range.
+        settings: all settings of a run; types and ranges are checked already.
 
     Raises:
-        InputError: names the keys and what to change.
+        InputError: names the keys and the remedy.
     """
     _check_metrics(settings)
     _check_widths(settings)
-    # PyTorch's encoder layer, which QBERT4Rec is made of, knows no others.
+    # PyTorch's encoder layer, which QBERT4Rec uses, supports only these.
     if "layer_norm" in settings and settings["hidden_act"] not in ("gelu", "relu"):
         raise InputError(f"hidden_act: {settings['hidden_act']!r} is none of gelu, relu")
     mix = settings.get("mask_mix")
@@ -99,13 +99,13 @@ def _check_widths(settings: Mapping[str, Any]) -> None:
 
 
 def check_effect(given: Mapping[str, Any]) -> None:
-    """Refuse a key of RecBole's that would change nothing, where its value says otherwise.
+    """Check that no key of RecBole is set to a value that would have no effect.
 
     Args:
-        given: what the user set.
+        given: the user's settings.
 
     Raises:
-        InputError: names the key and why.
+        InputError: names the key and the reason.
     """
     for key, (values, reason) in NO_EFFECT.items():
         if key in given and given[key] not in values:

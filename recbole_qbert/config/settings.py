@@ -1,8 +1,8 @@
-"""`RunSettings`: the type and range of every setting of a run.
+"""`RunSettings`: type and range of every setting of a run.
 
-A field says what a value may be and nothing else: defaults are in the YAML files alone. A key that
-has no field belongs to a third party's model, which checks it. Numbers have an upper end too, far
-above any use, so that a slip (1e38) is one line and no overflow.
+Fields only restrict values; defaults are only in the YAML files. A key without a field belongs to a
+third party's model, which checks it. Numbers also have upper limits far above any use, so that a
+slip such as 1e38 is a one-line error and not an overflow.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Clipping(TypedDict):
 
 
 class LeaveOneOut(TypedDict):
-    """The one split: a user's last item is the test's, the last but one valid's."""
+    """The only supported split: each user's last item is for test, the one before it for valid."""
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
 
@@ -80,7 +80,7 @@ class LeaveOneOut(TypedDict):
 
 
 class Modes(TypedDict):
-    """The catalog is ranked in full."""
+    """Evaluation modes; only full ranking of the catalog is supported."""
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
 
@@ -89,7 +89,11 @@ class Modes(TypedDict):
 
 
 class EvalArgs(TypedDict):
-    """RecBole fills what is missing with a split by ratio, so split and order must be there."""
+    """RecBole's evaluation protocol.
+
+    `split` and `order` are required, because RecBole's defaults are a split by ratio and a random
+    order.
+    """
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
 
@@ -100,7 +104,7 @@ class EvalArgs(TypedDict):
 
 
 class Negatives(TypedDict):
-    """How negatives are drawn for a loss over pairs of items; `none` is RecBole's word for None."""
+    """Sampling of negatives for pairwise losses; `none` is RecBole's spelling of None."""
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
 
@@ -112,7 +116,7 @@ class Negatives(TypedDict):
 
 
 class RunSettings(TypedDict, total=False):
-    """Every setting of `run`, `pretrain`, `tune`, `benchmark`, `ablate` and RecBole's own run."""
+    """All settings of `run`, `pretrain`, `tune`, `benchmark`, `ablate` and RecBole's own run."""
 
     __pydantic_config__ = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)  # type: ignore[misc]
 

@@ -1,1 +1,1 @@
-"""Data on disk and in RecBole: atomic files, semantic IDs, embeddings, sequences, the Dataset."""
+"""Data files and the RecBole dataset: atomic files, semantic IDs, embeddings, sequences."""

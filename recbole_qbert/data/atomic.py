@@ -1,7 +1,8 @@
 """Read RecBole's atomic files exactly as they are written.
 
-Every reader of an atomic file in this package comes here: what is wrong is said once, with file,
-line, field and value. Nothing is inferred: "NA", "null" and blanks are text like any other.
+All code of this package that reads atomic files uses this module, so that every fault is reported
+in the same way: with file, line, field and value. No types or missing values are inferred: "NA",
+"null" and blanks are ordinary text.
 """
 
 from __future__ import annotations
@@ -20,23 +21,23 @@ import pyarrow.csv
 from recbole_qbert.common.errors import InputError, did_you_mean, preview
 from recbole_qbert.data.codec import quote
 
-BLOCK_BYTES = 1 << 24  # that reading parses
-LARGE = pa.large_string()  # the type of every column that is read
-KINDS = ("token", "token_seq", "float", "float_seq")  # RecBole's types of a column
-PADDING = "[PAD]"  # the name that RecBole gives to the item, and the user, of number 0
-# What pandas writes and reads for a number that is not there.
+BLOCK_BYTES = 1 << 24  # parsed at a time
+LARGE = pa.large_string()  # type of every column that is read
+KINDS = ("token", "token_seq", "float", "float_seq")  # RecBole's column types
+PADDING = "[PAD]"  # RecBole's token of the item, and the user, with internal ID 0
+# Spellings of a missing number that pandas writes or reads.
 NO_NUMBER = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "<NA>")
 
 
 class Atomic:
-    """An atomic file as it is written.
+    """Content of an atomic file, all cells as text.
 
     Attributes:
-        path: where it lies.
-        cells: `name:type` of each column.
-        names: of the columns.
-        columns: a column of text each.
-        lines: in which each row stands, counted from 1; int64 [rows].
+        path: the file.
+        cells: header cells, `name:type` of each column.
+        names: column names.
+        columns: the columns, all of text.
+        lines: line number of each row in the file, counted from 1; int64 [rows].
     """
 
     def __init__(self, path: Path, cells: list[str], columns: pa.Table, lines: np.ndarray):
@@ -48,16 +49,22 @@ class Atomic:
 
     @property
     def n_rows(self) -> int:
-        """Rows below the header."""
+        """Number of rows below the header."""
         return int(self.columns.num_rows)
 
     @cached_property
     def kinds(self) -> dict[str, str]:
-        """Column -> its type, one of KINDS."""
+        """Type of each column, by name; one of KINDS."""
         return dict(zip(self.names, (cell.partition(":")[2] for cell in self.cells), strict=True))
 
     def fault(self, rows: np.ndarray | pa.Array, name: str, said: str) -> InputError:
-        """What is wrong with a column, at the first row where the mask [rows] is True."""
+        """Build the error for the first bad row of a column.
+
+        Args:
+            rows: bool [rows], True at each bad row.
+            name: the column.
+            said: the end of the message, after the value: the fault and the remedy.
+        """
         mask = np.asarray(rows)
         row = int(mask.argmax())
         others = int(mask.sum()) - 1
@@ -68,9 +75,14 @@ class Atomic:
         )
 
     def need(self, names: Iterable[str], remedy: str) -> None:
-        """
+        """Check that columns exist.
+
+        Args:
+            names: names of the columns.
+            remedy: end of the message.
+
         Raises:
-            InputError: a column is not there; names those that are.
+            InputError: a column is missing; lists the existing ones.
         """
         for name in names:
             if name not in self.names:
@@ -80,7 +92,8 @@ class Atomic:
                 )
 
     def need_rows(self) -> None:
-        """
+        """Check that the file has rows.
+
         Raises:
             InputError: nothing follows the header.
         """
@@ -88,10 +101,11 @@ class Atomic:
             raise InputError(f"{self.path} is empty: no rows follow the header; give it rows")
 
     def check_ids(self, name: str) -> None:
-        """
+        """Check a column of user or item tokens.
+
         Raises:
-            InputError: an id of the column is empty, RecBole's own name of the padding, or another
-                one but for blanks at its ends.
+            InputError: a token is empty, is RecBole's padding token, or differs from another one
+                only by blanks at its ends.
         """
         column = self.columns[name]
         empty = pc.equal(column, "")
@@ -113,18 +127,24 @@ class Atomic:
                 )
 
     def check_padding(self, name: str) -> None:
-        """
+        """Check that no cell of a token column is RecBole's padding token.
+
         Raises:
-            InputError: a cell of the column is RecBole's own name of the padding.
+            InputError: a cell is.
         """
         padding = pc.equal(self.columns[name], PADDING)
         if pc.any(padding).as_py():
             raise self.fault(padding, name, "is RecBole's name of the padding; rename it")
 
     def check_padding_in_lists(self, name: str, between: str) -> None:
-        """
+        """Check that no list of a token_seq column holds RecBole's padding token.
+
+        Args:
+            name: the column.
+            between: separator of list elements.
+
         Raises:
-            InputError: a list of the column holds RecBole's own name of the padding.
+            InputError: a list does.
         """
         column = self.columns[name]
         if pc.any(pc.match_substring(column, PADDING)).as_py():
@@ -133,13 +153,14 @@ class Atomic:
                 raise self.fault(padding, name, "holds RecBole's name of the padding; rename it")
 
     def check_unique(self, name: str, noun: str) -> None:
-        """
+        """Check that no token of a column occurs twice.
+
         Args:
-            name: of a column of ids.
-            noun: what they are of.
+            name: the column.
+            noun: the kind of thing that the tokens name, for the message.
 
         Raises:
-            InputError: one has two rows.
+            InputError: a token has two rows.
         """
         if len(self.columns[name].unique()) < self.n_rows:
             tokens = self.columns[name].to_pandas()
@@ -150,10 +171,10 @@ class Atomic:
             )
 
     def frame(self, fields: Sequence[str]) -> pd.DataFrame:
-        """Columns of text, in the order asked for; the index, named "line", is `lines`.
+        """Return columns of text in the order of `fields`; the index, named "line", is `lines`.
 
         Raises:
-            InputError: a field is unknown, or asked for twice.
+            InputError: a field is unknown or is given twice.
         """
         for field in fields:
             if field not in self.names:
@@ -167,11 +188,14 @@ class Atomic:
         return frame.set_index(pd.Index(self.lines, dtype="int64", name="line"))
 
     def lists(self, name: str, between: str) -> list[np.ndarray]:
-        """A column of lists of texts, or of numbers where its type is float_seq; empty parts count
-        for nothing.
+        """Return a token_seq or float_seq column as one array per row, without empty elements.
+
+        Args:
+            name: the column.
+            between: separator of list elements.
 
         Raises:
-            InputError: a number is none, or infinite.
+            InputError: an element of a float_seq column is not a finite number.
         """
         parts = [list(filter(None, text.split(between))) for text in self.columns[name].to_pylist()]
         if self.kinds[name] == "token_seq":
@@ -187,14 +211,14 @@ class Atomic:
         return np.split(numbers, lengths.cumsum()[:-1])
 
     def numbers(self, name: str, may_lack: bool = False) -> np.ndarray:
-        """A column of numbers, float64 [rows].
+        """Return a column of numbers, float64 [rows].
 
         Args:
-            name: of the column.
-            may_lack: whether a cell may hold no number (NO_NUMBER), which gives NaN.
+            name: the column.
+            may_lack: whether a cell may be missing (one of NO_NUMBER), which gives NaN.
 
         Raises:
-            InputError: a text, an infinite number, or one that is missing and may not be.
+            InputError: a cell is text or infinite, or is missing although `may_lack` is False.
         """
         column = self.columns[name]
         if may_lack:
@@ -213,15 +237,15 @@ class Atomic:
 
 
 def check_same_ids(path: str | Path, ids: Iterable[str], lacking: Iterable[str]) -> None:
-    """Refuse a file that knows an item or user by another id, of other blanks.
+    """Check that tokens of two files do not differ only by blanks at their ends.
 
     Args:
-        path: the file.
-        ids: those of it that no interaction has.
-        lacking: ids of interactions that it has not.
+        path: a `.item`, `.user` or other file keyed by token.
+        ids: tokens of that file that no interaction has.
+        lacking: tokens of interactions that the file lacks.
 
     Raises:
-        InputError: two of them differ only by blanks at their ends.
+        InputError: a token of `ids` and one of `lacking` differ only by such blanks.
     """
     bare = {each.strip(): each for each in ids}
     for each in lacking:
@@ -233,19 +257,20 @@ def check_same_ids(path: str | Path, ids: Iterable[str], lacking: Iterable[str])
 
 
 def read_atomic(path: str | Path, separator: str = "\t", encoding: str = "utf-8") -> Atomic:
-    """A whole atomic file, nothing inferred.
+    """Read a whole atomic file as text.
 
-    A cell that is one quotation, `"a ""b"" c"`, is the text in it, as for RecBole; any other quote
-    stands for itself.
+    A cell that is one complete quotation, `"a ""b"" c"`, is read as the text in it, as RecBole
+    does; all other quotes are kept.
 
     Args:
         path: a `.item`, `.user` or `.inter` file.
-        separator: between fields.
-        encoding: of the bytes; a byte-order mark and CRLF are passed over.
+        separator: separator of fields.
+        encoding: text encoding; a byte-order mark is skipped, and CRLF ends a line as LF does.
 
     Raises:
-        InputError: the file is missing, empty, or not of this encoding; the header is not
-            `name:type`; a row has another number of fields; a character that no reader agrees on.
+        InputError: the file is missing, empty, or not in this encoding; the header is not
+            `name:type`; a row has another number of fields; or the text contains a carriage return
+            inside a line or a NUL character, which readers treat differently.
     """
     path = Path(path)
     text = _read_text(path, encoding)
@@ -272,13 +297,13 @@ def read_atomic(path: str | Path, separator: str = "\t", encoding: str = "utf-8"
             raise InputError(f"{path}: cannot be read ({error}); write it again") from None
     columns = pa.table({name: _unquoted(columns[name]) for name in names})
     lines = np.arange(len(columns)) + 2
-    if re.search(r"\n\r?\n", text.rstrip("\r\n")):  # blank lines hold no row, as in RecBole
+    if re.search(r"\n\r?\n", text.rstrip("\r\n")):  # blank lines are not rows, as in RecBole
         lines = np.flatnonzero([line not in ("", "\r") for line in text.split("\n")])[1:] + 1
     return Atomic(path, header.split(separator), columns, lines)
 
 
 def _unquoted(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The texts in cells that are one quotation each; see `_quoted`."""
+    """Replace cells that are one complete quotation by the text in it."""
     whole = pc.match_substring_regex(column, '^"([^"]|"")*"$')
     if not pc.any(whole).as_py():
         return column
@@ -287,10 +312,7 @@ def _unquoted(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _check_row_lengths(path: Path, text: str, n_fields: int, separator: str) -> None:
-    """
-    Raises:
-        InputError: a row has not so many fields; names its line.
-    """
+    """Raise an InputError for the first row whose number of fields is not `n_fields`."""
     for number, line in enumerate(text.split("\n"), 1):
         found = line.count(separator) + 1
         if line not in ("", "\r") and found != n_fields:
@@ -301,35 +323,36 @@ def _check_row_lengths(path: Path, text: str, n_fields: int, separator: str) -> 
 
 
 def read_columns(path: str | Path, fields: Sequence[str]) -> pd.DataFrame:
-    """The named columns of a tab-separated file whose header holds `name:type` fields.
+    """Read the named columns of a tab-separated atomic file as text.
 
-    Nothing is inferred: "NA", "007" and blanks stay as written, an empty cell is "".
+    No types or missing values are inferred: "NA", "007" and blanks stay as written, an empty cell
+    is "".
 
     Args:
         path: a UTF-8 `.item`, `.user` or `.inter` file.
-        fields: column names, without their type.
+        fields: column names, without their types.
 
     Returns:
-        One string column per field, in the order asked for. The index, named "line", is each row's
-        line in the file; blank lines are passed over, as RecBole does.
+        One string column per field, in the order of `fields`. The index, named "line", is each
+        row's line in the file; blank lines are skipped, as in RecBole.
 
     Raises:
-        InputError: as `read_atomic` and `Atomic.frame`.
+        InputError: as in `read_atomic` and `Atomic.frame`.
     """
     return read_atomic(path).frame(fields)
 
 
 def read_lines(path: Path, encoding: str = "utf-8") -> list[str]:
-    """The file's lines without their ends; only LF and CRLF end a line.
+    """Read a file's lines without their ends; only LF and CRLF end a line.
 
     Raises:
-        InputError: as `read_atomic`.
+        InputError: as in `read_atomic`.
     """
     return [line.removesuffix("\r") for line in _read_text(path, encoding).split("\n")]
 
 
 def _read_text(path: Path, encoding: str) -> str:
-    """The whole file as text, without a byte-order mark."""
+    """Read a whole file as text, without its byte-order mark."""
     try:
         data = path.read_bytes()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
@@ -350,7 +373,7 @@ def _read_text(path: Path, encoding: str) -> str:
         raise InputError(f"{path} is empty; a header of 'name:type' fields and rows are expected")
     if text[0] in "\r\n":
         raise InputError(f"{path}: line 1 is empty; a header of 'name:type' fields is expected")
-    # Readers of tables take the first for the end of a line; NumPy drops the second.
+    # CSV readers treat a carriage return as the end of a line; NumPy drops trailing NULs.
     for character, named in (("\r(?!\n)", "a carriage return"), ("\0", "a NUL character")):
         if character[0] in text and (found := re.search(character, text)):
             line = text.count("\n", 0, found.start()) + 1
@@ -359,7 +382,7 @@ def _read_text(path: Path, encoding: str) -> str:
 
 
 def header_fields(path: str | Path, line: str, separator: str = "\t") -> list[str]:
-    """The field names of a header line, without their types.
+    """Return the field names of a header line, without their types.
 
     Raises:
         InputError: a cell is not `name:type`, or a name occurs twice.

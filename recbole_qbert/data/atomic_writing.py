@@ -1,4 +1,4 @@
-"""Write RecBole's atomic files, so that RecBole and `read_atomic` read the same text."""
+"""Write RecBole's atomic files, so that RecBole and `read_atomic` read back the same text."""
 
 from __future__ import annotations
 
@@ -11,23 +11,28 @@ import pyarrow.compute as pc
 
 from recbole_qbert.data.atomic import LARGE
 
-ROWS_AT_ONCE = 1 << 17  # that writing joins
+ROWS_AT_ONCE = 1 << 17  # joined into one buffer and written
 
 
 def write_header(handle: IO[bytes], cells: Iterable[str]) -> None:
-    """The first line of an atomic file that is open as bytes: cells `name:type`."""
+    """Write the header line of an atomic file that is open as bytes.
+
+    Args:
+        handle: the file.
+        cells: `name:type` of each column.
+    """
     handle.write(("\t".join(cells) + "\n").encode())
 
 
 def write_rows(handle: IO[bytes], columns: Sequence[pa.Array | pa.ChunkedArray]) -> int:
-    """Append rows to an atomic file that is open as bytes, and return how many.
+    """Append rows to an atomic file that is open as bytes, and return their number.
 
-    A cell that begins with a double quote, with which a quotation begins for RecBole, is written
-    as a quotation itself, so that RecBole and `read_atomic` read the same text.
+    A cell that begins with a double quote is written as a quotation, because RecBole reads a
+    leading quote as the start of one.
 
     Args:
-        handle: its header is written already.
-        columns: text columns of one length, of cells without tabs and line ends.
+        handle: the file; its header is written already.
+        columns: text columns of one length; no cell contains a tab or a line end.
     """
     for start in range(0, len(columns[0]), ROWS_AT_ONCE):
         handle.write(_lines([column.slice(start, ROWS_AT_ONCE) for column in columns]))
@@ -35,7 +40,7 @@ def write_rows(handle: IO[bytes], columns: Sequence[pa.Array | pa.ChunkedArray])
 
 
 def _quoted(column: pa.Array) -> pa.Array:
-    """Cells that begin with a double quote as quotations; quotes behind other text need none."""
+    """Quote the cells that begin with a double quote; a quote after other text needs no quoting."""
     opens = pc.starts_with(column, '"')
     if not pc.any(opens).as_py():
         return column
@@ -45,7 +50,7 @@ def _quoted(column: pa.Array) -> pa.Array:
 
 
 def _lines(columns: Sequence[pa.Array | pa.ChunkedArray]) -> memoryview:
-    """Lines of bytes: the character buffer of one array holds them one after the other."""
+    """Join columns to lines, as bytes: a view of the character buffer of one string array."""
     wide = [
         _quoted((each.combine_chunks() if isinstance(each, pa.ChunkedArray) else each).cast(LARGE))
         for each in columns

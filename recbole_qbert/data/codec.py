@@ -1,6 +1,6 @@
-"""Level tokens (`a_17`), the vocabulary rows of their codes, and what rows must satisfy.
+"""Level tokens (`a_17`), the vocabulary rows of their codes, and checks of semantic-ID rows.
 
-Shapes throughout: N items, K levels, C_k codes in level k.
+Shapes: N items, K levels, C_k codes in level k.
 """
 
 from __future__ import annotations
@@ -20,24 +20,28 @@ from recbole_qbert.common.errors import InputError
 ITEM_COLUMN = "item_id:token"
 HEADER = f"{ITEM_COLUMN}\tsemantic_id:token_seq"
 BOM = b"\xef\xbb\xbf"
-# No level may have more codes: a stray digit must not ask for a table of many gigabytes.
+# Most codes of a level. Without a limit, a stray digit would allocate a table of many gigabytes.
 CODEBOOK_LIMIT = 1 << 20
 
 _TOKEN = re.compile(r"([a-z]{1,4})_(-?[0-9]+)")
-# What cannot be written as UTF-8 into one tab-separated field.
+# Characters that one tab-separated UTF-8 field cannot hold.
 _UNFIT = re.compile("[\\t\\n\\r\\ud800-\\udfff]")
 
 IntArray = npt.NDArray[np.int64]
 
 
 def quote(text: object, limit: int = 60) -> str:
-    """One printable line that shows `text`: control characters escaped, long text cut."""
+    """Show `text` on one printable line: control characters escaped, long text cut at `limit`."""
     shown = str(text)
     return repr(shown if len(shown) <= limit else shown[:limit] + "…")
 
 
 def level_letters(level: int) -> str:
-    """The letters of a level, in bijective base 26: 0 -> 'a', 25 -> 'z', 26 -> 'aa'."""
+    """Return the letters of a level, in bijective base 26: 0 -> 'a', 25 -> 'z', 26 -> 'aa'.
+
+    Raises:
+        InputError: the level is negative.
+    """
     if level < 0:
         raise InputError(f"level {level} does not exist; levels start at 0")
     letters = ""
@@ -49,7 +53,11 @@ def level_letters(level: int) -> str:
 
 
 def parse_token(token: str) -> tuple[int, int]:
-    """`'a_17'` to `(0, 17)`; InputError for a malformed token or an impossible code."""
+    """Parse a level token to (level, code): `'a_17'` -> `(0, 17)`.
+
+    Raises:
+        InputError: the token is malformed, or its code is out of range.
+    """
     match = _TOKEN.fullmatch(token)
     if match is None:
         raise InputError(
@@ -61,7 +69,7 @@ def parse_token(token: str) -> tuple[int, int]:
         raise InputError(f"{quote(token)} has a negative code; codes start at 0")
     if digits != "0" and digits.startswith("0"):
         raise InputError(f"{quote(token)} has leading zeros; write the code without them")
-    # The length is looked at first: Python refuses to convert thousands of digits.
+    # The length is checked first, because Python refuses to convert thousands of digits.
     if len(digits) > len(str(CODEBOOK_LIMIT)) or int(digits) >= CODEBOOK_LIMIT:
         raise InputError(
             f"the code of {quote(token)} is out of range; it must be below {CODEBOOK_LIMIT}"
@@ -73,7 +81,15 @@ def parse_token(token: str) -> tuple[int, int]:
 
 
 def checked_sizes(sizes: Iterable[Any], named: str = "semantic IDs") -> tuple[int, ...]:
-    """Codebook sizes as a tuple of K integers from 1 to `CODEBOOK_LIMIT`, or InputError."""
+    """Check codebook sizes and return them as a tuple.
+
+    Args:
+        sizes: K integers.
+        named: source of the sizes, for the message.
+
+    Raises:
+        InputError: they are not integers from 1 to `CODEBOOK_LIMIT`, or there are none.
+    """
     try:
         given = tuple(sizes)
         checked = tuple(operator.index(size) for size in given)
@@ -92,7 +108,16 @@ def checked_sizes(sizes: Iterable[Any], named: str = "semantic IDs") -> tuple[in
 
 
 def as_code_array(values: Any, n_levels: int, named: str = "semantic IDs") -> IntArray:
-    """A new int64 array `[N, K]` of `values`, or InputError for another shape or type."""
+    """Copy `values` to an int64 array [N, K].
+
+    Args:
+        values: codes [N, K].
+        n_levels: K.
+        named: source of the codes, for the message.
+
+    Raises:
+        InputError: they have another shape, or are not integers.
+    """
     try:
         array = np.asarray(values)
     except ValueError:
@@ -109,7 +134,12 @@ def as_code_array(values: Any, n_levels: int, named: str = "semantic IDs") -> In
 
 
 def first_outside(codes: IntArray, sizes: tuple[int, ...]) -> tuple[int, int] | None:
-    """The first (row, level) of codes `[N, K]` with a code outside its codebook, or None."""
+    """Return the first (row, level) whose code is outside its codebook, or None.
+
+    Args:
+        codes: [N, K].
+        sizes: codes of each level, K of them.
+    """
     outside = (codes < 0) | (codes >= np.asarray(sizes, dtype=np.int64))
     if not outside.any():
         return None
@@ -119,10 +149,12 @@ def first_outside(codes: IntArray, sizes: tuple[int, ...]) -> tuple[int, int] | 
 
 @dataclass(frozen=True)
 class SemanticIDCodec:
-    """Codes, level tokens and rows of the one vocabulary that holds all levels in turn.
+    """Conversion between codes, level tokens and rows of the joint vocabulary.
+
+    The vocabulary holds the codes of all levels, one level after another.
 
     Attributes:
-        codebook_sizes: codes of each level, K of them.
+        codebook_sizes: number of codes of each level, K of them.
     """
 
     codebook_sizes: tuple[int, ...]
@@ -132,12 +164,12 @@ class SemanticIDCodec:
 
     @property
     def n_levels(self) -> int:
-        """K."""
+        """Number of levels K."""
         return len(self.codebook_sizes)
 
     @property
     def vocabulary_size(self) -> int:
-        """Rows of the vocabulary: the sum of the codebook sizes."""
+        """Number of vocabulary rows: the sum of the codebook sizes."""
         return sum(self.codebook_sizes)
 
     @functools.cached_property
@@ -148,23 +180,39 @@ class SemanticIDCodec:
         return offsets
 
     def encode_token(self, level: int, code: int) -> str:
-        """`(0, 17) -> 'a_17'`; InputError for a level or code that does not exist."""
+        """Return the token of a code: `(0, 17)` -> `'a_17'`.
+
+        Raises:
+            InputError: there is no such level or code.
+        """
         self._check(level, code, f"level {level}, code {code}")
         return f"{level_letters(level)}_{code}"
 
     def decode_token(self, token: str) -> tuple[int, int]:
-        """`'a_17'` or `'<a_17>'` to `(0, 17)`; InputError for a wrong token."""
+        """Return (level, code) of a token: `'a_17'` or `'<a_17>'` -> `(0, 17)`.
+
+        Raises:
+            InputError: the token is malformed, or there is no such level or code.
+        """
         bracketed = token.startswith("<") and token.endswith(">")
         level, code = parse_token(token[1:-1] if bracketed else token)
         self._check(level, code, f"token {quote(token)}")
         return level, code
 
     def vocabulary_rows(self, codes: npt.ArrayLike) -> IntArray:
-        """Codes `[N, K]` to vocabulary rows `[N, K]`: code c of level k is `offsets[k] + c`."""
+        """Convert codes [N, K] to vocabulary rows [N, K]: code c of level k is `offsets[k] + c`.
+
+        Raises:
+            InputError: the shape or type is wrong, or a code is outside its codebook.
+        """
         return self._in_range(as_code_array(codes, self.n_levels)) + self.offsets
 
     def from_vocabulary_rows(self, rows: npt.ArrayLike) -> IntArray:
-        """Vocabulary rows `[N, K]` back to codes `[N, K]`."""
+        """Convert vocabulary rows [N, K] back to codes [N, K].
+
+        Raises:
+            InputError: the shape or type is wrong, or a row belongs to another level.
+        """
         return self._in_range(as_code_array(rows, self.n_levels) - self.offsets)
 
     def _check(self, level: int, code: int, named: str) -> None:
@@ -185,7 +233,19 @@ class SemanticIDCodec:
 
 
 def parse_rows(data: bytes, path: str) -> tuple[list[str], IntArray]:
-    """File bytes to N items and codes `[N, K]`; one exact pass."""
+    """Parse the bytes of a `.semid` file.
+
+    Args:
+        data: the bytes.
+        path: the file, for messages.
+
+    Returns:
+        N item tokens and their codes [N, K], not yet checked for duplicates.
+
+    Raises:
+        InputError: the file is not UTF-8, has another header, no rows, or a malformed row; names
+            the line.
+    """
     if not data.removeprefix(BOM):
         raise InputError(f"{path}: line 1: the file is empty; make it again")
     try:
@@ -209,8 +269,8 @@ def parse_rows(data: bytes, path: str) -> tuple[list[str], IntArray]:
         raise InputError(f"{path}: line 2: no data rows follow the header; make the file again")
     items: list[str] = []
     flat: list[int] = []
-    # Codes recur, so each level remembers the plain tokens it has met; whatever is not there
-    # yet (new, spelt otherwise or wrong) goes through the careful way.
+    # Fast path: tokens recur, so each level caches the codes of the plain tokens met so far. Lines
+    # with other tokens (new, in another notation or wrong) are parsed and checked in full.
     known: list[dict[str, int]] = []
     for number, line in enumerate(lines[1:], start=2):
         try:
@@ -230,14 +290,14 @@ def parse_rows(data: bytes, path: str) -> tuple[list[str], IntArray]:
 
 
 def _split_tokens(ids: str) -> list[str]:
-    """Plain `a_1 b_2`, or the paper's `<a_1><b_2>` with or without spaces between."""
+    """Split `a_1 b_2`, or the paper's `<a_1><b_2>` with or without spaces between."""
     if ids.startswith("<") and ids.endswith(">"):
         return re.split("> *<", ids[1:-1])
     return ids.split(" ")
 
 
 def _parse_line(line: str, n_levels: int, named: str) -> tuple[str, list[int]]:
-    """One row to its item and codes; `n_levels` is 0 for the first row, which sets it."""
+    """Parse one row to its item and codes; `n_levels` is 0 for the first row, which defines it."""
     fields = line.split("\t")
     if len(fields) != 2:
         raise InputError(
@@ -275,7 +335,17 @@ def _parse_line(line: str, n_levels: int, named: str) -> tuple[str, list[int]]:
 def check_items(
     items: tuple[str, ...], n_rows: int, named: str, place: Callable[[int], str]
 ) -> None:
-    """Items: one for each row of codes, non-empty text that fits on a line, unique."""
+    """Check that item tokens are unique, non-empty text that fits into a tab-separated field.
+
+    Args:
+        items: item tokens.
+        n_rows: number of rows of codes, which must be the number of items.
+        named: source of the items, for the message.
+        place: row number -> its name in the message, such as `line 3`.
+
+    Raises:
+        InputError: a check fails; names the first bad row.
+    """
     if not items:
         raise InputError(f"{named}: no items; give at least one")
     if len(items) != n_rows:
@@ -305,7 +375,18 @@ def check_codes(
     named: str,
     place: Callable[[int], str],
 ) -> None:
-    """Codes `[N, K]`: inside their codebooks, rows unique."""
+    """Check that codes are inside their codebooks and that no two rows are equal.
+
+    Args:
+        items: N item tokens.
+        codes: [N, K].
+        sizes: codes of each level, K of them.
+        named: source of the codes, for the message.
+        place: row number -> its name in the message, such as `line 3`.
+
+    Raises:
+        InputError: a check fails; names the first bad row.
+    """
     outside = first_outside(codes, sizes)
     if outside is not None:
         row, level = outside
@@ -319,7 +400,8 @@ def check_codes(
     order = np.argsort(keys, kind="stable")
     repeats = np.flatnonzero(keys[order][1:] == keys[order][:-1])
     if len(repeats):
-        # The smallest repeating row is the second of its tuple, so its neighbor is the first.
+        # The sort is stable, so the smallest repeating row comes second among its equals, and the
+        # entry before it is the first row with that tuple.
         neighbor = repeats[np.argmin(order[repeats + 1])]
         one, two = int(order[neighbor]), int(order[neighbor + 1])
         counts = np.unique(keys, return_counts=True)[1]
@@ -332,10 +414,10 @@ def check_codes(
 
 
 def _tuple_keys(codes: IntArray, sizes: tuple[int, ...]) -> IntArray:
-    """One integer a row, `[N]`, equal exactly where rows of codes `[N, K]` are equal."""
+    """Return one integer per row of codes [N, K], equal exactly where the rows are equal. [N]"""
     keys, bound = codes[:, 0], sizes[0]
     for level in range(1, len(sizes)):
-        if bound * sizes[level] >= 1 << 62:  # ranks are as good as keys, and smaller
+        if bound * sizes[level] >= 1 << 62:  # avoid overflow: ranks identify rows as keys do
             keys = np.unique(keys, return_inverse=True)[1]
             bound = len(keys)
         keys = keys * sizes[level] + codes[:, level]

@@ -1,17 +1,17 @@
-"""`SemanticIDDataset`: RecBole's sequential dataset plus semantic IDs, without copied histories.
+"""`SemanticIDDataset`: RecBole's sequential dataset with semantic IDs and without copied histories.
 
-RecBole's filtering, remapping and leave-one-out split stay. What differs:
+RecBole's filtering, remapping and leave-one-out split are unchanged. The differences are:
 
-* a history is a slice of one flat array, cut when a batch is asked for, so nothing of size
-  rows x length is ever in memory;
-* `augmentation: none` keeps one training row a user (the last L items of the training sequence),
-  `windows` as many rows of L items as cover the whole sequence, `prefix` gives RecBole's rows, one
-  for each prefix;
-* the semantic IDs are joined by raw item token: as `item_codes` [N, K] for our models, and as the
-  item feature `semantic_id` for FDSA, S3Rec and any other model that reads item features; dense
-  item vectors come the same way (`item_vectors`).
+* A history is a slice of one flat array, cut when a batch is built, so nothing of size
+  rows x length is ever in memory.
+* `augmentation: none` keeps one training row per user (the last L items of the training sequence),
+  `windows` as many rows of L items as cover the whole sequence, `prefix` RecBole's rows, one per
+  prefix.
+* Semantic IDs are joined by raw item token: as `item_codes` [N, K] for this package's models, and
+  as the item feature `semantic_id` for FDSA, S3Rec and other models that read item features. Dense
+  item vectors (`item_vectors`) become item features in the same way.
 
-N items (row 0 is padding), K levels, B rows of a batch, L = MAX_ITEM_LIST_LENGTH.
+Shapes: N items (row 0 is padding), K levels, B rows of a batch, L = MAX_ITEM_LIST_LENGTH.
 """
 
 from __future__ import annotations
@@ -34,21 +34,25 @@ from recbole_qbert.data.loading import StrictDataset
 from recbole_qbert.data.semid import SemanticIDCodec, SemanticIDTable, read_semantic_ids
 
 SEMANTIC_ID_FIELD = "semantic_id"
-# Interaction column: where in the flat arrays the row's target item stands.
+# Interaction column: position of the row's target item in the flat arrays.
 ROW_FIELD = "row_in_sequences"
 AUGMENTATIONS = ("none", "windows", "prefix")
 
 
 class TrainingRows(NamedTuple):
-    """The rows of a training split as a masked model reads them: R rows of T items in all."""
+    """Rows of a training split as a masked model reads them: R rows with T items in all."""
 
-    items: Tensor  # [T] item ids, one row after another, the target last
-    lengths: Tensor  # [R]
-    chance: Tensor  # [R] that the row is in a batch, float64
+    items: Tensor  # [T] item IDs, one row after another, the target last in each
+    lengths: Tensor  # [R] items per row, the target included
+    chance: Tensor  # [R] float64, probability that the row is in a given batch
 
 
 class SemanticIDDataset(StrictDataset):
-    """Serves every sequential model; see the module's header."""
+    """Sequential dataset for all models; see the module docstring.
+
+    Raises:
+        InputError: `augmentation` is unknown, a file cannot be used, or items have no semantic ID.
+    """
 
     def __init__(self, config: Any):
         if config["augmentation"] not in AUGMENTATIONS:
@@ -67,12 +71,12 @@ class SemanticIDDataset(StrictDataset):
 
     @property
     def codec(self) -> SemanticIDCodec | None:
-        """Token <-> level and code <-> vocabulary row, or None without semantic IDs."""
+        """Codec of the semantic IDs, or None without semantic IDs."""
         return self.semantic_ids.codec if self.semantic_ids is not None else None
 
     @property
     def semantic_id_path(self) -> Path | None:
-        """See the function of this name."""
+        """Path of the semantic-ID file, or None; see the function `semantic_id_path`."""
         return semantic_id_path(self.config)
 
     # Loading -----------------------------------------------------------------------------------
@@ -93,7 +97,7 @@ class SemanticIDDataset(StrictDataset):
     def _add_item_feature(
         self, field: str, column: pd.Series, feature_type: FeatureType, path: Path
     ) -> None:
-        """Join a sequence-valued column to the items by raw token, before RecBole remaps."""
+        """Join a sequence-valued column to the items by raw token, before RecBole remaps tokens."""
         if self.item_feat is None:
             items = self.inter_feat[self.iid_field].unique()
             self.item_feat = pd.DataFrame({self.iid_field: items})
@@ -117,9 +121,9 @@ class SemanticIDDataset(StrictDataset):
         )
 
     def _change_feat_format(self) -> None:
-        # RecBole keeps times as float32, which cannot tell two of today's Unix seconds apart when
-        # they are less than 128 s from each other. Sorted beforehand at full precision, the order
-        # survives its stable sorts.
+        # RecBole stores times as float32, which cannot distinguish current Unix times less than
+        # 128 s apart. Sorting first at full precision keeps the order, as RecBole's sorts are
+        # stable.
         if self.time_field in self.inter_feat and self.benchmark_filename_list is None:
             self.inter_feat = self.inter_feat.sort_values(
                 [self.uid_field, self.time_field], kind="stable", ignore_index=True
@@ -127,7 +131,7 @@ class SemanticIDDataset(StrictDataset):
         super()._change_feat_format()
 
     def _benchmark_presets(self) -> None:
-        # Models have no positions for histories longer than they are told of.
+        # Models have no position embeddings for histories longer than MAX_ITEM_LIST_LENGTH.
         for field in list(self.inter_feat):
             name = f"{field}{self.config['LIST_SUFFIX']}"
             if name in self.inter_feat:
@@ -136,7 +140,11 @@ class SemanticIDDataset(StrictDataset):
         super()._benchmark_presets()
 
     def build(self) -> list[Any]:
-        """The splits; what is `auto` in the config now follows the size of the data."""
+        """Build the splits, and replace `auto` values in the config (see `budget`).
+
+        Returns:
+            RecBole's train, valid and test splits.
+        """
         splits: list[Any] = super().build()
         items, offsets = splits[0].training_sequences()
         n_sequences = int((offsets.diff() > 0).sum())
@@ -147,7 +155,7 @@ class SemanticIDDataset(StrictDataset):
     # Sequences ---------------------------------------------------------------------------------
 
     def data_augmentation(self) -> None:
-        """Choose the rows; their histories stay slices (see `__getitem__`)."""
+        """Select the rows by `augmentation`; histories are cut later, in `__getitem__`."""
         self._aug_presets()
         self._check_field("uid_field", "time_field")
         self.sort(by=[self.uid_field, self.time_field], ascending=True)
@@ -156,16 +164,16 @@ class SemanticIDDataset(StrictDataset):
             field: self.inter_feat[field] for field in self.inter_feat if field != self.uid_field
         }
         self._user_start = sequence_starts(users)  # [n_users], by internal user id
-        rank = torch.arange(len(users)) - self._user_start[users]  # place in the user's sequence
+        rank = torch.arange(len(users)) - self._user_start[users]  # position in the sequence
         keep = rank > 0
         if self.config["augmentation"] != "prefix":
-            # The last three targets of a user: the split takes two for valid and test, and the
-            # third one's row ends the training sequence.
+            # Keep the last three targets of each user: two become valid and test, and the third
+            # is the last item of the training sequence.
             to_end = torch.bincount(users, minlength=len(self._user_start))[users] - 3 - rank
             ends = to_end <= 0
             if self.config["augmentation"] == "windows":
-                # Windows of L items end at the last training item, half a window before it, and
-                # so on; the first one holds the first L items.
+                # Windows of L items end at the last training item and at every half window before
+                # it; the earliest window holds the first L items.
                 n = self.max_item_list_len
                 step = max(1, n // 2)
                 ends |= (rank == n - 1) | ((rank >= n) & (to_end % step == 0))
@@ -178,14 +186,14 @@ class SemanticIDDataset(StrictDataset):
         self.inter_feat = data
 
     def __getitem__(self, index: Any, join: bool = True) -> Interaction:
-        """Rows with their histories. Lists are [B, L], right-padded with zeros."""
+        """Return rows with their histories: lists [B, L], right-padded with zeros."""
         data = super().__getitem__(index, join)
         if ROW_FIELD not in data:
             return data
         rows, lengths = data[ROW_FIELD], data[self.item_list_length_field]
         if rows.dim() == 0:  # RecBole samples a single row by an integer
             return data
-        # Only what is real is copied: of long histories most places are padding.
+        # Copy only real items, because most positions are padding when L is large.
         n_columns = self.max_item_list_len
         source = runs(rows - lengths, lengths)
         place = runs(torch.arange(len(rows)) * n_columns, lengths)
@@ -198,11 +206,14 @@ class SemanticIDDataset(StrictDataset):
         return data
 
     def training_sequences(self) -> tuple[Tensor, Tensor]:
-        """Every user's training items, in order, of this split's rows.
+        """Return each user's items up to the last target in this split.
+
+        For the train split these are the training sequences.
 
         Returns:
-            items [T] internal ids, one user after the other; offsets [n_users + 1], user u's items
-            being `items[offsets[u]:offsets[u + 1]]` (user 0 is padding and has none).
+            items: [T] internal item IDs, oldest first, one user after another.
+            offsets: [n_users + 1]; user u's items are `items[offsets[u]:offsets[u + 1]]` (user 0 is
+                padding and has none).
         """
         if not self._flat:
             return self._joined_rows()
@@ -213,8 +224,12 @@ class SemanticIDDataset(StrictDataset):
         return self._flat[self.iid_field][runs(self._user_start, lengths)], offsets
 
     def _joined_rows(self) -> tuple[Tensor, Tensor]:
-        """Sequences of the rows of ready-made splits: a user's shortest history, then each target
-        by the length of its history, and in the order of the file where that was cut."""
+        """Reconstruct sequences from the rows of ready-made (benchmark) splits.
+
+        A user's sequence is the shortest history, followed by the targets, in the order of their
+        histories' lengths. Histories cut to L have equal lengths; their targets keep the order of
+        the file.
+        """
         lists, targets = self.inter_feat[self.item_id_list_field], self.inter_feat[self.iid_field]
         users, lengths = (
             self.inter_feat[self.uid_field],
@@ -239,19 +254,24 @@ class SemanticIDDataset(StrictDataset):
 
     @property
     def n_interactions(self) -> int:
-        """Interactions of all users, before any split."""
+        """Number of interactions of all users, before any split."""
         if not self._flat:
             return len(self._joined_rows()[0])
         return len(self._flat[self.iid_field])
 
     def training_repeats(self) -> bool:
-        """Whether any training sequence holds the same item twice."""
+        """Return whether any training sequence contains an item twice."""
         items, offsets = self.training_sequences()
         user = torch.repeat_interleave(torch.arange(len(offsets) - 1), offsets.diff())
         return len(torch.unique(user * self.item_num + items)) < len(items)
 
     def training_rows(self, batch_size: int, max_length: int) -> TrainingRows:
-        """The rows of this split, each with its target and cut to its last `max_length` items."""
+        """Return the rows of this split, each with its target and cut to its last items.
+
+        Args:
+            batch_size: rows per batch, from which each row's `chance` follows.
+            max_length: most items of a row, the target included.
+        """
         lengths = self.inter_feat[self.item_list_length_field]
         if self._flat:
             end = self.inter_feat[ROW_FIELD] + 1
@@ -271,7 +291,7 @@ class SemanticIDDataset(StrictDataset):
 
     @property
     def n_trained(self) -> int:
-        """Interactions of the training sequences that some row of this split holds."""
+        """Number of training interactions that at least one row of this split contains."""
         if not self._flat:
             return len(self._joined_rows()[0])
         lengths = self.inter_feat[self.item_list_length_field]
@@ -282,10 +302,12 @@ class SemanticIDDataset(StrictDataset):
         return int((edges.cumsum(0) > 0).sum())
 
     def seen_items(self, interaction: Interaction) -> tuple[Tensor, Tensor]:
-        """All items before each row's target, however long the history.
+        """Return all items before each row's target, also those beyond MAX_ITEM_LIST_LENGTH.
+
+        In ready-made (benchmark) splits, only the items in the row's history are known.
 
         Returns:
-            row numbers [S] within the batch and item ids [S].
+            Row numbers within the batch [S] and item IDs [S].
         """
         if ROW_FIELD not in interaction:
             history = interaction[self.item_id_list_field]
@@ -298,7 +320,10 @@ class SemanticIDDataset(StrictDataset):
         return batch, self._flat[self.iid_field][runs(start, lengths)]
 
     def inter_matrix(self, form: str = "coo", value_field: str | None = None) -> Any:
-        """Sparse user x item matrix of all interactions that this split's rows hold."""
+        """Return the sparse user x item matrix of `training_sequences`.
+
+        With `value_field`, or for ready-made splits, this is RecBole's own method.
+        """
         if not self._flat or value_field is not None:
             return super().inter_matrix(form, value_field)
         items, offsets = self.training_sequences()
@@ -308,7 +333,11 @@ class SemanticIDDataset(StrictDataset):
 
 
 def semantic_id_path(config: Any) -> Path | None:
-    """The configured file, else `<data_path>/<dataset>.semid` where that exists."""
+    """Return the configured `semantic_id_file`, else `<data_path>/<dataset>.semid`, if it exists.
+
+    Returns:
+        None if neither is there; a configured file is not checked.
+    """
     if config["semantic_id_file"]:
         return Path(config["semantic_id_file"])
     default = Path(config["data_path"]) / f"{config['dataset']}.semid"
@@ -316,12 +345,12 @@ def semantic_id_path(config: Any) -> Path | None:
 
 
 def runs(starts: Tensor, lengths: Tensor) -> Tensor:
-    """`starts[b]`, `starts[b] + 1`, ..., `lengths[b]` numbers, for each of B. [sum of lengths]"""
+    """Concatenate B ranges: `lengths[b]` consecutive integers from `starts[b]`. [sum of lengths]"""
     ahead = lengths.cumsum(0) - lengths
     return torch.arange(int(lengths.sum())) + torch.repeat_interleave(starts - ahead, lengths)
 
 
 def sequence_starts(users: Tensor) -> Tensor:
-    """Where each user's run begins in a sorted array of user ids. Shape [max id + 1]."""
+    """Return the index of each user's first entry in a sorted array of user IDs. [max ID + 1]"""
     counts = torch.bincount(users)
     return counts.cumsum(0) - counts

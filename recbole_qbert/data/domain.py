@@ -1,4 +1,4 @@
-"""A data set on disk, by name: what several data sets worked on together are called."""
+"""Paths of a data set on disk, addressed by name."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from recbole_qbert.common.errors import InputError
 
 @dataclass(frozen=True)
 class DatasetPaths:
-    """One data set: its folder holds `<name>.item`, `<name>.inter`, `<name>.<modality>.npz`."""
+    """One data set. Its folder holds `<name>.item`, `<name>.inter`, `<name>.<modality>.npz`."""
 
     name: str
     folder: Path
 
     def file(self, suffix: str) -> Path:
-        """`<folder>/<name>.<suffix>`."""
+        """Return `<folder>/<name>.<suffix>`."""
         return self.folder / f"{self.name}.{suffix}"
 
     def embedding_tables(self) -> dict[str, Path]:
-        """`<folder>/<name>.<modality>.npz`, by modality."""
+        """Return the existing embedding tables `<folder>/<name>.<modality>.npz`, by modality."""
         prefix = f"{self.name}."
         found = sorted(self.folder.glob(f"{glob.escape(prefix)}*.npz"))
         return {path.name[len(prefix) : -len(".npz")]: path for path in found}
 
 
 def find_domain(name: str, data_path: str | Path) -> DatasetPaths:
-    """The data set `name` below `data_path`.
+    """Return the data set `name` below `data_path`.
 
     Raises:
         InputError: there is no such folder.
@@ -41,9 +41,10 @@ def find_domain(name: str, data_path: str | Path) -> DatasetPaths:
 
 
 def default_folder(data_path: Path, names: Sequence[str], output: str = "semid") -> Path:
-    """`<data_path>/<A>/tokenizer`, or `<data_path>/<A+B>.tokenizer` for several domains.
+    """Return the tokenizer's default folder for one or several data sets.
 
-    One that writes `<A>.x.semid` has a folder of its own, `tokenizer-x`.
+    It is `<data_path>/<A>/tokenizer` for one data set and `<data_path>/<A+B>.tokenizer` for
+    several. If `output` is `x.semid`, which writes `<A>.x.semid`, it is called `tokenizer-x`.
     """
     own = output.removesuffix("semid").removesuffix(".")
     name = f"tokenizer-{own}" if own else "tokenizer"

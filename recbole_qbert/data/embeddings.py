@@ -1,9 +1,11 @@
 """Embedding tables: the vectors of one modality, keyed by raw item token.
 
-A table is an uncompressed `.npz` with `items` [n], `vectors` [n, J, D] and `mask` [n, J], and a
-sidecar `x.npz.json` that says what made it. A foreign `.npz` with `items` [n] and `vectors` [n, D]
-and no sidecar is read as well. n items of the table, N items asked for, J parts of an item (text
-fields, grid tokens of an image), D dimension.
+A table is an uncompressed `.npz` file with `items` [n], `vectors` [n, J, D] and `mask` [n, J], and
+a sidecar `x.npz.json` that records how it was made. Any `.npz` with `items` [n] and `vectors`
+[n, D], without a sidecar, can be read too.
+
+Shapes: n items of the table, N requested items, J parts of an item (text fields, image patches),
+D dimension.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ from recbole_qbert.common.files import read_json, sha256_file, sidecar_path, wri
 from recbole_qbert.data.codec import check_items, quote
 from recbole_qbert.data.semid import items_sha256
 
-# Streams that are no modality: what stage 1 makes, what users do with items; and the word for each
-# modality that has embeddings.
+# Reserved names of tokenizer streams: the fused vectors of stage 1, co-occurrence in training
+# sequences, and every modality that has embeddings.
 FUSED, IDENTITY, CONTENT = "fused", "identity", "content"
 SIDECAR_FORMAT = "recbole-qbert/embeddings"
 SIDECAR_VERSION = 1
@@ -36,13 +38,16 @@ _NOT_NPZ = "not an .npz file with string array 'items' and numeric array 'vector
 
 @dataclass(frozen=True, eq=False)
 class EmbeddingTable:
-    """Vectors of the items that have any; one that exists is valid.
+    """Validated vectors of the items that have at least one part.
 
     Attributes:
-        items: raw item tokens, n of them, unique; the row order means nothing.
+        items: n raw item tokens, unique, in any order.
         vectors: float32 or float16 [n, J, D], finite, zeros where `mask` is False.
-        mask: bool [n, J], which parts are present; at least one of each item.
+        mask: bool [n, J], True at present parts; every item has at least one.
         meta: JSON values: modality, encoder, the items without a vector and why, and so on.
+
+    Raises:
+        InputError: one of these does not hold.
     """
 
     items: tuple[str, ...] = field(repr=False)
@@ -55,34 +60,34 @@ class EmbeddingTable:
 
     @property
     def n_items(self) -> int:
-        """n."""
+        """Number of items n."""
         return len(self.items)
 
     @property
     def n_parts(self) -> int:
-        """J."""
+        """Number of parts per item J."""
         return int(self.vectors.shape[1])
 
     @property
     def dimension(self) -> int:
-        """D."""
+        """Dimension of the vectors D."""
         return int(self.vectors.shape[2])
 
     def pooled(self) -> np.ndarray:
-        """Each item's mean over its present parts, float32 [n, D]."""
+        """Return each item's mean over its present parts, float32 [n, D]."""
         counts = self.mask.sum(axis=1, dtype=np.float32)  # absent parts are zeros
         return self.vectors.sum(axis=1, dtype=np.float32) / counts[:, None]
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """How many of the items asked for a table has.
+    """Requested items that a table has and lacks.
 
     Attributes:
-        n_items: N, the items asked for.
-        n_present: those with a vector.
-        missing: those without, in the order asked.
-        unknown: items of the table that were not asked for.
+        n_items: N, number of requested items.
+        n_present: number of those that have a vector.
+        missing: those without a vector, in the requested order.
+        unknown: items of the table that were not requested.
     """
 
     n_items: int
@@ -91,17 +96,17 @@ class Coverage:
     unknown: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        said = [f"{self.n_present} of {self.n_items} items have a vector"]
+        parts = [f"{self.n_present} of {self.n_items} items have a vector"]
         if self.missing:
-            said.append(f"{len(self.missing)} have none: {_examples(self.missing)}")
+            parts.append(f"{len(self.missing)} have none: {_examples(self.missing)}")
         if self.unknown:
-            said.append(
+            parts.append(
                 f"the table has {len(self.unknown)} more that the data set does not know: "
                 f"{_examples(self.unknown)}"
             )
         if self.missing and self.unknown:
-            said.append("do both number the items alike, from 0 or from 1?")
-        return "; ".join(said)
+            parts.append("do both number the items alike, from 0 or from 1?")
+        return "; ".join(parts)
 
 
 def _examples(items: Sequence[str]) -> str:
@@ -109,13 +114,13 @@ def _examples(items: Sequence[str]) -> str:
 
 
 def write_embeddings(path: str | Path, table: EmbeddingTable) -> None:
-    """Write the table, then its sidecar, each whole or not at all.
+    """Write the table and then its sidecar, each atomically.
 
     Equal tables give equal bytes. A kill between the two leaves the new table with the old
     sidecar, which the reader refuses.
 
     Raises:
-        InputError: `meta` is not JSON, or the file cannot be written.
+        InputError: `meta` is not JSON, or a file cannot be written.
     """
     try:
         json.dumps(table.meta, allow_nan=False).encode()
@@ -134,19 +139,19 @@ def write_embeddings(path: str | Path, table: EmbeddingTable) -> None:
 
 
 def read_embeddings(path: str | Path) -> EmbeddingTable:
-    """Read and check a table, and its sidecar where there is one.
+    """Read and check a table, and its sidecar if there is one.
 
     Args:
-        path: what `write_embeddings` wrote, or any `.npz` with `items` [n] (strings or integers),
+        path: a file of `write_embeddings`, or any `.npz` with `items` [n] (strings or integers),
             `vectors` [n, D] or [n, J, D] (numbers) and, optionally, `mask` [n, J] (bool). Numbers
-            other than float16 and float32 become float32; what `mask` hides becomes zeros.
+            other than float16 and float32 become float32; masked parts become zeros.
 
     Returns:
         The table; `meta` is empty without a sidecar.
 
     Raises:
-        InputError: missing file, wrong arrays, doubled items, a value that is not finite, an item
-            without any part, or a sidecar that belongs to other data.
+        InputError: the file is missing, its arrays have wrong types or shapes, an item occurs
+            twice, a value is not finite, an item has no part, or the sidecar does not match.
     """
     arrays = _load_arrays(path)
     items, vectors = arrays["items"], arrays["vectors"]
@@ -176,16 +181,17 @@ def read_embeddings(path: str | Path) -> EmbeddingTable:
 def join(
     table: EmbeddingTable, items: Sequence[str], named: str
 ) -> tuple[np.ndarray, np.ndarray, Coverage]:
-    """The table's vectors in another order of items, joined by raw token.
+    """Look up the table's vectors for a list of items, by raw token.
 
     Args:
-        table: n items.
+        table: table of n items.
         items: N raw tokens.
-        named: what the table is called in a message, its path say.
+        named: name of the table in messages, such as its path.
 
     Returns:
-        vectors float32 [N, J, D] and mask bool [N, J], zeros and False for an item that the table
-        lacks; and the count of those.
+        vectors: float32 [N, J, D], zeros for items that the table lacks.
+        mask: bool [N, J], False for those.
+        coverage: the number of present and missing items.
 
     Raises:
         InputError: the table has none of the items.
@@ -206,7 +212,7 @@ def join(
 
 
 def coverage(table: EmbeddingTable, items: Sequence[str]) -> Coverage:
-    """How many of N raw tokens the table has, and what it has besides."""
+    """Count the items, of N raw tokens, that the table has, lacks, and has in addition."""
     asked, own = pd.Index(list(items), dtype=object), pd.Index(table.items, dtype=object)
     present = asked.isin(own)
     unknown = own[~own.isin(asked)]
@@ -216,18 +222,21 @@ def coverage(table: EmbeddingTable, items: Sequence[str]) -> Coverage:
 def import_matrix(
     matrix_path: str | Path, items_path: str | Path, modality: str, encoder: str
 ) -> EmbeddingTable:
-    """A table from vectors that others made.
+    """Build a table from vectors that another program made.
 
     Args:
         matrix_path: `.npy` file, [n, D] or [n, J, D]. A part that is all zeros counts as missing,
-            because that is how such files mark one.
-        items_path: UTF-8 text, the item token of each row on a line of its own.
+            because such files mark missing parts so.
+        items_path: UTF-8 text with the item token of each row, one per line.
         modality: `text`, `image`, ...
-        encoder: name of what made the vectors.
+        encoder: name of the encoder that made the vectors.
+
+    Returns:
+        The table; items without any part are listed in `meta["missing"]`.
 
     Raises:
-        InputError: a file cannot be read, the two do not fit, a token is empty or doubled, a value
-            is not finite, or every vector is zero.
+        InputError: a file cannot be read, their lengths differ, a token is empty or doubled, a
+            value is not finite, or every vector is zero.
     """
     tokens = _read_tokens(items_path)
     try:
@@ -268,10 +277,10 @@ def import_matrix(
 
 
 def _check_table(table: EmbeddingTable, named: str, place: Callable[[int], str]) -> None:
-    """What every table satisfies; InputError with the first row that does not."""
+    """Check the invariants of `EmbeddingTable`; the InputError names the first bad row."""
     vectors, mask = table.vectors, table.mask
     check_items(table.items, len(vectors), named, place)
-    # NumPy drops trailing NULs of its strings, so that such a token would not come back.
+    # NumPy drops trailing NULs of its strings, so such a token would be read back shorter.
     row = next((row for row, item in enumerate(table.items) if "\0" in item), None)
     if row is not None:
         raise InputError(
@@ -299,7 +308,7 @@ def _check_table(table: EmbeddingTable, named: str, place: Callable[[int], str])
 
 
 def _check_finite(items: Sequence[str], vectors: np.ndarray, named: str) -> None:
-    """InputError that names the first item with an infinite value or a NaN."""
+    """Raise an InputError for the first item with an infinite value or a NaN."""
     if not np.isfinite(vectors).all():
         row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=(1, 2)))[0])
         raise InputError(
@@ -309,16 +318,16 @@ def _check_finite(items: Sequence[str], vectors: np.ndarray, named: str) -> None
 
 
 def _as_float(vectors: np.ndarray, named: str) -> np.ndarray:
-    """The same numbers as float16 where they are that, else as float32."""
+    """Convert to float32; float16 is kept."""
     if vectors.dtype.kind not in "fiu":
         raise InputError(f"{named}: vectors are {vectors.dtype}, not numbers; save them as float32")
     target = np.float16 if vectors.dtype.itemsize == 2 and vectors.dtype.kind == "f" else np.float32
-    with np.errstate(over="ignore"):  # an overflow is infinite, which is refused later
+    with np.errstate(over="ignore"):  # an overflow gives infinity, which is refused later
         return vectors.astype(target, copy=False)
 
 
 def _load_arrays(path: str | Path) -> dict[str, np.ndarray]:
-    """`items`, `vectors` and, where there is one, `mask` of an `.npz` file."""
+    """Load `items`, `vectors` and, if present, `mask` from an `.npz` file."""
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
@@ -333,7 +342,7 @@ def _load_arrays(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def _sidecar(path: str | Path, table: EmbeddingTable) -> dict[str, Any]:
-    """What the sidecar says of the table's file, but for `meta`."""
+    """Return the sidecar's content that follows from the table, without `meta`."""
     return {
         "format": SIDECAR_FORMAT,
         "version": SIDECAR_VERSION,
@@ -345,7 +354,7 @@ def _sidecar(path: str | Path, table: EmbeddingTable) -> dict[str, Any]:
 
 
 def _checked_meta(path: str | Path, table: EmbeddingTable) -> dict[str, Any]:
-    """The sidecar's `meta`; InputError unless all that the sidecar says fits the file."""
+    """Return the sidecar's `meta`, after checking that the rest of the sidecar matches the file."""
     sidecar = sidecar_path(path)
     content = read_json(sidecar)
     for key, value in _sidecar(path, table).items():
@@ -360,7 +369,7 @@ def _checked_meta(path: str | Path, table: EmbeddingTable) -> dict[str, Any]:
 
 
 def _read_tokens(path: str | Path) -> tuple[str, ...]:
-    """Item tokens of a text file, one a line."""
+    """Read item tokens from a text file, one per line."""
     try:
         lines = Path(path).read_bytes().decode("utf-8-sig").split("\n")
     except FileNotFoundError:
@@ -377,7 +386,11 @@ def _read_tokens(path: str | Path) -> tuple[str, ...]:
 
 
 def check_modality(name: Any) -> None:
-    """A name of files, of parameters in a checkpoint, and of a stream."""
+    """Check that a name can be a modality: part of a file name, of a parameter and of a stream.
+
+    Raises:
+        InputError: it has other characters, is reserved, or is an attribute of `nn.ModuleDict`.
+    """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", str(name)) or not isinstance(name, str):
         raise InputError(f"modalities: {name!r}; use letters, digits, _ and - only")
     if name in (FUSED, IDENTITY, CONTENT) or hasattr(nn.ModuleDict, name):

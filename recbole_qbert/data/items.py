@@ -1,4 +1,4 @@
-"""Fields of items: of a RecBole `.item` file or a plain table, one row an item, and as text."""
+"""Item fields, from a RecBole `.item` file or a plain tab-separated table, and their text."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ _TAG = re.compile(r"</?[a-zA-Z!][^<>]*>")
 
 
 def read_item_fields(item_path: str | Path, fields: Sequence[str]) -> pd.DataFrame:
-    """Item tokens (column `item_id`) and fields as they are written, one row an item.
+    """Read item tokens (column `item_id`) and fields of an `.item` file as text, one row per item.
 
     Raises:
-        InputError: no field or row, an unknown field, or a repeated item.
+        InputError: no field is given, the file has no rows, a field is unknown, or an item occurs
+            twice.
     """
     if isinstance(fields, str) or not fields:
         raise InputError(f"{item_path}: the fields are {fields!r}; give a list of one or more")
@@ -35,23 +36,28 @@ def read_item_fields(item_path: str | Path, fields: Sequence[str]) -> pd.DataFra
 
 
 def item_file_entry(item_path: str | Path) -> dict[str, str]:
-    """How a sidecar names an `.item` file: without folders, which differ between machines."""
+    """Return a sidecar's entry for an `.item` file: its hash and its name without folders.
+
+    Folders are left out because they differ between machines.
+    """
     return {"item_file": Path(item_path).name, "item_file_sha256": sha256_file(item_path)}
 
 
 def clean_text(text: str) -> str:
-    """Text without HTML entities, however often escaped, and tags, each run of blanks as one."""
+    """Decode HTML entities, however often escaped, remove tags, and collapse runs of blanks."""
     while (plain := html.unescape(text)) != text:
         text = plain
     return " ".join(_TAG.sub(" ", text).split())
 
 
 def read_item_table(path: str | Path, fields: list[str]) -> pd.DataFrame:
-    """Item tokens (`item_id`) and fields of an `.item` file, or of a tab-separated table with a
-    plain header.
+    """Read item tokens (`item_id`) and fields of an `.item` file or of a tab-separated table.
+
+    A table has a header of plain field names.
 
     Raises:
-        InputError: a missing field, a row with another number of fields, or a repeated item.
+        InputError: a field is missing, a row has another number of fields, or an item occurs
+            twice.
     """
     header, *lines = read_lines(Path(path))
     if ":" in header:

@@ -1,9 +1,9 @@
-"""`StrictDataset`: RecBole's sequential dataset, whose files are read as they are written.
+"""`StrictDataset`: RecBole's sequential dataset, with exact reading of its files.
 
-RecBole reads atomic files with pandas, which takes an id `NA` for a missing value and joins lines
-between two quotes, and lets each model's own columns of features decide which interactions exist.
-Here every cell is read as it stands or refused with its line, and the interactions alone decide
-which users and items there are, so that all models of a data set see the same ones.
+RecBole reads atomic files with pandas, which reads the ID `NA` as a missing value and joins lines
+between two quotes. It also lets each model's feature columns decide which interactions are kept.
+This class reads every cell as written, or refuses it with its line number. The interactions alone
+decide which users and items exist, so that all models on a data set see the same ones.
 """
 
 from __future__ import annotations
@@ -22,14 +22,18 @@ KEYS = {"user": "USER_ID_FIELD", "item": "ITEM_ID_FIELD"}
 
 
 class StrictDataset(SequentialDataset):
-    """See the module's header."""
+    """Sequential dataset that reads atomic files exactly; see the module docstring.
 
-    item_feat: Any  # RecBole sets these to a DataFrame, and to an Interaction when it builds
+    Attributes:
+        notes: remarks on the data that a reader of the results must know.
+    """
+
+    item_feat: Any  # RecBole sets these to DataFrames, and when it builds to Interactions
     user_feat: Any
     inter_feat: Any
 
     def __init__(self, config: Any):
-        self.notes: list[str] = []  # what a reader of the results must know of the data
+        self.notes: list[str] = []
         super().__init__(config)
 
     def _load_data(self, token: str, dataset_path: str) -> None:
@@ -38,7 +42,7 @@ class StrictDataset(SequentialDataset):
             self._complete(kind)
 
     def _load_feat(self, filepath: str, source: Any) -> pd.DataFrame | None:
-        """RecBole's, but each cell is read as it is written.
+        """Read a feature file in place of RecBole's method, each cell as written.
 
         Raises:
             InputError: the file or a cell cannot be used; names the line.
@@ -67,7 +71,7 @@ class StrictDataset(SequentialDataset):
         return pd.DataFrame(columns)
 
     def _ids(self, kind: str) -> list[str]:
-        """Names of the columns that hold ids of users or of items; RecBole's own comes first."""
+        """Return the columns that hold IDs of users or of items, RecBole's own one first."""
         own = self.uid_field if kind == "user" else self.iid_field
         return [own, *(self.config[f"alias_of_{kind}_id"] or [])]
 
@@ -76,13 +80,16 @@ class StrictDataset(SequentialDataset):
         return {name for kind in KEYS for name in self._ids(kind)}
 
     def _check_columns(self, file: Atomic, source: Any, names: list[str], asked: set[str]) -> None:
-        """Refuse a file without a column that is needed, or with one of a wrong type.
+        """Check that needed columns exist, are read and have the right type.
 
         Args:
-            file: as it is written.
-            source: what RecBole calls the kind of file.
+            file: the file.
+            source: RecBole's `FeatureSource` of the file.
             names: columns that are read.
-            asked: those that load_col names.
+            asked: columns that `load_col` names.
+
+        Raises:
+            InputError: a check fails, or a user or item has two rows.
         """
         needed = {}
         if source in (FeatureSource.USER, FeatureSource.INTERACTION):
@@ -113,12 +120,12 @@ class StrictDataset(SequentialDataset):
             file.check_unique(self.iid_field, "item")
 
     def _read_column(self, file: Atomic, name: str) -> Any:
-        """A column as RecBole has it; what a feature lacks is NaN, or a list of nothing."""
+        """Read a column in RecBole's representation; a missing value is NaN or an empty list."""
         kind, between = file.kinds[name], self.config["seq_separator"]
         if kind == "float":
             return file.numbers(name, may_lack=name != self.time_field)
         if kind == "token":
-            # RecBole numbers the values of every column of tokens, the padding first.
+            # RecBole numbers the values of every token column, and gives the padding number 0.
             if name in self._id_fields:
                 file.check_ids(name)
             else:
@@ -134,10 +141,10 @@ class StrictDataset(SequentialDataset):
     # Users and items ---------------------------------------------------------------------------
 
     def _complete(self, kind: str) -> None:
-        """Give a row of missing features to whom has interactions and none; drop all others.
+        """Add feature rows for users or items that lack one; drop those without interactions.
 
-        RecBole drops the interactions of an item without a row, and ranks an item without
-        interactions, but only for models that read features.
+        Otherwise RecBole would drop the interactions of an item without a feature row, and would
+        rank items without interactions, but only for models that read features.
         """
         feat = getattr(self, f"{kind}_feat")
         if feat is None:
@@ -177,7 +184,7 @@ class StrictDataset(SequentialDataset):
         self.logger.info(note)
 
     def _data_filtering(self) -> None:
-        """RecBole's; a user or an item whom its filters left without interactions goes too."""
+        """Filter as RecBole does, then drop users and items that have no interaction left."""
         super()._data_filtering()
         for kind in KEYS:
             feat, own = getattr(self, f"{kind}_feat"), self._ids(kind)[0]

@@ -1,7 +1,7 @@
-"""Several data sets as one: atomic files and semantic IDs, tokens named `<dataset>/<token>`.
+"""Merge several data sets into one: atomic files and semantic IDs.
 
-What pretraining does without writing anything (`recbole_qbert.pretraining`), this does for whoever
-wants to run any model over all domains at once.
+Tokens are named `<dataset>/<token>`. `recbole_qbert.pretraining` joins data sets in memory. This
+module writes the joint data set, for running any model on all domains at once.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ USER, ITEM, TIME = "user_id", "item_id", "timestamp"
 
 
 class Merged(NamedTuple):
-    """What a merge wrote, and what not all domains have."""
+    """Result of a merge."""
 
-    rows: dict[str, int]  # by suffix
-    left_out: dict[str, list[str]]  # names of columns, by suffix
-    without: dict[str, list[str]]  # domains that have no file of a suffix, where others do
+    rows: dict[str, int]  # rows written, by suffix
+    left_out: dict[str, list[str]]  # columns that some domains lack, by suffix
+    without: dict[str, list[str]]  # domains that lack a file that others have, by suffix
 
 
 def merge(domains: Sequence[DatasetPaths], into: DatasetPaths) -> Merged:
-    """Write `into`'s `.inter`, and its `.item` and `.semid` where all domains have one.
+    """Write `into`'s `.inter`, and its `.item` and `.semid` if all domains have one.
 
-    Columns that not all domains have are left out. Domains whose IDs are of one vocabulary keep
-    their codes; each other vocabulary's codes come behind those before, in every level.
+    Columns that some domains lack are left out. Semantic IDs of the first vocabulary keep their
+    codes. In every level, the codes of each other vocabulary follow those of the one before.
 
     Raises:
-        InputError: a file cannot be used, columns of one name have two types, only some domains
-            have times, or two items of different domains share a tuple.
+        InputError: `into` exists, a file cannot be used, columns of one name have two types, only
+            some domains have times, or two items of different domains share a tuple.
     """
     if into.folder.exists():
         raise InputError(f"{into.folder}: is there already; give another name, or remove it")
@@ -76,10 +76,12 @@ def merge(domains: Sequence[DatasetPaths], into: DatasetPaths) -> Merged:
 
 
 def check_times(files: Sequence[Atomic]) -> None:
-    """Refuse `.inter` files of which only some have times: the order of those would be lost.
+    """Check that all `.inter` files have times, or none has.
+
+    With times in only some, the order of the other files' interactions would be lost.
 
     Raises:
-        InputError: so it is.
+        InputError: only some have times.
     """
     timed = [file.path for file in files if TIME in file.names]
     untimed = [file.path for file in files if TIME not in file.names]
@@ -95,7 +97,11 @@ def _names(cells: Sequence[str]) -> list[str]:
 
 
 def common_cells(files: Sequence[Atomic]) -> list[str]:
-    """Header cells of the columns that all files have, in the order of the first one."""
+    """Return the header cells of the columns that all files have, in the order of the first file.
+
+    Raises:
+        InputError: files give a column different types.
+    """
     shared = [name for name in files[0].names if all(name in file.names for file in files)]
     chosen = []
     for name in shared:
@@ -113,7 +119,7 @@ def common_cells(files: Sequence[Atomic]) -> list[str]:
 def _write(
     path: Path, domains: Sequence[DatasetPaths], files: Sequence[Atomic], cells: Sequence[str]
 ) -> int:
-    """Write a merged atomic file; returns its rows."""
+    """Write a merged atomic file and return its number of rows."""
     names = _names(cells)
     rows = 0
     with atomic_write(path, "wb") as handle:
@@ -133,7 +139,7 @@ def _write(
 def merged_ids(
     domains: Sequence[DatasetPaths], tables: Sequence[SemanticIDTable]
 ) -> SemanticIDTable:
-    """One table of all domains' items.
+    """Return one table with the items of all domains.
 
     Raises:
         InputError: codebook sizes differ, or items of two domains share a tuple.

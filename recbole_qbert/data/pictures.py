@@ -1,4 +1,4 @@
-"""Item pictures: files opened as RGB and upright, or a reason why not."""
+"""Item pictures: open a file as an upright RGB image, or give the reason why it cannot be used."""
 
 from __future__ import annotations
 
@@ -12,36 +12,32 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from recbole_qbert.data.codec import quote
 
-# A list of its own, because Pillow would also start Ghostscript for an EPS file.
+# An explicit list, because Pillow would otherwise start Ghostscript for EPS files.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
-MIN_SIDE = 4  # pixels; shops serve a blank 1 x 1 picture where they have none
-MAX_ASPECT = 100  # resizing the short side of a thinner picture would take gigabytes
+MIN_SIDE = 4  # pixels; shops serve a blank 1 x 1 picture for a missing one
+MAX_ASPECT = 100  # resizing the short side of a thinner picture would need gigabytes
 
 
 class UnreadablePicture(Exception):
-    """A picture that cannot be used; the message is a short reason."""
+    """Error for a picture that cannot be used; the message is a short reason."""
 
 
 def open_picture(path: str | Path, at_least: int | None = None) -> Image.Image:
-    """The picture of a file, decoded in full.
+    """Open a picture file and decode it in full, as RGB.
 
-    The first frame of an animation; turned as its EXIF orientation says; transparency on white;
-    16-bit gray scaled to 8 bits.
+    Of an animation, the first frame is used. The EXIF orientation is applied, transparent parts
+    become white, and 16-bit gray is scaled to 8 bits.
 
     Args:
-        path: a file of one of `FORMATS`, whatever its suffix.
-        at_least: if given, a JPEG may be decoded at a half, a quarter or an eighth of its size, as
-            long as both sides keep this many pixels; several times faster for large ones.
-
-    Returns:
-        A picture of mode RGB.
+        path: a file in one of `FORMATS`, whatever its suffix.
+        at_least: if given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as both
+            sides keep this many pixels; several times faster for large files.
 
     Raises:
-        UnreadablePicture: missing, empty, truncated or broken file, another format or no picture,
-            too many pixels
-            (`PIL.Image.MAX_IMAGE_PIXELS`), or sides below `MIN_SIDE` or further apart than
-            `MAX_ASPECT` times.
+        UnreadablePicture: the file is missing, empty, truncated, broken or in another format; it
+            has more than `PIL.Image.MAX_IMAGE_PIXELS` pixels; or its short side has fewer than
+            `MIN_SIDE` pixels or is more than `MAX_ASPECT` times shorter than the long one.
     """
     _check_file(path)
     try:
@@ -61,14 +57,14 @@ def open_picture(path: str | Path, at_least: int | None = None) -> Image.Image:
     except Image.DecompressionBombError:
         raise UnreadablePicture("too many pixels") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on a broken file
-        if isinstance(error, OSError) and error.errno is not None:  # the system's, not Pillow's
+        if isinstance(error, OSError) and error.errno is not None:  # from the system, not Pillow
             raise UnreadablePicture(f"cannot be read ({error.strerror})") from None
-        said = quote(str(error) or type(error).__name__, 80)
-        raise UnreadablePicture(f"truncated or broken picture ({said})") from None
+        reason = quote(str(error) or type(error).__name__, 80)
+        raise UnreadablePicture(f"truncated or broken picture ({reason})") from None
 
 
 def _check_file(path: str | Path) -> None:
-    """UnreadablePicture unless `path` is a file that holds something."""
+    """Raise UnreadablePicture unless `path` is a regular, non-empty file."""
     try:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -76,14 +72,14 @@ def _check_file(path: str | Path) -> None:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or str(error)
         raise UnreadablePicture(f"cannot be read ({reason})") from None
-    if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
+    if not stat.S_ISREG(found.st_mode):  # opening a pipe would block forever
         raise UnreadablePicture("not a file")
     if not found.st_size:
         raise UnreadablePicture("empty file")
 
 
 def _check_size(width: int, height: int) -> None:
-    """UnreadablePicture for sizes that would fill the memory, or that show nothing."""
+    """Raise UnreadablePicture for sizes that would exhaust memory, or that show nothing."""
     short, long = sorted((width, height))
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and width * height > limit:
@@ -93,14 +89,14 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _upright(picture: Image.Image) -> Image.Image:
-    """Turned as the EXIF orientation says; broken metadata turn nothing."""
-    with contextlib.suppress(Exception):  # as above; the pixels are fine
+    """Apply the EXIF orientation; broken metadata is ignored."""
+    with contextlib.suppress(Exception):  # Pillow raises many types; the pixels are still usable
         return ImageOps.exif_transpose(picture)
     return picture
 
 
 def _as_rgb(picture: Image.Image) -> Image.Image:
-    """Mode RGB in a copy of its own, which outlives the file."""
+    """Convert to RGB, in a copy that stays valid after the file is closed."""
     if picture.mode.startswith("I"):  # 16 bits; Pillow's own conversion may clip at 255
         return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
     if picture.has_transparency_data:

@@ -1,8 +1,8 @@
-"""The semantic-ID atomic file `<ds>.semid`: reader, writer and validator.
+"""Read, check and write semantic-ID files `<ds>.semid`.
 
-Tab-separated UTF-8 with the header `item_id:token<TAB>semantic_id:token_seq` and one row an item:
-`B00ABC<TAB>a_170 b_224 c_251 d_151`. Every item has the same number of levels, and no two items
-the same tuple. Shapes: N items, K levels.
+The file is tab-separated UTF-8 with the header `item_id:token<TAB>semantic_id:token_seq` and one
+row per item: `B00ABC<TAB>a_170 b_224 c_251 d_151`. All items have the same number of levels, and no
+two items have the same tuple. Shapes: N items, K levels.
 """
 
 from __future__ import annotations
@@ -56,15 +56,18 @@ ITEM_FIELD = "item_id"
 
 @dataclass(frozen=True, eq=False)
 class SemanticIDTable:
-    """Items with their codes; one that exists is valid.
+    """Validated codes of items.
 
     Attributes:
-        items: raw item tokens, N of them, unique.
-        codes: int64 `[N, K]`, read-only, unique rows, each code below its codebook's size.
-        codebook_sizes: codes of each level, K of them.
-        path: names the file the rows came from, so that a refusal gives line numbers.
-        vocabulary: what the codes mean: files with one vocabulary share their codes. A file whose
-            sidecar names none has its own, named by the hash of its bytes.
+        items: N raw item tokens, unique.
+        codes: int64 [N, K], read-only, unique rows, each code below its codebook's size.
+        codebook_sizes: number of codes of each level, K of them.
+        path: file of the rows; with it, error messages give line numbers.
+        vocabulary: name of the code vocabulary; files with equal names share the meaning of their
+            codes. A file whose sidecar names none gets its own, named by the hash of its bytes.
+
+    Raises:
+        InputError: one of these does not hold.
     """
 
     items: tuple[str, ...] = field(repr=False)
@@ -76,7 +79,7 @@ class SemanticIDTable:
     def __post_init__(self, path: str | None) -> None:
         named = "semantic IDs" if path is None else path
         first, unit = (0, "row") if path is None else (2, "line")
-        given: Any = self.items  # callers without a type checker come by too
+        given: Any = self.items  # some callers do not use a type checker
         if isinstance(given, str):
             raise InputError(f"{named}: items is one text; give a sequence of item tokens")
         items = tuple(given)
@@ -100,21 +103,21 @@ class SemanticIDTable:
 
     @property
     def n_items(self) -> int:
-        """N."""
+        """Number of items N."""
         return len(self.items)
 
     @property
     def n_levels(self) -> int:
-        """K."""
+        """Number of levels K."""
         return len(self.codebook_sizes)
 
     @property
     def codec(self) -> SemanticIDCodec:
-        """The codec of these codebook sizes."""
+        """Codec with these codebook sizes."""
         return SemanticIDCodec(self.codebook_sizes)
 
     def semantic_ids(self) -> list[str]:
-        """The tuples as text, `'a_1 b_2'`, N of them."""
+        """Return the N tuples as text, `'a_1 b_2'`."""
         columns = []
         for level in range(self.n_levels):
             letters = level_letters(level)
@@ -122,18 +125,18 @@ class SemanticIDTable:
         return list(map(" ".join, zip(*columns, strict=True)))
 
     def codes_for(self, items: Sequence[str]) -> IntArray:
-        """Codes `[n, K]` of n items, in the order asked.
+        """Return the codes [n, K] of n items, in the given order.
 
         Raises:
-            InputError: items without a semantic ID; says how many, and the first ten.
+            InputError: items have no semantic ID; gives their number and the first ten.
         """
         return self.codes[self.rows_for(items)]
 
     def rows_for(self, items: Sequence[str]) -> IntArray:
-        """Rows `[n]` of n items, in the order asked.
+        """Return the row numbers [n] of n items, in the given order.
 
         Raises:
-            InputError: as `codes_for`.
+            InputError: as in `codes_for`.
         """
         self._check_known(items, "semantic IDs")
         return np.asarray([self._rows[item] for item in items], dtype=np.int64)
@@ -156,14 +159,15 @@ class SemanticIDTable:
 def read_semantic_ids(
     path: str | Path, codebook_sizes: Sequence[int] | None = None
 ) -> SemanticIDTable:
-    """Read and check a semantic-ID file, and its sidecar where there is one.
+    """Read and check a semantic-ID file, and its sidecar if there is one.
 
     Args:
         path: the `.semid` file.
-        codebook_sizes: K sizes; without them the sidecar's hold, else the largest code and one.
+        codebook_sizes: K sizes; default: those of the sidecar, else each level's largest code + 1.
 
     Raises:
-        InputError: any fault; the message names the file, line, field and remedy.
+        InputError: the file or its sidecar is missing, malformed or inconsistent; names the file,
+            line, field and remedy.
     """
     try:
         data = Path(path).read_bytes()
@@ -195,7 +199,7 @@ def read_semantic_ids(
 
 
 def _read_sidecar(path: str | Path, data: bytes) -> dict[str, Any] | None:
-    """The sidecar of the file whose bytes are `data`, or None where there is none."""
+    """Read and check the sidecar of the file whose bytes are `data`; None if there is none."""
     sidecar = sidecar_path(path)
     if not sidecar.exists():
         return None
@@ -219,7 +223,7 @@ def _read_sidecar(path: str | Path, data: bytes) -> dict[str, Any] | None:
 
 
 def _check_summary(path: str | Path, sidecar: Mapping[str, Any], table: SemanticIDTable) -> None:
-    """What else the sidecar says of the file must hold."""
+    """Check the sidecar's counts and item hash against the table."""
     wanted = {
         "n_items": table.n_items,
         "n_levels": table.n_levels,
@@ -234,19 +238,22 @@ def _check_summary(path: str | Path, sidecar: Mapping[str, Any], table: Semantic
 
 
 def items_sha256(items: Iterable[str]) -> str:
-    """Hash of a set of items, whatever their order: the sorted tokens, joined by line ends."""
+    """Hash a set of items, whatever their order: sorted tokens, joined by line ends."""
     return hashlib.sha256("\n".join(sorted(items)).encode("utf-8")).hexdigest()
 
 
 def write_semantic_ids(path: str | Path, table: SemanticIDTable, source: Mapping[str, Any]) -> None:
-    """Write the file, then its sidecar, each whole or not at all.
+    """Write the file and then its sidecar, each atomically.
 
     A kill between the two leaves the new file with the old sidecar, which the reader refuses.
 
     Args:
         path: the `.semid` file.
-        table: what to write; checked again first, so a fault leaves an old file untouched.
-        source: what the table was made from: hashes, seed, command. JSON values only.
+        table: the table; checked again first, so that a fault leaves an old file untouched.
+        source: provenance of the table: hashes, seed, command. JSON values only.
+
+    Raises:
+        InputError: the table is not valid, `source` is not JSON, or a file cannot be written.
     """
     table = SemanticIDTable(
         table.items, table.codes, table.codebook_sizes, vocabulary=table.vocabulary
@@ -283,14 +290,18 @@ def write_semantic_ids(path: str | Path, table: SemanticIDTable, source: Mapping
 
 
 def check_semantic_ids(path: str | Path, inter_path: str | Path | None = None) -> list[str]:
-    """Check a semantic-ID file and describe it, one line a fact.
+    """Check a semantic-ID file and describe it.
 
     Args:
         path: the `.semid` file.
-        inter_path: a RecBole `.inter` file whose items (column `item_id:token`) must all be there.
+        inter_path: a RecBole `.inter` file; all its items (column `item_id:token`) must have a
+            semantic ID.
+
+    Returns:
+        Lines of text, one per fact.
 
     Raises:
-        InputError: any fault of the files, or items of the `.inter` without a semantic ID.
+        InputError: a file has a fault, or items of the `.inter` file have no semantic ID.
     """
     table = read_semantic_ids(path)
     report = [f"{path}: {table.n_items} items, {table.n_levels} levels"]
@@ -313,7 +324,7 @@ def check_semantic_ids(path: str | Path, inter_path: str | Path | None = None) -
 
 
 def _interaction_items(path: str | Path) -> list[str]:
-    """Distinct items of a RecBole `.inter` file, in the order they first come."""
+    """Return the distinct items of a RecBole `.inter` file, in order of first appearance."""
     file = read_atomic(path)
     file.need([ITEM_FIELD], "give a RecBole .inter file")
     file.check_ids(ITEM_FIELD)

@@ -1,14 +1,14 @@
-"""Users' sequences of an `.inter` file as two flat arrays, kept on disk and mapped into memory.
+"""User sequences of an `.inter` file as two flat arrays, stored on disk and memory-mapped.
 
-A folder `<ds>.sequences/` beside the `.inter` file:
+They are in a folder `<ds>.sequences/` beside the `.inter` file:
 
-    items.npy      int32 [T]: numbers of items, one user after the other, oldest first
+    items.npy      int32 [T]: item numbers, one user after another, oldest first
     offsets.npy    int64 [U + 1]: user u's items are `items[offsets[u]:offsets[u + 1]]`
     tokens.json    raw token of each item number
-    meta.json      the SHA-256 of the `.inter` file it was made from and of the files above, counts
+    meta.json      SHA-256 of the `.inter` file and of the files above, counts
 
-The last item of each user, the test target, is not in it: what reads sequences from here cannot
-learn from test. T interactions without those, U users, N items.
+The last item of each user, the test target, is left out, so that code that learns from these
+sequences cannot see the test targets. Shapes: T interactions without those, U users, N items.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from recbole_qbert.data.atomic import BLOCK_BYTES, PADDING, header_fields, read_
 
 FORMAT = "recbole-qbert/sequences/2"
 USER, ITEM, TIME = FIELDS = ("user_id", "item_id", "timestamp")
-TEST_ITEMS = 1  # of each user, held back
+TEST_ITEMS = 1  # items at the end of each sequence that are left out
 
 
 class Sequences(NamedTuple):
-    """See the module's header; the arrays may be memory-mapped."""
+    """Flat sequences, see the module docstring; the arrays may be memory-mapped."""
 
     items: np.ndarray
     offsets: np.ndarray
@@ -47,17 +47,17 @@ class Sequences(NamedTuple):
 
     @property
     def n_users(self) -> int:
-        """U."""
+        """Number of users U."""
         return len(self.offsets) - 1
 
     @property
     def lengths(self) -> np.ndarray:
-        """Items of each user, the test target not counted. int64 [U]"""
+        """Number of items of each user, without the test target. int64 [U]"""
         return np.diff(self.offsets)
 
 
 def read_interactions(path: str | Path) -> pd.DataFrame:
-    """All rows of an `.inter` file, ordered by user and, within a user, by time.
+    """Read an `.inter` file, ordered by user and, within a user, by time.
 
     Equal times keep the order of the file, as in RecBole. Users are ordered by their first row.
 
@@ -65,7 +65,8 @@ def read_interactions(path: str | Path) -> pd.DataFrame:
         Columns `user_id` and `item_id`, categorical with text categories, and `timestamp`, float64.
 
     Raises:
-        InputError: the file cannot be read, lacks a column, or a time is no number; names the line.
+        InputError: the file cannot be read, lacks a column, or has a time that is not a number;
+            names the line.
     """
     frame = _read_fast(Path(path))
     if frame is None:
@@ -76,7 +77,7 @@ def read_interactions(path: str | Path) -> pd.DataFrame:
 
 
 def _read_fast(path: Path) -> pd.DataFrame | None:
-    """By pyarrow, in little memory; None where anything is amiss."""
+    """Read with pyarrow, in little memory; return None if anything is unusual."""
     try:
         with open(path, encoding="utf-8-sig") as handle:
             line = handle.readline().rstrip("\n")
@@ -101,14 +102,15 @@ def _read_fast(path: Path) -> pd.DataFrame | None:
     table = table.rename_columns(list(FIELDS)).unify_dictionaries()
     frame: pd.DataFrame = table.to_pandas()
     ids = frame[USER].cat.categories.append(frame[ITEM].cat.categories)
-    # One that opens with a quote may be a quotation, one with blanks at its ends another id.
+    # An ID with a leading quote may be a quotation, and one with blanks at its ends may equal
+    # another one without; both need the careful reader.
     wrong_ids = ids.isin(["", PADDING]) | ids.str.contains(r'^"|\0|^\s|\s$')
     fine = len(frame) and np.isfinite(frame[TIME]).all() and not wrong_ids.any()
     return frame if fine else None
 
 
 def _read_carefully(path: str | Path) -> pd.DataFrame:
-    """All of the file in memory, so that a fault is named by its line."""
+    """Read the whole file into memory, so that an error can name its line."""
     file = read_atomic(path)
     file.need(FIELDS, "give an .inter file")
     tokens = {}
@@ -120,10 +122,10 @@ def _read_carefully(path: str | Path) -> pd.DataFrame:
 
 
 def open_sequences(inter_path: str | Path) -> Sequences:
-    """The sequences of an `.inter` file, made at the first call, memory-mapped afterwards.
+    """Open the sequences of an `.inter` file, memory-mapped; the first call creates them.
 
     Raises:
-        InputError: as `read_interactions`.
+        InputError: the file is missing, or as in `read_interactions`.
     """
     inter_path = Path(inter_path)
     if not inter_path.is_file():
@@ -139,7 +141,7 @@ def open_sequences(inter_path: str | Path) -> Sequences:
 
 
 def _is_of(folder: Path, digest: str) -> bool:
-    """Whether the folder holds, whole, the sequences of the `.inter` file with this hash."""
+    """Return whether the folder holds intact sequences of the `.inter` file with this hash."""
     try:
         meta = read_json(folder / "meta.json")
         if meta.get("format") != FORMAT or meta.get("inter_sha256") != digest:
@@ -151,11 +153,11 @@ def _is_of(folder: Path, digest: str) -> bool:
 
 
 def _write(folder: Path, frame: pd.DataFrame, digest: str) -> None:
-    """Write the folder whole or not at all, in place of an older one."""
+    """Write the folder atomically, in place of an older one."""
     users = frame[USER].cat.codes.to_numpy()
     counts = np.bincount(users)
     counts = counts[counts > 0]
-    from_the_end = np.repeat(counts.cumsum(), counts) - np.arange(len(users))  # 1: the last one
+    from_the_end = np.repeat(counts.cumsum(), counts) - np.arange(len(users))  # 1: last item
     items = frame[ITEM].cat.codes.to_numpy()[from_the_end > TEST_ITEMS]
     offsets = np.concatenate([[0], np.maximum(counts - TEST_ITEMS, 0).cumsum()])
     with atomic_folder(folder) as work:

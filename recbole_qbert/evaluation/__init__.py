@@ -1,1 +1,1 @@
-"""Ranking the whole catalog, the results file, significance tests and groups of users."""
+"""Evaluation: full ranking, the results file, significance tests and user groups."""

@@ -1,4 +1,4 @@
-"""Whether two runs were tested on the same: only then may their numbers stand side by side."""
+"""Check whether two runs have the same test set, so that their metrics can be compared."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ PARTS = ("users", "targets", "items")
 
 
 def tested_on(tested: Any) -> dict[str, str]:
-    """Hashes of what a model is tested on, whatever the order of the file.
+    """Hash the test set of a model, independent of the order of rows in the file.
 
     Args:
-        tested: the dataset of the test rows.
+        tested: dataset of the test rows.
 
     Returns:
-        `users` and `targets`, row for row; `items`, the whole catalog; `numbering`, which tells
-        whether a user's number means the same user in the ranks of another run.
+        Hex SHA-256 by name: `users` and `targets` of the test rows; `items`, the catalog;
+        `numbering`, the mapping of users to internal IDs, which pairs the ranks of two runs.
     """
     tokens = tested.field2id_token
     users = tokens[tested.uid_field][tested.inter_feat[tested.uid_field].numpy()]
@@ -44,9 +44,9 @@ def _sha256(tokens: Iterable[str]) -> str:
 
 
 def differences(one: RunResult, other: RunResult) -> list[str]:
-    """What the two were tested on that is not the same: some of PARTS, or the data set.
+    """Return the parts of two runs' test sets that differ: some of PARTS, or `data set`.
 
-    Of runs of older versions only the numbers of users and items are known.
+    For runs of older versions only the numbers of users and items are compared.
     """
     if one.dataset != other.dataset:
         return ["data set"]
@@ -59,7 +59,11 @@ def differences(one: RunResult, other: RunResult) -> list[str]:
 
 
 def unlike_first(results: Sequence[RunResult]) -> list[str]:
-    """Of each run what differs from the first one of its data set: `users, items`, or ""."""
+    """Describe how each run's test set differs from that of the first run on its data set.
+
+    Returns:
+        One text per run, such as `users, items`; "" if nothing differs.
+    """
     first: dict[str, RunResult] = {}
     return [
         ", ".join(differences(first.setdefault(result.dataset, result), result))
@@ -68,7 +72,12 @@ def unlike_first(results: Sequence[RunResult]) -> list[str]:
 
 
 def notes(names: Sequence[str], unlike: Sequence[str]) -> list[str]:
-    """What is said below a table of rows of these names, some of them marked."""
+    """Return the footnotes of a table for its marked rows.
+
+    Args:
+        names: row titles.
+        unlike: the texts of `unlike_first`.
+    """
     return list(
         dict.fromkeys(
             f"{MARK.strip()} {name}: other test {parts} than the first row of its data set: not "

@@ -1,7 +1,4 @@
-"""Which test users a model serves well: by how known the target is and how long the history is.
-
-And how much of the catalog it ever shows. One number for all users hides both.
-"""
+"""Metrics by groups of test users (target popularity, history length), and catalog coverage."""
 
 from __future__ import annotations
 
@@ -14,26 +11,31 @@ from recbole_qbert.evaluation.ranking import Ranks, per_row
 
 
 class UserGroup(NamedTuple):
-    """A range of counts, both ends included."""
+    """Range of counts, both ends included."""
 
     name: str
     low: int
     high: float
 
     def rows(self, counts: np.ndarray) -> np.ndarray:
-        """Which rows' counts are in it, bool [rows]."""
+        """Return which rows' counts are in the range, bool [rows]."""
         return (counts >= self.low) & (counts <= self.high)
 
 
 def groups(edges: Sequence[int], first: str | None = None) -> tuple[UserGroup, ...]:
-    """Up to each edge, and more than the last one; `first` names a group of its own for zero."""
+    """Build groups of counts: 1 to the first edge, between edges, and above the last one.
+
+    Args:
+        edges: upper ends of the groups, ascending.
+        first: name of an additional group for count 0; None for no such group.
+    """
     lows = [1, *(edge + 1 for edge in edges)]
     found = [UserGroup(f"{low}-{edge}", low, edge) for low, edge in zip(lows, edges, strict=False)]
     alone = [] if first is None else [UserGroup(first, 0, 0)]
     return (*alone, *found, UserGroup(f"over {edges[-1]}", edges[-1] + 1, np.inf))
 
 
-# Of a test target's occurrences in training, and of the items before it.
+# Groups by the target's number of training occurrences, and by the number of items before it.
 BY_TARGET = groups((5, 20), first="never")
 BY_HISTORY = groups((5, 10, 20))
 
@@ -41,12 +43,12 @@ BY_HISTORY = groups((5, 10, 20))
 def means_by_group(
     metric: str, ranks: Ranks, counts: np.ndarray, kinds: Sequence[UserGroup]
 ) -> list[float | None]:
-    """A metric's mean over the rows of each group; None where a group is empty.
+    """Average a metric over the rows of each group; None for an empty group.
 
     Args:
-        metric: such as `unseen_ndcg@10`.
-        ranks: of the test rows.
-        counts: what the groups are made by [rows].
+        metric: name such as `unseen_ndcg@10`.
+        ranks: ranks of the test rows.
+        counts: [rows], the count that defines the groups.
         kinds: the groups.
     """
     values, found = per_row(metric, ranks), []
@@ -57,6 +59,11 @@ def means_by_group(
 
 
 def coverage(lists: np.ndarray, n_items: int) -> float:
-    """Share of the catalog that is in anybody's list; lists [rows, k] hold 0 where they end."""
+    """Return the share of the catalog that occurs in at least one list.
+
+    Args:
+        lists: [rows, k] item IDs; 0 fills up short lists.
+        n_items: catalog size, without padding.
+    """
     shown = np.unique(lists)
     return int((shown > 0).sum()) / n_items

@@ -1,4 +1,4 @@
-"""Tables of results: on the screen, where no number is ever cut, and as Markdown."""
+"""Result tables: for the screen, where no number is ever cut, and as Markdown."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from recbole_qbert.evaluation.results import (
     metric_title,
 )
 
-BORDER = 3  # a line and a blank at each side of a column
-NONE = "–"  # where a run has no such metric
+BORDER = 3  # width of a column's line and blanks
+NONE = "–"  # shown if a run lacks a metric
 Column = TypeVar("Column")
 
 
 def print_tables(results: Sequence[RunResult], console: Console) -> None:
-    """Metrics and costs of runs; what is wider than the console comes in several tables."""
+    """Print metrics and costs of runs; tables wider than the console are split."""
     for table in (*metrics_tables(results, console), *runs_tables(results, console)):
         console.print(table, crop=False)
 
@@ -36,9 +36,16 @@ def print_tables(results: Sequence[RunResult], console: Console) -> None:
 def fitting(
     build: Callable[[Sequence[Column]], Table], columns: Sequence[Column], console: Console
 ) -> list[Table]:
-    """The tables that `build` makes of all columns, as many in each as the console has room for.
+    """Split a table by columns into tables that fit the console.
 
-    `build` sets `no_wrap` for what must not be broken.
+    Args:
+        build: builds a table with the given columns; it sets `no_wrap` for columns that must not
+            be wrapped.
+        columns: all columns.
+        console: the console.
+
+    Returns:
+        Tables with as many columns each as fit, at least one.
     """
     wide = console.options.update(width=100_000)
 
@@ -66,21 +73,21 @@ def fitting(
 
 
 def all_metrics(results: Sequence[RunResult]) -> list[str]:
-    """What any of them has, in the order asked for."""
+    """Return the names of all metrics that any of the runs has, in order of appearance."""
     return list(dict.fromkeys(name for result in results for name in result.metrics))
 
 
 def metrics_tables(results: Sequence[RunResult], console: Console) -> list[Table]:
-    """Valid and test, both rankings, four rows a model."""
+    """Build tables of valid and test metrics in both rankings, four rows per run."""
     unlike = comparable.unlike_first(results)
     marked = zip(results, unlike, strict=True)
     titles = [result.title + MARK * bool(parts) for result, parts in marked]
-    said = comparable.notes([result.title for result in results], unlike)
+    footnotes = comparable.notes([result.title for result in results], unlike)
 
     def build(names: Sequence[str]) -> Table:
         table = Table(
             title=f"{results[0].dataset}: leave-one-out, the whole catalog ranked",
-            caption="\n".join(said) or None,
+            caption="\n".join(footnotes) or None,
         )
         for column in ("model", "split", "ranking"):
             table.add_column(column, no_wrap=column != "model", overflow="fold")
@@ -103,7 +110,7 @@ def _text(values: dict[str, float], name: str) -> str:
 
 
 def runs_tables(results: Sequence[RunResult], console: Console) -> list[Table]:
-    """What was trained, how long, and what the reader must know to compare."""
+    """Build tables of training costs and of settings that matter for comparison."""
     cells: dict[str, Callable[[RunResult], str]] = {
         "seed": lambda run: str(run.seed),
         "loss": lambda run: run.loss,
@@ -131,12 +138,13 @@ def runs_tables(results: Sequence[RunResult], console: Console) -> list[Table]:
 
 
 def seeds_markdown(groups: Sequence[Sequence[RunResult]]) -> str:
-    """Mean and sample deviation over seeds, valid and test, both rankings, as Markdown.
+    """Format means and sample standard deviations over seeds as a Markdown table.
 
-    Rows of one model are told apart by their settings and by the digits that name their folder.
+    Rows are valid and test in both rankings. Rows of one model are distinguished by their settings
+    and by the hash in their folder's name.
 
     Args:
-        groups: of `group_runs`.
+        groups: groups of `group_runs`.
     """
     first = [group[0] for group in groups]
     names = all_metrics(first)
@@ -162,12 +170,15 @@ def seeds_markdown(groups: Sequence[Sequence[RunResult]]) -> str:
                 row.append(f"{statistics.mean(run.steps for run in group):.0f}")
                 row.append(f"{statistics.mean(run.seconds for run in group):.0f}")
                 lines.append("| " + " | ".join(row) + " |")
-    said = comparable.notes([run.title for run in first], unlike)
-    return "\n".join([*lines, *([""] * bool(said)), *said])
+    footnotes = comparable.notes([run.title for run in first], unlike)
+    return "\n".join([*lines, *([""] * bool(footnotes)), *footnotes])
 
 
 def _settings(groups: Sequence[Sequence[RunResult]]) -> list[str]:
-    """What tells each group from the others of its model on its data set; "" of a single one."""
+    """Return the settings that distinguish each group from others of its model and data set.
+
+    "" for a group that is the only one.
+    """
     found = [""] * len(groups)
     alike: dict[tuple[str, str], list[int]] = {}
     for place, group in enumerate(groups):
@@ -181,11 +192,11 @@ def _settings(groups: Sequence[Sequence[RunResult]]) -> list[str]:
 
 
 def chosen_groups(results: Sequence[RunResult], which: str = "all") -> list[list[RunResult]]:
-    """Groups of runs for a table.
+    """Group runs for a table.
 
     Args:
-        results: of a results file.
-        which: `last` leaves the latest settings of each model on each data set; `all` leaves all.
+        results: runs of a results file.
+        which: `last` keeps the latest settings of each model on each data set, `all` keeps all.
     """
     groups = group_runs(results)
     if which != "last":

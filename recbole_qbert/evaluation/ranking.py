@@ -1,9 +1,9 @@
-"""Full-ranking evaluation in two columns, from one pass over the scores.
+"""Full-ranking evaluation with two ranks per row, from one pass over the scores.
 
 Each row has one relevant item, so every metric is a function of that item's rank. Two ranks are
-kept: among all items (the paper's column) and with the items the user has already seen taken out
-(`unseen_`). Items with the target's very score count as ranked before it: a model that scores all
-items alike gets no hit. B rows, N items.
+computed: among all items (as in the paper), and without the items that the user has already seen
+(`unseen_`). Items whose score equals the target's count as ranked before it, so that a model with
+equal scores for all items gets no hits. Shapes: B rows, N items, S seen (row, item) pairs.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from recbole_qbert.common.process_group import sum_over_processes, world
 
 UNSEEN = "unseen_"
 RANKS_FILE = "test_ranks.npz"  # in a run's folder
-LIST_LENGTH = 10  # best items that are kept of each test row
+LIST_LENGTH = 10  # best items stored per test row
 
-# One relevant item: recall is hit, average precision and MRR are 1 / rank.
+# With one relevant item, recall equals hit, and average precision and MRR are 1 / rank.
 METRICS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "hit": lambda rank, k: (rank <= k).astype(float),
     "recall": lambda rank, k: (rank <= k).astype(float),
@@ -40,52 +40,52 @@ METRICS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
 
 
 class Lists(NamedTuple):
-    """What ranks alone do not tell: the targets and the best k items of each row.
+    """Targets and top-k lists of the test rows.
 
-    A list holds 0 where there are fewer candidates; which of several items with one score come in
-    at its end is left open.
+    A list contains 0 where there are fewer candidates. Which of several items with equal scores
+    enter at its end is undefined.
     """
 
-    targets: np.ndarray  # item ids [rows]
-    history: np.ndarray  # items before the target [rows]
-    raw: np.ndarray  # the best of all items, best first [rows, k]
-    unseen: np.ndarray  # the best of the items the user has not seen, and the target [rows, k]
+    targets: np.ndarray  # [rows] item IDs
+    history: np.ndarray  # [rows] number of items before the target
+    raw: np.ndarray  # [rows, k] best of all items, best first
+    unseen: np.ndarray  # [rows, k] best of the unseen items and the target, best first
 
 
 class Ranks(NamedTuple):
     """Rank of each row's target, counted from 1. Arrays of shape [rows]."""
 
-    users: np.ndarray  # internal user ids
+    users: np.ndarray  # internal user IDs
     raw: np.ndarray  # among all items
-    unseen: np.ndarray  # among the items the user has not seen, and the target
+    unseen: np.ndarray  # among the unseen items and the target
     lists: Lists | None = None
 
 
 def target_ranks(
     scores: Tensor, targets: Tensor, seen: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Ranks of the targets among all items and among unseen ones.
+    """Compute the targets' ranks among all items and among unseen items.
 
-    To a user who has seen every item nothing unseen can be recommended: that target is last in the
-    second column.
+    If a user has seen every item, no unseen item can be recommended; the second rank of that target
+    is then the last one, N - 1.
 
     Args:
         scores: [B, N]; column 0 is padding and ignored.
-        targets: [B] item ids.
-        seen: row numbers [S] and item ids [S] of what each row's user has seen; a pair may occur
-            more than once, and a seen target stays a candidate.
+        targets: [B] item IDs.
+        seen: row numbers [S] and item IDs [S] of the items that each row's user has seen. Pairs
+            may repeat; a seen target remains a candidate.
 
     Returns:
-        two int64 tensors [B]. 0 in the first marks a row whose scores are all infinite or no
-        numbers; `check_ranked` is for when those of all processes are together.
+        Two int64 tensors [B]. 0 in the first marks a row whose scores are all infinite or NaN;
+        `check_ranked` detects these after the ranks of all processes are collected.
     """
     n_items = scores.size(1) - 1
     own = scores.gather(1, targets.unsqueeze(1))  # [B, 1]
-    ahead = ~(scores < own)  # the target itself included; a score that is no number counts as ahead
+    ahead = ~(scores < own)  # includes the target itself, and NaN scores
     ahead[:, 0] = False
     ranked = torch.isfinite(scores[:, 1:]).any(dim=1)
     nothing_new = saw_all(seen, len(scores), n_items)
-    if nothing_new.any():  # a model may leave all of them out, and has not diverged
+    if nothing_new.any():  # a model may exclude all seen items without having diverged
         ranked[nothing_new] |= ~scores[nothing_new, 1:].isnan().any(dim=1)
     raw = ahead.sum(dim=1) * ranked
     ahead[seen] = False
@@ -94,12 +94,12 @@ def target_ranks(
 
 
 def saw_all(seen: tuple[Tensor, Tensor], n_rows: int, n_items: int) -> Tensor:
-    """Rows whose user has seen every item, the target included; bool [B].
+    """Return which rows' users have seen every item, the target included; bool [B].
 
     Args:
         seen: as in `target_ranks`.
         n_rows: B.
-        n_items: without padding.
+        n_items: number of items without padding.
     """
     rows, items = seen
     full = torch.bincount(rows, minlength=n_rows) >= n_items
@@ -111,10 +111,10 @@ def saw_all(seen: tuple[Tensor, Tensor], n_rows: int, n_items: int) -> Tensor:
 
 
 def check_ranked(raw: np.ndarray) -> None:
-    """Refuse ranks among which are marks of `target_ranks`.
+    """Check that no rank is the mark 0 of `target_ranks`.
 
     Raises:
-        InputError: there are such.
+        InputError: one is: the model has diverged.
     """
     if not raw.all():
         raise InputError("a row of scores has no finite value: the model has diverged")
@@ -123,16 +123,16 @@ def check_ranked(raw: np.ndarray) -> None:
 def best_items(
     scores: Tensor, targets: Tensor, seen: tuple[Tensor, Tensor], k: int
 ) -> tuple[Tensor, Tensor]:
-    """The best k of all items and of unseen ones, as `target_ranks` counts them.
+    """Return the best k of all items and of unseen items, where a seen target is a candidate.
 
     Args:
         scores: [B, N].
         targets: [B].
-        seen: as there.
+        seen: as in `target_ranks`.
         k: length of the lists.
 
     Returns:
-        two int64 tensors [B, k] of item ids, best first; 0 behind the last candidate.
+        Two int64 tensors [B, k] of item IDs, best first; 0 after the last candidate.
     """
     own = scores.gather(1, targets.unsqueeze(1))
     candidates = scores.clone()
@@ -143,7 +143,7 @@ def best_items(
 
 
 def _best(scores: Tensor, k: int) -> Tensor:
-    """Columns of the k highest scores [B, k]; 0 where a score is -inf or there is no column."""
+    """Return the columns of the k highest scores [B, k]; 0 for a score of -inf or no column."""
     values, items = scores.topk(min(k, scores.size(1)), dim=1)
     return pad(items.masked_fill(values == -math.inf, 0), (0, k - items.size(1)))
 
@@ -157,28 +157,29 @@ def rank_targets(
     top_k: int = 0,
     score: Callable[[Any], Tensor] | None = None,
 ) -> Ranks:
-    """Rank every row's target of a full-sort loader.
+    """Rank the target of every row of a full-sort loader.
 
-    Of several processes each ranks its share of the batches, and all return all ranks.
+    In a distributed run each process ranks its share of the batches, and all return all ranks.
 
     Args:
-        model: a model of RecBole's.
-        loader: RecBole's loader over a `SemanticIDDataset`.
-        device: where the model lies.
-        wrap: put around the loader, for a progress bar.
-        top_k: length of the lists of best items; 0 keeps none.
-        score: in place of the model's `full_sort_predict(interaction) -> [B, N]`.
+        model: a RecBole model; set to evaluation mode.
+        loader: RecBole's loader of a `SemanticIDDataset`.
+        device: device of the model.
+        wrap: wraps the loader, for a progress bar.
+        top_k: length of the lists of best items; 0 for no lists.
+        score: replacement for the model's `full_sort_predict(interaction) -> [B, N]`.
 
     Raises:
-        InputError: a row's scores are all infinite or no numbers.
+        InputError: the scores of a row are all infinite or NaN.
     """
     model.eval()
     score = score or model.full_sort_predict
     process, n_processes = world()
-    # [3, B] each, the fields of `Ranks`; with lists [5 + 2 x top_k, B], theirs behind them.
+    # Each part is [3, B], the fields of `Ranks`, or with lists [5 + 2 * top_k, B], followed by
+    # the fields of `Lists`. Batches of other processes are zeros, so that the sum collects all.
     parts = []
     n_fields = 3 + (2 + 2 * top_k if top_k else 0)
-    dataset = loader._dataset  # `loader.dataset` is answered by a global flag of RecBole's
+    dataset = loader._dataset  # `loader.dataset` depends on a global flag of RecBole
     for number, (interaction, _, _, targets) in enumerate(wrap(loader)):
         if number % n_processes != process:
             parts.append(torch.zeros(n_fields, len(targets), dtype=torch.long, device=device))
@@ -205,12 +206,12 @@ def rank_targets(
 
 
 def save_ranks(path: str | Path, ranks: Ranks, item_counts: np.ndarray) -> None:
-    """Each row's two ranks and lists, for paired tests, buckets and coverage.
+    """Save each row's ranks and lists, for paired tests, user groups and coverage.
 
     Args:
         path: `.npz` file.
-        ranks: with lists.
-        item_counts: how often each item occurs in training [N].
+        ranks: ranks with lists.
+        item_counts: [N], number of training occurrences of each item.
     """
     assert ranks.lists is not None
     targets, history, top, unseen_top = (part.astype(np.int32) for part in ranks.lists)
@@ -228,12 +229,14 @@ def save_ranks(path: str | Path, ranks: Ranks, item_counts: np.ndarray) -> None:
 
 
 def read_ranks(path: str | Path) -> tuple[Ranks, np.ndarray | None]:
-    """What `save_ranks` wrote, and the training counts of all items [N].
+    """Read a file of `save_ranks`.
 
-    Files from before there were lists have neither lists nor counts.
+    Returns:
+        The ranks, and the training counts of all items [N]. Files of older versions have neither
+        lists nor counts; both are None then.
 
     Raises:
-        InputError: missing, or no such file.
+        InputError: the file is missing, or is not a file of ranks.
     """
     try:
         with np.load(path) as stored:
@@ -252,19 +255,23 @@ def read_ranks(path: str | Path) -> tuple[Ranks, np.ndarray | None]:
 
 
 def metric_names(metrics: Sequence[str], topk: Sequence[int]) -> list[str]:
-    """`hit@1`, ... in the order asked; both columns' names share them."""
+    """Return metric names such as `hit@1`, in the given order; both rankings use them."""
     return [f"{metric.lower()}@{k}" for metric in metrics for k in topk]
 
 
 def per_row(name: str, ranks: Ranks) -> np.ndarray:
-    """One metric's value for every row. `unseen_ndcg@10` is the seen-excluded column. [rows]"""
+    """Compute one metric for every row, [rows]. `unseen_ndcg@10` excludes seen items."""
     column = ranks.unseen if name.startswith(UNSEEN) else ranks.raw
     metric, k = name.removeprefix(UNSEEN).split("@")
     return METRICS[metric](column, int(k))
 
 
 def summarize(ranks: Ranks, metrics: Sequence[str], topk: Sequence[int]) -> dict[str, float]:
-    """Means over rows of every metric in both columns, unrounded."""
+    """Average every metric over rows, in both rankings, unrounded.
+
+    Returns:
+        Means by name, such as `ndcg@10` and `unseen_ndcg@10`.
+    """
     names = metric_names(metrics, topk)
     names += [UNSEEN + name for name in names]
     return {name: math.fsum(per_row(name, ranks)) / len(ranks.raw) for name in names}

@@ -1,4 +1,4 @@
-"""One line of JSON for each finished run, and the tables made from such lines."""
+"""The results file, one JSON line per finished run, and grouping of its runs."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from recbole_qbert.common.errors import InputError, preview
 from recbole_qbert.common.files import append_line, held, read_line, sha256_file
 from recbole_qbert.evaluation.ranking import RANKS_FILE, UNSEEN, Ranks, metric_names, read_ranks
 
-# Config keys that tell how a run is called, shown and logged: no part of what is stored of it.
+# Config keys about invocation, display and logging, which are not stored with a run.
 UNSTORED_KEYS = frozenset(
     {"resume", "show_progress", "state", "config_files", "log_wandb", "wandb_project"}
 )
-# Config keys that say where a run's files lie: stored, but no part of its identity.
+# Config keys with the locations of a run's files: stored, but not part of its identity.
 PATH_KEYS = frozenset({"checkpoint_dir", "data_path"})
-# Config keys that two runs of one experiment may differ in.
+# Config keys in which runs of the same settings may differ.
 PER_RUN_KEYS = PATH_KEYS | UNSTORED_KEYS | {"seed"}
 LATE = "! the best epoch was the last allowed one: train longer"
-MOST_KEYS = 3  # settings that tell rows of a table apart
+MOST_KEYS = 3  # settings that are shown to distinguish rows of a table
 RANKINGS = (("", "all items"), (UNSEEN, "seen excluded"))
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """Everything that is published about one trained and evaluated model."""
+    """Published record of one trained and evaluated model."""
 
     model: str
     dataset: str
     seed: int
     valid: dict[str, float]  # metric -> value; names with `unseen_` rank unseen items only
     test: dict[str, float]
-    valid_metric: str  # which valid metric chose the epoch
-    exclude_visible: bool  # whether the model leaves visible items out by construction
+    valid_metric: str  # valid metric that selected the epoch
+    exclude_visible: bool  # whether the model itself excludes visible items
     loss: str
     best_epoch: int  # counted from 0
-    epochs: int  # how many were trained
+    epochs: int  # number of trained epochs
     max_epochs: int
-    seconds: float  # training and its evaluations on valid
+    seconds: float  # training, evaluations on valid included
     test_seconds: float
     n_parameters: int
-    peak_memory_mb: float  # of the process during the run; on other systems than Linux so far
+    peak_memory_mb: float  # of the process during the run; except on Linux, since it started
     counts: dict[str, int]
     data_sha256: dict[str, str]
     config: dict[str, Any]
@@ -57,62 +57,62 @@ class RunResult:
     threads: int
     bundle: str
     machine: str = ""
-    folder: str = ""  # where checkpoints, curve and test ranks lie
-    pretrained_on: list[str] = field(default_factory=list)  # data sets; none: from scratch
-    n_processes: int = 1  # threads and peak memory are those of the first
-    steps: int = 0  # of the optimizer, in all epochs
-    tested_on: dict[str, str] = field(default_factory=dict)  # of `comparable.tested_on`
-    ranks_sha256: str = ""  # of the test ranks
+    folder: str = ""  # folder of checkpoints, curve and test ranks
+    pretrained_on: list[str] = field(default_factory=list)  # data sets; empty: from scratch
+    n_processes: int = 1  # threads and peak memory are those of process 0
+    steps: int = 0  # optimizer steps in all epochs
+    tested_on: dict[str, str] = field(default_factory=dict)  # see `comparable.tested_on`
+    ranks_sha256: str = ""  # of the file of test ranks
 
     @property
     def title(self) -> str:
-        """The model's name, and what it was pretrained on."""
+        """Model name, followed by the data sets it was pretrained on."""
         if not self.pretrained_on:
             return self.model
         return f"{self.model} (pretrained: {', '.join(self.pretrained_on)})"
 
     @property
     def hash(self) -> str:
-        """The eight digits at the end of its folder's name."""
+        """The eight hex digits at the end of the folder's name."""
         return Path(self.folder).name.rpartition("-")[2]
 
     @property
     def metrics(self) -> list[str]:
-        """All that it has, without `unseen_`, in the order in which they were asked for."""
+        """Names of all metrics without `unseen_`, in the configured order."""
         keys = self.config["keys"]
         return metric_names(keys["metrics"], keys["topk"])
 
     @property
     def repeats(self) -> str:
-        """Whether it may recommend what stands in the history."""
+        """Whether the model may recommend items of the history: `excluded` or `allowed`."""
         return "excluded" if self.exclude_visible else "allowed"
 
     @property
     def late(self) -> bool:
-        """Whether the best epoch was the last allowed one, so that longer training may gain.
+        """Whether the best epoch was the last allowed one, so that longer training may help.
 
-        Not so where the learning rate has fallen to zero by then (`lr_decay`), nor for models that
-        only count (`loss_type: none`).
+        False if the learning rate decays to zero by then (`lr_decay`), and for count-based models
+        (`loss_type: none`).
         """
         decays = self.config["keys"].get("lr_decay") in ("linear", "cosine")
         return self.loss != "none" and not decays and self.best_epoch + 1 >= self.max_epochs
 
     @property
     def stopped_early(self) -> bool:
-        """Whether it was not trained for all allowed epochs, since valid did not improve."""
+        """Whether training ended before the last allowed epoch, because valid did not improve."""
         return self.epochs < self.max_epochs
 
 
 def append_result(path: str | Path, result: RunResult) -> None:
-    """Add one line; runs side by side wait for each other."""
+    """Append one line to a results file; concurrent runs wait for each other."""
     append_line(path, asdict(result))
 
 
 def read_results(path: str | Path) -> list[RunResult]:
-    """All runs of a results file.
+    """Read all runs of a results file.
 
     Raises:
-        InputError: missing file, or a line that is no run, or a damaged one (names it).
+        InputError: the file is missing, or a line is damaged or not a run; names the line.
     """
     try:
         with open(path, encoding="utf-8") as handle, held(handle):
@@ -123,16 +123,16 @@ def read_results(path: str | Path) -> list[RunResult]:
     for number, line in enumerate(lines, start=1):
         result = _parse(line)
         if result is None:
-            raise InputError(f"{path}:{number}: {_what_is_wrong(line)}")
+            raise InputError(f"{path}:{number}: {_describe_fault(line)}")
         results.append(result)
     return results
 
 
 def ranks_of(run: RunResult) -> tuple[Ranks, np.ndarray | None]:
-    """A run's test ranks and the training counts of all items; see `read_ranks`.
+    """Read a run's test ranks and the training counts of all items; see `read_ranks`.
 
     Raises:
-        InputError: the file is missing, or not the one that the run wrote.
+        InputError: the file is missing, or has changed since the run wrote it.
     """
     path = Path(run.folder) / RANKS_FILE
     if run.ranks_sha256 and path.is_file() and sha256_file(path) != run.ranks_sha256:
@@ -147,8 +147,8 @@ def _parse(line: str) -> RunResult | None:
         return None
 
 
-def _what_is_wrong(line: str) -> str:
-    """Of a line that is no result, and what to do about it without losing one."""
+def _describe_fault(line: str) -> str:
+    """Describe a line that is not a result, with a remedy that keeps any result in it."""
     for found in re.finditer(r'\{"', line):
         if found.start() and _parse(line[found.start() :]) is not None:
             return (
@@ -163,7 +163,10 @@ def _what_is_wrong(line: str) -> str:
 
 
 def group_runs(results: Iterable[RunResult]) -> list[list[RunResult]]:
-    """Runs that differ in the seed alone, in order of appearance; of one seed the last."""
+    """Group runs that differ only in their seeds, in order of appearance.
+
+    Of several runs with one seed the last one is kept.
+    """
     groups: dict[str, dict[int, RunResult]] = {}
     for result in results:
         keys = {k: v for k, v in result.config["keys"].items() if k not in PER_RUN_KEYS}
@@ -174,10 +177,10 @@ def group_runs(results: Iterable[RunResult]) -> list[list[RunResult]]:
 
 
 def differing_settings(runs: Sequence[RunResult]) -> list[str]:
-    """Of each run the settings in which the runs differ: `n_layers=2 score=cosine`.
+    """Describe each run by the settings in which the runs differ: `n_layers=2 score=cosine`.
 
-    Settings that runs of an older version lack tell nothing. Runs of the same settings are told
-    apart by their data: `toy.inter=1a2b3c4d`.
+    Settings that some runs lack, as those of older versions may, are ignored. Runs with the same
+    settings are described by the hashes of their data: `toy.inter=1a2b3c4d`.
     """
     flat = [flat_settings(run) for run in runs]
     keys = _differing(flat)
@@ -191,7 +194,7 @@ def differing_settings(runs: Sequence[RunResult]) -> list[str]:
 
 
 def _differing(flat: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Keys that all have, with values that are not all the same."""
+    """Return the keys that all mappings have, with values that are not all equal."""
     return [
         key for key, value in flat[0].items()
         if all(key in other for other in flat) and any(other[key] != value for other in flat)
@@ -199,7 +202,7 @@ def _differing(flat: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def flat_settings(run: RunResult) -> dict[str, Any]:
-    """Settings without places and seed, by key; entries of mappings as `mask_ratios.span`."""
+    """Return a run's settings except seed and paths, with nested keys as `mask_ratios.span`."""
     flat: dict[str, Any] = {}
     for key, value in sorted(run.config["keys"].items()):
         if key in PER_RUN_KEYS:
@@ -219,14 +222,14 @@ def _short(value: Any) -> str:
 
 
 def choose(results: Sequence[RunResult], which: str) -> list[RunResult]:
-    """All seeds of the settings that are meant.
+    """Return the runs of all seeds with the chosen settings.
 
     Args:
         results: runs, in the order of the results file.
         which: `last`, the eight digits at the end of a run's folder, or that folder.
 
     Raises:
-        InputError: no run is meant.
+        InputError: no run matches.
     """
     if which == "last" and results:
         wanted = results[-1]
@@ -241,16 +244,16 @@ def choose(results: Sequence[RunResult], which: str) -> list[RunResult]:
 
 
 def metric_title(name: str) -> str:
-    """`hit@10` as papers write it, HR@10."""
+    """Return a metric's name as papers write it: `hit@10` -> `HR@10`."""
     return name.replace("hit", "HR").replace("ndcg", "NDCG")
 
 
 def short(value: float) -> str:
-    """Four decimals, without the leading zero."""
+    """Format with four decimals, without the leading zero."""
     return f"{value:.4f}".replace("0.", ".", 1)
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:
-    """Mean, and the sample deviation in brackets where there are several values."""
+    """Format the mean, followed by the sample standard deviation of several values in brackets."""
     mean = short(statistics.mean(values))
     return mean if len(values) == 1 else f"{mean} ({short(statistics.stdev(values))})"

@@ -1,4 +1,4 @@
-"""Is one model better than another, or lucky? A paired test over the users both were tested on."""
+"""Paired significance tests of two models over the users that both were tested on."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from recbole_qbert.evaluation.results import (
     read_results,
 )
 
-RESULTS_FILE = "results.jsonl"  # in a checkpoint_dir; runs lie in <dataset>/<run> beside it
+RESULTS_FILE = "results.jsonl"  # in checkpoint_dir, beside the runs' folders <dataset>/<run>
 
 
 @dataclass(frozen=True)
 class SignificanceResult:
-    """Two paired tests over users; each user's value is its mean over the seeds.
+    """Result of two paired tests over users; each user's value is the mean over seeds.
 
     Attributes:
-        metric: such as `unseen_ndcg@10`.
+        metric: name such as `unseen_ndcg@10`.
         left: mean of the first model over users and seeds.
-        right: that of the second one.
-        p_value: of the t-test, two-sided.
-        p_ranks: of Wilcoxon's signed-rank test, users without a difference left out; two-sided.
-        n_users: users both were tested on.
-        n_seeds: runs of the first and of the second model.
+        right: mean of the second model.
+        p_value: two-sided p-value of the t-test.
+        p_ranks: two-sided p-value of Wilcoxon's signed-rank test, without users of equal values.
+        n_users: number of users that both models were tested on.
+        n_seeds: number of runs of the first and of the second model.
     """
 
     metric: str
@@ -48,7 +48,7 @@ class SignificanceResult:
 
     @property
     def change(self) -> float:
-        """Of the first model over the second one, in per cent."""
+        """Relative difference of the first model to the second one, in percent."""
         return (self.left / self.right - 1) * 100 if self.right else float("inf")
 
     def __str__(self) -> str:
@@ -60,15 +60,15 @@ class SignificanceResult:
 
 
 def read_runs(name: str) -> list[RunResult]:
-    """All seeds of one model with one set of settings.
+    """Read the runs of all seeds of one model with one set of settings.
 
     Args:
-        name: `results.jsonl:MODEL`, MODEL as in the tables (`QBERT4Rec (pretrained: A)`); behind
-            it, where the model has several settings, `@last` or `@` and the digits that name a
-            run's folder. Or a run's folder.
+        name: a run's folder, or `results.jsonl:MODEL` with MODEL as in the tables
+            (`QBERT4Rec (pretrained: A)`). If the model has several settings, append `@last`, or
+            `@` and the eight digits of a run's folder.
 
     Raises:
-        InputError: no such file, no run of the model in it, or several settings to choose from.
+        InputError: there is no such file, no such run, or several settings to choose from.
     """
     folder = Path(name)
     if folder.is_dir():
@@ -101,10 +101,15 @@ def read_runs(name: str) -> list[RunResult]:
 def compare(
     left: Sequence[RunResult], right: Sequence[RunResult], metric: str
 ) -> SignificanceResult:
-    """Paired t-test of two models' runs on one data set.
+    """Compare two models' runs on one data set by paired tests.
+
+    Args:
+        left: runs of the first model, one per seed.
+        right: runs of the second model.
+        metric: name such as `unseen_ndcg@10`.
 
     Raises:
-        InputError: an unknown metric, other data, or test ranks that are not there.
+        InputError: the metric is unknown, the test sets differ, or test ranks are missing.
     """
     kind, at, k = metric.removeprefix(UNSEEN).partition("@")
     if kind not in METRICS or not at or not k.isdigit() or int(k) < 1:
@@ -118,9 +123,10 @@ def compare(
 
 
 def check_comparable(runs: Sequence[RunResult]) -> None:
-    """
+    """Check that all runs have the same test set and user numbering.
+
     Raises:
-        InputError: not all were tested on the same; names what differs.
+        InputError: they differ; names the difference.
     """
     first = runs[0]
     for run in runs[1:]:
@@ -144,7 +150,7 @@ def check_comparable(runs: Sequence[RunResult]) -> None:
 
 
 def described(run: RunResult) -> str:
-    """`seed 1: 30 test rows, 18 items`."""
+    """Describe a run's test set: `seed 1: 30 test rows, 18 items`."""
     names = [name for name in ("test rows", "items") if name in run.counts]
     return f"seed {run.seed}: {', '.join(f'{run.counts[name]:,} {name}' for name in names)}"
 
@@ -152,7 +158,7 @@ def described(run: RunResult) -> str:
 def paired_tests(
     metric: str, ours: np.ndarray, theirs: np.ndarray, n_seeds: tuple[int, int]
 ) -> SignificanceResult:
-    """Both tests of two models' values for the same users [U]; p is 1 where no user differs."""
+    """Run both tests on two models' values of the same users [U]; p is 1 if no user differs."""
     differ = bool(np.any(ours != theirs))
     return SignificanceResult(
         metric=metric,
@@ -166,10 +172,10 @@ def paired_tests(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: adjusted p-values, in the order given.
+    """Adjust p-values by Holm's step-down method; the order is kept.
 
-    The smallest of m is multiplied by m, the next one by m - 1, ...; none gets smaller than the one
-    before it, nor larger than 1.
+    The smallest of m is multiplied by m, the next one by m - 1, and so on. Adjusted values never
+    decrease in this order and are at most 1.
     """
     adjusted, floor = [0.0] * len(p_values), 0.0
     for place, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
@@ -181,10 +187,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def values_by_user(
     runs: Sequence[RunResult], metrics: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Test users, sorted [U], and each one's means over the runs [metrics, U].
+    """Average metrics of each test user over runs.
+
+    Returns:
+        users: [U], internal IDs, sorted.
+        means: [metrics, U].
 
     Raises:
-        InputError: test ranks that are not there, or of other users.
+        InputError: test ranks are missing, or the runs tested different users.
     """
     total, users = np.zeros(0), None
     for run in runs:
@@ -199,6 +209,6 @@ def values_by_user(
             raise InputError(
                 f"{run.folder}: other users than the first run's; compare like with like"
             )
-    assert users is not None  # no caller gives no run
-    # Sums of the same values in another order differ in the last bits, which is no difference.
+    assert users is not None  # callers give at least one run
+    # Sums in another order differ in the last bits; rounding makes equal values compare equal.
     return users, np.round(total / len(runs), 12)

@@ -1,1 +1,1 @@
-"""The models, one file each; `layers` holds what they share."""
+"""Models, one file each; `layers` holds their shared parts."""

@@ -1,17 +1,20 @@
-"""RecBole's BERT4Rec without the flaws of its masks; B rows, L positions, M masked ones, N items.
+"""BERT4Rec with RecBole's network and corrected masking.
 
 Sun et al., BERT4Rec: Sequential Recommendation with Bidirectional Encoder Representations from
-Transformer, CIKM 2019. Sizes, keys and the network are RecBole's (and with its weights, scores of
-full histories are RecBole's); what differs from its version 1.2.1:
+Transformer, CIKM 2019. Sizes, keys and network are RecBole's; with the same weights, the scores of
+full histories are RecBole's too. The differences from RecBole 1.2.1 are:
 
-* a training row is a history *and* the item behind it, which RecBole leaves out, so that the last
-  training item of a user is never predicted there;
-* each row draws its own masks, not each batch, as many of them as fall on it, and the first
-  position counts (RecBole uses 0 for "no mask", and keeps `mask_ratio * L` masks a row);
-* the loss of a row is the mean over its masks, as in the paper (eq. 8), that of a batch the mean
-  over rows;
-* at inference the mask stands behind the history and the oldest item goes where that is full;
-  RecBole drops it always.
+* A training row is a history and its target item. RecBole leaves the target out, so that a user's
+  last training item is never predicted.
+* Masks are drawn per row, not per batch, without an upper bound on their number, and the first
+  position may be masked. RecBole uses position 0 for "no mask", and keeps `mask_ratio * L` masks
+  per row.
+* The loss of a row is the mean over its masked positions, as in the paper (eq. 8), and the loss of
+  a batch is the mean over its rows.
+* At inference the mask is appended to the history, and the oldest item is dropped only if the
+  history is full. RecBole always drops it.
+
+Shapes: B rows, L positions, M masked positions of the batch, N items, D hidden.
 """
 
 from __future__ import annotations
@@ -28,12 +31,15 @@ from recbole_qbert.models.layers.masking import append_item, draw_masks, global_
 
 
 class BERT4RecFixed(BERT4Rec):
-    """See above. `ft_ratio` of the rows have their last item masked alone, `mask_ratio` of the
-    items of all others."""
+    """BERT4Rec as in the paper; see the module docstring.
+
+    A share `ft_ratio` of the rows has only the last item masked, as in fine-tuning. In all other
+    rows each item is masked with probability `mask_ratio`.
+    """
 
     @staticmethod
     def reads_semantic_ids(config: Any) -> bool:
-        """Never; see `inputs.reads_semantic_ids`."""
+        """Return False: semantic IDs do not change this model (see `inputs.reads_semantic_ids`)."""
         return False
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -41,7 +47,7 @@ class BERT4RecFixed(BERT4Rec):
         self.ft_ratio = float(config["ft_ratio"])
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:
-        """Mean over rows of the mean cross-entropy over a row's masked positions."""
+        """Return the mean over rows of the mean cross-entropy over a row's masked positions."""
         items, lengths = self._append(interaction, interaction[self.POS_ITEM_ID])
         n_rows, width = items.shape
         mix = {"random": 1 - self.ft_ratio, "tail": self.ft_ratio}
@@ -53,13 +59,13 @@ class BERT4RecFixed(BERT4Rec):
         return linear_cross_entropy(hidden, table, self.output_bias, targets, shares)
 
     def predict(self, interaction: Interaction) -> Tensor:
-        """Scores of one given item for each row. Shape [B]."""
+        """Score one given item per row. [B]"""
         return self._scores_of_next(interaction).gather(1, interaction[self.ITEM_ID].unsqueeze(1))[
             :, 0
         ]
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
-        """Scores of the whole catalog. Shape [B, N]."""
+        """Score the whole catalog. [B, N]"""
         return self._scores_of_next(interaction)
 
     def _scores_of_next(self, interaction: Interaction) -> Tensor:
@@ -68,7 +74,7 @@ class BERT4RecFixed(BERT4Rec):
         return self._scores(self.gather_indexes(self.forward(items), lengths - 1))
 
     def _append(self, interaction: Interaction, item: Tensor) -> tuple[Tensor, Tensor]:
-        """Histories with one more item, and their lengths."""
+        """Append one item to each history; return items [B, L] and lengths [B]."""
         return append_item(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], item)
 
     def _scores(self, hidden: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""First-order Markov chain: the control that a sequential model has to beat."""
+"""First-order Markov chain, a control that sequential models must beat."""
 
 from __future__ import annotations
 
@@ -17,17 +17,20 @@ TIE_BREAKS = ("first", "popularity")
 
 
 class BigramChain(Popularity):
-    """Rank the next item by how often it followed the last one in training.
+    """Ranks items by how often they followed the last item in training.
 
     Items that never followed it come after all that did, by popularity.
 
-    Config key `tie_break` says which of two equally frequent followers comes first: the one seen
-    `first` in the training sequences, or the more popular one (`popularity`, the stronger control).
+    The config key `tie_break` orders equally frequent followers: `first` puts the one seen first in
+    the training sequences first, `popularity` the more popular one (the stronger control).
 
-    Buffers beside `popularity`, with N item ids (0 is the padding) and P observed pairs:
+    Buffers besides `popularity`, with N item IDs (0 is the padding) and P observed pairs:
         pair_key: int64 [P], ascending, `last * N + next`.
-        pair_score: float32 [P], >= 1; the pair's place among all pairs, the best one highest.
-        row_start: int64 [N + 1], where each last item's pairs begin.
+        pair_score: float32 [P], >= 1; rank of the pair among all pairs, the best one highest.
+        row_start: int64 [N + 1], first pair of each last item.
+
+    Raises:
+        InputError: `tie_break` is unknown.
     """
 
     pair_key: Tensor
@@ -52,17 +55,17 @@ class BigramChain(Popularity):
         self.register_buffer("row_start", torch.searchsorted(keys, row_keys))
 
     def predict(self, interaction: Interaction) -> Tensor:
-        """Scores of one candidate per row, [B]."""
+        """Score one candidate per row. [B]"""
         items = interaction[self.ITEM_ID]
         keys = self._last_items(interaction) * self.n_items + items
         position = torch.searchsorted(self.pair_key, keys)
         found = torch.searchsorted(self.pair_key, keys, right=True) > position
-        # The appended zero answers for keys above the last pair, and for a chain without pairs.
+        # `position` is P for keys above the last pair; the appended zero keeps the index valid.
         scores = pad(self.pair_score, (0, 1))[position]
         return torch.where(found, scores, self.popularity[items])
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
-        """Scores of every item, [B, N]."""
+        """Score every item. [B, N]"""
         last = self._last_items(interaction)
         starts = self.row_start[last]
         lengths = self.row_start[last + 1] - starts
@@ -74,23 +77,24 @@ class BigramChain(Popularity):
         return scores
 
     def _last_items(self, interaction: Interaction) -> Tensor:
-        """The item at the end of each right-padded sequence, int64 [B]; 0 for an empty one."""
+        """Return the last item of each right-padded sequence, int64 [B]; 0 if it is empty."""
         sequences = interaction[self.ITEM_SEQ]
         ends = (interaction[self.ITEM_SEQ_LEN] - 1).clamp(min=0)
         return sequences.gather(1, ends.unsqueeze(1)).squeeze(1)
 
 
 def count_pairs(items: Tensor, offsets: Tensor, n_items: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Count the adjacent pairs inside each sequence.
+    """Count the adjacent item pairs inside each sequence.
 
     Args:
-        items: int64 [T], the sequences end to end.
-        offsets: int64 [U + 1], where each of the U sequences begins, and T; some may be empty.
-        n_items: number of item ids, N.
+        items: int64 [T], the sequences one after another.
+        offsets: int64 [U + 1], start of each of the U sequences, and T; sequences may be empty.
+        n_items: number of item IDs N.
 
     Returns:
-        Ascending keys `last * N + next`, their counts, and the place of each one's first
-        occurrence; all int64 [P].
+        keys: int64 [P], ascending, `last * N + next`.
+        counts: int64 [P], number of occurrences.
+        first: int64 [P], position of the first occurrence.
     """
     inside = torch.ones(max(len(items) - 1, 0), dtype=torch.bool)
     borders = offsets[(offsets > 0) & (offsets < len(items))]

@@ -1,4 +1,4 @@
-"""The most popular items for everybody: the control that any personal model has to beat."""
+"""Popularity ranking, a control that every personalized model must beat."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 
 class Popularity(SequentialRecommender):
-    """Rank all items by how often they occur in training; base of models that only count.
+    """Ranks items by their number of training interactions; base class of count-based models.
 
-    Nothing is trained; the counts are kept in buffers, so a checkpoint holds them.
+    Nothing is trained. The counts are in buffers, so that checkpoints contain them.
 
-    Buffer, with N item ids (0 is the padding):
-        popularity: float32 [N], training count scaled into [0, 1).
+    Buffer, with N item IDs (0 is the padding):
+        popularity: float32 [N], training count scaled to [0, 1).
     """
 
     input_type = InputType.POINTWISE
@@ -25,7 +25,7 @@ class Popularity(SequentialRecommender):
 
     @staticmethod
     def reads_semantic_ids(config: Any) -> bool:
-        """Never; see `inputs.reads_semantic_ids`."""
+        """Return False: semantic IDs do not change this model (see `inputs.reads_semantic_ids`)."""
         return False
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -34,17 +34,17 @@ class Popularity(SequentialRecommender):
         seen = torch.bincount(items, minlength=self.n_items)
         seen[0] = 0
         self.register_buffer("popularity", seen.float() / (seen.max() + 1))
-        # RecBole's trainer builds an optimizer and calls backward() whatever the model.
+        # RecBole's trainer needs a parameter: it always builds an optimizer and calls backward().
         self.unused = nn.Parameter(torch.zeros(1))
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:
-        """Zero, with a gradient of zero; []."""
+        """Return a zero scalar with a zero gradient."""
         return 0.0 * self.unused.sum()
 
     def predict(self, interaction: Interaction) -> Tensor:
-        """Scores of one candidate per row, [B]."""
+        """Score one candidate per row. [B]"""
         return self.popularity[interaction[self.ITEM_ID]]
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
-        """Scores of every item, [B, N]; one row in memory, seen B times."""
+        """Score every item: [B, N], a view of one row."""
         return self.popularity.expand(len(interaction[self.ITEM_SEQ]), -1)

@@ -1,19 +1,28 @@
 """Q-BERT4Rec: masked-item prediction over semantic IDs (sections 3.5-3.6).
 
-Q-BERT4Rec: Quantized Semantic-ID Representation Learning for Multimodal Recommendation.
+Paper: Q-BERT4Rec: Quantized Semantic-ID Representation Learning for Multimodal Recommendation.
 
-Shape letters: B batch, L positions, K levels, N items (row 0 is padding), D hidden, M masked
-positions in the batch, T tokens an item (1, or K for `flatten`).
+Deviations from the paper, by config key, and where they were measured (in `results/`):
 
-Deviations from the paper, each a config key: `mask_mix` may hold `next_item`, which cuts a sequence
-to a random prefix and masks its last item; `exclude_visible` takes the items that are visible in
-the same sequence out of the softmax and out of the ranking, where data never repeats an item;
-`label_smoothing`; `position_order: backward` counts positions from the end of the sequence;
-`mask_context: previous` adds the vector of the nearest visible item before a mask to the mask
-token; `score: cosine` compares directions only; `code_loss_weight` adds the cross-entropy of each
-code of the masked item within its level; `code_dropout_prob` leaves codes of items out in training;
-`item_representation: hybrid` gives items a row beside their codes, `row_dropout_prob` leaves rows
-out; `softmax_samples` draws the items of each training step's softmax.
+* `mask_mix` may contain `next_item`, which cuts a sequence to a random prefix and masks its last
+  item, as at inference: scientific.md, defaults.md.
+* `exclude_visible` removes a sequence's visible items from the softmax and the ranking, for data
+  in which no user repeats an item: scientific.md.
+* `label_smoothing` smooths the targets: beauty.md, scientific.md.
+* `position_order: backward` counts positions from the end of the sequence: instruments.md.
+* `mask_context: previous` adds the vector of the nearest visible item before a mask to the mask
+  token, so that the mask contains the last item: scientific.md, instruments.md.
+* `score: cosine` divides cosines by a temperature instead of using dot products: scientific.md.
+* `code_loss_weight` adds the cross-entropy of each code of a masked item within its level:
+  scientific.md.
+* `code_dropout_prob` drops codes of items in training: beauty.md.
+* `item_representation: hybrid` gives each item a row besides its codes, and `row_dropout_prob`
+  drops such rows in training: beauty.md, games.md.
+* `softmax_samples` samples the items of each training step's softmax, for large catalogs:
+  games.md, speed.md.
+
+Shapes: B batch, L positions, K levels, S_k codes in level k, N items (row 0 is padding), R scored
+items, D hidden, M masked positions in the batch, T tokens per item (1, or K for `flatten`).
 """
 
 from __future__ import annotations
@@ -39,38 +48,41 @@ from recbole_qbert.models.layers.masking import (
     valid_positions,
 )
 
-DOMAIN_FIELD = "domain"  # of a batch in pretraining: the number of its domain, the same in all rows
+DOMAIN_FIELD = "domain"  # column of a pretraining batch: its domain's number, equal in all rows
 
 
 class MaskedBatch(NamedTuple):
-    """A training batch after all that is drawn for it as a whole."""
+    """Training batch after all random draws that concern the whole batch."""
 
-    items: Tensor  # [B, L] rows of `matrix`
+    items: Tensor  # [B, L] row numbers of `matrix`
     lengths: Tensor  # [B]
     mask: Tensor  # [B, L] bool
-    matrix: Tensor  # [R, T * D] of the R items that are scored, padding first
-    rows: Tensor | None  # [R] of the item matrix of all items; None: it is the same
-    log_chance: Tensor | None  # [R] log-probability that an item is scored; None: all are
+    matrix: Tensor  # [R, T * D] vectors of the R scored items, padding first
+    rows: Tensor | None  # [R] catalog IDs of the scored items; None if `matrix` has all items
+    log_chance: Tensor | None  # [R] log-probability that an item is scored; None if all are
 
     @property
     def n_terms(self) -> int:
-        """M, what the loss is a mean over."""
+        """Number M of masked positions, over which the loss is a mean."""
         return int(self.mask.sum())
 
     def part(self, rows: slice) -> MaskedBatch:
-        """Some of its rows."""
+        """Return a slice of the batch's rows, with the same item matrix."""
         return self._replace(
             items=self.items[rows], lengths=self.lengths[rows], mask=self.mask[rows]
         )
 
 
 class QBERT4Rec(SequentialRecommender):
-    """Bidirectional encoder over item vectors that are made of semantic-ID codes.
+    """Bidirectional encoder over item vectors composed of semantic-ID codes.
 
-    `dataset` is a `SemanticIDDataset`, or anything with `num(field)`, `item_codes`, `codec`,
-    `training_repeats()` and `training_rows()`. One with `domain_starts` holds several domains
-    (pretraining): a batch then has a column `domain`, its items are numbered within that domain,
-    and no others are scored.
+    `dataset` is a `SemanticIDDataset`, or any object with `num(field)`, `item_codes`, `codec`,
+    `training_repeats()` and `training_rows()`. A dataset with `domain_starts` holds several domains
+    (pretraining). Each of its batches has a column `domain`; the batch's items are numbered within
+    that domain, and only items of that domain are scored.
+
+    Raises:
+        InputError: the representation needs semantic IDs and the dataset has none.
     """
 
     input_type = InputType.POINTWISE
@@ -79,7 +91,7 @@ class QBERT4Rec(SequentialRecommender):
 
     @staticmethod
     def reads_semantic_ids(config: Any) -> bool:
-        """Whether items are made of codes; see `inputs.reads_semantic_ids`."""
+        """Return whether item vectors are made of codes; see `inputs.reads_semantic_ids`."""
         return bool(config["item_representation"] != "id")
 
     def __init__(self, config: Any, dataset: Any):
@@ -134,20 +146,20 @@ class QBERT4Rec(SequentialRecommender):
         self.encoder.apply(lambda module: _init_weights(module, config["initializer_range"]))
 
     def forward(self, items: Tensor, lengths: Tensor, mask: Tensor, matrix: Tensor) -> Tensor:
-        """Hidden vectors of the masked items, in the order of `mask.nonzero()`.
+        """Compute the hidden vectors of the masked items, in the order of `mask.nonzero()`.
 
         Args:
-            items: [B, L] right-padded item ids; what stands at masked positions is not looked at.
+            items: [B, L] right-padded item IDs; those at masked positions are ignored.
             lengths: [B].
             mask: [B, L] bool.
-            matrix: [N, T * D] the item matrix.
+            matrix: [N, T * D] item matrix.
 
         Returns:
             [M, T * D].
         """
         n_tokens = self.tokens_per_item
         real = valid_positions(lengths, items.size(1))
-        hidden_by_mask = mask[real]  # [P], P items in all
+        hidden_by_mask = mask[real]  # [P], P real items in the batch
         vectors = F.embedding(items[real], matrix).view(-1, n_tokens, self.mask_token.size(1))
         masked: Tensor = self.mask_token
         if self.mask_knows_previous:
@@ -164,11 +176,14 @@ class QBERT4Rec(SequentialRecommender):
         return hidden.view(-1, matrix.size(1))
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:
-        """Mean cross-entropy over the masked positions of a batch (eq. 11), and that of codes."""
+        """Return the mean cross-entropy over the masked positions (eq. 11), plus the code loss."""
         return self.batch_loss(self.draw_batch(interaction))
 
     def draw_batch(self, interaction: Interaction) -> MaskedBatch:
-        """Mask a batch and make its item matrix: what several processes have in common."""
+        """Mask a batch and compute its item matrix.
+
+        In distributed training every process calls this on the whole batch, with equal generators.
+        """
         items, lengths = append_item(
             interaction[self.ITEM_SEQ],
             interaction[self.ITEM_SEQ_LEN],
@@ -182,7 +197,7 @@ class QBERT4Rec(SequentialRecommender):
         n_items = self.n_items if rows is None else len(rows)
         if 0 < self.softmax_samples < n_items - 1:
             absence = self.log_absence if rows is None else self.log_absence[rows]
-            # Not what a cut left behind a sequence.
+            # Items behind the cut of `next_item` must not enter the sample.
             items = items.masked_fill(~valid_positions(lengths, items.size(1)), 0)
             items, scored, log_chance = sample_catalog(
                 items, self.softmax_samples, absence, global_generator(items.device)
@@ -191,14 +206,14 @@ class QBERT4Rec(SequentialRecommender):
         return MaskedBatch(items, lengths, mask, self.items(rows), rows, log_chance)
 
     def batch_loss(self, batch: MaskedBatch) -> Tensor:
-        """What `calculate_loss` says, of a masked batch or of a part of it."""
+        """Return the loss of a masked batch, or of a part of it; see `calculate_loss`."""
         items, lengths, mask, matrix, rows, log_chance = batch
         targets = items[mask]  # [M]
         hidden = self.forward(items, lengths, mask, matrix)
         logits = self._score(hidden, matrix)  # [M, R]
         if log_chance is not None:
-            # An item that is rarely in the sample stands for more (Yi et al., RecSys 2019). The
-            # items of the row itself are always in it.
+            # Correct the logits for the sampling (log-Q correction, Yi et al., RecSys 2019). The
+            # items of the row itself are always in the sample.
             correction = log_chance.to(logits.dtype).repeat(len(logits), 1)
             logits -= correction.scatter_(1, items[mask.nonzero()[:, 0]], 0.0)
         visible = self._visible_items(items, lengths, mask)[mask.nonzero()[:, 0]]  # [M, L]
@@ -210,7 +225,7 @@ class QBERT4Rec(SequentialRecommender):
         return loss
 
     def predict(self, interaction: Interaction) -> Tensor:
-        """Scores of one given item for each row. Shape [B]."""
+        """Score one given item per row. [B]"""
         matrix = self.items(self._domain_rows(interaction))
         hidden, visible = self._next_item_state(interaction, matrix)
         item = interaction[self.ITEM_ID]
@@ -218,13 +233,16 @@ class QBERT4Rec(SequentialRecommender):
         return scores.masked_fill((visible == item.unsqueeze(1)).any(dim=1), -torch.inf)
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
-        """Scores of the whole catalog (its domain's part), exact, in one pass. Shape [B, N]."""
+        """Score the whole catalog exactly, in one pass. [B, N]
+
+        In pretraining the catalog is that of the batch's domain.
+        """
         matrix = self.items(self._domain_rows(interaction))
         hidden, visible = self._next_item_state(interaction, matrix)
         return exclude_items(self._score(hidden, matrix), visible)
 
     def _domain_rows(self, interaction: Interaction) -> Tensor | None:
-        """Rows of the item matrix that the batch's domain has, padding first; None: all."""
+        """Return the catalog IDs of the batch's domain, padding first; None without domains."""
         if not self.domain_starts:
             return None
         field = interaction[DOMAIN_FIELD]
@@ -233,15 +251,15 @@ class QBERT4Rec(SequentialRecommender):
         return F.pad(torch.arange(first + 1, end + 1, device=field.device), (1, 0))
 
     def _score(self, hidden: Tensor, rows: Tensor) -> Tensor:
-        """Logits [..., M, R] of rows [..., R, D] for hidden vectors [..., M, D]."""
+        """Compute logits [..., M, R] of rows [..., R, D] for hidden vectors [..., M, D]."""
         if self.temperature is None:
             return hidden @ rows.mT
-        # The temperature where it is cheap: M * D numbers, not M * R.
+        # Apply the temperature to M * D numbers instead of M * R.
         directions = F.normalize(hidden, dim=-1) / self.temperature
         return directions @ F.normalize(rows, dim=-1).mT
 
     def _next_item_state(self, interaction: Interaction, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        """Append one mask to each history; its hidden vector [B, T * D] and the visible items."""
+        """Append a mask to each history; return its hidden vector [B, T * D] and visible items."""
         history, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         items, lengths = append_item(history, lengths, torch.zeros_like(lengths))
         items = items[:, : int(lengths.max())]
@@ -250,7 +268,10 @@ class QBERT4Rec(SequentialRecommender):
         return hidden, self._visible_items(items, lengths, mask)
 
     def _visible_items(self, items: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
-        """Items that scores must leave out: all zero (padding) where repeats are allowed. [B, L]"""
+        """Return the items to exclude from scores, padding elsewhere. [B, L]
+
+        Where repeats are allowed the result is one column of padding, [B, 1].
+        """
         if not self.exclude_visible:
             return torch.zeros_like(items[:, :1])
         return items.masked_fill(mask | ~valid_positions(lengths, items.size(1)), 0)
@@ -277,30 +298,30 @@ class QBERT4Rec(SequentialRecommender):
 
 
 class IDBERT4Rec(QBERT4Rec):
-    """The equal-size control: the same encoder with one random row an item and no codes."""
+    """Control without semantic IDs: the same encoder with one random row per item."""
 
 
 def log_absence(rows: TrainingRows, n_items: int, cut_share: float) -> Tensor:
-    """Log-probability that no row of a training batch holds an item.
+    """Compute the log-probability that no row of a training batch contains an item.
 
-    `next_item` cuts a row of n items to its first 2, ..., n ones, all with the same chance, so that
-    the item at place p (from 0) stays with chance (n - p) / (n - 1). Rows are taken as drawn
-    independently of each other, which is exact where a batch holds one row or all rows.
+    `next_item` cuts a row of n items to its first 2, ..., n items with equal probability, so the
+    item at position p (from 0) stays with probability (n - p) / (n - 1). Rows are treated as drawn
+    independently, which is exact if a batch holds one row or all rows.
 
     Args:
-        rows: the training rows, and the chance of each to be in a batch.
+        rows: training rows, with the probability of each to be in a batch.
         n_items: N, padding included.
-        cut_share: share of the rows of a batch that `next_item` cuts.
+        cut_share: expected share of a batch's rows that `next_item` cuts.
 
     Returns:
-        [N]; 0 for items that no row holds, -inf for items that are in every batch.
+        [N]; 0 for items in no row, -inf for items in every batch.
     """
     n = rows.lengths.repeat_interleave(rows.lengths)  # [T]
     starts = rows.lengths.cumsum(0) - rows.lengths
     place = torch.arange(len(rows.items)) - starts.repeat_interleave(rows.lengths)
     left_by_cut = ((n - place) / (n - 1).clamp(min=1)).clamp(max=1)
     kept = 1 - cut_share * (1 - left_by_cut.double())
-    # Where a row repeats an item, the first place decides.
+    # If a row repeats an item, its first position decides: a cut removes it last.
     row = torch.arange(len(rows.lengths)).repeat_interleave(rows.lengths)
     pairs, pair = torch.unique(row * n_items + rows.items, return_inverse=True)
     kept = torch.zeros(len(pairs), dtype=kept.dtype).scatter_reduce(0, pair, kept, "amax")
@@ -311,16 +332,18 @@ def log_absence(rows: TrainingRows, n_items: int, cut_share: float) -> Tensor:
 def sample_catalog(
     items: Tensor, n_samples: int, log_absence: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The items of a batch and others drawn at random, as a small catalog.
+    """Restrict the catalog to the items of a batch and a random sample of others.
 
     Args:
-        items: [B, L] item ids, 0 where there is none.
-        n_samples: drawn without repetition, each item with the same chance.
-        log_absence: [N] log-probability that no row of a batch holds the item.
+        items: [B, L] item IDs, 0 at padding.
+        n_samples: number of items to draw without replacement, uniformly.
+        log_absence: [N] log-probability that no row of a batch contains the item.
+        generator: source of randomness.
 
     Returns:
-        `items` numbered within the small catalog [B, L], its items [R], ascending from the
-        padding, and the log-probability of each of them to be in it [R].
+        items: [B, L], `items` renumbered within the small catalog.
+        scored: [R], IDs of the small catalog's items, ascending from the padding.
+        log_chance: [R], log-probability of each of them to be in it.
     """
     n_items = len(log_absence)
     order = torch.randperm(n_items - 1, generator=generator, device=items.device)
@@ -335,14 +358,14 @@ def sample_catalog(
 
 
 def previous_visible(items: Tensor, mask: Tensor) -> Tensor:
-    """The nearest item before each position that no mask hides, 0 where there is none. [B, L]"""
+    """Return the nearest unmasked item at or before each position, or 0 if there is none. [B, L]"""
     places = torch.arange(items.size(1), device=items.device).expand_as(items)
     nearest = torch.where(mask, -1, places).cummax(dim=1).values
     return items.gather(1, nearest.clamp(min=0)).masked_fill(nearest < 0, 0)
 
 
 def _vocabulary_rows(dataset: Any, representation: str) -> tuple[Tensor, tuple[int, ...]]:
-    """Codes plus level offsets [N, K], the padding item's all zero, and S_k of the K levels."""
+    """Return codes plus level offsets [N, K], all zero for padding, and the K codebook sizes."""
     codes = getattr(dataset, "item_codes", None)
     if codes is None:
         raise InputError(
@@ -356,14 +379,14 @@ def _vocabulary_rows(dataset: Any, representation: str) -> tuple[Tensor, tuple[i
 
 
 def _resolve_exclude_visible(setting: Any, dataset: Any) -> bool:
-    """`auto` is on exactly when no training sequence repeats an item."""
+    """Resolve `auto`: on if no training sequence repeats an item."""
     if isinstance(setting, bool):  # YAML reads a bare on/off as a boolean
         return setting
     return setting == "on" or (setting == "auto" and not dataset.training_repeats())
 
 
 def _init_weights(module: nn.Module, std: float) -> None:
-    """BERT's initialization, as RecBole's sequential models use it."""
+    """Initialize as BERT, as RecBole's sequential models do."""
     if isinstance(module, (nn.Linear, nn.Embedding)):
         nn.init.normal_(module.weight, std=std)
     if isinstance(module, nn.MultiheadAttention):

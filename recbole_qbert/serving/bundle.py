@@ -1,13 +1,13 @@
-"""A trained model as a folder: weights, config, item tokens, semantic IDs, manifest.
+"""Model bundles: a trained model as a folder, from which it can recommend without its data set.
 
     model.safetensors    weights
-    config.json          what the model is built from
-    items.json           raw item tokens; place i is internal id i + 1 (0 is padding)
-    dataset.safetensors  what the model asks of its data set when it is built: sizes, item features
-    items.semid          the semantic IDs, where the data set has any, and items.semid.json
+    config.json          config of the model
+    items.json           raw item tokens; index i is internal ID i + 1 (0 is padding)
+    dataset.safetensors  attributes of the data set that the model needs: sizes, item features
+    items.semid          semantic IDs, if the data set has any, and items.semid.json
     manifest.json        format, model name, hashes of the files above, versions, data counts
 
-Nothing in it can run code. The folder appears whole or not at all. B histories, N items (padding
+No file in it can run code. The folder is written atomically. Shapes: B histories, N items (padding
 included), L = MAX_ITEM_LIST_LENGTH.
 """
 
@@ -57,37 +57,37 @@ from recbole_qbert.training.checkpoint import (
 FORMAT = "recbole-qbert/bundle/2"
 REQUIRED = frozenset(("model.safetensors", "config.json", "items.json", "dataset.safetensors"))
 SEMANTIC_IDS = frozenset(("items.semid", "items.semid.json"))
-# Numbers that a model may make when it is built, beside four times those of its weights; a tensor
-# counts as so many more for itself.
+# Limit on the numbers that a model may allocate when it is built: ALLOWANCE plus four times those
+# of its weights. Each tensor counts as TENSOR numbers more.
 ALLOWANCE, TENSOR = 1 << 24, 1 << 12
 SCORES_AT_ONCE = 1 << 24  # 64 MiB
 ROWS_AT_ONCE = 1024
-N_TRIED = 8  # histories that a bundle is tried with before it is written
+N_TRIED = 8  # histories whose scores are compared before a bundle is written
 
 
 class NotBundled(InputError):
-    """A model whose scores cannot be had from a bundle."""
+    """Error for a model that cannot score from a bundle."""
 
 
 def save_bundle(folder: str | Path, model: Any, config: Any, dataset: Any) -> None:
-    """Write a trained model; an older bundle in `folder` is replaced.
+    """Write a trained model as a bundle; an older bundle in `folder` is replaced.
 
-    The model is built again from what is to be written, and must give the same scores.
+    Before writing, the model is rebuilt from the bundle's content and must give the same scores.
 
     Args:
-        folder: of the bundle.
-        model: its weights are those to keep.
-        config: of the run.
-        dataset: what the model was built from.
+        folder: folder of the bundle.
+        model: the model, with its final weights.
+        config: config of the run.
+        dataset: dataset that the model was built from.
 
     Raises:
-        NotBundled: it cannot be built again, asks for more than the items of a history, or gives
+        NotBundled: the model cannot be rebuilt, needs more than the items of a history, or gives
             other scores. Nothing is written.
     """
     name, content = config["model"], config_to_json(config)
     tokens = [str(token) for token in dataset.field2id_token[dataset.iid_field][1:]]
     semantic_ids = getattr(dataset, "semantic_ids", None)
-    weights = {  # of their own: the file format knows no shared and no turned ones
+    weights = {  # copies, because safetensors refuses shared and non-contiguous tensors
         key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for key, tensor in model.state_dict().items()
     }
@@ -98,7 +98,7 @@ def save_bundle(folder: str | Path, model: Any, config: Any, dataset: Any) -> No
             settings, stand_in(settings, tokens, semantic_ids, notes, dataset), weights
         )
         ranks_for_nothing = _compare(model, config, twin, settings, len(tokens) + 1)
-    except Exception as error:  # whatever a third party's model raises
+    except Exception as error:  # third-party models may raise anything
         raise NotBundled(
             f"{name} has no bundle: it cannot be built again from one, or not rank items by a "
             f"history alone ({said(error)})"
@@ -129,17 +129,21 @@ def save_bundle(folder: str | Path, model: Any, config: Any, dataset: Any) -> No
 
 
 def _compare(model: Any, config: Any, twin: Any, settings: Config, n_items: int) -> bool:
-    """Refuse a model built again that scores drawn histories otherwise than the trained one.
+    """Check that a rebuilt model scores random histories as the trained one does.
 
     Returns:
-        Whether it ranks items for an empty history too.
+        Whether it also ranks items for an empty history.
+
+    Raises:
+        ValueError: the scores differ.
     """
     width = config["MAX_ITEM_LIST_LENGTH"]
     lengths = torch.linspace(1, width, N_TRIED).long()
     items = torch.randint(1, n_items, (N_TRIED, width), generator=torch.Generator().manual_seed(0))
     items[torch.arange(width) >= lengths.unsqueeze(1)] = 0
     training = model.training
-    # Some models read the target though nothing hangs on it; here one has others than the other.
+    # Some models read the target field without using it. The two models get different targets, so
+    # that scores that depend on the target differ.
     expected = _scores(model.eval(), config, items, lengths, targets=items[:, 0]).cpu()
     model.train(training)
     found = _scores(twin, settings, items, lengths)
@@ -147,15 +151,16 @@ def _compare(model: Any, config: Any, twin: Any, settings: Config, n_items: int)
         raise ValueError("it would give other scores")
     try:
         empty = _scores(twin, settings, torch.zeros_like(items[:1]), torch.zeros_like(lengths[:1]))
-    except Exception:  # a place before the first one, say
+    except Exception:  # for example an index before the first position
         return False
     return bool(empty[:, 1:].isfinite().any() and not empty.isnan().any())
 
 
 def settings_of(content: Mapping[str, Any], device: torch.device) -> Config:
-    """The config again, as `config_to_json` gave it, for another device.
+    """Restore a config of `config_to_json` for another device.
 
-    RecBole's constructor would evaluate texts as Python, and choose a GPU for the whole process.
+    RecBole's constructor is avoided: it would evaluate strings as Python, and choose a GPU for the
+    whole process.
     """
     config = Config.__new__(Config)
     config.model, config.dataset = content["model"], content["dataset"]
@@ -167,7 +172,18 @@ def settings_of(content: Mapping[str, Any], device: torch.device) -> Config:
 
 
 def build_again(config: Config, dataset: Any, weights: Mapping[str, Tensor]) -> Any:
-    """The model of a config with these weights, ready to score; draws no random number."""
+    """Build the model of a config and load weights; it is ready to score.
+
+    No global random numbers are drawn.
+
+    Args:
+        config: config of `settings_of`.
+        dataset: dataset or stand-in.
+        weights: state dict.
+
+    Raises:
+        InputError: weights are NaN, or the config needs far more memory than the weights.
+    """
     entry, settings = model_entry(config["model"]), copy.copy(config)
     keys: dict[str, Any] = {"pre_model_path": None}
     if entry.first_stage and entry.model.__module__.startswith("recbole."):
@@ -182,7 +198,7 @@ def build_again(config: Config, dataset: Any, weights: Mapping[str, Tensor]) -> 
     with torch.random.fork_rng(devices=[]), _Allowance(room):
         model = entry.model(settings, dataset)
     for name, buffer in list(model.named_buffers()):
-        if name in weights and not buffer.numel():  # it counts interactions
+        if name in weights and not buffer.numel():  # its size depends on the interactions
             holder, _, own = name.rpartition(".")
             setattr(model.get_submodule(holder), own, torch.empty_like(weights[name]))
     model.load_state_dict(weights)
@@ -190,7 +206,7 @@ def build_again(config: Config, dataset: Any, weights: Mapping[str, Tensor]) -> 
 
 
 class _Allowance(TorchDispatchMode):
-    """Refuse, before they take memory, tensors of more than `room` numbers altogether."""
+    """Refuse allocations of more than `room` numbers in total, before they take memory."""
 
     def __init__(self, room: int):
         super().__init__()
@@ -219,14 +235,14 @@ class _Allowance(TorchDispatchMode):
 def _scores(
     model: Any, config: Config, items: Tensor, lengths: Tensor, targets: Tensor | None = None
 ) -> Tensor:
-    """Scores of all items, its own to change.
+    """Score all items for each history; the result may be modified.
 
     Args:
-        model: in evaluation.
-        config: its own.
+        model: in evaluation mode.
+        config: config of the model.
         items: [B, L], right-padded with zeros.
         lengths: [B].
-        targets: [B], which must not matter; any item without.
+        targets: [B], values of the target field, which must not affect the scores; default: item 1.
 
     Returns:
         [B, N] on the config's device.
@@ -240,7 +256,7 @@ def _scores(
 
 
 def said(error: Exception) -> str:
-    """An exception in one short line."""
+    """Describe an exception in one short line."""
     if isinstance(error, InputError):
         return str(error)
     if isinstance(error, KeyError):
@@ -250,10 +266,10 @@ def said(error: Exception) -> str:
 
 @contextlib.contextmanager
 def going_together(folder: Path, remedy: str) -> Iterator[None]:
-    """Whatever the files of a folder raise in the block, edited as they may be, becomes one line.
+    """Turn any exception that a folder's files cause in the block into an `InputError`.
 
     Raises:
-        InputError: names the folder, what is wrong, and the remedy.
+        InputError: names the folder, the fault and the remedy.
     """
     try:
         yield
@@ -264,10 +280,15 @@ def going_together(folder: Path, remedy: str) -> Iterator[None]:
 
 
 def different_texts(where: str | Path, values: Any, called: str) -> list[str]:
-    """What must be a list of different texts, at least one.
+    """Check that a value is a non-empty list of distinct strings, and return it.
+
+    Args:
+        where: source of the value, for the message.
+        values: the value.
+        called: noun for the strings, for the message.
 
     Raises:
-        InputError: it is something else.
+        InputError: it is not.
     """
     known = isinstance(values, list) and values and {*map(type, values)} == {str}
     if not known or len({*values}) < len(values):
@@ -279,13 +300,17 @@ _NOT_LISTS = "histories is a list of lists of item tokens"
 
 
 def _check_lists(values: Iterable[Any]) -> None:
-    """A text would be taken for its letters, a mapping for its keys; a set has no order."""
+    """Refuse strings and mappings, whose letters and keys would be read as items, and sets.
+
+    Sets have no order.
+    """
     refused = (str, bytes, Mapping, set, frozenset)
     if any(issubclass(kind, refused) for kind in {*map(type, values)}):
         raise InputError(_NOT_LISTS)
 
 
 def _within(name: str, value: Any, most: int | None = None) -> int:
+    """Check that a value is a whole number from 1 to `most`."""
     number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else 0
     if number < 1:
         raise InputError(f"{name}: {value!r} is not a whole number of at least 1")
@@ -295,13 +320,13 @@ def _within(name: str, value: Any, most: int | None = None) -> int:
 
 
 class Recommender:
-    """A loaded bundle: recommendations for histories of raw item tokens.
+    """Recommendations of a loaded bundle, for histories of raw item tokens.
 
     Attributes:
-        model: ready to score.
-        config: of the model, with the device that it is on.
-        tokens: of the items, by internal id - 1.
-        ranks_for_nothing: whether the model ranks items for an empty history too.
+        model: the model, ready to score.
+        config: config of the model, with its device.
+        tokens: item tokens, by internal ID - 1.
+        ranks_for_nothing: whether the model also ranks items for an empty history.
     """
 
     def __init__(self, model: Any, config: Config, tokens: list[str], ranks_for_nothing: bool):
@@ -313,14 +338,15 @@ class Recommender:
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "cpu") -> Recommender:
-        """Read a bundle.
+        """Load a bundle.
 
         Args:
-            folder: of `save_bundle`.
-            device: that the model is to be on, whatever it was trained on.
+            folder: folder of `save_bundle`.
+            device: device for the model, whatever it was trained on.
 
         Raises:
-            InputError: not a bundle, a file in it was changed, or its files do not go together.
+            InputError: the folder is not a bundle, a file was changed, the files are inconsistent,
+                or the device cannot be used.
         """
         folder = Path(folder)
         manifest = read_json(recovered(folder) / "manifest.json")
@@ -373,22 +399,26 @@ class Recommender:
         unknown: str = "skip",
         batch_size: int | None = None,
     ) -> list[list[tuple[str, float]]]:
-        """The best `k` items, each with its score (a logit, no probability), for each history.
+        """Return the best `k` items for each history.
 
         Args:
-            histories: raw item tokens, oldest first, of each; only the last `MAX_ITEM_LIST_LENGTH`
-                count. Any iterables in order, so no sets; what is no text, a number say, counts as
-                its text.
-            k: how many; fewer come back where a history leaves fewer.
-            exclude_seen: leave a history's own items out, however long it is.
-            unknown: of items that the model does not know, and histories without an item where it
-                needs one: `skip` leaves the items out, recommends nothing for the histories and
-                says so in a warning; `raise` refuses them.
-            batch_size: histories that are scored at once; without it as many as keep the scores
-                within 64 MiB, at most 1,024.
+            histories: raw item tokens of each history, oldest first. Only the last
+                `MAX_ITEM_LIST_LENGTH` are used. Any ordered iterables are accepted (no sets); items
+                that are not strings, such as numbers, are converted.
+            k: number of items; fewer are returned if a history leaves fewer.
+            exclude_seen: exclude all items of a history, also those beyond the maximum length.
+            unknown: treatment of items that the model does not know, and of histories without a
+                known item if the model needs one. `skip` ignores such items, recommends nothing for
+                such histories, and warns; `raise` raises an error.
+            batch_size: histories scored at once; default: at most 1,024, and as many as keep the
+                scores within 64 MiB.
+
+        Returns:
+            For each history, (token, score) pairs, best first. Scores are logits, not
+            probabilities.
 
         Raises:
-            InputError: a setting or a history that cannot be used.
+            InputError: a setting or a history cannot be used.
         """
         k = _within("k", k, len(self.tokens))
         if unknown not in ("skip", "raise"):
@@ -402,22 +432,22 @@ class Recommender:
         except TypeError:
             raise InputError(_NOT_LISTS) from None
         found: list[list[tuple[str, float]]] = []
-        strangers: dict[str, None] = {}
+        not_known: dict[str, None] = {}
         n_without = 0
         while batch := [*islice(rows, batch_size)]:
             ids, row, lost = self._read(batch)
-            strangers.update(dict.fromkeys(lost))
+            not_known.update(dict.fromkeys(lost))
             counts = torch.bincount(row, minlength=len(batch))
             n_without += 0 if self.ranks_for_nothing else int((counts == 0).sum())
-            if unknown == "raise" and (strangers or n_without):
-                raise InputError(self._left_out(strangers, n_without))
+            if unknown == "raise" and (not_known or n_without):
+                raise InputError(self._left_out(not_known, n_without))
             found += self._best(ids, row, counts, k, exclude_seen)
-        if strangers or n_without:
-            warnings.warn(self._left_out(strangers, n_without), stacklevel=2)
+        if not_known or n_without:
+            warnings.warn(self._left_out(not_known, n_without), stacklevel=2)
         return found
 
     def _read(self, batch: list[Any]) -> tuple[Tensor, Tensor, list[str]]:
-        """Internal ids of the known items, the row of each in the batch, and the other items."""
+        """Return the known items' internal IDs, their rows in the batch, and the unknown items."""
         _check_lists(batch)
         try:
             lists = [*map(list, batch)]
@@ -435,7 +465,15 @@ class Recommender:
     def _best(
         self, ids: Tensor, row: Tensor, counts: Tensor, k: int, exclude_seen: bool
     ) -> list[list[tuple[str, float]]]:
-        """Of known items, the row of each, in order, and the number of each row's items [B]."""
+        """Rank items for a batch of histories.
+
+        Args:
+            ids: known items of all histories, in order.
+            row: row of each item in the batch.
+            counts: [B], number of items of each row.
+            k: number of items to return.
+            exclude_seen: exclude the items of a row.
+        """
         width = self.config["MAX_ITEM_LIST_LENGTH"]
         lengths = counts.clamp(max=width)
         place = torch.arange(len(row)) - (counts.cumsum(0) - lengths)[row]
@@ -443,7 +481,7 @@ class Recommender:
         items = torch.zeros(len(counts), width, dtype=torch.long)
         items[row[last], place[last]] = ids[last]
         without = (counts == 0) & (not self.ranks_for_nothing)
-        items[without, 0], lengths[without] = 1, 1  # any item, for the model to go through
+        items[without, 0], lengths[without] = 1, 1  # any item, so that the model can score the row
         scores = _scores(self.model, self.config, items, lengths)
         scores[:, 0] = -torch.inf
         scores[without.to(scores.device)] = -torch.inf
@@ -457,15 +495,15 @@ class Recommender:
             for items_of, values, n in zip(names, best.values.tolist(), n_left, strict=True)
         ]
 
-    def _left_out(self, strangers: Iterable[str], n_without: int) -> str:
-        names = [*strangers]
-        said = []
+    def _left_out(self, not_known: Iterable[str], n_without: int) -> str:
+        names = [*not_known]
+        parts = []
         if names:
             shown = preview([quote(name) for name in names[:11]])
-            said.append(f"items unknown to the model ({len(names)}): {shown}")
+            parts.append(f"items unknown to the model ({len(names)}): {shown}")
         if n_without:
-            said.append(
+            parts.append(
                 f"histories without a known item, for which {self.config['model']} has no ranking "
                 f"({n_without})"
             )
-        return "; ".join(said)
+        return "; ".join(parts)

@@ -1,8 +1,8 @@
-"""The data set that a model is built from again, without the data: `StandIn`.
+"""`StandIn`: a dataset without data, from which a model can be rebuilt.
 
-RecBole's models ask their data set for sizes of fields, item features and more when they are built.
-A `StandIn` takes the answers from the real data set and notes them; another one gives the same
-answers from the notes. It has no interactions and no users. N items, padding included.
+When RecBole's models are built, they read field sizes, item features and other attributes of their
+dataset. A `StandIn` with a real dataset as source records these attributes. A `StandIn` without one
+answers from the record. It has no interactions and no users. N items, padding included.
 """
 
 from __future__ import annotations
@@ -27,24 +27,25 @@ _SOURCES = frozenset(source.value for source in FeatureSource)
 
 
 class _Conversion(NamedTuple):
-    """How an attribute is noted, and what is made of the note."""
+    """Conversion of an attribute to its record and back."""
 
     note: Callable[[Any], Any]
     value: Callable[[Any], Any]
 
 
 def _each(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a function that applies `function` to every value of a mapping."""
     return lambda content: {key: function(value) for key, value in content.items()}
 
 
-# Those of RecBole's attributes that are no plain values, or hold what is nobody's business.
+# RecBole's attributes that are not plain values, or that hold user data, which is not recorded.
 CONVERSIONS = {
     "field2type": _Conversion(_each(lambda kind: kind.value), _each(FeatureType)),
     "field2source": _Conversion(
         _each(lambda source: getattr(source, "value", source)),
         _each(lambda name: FeatureSource(name) if name in _SOURCES else name),
     ),
-    "field2id_token": _Conversion(_each(len), _each(range)),  # tokens of users stay where they are
+    "field2id_token": _Conversion(_each(len), _each(range)),  # only sizes; no tokens of users
     "item_feat": _Conversion(
         lambda columns: None if columns is None else dict(columns.interaction),
         lambda columns: None if columns is None else Interaction(columns),
@@ -64,21 +65,21 @@ def stand_in(
     notes: dict[str, Any],
     source: Any = None,
 ) -> Any:
-    """A `StandIn` that is also of the data set class of the config's model, for its methods.
+    """Build a `StandIn` that is also an instance of the dataset class of the config's model.
 
     Args:
-        config: the model's.
-        tokens: of the real items.
-        semantic_ids: with all of these items, where the data set had any.
-        notes: answers by attribute, tensors and what JSON knows; new ones are added.
-        source: the real data set; without it the notes are all there is.
+        config: config of the model.
+        tokens: tokens of the real items (without padding).
+        semantic_ids: semantic IDs of all these items, if the dataset has any.
+        notes: the record: attribute -> tensor or JSON value. New entries are added to it.
+        source: the real dataset; without it only recorded attributes are available.
     """
     dataset = model_entry(config["model"]).dataset
     return type("StandIn", (StandIn, dataset), {})(config, tokens, semantic_ids, notes, source)
 
 
 class StandIn:
-    """See the module's header."""
+    """Dataset without data; see the module docstring."""
 
     def __init__(
         self,
@@ -106,6 +107,7 @@ class StandIn:
         return value
 
     def _noted(self, name: str) -> Any:
+        """Return an attribute from the record, adding it from the source if it is missing."""
         conversion = CONVERSIONS.get(name)
         if name not in self.notes:
             if self.source is None:
@@ -116,7 +118,11 @@ class StandIn:
         return conversion.value(note) if conversion else note
 
     def get_item_feature(self) -> Interaction:
-        """The columns of the items, [N, ...] each."""
+        """Return the item features, one column [N, ...] each.
+
+        Raises:
+            InputError: a recorded column does not fit the recorded sizes.
+        """
         columns: Interaction = super().get_item_feature()  # type: ignore[misc]
         for field, column in columns.interaction.items():
             ids = self.field2type[field] in _IDS
@@ -127,16 +133,16 @@ class StandIn:
         return columns
 
     def training_sequences(self) -> tuple[Tensor, Tensor]:
-        """No item of no user."""
+        """Return no sequences: no items, and the offset 0."""
         return torch.zeros(0, dtype=torch.long), torch.zeros(1, dtype=torch.long)
 
     def training_repeats(self) -> bool:
-        """As the real data set says."""
+        """Return the real dataset's answer, and record it if there is a source."""
         if self.source is not None:
             self.notes["repeats"] = bool(self.source.training_repeats())
         return bool(self.repeats)
 
     def training_rows(self, batch_size: int, max_length: int) -> TrainingRows:
-        """None: what training alone asks for, which ended."""
+        """Return no rows, because only training needs them."""
         none = torch.zeros(0, dtype=torch.long)
         return TrainingRows(none, none, none.double())

@@ -1,1 +1,1 @@
-"""Exact accelerations of RecBole's own models; `trim_padding: False` switches them off."""
+"""Exact accelerations of RecBole's own models; `trim_padding: False` disables them."""

@@ -1,4 +1,7 @@
-"""Training batches in which a user's histories stand together, as a causal model computes them."""
+"""Training batches that keep a user's histories together, for causal models.
+
+A causal model computes all prefixes of a sequence at once; see `trimmed_forward`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from recbole.data.interaction import Interaction
 
 
 def install() -> None:
-    """Let RecBole make these batches where `batch_by` says so. Safe to call twice."""
+    """Let RecBole use `UserTrainDataLoader` for `batch_by: user`. Repeated calls change nothing."""
     recboles = recbole.data.utils.get_dataloader
     if getattr(recboles, "knows_batch_by", False):
         return
@@ -28,12 +31,12 @@ def install() -> None:
 
 
 class UserTrainDataLoader(TrainDataLoader):
-    """RecBole's batches, but a user's prefixes stand together.
+    """RecBole's training batches, except that the prefixes of a user's sequence stay together.
 
-    The rows of an epoch and the size of a batch are RecBole's. Shuffled are groups of rows: those
-    of a user whose histories are whole, and every row alone whose history is cut to its last
-    MAX_ITEM_LIST_LENGTH items and thus no beginning of another. A group at the edge of a batch is
-    cut in two.
+    The rows of an epoch and the batch size are RecBole's. Groups of rows are shuffled instead of
+    rows. A group holds the rows of a user whose histories are complete. A history that is cut to
+    its last MAX_ITEM_LIST_LENGTH items is not a prefix of another one, so its row is a group of its
+    own. Batch boundaries may split a group.
     """
 
     def __init__(self, config: Any, dataset: Any, sampler: Any, shuffle: bool = False):
@@ -53,6 +56,6 @@ class UserTrainDataLoader(TrainDataLoader):
         return batches
 
     def collate_fn(self, index: Any) -> Interaction:
-        """The rows at these places of the epoch's order."""
+        """Return the rows at these positions of the epoch's order."""
         batch: Interaction = super().collate_fn(self._order[index])
         return batch

@@ -1,12 +1,12 @@
-"""The first stage of RecBole's S3Rec without what is needless in it, to the same loss.
+"""S3Rec's pretraining loss without redundant computation, equal to RecBole's.
 
-RecBole scores all attributes at all places of a sequence, twice, though a place with an item counts
-in one of the two losses and padding in none; it writes the targets as a Python list of B x L x F
-numbers; and it encodes padding. With the 1,000 and more attributes of semantic IDs these take most
-of the time and memory. Zhou et al., S3-Rec, CIKM 2020.
+Zhou et al., S3-Rec, CIKM 2020. RecBole scores all attributes at all positions, twice, although each
+position with an item counts in only one of the two losses, and padding in none. It builds the
+targets as a Python list of B x L x F numbers, and it encodes padding. With the 1,000 or more
+attributes of semantic IDs this takes most of the time and memory.
 
-B sequences, L places, the last ones of which hold a sequence here, T places with an item, A
-attributes of an item at most, F in all, D hidden.
+Shapes: B sequences, L positions, left-padded; T positions with an item; at most A attributes per
+item, F attributes in all; D hidden.
 """
 
 from __future__ import annotations
@@ -24,11 +24,16 @@ from recbole_qbert.models.layers.view import view_of
 
 
 def draw_masks_and_segments(model: S3Rec, items: Tensor, lengths: Tensor) -> list[Tensor]:
-    """What RecBole's `reconstruct_pretrain_data` draws; no targets are made.
+    """Draw masks and segments as RecBole's `reconstruct_pretrain_data`, without building targets.
+
+    Args:
+        model: the model.
+        items: [B, L], right-padded.
+        lengths: [B].
 
     Returns:
-        masked items, items, items with others in place of the masked ones; the sequence without a
-        segment, the segment, another one. All [B, L], zeros before the items.
+        Six tensors [B, L], left-padded: items with masks, the items, items with negatives at the
+        masks, items with a masked segment, the segment, a random segment of the batch.
     """
     no_attributes = torch.zeros(len(model.item_feat), 1, dtype=torch.long)
     view = view_of(model, n_features=1, item_feat={model.FEATURE_FIELD: no_attributes})
@@ -37,25 +42,27 @@ def draw_masks_and_segments(model: S3Rec, items: Tensor, lengths: Tensor) -> lis
 
 
 def attributes_of(model: S3Rec, items: Tensor) -> Tensor:
-    """The attributes of items of any shape, by number from 1; 0 is none. [..., A]"""
+    """Return the attributes of items of any shape, counted from 1; 0 is padding. [..., A]"""
     table = model.item_feat[model.FEATURE_FIELD]
     return table.reshape(len(table), -1).to(items.device)[items]
 
 
 def one_hot(attributes: Tensor, n_features: int, dtype: torch.dtype) -> Tensor:
-    """Of attributes [..., A] those that occur are 1. [..., F]"""
+    """Encode attributes [..., A] as multi-hot vectors [..., F]; attribute 0 is dropped."""
     shape = (*attributes.shape[:-1], n_features + 1)
     hot = torch.zeros(shape, dtype=dtype, device=attributes.device)
     return hot.scatter_(-1, attributes, 1)[..., 1:]
 
 
 def first_stage_loss(model: S3Rec, interaction: Interaction, cut: bool) -> Tensor:
-    """The weighted sum of the four losses: attributes, items and attributes behind masks, segments.
+    """Return S3Rec's weighted sum of four losses.
+
+    They are associated attribute, masked item, masked attribute and segment prediction.
 
     Args:
-        model: in its first stage.
-        interaction: sequences [B, L], zeros behind them.
-        cut: encode in parts of sequences of like length.
+        model: in its pretraining stage.
+        interaction: sequences [B, L], right-padded.
+        cut: encode groups of sequences of similar length separately, without their padding.
     """
     masked_items, *others = draw_masks_and_segments(
         model, interaction[model.ITEM_SEQ], interaction[model.ITEM_SEQ_LEN]
@@ -67,9 +74,9 @@ def first_stage_loss(model: S3Rec, interaction: Interaction, cut: bool) -> Tenso
 
     real = masked_items != 0
     sequences, positive, negative = sequences[real], positive[real], negative[real]  # [T, ...]
-    behind = masked_items[real] == model.mask_token
+    at_mask = masked_items[real] == model.mask_token
     attributes, table = attributes_of(model, positive), model.feature_embedding.weight
-    masks = sequences[behind]
+    masks = sequences[at_mask]
 
     def attribute_loss(norm: Any, which: Tensor) -> Tensor:
         scores = F.linear(norm(sequences[which]), table)
@@ -77,28 +84,29 @@ def first_stage_loss(model: S3Rec, interaction: Interaction, cut: bool) -> Tenso
         return F.binary_cross_entropy_with_logits(scores, hot, reduction="sum")
 
     item_loss = _prefer(
-        model._masked_item_prediction(masks, model.item_embedding(positive[behind])),
-        model._masked_item_prediction(masks, model.item_embedding(negative[behind])),
+        model._masked_item_prediction(masks, model.item_embedding(positive[at_mask])),
+        model._masked_item_prediction(masks, model.item_embedding(negative[at_mask])),
     )
     segment_loss = _prefer(
         model._segment_prediction(context, segment),
         model._segment_prediction(context, other_segment),
     )
     loss: Tensor = (
-        model.aap_weight * attribute_loss(model.aap_norm, ~behind)
+        model.aap_weight * attribute_loss(model.aap_norm, ~at_mask)
         + model.mip_weight * item_loss
-        + model.map_weight * attribute_loss(model.map_norm, behind)
+        + model.map_weight * attribute_loss(model.map_norm, at_mask)
         + model.sp_weight * segment_loss
     )
     return loss
 
 
 def _prefer(score: Tensor, other: Tensor) -> Tensor:
+    """Return the sum of pairwise losses -log sigmoid(score - other)."""
     return -F.logsigmoid(score - other).sum()
 
 
 def _encode(model: S3Rec, items: Tensor, cut: bool) -> Tensor:
-    """The encoder's answer for sequences [R, L] with zeros before them. [R, L, D]"""
+    """Encode left-padded sequences [R, L] to [R, L, D]."""
     if not cut:
         encoded: Tensor = model.forward(items)
         return encoded
@@ -115,6 +123,6 @@ def _encode(model: S3Rec, items: Tensor, cut: bool) -> Tensor:
 
 
 def _from_place(model: S3Rec, first: int) -> S3Rec:
-    """The model, to which the first column of what it encodes is at this place."""
+    """Return a view of the model whose first input column has position `first`."""
     table = model.position_embedding
     return view_of(model, position_embedding=lambda places: table(places + first))

@@ -1,21 +1,22 @@
-"""The work of RecBole's models without what is needless in it, to the same losses and scores.
+"""Losses and scores of RecBole's models without redundant computation, equal to RecBole's.
 
-* RecBole pads every sequence to the longest one allowed and computes on all of it, though most
-  rows are short prefixes. Here a batch is cut into rows of 1, 2, 3-4, 5-8, ... items and each part
-  loses the columns that are padding in all its rows. On a CPU only: on a GPU a small step takes the
-  time to launch its kernels, and five or six parts take five or six times as many
+* RecBole pads every sequence to MAX_ITEM_LIST_LENGTH and computes on the padding, although most
+  rows are short prefixes. Here a batch is split into rows of 1, 2, 3-4, 5-8, ... items, and columns
+  that are padding in all rows of a part are removed. This is done on a CPU only: on a GPU, small
+  steps are bound by kernel launches, and five or six parts launch five or six times as many
   (results/speed.md).
-* RecBole's BERT4Rec scores `mask_ratio * L` places of every row, though a short row has few masks
-  or none. Here the masked places alone are scored, of the rows that have any.
-* RecBole computes every prefix of a sequence anew, though what a causal model says at a place does
-  not depend on what follows. Where a user's rows stand in one batch (`batch_by: user`), one that
-  is the beginning of another is read off there.
-* RecBole's layers spell GELU out in four operations, pool an item's features anew at each place
-  where it stands, and put a mask behind each history in a Python loop.
+* RecBole's BERT4Rec scores `mask_ratio * L` positions of every row, although short rows have few
+  masks or none. Here only masked positions are scored, and only rows with masks are encoded.
+* RecBole encodes every prefix of a sequence separately, although a causal model's output at a
+  position does not depend on later positions. If a user's rows are in one batch
+  (`batch_by: user`), the outputs of a prefix are taken from a longer row.
+* RecBole's layers compute GELU in four operations, pool an item's features at each position where
+  it occurs, and append masks to histories in a Python loop.
 
-Only what dropout draws differs. `trim_padding: False` leaves all but the third to RecBole. B rows,
-L columns, N items, D hidden, U rows that are not the beginning of another, M masks that a row may
-have, T masked places.
+Only the random numbers of dropout differ. `trim_padding: False` disables all but the third.
+
+Shapes: B rows, L columns, N items, D hidden, U rows that are not a prefix of another, M masks that
+a row may have, T masked positions.
 """
 
 from __future__ import annotations
@@ -38,19 +39,21 @@ from recbole_qbert.models.layers.loss import linear_cross_entropy
 from recbole_qbert.models.layers.view import view_of
 from recbole_qbert.speedups.s3rec_pretraining import first_stage_loss
 
-# RecBole's models, and a mended one, for which no row depends on the padding behind it: in some a
-# place depends on itself and those before it alone,
+# Models in which no output depends on the padding behind a row. In causal ones an output depends
+# only on its own position and earlier ones, in bidirectional ones on all positions of the row.
 CAUSAL = frozenset({"FDSA", "GRU4Rec", "S3Rec", "SASRec", "SASRecF"})
-# in others on all places.
 BIDIRECTIONAL = frozenset({"BERT4Rec", "BERT4RecFixed"})
 MODELS = CAUSAL | BIDIRECTIONAL | {"NARM"}
 
 OfBatch = Callable[[Interaction], Tensor]
-OfModel = Callable[[Any, Interaction], Tensor]  # the same, of a model or a view of it
+OfModel = Callable[[Any, Interaction], Tensor]  # the first argument is a model or a view of it
 
 
 def trimmed_loss(model: Any, config: Any) -> OfBatch:
-    """In place of `model.calculate_loss`, where model, device and settings allow it."""
+    """Return a function equal to `model.calculate_loss`, faster if model, device and config allow.
+
+    Also replaces layers of the model (see `quicken`).
+    """
     quicken(model, config)
     if (
         config["model"] == "S3Rec"
@@ -65,54 +68,63 @@ def trimmed_loss(model: Any, config: Any) -> OfBatch:
         elif config["model"] not in BIDIRECTIONAL and _may_cut(config):
             loss = next_item_loss
     share = _known(config) and config["batch_by"] == "user" and config["model"] in CAUSAL
-    return _with_lean_forward(model, "calculate_loss", loss, config, share)
+    return _with_trimmed_forward(model, "calculate_loss", loss, config, share)
 
 
 def trimmed_scores(model: Any, config: Any) -> OfBatch:
-    """In place of `model.full_sort_predict`, scores of all items [B, N]."""
+    """Return a function equal to `model.full_sort_predict`: scores of all items [B, N].
+
+    Also replaces layers of the model (see `quicken`).
+    """
     quicken(model, config)
-    return _with_lean_forward(model, "full_sort_predict", None, config, share=False)
+    return _with_trimmed_forward(model, "full_sort_predict", None, config, share=False)
 
 
 def _known(config: Any) -> bool:
+    """Return whether the model is one of MODELS, and is not being pretrained."""
     return config["model"] in MODELS and config["train_stage"] != "pretrain"
 
 
 def _may_cut(config: Any) -> bool:
+    """Return whether batches may be split by length; this pays on a CPU only."""
     return bool(config["trim_padding"] and config["device"].type == "cpu")
 
 
-def _with_lean_forward(
+def _with_trimmed_forward(
     model: Any, name: str, function: OfModel | None, config: Any, share: bool
 ) -> OfBatch:
-    """`function`, or the model's method of this name, upon a view that answers leanly."""
+    """Return `function`, or the model's method `name`, called on a view with a trimmed forward."""
     cut = _known(config) and _may_cut(config)
     if not cut and not share:
         own: OfBatch = functools.partial(function, model) if function else getattr(model, name)
         return own
     forward = TrimmedForward(model, cut, share)
 
-    def lean(interaction: Interaction) -> Tensor:
+    def trimmed(interaction: Interaction) -> Tensor:
         view = view_of(model, forward=forward)
         method: OfBatch = functools.partial(function, view) if function else getattr(view, name)
         return method(interaction)
 
-    return lean
+    return trimmed
 
 
 def next_item_loss(model: Any, interaction: Interaction) -> Tensor:
-    """The mean cross-entropy of the items behind the rows, as in RecBole's models but BERT4Rec."""
-    # Even S3Rec's answers for rows here: a vector for each place of each row is gigabytes.
+    """Return the mean cross-entropy of the rows' next items, as RecBole's CE models do.
+
+    BERT4Rec is the exception; see `masked_loss`.
+    """
+    # `forward` returns one vector per row here, also for S3Rec, whose own returns one per position:
+    # that would be gigabytes.
     hidden = model.forward(interaction[model.ITEM_SEQ], interaction[model.ITEM_SEQ_LEN])
     table = model.item_embedding.weight
     return linear_cross_entropy(hidden, table, None, interaction[model.POS_ITEM_ID])
 
 
 def masked_loss(model: Any, interaction: Interaction) -> Tensor:
-    """The mean cross-entropy of the masked places of a batch, of RecBole's BERT4Rec."""
+    """Return the mean cross-entropy of a batch's masked positions, as RecBole's BERT4Rec."""
     places = interaction[BERT4REC_MASKS]  # [B, M], 0 where there is none
     row, number = places.nonzero(as_tuple=True)
-    if not len(row):  # let RecBole say what that means
+    if not len(row):  # RecBole defines the loss of a batch without masks
         loss: Tensor = model.calculate_loss(interaction)
         return loss
     masked, which = row.unique(return_inverse=True)
@@ -124,23 +136,28 @@ def masked_loss(model: Any, interaction: Interaction) -> Tensor:
 
 
 class TrimmedForward:
-    """In place of a model's `forward`: what it says at the end of every row [B, D], where it is
-    asked with the rows' lengths, or at every place [B, L, D]."""
+    """Replacement for a model's `forward` that skips padding and prefixes.
+
+    Called with the rows' lengths, it returns the output at the end of every row [B, D]; otherwise
+    at every position [B, L, D].
+    """
 
     def __init__(self, model: Any, cut: bool, share: bool):
-        """
+        """Wrap a model's `forward`.
+
         Args:
-            model: its `forward` takes items [B, L], and lengths [B] if it answers for rows.
-            cut: into parts of rows of like length.
-            share: read off, in training, the rows that are the beginning of others; the model is
-                a causal one.
+            model: its `forward` takes items [B, L], and also lengths [B] if it returns one vector
+                per row.
+            cut: split batches into parts of rows of similar length.
+            share: in training, take the outputs of prefixes from longer rows; the model must be
+                causal.
         """
         self.model, self.cut, self.share = model, cut, share
         self.original = model.forward
         self.takes_lengths = "item_seq_len" in inspect.signature(model.forward).parameters
 
     def __call__(self, items: Tensor, lengths: Tensor | None = None, **named: Any) -> Tensor:
-        """Items are [B, L], zeros behind them."""
+        """Encode right-padded items [B, L]."""
         if self._sharing():
             whole, place = fold_beginnings(items)
         else:
@@ -155,7 +172,13 @@ class TrimmedForward:
         return torch.cat(found)[inverse_order(order)[place]]
 
     def _answer_for_rows(self, whole: Tensor, place: Tensor, lengths: Tensor) -> Tensor:
-        """From rows [U, L]: row b ends at place `lengths[b]` of that with number `place[b]`."""
+        """Return the output at the end of every row. [B, D]
+
+        Args:
+            whole: [U, L] rows to encode.
+            place: [B], for each row the row of `whole` that begins with it.
+            lengths: [B].
+        """
         found, order = [], []
         for rows, part in self._parts(whole):
             at = torch.full((len(whole),), -1, device=whole.device)
@@ -166,22 +189,23 @@ class TrimmedForward:
         return torch.cat(found)[inverse_order(order)]
 
     def _ends(self, items: Tensor, lengths: Tensor, rows: Tensor) -> Tensor:
-        """What the model says for the rows with these numbers at their ends. [B, D]"""
+        """Return the outputs of a part's rows `rows`, each at its length. [B, D]"""
         model = self.model
         if self._sharing():
             model = view_of(model, gather_indexes=lambda output, place: output[rows, place])
         if self.takes_lengths:
             ends: Tensor = model.forward(items, lengths)
-        else:  # S3Rec answers for places
+        else:  # S3Rec returns one vector per position
             answer = model.forward(items, bidirectional=False)
             ends = model.gather_indexes(answer, lengths - 1)
         return ends
 
     def _sharing(self) -> bool:
+        """Return whether outputs of prefixes are taken from longer rows now."""
         return bool(self.share and self.model.training)
 
     def _parts(self, items: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """The numbers of each part's rows, and its items without the columns that are all 0."""
+        """Split rows by length: row numbers of each part, and its items without padding columns."""
         if not self.cut:
             return [(torch.arange(len(items), device=items.device), items)]
         columns = torch.arange(1, items.size(1) + 1, device=items.device)
@@ -193,24 +217,25 @@ class TrimmedForward:
 
 
 def fold_beginnings(items: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows that are not the beginning of another one.
+    """Remove rows that are a prefix of another row.
 
     Args:
-        items: [B, L], zeros behind the items of a row and nowhere else.
+        items: [B, L], right-padded with zeros; no zeros inside.
 
     Returns:
-        these rows [U, L], and for each of B rows the number of one that begins with it [B].
+        whole: [U, L], the remaining rows.
+        place: [B], for each row the number of a remaining row that begins with it.
     """
-    # A user's rows stand in order of their lengths, so that few are left to be sorted.
-    kept, number = _ahead_of_longer(items)
+    # A user's rows are in order of their lengths, so this leaves few rows to sort.
+    kept, number = _drop_prefixes(items)
     whole, place = kept.unique(dim=0, return_inverse=True)
-    # Zeros sort first, so that a row stands right before those that begin with it.
-    whole, last = _ahead_of_longer(whole)
+    # Zeros sort first, so a row comes right before the rows that begin with it.
+    whole, last = _drop_prefixes(whole)
     return whole, last[place[number]]
 
 
-def _ahead_of_longer(items: Tensor) -> tuple[Tensor, Tensor]:
-    """Without the rows that are the beginning of the next one; which one each row went to."""
+def _drop_prefixes(items: Tensor) -> tuple[Tensor, Tensor]:
+    """Remove rows that are a prefix of the next row; also return the row that replaces each."""
     ahead, behind = items[:-1], items[1:]
     last = torch.ones(len(items), dtype=torch.bool, device=items.device)
     last[:-1] = ((ahead != behind) & (ahead != 0)).any(dim=1)
@@ -221,8 +246,10 @@ def _ahead_of_longer(items: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def quicken(model: Any, config: Any) -> None:
-    """Let the layers of a RecBole model compute the same in fewer operations, where `trim_padding`
-    is on; doing it again changes nothing."""
+    """Replace layers of a RecBole model by equivalent faster ones, if `trim_padding` is on.
+
+    Repeated calls change nothing.
+    """
     if not config["trim_padding"]:
         return
     for module in model.modules():
@@ -235,29 +262,33 @@ def quicken(model: Any, config: Any) -> None:
 
 
 class PooledOnce(FeatureSeqEmbLayer):
-    """Pools the features of each item of a batch once, in FDSA and SASRecF.
+    """FDSA's and SASRecF's feature layer, pooling the features of each item of a batch once.
 
-    A batch holds an item many times, and a semantic ID of 16 levels makes 16 vectors a place.
+    An item occurs many times in a batch, and a semantic ID of 16 levels has 16 vectors per
+    position.
     """
 
     def forward(self, user_idx: Any, item_idx: Tensor) -> Any:
-        """Of items [B, L], as RecBole's layer."""
+        """Return what RecBole's layer returns for items [B, L]."""
         items, place = torch.unique(item_idx, return_inverse=True)  # [U], [B, L]
 
-        def spread(pooled: Tensor | None) -> Tensor | None:  # [1, U, F, D] to [B, L, F, D]
+        def expand(pooled: Tensor | None) -> Tensor | None:  # [1, U, F, D] to [B, L, F, D]
             if pooled is None:
                 return None
             rows = F.embedding(place, pooled[0].flatten(1))
             return rows.view(*place.shape, *pooled.shape[2:])
 
         found = super().forward(user_idx, items.unsqueeze(0))
-        return tuple({kind: spread(value) for kind, value in each.items()} for each in found)
+        return tuple({kind: expand(value) for kind, value in each.items()} for each in found)
 
 
 def mark_all_ends(model: BERT4Rec, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
-    """In place of `BERT4Rec.reconstruct_test_data`: the mask behind each history. [B, L]"""
+    """Append the mask to each history, as `BERT4Rec.reconstruct_test_data` does. [B, L]
+
+    The oldest item is dropped, as in RecBole.
+    """
     longer = F.pad(item_seq, (0, 1))  # [B, L + 1]
     return longer.scatter_(1, item_seq_len.unsqueeze(1), model.mask_token)[:, 1:]
 
 
-BERT4REC_MASKS = "MASK_INDEX"  # the field of masked positions, 0 where there is none
+BERT4REC_MASKS = "MASK_INDEX"  # RecBole's field of masked positions [B, M]; 0 means no mask

@@ -1,1 +1,1 @@
-"""The trainer, checkpoints, several processes, resuming, and the identity of a run."""
+"""Training: the trainer, checkpoints, distributed runs, resuming, and run identity."""

@@ -1,13 +1,14 @@
-"""Checkpoints that hold tensors and JSON, nothing that can run code.
+"""Checkpoints as safetensors files: tensors and JSON, no pickles.
 
-A checkpoint is one safetensors file. Its tensors are those of the state; everything else (config,
-epoch, scores, the shape of the nesting) is JSON in the file's header, behind the SHA-256 of the
-whole file, so that a changed byte anywhere is found. RecBole pickles its `Config`
-object, which PyTorch 2.6 and later refuse to load; `install()` makes RecBole's own trainers write
-this format, and their `torch.load` read it, so that `load_data_and_model` and `resume_checkpoint`
-work unchanged, except that a model is refused whose data have changed since: RecBole would number
-the items anew, and no row would be where its item is. A pickle offered as a checkpoint is refused
-without being unpickled.
+A checkpoint is one safetensors file. The state's tensors are its tensors. All else (config, epoch,
+scores, nesting) is JSON in the file's header, after the SHA-256 of the whole file, so that any
+changed byte is detected.
+
+RecBole pickles its `Config` object, which PyTorch 2.6 and later refuse to load. `install()` makes
+RecBole's trainers write this format, and their `torch.load` read it, so that `load_data_and_model`
+and `resume_checkpoint` work unchanged. There is one exception: a model whose data have changed is
+refused, because RecBole would renumber the items, and the embedding rows would belong to other
+items. A pickle given as a checkpoint is refused without being unpickled.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ from recbole_qbert.compat.recbole import around_import, isolated_argv
 from recbole_qbert.evaluation.results import UNSTORED_KEYS
 from recbole_qbert.training.inputs import check_inputs, inputs_of
 
-# The only key of the header, whose value is the digest and the state: safetensors writes several in
-# random order, and equal states shall give equal bytes.
+# The only key of the header; its value is the digest followed by the state. safetensors writes
+# several keys in random order, but equal states must give equal bytes.
 FORMAT = "recbole-qbert/checkpoint/3"
-# What a file begins with, behind the eight bytes of its header's length.
+# Start of a file, after the eight bytes of the header's length.
 HEAD = f'{{"__metadata__":{{"{FORMAT}":"'.encode()
-# In place of the file's digest, while it is computed.
+# Placeholder for the file's digest while the digest is computed.
 NO_DIGEST = "0" * 64
 _DIGEST_AT = 8 + len(HEAD)
 # Config keys that RecBole derives from others or from the machine when a Config is built.
@@ -69,7 +70,7 @@ DERIVED_KEYS = frozenset(
 
 
 def config_to_json(config: Config) -> dict[str, Any]:
-    """What is needed to build an equal config on another machine."""
+    """Return the JSON content from which an equal config can be built on another machine."""
     content = {
         key: value
         for key, value in config.final_config_dict.items()
@@ -80,9 +81,9 @@ def config_to_json(config: Config) -> dict[str, Any]:
 
 
 def config_from_json(content: dict[str, Any]) -> Config:
-    """Build the config again; command-line flags of the running process stay out."""
+    """Rebuild a config of `config_to_json`; flags of the running process are ignored."""
     keys = dict(content["keys"])
-    # "none" is what RecBole writes into the config in place of a missing value.
+    # RecBole replaces a missing value in the config by distribution "none"; this undoes it.
     if (keys.get("train_neg_sample_args") or {}).get("distribution") == "none":
         keys["train_neg_sample_args"] = None
     with isolated_argv():
@@ -90,12 +91,16 @@ def config_from_json(content: dict[str, Any]) -> Config:
 
 
 def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
-    """Write a state whole or not at all.
+    """Write a state atomically.
 
     Args:
-        path: where; an existing file is replaced.
-        state: nested dicts, lists and tuples of tensors, numbers, strings, None; the value under
-            `config` may be a RecBole `Config`.
+        path: destination; an existing file is replaced.
+        state: nested dicts, lists and tuples of tensors, arrays, sparse matrices, numbers, strings
+            and None; the value under `config` may be a RecBole `Config`.
+
+    Raises:
+        TypeError: the state contains an object of another type.
+        InputError: the disk is full, or `path` may not be written.
     """
     state = dict(state)
     if isinstance(state.get("config"), Config):
@@ -112,7 +117,7 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
 
 
 def state_sha256(state: dict[str, Any]) -> str:
-    """Hash of what a state holds, whatever the format and the library of its file."""
+    """Hash a state's content, independently of the file format and library version."""
     tensors: dict[str, torch.Tensor] = {}
     digest = hashlib.sha256(json.dumps(_encode(state, tensors)).encode())
     for tensor in tensors.values():
@@ -123,10 +128,15 @@ def state_sha256(state: dict[str, Any]) -> str:
 
 
 def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote, `config` as JSON (see `config_from_json`).
+    """Read a file of `save_checkpoint`; `config` stays JSON (see `config_from_json`).
+
+    Args:
+        path: the file.
+        map_location: device of the tensors; None for the CPU.
 
     Raises:
-        InputError: no such file, not a checkpoint of this format (a pickle, say), or a damaged one.
+        InputError: the file is missing, damaged, or not a checkpoint of this format (for example a
+            pickle).
     """
     device = str(torch.device(map_location)) if map_location is not None else "cpu"
     stamp = _stamp(path)
@@ -147,7 +157,7 @@ def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
             f"train the model again with this version"
         ) from None
     if metadata[FORMAT][: len(NO_DIGEST)] != _digest(path):
-        if _stamp(path) != stamp:  # replaced by a newer one between the two readings
+        if _stamp(path) != stamp:  # the file was replaced between the two readings
             return load_checkpoint(path, map_location)
         raise InputError(
             f"{path}: damaged: its bytes are not those that were written; train the model again"
@@ -162,7 +172,7 @@ def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
 
 
 def _stamp(path: str | Path) -> tuple[int, int] | None:
-    """What tells a file from a newer one of its name."""
+    """Return inode and modification time, which change when a file is replaced."""
     try:
         stat = os.stat(path)
     except OSError:
@@ -171,7 +181,7 @@ def _stamp(path: str | Path) -> tuple[int, int] | None:
 
 
 def _digest(path: str | Path) -> str:
-    """Hex SHA-256 of a file with `NO_DIGEST` in place of its digest."""
+    """Return the hex SHA-256 of a file with `NO_DIGEST` in place of its digest."""
     digest = hashlib.sha256()
     with open(path, "rb") as handle:
         digest.update(handle.read(_DIGEST_AT))
@@ -183,17 +193,17 @@ def _digest(path: str | Path) -> str:
 
 
 def _begins_as_one(path: Any) -> bool:
-    """Whether a file begins like a checkpoint, be it of another version or damaged."""
+    """Return whether a file begins like a checkpoint, even of another version or damaged."""
     if not isinstance(path, (str, os.PathLike)) or not os.path.isfile(path):
         return False
     with open(path, "rb") as handle:
         start = handle.read(_DIGEST_AT)
     marks = HEAD.partition(b"recbole-qbert/checkpoint/")
-    return marks[0] in start or marks[1] in start  # a damaged byte leaves one of them
+    return marks[0] in start or marks[1] in start  # one of them survives a damaged byte
 
 
 def is_checkpoint(path: Any) -> bool:
-    """Whether a path names a file in this format."""
+    """Return whether a path names a file in this format."""
     if not isinstance(path, (str, os.PathLike)) or not os.path.isfile(path):
         return False
     try:
@@ -203,7 +213,7 @@ def is_checkpoint(path: Any) -> bool:
         return False
 
 
-# RecBole's modules that call `torch.load`, always with a checkpoint.
+# RecBole's modules that call `torch.load`, all of them on checkpoints.
 READERS = (
     "recbole.trainer.trainer",
     "recbole.model.sequential_recommender.s3rec",
@@ -216,9 +226,9 @@ READERS = (
 
 
 def install() -> None:
-    """Make RecBole's trainers and loaders use this format. Safe to call twice.
+    """Make RecBole's trainers and loaders use this format. Repeated calls change nothing.
 
-    Their `torch.load` is `load`, and nobody else's.
+    `torch.load` is replaced by `load` in RecBole's modules only.
     """
     for name in READERS:
         around_import(name, _reads_safely)
@@ -227,10 +237,12 @@ def install() -> None:
 
 
 def load(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
-    """`torch.load` for a checkpoint of this format too; of others it reads tensors alone.
+    """Load a checkpoint of this format, or any other file by `torch.load` with weights only.
+
+    Replaces `torch.load` in RecBole's modules.
 
     Raises:
-        InputError: it is damaged, or the data that it was trained on have changed.
+        InputError: the checkpoint is damaged, or its training data have changed.
     """
     if not _begins_as_one(f):
         if not args and "pickle_module" not in kwargs:
@@ -240,14 +252,14 @@ def load(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
         map_location = "cpu"
     state = load_checkpoint(f, map_location)
     state["config"] = config = config_from_json(state["config"])
-    if os.path.isdir(config["data_path"]):  # else there is nothing that could be taken for it
+    if os.path.isdir(config["data_path"]):  # without a data set there is nothing to mix up
         remedy = "bring the old files back, or train the model again"
         check_inputs(f, state["inputs"], inputs_of(config), remedy)
     return state
 
 
 class SafeTorch(ModuleType):
-    """`torch` for one module, with `load` above."""
+    """Stand-in for the module `torch` in one RecBole module; its `load` is the function above."""
 
     def __init__(self) -> None:
         super().__init__("torch")
@@ -261,7 +273,7 @@ class SafeTorch(ModuleType):
 def _reads_safely(module: ModuleType) -> Iterator[None]:
     yield
     module.torch = SafeTorch()  # type: ignore[attr-defined]
-    # KD_DAGFM evaluates `teacher`, the name of a class beside it.
+    # KD_DAGFM calls `eval` on the setting `teacher`, the name of a class in its module.
     module.eval = functools.partial(_class_named, module)  # type: ignore[attr-defined]
 
 
@@ -274,7 +286,7 @@ def _class_named(module: ModuleType, name: str) -> type:
 
 @contextlib.contextmanager
 def _loads_safely(module: ModuleType) -> Iterator[None]:
-    """`load_data_and_model` imports torch itself, so that it gets `load` for its own time."""
+    """Replace `torch.load` while `load_data_and_model` runs, because it imports torch itself."""
     yield
     original = module.load_data_and_model
 
@@ -295,7 +307,7 @@ def _loads_safely(module: ModuleType) -> Iterator[None]:
 def _save_recbole_checkpoint(
     self: Trainer, epoch: int, verbose: bool = True, **kwargs: Any
 ) -> None:
-    """In place of `Trainer._save_checkpoint`, whose file PyTorch 2.6 and later cannot load."""
+    """Replace `Trainer._save_checkpoint`, whose files PyTorch 2.6 and later cannot load."""
     if not self.config["single_spec"] and self.config["local_rank"] != 0:
         return
     if not hasattr(self, "inputs"):
@@ -307,8 +319,8 @@ def _save_recbole_checkpoint(
 
 
 def trainer_state(trainer: Trainer, epoch: int) -> dict[str, Any]:
-    """The entries that RecBole's loaders look for, and the trainer's inputs (`inputs_of`)."""
-    # FDSA and others name sub-modules here too, whose weights are in the state dict anyway.
+    """Return the checkpoint entries that RecBole's loaders read, and the trainer's `inputs`."""
+    # FDSA and others list sub-modules here too; their weights are in the state dict already.
     other = {
         name: value
         for name, value in trainer.model.other_parameter().items()
@@ -327,16 +339,19 @@ def trainer_state(trainer: Trainer, epoch: int) -> dict[str, Any]:
 
 
 def _encode(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """JSON for a nested state; tensors move to `tensors`, everything a JSON type cannot tell apart
-    is wrapped in a one-key dict."""
+    """Encode a nested state as JSON, and move its tensors to `tensors`.
+
+    Types that JSON cannot distinguish are wrapped in a one-key dict.
+    """
     encode: Callable[[Any], Any] = lambda item: _encode(item, tensors)  # noqa: E731
     if isinstance(value, torch.Tensor):
         name = str(len(tensors))
         tensors[name] = value.detach().contiguous().clone()
         return {"tensor": name}
     if isinstance(value, np.ndarray):
-        return {"array": encode(torch.from_numpy(value.copy()))}  # torch knows no reversed arrays
-    if scipy.sparse.issparse(value):  # EASE, ItemKNN and SLIMElastic keep some
+        # The copy is needed for arrays with negative strides, which torch does not support.
+        return {"array": encode(torch.from_numpy(value.copy()))}
+    if scipy.sparse.issparse(value):  # in EASE, ItemKNN and SLIMElastic
         cells = value.tocoo()
         return {"sparse": encode([value.format, value.shape, cells.data, cells.row, cells.col])}
     if isinstance(value, np.generic):
@@ -353,7 +368,7 @@ def _encode(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
 
 
 def _decode(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """The inverse of `_encode`."""
+    """Invert `_encode`."""
     if isinstance(value, list):
         return [_decode(item, tensors) for item in value]
     if not isinstance(value, dict):

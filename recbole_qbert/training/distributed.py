@@ -1,12 +1,12 @@
-"""One run over several processes, with the result it would have in one.
+"""Distributed runs: one run in several processes, with the result of a single process.
 
-torchrun starts the same command in W processes; `launch` does so for `--nproc=W`. Each loads the
-same data and goes through the same batches: in training it computes the loss of a W-th of the rows
-and gradients are averaged, in evaluation it ranks every W-th batch and ranks are put together.
-Process 0 alone writes and prints.
+torchrun starts the same command in W processes; `launch` does so for `--nproc=W`. Each process
+loads the same data and iterates over the same batches. In training it computes the loss of 1/W of
+the rows, and gradients are averaged. In evaluation it ranks every W-th batch, and ranks are
+collected. Only process 0 writes and prints.
 
-RecBole's own way is left off (`single_spec` stays True): it needs NCCL, cuts the batch size by W,
-and averages metrics over processes.
+RecBole's own distributed mode is not used (`single_spec` stays True): it needs NCCL, divides the
+batch size by W, and averages metrics over processes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from recbole_qbert.speedups.trimmed_forward import BERT4REC_MASKS
 
 
 def launched() -> bool:
-    """Whether torchrun, or what sets the same variables, started this process beside others."""
+    """Return whether torchrun, or a launcher with the same variables, started several processes."""
     given = all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     return given and int(os.environ["WORLD_SIZE"]) > 1
 
@@ -48,17 +48,17 @@ def launched() -> bool:
 def launch(n_processes: int, arguments: Sequence[str]) -> int:
     """Run `recbole-qbert <arguments>` in several processes of this machine.
 
-    The same as `torchrun --standalone --nproc_per_node=N -m recbole_qbert <arguments>`, without
+    This equals `torchrun --standalone --nproc_per_node=N -m recbole_qbert <arguments>`, without
     torchrun's own report of a failure.
 
     Returns:
-        the exit status: 0, that of a process that failed, or 128 and a signal's number.
+        Exit status: 0, that of a failed process, or 128 plus a signal's number.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
-    # torchrun would give one thread to each; whoever starts it may know better.
+    # torchrun's default is one thread per process; a value set by the user is kept.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, n_cores() // n_processes)))
     flags = ["--standalone", f"--nproc_per_node={n_processes}", "-m", "recbole_qbert"]
     before = logging.root.manager.disable
@@ -66,7 +66,8 @@ def launch(n_processes: int, arguments: Sequence[str]) -> int:
     try:
         torchrun([*flags, *arguments])
     except ChildFailedError as error:
-        # Those that torchrun itself ended afterwards count least: SIGTERM is number 15.
+        # Processes that torchrun itself ended have exit code -15 (SIGTERM); `max` prefers a
+        # process that failed by itself.
         failure = max(error.failures.values(), key=lambda each: each.exitcode)
         if failure.exitcode >= 0:
             return failure.exitcode
@@ -74,7 +75,7 @@ def launch(n_processes: int, arguments: Sequence[str]) -> int:
         print(f"recbole-qbert: {ended}; add --resume=True to go on", file=sys.stderr)
         return 128 - failure.exitcode
     except SignalException as error:
-        if error.sigval == signal.SIGTERM:  # of Ctrl-C the processes know, and say so
+        if error.sigval == signal.SIGTERM:  # on Ctrl-C the processes themselves print this
             print("recbole-qbert: stopped; add --resume=True to go on", file=sys.stderr)
         return 128 + error.sigval
     finally:
@@ -83,16 +84,20 @@ def launch(n_processes: int, arguments: Sequence[str]) -> int:
 
 
 def number_of_processes(given: Any) -> int:
-    """`nproc` as a number; 1 where nothing is given."""
+    """Return `nproc` as a number; 1 if it is not given.
+
+    Raises:
+        InputError: it is not a whole number of at least 1.
+    """
     return whole_number("nproc", 1 if given in (None, "") else given)
 
 
 @contextlib.contextmanager
 def first_error_only() -> Iterator[None]:
-    """Of processes that fail in the block, let the first one speak; all end with its exit status.
+    """Let only the first failing process of a distributed run report its error.
 
-    A fault in what the user gave is found by all of them, and a process whose peer has gone fails
-    too, later and less to the point.
+    All other failing processes exit silently with its status. All processes find a fault in the
+    user's input, and a process whose peer has died fails later with a less relevant error.
     """
     if not launched():
         yield
@@ -112,10 +117,12 @@ def first_error_only() -> Iterator[None]:
 
 @contextlib.contextmanager
 def joined(configs: Sequence[Config]) -> Iterator[None]:
-    """Make the launched processes one group for the block and give each config its device.
+    """Initialize the process group for the block, and set each config's device.
+
+    Outside a distributed run nothing happens.
 
     Raises:
-        InputError: more processes than GPUs.
+        InputError: there are more processes than GPUs.
     """
     if not launched() or dist.is_initialized():
         yield
@@ -140,12 +147,12 @@ def joined(configs: Sequence[Config]) -> Iterator[None]:
             config["show_progress"] = False
         _fall_silent()
     yield
-    # Not after an error: a peer that is still in a collective call could hold this process here.
+    # Not in a `finally`: after an error, a peer in a collective call could block this process.
     dist.destroy_process_group()
 
 
 class _NoBoard:
-    """In place of TensorBoard's writer."""
+    """TensorBoard writer that writes nothing."""
 
     def add_scalar(self, *_: Any) -> None: ...
 
@@ -153,7 +160,7 @@ class _NoBoard:
 
 
 def _fall_silent() -> None:
-    """No log, warning or TensorBoard file from this process; process 0 has the same to tell."""
+    """Disable logs, warnings and TensorBoard files; process 0 reports the same."""
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     recbole.trainer.trainer.get_tensorboard = lambda logger: _NoBoard()
@@ -163,7 +170,7 @@ def _fall_silent() -> None:
 
 
 def generator_states(device: torch.device) -> dict[str, Any]:
-    """The states of all global generators that this process draws from."""
+    """Return the states of all global random generators that this process uses."""
     return {
         "torch": torch.get_rng_state(),
         "cuda": [torch.cuda.get_rng_state(device)] if device.type == "cuda" else [],
@@ -173,7 +180,7 @@ def generator_states(device: torch.device) -> dict[str, Any]:
 
 
 def set_generator_states(states: dict[str, Any], device: torch.device) -> None:
-    """Take over what `generator_states` gave, in whatever process and on whatever GPU."""
+    """Restore states of `generator_states`, in any process and on any GPU."""
     torch.set_rng_state(states["torch"].cpu())
     if device.type == "cuda":
         torch.cuda.set_rng_state(states["cuda"][0].cpu(), device)
@@ -183,7 +190,7 @@ def set_generator_states(states: dict[str, Any], device: torch.device) -> None:
 
 @contextlib.contextmanager
 def own_randomness(device: torch.device, *entropy: int) -> Iterator[None]:
-    """What the block draws depends on `entropy` alone; afterwards all generators are as before."""
+    """Seed all generators from `entropy` during the block, and restore them afterwards."""
     before = generator_states(device)
     seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
     torch.manual_seed(seed)
@@ -199,15 +206,17 @@ def own_randomness(device: torch.device, *entropy: int) -> Iterator[None]:
 
 
 class PartialLoss(nn.Module):
-    """One process's part of a model's loss; the mean over processes is the loss of the batch.
+    """Loss of one process's share of a batch; the mean over processes is the batch's loss.
 
-    Process r of W has the r-th of W equal stretches of the B rows, so that a user's prefixes stay
-    together (`batch_by: user`). The mean over them is weighted by their share of the terms that the
-    whole batch's mean has, times W. A model that draws something for
-    the whole batch (masks) offers `draw_batch(interaction)`, called with generators that are equal
-    in all processes, and `batch_loss(batch)`; what it returns has `part(rows)` and `n_terms`. Of
-    other models `row_loss` is the loss.
-    Whatever a part's loss draws (dropout) is the process's own.
+    Process r of W takes the r-th of W equal contiguous parts of the B rows, so that a user's
+    prefixes stay together (`batch_by: user`). Its loss is W * n_r / n * loss_r, where loss_r is the
+    mean over the part's n_r terms, and n is the number of terms of the whole batch.
+
+    A model with random draws for the whole batch, such as masks, has two methods.
+    `draw_batch(interaction)` is called with equal generators in all processes; it returns an object
+    with `part(rows)` and `n_terms`. `batch_loss(batch)` is the loss of a part. For other models,
+    `row_loss` is the loss. Random numbers within a part's loss, such as dropout, differ between
+    processes.
     """
 
     def __init__(
@@ -216,14 +225,15 @@ class PartialLoss(nn.Module):
         super().__init__()
         self.model, self.row_loss = model, row_loss
         self.seed, self.rank, self.size = seed, rank, size
-        self.step = 0  # since training began, whatever was resumed
+        self.step = 0  # since training began, steps before a resume included
         device = next(model.parameters()).device
-        # What a process without rows sends its gradient to, or the others would wait for it. As
-        # long as all have rows, PyTorch does not complain that it looks for unused parameters.
+        # A process without rows needs a parameter with a gradient, or the others would wait for
+        # it. While all processes have rows, the parameter is unused, which avoids PyTorch's
+        # warning that `find_unused_parameters` found none.
         self.anchor = nn.Parameter(torch.zeros((), device=device))
 
     def forward(self, interaction: Interaction) -> Tensor:
-        """A scalar; zero where B is less than W and no row is left for this process."""
+        """Return a scalar; zero if B < W and this process has no rows."""
         begin, end = (
             -(-len(interaction) * rank // self.size) for rank in (self.rank, self.rank + 1)
         )
@@ -245,30 +255,32 @@ class PartialLoss(nn.Module):
 
 
 def n_terms(interaction: Interaction) -> int:
-    """How many terms RecBole's losses take the mean over: masked positions in BERT4Rec, or rows."""
+    """Return the number of terms that RecBole's loss averages: masked positions, or rows."""
     if BERT4REC_MASKS in interaction:
         return int((interaction[BERT4REC_MASKS] > 0).sum())
     return len(interaction)
 
 
 class ParallelLoss:
-    """In place of a model's `calculate_loss`, in several processes.
+    """Replacement for a model's `calculate_loss` in distributed training.
 
-    Its value is the loss of the whole batch in each of them; `backward` leaves the same gradients
-    in each, those of the whole batch.
+    In every process its value is the loss of the whole batch, and `backward` leaves the gradients
+    of the whole batch.
     """
 
     def __init__(self, model: nn.Module, row_loss: Callable[[Interaction], Any], seed: int):
         self._part = PartialLoss(model, row_loss, seed, *world())
         known = inspect.signature(DistributedDataParallel).parameters
-        # The name since PyTorch 2.13, and the one before.
+        # PyTorch 2.13 renamed the argument.
         buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         settings: dict[str, Any] = {"find_unused_parameters": True, buffers: False}
         self._parallel = DistributedDataParallel(self._part, **settings)
 
     def begin_epoch(self, step: int) -> None:
-        """`step` were done before. Generators are made equal, should a model have drawn numbers
-        while it ranked."""
+        """Set the number of steps done before, and synchronize the generators of all processes.
+
+        Generators may differ because a model may draw random numbers while it ranks.
+        """
         self._part.step = step
         device = self._part.anchor.device
         states = [generator_states(device)]
@@ -276,7 +288,7 @@ class ParallelLoss:
         set_generator_states(states[0], device)
 
     def __call__(self, interaction: Interaction) -> Tensor:
-        """A scalar."""
+        """Return the loss of the batch, a scalar."""
         loss = self._parallel(interaction)
         whole = sum_over_processes(loss.detach() / self._part.size)
-        return whole + (loss - loss.detach())  # the value of one, the gradient of the other
+        return whole + (loss - loss.detach())  # value of `whole`, gradient of `loss`

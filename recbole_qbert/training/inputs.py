@@ -1,4 +1,4 @@
-"""The files that a run reads, by their content: with its settings they say which run it is."""
+"""Input files of a run and their hashes; with the settings they identify a run."""
 
 from __future__ import annotations
 
@@ -13,44 +13,44 @@ from recbole_qbert.common.files import sha256_file, sidecar_path
 from recbole_qbert.data.dataset import SEMANTIC_ID_FIELD, semantic_id_path
 from recbole_qbert.data.domain import DatasetPaths
 
-# Files that a data set of RecBole's may have beside its interactions.
+# Suffixes of optional files of a RecBole data set.
 ITEM_AND_USER = ("item", "user")
 
 
 def inputs_of(config: Config, domains: Sequence[DatasetPaths] = ()) -> dict[str, str]:
-    """Hex SHA-256 of every file that a run reads, by name; see `input_files`."""
+    """Return the hex SHA-256 of every file that a run reads, by name; see `input_files`."""
     return {name: sha256_file(path) for name, path in input_files(config, domains).items()}
 
 
 def input_files(config: Config, domains: Sequence[DatasetPaths] = ()) -> dict[str, Path]:
-    """Every file that a run reads, by name.
+    """Return every existing file that a run reads, by name.
 
     These are the data set's atomic files, the semantic IDs if the model reads them, the item
-    vectors, and the model that it starts from; of all of them the sidecars too. Names of the last
-    two are headed by the key that gives their path. A file that is not there has no entry.
+    vectors, the pretrained model, and the sidecars of these. The names of item vectors and of the
+    pretrained model are prefixed by the key that gives their path.
 
     Args:
-        config: of the run.
-        domains: the data sets of a pretraining, in place of the config's own.
+        config: config of the run.
+        domains: data sets of a pretraining run, in place of the config's own.
     """
     files = _corpus_files(domains) if domains else _run_files(config)
     return {name: path for name, path in files if path.is_file()}
 
 
 def changed_files(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Names of the inputs that are not the same in both."""
+    """Return the sorted names of the inputs that differ."""
     return sorted(name for name in {**before, **now} if before.get(name) != now.get(name))
 
 
 def check_inputs(
     where: str | Path, before: Mapping[str, str], now: Mapping[str, str], remedy: str
 ) -> None:
-    """Refuse what was made from other files than those that are there now.
+    """Check that input files are unchanged since an artifact was made.
 
     Args:
-        where: what was made.
-        before: inputs of what was made.
-        now: inputs that are there.
+        where: the artifact, for the message.
+        before: inputs of the artifact.
+        now: current inputs.
         remedy: what the user can do.
 
     Raises:
@@ -61,10 +61,10 @@ def check_inputs(
 
 
 def reads_semantic_ids(config: Config) -> bool | None:
-    """Whether semantic IDs move the result of a config's model; None if the model does not say.
+    """Return whether semantic IDs affect the config's model; None if the model does not tell.
 
-    RecBole's own models read them only as an item feature that a setting names. Any other class may
-    say so by a static method of this name.
+    RecBole's own models read them only as an item feature that a setting names. Any other class can
+    declare it by a static method of this name.
     """
     model = get_model(config["model"])
     if model.__module__.startswith("recbole."):
@@ -85,7 +85,7 @@ def _corpus_files(domains: Sequence[DatasetPaths]) -> Iterator[tuple[str, Path]]
 
 
 def _run_files(config: Config) -> Iterator[tuple[str, Path]]:
-    """Name and path of each file, whether or not it is there."""
+    """Yield name and path of each file, whether or not it exists."""
     folder, name = Path(config["data_path"]), config["dataset"]
     parts = [f"{part}.inter" for part in config["benchmark_filename"] or ()] or ["inter"]
     others = [
@@ -100,7 +100,7 @@ def _run_files(config: Config) -> Iterator[tuple[str, Path]]:
         yield from _with_sidecar(ids)
     for feature, path in (config["item_vectors"] or {}).items():
         yield from _with_sidecar(Path(path), f"item_vectors.{feature}/")
-    # The first stage of S3Rec is a part of the run itself.
+    # With `pretrain_epochs`, S3Rec's pretraining is part of the run, so its model is no input.
     if config["pre_model_path"] and not config["pretrain_epochs"]:
         source = Path(config["pre_model_path"])
         for path in sorted(source.iterdir()) if source.is_dir() else [source]:

@@ -1,4 +1,4 @@
-"""A learning curve: one row an evaluation on valid, as the trainer writes them."""
+"""Learning curves, with one row per evaluation on valid, as the trainer writes them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ from rich.console import Console
 
 
 def best_evaluation(curve: Sequence[Mapping[str, float]], metric: str) -> tuple[float, int]:
-    """The best value of a metric and its epoch; of equal epochs RecBole keeps the last one."""
+    """Return the best value of a metric and its epoch; the last one of equals, as in RecBole."""
     return max((row[metric], int(row["epoch"])) for row in curve)
 
 
 def epoch_line(
     curve: Sequence[Mapping[str, float]], metric: str, n_epochs: int, n_before: int = 0
 ) -> str:
-    """One line a valid evaluation: loss, metric, `*` where it is the best yet, time left.
+    """Format the last evaluation: loss, metric, `*` if it is the best so far, time left.
 
-    The first `n_before` evaluations were made before a resume, perhaps on another machine; the time
-    left is told from those after it.
+    Args:
+        curve: rows with `epoch`, `train_loss`, `seconds` and metrics.
+        metric: name of the valid metric.
+        n_epochs: number of epochs of the run.
+        n_before: number of evaluations before a resume. They may be from another machine, so the
+            time left is estimated from the later ones.
     """
     last, done = curve[-1], int(curve[-1]["epoch"]) + 1
     best = "*" if last[metric] >= max(row[metric] for row in curve) else " "
@@ -34,7 +38,7 @@ def epoch_line(
 
 
 def epoch_printer(trainer: Any, console: Console) -> Callable[[int, float], None]:
-    """What a trainer calls after each evaluation on valid, to print it."""
+    """Return a trainer callback that prints a line after each evaluation on valid."""
 
     def report(epoch: int, score: float) -> None:
         n_epochs, n_before = trainer.config["epochs"], trainer.n_before

@@ -1,4 +1,4 @@
-"""What makes a run that run and no other: its settings, its inputs, its folder."""
+"""Identity of a run: its settings, its input files and its folder."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from recbole_qbert.evaluation.results import PATH_KEYS, RunResult, read_results
 from recbole_qbert.training.checkpoint import config_to_json, load_checkpoint
 from recbole_qbert.training.inputs import changed_files, check_inputs, inputs_of
 
-LOCK = "lock"  # in the folder of a run, a pretraining, a sweep or a trial: who works there
+LOCK = "lock"  # lock file in the folder of a run, a pretraining, a sweep or a trial
 START_ANEW = "start the run again without --resume=True, or give another checkpoint_dir"
 
 
 def run_hash(config: Config) -> str:
-    """Eight hex digits that name a run's settings, so that no two runs share a folder."""
+    """Return eight hex digits that identify a run's settings and name its folder."""
     keys = config_to_json(config)["keys"]
     identity = {key: value for key, value in keys.items() if key not in PATH_KEYS}
     text = json.dumps(identity, sort_keys=True, default=str)
@@ -27,24 +27,32 @@ def run_hash(config: Config) -> str:
 
 
 def run_folder(config: Config) -> Path:
-    """Where a run's files go: named by model, seed and a hash of its settings."""
+    """Return the folder of a run, named by model, seed and a hash of its settings."""
     name = f"{config['model']}-seed{config['seed']}-{run_hash(config)}"
     return Path(config["checkpoint_dir"]) / config["dataset"] / name
 
 
 def last_state_file(folder: Path, name: str) -> Path:
-    """What a run goes on from; `name` is the model's, or that of one of several in a folder."""
+    """Return the file that a run resumes from.
+
+    Args:
+        folder: folder of the run.
+        name: the model's name, or that of one of several runs in a folder.
+    """
     return folder / f"{name}.last.safetensors"
 
 
 def finished_run(config: Config) -> RunResult | None:
-    """The latest result of the very same run on the very same inputs, where it is done already."""
+    """Return the latest result with the same settings and inputs, or None."""
     result = latest_result(Path(config["checkpoint_dir"]), run_folder(config))
     return result if result is not None and result.data_sha256 == inputs_of(config) else None
 
 
 def latest_result(base: Path, folder: Path) -> RunResult | None:
-    """The last line about that folder, which `tune` writes absolute and `run` as it is given."""
+    """Return the last result in `base` of a run's folder, or None.
+
+    Paths are resolved before they are compared: `tune` writes absolute ones, `run` as given.
+    """
     results = base / "results.jsonl"
     if not results.is_file():
         return None
@@ -53,11 +61,12 @@ def latest_result(base: Path, folder: Path) -> RunResult | None:
 
 
 def changed_inputs(config: Config) -> list[str]:
-    """Names of the inputs that changed since the run in the config's folder was finished or begun;
-    none where no such run is there.
+    """Return the inputs that changed since the run in the config's folder was finished or begun.
+
+    The list is empty if there is no such run.
 
     Raises:
-        InputError: the state that it would go on from is damaged.
+        InputError: the state that the run would resume from is damaged.
     """
     now, folder = inputs_of(config), run_folder(config)
     result = latest_result(Path(config["checkpoint_dir"]), folder)
@@ -72,10 +81,14 @@ def changed_inputs(config: Config) -> list[str]:
 
 
 def check_resumed(state: Path, inputs: Mapping[str, str]) -> None:
-    """Refuse to go on from a state file, if it is there, that is of other inputs.
+    """Check that a state file, if it exists, belongs to the current inputs.
+
+    Args:
+        state: the state file.
+        inputs: current inputs, as `inputs_of` returns.
 
     Raises:
-        InputError: names the inputs that changed, or the file if it is damaged.
+        InputError: inputs changed, or the file is damaged; names them.
     """
     if state.is_file():
         check_inputs(state, load_checkpoint(state)["inputs"], inputs, START_ANEW)

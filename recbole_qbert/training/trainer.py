@@ -1,7 +1,7 @@
-"""`ResumableTrainer`: RecBole's trainer with exact resume, two-column ranking and safe checkpoints.
+"""`ResumableTrainer`: RecBole's trainer with exact resume, two rankings and safe checkpoints.
 
-Overrides only what differs: the optimizer gains a warm-up and decay, evaluation goes through
-`evaluation.ranking`, and the state after each evaluation is kept so that a killed run goes on and
+It overrides only what differs: the optimizer has a warm-up and decay, evaluation uses
+`evaluation.ranking`, and the state is saved after each evaluation. A killed run can be resumed and
 ends with the same result, bit for bit on one CPU thread.
 """
 
@@ -39,28 +39,28 @@ from recbole_qbert.training.run_identity import START_ANEW, last_state_file, run
 
 
 class ResumableTrainer(Trainer):
-    """Trains any RecBole sequential model.
+    """Trainer of all RecBole sequential models.
 
-    Files, all in `checkpoint_dir`: `<model>.safetensors` the best epoch, `<model>.last.safetensors`
-    the state to resume from, `<model>.curve.json` the learning curve. Where several runs share the
-    folder (`for_shared_folder`), `<model>-<hash of the settings>-<time>` stands for `<model>`, and
-    `resume` goes on with the latest of these settings.
+    Files in `checkpoint_dir`: `<model>.safetensors` is the best epoch, `<model>.last.safetensors`
+    the state to resume from, and `<model>.curve.json` the learning curve. If several runs share the
+    folder (`for_shared_folder`), the name is `<model>-<hash of the settings>-<time>`, and `resume`
+    continues the latest run with these settings.
     """
 
     shares_folder = False
 
     def __init__(self, config: Any, model: Any, inputs: Mapping[str, str] | None = None):
-        """Build the optimizer, and take over the state to resume from.
+        """Build the optimizer, and load the state to resume from.
 
         Args:
-            config: of the run.
-            model: what is trained.
-            inputs: SHA-256 of the files that the run reads; None: those of the config.
+            config: config of the run.
+            model: model to train.
+            inputs: SHA-256 of the files that the run reads; default: those of the config.
 
         Raises:
-            InputError: settings that cannot be used, or a state of another run.
+            InputError: settings cannot be used, or the state belongs to another run.
         """
-        # RecBole makes the folder too, and fails where two processes do it at once.
+        # RecBole creates the folder too, but fails if two processes do so at once.
         Path(config["checkpoint_dir"]).mkdir(parents=True, exist_ok=True)
         if not is_main():
             config["log_wandb"] = False
@@ -74,13 +74,13 @@ class ResumableTrainer(Trainer):
         self.last_state_file = last_state_file(folder, name)
         self.curve_file = folder / f"{name}.curve.json"
         self.curve: list[dict[str, float]] = []
-        self.n_before = 0  # evaluations of the curve that were made before a resume
+        self.n_before = 0  # number of evaluations in the curve before a resume
         self.ranks: Ranks | None = None  # of the latest evaluation
-        self.list_length = 0  # best items of each row that `ranks` keeps
+        self.list_length = 0  # length of the lists in `ranks`
         self.schedule: LambdaLR | None = None
         self._train_data: Any = None
         self._without_valid = False
-        self._has_stepped = False  # since this object was made
+        self._has_stepped = False  # whether this object has done an optimizer step
         self._started = perf_counter()
         self._resume_from: dict[str, Any] | None = None
         if config["resume"] and self.last_state_file.is_file():
@@ -102,10 +102,10 @@ class ResumableTrainer(Trainer):
         return f"{name}-{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
 
     def _choose_precision(self) -> None:
-        """`enable_amp` acts on a GPU only, in bfloat16 where the GPU has it.
+        """Apply `enable_amp` on a GPU only, in bfloat16 if the GPU supports it.
 
-        RecBole's default there is float16, whose gradients need a scaler; RecBole clips them before
-        they are scaled back, so that the two keys do not go together.
+        Otherwise RecBole's float16 is used, whose gradients need a scaler. RecBole clips gradients
+        before unscaling them, so scaler and clipping are mutually exclusive.
         """
         self.enable_amp: bool = bool(self.enable_amp) and self.device.type == "cuda"
         if self.enable_amp and torch.cuda.is_bf16_supported():
@@ -125,8 +125,13 @@ class ResumableTrainer(Trainer):
         show_progress: bool = False,
         callback_fn: Callable[[int, float], None] | None = None,
     ) -> tuple[float, dict[str, float] | None]:
-        """RecBole's `fit`; the whole state is kept for `resume` after each evaluation on valid, or
-        after each epoch where there is no valid data."""
+        """Train as RecBole's `fit`, and save the whole state for `resume`.
+
+        The state is saved after each evaluation on valid, or after each epoch without valid data.
+
+        Returns:
+            Best valid score and the metrics of that evaluation.
+        """
         self._train_data = train_data
         self._without_valid = valid_data is None
         self.schedule = build_schedule(
@@ -159,7 +164,7 @@ class ResumableTrainer(Trainer):
         if self._parallel_loss is not None:
             self._parallel_loss.begin_epoch(epoch_idx * len(train_data))
         loss_func = loss_func or self._parallel_loss or trimmed_loss(self.model, self.config)
-        # RecBole's own bar goes to files as it is.
+        # RecBole's own progress bar writes control characters to files.
         batches: Any = train_data
         if show_progress:
             batches = Progress(train_data, ncols=100, desc=f"Train {epoch_idx + 1:>5}", unit="step")
@@ -179,8 +184,10 @@ class ResumableTrainer(Trainer):
             hook.remove()
 
     def _explained(self, loss_func: Callable[..., Any]) -> Callable[..., Any]:
-        """The same loss, but what a model of RecBole's own cannot do with these settings and this
-        data set is one line; it shows in the first step."""
+        """Wrap the loss so that an error of a RecBole model in the first step becomes one line.
+
+        Errors in the first step come from settings or data that the model cannot use.
+        """
 
         def loss(*batch: Any) -> Any:
             if self._has_stepped:
@@ -209,7 +216,7 @@ class ResumableTrainer(Trainer):
         self.curve.append(
             {
                 "epoch": epoch,
-                "train_loss": self.train_loss_dict[epoch] / len(self._train_data),  # a batch
+                "train_loss": self.train_loss_dict[epoch] / len(self._train_data),  # mean per batch
                 "seconds": perf_counter() - self._started,
                 **{name: float(value) for name, value in result.items()},
             }
@@ -234,10 +241,14 @@ class ResumableTrainer(Trainer):
         model_file: str | None = None,
         show_progress: bool = False,
     ) -> Any:
-        """Metrics of both columns, unrounded; `self.ranks` keeps every row's rank."""
+        """Return the metrics of both rankings, unrounded; `self.ranks` holds every row's ranks.
+
+        Raises:
+            InputError: the model has diverged, or the checkpoint is damaged or of other data.
+        """
         if load_best_model:
-            barrier()  # until it is written
-        if not isinstance(eval_data._dataset, SemanticIDDataset):  # a third party's own
+            barrier()  # process 0 may still be writing the file
+        if not isinstance(eval_data._dataset, SemanticIDDataset):  # a third party's class
             return super().evaluate(eval_data, load_best_model, model_file, show_progress)
         if load_best_model:
             self._load_weights(model_file or self.saved_model_file)
@@ -280,13 +291,17 @@ class ResumableTrainer(Trainer):
         save_checkpoint(self.last_state_file, state)
 
     def resume_checkpoint(self, resume_file: str) -> None:
-        """Take over weights, optimizer and all that `fit` needs to go on after `resume_file`."""
+        """Load weights, optimizer and everything that `fit` needs to continue after `resume_file`.
+
+        Raises:
+            InputError: the file holds weights only, or was made with other settings or inputs.
+        """
         state = load_checkpoint(resume_file, self.device)
         if "resume" not in state:
             raise InputError(
                 f"{resume_file}: holds weights only; resume from the file *.last.safetensors"
             )
-        # S3Rec's own first stage lies in the run's folder, wherever that is now.
+        # S3Rec's pretrained model is in the run's folder, which may have been moved.
         moves = ["pre_model_path"] if self.config["pretrain_epochs"] else []
         free = RESUMABLE_CHANGES.union(moves)
         changed = [
@@ -317,7 +332,7 @@ class ResumableTrainer(Trainer):
     def _restore(self, state: dict[str, Any]) -> None:
         if self.schedule is not None and state["schedule"] is not None:
             self.schedule.load_state_dict(state["schedule"])
-            # Building the schedule set the rates of step 0.
+            # Building the schedule has set the learning rates of step 0.
             rates = self.schedule.get_last_lr()
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
@@ -328,8 +343,10 @@ class ResumableTrainer(Trainer):
 
 @contextlib.contextmanager
 def _tensorboard_below(folder: Path) -> Iterator[None]:
-    """RecBole's trainer begins a folder `log_tensorboard` in the current folder; in the block it
-    writes below `folder`."""
+    """Make RecBole's trainer write TensorBoard files below `folder` during the block.
+
+    It would create a folder `log_tensorboard` in the current folder.
+    """
     module = recbole.trainer.trainer
     before = module.get_tensorboard
     if is_main():
@@ -345,14 +362,21 @@ RESUMABLE_CHANGES = PATH_KEYS | {"eval_batch_size"}
 
 
 def for_shared_folder(trainer: type[ResumableTrainer]) -> type[ResumableTrainer]:
-    """The same trainer for RecBole's own `run_recbole`, all of whose runs share one folder."""
+    """Return a subclass for RecBole's own `run_recbole`, whose runs all share one folder."""
     return type(trainer.__name__, (trainer,), {"shares_folder": True})
 
 
 def build_schedule(
     optimizer: Optimizer, *, n_steps: int, warmup_ratio: float, decay: str
 ) -> LambdaLR:
-    """Linear warm-up over `warmup_ratio` of `n_steps`, then `decay` towards zero at `n_steps`."""
+    """Build a schedule: linear warm-up, then decay towards zero at `n_steps`.
+
+    Args:
+        optimizer: the optimizer.
+        n_steps: number of steps in the whole training.
+        warmup_ratio: share of the steps in which the rate rises.
+        decay: `none`, `linear` or `cosine`.
+    """
     warmup = round(warmup_ratio * n_steps)
 
     def factor(step: int) -> float:
@@ -367,5 +391,5 @@ def build_schedule(
 
 
 def n_parameters(model: torch.nn.Module) -> int:
-    """All that are trained."""
+    """Return the number of parameters, all of which are trained."""
     return sum(each.numel() for each in model.parameters())

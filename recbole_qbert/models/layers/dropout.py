@@ -1,4 +1,4 @@
-"""Dropout with cheaper masks than PyTorch's on a CPU (results/speed.md)."""
+"""Dropout with cheaper random masks on a CPU than PyTorch's (results/speed.md)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ DRAWS_PER_WORD = 4  # 16-bit draws in one 64-bit random word
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout` with masks cut from 64-bit random words when it runs on a CPU.
+    """`nn.Dropout` with masks cut from 64-bit random words on a CPU.
 
-    There PyTorch draws each element's mask on its own. One word gives four 16-bit draws, so the
-    probability is met to within 2 ** -17. On other devices, and in evaluation, this is
-    `nn.Dropout`.
+    PyTorch draws each element's mask separately on a CPU. Here one word gives four 16-bit draws, so
+    the probability is exact to 2 ** -17. On other devices, and in evaluation, this is `nn.Dropout`.
     """
 
     def forward(self, input: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
-"""The bidirectional sequence encoder: positions, LayerNorm, Transformer blocks.
+"""Bidirectional sequence encoder: positions, LayerNorm, Transformer blocks.
 
-B batch, L positions, D hidden. At D=256, 4 blocks and an inner size of 512 the blocks hold
-2,108,416 parameters, the number that Table 6 of the paper implies.
+Shapes: B batch, L positions, P real positions of the batch, M wanted positions, D hidden. At D=256,
+4 blocks and an inner size of 512, the blocks have 2,108,416 parameters, the number that Table 6 of
+the paper implies.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from recbole_qbert.common.ragged import pad_rows, rows_of_like_length
 from recbole_qbert.models.layers.dropout import Dropout
 from recbole_qbert.models.layers.masking import valid_positions
 
-# On a CPU, work on padding costs as much as work on items, so that a batch is cut into groups of
-# like length. One of fewer rows than this goes in one piece.
+# On a CPU, padding costs as much time as items, so that a batch is split into groups of rows of
+# similar length. Smaller batches than this are not split.
 CPU_GROUPED = 12
 
 
 class SequenceEncoder(nn.Module):
-    """BERT-style encoder over already embedded positions, rows one behind the other."""
+    """BERT-style encoder of embedded positions; its input is packed, one row after another."""
 
     def __init__(
         self,
@@ -65,15 +66,15 @@ class SequenceEncoder(nn.Module):
     def forward(
         self, vectors: Tensor, lengths: Tensor, position_ids: Tensor, wanted: Tensor
     ) -> Tensor:
-        """Encode rows of positions, and say what some of the positions became.
+        """Encode rows, and return the hidden vectors of the wanted positions.
 
-        The last block attends from those positions alone: nobody reads the others after it.
+        The last block computes only the wanted positions, because no later layer reads the others.
 
         Args:
-            vectors: [P, D], the positions of row 1, of row 2, ...; P is the sum of the lengths.
+            vectors: [P, D], positions of row 1, of row 2, ...; P is the sum of the lengths.
             lengths: [B], each between 1 and L.
-            position_ids: [P] rows of the position table.
-            wanted: [B, L] bool, M of them, within the lengths.
+            position_ids: [P], rows of the position table.
+            wanted: [B, L] bool, M True entries, all within the lengths.
 
         Returns:
             [M, D] in the order of `wanted.nonzero()`, equal to encoding every row alone.
@@ -94,7 +95,7 @@ class SequenceEncoder(nn.Module):
         return torch.cat(found)[places.argsort()]
 
     def _encode(self, packed: Tensor, lengths: Tensor, wanted: Tensor) -> Tensor:
-        """All blocks, on embedded positions."""
+        """Apply all blocks to embedded positions."""
         real = valid_positions(lengths, wanted.size(1))
         hidden, padding = pad_rows(packed, real), ~real
         *blocks, last = self.blocks.layers
@@ -105,10 +106,10 @@ class SequenceEncoder(nn.Module):
 
 
 def _block_at(block: Any, hidden: Tensor, padding: Tensor, wanted: Tensor) -> Tensor:
-    """What `nn.TransformerEncoderLayer` gives at the wanted positions, [M, D], without the rest."""
+    """Compute an `nn.TransformerEncoderLayer` at the wanted positions only. [M, D]"""
     counts = wanted.sum(dim=1)
     columns = wanted.int().argsort(dim=1, descending=True, stable=True)[:, : int(counts.max())]
-    there = valid_positions(counts, columns.size(1))  # [B, Q]; rows want 1 to Q positions
+    there = valid_positions(counts, columns.size(1))  # [B, Q], Q: most wanted positions of a row
     places = columns.unsqueeze(2).expand(-1, -1, hidden.size(2))
     keys = block.norm1(hidden) if block.norm_first else hidden
     seen, _ = block.self_attn(

@@ -1,11 +1,12 @@
-"""How an item becomes a vector: three representations, each one matrix.
+"""Item representations: how item vectors are built from codes, rows, or both.
 
-K levels, N items (row 0 is padding), D hidden, T = `tokens_per_item`.
+A representation computes its item matrix [N, T * D], which is tied between input and output. The
+encoder reads an item's row, split into T vectors. An item's score is the dot product of its row
+with the T hidden vectors of a masked position, concatenated. For `compose` and `flatten` this is
+the sum of K code logits, so that the ranking over the catalog is exact in all cases.
 
-Calling a representation gives its item matrix [N, T * D], tied between input and output: an
-item's row, cut into T vectors, is what the encoder reads, and the score of every item is the dot
-product of its row with a masked position's T hidden vectors side by side. For `compose` and
-`flatten` that is the sum of K code logits, so the ranking over the catalog is exact in each case.
+Shapes: K levels, S_k codes in level k, N items (row 0 is padding), D hidden, T = `tokens_per_item`,
+M masked positions.
 """
 
 from __future__ import annotations
@@ -21,33 +22,38 @@ REPRESENTATIONS = ("compose", "hybrid", "word", "flatten", "id")
 
 
 class ItemRepresentation(nn.Module):
-    """The interface."""
+    """Interface of item representations."""
 
     tokens_per_item: int = 1
 
     def forward(self, rows: Tensor | None = None) -> Tensor:
-        """The item matrix [N, T * D], or some rows of it, [R, T * D], the first one padding."""
+        """Return the item matrix [N, T * D], or some rows of it.
+
+        Args:
+            rows: [R] item IDs, the first one padding; the result is [R, T * D]. Default: all items.
+        """
         raise NotImplementedError
 
     def code_loss(self, hidden: Tensor, items: Tensor, score: Score) -> Tensor:
-        """Mean cross-entropy, over M items and K levels, of each code within its level.
+        """Return the mean cross-entropy, over M items and K levels, of each code within its level.
 
         Args:
-            hidden: [M, T * D] what the encoder says at the places of the items.
-            items: [M].
-            score: from [M, D] and [S_k, D] to logits [M, S_k].
+            hidden: [M, T * D] hidden vectors at the items' positions.
+            items: [M] item IDs.
+            score: maps [M, D] and [S_k, D] to logits [M, S_k].
 
         Returns:
-            A scalar; 0 where items own rows, not codes.
+            A scalar; 0 for representations without codes.
         """
         return hidden.new_zeros(())
 
 
 class ItemRows(ItemRepresentation):
-    """One tied row an item (what Table 6 of the paper implies).
+    """One tied row per item (as Table 6 of the paper implies).
 
-    With `item_codes` the rows start as the sum of one random vector for each code, so that items
-    which share codes start near each other; without, they are random (the ID-only control).
+    With `item_codes`, each row starts as the sum of random vectors, one per code, so that items
+    that share codes start close to each other. Without them, rows start random (the ID-only
+    control).
     """
 
     def __init__(self, n_items: int, hidden_size: int, item_codes: Tensor | None, init: float):
@@ -66,10 +72,10 @@ class ItemRows(ItemRepresentation):
 
 
 class CodeItems(ItemRepresentation):
-    """Base of the two representations that own one vector for each code.
+    """Base of the representations with one vector per code.
 
-    In training, `dropout` leaves each code of each item out with that probability, and scales up
-    the others of the item matrix, so that no item leans on a single code of its own.
+    In training, `dropout` is the probability with which each code of each item is dropped. The
+    item's other codes are scaled up. This keeps an item from depending on a single rare code.
     """
 
     item_codes: Tensor
@@ -89,11 +95,11 @@ class CodeItems(ItemRepresentation):
         self.register_buffer("item_codes", item_codes)
         self.table = nn.Embedding(sum(codebook_sizes), hidden_size)
         nn.init.normal_(self.table.weight, std=init)
-        # Drawn for codes, not elements: on ones it gives 0 or 1 / (1 - dropout).
+        # Applied to a tensor of ones with one entry per code: gives 0 or 1 / (1 - dropout).
         self.dropout = nn.Dropout(dropout)
 
     def codes_and_weights(self, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Codes [R, K] and what they count in this step, [R, K]; None where each counts 1."""
+        """Return codes [R, K] and their weights in this step [R, K], or None if all are 1."""
         codes = self.item_codes if rows is None else self.item_codes[rows]
         if not self.training or self.dropout.p == 0:
             return codes, None
@@ -108,7 +114,7 @@ class CodeItems(ItemRepresentation):
         return total / len(chosen)
 
     def _code_logits(self, hidden: Tensor, score: Score) -> Sequence[Tensor]:
-        """K times [M, S_k]."""
+        """Return the logits of each level's codes: K tensors [M, S_k]."""
         if self.tokens_per_item == 1:
             return score(hidden, self.table.weight).split(self.codebook_sizes, dim=1)
         tokens = hidden.split(self.table.embedding_dim, dim=1)
@@ -125,11 +131,11 @@ class SumOfCodes(CodeItems):
 
 
 class CodesPlusRow(SumOfCodes):
-    """Item vector = sum of code vectors + a row of the item's own, which starts at 0.
+    """Item vector = sum of code vectors + a row per item, which starts at 0.
 
-    What items share is learnt by their codes, what sets an item apart from others of like content
-    by its row. In training, `row_dropout` leaves the rows of so many items out, and scales up the
-    others, so that codes are not left to what has no row yet.
+    Codes learn what items share; an item's row learns what distinguishes it from items with
+    similar content. In training, `row_dropout` is the probability with which each row is dropped;
+    the others are scaled up. This trains the codes to represent items without a trained row.
     """
 
     def __init__(
@@ -153,7 +159,7 @@ class CodesPlusRow(SumOfCodes):
 
 
 class FlattenItems(CodeItems):
-    """K tokens an item, one for each level; a masked item is read from K positions at once."""
+    """K tokens per item, one per level; a masked item is predicted from K positions at once."""
 
     token_for_each_level = True
 
@@ -175,17 +181,21 @@ def build_representation(
     code_dropout: float = 0.0,
     row_dropout: float = 0.0,
 ) -> ItemRepresentation:
-    """One of `REPRESENTATIONS`.
+    """Build an item representation.
 
     Args:
-        name: `id` is `word` with random rows and no codes at all.
+        name: one of `REPRESENTATIONS`; `id` is `word` with random rows and without codes.
         n_items: N, padding included.
+        hidden_size: D.
         item_codes: [N, K] vocabulary rows (level offset added); None only for `id`.
         codebook_sizes: S_k, K of them; empty only for `id`.
-        word_init: `codes` or `random`.
-        init: standard deviation of a new item vector's elements.
-        code_dropout: of `compose`, `hybrid` and `flatten`, see `CodeItems`.
-        row_dropout: of `hybrid`, see `CodesPlusRow`.
+        word_init: start of the rows of `word`: `codes` or `random`.
+        init: standard deviation of the elements of a new item vector.
+        code_dropout: for `compose`, `hybrid` and `flatten`; see `CodeItems`.
+        row_dropout: for `hybrid`; see `CodesPlusRow`.
+
+    Raises:
+        ValueError: the name is unknown, or codes are missing.
     """
     if name == "id" or (name == "word" and word_init == "random"):
         return ItemRows(n_items, hidden_size, None, init)
@@ -194,7 +204,7 @@ def build_representation(
     if name == "word":
         return ItemRows(n_items, hidden_size, item_codes, init)
     if name in ("compose", "hybrid"):
-        # The sum of K independent vectors then has the elements' deviation `init`.
+        # The sum of K independent code vectors then has standard deviation `init`.
         code_init = init / item_codes.size(1) ** 0.5
         shape = (hidden_size, item_codes, codebook_sizes, code_init, code_dropout)
         return SumOfCodes(*shape) if name == "compose" else CodesPlusRow(*shape, row_dropout)

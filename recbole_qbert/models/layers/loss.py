@@ -1,9 +1,10 @@
-"""Excluding items from scores, the cross-entropy that does so, and a plain one that is sparing.
+"""Excluding items from scores, and memory-efficient cross-entropy losses.
 
-M masked positions, N items (column 0 is padding), E items that a row leaves out, D hidden.
+The scores [M, N] are by far the largest tensor of a training step. Therefore the functions here
+work in place, and the losses have explicit gradients, to read and write the scores as few times as
+possible.
 
-A catalog of scores is by far the largest thing that a step touches, so all work in place and
-the losses have their gradients written out: as few passes over [M, N] as there can be.
+Shapes: M masked positions, N items (column 0 is padding), E excluded items per row, D hidden.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-SCORES_AT_ONCE = 2**22  # of `linear_cross_entropy`: 16 MiB, which caches still hold in part
+SCORES_AT_ONCE = 2**22  # per chunk of `linear_cross_entropy`: 16 MiB, partly held by CPU caches
 
 
 def exclude_items(scores: Tensor, items: Tensor) -> Tensor:
-    """Set the padding item and, in each row, the listed items to minus infinity, in place.
+    """Set the padding item and, in each row, the listed items to -inf, in place.
 
     Args:
         scores: [M, N].
-        items: [M, E] item ids; 0 may fill a row up.
+        items: [M, E] item IDs; rows may be filled up with 0.
 
     Returns:
         `scores`.
@@ -37,14 +38,14 @@ def smoothed_cross_entropy(
     """Mean cross-entropy with label smoothing over the items that are not excluded.
 
     PyTorch's own `label_smoothing` spreads the mass over all columns, excluded ones included, and
-    is infinite as soon as one logit is minus infinity.
+    becomes infinite if any logit is -inf.
 
     Args:
-        logits: [M, N]; what is excluded becomes minus infinity, as of `exclude_items`. Those in
-            half precision stay as they are, and are worked on in single.
+        logits: [M, N]; modified in place as by `exclude_items`. Half-precision logits are copied
+            to single precision and stay unchanged.
         targets: [M]; none is excluded.
-        excluded: [M, E] item ids; 0 may fill a row up.
-        smoothing: mass that all items that are left share, in [0, 1).
+        excluded: [M, E] item IDs; rows may be filled up with 0.
+        smoothing: probability mass shared by all remaining items, in [0, 1).
 
     Returns:
         A scalar.
@@ -57,9 +58,12 @@ def smoothed_cross_entropy(
 
 
 class _SmoothedCrossEntropy(torch.autograd.Function):
-    """With z the logits, p their softmax and n the items that are left, a row's loss is
-    -log p_target + smoothing * (z_target - sum z / n); its gradient is p - smoothing / n
-    - (1 - smoothing) at the target, and 0 where excluded."""
+    """Autograd function of `smoothed_cross_entropy`.
+
+    With logits z, their softmax p and n items that are not excluded, the loss of a row is
+    -log p_target + smoothing * (z_target - sum z / n). Its gradient is p - smoothing / n, minus
+    1 - smoothing at the target, and 0 at excluded items.
+    """
 
     @staticmethod
     def forward(
@@ -85,7 +89,7 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
     def backward(
         ctx: Any, gradient: Tensor | None, _: Any
     ) -> tuple[Tensor | None, None, None, None]:
-        if gradient is None:  # nobody asks: none is made up, that of the logits least of all
+        if gradient is None:  # the loss was not used; no zero gradient [M, N] is needed
             return None, None, None, None
         log_probability, own, excluded, n_left = ctx.saved_tensors
         found = log_probability.exp()
@@ -103,14 +107,16 @@ def linear_cross_entropy(
     targets: Tensor,
     shares: Tensor | None = None,
 ) -> Tensor:
-    """The cross-entropy of `hidden @ weight.T + bias`; on a CPU never all of these are in memory.
+    """Cross-entropy of `hidden @ weight.T + bias`, on a CPU computed in chunks of rows.
+
+    In chunks, the full logits [M, N] are never in memory.
 
     Args:
         hidden: [M, D].
         weight: [N, D].
-        bias: [N].
+        bias: [N], or None.
         targets: [M].
-        shares: [M] weights of the positions in the sum; without them it is the mean.
+        shares: [M] weights of the positions in the sum; default 1 / M each, the mean.
 
     Returns:
         A scalar.
@@ -124,8 +130,11 @@ def linear_cross_entropy(
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """The gradients are found with the loss, while a part's scores are at hand: p - 1 at the
-    target and p elsewhere, p the softmax, times the position's share."""
+    """Autograd function of `linear_cross_entropy`; computes the gradients with the loss.
+
+    With p the softmax, the gradient of a position's logits is its share times p, minus its share
+    at the target. It is computed while the chunk's scores are in memory; `backward` only scales.
+    """
 
     @staticmethod
     def forward(

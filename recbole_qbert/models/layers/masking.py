@@ -1,12 +1,12 @@
 """Masking schemes as pure functions on tensors (Q-BERT4Rec section 3.5; BERT4Rec for `random`).
 
 Every function takes the lengths of B right-padded sequences of at most L items and a generator on
-the lengths' device, and returns a boolean mask [B, L] that is true only at real items and covers at
-least one of them in each row. Nothing here knows about items, models or configs.
+the lengths' device. It returns a boolean mask [B, L] that is True only at real items, at least one
+of them in each row. This module does not depend on items, models or configs.
 
 The paper gives ratios (.3 span, .15 multi-region, .1 tail) of the real positions of a sequence.
-`next_item` is ours: it cuts the sequence to a random prefix and masks its last item, which is what
-the model is asked at inference.
+`next_item` is not in the paper: it cuts the sequence to a random prefix and masks its last item,
+which is the prediction task at inference.
 """
 
 from __future__ import annotations
@@ -21,30 +21,33 @@ SCHEMES = ("random", "span", "tail", "multi_region", "next_item")
 
 
 class MaskDraw(NamedTuple):
-    """What is left of each sequence and which of its positions are masked."""
+    """Sequence lengths after cutting, and masked positions."""
 
     lengths: Tensor  # [B] int64; shorter than given where `next_item` cut the sequence
     mask: Tensor  # [B, L] bool
 
 
 def positions(lengths: Tensor, max_length: int) -> Tensor:
-    """Position numbers 0..L-1 as a row that broadcasts against `lengths[:, None]`. Shape [1, L]."""
+    """Return the positions 0..L-1 as a row that broadcasts against `lengths[:, None]`. [1, L]"""
     return torch.arange(max_length, device=lengths.device).unsqueeze(0)
 
 
 def valid_positions(lengths: Tensor, max_length: int) -> Tensor:
-    """True at real items. Shape [B, L]."""
+    """Return True at real items. [B, L]"""
     return positions(lengths, max_length) < lengths.unsqueeze(1)
 
 
 def n_masked(lengths: Tensor, ratio: float) -> Tensor:
-    """How many of each sequence's items a ratio stands for: rounded half up, at least one. [B]"""
-    half = 0.5 + 1e-9  # 50 * 0.53 is half-way but for the error of a binary fraction
+    """Return the number of items to mask per sequence: `ratio` of them, at least one. [B]
+
+    Halves are rounded up.
+    """
+    half = 0.5 + 1e-9  # 50 * 0.53 is 26.5 up to floating-point error, and must round up
     return (lengths.double() * ratio + half).floor().long().clamp(min=1).minimum(lengths)
 
 
 def append_item(items: Tensor, lengths: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
-    """Write one more item behind each right-padded sequence; a full one drops its oldest.
+    """Append one item to each right-padded sequence; a full sequence drops its oldest item.
 
     Args:
         items: [B, L].
@@ -52,7 +55,7 @@ def append_item(items: Tensor, lengths: Tensor, item: Tensor) -> tuple[Tensor, T
         item: [B].
 
     Returns:
-        items [B, L] and lengths [B] with the item in place.
+        items [B, L] and lengths [B] with the item appended.
     """
     full = lengths == items.size(1)
     items = torch.where(full.unsqueeze(1), items.roll(-1, dims=1), items)
@@ -63,7 +66,7 @@ def append_item(items: Tensor, lengths: Tensor, item: Tensor) -> tuple[Tensor, T
 def random_mask(
     lengths: Tensor, max_length: int, ratio: float, generator: torch.Generator
 ) -> Tensor:
-    """Each item independently with probability `ratio`; where none was hit, one drawn uniformly."""
+    """Mask each item independently with probability `ratio`; mask one at random if none was hit."""
     valid = valid_positions(lengths, max_length)
     draw = _uniform((len(lengths), max_length), generator).masked_fill(~valid, 2.0)
     threshold = draw.amin(dim=1, keepdim=True).clamp(min=ratio)
@@ -71,14 +74,14 @@ def random_mask(
 
 
 def span_mask(lengths: Tensor, max_length: int, ratio: float, generator: torch.Generator) -> Tensor:
-    """One run of `n_masked` neighboring items, its start drawn uniformly."""
+    """Mask one run of `n_masked` adjacent items; its start is uniform."""
     size = n_masked(lengths, ratio)
     start = _randint(lengths - size + 1, generator)
     return _run(start, size, max_length)
 
 
 def tail_mask(lengths: Tensor, max_length: int, ratio: float) -> Tensor:
-    """The last `n_masked` items."""
+    """Mask the last `n_masked` items."""
     size = n_masked(lengths, ratio)
     return _run(lengths - size, size, max_length)
 
@@ -90,13 +93,13 @@ def multi_region_mask(
     generator: torch.Generator,
     n_regions: int = 2,
 ) -> Tensor:
-    """`n_regions` runs with at least one visible item between any two.
+    """Mask `n_regions` runs of items with at least one visible item between any two.
 
-    In all `max(n_regions, n_masked)` items are masked, split as evenly as can be. A sequence that
-    is too short for that (fewer than 2 * n_regions - 1 items) has as many regions as fit.
+    In all, `max(n_regions, n_masked)` items are masked, split as evenly as possible. A sequence
+    that is too short (fewer than 2 * n_regions - 1 items) gets as many regions as fit.
 
-    The regions are drawn uniformly over all placements: with u visible items there are u + 1 gaps
-    to put a region into, and regions in different gaps never touch.
+    The regions are uniform over all placements: u visible items leave u + 1 gaps for a region, and
+    regions in different gaps never touch.
     """
     regions = ((lengths + 1) // 2).clamp(max=n_regions)  # [B]
     size = torch.maximum(n_masked(lengths, ratio), regions)
@@ -104,7 +107,7 @@ def multi_region_mask(
     n_gaps = lengths - size + 1
     keys = _uniform((len(lengths), max_length + 1), generator)
     keys = keys.masked_fill(positions(lengths, max_length + 1) >= n_gaps.unsqueeze(1), 2.0)
-    gaps = keys.argsort(dim=1)[:, :n_regions]  # the first `regions` of a row are its draw
+    gaps = keys.argsort(dim=1)[:, :n_regions]  # the first `regions` entries of a row are drawn
     rank = torch.arange(gaps.size(1), device=lengths.device).unsqueeze(0)
     chosen = rank < regions.unsqueeze(1)
     gaps = gaps.masked_fill(~chosen, max_length + 1).sort(dim=1).values
@@ -161,7 +164,7 @@ def draw_masks(
 
 
 def _run(start: Tensor, size: Tensor, max_length: int) -> Tensor:
-    """True from `start` for `size` positions. [B, L]"""
+    """Return True from `start` for `size` positions. [B, L]"""
     grid = positions(start, max_length)
     return (grid >= start.unsqueeze(1)) & (grid < (start + size).unsqueeze(1))
 
@@ -171,13 +174,16 @@ def _uniform(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
 
 
 def _randint(high: Tensor, generator: torch.Generator) -> Tensor:
-    """One integer in [0, high) for each element of `high`. [B]"""
+    """Draw one integer in [0, high) for each element of `high`. [B]"""
     draw = torch.rand(high.shape, generator=generator, device=generator.device, dtype=torch.float64)
     return (draw * high).long().minimum(high - 1)
 
 
 def global_generator(device: torch.device) -> torch.Generator:
-    """The device's global generator: seeded by RecBole, saved and restored with a checkpoint."""
+    """Return the device's global generator.
+
+    RecBole seeds it, and checkpoints save and restore it.
+    """
     if device.type == "cuda":
         return torch.cuda.default_generators[device.index or torch.cuda.current_device()]
     return torch.default_generator

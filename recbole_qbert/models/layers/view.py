@@ -1,4 +1,4 @@
-"""A model under another skin, for one call."""
+"""Copy of a model with other attributes and shared parameters."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from typing import Any
 
 
 def view_of(model: Any, **changed: Any) -> Any:
-    """The same model, parameters and modules included, with other attributes.
+    """Return a shallow copy of a model with other attributes, sharing parameters and modules.
 
-    What is set on the view, or on a view of it, the model does not know of: other threads, hooks,
-    DistributedDataParallel and compiled code see it as it was. It costs a shallow copy.
+    Attributes set on the copy do not reach the model. So other threads, hooks,
+    DistributedDataParallel and compiled code are not affected.
+
+    Args:
+        model: an `nn.Module`.
+        **changed: attributes of the copy.
     """
     view = copy.copy(model)
-    view.__dict__.update(changed)  # `setattr` would put a module into the dict that both share
+    view.__dict__.update(changed)  # `setattr` would put modules into the shared `_modules` dict
     return view
