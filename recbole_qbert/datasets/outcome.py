@@ -137,7 +137,9 @@ def _order_facts(
     if odd:
         remarks.append(f"Warning: {said_of_times(odd, n, unit, unit_flag)}")
     if inter.repeats:
-        remarks.append(f"{inter.repeats:,} rows left out as repeats (--duplicates={rules.duplicates})")
+        remarks.append(
+            f"{inter.repeats:,} rows left out as repeats (--duplicates={rules.duplicates})"
+        )
     if identical:
         same = "user, item, rating and time" if rules.timed else "user, item and rating"
         remarks.append(
