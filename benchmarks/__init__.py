@@ -1,1 +1,1 @@
-"""Side-by-side measurements against RecBole; `python -m benchmarks --help`."""
+"""Benchmarks against RecBole and other libraries; see `python -m benchmarks --help`."""

@@ -1,4 +1,4 @@
-"""Comparisons of time and memory, and what they may be quoted for.
+"""Run benchmarks of time, memory or quality, and check whether their ratios may be quoted.
 
     python -m benchmarks all --data_path=dataset        # the tables of results/speed.md
     python -m benchmarks speed --dataset=Instruments --data_path=dataset
@@ -9,11 +9,11 @@
     python -m benchmarks dropout | quantize | prepare | corpus | new_items
     python -m benchmarks speed --help                   # options of one of them
 
-Sides are measured in turns, five rounds after a warm-up (`--rounds=`, `--warm_up=`), each in its
-own process; `--sides=a,b` measures these alone. A round gives one ratio of each pair of sides. A
-ratio may be quoted if it has at least five rounds and its quartiles lie at most 20 % of its median
-apart; any other is marked with the reason. Exit status: 0 if every ratio may be quoted, 1 if not,
-2 if the command cannot be understood.
+The sides of a comparison are measured in turns, for five rounds after a warm-up (`--rounds=`,
+`--warm_up=`), each in its own process; `--sides=a,b` measures only these. A round gives one ratio
+for each pair of sides. A ratio may be quoted if it has at least five rounds and its interquartile
+range is at most 20 % of its median; any other is marked with the reason. Exit status: 0 if all
+ratios may be quoted, 1 if not, 2 if the command is invalid.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pathlib import Path
 
 from benchmarks.harness import Benchmark, processes, report, serve, take_turns
 
-# Imported by name, so that RecBole's side stays without this package.
+# Imported by name, so that the process of RecBole's side does not import this package.
 MODULES = {
     "speed": "sides",
     "peer": "sides",
@@ -42,7 +42,7 @@ MODULES = {
     "corpus": "corpus",
     "new_items": "new_items",
 }
-# What `all` measures, in sizes that two cores finish in some eleven minutes.
+# Commands of `all`, in sizes that take about eleven minutes on two cores.
 ALL = (
     "speed --dataset=Instruments --steps=2",
     "peer --peer=SASRec --dataset=Beauty --steps=1",
@@ -57,7 +57,7 @@ ALL = (
 
 
 def main() -> int:
-    """Run the comparison that the command line names, or all."""
+    """Run the comparison that the command line names, or all; return the exit status."""
     arguments = sys.argv[1:] or ["speed"]
     what, *others = arguments
     if what in ("-h", "--help"):
@@ -77,7 +77,7 @@ def _split(line: str) -> tuple[str, list[str]]:
 
 
 def run(what: str, arguments: list[str]) -> int:
-    """One comparison, measured and printed; 0 if all of its ratios may be quoted, else 1."""
+    """Measure and print one comparison; return 0 if all its ratios may be quoted, else 1."""
     module = importlib.import_module(f"benchmarks.{MODULES[what]}")
     benchmark: Benchmark = module.BENCHMARKS[what]
     options = parse(what, module.__doc__ or "", benchmark, arguments)
@@ -93,7 +93,7 @@ def run(what: str, arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         options.folder = Path(folder)
         benchmark.inputs(options)
-        python = [sys.executable, "-W", "ignore::FutureWarning"]  # RecBole's, of pandas
+        python = [sys.executable, "-W", "ignore::FutureWarning"]  # of pandas, in RecBole
         command = [*python, "-m", "benchmarks", what, *arguments, f"--folder={folder}"]
         commands = {side: [*command, f"--side={side}"] for side in options.sides}
         with processes(commands, benchmark.fresh) as sides:
@@ -105,7 +105,7 @@ def run(what: str, arguments: list[str]) -> int:
 
 
 def parse(what: str, text: str, benchmark: Benchmark, arguments: list[str]) -> argparse.Namespace:
-    """The options of one comparison."""
+    """Parse the options of one comparison."""
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks {what}",
         description=text,

@@ -1,11 +1,12 @@
-"""Pretraining over a made-up corpus of the size of the paper's six source domains.
+"""Pretraining on a synthetic corpus of the size of the paper's six source domains.
 
-Users, items and interactions of each domain are those of the paper's Table 1: 785,066 users,
-255,218 items, 7.1 million interactions in all (`--share=0.01`: a hundredth of the users). Lengths
-are at least 5 and geometric above, items are drawn by Zipf's law, IDs are 4 random codes of 256 in
-one vocabulary. A round is a new process that runs `pretrain` for `--steps`, with any further
-`--key=value`: `first` on the atomic files alone, `again` with the sequences already on disk,
-`sampled` like that with 4,096 items drawn for each step's softmax (`softmax_samples`).
+The numbers of users, items and interactions of each domain are those of the paper's Table 1:
+785,066 users, 255,218 items and 7.1 million interactions in total. `--share=0.01` keeps a hundredth
+of the users. Sequence lengths are 5 or more, with a geometric distribution; items follow Zipf's
+law; IDs are 4 random codes of 256 in one vocabulary. A round is a new process that runs `pretrain`
+for `--steps`, with any further `--key=value`. The sides are: `first`, from the atomic files;
+`again`, with the sequences already on disk; `sampled`, as `again`, with a softmax over 4,096
+sampled items (`softmax_samples`).
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ FEWEST, N_LEVELS, CODEBOOK_SIZE = 5, 4, 256
 
 
 def _write_corpus(options: argparse.Namespace) -> None:
-    """Atomic files of all domains."""
+    """Write the atomic files of all domains."""
     rng = np.random.default_rng(2026)
-    # Distinct in their high bits, so that no two items of any domain share a tuple.
+    # The high bits are distinct, so that no two items of any domain share a tuple.
     numbers = rng.permutation(1 << 20) << 12 | rng.integers(1 << 12, size=1 << 20)
     for name, (users, items, interactions) in DOMAINS.items():
         own, numbers = numbers[:items], numbers[items:]
@@ -42,7 +43,7 @@ def _write_corpus(options: argparse.Namespace) -> None:
 
 
 def _pretrain(first: bool = False, **settings: Any) -> Callable[[argparse.Namespace], Measure]:
-    """A side: `pretrain` in this process, with its imports."""
+    """Create a side that runs `pretrain`, including its imports."""
 
     def side(options: argparse.Namespace) -> Measure:
         given = {
@@ -77,7 +78,15 @@ def _pretrain(first: bool = False, **settings: Any) -> Callable[[argparse.Namesp
 def write_domain(
     root: Path, name: str, sizes: tuple[int, int], numbers: np.ndarray, rng: np.random.Generator
 ) -> None:
-    """A domain's `.inter` and `.semid`: so many users and interactions, and an item a number."""
+    """Write a domain's `.inter` and `.semid` files.
+
+    Args:
+        root: folder of the data sets.
+        name: name of the domain.
+        sizes: numbers of users and interactions.
+        numbers: int [n_items], one number per item, whose base-256 digits are its codes.
+        rng: random generator.
+    """
     n_users, n_interactions = sizes
     n_items = len(numbers)
     folder = root / name

@@ -1,13 +1,13 @@
-"""How every comparison here is measured: in turns, in several rounds, with the spread of the ratio.
+"""Measurement of comparisons: sides in turns, several rounds, and the dispersion of the ratios.
 
-The sides of a comparison take turns (A B A B ...), so that whatever else the machine does falls on
-all of them. A warm-up round is thrown away. Each round gives one ratio of a pair of sides; what is
-printed is the median of the ratios, their quartiles, the least and the most. A ratio may be quoted
-if it comes from at least `FEWEST_ROUNDS` rounds and its quartiles lie no further apart than
-`WIDEST_SPREAD` of its median. Any other is marked with the reason, and the command exits with 1.
+The sides of a comparison take turns (A B A B ...), so that other load on the machine affects all of
+them. Warm-up rounds are discarded. Each round gives one ratio for each pair of sides. The report
+has the median of the ratios, their quartiles, minimum and maximum. A ratio may be quoted if it has
+at least `FEWEST_ROUNDS` rounds, and its interquartile range is at most `WIDEST_SPREAD` of its
+median. Any other ratio is marked with the reason, and the command exits with 1.
 
-Seconds are those of the clock; CPU seconds are those that all threads of a side's process worked,
-which another program on the machine changes little.
+Seconds are wall-clock time. CPU seconds are the CPU time of all threads of a side's process, which
+other programs on the machine hardly affect.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ from typing import Any, NamedTuple
 FEWEST_ROUNDS = 5
 WIDEST_SPREAD = 0.2
 
-# Quantity -> number. What is no number (a learning curve) is for `ratios` alone, not printed.
+# Quantity -> number. Other values, such as a learning curve, are only for `Ratios`, not printed.
 Reading = Mapping[str, Any]
-# A round's number, 0 for the warm-up, to what one side measured in it.
+# Maps the number of a round (0 or less for a warm-up) to the reading of one side.
 Measure = Callable[[int], Reading]
-# What our side and a peer measured in one round, to named ratios.
+# Maps the readings of our side and of a peer in one round to named ratios.
 Ratios = Callable[[Reading, Reading], Mapping[str, float]]
 
 
 class Clock(NamedTuple):
-    """Two functions without arguments that return seconds."""
+    """Functions that return wall-clock and CPU seconds."""
 
     wall: Callable[[], float] = time.perf_counter
     cpu: Callable[[], float] = time.process_time
 
 
 def timed(work: Callable[[], object], clock: Clock = Clock()) -> tuple[float, float]:  # noqa: B008
-    """Do the work; seconds and CPU seconds that it took."""
+    """Run the work; return its seconds and CPU seconds."""
     wall, cpu = clock.wall(), clock.cpu()
     work()
     return clock.wall() - wall, clock.cpu() - cpu
 
 
 def peak_bytes() -> int:
-    """The largest resident size of this process.
+    """Return the peak resident size of this process in bytes.
 
-    Not `ru_maxrss` where Linux says it better: that starts from the size of the process which
-    started this one, so that a light side would show its parent's memory.
+    On Linux this reads VmHWM, because `ru_maxrss` starts from the size of the parent process, so
+    that a small side would show its parent's memory.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -69,7 +69,7 @@ def peak_bytes() -> int:
 
 
 def of_quantities(*names: str) -> Ratios:
-    """The ratios ours / peer's of these quantities; without names of all numbers that both have."""
+    """Create `Ratios` (ours / peer's) of the named quantities, or of all numbers that both have."""
 
     def ratios(ours: Reading, peer: Reading) -> dict[str, float]:
         chosen = names or [name for name in numbers(ours) if name in peer]
@@ -80,18 +80,19 @@ def of_quantities(*names: str) -> Ratios:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A comparison of sides.
+    """Comparison of sides.
 
     Attributes:
-        sides: name -> what builds the side, in the side's own process, and returns its `Measure`.
-        pairs: (ours, peer) by name, of which ratios are made.
-        ratios: what is compared of a pair.
+        sides: for each side, a function that builds it in its own process and returns its
+            `Measure`.
+        pairs: pairs (ours, peer) of side names to compare.
+        ratios: computes the ratios of a pair.
         add_options: adds the options of this comparison to the parser.
-        inputs: before anything is measured, writes what the sides read into `options.folder`.
-        fresh: a side needs a new process for each round (its peak memory, say); otherwise it is
-            built once and its process lives until the last round.
-        warm_up: rounds that are thrown away, unless `--warm_up` says otherwise.
-        settings: whether `--key=value` settings of the models are taken, as `options.settings`.
+        inputs: writes the inputs of the sides into `options.folder`, before any measurement.
+        fresh: whether each round needs a new process (for its peak memory, for example); otherwise
+            a side is built once, and its process runs until the last round.
+        warm_up: default number of discarded rounds.
+        settings: whether `--key=value` settings of the models are accepted, as `options.settings`.
     """
 
     sides: Mapping[str, Callable[[argparse.Namespace], Measure]]
@@ -107,7 +108,7 @@ class Benchmark:
 def take_turns(
     sides: Mapping[str, Measure], rounds: int, warm_up: int = 1
 ) -> dict[str, list[Reading]]:
-    """Measure each side once a round, in the order of the sides; warm-up rounds are left out."""
+    """Measure each side once per round, in their order; return the readings after the warm-up."""
     readings: dict[str, list[Reading]] = {side: [] for side in sides}
     for number in range(1 - warm_up, rounds + 1):
         for side, measure in sides.items():
@@ -119,25 +120,25 @@ def take_turns(
 
 @dataclass(frozen=True)
 class Spread:
-    """The values of one ratio, a round each (at least one)."""
+    """Values of one ratio, one per round (at least one)."""
 
     values: Sequence[float]
 
     @property
     def median(self) -> float:
-        """Middle value."""
+        """Median of the values."""
         return statistics.median(self.values)
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """First and third quartile, between the least and the most value."""
+        """First and third quartile, within the minimum and the maximum."""
         if len(self.values) == 1:
             return self.values[0], self.values[0]
         first, _, third = statistics.quantiles(self.values, n=4, method="inclusive")
         return first, third
 
     def objection(self) -> str:
-        """Why the median must not be quoted; empty where it may be."""
+        """Return the reason why the median must not be quoted; "" if it may be."""
         lost = sum(not math.isfinite(value) for value in self.values)
         if lost:
             return f"do not quote: no ratio in {lost} of {len(self.values)} rounds"
@@ -157,7 +158,11 @@ class Spread:
 def report(
     readings: Mapping[str, Sequence[Reading]], pairs: Sequence[tuple[str, str]], ratios: Ratios
 ) -> tuple[list[str], bool]:
-    """Two Markdown tables, medians of the sides and ratios of the pairs; may all be quoted?"""
+    """Format two Markdown tables: medians of the sides, and ratios of the pairs.
+
+    Returns:
+        The lines, and whether all ratios may be quoted.
+    """
     names = list(dict.fromkeys(name for rows in readings.values() for name in numbers(rows[0])))
     lines = table_head("side, median over rounds", *names)
     for side, rows in readings.items():
@@ -179,38 +184,38 @@ def report(
 
 
 def _figures(spread: Spread) -> tuple[str, str, str]:
-    """Median, quartiles and ends as text."""
+    """Format median, quartiles and range."""
     first, third = spread.quartiles
     ends = f"{in_short(min(spread.values))} to {in_short(max(spread.values))}"
     return in_short(spread.median), f"{in_short(first)} to {in_short(third)}", ends
 
 
 def in_short(value: float) -> str:
-    """Three digits, of numbers above a thousand all before the point."""
+    """Format a number with three digits, or from a thousand on as an integer."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def numbers(reading: Reading) -> dict[str, float]:
-    """What is a number of it."""
+    """Return the numeric quantities of a reading."""
     return {name: value for name, value in reading.items() if isinstance(value, int | float)}
 
 
 def table_head(*cells: str) -> list[str]:
-    """The first two lines of a Markdown table."""
+    """Format the first two lines of a Markdown table."""
     return [table_row(*cells), "|" + "---|" * len(cells)]
 
 
 def table_row(*cells: str) -> str:
-    """A line of a Markdown table."""
+    """Format a line of a Markdown table."""
     return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)
 
 
 class Side:
-    """A side in a process of its own, which answers a round's number with a line of JSON.
+    """Side in its own process, which answers the number of a round with a line of JSON.
 
     Args:
-        name: of the side, for messages.
-        command: starts the process, which calls `serve`.
+        name: name of the side, for messages.
+        command: command of the process, which calls `serve`.
     """
 
     def __init__(self, name: str, command: Sequence[str]) -> None:
@@ -224,19 +229,23 @@ class Side:
         )
 
     def __call__(self, number: int) -> Reading:
-        """One round."""
+        """Measure one round."""
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it has ended, as `answer` says
+        with contextlib.suppress(BrokenPipeError):  # `answer` reports that the process has ended
             self._process.stdin.write(f"{number}\n")
             self._process.stdin.flush()
         return self.answer()
 
     def answer(self) -> Reading:
-        """Its next line; the first one, empty, says that it is built."""
+        """Read the next answer; the first one is {} and means that the side is built.
+
+        Raises:
+            SystemExit: the process has ended.
+        """
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            self._process.wait()  # until it has said why
+            self._process.wait()  # until its error message is printed
             raise SystemExit(f"side {self.name} has failed; what it said stands above")
         reading: dict[str, Any] = json.loads(line)
         return reading
@@ -248,9 +257,9 @@ class Side:
 
 
 def serve(build: Callable[[], Measure]) -> None:
-    """Be the process of a side: build it, then measure a round for each number on stdin.
+    """Run the process of a side: build it, then measure one round for each number on stdin.
 
-    Whatever else is printed goes to stderr, so that stdout holds answers alone.
+    Other output is redirected to stderr, so that stdout has only the answers.
     """
     with os.fdopen(os.dup(1), "w", buffering=1) as answers:
         os.dup2(2, 1)
@@ -262,7 +271,7 @@ def serve(build: Callable[[], Measure]) -> None:
 
 @contextlib.contextmanager
 def processes(commands: Mapping[str, Sequence[str]], fresh: bool) -> Iterator[dict[str, Measure]]:
-    """Sides in processes, built; `fresh` ones are started anew for each round."""
+    """Build the sides in their processes; with `fresh`, start a new process for each round."""
 
     def once(name: str) -> Measure:
         def measure(number: int) -> Reading:
@@ -280,6 +289,6 @@ def processes(commands: Mapping[str, Sequence[str]], fresh: bool) -> Iterator[di
             name: stack.enter_context(contextlib.closing(Side(name, command)))
             for name, command in commands.items()
         }
-        for side in sides.values():  # none is measured while another is being built
+        for side in sides.values():  # wait until all are built before any is measured
             side.answer()
         yield dict(sides)

@@ -1,12 +1,12 @@
-"""What it costs that a new item has no trained ID vector and no co-occurrence.
+"""Quality of the IDs of new items, which have no trained ID vector and no co-occurrence.
 
-A tenth of the items is hidden from `tokenize` with its interactions and then added by
-`encode-items`. Their IDs are compared with those that `tokenize` gives to all items: how many of an
-item's 10 nearest in each modality are among the 10 that share most codes with it; and, with
-`--train`, how well a model trained on either file ranks the hidden items where they are the test
-target. The model sees the interactions of all items in both cases. Further `--key=value` are those
-of `tokenize`. Each round draws other items and starts from another seed, `--seed` + its number - 1;
-what is compared is quality, not time.
+A tenth of the items is hidden from `tokenize`, with its interactions, and then added by
+`encode-items`. The IDs are compared with those of a `tokenize` run on all items. The first measure
+is the share of an item's 10 nearest in each modality that are among the 10 items that share most
+codes with it. With `--train`, the second measure is how well a model trained on either file ranks
+hidden items as test targets. The model sees the interactions of all items in both cases. Further
+`--key=value` are settings of `tokenize`. Each round hides other items and uses another seed,
+`--seed` + its number - 1. This comparison measures quality, not time.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ METRICS = ("ndcg@10", "unseen_ndcg@10", "unseen_hit@10")
 
 
 def _side(way: Callable[..., Path]) -> Callable[[argparse.Namespace], Measure]:
-    """IDs made in one way, and what they are worth."""
+    """Create a side that makes IDs in one way and measures their quality."""
 
     def side(options: argparse.Namespace) -> Measure:
         def measure(number: int) -> Reading:
@@ -64,7 +64,7 @@ def _side(way: Callable[..., Path]) -> Callable[[argparse.Namespace], Measure]:
 def with_all(
     source: DatasetPaths, folder: Path, settings: dict[str, Any], hidden: set[str]
 ) -> Path:
-    """The IDs that all items get together."""
+    """Make the IDs of all items together; return the `.semid` file."""
     domain = _copy(source, folder)
     tokenize([domain], folder / "tokenizer", settings)
     return domain.file("semid")
@@ -73,7 +73,7 @@ def with_all(
 def with_hidden(
     source: DatasetPaths, folder: Path, settings: dict[str, Any], hidden: set[str]
 ) -> Path:
-    """The IDs where the hidden items came later."""
+    """Make the IDs of the hidden items after those of the others; return the `.semid` file."""
     domain = _copy(source, folder)
     for suffix in ("item", "inter"):
         kept = []
@@ -93,7 +93,7 @@ def with_hidden(
 
 
 def _copy(source: DatasetPaths, folder: Path) -> DatasetPaths:
-    """The data set's files under another folder, without IDs."""
+    """Copy the data set's files to another folder, without IDs."""
     domain = DatasetPaths(source.name, folder / source.name)
     domain.folder.mkdir(parents=True)
     for file in source.folder.iterdir():
@@ -105,7 +105,11 @@ def _copy(source: DatasetPaths, folder: Path) -> DatasetPaths:
 def kept_neighbors(
     source: DatasetPaths, file: Path, modalities: list[str], hidden: set[str]
 ) -> dict[str, float]:
-    """Neighbors by modality that are neighbors by codes, for hidden and for other items."""
+    """Compute the share of neighbors in a modality that are neighbors by codes.
+
+    Returns:
+        One number for each modality, for hidden and for other items.
+    """
     catalog = read_catalog([source], modalities)
     table = read_semantic_ids(file)
     row = {item: number for number, item in enumerate(table.items)}
@@ -125,7 +129,7 @@ def kept_neighbors(
 
 
 def _others(vectors: np.ndarray) -> np.ndarray:
-    """Each row's nearest, itself left out."""
+    """Find the nearest rows of each row, without itself."""
     found, _ = nearest_items(vectors, N_NEIGHBORS + 1)
     other = found != np.arange(len(found))[:, None]
     other[other.all(axis=1), -1] = False
@@ -135,7 +139,7 @@ def _others(vectors: np.ndarray) -> np.ndarray:
 def ranked(
     options: argparse.Namespace, seed: int, folder: Path, file: Path, hidden: set[str]
 ) -> dict[str, float]:
-    """Test metrics of QBERT4Rec with these IDs, by whether the target was hidden."""
+    """Train QBERT4Rec with these IDs; return test metrics for hidden and for other targets."""
     from recbole.data import data_preparation
     from rich.console import Console
 

@@ -1,11 +1,11 @@
-"""A made-up Amazon category to atomic files, and pandas' naive way beside it: time and memory.
+"""Time and memory of preparing a synthetic Amazon category, compared with a simple pandas script.
 
-The raw files are in the format of 2018, gzip: reviews of some 500 characters, one metadata record
-an item. Items are drawn by a power law and users are unevenly active, so that the 5-core keeps a
-part. A round is a new process that does it all. The naive way reads whole files
-into data frames (`pandas.read_json(lines=True)`), cleans with `apply` and filters with
-`groupby().filter()`; it needs many times the memory of the files: choose a size that fits, or
-`--sides=amazon.py`. It cannot read broken lines, so that there are some (one in 100,000) only
+The raw files have the format of 2018, with gzip: reviews of about 500 characters, and one metadata
+record per item. Items follow a power law, and the activity of users varies, so that the 5-core
+keeps a part of them. A round is a new process that runs all steps. The pandas script reads whole
+files into data frames (`pandas.read_json(lines=True)`), cleans with `apply` and filters with
+`groupby().filter()`. It needs many times the memory of the files: choose a size that fits, or
+`--sides=amazon.py`. It cannot read broken lines, so the files have some (one in 100,000) only
 without it.
 """
 
@@ -34,7 +34,7 @@ TEXT = (
 
 
 def _write_inputs(options: argparse.Namespace) -> None:
-    """The raw files; pandas cannot read broken lines, so that there are none beside it."""
+    """Write the raw files, with broken lines unless pandas, which cannot read them, is a side."""
     write_raw(options.folder, options.reviews, options.items, broken="pandas" not in options.sides)
     for path in sorted(options.folder.iterdir()):
         print(f"{path.name}: {path.stat().st_size / 1e6:,.0f} MB")
@@ -42,7 +42,7 @@ def _write_inputs(options: argparse.Namespace) -> None:
 
 
 def write_raw(folder: Path, n_reviews: int, n_items: int, broken: bool) -> None:
-    """`raw.json.gz` and `meta_raw.json.gz`."""
+    """Write `raw.json.gz` and `meta_raw.json.gz`."""
     rng = np.random.default_rng(2026)
     n_users = max(1, n_reviews // 4)
     chances = np.cumsum(1 / np.arange(1, n_items + 1) ** 0.8)
@@ -75,17 +75,17 @@ def write_raw(folder: Path, n_reviews: int, n_items: int, broken: bool) -> None:
 
 
 def joined(*parts: str | pa.Array) -> pa.Array:
-    """Parts side by side, a row each."""
+    """Concatenate the parts of each row."""
     return pc.binary_join_element_wise(*parts, "")
 
 
 def texts(numbers: np.ndarray) -> pa.Array:
-    """Numbers as text."""
+    """Convert numbers to text."""
     return pa.array(numbers).cast(pa.string())
 
 
 def sentences(rng: np.random.Generator, n: int, length: int) -> pa.Array:
-    """n texts of so many words or so, drawn from a thousand cuts of one long row of words."""
+    """Draw n texts of about `length` words, from a thousand substrings of a long text."""
     row = " ".join(rng.choice(TEXT.split(), 10_000).tolist())
     starts = rng.integers(0, len(row) - 10 * length, 1000)
     cuts = pa.array([row[start : start + 8 * length] for start in starts.tolist()])
@@ -93,7 +93,7 @@ def sentences(rng: np.random.Generator, n: int, length: int) -> pa.Array:
 
 
 def _once(work: Callable[[Path], Reading], module: str) -> Callable[[argparse.Namespace], Measure]:
-    """A side that does it all in its one round; what it imports counts as memory, not as time."""
+    """Create a side that runs the work in one round; its imports count as memory, not as time."""
 
     def side(options: argparse.Namespace) -> Measure:
         importlib.import_module(module)
@@ -110,7 +110,7 @@ def _once(work: Callable[[Path], Reading], module: str) -> Callable[[argparse.Na
 
 
 def _amazon(folder: Path) -> Reading:
-    """`prepare_amazon` with its defaults, and text required."""
+    """Run `prepare_amazon` with its defaults, and text required."""
     from recbole_qbert.data.domain import DatasetPaths
     from recbole_qbert.datasets.amazon import Options, prepare_amazon
 
@@ -122,7 +122,7 @@ def _amazon(folder: Path) -> Reading:
 
 
 def _pandas(folder: Path) -> Reading:
-    """The same by data frames alone."""
+    """Run the same steps with data frames."""
     import pandas as pd
 
     def clean(value: object) -> str:

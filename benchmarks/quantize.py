@@ -1,8 +1,9 @@
-"""A million vectors to unique code tuples: the RQ-VAE with reallocation, and faiss.
+"""Quantization of a million vectors into code tuples: the RQ-VAE with reallocation, and faiss.
 
-Made-up vectors: a tree of centers (64 x 64 x 64, each level half as wide as the one above) and
-noise around the lowest ones, so that a residual quantizer has something to find at every level. A
-round is a new process that does it all: of a million items some eight minutes (`--rounds=1`).
+The vectors are synthetic: a tree of centers (64 x 64 x 64, each level with half the standard
+deviation of the one above) and noise around the lowest centers, so that each level of a residual
+quantizer has structure to encode. A round is a new process that runs all steps, about eight minutes
+for a million items (`--rounds=1`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _BLOCK = 1 << 16
 
 
 def vectors(options: argparse.Namespace) -> np.ndarray:
-    """float32 [items, dimension]."""
+    """Generate the vectors, float32 [items, dimension]."""
     rng = np.random.default_rng(2026)
     shape = (BRANCHES, options.dimension)
     centers = [
@@ -40,7 +41,7 @@ def vectors(options: argparse.Namespace) -> np.ndarray:
 
 
 def _rqvae(options: argparse.Namespace) -> Reading:
-    """Stage 2 with its default settings, then reallocation."""
+    """Run stage 2 with its default settings, then reallocation."""
     import torch
 
     from recbole_qbert.tokenizer.collisions import reallocate
@@ -79,7 +80,7 @@ def _rqvae(options: argparse.Namespace) -> Reading:
 
 
 def _faiss(options: argparse.Namespace) -> Reading:
-    """faiss's residual quantizer: as many levels and codes, greedy as eq. 7 is; not unique."""
+    """Run faiss's residual quantizer: the same levels and codes, greedy as in eq. 6; not unique."""
     import faiss
 
     faiss.omp_set_num_threads(options.threads)
@@ -89,29 +90,29 @@ def _faiss(options: argparse.Namespace) -> Reading:
     quantizer.max_beam_size = 1
     quantizer.train(given)
     fitted = perf_counter()
-    codes = quantizer.compute_codes(given)  # a byte a level
+    codes = quantizer.compute_codes(given)  # one byte per level
     done, cpu_seconds = perf_counter(), process_time() - cpu_start
     peak = peak_bytes() / 2**30
-    error = spread = 0.0
+    error = total = 0.0
     mean = given.mean(axis=0)
     for first in range(0, len(given), _BLOCK):
         block = given[first : first + _BLOCK]
         error += float(np.square(block - quantizer.decode(codes[first : first + _BLOCK])).sum())
-        spread += float(np.square(block - mean).sum())
+        total += float(np.square(block - mean).sum())
     return {
         "seconds to fit": fitted - start,
         "seconds to encode": done - fitted,
         "seconds in all": done - start,
         "CPU seconds in all": cpu_seconds,
         "peak GiB": peak,
-        "relative error": error / spread,
+        "relative error": error / total,
         "least usage": min(len(np.unique(column)) for column in codes.T) / CODEBOOK_SIZE,
         "collisions before": len(given) - len(np.unique(codes, axis=0)),
     }
 
 
 def _once(work: Callable[[argparse.Namespace], Reading]) -> Callable[..., Measure]:
-    """A side that does all of the work in its one round."""
+    """Create a side that runs all of the work in one round."""
     return lambda options: lambda number: work(options)
 
 

@@ -1,6 +1,6 @@
-"""Samples of a data set's users, each a data set of its own: python -m benchmarks.samples --help.
+"""Samples of a data set's users, written as data sets: python -m benchmarks.samples --help.
 
-Small data sets on which the defaults are measured (results/defaults.md).
+The defaults are measured on these small data sets (results/defaults.md).
 """
 
 from __future__ import annotations
@@ -17,7 +17,17 @@ from recbole_qbert.data.atomic_writing import write_header, write_rows
 
 
 def write_sample(data_path: Path, name: str, n_users: int, seed: int) -> str:
-    """Write `<name><n_users>`: all interactions of some users, and the items that occur in them."""
+    """Write a sample `<name><n_users>`: all interactions of some users, and their items.
+
+    Args:
+        data_path: folder of the data sets.
+        name: name of the data set.
+        n_users: number of users.
+        seed: seed of the choice of users.
+
+    Returns:
+        A line with the counts.
+    """
     inter = read_atomic(data_path / name / f"{name}.inter")
     item = read_atomic(data_path / name / f"{name}.item")
     users = pc.unique(inter.columns["user_id"])

@@ -1,22 +1,21 @@
-"""QBERT4Rec beside RecBole's models: training, ranking, time to the best epoch, memory, dropout.
+"""QBERT4Rec and RecBole's models: training, ranking, time to the best epoch, memory, dropout.
 
-speed   BERT4Rec and QBERT4Rec of the same width, depth and length. `recbole` is RecBole 1.2.1 as it
-        ships (`recbole_qbert` is never imported), `mended` the same model under this package, whose
-        workarounds turn autograd's anomaly detection off.
-peer    a model of RecBole's as tuned for the data set, S3Rec in its first stage: computed as
-        RecBole does, then without needless work (recbole_qbert/speedups/trimmed_forward.py,
-        s3rec_first_stage.py), then with a user's rows in one batch (`batch_by: user`); on a GPU
-        where there is one.
+speed   BERT4Rec and QBERT4Rec of the same width, depth and length. `recbole` is the released
+        RecBole 1.2.1 (`recbole_qbert` is never imported). `mended` is the same model under this
+        package, whose workarounds switch autograd's anomaly detection off.
+peer    A model of RecBole, as tuned for the data set (S3Rec in its first stage): computed as in
+        RecBole (`recbole`), with the speedups of recbole_qbert/speedups (`lean`), and also with a
+        user's rows in one batch (`by user`, `batch_by: user`); on a GPU if there is one.
 best    BERT4Rec and QBERT4Rec of the same size, trained to their best epoch or for `--budget`.
-race    SASRec and QBERT4Rec as tuned for the data set, to SASRec's best valid NDCG@10 with seen
-        items excluded, SASRec once padded as RecBole trains it and once without (`trim_padding`);
-        QBERT4Rec also reads further `--key=value`.
-memory  growth of the process by the data set and the model, over the same imports.
-dropout one layer, forward and backward.
+race    SASRec and QBERT4Rec, as tuned for the data set, to SASRec's best validation NDCG@10 on
+        unseen items; SASRec with padding as in RecBole, and without it (`trim_padding`). QBERT4Rec
+        also reads further `--key=value`.
+memory  Growth of the process's memory by the data set and the model, after the same imports.
+dropout One layer, forward and backward.
 
-A round of `best` or `race` is a whole training of each side. Semantic IDs of `speed`, `peer` and
-`memory` are made up (12 levels of 256 random codes, which cost what real ones cost); `best` and
-`race` read real ones. Without a data set ml-100k is used, which RecBole ships.
+A round of `best` or `race` is a complete training of each side. The semantic IDs of `speed`, `peer`
+and `memory` are random (12 levels of 256 codes), which does not change the cost; `best` and `race`
+read real ones. The default data set is ml-100k, which is part of RecBole.
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ def _dropout_options(parser: argparse.ArgumentParser) -> None:
 
 
 def data_path(options: argparse.Namespace) -> str:
-    """The folder of data sets: as given, of ml-100k the one that RecBole ships."""
+    """Return the folder of data sets; for ml-100k, the default is RecBole's own folder."""
     if options.data_path:
         return str(options.data_path)
     if options.dataset != "ml-100k":
@@ -86,12 +85,12 @@ def data_path(options: argparse.Namespace) -> str:
 
 
 def _made_up_ids(options: argparse.Namespace) -> Path:
-    """Where `write_made_up_ids` puts them."""
+    """Return the path of the file that `write_made_up_ids` writes."""
     return Path(options.folder) / "made-up.semid"
 
 
 def write_made_up_ids(options: argparse.Namespace) -> None:
-    """Random semantic IDs for every item of the data set."""
+    """Write random semantic IDs for all items of the data set."""
     import numpy as np
 
     from recbole_qbert.data.atomic import read_columns
@@ -108,7 +107,7 @@ def write_made_up_ids(options: argparse.Namespace) -> None:
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The same for both models."""
+    """Return the settings that both models share."""
     return {
         "data_path": data_path(options),
         "hidden_size": options.hidden_size,
@@ -124,12 +123,12 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _quiet(options: argparse.Namespace) -> dict[str, Any]:
-    """Nothing is shown, and what is written goes where the benchmark's inputs lie."""
+    """Return settings without progress bars, and with checkpoints in the benchmark's folder."""
     return {"show_progress": False, "checkpoint_dir": str(Path(options.folder) / "saved")}
 
 
 def _plain_recbole(options: argparse.Namespace) -> tuple[Any, Any, Any]:
-    """RecBole's BERT4Rec as `run_recbole` makes it: model, train data, valid data."""
+    """Build RecBole's BERT4Rec like `run_recbole`: model, training data, validation data."""
     from recbole.config import Config
     from recbole.data import create_dataset, data_preparation
     from recbole.utils import get_model, init_seed
@@ -150,13 +149,13 @@ def _plain_recbole(options: argparse.Namespace) -> tuple[Any, Any, Any]:
 
 
 def _same_size(model: str, options: argparse.Namespace) -> tuple[Any, Any, Any]:
-    """A model under this package, of the size of the options: model, train data, valid data."""
+    """Build a model of this package in the size of the options; see `_built`."""
     ids = {"semantic_id_file": str(_made_up_ids(options))} if model == "QBERT4Rec" else {}
     return _built(model, options.dataset, _settings(options) | ids)
 
 
 def _built(model: str, dataset: str, settings: dict[str, Any]) -> tuple[Any, Any, Any]:
-    """Model, train data, valid data."""
+    """Build model, training data and validation data."""
     import recbole_qbert  # noqa: F401  applies the workarounds
     from recbole_qbert.common.process import flush_denormals
     from recbole_qbert.config.build import build_config
@@ -170,13 +169,13 @@ def _built(model: str, dataset: str, settings: dict[str, Any]) -> tuple[Any, Any
 
 
 def _forever(batches: Iterable[Any]) -> Iterator[Any]:
-    """Epoch after epoch."""
+    """Repeat the batches, epoch after epoch."""
     while True:
         yield from batches
 
 
 def _training(model: Any, loss: Callable[[Any], Any], train: Any, steps: int) -> Measure:
-    """So many training steps a round, batches included, where the model is."""
+    """Measure `steps` training steps per round, including batch creation, on the model's device."""
     import torch
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -189,7 +188,7 @@ def _training(model: Any, loss: Callable[[Any], Any], train: Any, steps: int) ->
             value = loss(next(batches).to(device))
             value.backward()
             optimizer.step()
-            value.item()  # waits for a GPU, as training does
+            value.item()  # waits for the GPU, as in training
 
     def measure(number: int) -> Reading:
         model.train()
@@ -205,7 +204,7 @@ def _training(model: Any, loss: Callable[[Any], Any], train: Any, steps: int) ->
 
 
 def _ranking(model: Any, valid: Any) -> Measure:
-    """One batch of users a round."""
+    """Measure the ranking of one batch of users per round."""
     import torch
 
     batches = _forever(valid)
@@ -240,14 +239,14 @@ def _speed(build: Callable[[argparse.Namespace], tuple[Any, Any, Any]]) -> Any:
 
 
 def _peer(**settings: Any) -> Any:
-    """A model of RecBole's as tuned for the data set, S3Rec in its first stage."""
+    """Create a side that trains a model of RecBole as tuned for the data set."""
 
     def side(options: argparse.Namespace) -> Measure:
         import torch
 
         torch.set_num_threads(options.threads)
         given = {"semantic_id_file": str(_made_up_ids(options)), **settings}
-        if options.peer == "S3Rec":  # sequences, not prefixes, and few of them a step
+        if options.peer == "S3Rec":  # its first stage trains on sequences, in small batches
             given |= {"augmentation": "none", "train_batch_size": 128}
         model, train, _ = _as_tuned(options.peer, options, **given)
 
@@ -262,7 +261,10 @@ def _peer(**settings: Any) -> Any:
 def _trained(
     model: str, build: Callable[..., tuple[Any, Any, Any]], metric: str, **settings: Any
 ) -> Any:
-    """Train until early stopping or the budget; seconds to the best of a valid metric."""
+    """Create a side that trains until early stopping or the budget.
+
+    It measures the seconds to the best value of a validation metric.
+    """
 
     def side(options: argparse.Namespace) -> Measure:
         import torch
@@ -300,7 +302,7 @@ def _trained(
 
 
 def time_to_best(ours: Reading, peer: Reading) -> dict[str, float]:
-    """Ours / the peer's: seconds to the peer's best (not a number if never), to each one's own."""
+    """Compute the ratios of times: to the peer's best value (NaN if never), to each one's own."""
     reached = [seconds for seconds, value in ours["curve"] if value >= peer["best valid"]]
     return {
         "seconds to the peer's best": (reached[0] if reached else math.nan) / peer["seconds to it"],
@@ -309,7 +311,7 @@ def time_to_best(ours: Reading, peer: Reading) -> dict[str, float]:
 
 
 def _of_size(model: str, options: argparse.Namespace) -> tuple[Any, Any, Any]:
-    """Width, depth and length of the options, to early stopping."""
+    """Build a model with the width, depth and length of the options, and early stopping."""
     settings = _settings(options) | {"use_tuned": False, "stopping_step": 3}
     if model == "QBERT4Rec":
         settings["semantic_id_file"] = options.semantic_id_file
@@ -317,7 +319,7 @@ def _of_size(model: str, options: argparse.Namespace) -> tuple[Any, Any, Any]:
 
 
 def _as_tuned(model: str, options: argparse.Namespace, **extra: Any) -> tuple[Any, Any, Any]:
-    """The shipped settings for the data set, evaluated after each epoch."""
+    """Build a model with the shipped settings for the data set, evaluated after each epoch."""
     settings = {"data_path": data_path(options), "eval_step": 1, **_quiet(options)}
     settings |= {"valid_metric": "unseen_NDCG@10"}
     if model != "QBERT4Rec":
@@ -326,13 +328,13 @@ def _as_tuned(model: str, options: argparse.Namespace, **extra: Any) -> tuple[An
 
 
 def _qbert4rec_as_asked(model: str, options: argparse.Namespace) -> tuple[Any, Any, Any]:
-    """`_as_tuned` with the IDs and the `--key=value` of the command line."""
+    """Call `_as_tuned` with the IDs and the `--key=value` of the command line."""
     given = {"semantic_id_file": options.semantic_id_file, **options.settings}
     return _as_tuned(model, options, **given)
 
 
 def _dropout(ours: bool) -> Any:
-    """Forward and backward of one dropout layer over 256 sequences of 50 positions."""
+    """Create a side that runs one dropout layer, forward and backward, on [256, 50, hidden]."""
 
     def side(options: argparse.Namespace) -> Measure:
         import torch
@@ -360,10 +362,10 @@ def _dropout(ours: bool) -> Any:
 
 
 def _memory(build: Callable[[argparse.Namespace], object], ours: bool) -> Any:
-    """Growth of the largest resident size by data set and model."""
+    """Create a side that measures the growth of the peak resident size by data set and model."""
 
     def side(options: argparse.Namespace) -> Measure:
-        import ray.tune  # noqa: F401  what run_recbole imports
+        import ray.tune  # noqa: F401  as run_recbole does
         import recbole.quick_start  # noqa: F401
 
         if ours:

@@ -1,12 +1,12 @@
-r"""Amazon reviews of 2014, 2018 or 2023, as downloaded, to RecBole's atomic files.
+r"""Convert downloaded Amazon reviews of 2014, 2018 or 2023 to RecBole's atomic files.
 
     python dataset_scripts/amazon.py --category=Instruments --release=2018 --folder=raw
     python dataset_scripts/amazon.py --dataset=Beauty --release=2014 \
         --reviews=reviews_Beauty.json.gz --metadata=meta_Beauty.json.gz --require=text,image
 
-finds the files of a category by their names (ratings-only ones first), or takes those given, and
-writes dataset/<name>/<name>.inter and .item, a sidecar with counts and hashes, and, where lines
-could not be used, <name>.rejected with each of them.
+The script finds the files of a category by their names (ratings-only files first), or reads the
+given ones. It writes dataset/<name>/<name>.inter and .item, a sidecar with counts and hashes, and,
+if there are invalid lines, <name>.rejected with each of them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from recbole_qbert.datasets.scripts import comma_list, run_script
 
 
 def main() -> None:
-    """Parse, prepare, print."""
+    """Parse the options, prepare the data set, and print its report."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,13 +1,13 @@
-r"""Fetch raw files, or pictures of items, by lists of URLs.
+r"""Download raw files, or pictures of items, by lists of URLs.
 
     python dataset_scripts/download.py --items=dataset/X/X.item --column=image_url \
         --output=pictures/X --pictures
     python dataset_scripts/download.py --list=urls.tsv --output=raw
 
-`urls.tsv` has a row a file: its name, a tab, URLs with blanks between (the first good one counts),
-and perhaps a tab and its SHA-256. Repeat the command after a kill, or to try again what failed;
-status.tsv in the folder says what became of each. On a machine without a network, fetch the files
-elsewhere, by whatever means, and give their folder: --offline=FOLDER.
+`urls.tsv` has one row per file: its name, a tab, URLs separated by blanks (tried in order), and
+optionally a tab and its SHA-256. Repeat the command after a kill, or to try failed files again;
+status.tsv in the folder has the state of each file. For a machine without a network, download the
+files elsewhere and give their folder: --offline=FOLDER.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ from recbole_qbert.datasets.scripts import comma_list, run_script
 
 
 def main() -> None:
-    """Parse, fetch, print."""
+    """Parse the options, download the files, and print the counts.
+
+    Raises:
+        InputError: an option or a list is invalid, or a download failed without --allow_failed.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -52,7 +56,7 @@ def main() -> None:
     parser.add_argument("--max_wait", type=float, default=usual.max_wait, help="s, the longest")
     parser.add_argument("--user_agent", default=usual.user_agent, help="who asks")
     options = parser.parse_args()
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # status.tsv says what went wrong
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # status.tsv has the reasons
     if options.workers < 1 or options.per_host < 1 or options.timeout <= 0 or options.retries < 0:
         raise InputError("--workers, --per_host, --timeout: more than 0; --retries: 0 or more")
     if options.items and not options.column:

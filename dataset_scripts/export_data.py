@@ -1,12 +1,13 @@
-r"""Atomic files to the formats of other projects.
+r"""Export atomic files to the formats of other projects.
 
     python dataset_scripts/export_data.py --format=mql4grec --dataset=Instruments \
         --data_path=dataset --output=data/Instruments
     python dataset_scripts/export_data.py --format=unisrec --dataset=X --text_fields=title,brand \
         --output=downstream/X
 
-The formats are those of import_data.py. `mql4grec` keeps the order of interactions, no times;
-`unisrec` splits leave-one-out with histories of 50 items, and takes its features from X.text.npz.
+The formats are those of import_data.py. `mql4grec` keeps the order of the interactions but not
+their times. `unisrec` splits leave-one-out with histories of 50 items, and reads its features from
+X.text.npz.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from recbole_qbert.datasets.unisrec import export_folder
 
 
 def main() -> None:
-    """Parse, export, print."""
+    """Parse the options, export the data set, and print its counts."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-r"""Data sets of other projects to RecBole's atomic files.
+r"""Import data sets of other projects to RecBole's atomic files.
 
     python dataset_scripts/import_data.py --format=mql4grec --source=data/Instruments \
         --dataset=Instruments --data_path=dataset
@@ -23,7 +23,11 @@ FORMATS = {"mql4grec": import_json, "unisrec": import_folder}
 
 
 def main() -> None:
-    """Parse, import, print."""
+    """Parse the options, import the data set, and print its counts.
+
+    Raises:
+        InputError: an option or a file is invalid, or files would be replaced without --overwrite.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

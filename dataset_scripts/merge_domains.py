@@ -1,4 +1,4 @@
-"""Several data sets as one, tokens named <dataset>/<token>: `recbole-qbert merge` as a script.
+"""Merge several data sets, with tokens named <dataset>/<token>; the same as `recbole-qbert merge`.
 
 python dataset_scripts/merge_domains.py --datasets=A,B --into=AB --data_path=dataset
 """

@@ -1,12 +1,12 @@
-r"""An unpacked MovieLens archive (100K, 1M, 10M, 20M or later) to RecBole's atomic files.
+r"""Convert an unpacked MovieLens archive (100K, 1M, 10M, 20M or later) to RecBole's atomic files.
 
     python dataset_scripts/movielens.py --folder=ml-1m --dataset=ml-1m \
         --descriptions=descriptions.tsv --posters=posters
 
-The layout is known by the names of the files. Descriptions are a tab-separated table with the
-columns item_id and description; posters a folder of <item_id>.jpg, or such a table with the columns
-item_id and poster. Writes dataset/<name>/<name>.inter, .item, where there are users .user, and a
-sidecar with counts and hashes.
+The names of the files determine the layout. The descriptions are a tab-separated table with the
+columns item_id and description. The posters are a folder of <item_id>.jpg, or a tab-separated table
+with the columns item_id and poster. The script writes dataset/<name>/<name>.inter, .item, .user if
+there are users, and a sidecar with counts and hashes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from recbole_qbert.datasets.scripts import run_script
 
 
 def main() -> None:
-    """Parse, prepare, print."""
+    """Parse the options, prepare the data set, and print its report."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

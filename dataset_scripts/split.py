@@ -1,4 +1,4 @@
-r"""Split a data set into files that RecBole reads as they are.
+r"""Split a data set into benchmark files for RecBole.
 
     python dataset_scripts/split.py --dataset=X                          # leave-one-out
     python dataset_scripts/split.py --dataset=X --method=temporal --shares=0.8,0.9
@@ -6,10 +6,10 @@ r"""Split a data set into files that RecBole reads as they are.
         --valid_from=1388534400 --test_from=1396310400
     python dataset_scripts/split.py --dataset=X --parts=my_train.inter,my_valid.inter,my_test.inter
 
-writes dataset/X/X.train.inter, X.valid.inter and X.test.inter, a row a target with its history, and
-X.split.yaml, which makes RecBole number histories and targets alike:
-`recbole-qbert run --dataset=X --config_files=dataset/X/X.split.yaml ...`. It says what the split
-lets training know of the future.
+The script writes dataset/X/X.train.inter, X.valid.inter and X.test.inter. Each row is a target with
+its history. It also writes X.split.yaml, with which RecBole numbers the items of histories and
+targets jointly: `recbole-qbert run --dataset=X --config_files=dataset/X/X.split.yaml ...`. It
+prints how much of the future the split reveals in training.
 """
 
 from __future__ import annotations
@@ -35,7 +35,11 @@ from recbole_qbert.datasets.split import (
 
 
 def main() -> None:
-    """Parse, split, explain."""
+    """Parse the options, split the data set, and print the counts and the leakage.
+
+    Raises:
+        InputError: an option or a file is invalid.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -75,7 +79,7 @@ def main() -> None:
 
 
 def _times(options: argparse.Namespace, sequences: UserSequences) -> tuple[float, float]:
-    """When valid and test begin."""
+    """Return the start times of the validation and the test part."""
     given = (options.valid_from, options.test_from)
     if options.shares is None:
         if None in given:

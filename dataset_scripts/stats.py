@@ -1,8 +1,8 @@
-"""What is in a data set of atomic files: counts, lengths, repeats, cold items, what items have.
+"""Print statistics of a data set: counts, lengths, duplicates, cold items, coverage of modalities.
 
     python dataset_scripts/stats.py --dataset=Instruments --json=stats.json --html=stats.html
 
-Embeddings beside the data set count as modalities, and so do pictures in a folder (--pictures).
+Embedding tables beside the data set and pictures in a folder (--pictures) count as modalities.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from recbole_qbert.datasets.scripts import run_script
 
 
 def main() -> None:
-    """Gather, print, write."""
+    """Parse the options, compute the statistics, and print and write them."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,12 +1,13 @@
-r"""Any table of interactions, and one of items, to RecBole's atomic files.
+r"""Convert a table of interactions, and one of items, to RecBole's atomic files.
 
     python dataset_scripts/table.py --dataset=Shop --inter_file=events.csv \
         --user=customer --item=article --time=date --time_unit=date \
         --item_file=articles.parquet --item_id=article --item_fields=name,brand:token,price:float
 
-Tables are CSV, TSV, Parquet or JSON lines, by their names or --format. Without --time the order of
-the rows is the order in time. Writes dataset/<name>/<name>.inter and .item, a sidecar with counts
-and hashes, and, where rows could not be used, <name>.rejected with each of them.
+Tables are CSV, TSV, Parquet or JSON lines; the format follows from the name, or from --format.
+Without --time, the rows must be in time order. The script writes dataset/<name>/<name>.inter and
+.item, a sidecar with counts and hashes, and, if there are invalid rows, <name>.rejected with each
+of them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from recbole_qbert.datasets.scripts import comma_list, run_script
 
 
 def main() -> None:
-    """Parse, prepare, print."""
+    """Parse the options, prepare the data set, and print its report."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,1 +1,1 @@
-"""Raw files and other projects' data sets to atomic files; splits and statistics."""
+"""Conversion of raw files and of other projects' data sets to atomic files; splits, statistics."""

@@ -1,12 +1,16 @@
-"""Amazon reviews and metadata of 2014, 2018 and 2023 to atomic files.
+"""Conversion of Amazon reviews and metadata (2014, 2018, 2023) to atomic files.
 
-The way of the paper's data (MQL4GRec's pipeline): items without what is required go, of a user's
-repeated reviews of an item the earliest stays, then users and items with fewer than five
-interactions go until none is left. Reviews of one second (2014 and 2018 know only days, so there
-are many such) are shuffled: the files are ordered by item, which would give the next one away.
+The default steps are those of the paper's data (MQL4GRec's pipeline):
 
-Deviations: MQL4GRec leaves ties in the order of Python's sets, another one in each run, and
-requires that a picture can be downloaded where this, without a folder of pictures, requires a URL.
+1. Remove items that lack required metadata.
+2. Keep the earliest of a user's reviews of the same item.
+3. Repeatedly remove users and items with fewer than five interactions (5-core).
+
+A user's reviews with the same timestamp are shuffled. There are many of them in 2014 and 2018,
+which have only days. The files are ordered by item, so file order would reveal the next item.
+
+Deviations: MQL4GRec orders ties by Python's sets, differently in each run. It also requires that a
+picture was downloaded, whereas this module, without a folder of pictures, requires a URL.
 """
 
 from __future__ import annotations
@@ -57,12 +61,12 @@ REQUIREMENTS = (RECORD, TEXT, IMAGE)
 
 
 class Release(NamedTuple):
-    """How a release names the fields of a review.
+    """Names of a review's fields in a release.
 
     Attributes:
         user, item, rating, time: keys of the JSON objects.
-        csv_names: columns of the ratings-only file; None where it has a header, of these keys.
-        unit: of `time`.
+        csv_names: columns of the ratings-only file; None if it has a header with the keys above.
+        unit: unit of `time`.
     """
 
     user: str
@@ -84,15 +88,15 @@ RELEASES = {
 
 @dataclass(frozen=True)
 class Options:
-    """What to keep.
+    """Filters of the preparation.
 
     Attributes:
         core, duplicates, ties: see `kcore.Rules`.
-        require: what an item must have: `metadata` (any record), `text` (a title or a
+        require: required content of an item: `metadata` (any record), `text` (a title or a
             description), `image`.
-        pictures: folder of `<item_id>.jpg` and the like; with it, what has an image is what has
-            a file there, otherwise what has a picture URL.
-        longest: titles and descriptions of so many characters or more become empty (MQL4GRec:
+        pictures: folder of files such as `<item_id>.jpg`; an item has an image if it has a file
+            there. None: an item has an image if it has a picture URL.
+        longest: titles and descriptions of this many characters or more become empty (MQL4GRec:
             2000); None for no limit.
     """
 
@@ -105,11 +109,15 @@ class Options:
 
     @property
     def rules(self) -> Rules:
-        """Which interactions stay, and in which order."""
+        """Filter rules and order of the interactions."""
         return Rules(self.core, self.duplicates, self.ties)
 
     def check(self) -> None:
-        """Raises InputError for a value that cannot be."""
+        """Check all options.
+
+        Raises:
+            InputError: a value is invalid, or the folder of pictures cannot be read.
+        """
         self.rules.check()
         for name in self.require:
             if name not in REQUIREMENTS:
@@ -124,9 +132,13 @@ class Options:
 
 
 def find_files(folder: Path, category: str, release: int) -> tuple[list[Path], list[Path]]:
-    """A category's files of interactions and of metadata by their names in the release.
+    """Find a category's files by their names in the release.
 
-    Ratings-only files, which hold the same interactions and are read faster, go before reviews.
+    A ratings-only file is preferred to reviews: it holds the same interactions and is faster to
+    read.
+
+    Returns:
+        The interaction file, and the metadata file if there is one.
 
     Raises:
         InputError: there is no file of interactions.
@@ -157,18 +169,22 @@ def prepare_amazon(
     overwrite: bool = False,
     progress: bool = False,
 ) -> Prepared:
-    """Write `<name>.inter`, with metadata `<name>.item`, their sidecar and the rejected lines.
+    """Write `<name>.inter`, with metadata also `<name>.item`, a sidecar and the rejected lines.
 
-    Parsed files wait in `<name>.parts/` beside them, so that a killed run does not parse them
-    again; the folder goes at the end.
+    Parsed files are cached in `<name>.parts/`, so that the next run after a kill does not parse
+    them again. The folder is removed at the end.
 
     Args:
+        domain: the data set to write.
         release: 2014, 2018 or 2023.
         reviews: files of reviews (JSON lines) or ratings (`.csv`), plain or compressed.
         meta: files of metadata.
+        options: filters.
+        overwrite: whether to replace existing atomic files.
+        progress: whether to show a progress bar.
 
     Raises:
-        InputError: a file or option cannot be used, or nothing is left to write.
+        InputError: a file or an option is invalid, or no interaction is left.
     """
     options.check()
     if release not in RELEASES:
@@ -245,7 +261,7 @@ def _parse_metadata(
 def _select(
     read: Stage, described: Stage | None, options: Options
 ) -> tuple[Counts, Interactions, Records | None]:
-    """Counts of all, the interactions that stay, and the metadata of all their item tokens."""
+    """Return the counts of all rows, the selected interactions, and the metadata of their items."""
     if described is None:
         return *selected(read, options.rules), None
     hashes = hashed(read)
@@ -255,7 +271,7 @@ def _select(
         shown = pa.array(list(picture_files(options.pictures)), pa.string())
     allowed = None
     if options.require:
-        # A superset: of an item's records, the one that counts is not known yet.
+        # A superset, because the preferred one of an item's records is not known yet.
         parts = [
             token_hashes(
                 batch["item"].filter(pa.array(_meets(options, batch["item"], batch, shown)))
@@ -274,7 +290,7 @@ def _select(
 
 
 def _meets(options: Options, tokens: pa.Array, fields: Any, shown: pa.Array | None) -> np.ndarray:
-    """Which items have what is required; bool, one a token."""
+    """Return which items meet the requirements, bool [n] for n tokens."""
     fine = np.ones(len(tokens), dtype=bool)
     if TEXT in options.require:
         fine &= metadata.with_text(fields)

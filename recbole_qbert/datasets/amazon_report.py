@@ -1,4 +1,4 @@
-"""What `dataset_scripts/amazon.py` does with its flags, and what it prints."""
+"""Implementation of `dataset_scripts/amazon.py`, with its printed report."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from recbole_qbert.datasets.published import Published, amazon_categories
 
 
 def prepare_and_report(options: argparse.Namespace) -> None:
-    """Find the files, prepare, print counts beside the published ones.
+    """Find the files, prepare the data set, and print its counts beside published ones.
 
     Raises:
-        InputError: a flag or file cannot be used.
+        InputError: a flag or a file is invalid.
     """
     name = options.dataset or options.category
     if not name or not (options.category or options.reviews):
@@ -49,8 +49,8 @@ def prepare_and_report(options: argparse.Namespace) -> None:
 
 
 def published(category: str | None, release: int, core: int) -> dict[str, Published]:
-    """Counts to compare with, where they are of the same release and core: of all ratings
-    (`raw`), of what is written (`final`)."""
+    """Return published counts of the same release and core, of all ratings (`raw`) and of the
+    filtered data set (`final`)."""
     if category is None:
         return {}
     counts = amazon_categories()[category].counts

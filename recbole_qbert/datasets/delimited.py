@@ -1,7 +1,7 @@
-"""Read CSV and TSV files in bounded blocks, as text; rows that cannot be used are rejected.
+"""Reader of CSV and TSV files in blocks of bounded size, as text, that rejects invalid rows.
 
-A block is cut into records before it is parsed, so that each record's line is known and a
-quotation that never closes takes no row behind it along.
+A block is split into records before it is parsed. Therefore the line number of each record is
+known, and an unclosed quotation does not affect the rows after it.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from recbole_qbert.datasets.sources import (
 
 UNCLOSED = "a quotation that never closes"
 _QUOTE, _END = ord('"'), ord("\n")
-_REST = re.compile(rb'[^"]*(?:""[^"]*)*"(?!")')  # of a quotation, behind its first quote
+_REST = re.compile(rb'[^"]*(?:""[^"]*)*"(?!")')  # rest of a quotation after its opening quote
 
 
 class _Quotations(NamedTuple):
-    """Quotations of a block, as places of bytes.
+    """Byte positions of the quotations in a block.
 
     Attributes:
-        first, last: int64 [n] each, the quotes around each one that is closed.
-        faults: the first quotes of those that never close.
-        pending: the first quote of one that later blocks may close, or None.
+        first, last: int64 [n] each, opening and closing quote of each closed quotation.
+        faults: opening quotes of quotations that never close.
+        pending: opening quote of a quotation that a later block may close, or None.
     """
 
     first: np.ndarray
@@ -56,23 +56,26 @@ def delimited(
     encoding: str = "utf-8",
     progress: bool = False,
 ) -> Iterator[Lines]:
-    """Columns of text of a CSV or TSV file, nothing inferred, batch by batch.
+    """Yield the columns of a CSV or TSV file as text, batch by batch, without type inference.
 
-    The number of a row is that of the line where it begins: blank lines count, and a quoted field
-    may hold line ends. A quotation that goes on in the next line must close before a delimiter or
-    a line end. If it does not, its line is rejected and reading goes on with the next one.
+    The number of a row is that of the line where it begins: blank lines count, and quoted fields
+    may contain line ends. The closing quote of a quotation over several lines must precede a
+    delimiter or a line end. If it does not, the first line is rejected, and reading continues with
+    the next line.
 
     Args:
         path: the file.
-        rejects: gets the rows with another number of fields, with a quotation that never closes,
-            or with text that is not in the encoding.
-        names: of all columns, where the file has no header.
+        rejects: receives rows with a wrong number of fields, with an unclosed quotation, or with
+            text that is not in the encoding.
+        names: names of all columns, if the file has no header.
         delimiter: one character.
-        quoted: whether double quotes hold a field together.
-        encoding: of the text.
+        quoted: whether double quotes enclose fields.
+        encoding: encoding of the text.
+        progress: whether to show a progress bar.
 
     Raises:
-        InputError: the file is empty, or a line is longer than `LONGEST_LINE`.
+        InputError: the file is empty, its header is invalid, a line is longer than `LONGEST_LINE`,
+            or the file is not a table.
     """
     header = names is None
     names = table_header(path, delimiter, quoted, encoding) if names is None else list(names)
@@ -90,10 +93,10 @@ def delimited(
 
 
 def table_header(path: Path, delimiter: str, quoted: bool, encoding: str) -> list[str]:
-    """The names in a table's first row.
+    """Read the names in a table's first row.
 
     Raises:
-        InputError: there is none, a name occurs twice, or a quotation goes on in the next line.
+        InputError: the row is empty, a name occurs twice, or a quotation does not close in it.
     """
     with opened(path) as stream:
         head = stream.read(1 << 20).decode(encoding, "replace").removeprefix("\ufeff")
@@ -112,12 +115,12 @@ def table_header(path: Path, delimiter: str, quoted: bool, encoding: str) -> lis
 def _records(
     path: Path, rejects: Rejects, delimiter: str, quoted: bool, encoding: str, progress: bool
 ) -> Iterator[tuple[np.ndarray, bytes]]:
-    """Whole records that are not blank, and the line in which each begins."""
+    """Yield blocks of complete, non-blank records, with the first line number of each record."""
     line, rest = 1, b""
     blocks = (block for _, block in line_blocks(path, progress, BLOCK, encoding))
     following = next(blocks, None)
     while following is not None or rest:
-        block = rest + (following or b"").replace(b"\r", b"\n")  # CRLF is LF already
+        block = rest + (following or b"").replace(b"\r", b"\n")  # line_blocks replaced CRLF
         following = next(blocks, None)
         final = following is None or len(block) > LONGEST_LINE
         cut, numbers, records = _cut(path, rejects, line, block, delimiter, quoted, final)
@@ -129,11 +132,14 @@ def _records(
 def _cut(
     path: Path, rejects: Rejects, line: int, block: bytes, delimiter: str, quoted: bool, final: bool
 ) -> tuple[int, np.ndarray, bytes]:
-    """Where the block's last whole record ends, the records' lines, and the records.
+    """Split off the complete records of a block.
 
     Args:
-        line: the number of the block's first line.
-        final: whether the block must be used up.
+        line: number of the block's first line.
+        final: whether no further block can complete the last record.
+
+    Returns:
+        The end of the last complete record, the line numbers of the records, and the records.
     """
     line_ends = np.flatnonzero(np.frombuffer(block, np.uint8) == _END)
     found = _quotations(block, delimiter, final) if quoted else _NONE
@@ -148,7 +154,7 @@ def _cut(
     keep = ends > starts
     at = np.searchsorted(ends, found.faults)
     for place, record in zip(found.faults, at.tolist(), strict=True):
-        if keep[record]:  # not for a second quotation of the record
+        if keep[record]:  # reject a record with two faults only once
             keep[record] = False
             number = line + int(np.searchsorted(line_ends, place))
             text = block[starts[record] : ends[record]].decode("utf-8", "replace")
@@ -164,12 +170,12 @@ _NONE = _Quotations(np.empty(0, np.int64), np.empty(0, np.int64), [], None)
 
 
 def _quotations(block: bytes, delimiter: str, final: bool) -> _Quotations:
-    """The quotations of a block that begins with a record and ends with a line end."""
+    """Find the quotations of a block that begins with a record and ends with a line end."""
     values = np.frombuffer(block, np.uint8)
     quotes = np.flatnonzero(values == _QUOTE)
     if not len(quotes):
         return _NONE
-    # In a faultless table quotes open and close by turns; a doubled one closes and opens at once.
+    # Without faults, opening and closing quotes alternate; a doubled quote counts as one of each.
     beside = np.array([ord(delimiter), _END, _QUOTE], np.uint8)
     first, last = quotes[::2], quotes[1::2]
     before = np.where(first > 0, values[first - 1], _END)
@@ -182,7 +188,7 @@ def _quotations(block: bytes, delimiter: str, final: bool) -> _Quotations:
 
 
 def _odd_quotations(block: bytes, delimiter: str, final: bool) -> _Quotations:
-    """As `_quotations`, one by one: where quotes stand in the midst of fields, or never close."""
+    """Find the quotations one by one, for blocks with quotes inside fields or unclosed ones."""
     opening = re.compile(rb'(?:\A|(?<=[\n%s]))"' % re.escape(delimiter.encode()))
     closed: list[tuple[int, int]] = []
     faults: list[int] = []
@@ -193,7 +199,7 @@ def _odd_quotations(block: bytes, delimiter: str, final: bool) -> _Quotations:
         line_end = block.index(b"\n", start)
         rest = _REST.match(block, start + 1)
         end = rest.end() if rest else len(block)
-        # Within a line text may follow the closing quote: `"Best" drum` is no fault.
+        # Within a line, text may follow the closing quote, as in `"Best" drum`.
         if rest and (end <= line_end or block[end] in (ord(delimiter), _END)):
             closed.append((start, end - 1))
         elif rest or final:
@@ -216,7 +222,7 @@ def _parsed(
     delimiter: str,
     quoted: bool,
 ) -> Lines:
-    """Records as columns; those with another number of fields go."""
+    """Parse records into columns; reject those with a wrong number of fields."""
     good = np.ones(len(numbers), dtype=bool)
 
     def reject(row: pyarrow.csv.InvalidRow) -> str:
@@ -237,7 +243,7 @@ def _parsed(
             newlines_in_values=quoted,
             invalid_row_handler=reject,
         ),
-        # Bytes, because one that is not UTF-8 would end the reading of the whole file.
+        # Read as bytes, because invalid UTF-8 in one cell would fail the whole file.
         pyarrow.csv.ConvertOptions(
             column_types=dict.fromkeys(names, pa.binary()),
             check_utf8=False,
@@ -248,7 +254,7 @@ def _parsed(
 
 
 def _decoded(path: Path, numbers: np.ndarray, table: pa.Table, rejects: Rejects) -> Lines:
-    """Columns of bytes as text; rows that are not UTF-8 go."""
+    """Decode columns of bytes; reject rows that are not UTF-8."""
     text = pa.schema([(name, pa.string()) for name in table.schema.names])
     try:
         return numbers, table.cast(text)

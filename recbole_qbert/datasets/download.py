@@ -1,12 +1,14 @@
-"""Fetch raw files and pictures by lists of URLs: politely, in parallel, whole or not at all.
+"""Resumable, parallel download of raw files and pictures by lists of URLs.
 
-A folder holds what was fetched and `status.tsv`, one row an entry, written as entries end, so that
-a kill loses nothing. States:
+A folder holds the complete files and `status.tsv`, with one row per entry. A row is written when
+its entry ends, so that a kill loses no finished entry. States:
 
-    done            verified and in place
-    gone            no URL leads anywhere (404, 410, other refusals)
-    not a picture   what came is no picture that can be opened whole
-    failed          the network or the server; tried again next time, the others only if asked for
+    done            the file is complete and verified
+    gone            no URL exists (404, 410, other refusals)
+    not a picture   the received file is not a complete picture
+    failed          the network or the server failed
+
+A later run tries failed entries again, and entries of other states only on request.
 """
 
 from __future__ import annotations
@@ -37,14 +39,16 @@ STATUS = "status.tsv"
 COLUMNS = Record._fields
 
 
-# What to fetch ------------------------------------------------------------------------------------
+# Lists of entries ---------------------------------------------------------------------------------
 
 
 def read_list(path: str | Path) -> list[Download]:
-    """Entries of a text file: name, tab, URLs with blanks between, and maybe a tab and a SHA-256.
+    """Read entries from a text file.
+
+    Each line has a name, a tab, URLs separated by blanks, and optionally a tab and a SHA-256.
 
     Raises:
-        InputError: a row that is none, a name that cannot be a file's, or one that occurs twice.
+        InputError: a line is invalid, a name is no valid file name, or a name occurs twice.
     """
     entries = []
     for number, line in enumerate(read_lines(Path(path)), 1):
@@ -67,10 +71,14 @@ def read_list(path: str | Path) -> list[Download]:
 
 
 def read_items(path: str | Path, column: str) -> list[Download]:
-    """Entries of an `.item` file: each item's URLs, with blanks between, of items that have any.
+    """Read entries from an `.item` file, for all items that have URLs, separated by blanks.
+
+    Args:
+        path: the `.item` file.
+        column: column of the URLs.
 
     Raises:
-        InputError: as `read_item_fields`, or an item token cannot be a file's name.
+        InputError: as `read_item_fields`, or an item token is no valid file name.
     """
     frame = read_item_fields(path, [column])
     entries = []
@@ -95,7 +103,7 @@ def _check_entries(entries: Sequence[Download], path: str | Path) -> None:
         raise InputError(f"{path}: {quote(name)} is there {count} times; keep one row a name")
 
 
-# All of it ----------------------------------------------------------------------------------------
+# Download -----------------------------------------------------------------------------------------
 
 
 def download(
@@ -108,21 +116,21 @@ def download(
     again: Sequence[str] = (),
     check: bool = False,
 ) -> Counter[str]:
-    """Fetch what is not there yet.
+    """Download the entries that are not done yet.
 
     Args:
-        entries: what to fetch.
-        folder: where to put it.
-        options: how to ask.
-        pictures, offline: as of `Fetcher`.
-        again: states to try again, beside `failed`.
-        check: read all files that are done again, and fetch those that have changed.
+        entries: the files to download.
+        folder: the target folder.
+        options: HTTP options; None for the defaults.
+        pictures, offline: see `Fetcher`.
+        again: states to try again, besides `failed`.
+        check: hash all files that are done, and download changed ones again.
 
     Returns:
-        how many entries are in each state.
+        The number of entries in each state.
 
     Raises:
-        InputError: an unknown state, or the folder cannot be written.
+        InputError: a state is unknown, `offline` is no folder, or the folder is not writable.
     """
     for state in again:
         if state not in STATES:
@@ -154,12 +162,12 @@ def download(
 
 
 def read_status(folder: Path) -> dict[str, Record]:
-    """The rows of a folder's status file by name, the last one of each; none where it is not there.
+    """Read the last row of each name from a folder's status file; {} if there is no file.
 
-    A row that a kill cut short is left out.
+    A last row that a kill cut short is left out.
 
     Raises:
-        InputError: it is no status file.
+        InputError: the file is not a status file.
     """
     path = folder / STATUS
     if not path.is_file():
@@ -168,7 +176,7 @@ def read_status(folder: Path) -> dict[str, Record]:
     if header.split("\t") != list(COLUMNS):
         raise InputError(f"{path}: line 1 is not its header; remove it to begin anew")
     records = {}
-    for number, line in enumerate(lines[:-1], 2):  # the last piece is empty, or cut short
+    for number, line in enumerate(lines[:-1], 2):  # the last element is empty or cut short
         fields = line.split("\t")
         if len(fields) != len(COLUMNS) or fields[1] not in STATES or not fields[3].isdecimal():
             raise InputError(f"{path}: line {number}: no status row; remove the file, or the line")
@@ -178,7 +186,7 @@ def read_status(folder: Path) -> dict[str, Record]:
 
 
 def _write_status(folder: Path, records: Mapping[str, Record], entries: Sequence[Download]) -> None:
-    """One row an entry, in the list's order, then those of earlier lists."""
+    """Write the rows in the order of the entries, then the rows of earlier lists."""
     names = dict.fromkeys([*(entry.name for entry in entries), *records])
     with atomic_write(folder / STATUS) as handle:
         handle.write("\t".join(COLUMNS) + "\n")
@@ -190,7 +198,7 @@ def _row(record: Record) -> str:
 
 
 def _intact(entry: Download, record: Record, folder: Path, check: bool) -> bool:
-    """Whether a file that is done is still there, and still the one that is wanted."""
+    """Return whether the file of a done entry exists, unchanged, with the wanted SHA-256."""
     path = folder / record.file
     if not path.is_file() or path.stat().st_size != record.bytes:
         return False

@@ -1,7 +1,7 @@
-"""Fetch entries over HTTP, or from a folder that stands for the network, on threads.
+"""Multi-threaded download over HTTP, or from a folder in place of the network.
 
-What was begun lies in `.parts/`, and is gone on with where the server can (`Range`, guarded by
-`If-Range`); an entry takes its name only when it is whole and verified.
+Incomplete files are in `.parts/`. They are continued if the server supports it (`Range`, with
+`If-Range`). A file gets its final name only when it is complete and verified.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ from recbole_qbert.common.progress import Progress
 from recbole_qbert.data.codec import quote
 from recbole_qbert.data.pictures import FORMATS, UnreadablePicture, open_picture
 
-# From the best to the one that most deserves another try.
+# In increasing order of how promising another attempt is.
 STATES = ("done", "gone", "not a picture", "failed")
 DONE, GONE, NO_PICTURE, FAILED = STATES
-PARTS = ".parts"  # folder of what is not whole yet
+PARTS = ".parts"  # folder of incomplete files
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif"}
 CHUNK = 1 << 16
-RETRIED = (408, 425, 429, *range(500, 600))  # statuses that may not last
+RETRIED = (408, 425, 429, *range(500, 600))  # statuses of transient errors
 
 
 class Download(NamedTuple):
-    """What to fetch: the first good one of some URLs."""
+    """Entry of a download list, with alternative URLs that are tried in order."""
 
     name: str
     urls: tuple[str, ...]
-    sha256: str = ""  # that the bytes must have, where it is known
+    sha256: str = ""  # expected hash, "" if unknown
 
 
 class Record(NamedTuple):
-    """A row of the status file."""
+    """Row of the status file."""
 
     name: str
     state: str
@@ -64,20 +64,20 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True)
 class HttpOptions:
-    """How to ask; times in seconds."""
+    """HTTP options; times in seconds."""
 
-    workers: int = 16  # entries worked on at a time
-    per_host: int = 4  # of them, the most that ask one host at a time
-    timeout: float = 30.0  # without a byte, until a connection counts as dead
-    file_timeout: float = 4 * 3600.0  # until a file that still arrives is left for the next time
+    workers: int = 16  # number of concurrent entries
+    per_host: int = 4  # largest number of concurrent requests to one host
+    timeout: float = 30.0  # time without data until a connection counts as dead
+    file_timeout: float = 4 * 3600.0  # time until an unfinished file is left to the next run
     retries: int = 5  # further attempts at a URL after transient errors
-    backoff: float = 1.0  # waited between them; doubled each time
-    max_wait: float = 120.0  # the longest; a server that asks for more is left for the next time
+    backoff: float = 1.0  # wait before the first retry; doubled each time
+    max_wait: float = 120.0  # longest wait; if a server asks for more, the entry fails
     user_agent: str = f"recbole-qbert/{__version__}"
 
 
 class DownloadError(Exception):
-    """Why a URL gives nothing good; `state` is what its entry comes to."""
+    """Failure of a URL; `state` is the resulting state of its entry."""
 
     def __init__(self, reason: str, state: str = FAILED):
         super().__init__(reason)
@@ -85,15 +85,15 @@ class DownloadError(Exception):
 
 
 class TransientError(DownloadError):
-    """Another request may do better."""
+    """Failure that another request may avoid."""
 
 
 class PermanentError(DownloadError):
-    """Another request would do no better, for now."""
+    """Failure that another request would not avoid in this run."""
 
 
 class _Retry(Retry):
-    """urllib3's retries; but they end when `stop` is set, and wait no longer than `backoff_max`."""
+    """urllib3's retries that end when `stop` is set, and never wait longer than `backoff_max`."""
 
     def __init__(self, *, stop: threading.Event, **settings: Any):
         super().__init__(**settings)
@@ -110,7 +110,7 @@ class _Retry(Retry):
 
 
 def _pause(stop: threading.Event, seconds: float = 0.0) -> None:
-    """Wait, or give up when all stops."""
+    """Wait; raise CancelledError once `stop` is set."""
     if stop.wait(seconds):
         raise CancelledError
 
@@ -128,20 +128,21 @@ def _session(options: HttpOptions, stop: threading.Event) -> requests.Session:
     session = requests.Session()
     for scheme in ("http://", "https://"):
         session.mount(scheme, HTTPAdapter(pool_maxsize=options.workers, max_retries=retry))
-    # Without "identity", sizes and ranges would be those of compressed bytes.
+    # Without "identity", sizes and ranges would refer to compressed bytes.
     session.headers.update({"User-Agent": options.user_agent, "Accept-Encoding": "identity"})
     session.max_redirects = 10
     return session
 
 
 class Fetcher:
-    """Works through entries on threads.
+    """Downloader of entries on threads.
 
     Args:
-        folder: where to put the files.
-        options: how to ask.
-        pictures: take only pictures that open whole; they are named `<name>.<jpg|png|...>`.
-        offline: take files from this folder, by a URL's last part or by name, not from the network.
+        folder: the target folder.
+        options: HTTP options.
+        pictures: accept only complete pictures, and name them `<name>.<jpg|png|...>`.
+        offline: copy files from this folder, by the last part of the URL or by name, instead of
+            using the network.
     """
 
     def __init__(
@@ -152,12 +153,12 @@ class Fetcher:
         offline: Path | None = None,
     ):
         self.folder, self.options, self.pictures, self.offline = folder, options, pictures, offline
-        self.stop = threading.Event()  # set, it ends all that runs
-        self.slots: dict[str, threading.Semaphore] = {}  # of each host
+        self.stop = threading.Event()  # ends all running downloads once set
+        self.slots: dict[str, threading.Semaphore] = {}  # by host
         self.session = _session(options, self.stop)
 
     def all(self, entries: Sequence[Download]) -> Generator[Record, None, None]:
-        """The record of each entry, as they end; closed, it stops what runs."""
+        """Yield the record of each entry when it ends; closing the generator stops downloads."""
         counts: Counter[str] = Counter()
         with (
             report_disk_full(self.folder),
@@ -178,7 +179,7 @@ class Fetcher:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def one(self, entry: Download) -> Record:
-        """Fetch one entry: the first URL that gives something good."""
+        """Download one entry from the first URL that succeeds."""
         errors: list[DownloadError] = []
         for url in entry.urls:
             try:
@@ -189,7 +190,7 @@ class Fetcher:
         return Record(entry.name, worst.state, url=entry.urls[0], reason=str(worst))
 
     def _from_url(self, entry: Download, url: str) -> Record:
-        """One URL, asked again where what came is cut off or damaged."""
+        """Download one URL, with retries after incomplete or damaged answers."""
         for attempt in range(0 if self.offline else self.options.retries):
             with suppress(TransientError):
                 return self._attempt(entry, url)
@@ -197,7 +198,7 @@ class Fetcher:
         return self._attempt(entry, url)
 
     def _attempt(self, entry: Download, url: str) -> Record:
-        """Take one file, verify it and put it in place."""
+        """Download one file, verify it and move it to its final name."""
         part = self.folder / PARTS / f"{entry.name}.{hashlib.sha256(url.encode()).hexdigest()[:16]}"
         if self.offline:
             self._copy(self.offline, entry, url, part)
@@ -216,7 +217,7 @@ class Fetcher:
         return Record(entry.name, DONE, target.name, size, digest, url)
 
     def _receive(self, url: str, part: Path) -> None:
-        """Make `part` the whole answer to `url`, going on from what is there of it."""
+        """Download `url` to `part`, continuing an incomplete file."""
         try:
             slots = threading.Semaphore(self.options.per_host)
             with self.slots.setdefault(urlsplit(url).netloc, slots):
@@ -225,15 +226,15 @@ class Fetcher:
                     url, headers=_range(part), stream=True, timeout=self.options.timeout
                 ) as answer:
                     self._keep(answer, part)
-        except (requests.TooManyRedirects, ValueError) as error:  # ValueError: not an address
+        except (requests.TooManyRedirects, ValueError) as error:  # ValueError: invalid URL
             raise PermanentError(quote(str(error), 120), GONE) from None
-        except requests.RequestException as error:  # no answer, after all retries
+        except requests.RequestException as error:  # no answer after all retries
             raise PermanentError(_reason(error)) from None
-        except HTTPError as error:  # in the middle of an answer
+        except HTTPError as error:  # failed while receiving the body
             raise TransientError(_reason(error)) from None
 
     def _keep(self, answer: requests.Response, part: Path) -> None:
-        """Write the body to `part`, behind what is there if it is the range asked for."""
+        """Write the body to `part`; append it if it is the requested range."""
         status = answer.status_code
         size = part.stat().st_size if status == 206 and part.is_file() else 0
         begins = answer.headers.get("Content-Range", "").startswith(f"bytes {size}-")
@@ -250,7 +251,7 @@ class Fetcher:
             _tag(part).write_text(tag, encoding="latin-1")
         deadline = time.monotonic() + self.options.file_timeout
         with open(part, "ab") as handle:
-            # Undecoded: a .gz that is served as compressed text stays a .gz.
+            # Not decoded, so that a .gz served with a Content-Encoding stays compressed.
             while chunk := answer.raw.read1(CHUNK, decode_content=False):
                 _pause(self.stop)
                 handle.write(chunk)
@@ -258,12 +259,12 @@ class Fetcher:
                     raise PermanentError(f"not whole after {self.options.file_timeout:g} s")
 
     def _copy(self, folder: Path, entry: Download, url: str, part: Path) -> None:
-        """The file from the folder that stands for the network."""
+        """Copy the file from the offline folder."""
         part_of_url = re.split(r"[?#]", url)[0].rpartition("/")[2]
         names = [os.path.basename(unquote(part_of_url)), entry.name]
         names += [entry.name + suffix for suffix in SUFFIXES.values()]
         for name in filter(None, names):
-            if os.path.isfile(folder / name):  # not where it can be no file's name
+            if os.path.isfile(folder / name):  # False for invalid names
                 _discard(part)
                 shutil.copyfile(folder / name, part)
                 return
@@ -271,12 +272,12 @@ class Fetcher:
 
 
 def _suffix(part: Path) -> str:
-    """Of a picture that opens whole."""
+    """Check that a file is a complete picture, and return the suffix of its format."""
     try:
         open_picture(part)
     except UnreadablePicture as error:
         _discard(part)
-        # It may be cut off, by a server that does not say how much there is.
+        # A server that sends no Content-Length may have cut it off.
         fault = TransientError if str(error).startswith("truncated") else PermanentError
         raise fault(str(error), NO_PICTURE) from None
     with Image.open(part, formats=FORMATS) as picture:
@@ -284,12 +285,12 @@ def _suffix(part: Path) -> str:
 
 
 def _tag(part: Path) -> Path:
-    """Beside a part: the server's name for these bytes (`ETag`, `Last-Modified`), if it has one."""
+    """Path of the file with the part's `ETag` or `Last-Modified`, empty without either."""
     return part.with_name(f"{part.name}.tag")
 
 
 def _range(part: Path) -> dict[str, str]:
-    """The headers that ask for the rest of a part; none, if there is no part or no tag."""
+    """Return headers that request the rest of a part; {} if there is no part or no tag."""
     size = part.stat().st_size if part.is_file() and _tag(part).is_file() else 0
     tag = _tag(part).read_text(encoding="latin-1") if size else ""
     return {"Range": f"bytes={size}-", "If-Range": tag} if tag else {}
@@ -302,6 +303,6 @@ def _discard(part: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Of a network fault, without the retries around it."""
+    """Format a network error without the retries around it."""
     inner = error.args[0] if error.args else error
     return quote(f"{type(error).__name__}: {getattr(inner, 'reason', inner)}", 160)

@@ -1,9 +1,11 @@
-"""Interactions from a spool to integer codes in memory, without those that cannot stay.
+"""Filtering of cached interactions, and their conversion to integer codes in memory.
 
-R rows in the spool, n in memory, U users, I items. Most users of a raw file have one or two rows,
-so a first look at 64-bit hashes of the tokens (16 bytes a row) tells which rows can be in the
-k-core; only their tokens are read and coded, exactly. A collision of two hashes can let rows in
-that the exact filter then takes out again, and never keeps one out.
+Most users of a raw file have one or two rows. A first pass over 64-bit hashes of the tokens (16
+bytes per row) therefore finds the rows that can be in the k-core, and only their tokens are loaded
+and coded. A hash collision may admit extra rows, which the exact filter then removes; it never
+excludes a row.
+
+Shapes: R rows in the cache, n rows in memory, U users, I items.
 """
 
 from __future__ import annotations
@@ -29,13 +31,13 @@ SCHEMA = pa.schema(
         ("user", pa.string()),
         ("item", pa.string()),
         ("rating", pa.float64()),
-        ("time", pa.float64()),  # seconds; a position where there are none
+        ("time", pa.float64()),  # seconds, or row numbers if there are no times
     ]
 )
 
 
 class Counts(NamedTuple):
-    """Distinct users and items, and rows."""
+    """Numbers of distinct users, distinct items and rows."""
 
     users: int
     items: int
@@ -44,16 +46,16 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Interactions:
-    """Integer-coded rows; codes follow the order of the tokens, whatever the order of the rows.
+    """Integer-coded rows; the codes depend on the sorted tokens, not on the order of the rows.
 
     Attributes:
         user_tokens: U strings, ascending.
         item_tokens: I strings, ascending.
-        users: int [n], places in `user_tokens`.
-        items: int [n], places in `item_tokens`.
+        users: int [n], indices in `user_tokens`.
+        items: int [n], indices in `item_tokens`.
         ratings: float64 [n].
         times: float64 [n], seconds.
-        repeats: rows that the rule for duplicates took out.
+        repeats: number of rows that the rule for duplicates removed.
     """
 
     user_tokens: pa.Array
@@ -66,12 +68,12 @@ class Interactions:
 
     @property
     def counts(self) -> Counts:
-        """What is in the rows; a token without rows does not count."""
+        """Counts of the rows; tokens without rows do not count."""
         users, items = np.unique(self.users), np.unique(self.items)
         return Counts(len(users), len(items), len(self.users))
 
     def take(self, rows: np.ndarray) -> Interactions:
-        """These rows, in this order; all tokens."""
+        """Return the given rows in the given order, with all tokens."""
         return Interactions(
             self.user_tokens, self.item_tokens, self.users[rows], self.items[rows],
             self.ratings[rows], self.times[rows],
@@ -81,13 +83,18 @@ class Interactions:
 def usable(
     path: Path, lines: Lines, rejects: Rejects, given: Mapping[str, pa.Array], unit: str = "s"
 ) -> pa.Table:
-    """The rows of a table of `SCHEMA` that are an interaction; the others are rejected.
-
-    A table without `rating` or without `time` gets zeros there.
+    """Select the valid interactions of a table, and reject the others.
 
     Args:
-        given: `rating` and `time` as they stand in the file, for the report.
-        unit: of the times there.
+        path: the file.
+        lines: line numbers and the table, with columns of `SCHEMA`; a missing `rating` or `time`
+            becomes 0.
+        rejects: receives invalid rows.
+        given: original `rating` and `time` of the file, for the report.
+        unit: unit of the original times, for the report.
+
+    Returns:
+        A table of `SCHEMA`.
     """
     numbers, table = lines
     columns = {name: table[name].combine_chunks() for name in table.schema.names}
@@ -120,15 +127,18 @@ def usable_ids(
     rejects: Rejects,
     among: np.ndarray | None = None,
 ) -> tuple[pa.Array, np.ndarray]:
-    """Ids without the blanks around them, and which of them can be used; the others are rejected.
+    """Strip and check IDs, and reject the rows of invalid ones.
 
     Args:
+        path: the file.
+        numbers: line numbers [n].
         ids: strings [n].
-        name: of the column in a report.
-        among: rows that are not rejected yet, if not all; bool [n].
+        name: name of the column in the report.
+        rejects: receives invalid rows.
+        among: bool [n], rows that are not rejected yet; None for all.
 
     Returns:
-        strings [n] and bool [n].
+        Stripped IDs [n], and bool [n], True for valid rows.
     """
     bare = pc.utf8_trim_whitespace(ids)
     fine = np.ones(len(ids), dtype=bool) if among is None else among.copy()
@@ -146,7 +156,7 @@ def usable_ids(
 
 
 def as_numbers(column: pa.Array) -> pa.Array:
-    """Numbers of a column of text or numbers, as float64; null where there is none."""
+    """Convert a column of text or numbers to float64; invalid values become null."""
     if not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type):
         return column.cast(pa.float64(), safe=False)
     numbers = pd.to_numeric(column.to_pandas(), errors="coerce")
@@ -154,24 +164,24 @@ def as_numbers(column: pa.Array) -> pa.Array:
 
 
 class Hashed(NamedTuple):
-    """64-bit hashes of the tokens of a spool; uint64 [R] each."""
+    """64-bit hashes of the cached tokens, uint64 [R] each."""
 
     users: np.ndarray
     items: np.ndarray
 
     @property
     def counts(self) -> Counts:
-        """Of the whole spool. Two tokens of one hash, which is unlikely, count once."""
+        """Counts of the whole cache; tokens with equal hashes, which are unlikely, count once."""
         return Counts(_n_distinct(self.users), _n_distinct(self.items), len(self.users))
 
 
 def token_hashes(tokens: pa.Array) -> np.ndarray:
-    """uint64 [n], the same for the same token in every process."""
+    """Hash tokens to uint64 [n], equally in every process."""
     return pd.util.hash_array(tokens.to_numpy(zero_copy_only=False), categorize=False)
 
 
 def hashed(stage: Stage) -> Hashed:
-    """The hashes of all rows of a stage of `SCHEMA`."""
+    """Hash all rows of a stage of `SCHEMA`."""
     users = np.empty(stage.n_rows, dtype=np.uint64)
     items = np.empty(stage.n_rows, dtype=np.uint64)
     start = 0
@@ -184,10 +194,15 @@ def hashed(stage: Stage) -> Hashed:
 
 
 def candidates(hashes: Hashed, core: int, allowed_items: np.ndarray | None = None) -> np.ndarray:
-    """Rows that the k-core may hold; bool [R].
+    """Find the rows that the k-core may contain.
 
     Args:
-        allowed_items: hashes of the items that may stay, if not all.
+        hashes: hashes of all rows.
+        core: minimum number of interactions of a user and of an item.
+        allowed_items: hashes of the allowed items; None for all.
+
+    Returns:
+        bool [R].
     """
     keep = np.ones(len(hashes.users), dtype=bool)
     if allowed_items is not None:
@@ -205,15 +220,15 @@ def candidates(hashes: Hashed, core: int, allowed_items: np.ndarray | None = Non
 
 
 def _often(values: np.ndarray, least: int) -> np.ndarray:
-    """Which values occur at least so many times; bool [n]."""
+    """Return which values occur at least `least` times, bool [n]."""
     ordered = np.sort(values)
-    # `least` equal values in a row: the first of them equals the one `least - 1` places on.
+    # The first of `least` equal values equals the one `least - 1` positions later.
     first, last = ordered[: max(0, len(ordered) - least + 1)], ordered[least - 1 :]
     return _among(values, np.unique(first[first == last]))
 
 
 def _among(values: np.ndarray, ascending: np.ndarray) -> np.ndarray:
-    """Which values are in a sorted array; bool [n]. Needs less memory than `np.isin`."""
+    """Return which values are in a sorted array, bool [n], with less memory than `np.isin`."""
     if not len(ascending):
         return np.zeros(len(values), dtype=bool)
     places = np.searchsorted(ascending, values)
@@ -227,7 +242,7 @@ def _n_distinct(values: np.ndarray) -> int:
 
 
 def collect(stage: Stage, keep: np.ndarray) -> Interactions:
-    """The kept rows of a stage, coded."""
+    """Load and code the rows of a stage where `keep`, bool [R], is True."""
     parts, start = [], 0
     for batch in stage.batches():
         wanted = keep[start : start + batch.num_rows]
@@ -244,8 +259,8 @@ def collect(stage: Stage, keep: np.ndarray) -> Interactions:
 
 
 def coded(column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
-    """Distinct tokens in ascending order of their bytes, and each row's place among them."""
-    encoded = column.dictionary_encode()  # one dictionary, which all chunks share
+    """Return the distinct tokens, sorted by their bytes, and each row's index among them."""
+    encoded = column.dictionary_encode()  # all chunks share one dictionary
     if not encoded.num_chunks:
         return pa.array([], pa.string()), np.empty(0, dtype=np.int32)
     tokens = encoded.chunk(0).dictionary
@@ -259,10 +274,11 @@ def coded(column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
 def filtered(
     inter: Interactions, rules: Rules, allowed_items: np.ndarray | None = None
 ) -> Interactions:
-    """De-duplicated, k-core of the allowed items, in order of user and time; exact.
+    """Remove duplicates, select the k-core of the allowed items, and sort by user and time.
 
     Args:
-        inter: in the order of the file.
+        inter: interactions in file order.
+        rules: rules to apply.
         allowed_items: bool [I]; None for all.
     """
     if allowed_items is not None:
@@ -277,19 +293,19 @@ def filtered(
 
 
 def _ranks(inter: Interactions, ties: str) -> tuple[np.ndarray, ...]:
-    """Keys of the order at one time, the first one first; see `kcore.Rules`."""
+    """Return the sort keys of tied rows, the most significant first; see `kcore.Rules`."""
     if ties == "file":
         return ()
     if ties == "token":
         return inter.items, inter.ratings
-    # Of a hash of user and item neither the order of the file nor that of the tokens is learnt.
+    # A model cannot learn the order of a hash of user and item.
     users, items = token_hashes(inter.user_tokens), token_hashes(inter.item_tokens)
     mixed = users[inter.users] * np.uint64(0x9E3779B97F4A7C15) ^ items[inter.items]
     return pd.util.hash_array(mixed), inter.items, inter.ratings
 
 
 def selected(stage: Stage, rules: Rules) -> tuple[Counts, Interactions]:
-    """Counts of all rows of a stage of `SCHEMA`, and those that stay, as `filtered`."""
+    """Return the counts of all rows of a stage of `SCHEMA`, and the rows that pass `filtered`."""
     hashes = hashed(stage)
     raw, keep = hashes.counts, candidates(hashes, rules.core)
     return raw, filtered(collect(stage, keep), rules)

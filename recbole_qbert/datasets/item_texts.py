@@ -1,7 +1,7 @@
-"""Texts of items between JSON objects and the cells of an atomic file.
+"""Conversion of item texts between JSON objects and the cells of an atomic file.
 
-A cell is one line of text without tabs. Objects that their cells do not give back are kept beside
-the atomic files, so that an export can write them as they were.
+A cell is one line of text without tabs. Objects that cannot be restored from their cells are stored
+beside the atomic files, so that an export can write them unchanged.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _UNFIT = re.compile("[\\t\\n\\r\\0]")
 
 
 def as_cell(value: Any) -> str:
-    """A value as a cell: of a list its parts with commas between, nothing for null."""
+    """Convert a value to a cell: list elements are joined by commas, null becomes empty."""
     if isinstance(value, list):
         value = ", ".join(map(str, value))
     return _UNFIT.sub(" ", whole("" if value is None else str(value)))
@@ -26,7 +26,12 @@ def as_cell(value: Any) -> str:
 def kept_objects(
     rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Sequence[str]]
 ) -> dict[str, str]:
-    """The objects that differ from their cells, as JSON, by the number of their row."""
+    """Return the objects that their cells cannot restore, as JSON, by row number.
+
+    Args:
+        rows: objects.
+        columns: cells of each field, one per row.
+    """
     cells = zip(*columns.values(), strict=True)
     written = [json.dumps(dict(zip(columns, each, strict=True))) for each in cells]
     texts = [json.dumps(row) for row in rows]
@@ -38,7 +43,12 @@ def kept_objects(
 
 
 def restored(cells: dict[str, str], kept: str | None) -> dict[str, Any]:
-    """The object of a row: the kept one, if the row's cells are still those made from it."""
+    """Return the object of a row: `kept` if the cells are unchanged since, else the cells.
+
+    Args:
+        cells: the row's cells by field.
+        kept: JSON of the original object, from `kept_objects`, or None.
+    """
     if kept is None:
         return cells
     row: dict[str, Any] = json.loads(kept)

@@ -1,4 +1,4 @@
-"""What is known of items: one record an item, the columns of an `.item` file, picture files."""
+"""Item metadata: one record per item, the columns of an `.item` file, and picture files."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from recbole_qbert.data.pictures import SUFFIXES
 from recbole_qbert.datasets.interactions import Interactions
 from recbole_qbert.datasets.spool import Stage
 
-RECORD = "metadata"  # the key of a coverage that counts items with a record
+RECORD = "metadata"  # key of the number of items with a record, in a coverage
 
 
 class Records(NamedTuple):
-    """One record for each of I items.
+    """Metadata of I items, one record for each.
 
     Attributes:
-        fields: strings [I] each, "" where there is none.
-        found: which items have a record; bool [I].
-        repeated: records that another one of their item was preferred to.
-        described: items with a record in the table, whether or not they are among the I.
-        strange: the first two of them that are not.
+        fields: strings [I] by field, "" if missing.
+        found: bool [I], True for items with a record.
+        repeated: number of records that were dropped in favor of another one of their item.
+        described: number of items with a record in the table, including items outside the I.
+        strange: the first two items with a record outside the I.
     """
 
     fields: dict[str, pa.Array]
@@ -38,12 +38,18 @@ class Records(NamedTuple):
 
 
 def read_records(stage: Stage, schema: pa.Schema, tokens: pa.Array) -> Records:
-    """The records of the tokens in a stage of rows of `item` and fields.
+    """Read the records of some items.
 
-    Of several of an item the one with the most fields wins, then the one with the most characters,
-    then the first in the order of its fields' text: whatever the order of the lines.
+    Among several records of an item, the one with the most fields is used, then the one with the
+    most characters, then the first one in the order of its fields' text. The result does not depend
+    on the order of the lines.
+
+    Args:
+        stage: rows of `item` and fields.
+        schema: schema of the stage.
+        tokens: strings [I], the items.
     """
-    # All items are looked up at once: each call of `is_in` hashes all tokens.
+    # All items are looked up at once, because each call of `is_in` hashes all tokens.
     items = pa.chunked_array([batch["item"] for batch in stage.batches()], pa.string())
     wanted = np.asarray(pc.is_in(items, tokens))
     parts, start = [], 0
@@ -60,11 +66,14 @@ def read_records(stage: Stage, schema: pa.Schema, tokens: pa.Array) -> Records:
 def _chosen_records(
     table: pa.Table, tokens: pa.Array
 ) -> tuple[dict[str, pa.Array], np.ndarray, int]:
-    """`fields`, `found` and `repeated` of `Records`: the record of each token.
+    """Choose the record of each token.
 
     Args:
-        table: `item`, which is among the tokens, and fields; all strings.
+        table: columns `item` (a token) and fields, all strings.
         tokens: strings [I].
+
+    Returns:
+        `fields`, `found` and `repeated` of `Records`.
     """
     names = [name for name in table.schema.names if name != "item"]
     table = table.combine_chunks()
@@ -87,15 +96,16 @@ def _chosen_records(
 def item_columns(
     inter: Interactions, items: Records, cells: Mapping[str, str]
 ) -> tuple[dict[str, pa.Array], dict[str, int]]:
-    """The columns of an `.item` file, a row for each item with interactions, and its coverage.
+    """Build the columns of an `.item` file, with one row for each item with interactions.
 
     Args:
+        inter: the interactions.
         items: records of all item tokens.
-        cells: header cells by field. A field that no item has is left out, since RecBole would
-            fill a column without any number with the mean of none.
+        cells: header cells by field. A field that no item has is left out, because RecBole would
+            fill a column without numbers with the mean of an empty set.
 
     Returns:
-        columns by header cell, and the number of items with a record and with each field.
+        Columns by header cell, and the number of items with a record and with each field.
     """
     present = pa.array(np.unique(inter.items))
     columns = {"item_id:token": inter.item_tokens.take(present)}
@@ -109,15 +119,15 @@ def item_columns(
 
 
 def filled(column: pa.Array) -> pa.Array:
-    """Which strings are not empty."""
+    """Return which strings are not empty."""
     return pc.greater(pc.binary_length(column), 0)
 
 
 def picture_files(folder: Path) -> dict[str, str]:
-    """Names of the picture files in a folder, by the item they are named after.
+    """Return the names of the picture files in a folder, by the item that they are named after.
 
     Raises:
-        InputError: there is no such folder, or it cannot be read.
+        InputError: the folder does not exist or cannot be read.
     """
     try:
         names = sorted(os.listdir(folder))

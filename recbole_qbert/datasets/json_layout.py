@@ -1,4 +1,4 @@
-"""How a JSON file is laid out, so that it can be written again byte for byte."""
+"""Detection of a JSON file's layout, so that it can be written again byte for byte."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# How JSON may be laid out: MQL4GRec's own way first.
+# Common layouts of JSON files; MQL4GRec's is the first.
 STYLES: tuple[dict[str, Any], ...] = tuple(
     {"indent": indent, "ensure_ascii": ascii_only, "end": end}
     for indent, ascii_only, end in itertools.product((4, None, 2), (True, False), ("", "\n"))
@@ -16,16 +16,16 @@ STYLES: tuple[dict[str, Any], ...] = tuple(
 
 
 def as_json(content: Any, style: Mapping[str, Any]) -> str:
-    """The file's text; `style` is one of `STYLES`."""
+    """Format the content as JSON; `style` is one of `STYLES`."""
     text = json.dumps(content, indent=style["indent"], ensure_ascii=style["ensure_ascii"])
     return text + str(style["end"])
 
 
 def style_of(path: Path, content: Any) -> dict[str, Any] | None:
-    """The layout in which `content` gives the file's very bytes, if it is a usual one."""
+    """Find the style that formats `content` to the bytes of the file; None if there is none."""
     data = path.read_bytes()
     for style in STYLES:
-        # The first line tells most styles apart, so that few are tried on a large file.
+        # The first bytes exclude most styles, so that few are tried on a large file.
         if (b"\n" in data[:200].strip()) == (style["indent"] is not None) and (
             data.endswith(b"\n") == bool(style["end"])
         ):

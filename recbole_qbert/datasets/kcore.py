@@ -1,4 +1,7 @@
-"""Filters on integer-coded interactions: repeats, k-core, order. n interactions, int arrays."""
+"""Filters and order of integer-coded interactions: duplicates, k-core, ties, leave-one-out.
+
+Shapes: n interactions; `users` and `items` are int [n], `times` and `ratings` float64 [n].
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,18 @@ TIES = ("file", "shuffled", "token")
 
 
 class Rules(NamedTuple):
-    """Which interactions stay, and in which order.
+    """Rules that select and order interactions.
 
     Attributes:
-        core: fewest interactions of a user and of an item; 0 or 1 for all.
-        duplicates: which of a user's rows with one item stay: `first` or `last` by time (of
-            several at that time the one rated highest), `all`, or all but `identical` ones, which
-            have the same user, item, rating and time.
-        ties: the order of a user's rows at one time: of the `file`, `shuffled` (by a hash of user
-            and item, the same in every run), or of the items' `token`s, which a model can learn.
-        timed: whether the times are times; if not, the order of the rows, and identical rows
-            are so without them.
+        core: minimum number of interactions of a user and of an item; 0 or 1 for no filter.
+        duplicates: rule for a user's rows with the same item: keep the `first` or the `last` by
+            time (of several at that time, the one with the highest rating), keep `all`, or keep one
+            of `identical` rows, which have the same user, item, rating and time.
+        ties: order of a user's rows with equal times: `file` order, `shuffled` (by a hash of user
+            and item, the same in every run), or order of the item's `token`, which a model can
+            learn.
+        timed: whether the times are timestamps; else they are row numbers, and identical rows are
+            compared without them.
     """
 
     core: int
@@ -32,7 +36,11 @@ class Rules(NamedTuple):
     timed: bool = True
 
     def check(self) -> None:
-        """Raises InputError for a value that cannot be."""
+        """Check all rules.
+
+        Raises:
+            InputError: a value is invalid.
+        """
         if self.core < 0:
             raise InputError(f"core is {self.core}; give 0 or more")
         for name, value, known in (
@@ -47,7 +55,7 @@ class Rules(NamedTuple):
 def without_repeats(
     users: np.ndarray, items: np.ndarray, times: np.ndarray, ratings: np.ndarray, rules: Rules
 ) -> np.ndarray:
-    """Rows that stay by the rule for duplicates; ascending row numbers."""
+    """Apply the rule for duplicates; return the kept row numbers, ascending."""
     if rules.duplicates == "all":
         return np.arange(len(users))
     if rules.duplicates == "identical":
@@ -59,13 +67,13 @@ def without_repeats(
 def distinct_rows(
     users: np.ndarray, items: np.ndarray, times: np.ndarray, ratings: np.ndarray, timed: bool
 ) -> np.ndarray:
-    """The first row of each user, item, rating and, where these are times, time; ascending."""
+    """Return the first row of each user, item, rating and, with `timed`, time; ascending."""
     columns = (users, items, ratings, times) if timed else (users, items, ratings)
     return _first_rows(np.lexsort(columns), *columns)
 
 
 def _first_rows(order: np.ndarray, *columns: np.ndarray) -> np.ndarray:
-    """The first row in an order of each combination of values; ascending."""
+    """Return the first row, in the given order, of each combination of values; ascending."""
     new = np.zeros(len(order), dtype=bool)
     new[:1] = True
     for column in columns:
@@ -74,7 +82,7 @@ def _first_rows(order: np.ndarray, *columns: np.ndarray) -> np.ndarray:
 
 
 def core_rows(users: np.ndarray, items: np.ndarray, core: int) -> np.ndarray:
-    """Rows of the largest subset in which each user and item has `core` rows; ascending."""
+    """Return the rows of the k-core, in which each user and item has `core` rows; ascending."""
     rows = np.arange(len(users))
     while len(rows):
         few_users = np.bincount(users[rows]) < core
@@ -89,19 +97,23 @@ def core_rows(users: np.ndarray, items: np.ndarray, core: int) -> np.ndarray:
 def time_order(
     users: np.ndarray, times: np.ndarray, ranks: tuple[np.ndarray, ...] = ()
 ) -> np.ndarray:
-    """Rows by user, then time; at one time by the ranks, then as they come."""
+    """Sort the rows by user, time, the ranks, and row number; return row numbers."""
     return np.lexsort((*ranks[::-1], times, users))
 
 
 def held_out(users: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which rows train, validate and test in leave-one-out, as RecBole splits; bool [n] each.
+    """Split rows leave-one-out as RecBole does, into training, validation and test targets.
 
-    Rows are targets with the rows before them as histories. A user's first target always trains:
-    so users of four rows or more have two rows held back, of three only the test target, of two
-    none. A user's only row has no history, and is left out.
+    A row is a target with the user's earlier rows as its history. A user's first target is always
+    for training. Therefore users of four or more rows have a validation and a test target, users of
+    three rows only a test target, and users of two rows neither. The first row of a user has no
+    history; it is a training row unless it is the only one.
 
     Args:
-        users: ascending, rows of a user in order of time.
+        users: int [n], ascending; the rows of a user are in time order.
+
+    Returns:
+        Three masks, bool [n].
     """
     counts = np.bincount(users)
     lengths = counts[users]
@@ -112,11 +124,13 @@ def held_out(users: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def tied_tests(users: np.ndarray, times: np.ndarray) -> tuple[int, int]:
-    """Test targets at the time of the row before them, whose order is no fact; and all targets.
+    """Count the test targets with the time of the row before them, and all test targets.
+
+    The order of tied targets is unknown.
 
     Args:
-        users: as of `held_out`.
-        times: [n]
+        users: see `held_out`.
+        times: [n].
     """
     test = held_out(users)[2]
     same = np.zeros(len(users), dtype=bool)

@@ -1,8 +1,8 @@
-"""Amazon's item metadata of any release: one record a line to six cleaned fields.
+"""Reader of Amazon's item metadata of any release, one record per line, into six cleaned fields.
 
-The releases name things differently and never at once, so one reader serves all: `brand` or
-`store`; `category` or `categories`, flat or nested; a picture in `imageURLHighRes`, `imageURL`,
-`imUrl` or `images`. Lines of 2014 are Python literals, not JSON.
+The releases use different names, which never occur together, so one reader handles all of them:
+`brand` or `store`; `category` or `categories`, flat or nested; a picture in `imageURLHighRes`,
+`imageURL`, `imUrl` or `images`. Lines of 2014 are Python literals, not JSON.
 """
 
 from __future__ import annotations
@@ -35,17 +35,21 @@ FIELDS = {
 SCHEMA = pa.schema([("item", pa.string()), *((name, pa.string()) for name in FIELDS)])
 _PRICE = re.compile(r"\d[\d,]*(?:\.\d+)?|\.\d+")
 _URL = re.compile(r"https?://[^\s\"<>]+")
-_PRICE_LENGTH = 40  # characters; where more stand, a page's style sheet got into the field
+_PRICE_LENGTH = 40  # characters; longer fields contain a style sheet of the web page
 
 
 def parse_metadata(
     path: Path, key: str, longest: int | None, rejects: Rejects, progress: bool
 ) -> Iterator[pa.Table]:
-    """The records of a file as cleaned rows of `SCHEMA`; an item may have several.
+    """Parse the records of a file into cleaned rows of `SCHEMA`; an item may have several.
 
     Args:
-        key: the field with the item's token: `asin`, or `parent_asin` in 2023.
-        longest: cleaned titles and descriptions of so many characters or more become empty.
+        path: the file.
+        key: field of the item's token: `asin`, or `parent_asin` in 2023.
+        longest: cleaned titles and descriptions of this many characters or more become empty; None
+            for no limit.
+        rejects: receives invalid lines.
+        progress: whether to show a progress bar.
     """
     for records in json_records(path, parse_record, rejects, progress):
         numbers = np.array([number for number, _ in records], dtype=np.int64)
@@ -54,7 +58,7 @@ def parse_metadata(
         arrays = [pa.array(column, pa.string()) for column in columns]
         table = dict(zip(SCHEMA.names, arrays, strict=True))
         table["item"], fine = usable_ids(path, numbers, table["item"], key, rejects)
-        # What the makers of the data call unformatted: a script of the page in place of a title.
+        # Some titles are a script of the web page; the data's authors call them unformatted.
         script = np.asarray(pc.match_substring(table["title"], "getTime")) & fine
         rejects.add_rows(path, numbers[script], "a script of the page in place of a title")
         for name in ("title", "brand", "description"):
@@ -67,7 +71,7 @@ def parse_metadata(
 
 
 def parse_record(text: str) -> dict[str, Any] | None:
-    """A line as JSON or, in 2014, as a Python literal; None if it is no object."""
+    """Parse a line as JSON or, as in 2014, as a Python literal; return None if it is no object."""
     try:
         record = parse_json(text)
     except (ValueError, RecursionError):
@@ -79,7 +83,7 @@ def parse_record(text: str) -> dict[str, Any] | None:
 
 
 def record_fields(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """Title, brand, categories, description, price and picture URL; "" for what is missing."""
+    """Extract title, brand, categories, description, price and picture URL, "" if missing."""
     categories = record.get("category") or record.get("categories")
     words = dict.fromkeys(word for name in _strings(categories) if (word := as_word(name)))
     return (
@@ -97,7 +101,7 @@ def _token(value: Any) -> str | None:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """All strings in nested lists, in order."""
+    """Yield all strings in nested lists, in order."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, (list, tuple)):
@@ -110,10 +114,10 @@ def _text(value: Any) -> str:
 
 
 def _price(value: Any) -> str:
-    """`$1,299.00`, `12.99` or `$8 - $24` (the lower) as a decimal; "" for anything else."""
+    """Convert `$1,299.00`, `12.99` or `$8 - $24` (the lower) to a decimal; "" for anything else."""
     number = math.nan
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        with contextlib.suppress(OverflowError):  # more digits than any price has
+        with contextlib.suppress(OverflowError):  # an integer too large for a float
             number = float(value)
     else:
         text = _text(value)
@@ -124,7 +128,7 @@ def _price(value: Any) -> str:
 
 
 def _picture(record: Mapping[str, Any]) -> str:
-    """The first picture, in the best resolution that it has."""
+    """Return the URL of the first picture, in its best resolution."""
     for name in ("imageURLHighRes", "imageURL", "imUrl", "images", "image"):
         for url in _urls(record.get(name)):
             if _URL.fullmatch(url):
@@ -133,7 +137,7 @@ def _picture(record: Mapping[str, Any]) -> str:
 
 
 def _urls(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):  # 2023, also with a list a resolution
+    if isinstance(value, dict):  # 2023, possibly with one list per resolution
         columns = [list(_strings(value.get(size))) for size in ("hi_res", "large", "thumb")]
         for place in range(max(map(len, columns))):
             yield from (column[place] for column in columns if place < len(column))
@@ -145,5 +149,5 @@ def _urls(value: Any) -> Iterator[str]:
 
 
 def with_text(columns: Any) -> np.ndarray:
-    """Which rows have a title or a description; bool [n]."""
+    """Return which rows have a title or a description, bool [n]."""
     return np.asarray(pc.or_(filled(columns["title"]), filled(columns["description"])))

@@ -1,6 +1,6 @@
-"""MovieLens as GroupLens ships it (100K, 1M, 10M, 20M and later) to atomic files.
+"""Conversion of GroupLens's MovieLens archives (100K, 1M, 10M, 20M and later) to atomic files.
 
-Columns are those of RecBole's own ml-100k. The files of movies and users are small, so they are
+The columns are those of RecBole's own ml-100k. The files of movies and users are small, so they are
 read line by line.
 """
 
@@ -51,7 +51,8 @@ GENRES = (
 )  # fmt: skip
 _NO_GENRE = "(no genres listed)"
 _TITLE = re.compile(r"(.*?)\s*\((\d{4})\)\s*(?:\(V\)\s*)?")  # (V): made for video
-# RecBole's list of data sets, all ratings; RecBole counts ml-1m's items by the largest id.
+# Counts of all ratings in RecBole's list of data sets. ml-1m is left out, because RecBole uses its
+# largest ID as the number of items.
 PUBLISHED = {
     "ml-100k": Counts(943, 1_682, 100_000),
     "ml-10m": Counts(69_878, 10_681, 10_000_054),
@@ -61,13 +62,13 @@ Row = Sequence[str]
 
 
 class Layout(NamedTuple):
-    """How a release lays its files out.
+    """File layout of a release.
 
     Attributes:
-        ratings, movies, users: file names; `users` may be missing.
-        delimiter: between fields; `::` in 1M and 10M.
-        header: whether the first row names the columns.
-        encoding: of the movies.
+        ratings, movies, users: file names; `users` is None if there is no such file.
+        delimiter: delimiter of the fields; `::` in 1M and 10M.
+        header: whether the first row has the names of the columns.
+        encoding: encoding of the movies.
     """
 
     ratings: str
@@ -86,12 +87,12 @@ LAYOUTS = (
 
 
 class Extras(NamedTuple):
-    """Texts and pictures from elsewhere, joined by movie id.
+    """Additional texts and pictures, joined by movie ID.
 
     Attributes:
-        descriptions: a tab-separated table with the columns `item_id` and `description`.
-        posters: a folder of `<item_id>.jpg` and the like, or such a table with the columns
-            `item_id` and `poster`, a path each.
+        descriptions: tab-separated table with the columns `item_id` and `description`.
+        posters: folder of files such as `<item_id>.jpg`, or a tab-separated table with the columns
+            `item_id` and `poster` (paths).
     """
 
     descriptions: Path | None = None
@@ -99,10 +100,10 @@ class Extras(NamedTuple):
 
 
 def find_layout(folder: Path) -> Layout:
-    """The layout whose ratings lie in a folder.
+    """Detect the layout of a folder by its file of ratings.
 
     Raises:
-        InputError: none, or its movies are missing.
+        InputError: no layout matches, or the file of movies is missing.
     """
     for layout in LAYOUTS:
         if (folder / layout.ratings).is_file():
@@ -128,15 +129,21 @@ def prepare_movielens(
     overwrite: bool = False,
     progress: bool = False,
 ) -> Prepared:
-    """Write `<name>.inter`, `.item`, where there are users `.user`, and the sidecar.
+    """Write `<name>.inter`, `.item`, if there are users `.user`, and the sidecar.
 
-    Ratings of one second are shuffled: later releases are in the order of movies.
+    By default, a user's ratings with equal times are shuffled, because later releases are ordered
+    by movie.
 
     Args:
+        domain: the data set to write.
+        folder: folder of an unpacked archive.
+        extras: additional texts and pictures.
         core, duplicates, ties: see `kcore.Rules`.
+        overwrite: whether to replace existing atomic files.
+        progress: whether to show a progress bar.
 
     Raises:
-        InputError: a file or option cannot be used.
+        InputError: a file or an option is invalid.
     """
     rules = Rules(core, duplicates, ties)
     rules.check()
@@ -169,7 +176,7 @@ def prepare_movielens(
 
 
 def published(name: str) -> Published | None:
-    """RecBole's counts of a data set, if it lists it."""
+    """Return RecBole's counts of a data set, or None."""
     counts = PUBLISHED.get(name.lower())
     return Published(counts, "RecBole's list of data sets") if counts else None
 
@@ -179,7 +186,7 @@ def _ratings(layout: Layout, path: Path, rejects: Rejects, progress: bool) -> It
         names, delimiter = None, ","
         columns = {"user": "userId", "item": "movieId", "rating": "rating", "time": "timestamp"}
     else:
-        # `::` is read as two delimiters with an empty column between them.
+        # `::` is read as two delimiters `:` with an empty column between them.
         names = ["user", "item", "rating", "time"]
         delimiter = "\t"
         if layout.delimiter == "::":
@@ -199,7 +206,7 @@ def _ratings(layout: Layout, path: Path, rejects: Rejects, progress: bool) -> It
 def _movies(
     layout: Layout, path: Path, joined: dict[str, dict[str, str]], rejects: Rejects
 ) -> Iterator[pa.Table]:
-    """Movies of their file; the other sources are here to be hashed, and yield nothing."""
+    """Parse the file of movies. Other sources of the stage are only hashed, and yield nothing."""
     if path.name != layout.movies:
         return
     numbers, rows = [], []
@@ -222,8 +229,10 @@ def _movies(
 
 
 def _rows(path: Path, layout: Layout) -> Iterator[tuple[int, Row]]:
-    """Rows of a small file without a header and their lines. 10M's movies are UTF-8, 1M's
-    Latin-1."""
+    """Return rows and line numbers of a small file without a header.
+
+    The movies of 10M are UTF-8, those of 1M Latin-1.
+    """
     with opened(path) as stream:
         data = stream.read()
     try:
@@ -235,20 +244,20 @@ def _rows(path: Path, layout: Layout) -> Iterator[tuple[int, Row]]:
 
 
 def _table_rows(path: Path, rejects: Rejects) -> Iterator[tuple[int, Row]]:
-    """Rows of a small table with a header and their lines."""
+    """Yield rows and line numbers of a small table with a header."""
     for numbers, table in delimited(path, rejects):
         columns = [column.to_pylist() for column in table.columns]
         yield from zip(numbers.tolist(), zip(*columns, strict=True), strict=True)
 
 
 def _title(text: str) -> tuple[str, str]:
-    """`Toy Story (1995)` as title and year."""
+    """Split `Toy Story (1995)` into title and year."""
     found = _TITLE.fullmatch(text)
     return (found[1], found[2]) if found else (text, "")
 
 
 def _genres(row: Row, layout: Layout) -> str:
-    """Genres as words; in 100K they are flags at the end of the row."""
+    """Join the genres to words; in 100K they are flags at the end of the row."""
     if layout.ratings == "u.data":
         names = [
             name for name, flag in zip(GENRES, row[-len(GENRES) :], strict=False) if flag == "1"
@@ -259,7 +268,7 @@ def _genres(row: Row, layout: Layout) -> str:
 
 
 def _users(layout: Layout, path: Path, inter: Interactions) -> Fields:
-    """Columns of the `.user` file, a row for each user with interactions."""
+    """Build the columns of the `.user` file, with one row for each user with interactions."""
     # 100K: id, age, gender, occupation, zip code; 1M: id, gender, age, occupation, zip code.
     places = (1, 2, 3, 4) if layout.ratings == "u.data" else (2, 1, 3, 4)
     known = {row[0]: row for _, row in _rows(path, layout) if len(row) == 5}
@@ -272,14 +281,14 @@ def _users(layout: Layout, path: Path, inter: Interactions) -> Fields:
 
 
 def _posters(source: Path | None) -> dict[str, str]:
-    """Paths by movie: names of the files in a folder, or what a table says."""
+    """Return the poster of each movie, from the file names of a folder or from a table."""
     if source is not None and source.is_dir():
         return picture_files(source)
     return _column(source, "poster")
 
 
 def _column(path: Path | None, column: str) -> dict[str, str]:
-    """A column of a tab-separated table by `item_id`."""
+    """Read a column of a tab-separated table, by `item_id`."""
     if path is None:
         return {}
     frame = read_item_table(path, [column])

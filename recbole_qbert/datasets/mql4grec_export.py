@@ -1,4 +1,4 @@
-"""Atomic files to MQL4GRec's and LC-Rec's JSON files; `mql4grec` says what these are."""
+"""Export of atomic files to MQL4GRec's and LC-Rec's JSON files; see `mql4grec` for the format."""
 
 from __future__ import annotations
 
@@ -29,12 +29,17 @@ _CODE_CELL = r"^[A-Za-z]+_[0-9]+( [A-Za-z]+_[0-9]+)*$"
 def export_json(domain: DatasetPaths, folder: Path) -> dict[str, Any]:
     """Write a data set as JSON files.
 
-    Items are numbered in the order of the `.item` file, or, without one, as they first come; users
-    as they first come. Columns of codes become indices, all others fields of the items; of the
-    interactions only the order is kept.
+    Items are numbered in the order of the `.item` file or, without one, of their first appearance;
+    users in the order of their first appearance. Columns of codes become indices, other columns
+    become fields of the items. Only the order of the interactions is exported.
+
+    Args:
+        domain: the data set to export.
+        folder: the target folder.
 
     Returns:
-        users, items and interactions; `lost`: columns of the `.inter` that JSON has no place for.
+        Numbers of `users`, `items` and `interactions`; `lost`, the columns of the `.inter` file
+        that the format cannot represent.
 
     Raises:
         InputError: a file cannot be read, or an interaction's item is not in the `.item` file.
@@ -56,7 +61,7 @@ def export_json(domain: DatasetPaths, folder: Path) -> dict[str, Any]:
     for suffix, tokens in (("user2id", users), ("item2id", items)):
         path = folder / f"{domain.name}.{suffix}"
         if tokens == [str(number) for number in range(len(tokens))]:
-            path.unlink(missing_ok=True)  # of an export of other data
+            path.unlink(missing_ok=True)  # from an earlier export of other data
         else:
             write_tokens(path, tokens)
     shape = {"inter": cells, "item": item_file.cells if item_file else []}
@@ -70,7 +75,17 @@ def export_json(domain: DatasetPaths, folder: Path) -> dict[str, Any]:
 def contents_of(
     domain: DatasetPaths, sequences: UserSequences, items: Sequence[str], item_file: Atomic | None
 ) -> dict[str, Any]:
-    """Each JSON file by name."""
+    """Return the content of each JSON file, by file name.
+
+    Args:
+        domain: the data set, named in messages; its `.semid` file is the index without a column.
+        sequences: the interactions.
+        items: item tokens in the order of their numbers.
+        item_file: the `.item` file, if there is one.
+
+    Raises:
+        InputError: an interaction's item is not in `items`.
+    """
     numbers = pc.index_in(sequences.items, pa.array(items, sequences.items.type))
     if numbers.null_count:
         unknown = pc.filter(sequences.items, pc.is_null(numbers)).to_pylist()
@@ -116,7 +131,7 @@ def contents_of(
 
 
 def index_of(table: SemanticIDTable, items: Sequence[str]) -> dict[str, list[str]]:
-    """A `.semid` table as an index: number of an item -> `["<a_1>", "<b_2>"]`.
+    """Convert a `.semid` table to an index: number of an item -> `["<a_1>", "<b_2>"]`.
 
     Raises:
         InputError: an item has no semantic ID.
@@ -129,6 +144,6 @@ def index_of(table: SemanticIDTable, items: Sequence[str]) -> dict[str, list[str
 
 
 def _noted(domain: DatasetPaths, what: str) -> dict[str, dict[str, Any]]:
-    """An import's notes on each file: its layout (`styles`), `objects` that cells cannot hold."""
+    """Read an import's notes by file: its layout (`styles`) or `objects` that cells cannot hold."""
     path = domain.file("mql4grec.json")
     return dict(read_json(path).get(what, {})) if path.is_file() else {}

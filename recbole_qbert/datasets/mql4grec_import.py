@@ -1,4 +1,4 @@
-"""MQL4GRec's and LC-Rec's JSON files to atomic files; `mql4grec` says what these are."""
+"""Import of MQL4GRec's and LC-Rec's JSON files to atomic files; see `mql4grec` for the format."""
 
 from __future__ import annotations
 
@@ -33,22 +33,23 @@ from recbole_qbert.datasets.mql4grec_export import contents_of
 from recbole_qbert.datasets.numbering import count_items, read_tokens
 from recbole_qbert.datasets.split import INTER_CELLS, UserSequences, read_sequences, sequence_rows
 
-_LARGEST = 2**31 - 1  # number of an item
+_LARGEST = 2**31 - 1  # largest number of an item
 
 
 def import_json(folder: Path, name: str, into: DatasetPaths) -> dict[str, Any]:
     """Write atomic files from JSON files.
 
     Args:
-        folder: holds `<name>.inter.json` and what else there is.
-        name: of the data set there.
+        folder: folder of `<name>.inter.json` and the optional files.
+        name: name of the data set there.
         into: the data set to write.
 
     Returns:
-        users, items and interactions; `remarks`: what will not come back as it was, in words.
+        Numbers of `users`, `items` and `interactions`; `remarks`, lines on content that an export
+        will not reproduce.
 
     Raises:
-        InputError: a file is missing or broken, or its numbers do not fit the others'.
+        InputError: a file is missing or invalid, or its numbers do not match those of other files.
     """
     paths = {path.name: path for path in sorted(folder.glob(f"{name}.*.json"))}
     shape_path = folder / f"{name}.atomic.json"
@@ -77,7 +78,7 @@ def import_json(folder: Path, name: str, into: DatasetPaths) -> dict[str, Any]:
     columns = _item_columns(content, folder, name, items)
     _write_atomic(into, sequences, items, columns, shape)
     for stale in (into.file("semid"), sidecar_path(into.file("semid"))):
-        stale.unlink(missing_ok=True)  # IDs of what was there before
+        stale.unlink(missing_ok=True)  # IDs of an earlier data set
     index_name = f"{name}.{INDEX}.json"
     if index_name in content:
         try:
@@ -114,12 +115,12 @@ def _is_ours(file: str, name: str) -> bool:
 
 
 def _sequences(content: Mapping[str, Any], path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """User keys, item numbers [T] and offsets [U + 1] of an `.inter.json`."""
+    """Return user keys [U], item numbers [T] and offsets [U + 1] of an `.inter.json` file."""
     lists = list(content.values())
     wrong = [user for user, items in content.items() if not isinstance(items, list) or not items]
     if wrong or not lists:
-        said = f"user {quote(wrong[0])}: a list of item numbers" if wrong else "users"
-        raise InputError(f"{path}: {said} was expected; make the file again")
+        wanted = f"user {quote(wrong[0])}: a list of item numbers" if wrong else "users"
+        raise InputError(f"{path}: {wanted} was expected; make the file again")
     flat = list(itertools.chain.from_iterable(lists))
     if set(map(type, flat)) != {int} or min(flat) < 0 or max(flat) > _LARGEST:
         user = next(
@@ -138,7 +139,7 @@ def _item_columns(
     name: str,
     items: Sequence[str],
 ) -> dict[str, list[str]]:
-    """Columns of the `.item` file by name."""
+    """Build the columns of the `.item` file, by name."""
     columns: dict[str, list[str]] = {}
     for file, each in content.items():
         kind = file.removeprefix(f"{name}.").removesuffix(".json")
@@ -161,12 +162,12 @@ def _item_columns(
 
 
 def _field_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The fields of all items, in the order in which they first come."""
+    """Return the fields of all items, in the order of their first appearance."""
     return list(dict.fromkeys(itertools.chain.from_iterable(rows)))
 
 
 def _text_columns(rows: Sequence[Any], path: Path) -> dict[str, list[str]]:
-    """One column a field; what is no text is written as one."""
+    """Build one column per field; other values are converted to text."""
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
             raise InputError(f"{path}: item {number}: `field: text` was expected; make it again")
@@ -177,7 +178,7 @@ def _text_columns(rows: Sequence[Any], path: Path) -> dict[str, list[str]]:
 
 
 def _code_column(rows: Sequence[Any], path: Path) -> list[str]:
-    """`["<a_1>", "<b_2>"]` to `a_1 b_2`."""
+    """Convert each `["<a_1>", "<b_2>"]` to `a_1 b_2`."""
     cells = []
     for number, row in enumerate(rows):
         try:
@@ -190,10 +191,10 @@ def _code_column(rows: Sequence[Any], path: Path) -> list[str]:
 def table_of(
     index: Mapping[str, Sequence[str]], items: Sequence[str], path: Path
 ) -> SemanticIDTable:
-    """An index as a `.semid` table, sizes those of the largest codes.
+    """Convert an index to a `.semid` table; the largest codes determine the codebook sizes.
 
     Raises:
-        InputError: a token is none, levels differ in number, or items share a tuple.
+        InputError: a token is invalid, items have different levels, or items share a tuple.
     """
     rows: list[list[int]] = []
     for number in range(len(items)):
@@ -220,9 +221,10 @@ def _write_atomic(
     columns: Mapping[str, list[str]],
     shape: Mapping[str, Sequence[str]] | None,
 ) -> None:
-    """`.inter` and `.item`; the latter keeps the items' numbers even if it says no more of them.
+    """Write the `.inter` and the `.item` file.
 
-    `shape`: header cells of the atomic files that the JSON files are from, where they are.
+    Without fields, an `.item` file is still written, because its order keeps the items' numbers.
+    `shape` has the header cells of the atomic files that the JSON files were exported from, if any.
     """
     has_items = bool(columns) or shape is None or bool(shape["item"])
     shape = shape or {"inter": [], "item": []}
@@ -233,7 +235,7 @@ def _write_atomic(
     given = {ITEM: list(items), **columns}
     default = {ITEM: f"{ITEM}:token"}
     header = [known.get(name, default.get(name, f"{name}:token_seq")) for name in order]
-    with ExitStack() as stack:  # both take their names together, at the end
+    with ExitStack() as stack:  # both files get their final names together at the end
         handle = stack.enter_context(atomic_write(into.file("inter"), "wb"))
         write_header(handle, (cells[cell.partition(":")[0]] for cell in INTER_CELLS))
         write_rows(handle, list(sequence_rows(sequences)))
@@ -246,7 +248,7 @@ def _write_atomic(
 
 
 def _not_the_same(into: DatasetPaths, content: Mapping[str, Any], name: str) -> list[str]:
-    """What an export would write otherwise than it was read."""
+    """Return a line for each file that an export would write differently."""
     sequences = read_sequences(into.file("inter"))
     item_file = read_atomic(into.file("item")) if into.file("item").is_file() else None
     items = item_file.columns[ITEM].to_pylist() if item_file else sequences.items.to_pylist()

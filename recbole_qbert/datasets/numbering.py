@@ -1,4 +1,4 @@
-"""Files of `token, tab, number`: how formats that count their users and items name them."""
+"""Token files (`token, tab, number`) of formats that number their users and items."""
 
 from __future__ import annotations
 
@@ -13,14 +13,20 @@ from recbole_qbert.common.files import atomic_write
 from recbole_qbert.data.codec import quote
 from recbole_qbert.datasets.text import unfit_tokens
 
-_ROOM = 1_000_000  # items that may be there whatever the number of interactions
+_ROOM = 1_000_000  # item numbers that are accepted with any number of interactions
 
 
 def count_items(highest: int, described: int, n_interactions: int, path: Path) -> int:
-    """How many items there are, by the highest number and by how many are described.
+    """Return the number of items.
+
+    Args:
+        highest: highest item number in the interactions.
+        described: number of items with metadata.
+        n_interactions: number of interactions.
+        path: the file, for the message.
 
     Raises:
-        InputError: a number so high that the items are not numbered without gaps.
+        InputError: the highest number is too high for numbers without large gaps.
     """
     if highest >= max(_ROOM, 10 * n_interactions, described):
         raise InputError(
@@ -30,16 +36,16 @@ def count_items(highest: int, described: int, n_interactions: int, path: Path) -
 
 
 def read_tokens(path: Path, numbers: Sequence[str], source: Path) -> list[str]:
-    """The token of each number, from a file of tokens and numbers; without it the numbers.
+    """Read the token of each number; if the file does not exist, the tokens are the numbers.
 
     Args:
-        path: the file.
-        numbers: as text, in the order wanted.
-        source: the file that has the numbers.
+        path: the file of tokens and numbers.
+        numbers: numbers as text, in the wanted order.
+        source: the file that contains the numbers, for messages.
 
     Raises:
-        InputError: a line is none, a token or number occurs twice, a number has no token, or
-            RecBole could not read a token back.
+        InputError: a line is invalid, a token or number occurs twice, a number has no token, or
+            RecBole would misread a token.
     """
     if not path.is_file():
         return _readable(list(numbers), source)
@@ -67,7 +73,7 @@ def read_tokens(path: Path, numbers: Sequence[str], source: Path) -> list[str]:
 
 
 def _readable(tokens: list[str], path: Path) -> list[str]:
-    """The tokens, if RecBole reads each of them back as it is."""
+    """Return the tokens; raise InputError if RecBole would misread one."""
     unfit = np.flatnonzero(unfit_tokens(pa.array(tokens, pa.string())))
     if len(unfit):
         raise InputError(
@@ -78,6 +84,6 @@ def _readable(tokens: list[str], path: Path) -> list[str]:
 
 
 def write_tokens(path: Path, tokens: Iterable[str]) -> None:
-    """Tokens and their numbers from 0."""
+    """Write tokens with their numbers from 0."""
     with atomic_write(path) as handle:
         handle.writelines(f"{token}\t{number}\n" for number, token in enumerate(tokens))

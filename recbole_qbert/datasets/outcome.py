@@ -1,4 +1,4 @@
-"""The end of every preparation: files, sidecar, and what is printed."""
+"""Final step of each preparation: the files, the sidecar and the printed report."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from recbole_qbert.datasets.spool import Stage
 from recbole_qbert.datasets.times import odd_times, said_of_times
 from recbole_qbert.datasets.writer import Fields, write_dataset
 
-_SHOWN = 5  # rejected lines of a stage
+_SHOWN = 5  # rejected lines printed per stage
 
 
 class Prepared(NamedTuple):
-    """What was made.
+    """Result of a preparation.
 
     Attributes:
-        raw: of all usable lines.
-        final: of what was written.
-        coverage: number of items with a record, and with each of its fields; empty without any.
-        repeated: records that a fuller one of their item was preferred to.
-        reasons: rejected lines by reason.
-        rejected: the first of them, as in the report.
-        remarks: what else there is to know, a line each.
+        raw: counts of all usable lines.
+        final: counts of the written data set.
+        coverage: number of items with a record, and with each field; empty without records.
+        repeated: number of records that were dropped in favor of a fuller one of their item.
+        reasons: numbers of rejected lines by reason.
+        rejected: the first rejected lines.
+        remarks: further lines for the user.
     """
 
     raw: Counts
@@ -63,21 +63,25 @@ def finish(
     with_rating: bool = True,
     users: Fields | None = None,
 ) -> Prepared:
-    """Write the data set.
+    """Write the data set with its sidecar, and collect the facts for the report.
 
     Args:
-        stages: what was read; their rejected lines become `<name>.rejected`.
-        inter: as it is to be written.
-        options: JSON values for the sidecar, beside the rules.
-        items: records of all of `inter`'s item tokens; None writes no `.item` file.
-        cells: header cells of their fields.
-        rules: that made `inter`.
-        unit: of the times in the source.
-        unit_flag: the option that names it, or "" where there is none.
-        users: the `.user` file's columns.
+        domain: the data set to write.
+        stages: the parsed files; their rejected lines are written to `<name>.rejected`.
+        raw: counts of all usable lines.
+        inter: the interactions to write, in their final order.
+        made_by: name of the importer, for the sidecar.
+        options: JSON values for the sidecar, in addition to the rules.
+        items: records of all item tokens of `inter`; None to write no `.item` file.
+        cells: header cells of the records' fields.
+        rules: the rules that produced `inter`.
+        unit: unit of the times in the source.
+        unit_flag: the option that sets the unit, or "" if there is none.
+        with_rating: whether to write the ratings.
+        users: columns of the `.user` file; None to write none.
 
     Raises:
-        InputError: no interactions are left.
+        InputError: no interaction is left.
     """
     options = {"core": rules.core, "duplicates": rules.duplicates, "ties": rules.ties, **options}
     if not len(inter.users):
@@ -92,8 +96,8 @@ def finish(
     if items is not None:
         columns, coverage = item_columns(inter, items, cells)
         repeated = items.repeated
-        more, said = _catalog_facts(columns["item_id:token"], inter, items, stages[-1])
-        facts, remarks = facts | more, remarks + said
+        more, added = _catalog_facts(columns["item_id:token"], inter, items, stages[-1])
+        facts, remarks = facts | more, remarks + added
     remarks = [f"{n:,} {what}" for what, n in notes.items()] + remarks
     reasons = dict(sum((Counter(stage.reasons) for stage in stages), Counter[str]()))
     facts |= {
@@ -116,7 +120,7 @@ def finish(
 def _order_facts(
     inter: Interactions, rules: Rules, unit: str, unit_flag: str
 ) -> tuple[dict[str, Any], list[str]]:
-    """Odd times, ties and repeats of what is written: for the sidecar, and in words."""
+    """Collect odd times, ties and duplicates of the written rows, for the sidecar and as lines."""
     n = len(inter.users)
     columns = (inter.users, inter.items, inter.times, inter.ratings)
     identical = n - len(distinct_rows(*columns, rules.timed))
@@ -129,54 +133,59 @@ def _order_facts(
         "tied_test_targets": tied,
         "odd_times": odd._asdict() if odd else None,
     }
-    said = []
+    remarks = []
     if odd:
-        said.append(f"Warning: {said_of_times(odd, n, unit, unit_flag)}")
+        remarks.append(f"Warning: {said_of_times(odd, n, unit, unit_flag)}")
     if inter.repeats:
-        said.append(f"{inter.repeats:,} rows left out as repeats (--duplicates={rules.duplicates})")
+        remarks.append(
+            f"{inter.repeats:,} rows left out as repeats (--duplicates={rules.duplicates})"
+        )
     if identical:
         same = "user, item, rating and time" if rules.timed else "user, item and rating"
-        said.append(
+        remarks.append(
             f"{identical:,} rows are identical to another one in {same}; --duplicates=identical "
             "keeps one of each"
         )
     if tied:
-        said.append(
+        remarks.append(
             f"{tied:,} of {tests:,} test targets ({tied / tests:.1%}) have the time of the item "
             f"before them: which came first is not known (--ties={rules.ties})"
         )
-    return facts, said
+    return facts, remarks
 
 
 def _catalog_facts(
     written: pa.Array, inter: Interactions, items: Records, stage: Stage
 ) -> tuple[dict[str, Any], list[str]]:
-    """How the items of the table and those written agree: for the sidecar, and in words."""
+    """Compare the items of the item table with those written, for the sidecar and as lines."""
     file = stage.sources[0]["file"]
     lacking = written.filter(pc.invert(pc.is_in(written, inter.item_tokens.filter(items.found))))
     described = len(written) - len(lacking)
     unused = items.described - described
     facts = {"rows_without_interactions": unused, "items_without_a_row": len(lacking)}
-    said = []
+    remarks = []
     if unused:
-        said.append(f"{unused:,} items of {file} have no interactions and are not written")
+        remarks.append(f"{unused:,} items of {file} have no interactions and are not written")
     if len(lacking):
         shown = ", ".join(map(quote, lacking[:2].to_pylist()))
-        said.append(f"{len(lacking):,} items have interactions but no row in {file}: {shown}")
+        remarks.append(f"{len(lacking):,} items have interactions but no row in {file}: {shown}")
     if described < len(written) / 2 and items.strange:
         other = ", ".join(map(quote, items.strange))
-        said.append(
+        remarks.append(
             f"Warning: of {len(written):,} items with interactions only {described:,} are in "
             f"{file}. Ids such as {shown} in the interactions, {other} there: write them alike, "
             "or name the right columns"
         )
-    return facts, said
+    return facts, remarks
 
 
 def report(domain: DatasetPaths, made: Prepared, console: Console, **others: Published) -> None:
-    """Counts, coverage, comparison, rejected lines.
+    """Print counts, comparisons, coverage, remarks and rejected lines.
 
     Args:
+        domain: the written data set.
+        made: result of `finish`.
+        console: console for the output.
         others: published counts to compare `raw` and `final` with.
     """
     ours = {"raw": made.raw, "final": made.final}
@@ -202,5 +211,5 @@ def report(domain: DatasetPaths, made: Prepared, console: Console, **others: Pub
 
 
 def listed(reasons: Mapping[str, int]) -> str:
-    """Reasons with their numbers, in a line."""
+    """Format reasons with their numbers as one line."""
     return "; ".join(f"{reason}: {n:,}" for reason, n in reasons.items()) or "it is empty"

@@ -1,4 +1,4 @@
-"""Counts that others print for a data set, beside ours."""
+"""Comparison of a data set's counts with published ones."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from recbole_qbert.datasets.interactions import Counts
 
 
 class Published(NamedTuple):
-    """Counts, and who prints them."""
+    """Published counts and their source."""
 
     counts: Counts
     whose: str
 
 
 class Category(NamedTuple):
-    """An Amazon category: its name in file names, and published counts by whose they are."""
+    """Amazon category: its name in file names, and published counts by source."""
 
     file: str
     counts: Mapping[str, Counts]
 
 
 def amazon_files(release: int) -> dict[str, Any]:
-    """What the files of a release are called: `interactions` and `metadata`."""
+    """Return the file name patterns of a release: `interactions` and `metadata`."""
     files: dict[str, Any] = load_yaml(shipped("amazon.yaml"))["files"][release]
     return files
 
 
 def amazon_categories() -> dict[str, Category]:
-    """By short name."""
+    """Return all known categories by short name."""
     content = load_yaml(shipped("amazon.yaml"))["categories"]
     return {
         name: Category(entry["file"], {key: Counts(*entry[key]) for key in entry if key != "file"})
@@ -43,10 +43,10 @@ def amazon_categories() -> dict[str, Category]:
 
 
 def amazon_category(name: str) -> Category:
-    """A category by short name.
+    """Return a category by short name.
 
     Raises:
-        InputError: it is none of those known.
+        InputError: the category is unknown.
     """
     known = amazon_categories()
     if name not in known:
@@ -58,7 +58,7 @@ def amazon_category(name: str) -> Category:
 
 
 def counts_table(rows: Mapping[str, tuple[Counts, Published | None]]) -> Table:
-    """Counts with, in brackets, by how much they differ from the published ones of their row."""
+    """Build a table of counts, with their differences from the published ones in brackets."""
     table = Table()
     for column in ("", *Counts._fields):
         table.add_column(column, justify="right" if column else "left")
@@ -73,7 +73,7 @@ def counts_table(rows: Mapping[str, tuple[Counts, Published | None]]) -> Table:
 
 
 def comparison(ours: Counts, theirs: Published) -> str:
-    """One line that says whether counts are those published."""
+    """Format the comparison of counts with published ones as one line."""
     if ours == theirs.counts:
         return f"The counts are those of {theirs.whose}."
     parts = [

@@ -1,4 +1,4 @@
-"""What the scripts in `dataset_scripts/` share."""
+"""Functions that the scripts in `dataset_scripts/` share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from recbole_qbert.common.startup import use_utf8
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run a script and exit: 0, or 2 with one line on stderr for what the user must mend."""
+    """Run a script and exit with status 0, 2 after a user error (one line on stderr), or 130."""
     use_utf8()
     name = Path(sys.argv[0]).name
     try:
@@ -30,5 +30,5 @@ def run_script(main: Callable[[], None]) -> None:
 
 
 def comma_list(text: str) -> list[str]:
-    """`a,b` as `["a", "b"]`; for argparse."""
+    """Split `a,b` into `["a", "b"]`; for argparse."""
     return [part for part in text.split(",") if part]

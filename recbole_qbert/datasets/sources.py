@@ -1,8 +1,8 @@
-"""Read large raw files in bounded blocks: plain or compressed, and of JSON lines.
+"""Reader of large raw files, plain or compressed, in blocks of bounded size; JSON lines.
 
-What cannot be used is never fatal and never silent: each such line goes to a `Rejects`. The two
-ways to read JSON lines, a block at once and line by line, agree on every line they both take, so
-that what is read does not depend on where a block happens to end.
+An invalid line does not stop the reader: it is reported to a `Rejects`. JSON lines are parsed a
+block at once or line by line. Both parsers give the same values for each line that both accept, so
+that the result does not depend on the block boundaries.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.progress import Progress
 from recbole_qbert.data.codec import quote
 
-BLOCK = 8 << 20  # bytes of whole lines that are parsed at once
-LONGEST_LINE = 64 << 20  # bytes; a longer one means that the file holds no lines
-_FEW = 64  # lines; a block this short that has a fault is read line by line
+BLOCK = 8 << 20  # bytes of complete lines that are parsed at once
+LONGEST_LINE = 64 << 20  # bytes; a file with longer lines is not a file of lines
+_FEW = 64  # lines; a block of at most this many lines with a fault is parsed line by line
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
 Lines = tuple[np.ndarray, pa.Table]  # line numbers [n], columns of n rows
 
 
 class Unfit(ValueError):
-    """A value of another kind than the column's; the message is a short reason."""
+    """Error for a value that does not have the type of its column; the message is the reason."""
 
 
 class JsonObject(dict[str, Any]):
-    """An object of a JSON file.
+    """Object of a JSON file, with its duplicate keys.
 
     Attributes:
-        twice: the keys that occur more than once; the last value of each is kept.
+        twice: keys that occur more than once; the last value of each is kept.
     """
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
@@ -49,7 +49,11 @@ class JsonObject(dict[str, Any]):
         self.twice = {key for key, count in counts.items() if count > 1}
 
     def check(self, keys: Collection[str]) -> None:
-        """Raises `Unfit` for one of the keys that occurs twice."""
+        """Check that none of the keys occurs twice.
+
+        Raises:
+            Unfit: a key occurs twice.
+        """
         if twice := self.twice.intersection(keys):
             raise Unfit(f"the key '{min(twice)}' occurs twice")
 
@@ -58,11 +62,11 @@ _DECODER = json.JSONDecoder(strict=False, object_pairs_hook=JsonObject)
 
 
 class Rejects:
-    """Lines that could not be used: counted by reason, and written one a row to a report.
+    """Counter and report of rejected lines.
 
     Attributes:
-        reasons: numbers of rejected lines.
-        notes: numbers of values that were used otherwise than they stand there, by what was done.
+        reasons: numbers of rejected lines by reason.
+        notes: numbers of changed values by a description of the change.
     """
 
     def __init__(self, handle: IO[str]) -> None:
@@ -71,7 +75,7 @@ class Rejects:
         self.notes: Counter[str] = Counter()
 
     def add(self, path: Path, line: int, reason: str, text: str = "") -> None:
-        """One line of a file, why, and how it begins."""
+        """Report one rejected line of a file, with a reason and the beginning of its text."""
         self.reasons[reason] += 1
         shown = f"\t{quote(text, 80)}" if text else ""
         self._handle.write(f"{path.name}:{line}\t{reason}{shown}\n")
@@ -79,7 +83,7 @@ class Rejects:
     def add_rows(
         self, path: Path, lines: np.ndarray, reason: str, values: Iterable[object] = ()
     ) -> None:
-        """Several lines, with one reason, and with the value of each that is at fault."""
+        """Report several lines with one reason, and with the invalid value of each line."""
         shown = ["" if value is None else str(value) for value in values] or [""] * len(lines)
         for line, value in zip(lines.tolist(), shown, strict=True):
             self.add(path, line, reason, value)
@@ -87,10 +91,10 @@ class Rejects:
 
 @contextlib.contextmanager
 def opened(path: Path, progress: bool = False) -> Iterator[pa.NativeFile]:
-    """The file's bytes, decompressed if its first bytes say that it is gzip, bzip2 or Zstandard.
+    """Open a file for reading, decompressed if its first bytes are those of gzip, bzip2 or zstd.
 
     Raises:
-        InputError: there is no such file, or its compression is broken.
+        InputError: the file cannot be read, or its compression is broken.
     """
     try:
         raw = open(path, "rb")  # noqa: SIM115  closed below
@@ -117,7 +121,7 @@ def opened(path: Path, progress: bool = False) -> Iterator[pa.NativeFile]:
 
 
 class _Counted:
-    """A file that tells a progress bar how far it was read."""
+    """File that updates a progress bar as it is read."""
 
     def __init__(self, raw: IO[bytes], bar: Any) -> None:
         self._raw, self._bar = raw, bar
@@ -134,13 +138,19 @@ class _Counted:
 def line_blocks(
     path: Path, progress: bool = False, size: int = BLOCK, encoding: str = "utf-8"
 ) -> Iterator[tuple[int, bytes]]:
-    """Blocks of whole lines in UTF-8, each ending with LF, and the number of a block's first line.
+    """Yield blocks of complete lines in UTF-8, with the number of each block's first line.
 
-    Bytes of a file in UTF-8 are passed on as they are.
+    Each block ends with LF. A file in UTF-8 is not validated.
+
+    Args:
+        path: the file.
+        progress: whether to show a progress bar.
+        size: number of bytes to read at once.
+        encoding: encoding of the file.
 
     Raises:
         InputError: as `opened`, or a line is longer than `LONGEST_LINE`.
-        UnicodeError: bytes that are not of another encoding than UTF-8.
+        UnicodeError: the bytes are invalid in an encoding other than UTF-8.
     """
     number, rest = 1, b""
     other = codecs.lookup(encoding).name != "utf-8"
@@ -167,7 +177,7 @@ def line_blocks(
             number += block.count(b"\n")
             rest = data[cut:]
     if other:
-        decoder.decode(b"", True)  # raises where the last character is cut
+        decoder.decode(b"", True)  # raises UnicodeError if the last character is incomplete
     if rest:
         yield number, rest.rstrip(b"\r") + b"\n"
 
@@ -175,17 +185,22 @@ def line_blocks(
 def json_lines(
     path: Path, schema: pa.Schema, rejects: Rejects, progress: bool = False, size: int = BLOCK
 ) -> Iterator[Lines]:
-    """Columns of a file of JSON objects, one a line; other keys are passed over.
+    """Yield columns of a file of JSON objects, one per line; other keys are ignored.
 
-    A missing key or `null` is null. Blank lines are passed over, and lines in which one of the keys
+    A missing key or `null` is null. Blank lines are skipped, and lines in which one of the keys
     occurs twice are rejected.
 
     Args:
         path: the file.
-        schema: the keys, of type string, double or int64. A number is taken for a string and
-            the text of a number for a double; int64 says that most ids are whole numbers, and
-            comes out as text.
-        rejects: gets the lines that are no such objects.
+        schema: the keys, of type string, double or int64. A string column also accepts numbers, and
+            a double column also accepts numbers as text. int64 means that most IDs are integers;
+            its values are returned as text.
+        rejects: receives invalid lines.
+        progress: whether to show a progress bar.
+        size: number of bytes to read at once.
+
+    Raises:
+        InputError: as `line_blocks`.
     """
     for number, block in line_blocks(path, progress, size):
         yield from _parsed(path, schema, rejects, number, block)
@@ -194,7 +209,7 @@ def json_lines(
 def _parsed(
     path: Path, schema: pa.Schema, rejects: Rejects, number: int, block: bytes
 ) -> Iterator[Lines]:
-    """The block at once, or its halves, or, where few lines are left, one by one."""
+    """Parse a block at once; if that fails, parse its halves, or few lines one by one."""
     table = _parse_block(schema, block)
     if table is not None:
         yield np.arange(number, number + table.num_rows), table
@@ -208,18 +223,18 @@ def _parsed(
 
 
 def _nth_line(block: bytes, n: int) -> int:
-    """Where the line after the first `n` begins."""
+    """Return the start of the line after the first `n`."""
     ends = np.flatnonzero(np.frombuffer(block, np.uint8) == 10)
     return int(ends[n - 1]) + 1
 
 
 def _parse_block(schema: pa.Schema, block: bytes) -> pa.Table | None:
-    """All lines at once; None where any of them is not exactly one object that fits."""
+    """Parse all lines at once; return None if any line is not exactly one valid object."""
     values = np.frombuffer(block, np.uint8)
     ends = np.flatnonzero(values == 10)
     starts = np.concatenate([[0], ends[:-1] + 1])
-    # An object that spans lines, or a line of two, would shift all line numbers behind it: with
-    # braces at both ends of each line, as many objects as lines means one a line.
+    # An object over several lines, or a line of two objects, would shift the later line numbers. If
+    # each line has braces at both ends, and there are as many objects as lines, each line has one.
     if (values[starts] != ord("{")).any() or (values[ends - 1] != ord("}")).any():
         return None
     try:
@@ -228,7 +243,7 @@ def _parse_block(schema: pa.Schema, block: bytes) -> pa.Table | None:
             pyarrow.json.ReadOptions(use_threads=False, block_size=len(block) + 1),
             pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
         )
-        table.validate(full=True)  # the parser takes any bytes for UTF-8
+        table.validate(full=True)  # the parser does not check for valid UTF-8
         table = table.cast(_text_ids(schema))
     except pa.ArrowException:
         return None
@@ -237,7 +252,7 @@ def _parse_block(schema: pa.Schema, block: bytes) -> pa.Table | None:
 
 
 def _occurs_again(block: bytes, table: pa.Table, name: str) -> bool:
-    """Whether a key is there more often than it has values: twice in an object, or deeper in it."""
+    """Return whether a key occurs more often than it has values: twice in an object, or nested."""
     places = re.findall(rb'"%s"\s*:(?!\s*null\b)' % re.escape(name.encode()), block)
     return len(places) > table.num_rows - table[name].null_count
 
@@ -264,7 +279,7 @@ def _parse_lines(
             record.check(columns)
             values = [convert(record.get(name)) for name, convert in read.items()]
             if any("\ufffd" in value for value in values if isinstance(value, str)):
-                line.decode()  # raises ValueError unless the sign stands there by itself
+                line.decode()  # raises UnicodeDecodeError unless U+FFFD is in the file itself
         except Unfit as error:
             rejects.add(path, place, str(error), text)
             continue
@@ -281,7 +296,12 @@ def _parse_lines(
 
 
 def parse_json(text: str) -> Any:
-    """A JSON value, control characters in strings allowed; ValueError or RecursionError."""
+    """Parse a JSON value; strings may contain control characters.
+
+    Raises:
+        ValueError: the text is not JSON.
+        RecursionError: the value is nested too deeply.
+    """
     return _DECODER.decode(text)
 
 
@@ -301,13 +321,13 @@ def _as_number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise Unfit("a number is expected where there is none")
     try:
-        return float(str(value).replace("_", "?"))  # Python's own digit groups are no number
+        return float(str(value).replace("_", "?"))  # refuses Python's digit groups such as 1_000
     except (ValueError, OverflowError):
         raise Unfit("a number is expected where there is none") from None
 
 
 def number_text(value: float) -> str:
-    """A number as an id: whole ones without a fraction."""
+    """Format a number as an ID, whole numbers without a fraction."""
     if isinstance(value, float) and math.isfinite(value) and value.is_integer():
         value = int(value)
     return str(value)
@@ -320,12 +340,17 @@ def json_records(
     progress: bool = False,
     size: int = BLOCK,
 ) -> Iterator[list[tuple[int, dict[str, Any]]]]:
-    """Whole objects of a file of one object a line, block by block, with their line numbers.
+    """Yield the objects of a file, one per line, with their line numbers, block by block.
 
-    For nested and changing fields, which the columns of `json_lines` cannot hold.
+    This is for nested or irregular fields, which the columns of `json_lines` cannot represent.
 
     Args:
-        parse: text of a line to an object; None where it is none, `Unfit` with another reason.
+        path: the file.
+        parse: parses a line to an object; returns None if the line is no object, and raises `Unfit`
+            with any other reason.
+        rejects: receives invalid lines.
+        progress: whether to show a progress bar.
+        size: number of bytes to read at once.
     """
     for number, block in line_blocks(path, progress, size):
         records = []

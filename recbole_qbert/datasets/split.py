@@ -1,11 +1,11 @@
-"""UserSequences, and splits of them as files that RecBole cannot misread.
+"""Interaction sequences of users, and their splits as benchmark files for RecBole.
 
-RecBole takes ready-made splits as `benchmark_filename`: a row is a target item with its history,
-`user_id:token  item_id_list:token_seq  item_id:token`. It numbers the tokens of the two item
-columns apart, so that one number means two items, unless `alias_of_item_id` says that they are one;
-`<dataset>.split.yaml` beside the files says so.
+RecBole reads predefined splits with `benchmark_filename`. A row is a target item with its history:
+`user_id:token  item_id_list:token_seq  item_id:token`. RecBole numbers the tokens of the two item
+columns separately, so that one number means two items, unless `alias_of_item_id` joins them. The
+file `<dataset>.split.yaml` beside the split sets this option.
 
-T interactions, U users, N items; R rows of a split.
+Shapes: T interactions, U users, N items, R rows of a split.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ alias_of_item_id: [item_id_list]  # (list) histories and targets are numbered as
 load_col:                         # (dict) columns that are read
   inter: [user_id, item_id_list, item_id]
 """
-_ROWS = 1 << 16  # rows that are joined at a time
+_ROWS = 1 << 16  # rows that are written at a time
 
 
 @dataclass(frozen=True)
 class UserSequences:
-    """Every user's items in order.
+    """The items of each user in order.
 
     Attributes:
-        users: U tokens, in the order in which they first come.
-        items: N tokens, likewise.
-        codes: int64 [T], numbers of items, one user after the other.
-        offsets: int64 [U + 1]; user u's items are `codes[offsets[u]:offsets[u + 1]]`.
-        times: float64 [T].
-        parts: int64 [T], which file an interaction is from.
+        users: U tokens, in the order of their first appearance.
+        items: N tokens, in the order of their first appearance.
+        codes: int64 [T], item numbers, user after user.
+        offsets: int64 [U + 1]; the items of user u are `codes[offsets[u]:offsets[u + 1]]`.
+        times: float64 [T], seconds, or positions in the sequences.
+        parts: int64 [T], number of the file that an interaction is from.
     """
 
     users: pa.Array
@@ -63,34 +63,34 @@ class UserSequences:
 
     @property
     def owners(self) -> np.ndarray:
-        """Each interaction's user, int64 [T]."""
+        """User number of each interaction, int64 [T]."""
         return np.repeat(np.arange(len(self.users)), np.diff(self.offsets))
 
     @property
     def places(self) -> np.ndarray:
-        """Each interaction's place in its user's sequence, int64 [T]."""
+        """Position of each interaction in its user's sequence, int64 [T]."""
         return np.arange(len(self.codes)) - self.offsets[self.owners]
 
     @property
     def timed(self) -> bool:
-        """Whether the times are times, not places in the sequences."""
+        """Whether the times are timestamps, not positions in the sequences."""
         return not np.array_equal(self.times, self.places)
 
     def counts(self) -> dict[str, int]:
-        """Users, items and interactions."""
+        """Return the numbers of users, items and interactions."""
         return {
             "users": len(self.users), "items": len(self.items), "interactions": len(self.codes),
         }  # fmt: skip
 
 
 def read_sequences(*paths: Path) -> UserSequences:
-    """UserSequences of one `.inter` file, or of several parts, each part's after those before.
+    """Read the sequences of one `.inter` file, or of several parts in the given order.
 
-    Within a part a user's items are in the order of `timestamp`; what ties, and a file without that
-    column, in the order of the file.
+    A user's items are sorted by part, then by `timestamp`. Ties, and files without that column,
+    keep the order of the file.
 
     Raises:
-        InputError: a file cannot be read, lacks a column, or has an id or a time that is none;
+        InputError: a file cannot be read, lacks a column, or has an invalid ID or time; the message
             names the line.
     """
     files = [read_atomic(path) for path in paths]
@@ -122,14 +122,17 @@ def _column(files: Sequence[Atomic], name: str) -> pa.ChunkedArray:
     return pa.chunked_array([chunk for file in files for chunk in file.columns[name].chunks])
 
 
-# Which interaction is whose target ----------------------------------------------------------------
+# Assignment of interactions to parts --------------------------------------------------------------
 
 
 def leave_one_out(sequences: UserSequences) -> list[np.ndarray]:
-    """Rows [R] of train, valid and test, as places of their targets in the T interactions.
+    """Split leave-one-out.
 
-    Of users with three items or more the last is for test and the last but one for valid; all
-    others with a history train.
+    For users with three items or more, the last item is the test target and the second to last the
+    validation target. All other items with a history are training targets.
+
+    Returns:
+        For train, valid and test, the indices [R] of the targets in the T interactions.
     """
     places = sequences.places
     left = np.diff(sequences.offsets)[sequences.owners] - 1 - places  # items after this one
@@ -143,10 +146,14 @@ def leave_one_out(sequences: UserSequences) -> list[np.ndarray]:
 
 
 def temporal(sequences: UserSequences, valid_from: float, test_from: float) -> list[np.ndarray]:
-    """Rows of what happened before `valid_from`, from then on, and from `test_from` on.
+    """Split by time: train before `valid_from`, valid before `test_from`, test from then on.
+
+    Returns:
+        As `leave_one_out`.
 
     Raises:
-        InputError: the times are places in sequences, or a part is empty.
+        InputError: the times are positions in sequences, the cut-offs are not increasing, or a part
+            is empty.
     """
     if not sequences.timed:
         raise InputError(
@@ -169,7 +176,11 @@ def temporal(sequences: UserSequences, valid_from: float, test_from: float) -> l
 
 
 def cut_offs(sequences: UserSequences, shares: Sequence[float]) -> tuple[float, float]:
-    """Times before which these two shares of all interactions lie."""
+    """Return the two times before which the given shares of all interactions lie.
+
+    Raises:
+        InputError: `shares` are not two increasing numbers between 0 and 1.
+    """
     if len(shares) != 2 or not 0 < shares[0] < shares[1] < 1:
         raise InputError(f"shares: {list(shares)}: give two rising numbers between 0 and 1")
     first, second = np.quantile(sequences.times, shares, method="higher")
@@ -177,10 +188,17 @@ def cut_offs(sequences: UserSequences, shares: Sequence[float]) -> tuple[float, 
 
 
 def own_parts(sequences: UserSequences, paths: Sequence[Path]) -> list[np.ndarray]:
-    """Rows of three files that somebody else split.
+    """Split as three existing files do.
+
+    Args:
+        sequences: result of `read_sequences` for the files.
+        paths: the files, for messages.
+
+    Returns:
+        As `leave_one_out`.
 
     Raises:
-        InputError: the very same interaction stands in two of them.
+        InputError: the same interaction is in two files.
     """
     keys = np.stack([sequences.owners, sequences.codes, sequences.times], axis=1)
     _, group = np.unique(keys, axis=0, return_inverse=True)
@@ -200,7 +218,12 @@ def own_parts(sequences: UserSequences, paths: Sequence[Path]) -> list[np.ndarra
 
 
 def leak(sequences: UserSequences, rows: Sequence[np.ndarray]) -> dict[str, Any]:
-    """What a split tells of the future: see the lines of `explain`."""
+    """Measure the leakage of a split; see the lines of `explain`.
+
+    Returns:
+        The share of test targets whose item is not in training and, with timestamps, the share of
+        test targets before the last training target.
+    """
     train, _, test = rows
     known = np.unique(sequences.codes[_training(sequences, rows)])
     cold = float(np.mean(~np.isin(sequences.codes[test], known))) if len(test) else 0.0
@@ -213,14 +236,14 @@ def leak(sequences: UserSequences, rows: Sequence[np.ndarray]) -> dict[str, Any]
 
 
 def _training(sequences: UserSequences, rows: Sequence[np.ndarray]) -> np.ndarray:
-    """Interactions that are not kept back: bool [T]."""
+    """Return which interactions are not held out, bool [T]."""
     kept_back = np.zeros(len(sequences.codes), dtype=np.bool_)
     kept_back[rows[1]] = kept_back[rows[2]] = True
     return ~kept_back
 
 
 def explain(facts: dict[str, Any]) -> list[str]:
-    """The leak in words."""
+    """Format the result of `leak` as lines of text."""
     lines = []
     early = facts.get("test_targets_before_the_end_of_training")
     if early is None:
@@ -250,20 +273,24 @@ def write_split(
     max_length: int,
     source: dict[str, Any],
 ) -> dict[str, int]:
-    """`<name>.{train,valid,test}.inter`, `<name>.split.yaml`, and what made them in `.split.json`.
+    """Write `<name>.{train,valid,test}.inter`, `<name>.split.yaml` and `<name>.split.json`.
 
     Args:
-        into: the data set whose folder they go to.
-        rows: of `leave_one_out` and its like.
-        max_length: the most items of a history, the last ones; 0: all.
-        source: JSON values for the sidecar.
+        into: the data set to write to.
+        sequences: the interactions.
+        rows: result of `leave_one_out`, `temporal` or `own_parts`.
+        max_length: largest length of a history, which keeps its last items; 0 for no limit.
+        source: JSON values for the sidecar `.split.json`.
 
     Returns:
-        rows of each part.
+        The number of rows of each part.
+
+    Raises:
+        InputError: an item token contains a blank.
     """
     check_tokens(sequences.items)
     paths = [into.file(f"{part}.inter") for part in PARTS]
-    with ExitStack() as stack:  # all take their names together, at the end
+    with ExitStack() as stack:  # all files get their final names together at the end
         for path, each in zip(paths, rows, strict=True):
             handle = stack.enter_context(atomic_write(path, "wb"))
             write_part(handle, sequences, each, max_length)
@@ -277,7 +304,11 @@ def write_split(
 
 
 def check_tokens(items: pa.Array) -> None:
-    """Histories are lists with blanks between."""
+    """Check that no item token contains a blank, because blanks separate the items of a history.
+
+    Raises:
+        InputError: a token contains a blank.
+    """
     blank = pc.filter(items, pc.match_substring(items, " "))
     if len(blank):
         raise InputError(
@@ -289,7 +320,7 @@ def check_tokens(items: pa.Array) -> None:
 def write_part(
     handle: IO[bytes], sequences: UserSequences, rows: np.ndarray, max_length: int
 ) -> None:
-    """One file: each row's user, history and target."""
+    """Write one part: user, history and target of each row; see `write_split`."""
     write_header(handle, CELLS)
     owners = sequences.owners
     for start in range(0, len(rows), _ROWS):
@@ -312,14 +343,14 @@ def write_part(
 
 
 def ranges(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """`start, start + 1, ..., end - 1` of each pair, one after the other."""
+    """Concatenate the ranges `start, start + 1, ..., end - 1` of all pairs."""
     lengths = ends - starts
     shift = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
     return np.arange(lengths.sum()) + shift
 
 
 def sequence_rows(sequences: UserSequences) -> Iterator[pa.Array]:
-    """Columns of an `.inter` file: user, item, place."""
+    """Yield the columns of an `.inter` file: user, item, position in the sequence."""
     yield sequences.users.take(pa.array(sequences.owners))
     yield sequences.items.take(pa.array(sequences.codes))
     yield pc.cast(pa.array(sequences.places), sequences.items.type)

@@ -1,7 +1,8 @@
-"""Parsed rows on disk, so that memory does not grow with the raw files and a kill loses little.
+"""Cache of parsed rows on disk.
 
-A stage is a folder: `rows.arrow`, the `rejected.txt` of its sources, and `stage.json`. It appears
-when it is whole, and is taken again as long as sources and settings are the same.
+The cache keeps memory use independent of the size of the raw files, and a killed run does not parse
+finished stages again. A stage is a folder of `rows.arrow`, `rejected.txt` and `stage.json`. It is
+created atomically, and reused while its sources and settings are unchanged.
 """
 
 from __future__ import annotations
@@ -20,15 +21,16 @@ from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.datasets.sources import Rejects
 
 _ROWS, _REJECTED, _STAGE = "rows.arrow", "rejected.txt", "stage.json"
-_VERSION = 2  # of what the stages hold
+_VERSION = 2  # version of the stages' content
 
 
 class Stage:
-    """A finished stage.
+    """Finished stage.
 
     Attributes:
-        reasons, notes: as of `Rejects`.
-        sources: name, SHA-256 and usable rows of each source.
+        folder: the folder of the stage.
+        reasons, notes: see `Rejects`.
+        sources: name, SHA-256 and number of usable rows of each source.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -40,39 +42,43 @@ class Stage:
 
     @property
     def n_rows(self) -> int:
-        """Usable rows of all sources."""
+        """Number of usable rows of all sources."""
         return sum(source["rows"] for source in self.sources)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """The rows, in the order of the sources."""
+        """Yield the rows, in the order of the sources."""
         with pa.OSFile(str(self.folder / _ROWS)) as file, pa.ipc.open_stream(file) as reader:
             yield from reader
 
     def rejected(self) -> Iterator[str]:
-        """Lines of the report on what could not be used."""
+        """Yield the report lines on rejected lines."""
         with open(self.folder / _REJECTED, encoding="utf-8") as handle:
             yield from handle
 
 
 @contextlib.contextmanager
 def spool(domain: DatasetPaths, overwrite: bool) -> Iterator[Path]:
-    """The folder of the stages, `<name>.parts`, for one process at a time; it goes at the end.
+    """Lock the cache folder `<name>.parts`, and remove it at the end.
 
-    A kill leaves it, so that the same command does not parse again what it had parsed. Bad input
-    leaves nothing, not even the folders that were made for it.
+    After a kill, the folder remains, so that the same command need not parse again. After an
+    InputError, the folder is removed, together with all folders that were created for it.
 
     Args:
-        overwrite: whether atomic files may be there already.
+        domain: the data set to write.
+        overwrite: whether to replace existing atomic files.
+
+    Yields:
+        The folder for the stages.
 
     Raises:
-        InputError: they are, or another process prepares this data set.
+        InputError: atomic files exist, or another process prepares this data set.
     """
     check_target(domain, overwrite)
     parts = domain.file("parts")
     made = [folder for folder in (domain.folder, *domain.folder.parents) if not folder.exists()]
     try:
         with exclusive(parts / "lock", wait_s=0):
-            check_target(domain, overwrite)  # another process may have written them since
+            check_target(domain, overwrite)  # another process may have written them meanwhile
             try:
                 yield parts
             except InputError:
@@ -87,10 +93,10 @@ def spool(domain: DatasetPaths, overwrite: bool) -> Iterator[Path]:
 
 
 def check_target(domain: DatasetPaths, overwrite: bool) -> None:
-    """Refuse to write over atomic files unless told to.
+    """Check that no atomic file would be replaced without `overwrite`.
 
     Raises:
-        InputError: there is an `.inter` or `.item` file.
+        InputError: an `.inter` or `.item` file exists.
     """
     for suffix in ("inter", "item"):
         if domain.file(suffix).exists() and not overwrite:
@@ -106,11 +112,14 @@ def run_stage(
     parse: Callable[[Path, Rejects], Iterator[pa.Table]],
     settings: Mapping[str, Any],
 ) -> Stage:
-    """Parse the sources into a stage, or take the one that is there.
+    """Parse the sources into a stage, or reuse the existing one.
 
     Args:
-        schema: of the rows.
-        parse: a source's usable rows, in tables of bounded size; the others go to the `Rejects`.
+        folder: the folder of the stage.
+        schema: schema of the rows.
+        sources: the files to parse.
+        parse: yields a source's usable rows, in tables of bounded size, and reports other rows to
+            the `Rejects`.
         settings: JSON values that `parse` depends on.
     """
     key = {

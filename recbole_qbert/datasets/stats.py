@@ -1,8 +1,9 @@
-"""What there is to know of a data set before anything is trained on it.
+"""Statistics of a data set.
 
-All of it is computed from the atomic files as they lie there, ordered as training orders them, and
-split as `run` splits them (see `kcore.held_out`): a user's last item tests, the one before
-validates, the rest trains; users of three items have no valid target, of two no test target either.
+The statistics are computed from the atomic files, in the order that training uses, with the split
+of `run` (see `kcore.held_out`): the last item of a user is the test target, the one before it the
+validation target, and the rest is for training. Users of three items have no validation target, and
+users of two items have no test target either.
 """
 
 from __future__ import annotations
@@ -22,22 +23,22 @@ from recbole_qbert.datasets.items import picture_files
 from recbole_qbert.datasets.kcore import held_out, tied_tests
 
 QUANTILES = {"least": 0.0, "25%": 0.25, "median": 0.5, "75%": 0.75, "95%": 0.95, "most": 1.0}
-HEADS = (0.01, 0.1, 0.2)  # shares of the items, the most popular ones first
-N_LISTED = 10  # items of a list
+HEADS = (0.01, 0.1, 0.2)  # shares of the most popular items
+N_LISTED = 10  # largest length of a list of items
 
 
 def gather_stats(domain: DatasetPaths, pictures: Path | None = None) -> dict[str, Any]:
-    """All facts of a data set as JSON values.
+    """Compute all statistics of a data set as JSON values.
 
     Args:
-        domain: with an `.inter` file; `.item` and `<name>.<modality>.npz` count where they are.
-        pictures: folder of `<item_id>.jpg` and the like.
+        domain: data set with an `.inter` file; `.item` and `<name>.<modality>.npz` are optional.
+        pictures: folder of files such as `<item_id>.jpg`.
 
     Returns:
-        counts, lengths (interactions of a user), popularity (interactions of an item, and the
-        share of all that goes to the most popular), times, duplicates, leave_one_out, modalities
-        (items of the `.inter` file with each, and their interactions), catalog, and `curves`
-        for the plots.
+        counts, sparsity, lengths (interactions per user), popularity (interactions per item, and
+        the share of the most popular items), times, duplicates, leave_one_out, modalities (items of
+        the `.inter` file with each modality, and their interactions), catalog, and `curves` for the
+        plots.
 
     Raises:
         InputError: a file cannot be read.
@@ -65,7 +66,7 @@ def gather_stats(domain: DatasetPaths, pictures: Path | None = None) -> dict[str
 
 
 def _numbered(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers without gaps in order of appearance [T], and how often each occurs."""
+    """Number the values in the order of appearance [T], and count each."""
     numbers = pd.factorize(column.cat.codes.to_numpy())[0]
     return numbers, np.bincount(numbers)
 
@@ -76,7 +77,7 @@ def _spread(counts: np.ndarray) -> dict[str, float]:
 
 
 def _heads(counts: np.ndarray) -> dict[str, float]:
-    """Share of the interactions that the most popular items have."""
+    """Compute the share of the interactions that the most popular items have."""
     ordered = np.sort(counts)[::-1]
     return {
         f"share of the top {share:.0%}": float(
@@ -87,8 +88,8 @@ def _heads(counts: np.ndarray) -> dict[str, float]:
 
 
 def _times(times: np.ndarray, users: np.ndarray) -> dict[str, float]:
-    """First and last, and how many rows, and test targets, stand at the time of their user's row
-    before."""
+    """Compute the first and last time, and count rows and test targets with the time of the user's
+    previous row."""
     same = (np.diff(users) == 0) & (np.diff(times) == 0)
     tied, _ = tied_tests(users, times)
     return {
@@ -100,7 +101,7 @@ def _times(times: np.ndarray, users: np.ndarray) -> dict[str, float]:
 
 
 def _duplicates(users: np.ndarray, items: np.ndarray, times: np.ndarray) -> dict[str, int]:
-    """Rows beyond the first of a user and item, and of a user, item and time."""
+    """Count the rows that repeat a user and item, and those that repeat a user, item and time."""
     rows = pd.DataFrame({"user": users, "item": items, "time": times})
     repeated = rows.duplicated(["user", "item"]).to_numpy()
     return {
@@ -111,7 +112,10 @@ def _duplicates(users: np.ndarray, items: np.ndarray, times: np.ndarray) -> dict
 
 
 def _leave_one_out(users: np.ndarray, items: np.ndarray, names: np.ndarray) -> dict[str, Any]:
-    """Sizes of the parts, and items that no training row has. Rows are in order of user, time."""
+    """Compute the sizes of the parts and the cold items, which are not in training.
+
+    The rows are sorted by user and time.
+    """
     train, valid, test = held_out(users)
     trained = np.bincount(items[train], minlength=len(names)) > 0
     cold = sorted(names[~trained].tolist())
@@ -131,7 +135,7 @@ def _leave_one_out(users: np.ndarray, items: np.ndarray, names: np.ndarray) -> d
 def _contents(
     domain: DatasetPaths, pictures: Path | None, names: pd.Index, item_counts: np.ndarray
 ) -> dict[str, Any]:
-    """Which of the items have what, and rows of the `.item` file without interactions."""
+    """Compute the coverage of each modality, and the mismatch of `.item` and `.inter` file."""
     having: dict[str, pd.Index] = {}
     unused = missing = None
     path = domain.file("item")
@@ -162,7 +166,7 @@ def _contents(
 
 
 def _curves(user_counts: np.ndarray, item_counts: np.ndarray) -> dict[str, list[list[float]]]:
-    """Points of the plots, few enough for a page whatever the size of the data."""
+    """Compute the points of the plots, at most a few hundred each."""
     ordered = np.sort(item_counts)[::-1]
     ranks = np.unique(np.geomspace(1, len(ordered), 400).round().astype(np.int64))
     lengths, users = np.unique(user_counts, return_counts=True)

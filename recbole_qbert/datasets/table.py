@@ -1,4 +1,7 @@
-"""Any table of interactions, and one of items, to atomic files: CSV, TSV, Parquet, JSON lines."""
+"""Conversion of a table of interactions, and one of items, to atomic files.
+
+The tables may be CSV, TSV, Parquet or JSON lines.
+"""
 
 from __future__ import annotations
 
@@ -56,13 +59,13 @@ _NUMERIC = (
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a table of interactions are what.
+    """Names of the columns of a table of interactions.
 
     Attributes:
-        user, item: columns of ids.
-        time: column of times; None where the order of the rows is the order in time.
+        user, item: columns of IDs.
+        time: column of times; None if the rows are in time order.
         time_unit: `s`, `ms`, `us`, `ns`, or `date`.
-        rating: column of ratings, if any.
+        rating: column of ratings, or None.
     """
 
     user: str
@@ -74,10 +77,10 @@ class Columns:
 
 @dataclass(frozen=True)
 class ItemColumns:
-    """Which columns of a table of items are what.
+    """Names of the columns of a table of items.
 
     Attributes:
-        item: column of ids.
+        item: column of IDs.
         fields: columns to keep and their types, `token`, `token_seq` or `float`; empty for all
             columns as `token_seq`.
     """
@@ -87,10 +90,10 @@ class ItemColumns:
 
 
 def item_cells(columns: ItemColumns, source: TableFile) -> dict[str, str]:
-    """Header cells, such as `title:token_seq`, by column.
+    """Return the header cells, such as `title:token_seq`, by column.
 
     Raises:
-        InputError: an unknown column or type, or two columns that would be called the same.
+        InputError: a column or type is unknown, or two columns would get the same name.
     """
     fields = columns.fields or tuple(
         (name, "token_seq") for name in source.columns() if name != columns.item
@@ -126,18 +129,23 @@ def prepare_table(
     overwrite: bool = False,
     progress: bool = False,
 ) -> Prepared:
-    """Write `<name>.inter`, with items `<name>.item`, their sidecar and the rejected lines.
+    """Write `<name>.inter`, with items also `<name>.item`, a sidecar and the rejected lines.
 
-    Without a column of times, `timestamp` is the row's number in the file. Ids that are whole
-    numbers are written as such, whatever their type in the file, and so are those of a column of
-    text that holds whole numbers throughout, with a `.0` behind them.
+    Without a column of times, `timestamp` is the row number in the file. Whole-number IDs are
+    written as integers, whatever their type in the file. This includes text columns of whole
+    numbers with a `.0` appended.
 
     Args:
-        items: the table of items and its columns; of several rows of an item the fullest counts.
+        domain: the data set to write.
+        source: the table of interactions.
+        columns: its columns.
+        items: the table of items and its columns; of several rows of an item, the fullest is used.
         core, duplicates, ties: see `kcore.Rules`.
+        overwrite: whether to replace existing atomic files.
+        progress: whether to show a progress bar.
 
     Raises:
-        InputError: a file, column or option cannot be used, or nothing is left to write.
+        InputError: a file, column or option is invalid, or no interaction is left.
     """
     rules = Rules(core, duplicates, ties, timed=columns.time is not None)
     rules.check()
@@ -203,10 +211,10 @@ def _interactions(
 
 
 def _dotted(batches: Iterator[Lines], names: Iterable[str]) -> set[str]:
-    """Columns of text that hold whole numbers throughout, the first ones with a `.0` behind them.
+    """Find the text columns that contain only whole numbers, with `.0` appended in the first batch.
 
-    So pandas writes a column of integers of which one is missing. No more is read than it takes
-    to know.
+    pandas writes integer columns with missing values this way. Reading stops when no candidate is
+    left.
     """
     found = set(names)
     for place, (_, table) in enumerate(batches):
@@ -228,17 +236,17 @@ def _dotted(batches: Iterator[Lines], names: Iterable[str]) -> set[str]:
 def _read(
     source: TableFile, wanted: dict[str, str], unit: str, rejects: Rejects, progress: bool
 ) -> Iterator[Lines]:
-    """The wanted columns of any format."""
+    """Yield the wanted columns of a file of any format."""
     if source.format == "json":
         types = {"rating": pa.float64(), "time": pa.string() if unit == DATE else pa.float64()}
         first = first_records(source.path)
         for name in {"user", "item", "time"} & set(wanted):
             values = [record.get(wanted[name]) for record in first]
             if any(type(value) is int for value in values):
-                types[name] = pa.int64()  # comes out as text, whole
+                types[name] = pa.int64()  # json_lines returns it as text, without a fraction
             elif name != "time":
                 types[name] = pa.string()
-        # A column may serve twice; its first use says how it is read.
+        # A column may be used twice; its first use determines its type.
         schema = {column: types[name] for name, column in reversed(wanted.items())}
         yield from json_lines(source.path, pa.schema(list(schema.items())), rejects, progress)
     elif source.format == "parquet":
@@ -248,7 +256,7 @@ def _read(
 
 
 def _decoded(column: pa.ChunkedArray) -> pa.Array:
-    """A column as one array, not as codes of a dictionary."""
+    """Return a column as one array, without dictionary encoding."""
     whole_column = column.combine_chunks()
     if pa.types.is_dictionary(column.type):
         return whole_column.dictionary_decode()
@@ -258,18 +266,18 @@ def _decoded(column: pa.ChunkedArray) -> pa.Array:
 def _ids(
     column: pa.Array, path: Path, name: str, rejects: Rejects, dotted: bool = False
 ) -> pa.Array:
-    """A column of ids as text; whole numbers without a fraction.
+    """Convert a column of IDs to text, whole numbers without a fraction.
 
     Args:
-        dotted: whether a `.0` behind a text is none of the id's.
+        dotted: whether to remove `.0` at the end of a text.
     """
     kind = column.type
     if pa.types.is_floating(kind):
         column = column.cast(pa.float64())
-        column = pc.if_else(pc.is_finite(column), column, None)  # null as well
+        column = pc.if_else(pc.is_finite(column), column, None)  # null stays null
         try:
             return column.cast(pa.int64()).cast(pa.string())
-        except pa.ArrowInvalid:  # one of them is no whole number, or has more digits
+        except pa.ArrowInvalid:  # a value is not a whole number, or exceeds 64 bits
             values = column.to_pylist()
             return pa.array([None if v is None else number_text(v) for v in values], pa.string())
     if pa.types.is_integer(kind) or any(of_kind(kind) for of_kind in _TEXT):
@@ -286,7 +294,7 @@ def _ids(
 
 
 def _numbers(column: pa.Array, path: Path, name: str) -> pa.Array:
-    """A column as numbers; null where there is none."""
+    """Convert a column to numbers; invalid values become null."""
     kind = column.type
     if not any(of_kind(kind) for of_kind in _NUMERIC):
         raise InputError(f"{path}: the column '{name}' is of type {kind}; numbers are expected")
@@ -294,7 +302,7 @@ def _numbers(column: pa.Array, path: Path, name: str) -> pa.Array:
 
 
 def _seconds(column: pa.Array, unit: str, path: Path, name: str) -> pa.Array:
-    """Times as seconds since 1970; null where there is none."""
+    """Convert times to seconds since 1970; invalid values become null."""
     kind = column.type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return arrow_seconds(column)
@@ -303,7 +311,7 @@ def _seconds(column: pa.Array, unit: str, path: Path, name: str) -> pa.Array:
             raise InputError(f"{path}: the column '{name}' is of type {kind}; give it as text")
         return iso_seconds(column.cast(pa.string()))
     numbers = _numbers(column, path, name)
-    with contextlib.suppress(pa.ArrowInvalid):  # not all are whole numbers, or of 64 bits
+    with contextlib.suppress(pa.ArrowInvalid):  # a value is not a 64-bit integer
         if not pa.types.is_floating(kind):
             return divided(column.cast(pa.int64()), SECONDS[unit])
     return pc.divide(numbers, float(SECONDS[unit]))
@@ -312,7 +320,7 @@ def _seconds(column: pa.Array, unit: str, path: Path, name: str) -> pa.Array:
 def _items(
     source: TableFile, columns: ItemColumns, cells: dict[str, str], rejects: Rejects, progress: bool
 ) -> Iterator[pa.Table]:
-    """Rows of `item` and the columns of `cells`, as they are written."""
+    """Yield rows of `item` and the columns of `cells`, as they will be written."""
     names = [columns.item, *cells]
     with open(os.devnull, "w") as nowhere:
         looked_at = _item_rows(source, [columns.item], Rejects(nowhere), False)
@@ -334,7 +342,7 @@ def _items(
 def _item_rows(
     source: TableFile, names: list[str], rejects: Rejects, progress: bool
 ) -> Iterator[Lines]:
-    """Columns of text, and of numbers where a Parquet file has them; lists as words."""
+    """Yield columns of text, or of numbers in a Parquet file; lists are joined as words."""
     if source.format == "json":
         parse = functools.partial(_item_object, keys=names)
         for records in json_records(source.path, parse, rejects, progress):
@@ -360,14 +368,14 @@ def _item_object(text: str, keys: Sequence[str]) -> JsonObject | None:
 
 
 def _plain(column: pa.Array) -> pa.Array:
-    """Text or numbers; lists and other nested values as words."""
+    """Convert nested values to text; return other columns unchanged."""
     if pa.types.is_nested(column.type):
         return pa.array([_word_list(value) for value in column.to_pylist()], pa.string())
     return column
 
 
 def _word_list(value: Any) -> str | None:
-    """A value as text: of a list each part as one word."""
+    """Convert a value to text; each element of a list becomes one word."""
     if value is None or isinstance(value, str):
         return None if value is None else whole(value)
     if isinstance(value, (list, tuple)):
@@ -378,13 +386,13 @@ def _word_list(value: Any) -> str | None:
 
 
 def _clean(column: pa.Array, path: Path, name: str) -> pa.Array:
-    """Cleaned text, "" for null."""
+    """Clean a column of text; null becomes ""."""
     if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
         raise InputError(f"{path}: the column '{name}' is of type {column.type}; text is expected")
     return pc.fill_null(clean_column(column.cast(pa.string())), "")
 
 
 def _decimals(column: pa.Array) -> pa.Array:
-    """Numbers as text, "" where there is none."""
+    """Format numbers as text; null becomes ""."""
     numbers = column.to_numpy(zero_copy_only=False)
     return pc.if_else(pa.array(np.isfinite(numbers)), texts(numbers), "")

@@ -1,4 +1,4 @@
-"""What `dataset_scripts/table.py` does with its flags."""
+"""Implementation of `dataset_scripts/table.py`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from recbole_qbert.datasets.table_source import open_source
 
 
 def prepare_and_report(options: argparse.Namespace) -> None:
-    """Prepare and print.
+    """Prepare the data set and print its report.
 
     Raises:
-        InputError: a flag, file or column cannot be used.
+        InputError: a flag, file or column is invalid.
     """
     text = {"delimiter": options.delimiter, "encoding": options.encoding}
     source = open_source(options.inter_file, format=options.format, names=options.columns, **text)

@@ -1,4 +1,4 @@
-"""Tables on disk: their format, their columns, their first rows."""
+"""Tables on disk: detection of their format, encoding and columns, and readers."""
 
 from __future__ import annotations
 
@@ -28,27 +28,28 @@ FORMATS = {
     "csv": "csv", "tsv": "tsv", "tab": "tsv", "parquet": "parquet", "json": "json",
     "jsonl": "json", "ndjson": "json",
 }  # fmt: skip
-_DELIMITERS = ";\t|,"  # the usual ones
-# The longer ones first: one of UTF-16 begins one of UTF-32.
+_DELIMITERS = ";\t|,"  # common delimiters
+# UTF-32 first, because its byte order mark starts with that of UTF-16.
 _MARKS = {
     codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
 }  # fmt: skip
-_SHOWN = 60  # letters of a column's name
-_SNIFFED = 1 << 16  # bytes of JSON lines whose values tell the type of an id
-_BATCH = 1 << 16  # rows of a Parquet file
+_SHOWN = 60  # printed characters of a column's name
+_SNIFFED = 1 << 16  # bytes that are read to detect encodings and types
+_BATCH = 1 << 16  # rows of a Parquet file that are read at once
 
 
 @dataclass(frozen=True)
 class TableFile:
-    """A table on disk.
+    """Table on disk.
 
     Attributes:
         path: the file; CSV, TSV and JSON lines may be compressed.
         format: `csv`, `tsv`, `parquet`, `json`.
-        names: of all columns of a CSV or TSV file without a header.
-        delimiter: of a CSV or TSV file.
-        encoding: of a CSV or TSV file; a mark of UTF-16 or UTF-32 wins over UTF-8.
+        names: names of all columns of a CSV or TSV file without a header.
+        delimiter: delimiter of a CSV or TSV file.
+        encoding: encoding of a CSV or TSV file; a byte order mark of UTF-16 or UTF-32 overrides
+            UTF-8.
     """
 
     path: Path
@@ -58,7 +59,7 @@ class TableFile:
     encoding: str
 
     def columns(self) -> list[str]:
-        """The names of its columns; of JSON lines those in the first ones."""
+        """Return the column names; for JSON lines, the keys of the first lines."""
         if self.format == "parquet":
             return list(open_parquet(self.path).schema_arrow.names)
         if self.format == "json":
@@ -66,11 +67,14 @@ class TableFile:
         return list(self.names or table_header(self.path, self.delimiter, True, self.encoding))
 
     def check(self, wanted: Sequence[str], remedy: str = "") -> None:
-        """Raises InputError for a column that is not there.
+        """Check that the table has the columns.
 
         Args:
-            wanted: the columns.
-            remedy: what else than their names can be wrong.
+            wanted: names of the columns.
+            remedy: hint for the message.
+
+        Raises:
+            InputError: a column is missing.
         """
         known = self.columns()
         for name in wanted:
@@ -82,14 +86,14 @@ class TableFile:
                 )
 
     def _other_delimiter(self, names: Sequence[str]) -> str:
-        """What to say where a header has one name, with another usual delimiter in it."""
+        """Return a hint if the header is a single name that contains another common delimiter."""
         if self.format not in ("csv", "tsv") or len(names) != 1:
             return ""
         found = [sign for sign in _DELIMITERS if sign in names[0]]
         return f"; its delimiter may be {found[0]!r}: give it with --delimiter" if found else ""
 
     def rows(self, rejects: Rejects, progress: bool) -> Iterator[Lines]:
-        """Columns of text of a CSV or TSV file."""
+        """Yield the columns of a CSV or TSV file as text; see `delimited`."""
         return delimited(
             self.path, rejects, self.names,
             delimiter=self.delimiter, encoding=self.encoding, progress=progress,
@@ -104,10 +108,17 @@ def open_source(
     delimiter: str | None = None,
     encoding: str = "utf-8",
 ) -> TableFile:
-    """A table, its format by its name unless given.
+    """Open a table.
+
+    Args:
+        path: the file.
+        format: one of `FORMATS`; None to detect it by the suffixes of the file name.
+        names: names of all columns of a CSV or TSV file without a header.
+        delimiter: one ASCII character; None for a tab in TSV files and a comma in others.
+        encoding: encoding of a CSV or TSV file.
 
     Raises:
-        InputError: no such file, a name that tells no format, or an argument that cannot be.
+        InputError: the file does not exist, its format is unknown, or an argument is invalid.
     """
     path = Path(path)
     if not path.is_file():
@@ -135,10 +146,10 @@ def open_source(
 
 
 def _told_encoding(path: Path, kind: str) -> str:
-    """UTF-8, or what the first bytes of a file of text say instead.
+    """Detect the encoding of a text file by its byte order mark; the default is UTF-8.
 
     Raises:
-        InputError: it is another one that cannot be told, or that JSON lines must not have.
+        InputError: the encoding is unknown, or it is not UTF-8 and the file has JSON lines.
     """
     with opened(path) as stream:
         head = stream.read(_SNIFFED)
@@ -156,16 +167,20 @@ def _told_encoding(path: Path, kind: str) -> str:
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
-    """Raises InputError for what is no Parquet file."""
+    """Open a Parquet file.
+
+    Raises:
+        InputError: the file is not a Parquet file.
+    """
     with _parquet_faults(path):
         return pq.ParquetFile(path)
 
 
 def parquet_rows(path: Path, names: Sequence[str]) -> Iterator[Lines]:
-    """Columns of a Parquet file with the numbers of their rows, from 1.
+    """Yield columns of a Parquet file, with row numbers from 1.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the file cannot be read.
     """
     number = 1
     with _parquet_faults(path):
@@ -184,7 +199,11 @@ def _parquet_faults(path: Path) -> Iterator[None]:
 
 
 def first_records(path: Path) -> list[JsonObject]:
-    """Objects of the first lines of a file of JSON lines."""
+    """Return the objects in the first lines of a file of JSON lines.
+
+    Raises:
+        InputError: no line is a JSON object.
+    """
     for _, block in line_blocks(path, size=_SNIFFED):
         records = [json_object(line) for line in block.decode("utf-8", "replace").splitlines()]
         if found := [record for record in records if record is not None]:
@@ -193,7 +212,7 @@ def first_records(path: Path) -> list[JsonObject]:
 
 
 def json_object(text: str) -> JsonObject | None:
-    """A line as an object; None if it is none."""
+    """Parse a line as a JSON object; return None if it is none."""
     try:
         record = parse_json(text)
     except (ValueError, RecursionError):

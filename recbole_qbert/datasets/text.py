@@ -1,8 +1,8 @@
-"""Text and tokens as RecBole's reader takes them back: one line, no tab, no quotation.
+"""Cleaning of text, and checks of tokens, so that RecBole reads them back unchanged.
 
-RecBole reads atomic files with pandas' Python engine, for which words such as `NA` are no value;
-`recbole_qbert` reads these words as the ids that they are. A double quote is text; `write_rows`
-sees to those at the start of a cell.
+A cell is one line without tabs. RecBole reads atomic files with pandas' Python engine, which treats
+words such as `NA` as missing; `recbole_qbert` reads them as IDs. Double quotes are allowed in text;
+`write_rows` handles those at the start of a cell.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from recbole_qbert.data.atomic import PADDING
 from recbole_qbert.data.items import clean_text
 
-# What pandas reads as a missing value.
+# Words that pandas reads as a missing value.
 MISSING = (
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN",
     "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
@@ -30,7 +30,7 @@ _LETTERS = re.compile(r"\w")
 
 
 def token_faults(tokens: pa.Array) -> dict[str, np.ndarray]:
-    """Which tokens (strings, null for none) cannot be read back as they are; bool [n] by reason."""
+    """Find tokens (strings or null) that would not be read back unchanged; bool [n] by reason."""
     tokens = pc.fill_null(tokens, "")
     faults = {
         "is blank": pc.match_substring_regex(tokens, r"^\s*$"),
@@ -43,12 +43,12 @@ def token_faults(tokens: pa.Array) -> dict[str, np.ndarray]:
 
 
 def unfit_tokens(tokens: pa.Array) -> np.ndarray:
-    """Which tokens have any of the `token_faults`; bool [n]."""
+    """Return which tokens have any of the `token_faults`, bool [n]."""
     return np.any(list(token_faults(tokens).values()), axis=0)
 
 
 def clean_column(values: pa.Array) -> pa.Array:
-    """Strings without HTML entities, tags, control characters, line ends and double blanks."""
+    """Clean strings of HTML entities, tags, control characters, line ends and repeated blanks."""
     marked = np.flatnonzero(pc.match_substring_regex(values, _MARKUP))
     if len(marked):
         cleaned = [clean_text(text) for text in values.take(pa.array(marked)).to_pylist()]
@@ -62,13 +62,16 @@ def clean_column(values: pa.Array) -> pa.Array:
 
 @functools.lru_cache(maxsize=1 << 16)
 def as_word(text: str) -> str:
-    """A name as one word of a `token_seq`: cleaned, blanks as underscores; "" without letters."""
+    """Convert a name to one word of a `token_seq`, with underscores for blanks.
+
+    A name without letters or digits becomes "".
+    """
     cleaned: str = clean_column(pa.array([whole(text)]))[0].as_py()
     return cleaned.replace(" ", "_") if _LETTERS.search(cleaned) else ""
 
 
 def whole(text: str) -> str:
-    """Text that can be written as UTF-8: halves of surrogate pairs are joined or replaced."""
+    """Make text encodable as UTF-8: surrogate pairs are joined, single surrogates replaced."""
     try:
         text.encode()
     except UnicodeEncodeError:

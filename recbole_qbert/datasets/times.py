@@ -1,6 +1,6 @@
-"""Times of interactions: seconds from any unit or type, and those that can hardly be meant.
+"""Conversion of interaction times to seconds, and detection of implausible times.
 
-n rows.
+Shapes: n rows.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-SECONDS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}  # in one second
-DATE = "date"  # ISO 8601, UTC where no zone is named
+SECONDS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}  # units per second
+DATE = "date"  # ISO 8601, UTC if without a time zone
 _WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 _FIRST_YEAR = 1990
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?", re.IGNORECASE)
@@ -25,14 +25,14 @@ _DAY_FIRST = re.compile(r"\d{1,2}[./-]\d{1,2}[./-]\d{2,4}.*")
 
 
 class OddTimes(NamedTuple):
-    """Times outside of 1990 to the end of the next year.
+    """Statistics of times before 1990 or after the end of the next year.
 
     Attributes:
-        outside: how many there are.
-        first, last: of all times, seconds since 1970.
-        years: the bounds.
-        unit: of the unit in which most of them would lie within the bounds, its name, or "".
-        fitting: how many would.
+        outside: number of such times.
+        first, last: first and last of all times, in seconds since 1970.
+        years: first and last plausible year.
+        unit: the unit in which most of these times would be plausible, or "".
+        fitting: number of times that would be plausible in that unit.
     """
 
     outside: int
@@ -44,29 +44,34 @@ class OddTimes(NamedTuple):
 
 
 def arrow_seconds(column: pa.Array) -> pa.Array:
-    """Timestamps, with or without a zone, and dates as seconds since 1970; null where there are
-    none."""
+    """Convert timestamps, with or without a time zone, or dates to seconds since 1970.
+
+    Null stays null.
+    """
     if pa.types.is_date(column.type):
         column = column.cast(pa.timestamp("s" if pa.types.is_date32(column.type) else "ms"))
     return divided(column.cast(pa.int64()), SECONDS[column.type.unit])
 
 
 def divided(column: pa.Array, by: int) -> pa.Array:
-    """Whole numbers divided, each the nearest float64: a float64 does not hold all nanoseconds."""
+    """Divide integers, rounded to the nearest float64.
+
+    Converting to float64 first would lose digits, because float64 cannot represent all nanoseconds.
+    """
     values = pc.fill_null(column, 0).to_numpy(zero_copy_only=False)
-    whole = values // by + ((values < 0) & (values % by != 0))  # towards zero
+    whole = values // by + ((values < 0) & (values % by != 0))  # rounded toward zero
     return pa.array(whole + np.fmod(values, by) / by, mask=np.asarray(column.is_null()))
 
 
 def iso_seconds(texts: pa.Array) -> pa.Array:
-    """ISO 8601 dates as seconds since 1970; null for what is none."""
+    """Convert ISO 8601 dates to seconds since 1970; invalid texts become null."""
     bare = pc.utf8_trim_whitespace(texts).to_pandas()
     dates = pd.to_datetime(bare, format="ISO8601", utc=True, errors="coerce")
     return arrow_seconds(pa.array(dates.dt.tz_localize(None)))
 
 
 def time_fault(unit: str) -> Callable[[str], str]:
-    """What tells why a text is no time of a unit."""
+    """Return a function that explains why a text is not a time of the unit."""
     return _date_fault if unit == DATE else _number_fault
 
 
@@ -88,10 +93,11 @@ def _date_fault(text: str) -> str:
 
 
 def odd_times(seconds: np.ndarray, unit: str) -> OddTimes | None:
-    """The times, float64 [n], that can hardly be meant; None if all can.
+    """Detect implausible times; return None if there are none.
 
     Args:
-        unit: that they were read as; `_likely_unit` is sought among all for numbers of it.
+        seconds: times, float64 [n].
+        unit: the unit that they were read in; a more likely one is searched unless it is `date`.
     """
     years = _years()
     low, high = _bounds(years)
@@ -106,27 +112,28 @@ def odd_times(seconds: np.ndarray, unit: str) -> OddTimes | None:
 
 
 def said_of_times(odd: OddTimes, n: int, unit: str, flag: str) -> str:
-    """A warning in one line.
+    """Format a one-line warning.
 
     Args:
-        n: times in all.
-        unit: that they were read as.
-        flag: the option that names the unit, or "" where the format fixes it.
+        odd: result of `odd_times`.
+        n: number of all times.
+        unit: the unit that they were read in.
+        flag: the option that sets the unit, or "" if the format determines it.
     """
-    said = (
+    text = (
         f"{odd.outside:,} of {n:,} times lie outside {odd.years[0]} to {odd.years[1]} (all go from "
         f"{_day(odd.first)} to {_day(odd.last)})"
     )
     if not odd.fitting:
-        return f"{said}; correct those that are wrong"
-    said += f"; {odd.fitting:,} of them would lie inside as {_WORDS[odd.unit]}"
+        return f"{text}; correct those that are wrong"
+    text += f"; {odd.fitting:,} of them would lie inside as {_WORDS[odd.unit]}"
     if odd.fitting < n / 2 or not flag:
-        return f"{said}, not {_WORDS[unit]}: give all times one unit"
-    return f"{said}: {flag}={odd.unit}"
+        return f"{text}, not {_WORDS[unit]}: give all times one unit"
+    return f"{text}: {flag}={odd.unit}"
 
 
 def _likely_unit(numbers: np.ndarray) -> tuple[str, int]:
-    """The unit in which most numbers lie within the bounds, and how many do."""
+    """Return the unit in which most numbers are plausible times, and how many are."""
     low, high = _bounds(_years())
     fitting = {
         unit: int(((numbers / n >= low) & (numbers / n <= high)).sum())
@@ -147,7 +154,7 @@ def _bounds(years: tuple[int, int]) -> tuple[float, float]:
 
 
 def _day(seconds: float) -> str:
-    """The day, where the calendar has it, else the number."""
+    """Format the day, or the number of seconds if the year is too large."""
     if abs(seconds) > 2.5e14:  # years of seven digits
         return f"{seconds:.4g} s"
     return str(np.datetime64(int(np.floor(seconds)), "s")).partition("T")[0]

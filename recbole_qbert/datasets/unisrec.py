@@ -1,12 +1,14 @@
-"""UniSRec's and VQ-Rec's folders, from and to atomic files.
+"""Import and export of UniSRec's and VQ-Rec's folders.
 
     X.train.inter, X.valid.inter, X.test.inter   targets with histories, all by number
     X.text                    item_id:token, text:token_seq
     X.item2index, X.user2index   token, tab, number; without them the numbers are the tokens
     X.feat1CLS                float32 [N, D], row = number of the item
 
-An import puts the sequences together again from their rows and takes nothing on trust: each history
-must be what the rows before it say.
+An import rebuilds the sequences from the rows, and verifies that each history matches the rows
+before it.
+
+Shapes: N items, D dimensions of a feature.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ from recbole_qbert.datasets.split import (
 )
 
 HISTORY = CELLS[1].partition(":")[0]
-MAX_LENGTH = 50  # of a history, UniSRec's
+MAX_LENGTH = 50  # largest length of a history in UniSRec
 FEATURES = "feat1CLS"
 TEXT_CELLS = (f"{ITEM}:token", "text:token_seq")
 
@@ -50,16 +52,16 @@ def import_folder(folder: Path, name: str, into: DatasetPaths) -> dict[str, Any]
     """Write `.inter`, `.item` and, from the features, `.text.npz`.
 
     Args:
-        folder: holds `<name>.train.inter` and so on.
-        name: of the data set there.
+        folder: folder of `<name>.train.inter` and the other files.
+        name: name of the data set there.
         into: the data set to write.
 
     Returns:
-        users, items and interactions; the features' dimension, 0 without; `remarks`: what is
-        otherwise than it was, in words.
+        Numbers of `users`, `items` and `interactions`; `dimension` of the features, 0 without;
+        `remarks`, lines on changed content.
 
     Raises:
-        InputError: a file is missing or broken, or a history is not what earlier rows say.
+        InputError: a file is missing or invalid, or a history does not match the earlier rows.
     """
     numbered = _join_rows([folder / f"{name}.{part}.inter" for part in PARTS])
     texts = _texts(folder / f"{name}.text")
@@ -78,7 +80,7 @@ def import_folder(folder: Path, name: str, into: DatasetPaths) -> dict[str, Any]
         times=numbered.times,
         parts=numbered.parts,
     )
-    with ExitStack() as stack:  # all take their names together, at the end
+    with ExitStack() as stack:  # all files get their final names together at the end
         handle = stack.enter_context(atomic_write(into.file("inter"), "wb"))
         write_header(handle, INTER_CELLS)
         write_rows(handle, list(sequence_rows(sequences)))
@@ -88,7 +90,7 @@ def import_folder(folder: Path, name: str, into: DatasetPaths) -> dict[str, Any]
             write_header(handle, TEXT_CELLS)
             write_rows(handle, [pa.array(items, LARGE), pa.array(column, LARGE)])
     stale = ["semid", *([] if texts else ["item"]), *(["text.npz"] if vectors is None else [])]
-    for path in map(into.file, stale):  # of what was there before
+    for path in map(into.file, stale):  # files of an earlier data set
         path.unlink(missing_ok=True)
         sidecar_path(path).unlink(missing_ok=True)
     if vectors is not None:
@@ -103,7 +105,7 @@ def import_folder(folder: Path, name: str, into: DatasetPaths) -> dict[str, Any]
 
 
 def _texts(path: Path) -> dict[str, str]:
-    """Number of an item -> its text; none where there is no file."""
+    """Read the text of each item by number; {} if there is no file."""
     if not path.is_file():
         return {}
     frame = read_columns(path, [ITEM, "text"])
@@ -114,9 +116,10 @@ def _texts(path: Path) -> dict[str, str]:
 
 
 def _join_rows(paths: list[Path]) -> UserSequences:
-    """UserSequences from rows of targets with histories.
+    """Rebuild the sequences from rows of targets with histories.
 
-    A user's shortest history of all is where the sequence begins; each row then adds its target.
+    A user's sequence starts with the history of the first row, the shortest; each row then appends
+    its target.
     """
     files = [read_atomic(path) for path in paths]
     for file in files:
@@ -146,8 +149,9 @@ def _join_rows(paths: list[Path]) -> UserSequences:
     codes = items.indices.to_numpy().astype(np.int64)
     histories, targets = codes[: lengths.sum()], codes[lengths.sum() :]
 
-    # Rows of a user by part, then by the length of their history; a cut history is as long as the
-    # one before, and UniSRec writes a user's longest first.
+    # The rows of a user are sorted by part, then by the length of their history. Truncated
+    # histories have equal lengths, and UniSRec writes the longest history of a user first; their
+    # order is then that of the file, reversed.
     order = np.lexsort(
         (-rows if _longest_first(owners, lengths, part) else rows, lengths, part, owners)
     )
@@ -176,7 +180,7 @@ def _join_rows(paths: list[Path]) -> UserSequences:
 
 
 def _longest_first(owners: np.ndarray, lengths: np.ndarray, part: np.ndarray) -> bool:
-    """Whether a user's training rows come with the longest history first."""
+    """Return whether the training rows of a user start with the longest history."""
     same = (owners[1:] == owners[:-1]) & (part[1:] == 0)
     steps = np.diff(lengths)[same]
     return bool((steps < 0).sum() > (steps > 0).sum())
@@ -191,10 +195,10 @@ def _check_histories(
     lengths: np.ndarray,
     place: Any,
 ) -> None:
-    """Each row's history must be the end of what its user's earlier rows say.
+    """Check that each history is the end of the user's sequence before its target.
 
     Raises:
-        InputError: one is not; names its line.
+        InputError: a history does not match; the message names its line.
     """
     short = at - lengths < start
     expected = ranges(np.maximum(at - lengths, start), at)
@@ -210,7 +214,7 @@ def _check_histories(
 
 
 def _read_features(path: Path, n_items: int) -> np.ndarray | None:
-    """Vectors of the items, float32 [N, 1, D]; None without a file."""
+    """Read the vectors of the items, float32 [N, 1, D]; return None without a file."""
     if not path.is_file():
         return None
     vectors = np.fromfile(path, dtype=np.float32)
@@ -225,16 +229,16 @@ def _read_features(path: Path, n_items: int) -> np.ndarray | None:
 
 
 def export_folder(domain: DatasetPaths, folder: Path, text_fields: list[str]) -> dict[str, Any]:
-    """Write a data set as UniSRec reads it, split leave-one-out, histories of 50 items.
+    """Write a data set in UniSRec's format, split leave-one-out, with histories of 50 items.
 
     Args:
-        domain: with `.inter`, `.item`, and, for the features, `.text.npz`.
-        folder: to write to.
+        domain: data set with `.inter`, `.item` and, for the features, `.text.npz`.
+        folder: the target folder.
         text_fields: columns whose texts are joined by blanks.
 
     Returns:
-        users, items and interactions; the features' dimension, 0 without; `lost`: what the format
-        has no place for, in words.
+        Numbers of `users`, `items` and `interactions`; `dimension` of the features, 0 without;
+        `lost`, lines on content that the format cannot represent.
 
     Raises:
         InputError: a file cannot be read, or an item has no row or vector.
@@ -264,14 +268,14 @@ def export_folder(domain: DatasetPaths, folder: Path, text_fields: list[str]) ->
     tokens = items.to_pylist()
     features = _features(domain, tokens)
     rows = leave_one_out(numbered)
-    rows[0] = rows[0][np.lexsort((-rows[0], numbered.owners[rows[0]]))]  # the longest first
+    rows[0] = rows[0][np.lexsort((-rows[0], numbered.owners[rows[0]]))]  # longest history first
     for part, each in zip(PARTS, rows, strict=True):
         with atomic_write(folder / f"{domain.name}.{part}.inter", "wb") as handle:
             write_part(handle, numbered, each, MAX_LENGTH)
     for suffix, given in (("item2index", tokens), ("user2index", sequences.users.to_pylist())):
         write_tokens(folder / f"{domain.name}.{suffix}", given)
     if texts:
-        # Line by line, as UniSRec reads it: a quote at the start of a text is one.
+        # Without quoting, because UniSRec reads the file line by line and does not unquote.
         with atomic_write(folder / f"{domain.name}.text") as plain:
             plain.write("\t".join(TEXT_CELLS) + "\n")
             plain.writelines(f"{number}\t{text}\n" for number, text in enumerate(texts))
@@ -285,7 +289,7 @@ def export_folder(domain: DatasetPaths, folder: Path, text_fields: list[str]) ->
 
 
 def _features(domain: DatasetPaths, items: list[str]) -> np.ndarray | None:
-    """Vectors of all items in their order, float32 [N, D]; None without a table."""
+    """Read the vectors of all items in their order, float32 [N, D]; return None without a table."""
     path = domain.file("text.npz")
     if not path.is_file():
         return None

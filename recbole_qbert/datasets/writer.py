@@ -1,4 +1,4 @@
-"""Atomic files from columns, whole or not at all, with a sidecar; nothing here loops over rows."""
+"""Vectorized writer of atomic files with a sidecar, complete or not at all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from recbole_qbert.data.atomic_writing import ROWS_AT_ONCE, write_header, write_
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.datasets.interactions import Interactions
 
-Fields = Mapping[str, pa.Array]  # header cell such as `title:token_seq` -> a string a row
+Fields = Mapping[str, pa.Array]  # header cell such as `title:token_seq` -> one string per row
 
 
 def write_dataset(
@@ -34,15 +34,19 @@ def write_dataset(
     with_rating: bool = True,
     users: Fields | None = None,
 ) -> None:
-    """`<name>.inter`, and where given `.item` and `.user`, `<name>.inter.json` and `.rejected`.
+    """Write `<name>.inter`, optionally `.item`, `.user` and `.rejected`, and the sidecar.
 
-    All files take their names together at the end. What an older preparation wrote and this one
-    does not goes.
+    All files get their final names together at the end. Files that an earlier preparation wrote,
+    and this one does not, are removed.
 
     Args:
-        inter: in the order to be written.
-        items: columns of one length, the first of them `item_id:token`.
-        facts: JSON values for the sidecar.
+        domain: the data set to write.
+        inter: interactions in their final order.
+        items: columns of the `.item` file, of equal length, the first `item_id:token`; or None.
+        rejected: report lines on rejected lines.
+        facts: JSON values for the sidecar `<name>.inter.json`.
+        with_rating: whether to write the ratings.
+        users: columns of the `.user` file, or None.
     """
     columns = {
         "user_id:token": (inter.user_tokens, inter.users),
@@ -71,7 +75,7 @@ def write_dataset(
     files = {domain.file(suffix).name: sha256_file(domain.file(suffix)) for suffix in written}
     sidecar = sidecar_path(domain.file("inter"))
     older = read_json(sidecar).get("files", {}) if sidecar.is_file() else {}
-    # Of these kinds only, whatever a sidecar names: nothing else is ours to delete.
+    # Only these kinds of files are deleted, whatever else the sidecar names.
     for suffix in tables:
         name = domain.file(suffix).name
         if name in older and name not in files:
@@ -84,7 +88,7 @@ def write_dataset(
 def _write_coded(
     handle: IO[bytes], columns: Mapping[str, tuple[pa.Array | None, np.ndarray]]
 ) -> None:
-    """A header and rows of codes (with their tokens) and numbers, made text bit by bit."""
+    """Write a header, and rows of tokens by code or of numbers, in blocks of bounded size."""
     write_header(handle, columns)
     n_rows = len(next(iter(columns.values()))[1])
     for start in range(0, n_rows, ROWS_AT_ONCE):
@@ -99,5 +103,5 @@ def _write_coded(
 
 
 def texts(numbers: np.ndarray) -> pa.Array:
-    """Shortest decimals that give the numbers back; whole ones without a fraction."""
+    """Format numbers as the shortest decimals that restore them, integers without a fraction."""
     return pa.array(numbers).cast(pa.string())

@@ -1,1 +1,1 @@
-"""Item texts and pictures to embedding tables."""
+"""Encode item texts and pictures into embedding tables."""

@@ -1,6 +1,6 @@
-"""The embedded picture encoder: colors, edges and texture. It downloads nothing, needs no GPU.
+"""Built-in picture encoder: color, edge and texture features, without downloads or a GPU.
 
-b pictures, D = 928 dimensions.
+Shapes: b pictures, D = 928 dimensions.
 """
 
 from __future__ import annotations
@@ -26,27 +26,28 @@ DESCRIPTOR = "descriptor"  # the name of this encoder
 WIDTH, HEIGHT = 64, 96  # pixels; item pictures are upright more often than wide
 PIXELS = WIDTH * HEIGHT
 REGIONS = (3, 2)  # rows and columns of 32 x 32 pixels
-# Odd for a and b, so that grays, with values of about zero there, lie in the middle of a bin.
-JOINT_BINS = (4, 7, 7)  # of L, a, b over the whole picture
-REGION_BINS = (8, 7, 7)  # of L, a and b in each region
-LAB_RANGES = ((0.0, 100.0), (-60.0, 60.0), (-60.0, 60.0))  # beyond lie few colors of sRGB
+# The numbers of bins of a and b are odd, so that grays (a and b near 0) fall in the middle of a
+# bin.
+JOINT_BINS = (4, 7, 7)  # L, a, b over the whole picture
+REGION_BINS = (8, 7, 7)  # L, a, b in each region
+LAB_RANGES = ((0.0, 100.0), (-60.0, 60.0), (-60.0, 60.0))  # few sRGB colors lie outside
 ORIENTATIONS, CELL, BLOCK = 9, 16, 2
 LBP_POINTS, LBP_RADIUS = 8, 1
-LBP_CODES = LBP_POINTS + 2  # the rotation-invariant uniform patterns and one for the others
-# Decoded at no less than twice the size, so that the draft's coarse scaling does not show.
+LBP_CODES = LBP_POINTS + 2  # rotation-invariant uniform patterns, and one code for all others
+# JPEG draft mode scales coarsely; decoding at twice the final size or more hides that.
 _AT_LEAST = 2 * HEIGHT
 _BATCH_SIZE = 64
 _NEGLIGIBLE = 1e-9
 
 
 class DescriptorEncoder:
-    """One vector a picture, of length 1, by formula: equal files get equal vectors.
+    """Encoder that computes one unit-length vector per picture from fixed formulas.
 
-    The picture is resized to 64 x 96 pixels, whatever its shape, and turned to Lab colors. Four
-    blocks of length 1 follow one another, and the whole is divided by its length. Histograms are
-    divided by their sum and the square root taken, so that dot products are Bhattacharyya
-    coefficients (the Hellinger kernel); gradients are divided by their length. A picture without
-    any edge has zeros for block 3.
+    Equal files get equal vectors. The picture is resized to 64 x 96 pixels, whatever its aspect
+    ratio, and converted to Lab. The vector concatenates four blocks of length 1 and is then
+    normalized. Each histogram is divided by its sum, and its square root is taken, so that dot
+    products are Bhattacharyya coefficients (the Hellinger kernel). Gradients are divided by their
+    norm. Block 3 is zero for a picture without edges.
 
     ===== ======= ==========================================================================
     block columns content
@@ -60,16 +61,20 @@ class DescriptorEncoder:
                   Ojala et al., 2002): 10 codes in each of 3 x 2 regions
     ===== ======= ==========================================================================
 
-    In blocks 1 and 2 a pixel counts to the nearest two bins of each channel, by its distance from
-    their middles: with whole counts a little more light would move whole areas to other bins.
+    In blocks 1 and 2, each pixel is divided between the two nearest bins of each channel by linear
+    interpolation. With hard counts, a small change of light would move whole areas to other bins.
     """
 
     def __init__(self, n_threads: int | None = None):
-        """Args: `n_threads` that read files; the vectors do not depend on it."""
+        """Create the encoder.
+
+        Args:
+            n_threads: number of threads that read files; the vectors do not depend on it.
+        """
         self._n_threads = n_threads or default_threads()
 
     def describe(self) -> dict[str, Any]:
-        """What a sidecar records, enough to make the vectors again."""
+        """Return the JSON description for the sidecar, sufficient to reproduce the vectors."""
         return {
             "name": "descriptor",
             "version": 1,
@@ -83,7 +88,7 @@ class DescriptorEncoder:
         }
 
     def encode(self, inputs: Sequence[str | Path | None]) -> EncodedBatch:
-        """Descriptors of b picture files, float32 [b, 1, D]."""
+        """Compute the descriptors of b picture files, float32 [b, 1, D]."""
         return encode_pictures(
             inputs,
             _describe_file,
@@ -95,7 +100,7 @@ class DescriptorEncoder:
 
 
 def describe_picture(picture: Image.Image) -> np.ndarray:
-    """The descriptor of an RGB picture, float32 [D]; see `DescriptorEncoder`."""
+    """Compute the descriptor of an RGB picture, float32 [D]; see `DescriptorEncoder`."""
     small = picture.resize((WIDTH, HEIGHT), Image.Resampling.BOX)
     lab = rgb2lab(np.asarray(small))
     gradients = hog(
@@ -120,10 +125,9 @@ def _describe_file(path: str | Path) -> np.ndarray:
 
 
 def _soft_bins(values: np.ndarray, n_bins: int, channel: int) -> tuple[np.ndarray, np.ndarray]:
-    """The lower of the nearest two bins, and the share of the upper one.
+    """Return the lower of the two nearest bins, and the weight of the upper one.
 
-    What lies beyond the range, or nearer to its ends than the middle of the outer bins, counts to
-    the outer bin alone.
+    Values outside the range, or beyond the centers of the outer bins, count for the outer bin only.
     """
     low, high = LAB_RANGES[channel]
     place = np.clip((values - low) * n_bins / (high - low) - 0.5, 0, n_bins - 1)
@@ -132,10 +136,10 @@ def _soft_bins(values: np.ndarray, n_bins: int, channel: int) -> tuple[np.ndarra
 
 
 def _joint_colors(lab: np.ndarray) -> np.ndarray:
-    """Block 1, soft counts [4 * 7 * 7]."""
+    """Compute block 1, soft counts [4 * 7 * 7]."""
     bins = [_soft_bins(lab[:, :, channel], n, channel) for channel, n in enumerate(JOINT_BINS)]
     counts = np.zeros(int(np.prod(JOINT_BINS)))
-    for corner in itertools.product((0, 1), repeat=3):  # of the cube of bins around a color
+    for corner in itertools.product((0, 1), repeat=3):  # the 8 bins around a color
         shares = [part if up else 1 - part for (_, part), up in zip(bins, corner, strict=True)]
         numbers = [lower + up for (lower, _), up in zip(bins, corner, strict=True)]
         joint = np.ravel_multi_index(numbers, JOINT_BINS)
@@ -144,7 +148,7 @@ def _joint_colors(lab: np.ndarray) -> np.ndarray:
 
 
 def _region_colors(lab: np.ndarray) -> np.ndarray:
-    """Block 2, soft counts [6 regions * 8 + 6 regions * 7 + 6 regions * 7]."""
+    """Compute block 2, soft counts [6 regions * 8 + 6 regions * 7 + 6 regions * 7]."""
     counts = []
     for channel, n_bins in enumerate(REGION_BINS):
         lower, part = _soft_bins(lab[:, :, channel], n_bins, channel)
@@ -153,10 +157,10 @@ def _region_colors(lab: np.ndarray) -> np.ndarray:
 
 
 def _region_patterns(lab: np.ndarray) -> np.ndarray:
-    """Block 4, counts [6 regions * 10]."""
-    # Whole numbers, because noise in the last bits would order equal neighbors.
+    """Compute block 4, counts [6 regions * 10]."""
+    # Rounding keeps floating-point noise from ordering neighbors of equal lightness.
     lightness = np.rint(lab[:, :, 0] * 2.55).astype(np.uint8)
-    # Beyond the edge scikit-image sees black, which would put a frame around every picture.
+    # scikit-image pads with black, which would draw a frame around every picture.
     framed = np.pad(lightness, LBP_RADIUS, mode="edge")
     codes = local_binary_pattern(framed, LBP_POINTS, LBP_RADIUS, "uniform")
     inner = codes[LBP_RADIUS:-LBP_RADIUS, LBP_RADIUS:-LBP_RADIUS].astype(np.int64)
@@ -164,7 +168,7 @@ def _region_patterns(lab: np.ndarray) -> np.ndarray:
 
 
 def _by_region(codes: np.ndarray, weights: np.ndarray, n_codes: int) -> np.ndarray:
-    """Weights of codes [HEIGHT, WIDTH] in each region, [6 * n_codes], regions row by row."""
+    """Sum the weights of codes [HEIGHT, WIDTH] per region: [6 * n_codes], regions row by row."""
     rows, columns = REGIONS
     down = np.arange(HEIGHT) * rows // HEIGHT
     across = np.arange(WIDTH) * columns // WIDTH

@@ -1,4 +1,4 @@
-"""Where a network runs and in which numbers."""
+"""Choice of the device and the data type of an encoder."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a name; `auto` is the GPU where there is one.
+    """Return the device of a name; `auto` selects the GPU if there is one.
 
     Raises:
-        InputError: an unknown name.
+        InputError: the name is unknown.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -24,20 +24,20 @@ def choose_device(name: str) -> torch.device:
 
 
 def check_device(device: torch.device) -> None:
-    """Before anything is loaded onto it.
+    """Check that the device exists, before anything is loaded onto it.
 
     Raises:
-        InputError: a GPU is asked for and there is none.
+        InputError: the device is a GPU, and no GPU is available.
     """
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device {str(device)!r}: no GPU is there; give device=cpu")
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The data type of a name in `DTYPES`; `auto` is half precision on a GPU.
+    """Return the data type of a name in `DTYPES`; `auto` selects half precision on a GPU.
 
     Raises:
-        InputError: an unknown name.
+        InputError: the name is unknown.
     """
     one_of("dtype", name, DTYPES)
     if name != "auto":

@@ -1,11 +1,12 @@
-"""Encode a catalog in shards: resumable, with a progress bar, here or over Ray Data.
+"""Resumable encoding of a catalog in shards, in this process or over Ray Data.
 
-The items are cut into shards of `shard_size` in the order given. A finished shard is a file in
-`<out>.parts/`, beside a manifest of what is encoded by what; a run with the same manifest goes on
-where an earlier one stopped. An encoder sees one shard at a time, so that its batches, and with
-them the last bits of its sums, are the same in an unbroken run, in a resumed one and over Ray.
+The items are split into shards of `shard_size` in the given order. Each finished shard is a file in
+`<out>.parts/`, beside a manifest with a hash of the items, inputs and settings. A run with the same
+manifest continues where an earlier one stopped. An encoder receives one shard at a time. Its
+batches, and therefore the rounding of its sums, are the same in an uninterrupted run, in a resumed
+run and over Ray.
 
-b items of a shard, J parts of an item, D dimension.
+Shapes: N items, b items of a shard, J parts of an item, D dimensions.
 """
 
 from __future__ import annotations
@@ -53,25 +54,28 @@ def encode_items(
 ) -> EmbeddingTable:
     """Encode all items and write their embedding table.
 
-    Items without a vector are left out of the table, counted in a warning and listed with their
-    reasons in the sidecar under `meta.missing`.
+    Items without a vector are left out of the table. A warning counts them, and the sidecar lists
+    them with their reasons under `meta.missing`.
 
     Args:
         items: N raw tokens, unique.
         inputs: N inputs of the encoder: JSON values and paths.
-        encoder_factory: makes the encoder; with `engine="ray"` it is pickled and called once in
+        encoder_factory: creates the encoder; with `engine="ray"`, it is pickled and called once in
             each worker.
         out_path: the `.npz` file; `<out_path>.parts/` holds finished shards until it is written.
         modality: `text`, `image`, ...
-        shard_size: items of a shard; what a kill may lose.
-        engine: `local`, or `ray` for the workers of a Ray cluster (the one that is connected or
+        shard_size: number of items in a shard. A killed run loses at most its unfinished shards.
+        engine: `local`, or `ray` for the workers of a Ray cluster (the connected one or the one
             that RAY_ADDRESS names, else one on this machine). Both write the same bytes.
-        meta: JSON values that the sidecar keeps beside modality, encoder and missing items.
-        fingerprints: where inputs are files, N texts that change when their contents do; the
-            manifest takes them in place of the inputs.
+        meta: JSON values that the sidecar stores beside modality, encoder and missing items.
+        fingerprints: if the inputs are files, N strings that change when the file contents change;
+            the manifest hashes them in place of the inputs.
+
+    Returns:
+        The written table.
 
     Raises:
-        InputError: an argument cannot be used, no item has a vector, or the encoder refuses.
+        InputError: an argument is invalid, no item has a vector, or the encoder raises it.
     """
     out_path = Path(out_path)
     one_of("engine", engine, ENGINES)
@@ -93,7 +97,7 @@ def encode_items(
         with own_sigterm():
             from recbole_qbert.encoders.over_ray import encode_over_ray
 
-        del encoder  # the workers make their own
+        del encoder  # each worker creates its own
         on_gpu = str(description.get("device", "cpu")).startswith("cuda")
         results = encode_over_ray(encoder_factory, pending, on_gpu)
 
@@ -123,7 +127,11 @@ def encode_items(
 
 
 def check_encoding(batch_size: int, shard_size: int, dtype: str, engine: str) -> None:
-    """Refuse, before anything is read or loaded, settings that no encoder can use."""
+    """Check settings that all encoders share, before anything is read or loaded.
+
+    Raises:
+        InputError: a setting is invalid.
+    """
     whole_number("batch_size", batch_size)
     whole_number("shard_size", shard_size)
     one_of("dtype", dtype, DTYPES)
@@ -133,11 +141,15 @@ def check_encoding(batch_size: int, shard_size: int, dtype: str, engine: str) ->
 def encode_distinct(
     inputs: Sequence[Sequence[str]], encode: Callable[[list[str]], tuple[np.ndarray, np.ndarray]]
 ) -> EncodedBatch:
-    """Encode the distinct texts among the parts of b items once, and lay them out by item.
+    """Encode each distinct text among the parts of b items once.
 
     Args:
-        inputs: b sequences of J texts; a blank one is a part that is missing.
-        encode: T texts, none blank, to vectors [T, D] and bool [T], whether each has one.
+        inputs: b sequences of J texts; a blank text is a missing part.
+        encode: maps T texts, none blank, to vectors [T, D] and bool [T], True for texts that have a
+            vector.
+
+    Returns:
+        The vectors in the order of the items, [b, J, D].
     """
     distinct = list(dict.fromkeys(text for parts in inputs for text in parts if text.strip()))
     if not distinct:
@@ -163,7 +175,7 @@ def _fingerprint(
     modality: str,
     shard_size: int,
 ) -> str:
-    """Hash of all that the shards depend on; only paths may stand in for a JSON value."""
+    """Hash everything that the shards depend on: JSON values, or paths in their place."""
     content = [FORMAT, list(items), list(inputs), dict(description), modality, shard_size]
     return hashlib.sha256(
         json.dumps(content, default=os.fspath, sort_keys=True).encode()
@@ -175,7 +187,7 @@ def _part_path(folder: Path, number: int) -> Path:
 
 
 def _open_folder(folder: Path, fingerprint: str) -> None:
-    """Keep the finished shards where the manifest is of this very task, else start anew."""
+    """Keep the finished shards if the manifest has this fingerprint; else start anew."""
     manifest = folder / _MANIFEST
     wanted = {"format": FORMAT, "fingerprint": fingerprint}
     with contextlib.suppress(InputError):
@@ -190,7 +202,7 @@ def _open_folder(folder: Path, fingerprint: str) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what this module writes there, the manifest first, so that no part outlives it."""
+    """Remove the manifest, then the parts, so that an interruption leaves no reusable parts."""
     (folder / _MANIFEST).unlink(missing_ok=True)
     for pattern in ("[0-9]*.npz", ".*.part"):
         for path in folder.glob(pattern):
@@ -202,13 +214,13 @@ def _clear(folder: Path) -> None:
 def _encode_here(
     encoder: Encoder, shards: Sequence[Shard]
 ) -> Generator[tuple[int, bytes], None, None]:
-    """Shard numbers and part files, one after the other."""
+    """Yield the number and the part file of each shard in turn."""
     for shard in shards:
         yield shard.number, encode_shard(encoder, shard)
 
 
 def _gather(folder: Path, shards: Sequence[Shard], meta: Mapping[str, Any]) -> EmbeddingTable:
-    """The table of all shards, less the items without a vector."""
+    """Build the table of all shards, without the items that have no vector."""
     masks = [_read_part(folder, shard, "mask") for shard in shards]
     mask = np.concatenate(masks)
     present = mask.any(axis=1)
@@ -226,7 +238,7 @@ def _gather(folder: Path, shards: Sequence[Shard], meta: Mapping[str, Any]) -> E
     for shard, shard_mask in zip(shards, masks, strict=True):
         kept = shard_mask.any(axis=1)
         if not kept.any():
-            continue  # its D may be unknown
+            continue  # D of such a part may be unknown
         part = _read_part(folder, shard, "vectors")[kept]
         if not filled:
             vectors = np.empty((int(present.sum()), *part.shape[1:]), part.dtype)
@@ -237,7 +249,7 @@ def _gather(folder: Path, shards: Sequence[Shard], meta: Mapping[str, Any]) -> E
 
 
 def _read_part(folder: Path, shard: Shard, name: str) -> np.ndarray:
-    """One array of a finished shard."""
+    """Read one array of a finished shard."""
     path = _part_path(folder, shard.number)
     try:
         with np.load(path, allow_pickle=False) as part:

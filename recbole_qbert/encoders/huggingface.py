@@ -1,6 +1,6 @@
-"""Vectors of texts by any Hugging Face text model.
+"""Text encoder that runs any Hugging Face text model.
 
-b items, J texts of an item, T texts, L tokens of a batch's longest text, D dimension.
+Shapes: b items, J texts of an item, T texts, L tokens of a batch's longest text, D dimensions.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from recbole_qbert.encoders.shards import EncodedBatch
 
 POOLINGS = ("mean", "last")
 _MODEL_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")
-# The argument's name changed in transformers 4.56.
+# transformers 4.56 renamed the argument.
 _DTYPE_ARGUMENT = "dtype" if Version(transformers.__version__) >= Version("4.56") else "torch_dtype"
 
 
 class HuggingFaceTextEncoder:
-    """Pooled last hidden states of any Hugging Face text model.
+    """Encoder that pools the last hidden states of a Hugging Face text model.
 
-    Of an encoder-decoder model only the encoder is used. Batches are made of texts of like length
-    and padded on the right, whatever the tokenizer's own side: then each token stands where it
-    stands without padding, in models with absolute positions too, and the mask hides the rest. A
-    text's vector is therefore that of the text by itself, up to rounding.
+    Only the encoder of an encoder-decoder model is used. Texts of similar length form a batch.
+    Batches are padded on the right, whatever the tokenizer's own side, so that padding does not
+    shift the positions of tokens, and the attention mask hides the padding. A text's vector is
+    therefore independent of the other texts, up to rounding.
 
-    The configuration and the tokenizer are loaded at once, the weights by the first `encode`.
+    The constructor loads the configuration and the tokenizer; the first `encode` loads the weights.
     """
 
     def __init__(
@@ -55,8 +55,17 @@ class HuggingFaceTextEncoder:
         device: str = "auto",
         label: str | None = None,
     ):
-        """See `text.embed_text`; `name` is a folder or a hub name, `label` what `describe` says in
-        place of a folder's name."""
+        """Load the configuration and the tokenizer.
+
+        Args:
+            name: folder or hub name of the model.
+            label: name that `describe` returns in place of the folder's name.
+
+        See `text.embed_text` for the other arguments.
+
+        Raises:
+            InputError: an argument is invalid, or the model cannot be loaded.
+        """
         one_of("pooling", pooling, POOLINGS)
         whole_number("batch_size", batch_size)
         self._device = choose_device(device)
@@ -75,10 +84,10 @@ class HuggingFaceTextEncoder:
             raise InputError(f"max_length is {max_length}: no room for a word; raise it")
 
     def describe(self) -> dict[str, Any]:
-        """Name, revision or content hash, settings and library versions."""
+        """Return name, revision or content hash, settings and library versions."""
         name, local = self._name, os.path.isdir(self._name)
         return {
-            # Of a folder only its own name: where it lies differs between machines.
+            # Only the folder's own name, because its location differs between machines.
             "name": self._label or (os.path.basename(os.path.realpath(name)) if local else name),
             "kind": "hugging-face",
             "model_type": self._config.model_type,
@@ -95,17 +104,22 @@ class HuggingFaceTextEncoder:
         }
 
     def encode(self, inputs: Sequence[Sequence[str]]) -> EncodedBatch:
-        """Vectors of b items of J texts each, float32; blank texts are masked."""
+        """Encode b items of J texts each, float32 [b, J, D]; blank texts are masked.
+
+        Raises:
+            InputError: the model cannot be loaded, a text is too long for it, or the GPU's memory
+                is too small.
+        """
         return encode_distinct(inputs, self._encode_texts)
 
     def _encode_texts(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Vectors [T, D], and bool [T], False where the tokenizer finds no token."""
+        """Return vectors [T, D], and bool [T], False where the tokenizer finds no token."""
         tokens = self._tokenizer(
             texts, truncation=True, max_length=self._max_length, return_attention_mask=False
         )["input_ids"]
         lengths = np.array([len(row) for row in tokens])
         known = lengths > 0
-        # The longest first: if memory is short, it shows at once.
+        # Longest first, so that a lack of memory shows at once.
         order = np.argsort(-lengths, kind="stable")[: known.sum()]
         vectors = np.zeros((len(texts), 0), dtype=np.float32)
         for start in range(0, len(order), self._batch_size):
@@ -118,9 +132,9 @@ class HuggingFaceTextEncoder:
 
     @torch.inference_mode()
     def _encode_batch(self, tokens: Sequence[Sequence[int]]) -> np.ndarray:
-        """Pooled states of one batch, float32 [batch, D]."""
+        """Compute the pooled states of one batch, float32 [batch, D]."""
         rows = [torch.tensor(row) for row in tokens]
-        # Which token pads is immaterial, the mask hides it; but RoBERTa counts positions by it.
+        # The mask hides the padding token, but RoBERTa counts positions by its ID.
         pad = self._tokenizer.pad_token_id
         pad = self._tokenizer.eos_token_id if pad is None else pad
         padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad or 0)
@@ -151,7 +165,7 @@ class HuggingFaceTextEncoder:
         text_encoder = type(self._config) in known
         kind = transformers.AutoModelForTextEncoding if text_encoder else transformers.AutoModel
         model, info = self._loaded(kind, output_loading_info=True, **{_DTYPE_ARGUMENT: self._dtype})
-        # The pooler is not used, and is absent from models that were saved with a head.
+        # The pooler is unused, and models that were saved with a head lack it.
         missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)
         if missing:
             raise InputError(
@@ -160,11 +174,11 @@ class HuggingFaceTextEncoder:
             )
         if self._config.is_encoder_decoder and not text_encoder:
             model = model.get_encoder()
-        model.config.use_cache = False  # keys and values are not asked for again
+        model.config.use_cache = False  # each text is encoded once, so a cache would waste memory
         return model.eval().to(self._device)
 
     def _loaded(self, kind: Any, **arguments: Any) -> Any:
-        """`kind.from_pretrained` of this model; whatever goes wrong is one line."""
+        """Call `kind.from_pretrained`; turn any exception into an InputError."""
         name = self._name
         if not os.path.isdir(name) and (os.path.isabs(name) or name.startswith(".")):
             raise InputError(f"{name}: no such folder; give that of a Hugging Face text model")
@@ -180,7 +194,7 @@ class HuggingFaceTextEncoder:
 
     @functools.cached_property
     def _folder_sha256(self) -> str:
-        """Hash of the names and contents of the model's files."""
+        """SHA-256 of the names and contents of the model's files."""
         files = sorted(Path(self._name).iterdir())
         names = [file.name for file in files if file.suffix in _MODEL_FILES and file.is_file()]
         hashes = [f"{name} {sha256_file(Path(self._name) / name)}\n" for name in names]
@@ -188,11 +202,11 @@ class HuggingFaceTextEncoder:
 
 
 def pool(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
-    """One vector of each row's token states, right for padding on either side.
+    """Pool the token states of each row into one vector; padding may be on either side.
 
     Args:
         states: [batch, L, D].
-        mask: bool [batch, L], True at tokens, of which each row has at least one.
+        mask: bool [batch, L], True at tokens; each row has at least one.
         pooling: `mean`, or `last` for the state of the last token.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Item pictures to an embedding table: finding the files, choosing the encoder, running it."""
+"""Encode item pictures into an embedding table: find the files, choose the encoder, run it."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class FoundPictures(NamedTuple):
     Attributes:
         items: N raw tokens.
         paths: N files, which need not exist; None for an item without one.
-        folder: what the files lie below.
-        source: what a sidecar says of it.
+        folder: the folder above all files.
+        source: JSON description for the sidecar: the item file and the column.
     """
 
     items: list[str]
@@ -55,34 +55,39 @@ def embed_image(
     folder: str | Path | None = None,
     meta: Mapping[str, Any] | None = None,
 ) -> EmbeddingTable:
-    """Embed one picture an item and write the table, [n, J, D].
+    """Encode one picture per item and write the table, [n, J, D].
 
-    A picture that cannot be read (missing, truncated, no picture, ...) leaves its item without a
-    vector and is listed with its reason; see `pictures.open_picture`.
+    An item whose picture cannot be read (missing, truncated, no picture, ...) has no vector and is
+    listed with the reason; see `data.pictures.open_picture`.
 
     Args:
         items: N raw tokens, unique.
-        paths: N picture files; None for an item without one. With `engine="ray"` every worker
-            must find them there.
+        paths: N picture files; None for an item without one. With `engine="ray"`, every worker
+            must be able to read them under these paths.
         out_path: the `.npz` file to write, with its sidecar.
-        encoder: `descriptor` (`DescriptorEncoder`: J = 1, no weights; it takes none of the
-            settings up to `device`), or the name of an OpenCLIP model (`OpenClipEncoder`).
-        pretrained: of an OpenCLIP model, its checkpoint file or tag.
-        tokens: of an OpenCLIP model, `pooled` (J = 1) or `grid`.
-        grid: with `tokens="grid"`, cells a side (J = grid * grid), or None for every patch.
-        batch_size: of an OpenCLIP model, pictures encoded together.
-        dtype: of an OpenCLIP model, `auto` or a name such as `float32`.
-        device: of an OpenCLIP model, `auto`, `cpu`, `cuda`, ...
-        n_threads: threads that read pictures; the vectors do not depend on it.
-        shard_size: items of a shard; see `encode_items`.
+        encoder: `descriptor` (`DescriptorEncoder`: J = 1, no weights; it uses none of the
+            settings from `pretrained` to `device`), or the name of an OpenCLIP model
+            (`OpenClipEncoder`).
+        pretrained: OpenCLIP only: checkpoint file or tag.
+        tokens: OpenCLIP only: `pooled` (J = 1) or `grid`.
+        grid: with `tokens="grid"`, number of cells per side (J = grid * grid), or None for every
+            patch.
+        batch_size: OpenCLIP only: number of pictures encoded together.
+        dtype: OpenCLIP only: `auto` or a name such as `float32`.
+        device: OpenCLIP only: `auto`, `cpu`, `cuda`, ...
+        n_threads: number of threads that read pictures; the vectors do not depend on it.
+        shard_size: number of items in a shard; see `encode_items`.
         engine: `local` or `ray`; see `encode_items`.
-        folder: what the files lie below. An unfinished run goes on only where each file has the
-            same name below it, size and first 64 KiB as before; so it may go on elsewhere, and
-            one that saw other pictures starts anew.
-        meta: JSON values that the sidecar keeps.
+        folder: the folder above all files. An unfinished run continues only if the path of each
+            file relative to this folder, its size and its first 64 KiB are unchanged. It may
+            therefore continue after the folder was moved; with other pictures it starts anew.
+        meta: JSON values that the sidecar stores.
+
+    Returns:
+        The written table.
 
     Raises:
-        InputError: an argument cannot be used, or no picture can be read.
+        InputError: an argument is invalid, or no picture can be read.
     """
     make: Callable[[], Encoder]
     if encoder == DESCRIPTOR:
@@ -131,7 +136,18 @@ def embed_image_files(
     column: str | None = None,
     **settings: Any,
 ) -> EmbeddingTable:
-    """`embed_image` for the pictures that `find_pictures` finds; `settings` are of the former."""
+    """Encode the pictures that `find_pictures` finds.
+
+    Args:
+        item_path: see `find_pictures`.
+        out_path: the `.npz` file to write, with its sidecar.
+        folder: see `find_pictures`.
+        column: see `find_pictures`.
+        **settings: further arguments of `embed_image`.
+
+    Raises:
+        InputError: as `find_pictures` and `embed_image`.
+    """
     found = find_pictures(item_path, folder=folder, column=column)
     return embed_image(
         found.items, found.paths, out_path, folder=found.folder, meta=found.source, **settings
@@ -141,19 +157,19 @@ def embed_image_files(
 def find_pictures(
     item_path: str | Path, *, folder: str | Path | None = None, column: str | None = None
 ) -> FoundPictures:
-    """The picture files of the items of a file.
+    """Find the picture file of each item of an item file.
 
     Args:
-        item_path: `.item` file, or another tab-separated one with a plain header, that has a
+        item_path: `.item` file, or another tab-separated file with a plain header, that has a
             column `item_id`.
-        folder: without `column`, where `<item_id>.<suffix>` lies for the items that have a
-            picture, with any of `SUFFIXES` in any case; with `column`, what its paths are
-            relative to, the folder of `item_path` if None.
+        folder: without `column`, the folder of the files `<item_id>.<suffix>`, with any of
+            `SUFFIXES` in upper or lower case; with `column`, the folder that its paths are
+            relative to, by default the folder of `item_path`.
         column: the column with the paths of the files; empty for an item without one.
 
     Raises:
         InputError: neither is given, the file or folder cannot be read, a folder holds two
-            pictures of an item, or no item has a file at all.
+            pictures of an item, or no item has a file.
     """
     if column is not None:
         below = Path(folder) if folder is not None else Path(item_path).parent
@@ -176,8 +192,10 @@ def find_pictures(
 
 
 def _named_after(items: Sequence[str], folder: Path) -> list[Path | None]:
-    """The file in a folder that is named after each item; one of another format where there is no
-    picture of `SUFFIXES`, so that the encoder says why it has none."""
+    """Return the file named after each item, of a format in `SUFFIXES` if there is one.
+
+    Files of other formats are returned too, so that the encoder reports why they are unusable.
+    """
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
@@ -203,10 +221,10 @@ def _named_after(items: Sequence[str], folder: Path) -> list[Path | None]:
 
 
 def _fingerprint(path: str | Path | None, folder: Path) -> str:
-    """Name below the folder, size, and hash of the file's first bytes.
+    """Return the path relative to the folder, the size, and a hash of the file's first bytes.
 
-    The whole file would take minutes to hash for a large catalog. A picture that changes
-    changes its compressed stream from early on, and hardly keeps its size.
+    Hashing whole files would take minutes for a large catalog. An edited picture differs early in
+    its compressed stream, and rarely keeps its size.
     """
     if path is None:
         return ""
@@ -215,6 +233,6 @@ def _fingerprint(path: str | Path | None, folder: Path) -> str:
         with open(path, "rb") as handle:
             size = os.fstat(handle.fileno()).st_size
             head = hashlib.sha256(handle.read(_HEAD)).hexdigest()
-    except (OSError, ValueError):  # the encoder says what is wrong with it
+    except (OSError, ValueError):  # the encoder reports the reason
         return f"{Path(path).name} unreadable"
     return f"{name} {size} {head}"

@@ -1,6 +1,7 @@
-"""Picture vectors of any OpenCLIP model, with weights from a file, a folder, a tag or the hub.
+"""Picture encoder for OpenCLIP models, with weights from a file, a folder, a tag or the hub.
 
-b pictures, g of a batch, J vectors of a picture, D dimension, H x W raster of a tower's patches.
+Shapes: b pictures, g pictures of a batch, J vectors of a picture, D dimensions, H x W patches of
+an image tower.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _WEIGHTS = (".safetensors", ".bin", ".pth", ".pt")
 
 
 def import_open_clip() -> ModuleType:
-    """The `open_clip` module, also where torchvision's own import fails."""
+    """Import `open_clip`, even if torchvision's own import fails."""
     import_torchvision()
     import open_clip
 
@@ -43,9 +44,10 @@ def import_open_clip() -> ModuleType:
 
 
 def check_model_name(name: str) -> None:
-    """
+    """Check that a name is a model of OpenCLIP, a local folder or a hub model.
+
     Raises:
-        InputError: OpenCLIP has no model of the name, and it names no folder and no hub.
+        InputError: the name is none of these.
     """
     known = import_open_clip().list_models()
     if not name.startswith((LOCAL_DIR, HUB)) and name.replace("/", "-") not in known:
@@ -56,15 +58,16 @@ def check_model_name(name: str) -> None:
 
 
 class OpenClipEncoder:
-    """The image tower of an OpenCLIP model.
+    """Encoder that runs the image tower of an OpenCLIP model.
 
-    `pooled` gives the model's own image vector, normalized: J = 1, and text vectors of the same
-    model can be compared with it. `grid` gives the tower's last feature map instead, after the
-    tower's final normalization where it has one for single patches, before the projection; cut
-    into `grid` x `grid` cells, each the mean of its patches. Cells overlap where the raster of
-    patches does not divide; J = grid * grid, in rows from the top left.
+    With `tokens="pooled"`, a picture gets the model's own image vector, normalized: J = 1. It is
+    comparable with text vectors of the same model. With `tokens="grid"`, a picture gets the tower's
+    last feature map, before the projection, and after the tower's final normalization if that
+    applies to single patches. The map is divided into `grid` x `grid` cells, row by row from the
+    top left, and each vector is the mean of a cell's patches: J = grid * grid. Cells overlap if H
+    or W is not a multiple of `grid`.
 
-    The weights are loaded by the first `encode`, and only those of the image tower are kept.
+    The first `encode` loads the weights and keeps only those of the image tower.
     """
 
     def __init__(
@@ -80,25 +83,25 @@ class OpenClipEncoder:
         n_threads: int | None = None,
         allow_random: bool = False,
     ):
-        """Check what can be checked without the weights.
+        """Check all arguments without loading the weights.
 
         Args:
-            model_name: a name of `open_clip.list_models()` (OpenAI's weights need one that ends
+            model_name: a name of `open_clip.list_models()` (OpenAI's weights need a name that ends
                 in `-quickgelu`); `local-dir:<folder>` with the model's
                 `open_clip_config.json` and weights; or `hf-hub:<organization>/<name>`.
-            pretrained: for a plain name, a checkpoint file (safetensors, or anything that PyTorch
+            pretrained: for a plain name, a checkpoint file (safetensors, or any file that PyTorch
                 loads with `weights_only=True`) or a tag of the model, which is downloaded.
             tokens: `pooled` or `grid`.
-            grid: cells a side; None for every patch, J = H * W.
-            batch_size: pictures encoded together.
+            grid: number of cells per side; None for every patch, J = H * W.
+            batch_size: number of pictures encoded together.
             dtype: `auto` (bfloat16 or float16 on a GPU, float32 on a CPU), `float32`, `bfloat16`
-                or `float16`; the vectors are float32 in any case.
+                or `float16`; the returned vectors are always float32.
             device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
-            n_threads: threads that read and resize; the vectors do not depend on it.
-            allow_random: without weights, use random ones (always the same), for tests only.
+            n_threads: number of threads that read and resize; the vectors do not depend on it.
+            allow_random: use random weights (always the same ones) if none are named; for tests.
 
         Raises:
-            InputError: an argument cannot be used, or the weights are not named or not there.
+            InputError: an argument is invalid, or the weights are not named or do not exist.
         """
         if tokens not in TOKENS:
             raise InputError(f"tokens {tokens!r} is none of {preview(TOKENS)}")
@@ -114,18 +117,18 @@ class OpenClipEncoder:
         self._batch_size = batch_size
         self._n_threads = n_threads or default_threads()
         self._open_clip = import_open_clip()
-        self._files: list[Path] = []  # on this machine, that decide about the weights
-        self._pretrained: str | None = None  # what OpenCLIP gets: an absolute path or a tag
+        self._files: list[Path] = []  # local files of the weights and their configuration
+        self._pretrained: str | None = None  # OpenCLIP's argument: an absolute path or a tag
         self._random = False
         self._find_weights(None if pretrained is None else str(pretrained), allow_random)
 
     def describe(self) -> dict[str, Any]:
-        """Model, hashes of the weights' files or the tag, settings and library versions."""
+        """Return model, hashes of the weight files or the tag, settings and library versions."""
         import timm
         import torchvision
 
         name = self._name
-        if name.startswith(LOCAL_DIR):  # where the folder lies differs between machines
+        if name.startswith(LOCAL_DIR):  # the folder's location differs between machines
             name = LOCAL_DIR + os.path.basename(os.path.realpath(name.removeprefix(LOCAL_DIR)))
         pooled = self._tokens == "pooled"
         return {
@@ -145,13 +148,13 @@ class OpenClipEncoder:
         }
 
     def encode(self, inputs: Sequence[str | Path | None]) -> EncodedBatch:
-        """Vectors of b picture files, float32 [b, J, D].
+        """Encode b picture files, float32 [b, J, D].
 
         Raises:
-            InputError: the weights cannot be loaded, the tower gives no raster that fits `grid`,
-                or the GPU's memory is too small.
+            InputError: the weights cannot be loaded, the tower gives no feature map or one smaller
+                than `grid`, or the GPU's memory is too small.
         """
-        _, transform = self._loaded  # here, not on the threads
+        _, transform = self._loaded  # loads the weights here, not on the threads
         return encode_pictures(
             inputs,
             lambda path: transform(open_picture(path)),
@@ -163,11 +166,11 @@ class OpenClipEncoder:
 
     @torch.inference_mode()
     def _encode_batch(self, pictures: list[Tensor]) -> np.ndarray:
-        """Vectors of g transformed pictures [3, height, width], float32 [g, J, D]."""
+        """Encode g transformed pictures [3, height, width], float32 [g, J, D]."""
         batch = torch.stack(pictures).to(self._device)
         half = self._dtype != torch.float32
         try:
-            # Not OpenCLIP's own `precision`, with which CoCa's attention pooling fails.
+            # CoCa's attention pooling fails with OpenCLIP's own `precision` argument.
             with torch.autocast(self._device.type, self._dtype, enabled=half):
                 vectors = self._pooled(batch) if self._tokens == "pooled" else self._cells(batch)
         except torch.cuda.OutOfMemoryError:
@@ -178,14 +181,14 @@ class OpenClipEncoder:
         return vectors.cpu().numpy()
 
     def _pooled(self, batch: Tensor) -> Tensor:
-        """The tower's output for transformed pictures [g, ...], [g, 1, D] of length 1."""
+        """Return the tower's normalized output for transformed pictures [g, ...]: [g, 1, D]."""
         output = self._visual(batch)
-        if isinstance(output, tuple):  # CoCa's tower, whose second output is for its captions
+        if isinstance(output, tuple):  # the second output of CoCa's tower is for captions
             output = output[0]
         return functional.normalize(output.float(), dim=-1)[:, None]
 
     def _cells(self, batch: Tensor) -> Tensor:
-        """The last feature map of transformed pictures [g, ...] in cells, [g, J, D]."""
+        """Pool the last feature map of transformed pictures [g, ...] into cells: [g, J, D]."""
         raster = self._raster(batch)  # [g, D, H, W]
         if self._grid is not None:
             if self._grid > min(raster.shape[2:]):
@@ -197,9 +200,9 @@ class OpenClipEncoder:
         return raster.flatten(2).transpose(1, 2)
 
     def _raster(self, batch: Tensor) -> Tensor:
-        """The last feature map, [g, D, H, W] float32."""
+        """Compute the last feature map, [g, D, H, W] float32."""
         visual = self._visual
-        # CoCa normalizes after its attention pooling only, in another dimension.
+        # CoCa's final normalization follows its attention pooling, in another dimension.
         normalize = getattr(visual, "attn_pool", None) is None
         try:
             output = visual.forward_intermediates(
@@ -214,7 +217,7 @@ class OpenClipEncoder:
 
     @functools.cached_property
     def _n_parts(self) -> int:
-        """J, by a picture of zeros; this also shows at once whether the settings suit the tower."""
+        """J, found by encoding a blank picture, which also checks `tokens` and `grid` early."""
         if self._tokens == "pooled":
             return 1
         size = self._visual.image_size
@@ -238,24 +241,24 @@ class OpenClipEncoder:
                         self._name, pretrained_text=False, device=self._device
                     )
             else:
-                # This one refuses to leave a model without weights, as the other does not. A pickle
-                # is only ever read as tensors: OpenCLIP tries again without `weights_only` after a
-                # TypeError, and then `SafeTorch` sets it.
+                # Unlike create_model_and_transforms, this function fails if it finds no weights.
+                # After a TypeError, OpenCLIP loads a pickle again without `weights_only`;
+                # `SafeTorch` sets it then, so that a pickle can only hold tensors.
                 open_clip.factory.torch = SafeTorch()
                 model, transform = open_clip.create_model_from_pretrained(
                     self._name, self._pretrained, weights_only=True, device=self._device
                 )
-        except Exception as error:  # pickle, safetensors, JSON, the hub: each raises its own
-            said = " ".join(str(error).split())[:160] or type(error).__name__
+        except Exception as error:  # pickle, safetensors, JSON and the hub each have their own
+            reason = " ".join(str(error).split())[:160] or type(error).__name__
             raise InputError(
-                f"{self._pretrained or self._name}: cannot be loaded as {self._name} ({said}); "
+                f"{self._pretrained or self._name}: cannot be loaded as {self._name} ({reason}); "
                 "give this model's weights, best as safetensors (a pickle that holds more than "
                 "tensors is never loaded)"
             ) from None
         return model.eval().visual, transform
 
     def _find_weights(self, pretrained: str | None, allow_random: bool) -> None:
-        """Set where the weights come from; InputError if that is nowhere."""
+        """Set the source of the weights; raise InputError if there is none."""
         name = self._name
         if name.startswith((LOCAL_DIR, HUB)):
             if pretrained is not None:
@@ -274,7 +277,7 @@ class OpenClipEncoder:
             self._random = True
         elif os.path.isfile(pretrained):
             self._files = [Path(pretrained)]
-            self._pretrained = os.path.abspath(pretrained)  # which cannot be taken for a tag
+            self._pretrained = os.path.abspath(pretrained)  # OpenCLIP cannot mistake it for a tag
         elif pretrained.lower().replace("-", "_") in tags:
             self._pretrained = pretrained
         else:
@@ -289,7 +292,7 @@ class OpenClipEncoder:
 
 
 def _model_files(folder: Path) -> list[Path]:
-    """Configuration and weights of a model's folder."""
+    """Return the configuration and the weight files of a model's folder."""
     if not (folder / _CONFIG).is_file():
         raise InputError(f"{folder}: no {_CONFIG} there; give the folder of an OpenCLIP model")
     weights = sorted(file for file in folder.iterdir() if file.suffix in _WEIGHTS)
@@ -299,7 +302,7 @@ def _model_files(folder: Path) -> list[Path]:
 
 
 def _closest(name: str, known: Sequence[str]) -> str:
-    """As `did_you_mean`, of our own encoder too, and also of the beginning of a longer name."""
+    """Suggest a name like `did_you_mean`, or the shortest model name that starts with `name`."""
     hint = did_you_mean(name, [DESCRIPTOR, *known])
     bare = {re.sub(r"[\W_]", "", each).lower(): each for each in reversed(known)}
     start = re.sub(r"[\W_]", "", name).lower()

@@ -1,4 +1,4 @@
-"""Encode shards over Ray Data: the one module of the encoders that imports ray."""
+"""Encode shards over Ray Data. No other module of the encoders imports ray."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from recbole_qbert.common.signals import own_sigterm
 from recbole_qbert.compat.ray import lend_packaging, restore_pandas_formatter
 from recbole_qbert.encoders.shards import Encoder, Shard, encode_shard
 
-# Workers import this module before they handle a block, so that both hold for them too.
+# Workers import this module before they process a block, so the patches apply to them too.
 lend_packaging()
 restore_pandas_formatter()
 
 
 class ShardWorker:
-    """An actor of Ray Data: one encoder; pickled shards in, part files out."""
+    """Ray Data actor that holds one encoder and turns pickled shards into part files."""
 
     def __init__(self, encoder_factory: Callable[[], Encoder], n_threads: int):
         self._encoder_factory = encoder_factory
@@ -31,13 +31,20 @@ class ShardWorker:
         self._n_threads = n_threads
 
     def __call__(self, block: pyarrow.Table) -> pyarrow.Table:
-        """Columns `number` and `data` of some shards to the same columns of their parts."""
+        """Encode the shards of a block.
+
+        Args:
+            block: columns `number` and `data`, the pickled shards.
+
+        Returns:
+            The same columns, with the part files in `data`.
+        """
         if self._encoder is None:
-            # Ray gives a worker one thread; sums over another number of threads differ.
+            # Ray gives a worker one thread. Another number of threads changes the rounding of sums.
             torch.set_num_threads(self._n_threads)
             self._encoder = self._encoder_factory()
         shards = [pickle.loads(data) for data in block["data"].to_pylist()]
-        # Arrow keeps bytes as they are; NumPy would cut trailing zeros.
+        # Arrow keeps bytes unchanged; NumPy would cut trailing zeros.
         parts = [encode_shard(self._encoder, shard) for shard in shards]
         return pyarrow.table(
             {"number": block["number"], "data": pyarrow.array(parts, pyarrow.large_binary())}
@@ -47,18 +54,18 @@ class ShardWorker:
 def encode_over_ray(
     encoder_factory: Callable[[], Encoder], shards: Sequence[Shard], on_gpu: bool
 ) -> Generator[tuple[int, bytes], None, None]:
-    """Shard numbers and part files as the workers finish them.
+    """Yield the number and the part file of each shard when a worker has finished it.
 
-    A worker has a GPU of its own, or as many CPUs as this process has PyTorch threads. Ray starts
-    workers that die again.
+    Each worker has its own GPU, or as many CPUs as this process has PyTorch threads. Ray restarts
+    workers that die.
 
     Args:
-        encoder_factory: pickled; called once in each worker.
+        encoder_factory: creates the encoder; pickled, and called once in each worker.
         shards: at least one.
         on_gpu: whether the encoder uses a GPU.
 
     Raises:
-        InputError: the encoder refuses, or wants a GPU and the cluster has none.
+        InputError: the encoder raises it, or needs a GPU and the cluster has none.
     """
     started = not ray.is_initialized()
     if started:
@@ -70,18 +77,18 @@ def encode_over_ray(
     try:
         cluster, n_threads = ray.cluster_resources(), torch.get_num_threads()
         resources, n_workers = _worker_resources(cluster, on_gpu, n_threads)
-        context.enable_progress_bars = False  # they count blocks; the driver's counts items
-        # Ray Data sets one CPU aside for tasks, of which there are none: workers may have all.
+        context.enable_progress_bars = False  # the driver has its own, which counts items
+        # Ray Data reserves one CPU for tasks. There are no tasks, so workers may have all CPUs.
         options.resource_limits = ray.data.ExecutionResources(cpu=cluster.get("CPU", 0) + 1)
         pool = ray.data.ActorPoolStrategy(
             min_size=1, max_size=min(n_workers, len(shards)), max_tasks_in_flight_per_actor=2
         )
         rows = [{"number": shard.number, "data": pickle.dumps(shard)} for shard in shards]
-        # One row a block. (from_arrow would hand the blocks to workers without this module.)
+        # One row per block. (from_arrow would pass the blocks to workers without this module.)
         encoded = ray.data.from_items(rows, parallelism=len(rows)).map_batches(
             ShardWorker,
             fn_constructor_args=(encoder_factory, n_threads),
-            batch_size=None,  # a block, which is a shard
+            batch_size=None,  # one block, which is one shard
             batch_format="pyarrow",
             compute=pool,
             **resources,
@@ -101,7 +108,7 @@ def encode_over_ray(
 def _worker_resources(
     cluster: Mapping[str, float], on_gpu: bool, n_threads: int
 ) -> tuple[dict[str, float], int]:
-    """What a worker asks Ray for, and how many of them the cluster has room for."""
+    """Return the resources of one worker, and the number of workers that fit on the cluster."""
     n_gpus = int(cluster.get("GPU", 0))
     if on_gpu and not n_gpus:
         raise InputError("the encoder uses a GPU and the Ray cluster has none; give device=cpu")

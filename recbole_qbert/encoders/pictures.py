@@ -1,6 +1,6 @@
-"""Encode item pictures in batches; one that cannot be used has a reason, never a stand-in.
+"""Encode item pictures in batches. An unusable picture gets a reason and no vector.
 
-b pictures, g good ones among them, J vectors of a picture, D dimension.
+Shapes: b pictures, g usable pictures of a batch, J vectors of a picture, D dimensions.
 """
 
 from __future__ import annotations
@@ -30,21 +30,24 @@ def encode_pictures(
     batch_size: int,
     n_threads: int,
 ) -> EncodedBatch:
-    """Prepare pictures on threads, one batch ahead of the encoder, and lay the vectors out.
+    """Encode pictures; threads prepare the next batch while the encoder runs.
 
     Args:
         paths: b files; None for an item without one.
         prepare: reads one file; called on several threads at once, may raise `UnreadablePicture`.
-        encode: what `prepare` made of g pictures, at least one, to float32 [g, J, D].
+        encode: maps the g >= 1 results of `prepare` for a batch to float32 [g, J, D].
         n_parts: J.
-        batch_size: the most pictures that `encode` gets.
-        n_threads: threads that prepare; the result does not depend on it.
+        batch_size: largest number of pictures in a batch.
+        n_threads: number of threads that prepare; the result does not depend on it.
+
+    Returns:
+        Vectors [b, J, D] in the order of `paths`, masked for unusable pictures.
     """
     mask = np.zeros((len(paths), n_parts), dtype=np.bool_)
     vectors = np.zeros((len(paths), n_parts, 0), dtype=np.float32)
     reasons: list[str] = []
     batches = _prepared(paths, prepare, batch_size, n_threads)
-    # What Pillow would warn of (sizes, odd metadata) is refused with a reason or does not matter.
+    # Pillow warns of sizes, which `open_picture` refuses, and of odd metadata, which is harmless.
     with warnings.catch_warnings(), contextlib.closing(batches):
         warnings.filterwarnings("ignore", module=r"PIL\.")
         for batch in batches:
@@ -62,7 +65,10 @@ def encode_pictures(
 
 
 def default_threads() -> int:
-    """Threads that read files: one a core, but the interpreter keeps no more than four busy."""
+    """Return the number of threads that read files: one per core, at most 4.
+
+    The interpreter lock keeps more than four threads from being busy.
+    """
     return min(4, n_cores())
 
 
@@ -72,7 +78,7 @@ def _prepared(
     batch_size: int,
     n_threads: int,
 ) -> Generator[list[tuple[T | None, str]], None, None]:
-    """Batches of pairs: what was prepared, or None and why not."""
+    """Yield batches of pairs: the prepared picture and "", or None and the reason."""
 
     def attempt(path: str | Path | None) -> tuple[T | None, str]:
         if path is None:

@@ -1,6 +1,6 @@
-"""What every encoder does: the inputs of a shard to vectors, and those to bytes.
+"""Encoder interface, and encoding of one shard of items into the bytes of a part file.
 
-b items of a shard, J parts of an item, D dimension.
+Shapes: b items of a shard, J parts of an item, D dimensions.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from recbole_qbert.data.codec import quote
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """What an encoder made of b inputs.
+    """Vectors of b inputs.
 
     Attributes:
-        vectors: float32 or float16 [b, J, D], finite, zeros where `mask` is False. J and D are the
-            same in all batches that have any part.
-        mask: bool [b, J], which parts have a vector.
-        reasons: b of them, why an item has no part at all, else "".
+        vectors: float32 or float16 [b, J, D], finite, zeros where `mask` is False. J and D are
+            equal in all batches that have at least one part.
+        mask: bool [b, J], True for parts that have a vector.
+        reasons: b strings, the reason why an item has no part, or "".
     """
 
     vectors: np.ndarray
@@ -33,19 +33,21 @@ class EncodedBatch:
 
 
 class Encoder(Protocol):
-    """Turns inputs into vectors. Heavy weights are best loaded by the first `encode`."""
+    """Interface of encoders. Large weights should be loaded by the first `encode`."""
 
     def describe(self) -> dict[str, Any]:
-        """JSON: name, revision, pooling, dtype, device, library versions: all that may change the
-        vectors."""
+        """Return a JSON object with everything that may change the vectors.
+
+        For example name, revision, pooling, dtype, device and library versions.
+        """
 
     def encode(self, inputs: Sequence[Any]) -> EncodedBatch:
-        """Vectors of the inputs of one shard, in their order."""
+        """Encode the inputs of one shard, in their order."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A run of items that is encoded, and kept, as a whole."""
+    """Consecutive items that are encoded and stored together."""
 
     number: int
     items: Sequence[str]
@@ -53,10 +55,11 @@ class Shard:
 
 
 def encode_shard(encoder: Encoder, shard: Shard) -> bytes:
-    """The shard's part file.
+    """Encode a shard and return the bytes of its part file (`.npz`).
 
     Raises:
         InputError: a vector is not finite.
+        ValueError: the encoder returned the wrong shapes.
     """
     batch = encoder.encode(shard.inputs)
     vectors, mask, n = batch.vectors, batch.mask, len(shard.items)

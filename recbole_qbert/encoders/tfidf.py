@@ -1,4 +1,4 @@
-"""The embedded encoder of texts and tags: TF-IDF and a truncated SVD. No download, no GPU."""
+"""Built-in encoder of texts and tags: TF-IDF and a truncated SVD, without downloads or a GPU."""
 
 from __future__ import annotations
 
@@ -19,28 +19,32 @@ from recbole_qbert.encoders.driver import encode_distinct
 from recbole_qbert.encoders.shards import EncodedBatch
 
 _POWER_ITERATIONS = 7
-_NEGLIGIBLE = 1e-6  # relative singular value, or length of a unit row, that counts as zero
+_NEGLIGIBLE = 1e-6  # relative singular values and row norms up to this count as zero
 
 
 class TfidfEncoder:
-    """Latent semantic vectors of short texts or of tags; frozen once fitted.
+    """Latent semantic encoder of short texts or of tags; fixed once fitted.
 
-    Words and word pairs carry the meaning; character 3- and 4-grams inside words relate
-    "Nightmare" to "Nightmares", which matters where a title has three words. Tags (categories,
-    brands, numbered attributes) are compared as they stand, without order or letters: "17" is not
-    like "171". Blocks are TF-IDF, those of texts sublinear, with rows of length 1, so that they
-    weigh the same. With X = U S V' the truncated SVD of the fitted texts, a text x becomes
-    x V / sqrt(S), normalized. New texts go the same way; n-grams that were not fitted count for
-    nothing.
+    Texts have two feature blocks: words with word pairs, and character 3- and 4-grams inside words.
+    The latter relate "Nightmare" to "Nightmares", which matters for titles of few words. Tags
+    (categories, brands, numbered attributes) have one block of whole tags, without order: "17" is
+    unrelated to "171". Each block is TF-IDF (sublinear for texts) with rows of length 1, so that
+    all blocks have the same weight. Let X = U S V' be the truncated SVD of the fitted texts. Any
+    text x, new or fitted, becomes x V / sqrt(S), normalized. Features that the fit did not see are
+    ignored.
 
-    F features, D = rank of the fit, at most `n_components`.
+    Shapes: n texts, D = rank of the fit, at most `n_components`.
     """
 
     def __init__(self, state: Mapping[str, Any]):
-        """Args: `state`, what `state()` of a fitted encoder returns."""
+        """Create a fitted encoder.
+
+        Args:
+            state: result of `state()` of a fitted encoder.
+        """
         self._state = dict(state)
         self._blocks = [
-            _fitted_vectoriser(kind, state[f"{kind}_vocabulary"], state[f"{kind}_idf"])
+            _fitted_vectorizer(kind, state[f"{kind}_vocabulary"], state[f"{kind}_idf"])
             for kind in state["blocks"]
         ]
         self._projection = state["projection"].astype(np.float64)
@@ -51,14 +55,14 @@ class TfidfEncoder:
     ) -> TfidfEncoder:
         """Fit on the distinct texts in sorted order, on one thread.
 
-        So equal sets of texts give equal encoders, whatever their order, their repetitions and
-        the machine's number of cores.
+        Equal sets of texts therefore give equal encoders, whatever the order and the repetitions of
+        the texts and the number of cores.
 
         Args:
-            texts: those of the whole catalog; blank ones are passed over.
-            n_components: the most columns wanted; the rank of the data caps it.
-            seed: of the randomized SVD.
-            tags: what stands between blanks is a tag; else a text has words.
+            texts: texts of the whole catalog; blank texts are skipped.
+            n_components: largest D; the rank of the data may be lower.
+            seed: seed of the randomized SVD.
+            tags: whether a text is a list of tags separated by blanks; else it has words.
 
         Raises:
             InputError: every text is blank, or `n_components` is not positive.
@@ -70,8 +74,8 @@ class TfidfEncoder:
             raise InputError(f"all {len(texts)} texts are empty; name fields that hold text")
         kinds = ["tag"] if tags else ["char"]
         if not tags and any(re.search(r"\w", text) for text in distinct):
-            kinds.append("word")  # it refuses to find none
-        blocks = {kind: _vectoriser(kind) for kind in kinds}
+            kinds.append("word")  # scikit-learn raises an error if no text has a word
+        blocks = {kind: _vectorizer(kind) for kind in kinds}
         features = hstack([each.fit_transform(distinct) for each in blocks.values()], format="csr")
         with threadpool_limits(limits=1):
             _, singular, components = randomized_svd(
@@ -81,8 +85,8 @@ class TfidfEncoder:
                 random_state=seed,
             )
         rank = int((singular > _NEGLIGIBLE * singular[0]).sum())
-        # The square root keeps frequent words from filling the vector: the residuals of later
-        # k-means levels spread better, which gives fewer equal IDs than plain singular values do.
+        # The square root keeps frequent words from dominating the vector. The residuals of later
+        # k-means levels then spread more evenly, and fewer items get equal semantic IDs.
         projection = components[:rank].T / np.sqrt(singular[:rank])
         state = {
             "blocks": list(blocks),
@@ -91,8 +95,8 @@ class TfidfEncoder:
             "seed": seed,
         }
         for kind, block in blocks.items():
-            # As bytes: a large vocabulary would not fit into a checkpoint's JSON header. No
-            # n-gram holds a line end, because both analysers split at blanks.
+            # Stored as bytes, because a large vocabulary would not fit into a checkpoint's JSON
+            # header. No feature contains a line feed, because all analyzers split at whitespace.
             words = "\n".join(block.get_feature_names_out()).encode()
             state[f"{kind}_vocabulary"] = np.frombuffer(words, dtype=np.uint8)
             state[f"{kind}_idf"] = block.idf_
@@ -100,10 +104,10 @@ class TfidfEncoder:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> TfidfEncoder:
-        """The encoder whose `state()` this is.
+        """Restore an encoder from the result of its `state()`.
 
         Raises:
-            InputError: it is the state of something else.
+            InputError: `state` is not the state of a TF-IDF encoder.
         """
         try:
             return cls(state)
@@ -112,31 +116,31 @@ class TfidfEncoder:
 
     @property
     def tags(self) -> bool:
-        """Whether it compares tags; else words."""
+        """Whether the encoder compares tags; else it compares words."""
         return "tag" in self._state["blocks"]
 
     def state(self) -> dict[str, Any]:
-        """Arrays and numbers, for `checkpoint.save_checkpoint`."""
+        """Return arrays and numbers for `checkpoint.save_checkpoint`."""
         return dict(self._state)
 
     def transform(self, texts: Sequence[str]) -> np.ndarray:
-        """Vectors of any texts; each depends on its own text alone.
+        """Encode n texts, each independently of the others.
 
         Returns:
-            float32 [n, D], rows of length 1, or 0 for a text that is blank or shares nothing with
-            the fitted texts.
+            float32 [n, D], rows of length 1, or of zeros for a text that is blank or shares no
+            feature with the fitted texts.
         """
-        # float64 throughout, and SciPy's sparse product goes row by row on one thread.
+        # Rows are independent: all is float64, and SciPy's sparse product runs row by row.
         features = hstack([block.transform(texts) for block in self._blocks], format="csr")
         latent = np.asarray(csr_matrix(features) @ self._projection)
         lengths = np.linalg.norm(latent, axis=1, keepdims=True)
-        # A row of rounding noise would become a random direction if it were normalized. One that
-        # is no number stays so, and is refused where it is written.
+        # Normalizing a row of rounding noise would give a random direction. A row with NaN is kept,
+        # and `encode_shard` refuses it.
         kept = ~(lengths <= _NEGLIGIBLE)
         return np.where(kept, latent / np.maximum(lengths, _NEGLIGIBLE), 0.0).astype(np.float32)
 
     def describe(self) -> dict[str, Any]:
-        """What a sidecar records, enough to make the vectors again."""
+        """Return the JSON description for the sidecar, sufficient to reproduce the vectors."""
         digest = hashlib.sha256()
         for key in sorted(self._state):
             value = self._state[key]
@@ -155,7 +159,7 @@ class TfidfEncoder:
         }
 
     def encode(self, inputs: Sequence[Sequence[str]]) -> EncodedBatch:
-        """Vectors of b items of J texts each; parts whose vector is zero are masked."""
+        """Encode b items of J texts each, [b, J, D]; parts whose vector is zero are masked."""
 
         def encode(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
             vectors = self.transform(texts)
@@ -164,22 +168,22 @@ class TfidfEncoder:
         return encode_distinct(inputs, encode)
 
 
-def _vectoriser(kind: str, vocabulary: Sequence[str] | None = None) -> TfidfVectorizer:
-    """Unfitted TF-IDF of characters, words or tags."""
+def _vectorizer(kind: str, vocabulary: Sequence[str] | None = None) -> TfidfVectorizer:
+    """Create an unfitted TF-IDF vectorizer of characters, words or tags."""
     if kind == "tag":
         return TfidfVectorizer(token_pattern=r"\S+", lowercase=False, vocabulary=vocabulary)
     if kind == "char":
         return TfidfVectorizer(
             analyzer="char_wb", ngram_range=(3, 4), sublinear_tf=True, vocabulary=vocabulary
         )
-    # The pattern keeps one-letter words: "M" and "8 1/2" are titles.
+    # The pattern keeps one-letter words, because "M" and "8 1/2" are titles.
     return TfidfVectorizer(
         ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b", vocabulary=vocabulary
     )
 
 
-def _fitted_vectoriser(kind: str, vocabulary: np.ndarray, idf: np.ndarray) -> TfidfVectorizer:
-    """TF-IDF with the weights of an earlier fit."""
-    vectoriser = _vectoriser(kind, vocabulary.tobytes().decode().split("\n"))
-    vectoriser.idf_ = idf
-    return vectoriser
+def _fitted_vectorizer(kind: str, vocabulary: np.ndarray, idf: np.ndarray) -> TfidfVectorizer:
+    """Create a TF-IDF vectorizer with the weights of an earlier fit."""
+    vectorizer = _vectorizer(kind, vocabulary.tobytes().decode().split("\n"))
+    vectorizer.idf_ = idf
+    return vectorizer

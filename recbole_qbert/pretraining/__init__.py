@@ -1,1 +1,1 @@
-"""Pretraining over several domains, and the transfer of its weights."""
+"""Pretraining over several domains, and transfer of the pretrained weights."""

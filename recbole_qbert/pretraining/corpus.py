@@ -1,14 +1,15 @@
 """Training sequences of several data sets ("domains") in one catalog, without merging files.
 
-Items have two numbers. Within its domain d an item is 1 to N_d, in the order of `<ds>.semid`; in
-the catalog of all domains it is row `domain_starts[d]` more. Row 0 is padding everywhere. Domains
-whose semantic-ID files name one vocabulary share the vectors of their codes; each other vocabulary
-has codes of its own, laid behind one another in every level.
+An item has two numbers. Within its domain d, it is 1 to N_d, in the order of `<ds>.semid`. In the
+joint catalog, its row is that number plus `domain_starts[d]`. Row 0 is padding in both. Domains
+whose semantic-ID files name the same vocabulary share code embeddings. In each level, the codes of
+distinct vocabularies are concatenated.
 
-Of a user with n items the last one (test) is not even read; the last but one is the valid target;
-the n - 2 before are training. Users with fewer than 4 items are left out, as RecBole's split does.
+The last item of a user with n items (the test target) is not read. The second to last item is the
+validation target, and the first n - 2 are for training. Users with fewer than 4 items are left out,
+as in RecBole's split.
 
-B rows, L positions, K levels, N items of all domains, N_d of domain d.
+Shapes: B rows, L positions, K levels, N items of all domains, N_d items of domain d.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from recbole_qbert.data.semid import SemanticIDCodec, SemanticIDTable, read_sema
 from recbole_qbert.data.sequences import Sequences, open_sequences
 from recbole_qbert.models.qbert4rec import DOMAIN_FIELD
 
-TRAINING, VALID = 1, 0  # how many of a user's known items come after the target
-FEWEST_ITEMS = 4  # of a user, test and valid included
+TRAINING, VALID = 1, 0  # number of a user's known items after the target
+FEWEST_ITEMS = 4  # minimum items of a user, including the test and the validation target
 
 
 class Part(NamedTuple):
@@ -38,12 +39,12 @@ class Part(NamedTuple):
     name: str
     sequences: Sequences
     ids: SemanticIDTable
-    number_of: np.ndarray  # int32: number 1..N_d of each item of the sequences
-    users: np.ndarray  # int64: those with enough items
+    number_of: np.ndarray  # int32, number 1..N_d of each item of the sequences
+    users: np.ndarray  # int64, users with enough items
 
 
 class FieldNames(NamedTuple):
-    """How a model's config calls the columns of a batch."""
+    """Names of a batch's columns in the model's config."""
 
     items: str
     length: str
@@ -51,14 +52,19 @@ class FieldNames(NamedTuple):
 
 
 class Corpus:
-    """What a QBERT4Rec asks of its data set, for several domains at once.
+    """Joint data set of several domains, with the interface that QBERT4Rec needs.
 
     Attributes:
         parts: the domains.
         vocabularies: distinct vocabularies, in order of appearance.
-        item_codes: [1 + N, K]; level k of vocabulary v counts from v * codebook_sizes[k].
-        codebook_sizes: of one vocabulary, K.
-        domain_starts: [domains + 1].
+        item_codes: int64 [1 + N, K]; the codes of vocabulary v at level k start at
+            v * codebook_sizes[k].
+        codebook_sizes: K sizes, of one vocabulary.
+        domain_starts: [domains + 1], number of items in the domains before each one.
+
+    Raises:
+        InputError: a file is invalid, codebook sizes differ, or a domain has no user with enough
+            items.
     """
 
     def __init__(self, domains: Sequence[DatasetPaths]):
@@ -81,19 +87,22 @@ class Corpus:
 
     @property
     def codec(self) -> SemanticIDCodec:
-        """Of all vocabularies' codes behind one another in each level."""
+        """Codec of the concatenated codes of all vocabularies."""
         return SemanticIDCodec(tuple(len(self.vocabularies) * size for size in self.codebook_sizes))
 
     def num(self, field: str) -> int:
-        """1 + N; RecBole's models ask for the number of items by field name."""
+        """Return 1 + N. RecBole's models query the number of items by field name."""
         return self.domain_starts[-1] + 1
 
     def training_repeats(self) -> bool:
-        """Whether any training sequence holds the same item twice."""
+        """Return whether any training sequence contains an item twice."""
         return any(_repeats(part) for part in self.parts)
 
     def training_rows(self, batch_size: int, max_length: int) -> TrainingRows:
-        """Each user's last `max_length` training items; a batch holds rows of one domain."""
+        """Collect the last `max_length` training items of each user.
+
+        The inclusion probability of a row assumes batches of one domain.
+        """
         items, lengths, chance = [], [], []
         for part, start in zip(self.parts, self.domain_starts, strict=False):
             numbers, row_lengths = _training_rows(part, max_length)
@@ -106,14 +115,14 @@ class Corpus:
     def batch(
         self, domain: int, users: np.ndarray, after: int, length: int, names: FieldNames
     ) -> Interaction:
-        """Rows of one domain: each user's history and target.
+        """Build a batch of users of one domain.
 
         Args:
             domain: number of the part.
-            users: [B] of that part.
+            users: [B], users of that part.
             after: `TRAINING` or `VALID`.
             length: L; longer histories lose their oldest items.
-            names: of the columns.
+            names: names of the columns.
 
         Returns:
             Histories [B, L], right-padded, their lengths [B], targets [B], the domain [B].
@@ -135,7 +144,7 @@ class Corpus:
         )
 
     def seen_items(self, domain: int, users: np.ndarray) -> tuple[Tensor, Tensor]:
-        """All training items of some users: row numbers [S] and item numbers within the domain."""
+        """Return all S training items of some users: rows [S] and items [S] within the domain."""
         part = self.parts[domain]
         start, end = part.sequences.offsets[users], part.sequences.offsets[users + 1] - 1
         rows = np.repeat(np.arange(len(users)), end - start)
@@ -144,7 +153,7 @@ class Corpus:
         return torch.from_numpy(rows), torch.from_numpy(part.number_of[flat].astype(np.int64))
 
     def describe(self) -> list[str]:
-        """One line a domain, and which of them share their codes."""
+        """Return one line of statistics per domain, and a line on which domains share codes."""
         lines = [
             f"{part.name}: {len(part.users):,} users, {part.ids.n_items:,} items, "
             f"{int(part.sequences.lengths[part.users].sum()) - len(part.users):,} training "
@@ -164,7 +173,7 @@ class Corpus:
 
 
 def _read_part(domain: DatasetPaths) -> Part:
-    """A domain's sequences and semantic IDs, joined by raw item token."""
+    """Read a domain's sequences and semantic IDs, and join them by raw item token."""
     sequences = open_sequences(domain.file("inter"))
     ids = read_semantic_ids(domain.file("semid"))
     number_of = ids.rows_for(sequences.tokens) + 1
@@ -178,7 +187,7 @@ def _read_part(domain: DatasetPaths) -> Part:
 
 
 def _training_pairs(part: Part) -> tuple[np.ndarray, np.ndarray]:
-    """User and item number of each training interaction of this domain."""
+    """Return user and item number of each training interaction of a domain."""
     offsets = part.sequences.offsets
     user = np.repeat(np.arange(part.sequences.n_users), part.sequences.lengths)
     training = np.arange(len(user)) < offsets[user + 1] - 1
@@ -186,14 +195,14 @@ def _training_pairs(part: Part) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _repeats(part: Part) -> bool:
-    """Whether a user of this domain has an item twice in training."""
+    """Return whether a user of a domain has an item twice in training."""
     users, items = _training_pairs(part)
     pairs = users * (part.ids.n_items + 1) + items
     return len(np.unique(pairs)) < len(pairs)
 
 
 def _training_rows(part: Part, max_length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Item numbers [T] and lengths [R] of the last training items of a domain's users."""
+    """Return item numbers [T] and lengths [R] of the last training items of a domain's R users."""
     end = part.sequences.offsets[part.users + 1] - TRAINING
     lengths = np.minimum(end - part.sequences.offsets[part.users], max_length)
     ahead = lengths.cumsum() - lengths

@@ -1,7 +1,7 @@
-"""Pretraining: one QBERT4Rec over the training sequences of several data sets.
+"""Pretraining of one QBERT4Rec on the training sequences of several data sets.
 
-The epoch is chosen by the mean over domains of the valid metric, each domain ranked over its own
-items, for a sample of its users. The test items are never read.
+The best epoch has the highest mean over domains of the validation metric. Each domain is evaluated
+on a sample of its users, ranked over its own items. The test items are never read.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ from recbole_qbert.training.run_identity import LOCK, check_resumed, last_state_
 from recbole_qbert.training.trainer import ResumableTrainer, n_parameters
 
 MODEL = "QBERT4Rec"
-PRETRAINED = "pretrained"  # what is given as pre_model_path, in the pretraining's folder
+PRETRAINED = "pretrained"  # folder for pre_model_path, in the folder of the pretraining
 
 
 class PretrainTrainer(ResumableTrainer):
-    """`ResumableTrainer` whose valid rows come from several domains."""
+    """`ResumableTrainer` that validates on several domains."""
 
     @torch.no_grad()
     def evaluate(
@@ -56,9 +56,12 @@ class PretrainTrainer(ResumableTrainer):
         model_file: str | None = None,
         show_progress: bool = False,
     ) -> Any:
-        """Means over domains of every metric, both columns; `by_domain` keeps each domain's."""
+        """Compute the mean over domains of each metric, over all and over unseen items.
+
+        The attribute `by_domain` keeps the metrics of each domain.
+        """
         if load_best_model:
-            barrier()  # until it is written
+            barrier()  # wait until the main process has written it
             self._load_weights(model_file or self.saved_model_file)
         self.by_domain = {
             part.name: summarize(
@@ -72,7 +75,7 @@ class PretrainTrainer(ResumableTrainer):
         )
 
     def _ranks(self, rows: ValidRows, domain: int) -> Ranks:
-        """Ranks of one domain's valid items among its items; each process ranks its share."""
+        """Rank one domain's validation targets among its items; each process ranks its share."""
         self.model.eval()
         users = rows.users[domain]
         ranks = torch.zeros(2, len(users), dtype=torch.long, device=self.device)
@@ -96,23 +99,24 @@ def pretrain(
     retrain: bool = False,
     output: Path | None = None,
 ) -> Path:
-    """Pretrain over some data sets; see `properties/pretrain.yaml`.
+    """Pretrain a model on several data sets; see `properties/pretrain.yaml`.
 
     Args:
-        datasets: names below `data_path`, each with `.inter` and `.semid`.
+        datasets: names of folders below `data_path`, each with `.inter` and `.semid`.
         files: the user's YAML files.
-        settings: `key=value` settings; they win over the files.
-        target: data set that the model is for: sizes are those of its tuned settings.
-        console: where to print.
-        retrain: take what is there of this very pretraining, or go on with it; train it again where
-            a file that it read has changed. (The setting `resume` refuses where one has.)
-        output: where the pretrained model goes; None: `pretrained` in the pretraining's own folder.
+        settings: `key=value` settings, which override the files.
+        target: data set that the model is for; its tuned settings determine the model's sizes.
+        console: console for the output.
+        retrain: reuse or continue an earlier pretraining with the same settings, but train again if
+            a file that it read has changed. (The setting `resume` raises InputError in this case.)
+        output: folder for the pretrained model; by default, `pretrained` in the folder of the
+            pretraining.
 
     Returns:
-        The folder to give as `pre_model_path`.
+        The folder of the pretrained model, for `pre_model_path`.
 
     Raises:
-        InputError: a setting or file that cannot be used.
+        InputError: a setting or a file is invalid.
     """
     console = console or Console()
     config = pretrain_config(datasets, files, settings, target)
@@ -133,7 +137,7 @@ def pretrain(
             config["resume"] = not _changed(folder, inputs, console)
         if config["resume"]:
             check_resumed(last_state_file(folder, MODEL), inputs)
-        # At `output` may lie the model of other settings: it is written again.
+        # A model at `output` may have other settings, so it is always written again.
         if config["resume"] and output is None and _is_finished(place, inputs):
             line = f"{place}: there already"
             console.print(line, soft_wrap=True, highlight=False, markup=False)
@@ -143,7 +147,7 @@ def pretrain(
 
 
 def _changed(folder: Path, inputs: Mapping[str, str], console: Console) -> list[str]:
-    """Files that changed since a pretraining was begun in the folder; they are printed."""
+    """Return and print the files that changed since the pretraining in the folder began."""
     state = last_state_file(folder, MODEL)
     changed = changed_files(load_checkpoint(state)["inputs"], inputs) if state.is_file() else []
     if changed:
@@ -152,7 +156,7 @@ def _changed(folder: Path, inputs: Mapping[str, str], console: Console) -> list[
 
 
 def _is_finished(place: Path, inputs: Mapping[str, str]) -> bool:
-    """Whether the pretrained model is there, whole and of these inputs."""
+    """Return whether a complete pretrained model with these inputs exists."""
     return place.is_dir() and read_source(place).inputs == inputs
 
 
@@ -162,7 +166,10 @@ def pretrain_config(
     settings: Mapping[str, Any] | None = None,
     target: str | None = None,
 ) -> Config:
-    """The config of `pretrain`; its `checkpoint_dir` is the folder of this very pretraining."""
+    """Build the config of `pretrain`; its `checkpoint_dir` is the folder of this pretraining.
+
+    See `pretrain` for the arguments.
+    """
     name = "+".join(datasets)
     sizes = tuned_sizes(target) if target else {}
     config = build_config(MODEL, name, files, settings, stage=PRETRAIN, sizes=sizes)
@@ -178,10 +185,10 @@ def _pretrain(
     place: Path,
     console: Console,
 ) -> None:
-    """The work of one process."""
+    """Pretrain in one of the processes."""
     folder = Path(config["checkpoint_dir"])
     if not is_main():
-        barrier()  # until process 0 has written the sequences
+        barrier()  # wait until process 0 has written the sequences
     corpus = Corpus(domains)
     if is_main():
         barrier()
@@ -227,7 +234,7 @@ def _pretrain(
 
 
 def tuned_sizes(dataset: str) -> dict[str, Any]:
-    """What of the shipped settings for a data set a pretrained model must share."""
+    """Return the shipped settings of a data set that its pretrained model must share."""
     tuned: dict[str, Any] = {}
     for path in shipped_files(MODEL, dataset, use_tuned=True):
         tuned |= load_yaml(path)

@@ -1,7 +1,9 @@
-"""Batches of a corpus: one domain each, domains drawn in balance.
+"""Batches of a corpus, each of one domain, with balanced sampling of the domains.
 
-A batch of one domain scores that domain's items alone, which is what the model is asked later, and
-what keeps the softmax small. B rows of a batch.
+A batch of one domain scores only that domain's items, as after pretraining. This also keeps the
+softmax small.
+
+Shapes: B rows of a batch.
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ from recbole_qbert.pretraining.corpus import TRAINING, VALID, Corpus, FieldNames
 
 
 def domain_weights(users: Sequence[int], balance: float) -> Tensor:
-    """Chance of each domain to be drawn: its users to the power `balance`, summing to 1.
+    """Return the sampling probability of each domain, proportional to users ** balance.
 
-    1 draws every user alike, 0 every domain alike.
+    Args:
+        users: number of users of each domain.
+        balance: 1 samples users uniformly, 0 samples domains uniformly.
 
     Raises:
         InputError: `balance` is not in [0, 1].
@@ -34,10 +38,12 @@ def domain_weights(users: Sequence[int], balance: float) -> Tensor:
 
 
 class TrainingBatches:
-    """An epoch is as many batches as there are users of all domains, or `steps` of them.
+    """Loader of training batches.
+
+    An epoch has `steps` batches or, with None, as many as all users of all domains fill.
 
     Attributes:
-        generator: source of all randomness; the trainer keeps its state to resume.
+        generator: source of all randomness; the trainer saves its state to resume.
     """
 
     shuffle = True
@@ -71,11 +77,11 @@ class TrainingBatches:
             yield self.corpus.batch(domain, users, TRAINING, self.length, self.names)
 
     def _counts(self, domains: Tensor) -> Tensor:
-        """How many batches each domain gives in this epoch."""
+        """Count the batches of each domain in this epoch."""
         return torch.bincount(domains, minlength=len(self.corpus.parts))
 
     def _shuffled(self, domain: int, n_batches: int) -> Iterator[np.ndarray]:
-        """So many batches of the domain's users: all in random order, then all again."""
+        """Return `n_batches` batches of users, from repeated random permutations of all users."""
         users = self.corpus.parts[domain].users
         size = min(self.batch_size, len(users))
         rounds = math.ceil(n_batches * size / len(users))
@@ -85,10 +91,10 @@ class TrainingBatches:
 
 
 class ValidRows(NamedTuple):
-    """Which users of each domain the epoch is chosen by, in batches."""
+    """Validation users of each domain, in batches."""
 
     corpus: Corpus
-    users: list[np.ndarray]  # one array a domain
+    users: list[np.ndarray]  # one array per domain
     batch_size: int
     length: int
     names: FieldNames
@@ -96,8 +102,12 @@ class ValidRows(NamedTuple):
     def batches(
         self, domain: int, process: int = 0, n_processes: int = 1
     ) -> Iterator[tuple[int, Interaction, tuple[Tensor, Tensor]]]:
-        """Every `n_processes`-th batch: its first user's place, rows with the valid item as target,
-        and what their users have seen."""
+        """Yield every `n_processes`-th batch of a domain, starting with batch `process`.
+
+        Yields:
+            The position of the batch's first user in `users`, the rows with their validation
+            targets, and the training items of their users, see `Corpus.seen_items`.
+        """
         users = self.users[domain]
         for first in range(process * self.batch_size, len(users), n_processes * self.batch_size):
             some = users[first : first + self.batch_size]
@@ -106,10 +116,10 @@ class ValidRows(NamedTuple):
 
 
 def valid_users(corpus: Corpus, at_most: int, seed: int) -> list[np.ndarray]:
-    """A random sample of each domain's users, or all of them (`at_most` 0)."""
-    chance = np.random.default_rng(seed)
+    """Sample at most `at_most` users of each domain, or all users with `at_most` 0."""
+    rng = np.random.default_rng(seed)
     chosen = []
     for part in corpus.parts:
         n = min(at_most or len(part.users), len(part.users))
-        chosen.append(np.sort(chance.choice(part.users, n, replace=False)))
+        chosen.append(np.sort(rng.choice(part.users, n, replace=False)))
     return chosen

@@ -1,12 +1,12 @@
-"""Weights of a pretrained model as a folder, and their way into a new one.
+"""Folder of a pretrained model, and transfer of its weights into a new model.
 
     model.safetensors   weights
-    config.json         what the model was built from
+    config.json         the model's config
     items.json          domain and raw token of each item, in the order of its rows
     corpus.json         domains, vocabularies, and the hashes of the files that training read
     manifest.json       format, versions, hashes of the files above
 
-A model bundle (`recbole_qbert.serving.bundle`) serves as a source too: its data set is its only
+A model bundle (`recbole_qbert.serving.bundle`) is also a valid source. Its data set is its only
 domain.
 """
 
@@ -43,7 +43,7 @@ FORMAT = "recbole-qbert/pretrained/2"
 CONTENTS = frozenset(("model.safetensors", "config.json", "items.json", "corpus.json"))
 TABLE, ROWS, CODES = "items.table.weight", "items.rows", "items.item_codes"
 POSITIONS = "encoder.position_embedding.weight"
-# Settings that give weights their meaning: pretrained ones are for the same ones.
+# Settings that must be equal for the pretrained weights to keep their meaning.
 ARCHITECTURE = (
     # fmt: off
     "n_layers",
@@ -64,25 +64,25 @@ ARCHITECTURE = (
 
 
 class PretrainedSource(NamedTuple):
-    """A pretrained model, as far as another one can use it."""
+    """Weights of a pretrained model, and the data that is needed to transfer them."""
 
     weights: dict[str, Tensor]
     settings: dict[str, Any]
     domains: list[str]
     items: list[tuple[str, str]]  # (domain, raw token) of row 1, 2, ...
     vocabularies: list[str]
-    codebook_sizes: tuple[int, ...]  # of one vocabulary, K
-    inputs: dict[str, str]  # SHA-256 of what it was trained on; none of a bundle's
+    codebook_sizes: tuple[int, ...]  # K sizes, of one vocabulary
+    inputs: dict[str, str]  # SHA-256 of each training file; empty for a bundle
 
 
 FILES = ("config.json", "corpus.json", "items.json", "manifest.json", "model.safetensors")
 
 
 def check_place(folder: Path) -> None:
-    """Refuse a folder that a pretrained model cannot take the place of.
+    """Check that a pretrained model may replace the folder.
 
     Raises:
-        InputError: it cannot be written to, or holds files of another kind, which would be lost.
+        InputError: the folder is not writable, or contains other files, which would be lost.
     """
     check_writable(folder)
     others = sorted({path.name for path in folder.iterdir()} - {*FILES}) if folder.is_dir() else []
@@ -93,7 +93,7 @@ def check_place(folder: Path) -> None:
 def save_pretrained(
     folder: Path, model: Any, config: Any, corpus: Corpus, inputs: Mapping[str, str]
 ) -> None:
-    """Write the folder whole or not at all; an older one is replaced."""
+    """Write the folder of a pretrained model atomically; an existing one is replaced."""
     with atomic_folder(folder) as work:
         weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
         (work / "model.safetensors").write_bytes(save(weights))
@@ -117,11 +117,11 @@ def save_pretrained(
 
 
 def read_source(folder: str | Path) -> PretrainedSource:
-    """Read what `pre_model_path` names.
+    """Read the model that `pre_model_path` names.
 
     Raises:
-        InputError: neither a pretrained folder nor a QBERT4Rec's bundle, a file in it was changed,
-            or its files do not go together.
+        InputError: the folder is neither a pretrained model nor a bundle of a QBERT4Rec, a file in
+            it was changed, or its files do not match each other.
     """
     folder = Path(folder)
     path = recovered(folder) / "manifest.json"
@@ -164,7 +164,7 @@ def _of_pretrained(folder: Path) -> PretrainedSource:
             f"{folder / 'items.json'}: not a list of different pairs, a domain and an item token"
         )
     settings = content["keys"]
-    # Items are drawn for each step of training; nothing of that is among the weights.
+    # Item sampling in training adds no weights, so it is switched off to rebuild the model.
     again = content | {"keys": settings | {"softmax_samples": 0}}
     stored = _StoredCorpus(vocabularies, sizes, len(items))
     bundle.build_again(bundle.settings_of(again, torch.device("cpu")), stored, weights)
@@ -174,7 +174,7 @@ def _of_pretrained(folder: Path) -> PretrainedSource:
 
 
 class _StoredCorpus(Corpus):
-    """What is left of a corpus beside its model's weights: enough to build the model again."""
+    """Stored part of a corpus, sufficient to rebuild the model for its weights."""
 
     def __init__(self, vocabularies: list[str], codebook_sizes: list[int], n_items: int):
         self.parts = []
@@ -204,19 +204,19 @@ def _of_bundle(folder: Path) -> PretrainedSource:
 def load_pretrained(
     model: Any, settings: Mapping[str, Any], dataset: Any, source: PretrainedSource
 ) -> list[str]:
-    """Copy into a new model whatever fits, and say what did not.
+    """Copy all matching weights into a new model, and report the others.
 
     Args:
         model: a new QBERT4Rec; changed in place.
         settings: its config.
         dataset: its `SemanticIDDataset`.
-        source: of `read_source`.
+        source: result of `read_source`.
 
     Returns:
-        Lines for the user.
+        Report lines for the user.
 
     Raises:
-        InputError: other widths, so that nothing fits.
+        InputError: the hidden sizes differ.
     """
     if source.settings["hidden_size"] != settings["hidden_size"]:
         raise InputError(
@@ -251,7 +251,11 @@ def load_pretrained(
 
 
 def _copy(tensor: Tensor, given: Tensor | None, part: bool) -> tuple[int, str]:
-    """Copy a weight; of one with `part`, the first rows that both have."""
+    """Copy a weight, or with `part` the leading rows that both tensors have.
+
+    Returns:
+        The number of copied parameters, and the reason if some were not copied.
+    """
     if given is None:
         return 0, "not in the pretrained model"
     if part and given.shape[1:] == tensor.shape[1:] and len(given) != len(tensor):
@@ -265,7 +269,7 @@ def _copy(tensor: Tensor, given: Tensor | None, part: bool) -> tuple[int, str]:
 
 
 def _copy_codes(tensor: Tensor, ids: Any, how: str, source: PretrainedSource) -> tuple[int, str]:
-    """Copy the vectors of codes, where they mean the same."""
+    """Copy the code embeddings if the vocabularies match; return as `_copy`."""
     given = source.weights.get(TABLE)
     if how == "skip":
         return 0, "pre_model_codes: skip"
@@ -294,7 +298,7 @@ def _copy_codes(tensor: Tensor, ids: Any, how: str, source: PretrainedSource) ->
 def _copy_rows(
     tensor: Tensor, name: str, tokens: Sequence[str], source: PretrainedSource
 ) -> tuple[int, str]:
-    """Copy the rows of items that the pretrained model knows from the same data set."""
+    """Copy the rows of items that the pretrained model has in the same data set."""
     given = source.weights.get(ROWS)
     if given is None:
         return 0, "the pretrained model has codes, not a row an item"

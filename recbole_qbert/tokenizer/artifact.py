@@ -1,15 +1,15 @@
-"""A fitted tokenizer: its frozen stages, the IDs given so far, and its folder.
+"""Fitted tokenizer: its frozen stages, the IDs assigned so far, and its folder.
 
-    tokenizer.json                settings, domains, what each stage reports
-    stage1.safetensors            the injector, fused vectors and depths
+    tokenizer.json                settings, streams, report of each stage
+    stage1.safetensors            the injector, the fused vectors and a report
     stage2.<stream>.safetensors   a quantizer and the codes of all items
     ids.safetensors               items and their unique codes; grows with `encode-items`
 
-A *stream* is what a quantizer reads: `fused` (stage 1), a modality's own vectors (`content`: each
-modality that has a table), or `identity` (vectors of co-occurrence in training). The levels of
-several streams stand side by side.
+A *stream* is one table of vectors with a quantizer of its own: `fused` (output of stage 1), a
+modality's vectors (`content` stands for every modality that has a table), or `identity` (vectors of
+co-occurrence in training). The levels of several streams are concatenated.
 
-N items, K levels of all streams, D dimension, C codes a level.
+Shapes: N items, n or m some of them, K levels of all streams, D dimensions, C codes per level.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ from recbole_qbert.training.checkpoint import load_checkpoint, save_checkpoint, 
 FORMAT = "recbole-qbert/tokenizer/2"
 MANIFEST = "tokenizer.json"
 Streams = dict[str, tuple[np.ndarray, np.ndarray]]
-"""For each stream its vectors float32 [N, D] and which items have one, bool [N]."""
+"""Maps each stream to its vectors float32 [N, D] and a mask bool [N], True for items with one."""
 
 
 @dataclass
 class Tokenizer:
-    """The frozen stages and the IDs given so far.
+    """The frozen stages and the IDs assigned so far.
 
     Attributes:
-        folder: where it lies.
-        settings: those of `properties/tokenize.yaml`, with the user's.
-        injector: stage 1, or None where no stream needs it.
-        quantizers: stage 2, one a stream, in the order of the levels.
-        fills: what a stream's quantizer reads for an item without a vector, [D] each.
-        keys: (domain, item) of every item with an ID.
+        folder: the tokenizer's folder.
+        settings: those of `properties/tokenize.yaml`, overridden by the user's.
+        injector: stage 1, or None if no stream needs it.
+        quantizers: stage 2, one quantizer per stream, in the order of the levels.
+        fills: for each stream, the vector [D] of items that have none.
+        keys: (domain, item) of each item with an ID.
         codes: int64 [N, K], unique.
-        codebook_sizes: K.
-        n_spare: how many of the last levels no vector fills; they only tell equal items apart.
-        report: what each stage reported.
-        shapes: parts and dimension of each modality.
-        encoders: what made the vectors of each modality, as its sidecar describes it.
-        without_content: keys of the items that no modality has a vector of.
+        codebook_sizes: K sizes.
+        n_spare: number of last levels that encode no vector and only separate equal items.
+        report: report of each stage.
+        shapes: number of parts and dimension of each modality.
+        encoders: description of each modality's encoder, from the sidecar of its table.
+        without_content: keys of the items without a vector in any modality.
     """
 
     folder: Path
@@ -74,7 +74,7 @@ class Tokenizer:
 
     @property
     def vocabulary(self) -> str:
-        """What the codes mean, as a name: that of the fitted quantizers, whatever the items."""
+        """Name of the code vocabulary: a hash of the fitted quantizers."""
         states = {name: quantizer.state() for name, quantizer in self.quantizers.items()}
         return "tokenizer:" + state_sha256(states)
 
@@ -88,7 +88,7 @@ class Tokenizer:
         save_checkpoint(self.folder / "ids.safetensors", content)
 
     def save(self) -> None:
-        """Write the IDs and the manifest; the stages have written themselves."""
+        """Write the IDs and the manifest; `tokenize` has already written the stages."""
         self.save_ids()
         content = {
             "format": FORMAT,
@@ -108,7 +108,7 @@ class Tokenizer:
         """Read a finished tokenizer.
 
         Raises:
-            InputError: it is not there, or not finished.
+            InputError: the tokenizer does not exist, is unfinished, or is of another version.
         """
         folder = Path(folder)
         if not (folder / MANIFEST).is_file():
@@ -141,7 +141,7 @@ class Tokenizer:
         )
 
     def encode(self, streams: Streams) -> np.ndarray:
-        """Codes of all streams side by side, int64 [n, K], not yet unique."""
+        """Quantize all streams and concatenate their codes, int64 [n, K], not yet unique."""
         blocks = [
             quantizer.encode(filled(*streams[name], self.fills[name]))
             for name, quantizer in self.quantizers.items()
@@ -149,13 +149,21 @@ class Tokenizer:
         return np.pad(np.concatenate(blocks, axis=1), ((0, 0), (0, self.n_spare)))
 
     def distances(self, streams: Streams, rows: np.ndarray) -> np.ndarray:
-        """D of eq. 10 for some items, all streams side by side: float32 [m, K, C]."""
+        """Compute the distances D of eq. 10.
+
+        Args:
+            streams: vectors of n items.
+            rows: int64 [m], the items to compute.
+
+        Returns:
+            float32 [m, K, C], streams concatenated, infinite where a level has fewer than C codes.
+        """
         blocks = []
         for name, quantizer in self.quantizers.items():
             vectors, present = streams[name]
             taken = filled(vectors[rows], present[rows], self.fills[name])
             blocks.append(quantizer.distances(taken))
-        if self.n_spare:  # their codes are all equally near
+        if self.n_spare:  # all codes of a spare level are equally near
             shape = (len(rows), self.n_spare, self.codebook_sizes[-1])
             blocks.append(np.zeros(shape, np.float32))
         widest = max(block.shape[2] for block in blocks)
@@ -166,7 +174,12 @@ class Tokenizer:
         return np.concatenate(padded, axis=1)
 
     def write_ids(self, domains: Sequence[DatasetPaths], sources: Mapping[str, Any]) -> None:
-        """Write each domain's `.semid`, all items of it that have an ID."""
+        """Write the `.semid` file of each domain, with all its items that have an ID.
+
+        Args:
+            domains: the domains to write.
+            sources: names and hashes of the input files, for the sidecars.
+        """
         rows: dict[str, list[int]] = {}
         for row, (name, _) in enumerate(self.keys):
             rows.setdefault(name, []).append(row)
@@ -190,5 +203,14 @@ class Tokenizer:
 
 
 def filled(vectors: np.ndarray, present: np.ndarray, fill: np.ndarray) -> np.ndarray:
-    """The vectors, with `fill` where an item has none."""
+    """Replace missing vectors.
+
+    Args:
+        vectors: [n, D].
+        present: bool [n].
+        fill: [D].
+
+    Returns:
+        [n, D], `fill` where `present` is False.
+    """
     return vectors if present.all() else np.where(present[:, None], vectors, fill)

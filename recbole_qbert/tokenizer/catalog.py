@@ -1,6 +1,6 @@
-"""What a tokenizer is made from: the items of one or several domains, and their embeddings.
+"""Inputs of a tokenizer: the items of one or several domains, and their embeddings.
 
-N items of all domains, J parts of a modality, D_m its dimension.
+Shapes: N items of all domains, J parts of a modality, D_m dimensions of a modality.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from recbole_qbert.tokenizer.fusion.cooccurrence import training_pairs
 
 logger = logging.getLogger(__name__)
 
-# What an encoder's description says of the machine, not of the vectors' meaning.
-_OF_THE_MACHINE = frozenset(
+# Keys of an encoder's description that do not affect whether vectors are comparable.
+_MACHINE_KEYS = frozenset(
     {"batch_size", "device", "dtype", "torch", "transformers", "open_clip", "scikit_learn"}
     | {"scikit_image", "pillow", "timm"}
 )
@@ -32,12 +32,13 @@ _OF_THE_MACHINE = frozenset(
 
 @dataclass(frozen=True)
 class TokenizerInputs:
-    """All items in a fixed order, with what is known of them.
+    """All items in a fixed order, with their embeddings.
 
     Attributes:
-        keys: N pairs (domain, item token), sorted, so that no row order of a file matters.
-        parts: for each modality its vectors float32 [N, J, D_m] and which parts are there [N, J].
-        encoders: for each modality what made its vectors.
+        keys: N pairs (domain, item token), sorted, so that the row order of files has no effect.
+        parts: for each modality, its vectors float32 [N, J, D_m] and a mask bool [N, J], True for
+            parts with a vector.
+        encoders: for each modality, the description of its encoder.
         sources: names and hashes of the files read, and the coverage of each modality.
     """
 
@@ -48,11 +49,11 @@ class TokenizerInputs:
 
     @property
     def names(self) -> list[str]:
-        """One sortable name an item, `<domain>/<item>`."""
+        """N sortable names `<domain>/<item>`."""
         return ["/".join(key) for key in self.keys]
 
     def without_content(self) -> list[tuple[str, str]]:
-        """Keys of the items that have no part of any modality; none where no table is read."""
+        """Return the keys of items without a vector in any modality; [] if no table was read."""
         if not self.parts:
             return []
         empty = ~np.any([present.any(axis=1) for _, present in self.parts.values()], axis=0)
@@ -66,20 +67,21 @@ def read_catalog(
     dimensions: Mapping[str, tuple[int, int]] | None = None,
     encoders: Mapping[str, Any] | None = None,
 ) -> TokenizerInputs:
-    """Items and embeddings of the domains.
+    """Read the items and embeddings of the domains.
 
-    The items of a domain are those of its `.item` and `.inter` files, or, where it has neither,
-    those of its embedding tables.
+    The items of a domain are those of its `.item` and `.inter` files or, if it has neither, those
+    of its embedding tables.
 
     Args:
-        domains: each once.
-        modalities: the tables to read, if any; a domain may lack some, but not all of them.
+        domains: distinct domains.
+        modalities: the tables to read, possibly none; a domain may lack some but not all of them.
         known: keys of items to leave out.
-        dimensions: the parts and dimension that each modality must have; any without.
-        encoders: what must have made each modality's vectors; anything without.
+        dimensions: required number of parts and dimension of each modality; None for any.
+        encoders: required encoder description of each modality; None for any.
 
     Raises:
-        InputError: a file cannot be used, or encoders or dimensions differ between domains.
+        InputError: a file is invalid, no item has embeddings, or encoders or dimensions differ
+            between domains.
     """
     if not known:
         _check_modalities(domains, modalities)
@@ -124,11 +126,11 @@ def read_catalog(
 
 
 def _check_modalities(domains: Sequence[DatasetPaths], modalities: Sequence[str]) -> None:
-    """Refuse a modality that no domain has, unless it is one that may be left out; see the YAML."""
+    """Refuse a modality that no domain has, except the defaults of `tokenize.yaml`."""
     there = {modality for domain in domains for modality in domain.embedding_tables()}
     usual = load_yaml(shipped("tokenize.yaml"))["modalities"]
     lacking = [name for name in modalities if name not in there and name not in usual]
-    # Where the usual ones are all that is named, the others that are there are what is meant.
+    # If only default modalities are named and none exists, the user probably meant another one.
     if there and (lacking or (modalities and not there.intersection(modalities))):
         name = (lacking or modalities)[0]
         raise InputError(
@@ -138,10 +140,13 @@ def _check_modalities(domains: Sequence[DatasetPaths], modalities: Sequence[str]
 
 
 def read_training_pairs(domains: Sequence[DatasetPaths]) -> pd.DataFrame:
-    """Training interactions of all domains, users and items named `<domain>/<token>`.
+    """Read the training interactions of all domains; users and items are named `<domain>/<token>`.
+
+    Returns:
+        Columns `user_id` and `item_id`; see `training_pairs`.
 
     Raises:
-        InputError: a domain has none, or its file cannot be used.
+        InputError: a domain has no `.inter` file, or it is invalid.
     """
     frames = []
     for domain in domains:
@@ -156,7 +161,7 @@ def read_training_pairs(domains: Sequence[DatasetPaths]) -> pd.DataFrame:
 
 
 def _items(domain: DatasetPaths, tables: Mapping[tuple[str, str], EmbeddingTable]) -> list[str]:
-    """The tokens of a domain's items, each once."""
+    """Return the distinct item tokens of a domain, sorted."""
     files = [path for path in (domain.file("item"), domain.file("inter")) if path.is_file()]
     if not files:
         return sorted({item for (name, _), table in tables.items() if name == domain.name
@@ -167,7 +172,7 @@ def _items(domain: DatasetPaths, tables: Mapping[tuple[str, str], EmbeddingTable
 def _check_alike(
     modality: str, tables: Mapping[str, EmbeddingTable], wanted: tuple[int, int] | None
 ) -> None:
-    """One modality's tables must come from one encoder and have one shape."""
+    """Check that the tables of one modality have one encoder and one shape."""
     (first, example), *others = tables.items()
     shape = wanted or (example.n_parts, example.dimension)
     for name, table in [(first, example), *others]:
@@ -176,7 +181,7 @@ def _check_alike(
                 f"{name}.{modality}.npz: {table.n_parts} parts of dimension {table.dimension}, "
                 f"where {shape[0]} of {shape[1]} are needed; use one encoder for all"
             )
-        if _meaning(table.meta.get("encoder")) != _meaning(example.meta.get("encoder")):
+        if _comparable(table.meta.get("encoder")) != _comparable(example.meta.get("encoder")):
             raise InputError(
                 f"{name}.{modality}.npz: its encoder is not that of {first}.{modality}.npz; "
                 "make both tables with one encoder"
@@ -184,9 +189,9 @@ def _check_alike(
 
 
 def _check_encoder(modality: str, tables: Mapping[str, EmbeddingTable], wanted: Any) -> None:
-    """The tables of new items must come from the encoder of the items before."""
+    """Check that the tables of new items come from the encoder of the earlier items."""
     for name, table in tables.items():
-        if _meaning(table.meta.get("encoder")) != _meaning(wanted):
+        if _comparable(table.meta.get("encoder")) != _comparable(wanted):
             raise InputError(
                 f"{name}.{modality}.npz: its encoder is not the one that the codebooks were made "
                 "with, or was fitted anew; embed again with that encoder (--frozen_encoder=FILE), "
@@ -194,11 +199,11 @@ def _check_encoder(modality: str, tables: Mapping[str, EmbeddingTable], wanted: 
             )
 
 
-def _meaning(encoder: Any) -> Any:
-    """What of an encoder's description must be alike for vectors to be comparable."""
+def _comparable(encoder: Any) -> Any:
+    """Return the part of an encoder's description that must be equal for comparable vectors."""
     if not isinstance(encoder, Mapping):
         return encoder
-    return {key: value for key, value in encoder.items() if key not in _OF_THE_MACHINE}
+    return {key: value for key, value in encoder.items() if key not in _MACHINE_KEYS}
 
 
 def _join_domains(
@@ -209,9 +214,10 @@ def _join_domains(
     sources: dict[str, Any],
     may_lack: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors and masks of all keys, from each domain's table; logs and notes the coverage.
+    """Join the tables of one modality: vectors [N, J, D_m] and masks [N, J] of all keys.
 
-    `may_lack`: a few new items may all lack a modality; a whole domain that does is a mistake.
+    Logs the coverage and adds it to `sources`. With `may_lack`, a table may contain none of the
+    items: a few new items may all lack a modality, but a whole domain that does is a mistake.
     """
     vectors, masks = [], []
     example = next(iter(tables.values()))

@@ -1,4 +1,4 @@
-"""Make a semantic-ID file from codes that an `.item` file already holds."""
+"""Build a semantic-ID file from code columns of an `.item` file."""
 
 from __future__ import annotations
 
@@ -33,30 +33,30 @@ def build_from_columns(
     vocabulary: str = "",
     beside: Sequence[str | Path] = (),
 ) -> SemanticIDTable:
-    """Semantic IDs from code columns of an `.item` file, side by side.
+    """Concatenate code columns of an `.item` file into semantic IDs.
 
-    `a_170 b_224` beside `A_154 B_106` becomes `a_170 b_224 c_154 d_106`. Where tuples repeat,
-    `unique` says what tells them apart: `reallocate` moves the fewest items to other codes, the
-    last level first (section 3.4 of the paper; without vectors, the rarest code is nearest);
-    `extra_level` appends a level that counts the items of each tuple, in the order of their sorted
-    tokens.
+    For example, columns `a_170 b_224` and `A_154 B_106` become `a_170 b_224 c_154 d_106`. If tuples
+    repeat, `unique` selects how they are separated. `reallocate` moves the fewest items to other
+    codes, the last level first (section 3.4 of the paper; for lack of vectors, the rarest code
+    counts as the nearest). `extra_level` appends a level that counts the items of each tuple, in
+    the order of their sorted tokens.
 
     Args:
         item_path: RecBole `.item` file with an `item_id` column.
-        columns: code columns; in each cell the j-th token carries the letter of level j.
+        columns: code columns; the j-th token of each cell has the letter of level j.
         out_path: the `.semid` file to write; its sidecar records the inputs and the report.
-        codebook_size: codes of every level that comes from a column.
+        codebook_size: number of codes of each level that comes from a column.
         unique: `reallocate` or `extra_level`.
-        vocabulary: name of what the codes mean, the same for files whose codes one quantizer made;
-            without, this file's codes are its own.
+        vocabulary: name of the code vocabulary, equal for files whose codes come from one
+            quantizer; by default, this file has its own vocabulary.
         beside: `.semid` files whose levels follow those of the columns.
 
     Returns:
-        The table that was written; codes [N, K] with K levels in all together, or [N, K + 1] with
-        an extra level, which has as many codes as the largest group.
+        The written table, codes [N, K] with K levels in total, or [N, K + 1] with an extra level,
+        which has as many codes as the largest group of equal tuples has items.
 
     Raises:
-        InputError: a cell is empty or no list of level tokens, cells of a column differ in
+        InputError: a cell is empty or not a list of level tokens, cells of a column differ in
             length, or a code is not below `codebook_size`.
     """
     if unique not in UNIQUE:
@@ -110,7 +110,7 @@ def build_from_columns(
 def _code_column(
     item_path: str | Path, frame: pd.DataFrame, column: str, codebook_size: int
 ) -> np.ndarray:
-    """One column of level tokens as codes, int64 [N, k]."""
+    """Parse one column of level tokens into codes, int64 [N, k]."""
     rows: list[list[int]] = []
     for line, item, cell in zip(frame.index, frame[ITEM_FIELD], frame[column], strict=True):
         place = f"{item_path}: line {line}, {column} of item {quote(item)}"

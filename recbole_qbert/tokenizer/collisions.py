@@ -1,28 +1,28 @@
-"""Give every item a semantic ID of its own: the collision reallocation of Q-BERT4Rec and MQL4GRec.
+"""Collision reallocation of Q-BERT4Rec and MQL4GRec: give each item a unique semantic ID.
 
-Shapes: N items, M tuples that are taken already, K levels, C codes of the largest level, S_k codes
-of level k; levels count from 0. D is the distance tensor of Q-BERT4Rec, equation 10: `D[i, k, c]`
-is the squared distance between codeword c of level k and the residual of item i that enters level
-k. An item's *order* at level k lists that level's S_k codes by D, the lower code first among
-equals; codes that are infinitely far (they have no codeword) come last.
+Shapes: N items, M taken tuples, K levels, C codes of the largest level, S_k codes of level k;
+levels count from 0. D is the distance tensor of Q-BERT4Rec, equation 10: `D[i, k, c]` is the
+squared distance between codeword c of level k and the residual of item i that enters level k. An
+item's *order* at level k lists the S_k codes by increasing D, the lower code first among equals.
+Codes without a codeword are infinitely far and come last.
 
 The rule (paper section 3.4, "Handling collisions"):
 
 1. Items that share a tuple are ranked by the distance to their own last-level codeword, ties by
-   item token. The first keeps the tuple, unless the tuple is in `taken`; the others are *movers*.
-   An item whose tuple is neither shared nor taken stays as it is.
-2. All movers, whatever their tuple, form one queue in that same rank. It goes through K phases, of
-   levels k = K-1, K-2, ..., 0, and in each the movers have their turn one after another. A mover
-   keeps its own codes of levels 0 to k-1. At level k it takes the first code of its order whose
-   subtree has a free tuple, in that subtree at level k+1 again the first code whose subtree has
-   one, and so on to level K-1. If nothing is free below its own first k codes, it waits for the
-   next phase. A tuple is free if no item that stays, no earlier mover and nothing in `taken` has
-   it.
+   item token. The first keeps the tuple, unless the tuple is in `taken`; the others are *moved
+   items*. An item whose tuple is neither shared nor taken keeps it.
+2. All moved items form one queue in that same rank, whatever their tuple. The queue goes through K
+   phases, of levels k = K-1, K-2, ..., 0. In each phase the items are placed one after another. An
+   item keeps its codes of levels 0 to k-1. At level k it takes the first code of its order whose
+   subtree has a free tuple; within that subtree, at level k+1, again the first code whose subtree
+   has one; and so on to level K-1. If nothing is free below its first k codes, the item waits for
+   the next phase. A tuple is free if no item that stays, no item moved before, and no row of
+   `taken` has it.
 
-So a mover changes its last code only, where its prefix has a free one; the highest level that
-changes is as deep as possible; and a mover whose prefix is full takes a place under another prefix
-only after the movers of that prefix have had theirs. As in MQL4GRec, the distances of the levels
-after a changed one are not recomputed: every order is that of the item's greedy path.
+Therefore a moved item changes only its last code if its prefix has a free one, and the highest
+level that changes is as deep as possible. An item whose prefix is full takes a place under another
+prefix only after the moved items of that prefix. As in MQL4GRec, the distances of the levels after
+a changed one are not recomputed: each order is that of the item's greedy path.
 
 The result depends on the set of (token, codes, distances), not on the order of the rows.
 """
@@ -41,26 +41,26 @@ from recbole_qbert.tokenizer.tuple_tree import TupleTree
 
 Distances = Callable[[np.ndarray], np.ndarray]
 
-# Distances held at a time: 64 MiB as float32, 16,384 rows of 4 levels with 256 codes.
+# Number of distances in memory: 64 MiB as float32, or 16,384 rows of 4 levels with 256 codes.
 _CHUNK_VALUES = 1 << 24
 
 
 @dataclass(frozen=True)
 class Reallocation:
-    """Unique codes, and what they cost.
+    """Unique codes, and statistics of the moved items.
 
     Attributes:
         codes: int64 [N, K], unique rows, none of them in `taken`.
-        collisions: N less the distinct tuples, before.
-        moved: items whose tuple changed; without `taken` this equals `collisions`, the fewest
-            possible.
+        collisions: N minus the number of distinct tuples, before reallocation.
+        moved: number of items whose tuple changed; without `taken`, this equals `collisions`, the
+            minimum.
         moved_per_level: K counts of items whose code of that level changed.
         mean_rank: K means, over the items of `moved_per_level`, of the number of codes that precede
-            the new one in the item's order: 1 is the next nearest; 0.0 where no item changed.
+            the new one in the item's order (1 for the second nearest); 0.0 if no item changed.
         added_distance: mean increase of the squared distance summed over the levels, over the moved
-            items that `without_codeword` does not count; 0.0 where there are none.
-        without_codeword: moved items that have or had a code without a codeword, whose increase is
-            therefore not finite.
+            items that `without_codeword` does not count; 0.0 if there are none.
+        without_codeword: number of moved items whose old or new tuple has a code without a
+            codeword, so that the increase is not finite.
     """
 
     codes: np.ndarray = field(repr=False)
@@ -72,7 +72,7 @@ class Reallocation:
     without_codeword: int
 
     def report(self) -> dict[str, Any]:
-        """Everything but the codes, for a sidecar."""
+        """Return all attributes except the codes, for a sidecar."""
         return {key: value for key, value in asdict(self).items() if key != "codes"}
 
 
@@ -83,20 +83,20 @@ def reallocate(
     items: Sequence[str],
     taken: np.ndarray | None = None,
 ) -> Reallocation:
-    """Move the fewest items so that no two share a tuple; the module's docstring gives the rule.
+    """Move the fewest items so that no two share a tuple; see the module docstring for the rule.
 
     Args:
         codes: int64 [N, K].
-        distances: from row numbers int64 [m] to D of just these rows, float [m, K, C]. Codes beyond
-            its last axis are infinitely far, columns beyond S_k are ignored. It is asked for rows
-            that collide only, in chunks, for some rows more than once.
-        codebook_sizes: S_k, K of them; every code is below its level's.
+        distances: maps row numbers int64 [m] to D of these rows, float [m, K, C]. Codes beyond its
+            last axis are infinitely far; columns beyond S_k are ignored. It is called in chunks,
+            only for rows that collide, and for some rows more than once.
+        codebook_sizes: S_k, K of them; each code is below its level's size.
         items: N distinct tokens, which break ties.
-        taken: int64 [M, K], tuples that no item may have, such as those of an older file.
+        taken: int64 [M, K], tuples that no item may have, such as those of earlier items.
 
     Raises:
-        InputError: N items and the distinct tuples in `taken` are more than there are tuples.
-        ValueError: the arguments do not belong together.
+        InputError: the codebooks have fewer tuples than N plus the distinct tuples in `taken`.
+        ValueError: the shapes or values of the arguments do not fit together.
     """
     sizes = tuple(int(size) for size in codebook_sizes)
     codes = _checked(codes, sizes, "codes")
@@ -115,32 +115,32 @@ def reallocate(
     _check_room(n_items, int(is_taken.sum()), sizes)
 
     contested = np.flatnonzero(((members > 1) | is_taken)[group[:n_items]])
-    source = _Source(distances, sizes)
+    source = _DistanceReader(distances, sizes)
     ranked = _ranked(contested, codes, source, items)
     of_tuple = group[ranked]
-    movers = ranked[(_running_count(of_tuple) > 0) | is_taken[of_tuple]]
+    moving = ranked[(_running_count(of_tuple) > 0) | is_taken[of_tuple]]
 
     tree = TupleTree(sizes)
     tree.add(every[first])
     result = codes.copy()
-    tally = _Tally(len(sizes))
-    queue = movers
+    tally = _MoveStatistics(len(sizes))
+    queue = moving
     for level in reversed(range(len(sizes))):
         queue = _phase(level, queue, result, tree, source, tally)
     assert not len(queue), "the room was counted before"
     return Reallocation(
         codes=result,
         collisions=n_items - int((members > 0).sum()),
-        moved=len(movers),
+        moved=len(moving),
         moved_per_level=tally.changed.tolist(),
         mean_rank=(tally.ranks / np.maximum(tally.changed, 1)).tolist(),
         added_distance=tally.added / max(tally.measured, 1),
-        without_codeword=len(movers) - tally.measured,
+        without_codeword=len(moving) - tally.measured,
     )
 
 
 def _checked(codes: np.ndarray, sizes: tuple[int, ...], name: str) -> np.ndarray:
-    """The codes as int64 [n, K], each within its level."""
+    """Return the codes as int64 [n, K], checked against the codebook sizes."""
     if min(sizes, default=0) < 1 or codes.ndim != 2 or codes.shape[1] != len(sizes):
         raise ValueError(f"{name} {codes.shape} do not belong to codebook sizes {sizes}")
     checked = codes.astype(np.int64, casting="same_kind")
@@ -160,9 +160,9 @@ def _check_room(n_items: int, n_taken: int, sizes: tuple[int, ...]) -> None:
 
 
 def _group(codes: np.ndarray, sizes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Number the distinct rows: each row's number [n], and a row of each number."""
+    """Number the distinct rows. Return each row's group number [n] and a row of each group."""
     group, first = np.zeros(len(codes), dtype=np.int64), np.empty(0, dtype=np.int64)
-    # Level by level, since the number of tuples may exceed 64 bits.
+    # Level by level, because the number of tuples may exceed 64 bits.
     for level, size in enumerate(sizes):
         keys = group * size + codes[:, level]
         _, first, group = np.unique(keys, return_index=True, return_inverse=True)
@@ -170,14 +170,14 @@ def _group(codes: np.ndarray, sizes: tuple[int, ...]) -> tuple[np.ndarray, np.nd
 
 
 def _ranked(
-    rows: np.ndarray, codes: np.ndarray, source: _Source, items: Sequence[str]
+    rows: np.ndarray, codes: np.ndarray, source: _DistanceReader, items: Sequence[str]
 ) -> np.ndarray:
-    """The rows by the distance to their own last-level codeword, ties by token."""
+    """Sort the rows by the distance to their own last-level codeword, ties by token."""
     own = [
         source.level(source.ask(part), -1)[np.arange(len(part)), codes[part, -1]]
         for part in source.chunks(rows)
     ]
-    # Objects, because NumPy's text type drops trailing zero characters.
+    # Object dtype, because NumPy's string dtype drops trailing null characters.
     tokens = np.array([items[row] for row in rows.tolist()], dtype=object)
     by_token = np.argsort(tokens, kind="stable")
     distance = np.concatenate([np.empty(0), *own])
@@ -189,14 +189,14 @@ def _phase(
     queue: np.ndarray,
     result: np.ndarray,
     tree: TupleTree,
-    source: _Source,
-    tally: _Tally,
+    source: _DistanceReader,
+    tally: _MoveStatistics,
 ) -> np.ndarray:
-    """Place what finds room below its first `start` codes; return the rest of the queue.
+    """Place the items that find room below their first `start` codes; return the others.
 
-    Chunk after chunk, and in a chunk level after level. That equals one mover after another,
-    because a mover uses up one place of the subtree it enters whatever it takes further down: at
-    each level the turns depend only on how many places the subtrees still have.
+    Items are placed chunk by chunk, and within a chunk level by level. This equals placing them one
+    by one: an item uses one place of each subtree that it enters, whichever codes it takes below.
+    At each level, the choices depend only on the numbers of places left.
     """
     rest = []
     for chunk in source.chunks(queue):
@@ -220,19 +220,19 @@ def _phase(
 
 
 def _choose(distance: np.ndarray, group: np.ndarray, free: np.ndarray) -> np.ndarray:
-    """The codes of one level that movers take, one after another, below G subtrees.
+    """Choose the codes of one level for moved items, as if one after another, below G subtrees.
 
-    Every mover points to its nearest code with room. Up to the first one, in each subtree, that
-    finds its code filled by those before it, all choices are final; then the rest point anew. Each
-    such round fills a code of every subtree in which anyone is left, so there are at most S.
+    In each round, every waiting item wishes for its nearest code with room. In each subtree, the
+    wishes are final up to the first item whose code is filled by the items before it; the others
+    wait. Each round fills a code in every subtree with waiting items, so there are at most S.
 
     Args:
-        distance: [m, S], a mover's distance to each code; movers in their turn.
-        group: int64 [m], the subtree of each, below G; it has room for all of its movers.
-        free: int64 [G, S], the places of each code; used up on return.
+        distance: [m, S], distance of each item to each code, in the order of the queue.
+        group: int64 [m], subtree of each item, below G; each subtree has room for all its items.
+        free: int64 [G, S], number of places of each code; decreased in place.
 
     Returns:
-        int64 [m].
+        Chosen codes, int64 [m].
     """
     order = np.argsort(distance, axis=1, kind="stable")
     rank = np.zeros(len(order), dtype=np.int64)
@@ -249,7 +249,7 @@ def _choose(distance: np.ndarray, group: np.ndarray, free: np.ndarray) -> np.nda
         place = subtree * free.shape[1] + wish
         refused = np.flatnonzero(_running_count(place) >= places[place])[::-1]
         stop = np.full(len(free), len(waiting))
-        stop[subtree[refused]] = refused  # backwards, so that the first refused one is left
+        stop[subtree[refused]] = refused  # in reverse, so that the first refused item is kept
         final = np.arange(len(waiting)) < stop[subtree]
         chosen[waiting[final]] = wish[final]
         np.subtract.at(places, place[final], 1)
@@ -258,7 +258,7 @@ def _choose(distance: np.ndarray, group: np.ndarray, free: np.ndarray) -> np.nda
 
 
 def _running_count(values: np.ndarray) -> np.ndarray:
-    """How many equal values stand before each, int64 [n]."""
+    """Count the equal values before each value, int64 [n]."""
     order = np.argsort(values, kind="stable")
     ordered = values[order]
     starts = np.flatnonzero(np.diff(ordered, prepend=-1))  # the values are not negative
@@ -267,8 +267,8 @@ def _running_count(values: np.ndarray) -> np.ndarray:
     return count
 
 
-class _Source:
-    """The distances, asked for in chunks and checked."""
+class _DistanceReader:
+    """Calls `distances` in chunks and checks its results."""
 
     def __init__(self, distances: Distances, sizes: tuple[int, ...]) -> None:
         self._distances, self._sizes = distances, sizes
@@ -289,7 +289,7 @@ class _Source:
         return asked
 
     def level(self, asked: np.ndarray, level: int) -> np.ndarray:
-        """[m, S_level] of [m, K, C], infinite where C is smaller."""
+        """Return one level [m, S_level] of [m, K, C], padded with infinity if C < S_level."""
         size = self._sizes[level]
         given = asked[:, level, :size]
         if given.shape[1] == size:
@@ -297,8 +297,8 @@ class _Source:
         return np.pad(given, ((0, 0), (0, size - given.shape[1])), constant_values=np.inf)
 
 
-class _Tally:
-    """Sums over the moved items, in the order in which they move."""
+class _MoveStatistics:
+    """Running statistics of the moved items, for `Reallocation`."""
 
     def __init__(self, n_levels: int) -> None:
         self.changed = np.zeros(n_levels, dtype=np.int64)
@@ -307,12 +307,18 @@ class _Tally:
         self.measured = 0
 
     def add(self, distances: list[np.ndarray], old: np.ndarray, new: np.ndarray) -> None:
-        """Count moved items: K arrays [m, S_k], and their codes [m, K] before and after."""
+        """Add moved items.
+
+        Args:
+            distances: K arrays [m, S_k].
+            old: codes [m, K] before.
+            new: codes [m, K] after.
+        """
         row = np.arange(len(old))
         increase = np.zeros(len(old))
         for level, distance in enumerate(distances):
             before, after = (distance[row, codes[:, level]] for codes in (old, new))
-            with np.errstate(invalid="ignore"):  # infinite on both sides
+            with np.errstate(invalid="ignore"):  # infinity minus infinity
                 increase += after.astype(np.float64) - before
             moved = np.flatnonzero(old[:, level] != new[:, level])
             there, code = distance[moved], new[moved, level][:, None]

@@ -1,10 +1,10 @@
-"""`encode-items`: IDs for items that came after the tokenizer was made, through its frozen stages.
+"""Encoding of new items (`encode-items`) through the frozen stages of a tokenizer.
 
 A new item has no trained ID vector, and no vector of co-occurrence in training. With
-`new_item_query: neighbors` it gets the mean of the vectors of the 10 items nearest to it in
-content, with `mean` that of all items. For the stream `identity`, contents and vectors of the old
-items are those that their codes stand for, since a tokenizer keeps no others. IDs given before
-never change: their tuples are taken.
+`new_item_query: neighbors`, it gets the mean of the vectors of the 10 items nearest to it in
+content; with `mean`, the mean of all items. For the stream `identity`, the content and
+co-occurrence vectors of the old items are reconstructed from their codes, because a tokenizer does
+not store the originals. Existing IDs never change: their tuples are taken.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Encoded:
-    """What `encode_new_items` did.
+    """Result of `encode_new_items`.
 
     Attributes:
         keys: (domain, item) of each new item.
-        moved: of them, how many took another tuple than their stages gave, because it was taken.
-        without_content: of them, those that no modality has a vector of.
+        moved: number of new items that were moved because of a collision.
+        without_content: keys of the new items without a vector in any modality.
     """
 
     keys: list[tuple[str, str]]
@@ -45,15 +45,15 @@ class Encoded:
 
 
 def encode_new_items(tokenizer: Tokenizer, domains: Sequence[DatasetPaths]) -> Encoded:
-    """Give IDs to the items of the domains that have none, and write each `.semid` again.
+    """Assign IDs to the domains' items that have none, and rewrite each `.semid` file.
 
     Args:
-        tokenizer: its folder takes in the new items.
-        domains: data sets whose `.item` and `.inter` files and embeddings hold the new items.
+        tokenizer: the new items are added to it and saved in its folder.
+        domains: data sets whose `.item` and `.inter` files and embeddings contain the new items.
 
     Raises:
-        InputError: a file cannot be used, or its vectors have another shape or encoder than the
-            tokenizer's.
+        InputError: the tokenizer has `unique: extra_level`, a file is invalid, or its vectors have
+            another shape or encoder than the tokenizer's.
     """
     settings = tokenizer.settings
     if settings["unique"] != "reallocate":
@@ -89,7 +89,10 @@ def encode_new_items(tokenizer: Tokenizer, domains: Sequence[DatasetPaths]) -> E
 
 
 def new_streams(tokenizer: Tokenizer, catalog: TokenizerInputs) -> Streams:
-    """What the tokenizer's quantizers read for items it was not made from."""
+    """Compute the streams of new items for the tokenizer's quantizers.
+
+    Modalities that the catalog lacks are added to `catalog.parts`, fully masked.
+    """
     wanted = list(tokenizer.quantizers)
     for name, (parts, size) in tokenizer.shapes.items():
         if name not in catalog.parts:
@@ -110,7 +113,12 @@ def new_streams(tokenizer: Tokenizer, catalog: TokenizerInputs) -> Streams:
 
 
 def _identity(tokenizer: Tokenizer, streams: Streams, n_new: int) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors of co-occurrence for new items, from their neighbors; none where all is missing."""
+    """Estimate the co-occurrence vectors of new items from their neighbors in content.
+
+    Returns:
+        Vectors [n_new, D], and bool [n_new], False for items without content, or for all items with
+        `new_item_query: mean`.
+    """
     contents = [name for name in tokenizer.quantizers if name in tokenizer.shapes]
     if tokenizer.settings["new_item_query"] == "mean" or not contents:
         size = len(tokenizer.fills[IDENTITY])
@@ -125,7 +133,7 @@ def _identity(tokenizer: Tokenizer, streams: Streams, n_new: int) -> tuple[np.nd
 
 
 def _reconstructed(tokenizer: Tokenizer) -> dict[str, np.ndarray]:
-    """For each stream the vectors that the codes of the items stand for, float32 [N, D]."""
+    """Reconstruct each stream's vectors of the old items from their codes, float32 [N, D]."""
     vectors, first = {}, 0
     for name, quantizer in tokenizer.quantizers.items():
         last = first + len(quantizer.codebook_sizes)

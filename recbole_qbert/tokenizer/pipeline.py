@@ -1,8 +1,10 @@
-"""`tokenize`: embeddings -> stage 1 -> stage 2 -> unique semantic IDs, each stage kept.
+"""Tokenizer pipeline (`tokenize`): embeddings -> stage 1 -> stage 2 -> unique semantic IDs.
 
-Each stage leaves one file in the tokenizer's folder (`artifact.py`) with a hash of all it depends
-on; a stage whose file is there with the same hash is not run again, and a stage that was killed
-half-way goes on from its last kept epoch. N items, K levels of all streams, D dimension.
+Each stage writes one file to the tokenizer's folder (see `artifact.py`), with a hash of everything
+it depends on. A stage whose file has the same hash is not run again. A killed stage continues from
+its last saved epoch.
+
+Shapes: N items, K levels of all streams, D dimensions.
 """
 
 from __future__ import annotations
@@ -42,8 +44,9 @@ from recbole_qbert.training.checkpoint import is_checkpoint, load_checkpoint, sa
 
 logger = logging.getLogger(__name__)
 
-# Raised when a stage makes something else of the same vectors and settings; no release is a reason
-# to train a tokenizer again.
+# Version of the algorithms, part of each stage's hash. Increase it when a stage computes another
+# result from the same inputs. The package version is not hashed, so that a release does not
+# retrain tokenizers.
 ALGORITHM = 1
 
 
@@ -52,18 +55,19 @@ def tokenize(
     folder: Path,
     settings: Mapping[str, Any],
 ) -> Tokenizer | None:
-    """Give every item of the domains a semantic ID, in one vocabulary.
+    """Assign a semantic ID to each item of the domains, in one code vocabulary.
 
     Args:
-        domains: data sets with embeddings beside them; see `read_catalog`.
-        folder: where the tokenizer lies or will lie.
-        settings: of `tokenize_settings`.
+        domains: data sets with their embedding tables; see `read_catalog`.
+        folder: the tokenizer's folder, new or from an earlier run.
+        settings: result of `tokenize_settings`.
 
     Returns:
-        The tokenizer, its IDs written beside each data set; None if `until` stops before that.
+        The tokenizer, after its IDs were written beside each data set; None if the setting `until`
+        ends the pipeline earlier.
 
     Raises:
-        InputError: a file or setting that cannot be used, or a collapsed codebook.
+        InputError: a file or setting is invalid, or a codebook collapsed.
     """
     catalog = read_catalog(domains, needed_modalities(settings))
     names = _stream_names(catalog, settings["streams"])
@@ -88,7 +92,7 @@ def tokenize(
     blocks: list[np.ndarray] = []
     for name in names:
         quantizer, fill, codes = _stage2(name, streams[name], folder, settings)
-        if _holds_nothing(codes, settings) and (blocks or name != names[-1]):
+        if _is_constant(codes, settings) and (blocks or name != names[-1]):
             logger.warning("streams: %s: its vectors are all alike; it is left out", name)
             continue
         quantizers[name], fills[name] = quantizer, fill
@@ -99,7 +103,7 @@ def tokenize(
     codes = np.concatenate(blocks, axis=1)
     sizes = tuple(size for each in quantizers.values() for size in each.codebook_sizes)
     spare: tuple[int, ...] = ()
-    if _is_short(quantizers, settings):
+    if _may_run_out(quantizers, settings):
         spare = spare_sizes(codes, len(catalog.keys))
         codes = np.pad(codes, ((0, 0), (0, len(spare))))
     levels = [row for name in quantizers for row in report[f"stage 2, {name}"]["levels"]]
@@ -129,7 +133,7 @@ def tokenize(
 
 
 def _stream_names(catalog: TokenizerInputs, wanted: Sequence[str]) -> list[str]:
-    """The wanted streams, `content` replaced by the modalities there are."""
+    """Return the wanted streams, `content` replaced by the modalities in the catalog."""
     names: list[str] = []
     for name in wanted:
         names += catalog.parts if name == CONTENT else [name]
@@ -137,7 +141,11 @@ def _stream_names(catalog: TokenizerInputs, wanted: Sequence[str]) -> list[str]:
 
 
 def modality_streams(catalog: TokenizerInputs, wanted: Sequence[str]) -> Streams:
-    """Each wanted modality's vectors: of length 1, the mean over an item's parts."""
+    """Compute the stream of each wanted modality: normalized means over an item's parts.
+
+    Raises:
+        InputError: no domain has embeddings of the modality.
+    """
     streams: Streams = {}
     for name in wanted:
         if name in (FUSED, IDENTITY):
@@ -157,7 +165,7 @@ def _stage1(
     settings: Mapping[str, Any],
     report: dict[str, Any],
 ) -> tuple[Injector, np.ndarray]:
-    """Train stage 1, or read it where it is there already; h [N, D]."""
+    """Train or load stage 1; return it and the fused vectors h [N, D]."""
     model, training = injection_settings(settings)
     queries = None
     if settings["id_query"] == "interactions":
@@ -192,7 +200,7 @@ def _stage1(
 def _stage2(
     name: str, stream: tuple[np.ndarray, np.ndarray], folder: Path, settings: Mapping[str, Any]
 ) -> tuple[Quantizer, np.ndarray, np.ndarray]:
-    """Fit a stream's quantizer, or read it; also its fill vector and the codes [N, K]."""
+    """Fit or load a stream's quantizer; return it, its fill vector [D] and the codes [N, K]."""
     vectors, present = stream
     method = settings["quantizer"]
     if not present.any():
@@ -225,13 +233,13 @@ def _stage2(
     return load_quantizer(kept["state"]["quantizer"]), kept["state"]["fill"], kept["codes"]
 
 
-def _holds_nothing(codes: np.ndarray, settings: Mapping[str, Any]) -> bool:
-    """Whether a stream of as many levels as are needed says nothing: int64 [N, K]."""
+def _is_constant(codes: np.ndarray, settings: Mapping[str, Any]) -> bool:
+    """Return whether `n_levels` is automatic and all items have the same codes [N, K]."""
     return settings["n_levels"] == AUTO and bool((codes == codes[0]).all())
 
 
-def _is_short(quantizers: Mapping[str, Quantizer], settings: Mapping[str, Any]) -> bool:
-    """Whether a stream has fewer levels than it might have, so that tuples may run out."""
+def _may_run_out(quantizers: Mapping[str, Quantizer], settings: Mapping[str, Any]) -> bool:
+    """Return whether a stream has fewer levels than `MOST_LEVELS`, so that tuples may run out."""
     return (
         settings["n_levels"] == AUTO
         and settings["unique"] == "reallocate"
@@ -240,7 +248,7 @@ def _is_short(quantizers: Mapping[str, Quantizer], settings: Mapping[str, Any]) 
 
 
 def _make_unique(tokenizer: Tokenizer, catalog: TokenizerInputs, streams: Streams) -> None:
-    """Replace the codes by unique ones, and report how."""
+    """Replace the tokenizer's codes by unique ones, and add a report."""
     if tokenizer.settings["unique"] == "extra_level":
         before = tokenizer.codes
         tokenizer.codes, sizes = extra_level(before, tokenizer.codebook_sizes, catalog.names)
@@ -259,7 +267,7 @@ def _make_unique(tokenizer: Tokenizer, catalog: TokenizerInputs, streams: Stream
 
 
 def _hash(settings: Any, arrays: Sequence[np.ndarray]) -> str:
-    """Hash of all that a stage depends on."""
+    """Hash everything that a stage depends on."""
     digest = hashlib.sha256(json.dumps([ALGORITHM, settings], sort_keys=True).encode())
     for array in arrays:
         digest.update(f"{array.dtype}{array.shape}".encode())
@@ -268,7 +276,7 @@ def _hash(settings: Any, arrays: Sequence[np.ndarray]) -> str:
 
 
 def _kept(path: Path, identity: str) -> dict[str, Any] | None:
-    """A stage's file, if it was made from the very same things."""
+    """Load a stage's file if it exists with this hash; else return None."""
     if not is_checkpoint(path):
         return None
     content = load_checkpoint(path)

@@ -1,4 +1,4 @@
-"""What a tokenizer reports, as lines of text."""
+"""Text report of a tokenizer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from recbole_qbert.tokenizer.artifact import Tokenizer
 
 
 def report_lines(tokenizer: Tokenizer) -> Iterator[str]:
-    """Stage by stage: losses, depths, agreement; usage of each level; collisions and moves."""
+    """Yield the lines of the report: stage 1, the levels of each stream, collisions and moves."""
     report = tokenizer.report
     if "stage 1" in report:
         stage = report["stage 1"]
@@ -52,7 +52,7 @@ def report_lines(tokenizer: Tokenizer) -> Iterator[str]:
 
 
 def without_content_line(keys: Sequence[tuple[str, str]]) -> str:
-    """How many items have nothing to be coded by, and which."""
+    """Format the number and the names of the items without content."""
     names = preview([quote(item) for _, item in keys])
     return f"{len(keys):,} items without any content have the codes of the mean vector: {names}"
 

@@ -24,21 +24,21 @@ _CHOICES = {
     "new_item_query": ("neighbors", "mean"),
     "until": ("injection", "quantization", "ids"),
 }
-_SIZES = {"n_levels": 1, "codebook_size": 2}  # the least of each
+_SIZES = {"n_levels": 1, "codebook_size": 2}  # minimum values
 _KINDS = {bool: "True or False", int: "a whole number", float: "a number", list: "a list"}
 
 
 def tokenize_settings(
     files: Sequence[str | Path] = (), given: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """All settings of one `tokenize`, checked.
+    """Merge and check all settings of one `tokenize` run.
 
     Args:
         files: the user's YAML files; sections (`rqvae: {...}`) are merged key by key.
         given: `key=value` from the command line; a key of a section is written `rqvae.epochs`.
 
     Raises:
-        InputError: an unknown key (with a "did you mean"), or a value of the wrong kind.
+        InputError: a key is unknown (the message suggests a similar one), or a value is invalid.
     """
     settings = load_yaml(shipped("tokenize.yaml"))
     for file in files:
@@ -74,7 +74,7 @@ def tokenize_settings(
 
 
 def needed_modalities(settings: Mapping[str, Any]) -> list[str]:
-    """The embedding tables that are read: none where co-occurrence is all that is quantized."""
+    """Return the modalities whose tables are needed; none if `identity` is the only stream."""
     alone = settings["streams"] == [IDENTITY] and settings["until"] != "injection"
     return [] if alone else list(settings["modalities"])
 
@@ -82,7 +82,7 @@ def needed_modalities(settings: Mapping[str, Any]) -> list[str]:
 def injection_settings(
     settings: Mapping[str, Any],
 ) -> tuple[InjectionSettings, TrainingSettings]:
-    """The section `injection`, as stage 1 takes it."""
+    """Split the section `injection` into the model and the training settings of stage 1."""
     section = dict(settings["injection"])
     names = TrainingSettings.__dataclass_fields__
     training = TrainingSettings(**{name: section.pop(name) for name in names})
@@ -90,7 +90,7 @@ def injection_settings(
 
 
 def _merge(settings: dict[str, Any], update: Mapping[str, Any], source: str) -> None:
-    """Put a user's settings in place of the defaults."""
+    """Override the settings, in place, by a user's."""
     for key, value in update.items():
         if key not in settings:
             raise InputError(f"{source}: unknown key '{key}'{did_you_mean(str(key), settings)}")
@@ -108,7 +108,7 @@ def _merge(settings: dict[str, Any], update: Mapping[str, Any], source: str) -> 
 
 
 def _checked(key: str, value: Any, default: Any, source: str) -> Any:
-    """The value, if it is of the default's kind; a whole number may stand for a number."""
+    """Return the value if it has the default's type; an integer is a valid float."""
     if key in _SIZES:
         return _checked_size(key, value, source)
     if isinstance(default, list) and isinstance(value, str):
@@ -122,7 +122,7 @@ def _checked(key: str, value: Any, default: Any, source: str) -> Any:
 
 
 def _checked_size(key: str, value: Any, source: str) -> Any:
-    """A whole number, `auto`, or for `codebook_size` a list of numbers."""
+    """Check a size: an integer, `auto`, or, for `codebook_size`, a list of integers."""
     several = isinstance(value, list) and key == "codebook_size" and value
     for each in value if several else [value]:
         if several or each != AUTO:

@@ -1,7 +1,9 @@
-"""How many levels and codes there are where the settings say `auto`.
+"""Automatic numbers of levels and codes, for `n_levels: auto` and `codebook_size: auto`.
 
-Codes are of use to a model where items share them: a code that one item has says nothing of
-another. N items, n vectors of a stream, K levels, C codes a level.
+A code is useful to a model only if several items share it: the model learns nothing about other
+items from the code of a single one.
+
+Shapes: N items, n vectors of a stream, K levels, C codes per level, D dimensions.
 """
 
 from __future__ import annotations
@@ -21,19 +23,19 @@ from recbole_qbert.tokenizer.quantizers.registry import fit_quantizer
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
-MOST_LEVELS, MOST_CODES = 4, 256  # the paper's
-ITEMS_PER_CODE = 6  # on average, at least
+MOST_LEVELS, MOST_CODES = 4, 256  # the values of the paper
+ITEMS_PER_CODE = 6  # minimum of the average
 _LEAST_CODES = 4
-# A level that lowers the squared error by less than this share of the whole holds rounding alone.
-_NOTHING = 1e-6
-_SELDOM_SHARED = 0.5  # share of the items whose code another item has
-_ALIKE = 1.5  # perplexity
+# A level that lowers the relative squared error by less than this encodes only rounding errors.
+_MIN_IMPROVEMENT = 1e-6
+_MIN_SHARED = 0.5  # warn below this share of items whose code another item has
+_MIN_PERPLEXITY = 1.5  # warn below this perplexity
 
 
 def automatic_size(n_items: int) -> int:
-    """C for N items: the largest power of two that leaves 6 items a code, from 4 to 256.
+    """Return C for N items: the largest power of two with 6 items per code, within 4 to 256.
 
-    With fewer than 8 items, half as many codes as items.
+    With fewer than 8 items, C is N // 2, but at least 2.
     """
     least = min(_LEAST_CODES, max(2, n_items // 2))
     return max(least, min(MOST_CODES, _power_of_two(n_items // ITEMS_PER_CODE)))
@@ -42,20 +44,21 @@ def automatic_size(n_items: int) -> int:
 def stream_sizes(
     settings: Mapping[str, Any], n_items: int, vectors: np.ndarray
 ) -> tuple[int, int | list[int]]:
-    """Levels and codes of a stream, `auto` replaced.
+    """Return the numbers of levels and codes of a stream, with `auto` replaced.
 
     Args:
-        settings: of `tokenize_settings`.
-        n_items: N, which an automatic size follows.
-        vectors: float32 [n, D] of the stream; a level needs no more codes than these differ.
+        settings: result of `tokenize_settings`.
+        n_items: N, which determines the automatic size.
+        vectors: float32 [n, D] of the stream; the automatic size is at most the number of distinct
+            vectors.
 
     Returns:
-        K, and C or K sizes.
+        K, and C or a list of K sizes.
     """
     n_levels, size = settings["n_levels"], settings["codebook_size"]
     if size == AUTO:
         size = min(automatic_size(n_items), count_distinct(vectors))
-        if settings["quantizer"] == "opq":  # which takes powers of two alone
+        if settings["quantizer"] == "opq":  # OPQ needs a power of two
             size = max(2, _power_of_two(size))
     if n_levels == AUTO:
         n_levels = len(size) if isinstance(size, list) else MOST_LEVELS
@@ -72,16 +75,19 @@ def fit_levels(
     folder: Path,
     show_progress: bool,
 ) -> Quantizer:
-    """`fit_quantizer`, without the last levels that hold nothing where that is allowed.
+    """Fit a quantizer; with `may_lack`, fit it again without its last levels if they are empty.
 
     Args:
         vectors: float32 [n, D].
-        method: of the quantizer.
-        section: its settings, sizes among them.
-        may_lack: whether the number of levels is `auto`; at least one is left.
-        seed: of everything random.
-        folder: where a killed fit leaves its state.
-        show_progress: a bar with the time left.
+        method: name of the quantizer.
+        section: settings of the quantizer, including its sizes.
+        may_lack: whether the number of levels is `auto`; at least one level remains.
+        seed: random seed.
+        folder: folder for the state of an unfinished fit.
+        show_progress: whether to show a progress bar.
+
+    Raises:
+        InputError: as `fit_quantizer`.
     """
     kept: dict[str, Any] = {"seed": seed, "folder": folder, "show_progress": show_progress}
     quantizer = fit_quantizer(vectors, method, section, **kept)
@@ -94,14 +100,15 @@ def fit_levels(
 
 
 def spare_sizes(codes: np.ndarray, n_items: int) -> tuple[int, ...]:
-    """Sizes of levels without content that can tell items of equal codes apart.
+    """Return the sizes of the extra levels that are needed to separate items of equal codes.
 
     Args:
         codes: int64 [N, K].
-        n_items: N, which their size follows.
+        n_items: N, which determines the size of a level.
 
     Returns:
-        as many levels as the largest group of equal codes needs; none where no two are equal.
+        One size per level, as many levels as the largest group of equal codes needs; () if all
+        codes are distinct.
     """
     groups = np.unique(codes, axis=0, return_counts=True)[1]
     size = automatic_size(n_items)
@@ -109,18 +116,18 @@ def spare_sizes(codes: np.ndarray, n_items: int) -> tuple[int, ...]:
 
 
 def warn_of_sharing(levels: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> None:
-    """One line where codes are hardly shared, one where nearly all items have one code.
+    """Warn of levels whose codes are rarely shared, and of levels where most items share one code.
 
     Args:
-        levels: `usage` of each level, of all streams.
-        settings: that they were made with.
+        levels: `usage` of each level of all streams.
+        settings: settings of the tokenizer.
     """
     fewer, smaller = (
         f"{word} {key}" + ", or auto" * (settings[key] != AUTO)
         for word, key in (("fewer", "n_levels"), ("a smaller", "codebook_size"))
     )
-    lonely = [row["shared"] < _SELDOM_SHARED for row in levels]
-    alike = [row["perplexity"] < _ALIKE for row in levels]
+    lonely = [row["shared"] < _MIN_SHARED for row in levels]
+    alike = [row["perplexity"] < _MIN_PERPLEXITY for row in levels]
     if any(lonely):
         least = min(row["shared"] for row in levels)
         logger.warning(
@@ -137,10 +144,10 @@ def warn_of_sharing(levels: Sequence[Mapping[str, Any]], settings: Mapping[str, 
 
 
 def _filled_levels(levels: Sequence[Mapping[str, Any]]) -> int:
-    """How many of the first levels hold anything."""
+    """Count the levels before the first one that does not lower the error."""
     before = 1.0
     for place, row in enumerate(levels):
-        if row["used"] < 2 or abs(before - row["relative_error"]) < _NOTHING:
+        if row["used"] < 2 or abs(before - row["relative_error"]) < _MIN_IMPROVEMENT:
             return place
         before = row["relative_error"]
     return len(levels)
@@ -151,5 +158,5 @@ def _letters(chosen: Sequence[bool]) -> str:
 
 
 def _power_of_two(most: int) -> int:
-    """The largest one up to `most`; 0 where there is none."""
+    """Return the largest power of two up to `most`; 0 if there is none."""
     return 1 << most.bit_length() - 1 if most > 0 else 0

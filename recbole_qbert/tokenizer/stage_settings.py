@@ -1,4 +1,4 @@
-"""Settings of the stages: dataclasses whose defaults stand in `properties/tokenize.yaml` alone."""
+"""Settings of the stages: dataclasses whose only defaults are in `properties/tokenize.yaml`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from recbole_qbert.common.yaml_files import load_yaml, shipped
 def setting(
     key: str, low: float | None = None, high: float | None = None, choices: Sequence[str] = ()
 ) -> Any:
-    """A dataclass field with the values that are accepted.
+    """Declare a dataclass field with its default and the accepted values.
 
     Args:
-        key: where its default stands in the YAML, `section.name`.
-        low: the least value, of a list's parts too.
-        high: the greatest value.
-        choices: all values.
+        key: key of the default in the YAML file, `section.name`.
+        low: minimum, also of the elements of a list.
+        high: maximum.
+        choices: accepted values; () for any.
     """
     return dataclasses.field(
         default_factory=functools.partial(shipped_value, key),
@@ -30,7 +30,7 @@ def setting(
 
 
 def shipped_value(key: str) -> Any:
-    """The default of `section.name`; a list is a tuple."""
+    """Return the default of `section.name`, lists as tuples."""
     section, _, name = key.partition(".")
     value = _shipped_file()[section][name]
     return tuple(value) if isinstance(value, list) else value
@@ -43,11 +43,11 @@ def _shipped_file() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class QuantizerSettings:
-    """Settings of every method.
+    """Settings that all quantizers share.
 
     Attributes:
         n_levels: K.
-        codebook_size: codes of every level, or K numbers.
+        codebook_size: number of codes of each level, one number or K.
     """
 
     n_levels: int
@@ -55,7 +55,7 @@ class QuantizerSettings:
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:
-        """S_k, K of them."""
+        """K sizes S_k."""
         size = self.codebook_size
         return size if isinstance(size, tuple) else (size,) * self.n_levels
 
@@ -65,10 +65,15 @@ S = TypeVar("S")
 
 
 def read_quantizer_settings(kind: type[Q], method: str, given: Mapping[str, Any]) -> Q:
-    """Settings of a method, its sizes among them; what the mapping lacks has its default.
+    """Build the settings of a quantizer; keys that the mapping lacks have their defaults.
+
+    Args:
+        kind: dataclass of the settings.
+        method: name of the quantizer, for messages.
+        given: settings, with `n_levels` and `codebook_size`.
 
     Raises:
-        InputError: as `read_settings`, or sizes that do not fit the number of levels.
+        InputError: as `read_settings`, or the number of sizes is not the number of levels.
     """
     settings = read_settings(kind, method, given)
     size = settings.codebook_size
@@ -81,11 +86,16 @@ def read_quantizer_settings(kind: type[Q], method: str, given: Mapping[str, Any]
 
 
 def read_settings(kind: type[S], section: str, given: Mapping[str, Any]) -> S:
-    """A section of the settings; what the mapping lacks has its default.
+    """Build a section of the settings; keys that the mapping lacks have their defaults.
+
+    Args:
+        kind: dataclass of the section.
+        section: name of the section, for messages.
+        given: settings.
 
     Raises:
-        InputError: an unknown key (with a "did you mean"), or a value of another kind or out of
-            range.
+        InputError: a key is unknown (the message suggests a similar one), or a value has the wrong
+            type or is out of range.
     """
     fields = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for key in given:
@@ -98,10 +108,10 @@ def read_settings(kind: type[S], section: str, given: Mapping[str, Any]) -> S:
 
 
 def check_values(settings: Any, section: str) -> None:
-    """Every value of a dataclass of settings is of its default's kind and in its range.
+    """Check the type and the range of each value of a settings dataclass.
 
     Raises:
-        InputError: names the key.
+        InputError: a value is invalid; the message names its key.
     """
     for field in dataclasses.fields(settings):
         name, value = f"{section}.{field.name}", getattr(settings, field.name)
@@ -129,10 +139,10 @@ def check_value(
     high: float | None = None,
     choices: Sequence[str] = (),
 ) -> None:
-    """One value of a setting, of the kind of its default; a whole number may stand for a number.
+    """Check that a value has the type of its default and is accepted; an int is a valid float.
 
     Raises:
-        InputError: another kind, out of range, or none of the choices.
+        InputError: the value has another type, is out of range, or is none of the choices.
     """
     allowed = (int, float) if isinstance(default, float) else type(default)
     if isinstance(value, bool) != isinstance(default, bool) or not isinstance(value, allowed):

@@ -1,4 +1,4 @@
-"""Semantic IDs in use as a tree that knows how many more each subtree can hold."""
+"""Prefix tree of the semantic IDs in use, with the number of free tuples per subtree."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ import math
 
 import numpy as np
 
-# Tuples that a subtree can hold are counted up to here, so that the counts fit int64.
+# Upper bound of the counted places of a subtree, so that the counts fit int64.
 _MANY = 1 << 62
 
 
 class TupleTree:
-    """Tuples in use as a tree, with the number of them below every node.
+    """Prefix tree of the tuples in use, with the number of tuples below each node.
 
-    A node of depth d stands for d codes. Nodes of a depth are numbered as they come; a child is
-    found by its key, parent number * S + code, in a sorted array.
+    A node of depth d stands for a prefix of d codes. The nodes of each depth are numbered in the
+    order of their creation. A child is found by its key, parent number * S + code, in a sorted
+    array.
+
+    Shapes: K levels, S_k codes of level k, n nodes or tuples, G nodes.
 
     Attributes:
-        sizes: S_k.
-        places: K + 1 numbers of tuples that a node of each depth can hold, 2**62 at most.
-        used: K + 1 arrays, by node number, of the tuples in use below.
+        sizes: S_k, K of them.
+        places: K + 1 capacities, the number of tuples that a node of each depth can hold, at most
+            2**62.
+        used: K + 1 arrays of the number of tuples in use below each node, by node number.
     """
 
     def __init__(self, sizes: tuple[int, ...]) -> None:
@@ -28,19 +32,19 @@ class TupleTree:
         none = np.empty(0, dtype=np.int64)
         self.used = [np.zeros(1, dtype=np.int64)] + [none] * len(sizes)
         self._keys = [none] * len(sizes)  # sorted
-        self._numbers = [none] * len(sizes)  # of the node of each key
+        self._numbers = [none] * len(sizes)  # node number of each key
 
     def find(self, prefixes: np.ndarray) -> np.ndarray:
-        """Node numbers [n] of prefixes [n, d], -1 where there is none."""
+        """Return the node numbers [n] of prefixes [n, d], -1 for prefixes not in use."""
         node = np.zeros(len(prefixes), dtype=np.int64)
         for level in range(prefixes.shape[1]):
             node = self.child(level, node, prefixes[:, level])
         return node
 
     def child(self, level: int, node: np.ndarray, code: np.ndarray) -> np.ndarray:
-        """Numbers [n] of the children of nodes [n] of depth `level`, -1 where there is none."""
+        """Return the children [n] for codes [n] of nodes [n] of depth `level`, -1 if not in use."""
         keys = self._keys[level]
-        wanted = node * self.sizes[level] + code  # negative, so not found, below node -1
+        wanted = node * self.sizes[level] + code  # negative for node -1, hence not found
         place = np.searchsorted(keys, wanted)
         known = place < len(keys)
         known[known] = keys[place[known]] == wanted[known]
@@ -49,12 +53,12 @@ class TupleTree:
         return result
 
     def free(self, level: int, node: np.ndarray) -> np.ndarray:
-        """Places left below each child of nodes [G] of depth `level`, int64 [G, S]."""
+        """Count the free tuples below each child of nodes [G] of depth `level`, int64 [G, S]."""
         size = self.sizes[level]
         free = np.full((len(node), size), self.places[level + 1], dtype=np.int64)
         lower = np.searchsorted(self._keys[level], node * size)
         upper = np.searchsorted(self._keys[level], (node + 1) * size)
-        n_children = upper - lower  # none where the node is -1, as keys are not negative
+        n_children = upper - lower  # 0 for node -1, because keys are not negative
         parent = np.repeat(np.arange(len(node)), n_children)
         ends = np.cumsum(n_children)
         children = np.arange(len(parent)) + (lower - ends + n_children)[parent]
@@ -63,7 +67,7 @@ class TupleTree:
         return free
 
     def add(self, tuples: np.ndarray) -> None:
-        """Enter tuples [n, K] that are distinct and not yet in use."""
+        """Add tuples [n, K] that are distinct and not yet in use."""
         self.used[0] += len(tuples)
         node = np.zeros(len(tuples), dtype=np.int64)
         for level, size in enumerate(self.sizes):

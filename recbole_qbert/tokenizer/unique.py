@@ -1,4 +1,4 @@
-"""What makes tuples unique where the vectors behind them are not at hand."""
+"""Unique tuples without vectors: an extra level, and distances from code frequencies."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import pandas as pd
 def extra_level(
     codes: np.ndarray, codebook_sizes: Sequence[int], items: Sequence[str]
 ) -> tuple[np.ndarray, tuple[int, ...]]:
-    """One more level that counts the items of each tuple: 0, 1, 2, ... by sorted token.
+    """Append a level that counts the items of each tuple: 0, 1, 2, ... by sorted token.
 
     Args:
         codes: int64 [N, K].
-        codebook_sizes: K.
+        codebook_sizes: K sizes.
         items: N sortable, distinct names.
 
     Returns:
-        codes [N, K + 1] and K + 1 sizes, the last one the largest group's; both as they were where
-        no tuple repeats.
+        Codes [N, K + 1] and K + 1 sizes, the last one the number of items of the largest group;
+        both unchanged if no tuple repeats.
     """
     groups = np.unique(codes, axis=0, return_inverse=True)[1].reshape(-1)
     by_name = pd.Series(groups, index=list(items)).sort_index()
@@ -33,15 +33,15 @@ def extra_level(
 def usage_distances(
     codes: np.ndarray, codebook_sizes: Sequence[int], rows: np.ndarray
 ) -> np.ndarray:
-    """Stands in for eq. 10's distances where only codes are known: how many items use a code.
+    """Substitute the distances of eq. 10 by code frequencies, if only codes are known.
 
-    An item's own code is at distance 0 and the rarest other code is the next nearest: of all free
-    codes it is the one that says least about other items.
+    An item's own code has distance 0. Any other code has a distance of 1 plus its frequency: the
+    rarest code is nearest, because it relates the item to the fewest others.
 
     Args:
         codes: int64 [N, K].
-        codebook_sizes: K.
-        rows: int64 [m], the items asked for.
+        codebook_sizes: K sizes.
+        rows: int64 [m], the items to compute.
 
     Returns:
         float32 [m, K, C], infinite where a level has fewer than C codes.

@@ -1,1 +1,1 @@
-"""Stage 1 (section 3.3 of the paper): text and image vectors injected into item IDs."""
+"""Stage 1 (section 3.3 of the paper): injection of text and image vectors into ID vectors."""

@@ -1,4 +1,7 @@
-"""Whether fused vectors keep the neighborhoods of what went into them."""
+"""Agreement of the fused vectors' neighborhoods with those of their sources.
+
+Shapes: N items, Q sampled items, J parts of a modality, D_m dimensions of a modality.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import numpy as np
 from recbole_qbert.common.nearest import nearest_items, overlap, unit_rows
 
 _K = 10
-_SAMPLE = 2000  # items whose neighbors are compared, evenly spaced over the catalog
+_SAMPLE = 2000  # approximate number of compared items, evenly spaced over the catalog
 
 
 def agreement_report(
@@ -18,18 +21,18 @@ def agreement_report(
     parts: Mapping[str, tuple[np.ndarray, np.ndarray]],
     counts: Any = None,
 ) -> dict[str, float]:
-    """Mean share of an item's 10 nearest by fused vector that are also nearest in each source.
+    """Compute the mean share of an item's 10 nearest fused vectors that are nearest in a source.
 
     Args:
         fused: [N, D].
-        parts: each modality's vectors [N, J, D_m] and which parts are there, bool [N, J]; only
-            items that have the modality are compared, among themselves.
+        parts: each modality's vectors [N, J, D_m] and mask bool [N, J]; only items that have the
+            modality are compared, among themselves.
         counts: sparse [N, N] co-occurrence in training; items that co-occur with fewer than 10
             others are left out.
 
     Returns:
-        One number a modality and, with `counts`, `training`; and `chance`, what unrelated vectors
-        of N items would score.
+        One share per modality; with `counts`, also `training`; and `chance`, the expected share for
+        unrelated vectors of N items.
     """
     result: dict[str, float] = {}
     for name, (vectors, present) in parts.items():
@@ -52,18 +55,22 @@ def _sampled(vectors: np.ndarray, n_items: int) -> np.ndarray:
 
 
 def _of_rows(vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The 10 nearest of some rows, the row itself taken out. int64 [Q, 10]."""
+    """Find the 10 nearest vectors of each row, without the row itself, int64 [Q, 10]."""
     found, _ = nearest_items(vectors, _K + 1, vectors[rows])
     other = found != rows[:, None]
-    # Of equal vectors the row itself may not be among the first: then the last one goes.
+    # Among equal vectors, the row itself may be missing; the last neighbor is dropped then.
     other[other.all(axis=1), -1] = False
     return found[other].reshape(len(rows), -1)
 
 
 def _most_common(counts: Any) -> np.ndarray:
-    """The 10 columns with the largest entries of each row of a sparse matrix, equals by column.
+    """Find the 10 largest entries of each row of a sparse matrix, ties by column.
 
-    Every row has at least 10 entries. int64 [Q, 10].
+    Args:
+        counts: sparse [Q, N], at least 10 entries in each row.
+
+    Returns:
+        Column numbers, int64 [Q, 10].
     """
     cells = counts.tocoo()
     order = np.lexsort((cells.col, -cells.data, cells.row))

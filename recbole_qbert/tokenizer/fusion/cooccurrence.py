@@ -1,7 +1,7 @@
-"""What users do with items, as vectors: a start for the ID vectors of stage 1.
+"""Item vectors from co-occurrence, the initial ID vectors of stage 1.
 
-Only training interactions count: of each user's items, in time order, the last two (the valid and
-the test target of the leave-one-out protocol) are left out before anything is counted.
+Only training interactions count. The last two items of each user in time order (the validation and
+the test target of the leave-one-out protocol) are removed before counting.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from threadpoolctl import threadpool_limits
 
 from recbole_qbert.data.sequences import read_interactions
 
-HELD_OUT = 2  # the last items of a user: test and valid
+HELD_OUT = 2  # last items of each user: the validation and the test target
 _POWER_ITERATIONS = 7
 
 
 def training_pairs(inter_path: str | Path) -> pd.DataFrame:
-    """Training interactions of an `.inter` file: columns `user_id` and `item_id`.
+    """Read the training interactions of an `.inter` file, grouped by user, in time order.
 
-    User after user, each in time order.
+    Returns:
+        Columns `user_id` and `item_id`.
 
     Raises:
-        InputError: the file cannot be read, or a time is no number.
+        InputError: the file cannot be read, or a timestamp is not a number.
     """
     frame = read_interactions(inter_path)
     from_the_end = frame.groupby("user_id", observed=True).cumcount(ascending=False)
@@ -35,11 +36,14 @@ def training_pairs(inter_path: str | Path) -> pd.DataFrame:
 
 
 def cooccurrence(pairs: pd.DataFrame, items: Sequence[str]) -> sp.csr_matrix:
-    """How many users have both items, [N, N], with an empty diagonal.
+    """Count the users who have both items of each pair of items.
 
     Args:
         pairs: columns `user_id` and `item_id`; repeated pairs count once.
-        items: N tokens; interactions with others are passed over.
+        items: N tokens; interactions with other items are ignored.
+
+    Returns:
+        Symmetric sparse [N, N] with an empty diagonal.
     """
     rows = pd.Index(items).get_indexer(pd.Index(pairs["item_id"]))
     users = pd.factorize(pairs["user_id"])[0]
@@ -55,16 +59,16 @@ def cooccurrence(pairs: pd.DataFrame, items: Sequence[str]) -> sp.csr_matrix:
 
 
 def cooccurrence_vectors(counts: sp.csr_matrix, n_components: int, seed: int) -> np.ndarray:
-    """Truncated SVD of the positive pointwise mutual information of co-occurrence.
+    """Compute item vectors by a truncated SVD of the positive pointwise mutual information.
 
     Args:
-        counts: [N, N], symmetric.
-        n_components: the most columns.
-        seed: of the randomized SVD.
+        counts: symmetric [N, N], from `cooccurrence`.
+        n_components: largest number of columns D'.
+        seed: seed of the randomized SVD.
 
     Returns:
-        float32 [N, D']: rows whose elements have a mean square of 1, as a random ID vector has;
-        zeros for an item that co-occurs with none.
+        float32 [N, D']. The elements of a row have a mean square of 1, like a random ID vector;
+        rows of items that co-occur with no other are zero.
     """
     pointwise = counts.tocoo()
     totals = np.asarray(counts.sum(axis=1)).ravel()
@@ -75,13 +79,13 @@ def cooccurrence_vectors(counts: sp.csr_matrix, n_components: int, seed: int) ->
         (np.maximum(information, 0), (pointwise.row, pointwise.col)), shape=counts.shape
     )
     n_components = min(n_components, len(totals))
-    with threadpool_limits(limits=1):  # sums over threads differ in their last bits
+    with threadpool_limits(limits=1):  # the rounding of sums depends on the number of threads
         left, singular, _ = randomized_svd(
             positive, n_components=n_components, n_iter=_POWER_ITERATIONS, random_state=seed
         )
     vectors = left * np.sqrt(singular)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    # Rounding noise of an item without co-occurrence must not become a direction.
+    # Normalizing the rounding noise of an item without co-occurrence would give a random vector.
     alone = (totals == 0)[:, None] | (lengths < 1e-9)
     scaled = np.where(alone, 0.0, vectors / np.where(alone, 1.0, lengths)) * n_components**0.5
     return scaled.astype(np.float32)

@@ -1,6 +1,7 @@
-"""Train stage 1 and apply it, to the items it was trained on and to new ones.
+"""Training of stage 1, and its application to training items and to new items.
 
-N items, J parts of a modality, D hidden, S depth.
+Shapes: N training items, n items, M modalities, J parts of a modality, D_m dimensions of a
+modality, D hidden size, S maximum depth.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from recbole_qbert.training.resume import FitState
 
 NEW_ITEM_QUERIES = ("neighbors", "mean")
 N_NEIGHBORS = 10
-_BLOCK = 4096  # items injected at once when nothing is trained
+_BLOCK = 4096  # items fused at once at inference
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Optimization of stage 1; `properties/tokenize.yaml` explains each."""
+    """Optimizer settings of stage 1; `properties/tokenize.yaml` documents each."""
 
     epochs: int = setting("injection.epochs", low=0)
     batch_size: int = setting("injection.batch_size", low=2)
@@ -39,17 +40,17 @@ class TrainingSettings:
 
 
 Parts = Mapping[str, tuple[np.ndarray, np.ndarray]]
-"""For each modality its vectors [N, J, D_m] and which parts are there, bool [N, J]."""
+"""Maps each modality to its vectors [N, J, D_m] and a mask bool [N, J], True for parts with one."""
 
 
 class Injector:
-    """Stage 1 after training: frozen.
+    """Frozen stage 1 after training.
 
     Attributes:
         model: the trained blocks, projections and queries [N, D].
-        centers: for each modality the mean vector [D_m] of the items it was trained on.
-        contents: float32 [N, M * D], what `contents_of` gives for those items.
-        history: one row an epoch: every loss term.
+        centers: for each modality, the mean vector [D_m] of the training items.
+        contents: result of `contents_of` for the training items, float32 [N, M * D].
+        history: for each epoch, the value of each loss term.
     """
 
     def __init__(
@@ -63,14 +64,14 @@ class Injector:
         self.contents, self.history = contents, history
 
     def fuse(self, parts: Parts, queries: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
-        """Inject, each item to the depth its own gates choose.
+        """Fuse the modalities of each item, to the depth that its gates choose.
 
         Args:
-            parts: of the training items in their order, or of any items with `queries`.
-            queries: [n, D] in place of the trained ones.
+            parts: modalities of the training items in their order or, with `queries`, of any items.
+            queries: [n, D], used in place of the trained queries.
 
         Returns:
-            h float32 [n, D] and the depth of each item, int64 [n], from 1 to S.
+            Fused vectors h, float32 [n, D], and the depth of each item, int64 [n], from 1 to S.
         """
         query = self.model.query.detach() if queries is None else torch.from_numpy(queries)
         centered = to_tensors(parts, self.centers)
@@ -84,13 +85,13 @@ class Injector:
         return torch.cat(fused).numpy(), torch.cat(depths).numpy()
 
     def queries_for(self, new: Parts, how: str) -> np.ndarray:
-        """ID vectors for items that were not trained on, which have none of their own.
+        """Estimate the ID vectors of new items, which have no trained ones.
 
         Args:
-            new: the new items' modalities.
-            how: `neighbors` takes the mean of the queries of the 10 training items whose contents
-                are nearest by cosine (modalities side by side, projected), or of all of them where
-                the new item has no modality; `mean` that of all.
+            new: modalities of the new items.
+            how: `neighbors` for the mean query of the 10 training items that are nearest in content
+                (cosine of `contents_of`), or of all training items if the new item has no modality;
+                `mean` for the mean query of all training items.
 
         Returns:
             float32 [n, D].
@@ -105,7 +106,7 @@ class Injector:
         return np.where(found.any(axis=1, keepdims=True), trained[rows].mean(axis=1), mean)
 
     def state(self) -> dict[str, Any]:
-        """For `save_checkpoint`."""
+        """Return the state for `save_checkpoint` and `from_state`."""
         dimensions = {name: layer.in_features for name, layer in self.model.projections.items()}
         return {
             "settings": asdict(self.model.settings),
@@ -119,7 +120,7 @@ class Injector:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Injector:
-        """The inverse of `state`."""
+        """Restore an injector from the result of `state`."""
         settings = InjectionSettings(**state["settings"])
         model = CrossModalInjection(state["n_items"], state["dimensions"], settings)
         model.load_state_dict(state["weights"])
@@ -142,16 +143,16 @@ def fit_injector(
 
     Args:
         parts: see `Parts`; float32.
-        settings: of the model.
-        training: of the optimizer.
-        seed: of weights, random queries and batches.
-        queries: [N, D'] start of the ID vectors, D' <= D, such as those of `cooccurrence_vectors`;
-            random without. Columns past D' start at zero.
-        folder: where a killed run leaves its state and a new one finds it.
-        show_progress: a bar with the time left.
+        settings: settings of the model.
+        training: settings of the optimizer.
+        seed: seed of the weights, the random queries and the batches.
+        queries: initial ID vectors [N, D'], D' <= D, such as those of `cooccurrence_vectors`;
+            columns from D' on start at zero. None for random ones.
+        folder: folder for the state of an unfinished run, which the next run continues.
+        show_progress: whether to show a progress bar.
 
     Raises:
-        InputError: a setting out of range, no item with any modality, or a loss that is not finite.
+        InputError: a setting is out of range, no item has a vector, or the loss is not finite.
     """
     check_settings(settings, training)
     n_items = len(next(iter(parts.values()))[0])
@@ -212,7 +213,11 @@ def fit_injector(
 def contents_of(
     model: CrossModalInjection, parts: Mapping[str, tuple[Tensor, Tensor]]
 ) -> np.ndarray:
-    """Projected modalities side by side, float32 [n, M * D]; zeros where one is missing."""
+    """Compute the content vectors of items: their projected modalities, normalized, concatenated.
+
+    Returns:
+        float32 [n, M * D]; zeros for a missing modality.
+    """
     blocks = []
     with torch.no_grad():
         for name, (vectors, present) in parts.items():
@@ -222,7 +227,11 @@ def contents_of(
 
 
 def check_settings(settings: InjectionSettings, training: TrainingSettings) -> None:
-    """Raises InputError, naming the key, for a value that cannot work."""
+    """Check the settings of stage 1.
+
+    Raises:
+        InputError: a value is invalid; the message names its key.
+    """
     for each in (settings, training):
         check_values(each, "injection")
     if settings.hidden_size % settings.n_heads:
@@ -233,9 +242,10 @@ def check_settings(settings: InjectionSettings, training: TrainingSettings) -> N
 
 
 def to_tensors(parts: Parts, centers: Mapping[str, np.ndarray]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Vectors of length 1, less the catalog's mean, as tensors.
+    """Normalize the vectors, subtract the centers, and convert them to tensors.
 
-    Pretrained encoders put all items into a narrow cone; without its axis the differences count.
+    Pretrained encoders map all items into a narrow cone. Subtracting its axis leaves the
+    differences between items.
     """
     tensors = {}
     for name, (vectors, present) in parts.items():
@@ -245,7 +255,7 @@ def to_tensors(parts: Parts, centers: Mapping[str, np.ndarray]) -> dict[str, tup
 
 
 def take(parts: Mapping[str, tuple[Tensor, Tensor]], rows: Any) -> dict[str, tuple[Tensor, Tensor]]:
-    """The parts of some items."""
+    """Select rows of each modality."""
     return {name: (vectors[rows], present[rows]) for name, (vectors, present) in parts.items()}
 
 
@@ -255,7 +265,7 @@ def _unit_parts(vectors: np.ndarray) -> np.ndarray:
 
 
 def _center(vectors: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """Mean of the vectors that are there, [D_m]; zeros where there is none."""
+    """Compute the mean of the normalized present vectors, [D_m]; zeros if there are none."""
     if not present.any():
         return np.zeros(vectors.shape[2], dtype=np.float32)
     return _unit_parts(vectors)[present].mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -276,9 +286,9 @@ def _train_epoch(
     batch_size: int,
     generator: torch.Generator,
 ) -> dict[str, float]:
-    """One pass over all items; returns each loss term's mean over the items, and their total."""
+    """Train for one epoch; return the mean of each loss term over the items, and `total`."""
     order = torch.randperm(len(model.query), generator=generator)
-    # A last batch of a few items would be an InfoNCE with hardly a negative.
+    # Batches of nearly equal size, because InfoNCE needs negatives in the last batch too.
     n_batches = max(1, round(len(order) / batch_size))
     sums: dict[str, float] = {}
     for rows in order.tensor_split(n_batches):
@@ -299,7 +309,7 @@ def _identity(
     training: TrainingSettings,
     seed: int,
 ) -> str:
-    """Hash of everything that training depends on."""
+    """Hash everything that training depends on."""
     digest = hashlib.sha256()
     digest.update(json.dumps([asdict(settings), asdict(training), seed, list(parts)]).encode())
     arrays = [array for pair in parts.values() for array in pair]

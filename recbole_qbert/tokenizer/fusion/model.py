@@ -1,15 +1,18 @@
 """Stage 1: dynamic cross-modal semantic injection (section 3.3, eqs. 3-5).
 
-Each item has a learnable ID vector, the query. Blocks of cross-attention let it read the item's
-text and image; after each block a gate says, for this item alone, whether to go on.
+Each item has a learnable ID vector, the query. In blocks of cross-attention, it attends to the
+item's text and image. After each block, a gate decides for each item whether to stop.
 
-B items of a batch, J parts of a modality (fields of a text, grid tokens of an image), M modalities,
-D hidden, S depth (the most blocks).
+Shapes: B items of a batch, J parts of a modality (fields of a text, grid tokens of an image), M
+modalities, D_m dimensions of a modality, D hidden size, S maximum depth (number of blocks).
 
-Where the paper is silent: one logit an item is the gate (the text calls it a vector and says it
-"directly determines whether to continue or stop propagation for each item"); in training the output
-is the mixture of the depths by their probability to be the last one, at inference the first depth
-whose gate says stop. With a single part a modality, the softmax of eq. 3 has one term and is 1.
+The paper leaves these points open:
+
+- The gate is one logit per item. The text calls it a vector, and says that it "directly determines
+  whether to continue or stop propagation for each item".
+- In training, the output is the mixture of all depths, weighted by the probability that a depth is
+  the last one. At inference, it is the first depth whose gate stops.
+- If a modality has a single part, the softmax of eq. 3 has one term and equals 1.
 """
 
 from __future__ import annotations
@@ -24,14 +27,14 @@ from torch.nn import functional as F
 from recbole_qbert.tokenizer.stage_settings import setting
 
 GATES = ("dynamic", "fixed")
-# Below this length eq. 3 no longer scales a query to length 1: the gradient of that grows without
-# bound near zero, where an item without co-occurrence starts, and one such step would freeze it.
+# Eq. 3 does not normalize queries shorter than this. The gradient of the normalization is unbounded
+# near zero, where an item without co-occurrence starts, and one such step would freeze its query.
 _SHORTEST_QUERY = 0.1
 
 
 @dataclass(frozen=True)
 class InjectionSettings:
-    """Shape and loss of stage 1; `properties/tokenize.yaml` explains each."""
+    """Model and loss settings of stage 1; `properties/tokenize.yaml` documents each."""
 
     hidden_size: int = setting("injection.hidden_size", low=1)
     n_heads: int = setting("injection.n_heads", low=1)
@@ -45,12 +48,12 @@ class InjectionSettings:
 
 @dataclass(frozen=True)
 class Injected:
-    """What the blocks make of a batch.
+    """Output of stage 1 for a batch.
 
     Attributes:
         fused: h [B, D].
-        aligned: x̂ [B, D] of each modality, rows of length <= 1; the learned vector of the modality
-            where the item lacks it.
+        aligned: for each modality, x̂ [B, D] of eq. 3, rows of length <= 1; the modality's learned
+            vector for items that lack it.
         depth_probability: [B, S], the probability that a depth is the last one; rows sum to 1.
     """
 
@@ -72,21 +75,27 @@ class InjectionBlock(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(hidden_size)
 
     def forward(self, hidden: Tensor, modalities: Tensor) -> Tensor:
-        """hidden [B, D], modalities [B, M, D] -> [B, D]."""
+        """Apply the block to hidden [B, D] and modalities [B, M, D]; return [B, D]."""
         read, _ = self.attention(hidden.unsqueeze(1), modalities, modalities, need_weights=False)
         hidden = self.attention_norm(hidden + read.squeeze(1))
         return self.feed_forward_norm(hidden + self.feed_forward(hidden))
 
 
 class CrossModalInjection(nn.Module):
-    """Stage 1 of Q-BERT4Rec."""
+    """Network of stage 1 of Q-BERT4Rec."""
 
     def __init__(self, n_items: int, dimensions: Mapping[str, int], settings: InjectionSettings):
-        """`dimensions` maps each modality to the dimension of its vectors."""
+        """Initialize random weights.
+
+        Args:
+            n_items: N, number of queries.
+            dimensions: D_m of each modality.
+            settings: sizes and loss.
+        """
         super().__init__()
         self.settings = settings
         size = settings.hidden_size
-        # Elements of deviation 1, as those of a normalized block output: eq. 5 compares the two.
+        # Elements of standard deviation 1, like the normalized output that eq. 5 compares them to.
         self.query = nn.Parameter(torch.randn(n_items, size))
         self.projections = nn.ModuleDict(
             {modality: nn.Linear(dimension, size) for modality, dimension in dimensions.items()}
@@ -99,7 +108,7 @@ class CrossModalInjection(nn.Module):
             for _ in range(settings.max_depth)
         )
         inner = max(1, size // 4)
-        # Every depth but the last one has a gate; after the last one there is nothing to decide.
+        # The last depth needs no gate, because every item stops there.
         self.gates = nn.ModuleList(
             nn.Sequential(nn.Linear(size, inner), nn.GELU(), nn.Linear(inner, 1))
             for _ in range(settings.max_depth - 1 if settings.gate == "dynamic" else 0)
@@ -112,11 +121,11 @@ class CrossModalInjection(nn.Module):
 
         Args:
             query: q [B, D].
-            parts: for each modality its vectors [B, J, D_m] and which are there, bool [B, J].
-            hard: stop each item at the first gate that says so, instead of mixing the depths.
+            parts: for each modality, its vectors [B, J, D_m] and mask bool [B, J].
+            hard: stop each item at its first gate above one half, instead of mixing the depths.
         """
         aligned = {name: self.align(name, query, *parts[name]) for name in self.projections}
-        # Rows of length 1 have small elements; attention expects elements of deviation 1.
+        # Rows of length 1 have small elements; attention expects a standard deviation of 1.
         scale = self.settings.hidden_size**0.5
         modalities = torch.stack(list(aligned.values()), dim=1) * scale
         hidden, states = query, []
@@ -132,10 +141,10 @@ class CrossModalInjection(nn.Module):
         return Injected(fused, aligned, probability)
 
     def align(self, modality: str, query: Tensor, vectors: Tensor, present: Tensor) -> Tensor:
-        """Eq. 3: the parts of a modality, weighted by their cosine with the query.
+        """Average the parts of a modality, weighted by their cosine with the query (eq. 3).
 
         Args:
-            modality: its name.
+            modality: name of the modality.
             query: q [B, D].
             vectors: [B, J, D_m].
             present: bool [B, J].
@@ -151,9 +160,9 @@ class CrossModalInjection(nn.Module):
         return torch.where(present.any(dim=1, keepdim=True), mixed, self.missing[modality])
 
     def stop_probability(self, states: Tensor) -> Tensor:
-        """σ(MLP(h)) at each depth; 1 at the last. [B, S, D] -> [B, S].
+        """Compute σ(MLP(h)) at each depth, and 1 at the last. [B, S, D] -> [B, S].
 
-        With `gate: fixed` every item goes all the way.
+        With `gate: fixed`, the probability is 0 before the last depth.
         """
         last = torch.ones_like(states[:, :1, 0])
         if not self.gates:
@@ -162,19 +171,22 @@ class CrossModalInjection(nn.Module):
         return torch.cat([*(torch.sigmoid(gate) for gate in gates), last], dim=1)
 
     def depth_probability(self, states: Tensor) -> Tensor:
-        """Probability to stop at a depth and at none before it. [B, S, D] -> [B, S]."""
+        """Compute the probability to stop at a depth and not before. [B, S, D] -> [B, S]."""
         return halting(self.stop_probability(states))
 
     def loss(self, query: Tensor, parts: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-        """Eq. 5, term by term; their sum is what training minimizes.
+        """Compute the terms of eq. 5; training minimizes their sum.
 
-        An InfoNCE term takes in only the items that have the modalities it compares. The squared
-        distance of the consistency term is a mean over the D elements, not a sum: at 256 elements
-        a sum would drown the other terms.
+        An InfoNCE term uses only the items that have the modalities it compares. The squared
+        distance of the consistency term is a mean over the D elements, not a sum: with 256
+        elements, a sum would dominate the other terms.
 
         Args:
             query: q [B, D].
             parts: see `forward`.
+
+        Returns:
+            Scalars by name; `ponder`, the weighted expected depth, is not in the paper.
         """
         injected = self(query, parts)
         there = {name: present.any(dim=1) for name, (_, present) in parts.items()}
@@ -200,7 +212,7 @@ class CrossModalInjection(nn.Module):
 
 
 def masked_softmax(scores: Tensor, present: Tensor) -> Tensor:
-    """Softmax over the present entries of the last axis; all zeros where none is present."""
+    """Compute a softmax over the present entries of the last axis; zeros if none is present."""
     scores = scores.masked_fill(~present, -torch.inf)
     scores = scores - scores.amax(dim=-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)
     weights = scores.exp() * present
@@ -208,19 +220,28 @@ def masked_softmax(scores: Tensor, present: Tensor) -> Tensor:
 
 
 def halting(stop: Tensor) -> Tensor:
-    """p_l Π_{j<l} (1 - p_j). [B, S] with last column 1 -> [B, S], rows sum to 1."""
+    """Compute p_l Π_{j<l} (1 - p_j). [B, S] with last column 1 -> [B, S], rows sum to 1."""
     going = torch.cumprod(1 - stop, dim=1)
     return stop * torch.cat([torch.ones_like(going[:, :1]), going[:, :-1]], dim=1)
 
 
 def first_stop(stop: Tensor) -> Tensor:
-    """The first depth, from 0, whose probability to stop is above one half. [B, S] -> [B]."""
+    """Find the first depth, from 0, with a stop probability above one half. [B, S] -> [B]."""
     return (stop > 0.5).to(torch.uint8).argmax(dim=1)
 
 
 def info_nce(left: Tensor, right: Tensor, temperature: float) -> Tensor:
-    """Symmetric InfoNCE of rows that belong together, against the batch. [B, D] twice -> scalar."""
-    if len(left) < 2:  # nothing to tell apart
+    """Compute the symmetric InfoNCE loss of matching rows, with in-batch negatives.
+
+    Args:
+        left: [B, D].
+        right: [B, D].
+        temperature: divisor of the cosines.
+
+    Returns:
+        A scalar, 0 if B < 2.
+    """
+    if len(left) < 2:  # no negatives
         return (left.sum() + right.sum()) * 0.0
     logits = F.normalize(left, dim=1) @ F.normalize(right, dim=1).T / temperature
     own = torch.arange(len(left), device=left.device)
@@ -228,6 +249,6 @@ def info_nce(left: Tensor, right: Tensor, temperature: float) -> Tensor:
 
 
 def expected_depth(depth_probability: Tensor) -> Tensor:
-    """Mean over the items of the expected number of blocks. [B, S] -> scalar, from 1 to S."""
+    """Compute the mean expected number of blocks of an item. [B, S] -> scalar, from 1 to S."""
     depths = torch.arange(1, depth_probability.size(1) + 1, device=depth_probability.device)
     return (depth_probability * depths).sum(dim=1).mean()

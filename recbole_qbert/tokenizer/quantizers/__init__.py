@@ -1,1 +1,1 @@
-"""Stage 2 (section 3.4 of the paper): vectors to tuples of codes."""
+"""Stage 2 (section 3.4 of the paper): quantization of vectors into tuples of codes."""

@@ -1,8 +1,9 @@
-"""What every quantizer does.
+"""Base class of the quantizers, and functions that they share.
 
-n vectors of dimension D, K levels, S_k codes of level k, C codes of the largest level. Levels count
-from 0. A level may have fewer codewords than codes, where there is less to tell apart than
-`codebook_size`; the codes beyond them are infinitely far from everything.
+Shapes: n vectors of dimension D, K levels, S_k codes of level k, C codes of the largest level, d
+dimensions of a codeword. Levels count from 0. A level has fewer codewords than codes if there are
+fewer distinct vectors than `codebook_size`; codes without a codeword are infinitely far from every
+vector.
 """
 
 from __future__ import annotations
@@ -19,18 +20,19 @@ from threadpoolctl import threadpool_limits
 
 from recbole_qbert.common.errors import InputError
 
-# Vectors are searched in blocks of exactly this many rows, the last one filled up with zeros: the
-# rounding of a matrix product depends on its shape, so a vector gets the same code in any batch.
+# Vectors are searched in blocks of exactly this many rows, the last one padded with zeros. The
+# rounding of a matrix product depends on its shape; with a fixed shape, a vector gets the same
+# codes in any batch.
 BLOCK = 1024
 _on_one_thread = contextvars.ContextVar("_on_one_thread", default=False)
 
 
 class Quantizer(ABC):
-    """Fitted and frozen: vectors to code tuples and back.
+    """Fitted, frozen quantizer that maps vectors to code tuples and back.
 
     Attributes:
         method: its name in `registry.METHODS`.
-        codebook_sizes: S_k, K of them, as they were asked for.
+        codebook_sizes: K sizes S_k, as requested by the settings.
         dimension: D.
     """
 
@@ -40,23 +42,23 @@ class Quantizer(ABC):
 
     @abstractmethod
     def _search(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Codes int64 [n, K] and squared distances float32 [n, K, C] of float32 [n, D]."""
+        """Compute codes int64 [n, K] and squared distances float32 [n, K, C] of float32 [n, D]."""
 
     @abstractmethod
     def _decode(self, codes: np.ndarray) -> np.ndarray:
-        """float32 [n, D] from the first k levels, int64 [n, k]."""
+        """Reconstruct float32 [n, D] from the codes of the first k levels, int64 [n, k]."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """Everything, for `save_checkpoint` and `load_quantizer`."""
+        """Return the complete state, for `save_checkpoint` and `load_quantizer`."""
 
     @classmethod
     @abstractmethod
     def from_state(cls, state: Mapping[str, Any]) -> Quantizer:
-        """The inverse of `state`."""
+        """Restore a quantizer from the result of `state`."""
 
     def encode(self, vectors: np.ndarray) -> np.ndarray:
-        """The nearest codes, level by level; of codes equally near the lower.
+        """Find the nearest code level by level; the lower code wins a tie.
 
         Args:
             vectors: float [n, D].
@@ -65,33 +67,41 @@ class Quantizer(ABC):
             int64 [n, K]; a vector's codes do not depend on the other vectors.
 
         Raises:
-            InputError: another dimension, or a value that is not finite.
+            InputError: the dimension is not D, or a value is not finite.
         """
         parts = [codes for codes, _ in self._searched(vectors)]
         return np.concatenate([np.empty((0, len(self.codebook_sizes)), dtype=np.int64), *parts])
 
     def distances(self, vectors: np.ndarray) -> np.ndarray:
-        """D of eq. 10: from what enters each level, on the path of `encode`, to its codewords.
+        """Compute the distances D of eq. 10, from each level's input to its codewords.
+
+        The inputs of the levels are those on the path of `encode`, for example residuals.
 
         Args:
             vectors: float [n, D].
 
         Returns:
-            Squared distances, float32 [n, K, C]; infinite where there is no codeword. The least of
-            each level is at the code that `encode` gives.
+            Squared distances, float32 [n, K, C]; infinite for codes without a codeword. The minimum
+            of each level is at the code that `encode` returns.
+
+        Raises:
+            InputError: as `encode`.
         """
         shape = (0, len(self.codebook_sizes), max(self.codebook_sizes))
         parts = [distances for _, distances in self._searched(vectors)]
         return np.concatenate([np.empty(shape, dtype=np.float32), *parts])
 
     def reconstruct(self, codes: np.ndarray) -> np.ndarray:
-        """Vectors from codes; a code without a codeword adds nothing.
+        """Reconstruct vectors from codes; a code without a codeword adds nothing.
 
         Args:
             codes: int64 [n, K].
 
         Returns:
             float32 [n, D].
+
+        Raises:
+            ValueError: the codes have another number of levels.
         """
         if codes.ndim != 2 or codes.shape[1] != len(self.codebook_sizes):
             raise ValueError(f"codes {codes.shape} do not belong to {self.codebook_sizes}")
@@ -101,16 +111,16 @@ class Quantizer(ABC):
         return np.concatenate([empty, *parts])
 
     def report(self, vectors: np.ndarray) -> dict[str, Any]:
-        """How well the codes tell the vectors apart and keep them.
+        """Report code usage, reconstruction error and collisions.
 
         Args:
             vectors: float [n, D].
 
         Returns:
-            `levels`, per level: what `usage` says, and `relative_error`, the squared error with the
-            levels up to this one over the squared distance of the vectors to their mean.
-            `collisions`: rows less distinct tuples. `identical`: rows less `count_distinct`:
-            collisions that no quantizer can avoid.
+            `levels`, for each level: the values of `usage`, and `relative_error`, the squared error
+            of the reconstruction from the levels up to this one, divided by the squared distance of
+            the vectors to their mean. `collisions`: n minus the number of distinct tuples.
+            `identical`: n minus `count_distinct`, the collisions that no quantizer can avoid.
         """
         checked = checked_vectors(vectors, self.dimension)
         codes = self.encode(checked)
@@ -128,12 +138,15 @@ class Quantizer(ABC):
     def squared_errors(
         self, vectors: np.ndarray, codes: np.ndarray, n_levels: Iterable[int]
     ) -> list[float]:
-        """Squared distances between vectors and what their first levels say, summed over all rows.
+        """Compute the squared reconstruction error, summed over all rows.
 
         Args:
             vectors: float32 [n, D].
             codes: int64 [n, K].
-            n_levels: how many levels; one sum for each.
+            n_levels: numbers of first levels to reconstruct from.
+
+        Returns:
+            One sum for each number in `n_levels`.
         """
         wanted = list(n_levels)
         errors = [0.0] * len(wanted)
@@ -154,11 +167,11 @@ class Quantizer(ABC):
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread for everything inside: sums over threads differ in their last bits."""
-    if _on_one_thread.get():  # looking for the pools takes milliseconds
+    """Run the block on one thread, because the rounding of sums depends on the thread count."""
+    if _on_one_thread.get():  # finding the thread pools takes milliseconds
         yield
         return
-    before = torch.get_num_threads()  # a pool of its own, which threadpoolctl does not see
+    before = torch.get_num_threads()  # PyTorch has a pool that threadpoolctl does not find
     token = _on_one_thread.set(True)
     torch.set_num_threads(1)
     try:
@@ -172,7 +185,7 @@ def one_thread() -> Iterator[None]:
 def greedy(
     residuals: np.ndarray, codebooks: Sequence[np.ndarray], width: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Eq. 6: level by level the codeword nearest to what the levels before left over.
+    """Quantize residuals greedily (eq. 6): at each level, take the nearest codeword.
 
     Args:
         residuals: [n, d].
@@ -180,9 +193,9 @@ def greedy(
         width: C.
 
     Returns:
-        Codes int64 [n, K], and the squared distances they are the least of, float32 [n, K, C].
+        Codes int64 [n, K], and the squared distances that they minimize, float32 [n, K, C].
     """
-    # Rounded to float32 only in the end: near a codeword the expanded square loses most digits.
+    # float64, because the expanded square loses most digits near a codeword.
     left = residuals.astype(np.float64)
     codes = np.empty((len(left), len(codebooks)), dtype=np.int64)
     distances = np.full((*codes.shape, width), np.inf, dtype=np.float32)
@@ -194,7 +207,7 @@ def greedy(
 
 
 def squared_distances(vectors: np.ndarray, codebook: np.ndarray) -> np.ndarray:
-    """float64 [n, C] of float64 [n, d] and [C, d]."""
+    """Compute squared distances float64 [n, C] of vectors float64 [n, d] to a codebook [C, d]."""
     codebook = codebook.astype(np.float64)
     product = vectors @ codebook.T
     lengths = (vectors**2).sum(axis=1)[:, None] + (codebook**2).sum(axis=1)
@@ -202,7 +215,10 @@ def squared_distances(vectors: np.ndarray, codebook: np.ndarray) -> np.ndarray:
 
 
 def decoded_sum(codes: np.ndarray, codebooks: Sequence[np.ndarray]) -> np.ndarray:
-    """Sum of the codewords of int64 [n, k], float64 [n, d]; a code without one adds nothing."""
+    """Sum the codewords of codes int64 [n, k] to float64 [n, d].
+
+    A code without a codeword adds nothing.
+    """
     total = np.zeros((len(codes), codebooks[0].shape[1]))
     for level, codebook in zip(codes.T, codebooks, strict=False):
         known = level < len(codebook)
@@ -211,12 +227,16 @@ def decoded_sum(codes: np.ndarray, codebooks: Sequence[np.ndarray]) -> np.ndarra
 
 
 def usage(codes: np.ndarray, size: int) -> dict[str, Any]:
-    """Use of one level's codes, int64 [n].
+    """Compute statistics of the use of one level's codes.
+
+    Args:
+        codes: int64 [n].
+        size: number of codes of the level.
 
     Returns:
-        `codebook_size`; `used` codes; `usage`, their share; `perplexity`, exp of the entropy of
-        their use; `shared`, the share of the items whose code another item has; `mean_group`,
-        items a used code.
+        `codebook_size`; `used`, the number of used codes; `usage`, their share of all codes;
+        `perplexity`, the exponential of the entropy of the code distribution; `shared`, the share
+        of items whose code another item also has; `mean_group`, items per used code.
     """
     counts = np.bincount(codes, minlength=size)
     used = counts[counts > 0]
@@ -233,30 +253,34 @@ def usage(codes: np.ndarray, size: int) -> dict[str, Any]:
 
 
 def count_collisions(codes: np.ndarray) -> int:
-    """Items less distinct tuples of codes [N, K]: how many items must change to be unique."""
+    """Count the items that must move to make codes [n, K] unique: n minus the distinct tuples."""
     return len(codes) - len(np.unique(codes, axis=0))
 
 
 def count_distinct(vectors: np.ndarray) -> int:
-    """How many vectors, float32 [n, D], n > 0, differ by more than an encoder's rounding.
+    """Count the vectors, float32 [n, D], n > 0, that differ by more than an encoder's rounding.
 
-    Rounding is a thousandth of the values' spread; where that is itself below a hundred-thousandth
-    of the values, all vectors count as one.
+    Values are rounded to a thousandth of their standard deviation over the vectors. If that
+    deviation is itself below 1e-5 of the values' root mean square, all vectors count as one.
     """
     mean = vectors.mean(axis=0, dtype=np.float64)
-    spread = sum(float(((block[:n] - mean) ** 2).sum()) for block, n in _blocks(vectors))
-    if spread <= 1e-10 * (spread + len(vectors) * float((mean**2).sum())):
+    squares = sum(float(((block[:n] - mean) ** 2).sum()) for block, n in _blocks(vectors))
+    if squares <= 1e-10 * (squares + len(vectors) * float((mean**2).sum())):
         return 1
-    step = 1e-3 * (spread / vectors.size) ** 0.5
+    step = 1e-3 * (squares / vectors.size) ** 0.5
     return len(np.unique(row_keys(vectors, step=step)))
 
 
 def row_keys(vectors: np.ndarray, seed: int = 0, step: float = 0.0) -> np.ndarray:
-    """A number for each row that depends on its values and the seed only, uint64 [n].
+    """Hash each row of vectors [n, D], uint64 [n].
 
-    Equal rows have equal keys; different rows practically never. The order of the keys is a random
-    order of the rows that does not depend on how they come. With `step`, values are rounded to its
-    multiples first.
+    Equal rows have equal keys; different rows practically never do. Sorting by key gives a random
+    order of the rows that does not depend on their given order.
+
+    Args:
+        vectors: float [n, D].
+        seed: seed of the hash.
+        step: if not 0, values are first rounded to multiples of it.
     """
     drawn = np.random.default_rng(seed).integers(0, 2**64, vectors.shape[1], dtype=np.uint64)
     keys = np.empty(len(vectors), dtype=np.uint64)
@@ -264,7 +288,7 @@ def row_keys(vectors: np.ndarray, seed: int = 0, step: float = 0.0) -> np.ndarra
         values = vectors[start : start + BLOCK].astype(np.float32)
         if step:
             values = np.round(values / np.float32(step))
-        values += np.float32(0)  # turns -0.0 into 0.0, which are equal but not in their bits
+        values += np.float32(0)  # turns -0.0 into 0.0, which has other bits
         bits = values.view(np.uint32).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         bits ^= bits >> np.uint64(32)
         keys[start : start + BLOCK] = (bits * (drawn | np.uint64(1))).sum(axis=1, dtype=np.uint64)
@@ -272,10 +296,10 @@ def row_keys(vectors: np.ndarray, seed: int = 0, step: float = 0.0) -> np.ndarra
 
 
 def checked_vectors(vectors: np.ndarray, dimension: int | None = None) -> np.ndarray:
-    """The vectors as float32 [n, D], without a copy where they are that.
+    """Return the vectors as float32 [n, D], without a copy if possible.
 
     Raises:
-        InputError: another shape, or a value that is not finite.
+        InputError: the shape is not [n, D], or a value is not finite.
     """
     checked = np.asarray(vectors)
     if checked.ndim != 2:
@@ -285,7 +309,7 @@ def checked_vectors(vectors: np.ndarray, dimension: int | None = None) -> np.nda
             f"vectors have dimension {checked.shape[1]}, but the quantizer was fitted on "
             f"{dimension}; give vectors of the encoder it was made with"
         )
-    with np.errstate(over="ignore"):  # a value beyond float32 is found just below
+    with np.errstate(over="ignore"):  # the loop below finds values beyond float32
         checked = checked.astype(np.float32, copy=False)
     for start in range(0, len(checked), BLOCK):
         bad = np.flatnonzero(~np.isfinite(checked[start : start + BLOCK]).all(axis=1))
@@ -299,7 +323,7 @@ def checked_vectors(vectors: np.ndarray, dimension: int | None = None) -> np.nda
 
 
 def _blocks(rows: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
-    """`BLOCK` rows at a time, and how many of them are real."""
+    """Yield blocks of `BLOCK` rows, the last one padded, with their number of real rows."""
     for start in range(0, len(rows), BLOCK):
         block = rows[start : start + BLOCK]
         n = len(block)

@@ -1,7 +1,9 @@
-"""Optimized product quantization: a rotation, then one codebook for each part of the dimensions.
+"""Optimized product quantization: a rotation, then one codebook per block of dimensions.
 
-The levels are unordered: no level refines another. faiss learns rotation and codebooks; what is
-kept and used are plain arrays.
+The levels are unordered: no level refines another. faiss learns the rotation and the codebooks; the
+fitted quantizer consists of plain arrays.
+
+Shapes: n vectors, D dimensions, K levels, C codes per level, d rotated dimensions.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ class OPQSettings(QuantizerSettings):
     """Settings of optimized product quantization.
 
     Attributes:
-        iterations: steps of the rotation.
-        rows_per_code: with more vectors than this many for each code, the fit sees a random sample.
+        iterations: number of iterations that fit the rotation.
+        rows_per_code: the fit uses a random sample of at most this many vectors per code.
     """
 
     iterations: int = setting("opq.iterations", low=1)
@@ -39,10 +41,10 @@ class OPQSettings(QuantizerSettings):
 
 @dataclass(frozen=True, eq=False)
 class OPQ(Quantizer):
-    """Rotation and codebooks.
+    """Fitted rotation and codebooks.
 
     Attributes:
-        mean: of the vectors of the fit, float32 [D].
+        mean: mean of the training vectors, float32 [D].
         rotation: float32 [d, D] with orthonormal rows or columns; d is a multiple of K.
         codebooks: float32 [K, C, d / K].
     """
@@ -59,7 +61,7 @@ class OPQ(Quantizer):
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:  # type: ignore[override]
-        """C, K times."""
+        """K equal sizes C."""
         return (self.codebooks.shape[1],) * len(self.codebooks)
 
     def _search(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -82,7 +84,7 @@ class OPQ(Quantizer):
         return rotated.reshape(len(codes), -1) @ self.rotation + self.mean
 
     def state(self) -> dict[str, Any]:
-        """For `load_quantizer`."""
+        """Return the complete state, for `load_quantizer`."""
         return {
             "method": self.method,
             "mean": self.mean,
@@ -92,23 +94,23 @@ class OPQ(Quantizer):
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> OPQ:
-        """The inverse of `state`."""
+        """Restore a quantizer from the result of `state`."""
         return cls(state["mean"], state["rotation"], state["codebooks"])
 
 
 def fit_opq(vectors: np.ndarray, settings: OPQSettings, seed: int) -> OPQ:
-    """Fit rotation and codebooks, on one thread and in an order that the rows do not set.
+    """Fit the rotation and the codebooks, on one thread, independent of the order of the rows.
 
-    Where K does not divide D, the rotation leaves out the dimensions of least variance; where K is
-    larger than D, zeros are added.
+    If K does not divide D, the rotation drops the dimensions of least variance; if K is larger than
+    D, zeros are added.
 
     Args:
         vectors: float32 [N, D], finite.
-        settings: all levels of one size, a power of two.
-        seed: of the sample and of the initial centers.
+        settings: all levels have one size, a power of two.
+        seed: seed of the sample and of the initial centers.
 
     Raises:
-        InputError: the sizes cannot be used, or there are fewer vectors than codes.
+        InputError: the sizes are invalid, or there are fewer vectors than codes.
     """
     size, n_levels = _check_sizes(settings, len(vectors))
     n_rows = settings.rows_per_code * size
@@ -118,15 +120,16 @@ def fit_opq(vectors: np.ndarray, settings: OPQSettings, seed: int) -> OPQ:
     sample -= mean
     dimension = sample.shape[1]
     kept = max(dimension // n_levels, 1) * n_levels
-    # With fewer rows than dimensions faiss writes beyond its memory; copies change no optimum.
+    # With fewer rows than dimensions, faiss writes beyond its memory. Repeating all rows avoids
+    # that and does not change the optimum.
     n_copies = math.ceil(max(dimension, kept) / len(sample))
     enough = np.tile(sample, (n_copies, 1))
 
     n_bits = size.bit_length() - 1
     product = faiss.ProductQuantizer(kept, n_levels, n_bits)
-    _quieten(product, seed)
+    _configure_kmeans(product, seed)
     within = faiss.ProductQuantizer(kept, n_levels, n_bits)
-    _quieten(within, seed)
+    _configure_kmeans(within, seed)
     opq = faiss.OPQMatrix(dimension, n_levels, kept)
     opq.niter, opq.max_train_points, opq.pq = settings.iterations, len(enough), within
     with one_thread():
@@ -139,7 +142,7 @@ def fit_opq(vectors: np.ndarray, settings: OPQSettings, seed: int) -> OPQ:
 
 
 def _check_sizes(settings: OPQSettings, n_vectors: int) -> tuple[int, int]:
-    """Codes of every level, and levels."""
+    """Check the sizes; return C and K."""
     sizes = set(settings.codebook_sizes)
     size = max(sizes)
     if len(sizes) > 1 or size & (size - 1) or not 2 <= size <= 2**16:
@@ -155,8 +158,8 @@ def _check_sizes(settings: OPQSettings, n_vectors: int) -> tuple[int, int]:
     return size, settings.n_levels
 
 
-def _quieten(product: Any, seed: int) -> None:
-    """Set faiss's k-means: our seed, all rows, no advice about the number of rows on stderr."""
+def _configure_kmeans(product: Any, seed: int) -> None:
+    """Set faiss's k-means to the given seed and all rows, without warnings about their number."""
     product.cp.seed = seed % 2**31
     product.cp.max_points_per_centroid = 2**31 - 1
     product.cp.min_points_per_centroid = 1

@@ -1,4 +1,4 @@
-"""The quantizers by name: how each is set, fitted, kept and read again."""
+"""Registry of the quantizers: settings, fitting and loading by name."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from recbole_qbert.tokenizer.stage_settings import QuantizerSettings, read_quant
 
 
 class Method(NamedTuple):
-    """One way to quantize.
+    """Registered quantizer.
 
     Attributes:
-        settings: class of its settings; their defaults are its section of `tokenize.yaml`.
-        fit: (vectors, settings, seed) to a fitted quantizer.
+        settings: class of its settings; their defaults are in its section of `tokenize.yaml`.
+        fit: function of (vectors, settings, seed) that returns a fitted quantizer.
         kind: class of the fitted quantizer.
-        resumable: whether `fit` also takes the folder of its state, and whether to show a bar.
+        resumable: whether `fit` also takes `folder` and `show_progress`.
     """
 
     settings: type[QuantizerSettings]
@@ -54,19 +54,20 @@ def fit_quantizer(
     folder: Path | None = None,
     show_progress: bool = False,
 ) -> Quantizer:
-    """Fit a quantizer; the result depends on the set of vectors, not on the order of the rows.
+    """Fit a quantizer; the result does not depend on the order of the rows.
 
     Args:
-        vectors: float [N, D]; equal rows are fine.
+        vectors: float [N, D]; rows may be equal.
         method: one of `METHODS`.
-        settings: of the method, see its settings class, with `n_levels` and `codebook_size`. What
-            else is missing has its default.
-        seed: of everything random.
-        folder: where a killed fit leaves its state and the next one finds it; None keeps nothing.
-        show_progress: a bar with the time left.
+        settings: settings of the method, see its settings class; `n_levels` and `codebook_size` are
+            required, other missing settings have their defaults.
+        seed: random seed, from 0 to 2**32 - 1.
+        folder: folder for the state of an unfinished fit, which the next fit continues; None saves
+            nothing.
+        show_progress: whether to show a progress bar.
 
     Raises:
-        InputError: a setting or vector that cannot be used, or a codebook that collapsed.
+        InputError: a setting or a vector is invalid, or a codebook collapsed.
     """
     if not 0 <= seed < 2**32:
         raise InputError(f"seed: {seed} is not between 0 and {2**32 - 1}")
@@ -83,7 +84,11 @@ def fit_quantizer(
 
 
 def load_quantizer(state: Mapping[str, Any]) -> Quantizer:
-    """The quantizer of a `state`."""
+    """Restore a quantizer from its `state()`.
+
+    Raises:
+        InputError: the method is unknown.
+    """
     method = state.get("method")
     if method not in METHODS:
         raise InputError(f"a quantizer of method {method!r} is not of this version")

@@ -1,7 +1,10 @@
-"""Residual k-means: each level clusters what the levels before it left over.
+"""Residual k-means: each level clusters the residuals of the levels before it.
 
-Residuals of many dimensions are mostly noise, of which k-means picks the outliers: most items share
-one code of a late level. On principal components, half whitened, the levels stay balanced.
+High-dimensional residuals are mostly noise, and k-means then gives outliers their own clusters:
+most items share one code of a late level. On partly whitened principal components, the levels stay
+balanced.
+
+Shapes: n vectors, D dimensions, E components, K levels, S_k codes and C_k codewords of level k.
 """
 
 from __future__ import annotations
@@ -29,14 +32,14 @@ class RQKMeansSettings(QuantizerSettings):
     """Settings of residual k-means.
 
     Attributes:
-        restarts: k-means runs of a level, of which the best counts.
-        iterations: the most steps of a run.
-        rows_per_code: with more distinct vectors than this many for each code of the largest level,
-            the fit sees a random sample of them.
-        n_components: k-means sees so many principal components, at most; 0 for all. With 0 and
-            without whitening it sees the vectors themselves.
-        whitening: each component is divided by its deviation to this power: 0 keeps distances,
-            1 makes all components equally wide.
+        restarts: number of k-means runs per level, of which the best is used.
+        iterations: largest number of iterations of a run.
+        rows_per_code: the fit uses a random sample of at most this many distinct vectors per code
+            of the largest level.
+        n_components: largest number of principal components to cluster; 0 for all. With 0 and
+            without whitening, the vectors themselves are clustered.
+        whitening: each component is divided by its standard deviation to this power: 0 keeps
+            distances, 1 gives all components equal variance.
     """
 
     restarts: int = setting("rqkmeans.restarts", low=1)
@@ -48,12 +51,12 @@ class RQKMeansSettings(QuantizerSettings):
 
 @dataclass(frozen=True, eq=False)
 class Components:
-    """E principal components of vectors, whitened to some degree.
+    """Projection of vectors to E principal components, optionally whitened.
 
     Attributes:
-        mean: float64 [D], taken off the vectors.
+        mean: float64 [D], subtracted from the vectors.
         axes: float64 [D, E], orthonormal columns.
-        scale: float64 [E], what each component is multiplied by.
+        scale: float64 [E], the factor of each component.
     """
 
     mean: np.ndarray
@@ -61,22 +64,22 @@ class Components:
     scale: np.ndarray
 
     def of(self, vectors: np.ndarray) -> np.ndarray:
-        """float [n, D] to float64 [n, E]."""
+        """Project vectors, float [n, D], to float64 [n, E]."""
         return (vectors - self.mean) @ self.axes * self.scale
 
     def back(self, components: np.ndarray) -> np.ndarray:
-        """float [n, E] to the nearest float64 [n, D] that has them."""
+        """Map components, float [n, E], back to vectors, float64 [n, D]."""
         return components / self.scale @ self.axes.T + self.mean
 
 
 @dataclass(frozen=True, eq=False)
 class ResidualKMeans(Quantizer):
-    """K codebooks, of the vectors or of E components of them.
+    """Fitted codebooks of the vectors, or of E components of them.
 
     Attributes:
         codebooks: K arrays, float32 [C_k, E], `C_k = min(S_k, distinct residuals of the fit)`.
-        codebook_sizes: S_k, K of them.
-        frame: the components, or None where the vectors themselves are clustered (E = D).
+        codebook_sizes: K sizes S_k.
+        frame: the components, or None if the vectors themselves are clustered (E = D).
     """
 
     codebooks: list[np.ndarray]
@@ -98,7 +101,7 @@ class ResidualKMeans(Quantizer):
         return (decoded if self.frame is None else self.frame.back(decoded)).astype(np.float32)
 
     def state(self) -> dict[str, Any]:
-        """For `load_quantizer`."""
+        """Return the complete state, for `load_quantizer`."""
         return {
             "method": self.method,
             "codebooks": self.codebooks,
@@ -108,7 +111,7 @@ class ResidualKMeans(Quantizer):
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> ResidualKMeans:
-        """The inverse of `state`."""
+        """Restore a quantizer from the result of `state`."""
         frame = None if state["frame"] is None else Components(**state["frame"])
         return cls(list(state["codebooks"]), tuple(state["codebook_sizes"]), frame)
 
@@ -118,14 +121,15 @@ def fit_residual_kmeans(
 ) -> ResidualKMeans:
     """Fit K codebooks, each by k-means on the residuals of the levels before.
 
-    The fit sees the distinct vectors in an order of their own (`row_keys`), weighted by how many
-    rows hold each: the result does not depend on the order of the rows, and equal vectors get equal
-    codes. It runs on one thread, because sums over threads differ in their last bits.
+    The fit uses the distinct vectors in the order of their hashes (`row_keys`), weighted by their
+    frequency. The result therefore does not depend on the order of the rows, and equal vectors get
+    equal codes. The fit runs on one thread, because the rounding of sums depends on the number of
+    threads.
 
     Args:
         vectors: float32 [N, D], finite, N > 0.
-        settings: of residual k-means.
-        seed: of the sample and the initial centers; level k uses `seed + k`.
+        settings: settings of residual k-means.
+        seed: seed of the sample and the initial centers; level k uses `seed + k`.
     """
     sizes = settings.codebook_sizes
     _, first, counts = np.unique(row_keys(vectors, seed), return_index=True, return_counts=True)
@@ -149,35 +153,34 @@ def fit_residual_kmeans(
 def fit_components(
     vectors: np.ndarray, weights: np.ndarray, n_components: int, whitening: float
 ) -> Components:
-    """Principal components of weighted vectors, those without any spread left out.
+    """Compute the principal components of weighted vectors, except those without variance.
 
     Args:
         vectors: float64 [n, D].
-        weights: [n], how many rows each stands for.
-        n_components: the most components; 0 for all.
-        whitening: each is divided by its deviation to this power.
+        weights: [n], frequencies of the vectors.
+        n_components: largest number of components E; 0 for all.
+        whitening: each component is divided by its standard deviation to this power.
     """
     mean = np.average(vectors, axis=0, weights=weights)
     centered = vectors - mean
     covariance = (centered * weights[:, None]).T @ centered / weights.sum()
-    spread, axes = np.linalg.eigh(covariance)  # the widest last
-    spread, axes = spread[::-1], axes[:, ::-1]
+    variance, axes = np.linalg.eigh(covariance)  # in increasing order
+    variance, axes = variance[::-1], axes[:, ::-1]
     rounding = 1e-14 * np.square(vectors).mean()
-    wide = spread > max(1e-10 * spread[0], rounding)
-    kept = max(1, min(n_components or len(spread), int(wide.sum())))
-    scale = np.where(wide, spread, 1.0)[:kept] ** (-whitening / 2)
+    varies = variance > max(1e-10 * variance[0], rounding)
+    kept = max(1, min(n_components or len(variance), int(varies.sum())))
+    scale = np.where(varies, variance, 1.0)[:kept] ** (-whitening / 2)
     return Components(mean, np.ascontiguousarray(axes[:, :kept]), scale)
 
 
 def _fit_level(
     residuals: np.ndarray, weights: np.ndarray, size: int, settings: RQKMeansSettings, seed: int
 ) -> np.ndarray:
-    """One codebook, float32 [C_k, D], for weighted residuals [U, D]."""
-    rounded = residuals.astype(np.float32) + np.float32(0)
-    # A few more rows than codes settle whether there is anything to cluster.
+    """Fit one codebook, float32 [C_k, E], to weighted residuals [n, E]."""
+    rounded = residuals.astype(np.float32) + np.float32(0)  # -0.0 becomes 0.0
     distinct = np.unique(rounded, axis=0)
     if len(distinct) <= size:
-        return distinct  # one code per residual: no error is left
+        return distinct  # one codeword per residual leaves no error
     kmeans = KMeans(size, n_init=settings.restarts, max_iter=settings.iterations, random_state=seed)
     kmeans.fit(rounded, sample_weight=weights)
     return kmeans.cluster_centers_

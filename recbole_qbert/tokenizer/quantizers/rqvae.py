@@ -1,17 +1,21 @@
-"""The RQ-VAE of Q-BERT4Rec, equations 6 to 9: the network, its losses, and its frozen form.
+"""RQ-VAE of Q-BERT4Rec, equations 6 to 9: the network, its losses, and the frozen quantizer.
 
-B items of a batch, D dimension of a vector h, E of a latent z, K levels, S_k codes of level k.
-Levels count from 0.
+Shapes: B items of a batch, n vectors, D dimensions of a vector h, E dimensions of a latent z, K
+levels, S_k codes of level k. Levels count from 0.
 
     z = encoder(h)         r_0 = z,  e_k = the codeword nearest to r_k,  r_{k+1} = r_k - e_k   (6)
     L_recon = |h - decoder(sum of e_k)|^2                                                      (7)
     L_rq = sum over k of  |sg[r_k] - e_k|^2  +  beta |r_k - sg[e_k]|^2                         (8)
     L = L_recon + L_rq                                                                         (9)
 
-The paper leaves three things open. z^(k) of eq. 8 is read as the residual that enters the level,
-and codewords taken off before are constants in it. The squared lengths are divided by their number
-of dimensions (`norm: mean`, as in MQL4GRec), so that beta means the same for all D and E, or not
-(`norm: sum`, as printed). h is standardized first, since eq. 9 depends on its scale.
+The paper leaves three points open:
+
+- z^(k) of eq. 8 is read as the residual r_k that enters level k. The codewords subtracted before
+  are constants in it.
+- With `norm: mean`, squared norms are divided by their number of dimensions, as in MQL4GRec, so
+  that beta has the same meaning for all D and E. With `norm: sum`, they are not divided, as printed
+  in the paper.
+- h is standardized first, because eq. 9 depends on its scale.
 """
 
 from __future__ import annotations
@@ -33,7 +37,7 @@ _TINY = 1e-6
 
 @dataclass(frozen=True)
 class LossSettings:
-    """What eqs. 7 to 9 are made of; `RQVAESettings` explains each."""
+    """Settings of eqs. 7 to 9; `RQVAESettings` documents each."""
 
     beta: float
     norm: str
@@ -44,13 +48,13 @@ class LossSettings:
 
 @dataclass(frozen=True)
 class Losses:
-    """Of one batch: means over its items.
+    """Losses of one batch, means over its items, and its codes.
 
     Attributes:
         reconstruction: eq. 7, a scalar.
         quantization: eq. 8, a scalar.
         codes: int64 [B, K].
-        residuals: K tensors [B, E], r_k without gradients.
+        residuals: K tensors r_k [B, E], without gradients.
     """
 
     reconstruction: Tensor
@@ -60,7 +64,7 @@ class Losses:
 
 
 class RQVAE(nn.Module):
-    """Encoder, decoder, codebooks, and the fixed affine map that standardizes h."""
+    """Network of encoder, decoder, codebooks and a fixed affine map that standardizes h."""
 
     shift: Tensor
     scale: Tensor
@@ -73,7 +77,15 @@ class RQVAE(nn.Module):
         codebook_sizes: Sequence[int],
         generator: torch.Generator | None = None,
     ):
-        """Random weights from `generator`; all codewords are zero."""
+        """Initialize random weights and zero codewords.
+
+        Args:
+            dimension: D.
+            hidden_sizes: widths of the encoder between D and E; the decoder mirrors them.
+            code_size: E.
+            codebook_sizes: K sizes S_k.
+            generator: generator of the weights; None for PyTorch's global one.
+        """
         super().__init__()
         widths = [dimension, *hidden_sizes, code_size]
         self.encoder = _mlp(widths, generator)
@@ -85,15 +97,15 @@ class RQVAE(nn.Module):
         self.register_buffer("scale", torch.ones(dimension))
 
     def standardize(self, vectors: Tensor) -> Tensor:
-        """h as the network sees it, [B, D]."""
+        """Standardize vectors h [B, D] for the encoder."""
         return (vectors - self.shift) * self.scale
 
     def restore(self, standardized: Tensor) -> Tensor:
-        """The inverse of `standardize`."""
+        """Invert `standardize`."""
         return standardized / self.scale + self.shift
 
     def losses(self, standardized: Tensor, settings: LossSettings) -> Losses:
-        """Eqs. 6 to 8 for [B, D]; their sum is eq. 9."""
+        """Compute eqs. 6 to 8 for standardized vectors [B, D]; the sum of both losses is eq. 9."""
         latent = self.encoder(standardized)
         entering, quantized = latent, torch.zeros_like(latent)
         terms, codes, residuals = [], [], []
@@ -120,18 +132,21 @@ class RQVAE(nn.Module):
 
 
 def squared_length(rows: Tensor, norm: str) -> Tensor:
-    """Mean over the rows of [B, d] of their squared length, divided by d where `norm` is mean."""
+    """Compute the mean squared norm of the rows of [B, d], divided by d if `norm` is `mean`."""
     squares = rows.square()
     return squares.mean() if norm == "mean" else squares.sum(dim=1).mean()
 
 
 def choose(residual: Tensor, codebook: Tensor, epsilon: float = 0.0) -> Tensor:
-    """The nearest codeword of each row, int64 [B]; with `epsilon` all codewords in equal shares.
+    """Choose a codeword for each row: the nearest or, with `epsilon`, one of a balanced assignment.
 
     Args:
         residual: [B, E].
         codebook: [S, E].
-        epsilon: of `sinkhorn`; 0 leaves each row free.
+        epsilon: argument of `sinkhorn`; 0 for the nearest codeword.
+
+    Returns:
+        int64 [B].
     """
     lengths = residual.square().sum(dim=1, keepdim=True) + codebook.square().sum(dim=1)
     distances = torch.addmm(lengths, residual, codebook.T, alpha=-2)
@@ -139,12 +154,14 @@ def choose(residual: Tensor, codebook: Tensor, epsilon: float = 0.0) -> Tensor:
 
 
 def sinkhorn(distances: Tensor, epsilon: float, n_iterations: int = SINKHORN_ITERATIONS) -> Tensor:
-    """A plan that gives every row one share and every column an equal one, near ones preferred.
+    """Compute an entropy-regularized transport plan of rows to columns, by Sinkhorn iterations.
+
+    All rows have equal mass, as have all columns. Small distances are preferred.
 
     Args:
         distances: [B, S]; centered and scaled to [-1, 1] first, so that `epsilon` has no unit.
-        epsilon: the smaller, the closer to the nearest.
-        n_iterations: rows and columns are scaled in turn this often, the columns last.
+        epsilon: regularization; the smaller, the closer to the nearest columns.
+        n_iterations: number of iterations, each of which scales the rows, then the columns.
 
     Returns:
         float64 [B, S], not negative; columns sum to 1 / S, rows to about 1 / B.
@@ -152,10 +169,10 @@ def sinkhorn(distances: Tensor, epsilon: float, n_iterations: int = SINKHORN_ITE
     lowest, highest = distances.min(), distances.max()
     middle = (highest + lowest) / 2
     scaled = ((distances - middle) / (highest - middle + 1e-5)).double()
-    # A factor of a row changes nothing; this one keeps the largest entry of each at 1.
+    # The plan does not depend on factors of rows; this one makes the largest entry of each row 1.
     kernel = torch.exp((scaled.min(dim=1, keepdim=True).values - scaled) / epsilon)
     n_rows, n_columns = kernel.shape
-    # Scaling vectors in place of the matrix: a product with a vector is all that a step costs.
+    # Updating scaling vectors instead of the matrix makes an iteration two matrix-vector products.
     of_column = kernel.new_ones(n_columns)
     for _ in range(n_iterations):
         of_row = 1 / (n_rows * (kernel @ of_column).clamp(min=1e-300))
@@ -164,10 +181,10 @@ def sinkhorn(distances: Tensor, epsilon: float, n_iterations: int = SINKHORN_ITE
 
 
 def pass_gradient(latent: Tensor, quantized: Tensor, how: str) -> Tensor:
-    """`quantized` [B, E] in the forward pass, with a gradient for `latent` [B, E] in the backward.
+    """Return `quantized` [B, E], with a gradient that flows to `latent` [B, E].
 
-    `ste` copies the gradient. `rotation` (Fifty et al., 2410.06424) turns and stretches it by the
-    map that takes z to its quantized form, held constant.
+    `ste` copies the gradient (straight-through estimator). `rotation` (Fifty et al., arXiv
+    2410.06424) rotates and scales it by the linear map from z to its quantized form, held constant.
     """
     if how == "ste":
         return latent + (quantized - latent).detach()
@@ -182,21 +199,28 @@ def pass_gradient(latent: Tensor, quantized: Tensor, how: str) -> Tensor:
 
 
 class MovingCodebooks:
-    """Codewords as moving means of what chose them, not by gradient (`codebook_update: ema`).
+    """Update of codewords by exponential moving averages (`codebook_update: ema`), not gradients.
 
-    n_c <- decay n_c + (1 - decay) (rows that chose c), and likewise the sum of those rows; the
-    codeword is the sum over the count, which Laplace smoothing keeps above zero.
+    For each code c, n_c <- decay n_c + (1 - decay) (number of rows that chose c), and likewise for
+    the sum of these rows. The codeword is the sum divided by the count; Laplace smoothing keeps the
+    count above zero.
     """
 
     def __init__(self, codebooks: Sequence[Tensor], decay: float, smoothing: float = 1e-5):
-        """Start as if every codeword had been chosen once, by itself."""
+        """Initialize each count with 1 and each sum with the codeword.
+
+        Args:
+            codebooks: K tensors [S_k, E], updated in place.
+            decay: decay of the averages per batch.
+            smoothing: constant of Laplace smoothing.
+        """
         self.codebooks, self.decay, self.smoothing = codebooks, decay, smoothing
         self.counts = [book.new_ones(len(book)) for book in codebooks]
         self.sums = [book.detach().clone() for book in codebooks]
 
     @torch.no_grad()
     def update(self, codes: Tensor, residuals: Sequence[Tensor]) -> None:
-        """One batch: codes int64 [B, K], residuals K times [B, E]."""
+        """Update the codebooks with one batch: codes int64 [B, K], and K residuals [B, E]."""
         for level, book in enumerate(self.codebooks):
             counts, sums = self.counts[level], self.sums[level]
             chosen = codes[:, level]
@@ -209,21 +233,21 @@ class MovingCodebooks:
             book.copy_(sums / smooth[:, None])
 
     def restart(self, level: int, codes: Tensor, codewords: Tensor) -> None:
-        """Begin again for some codes [m] with codewords [m, E]."""
+        """Reset the averages of some codes [m] of a level to codewords [m, E]."""
         self.counts[level][codes] = 1.0
         self.sums[level][codes] = codewords
 
     def state(self) -> dict[str, Any]:
-        """For `load`."""
+        """Return the state for `load`."""
         return {"counts": self.counts, "sums": self.sums}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state`."""
+        """Restore the result of `state`."""
         self.counts, self.sums = list(state["counts"]), list(state["sums"])
 
 
 class RQVAEQuantizer(Quantizer):
-    """A trained RQ-VAE, frozen. Latents are float32; the search among codewords is float64."""
+    """Frozen RQ-VAE. Latents are float32; the search for codewords is float64."""
 
     method = "rqvae"
 
@@ -234,7 +258,7 @@ class RQVAEQuantizer(Quantizer):
         self.dimension = len(network.shift)
 
     def latents(self, block: np.ndarray) -> np.ndarray:
-        """z of float32 [n, D], float32 [n, E]."""
+        """Compute the latents z, float32 [n, E], of vectors float32 [n, D]."""
         with torch.no_grad():
             standardized = self.network.standardize(torch.from_numpy(block))
             latents: np.ndarray = self.network.encoder(standardized).numpy()
@@ -250,7 +274,7 @@ class RQVAEQuantizer(Quantizer):
         return decoded.numpy()
 
     def state(self) -> dict[str, Any]:
-        """For `load_quantizer`."""
+        """Return the complete state, for `load_quantizer`."""
         hidden = [layer.out_features for layer in self.network.encoder if _is_linear(layer)]
         return {
             "method": self.method,
@@ -263,20 +287,20 @@ class RQVAEQuantizer(Quantizer):
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> RQVAEQuantizer:
-        """The inverse of `state`."""
+        """Restore a quantizer from the result of `state`."""
         names = ("dimension", "hidden_sizes", "code_size", "codebook_sizes")
         shape = {name: state[name] for name in names}
-        # The weights are replaced at once; a generator of its own leaves torch's alone.
+        # The random weights are overwritten. A new generator avoids changing torch's global state.
         network = RQVAE(**shape, generator=torch.Generator())
         network.load_state_dict(state["weights"])
         return cls(network)
 
 
 def _mlp(widths: Sequence[int], generator: torch.Generator | None) -> nn.Sequential:
-    """Linear layers with ReLU between them; Xavier weights as in MQL4GRec."""
+    """Create linear layers with ReLU between them, and Xavier weights as in MQL4GRec."""
     layers: list[nn.Module] = []
     for before, after in zip(widths[:-1], widths[1:], strict=True):
-        # Without `skip_init`, weights would be drawn from torch's global state first.
+        # `skip_init` avoids drawing weights from torch's global generator.
         linear = torch.nn.utils.skip_init(nn.Linear, before, after)
         nn.init.xavier_normal_(linear.weight, generator=generator)
         nn.init.zeros_(linear.bias)

@@ -1,8 +1,14 @@
-"""Train the RQ-VAE: k-means start on the whole catalog, restarts of dead codes, the best epoch.
+"""Training of the RQ-VAE.
 
-N items, K levels, S_k codes of level k, E dimension of a latent. The items are trained in an order
-of their own (`row_keys`), and every epoch draws from a generator of its own: the result depends
-neither on the order of the rows nor on where a killed fit went on. Everything runs on one thread.
+The codebooks start from k-means on the whole catalog. Codes that no item uses are restarted. The
+last epochs have no restarts (they are *settled*), and the best of them is selected.
+
+The items are sorted by hash (`row_keys`), and each epoch has its own random generators. The result
+therefore depends neither on the order of the rows nor on interruptions. All code runs on one
+thread.
+
+Shapes: N items, B items of a batch, D dimensions, E dimensions of a latent, K levels, S_k codes of
+level k.
 """
 
 from __future__ import annotations
@@ -38,12 +44,12 @@ from recbole_qbert.tokenizer.quantizers.rqvae import (
 from recbole_qbert.tokenizer.quantizers.rqvae_settings import RQVAESettings
 from recbole_qbert.training.resume import FitState
 
-# A level after the first that uses less than this share of the codes it could has collapsed.
+# A level after the first has collapsed if it uses less than this share of the codes that it could.
 COLLAPSED_SHARE = 0.05
-_EVALUATIONS = 20  # at least, where there are as many epochs
-_FINAL_RATE = 0.02  # of the learning rate, at the end of the cosine
-_START_ITERATIONS = 50  # of k-means
-_SHUFFLE, _RESTART, _FILL = range(3)  # what a generator is for
+_EVALUATIONS = 20  # minimum number of evaluations, if there are as many epochs
+_FINAL_RATE = 0.02  # share of the learning rate at the end of the cosine schedule
+_START_ITERATIONS = 50  # iterations of the initial k-means
+_SHUFFLE, _RESTART, _FILL = range(3)  # purposes of random generators
 
 
 def fit_rqvae(
@@ -53,14 +59,17 @@ def fit_rqvae(
     folder: Path | None = None,
     show_progress: bool = False,
 ) -> RQVAEQuantizer:
-    """Train on all vectors; the best settled epoch by collisions, then by reconstruction error.
+    """Train on all vectors and return the best settled epoch.
+
+    The best epoch has the fewest collisions, then the smallest reconstruction error.
 
     Args:
         vectors: float32 [N, D], finite, N > 0.
-        settings: of the RQ-VAE.
-        seed: of everything random.
-        folder: where a killed fit leaves its state and the next one finds it.
-        show_progress: a bar with the time left.
+        settings: settings of the RQ-VAE.
+        seed: random seed.
+        folder: folder for the state of an unfinished fit, which the next fit continues; None saves
+            nothing.
+        show_progress: whether to show a progress bar.
 
     Raises:
         InputError: the loss is not finite, or a codebook collapsed.
@@ -94,15 +103,15 @@ def fit_rqvae(
 
 
 class RQVAETraining:
-    """One fit, epoch by epoch.
+    """Training state of one fit.
 
     Attributes:
-        network: what is trained.
-        epoch: epochs done.
-        n_epochs: epochs to do.
-        n_distinct: distinct vectors.
-        latest: `collisions` and `error` of the latest look at the catalog.
-        best: the same of the best settled one, and its `weights`.
+        network: the trained network.
+        epoch: number of finished epochs.
+        n_epochs: total number of epochs.
+        n_distinct: number of distinct vectors.
+        latest: `collisions` and `error` of the latest evaluation on the catalog.
+        best: `collisions`, `error` and `weights` of the best settled evaluation.
         identity: hash of everything that the fit depends on.
     """
 
@@ -144,12 +153,15 @@ class RQVAETraining:
 
     @property
     def first_settled(self) -> int:
-        """Number, from 1, of the first epoch that counts; there are no restarts from it on."""
+        """Number, from 1, of the first epoch without restarts, which may be selected."""
         settled = max(1, round(self.settings.settle_share * self.n_epochs))
         return self.n_epochs - settled + 1
 
     def start_codebooks(self) -> None:
-        """Residual k-means on the latents of all items (a random sample of very many)."""
+        """Initialize the codebooks by residual k-means on the latents.
+
+        K-means uses all items, or a random sample of a large catalog.
+        """
         frozen = RQVAEQuantizer(self.network)
         latents = np.empty((len(self.vectors), self.settings.code_size), dtype=np.float32)
         for start in range(0, len(latents), BLOCK):
@@ -165,7 +177,7 @@ class RQVAETraining:
         )
         found = fit_residual_kmeans(latents, of_kmeans, self.seed).codebooks
         for codebook, centers in zip(self.network.codebooks, found, strict=True):
-            # Fewer items than codes: the rest lie near some center and wait for a restart.
+            # With fewer items than codes, the other codewords start near random centers.
             generator = self._generator(_FILL)
             fill = centers[generator.integers(len(centers), size=len(codebook) - len(centers))]
             fill = fill + 1e-3 * latents.std() * generator.standard_normal(fill.shape)
@@ -174,14 +186,18 @@ class RQVAETraining:
         self._start_moving()
 
     def train_epoch(self) -> float:
-        """One pass over the items, restarts, a look where it is due; returns the mean loss."""
+        """Train for one epoch, restart dead codes, and evaluate if due; return the mean loss.
+
+        Raises:
+            InputError: the loss is not finite.
+        """
         self.network.train()
         shuffled = self.order[self._generator(_SHUFFLE).permutation(len(self.order))]
         n_batches = self.settings.n_batches(len(shuffled))
         sizes = self.settings.codebook_sizes
         counts = [np.zeros(size, dtype=np.int64) for size in sizes]
         total = 0.0
-        # Batches of nearly equal size: a last one of a few rows would be a noisy step.
+        # Batches of nearly equal size, because a last batch of a few rows would be a noisy step.
         for step, rows in enumerate(np.array_split(shuffled, n_batches)):
             progress = (self.epoch + step / n_batches) / self.n_epochs
             loss, codes = self._step(rows, progress)
@@ -203,12 +219,12 @@ class RQVAETraining:
         return total
 
     def best_quantizer(self) -> RQVAEQuantizer:
-        """The best settled epoch, frozen; training is over."""
+        """Return the best settled epoch as a frozen quantizer; training cannot continue then."""
         self.network.load_state_dict(self.best["weights"])
         return RQVAEQuantizer(self.network)
 
     def state(self) -> dict[str, Any]:
-        """Everything that `load` needs; no generator, since every epoch makes its own."""
+        """Return the state for `load`. It has no generators: each epoch creates its own."""
         return {
             "weights": dict(self.network.state_dict()),
             "optimizer": self.optimizer.state_dict(),
@@ -219,7 +235,7 @@ class RQVAETraining:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """The inverse of `state`."""
+        """Restore the result of `state`."""
         self.network.load_state_dict(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
         self._start_moving()
@@ -228,7 +244,7 @@ class RQVAETraining:
         self.epoch, self.latest, self.best = state["epoch"], state["latest"], state["best"]
 
     def _step(self, rows: np.ndarray, progress: float) -> tuple[float, np.ndarray]:
-        """One optimizer step; loss and codes of the batch."""
+        """Make one optimizer step; return the loss and the codes [B, K] of the batch."""
         cosine = (1 + math.cos(math.pi * progress)) / 2
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * (_FINAL_RATE + (1 - _FINAL_RATE) * cosine)
@@ -244,7 +260,7 @@ class RQVAETraining:
 
     @torch.no_grad()
     def _restart(self, dead: Sequence[np.ndarray]) -> None:
-        """Move each level's dead codes to residuals of random items, and forget their moments."""
+        """Set each level's dead codewords to residuals of random items, and reset their moments."""
         if not any(len(codes) for codes in dead):
             return
         generator = self._generator(_RESTART)
@@ -266,10 +282,10 @@ class RQVAETraining:
             residual = residual - nearest
 
     def _look(self, settled: bool) -> None:
-        """Collisions and error of the whole catalog; keep the weights if nothing was better."""
+        """Evaluate on the whole catalog; save the weights if settled and best so far."""
         frozen = RQVAEQuantizer(self.network)
         codes = frozen.encode(self.vectors)
-        # In their own order, so that the rounding of the sum depends on nothing else.
+        # Summed in hash order, so that its rounding does not depend on the order of the rows.
         error = 0.0
         for start in range(0, len(codes), BLOCK):
             rows = self.order[start : start + BLOCK]
@@ -283,7 +299,10 @@ class RQVAETraining:
             self.best = {**self.latest, "weights": weights}
 
     def _moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of each dimension, float64 [D]; 1 where it is constant."""
+        """Compute the mean and the standard deviation of each dimension, float64 [D].
+
+        A constant dimension gets the largest standard deviation, or 1 if all are constant.
+        """
         total = np.zeros(self.vectors.shape[1])
         blocks = [self.order[i : i + BLOCK] for i in range(0, len(self.order), BLOCK)]
         for rows in blocks:
@@ -293,7 +312,7 @@ class RQVAETraining:
         for rows in blocks:
             squares += ((self.vectors[rows] - mean) ** 2).sum(axis=0)
         deviation = np.sqrt(squares / len(self.order))
-        # What is left of a constant dimension is rounding, which must not be blown up.
+        # Dividing a constant dimension by its own deviation would amplify rounding errors.
         constant = deviation <= 1e-5 * deviation.max()
         return mean, np.where(constant, deviation.max() or 1.0, deviation)
 
@@ -307,19 +326,20 @@ class RQVAETraining:
 
 
 def is_better(new: dict[str, Any], best: dict[str, Any]) -> bool:
-    """Fewer collisions, or as many and a smaller error; anything is better than nothing."""
+    """Return whether `new` is better: fewer collisions, then smaller error; or `best` is empty."""
     if not best:
         return True
     return (new["collisions"], new["error"]) < (best["collisions"], best["error"])
 
 
 def check_collapse(codes: np.ndarray, sizes: Sequence[int], n_distinct: int) -> None:
-    """Whether every level after the first tells items apart that the first does not.
+    """Check that each level after the first uses enough of its codes.
 
     Args:
         codes: int64 [N, K].
-        sizes: S_k, K of them.
-        n_distinct: distinct vectors; with no more of them than first codes, later levels may idle.
+        sizes: K sizes S_k.
+        n_distinct: number of distinct vectors; with few of them per code of the first level, later
+            levels may use few codes.
 
     Raises:
         InputError: a level hardly uses more than one code.
@@ -328,7 +348,7 @@ def check_collapse(codes: np.ndarray, sizes: Sequence[int], n_distinct: int) -> 
         of_level = usage(codes[:, level], size)
         could_use = min(size, n_distinct // sizes[0])
         least = COLLAPSED_SHARE * could_use
-        # One code alone is a collapse wherever two could be told apart.
+        # A single used code is a collapse if the level could separate vectors.
         alone = could_use > 1 and of_level["used"] < 2
         if alone or (of_level["used"] < least and of_level["perplexity"] < least):
             raise InputError(

@@ -16,25 +16,25 @@ class RQVAESettings(QuantizerSettings):
     Attributes:
         hidden_sizes: widths of the encoder between D and E; the decoder mirrors them.
         code_size: E.
-        standardize: `mean_std` (each dimension to mean 0 and deviation 1), `none`.
-        beta: weight of the commitment in eq. 8. The paper names no value and MQL4GRec takes 0.25;
-            at 1 an eighth as many different items collide.
-        norm: `mean` divides squared lengths by their number of dimensions, `sum` does not.
+        standardize: `mean_std` (each dimension to mean 0 and standard deviation 1) or `none`.
+        beta: weight of the commitment loss in eq. 8. The paper states no value, and MQL4GRec uses
+            0.25; with 1, an eighth as many distinct items collide.
+        norm: `mean` divides squared norms by their number of dimensions, `sum` does not.
         rq_reduce: `sum` (eq. 8) or `mean` over the levels.
-        gradient: past the quantizer: `ste` (straight through) or `rotation`.
-        codebook_update: `gradient` (eq. 8) or `ema` (moving means).
-        ema_decay: of the moving means.
-        sinkhorn_epsilon: above 0, the last level's codes are given out in equal shares within a
-            training batch, the more freely the larger it is (MQL4GRec: 0.003).
-        epochs: the most passes over the items.
-        max_steps: the most optimizer steps, rounded up to whole epochs; the fewer of both count.
-        batch_size: items a step.
-        learning_rate: of AdamW, at the start; it falls to a fiftieth along a cosine.
-        weight_decay: of AdamW.
+        gradient: gradient through the quantizer: `ste` (straight-through) or `rotation`.
+        codebook_update: `gradient` (eq. 8) or `ema` (exponential moving averages).
+        ema_decay: decay of the moving averages.
+        sinkhorn_epsilon: if above 0, the codes of the last level are assigned in equal shares
+            within a training batch, less strictly the larger it is (MQL4GRec: 0.003).
+        epochs: largest number of epochs.
+        max_steps: largest number of optimizer steps, rounded up to whole epochs; the lower of both
+            limits holds.
+        batch_size: items per step.
+        learning_rate: initial learning rate of AdamW; a cosine schedule lowers it to a fiftieth.
+        weight_decay: weight decay of AdamW.
         restart_dead_codes: whether codes that no item chose in an epoch move to random residuals.
-        settle_share: share of the epochs, the last ones, that have no restarts and of which one
-            is chosen.
-        eval_every: epochs between looks at the whole catalog; more often where epochs are few.
+        settle_share: share of the epochs, at the end, that have no restarts and may be selected.
+        eval_every: epochs between evaluations on the whole catalog; fewer if there are few epochs.
     """
 
     hidden_sizes: tuple[int, ...] = setting("rqvae.hidden_sizes", low=1)
@@ -57,15 +57,15 @@ class RQVAESettings(QuantizerSettings):
     eval_every: int = setting("rqvae.eval_every", low=1)
 
     def n_epochs(self, n_items: int) -> int:
-        """Epochs that training takes."""
+        """Return the number of epochs for N items, limited by `epochs` and `max_steps`."""
         return max(1, min(self.epochs, math.ceil(self.max_steps / self.n_batches(n_items))))
 
     def n_batches(self, n_items: int) -> int:
-        """Steps of an epoch."""
+        """Return the number of steps per epoch."""
         return math.ceil(n_items / self.batch_size)
 
     def loss(self) -> LossSettings:
-        """What the losses need."""
+        """Return the settings of the losses."""
         return LossSettings(
             self.beta, self.norm, self.rq_reduce, self.gradient, self.sinkhorn_epsilon
         )
