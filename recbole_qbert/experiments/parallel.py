@@ -183,7 +183,7 @@ def _work(job: Job, n_threads: int, width: int, sender: Connection) -> None:
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(n_threads)
     job.config["show_progress"] = False
-    console = Console(file=_Headed(f"{job.label}: "), width=width)  # type: ignore[arg-type]
+    console = Console(file=_PrefixedOutput(f"{job.label}: "), width=width)  # type: ignore[arg-type]
     with plain_output():
         sender.send(_answer(job, console))
 
@@ -195,7 +195,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-class _Headed:
+class _PrefixedOutput:
     """Standard output that writes whole lines with a prefix, so that processes can share it."""
 
     def __init__(self, head: str) -> None:

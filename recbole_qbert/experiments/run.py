@@ -328,14 +328,14 @@ def publish(
         tested_on=tested_on(splits.test._dataset),
     )
     done = latest_result(base, folder) if config["resume"] else None
-    if done is not None and _says_the_same(done, result):
+    if done is not None and _same_result(done, result):
         return done  # a finished run was resumed: its line is there already
     if is_main():
         append_result(base / "results.jsonl", result)
     return result
 
 
-def _says_the_same(one: RunResult, other: RunResult) -> bool:
+def _same_result(one: RunResult, other: RunResult) -> bool:
     fields = ("data_sha256", "valid", "test", "ranks_sha256")
     return all(getattr(one, name) == getattr(other, name) for name in fields)
 
