@@ -329,7 +329,7 @@ def publish(
     )
     done = latest_result(base, folder) if config["resume"] else None
     if done is not None and _same_result(done, result):
-        return done  # a finished run was resumed: its line is there already
+        return done  # a finished run was resumed: its line exists already
     if is_main():
         append_result(base / "results.jsonl", result)
     return result

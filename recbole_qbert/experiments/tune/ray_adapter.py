@@ -190,7 +190,7 @@ def _nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-_NO_CONTROLLER: Any = None  # stands for Ray's controller, which ASHA does not use
+_NO_CONTROLLER: Any = None  # replaces Ray's controller, which ASHA does not use
 
 
 class _Numbered(NamedTuple):
@@ -234,7 +234,7 @@ class ResumableASHA(ASHAScheduler):
             super().on_trial_add(_NO_CONTROLLER, _numbered(number))
 
     def decide(self, number: int, evaluation: int, valid: float) -> str:
-        """Decide whether a trial goes on after an evaluation; returns Ray's constant."""
+        """Decide whether a trial continues after an evaluation; returns Ray's constant."""
         result = {"training_iteration": evaluation, VALID: valid}
         action: str = super().on_trial_result(_NO_CONTROLLER, _numbered(number), result)
         if action == TrialScheduler.STOP and evaluation < self._max_t:

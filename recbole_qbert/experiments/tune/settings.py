@@ -98,7 +98,7 @@ class SweepRequest:
     baseline: bool = False
     scheduler: str = "none"
     grace: int = 1  # evaluations before ASHA may stop a trial
-    reduction: float = 3  # ASHA's reduction factor: about 1 of so many trials goes on
+    reduction: float = 3  # ASHA's reduction factor: about 1 of so many trials continues
     max_epochs: int | None = None
     cpus_per_trial: int = 1
     gpus_per_trial: float | None = None  # None: 1 if there is a GPU
