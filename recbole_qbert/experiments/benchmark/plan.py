@@ -55,7 +55,7 @@ class ModelRow:
         name: printed name.
         model: name of a model in the registry or in RecBole.
         settings: settings of this row alone.
-        budget: tuning budget of the settings, as text of the user's.
+        budget: tuning budget of the settings, in the user's words.
     """
 
     name: str
