@@ -1,1 +1,1 @@
-"""The commands of `recbole-qbert`, one file each."""
+"""Commands of `recbole-qbert`, one module per command or group of related commands."""

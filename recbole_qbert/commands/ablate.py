@@ -1,4 +1,4 @@
-"""`recbole-qbert ablate`: what each part is worth, Tables 3 to 5 of the paper and the masks."""
+"""`recbole-qbert ablate`: ablations, Tables 3 to 5 of the paper and the masking schemes."""
 
 from __future__ import annotations
 
@@ -26,13 +26,17 @@ config_files:      # (str) YAML files with commas between; later ones win, and f
 
 
 def groups(arguments: Sequence[str]) -> list[KeyGroup]:
-    """All keys, for `--help`."""
+    """Groups of the command's keys, for `--help`."""
     stages = [file_group(f"Of `{each}`", f"{each}.yaml", prefix=f"--{each}.") for each in STAGES]
     return [KeyGroup("Of the command", FLAGS), *run_groups(()), *stages]
 
 
 def run_ablate(arguments: Sequence[str]) -> int:
-    """`ablate masks --dataset=X --key=value ...`"""
+    """Run `ablate masks --dataset=X --key=value ...`; returns the exit status.
+
+    Raises:
+        InputError: an argument cannot be used.
+    """
     from recbole_qbert.experiments.ablation import ABLATIONS, AblationRequest, ablate
 
     name, flags = (arguments[0], arguments[1:]) if arguments else ("", ())

@@ -1,4 +1,4 @@
-"""`recbole-qbert benchmark`: models x data sets x seeds from one YAML, side by side."""
+"""`recbole-qbert benchmark`: compares models x data sets x seeds from one YAML file."""
 
 from __future__ import annotations
 
@@ -21,13 +21,17 @@ retrain: False  # (bool) train again, instead of stopping, where a file that a r
 
 
 def groups(arguments: Sequence[str]) -> list[KeyGroup]:
-    """All keys, for `--help`."""
+    """Groups of the command's keys, for `--help`."""
     own = file_group("Of FILE.yaml, as an example has them", "benchmark", "demo.yaml", depth=0)
     return [KeyGroup("Of the command", FLAGS), own, *run_groups(())]
 
 
 def run_benchmark(arguments: Sequence[str]) -> int:
-    """`benchmark FILE.yaml --key=value ...`; 2 where a cell failed."""
+    """Run `benchmark FILE.yaml --key=value ...`; returns 2 if a run failed, otherwise 0.
+
+    Raises:
+        InputError: an argument cannot be used.
+    """
     file, flags = file_and_settings("benchmark", arguments)
     output, retrain = flags.pop("output", ""), pop_switch(flags, "retrain")
 

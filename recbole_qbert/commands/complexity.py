@@ -24,12 +24,16 @@ config_files:  # (str) YAML files with commas between; later ones win, and flags
 
 
 def groups(arguments: Sequence[str]) -> list[KeyGroup]:
-    """All keys, for `--help`."""
+    """Groups of the command's keys, for `--help`."""
     return [KeyGroup("Of the command", FLAGS), *run_groups(arguments)]
 
 
 def run_complexity(arguments: Sequence[str]) -> int:
-    """`complexity --model=A,B --dataset=X --key=value ...`"""
+    """Run `complexity --model=A,B --dataset=X --key=value ...`; returns the exit status.
+
+    Raises:
+        InputError: an argument cannot be used, or the JSON file cannot be written.
+    """
     settings = parse_settings(arguments)
     file = settings.pop("json", "")
     if file and Path(file).is_dir():

@@ -1,4 +1,4 @@
-"""Checks of the installation, each with what to do when it fails."""
+"""`recbole-qbert doctor`: checks the installation and names a remedy for each failure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from recbole_qbert.compat import recbole
 
 DISTRIBUTION = "recbole-qbert"
 PYTHON_VERSIONS = ((3, 10), (3, 11), (3, 12), (3, 13))
-# What only ray needs: without it everything but sweeps works.
+# Dependencies of Ray only. Without Ray, everything except sweeps works.
 SWEEPS_ONLY = frozenset({"ray", "pyarrow", "setuptools"})
 MIN_FREE_BYTES = 1 << 30
 RAY_TIMEOUT_SECONDS = 120.0
@@ -31,7 +31,7 @@ RAY_TIMEOUT_SECONDS = 120.0
 _CONSTRAINTS = f"constraints/python{sys.version_info[0]}.{sys.version_info[1]}.txt"
 _REINSTALL = f"make a new virtual environment and install with -c {_CONSTRAINTS}"
 
-# Run in a process of its own: a start of Ray that hangs can then be ended.
+# Runs in a separate process, so that it can be killed if the start of Ray hangs.
 _RAY_SCRIPT = """
 import ray
 ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False,
@@ -49,7 +49,7 @@ ray.shutdown()
 
 
 class Check(NamedTuple):
-    """One line of the report; `remedy` says what to do and is empty where `ok`."""
+    """One row of the report; `remedy` is empty if `ok`."""
 
     name: str
     ok: bool
@@ -58,7 +58,7 @@ class Check(NamedTuple):
 
 
 def check_python() -> list[Check]:
-    """The interpreter is one for which every dependency has a build."""
+    """Check that all dependencies have builds for the Python version."""
     found = "{}.{}.{}".format(*sys.version_info[:3])
     if sys.version_info[:2] in PYTHON_VERSIONS:
         return [Check("python", True, found)]
@@ -66,7 +66,7 @@ def check_python() -> list[Check]:
 
 
 def check_dependencies() -> list[Check]:
-    """Every base dependency is installed in a version that `setup.cfg` allows."""
+    """Check that all base dependencies are installed in versions that `setup.cfg` allows."""
     try:
         lines = importlib.metadata.requires(DISTRIBUTION) or []
     except importlib.metadata.PackageNotFoundError:
@@ -76,7 +76,7 @@ def check_dependencies() -> list[Check]:
     return [
         _check_requirement(requirement)
         for requirement in requirements
-        if requirement.name == "recbole"  # on every Python, though pip may not install it
+        if requirement.name == "recbole"  # needed on all Pythons, though pip may not install it
         or requirement.marker is None
         or requirement.marker.evaluate({"extra": ""})
     ]
@@ -100,7 +100,7 @@ def _check_requirement(requirement: Requirement) -> Check:
 
 
 def check_device() -> list[Check]:
-    """Where training would run."""
+    """Report the device on which training would run."""
     import torch
 
     if torch.cuda.is_available():
@@ -110,7 +110,7 @@ def check_device() -> list[Check]:
 
 
 def check_recbole() -> list[Check]:
-    """RecBole imports with the workarounds and builds a Config."""
+    """Check that RecBole can be imported with our workarounds and builds a Config."""
     if recbole.missing():
         return [Check("recbole config", False, "not installed", recbole.INSTALL)]
     compat.apply()
@@ -122,7 +122,7 @@ def check_recbole() -> list[Check]:
 
 
 def check_ray() -> list[Check]:
-    """A Ray worker starts and can import the package."""
+    """Check that a Ray worker starts and can import the package."""
     try:
         importlib.metadata.version("ray")
     except importlib.metadata.PackageNotFoundError:
@@ -150,7 +150,7 @@ def check_ray() -> list[Check]:
 
 
 def check_folders() -> list[Check]:
-    """Checkpoints and temporary files can be written."""
+    """Check that checkpoints and temporary files can be written."""
     saved = Path("saved")
     checkpoints = saved if saved.is_dir() else Path.cwd()
     return [
@@ -174,7 +174,7 @@ def _check_writable(name: str, folder: Path, remedy: str) -> Check:
 
 
 def check_disk() -> list[Check]:
-    """There is room for checkpoints and logs."""
+    """Check the free disk space for checkpoints and logs."""
     free = shutil.disk_usage(Path.cwd()).free
     detail = f"{free / (1 << 30):.1f} GiB free"
     if free >= MIN_FREE_BYTES:
@@ -182,7 +182,7 @@ def check_disk() -> list[Check]:
     return [Check("disk", False, detail, "free at least 1 GiB, or run from another disk")]
 
 
-# Name shown, what is done, and what to do if the check itself breaks.
+# Printed name, check, and remedy if the check itself raises an error.
 CHECKS: tuple[tuple[str, Callable[[], list[Check]], str], ...] = (
     ("python", check_python, _REINSTALL),
     ("dependencies", check_dependencies, _REINSTALL),
@@ -195,7 +195,7 @@ CHECKS: tuple[tuple[str, Callable[[], list[Check]], str], ...] = (
 
 
 def run_checks() -> list[Check]:
-    """Run every check; one that breaks becomes a failed line and does not stop the others."""
+    """Run all checks. An error in a check becomes a failed row and does not stop the others."""
     results: list[Check] = []
     for name, check, remedy in CHECKS:
         try:
@@ -207,7 +207,7 @@ def run_checks() -> list[Check]:
 
 
 def main() -> int:
-    """Print the report; the exit status is 1 if anything failed."""
+    """Print the report; return 1 if a check failed, otherwise 0."""
     results = run_checks()
     table = Table(title="recbole-qbert doctor")
     for column in ("check", "", "found", "what to do"):

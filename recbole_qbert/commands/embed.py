@@ -1,4 +1,4 @@
-"""`recbole-qbert embed text|image|vectors`: one embedding table a modality, beside its data set."""
+"""`recbole-qbert embed text|image|vectors`: makes one embedding table per modality."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """The command's flags."""
+    """Add the command and its flags to the parser."""
     embed = commands.add_parser("embed", help="vectors of the items' texts and images")
     kinds = embed.add_subparsers(required=True, metavar="modality")
     _add_text(kinds.add_parser("text", help="from text columns of the .item file"))
@@ -112,7 +112,7 @@ def _add_vectors(parser: argparse.ArgumentParser) -> None:
 
 
 def place(options: argparse.Namespace, suffix: str) -> Path:
-    """A file of the data set that the flags name."""
+    """Path of a file of the data set given by the flags."""
     return Path(options.data_path) / options.dataset / f"{options.dataset}.{suffix}"
 
 

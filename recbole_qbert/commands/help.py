@@ -1,6 +1,7 @@
-"""`--help` of the commands whose flags are keys of YAML files: read off the files' own comments.
+"""`--help` of the commands whose flags are keys of YAML files, made from the files' comments.
 
-A line of such a file is `key: default  # (type) meaning`. Nothing here imports RecBole.
+Lines of these files have the form `key: default  # (type) meaning`. This module does not import
+RecBole, which takes seconds.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _INDENT, _COLUMN = 2, 34
 
 
 class Key(NamedTuple):
-    """One key; `depth` is 0 for those of the file itself and 1 for those of its mappings."""
+    """One key; `depth` is 0 for top-level keys and 1 for keys of mappings."""
 
     name: str
     kind: str
@@ -37,10 +38,11 @@ class KeyGroup(NamedTuple):
     """Keys under one title.
 
     Attributes:
-        text: YAML with a comment a line.
-        depth: of the keys that are listed, at most.
-        prefix: of their names.
-        again: list also keys that an earlier group has.
+        title: title of the group.
+        text: YAML with a comment per line.
+        depth: maximum depth of the listed keys.
+        prefix: prefix of the keys' names.
+        again: whether to list keys that an earlier group has listed already.
     """
 
     title: str
@@ -51,7 +53,7 @@ class KeyGroup(NamedTuple):
 
 
 def keys_in(text: str, depth: int = 1) -> list[Key]:
-    """The keys of a commented YAML text, in order."""
+    """Parse the keys of a commented YAML text, in order, up to a depth."""
     found = []
     for line in text.splitlines():
         match = _LINE.fullmatch(line)
@@ -65,13 +67,13 @@ def keys_in(text: str, depth: int = 1) -> list[Key]:
 def help_text(
     command: str, summary: str, groups: Sequence[KeyGroup], width: int | None = None
 ) -> str:
-    """All flags of a command.
+    """Format the help of a command with all its flags.
 
     Args:
-        command: its name.
-        summary: what it does, and its usage.
-        groups: of keys; what one group has, the later ones leave out.
-        width: of a line; None: the terminal's.
+        command: name of the command.
+        summary: purpose and usage of the command.
+        groups: groups of keys. Keys of earlier groups are left out of later ones.
+        width: line width; None: the terminal's, between 72 and 110.
     """
     width = width or max(72, min(110, shutil.get_terminal_size().columns))
     lines = textwrap.wrap(f"recbole-qbert {command}: {summary}", width)
@@ -116,13 +118,17 @@ def _lines(group: KeyGroup, known: set[str], width: int) -> Iterator[str]:
 
 
 def file_group(title: str, *parts: str, depth: int = 1, prefix: str = "--") -> KeyGroup:
-    """The keys of a YAML file of ours."""
+    """Group of the keys of a shipped YAML file."""
     named = f"{title} ({'/'.join(('properties', *parts))})"
     return KeyGroup(named, _read(shipped(*parts)), depth, prefix)
 
 
 def run_groups(arguments: Sequence[str]) -> list[KeyGroup]:
-    """The keys of `run`: those of the models that `--model=A,B` names, then of every model."""
+    """Groups of the keys of `run`: of the models in `--model=A,B`, then of every model.
+
+    Raises:
+        InputError: a model does not exist.
+    """
     given = " ".join(arguments)
     models = re.findall(r"(?:--model|-m)[= ]([\w,]+)", given)
     groups = []
@@ -150,7 +156,7 @@ def run_groups(arguments: Sequence[str]) -> list[KeyGroup]:
 
 
 def _recbole(*parts: str) -> Path:
-    """A file of RecBole's properties; looking for RecBole does not import it."""
+    """Path of a file in RecBole's properties, found without importing RecBole."""
     spec = importlib.util.find_spec("recbole")
     assert spec is not None and spec.submodule_search_locations
     return Path(spec.submodule_search_locations[0], "properties", *parts)

@@ -1,4 +1,4 @@
-"""`recbole-qbert check`, `ids-from-columns` and `merge`: data sets that are there already."""
+"""`recbole-qbert check`, `ids-from-columns` and `merge`: tools for existing data sets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from recbole_qbert.common.errors import InputError
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """The commands' flags."""
+    """Add the commands and their flags to the parser."""
     check = commands.add_parser("check", help="validate a .semid file")
     check.add_argument("file", help=".semid file")
     check.add_argument("--inter", help=".inter file whose items must all have an ID")

@@ -1,4 +1,4 @@
-"""`recbole-qbert inspect`: what semantic IDs say about the items, as text and as one HTML page."""
+"""`recbole-qbert inspect`: reports on semantic IDs, as text and as an HTML page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from recbole_qbert.data.domain import DatasetPaths
 
 
 def add_item_fields(parser: argparse.ArgumentParser, categories: str) -> None:
-    """The flags that say what of an item's file is shown; `categories` is one's help."""
+    """Add flags for titles and categories; `categories` is the help of `--category_field`."""
     parser.add_argument("--title_field", help="field of the item file that names an item")
     parser.add_argument("--category_field", help=categories)
     parser.add_argument(
@@ -22,7 +22,7 @@ def add_item_fields(parser: argparse.ArgumentParser, categories: str) -> None:
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """The command's flags."""
+    """Add the command and its flags to the parser."""
     parser = commands.add_parser("inspect", help="usage, tree, neighbors and purity of IDs")
     parser.add_argument("--dataset", required=True, help="name of the data set")
     parser.add_argument("--data_path", default="dataset", help="folder that holds <dataset>/")
@@ -64,7 +64,7 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _tables(named: str | None, folder: Path, dataset: str) -> dict[str, Path]:
-    """`text=a.npz,image=b.npz`, or the tables beside the data set."""
+    """Parse `text=a.npz,image=b.npz`; None: the embedding tables of the data set."""
     if named is None:
         return DatasetPaths(dataset, folder).embedding_tables()
     tables = {}

@@ -1,4 +1,4 @@
-"""`recbole-qbert pretrain`: one model over several data sets, to start others from."""
+"""`recbole-qbert pretrain`: trains one model on several data sets, for later fine-tuning."""
 
 from __future__ import annotations
 
@@ -26,13 +26,17 @@ config_files:  # (str) YAML files with commas between; later ones win, and flags
 
 
 def groups(arguments: Sequence[str]) -> list[KeyGroup]:
-    """All keys, for `--help`."""
+    """Groups of the command's keys, for `--help`."""
     own = file_group("Of pretraining", "pretrain.yaml")
     return [KeyGroup("Of the command", FLAGS), own, *run_groups(())]
 
 
 def run_pretrain(arguments: Sequence[str]) -> int:
-    """`pretrain --datasets=A,B --key=value ...`"""
+    """Run `pretrain --datasets=A,B --key=value ...`; returns the exit status.
+
+    Raises:
+        InputError: an argument cannot be used.
+    """
     settings = parse_settings(arguments)
     nproc = settings.pop("nproc", None)
     flags = [f"--{key}={value}" for key, value in settings.items()]

@@ -1,4 +1,4 @@
-"""`recbole-qbert report`: results folders as one HTML page, and as plots for papers."""
+"""`recbole-qbert report`: shows results folders as an HTML page, and as plots for papers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from recbole_qbert.commands.inspect import add_item_fields
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """The command's flags."""
+    """Add the command and its flags to the parser."""
     parser = commands.add_parser("report", help="results folders as one HTML page, and as plots")
     parser.add_argument(
         "folders", nargs="+", type=Path, metavar="FOLDER",

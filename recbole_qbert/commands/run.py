@@ -1,4 +1,4 @@
-"""`recbole-qbert run`, `demo` and `table`: train, evaluate, compare."""
+"""`recbole-qbert run`, `demo`, `sample`, `table` and `compare`: train, evaluate, compare."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ use_tuned: True  # (bool) take what was tuned for this model and data set (prope
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Commands beside the open-ended `run`."""
+    """Add all commands of this module except `run` to the parser."""
     demo = commands.add_parser("demo", help="the whole way on ml-100k, which RecBole ships")
     demo.add_argument("--folder", default=".", help="where dataset/ and saved/ are made")
     demo.add_argument("--posters", help="folder of <item_id>.jpg; the IDs then use them too")
@@ -58,7 +58,14 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """`run --model=A,B --dataset=X --config_files=a.yaml --key=value ...`"""
+    """Run `run --model=A,B --dataset=X --config_files=a.yaml --key=value ...`.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        InputError: an argument cannot be used.
+    """
     settings = parse_settings(arguments)
     nproc = settings.pop("nproc", None)
     flags = [f"--{key}={value}" for key, value in settings.items()]
@@ -73,12 +80,12 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def groups(arguments: Sequence[str]) -> list[KeyGroup]:
-    """All keys, for `--help`."""
+    """Groups of the command's keys, for `--help`."""
     return [KeyGroup("Of the command", FLAGS), *run_groups(arguments)]
 
 
 def wide_console() -> Console:
-    """At least 110 columns where the output is no terminal, so that tables keep their cells."""
+    """Console with at least 110 columns if the output is not a terminal, so that tables fit."""
     from rich.console import Console
 
     console = Console()

@@ -1,4 +1,4 @@
-"""`--key=value` flags of the commands whose keys are those of a YAML file."""
+"""Parsing of `--key=value` flags, for commands whose flags are keys of YAML files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from recbole_qbert.common.yaml_files import split_files
 
 
 def parse_settings(arguments: Sequence[str]) -> dict[str, str]:
-    """`--key=value` and `--key value` (and RecBole's -m, -d) to a dict of strings."""
+    """Parse `--key=value` and `--key value` (and RecBole's -m, -d) to a dict of strings.
+
+    Raises:
+        InputError: an argument is not a flag, lacks its value, or contradicts an earlier one.
+    """
     short = {"-m": "--model", "-d": "--dataset"}
     settings: dict[str, str] = {}
     queue = list(arguments)
@@ -31,17 +35,21 @@ def parse_settings(arguments: Sequence[str]) -> dict[str, str]:
 
 
 def file_and_settings(command: str, arguments: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """`FILE.yaml --key=value ...`: the file, and the settings after it."""
+    """Parse `FILE.yaml --key=value ...` to the file and the settings.
+
+    Raises:
+        InputError: there is no file, or see `parse_settings`.
+    """
     if not arguments or arguments[0].startswith("-"):
         raise InputError(f"{command}: name its file first: recbole-qbert {command} FILE.yaml")
     return arguments[0], parse_settings(arguments[1:])
 
 
 def pop_switch(settings: dict[str, str], key: str) -> bool:
-    """Take a True or False out; False where it is not given.
+    """Remove a boolean setting and return its value; False if it is not given.
 
     Raises:
-        InputError: it is neither.
+        InputError: the value is neither True nor False.
     """
     value = settings.pop(key, "False")
     if value.lower() not in ("true", "false"):
@@ -50,13 +58,15 @@ def pop_switch(settings: dict[str, str], key: str) -> bool:
 
 
 def pop_models(settings: dict[str, str]) -> tuple[list[str], str, list[str]]:
-    """Take `model`, `dataset` and `config_files` out; what is not given may stand in a file.
+    """Remove `model`, `dataset` and `config_files` from the settings and return their values.
+
+    Models and data set may also be given in one of the files.
 
     Returns:
-        model names, data set, the user's YAML files.
+        Model names, data set, and the user's YAML files.
 
     Raises:
-        InputError: no model or no data set anywhere, a model twice, or a file that cannot be read.
+        InputError: no model or data set is given, a model is given twice, or a file cannot be read.
     """
     from recbole_qbert.common.yaml_files import load_yaml
 
@@ -81,15 +91,15 @@ def pop_models(settings: dict[str, str]) -> tuple[list[str], str, list[str]]:
 
 
 def in_processes(command: Sequence[str], nproc: str | None, files: Sequence[str]) -> int | None:
-    """Start the command in `nproc` processes, where more than one are asked for.
+    """Start the command in `nproc` processes if more than one is requested.
 
     Args:
-        command: without `nproc`.
-        nproc: of the command line; what is not given may stand in a file.
+        command: command line without `nproc`.
+        nproc: number of processes on the command line; None: the files may give it.
         files: the user's YAML files.
 
     Returns:
-        the exit status; None where this process is the one, or one of those, to do the work.
+        Exit status of the processes; None if this process has to do the work itself.
     """
     from recbole_qbert.common.yaml_files import load_yaml
     from recbole_qbert.training.distributed import launch, launched, number_of_processes

@@ -1,4 +1,4 @@
-"""`recbole-qbert tokenize` and `encode-items`: from embeddings to semantic IDs."""
+"""`recbole-qbert tokenize` and `encode-items`: make semantic IDs from embeddings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ config_files:       # (str) YAML files with commas between; later ones win, and 
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """The command beside the open-ended `tokenize`."""
+    """Add the command `encode-items` and its flags to the parser."""
     new = commands.add_parser("encode-items", help="IDs for new items, through the frozen stages")
     new.add_argument("--dataset", required=True, help="comma-separated data sets with new items")
     new.add_argument("--data_path", default="dataset", help="folder that holds <dataset>/")
@@ -34,7 +34,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run_tokenize(arguments: Sequence[str]) -> int:
-    """`tokenize --dataset=X --key=value ...`"""
+    """Run `tokenize --dataset=X --key=value ...`; returns the exit status.
+
+    Raises:
+        InputError: an argument cannot be used.
+    """
     given = parse_settings(arguments)
     names = [name for name in given.pop("dataset", "").split(",") if name]
     if not names:
@@ -65,7 +69,7 @@ def run_tokenize(arguments: Sequence[str]) -> int:
 
 
 def groups(arguments: Sequence[str]) -> list[KeyGroup]:
-    """All keys, for `--help`."""
+    """Groups of the command's keys, for `--help`."""
     return [KeyGroup("Of the command", FLAGS), file_group("Of the IDs", "tokenize.yaml")]
 
 

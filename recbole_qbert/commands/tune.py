@@ -1,4 +1,4 @@
-"""`recbole-qbert tune`: hyper-parameter search over Ray Tune."""
+"""`recbole-qbert tune`: hyper-parameter search with Ray Tune."""
 
 from __future__ import annotations
 
@@ -19,13 +19,17 @@ resume:  # (flag) go on with the sweep of this name; trials that ended are not r
 
 
 def groups(arguments: Sequence[str]) -> list[KeyGroup]:
-    """All keys, for `--help`; what `space` and `settings` hold are keys of `run`."""
+    """Groups of the command's keys, for `--help`, without the keys in `space` and `settings`."""
     own = file_group("Of FILE.yaml, as an example has them", "tune", "demo.yaml", depth=0)
     return [KeyGroup("Of the command", FLAGS), own]
 
 
 def run_tune(arguments: Sequence[str]) -> int:
-    """`tune FILE.yaml --key=value ...`"""
+    """Run `tune FILE.yaml --key=value ...`; returns the exit status.
+
+    Raises:
+        InputError: an argument cannot be used.
+    """
     whole = [f"{each}=True" if each == "--resume" else each for each in arguments]
     file, given = file_and_settings("tune", whole)
     resume = given.pop("resume", "False").lower()

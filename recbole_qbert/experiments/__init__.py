@@ -1,1 +1,1 @@
-"""What a user runs: runs, benchmarks, sweeps, ablations, complexity, the demo."""
+"""Experiments: single runs, benchmarks, sweeps, ablations, complexity measurements and the demo."""

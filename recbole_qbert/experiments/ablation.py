@@ -1,10 +1,10 @@
-"""What each part is worth: the paper's Tables 3 to 5 and the masks, on any data set.
+"""Ablations: the paper's Tables 3 to 5 and the masking schemes, on any data set.
 
-An ablation is a list of variants. A variant may have semantic IDs of its own, made beside the data
-set's without touching them, a pretrained model of its own, and settings of its own; all else is
-alike. Every run is a run like any other, with its folder and its line in `results.jsonl`, and one
-that is there already is trained again only if a file that it read has changed; so is a pretrained
-model.
+An ablation is a list of variants. A variant may have its own settings, its own pretrained model and
+its own semantic IDs, which are written to a separate folder and leave the data set's IDs unchanged.
+All other settings are equal. Each run is an ordinary run with its own folder and a line in
+`results.jsonl`. Finished runs and pretrained models are reused, unless a file that they read has
+changed.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from recbole_qbert.training.run_identity import changed_inputs
 MODEL, CONTROL = "QBERT4Rec", "IDBERT4Rec"
 MASKS = ("span", "tail", "multi_region")  # the paper's
 METRICS = ("hit@10", "ndcg@10")
-# Settings of the runs that pretraining takes over.
+# Settings of the runs that also apply to pretraining.
 SHARED = ("data_path", "checkpoint_dir", "show_progress", "use_gpu", "gpu_id")
 Settings = dict[str, Any]
 
 
 class Paper(NamedTuple):
-    """A row of the paper: test, all items ranked, one run."""
+    """Test metrics of one row in the paper: all items ranked, a single run."""
 
     hit_10: float
     ndcg_10: float
@@ -50,15 +50,15 @@ class Paper(NamedTuple):
 
 @dataclass(frozen=True)
 class Variant:
-    """One row.
+    """One row of an ablation.
 
     Attributes:
-        name: as printed.
-        model: QBERT4Rec or the control.
-        settings: of the run.
-        ids: settings of `tokenize`, where it has IDs of its own.
-        pretraining: settings of `pretrain`, where it starts from a pretrained model.
-        paper: the paper's row of each data set.
+        name: printed name.
+        model: QBERT4Rec or its control IDBERT4Rec.
+        settings: settings of the runs.
+        ids: settings of `tokenize` for the variant's own IDs; None: the data set's IDs.
+        pretraining: settings of `pretrain` for the variant's own model; None: no such model.
+        paper: data set -> the paper's row.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Variant:
 
 
 def only(*schemes: str) -> Settings:
-    """The setting under which these masking schemes alone are drawn, all alike."""
+    """Settings that draw the given masking schemes with equal weights, and no others."""
     return {"mask_mix": {scheme: float(scheme in schemes) for scheme in SCHEMES}}
 
 
@@ -91,7 +91,7 @@ FIXED = _papers((0.1387, 0.1067), (0.1362, 0.1003), (0.1043, 0.0572))
 
 
 def modality() -> list[Variant]:
-    """Table 3: what the semantic IDs are made from."""
+    """Table 3: semantic IDs from images, from texts, or from all sources; and no semantic IDs."""
     return [
         Variant("image", ids={"streams": ["image"]}, paper=IMAGE),
         Variant("text", ids={"streams": ["text"]}, paper=TEXT),
@@ -101,7 +101,7 @@ def modality() -> list[Variant]:
 
 
 def pretraining() -> list[Variant]:
-    """Table 4: none, with plain masks, with the paper's three."""
+    """Table 4: no pretraining, pretraining with plain masks, and with the paper's three schemes."""
     return [
         Variant("none", paper=SCRATCH),
         Variant("MLM", pretraining=only("random"), paper=MLM),
@@ -110,7 +110,7 @@ def pretraining() -> list[Variant]:
 
 
 def fusion() -> list[Variant]:
-    """Table 5: each item goes through all blocks of stage 1, or stops by its own gate."""
+    """Table 5: stage 1 with fixed depth (all blocks) or dynamic depth (a gate stops each item)."""
     return [
         Variant(f"{gate} depth", ids={"streams": [FUSED], "injection.gate": gate}, paper=paper)
         for gate, paper in (("fixed", FIXED), ("dynamic", FULL))
@@ -118,7 +118,7 @@ def fusion() -> list[Variant]:
 
 
 def masks() -> list[Variant]:
-    """Each masking scheme alone, the paper's three, and what the last position adds to them."""
+    """Each masking scheme alone, the paper's three together, and mixtures with `next_item`."""
     return [
         *(Variant(scheme, settings=only(scheme)) for scheme in SCHEMES),
         Variant("span, tail, multi_region", settings=only(*MASKS)),
@@ -138,18 +138,18 @@ ABLATIONS: dict[str, Callable[[], list[Variant]]] = {
 
 @dataclass(frozen=True)
 class AblationRequest:
-    """What the user asked for.
+    """Arguments of `ablate`.
 
     Attributes:
         name: one of `ABLATIONS`.
-        dataset: data set.
-        seeds: of the runs of each variant.
+        dataset: name of the data set.
+        seeds: seeds; each variant has one run per seed.
         sources: data sets to pretrain on.
-        files: the user's YAML files, of the runs.
-        settings: `key=value` of the runs.
-        ids: `key=value` of `tokenize`.
-        pretraining: `key=value` of `pretrain`.
-        max_concurrent: how many runs go at a time.
+        files: the user's YAML files for the runs.
+        settings: `key=value` settings of the runs.
+        ids: `key=value` settings of `tokenize`.
+        pretraining: `key=value` settings of `pretrain`.
+        max_concurrent: maximum number of runs at a time.
     """
 
     name: str
@@ -164,13 +164,14 @@ class AblationRequest:
 
 
 def ablate(request: AblationRequest, console: Console) -> Path:
-    """Run an ablation and print and write its table.
+    """Run an ablation; print its table and write it as Markdown.
 
     Returns:
-        The Markdown file.
+        Path of the Markdown file.
 
     Raises:
-        InputError: a setting or file that cannot be used; all of them are looked at first.
+        InputError: a setting or file cannot be used (the settings of all variants are checked
+            before anything is run), or a run failed.
     """
     variants = ABLATIONS[request.name]()
     if any(variant.pretraining is not None for variant in variants) and not request.sources:
@@ -191,7 +192,7 @@ def ablate(request: AblationRequest, console: Console) -> Path:
             if changed := changed_inputs(config):
                 line = f"{label}: made again, {', '.join(changed)} changed"
                 console.print(line, markup=False, highlight=False)
-            config["resume"] = not changed  # where there is a state to go on from
+            config["resume"] = not changed  # if there is a training state to resume
             jobs.append(Job(label, config, request.files))
     answers = run_parallel(jobs, request.max_concurrent, console)
     runs = [answer for answer in answers if isinstance(answer, RunResult)]
@@ -210,20 +211,20 @@ def ablate(request: AblationRequest, console: Console) -> Path:
 
 
 def _config(request: AblationRequest, variant: Variant, extra: Settings) -> Config:
-    """A variant's settings win over the user's: they are what is compared."""
+    """Config of a variant. Its settings override the user's, since the ablation compares them."""
     given = {**request.settings, **variant.settings, **extra}
     return build_config(variant.model, request.dataset, request.files, given)
 
 
 def _id_settings(request: AblationRequest, variant: Variant) -> Settings:
-    """Of `tokenize`, for this variant."""
+    """Settings of `tokenize` for a variant."""
     return tokenize_settings((), {**request.ids, **(variant.ids or {})})
 
 
 def _prepared(
     request: AblationRequest, variant: Variant, data_path: Path, base: Path, console: Console
 ) -> Settings:
-    """Make what the variant's runs need; the settings that name it."""
+    """Make a variant's semantic IDs or pretrained model; return the settings that point to them."""
     if variant.ids is not None:
         domain = find_domain(request.dataset, data_path)
         folder = base / "ablation" / request.dataset / variant.name.replace(" ", "-")
@@ -239,10 +240,10 @@ def _prepared(
 
 
 def make_ids(domain: DatasetPaths, folder: Path, settings: Settings) -> Path:
-    """Tokenize a data set in a folder of its own; the data set's own IDs stay.
+    """Tokenize a data set in a separate folder, without changing the data set's own IDs.
 
     Returns:
-        The `.semid` file.
+        Path of the `.semid` file.
     """
     work = DatasetPaths(domain.name, folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -258,7 +259,7 @@ def make_ids(domain: DatasetPaths, folder: Path, settings: Settings) -> Path:
 def _cells(
     dataset: str, rows: Sequence[tuple[Variant, Sequence[RunResult]]]
 ) -> tuple[list[str], list[list[str]]]:
-    """Head and lines of the table: mean and sample deviation over the seeds."""
+    """Header and rows of the table, with mean and sample standard deviation over the seeds."""
     metric = rows[0][1][0].valid_metric
     head = ["variant", "seeds", f"valid {metric}"]
     head += ["HR@10", "NDCG@10", "HR@10, seen excluded", "NDCG@10, seen excluded"]

@@ -1,18 +1,20 @@
-"""What a model costs at inference: parameters, multiply-accumulates, latency (the paper's Table 6).
+"""Inference cost of models: parameters, multiply-accumulates and latency (the paper's Table 6).
 
-B batch, L items (`MAX_ITEM_LIST_LENGTH`), N items of the catalog with the padding row, D hidden,
-T tokens an item. All of it is one `full_sort_predict`: the catalog ranked for one user whose
-history is L items long. Nothing is trained; what a weight is does not change what it costs.
+Shapes: B batch size, L items per history (`MAX_ITEM_LIST_LENGTH`), N items of the catalog including
+the padding row, D hidden size, T tokens per item. All measurements are of one `full_sort_predict`,
+which ranks the catalog for one user with a history of L items. Models are not trained, because the
+cost does not depend on the values of the weights.
 
-A multiply-accumulate (MAC) is one product and its addition, 2 FLOPs. The paper's column "FLOPs" is
-50 x its parameters in every row (185.36 / 3.71, 225.68 / 4.51, 282.14 / 5.64), 50 being its longest
-history, so it counts MACs: one for each parameter at each position, as if the catalog were scored
-at all 50 positions, and no products of attention. Hence three counts side by side:
+A multiply-accumulate (MAC) is one multiplication and one addition, 2 FLOPs. In every row of the
+paper, the column "FLOPs" is 50 x the parameters (185.36 / 3.71, 225.68 / 4.51, 282.14 / 5.64),
+where 50 is the paper's longest history. So the paper counts MACs, one per parameter and position,
+as if the catalog were scored at all 50 positions, and omits the products of attention. The table
+therefore shows three counts:
 
-* `macs_by_formula`, L x parameters, the paper's, for any model;
-* `macs_closed_form`, what QBERT4Rec's layers multiply when the mask alone is scored;
-* `macs_counted`, half of what `torch.utils.flop_counter` counts: matrix products and convolutions,
-  no element-wise work, no look-ups and no sums of code vectors.
+* `macs_by_formula`: L x parameters, as in the paper, for any model;
+* `macs_closed_form`: products in QBERT4Rec's layers if only the masked item is scored;
+* `macs_counted`: half of the count of `torch.utils.flop_counter`, which covers matrix products and
+  convolutions, but no element-wise operations, look-ups or sums of code vectors.
 """
 
 from __future__ import annotations
@@ -40,8 +42,8 @@ from recbole_qbert.speedups.trimmed_forward import quicken
 
 TOP_K = 10
 BATCH_USERS = 256
-REPEATS = 50  # of one user, after WARM_UP
-BATCH_REPEATS = 10  # of BATCH_USERS users, after 1
+REPEATS = 50  # timed calls with one user, after WARM_UP untimed
+BATCH_REPEATS = 10  # timed calls with BATCH_USERS users, after one untimed
 WARM_UP = 5
 
 # Row labels of the table.
@@ -52,11 +54,11 @@ PAPER_LATENCY = "RTX 4090 (the paper's), ms"
 
 
 class PaperRow(NamedTuple):
-    """A row of the paper's Table 6."""
+    """One row of the paper's Table 6."""
 
     mega_flops: float
     mega_parameters: float
-    latency_ms: float  # a sample, on an RTX 4090
+    latency_ms: float  # per sample, on an RTX 4090
 
 
 # Q-BERT4Rec: Quantized Semantic-ID Representation Learning for Multimodal Recommendation, Table 6.
@@ -69,50 +71,50 @@ PAPER_TABLE_6 = {
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of `full_sort_predict` and the best ten items, in float32, batch in place."""
+    """Milliseconds of `full_sort_predict` and top-10 selection, in float32, batch on the device."""
 
     device: str
     median_ms: float  # one user
-    p95_ms: float
-    batch_ms: float  # a user, of BATCH_USERS at once
+    p95_ms: float  # one user, 95th percentile
+    batch_ms: float  # per user, in a batch of BATCH_USERS
 
 
 @dataclass(frozen=True)
 class Complexity:
-    """Everything measured of one model on one data set."""
+    """Measurements of one model on one data set."""
 
     model: str
     dataset: str
-    n_items: int  # without the padding
+    n_items: int  # without the padding row
     max_length: int  # L
     parameters: int
     item_parameters: int
     macs_by_formula: int
-    macs_closed_form: int | None  # of QBERT4Rec only
+    macs_closed_form: int | None  # None for models other than QBERT4Rec
     macs_counted: int
     latencies: list[Latency]
 
     @property
     def other_parameters(self) -> int:
-        """All but the item table."""
+        """Parameters outside the item table."""
         return self.parameters - self.item_parameters
 
 
 def measure(config: Config, train_dataset: Any, test_loader: Any) -> Complexity:
-    """Build the config's model with new weights, count it, and time it.
+    """Build the config's model with new weights, and measure its size, MACs and latency.
 
-    Counted on the CPU, where no fused kernel hides a product from the counter; timed there and,
-    if the config's device is another one, on that too.
+    MACs are counted on the CPU, where no fused kernel hides products from the counter. Latency is
+    measured on the CPU and, if it is another one, on the config's device.
 
     Raises:
-        InputError: the model scores only given items, not the catalog.
+        InputError: the model scores only given items and cannot rank the catalog.
     """
     cpu = torch.device("cpu")
     devices = list(dict.fromkeys((cpu, config["device"])))
     one, many = (full_histories(test_loader, config, n_rows) for n_rows in (1, BATCH_USERS))
     latencies = []
     for device in devices:
-        config["device"] = device  # several of RecBole's models make tensors on it by themselves
+        config["device"] = device  # several of RecBole's models create tensors on it
         model = build_model(config, train_dataset).to(device).eval()
         quicken(model, config)
         if device == cpu:
@@ -142,11 +144,11 @@ def measure(config: Config, train_dataset: Any, test_loader: Any) -> Complexity:
 
 
 def full_histories(loader: Any, config: Config, n_rows: int) -> Interaction:
-    """The first rows of a test loader with histories of full length.
+    """Take the first rows of a test loader and extend their histories to length L.
 
-    A history shorter than L is repeated from its end backwards until it fills L places, so that
-    its last item stays the last (a b c, L = 7: c a b c a b c); every list field of the row in the
-    same way. If there are fewer rows than asked for, they start again from the first.
+    A shorter history is repeated from its end backwards until it fills L places, so that its last
+    item remains the last (a b c, L = 7: c a b c a b c). All list fields of the row are extended in
+    the same way. If the loader has fewer than `n_rows` rows, they are used repeatedly.
     """
     batch = loader.collate_fn(torch.arange(n_rows) % len(loader._dataset))[0]
     max_length = config["MAX_ITEM_LIST_LENGTH"]
@@ -163,7 +165,7 @@ def full_histories(loader: Any, config: Config, n_rows: int) -> Interaction:
 
 
 def count_parameters(model: Any) -> tuple[int, int]:
-    """All parameters, and those of the item table.
+    """Count all parameters, and those of the item table.
 
     The item table is an `ItemRepresentation`, codes or rows; in a model without one, every
     embedding table with a row for each item (N, or N + 1 with a row for a mask).
@@ -181,7 +183,7 @@ def count_parameters(model: Any) -> tuple[int, int]:
 
 
 def counted_macs(model: Any, batch: Interaction) -> int:
-    """Multiply-accumulates of `full_sort_predict` on a CPU, by PyTorch's counter."""
+    """Count the MACs of `full_sort_predict` on a CPU with PyTorch's counter."""
     with _every_product_visible(), FlopCounterMode(display=False) as counter, torch.no_grad():
         model.full_sort_predict(batch)
     return counter.get_total_flops() // 2
@@ -189,8 +191,8 @@ def counted_macs(model: Any, batch: Interaction) -> int:
 
 @contextmanager
 def _every_product_visible() -> Iterator[None]:
-    """No fused Transformer block and no fused attention: the counter does not know those of CPUs,
-    and would count nothing for them."""
+    """Disable fused Transformer blocks and fused attention, for which the counter counts nothing
+    on a CPU."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -201,7 +203,7 @@ def _every_product_visible() -> Iterator[None]:
 
 
 def time_ranking(model: Any, one: Interaction, many: Interaction, device: torch.device) -> Latency:
-    """Latency on a device that holds the model and both batches."""
+    """Measure the latency on a device that holds the model and both batches."""
     single = _milliseconds(model, one, device, WARM_UP, REPEATS)
     batched = _milliseconds(model, many, device, 1, BATCH_REPEATS)
     on_gpu = device.type == "cuda"
@@ -216,7 +218,7 @@ def time_ranking(model: Any, one: Interaction, many: Interaction, device: torch.
 def _milliseconds(
     model: Any, batch: Interaction, device: torch.device, warm_up: int, repeats: int
 ) -> list[float]:
-    """Of each repeat; a GPU works on after a call returns, so it is waited for on both sides."""
+    """Time each repeat; GPUs are synchronized, since their calls are asynchronous."""
 
     def wait() -> None:
         if device.type == "cuda":
@@ -234,13 +236,13 @@ def _milliseconds(
 
 
 def best_items(model: Any, batch: Interaction) -> Tensor:
-    """The ten items of the highest score for each row, [B, 10]; all of a smaller catalog."""
+    """Top `TOP_K` items of each row, [B, min(10, N)]."""
     scores = model.full_sort_predict(batch).view(len(batch), -1)
     return scores.topk(min(TOP_K, scores.size(1))).indices
 
 
 def complexity_table(found: Sequence[Complexity]) -> Table:
-    """A column for each model, with the paper's beside QBERT4Rec's where it has one."""
+    """Table with a column per model; the paper's values, if any, are next to QBERT4Rec's."""
     columns: list[tuple[str, dict[str, str]]] = []
     for one in found:
         columns.append((one.model, _cells(one)))
@@ -264,7 +266,7 @@ def complexity_table(found: Sequence[Complexity]) -> Table:
 
 
 def _cells(one: Complexity) -> dict[str, str]:
-    """A model's column, by row label."""
+    """Column of a model, row label -> text."""
     sizes = [one.n_items, one.max_length]
     sizes += [one.parameters, one.item_parameters, one.other_parameters]
     labels = (*CATALOG, *PARAMETERS)
@@ -280,7 +282,7 @@ def _cells(one: Complexity) -> dict[str, str]:
 
 
 def _paper_cells(row: PaperRow) -> dict[str, str]:
-    """The paper's column, by row label."""
+    """Column of the paper's values, row label -> text."""
     return {
         PARAMETERS[0]: f"{row.mega_parameters} M",
         MACS[0]: f"{row.mega_flops}",

@@ -1,4 +1,4 @@
-"""The main job on data that needs no download: ml-100k, from titles to recommendations."""
+"""The demo: the whole pipeline on ml-100k, which needs no download."""
 
 from __future__ import annotations
 
@@ -29,12 +29,15 @@ N_EXAMPLES = 5
 
 
 def run_demo(folder: Path, console: Console, posters: Path | None = None) -> list[RunResult]:
-    """Embeddings, both tokenizer stages, QBERT4Rec beside SASRec, example users.
+    """Make embeddings and semantic IDs, train QBERT4Rec and SASRec, and show recommendations.
 
     Args:
-        folder: `dataset/` and `saved/` are made in it.
-        console: where to print.
-        posters: folder of `<item_id>.jpg`; without, the IDs come from text and interactions.
+        folder: folder in which `dataset/` and `saved/` are created.
+        console: console to print on.
+        posters: folder of `<item_id>.jpg`; None: the IDs use only texts and interactions.
+
+    Returns:
+        Results of the models, in the order of `MODELS`.
     """
     domain = copy_sample(folder / "dataset")
     make_ids(domain, console, posters)
@@ -51,7 +54,7 @@ def run_demo(folder: Path, console: Console, posters: Path | None = None) -> lis
 
 
 def copy_sample(data_path: Path) -> DatasetPaths:
-    """Put ml-100k's atomic files, which RecBole ships, where data sets lie."""
+    """Copy ml-100k's atomic files, which RecBole ships, to `data_path`."""
     source = Path(recbole.__file__).parent / "dataset_example" / DATASET
     domain = DatasetPaths(DATASET, data_path / DATASET)
     for suffix in ("inter", "item"):
@@ -61,26 +64,26 @@ def copy_sample(data_path: Path) -> DatasetPaths:
 
 
 def make_ids(domain: DatasetPaths, console: Console, posters: Path | None) -> None:
-    """The data set's embeddings and semantic IDs, through the real stages."""
+    """Make the data set's embeddings and semantic IDs with all stages of the tokenizer."""
     console.print(f"Text vectors of the {DATASET} movies from {', '.join(TEXT_FIELDS)}")
     embed_text(domain.file("item"), list(TEXT_FIELDS), domain.file("text.npz"), merge=True)
     if posters is not None:
         console.print(f"Image vectors of the posters in {posters}")
         embed_image_files(domain.file("item"), domain.file("image.npz"), folder=posters)
     else:
-        domain.file("image.npz").unlink(missing_ok=True)  # of an earlier demo with posters
+        domain.file("image.npz").unlink(missing_ok=True)  # from an earlier demo with posters
     console.print("Semantic IDs")
     settings = tokenize_settings(
         [shipped("demo_tokenize.yaml")], {"show_progress": console.is_terminal}
     )
     tokenizer = tokenize([domain], domain.folder / "tokenizer", settings)
-    assert tokenizer is not None  # the demo's settings go through all stages
+    assert tokenizer is not None  # the demo's settings run all stages
     for line in report_lines(tokenizer):
         console.print(f"  {line}", highlight=False)
 
 
 def example_users(bundle: str, inter_file: Path, titles: dict[str, str]) -> Table:
-    """The last movies of five users and what the model recommends to them, by title."""
+    """Table of the last movies of `N_EXAMPLES` users and the model's recommendations, as titles."""
     inter = read_columns(inter_file, ["user_id", "item_id", "timestamp"])
     inter["timestamp"] = inter["timestamp"].astype(float)
     inter = inter.sort_values(["user_id", "timestamp"], kind="stable")

@@ -1,4 +1,4 @@
-"""Several runs, one after another in this process or some at a time in processes of their own."""
+"""Execution of several runs, sequentially in this process or in parallel in child processes."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from recbole_qbert.training.run_identity import finished_run, run_folder
 
 @dataclass(frozen=True)
 class Job:
-    """A run that is to be made.
+    """A run to be made.
 
     Attributes:
-        label: what is printed of it.
-        config: its settings.
-        files: names of the user's YAML files that they are from.
+        label: printed name.
+        config: settings of the run.
+        files: names of the user's YAML files that the settings are from.
     """
 
     label: str
@@ -52,22 +52,23 @@ def run_parallel(
     console: Console,
     finished: Callable[[Config], RunResult | None] = finished_run,
 ) -> list[Answer]:
-    """Run what has no result yet. A job that fails does not stop the others.
+    """Make all runs that have no result yet. A job that fails does not stop the others.
 
     Args:
-        jobs: runs; of those with the same settings one is made.
-        max_concurrent: how many go at a time. One at a time, they share this process and its
-            threads. Several have a process each, with an equal share of the cores as PyTorch
-            threads (`OMP_NUM_THREADS` wins); their lines are headed by their labels and progress
-            bars are off. They end with this process, however it ends.
-        console: where to print.
-        finished: a run's result, where it is there.
+        jobs: runs; jobs with the same settings are run once.
+        max_concurrent: maximum number of runs at a time. With 1, the runs use this process and its
+            threads. Otherwise each run has its own process, with an equal share of the cores as
+            PyTorch threads (`OMP_NUM_THREADS` overrides it). These processes prefix their lines
+            with the labels, show no progress bars, and end when this process ends, even if it is
+            killed.
+        console: console to print on.
+        finished: returns the result of a run that is finished, or None.
 
     Returns:
-        What came of each job.
+        Result or error of each job.
 
     Raises:
-        InputError: a process was killed; the others are ended too.
+        InputError: a process was killed; the other processes are ended too.
     """
     folders = [run_folder(job.config) for job in jobs]
     answers: dict[Path, Answer] = {}
@@ -102,7 +103,7 @@ def _at_once(
 ) -> Iterator[tuple[Path, Answer]]:
     known = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in known else "spawn")
-    context.set_forkserver_preload([__name__])  # so that imports are paid for once
+    context.set_forkserver_preload([__name__])  # so that imports are done once
     n_threads = max(1, n_cores() // max_concurrent)
     waiting = deque(jobs.items())
     running: dict[Connection, _Running] = {}
@@ -137,7 +138,7 @@ def _answer(job: Job, console: Console) -> Answer:
 
 @dataclass(frozen=True)
 class _Running:
-    """A job in its process, which says once what came of it and ends."""
+    """A job in a child process, which sends one answer and ends."""
 
     folder: Path
     job: Job
@@ -150,15 +151,15 @@ class _Running:
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(target=_work, args=(job, n_threads, width, sender))
         process.start()
-        sender.close()  # so that the process's death is the end of the pipe
+        sender.close()  # so that the pipe is closed when the process dies
         return cls(folder, job, process, receiver, perf_counter())
 
     def answer(self) -> Answer:
-        """What the process said.
+        """Receive the answer of the process.
 
         Raises:
-            InputError: it was killed before it could say anything.
-            RuntimeError: an error that is nobody's input; the process has printed it.
+            InputError: the process was killed before it answered.
+            RuntimeError: the process failed with an internal error, which it has printed.
         """
         try:
             answer: Answer = self.receiver.recv()
@@ -176,13 +177,13 @@ class _Running:
 
 
 def _work(job: Job, n_threads: int, width: int, sender: Connection) -> None:
-    """In the job's process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends this one
+    """Run a job in its child process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process on Ctrl-C
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(n_threads)
     job.config["show_progress"] = False
-    console = Console(file=_Headed(f"{job.label}: "), width=width)  # type: ignore[arg-type]
+    console = Console(file=_PrefixedOutput(f"{job.label}: "), width=width)  # type: ignore[arg-type]
     with plain_output():
         sender.send(_answer(job, console))
 
@@ -194,8 +195,8 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-class _Headed:
-    """Standard output for whole lines, each behind a head, so that processes can share it."""
+class _PrefixedOutput:
+    """Standard output that writes whole lines with a prefix, so that processes can share it."""
 
     def __init__(self, head: str) -> None:
         self._head = head

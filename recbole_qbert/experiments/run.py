@@ -1,4 +1,4 @@
-"""`run_models`: data, model, training, evaluation and results of one or several models."""
+"""`run_models`: trains and evaluates one or several models and stores their results."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ from recbole_qbert.training.trainer import n_parameters
 
 
 class PreparedRun(NamedTuple):
-    """One model, its data and its trainer: before it is trained, and after."""
+    """A model with its data and trainer, before or after training."""
 
     config: Config
     splits: Splits
     model: Any
     trainer: Any
     counts: dict[str, int]
-    pretrained_on: list[str]  # data sets; none: from scratch
+    pretrained_on: list[str]  # data sets; empty: from scratch
 
 
 def run_models(
@@ -80,21 +80,24 @@ def run_models(
     settings: Mapping[str, Any] | None = None,
     console: Console | None = None,
 ) -> list[RunResult]:
-    """Train and evaluate models one after another under one protocol and print one table.
+    """Train and evaluate models sequentially under one protocol and print one table.
 
-    A model that starts from pretrained weights (`pre_model_path`) is followed by the same one
-    from scratch, at the same budget; one that was trained before is not trained again.
+    If a model starts from pretrained weights (`pre_model_path`), a run of the same model from
+    scratch with the same budget follows it, unless that run is already finished.
 
     Args:
-        models: names in the registry, or of RecBole's sequential models.
+        models: names of models in the registry, or of RecBole's sequential models.
         dataset: name of the data set.
         files: the user's YAML files.
-        settings: `key=value` settings; they win over the files.
-        console: where to print.
+        settings: `key=value` settings; they override the files.
+        console: console to print on.
+
+    Returns:
+        Results in the order of the runs.
 
     Raises:
-        InputError: any setting or file that cannot be used; all models' settings and data are
-            checked, and all are built, before the first one is trained.
+        InputError: a setting or file cannot be used. The settings and data of all models are
+            checked, and all models are built, before the first one is trained.
     """
     console = console or Console()
     configs = [build_config(model, dataset, files, settings) for model in models]
@@ -122,7 +125,11 @@ def takes_pretrained(config: Config) -> bool:
 
 
 def check_run(config: Config) -> None:
-    """What no setting alone tells: where the run writes, its stage, what it begins with."""
+    """Check the data set class, output folders, training stage and pretrained weights of a run.
+
+    Raises:
+        InputError: the run cannot be made with these settings.
+    """
     entry = model_entry(config["model"])
     if not issubclass(entry.dataset, SemanticIDDataset):
         raise InputError(
@@ -145,12 +152,12 @@ def check_run(config: Config) -> None:
 
 
 def check_models(configs: Sequence[Config]) -> None:
-    """Read the data of all models and build them, so that no fault is found behind a training.
+    """Read the data of all models and build them, to find errors before hours of training.
 
-    The first model is built next, so that it is left out; its semantic IDs must be there.
+    The first model is not built here, because it is built and trained next.
 
     Raises:
-        InputError: as `load_splits` and `build_model`, or a model's semantic IDs are missing.
+        InputError: see `load_splits` and `build_model`; or a model's semantic IDs are missing.
     """
     quiet_recbole()
     for number, config in enumerate(configs):
@@ -162,7 +169,7 @@ def check_models(configs: Sequence[Config]) -> None:
             )
         if not number:
             continue
-        trial = copy.copy(config)  # reading the data puts numbers in place of `auto`
+        trial = copy.copy(config)  # reading the data replaces `auto` by numbers
         trial.final_config_dict = dict(config.final_config_dict)
         with error_context(name):
             splits = load_splits(trial)
@@ -170,10 +177,16 @@ def check_models(configs: Sequence[Config]) -> None:
 
 
 def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> RunResult:
-    """One model: load, train, choose on valid, test once, append the result.
+    """Train one model, select its best epoch on valid, test it once, and append the result.
+
+    Args:
+        config: settings of the run; `checkpoint_dir` is the common folder and is replaced by the
+            run's own one.
+        console: console to print on.
+        files: names of the user's YAML files.
 
     Raises:
-        InputError: as `prepare`.
+        InputError: see `prepare`.
     """
     flush_denormals()
     quiet_recbole()
@@ -195,16 +208,16 @@ def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> Ru
 def prepare(
     config: Config, console: Console, held: contextlib.ExitStack | None = None
 ) -> PreparedRun:
-    """Data, model and trainer of one config, whose `checkpoint_dir` is the run's own folder.
+    """Build the data, model and trainer of a run.
 
     Args:
-        config: of the run.
-        console: where to print.
-        held: takes the lock of the folder before the first file is written; None: the caller has
-            it.
+        config: settings of the run, with the run's own folder as `checkpoint_dir`.
+        console: console to print on.
+        held: stack that the lock of the folder is added to before the first file is written; None:
+            the caller holds the lock.
 
     Raises:
-        InputError: settings or files that cannot be used, or another process makes this run.
+        InputError: settings or files cannot be used, or another process makes the same run.
     """
     name, folder = config["model"], config["checkpoint_dir"]
     lock = exclusive(Path(folder) / LOCK, wait_s=0) if is_main() else contextlib.nullcontext()
@@ -246,7 +259,7 @@ def prepare(
 
 
 def train(training: PreparedRun, report: Callable[[int, float], None]) -> None:
-    """Train to the end, or go on; `report(epoch, valid score)` after each evaluation on valid."""
+    """Start or resume training; `report(epoch, valid score)` is called after each evaluation."""
     training.trainer.fit(
         training.splits.train,
         training.splits.valid,
@@ -259,13 +272,15 @@ def train(training: PreparedRun, report: Callable[[int, float], None]) -> None:
 def publish(
     training: PreparedRun, base: Path, files: Sequence[str], console: Console | None = None
 ) -> RunResult:
-    """The best weights on valid and, the only time, on test; ranks, bundle and one result line.
+    """Evaluate the best weights on valid and test; write the ranks, the bundle and a result line.
+
+    This is the only evaluation on test.
 
     Args:
-        training: trained; its trainer knows the learning curve.
-        base: where `results.jsonl` is.
+        training: run after training; its trainer has the learning curve.
+        base: folder of `results.jsonl`.
         files: names of the YAML files that the settings are from.
-        console: where to say that a model has no bundle.
+        console: console to print on if the model cannot be bundled.
     """
     config, splits, model, trainer = training[:4]
     folder = Path(config["checkpoint_dir"])
@@ -278,7 +293,7 @@ def publish(
     if is_main():
         items, _ = splits.train._dataset.training_sequences()
         item_counts = torch.bincount(items, minlength=splits.dataset.item_num)
-        assert trainer.ranks is not None  # of the evaluation above
+        assert trainer.ranks is not None  # set by the evaluation above
         save_ranks(folder / RANKS_FILE, trainer.ranks, item_counts.numpy())
         try:
             save_bundle(bundle, model, config, splits.train._dataset)
@@ -320,14 +335,14 @@ def publish(
         tested_on=tested_on(splits.test._dataset),
     )
     done = latest_result(base, folder) if config["resume"] else None
-    if done is not None and _says_the_same(done, result):
-        return done  # a finished run that was resumed: one line is enough
+    if done is not None and _same_result(done, result):
+        return done  # a finished run was resumed: its line exists already
     if is_main():
         append_result(base / "results.jsonl", result)
     return result
 
 
-def _says_the_same(one: RunResult, other: RunResult) -> bool:
+def _same_result(one: RunResult, other: RunResult) -> bool:
     fields = ("data_sha256", "valid", "test", "ranks_sha256")
     return all(getattr(one, name) == getattr(other, name) for name in fields)
 
@@ -346,7 +361,7 @@ def run_first_stage(config: Config, console: Console) -> str:
         "train_stage": PRETRAIN,
         "epochs": config["pretrain_epochs"],
         "augmentation": "none",
-        # There are far fewer rows than the second stage's prefixes: smaller batches, more steps.
+        # There are far fewer rows than in the second stage, so smaller batches give more steps.
         "train_batch_size": config["pretrain_batch_size"] or config["train_batch_size"],
         "checkpoint_dir": str(folder),
         "use_gpu": config["use_gpu"],
@@ -361,5 +376,5 @@ def run_first_stage(config: Config, console: Console) -> str:
     model = build_model(first, train_data._dataset).to(first["device"])
     trainer = entry.trainer(first, model)
     trainer.fit(train_data, None, verbose=False, show_progress=first["show_progress"])
-    barrier()  # until it is written
+    barrier()  # the main process writes the file
     return str(trainer.saved_model_file)

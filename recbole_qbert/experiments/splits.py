@@ -1,4 +1,4 @@
-"""A data set as a run reads it: loaded and split into train, valid and test."""
+"""Loading of a data set and its split into train, valid and test."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from recbole_qbert.data.dataset import SEMANTIC_ID_FIELD, SemanticIDDataset
 from recbole_qbert.evaluation.ranking import saw_all
 from recbole_qbert.registry import model_entry
 
-FEWEST_INTERACTIONS = 4  # of a user: a history of one item, and a target for train, valid and test
-FEATURE_KEYS = ("selected_features", "item_attribute")  # of RecBole's models: item features
+FEWEST_INTERACTIONS = 4  # per user: a history of one item and three targets
+FEATURE_KEYS = ("selected_features", "item_attribute")  # item features of RecBole's models
 TOO_SHORT = (
     f"no user has enough interactions ({FEWEST_INTERACTIONS} are needed) to be split; give longer "
     "histories"
@@ -26,7 +26,7 @@ _NUMBERS = (FeatureType.FLOAT, FeatureType.FLOAT_SEQ)
 
 
 class Splits(NamedTuple):
-    """A data set and the loaders of its three splits."""
+    """A data set and the data loaders of its three splits."""
 
     dataset: Any
     train: Any
@@ -35,7 +35,11 @@ class Splits(NamedTuple):
 
 
 def load_dataset(dataset_class: type, config: Config) -> Any:
-    """Build the dataset; what RecBole says of a missing or broken file becomes one line."""
+    """Build the data set.
+
+    Raises:
+        InputError: a file is missing or broken; carries RecBole's message as one line.
+    """
     path = Path(config["data_path"])
     if not path.is_dir():
         raise InputError(
@@ -48,10 +52,10 @@ def load_dataset(dataset_class: type, config: Config) -> Any:
 
 
 def read_dataset(config: Config) -> Any:
-    """Seed everything and read the data set of the config's model.
+    """Seed the random generators and read the data set of the config's model.
 
     Raises:
-        InputError: data that cannot be read, too few to be split, or without a feature that the
+        InputError: the data cannot be read, are too few to be split, or lack a feature that the
             model needs.
     """
     init_seed(config["seed"], config["reproducibility"])
@@ -66,19 +70,19 @@ def load_splits(config: Config) -> Splits:
     """Read the data set of the config's model and split it.
 
     Raises:
-        InputError: as `read_dataset`, or a part without rows.
+        InputError: see `read_dataset`; or valid or test is empty.
     """
     dataset = read_dataset(config)
     splits = Splits(dataset, *data_preparation(config, dataset))
     if len(splits.valid._dataset) == 0 or len(splits.test._dataset) == 0:
         raise InputError(f"dataset {config['dataset']}: {TOO_SHORT}")
-    if isinstance(dataset, SemanticIDDataset):  # and no third party's own
+    if isinstance(dataset, SemanticIDDataset):  # a third-party data set may have no notes
         dataset.notes += _unused_features(config, dataset) + _full_users(splits)
     return splits
 
 
 def _full_users(splits: Splits) -> list[str]:
-    """Users who have seen all items have no place for a target among unseen ones."""
+    """Note on users who have seen all items: among unseen items their targets rank last."""
     tested, n_items = splits.test._dataset, splits.dataset.item_num - 1
     seen = tested.seen_items(tested.inter_feat)
     full = int(saw_all(seen, len(tested), n_items).sum())
@@ -91,7 +95,7 @@ def _full_users(splits: Splits) -> list[str]:
 
 
 def _left_out(config: Config, dataset: Any) -> list[str]:
-    """RecBole's models with features (FDSA) leave numbers out that `numerical_features` lacks."""
+    """Selected numeric features that RecBole's FDSA ignores, as `numerical_features` lacks them."""
     return [
         name
         for name in config["selected_features"] or []
@@ -110,16 +114,17 @@ def _unused_features(config: Config, dataset: Any) -> list[str]:
 
 
 def _check_lengths(dataset: Any, config: Config) -> None:
-    """RecBole fails before it splits where no user has two interactions."""
+    """Check that a user has enough interactions; RecBole crashes if none has two."""
     if dataset.inter_feat[dataset.uid_field].value_counts().max() < FEWEST_INTERACTIONS:
         raise InputError(f"dataset {config['dataset']}: {TOO_SHORT}")
 
 
 def _check_features(dataset: Any, config: Config) -> None:
-    """RecBole's models look item features up without a check.
+    """Check the item features that RecBole's models use, since RecBole does not check them.
 
     Raises:
-        InputError: a setting of such a model names one that was not read, or none but numbers.
+        InputError: a setting names a feature that was not read, or only numeric features that the
+            model ignores.
     """
     if not model_entry(config["model"]).model.__module__.startswith("recbole."):
         return
@@ -161,9 +166,9 @@ def _check_features(dataset: Any, config: Config) -> None:
 
 
 def data_counts(dataset: Any, train: Any, valid: Any, test: Any) -> dict[str, int]:
-    """Users, items and interactions after filtering, and the rows of each split.
+    """Count users, items and interactions after filtering, and the rows of each split.
 
-    Training interactions are outside all training rows where MAX_ITEM_LIST_LENGTH cuts sequences.
+    If `MAX_ITEM_LIST_LENGTH` cuts sequences, some training interactions are in no training row.
     """
     items, _ = train._dataset.training_sequences()
     return {

@@ -1,4 +1,4 @@
-"""What a chart shows, before anybody says whether it is drawn for a page or for a paper."""
+"""Charts as plain data, independent of the library that draws them (Plotly or Matplotlib)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-# Kinds: horizontal bars under names, columns over names, lines and points, points without axes.
+# Kinds: horizontal bars with names on y, columns with names on x, lines and points, and maps
+# (points without axes).
 BARS, COLUMNS, CURVES, MAP = "bars", "columns", "curves", "map"
-LABEL_WIDTH = 24  # letters in a line of an axis' names
+LABEL_WIDTH = 24  # characters per line of an axis label
 LABEL_LINES = 3
-LEGEND_MOST = 12  # more names than that are told apart by nobody; the page's legend still has them
+LEGEND_MOST = 12  # Matplotlib charts with more names have no legend
 
-# Every color has a contrast of 3 to 1 or more against white.
+# All colors have a contrast of at least 3:1 against white.
 _KNOWN = {
     "QBERT4Rec": "#3b6fb6",
     "SASRec": "#c46a1b",
@@ -34,7 +35,7 @@ REST = "#9aa3ad"
 
 
 class Point(NamedTuple):
-    """A place in a chart with a text."""
+    """A text label at a position of a chart; `above` places the text above the position."""
 
     x: float
     y: float
@@ -47,15 +48,15 @@ class Series:
     """One line, one cloud of points or one set of bars.
 
     Attributes:
-        name: in the legend.
-        color: of all, or of each point.
-        x: numbers, or names (then the axis has names).
-        y: numbers; of bars, names are on y and numbers on x.
-        error: half the length of each point's interval; empty for none.
-        texts: one a point, shown beside it on the page when it is pointed at.
-        line: whether the points are joined.
-        marker: whether they are drawn.
-        width: of the line, in points.
+        name: name in the legend.
+        color: one color, or one per point.
+        x: numbers, or names for an axis of categories.
+        y: numbers. Bars have names on y and numbers on x.
+        error: half the length of each point's error bar; empty: no error bars.
+        texts: hover texts, one per point.
+        line: whether the points are connected.
+        marker: whether the points are drawn.
+        width: width of the line in points.
     """
 
     name: str
@@ -74,17 +75,17 @@ class Chart:
     """One chart.
 
     Attributes:
-        key: names its file and its element of the page; letters, digits and hyphens.
-        title: above it.
-        kind: see above.
-        series: what it shows.
-        x_title, y_title: of the axes.
-        note: below it.
-        ticks: places of the x axis and their names; empty: as the numbers are.
+        key: name of its files and id of its HTML element; letters, digits and hyphens.
+        title: title above the chart.
+        kind: BARS, COLUMNS, CURVES or MAP.
+        series: the data series.
+        x_title, y_title: titles of the axes.
+        note: note below the chart.
+        ticks: positions and labels of ticks on the x axis; empty: automatic ticks.
         labels: texts in the chart.
-        log_x: whether x is logarithmic.
-        legend: whether the names of the series are needed.
-        bare_y: whether the y axis has no numbers.
+        log_x: whether the x axis is logarithmic.
+        legend: whether the chart needs a legend.
+        bare_y: whether the y axis has no tick labels.
     """
 
     key: str
@@ -102,7 +103,7 @@ class Chart:
 
     @property
     def entries(self) -> dict[str, str]:
-        """Name -> color of what the legend holds; empty where there is nothing to tell apart."""
+        """Legend entries, name -> color; empty if there are fewer than two names."""
         if not self.legend or len({series.name for series in self.series}) < 2:
             return {}
         return {each.name: each.color for each in self.series if isinstance(each.color, str)}
@@ -110,19 +111,19 @@ class Chart:
 
 @dataclass
 class Palette:
-    """One color a name, the same in all charts of a report, and of known models in all reports."""
+    """Colors by name, equal in all charts of a report. Known models have fixed colors."""
 
     _given: dict[str, str] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> str:
-        """A name's color; a new name takes the next one that is free."""
+        """Color of a name; a new name takes the next free color."""
         if name in _KNOWN:
             return _KNOWN[name]
         return self._given.setdefault(name, _color(len(self._given)))
 
 
 def _color(number: int) -> str:
-    """Behind those that were chosen by eye, hues that are far from the last ones."""
+    """Color by number; after the fixed list, hues by the golden ratio, which differ clearly."""
     if number < len(_OTHERS):
         return _OTHERS[number]
     red, green, blue = colorsys.hls_to_rgb(number * 0.618 % 1, 0.34, 0.6)
@@ -130,36 +131,36 @@ def _color(number: int) -> str:
 
 
 def group_colors(n: int) -> list[str]:
-    """Colors of the n largest groups of something else than models."""
+    """Colors of n groups that are not models."""
     colors = [*_KNOWN.values(), *_OTHERS]
     return [colors[place % len(colors)] for place in range(n)]
 
 
 def ramp(share: float) -> str:
-    """From pale gray blue (0) to dark blue (1)."""
+    """Color between pale gray blue (0) and dark blue (1)."""
     low, high = (190, 205, 220), (22, 62, 115)
     mixed = (round(a + (b - a) * share) for a, b in zip(low, high, strict=True))
     return "#" + "".join(f"{part:02x}" for part in mixed)
 
 
 def wrapped(text: str, width: int = LABEL_WIDTH) -> list[str]:
-    """A name in lines, cut where it is too long."""
+    """Wrap a name into at most `LABEL_LINES` lines and truncate the rest."""
     return textwrap.wrap(text, width, max_lines=LABEL_LINES, placeholder=" ...") or [""]
 
 
 def rows_and_lines(chart: Chart) -> tuple[int, int]:
-    """Bars of a chart, and the lines of its longest name: what its height depends on."""
+    """Number of bars of a chart and maximum number of lines per name; they determine its height."""
     names = {str(name): len(wrapped(str(name))) for each in chart.series for name in each.y}
     return len(names), max(names.values(), default=1)
 
 
 def slug(*words: str) -> str:
-    """A key of letters, digits and single hyphens."""
+    """Make a key of letters, digits and single hyphens."""
     text = "".join(letter if letter.isalnum() and letter.isascii() else " "
                    for letter in " ".join(words))  # fmt: skip
     return "-".join(text.lower().split())
 
 
 def legend_of(charts: Sequence[Chart]) -> dict[str, str]:
-    """Name -> color over several charts."""
+    """Merge the legend entries of several charts, name -> color."""
     return {name: color for chart in charts for name, color in chart.entries.items()}

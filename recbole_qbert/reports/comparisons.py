@@ -1,7 +1,7 @@
-"""The rows of the report's tables and charts: named groups of runs that differ in the seed alone.
+"""The rows of the report's tables and charts: named groups of runs that differ only in the seed.
 
-A benchmark's rows have its names. Other runs are grouped by their settings; where several groups
-are of one model, a name says what tells them apart: the results file, or the settings.
+Rows of a benchmark keep their names. Other runs are grouped by their settings. If several groups
+have the same model, their names include the results file or the settings in which they differ.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from recbole_qbert.reports.discovery import Found, Run
 
 @dataclass(frozen=True)
 class ComparisonData:
-    """Rows that stand side by side, on one data set.
+    """Rows that are compared on one data set.
 
     Attributes:
-        title: above them.
-        scores: the rows, and the tests between them where they could be made.
-        source: files that they were made from, as the page shows them.
-        again: the command that makes them again.
-        warnings: what a reader must know.
+        title: heading of the comparison.
+        scores: the rows, and significance tests between them where possible.
+        source: source files, as printed in the report.
+        again: command that reproduces the runs.
+        warnings: warnings to the reader.
     """
 
     title: str
@@ -40,10 +40,10 @@ class ComparisonData:
 
 
 def compare_all(found: Found) -> list[ComparisonData]:
-    """Every benchmark's data sets, then the runs that are in no benchmark.
+    """Make the comparisons of all benchmarks, then of the runs that are in no benchmark.
 
     Raises:
-        InputError: a damaged `table.json`.
+        InputError: a `table.json` is damaged, or runs have no metric in common.
     """
     comparisons, used = [], set()
     for file in found.benchmarks:
@@ -83,7 +83,7 @@ def _comparison(
     again: str,
     warnings: Sequence[str],
 ) -> ComparisonData:
-    """Metrics that all rows have; tests only where every run's ranks are there."""
+    """Compare rows by the metrics that all of them have; test them if all runs have ranks."""
     told = list(warnings)
     metrics = {tuple(row.metrics) for row in rows}
     if len(metrics) > 1:
@@ -111,12 +111,12 @@ def _comparison(
 
 
 def has_ranks(row: Row) -> bool:
-    """Whether the ranks of all of its runs are there."""
+    """Whether the ranks of all runs of a row exist."""
     return all((Path(run.folder) / RANKS_FILE).is_file() for run in row.runs)
 
 
 def late_lines(rows: Sequence[Row]) -> list[str]:
-    """One line a row whose best epoch was the last one allowed, in some seed."""
+    """Warnings about rows with a run whose best epoch was the last one allowed."""
     lines = []
     for row in rows:
         seeds = [str(run.seed) for run in row.runs if run.late]
@@ -130,7 +130,7 @@ def late_lines(rows: Sequence[Row]) -> list[str]:
 
 
 def _data_lines(rows: Sequence[Row]) -> list[str]:
-    """A warning where the rows are of different interactions."""
+    """Warning if the rows were trained on different interaction files."""
     digests: dict[str | None, list[str]] = {}
     for row in rows:
         for run in row.runs:
@@ -142,7 +142,7 @@ def _data_lines(rows: Sequence[Row]) -> list[str]:
 
 
 def _rows(runs: Sequence[Run], found: Found) -> list[Row]:
-    """Runs grouped by all but the seed; of one seed the last."""
+    """Group runs by all settings but the seed, with the last run of each seed."""
     files = {run.result.folder: run.file for run in runs}
     groups = []
     for group in group_runs(run.result for run in runs):
@@ -155,14 +155,14 @@ def _rows(runs: Sequence[Run], found: Found) -> list[Row]:
 
 
 def _place(file: Path, found: Found) -> str:
-    """The name of a results file's folder; "" in the only folder that was given."""
+    """Name of a results file's folder; "" if only this folder was given."""
     if found.folders == (file.parent,):
         return ""
     return Path(found.name(file)).parent.name
 
 
 def _names(groups: Sequence[Sequence[RunResult]], places: Sequence[str]) -> list[str]:
-    """A different name for each group, by its model, then its place, then its settings."""
+    """Make unique names of groups from model, results folder and settings."""
     names = [group[0].title for group in groups]
     for title in dict.fromkeys(names):
         alike = [place for place, name in enumerate(names) if name == title]

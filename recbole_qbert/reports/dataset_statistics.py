@@ -1,4 +1,4 @@
-"""The facts of `stats` as text, JSON and a page with plots."""
+"""Data set statistics as text and as an HTML page with plots."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COLOR = "#3b6fb6"
 
 
 def print_stats(facts: dict[str, Any], console: Console) -> None:
-    """All facts but the curves."""
+    """Print all statistics except the curves."""
     counts = {name: f"{value:,}" for name, value in facts["counts"].items()}
     _print(console, facts["dataset"], counts | {"sparsity": f"{facts['sparsity']:.4%}"})
     spread = Table("", *facts["lengths"], box=box.SIMPLE_HEAD)
@@ -63,7 +63,7 @@ def _print_modalities(facts: dict[str, Any], console: Console) -> None:
 
 
 def write_page(path: Path, facts: dict[str, Any]) -> None:
-    """Popularity, lengths and coverage as one HTML page that needs no network."""
+    """Write plots of popularity, lengths and coverage as one self-contained HTML page."""
     covered = facts["modalities"]
     figure = make_subplots(
         rows=3 if covered else 2, cols=1, vertical_spacing=0.12,

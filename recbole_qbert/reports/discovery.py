@@ -1,4 +1,4 @@
-"""What lies in results folders: runs, benchmarks, sweeps. Nothing is written there."""
+"""Search of results folders for runs, benchmarks and sweeps. The folders are only read."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from recbole_qbert.experiments.benchmark import sidecar
 from recbole_qbert.experiments.tune.journal import EXPERIMENT
 
 RESULTS = "results.jsonl"
-# Folders of a run, a sweep or a data set that hold no results of their own.
+# Subfolders of runs, sweeps and data sets that contain no results.
 SKIPPED = frozenset(("bundle", "trials", "ray", "tokenizer", "tensorboard"))
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run and the results file that has it; `result.folder` is where its files lie now."""
+    """A run and its results file; `result.folder` is the present folder of the run's files."""
 
     result: RunResult
     file: Path
@@ -27,11 +27,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Found:
-    """What some folders hold.
+    """Contents of results folders.
 
     Attributes:
-        folders: as they were given.
-        runs: of all results files; of one folder's runs the last.
+        folders: the given folders.
+        runs: runs of all results files; the last one for each run folder.
         benchmarks: `table.json` files.
         sweeps: folders with `experiment.json`.
     """
@@ -47,14 +47,14 @@ class Found:
         return list(dict.fromkeys(run.result.dataset for run in self.runs))
 
     def name(self, path: Path) -> str:
-        """A path below the given folders as the page shows it, without what is above them."""
+        """Printed name of a path: relative to the parent of the given folder that contains it."""
         for folder in self.folders:
             if path.is_relative_to(folder):
                 return Path(folder.resolve().name, path.relative_to(folder)).as_posix()
         return path.name
 
     def finder(self, file: Path) -> sidecar.FindRun:
-        """Finds a benchmark's runs; those of the benchmark's own results file come first."""
+        """Make a function that finds a benchmark's runs, first in the benchmark's own folder."""
 
         def find(dataset: str, name: str) -> RunResult | None:
             here = [
@@ -68,10 +68,11 @@ class Found:
 
 
 def find_results(folders: Sequence[Path]) -> Found:
-    """Look through folders, each with everything below it.
+    """Search folders recursively.
 
     Raises:
-        InputError: no such folder, nothing of this package's in any, or a broken results file.
+        InputError: a folder does not exist, no folder holds a run or sweep, or a results file is
+            damaged.
     """
     files: list[Path] = []
     for folder in folders:
@@ -99,7 +100,7 @@ def find_results(folders: Sequence[Path]) -> Found:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Files of interest, in the order of their paths."""
+    """Yield results, benchmark and sweep files in the order of their paths."""
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(
             name for name in folders if name not in SKIPPED and not name.startswith(".")
@@ -110,7 +111,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _located(result: RunResult, file: Path) -> RunResult:
-    """With the run's folder beside the file, where it is there: results may have been moved."""
+    """Update a run's folder to the one next to the results file, in case the results were moved."""
     beside = file.parent / result.dataset / Path(result.folder).name
     if not beside.is_dir():
         return result

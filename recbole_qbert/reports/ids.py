@@ -1,4 +1,4 @@
-"""The section of semantic IDs: what `inspect` shows, under one tab."""
+"""The report's section of semantic IDs, with the contents of `inspect`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from recbole_qbert.reports.sections import ReportSection
 
 
 def ids_section(facts: Facts, pictures: Pictures | None, dataset: str) -> ReportSection:
-    """Codebooks, tree, groups, nearest items and purity."""
+    """Make the section: code usage, tree, groups, nearest items and purity."""
     bodies = html.section_bodies(facts, pictures)
     blocks = [html.summary(facts)]
     blocks += [f"<h2>{title}</h2>{bodies[key]}" for key, title in html.SECTIONS.items()]

@@ -1,4 +1,4 @@
-"""The section of item vectors: a map of them, and what stage 1 reported of its depth and losses."""
+"""The report's section of item vectors: a 2-D map, and the depths and losses of stage 1."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ from recbole_qbert.training.checkpoint import load_checkpoint
 PCA_METHOD, TSNE_METHOD = "pca", "tsne"
 METHODS = (TSNE_METHOD, PCA_METHOD)
 SEED = 2026
-MOST_ITEMS = 3000  # on a map: t-SNE of more takes minutes, and a page of more is slow
-MOST_GROUPS = 9  # with a color of their own
-_REDUCED = 50  # dimensions that t-SNE is given
+MOST_ITEMS = 3000  # on a map: t-SNE of more takes minutes, and the page becomes slow
+MOST_GROUPS = 9  # groups with their own color
+_REDUCED = 50  # input dimensions of t-SNE
 _TITLE = 70
-REPORTED = "stage 1"  # in a tokenizer's report, where its IDs went through stage 1
+REPORTED = "stage 1"  # key of a tokenizer's report if its IDs were made with stage 1
 
 
 class Stage1(NamedTuple):
-    """What stage 1 left behind.
+    """Results of stage 1 for the n items of a data set.
 
     Attributes:
-        items: raw tokens, n.
-        fused: float32 [n, D].
-        depths: items that stop after each block, S numbers.
-        history: one row an epoch, every loss term.
+        items: raw item tokens, n.
+        fused: fused vectors, float32 [n, D].
+        depths: number of items that stop after each block, S numbers.
+        history: loss terms of each epoch, name -> value.
         gate: 'dynamic' or 'fixed'.
     """
 
@@ -61,7 +61,7 @@ class Stage1(NamedTuple):
 
 
 class Vectors(NamedTuple):
-    """Vectors of some items of a catalog: their rows in it [n], and float32 [n, D]."""
+    """Vectors of items: rows in the catalog, int64 [n], and values, float32 [n, D]."""
 
     name: str
     rows: np.ndarray
@@ -71,17 +71,20 @@ class Vectors(NamedTuple):
 def space_section(
     catalog: Catalog, domain: DatasetPaths, tokenizer: Path, method: str = TSNE_METHOD
 ) -> ReportSection | None:
-    """The map of the fused vectors, or of the embeddings where there is no stage 1.
+    """Make the section: a map of the fused vectors, or of the embeddings if there is no stage 1.
 
     Args:
-        catalog: of the data set's semantic IDs; its categories color the map, or its first
-            codes where it has none.
-        domain: of the data set, whose embeddings lie beside it.
+        catalog: catalog of the data set's semantic IDs. Its categories color the map; without
+            categories, the first codes do.
+        domain: paths of the data set and its embeddings.
         tokenizer: folder of the tokenizer.
         method: one of `METHODS`.
 
+    Returns:
+        The section; None if there are no vectors.
+
     Raises:
-        InputError: a file that cannot be used.
+        InputError: a file cannot be used.
     """
     stage = read_stage1(tokenizer, domain.name)
     vectors = _vectors(catalog, domain, stage)
@@ -115,18 +118,22 @@ def _map_text(method: str) -> str:
 
 
 def read_stage1(folder: Path, dataset: str) -> Stage1 | None:
-    """A data set's items of stage 1; None where the tokenizer has no stage 1, or has not ended.
+    """Read the results of stage 1 for the items of a data set.
+
+    Returns:
+        The results; None if the tokenizer is not complete, was made without stage 1, or has no
+        items of the data set.
 
     Raises:
-        InputError: a file that is no checkpoint.
+        InputError: a file is not a checkpoint.
     """
     manifest, path = folder / MANIFEST, folder / "stage1.safetensors"
-    # A file of stage 1 may be left over from an earlier tokenizer that had one.
+    # The file of stage 1 alone proves nothing: it may be left over from an earlier tokenizer.
     if not manifest.is_file() or REPORTED not in read_json(manifest).get("report", {}):
         return None
     content: Any = load_checkpoint(path)
     keys: Any = load_checkpoint(folder / "ids.safetensors")["keys"]
-    # Items that were given IDs later stand behind those that stage 1 saw.
+    # Items that were added later follow those of stage 1.
     own = [row for row, key in enumerate(keys[: len(content["fused"])]) if key[0] == dataset]
     if not own:
         return None
@@ -140,7 +147,7 @@ def read_stage1(folder: Path, dataset: str) -> Stage1 | None:
 
 
 def _vectors(catalog: Catalog, domain: DatasetPaths, stage: Stage1 | None) -> Vectors | None:
-    """The fused vectors, or all embedding tables side by side for the items that all have."""
+    """Fused vectors, or the concatenated embeddings of the items that are in all tables."""
     if stage is not None:
         known = {item: row for row, item in enumerate(catalog.items)}
         places = [place for place, item in enumerate(stage.items) if item in known]
@@ -158,10 +165,10 @@ def _vectors(catalog: Catalog, domain: DatasetPaths, stage: Stage1 | None) -> Ve
 
 
 def project(vectors: np.ndarray, method: str) -> np.ndarray:
-    """Vectors [n, D] in the plane, float64 [n, 2]; the same each time.
+    """Project vectors [n, D] to two dimensions, float64 [n, 2]; deterministic.
 
     Raises:
-        InputError: vectors that are no numbers.
+        InputError: the vectors have values that are not finite.
     """
     if not np.isfinite(vectors).all():
         raise InputError("the item vectors hold values that are no numbers; tokenize again")
@@ -181,7 +188,7 @@ def _padded(points: np.ndarray) -> np.ndarray:
 
 
 def map_chart(catalog: Catalog, vectors: Vectors, method: str) -> Chart:
-    """The map; of a large catalog a sample of `MOST_ITEMS`."""
+    """Make the map; large catalogs are sampled to `MOST_ITEMS` items."""
     places = np.arange(len(vectors.rows))
     if len(places) > MOST_ITEMS:
         drawn = np.random.default_rng(SEED).choice(len(places), MOST_ITEMS, replace=False)
@@ -215,7 +222,7 @@ def map_chart(catalog: Catalog, vectors: Vectors, method: str) -> Chart:
 
 
 def _labels(catalog: Catalog, rows: np.ndarray) -> tuple[list[str], str]:
-    """Category of each row, or its first code; and what that is."""
+    """Label of each row (its category, else its first code), and the name of the labels."""
     if catalog.categories is None:
         return [catalog.codes_text(int(row), 0, 1) for row in rows], "first code"
     return [catalog.categories[row] for row in rows], catalog.category_label
@@ -228,7 +235,7 @@ def _hover(catalog: Catalog, row: int, label: str) -> str:
 
 
 def depth_chart(stage: Stage1) -> Chart:
-    """How many items stop after each block."""
+    """Chart of the number of items that stop after each block."""
     total = max(1, sum(stage.depths))
     return Chart(
         key="stage1-depth",
@@ -252,7 +259,7 @@ def depth_chart(stage: Stage1) -> Chart:
 
 
 def loss_chart(stage: Stage1) -> Chart | None:
-    """Every term of the loss over the epochs; None where nothing was trained."""
+    """Chart of all loss terms over the epochs; None for fewer than two epochs."""
     if len(stage.history) < 2:
         return None
     names: Sequence[str] = [name for name in stage.history[0] if name != "total"]

@@ -1,4 +1,4 @@
-"""The section of learning curves: valid over epochs and over seconds, a line a run."""
+"""The report's section of learning curves: valid metric over epochs and over seconds, by run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AXES = {"epoch": "epochs", "seconds": "seconds, evaluations included"}
 
 
 class Curve(NamedTuple):
-    """One run's evaluations on valid, of the row that it belongs to."""
+    """Evaluations of one run on valid, with the name of its row."""
 
     row: str
     run: RunResult
@@ -29,15 +29,18 @@ class Curve(NamedTuple):
 def learning_section(
     comparisons: Sequence[ComparisonData], metric: str, palette: Palette
 ) -> ReportSection | None:
-    """A pair of charts a comparison; None where no run has a curve of several evaluations.
+    """Make the section, with two charts per comparison.
 
     Args:
-        comparisons: of `compare_all`.
-        metric: shown where the runs did not all choose their epoch by one metric.
-        palette: gives each row its color.
+        comparisons: result of `compare_all`.
+        metric: metric to show if the runs did not all select their epoch by the same metric.
+        palette: colors of the rows.
+
+    Returns:
+        The section; None if no run has several evaluations.
 
     Raises:
-        InputError: a damaged curve.
+        InputError: a learning curve is damaged.
     """
     blocks: list[Block] = []
     for number, one in enumerate(comparisons, start=1):
@@ -67,7 +70,7 @@ def learning_section(
 
 
 def read_curve(run: RunResult) -> list[dict[str, float]]:
-    """A run's evaluations; empty where its folder has none.
+    """Read the learning curve of a run; empty if its folder has none.
 
     Raises:
         InputError: the file is damaged.
@@ -93,7 +96,7 @@ def _chart(
 ) -> Chart:
     series = []
     for curve in curves:
-        # Epochs count from 1 for readers.
+        # Epochs are shown from 1.
         places = tuple(point[axis] + (axis == "epoch") for point in curve.points)
         values = tuple(point[metric] for point in curve.points)
         texts = tuple(
@@ -122,6 +125,6 @@ def _chart(
 
 
 def metric_name(metric: str) -> str:
-    """`NDCG@10, seen excluded` of `unseen_ndcg@10`."""
+    """Printed name of a metric: `unseen_ndcg@10` becomes `NDCG@10, seen excluded`."""
     name = metric_title(metric.lower().removeprefix("unseen_"))
     return f"{name}, seen excluded" if metric.lower().startswith("unseen_") else name

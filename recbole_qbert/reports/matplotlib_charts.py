@@ -1,4 +1,4 @@
-"""The same charts as PNG and SVG files, by Matplotlib. Equal charts give equal bytes."""
+"""Charts as PNG and SVG files, drawn with Matplotlib. Equal charts give equal bytes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from recbole_qbert.reports.charts import (
 )
 
 DOTS_PER_INCH = 200
-TITLE_WIDTH = 56  # letters
+TITLE_WIDTH = 56  # characters
 FORMATS = ("png", "svg")
 _STYLE: Any = {
     "font.size": 9,
@@ -39,9 +39,12 @@ _STYLE: Any = {
 
 
 def write_plots(folder: Path, charts: Sequence[Chart]) -> list[Path]:
-    """Write `<key>.png` and `<key>.svg` of each chart, each whole or not at all.
+    """Write `<key>.png` and `<key>.svg` of each chart, each atomically.
 
-    Other files of the folder stay.
+    Other files in the folder are kept.
+
+    Returns:
+        Paths of the files.
 
     Raises:
         InputError: a file cannot be written.
@@ -70,7 +73,7 @@ def _save(figure: Figure, path: Path, suffix: str) -> None:
 
 
 def to_matplotlib(chart: Chart) -> Figure:
-    """The figure, as wide as a column of a paper, or as two for a map."""
+    """Draw a chart: 4.8 inches wide, which fits a column of a paper; a map is 6 inches wide."""
     n_bars, n_lines = rows_and_lines(chart)
     sizes = {BARS: (4.8, 1.0 + (0.16 + 0.16 * n_lines) * n_bars), MAP: (6.0, 6.0)}
     figure = Figure(figsize=sizes.get(chart.kind, (4.8, 3.2)))
@@ -114,7 +117,7 @@ def _draw(axes: Axes, chart: Chart, series: Series, place: int) -> None:
     if chart.kind == BARS:
         axes.barh(y, x, xerr=error, capsize=2, **style)
     elif chart.kind == COLUMNS:
-        # Side by side over the names, which stand at 0, 1, 2, ...
+        # Columns of several series are next to each other; names are at 0, 1, 2, ...
         width = 0.8 / len(chart.series)
         middle = (place - (len(chart.series) - 1) / 2) * width
         axes.bar([row + middle for row in range(len(x))], y, width, yerr=error, capsize=2, **style)
@@ -129,7 +132,7 @@ def _draw(axes: Axes, chart: Chart, series: Series, place: int) -> None:
 
 
 def _legend(figure: Figure, axes: Axes, chart: Chart) -> None:
-    """One entry a name, below the chart."""
+    """Add a legend below the chart, with one entry per name."""
     if not 0 < len(chart.entries) <= LEGEND_MOST:
         return
     handles, names = axes.get_legend_handles_labels()
@@ -151,5 +154,5 @@ def _name(text: str, width: int = 24) -> str:
 
 
 def _plain(text: str) -> str:
-    """A dollar sign would begin a formula."""
+    """Escape dollar signs, which begin a formula in Matplotlib."""
     return text.replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""The report as one page of tabs; without scripts, as one long page."""
+"""The report as one HTML page with tabs; without JavaScript, all sections are shown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from recbole_qbert.reports import webpage
 from recbole_qbert.reports.plotly_charts import charts_html
 from recbole_qbert.reports.sections import ReportSection
 
-_SHORT = 400  # characters of an origin that stands open
+_SHORT = 400  # longest origin, in characters, that is not folded
 
 _STYLE = """
 nav.tabs { position: sticky; top: 0; z-index: 5; margin: 14px 0 0; padding: 8px 0;
@@ -55,7 +55,7 @@ td u { text-underline-offset: 3px; }
 }
 """
 
-# Roles of tabs are given here: without scripts the links lead to sections that are all shown.
+# The script sets the roles of tabs: without JavaScript, they are links to sections on the page.
 _SCRIPT = """
 (function () {
   const bar = document.querySelector("nav.tabs"), tabs = Array.from(bar.children);
@@ -104,13 +104,13 @@ _SCRIPT = """
 
 
 def render(title: str, counts: str, command: str, sections: Sequence[ReportSection]) -> str:
-    """The page as text.
+    """Render the page as HTML.
 
     Args:
-        title: of the page.
-        counts: what it was made from.
-        command: makes it again.
-        sections: one a tab; their charts' keys differ.
+        title: title of the page.
+        counts: text on the number of runs, benchmarks and sweeps.
+        command: command that makes the page again.
+        sections: one section per tab; keys of charts must be unique.
     """
     links = "".join(
         f'<a href="#{one.key}" id="tab-{one.key}">{escape(one.title)}</a>' for one in sections
@@ -132,9 +132,9 @@ def _panel(section: ReportSection) -> str:
 
 
 def _origin(text: str, command: str) -> str:
-    """What something was made from and how to make it again; a line ends between two arguments.
+    """Render the source of a page or section and the command that makes it again.
 
-    Folded where it is long.
+    Lines of the command break only between arguments. Long texts are folded.
     """
     words = " ".join(f"<span>{escape(word)}</span>" for word in command.split())
     line = f'<p class="from">{escape(text)}. Again: <code>{words}</code></p>'

@@ -1,4 +1,4 @@
-"""Charts as Plotly figures in a page, with one legend for charts that share their names."""
+"""Charts as Plotly figures in an HTML page; adjacent charts share a legend."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from recbole_qbert.reports.charts import (
 
 
 def charts_html(charts: Sequence[Chart]) -> str:
-    """Side by side where there is room, below one another where there is none."""
+    """Render charts in a grid, which has one column on narrow screens, with a common legend."""
     figures = "".join(_one(chart) for chart in charts)
     kind = "charts single" if len(charts) == 1 else "charts"
     return f'<div class="{kind}">{_legend(charts)}{figures}</div>'
 
 
 def _legend(charts: Sequence[Chart]) -> str:
-    """Buttons that show and hide what they name."""
+    """Render legend buttons that show and hide the series of their name."""
     buttons = "".join(
         f'<button type="button" aria-pressed="true" data-name="{escape(name)}">'
         f'<i style="background:{color}"></i>{escape(name)}</button>'
@@ -49,7 +49,7 @@ def _one(chart: Chart) -> str:
 
 
 def to_plotly(chart: Chart) -> go.Figure:
-    """The figure; texts are escaped, because Plotly reads a little HTML."""
+    """Convert a chart to a Plotly figure; texts are escaped, since Plotly interprets some HTML."""
     figure = webpage.styled(go.Figure([_trace(chart, each) for each in chart.series]), "")
     figure.update_layout(
         showlegend=False, margin={"l": 60, "r": 16, "t": 12, "b": 50}, hovermode="closest"
@@ -65,7 +65,7 @@ def to_plotly(chart: Chart) -> go.Figure:
         figure.update_xaxes(type="category")
         figure.update_yaxes(rangemode="tozero")
     elif chart.kind == MAP:
-        # The style sheet gives its height, which depends on the width of the window.
+        # The style sheet sets the height, which depends on the width of the window.
         figure.update_layout(height=None, margin={"l": 8, "r": 8, "b": 8})
         figure.update_xaxes(visible=False)
         figure.update_yaxes(visible=False, scaleanchor="x")
@@ -91,9 +91,9 @@ def to_plotly(chart: Chart) -> go.Figure:
 
 
 def _log_places(values: Sequence[float]) -> list[float]:
-    """1, 2 and 5 times each power of ten from below the least value to above the greatest.
+    """Tick positions of a logarithmic axis: 1, 2 and 5 times powers of ten that span the values.
 
-    Plotly's own ticks between powers of ten show their first digit alone.
+    Plotly's own ticks between powers of ten show only the first digit.
     """
     low, high = min(values), max(values)
     powers = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 2)

@@ -1,4 +1,4 @@
-"""`report`: one page, and plots for papers, from results folders."""
+"""`report`: makes an HTML page, and optionally plots for papers, from results folders."""
 
 from __future__ import annotations
 
@@ -31,20 +31,22 @@ from recbole_qbert.reports.users import best_bundle, users_section
 
 @dataclass(frozen=True)
 class ReportRequest:
-    """What the user asked for.
+    """Arguments of `report`.
 
     Attributes:
-        folders: with results, each with everything below it.
-        output: the page, `.html`.
-        plots: folder of PNG and SVG files; None: none are written.
-        metric: of the charts, in both rankings.
-        dataset: whose items and users are shown; None: the one that all runs are of.
-        data_path: folder that holds it; None: where its runs found it, or `dataset`.
-        semantic_id_file: instead of `<dataset>.semid`.
-        tokenizer: its folder, where it is not the data set's.
-        title_field, category_field, category_part, images: as in `inspect`.
-        projection: of the map of items, one of `METHODS`.
-        n_users: example users.
+        folders: results folders, searched recursively.
+        output: path of the page, `.html`.
+        plots: folder for PNG and SVG files; None: no plots.
+        metric: metric of the charts, shown for both rankings.
+        dataset: data set whose items and users are shown; None: the data set of all runs, if they
+            have only one.
+        data_path: folder that holds the data set's folder; None: the `data_path` of its runs, or
+            `dataset`.
+        semantic_id_file: replaces `<dataset>.semid`.
+        tokenizer: folder of the tokenizer; None: the data set's own.
+        title_field, category_field, category_part, images: see `inspect`.
+        projection: method of the item map, one of `METHODS`.
+        n_users: number of example users.
     """
 
     folders: tuple[Path, ...]
@@ -64,13 +66,13 @@ class ReportRequest:
 
 
 def report(request: ReportRequest, console: Console) -> list[ReportSection]:
-    """Write the page and, where asked for, the plots.
+    """Write the page and, if requested, the plots.
 
     Returns:
         The sections of the page.
 
     Raises:
-        InputError: an input or setting that cannot be used; nothing is written then.
+        InputError: an input or setting cannot be used, or an output file cannot be written.
     """
     _check(request)
     found = find_results(request.folders)
@@ -116,7 +118,10 @@ def _check(request: ReportRequest) -> None:
 
 
 def _metric(asked: str, comparisons: Sequence[ComparisonData]) -> str:
-    """`ndcg@10`, of `NDCG@10` or `unseen_ndcg@10`; both rankings are shown anyway."""
+    """Normalize a metric name: `NDCG@10` and `unseen_ndcg@10` become `ndcg@10`.
+
+    Charts always show both rankings.
+    """
     metric = asked.lower().removeprefix(UNSEEN).replace("hr@", "hit@")
     known = {name for one in comparisons for row in one.scores.rows for name in row.metrics}
     if known and metric not in known:
@@ -128,10 +133,10 @@ def _metric(asked: str, comparisons: Sequence[ComparisonData]) -> str:
 
 
 def _domain(request: ReportRequest, found: Found) -> DatasetPaths | None:
-    """The data set whose items and users are shown; None where it is not known or not here.
+    """Find the data set whose items and users are shown; None if unknown or without a folder.
 
     Raises:
-        InputError: one that was asked for is not there.
+        InputError: the requested data set does not exist.
     """
     if request.dataset is not None:
         runs = [run.result for run in found.runs if run.result.dataset == request.dataset]
@@ -158,7 +163,7 @@ def _sections(
     domain: DatasetPaths | None,
     console: Console,
 ) -> list[ReportSection]:
-    """All that there are data for, in their order."""
+    """Make all sections for which there are data, in their order."""
     palette = Palette()
     steps: dict[str, Callable[[], list[ReportSection | None]]] = {
         "tables": lambda: [tables_section(comparisons, metric, palette)],
@@ -177,7 +182,7 @@ def _sections(
 def _of_data_set(
     request: ReportRequest, found: Found, domain: DatasetPaths
 ) -> list[ReportSection | None]:
-    """Item vectors, semantic IDs, example users."""
+    """Make the sections of a data set: item vectors, semantic IDs and example users."""
     facts = _facts(request, domain)
     pictures, sections = None, []
     if facts is not None:
@@ -204,7 +209,7 @@ def _of_data_set(
 
 
 def _facts(request: ReportRequest, domain: DatasetPaths) -> Facts | None:
-    """What `inspect` knows of the data set's IDs; None where it has none."""
+    """Gather the facts of `inspect` on the data set's semantic IDs; None if it has none."""
     semid = request.semantic_id_file or domain.file("semid")
     if not semid.is_file():
         if request.semantic_id_file or request.images or request.category_field:
@@ -224,7 +229,7 @@ def _facts(request: ReportRequest, domain: DatasetPaths) -> Facts | None:
 
 
 def _unique(sections: Sequence[ReportSection]) -> list[ReportSection]:
-    """Charts of two folders may have one key; a later one gets a number."""
+    """Append numbers to repeated chart keys: charts of different folders may have the same key."""
     seen: dict[str, int] = {}
     renamed = []
     for section in sections:
@@ -243,7 +248,7 @@ def _unique(sections: Sequence[ReportSection]) -> list[ReportSection]:
 
 
 def _flags(request: ReportRequest) -> str:
-    """Flags that were given; of an absolute path the name alone, as a page may be passed on."""
+    """Non-default flags of a request. Absolute paths are reduced to names, to keep them private."""
     given = ""
     for each in fields(ReportRequest):
         value = getattr(request, each.name)

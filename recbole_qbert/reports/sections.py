@@ -1,4 +1,4 @@
-"""The parts of a report: sections of text, tables and charts."""
+"""Sections of a report, made of text, tables and charts."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ MARKS = {BEST: "<b>%s</b>", SECOND: "<u>%s</u>", "": "%s"}
 
 @dataclass(frozen=True)
 class ReportSection:
-    """One tab.
+    """One section, shown as a tab.
 
     Attributes:
-        key: its id in the page.
-        title: of the tab.
-        source: what it was made from.
-        again: the command that makes that again.
-        blocks: HTML, or charts that stand together.
+        key: id of its HTML element.
+        title: title of the tab.
+        source: files that the section was made from.
+        again: command that makes these files again.
+        blocks: HTML texts, or groups of charts.
     """
 
     key: str
@@ -34,12 +34,12 @@ class ReportSection:
 
     @property
     def charts(self) -> list[Chart]:
-        """All charts, in their order."""
+        """All charts of the section, in order."""
         return [chart for block in self.blocks if not isinstance(block, str) for chart in block]
 
 
 def warnings_html(lines: Sequence[str]) -> str:
-    """A box of warnings; nothing without any."""
+    """Render a box of warnings; empty if there are none."""
     if not lines:
         return ""
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
@@ -47,7 +47,7 @@ def warnings_html(lines: Sequence[str]) -> str:
 
 
 def sheet_html(sheet: BenchmarkTable) -> str:
-    """A benchmark's table: the best bold, the second underlined."""
+    """Render a benchmark table, with the best value bold and the second-best underlined."""
     head = webpage.cells("th", sheet.head, sheet.n_names).replace("\n", "<br>")
     lines = []
     for heading, rows in sheet.sections:

@@ -1,4 +1,4 @@
-"""The section of sweeps: a metric over one setting, and all trials of a sweep at once."""
+"""The report's section of sweeps: valid metric over each setting, and parallel coordinates."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from recbole_qbert.reports.discovery import Found
 from recbole_qbert.reports.learning import metric_name
 from recbole_qbert.reports.sections import Block, ReportSection
 
-LEAST_VALUES = 3  # of a setting that make a curve of runs
+LEAST_VALUES = 3  # fewest values of a setting for a curve of runs
 LOGARITHMIC = "loguniform"
 INK = "#1f2933"
 BEST = "#c46a1b"
 
 
 class Tried(NamedTuple):
-    """A trial that has a valid value."""
+    """A trial with a value of the valid metric."""
 
     number: int
     values: dict[str, Any]
@@ -49,7 +49,7 @@ class Tried(NamedTuple):
 
 
 class Experiment(NamedTuple):
-    """A sweep's trials; `log` are the settings that were drawn on a logarithmic scale."""
+    """Trials of a sweep; `log` holds the settings that were drawn on a logarithmic scale."""
 
     folder: Path
     model: str
@@ -63,16 +63,19 @@ class Experiment(NamedTuple):
 def sweeps_section(
     found: Found, comparisons: Sequence[ComparisonData], metric: str, palette: Palette
 ) -> ReportSection | None:
-    """Charts of every sweep, and of runs that differ in one number; None without any.
+    """Make the section, with charts of all sweeps and of runs that differ in one number.
 
     Args:
-        found: where the sweeps lie.
-        comparisons: of `compare_all`.
-        metric: of the runs' charts.
-        palette: gives each model its color.
+        found: contents of the results folders.
+        comparisons: result of `compare_all`.
+        metric: metric of the charts of runs.
+        palette: colors of the models.
+
+    Returns:
+        The section; None if there are no such charts.
 
     Raises:
-        InputError: a damaged sweep.
+        InputError: the files of a sweep are damaged.
     """
     blocks: list[Block] = []
     sources, again = [], []
@@ -101,10 +104,10 @@ def _heading(title: str, line: str) -> str:
 
 
 def read_experiment(folder: Path) -> Experiment | None:
-    """A sweep's records; None where `experiment.json` is of another program, or no trial ended.
+    """Read a sweep; None if another program wrote `experiment.json` or no trial has ended.
 
     Raises:
-        InputError: `trials.csv` is not of this experiment.
+        InputError: `trials.csv` does not match `experiment.json`.
     """
     content, path = read_json(folder / EXPERIMENT), folder / TRIALS_CSV
     fields = ("model", "dataset", "valid_metric", "space", "trials")
@@ -114,7 +117,7 @@ def read_experiment(folder: Path) -> Experiment | None:
     try:
         with open(path, encoding="utf-8", newline="") as handle:
             reader = csv.DictReader(handle)
-            # In the order of the sweep's file, which JSON does not keep.
+            # The order of the sweep's YAML file, which experiment.json does not keep.
             keys = [name for name in reader.fieldnames or () if name in content["space"]]
             for line in reader:
                 number = int(line["trial"])
@@ -138,7 +141,7 @@ def read_experiment(folder: Path) -> Experiment | None:
 
 
 def experiment_charts(one: Experiment, palette: Palette) -> list[Block]:
-    """A chart a setting; all of them as parallel coordinates where there are several."""
+    """Make a chart per setting, and parallel coordinates if there are several settings."""
     charts = tuple(_over_key(one, key, palette) for key in one.keys)
     if len(one.keys) < 2 or len(one.trials) < 2:
         return [charts]
@@ -146,7 +149,7 @@ def experiment_charts(one: Experiment, palette: Palette) -> list[Block]:
 
 
 def _over_key(one: Experiment, key: str, palette: Palette) -> Chart:
-    """Every trial's best valid value over one setting; the best of each value are joined."""
+    """Chart of each trial's best valid value over one setting; a line connects the best ones."""
     y_title = f"best valid {metric_name(one.metric)}"
     named = not all(_is_number(trial.values[key]) for trial in one.trials)
     trials = sorted(
@@ -199,10 +202,10 @@ def _points(
 
 
 def parallel_chart(one: Experiment) -> Chart:
-    """A line a trial across an axis a setting and one of the metric; the darker the better.
+    """Chart of parallel coordinates: a line per trial, an axis per setting and one of the metric.
 
-    Every axis is scaled from its least to its largest value, which stand at its ends; options that
-    are no numbers are spaced evenly.
+    Darker lines are better. Each axis is scaled from its minimum to its maximum, which are printed
+    at its ends. Options that are not numbers are spaced evenly.
     """
     name = f"valid {metric_name(one.metric)}"
     columns = [[trial.values[key] for trial in one.trials] for key in one.keys]
@@ -241,7 +244,7 @@ def parallel_chart(one: Experiment) -> Chart:
 
 
 def _scaled(column: Sequence[Any], log: bool) -> tuple[list[float], tuple[str, str]]:
-    """Values from 0 to 1, and the texts of both ends; 0.5 where all are equal."""
+    """Scale values to [0, 1] (0.5 if all are equal); also return the labels of both ends."""
     if all(_is_number(value) for value in column):
         numbers = [math.log(value) if log else float(value) for value in column]
         ends = (_brief(min(column)), _brief(max(column)))
@@ -256,12 +259,12 @@ def _scaled(column: Sequence[Any], log: bool) -> tuple[list[float], tuple[str, s
 
 
 def _brief(value: float) -> str:
-    """Short enough to stand beside the next axis's number on a telephone."""
+    """Format a number briefly, so that labels of adjacent axes do not overlap on a phone."""
     return f"{value:.{1 if abs(value) < 0.001 else 3}g}"
 
 
 def run_charts(one: ComparisonData, metric: str, palette: Palette) -> list[Chart]:
-    """Test metric over each number in which some rows of a model differ while all else is equal."""
+    """Charts of the test metric over each number in which otherwise equal rows differ."""
     models = dict.fromkeys(row.contender.model for row in one.scores.rows)
     curves: dict[str, dict[str, list[tuple[float, Row]]]] = {}
     for model in models:
@@ -301,9 +304,11 @@ def run_charts(one: ComparisonData, metric: str, palette: Palette) -> list[Chart
 
 
 def varied(rows: Sequence[Row]) -> dict[str, list[tuple[float, Row]]]:
-    """Settings that alone tell three or more rows apart, with the rows in the order of their value.
+    """Find numeric settings in which `LEAST_VALUES` or more otherwise equal rows differ.
 
-    Of several sets of such rows for one setting, the largest.
+    Returns:
+        Setting -> pairs of value and row, ordered by value. If there are several sets of rows for a
+        setting, the largest one.
     """
     flat = [(row, flat_settings(row.runs[0])) for row in rows]
     keys = {key for _, settings in flat for key, value in settings.items() if _is_number(value)}

@@ -1,4 +1,4 @@
-"""The section of benchmark tables: both rankings, groups of users, published figures, tests."""
+"""The report's section of tables: metrics, user groups, published values and tests."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ EXPLAINED = (
 def tables_section(
     comparisons: Sequence[ComparisonData], metric: str, palette: Palette
 ) -> ReportSection | None:
-    """The tables and charts of every comparison; None without any.
+    """Make the section, with tables and charts of all comparisons; None if there are none.
 
     Args:
-        comparisons: of `compare_all`.
-        metric: of the charts, such as `ndcg@10`.
-        palette: gives each row its color.
+        comparisons: result of `compare_all`.
+        metric: metric of the charts, such as `ndcg@10`.
+        palette: colors of the rows.
     """
     if not comparisons:
         return None
@@ -54,7 +54,7 @@ def tables_section(
         blocks += _comparison(one, metric, palette, str(number))
     source = "; ".join(dict.fromkeys(one.source for one in comparisons))
     again = "; ".join(dict.fromkeys(one.again for one in comparisons))
-    return ReportSection("tables", "ComparisonData", source, again, tuple(blocks))
+    return ReportSection("tables", "Comparison", source, again, tuple(blocks))
 
 
 def _comparison(one: ComparisonData, metric: str, palette: Palette, number: str) -> list[Block]:
@@ -75,7 +75,7 @@ def _comparison(one: ComparisonData, metric: str, palette: Palette, number: str)
 
 
 def _bars(scores: Scores, metric: str, palette: Palette, number: str) -> list[Chart]:
-    """A chart a ranking, a bar a row."""
+    """Bar charts of the rows, one chart per ranking."""
     charts = []
     for prefix, ranking in RANKINGS:
         spreads = [row.over_seeds("test", prefix + metric) for row in scores.rows]
@@ -106,17 +106,17 @@ def _bars(scores: Scores, metric: str, palette: Palette, number: str) -> list[Ch
 
 
 def _errors(spreads: Sequence[MeanStd]) -> tuple[float, ...]:
-    """Sample deviations, 0 of a single seed; empty where all are single."""
+    """Sample standard deviations, 0 for a single seed; empty if all rows have a single seed."""
     if all(one.deviation is None for one in spreads):
         return ()
     return tuple(one.deviation or 0.0 for one in spreads)
 
 
 def _groups(scores: Scores, metric: str, palette: Palette, number: str) -> list[Block]:
-    """Tables and charts of users by how common their target is and by their history."""
+    """Tables and charts by groups of users: target popularity and history length."""
     ranked = replace(scores, rows=tuple(row for row in scores.rows if has_ranks(row)))
     if not ranked.rows:
-        return []  # a warning above says so
+        return []  # a warning tells the reader
     if not ranked.group_sizes:
         return [webpage.missing(f"No groups of users. Of every run, {OLD_RUN}.")]
     shown = metric if metric in GROUP_METRICS else GROUP_METRICS[-1]
@@ -136,7 +136,7 @@ def _group_chart(
     palette: Palette,
     number: str,
 ) -> Chart:
-    """One line a row over the groups; groups that a row has no user in are left out."""
+    """Chart with a line per row over the groups, without groups in which the row has no users."""
     series = []
     for row in scores.rows:
         found = {

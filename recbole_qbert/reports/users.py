@@ -1,4 +1,4 @@
-"""The section of example users: what they had, what comes next, and what a model recommends."""
+"""The report's section of example users: history, next item and recommendations."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from recbole_qbert.reports.learning import metric_name
 from recbole_qbert.reports.sections import ReportSection
 from recbole_qbert.serving.bundle import Recommender
 
-LENGTH = 10  # of a list
-N_HISTORY = 8  # items shown of a history, the latest
-LEAST = 4  # interactions of a user that is tested
+LENGTH = 10  # recommended items per user
+N_HISTORY = 8  # number of last items of a history that are shown
+LEAST = 4  # fewest interactions of a test user
 Thumbnail = Callable[[str], str]  # item -> HTML
 
 
@@ -32,9 +32,9 @@ class ExampleUser:
 
     Attributes:
         user: raw token.
-        history: raw item tokens before the last one, oldest first.
-        target: the last one, which the model was never shown.
-        recommended: the best first.
+        history: raw item tokens except the last one, oldest first.
+        target: the last item, which the model has not seen.
+        recommended: recommended items, best first.
     """
 
     user: str
@@ -44,12 +44,12 @@ class ExampleUser:
 
     @property
     def rank(self) -> int | None:
-        """Place of the target, counted from 1; None where it is not recommended."""
+        """Rank of the target, from 1; None if it is not recommended."""
         return self.recommended.index(self.target) + 1 if self.target in self.recommended else None
 
 
 def best_bundle(found: Found, dataset: str) -> RunResult | None:
-    """Of the data set's runs with a bundle, the best on valid by what chose its epoch."""
+    """Find the data set's run with a bundle that is best by its valid metric; None if none."""
     runs = [
         run.result for run in found.runs
         if run.result.dataset == dataset and run.result.bundle
@@ -62,18 +62,21 @@ def users_section(
     run: RunResult, source: str, domain: DatasetPaths, title_field: str | None, n_users: int,
     thumbnail: Thumbnail,
 ) -> ReportSection | None:  # fmt: skip
-    """Histories and recommendations by title; None without interactions.
+    """Make the section, with histories and recommendations by title.
 
     Args:
-        run: whose bundle recommends.
-        source: the results file that has it, as the page shows it.
-        domain: of its data set.
-        title_field: field of the `.item` file that names an item; items go by token without.
-        n_users: how many.
-        thumbnail: an item's picture as HTML.
+        run: run whose bundle recommends.
+        source: results file of the run, as printed in the report.
+        domain: paths of the data set.
+        title_field: field of the `.item` file with titles; None: items are shown as tokens.
+        n_users: number of users.
+        thumbnail: returns an item's picture as HTML.
+
+    Returns:
+        The section; None if there are no interactions or no suitable users.
 
     Raises:
-        InputError: a file that cannot be used, or a bundle that was changed.
+        InputError: a file cannot be used, or the bundle was changed.
     """
     if not domain.file("inter").is_file():
         return None
@@ -93,13 +96,13 @@ def users_section(
     body = "".join(_user(example, titles, thumbnail) for example in examples)
     again = f"recbole-qbert run --model={run.model} --dataset={run.dataset}"
     return ReportSection(
-        "users", "ExampleUser users", f"the bundle of {Path(run.folder).name} in {source}", again,
+        "users", "Example users", f"the bundle of {Path(run.folder).name} in {source}", again,
         (webpage.paragraphs(lines) + body,),
     )  # fmt: skip
 
 
 def example_users(run: RunResult, domain: DatasetPaths, n_users: int) -> list[ExampleUser]:
-    """Users evenly spaced over those that could be tested and whose items the model knows."""
+    """Select users, evenly spaced among test users whose items the model knows."""
     recommender = Recommender.load(run.bundle)
     known = set(recommender.tokens)
     frame = read_interactions(domain.file("inter"))
@@ -122,7 +125,7 @@ def example_users(run: RunResult, domain: DatasetPaths, n_users: int) -> list[Ex
 
 
 def _titles(domain: DatasetPaths, field: str | None) -> dict[str, str]:
-    """Item -> title, of those that have one."""
+    """Item -> title, for items that have one."""
     if field is None or not domain.file("item").is_file():
         return {}
     frame = read_columns(domain.file("item"), ["item_id", field])

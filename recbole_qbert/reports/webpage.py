@@ -1,6 +1,6 @@
-"""One HTML page that needs no other file and no network, with Plotly charts and plain tables.
+"""Self-contained HTML pages with Plotly charts and tables, which need no network.
 
-Whatever comes from the data is escaped where it enters the page.
+All texts from the data are escaped when they are inserted into the page.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from recbole_qbert.common.files import atomic_write
 COLORS = ("#3b6fb6", "#e08a3c", "#4a9b6e", "#b0589a", "#8a7a5c", "#5fb3c4", "#c4524a", "#777777")
 PALE = "#c9ced6"
 
-# The policy keeps the page from fetching anything, whatever a title holds.
+# The policy prevents network access, even if a title contains HTML.
 _FRAME = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -98,13 +98,13 @@ footer { padding-bottom: 30px; color: var(--soft); font-size: 13px; }
 
 
 def page(title: str, header: str, main: str, style: str = "") -> str:
-    """The whole page; equal inputs give equal bytes.
+    """Render a page; equal inputs give equal bytes.
 
     Args:
-        title: of the window, as text.
-        header: HTML.
-        main: HTML.
-        style: CSS rules behind the common ones.
+        title: title of the window, as plain text.
+        header: HTML of the header.
+        main: HTML of the main part.
+        style: CSS rules, appended to the common ones.
     """
     return _FRAME.format(
         title=escape(title),
@@ -117,7 +117,7 @@ def page(title: str, header: str, main: str, style: str = "") -> str:
 
 
 def write_page(path: str | Path, text: str) -> int:
-    """Write a page, whole or not at all; returns its size in bytes.
+    """Write a page atomically; return its size in bytes.
 
     Raises:
         InputError: the file cannot be written.
@@ -133,16 +133,16 @@ def write_page(path: str | Path, text: str) -> int:
 
 
 def chart_text(text: str) -> str:
-    """A text as Plotly shows it as it is: it reads a little HTML, and formulas between dollars."""
+    """Escape a text for Plotly, which interprets some HTML, and formulas between dollar signs."""
     return escape(text, quote=False).replace("$", "&#36;")
 
 
 def figure(chart: go.Figure, name: str) -> str:
-    """A chart; Plotly itself stands in the page's head, once.
+    """Render a chart without Plotly's script, which the head of the page contains.
 
     Args:
-        chart: the figure.
-        name: id of its element, of which a page has one.
+        chart: the Plotly figure.
+        name: id of its HTML element; unique in the page.
     """
     config = {"displayModeBar": False, "responsive": True}
     body = chart.to_html(full_html=False, include_plotlyjs=False, div_id=name, config=config)
@@ -150,7 +150,7 @@ def figure(chart: go.Figure, name: str) -> str:
 
 
 def styled(figure: go.Figure, y_title: str, percent: bool = False) -> go.Figure:
-    """The figure in the page's looks."""
+    """Apply the page's style to a figure; `percent` formats the y axis as percentages."""
     figure.update_layout(
         template="none",
         height=340,
@@ -169,13 +169,13 @@ def styled(figure: go.Figure, y_title: str, percent: bool = False) -> go.Figure:
 
 
 def table(title: str, head: str, body: str, notes: Iterable[str] = ()) -> str:
-    """A table that scrolls inside its own box; the box can be scrolled with the keyboard.
+    """Render a table in a box with its own scroll bar, which the keyboard can control too.
 
     Args:
-        title: above it, as text.
-        head: the `<th>` cells.
-        body: the `<tr>` rows.
-        notes: texts below it.
+        title: title above the table, as plain text.
+        head: HTML of the `<th>` cells.
+        body: HTML of the `<tr>` rows.
+        notes: notes below the table, as plain texts.
     """
     return (
         f'<h3>{escape(title)}</h3><div class="scroll" role="region" tabindex="0" '
@@ -185,22 +185,22 @@ def table(title: str, head: str, body: str, notes: Iterable[str] = ()) -> str:
 
 
 def cells(tag: str, texts: Sequence[str], n_words: int) -> str:
-    """Cells of one row; the first `n_words` hold words, the others numbers."""
+    """Render the cells of one row; the first `n_words` contain words, the others numbers."""
     kinds = [' class="word"' if place < n_words else "" for place in range(len(texts))]
     pairs = zip(kinds, texts, strict=True)
     return "".join(f"<{tag}{kind}>{escape(text)}</{tag}>" for kind, text in pairs)
 
 
 def paragraphs(lines: Iterable[str]) -> str:
-    """One paragraph a text."""
+    """Render a paragraph per text."""
     return "".join(f"<p>{escape(line)}</p>" for line in lines)
 
 
 def missing(hint: str) -> str:
-    """What is not there, and how to give it."""
+    """Render a hint about missing data."""
     return f'<p class="missing">{escape(hint)}</p>'
 
 
 def thumbnail(uri: str | None) -> str:
-    """A picture by its data URI, or an empty frame."""
+    """Render a picture from its data URI, or an empty frame."""
     return '<i class="blank"></i>' if uri is None else f'<img src="{uri}" alt="">'

@@ -105,7 +105,7 @@ def test_later_sources_win_key_by_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"quantizer": "opq"}, "command line: unknown key 'quantizer'; did you mean 'quantizer'?"),
+        ({"quantiser": "opq"}, "command line: unknown key 'quantiser'; did you mean 'quantizer'?"),
         ({"rqvae.epoch": "3"}, "unknown key 'rqvae.epoch'; did you mean 'epochs'?"),
         ({"rqvae.epochs": "many"}, "rqvae.epochs: 'many' is not a whole number"),
         ({"rqvae": "3"}, "rqvae: `key: value` lines were expected, got 3"),

@@ -1,1 +1,1 @@
-"""Models x data sets x seeds of one YAML file, with paired tests and tables."""
+"""Benchmarks: models x data sets x seeds from one YAML file, with significance tests and tables."""

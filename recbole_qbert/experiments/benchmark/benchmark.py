@@ -1,4 +1,4 @@
-"""From a plan to its tables."""
+"""`benchmark`: runs a plan and writes its tables."""
 
 from __future__ import annotations
 
@@ -19,20 +19,19 @@ from recbole_qbert.experiments.benchmark.tables import all_sheets
 def benchmark(
     plan: BenchmarkPlan, output: Path | None, console: Console, retrain: bool = False
 ) -> list[str]:
-    """Run what is not there yet, print the tables and write the files.
+    """Make all missing runs, print the tables and write the files.
 
     Args:
-        plan: of `read_plan`.
-        output: folder of the files; None: `<checkpoint_dir>/benchmark`.
-        console: where to print.
-        retrain: as of `run_cells`.
+        plan: plan from `read_plan`.
+        output: output folder; None: `<checkpoint_dir>/benchmark`.
+        console: console to print on.
+        retrain: see `run_cells`.
 
     Returns:
-        One line for each cell that failed.
+        One line for each failed run.
 
     Raises:
-        InputError: settings or data that cannot be used; all are looked at before anything is
-            trained.
+        InputError: settings or data cannot be used; all are checked before anything is trained.
     """
     folder = output or Path(plan.checkpoint_dir) / "benchmark"
     if folder.exists() and not folder.is_dir():

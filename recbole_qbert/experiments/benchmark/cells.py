@@ -1,4 +1,4 @@
-"""One trained and evaluated model of a benchmark, and the loop over all of them."""
+"""The planned runs of a benchmark, and their execution."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from recbole_qbert.training.run_identity import changed_inputs, finished_run, ru
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A contender on a data set with a seed."""
+    """One run of a benchmark: a model row on a data set with a seed."""
 
     contender: ModelRow
     dataset: str
@@ -37,7 +37,7 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Failure:
-    """A cell without a result, and why."""
+    """A run without a result, and the error message."""
 
     cell: PlannedRun
     message: str
@@ -48,20 +48,20 @@ class Failure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Every cell has a result or a failure."""
+    """Results of all runs: each run has either a result or a failure."""
 
     results: list[tuple[PlannedRun, RunResult]]
     failures: list[Failure]
 
 
 def build_cells(plan: BenchmarkPlan) -> list[PlannedRun]:
-    """All cells in the order in which they run: each data set's first seed of all models first.
+    """Plan all runs, ordered by data set, then seed, then model row.
 
-    A contender that starts from pretrained weights is followed by the same one from scratch, where
-    the benchmark has none such.
+    If a model row starts from pretrained weights, a run of the same model from scratch is added
+    after it, unless the benchmark already contains that run.
 
     Raises:
-        InputError: settings that cannot be used, or data that are not there.
+        InputError: settings cannot be used, or data files are missing.
     """
     cells = []
     for dataset in plan.datasets:
@@ -76,7 +76,7 @@ def build_cells(plan: BenchmarkPlan) -> list[PlannedRun]:
 def _with_scratch(
     plan: BenchmarkPlan, domain: DatasetPaths, row: Sequence[PlannedRun]
 ) -> list[PlannedRun]:
-    """Pretraining may hurt: whoever reads the table must be able to see it."""
+    """Add runs from scratch after pretrained ones, to show whether pretraining helped."""
     folders, cells = {run_folder(cell.config) for cell in row}, []
     for cell in row:
         cells.append(cell)
@@ -100,12 +100,12 @@ def _cell(
         config = build_config(contender.model, domain.name, (), settings)
         check_run(config)
     _check_files(contender, config, domain)
-    config["resume"] = True  # where there is a state to go on from
+    config["resume"] = True  # if there is a training state to resume
     return PlannedRun(contender, domain.name, seed, config)
 
 
 def _check_files(contender: ModelRow, config: Config, domain: DatasetPaths) -> None:
-    """The files that a run will read."""
+    """Check that the files that a run will read exist."""
     paths = [domain.file("inter"), *map(Path, (config["item_vectors"] or {}).values())]
     if config["semantic_id_file"] or reads_semantic_ids(config):
         paths.append(semantic_id_path(config) or domain.file("semid"))
@@ -119,13 +119,13 @@ def _check_files(contender: ModelRow, config: Config, domain: DatasetPaths) -> N
 
 
 def _finished(config: Config) -> RunResult | None:
-    """A run's result, where its ranks are there too: the tests between models need them."""
+    """Result of a finished run. Its ranks must exist too: the significance tests need them."""
     ranks = run_folder(config) / RANKS_FILE
     return finished_run(config) if ranks.is_file() else None
 
 
 def _check_inputs(cells: Sequence[PlannedRun], retrain: bool) -> None:
-    """A run is found again by its settings; its inputs may have changed since."""
+    """Check the inputs of earlier runs: the identity of a run covers only its settings."""
     for cell in cells:
         changed = changed_inputs(cell.config)
         if changed and not retrain:
@@ -140,17 +140,17 @@ def _check_inputs(cells: Sequence[PlannedRun], retrain: bool) -> None:
 def run_cells(
     cells: Sequence[PlannedRun], plan: BenchmarkPlan, console: Console, retrain: bool = False
 ) -> Outcome:
-    """Run what has no result yet. A cell that fails does not stop the others.
+    """Make all runs that have no result yet. A failed run does not stop the others.
 
     Args:
-        cells: of `build_cells`.
-        plan: theirs.
-        console: where to print.
-        retrain: begin a run anew that was finished or begun with other inputs than those that are
-            there.
+        cells: runs from `build_cells`.
+        plan: plan of these runs.
+        console: console to print on.
+        retrain: start a run again if its inputs have changed since it was started or finished.
 
     Raises:
-        InputError: there is such a run, and `retrain` is False; or a process was killed.
+        InputError: the inputs of a run have changed and `retrain` is False, or a process was
+            killed.
     """
     _check_inputs(cells, retrain)
     jobs = [

@@ -1,4 +1,4 @@
-"""Tables on the screen, as Markdown and LaTeX, and every number as CSV."""
+"""Benchmark tables for the terminal, Markdown and LaTeX, and all values as CSV."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from recbole_qbert.experiments.benchmark.scores import MeanStd, Row, Scores
 from recbole_qbert.experiments.benchmark.tables import BEST, SECOND, BenchmarkTable, TableCell
 
 CSV_HEAD = ("dataset", "model", "seed", "split", "ranking", "metric", "value", "deviation")
-MEAN = "mean"  # in place of a seed
+MEAN = "mean"  # replaces the seed in rows of means
 STYLES = {BEST: "bold", SECOND: "underline", "": ""}
 LATEX = {BEST: r"\textbf{%s}", SECOND: r"\underline{%s}", "": "%s"}
 MARKDOWN = {BEST: "**%s**", SECOND: "<u>%s</u>", "": "%s"}
@@ -37,7 +37,7 @@ LATEX_SPECIAL = str.maketrans(
 
 
 def to_rich(sheet: BenchmarkTable, console: Console) -> list[Table]:
-    """For the terminal: as many tables as the columns of numbers need, so that none is cut."""
+    """Convert a table for the terminal; a wide one is split by columns into several tables."""
 
     def build(numbers: Sequence[int]) -> Table:
         caption = "\n".join(sheet.notes)
@@ -58,12 +58,12 @@ def to_rich(sheet: BenchmarkTable, console: Console) -> list[Table]:
 
 
 def _layout(name: bool) -> dict[str, Any]:
-    """Names may be broken, numbers may not."""
+    """Options of a rich column: names may wrap, numbers may not."""
     return {"overflow": "fold"} if name else {"justify": "right", "no_wrap": True}
 
 
 def to_markdown(sheet: BenchmarkTable) -> str:
-    """A heading, the table, and the notes as a list."""
+    """Convert a table to Markdown: a heading, the table, and the notes as a list."""
     lines = [f"## {sheet.title}", "", _pipes(sheet.head)]
     marks = ["---"] * sheet.n_names + ["---:"] * (len(sheet.head) - sheet.n_names)
     lines.append("|" + "|".join(marks) + "|")
@@ -81,12 +81,12 @@ def _pipes(cells: Sequence[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Without the letters that Markdown would read."""
+    """Escape the characters that have a meaning in Markdown."""
     return text.replace("|", "&#124;").replace("*", "&ast;").replace("<", "&lt;")
 
 
 def to_latex(sheet: BenchmarkTable) -> str:
-    """A `tabular` with booktabs' rules."""
+    """Convert a table to a LaTeX `tabular` with the rules of booktabs."""
     columns = "l" * sheet.n_names + "r" * (len(sheet.head) - sheet.n_names)
     lines = [f"% {sheet.title}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
     lines.append(_latex_row([TableCell(name) for name in sheet.head]))
@@ -105,7 +105,10 @@ def _latex_row(row: Sequence[TableCell]) -> str:
 
 
 def csv_lines(scores: Scores) -> Iterator[list[str]]:
-    """Every metric of every run and its mean, both splits and rankings; groups and coverage."""
+    """CSV rows: all metrics of each run and their means, for both splits and both rankings.
+
+    Group metrics and coverage on test are included.
+    """
     for row in scores.rows:
         names = [prefix + metric for prefix, _ in RANKINGS for metric in row.metrics]
         for split in ("valid", "test"):
@@ -120,7 +123,7 @@ def csv_lines(scores: Scores) -> Iterator[list[str]]:
 def _csv_metric(
     dataset: str, row: Row, split: str, metric: str, spread: MeanStd
 ) -> Iterator[list[str]]:
-    """One line a seed, and the mean with the deviation."""
+    """One row per seed, and a row of the mean and the sample standard deviation."""
     ranking = dict(RANKINGS)[UNSEEN if metric.startswith(UNSEEN) else ""]
     metric = metric.removeprefix(UNSEEN)
     seeds = [str(run.seed) for run in row.runs]
@@ -136,13 +139,13 @@ def write_files(
     sheets: Sequence[Sequence[BenchmarkTable]],
     failures: Sequence[str],
 ) -> None:
-    """`table.md`, `table.csv` and `table.tex`, each whole or not at all.
+    """Write `table.md`, `table.csv` and `table.tex`, each atomically.
 
     Args:
-        folder: made where it is not there.
-        scores: one a data set.
-        sheets: of each data set; the first one is the table of metrics, the one for papers.
-        failures: what has no result.
+        folder: output folder; created if it does not exist.
+        scores: one entry per data set.
+        sheets: tables of each data set; the first one, of metrics, is also written as LaTeX.
+        failures: one line for each failed run.
     """
     with atomic_write(folder / "table.md") as handle:
         handle.write("\n".join(to_markdown(sheet) for one in sheets for sheet in one))

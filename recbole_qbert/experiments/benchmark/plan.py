@@ -1,8 +1,8 @@
-"""What a benchmark runs: models x data sets x seeds, read from one YAML and checked.
+"""Benchmark plans: models x data sets x seeds, read from one YAML file and checked.
 
-Settings of a cell, later wins: those that `run` takes by itself (shipped, tuned), the common
-`settings`, `per_dataset`, `per_model`, a data set's own `per_model`, the model entry's own,
-`--key=value`.
+The settings of a run come from these layers, where later ones override earlier ones: the defaults
+of `run` (shipped and tuned files), the common `settings`, `per_dataset`, `per_model`, the
+`per_model` of a data set, the `settings` of the model row, and `--key=value` flags.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from recbole_qbert.registry import MODEL_TABLE, model_entry
 
 Settings = dict[str, Any]
 
-# Rows that any result should stand beside: the most popular items, what followed the last item,
-# and QBERT4Rec's encoder without codes.
-CONTROLS = {  # and what was spent on choosing their settings
+# Control rows -> their tuning budget. Every result should be compared with the most popular items,
+# with the most frequent followers of the last item, and with QBERT4Rec's encoder without codes.
+CONTROLS = {
     "Popularity": "none: nothing to choose",
     "BigramChain": "none: nothing to choose",
     "IDBERT4Rec": "none: QBERT4Rec's settings",
@@ -34,7 +34,7 @@ PATHS = ("data_path", "checkpoint_dir")
 ROWS = ("models", "datasets", "seeds", "reference", "controls")
 KEYS = frozenset({*PATHS, *ROWS, *SECTIONS, "max_concurrent"})
 ENTRY_KEYS = ("name", "model", "settings", "budget")
-# Settings of a run that the benchmark itself gives -> where it takes them from.
+# Settings of a run that the benchmark sets -> the source of their values.
 OWN = {
     "model": "models",
     "dataset": "datasets",
@@ -52,10 +52,10 @@ class ModelRow:
     """One row of the tables.
 
     Attributes:
-        name: as printed.
-        model: in the registry, or of RecBole's.
-        settings: of its runs alone.
-        budget: what was spent on choosing them, in the user's words.
+        name: printed name.
+        model: name of a model in the registry or in RecBole.
+        settings: settings of this row alone.
+        budget: tuning budget of the settings, in the user's words.
     """
 
     name: str
@@ -65,21 +65,22 @@ class ModelRow:
 
     @property
     def counted(self) -> bool:
-        """Whether it only counts, and so has no sizes and nothing to train."""
+        """Whether the model only counts items, so that it has no sizes and is not trained."""
         return issubclass(model_entry(self.model).model, Popularity)
 
 
 @dataclass(frozen=True)
 class SettingsBlock:
-    """Settings of all contenders, and of one model and those built on it."""
+    """Settings of all model rows, and settings by model, which also apply to derived models."""
 
     common: Settings
     per_model: Mapping[str, Settings]
 
     def of_model(self, model: str) -> list[Settings]:
-        """`per_model` of a model's bases, without what its own shipped file decides, and its own.
+        """`per_model` settings that apply to a model: those of its base models, then its own.
 
-        So a control of QBERT4Rec has QBERT4Rec's sizes and stays a control.
+        Settings of base models are left out if the model's shipped file sets the same keys. Thus a
+        control of QBERT4Rec takes QBERT4Rec's sizes and remains a control.
         """
         path = shipped("model", f"{model}.yaml")
         decided = load_yaml(path) if path.is_file() else {}
@@ -94,9 +95,10 @@ class SettingsBlock:
 
 @dataclass(frozen=True)
 class BenchmarkPlan:
-    """A benchmark, checked.
+    """A checked benchmark.
 
-    `given` are the settings of the command line, `max_concurrent` how many runs go at a time.
+    `given` holds the settings from the command line; `max_concurrent` is the maximum number of runs
+    at a time.
     """
 
     source: str
@@ -112,7 +114,7 @@ class BenchmarkPlan:
     given: Settings
 
     def settings_of(self, contender: ModelRow, dataset: str) -> Settings:
-        """All that the user set for the runs of one contender on one data set."""
+        """Merge the user's settings for one model row on one data set."""
         sections = [self.everywhere]
         if dataset in self.per_dataset:
             sections.append(self.per_dataset[dataset])
@@ -128,24 +130,25 @@ class BenchmarkPlan:
 
 
 def read_plan(path: str | Path, flags: Mapping[str, str]) -> BenchmarkPlan:
-    """Read and check a benchmark's YAML.
+    """Read and check the YAML file of a benchmark.
 
     Args:
-        path: the YAML.
-        flags: `--key=value` of the command line: keys of the file that are no mappings, settings
-            of all runs, or, as `models.<row>.<key>`, settings of one row; they win over the file.
-            `models` names rows of the file, which keep their settings, or models; where it leaves
-            out the reference, the first row is.
+        path: the YAML file.
+        flags: `--key=value` flags, which override the file: top-level keys of the file other than
+            mappings, settings of all runs, or settings of one row as `models.<row>.<key>`.
+            `models` selects rows of the file, which keep their settings, or adds models. If it
+            leaves out the reference, the first row becomes the reference.
 
     Raises:
-        InputError: an unknown key, a value that cannot be used, an unknown model.
+        InputError: an unknown key, an unknown model, or a value that cannot be used.
     """
     source, content = str(path), load_yaml(path)
     for key in content:
         if key not in KEYS:
             raise InputError(f"{source}: unknown key '{key}'{did_you_mean(str(key), KEYS)}")
     values = {key: parse_value(value) for key, value in flags.items()}
-    # The command line may take some of the file's rows and data sets; their sections stay.
+    # The command line may select some of the file's rows and data sets. The file may still hold
+    # settings of the others.
     rows = [_contender(entry, source) for entry in _entries(content, "models")]
     described = {
         "models": [row.model for row in rows],
@@ -189,7 +192,7 @@ def read_plan(path: str | Path, flags: Mapping[str, str]) -> BenchmarkPlan:
 
 
 def _with_row_settings(contenders: Sequence[ModelRow], values: Settings) -> list[ModelRow]:
-    """The rows with their `models.<row>.<key>` flags, which are taken out of `values`."""
+    """Apply the `models.<row>.<key>` flags to their rows and remove them from `values`."""
     rows = {contender.name: contender for contender in contenders}
     for flag in [key for key in values if key.startswith("models.")]:
         name, _, key = flag.removeprefix("models.").rpartition(".")
@@ -204,14 +207,16 @@ def _with_row_settings(contenders: Sequence[ModelRow], values: Settings) -> list
 
 
 def lineage(model: str) -> list[str]:
-    """The registered models that a model builds on, the first one first, and its own name."""
+    """Names of the registered base models of a model, the most general first, and its own name."""
     bases = [base.__name__ for base in reversed(model_entry(model).model.__mro__)]
     return [name for name in bases if name in MODEL_TABLE or name == model]
 
 
 def _readable(contender: ModelRow, settings: Settings) -> Settings:
-    """Common settings as they reach a contender: models that only count have no sizes, and their
-    counts are complete after one epoch."""
+    """Common settings that apply to a model row.
+
+    Models that only count items have no sizes, and their counts are complete after one epoch.
+    """
     if not contender.counted:
         return settings
     known = known_keys(contender.model) - {"epochs", "eval_step"}
@@ -219,13 +224,13 @@ def _readable(contender: ModelRow, settings: Settings) -> Settings:
 
 
 def _row(entry: Any, rows: Sequence[ModelRow], source: str) -> ModelRow:
-    """A row of the file by its name, or a contender that the file has none of."""
+    """Find a row of the file by name, or make a new row."""
     named = (row for row in rows if row.name == entry)
     return next(named, None) or _contender(entry, source)
 
 
 def _contender(entry: Any, source: str) -> ModelRow:
-    """A name, or a mapping with `model` and what belongs to this row alone."""
+    """Parse a model row: a model name, or a mapping with the keys `ENTRY_KEYS`."""
     if isinstance(entry, str):
         entry = {"model": entry}
     if not isinstance(entry, dict) or not isinstance(entry.get("model"), str):
@@ -246,11 +251,15 @@ def _contender(entry: Any, source: str) -> ModelRow:
 
 
 def _check_settings(plan: BenchmarkPlan, described: Mapping[str, Sequence[str]]) -> None:
-    """Every key is one that somebody reads, and none that the benchmark itself gives.
+    """Check that models read all the keys, and that the benchmark does not set them itself.
 
     Args:
-        plan: all of it.
-        described: models and data sets that are not in it but may have sections.
+        plan: the whole plan.
+        described: models and data sets of the file, which may have settings even if the command
+            line did not select them.
+
+    Raises:
+        InputError: names the place and the key.
     """
     source = plan.source
     rows = [*(contender.model for contender in plan.contenders), *described["models"]]
@@ -279,7 +288,7 @@ def _check_names(given: Iterable[str], known: Collection[str], place: str) -> No
 
 
 def _check_section(settings: Settings, place: str, models: Sequence[str]) -> None:
-    """Keys that all of the models read, and none that the benchmark itself gives."""
+    """Check that all the models read the keys, and that the benchmark does not set them itself."""
     for key in settings:
         if key in OWN:
             raise InputError(f"{place}: '{key}' is not set here: the benchmark takes {OWN[key]}")
@@ -298,7 +307,7 @@ def _check_section(settings: Settings, place: str, models: Sequence[str]) -> Non
 
 
 def _listed(content: Mapping[str, Any], key: str, source: str) -> list[Any]:
-    """A list, or words with commas or blanks between; never empty."""
+    """Parse a non-empty list, or a string of names separated by commas or blanks."""
     value = _entries(content, key)
     if not value:
         raise InputError(f"{source}: {key}: a list is needed, {key}: [a, b]")
@@ -306,7 +315,7 @@ def _listed(content: Mapping[str, Any], key: str, source: str) -> list[Any]:
 
 
 def _entries(content: Mapping[str, Any], key: str) -> list[Any]:
-    """As `_listed`; empty where there is no list."""
+    """Like `_listed`, but the result may be empty."""
     value = content.get(key)
     if isinstance(value, str):
         return split_files(value)

@@ -1,4 +1,4 @@
-"""Figures that papers print for a model on a data set, all items ranked."""
+"""Published test metrics of models on data sets, with all items ranked."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from recbole_qbert.config.build import shipped
 
 
 def published_figures(dataset: str) -> dict[str, dict[str, float]]:
-    """Model -> metric -> value; empty where nothing is known of the data set."""
+    """Published metrics, model -> metric -> value; empty if there are none for the data set."""
     content = load_yaml(shipped("published.yaml"))
     metrics = content["metrics"]
     return {
@@ -17,5 +17,5 @@ def published_figures(dataset: str) -> dict[str, dict[str, float]]:
 
 
 def published_source() -> str:
-    """Where the figures are from, and what to know of them."""
+    """Source of the published metrics, and the conditions they were measured under."""
     return str(load_yaml(shipped("published.yaml"))["source"])

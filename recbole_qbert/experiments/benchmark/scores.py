@@ -1,4 +1,4 @@
-"""What the tables show: means over seeds, groups of users, coverage, and tests between rows."""
+"""Scores of a benchmark: means over seeds, group metrics, coverage and significance tests."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ GROUPS = {"target": BY_TARGET, "history": BY_HISTORY}
 
 
 class MeanStd(NamedTuple):
-    """One metric over the seeds."""
+    """Mean and sample standard deviation of one metric over the seeds."""
 
     mean: float
-    deviation: float | None  # of the sample; None of a single seed
-    values: tuple[float, ...]  # one a seed
+    deviation: float | None  # None for a single seed
+    values: tuple[float, ...]  # one per seed
 
 
 class Tested(NamedTuple):
-    """The reference against another row: change in per cent, p-values after Holm's correction."""
+    """Test of the reference against another row: change in percent, Holm-corrected p-values."""
 
     change: float
     p_value: float  # paired t-test
@@ -52,35 +52,37 @@ class Tested(NamedTuple):
 
     @property
     def significant(self) -> bool:
-        """By both tests."""
+        """Whether both tests are significant."""
         return max(self.p_value, self.p_ranks) < SIGNIFICANT
 
 
 @dataclass(frozen=True)
 class Row:
-    """A contender's runs on one data set, one a seed."""
+    """The runs of a model row on one data set, one per seed."""
 
     contender: ModelRow
     runs: tuple[RunResult, ...]
 
     @property
     def name(self) -> str:
-        """As printed."""
+        """Printed name."""
         return self.contender.name
 
     @property
     def metrics(self) -> list[str]:
-        """All that its runs have, without `unseen_`; the same in every row of a benchmark."""
+        """Metric names without the prefix `unseen_`; equal in all rows of a benchmark."""
         return self.runs[0].metrics
 
     def over_seeds(self, split: str, metric: str) -> MeanStd:
-        """A metric of `valid` or `test`; `unseen_` ranks unseen items only."""
+        """Aggregate a metric of `valid` or `test`; `unseen_` metrics rank unseen items only."""
         return spread([getattr(run, split)[metric] for run in self.runs])
 
     @cached_property
     def details(self) -> dict[str, MeanStd]:
-        """Test metrics of groups, named by `group_metric`, and coverage; groups without a user are
-        left out. Empty where a run is of a version that kept no lists."""
+        """Coverage and group metrics on test, named by `group_metric`; empty groups are left out.
+
+        The result is empty if an older version, which stored no top lists, made one of the runs.
+        """
         found = [details_of(run) for run in self.runs]
         return (
             {name: spread([one[name] for one in found]) for name in found[0]} if all(found) else {}
@@ -92,13 +94,13 @@ class Scores:
     """All rows of one data set.
 
     Attributes:
-        dataset: its name.
-        rows: in the order of the benchmark, without those that have no run.
-        metrics: names without `unseen_`, as the tables show them.
-        reference: the row that is tested against all others; None where it has no run.
-        tested: other row's name -> metric, `unseen_` ones too -> test.
-        unlike: row's name -> what it was tested on that the reference, or else the first row, was
-            not: such a row stands in the table, but in no test.
+        dataset: name of the data set.
+        rows: rows with at least one run, in the order of the benchmark.
+        metrics: metric names without the prefix `unseen_`, in the order of the tables.
+        reference: the row that is tested against all others; None if it has no run.
+        tested: name of the other row -> metric, with and without `unseen_` -> test.
+        unlike: name of a row -> differences between its test data and those of the reference (of
+            the first row if there is no reference). Such a row is listed but not tested.
     """
 
     dataset: str
@@ -110,14 +112,14 @@ class Scores:
 
     @property
     def others(self) -> list[Row]:
-        """All rows that may stand beside the reference."""
+        """All rows that can be compared with the reference."""
         return [
             row for row in self.rows if row is not self.reference and row.name not in self.unlike
         ]
 
     @cached_property
     def group_sizes(self) -> dict[str, int]:
-        """Test users of each group, named as by `group_metric`; empty without lists."""
+        """Number of test users by `group_metric` name of the group; empty without top lists."""
         for row in self.rows:
             if stored := _read(row.runs[0]):
                 return {
@@ -129,18 +131,18 @@ class Scores:
 
 
 def spread(values: Sequence[float]) -> MeanStd:
-    """Mean and sample deviation."""
+    """Compute mean and sample standard deviation."""
     deviation = statistics.stdev(values) if len(values) > 1 else None
     return MeanStd(statistics.mean(values), deviation, tuple(values))
 
 
 def group_metric(metric: str, kind: str, group: str) -> str:
-    """`unseen_ndcg@10 target: never`: the metric over one group's users alone."""
+    """Name of a metric over the users of one group, such as `unseen_ndcg@10 target: never`."""
     return f"{metric} {kind}: {group}"
 
 
 class _Stored(NamedTuple):
-    """A run's test ranks and lists, and each row's counts by which it is grouped [rows]."""
+    """Test ranks and top lists of a run, and the counts by which its rows are grouped [rows]."""
 
     ranks: Ranks
     lists: Lists
@@ -148,7 +150,7 @@ class _Stored(NamedTuple):
 
 
 def _read(run: RunResult) -> _Stored | None:
-    """None of a run that is of a version without lists."""
+    """Read a run's ranks and top lists; None if its version stored no top lists."""
     ranks, counts = ranks_of(run)
     if ranks.lists is None or counts is None:
         return None
@@ -157,7 +159,7 @@ def _read(run: RunResult) -> _Stored | None:
 
 
 def details_of(run: RunResult) -> dict[str, float]:
-    """See `Row.details`; of one run."""
+    """`Row.details` of a single run."""
     stored, found = _read(run), {}
     if stored is None:
         return {}
@@ -174,10 +176,10 @@ def details_of(run: RunResult) -> dict[str, float]:
 
 
 def collect(plan: BenchmarkPlan, outcome: Outcome) -> list[Scores]:
-    """The scores of each data set that has a run.
+    """Compute the scores of each data set that has a run.
 
     Raises:
-        InputError: ranks that are not there, or of other users.
+        InputError: the ranks of a run are missing, or are of other users.
     """
     found = []
     for dataset in plan.datasets:
@@ -193,10 +195,14 @@ def collect(plan: BenchmarkPlan, outcome: Outcome) -> list[Scores]:
 
 
 def score(dataset: str, rows: tuple[Row, ...], reference: str) -> Scores:
-    """Test the reference, by name, against every other row."""
+    """Test the row named `reference` against every other row.
+
+    Raises:
+        InputError: the runs of the rows cannot be paired.
+    """
     names = rows[0].metrics
     if "hit@1" in names:
-        names = [name for name in names if name != "ndcg@1"]  # the same number
+        names = [name for name in names if name != "ndcg@1"]  # NDCG@1 equals HR@1
     first = next((row for row in rows if row.name == reference), None)
     unlike = _unlike(rows, first or rows[0])
     alike = [row for row in rows if row.name not in unlike]
@@ -205,7 +211,7 @@ def score(dataset: str, rows: tuple[Row, ...], reference: str) -> Scores:
 
 
 def _unlike(rows: Sequence[Row], first: Row) -> dict[str, str]:
-    """Rows of which a run was tested on other users, targets or items than the first one."""
+    """Find rows with a run that was tested on other users, targets or items than row `first`."""
     found = {}
     for row in rows:
         parts = [differences(first.runs[0], run) for run in row.runs]
@@ -218,7 +224,9 @@ def _unlike(rows: Sequence[Row], first: Row) -> dict[str, str]:
 def _tests(
     rows: Sequence[Row], reference: Row, names: Sequence[str]
 ) -> dict[str, dict[str, Tested]]:
-    """Holm's correction is over the other rows, for each metric of each ranking by itself.
+    """Test the reference against the other rows.
+
+    Holm's correction is over the other rows, separately for each metric and ranking.
 
     Raises:
         InputError: the runs of the rows cannot be paired.

@@ -1,6 +1,6 @@
-"""`table.json` beside a benchmark's tables: which runs each row was made from.
+"""`table.json`: the runs that each row of a benchmark's tables was made from.
 
-Runs go by data set and folder name, so that results may be moved as a whole.
+Runs are identified by data set and folder name, so that a results folder can be moved as a whole.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ FindRun = Callable[[str, str], RunResult | None]
 
 
 class Table(NamedTuple):
-    """One data set of a benchmark, as it was written down.
+    """The stored results of a benchmark on one data set.
 
     Attributes:
-        dataset: its name.
-        reference: the row tested against all others; "" for none.
-        rows: those of which at least one run was found.
-        lost: names of runs that were not found.
+        dataset: name of the data set.
+        reference: name of the row that is tested against all others; "" if there is none.
+        rows: rows with at least one run that was found.
+        lost: folder names of the runs that were not found.
     """
 
     dataset: str
@@ -37,12 +37,12 @@ class Table(NamedTuple):
 
 
 class Sidecar(NamedTuple):
-    """A whole benchmark.
+    """The stored results of a benchmark.
 
     Attributes:
-        source: the benchmark's YAML.
-        tables: one a data set.
-        failures: what had no result, and why.
+        source: the benchmark's YAML file.
+        tables: one entry per data set.
+        failures: one line for each failed run.
     """
 
     source: str
@@ -53,7 +53,7 @@ class Sidecar(NamedTuple):
 def write_sidecar(
     folder: Path, scores: Sequence[Scores], failures: Sequence[str], source: str
 ) -> None:
-    """Write `table.json`, whole or not at all."""
+    """Write `table.json` atomically."""
     datasets = [
         {
             "dataset": one.dataset,
@@ -80,10 +80,10 @@ def read_sidecar(path: Path, find: FindRun) -> Sidecar:
 
     Args:
         path: the file.
-        find: the run of a data set in a folder of that name; None where there is none.
+        find: returns the run of a data set by the name of its folder, or None.
 
     Raises:
-        InputError: not such a file.
+        InputError: the file is damaged or has another format.
     """
     content = read_json(path)
     if content.get("format") != FORMAT:

@@ -1,4 +1,4 @@
-"""The tables of one data set, before anybody says whether they are for a screen or for a paper."""
+"""Benchmark tables of one data set, independent of the output format."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ OLD_RUN = (
 
 
 class TableCell(NamedTuple):
-    """What stands in one place; a line break is one on a screen alone."""
+    """Content of a table cell. Line breaks are kept only on the terminal."""
 
     text: str
-    mark: str = ""  # BEST or SECOND of its column
+    mark: str = ""  # BEST or SECOND in its column
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class BenchmarkTable:
     """One table.
 
     Attributes:
-        title: above it.
-        head: names of the columns; the first one holds names, the others numbers.
-        sections: heading ("" for none) -> lines.
-        notes: below it.
-        n_names: how many columns hold names.
+        title: title above the table.
+        head: column names; the first `n_names` columns hold names, the others numbers.
+        sections: pairs of a heading ("" for none) and its rows.
+        notes: notes below the table.
+        n_names: number of columns that hold names.
     """
 
     title: str
@@ -64,12 +64,12 @@ class BenchmarkTable:
 def all_sheets(
     scores: Scores, published: Mapping[str, Mapping[str, float]], source: str
 ) -> list[BenchmarkTable]:
-    """Every table of one data set.
+    """Build all tables of one data set.
 
     Args:
-        scores: of the data set.
-        published: model -> metric -> printed figure, all items ranked.
-        source: of the figures.
+        scores: scores of the data set.
+        published: model -> metric -> published value, all items ranked.
+        source: source of the published values.
     """
     sheets = [metrics_sheet(scores)]
     if scores.tested:
@@ -81,7 +81,7 @@ def all_sheets(
 
 
 def metrics_sheet(scores: Scores) -> BenchmarkTable:
-    """Both rankings, best and second of each column, and what the reference gains."""
+    """Table of all metrics in both rankings, with the improvement of the reference."""
     titles = map(metric_title, scores.metrics)
     sections, notes = [], []
     for prefix, ranking in RANKINGS:
@@ -108,13 +108,14 @@ def metrics_sheet(scores: Scores) -> BenchmarkTable:
 
 
 def mark_column(column: Sequence[MeanStd], counted: Sequence[bool] = ()) -> list[TableCell]:
-    """Numbers of one column; the highest mean is best, the next lower one second.
+    """Format a column of numbers and mark its highest and second-highest mean.
 
-    Means that differ in the last bits alone are equal; a column of one number has no best.
+    Means that differ by rounding errors only are equal. A column with one comparable number has no
+    marks.
 
     Args:
-        column: a number a row.
-        counted: which of them may be compared; all, where nothing is said.
+        column: one number per row.
+        counted: whether the number of each row may be compared; empty: all may.
     """
     counts = counted or [True] * len(column)
     means = [round(value.mean, 12) for value in column]
@@ -128,14 +129,14 @@ def mark_column(column: Sequence[MeanStd], counted: Sequence[bool] = ()) -> list
 
 
 def plus_minus(value: MeanStd) -> str:
-    """`.1375 ± .0009`."""
+    """Format as `.1375 ± .0009`."""
     mean = short(value.mean)
     return mean if value.deviation is None else f"{mean} ± {short(value.deviation)}"
 
 
 def _improvements(scores: Scores, prefix: str) -> list[TableCell]:
-    """Of the reference over the best other row of each column."""
-    assert scores.reference is not None  # or nothing was tested
+    """Row of the reference's improvement over the best other row, by column."""
+    assert scores.reference is not None  # otherwise nothing was tested
     line = [TableCell(f"{scores.reference.name} over the best other")]
     for metric in scores.metrics:
         name = prefix + metric
@@ -146,13 +147,13 @@ def _improvements(scores: Scores, prefix: str) -> list[TableCell]:
 
 
 def change_text(change: float) -> str:
-    """`+9.7 %`; a dash where it is over zero."""
+    """Format as `+9.7 %`; a dash if the change is relative to zero."""
     return f"{change:+.1f} %" if math.isfinite(change) else NONE
 
 
 def comparisons_sheet(scores: Scores) -> BenchmarkTable:
-    """The reference against every other row: change and both p-values."""
-    assert scores.reference is not None  # or nothing was tested
+    """Table of the reference against every other row: change and both p-values."""
+    assert scores.reference is not None  # otherwise nothing was tested
     sections = []
     for prefix, ranking in RANKINGS:
         lines = []
@@ -173,14 +174,14 @@ def comparisons_sheet(scores: Scores) -> BenchmarkTable:
 
 
 def p_text(value: float) -> str:
-    """Three decimals: `.012`, `<.001`."""
+    """Format a p-value with three decimals: `.012`, `<.001`."""
     return "<.001" if value < 0.0005 else f"{value:.3f}".replace("0.", ".", 1)
 
 
 def published_sheet(
     scores: Scores, published: Mapping[str, Mapping[str, float]], source: str
 ) -> BenchmarkTable:
-    """Our mean, the printed figure, and the difference, for each model that has one."""
+    """Table of our mean, the published value and their difference, for models that have one."""
     known = {metric for figures in published.values() for metric in figures}
     metrics = [metric for metric in scores.metrics if metric in known]
     sections = []
@@ -215,7 +216,7 @@ def _signed(value: float) -> str:
 
 
 def groups_sheet(scores: Scores, kind: str) -> BenchmarkTable:
-    """HR@10 / NDCG@10 of each group of users; with the targets' groups, coverage too."""
+    """Table of HR@10 / NDCG@10 by group of users; for `target` groups also of coverage."""
     covered = kind == "target"
     sizes = [scores.group_sizes[group_metric("users", kind, each.name)] for each in GROUPS[kind]]
     names = [
@@ -242,13 +243,13 @@ def groups_sheet(scores: Scores, kind: str) -> BenchmarkTable:
 
 
 def _both(row: Row, prefix: str, kind: str, group: str) -> str:
-    """`.1375 / .1059`, means over seeds; a dash where the group is empty."""
+    """Format means over seeds as `.1375 / .1059`; a dash if the group is empty."""
     found = [row.details.get(group_metric(prefix + m, kind, group)) for m in GROUP_METRICS]
     return " / ".join(short(each.mean) for each in found if each is not None) or NONE
 
 
 def runs_sheet(scores: Scores) -> BenchmarkTable:
-    """What the reader must know to compare: loss, protocol, budget, cost."""
+    """Table of the conditions of the runs: loss, protocol, tuning budget and cost."""
     head = (
         "model",
         "loss",

@@ -1,10 +1,10 @@
-"""The experiment's folder: what each trial reported and how it ended, safe against a kill.
+"""The trial log of a sweep, which survives a kill at any moment. Files of the sweep's folder:
 
-experiment.json   what the sweep is: space, drawn trials, seeds, versions, data hashes
-reports.jsonl     one line an evaluation or end of a trial, in the order in which they came
-trials/001/       a trial: trial.yaml, checkpoints, learning curve; fault.json where it failed
-trials.csv        a line a trial
-best.yaml         settings of the best one, for `run --config_files=best.yaml`
+experiment.json   definition of the sweep: space, drawn trials, seeds, versions, data hashes
+reports.jsonl     the trial log: one line per evaluation or end of a trial, in order of arrival
+trials/001/       one trial: trial.yaml, checkpoints, learning curve; fault.json if it failed
+trials.csv        one row per trial
+best.yaml         settings of the best trial, for `run --config_files=best.yaml`
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ EXPERIMENT, REPORTS, FAULT, TRIAL_YAML = (
     "trial.yaml",
 )
 WAITING, RUNNING = "waiting", "running"
-# Finished: trained to its last epoch or to RecBole's early stopping; stopped: by the scheduler.
+# FINISHED: trained to the last epoch or to early stopping. STOPPED: stopped by the scheduler.
 FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
 Report = dict[str, Any]
 
 
 @dataclass
 class Trial:
-    """What is known of one trial.
+    """State of one trial.
 
     Attributes:
-        number: counted from 1.
-        values: what it draws.
-        reports: one an evaluation on valid: evaluation (from 1), epoch (from 0), valid, best_valid,
-            best_epoch, seconds.
-        state: one of the five above.
-        fault: one line, where it failed.
+        number: number of the trial, from 1.
+        values: its drawn values.
+        reports: one per evaluation on valid, with the keys evaluation (from 1), epoch (from 0),
+            valid, best_valid, best_epoch (from 0) and seconds.
+        state: WAITING, RUNNING, FINISHED, STOPPED or FAILED.
+        fault: one-line error message of a failed trial, otherwise empty.
     """
 
     number: int
@@ -49,33 +49,33 @@ class Trial:
 
     @property
     def best(self) -> float | None:
-        """The best valid value so far."""
+        """Best value of the valid metric so far; None before the first evaluation."""
         return float(self.reports[-1]["best_valid"]) if self.reports else None
 
     @property
     def is_done(self) -> bool:
-        """Whether it needs no more training; a failed one is tried again by `--resume`."""
+        """Whether the trial needs no more training; `--resume` repeats a failed trial."""
         return self.state in (FINISHED, STOPPED)
 
 
 def trial_folder(experiment: str | Path, number: int) -> Path:
-    """`trials/007`."""
+    """Folder of a trial, such as `trials/007`."""
     return Path(experiment) / "trials" / f"{number:03d}"
 
 
 class TrialLog:
-    """Reports and ends of trials, appended as they come.
+    """Append-only log of the reports and ends of trials.
 
-    A kill can tear the last line only; reading leaves a torn line out, and what it said comes again
-    when the trial goes on.
+    A kill can only truncate the last line. A truncated line is dropped; its trial sends the report
+    again when it resumes.
     """
 
     def __init__(self, path: Path):
         self.path = path
-        self._mend()
+        self._drop_torn_line()
 
-    def _mend(self) -> None:
-        """Cut a torn last line off, or the next one would be glued to it."""
+    def _drop_torn_line(self) -> None:
+        """Remove a truncated last line, so that the next line is not appended to it."""
         content = self.path.read_bytes() if self.path.is_file() else b""
         whole = content[: content.rfind(b"\n") + 1]
         if len(whole) < len(content):
@@ -83,14 +83,14 @@ class TrialLog:
                 handle.truncate(len(whole))
 
     def append(self, line: Report) -> None:
-        """One write, on the disk before this returns."""
+        """Append a line in one write, and flush it to disk."""
         append_line(self.path, line)
 
     def lines(self) -> list[Report]:
-        """Everything so far.
+        """Read all lines.
 
         Raises:
-            InputError: a line is broken or damaged.
+            InputError: a line is damaged.
         """
         if not self.path.is_file():
             return []
@@ -103,10 +103,13 @@ class TrialLog:
         return lines
 
     def replay(self, trials: dict[int, Trial]) -> list[tuple[int, Report]]:
-        """Bring trials up to date.
+        """Restore the states of trials from the log.
+
+        Args:
+            trials: trials by number; updated in place.
 
         Returns:
-            Number and report of every evaluation, in the order in which they came.
+            Trial number and report of each evaluation, in order of arrival.
         """
         history = []
         for line in self.lines():

@@ -1,4 +1,4 @@
-"""What `ray_adapter` asks of Ray Tune 2.45 and later."""
+"""The names that `ray_adapter` needs from Ray Tune 2.45 and later."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ RunConfig, FailureConfig, report = tune.RunConfig, tune.FailureConfig, tune.repo
 
 
 def tune_config(**settings: Any) -> tune.TuneConfig:
-    """Settings of trials; `ENVIRONMENT` keeps them in the working folder of their machine."""
+    """Make a TuneConfig. `ENVIRONMENT` keeps trials in the working directory of their machine."""
     return tune.TuneConfig(**settings)

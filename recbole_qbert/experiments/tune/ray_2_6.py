@@ -1,4 +1,4 @@
-"""What `ray_adapter` asks of Ray Tune 2.6.3."""
+"""The names that `ray_adapter` needs from Ray Tune 2.6.3."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ RunConfig, FailureConfig, report = air.RunConfig, air.FailureConfig, session.rep
 
 
 def tune_config(**settings: Any) -> tune.TuneConfig:
-    """Settings of trials that stay in the working folder of their machine."""
+    """Make a TuneConfig that keeps trials in the working directory of their machine."""
     return tune.TuneConfig(chdir_to_trial_dir=False, **settings)

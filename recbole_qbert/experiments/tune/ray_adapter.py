@@ -1,10 +1,10 @@
-"""Trials on Ray Tune: of sweeps only this module and those called `ray_...` import ray.
+"""Execution of trials on Ray Tune. Only the `ray_...` modules of this package import ray.
 
-What differs between Ray 2.6.3 and Ray 2.45 and later is in `ray_2_6` and `ray_2_45`.
+The differences between Ray 2.6.3 and Ray 2.45 or later are in `ray_2_6` and `ray_2_45`.
 
-Ray starts the trials' processes, gives them CPUs and GPUs, starts those again that died, and stops
-what ASHA drops. It draws nothing and keeps nothing: trials are numbers to it, and its own records
-are scratch.
+Ray starts the processes of trials, assigns CPUs and GPUs, restarts processes that died, and stops
+the trials that ASHA drops. It neither draws values nor stores results: it knows trials only by
+number, and its own records are temporary.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ backend: Any = importlib.import_module(
     "recbole_qbert.experiments.tune." + ("ray_2_6" if is_old() else "ray_2_45")
 )
 NUMBER, VALID = "trial", "valid"
-OBJECT_STORE_BYTES = 100 << 20  # trials exchange numbers only; Ray would take a third of the memory
+OBJECT_STORE_BYTES = 100 << 20  # trials exchange few data; Ray's default is 30 % of the memory
 SECONDS_TO_LOOK = 300  # a busy machine may need minutes to import torch and RecBole
-# Ray's own: tables, loggers and syncing that nobody needs here, and Ctrl-C, which would end the
-# sweep as if it were done.
+# Disable Ray's tables, loggers and syncing, which are not needed here, and its handling of Ctrl-C,
+# which would end the sweep as if it were complete.
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -52,32 +52,34 @@ QUIET = {
 
 
 class Listener(Protocol):
-    """Who is told what happens, in the driver's process."""
+    """Interface for the events of trials; called in the driver's process."""
 
     def started(self, number: int) -> None:
-        """A process is at work on it; again after each death."""
+        """A process started the trial, or restarted it after the previous process died."""
 
     def reported(self, number: int, report: Report) -> None:
-        """An evaluation; also one that was reported before."""
+        """The trial reported an evaluation, possibly one that it had reported before."""
 
     def ended(self, number: int, stopped: bool) -> None:
-        """Trained to its end, or stopped by the scheduler."""
+        """The trial trained to its end, or the scheduler stopped it."""
 
     def failed(self, number: int, fault: str) -> None:
-        """It died more often than is made good."""
+        """The process of the trial died more than `max_failures` times."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How trials are run.
+    """Resources and scheduling of trials.
 
     Attributes:
-        n_cpus: of a trial.
-        n_gpus: of a trial; a fraction shares a GPU.
-        max_concurrent: trials at a time; None: as many as fit.
-        max_failures: deaths of a trial's process that are made good.
+        n_cpus: CPUs per trial.
+        n_gpus: GPUs per trial; trials with a fraction share a GPU.
+        max_concurrent: maximum number of trials at a time; None: as many as fit.
+        max_failures: number of times that a trial is restarted after its process died.
         asha: whether ASHA stops trials.
-        grace, reduction, n_evaluations: ASHA's first rung, factor and last evaluation.
+        grace: ASHA's first rung, in evaluations.
+        reduction: ASHA's reduction factor.
+        n_evaluations: ASHA's last evaluation.
     """
 
     n_cpus: int
@@ -92,17 +94,17 @@ class Schedule:
 
 @contextlib.contextmanager
 def connected(address: str | None) -> Iterator[None]:
-    """A Ray of this machine alone for the block, or the cluster at `address`.
+    """Connect to the cluster at `address`, or to a new Ray instance on this machine if None.
 
     Raises:
-        InputError: no cluster there.
+        InputError: the connection or the start failed.
     """
     if ray.is_initialized():
         yield
         return
     options: dict[str, Any] = {"address": address}
     if address is None:
-        # "local", or ray would join the cluster that RAY_ADDRESS names.
+        # "local" prevents Ray from joining the cluster that RAY_ADDRESS names.
         options = {
             "address": "local",
             "include_dashboard": False,
@@ -122,15 +124,19 @@ def connected(address: str | None) -> Iterator[None]:
 
 
 def resources(n_cpus: int, n_gpus: float | None, joined: bool) -> tuple[float, str]:
-    """The GPU share of a trial, and a line where it is not what was asked for.
+    """Determine the GPUs per trial.
 
     Args:
-        n_cpus: asked for.
-        n_gpus: asked for; None: one where there is one.
-        joined: the cluster may grow, so that nothing is refused.
+        n_cpus: requested CPUs per trial.
+        n_gpus: requested GPUs per trial; None: 1 if there is a GPU.
+        joined: whether an existing cluster was joined; it may grow, so that requests that exceed
+            its present resources are accepted.
+
+    Returns:
+        GPUs per trial, and a note if they are fewer than requested (otherwise "").
 
     Raises:
-        InputError: no machine has so many CPUs; Ray would wait for ever.
+        InputError: this machine has fewer CPUs than requested; Ray would wait forever.
     """
     total = ray.cluster_resources()
     has_gpu = total.get("GPU", 0) > 0
@@ -145,12 +151,12 @@ def resources(n_cpus: int, n_gpus: float | None, joined: bool) -> tuple[float, s
 
 
 def check_machines(job: TrialJob) -> None:
-    """Every machine of the cluster has this version, the experiment's folder and the data.
+    """Check that all machines of the cluster have this version, the sweep's folder and the data.
 
     Raises:
-        InputError: the first machine that has not.
+        InputError: names a machine that lacks one of them.
     """
-    look: Any = ray.remote(num_cpus=0)(_look)
+    look: Any = ray.remote(num_cpus=0)(_fault_of_machine)
     answers = [
         look.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
@@ -168,7 +174,7 @@ def check_machines(job: TrialJob) -> None:
             raise InputError(fault)
 
 
-def _look(job: TrialJob) -> str:
+def _fault_of_machine(job: TrialJob) -> str:
     from recbole_qbert._version import __version__ as installed
 
     if installed != __version__:
@@ -184,11 +190,11 @@ def _nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-_NOBODY: Any = None  # in place of Ray's controller, which ASHA does not ask
+_NO_CONTROLLER: Any = None  # replaces Ray's controller, which ASHA does not use
 
 
 class _Numbered(NamedTuple):
-    """All that ASHA reads of a trial."""
+    """The only attribute of a trial that ASHA reads."""
 
     trial_id: int
 
@@ -198,11 +204,11 @@ def _numbered(number: int) -> Any:
 
 
 class ResumableASHA(ASHAScheduler):
-    """ASHA that knows trials by number, so that earlier reports can be given to it again.
+    """ASHA scheduler that identifies trials by number, so that earlier reports can be replayed.
 
-    Its time is Ray's `training_iteration`, the number of reports, which is that of evaluations: a
-    trial that goes on reports its earlier ones first. A report that a rung holds already changes
-    nothing and stops nothing.
+    Its time attribute is Ray's `training_iteration`, the number of reports. It equals the number of
+    evaluations, because a resumed trial first sends its earlier reports again. A report that a rung
+    already holds has no effect.
     """
 
     def __init__(self, schedule: Schedule):
@@ -214,23 +220,23 @@ class ResumableASHA(ASHAScheduler):
             reduction_factor=schedule.reduction,
             max_t=schedule.n_evaluations,
         )
-        self.stopped: set[int] = set()  # before their last evaluation
+        self.stopped: set[int] = set()  # trials stopped before their last evaluation
 
     def replay(self, history: Iterable[tuple[int, Report]]) -> None:
-        """Reports of an earlier driver, in the order in which they came."""
+        """Feed the reports of an earlier driver, in order of arrival."""
         for number, report in history:
             self.add(number)
             self.decide(number, report["evaluation"], report[VALID])
 
     def add(self, number: int) -> None:
-        """Make a trial known; doing it again changes nothing."""
+        """Register a trial, unless it is registered already."""
         if number not in self._trial_info:
-            super().on_trial_add(_NOBODY, _numbered(number))
+            super().on_trial_add(_NO_CONTROLLER, _numbered(number))
 
     def decide(self, number: int, evaluation: int, valid: float) -> str:
-        """Ray's word for what is to happen to a trial after an evaluation."""
+        """Decide whether a trial continues after an evaluation; returns Ray's constant."""
         result = {"training_iteration": evaluation, VALID: valid}
-        action: str = super().on_trial_result(_NOBODY, _numbered(number), result)
+        action: str = super().on_trial_result(_NO_CONTROLLER, _numbered(number), result)
         if action == TrialScheduler.STOP and evaluation < self._max_t:
             self.stopped.add(number)
         return action
@@ -239,26 +245,26 @@ class ResumableASHA(ASHAScheduler):
         self.add(trial.config[NUMBER])
 
     def on_trial_result(self, controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
-        if VALID not in result:  # a trial that ended before its first evaluation
+        if VALID not in result:  # the trial ended before its first evaluation
             return str(TrialScheduler.CONTINUE)
         return self.decide(trial.config[NUMBER], result["evaluation"], result[VALID])
 
     def on_trial_complete(self, controller: Any, trial: Any, result: Mapping[str, Any]) -> None:
-        """Its reports are in the rungs already."""
+        """Do nothing: the rungs already hold the trial's reports."""
 
     def on_trial_remove(self, controller: Any, trial: Any) -> None:
-        """What it reported stays in the rungs."""
+        """Do nothing: the trial's reports remain in the rungs."""
 
 
 class _Callback(tune.Callback):
-    """Ray's events, told to the listener by the trial's number."""
+    """Forwards Ray's events to the listener, with the numbers of trials."""
 
     def __init__(self, listener: Listener, scheduler: TrialScheduler):
         self._listener, self._scheduler = listener, scheduler
         self._failed: list[Any] = []
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
-        """Ray pickles its settings for a restore of its own; the listener has no place there."""
+        """Pickle as a plain callback: Ray pickles its settings, which must exclude the listener."""
         return tune.Callback, ()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -276,7 +282,7 @@ class _Callback(tune.Callback):
         self._listener.ended(number, number in getattr(self._scheduler, "stopped", ()))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._failed.append(trial)  # Ray calls this before it keeps the error
+        self._failed.append(trial)  # Ray calls this before it stores the error
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self.on_experiment_end(trials)
@@ -298,12 +304,12 @@ def run_trials(
     """Run trials until all have ended.
 
     Args:
-        train: called as `train(number, report)` in a process of its own for each trial.
-        numbers: in order; those that `history` shows to be stopped end at once.
+        train: called as `train(number, report)` in a separate process for each trial.
+        numbers: trial numbers in order; trials that ASHA stops by `history` end immediately.
         schedule: resources and scheduler.
-        history: reports of an earlier driver in order.
-        scratch: a folder that all machines share, for Ray's own records; emptied.
-        listener: told what happens.
+        history: reports of an earlier driver, in order of arrival.
+        scratch: folder for Ray's own records, shared by all machines; it is emptied first.
+        listener: receives the events of trials.
     """
     scheduler: TrialScheduler = FIFOScheduler()
     if schedule.asha:
@@ -331,7 +337,7 @@ def _fit(
         train(config[NUMBER], report)
 
     shutil.rmtree(scratch, ignore_errors=True)
-    # A trial's fault is the listener's to tell, in one line; Ray's log has its traceback too.
+    # The listener reports errors of trials in one line; Ray's log would add the tracebacks.
     logger = logging.getLogger("ray.tune")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -342,7 +348,7 @@ def _fit(
             tune_config=backend.tune_config(
                 scheduler=scheduler,
                 max_concurrent_trials=schedule.max_concurrent,
-                reuse_actors=False,  # a fresh process each: nothing of a trial stays behind
+                reuse_actors=False,  # a new process per trial, without state of earlier trials
             ),
             run_config=backend.RunConfig(
                 name=scratch.name,

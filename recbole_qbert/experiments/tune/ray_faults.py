@@ -1,4 +1,4 @@
-"""What ended a trial on Ray Tune, in a line."""
+"""One-line error messages of failed trials on Ray Tune."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ray import cloudpickle
 from recbole_qbert.common.errors import InputError
 
 DIED = "its process died"
-SHORT = "running low on memory"  # in what Ray says then
+SHORT = "running low on memory"  # part of Ray's message
 OUT_OF_MEMORY = (
     "the machine was short of memory and Ray ended its process; run fewer trials at a time "
     "(max_concurrent), or smaller ones"
@@ -18,7 +18,7 @@ OUT_OF_MEMORY = (
 
 
 def fault_of(trial: Any) -> str:
-    """What ended a trial of Ray's. It pickles exceptions only, not the death of a process."""
+    """Error message of a Ray trial. Ray stores exceptions, but not the death of a process."""
     try:
         last = Path(trial.error_file).read_text(encoding="utf-8").rpartition("Failure # ")[2]
         if SHORT in last:
@@ -26,13 +26,13 @@ def fault_of(trial: Any) -> str:
         error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
     except (OSError, TypeError):
         return DIED
-    if not last.rstrip().endswith(str(error).rstrip()):  # of an earlier failure
+    if not last.rstrip().endswith(str(error).rstrip()):  # the error is of an earlier failure
         return DIED
     return in_a_line(getattr(error, "cause", None) or error)
 
 
 def in_a_line(error: BaseException) -> str:
-    """An exception as a line of at most 300 characters."""
+    """Format an exception as one line of at most 300 characters."""
     text = " ".join(str(error).split())
     kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
     return f"{kind}{text}"[:300]

@@ -1,9 +1,9 @@
-"""Ends what a sweep's own Ray leaves behind when the sweep is killed.
+"""Removal of Ray processes that are left over when a sweep is killed.
 
-Ray's processes end with the one that started it, but for its agent, which first tries for a minute
-to report to those that are gone. This file is also the program that does it, in a process of its
-own: `python ray_leftovers.py SESSION_FOLDER` waits for the end of its standard input, which is a
-pipe that only the sweep holds.
+Ray's processes end when the process that started Ray ends. The exception is Ray's agent, which
+first tries for a minute to reach the other processes. This file is also a watcher program,
+`python ray_leftovers.py SESSION_FOLDER`, which runs in a separate process. It waits for the end of
+its standard input, a pipe that only the sweep holds open, and then kills Ray's processes.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from collections.abc import Iterator
 
 import psutil
 
-SECONDS = 10.0  # a process of Ray's may be at its start when the sweep ends
+SECONDS = 10.0  # a Ray process may still be starting when the sweep ends
 
 
 @contextlib.contextmanager
 def ended_with_this_process(session: str) -> Iterator[None]:
-    """Once the block or this process ends, however it ends, so does all of this Ray session."""
+    """End all processes of a Ray session when the block or this process ends, even by a kill."""
     line = [sys.executable, __file__, session]
-    # A session of its own: Ctrl-C is for the sweep.
+    # In a new session, so that Ctrl-C does not end the watcher.
     watcher = subprocess.Popen(line, stdin=subprocess.PIPE, start_new_session=True)
     try:
         yield
@@ -34,7 +34,11 @@ def ended_with_this_process(session: str) -> Iterator[None]:
 
 
 def end_session(session: str) -> bool:
-    """Kill the processes that have the session's folder among their flags; was there one?"""
+    """Kill the processes that have the session's folder among their flags.
+
+    Returns:
+        Whether there was such a process.
+    """
     flag = re.compile(rf"--[\w-]+={re.escape(session)}(/|$)")
     found = False
     for process in psutil.process_iter(["pid", "cmdline"]):
@@ -47,7 +51,7 @@ def end_session(session: str) -> bool:
 
 
 def main(session: str) -> None:
-    """Wait for the end of the input, then end the session until none of it is left."""
+    """Wait for the end of the input, then kill the session's processes for up to `SECONDS`."""
     sys.stdin.read()
     deadline = time.monotonic() + SECONDS
     while end_session(session) and time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""What a sweep shows and writes: a live table, `trials.csv`, and one line an event in a log."""
+"""Output of a sweep: a live table on a terminal, otherwise a line per event; and `trials.csv`."""
 
 from __future__ import annotations
 
@@ -29,36 +29,36 @@ SECONDS_A_REFRESH = 0.5
 
 
 class Length(NamedTuple):
-    """How long a trial trains at most."""
+    """Maximum length of a trial."""
 
     epochs: int
     evaluations: int
 
     def stopped_early(self, trial: Trial) -> bool:
-        """Whether a trial ended before its last evaluation, since valid did not improve."""
+        """Whether early stopping ended a trial before its last evaluation."""
         return trial.state == FINISHED and len(trial.reports) < self.evaluations
 
     def epochs_of(self, trial: Trial) -> str:
-        """`12 of 24`; nothing before the first evaluation."""
+        """Trained epochs, such as `12 of 24`; empty before the first evaluation."""
         return f"{trial.reports[-1]['epoch'] + 1} of {self.epochs}" if trial.reports else ""
 
     def state_of(self, trial: Trial) -> str:
-        """The state in words."""
+        """State of a trial as printed."""
         by = " by ASHA" if trial.state == STOPPED else ""
         return trial.state + by + ", stopped early" * self.stopped_early(trial)
 
 
 def best_trial(trials: Iterable[Trial]) -> Trial | None:
-    """The highest valid value over all evaluations of all trials; the first of equal ones.
+    """Find the trial with the best valid value over all its evaluations; ties go to the first.
 
-    A failed trial does not count: what its settings end in is a failure.
+    Failed trials are left out, since a run with their settings would fail too.
     """
     scored = [each for each in trials if each.state != FAILED and each.best is not None]
     return max(scored, key=lambda each: (each.best or 0.0, -each.number), default=None)
 
 
 def write_csv(path: Path, trials: Sequence[Trial], keys: Sequence[str], length: Length) -> None:
-    """One line a trial: number, state, what it draws, and how far it came. Epochs count from 1."""
+    """Write one row per trial: number, state, drawn values and results. Epochs count from 1."""
     with atomic_write(path) as handle:
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(["trial", "state", *keys, *COLUMNS])
@@ -80,7 +80,7 @@ def trials_table(
     length: Length,
     n_rows: int | None = None,
 ) -> Table:
-    """One line a trial; where there are more than `n_rows`, the running and the best ones."""
+    """Table of all trials. If there are more than `n_rows`, it shows the running and best ones."""
     best = best_trial(trials)
     shown = list(trials)
     if n_rows is not None and len(shown) > n_rows:
@@ -104,7 +104,7 @@ def trials_table(
 
 
 class Clock:
-    """Time left, from the evaluations seen since the start."""
+    """Estimate of the time left, from the evaluations since the start."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic):
         self._now = now
@@ -112,11 +112,11 @@ class Clock:
         self._n_seen = 0
 
     def tick(self) -> None:
-        """One evaluation more."""
+        """Count one evaluation."""
         self._n_seen += 1
 
     def left(self, trials: Iterable[Trial], n_evaluations: int) -> float | None:
-        """Seconds at most: trials may stop before their last evaluation. None: nothing seen yet."""
+        """Upper bound of the seconds left (trials may stop early); None before any evaluation."""
         if not self._n_seen:
             return None
         n_left = sum(
@@ -126,7 +126,7 @@ class Clock:
 
 
 def duration(seconds: float) -> str:
-    """`1 h 05 min`, `12 min` or `40 s`."""
+    """Format as `1 h 05 min`, `12 min` or `40 s`."""
     minutes = round(seconds / 60)
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60:02d} min"
@@ -134,7 +134,7 @@ def duration(seconds: float) -> str:
 
 
 class Display:
-    """A table that redraws itself on a terminal; elsewhere a line for each event."""
+    """Progress of the trials: a live table on a terminal, otherwise a line per event."""
 
     def __init__(
         self,
@@ -179,12 +179,12 @@ class Display:
             self._console.print(head, highlight=False, soft_wrap=True, markup=False)
 
     def started(self, trial: Trial, again: bool) -> None:
-        """A process is at work on it."""
+        """Show that a process started or resumed the trial."""
         self._line(trial, describe(trial.values) + ("  goes on" if again else ""))
         self._draw()
 
     def reported(self, trial: Trial) -> None:
-        """An evaluation."""
+        """Show the trial's last evaluation."""
         self._clock.tick()
         last = trial.reports[-1]
         mark = "*" if last["valid"] >= last["best_valid"] else " "
@@ -196,7 +196,7 @@ class Display:
         self._draw()
 
     def ended(self, trial: Trial) -> None:
-        """Finished, stopped or failed."""
+        """Show the end of a trial that finished, was stopped or failed."""
         state, fault = self._length.state_of(trial), f"  {trial.fault}" if trial.fault else ""
         best = ""
         if trial.best is not None:

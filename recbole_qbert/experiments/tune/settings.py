@@ -1,4 +1,4 @@
-"""What a sweep is asked for: its file, then `--key=value`, checked against the model's settings."""
+"""Settings of a sweep: its YAML file and `--key=value` flags, checked against the model's keys."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from recbole_qbert.experiments.tune.space import (
 from recbole_qbert.registry import model_entry
 from recbole_qbert.training.inputs import input_files
 
-# Keys that a space cannot have: trials would not be comparable, or the sweep sets them itself.
+# Keys that cannot be searched: trials would not be comparable, or the sweep sets the keys itself.
 NOT_SEARCHED = frozenset(
     # fmt: off
     [
@@ -72,7 +72,7 @@ NOT_SEARCHED = frozenset(
     ]
     # fmt: on
 )
-# Keys that the sweep sets for each trial.
+# Keys that the sweep sets for each trial -> explanation.
 NOT_FIXED = {
     "gpu_id": "Ray gives each trial its GPU; see gpus_per_trial",
     "nproc": "a trial is one process; see max_concurrent",
@@ -83,33 +83,33 @@ PATH_KEYS = ("semantic_id_file", "pre_model_path")
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """The keys of a tune file, and `source`, its name. `~` is None."""
+    """The keys of a tune file, and the name of the file (`source`). `~` is None."""
 
     model: str = ""
     dataset: str = ""
-    name: str | None = None  # of the experiment's folder; None: model and data set
+    name: str | None = None  # name of the sweep's folder; None: <model>-<dataset>
     data_path: str | None = None
     checkpoint_dir: str | None = None
     config_files: list[str] = field(default_factory=list)
     space: dict[str, Any] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)  # fixed keys of every trial
-    seed: int = 2026  # of the draws, and of each trial's training
-    trials: int = 1  # samples; each takes the whole grid
+    settings: dict[str, Any] = field(default_factory=dict)  # fixed settings of all trials
+    seed: int = 2026  # seed of the draws and of each trial's training
+    trials: int = 1  # number of samples; each runs the whole grid
     baseline: bool = False
     scheduler: str = "none"
     grace: int = 1  # evaluations before ASHA may stop a trial
-    reduction: float = 3  # one in so many goes on
+    reduction: float = 3  # ASHA's reduction factor: about 1 of so many trials continues
     max_epochs: int | None = None
     cpus_per_trial: int = 1
-    gpus_per_trial: float | None = None  # None: 1 where there is a GPU
+    gpus_per_trial: float | None = None  # None: 1 if there is a GPU
     max_concurrent: int | None = None
-    max_failures: int = 1  # deaths of a trial's process that are made good
-    address: str | None = None  # of a Ray cluster; "auto" finds this machine's
+    max_failures: int = 1  # restarts of a trial whose process died
+    address: str | None = None  # address of a Ray cluster; "auto": this machine's
     source: str = "the sweep"
 
 
 class RequestFields(TypedDict, total=False):
-    """What the keys of a tune file may be."""
+    """Types of the keys of a tune file."""
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
 
@@ -143,15 +143,15 @@ class SweepPlan:
     """A checked sweep.
 
     Attributes:
-        request: what was asked for.
-        space: its domains.
-        base: settings of the user's that all trials share; paths are absolute.
-        configured: the whole config without any drawn value.
-        trials: what each trial draws, in order.
-        n_drawn: with those that repeat another.
-        n_evaluations: of a trial on valid, at most.
-        files: what the trials read, by name; where one reads another file than the others, the name
-            is headed by the trial.
+        request: the user's request.
+        space: search space, key -> range.
+        base: the user's settings that all trials share; paths are absolute.
+        configured: complete config without drawn values.
+        trials: drawn values of each trial, in order, without duplicates.
+        n_drawn: number of drawn trials, including duplicates.
+        n_evaluations: maximum number of evaluations on valid per trial.
+        files: input files of the trials by name. The name of a file that only one trial reads
+            starts with the trial's number, see `of_trial`.
     """
 
     request: SweepRequest
@@ -165,23 +165,25 @@ class SweepPlan:
 
     @property
     def folder(self) -> Path:
-        """Where everything of the experiment lies."""
+        """Folder of the sweep."""
         request = self.request
         name = request.name or f"{request.model}-{request.dataset}"
         return Path(self.base["checkpoint_dir"]) / "tune" / name
 
     def trial_settings(self, number: int) -> dict[str, Any]:
-        """A whole YAML file for `run`, of the trial `number`, counted from 1."""
+        """Settings of trial `number` (from 1), complete for a YAML file of `run`."""
         settings = nested(self.trials[number - 1], self.configured.final_config_dict)
         content = {"model": self.request.model, "dataset": self.request.dataset}
         return {**content, **self.base, **settings}
 
 
 def read_request(file: str | Path, given: Mapping[str, Any]) -> SweepRequest:
-    """A tune file and `--key=value`; a key that is none of the file's goes into `settings`.
+    """Read a tune file and `--key=value` flags.
+
+    Flags whose key is not a key of tune files are added to `settings`.
 
     Raises:
-        InputError: an unknown key or a value of the wrong kind.
+        InputError: an unknown key in the file, or a value of the wrong type.
     """
     content = load_yaml(file)
     known = [each.name for each in fields(SweepRequest) if each.name != "source"]
@@ -205,7 +207,7 @@ def read_request(file: str | Path, given: Mapping[str, Any]) -> SweepRequest:
     files = content.pop("config_files", None) or []
     content["config_files"] = split_files(files) if isinstance(files, str) else list(files)
     defaults = asdict(SweepRequest())
-    # `~` stands for the default; of `scheduler`, for the word none.
+    # `~` stands for the default, which is the word none for `scheduler`.
     content = {key: value for key, value in content.items() if value is not None}
     request = SweepRequest(**{**defaults, **content, "settings": fixed, "source": str(file)})
     _check_request(request)
@@ -222,18 +224,18 @@ def _check_request(request: SweepRequest) -> None:
 
 
 def make_plan(request: SweepRequest) -> SweepPlan:
-    """Check everything that can be checked without data, and draw the trials.
+    """Check a request as far as possible without data, and draw the trials.
 
     Raises:
-        InputError: any key, value or range that cannot be used.
+        InputError: a key, value or range cannot be used.
     """
     model = request.model
     model_entry(model)
-    # Of the file are the faults of its space; other keys may be the command line's.
+    # Errors of the space are always the file's; other keys may be from the command line.
     with error_context(request.source):
         space = parse_space(request.space)
     base = _base_settings(request)
-    # RecBole's defaults first: a model alone may not know `epochs` in its YAML files.
+    # Build a config first: `epochs` may be only in RecBole's defaults, not in our YAML files.
     configured = _checked({**base, "model": model, "dataset": request.dataset})
     for key in ("data_path", "checkpoint_dir"):
         path = Path(configured[key])
@@ -270,17 +272,17 @@ def make_plan(request: SweepRequest) -> SweepPlan:
 
 
 def _input_files(config: Config) -> dict[str, Path]:
-    """By absolute path: settings of trials name them so."""
+    """Input files by name, as absolute paths like those in the settings of trials."""
     return {name: path.resolve() for name, path in input_files(config).items()}
 
 
 def of_trial(number: int, name: str) -> str:
-    """The name of a file that one trial alone reads."""
+    """Name of a file that only one trial reads."""
     return f"trial {number}: {name}"
 
 
 def _base_settings(request: SweepRequest) -> dict[str, Any]:
-    """The user's files, then `settings`, then the sweep's own keys; files are named absolutely."""
+    """Merge the user's files, `settings` and the sweep's own keys; paths become absolute."""
     settings: dict[str, Any] = {}
     for file in request.config_files:
         content = {
@@ -299,7 +301,7 @@ def _base_settings(request: SweepRequest) -> dict[str, Any]:
             raise InputError(f"settings: {key}: {reason}")
     settings.setdefault("seed", request.seed)
     if request.gpus_per_trial == 0:
-        settings["use_gpu"] = False  # of the winner's test too, and of `run` with best.yaml
+        settings["use_gpu"] = False  # also for the test of the best trial, and in best.yaml
     own = {
         "data_path": request.data_path,
         "checkpoint_dir": request.checkpoint_dir,
@@ -318,12 +320,12 @@ def _base_settings(request: SweepRequest) -> dict[str, Any]:
 
 
 def _checked(settings: Mapping[str, Any]) -> Config:
-    """The config of a trial's YAML, read as the trial will read it."""
+    """Build and check a config from a YAML file, as a trial will do."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "trial.yaml"
         write_yaml(file, settings)
         try:
-            # A Config that finds a GPU would hide the others from Ray.
+            # A Config on a GPU sets CUDA_VISIBLE_DEVICES and hides the other GPUs from Ray.
             config = build_config(
                 settings["model"], settings["dataset"], [file], {"use_gpu": False}
             )
@@ -336,7 +338,7 @@ def _checked(settings: Mapping[str, Any]) -> Config:
 def _check_searched(
     model: str, key: str, space: Space, base: Mapping[str, Any], configured: Config
 ) -> None:
-    """A key of the space is one of the model's, and the sweep's alone."""
+    """Check that a key of the space belongs to the model and is not fixed elsewhere."""
     top = key.partition(".")[0]
     check_keys(model, [top], "space")
     if top in NOT_SEARCHED:
@@ -350,17 +352,17 @@ def _check_searched(
 
 
 def write_yaml(path: Path, content: Mapping[str, Any], head: str = "") -> None:
-    """Settings as YAML, whole or not at all; `head` is a comment."""
+    """Write settings as YAML, atomically, below the comment `head`."""
     with atomic_write(path) as handle:
         handle.write("".join(f"# {line}\n" for line in head.splitlines()))
         yaml.safe_dump(dict(content), handle, sort_keys=False, allow_unicode=True)
 
 
 def describe(values: Values, keys: Sequence[str] = ()) -> str:
-    """`hidden_dropout_prob=0.2317 n_layers=2`, numbers to four digits."""
+    """Format values as `hidden_dropout_prob=0.2317 n_layers=2`, with four significant digits."""
     return " ".join(f"{key}={short(values[key])}" for key in keys or values)
 
 
 def short(value: Any) -> str:
-    """A value in a narrow column."""
+    """Format a value for a narrow column."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

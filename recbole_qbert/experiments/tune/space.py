@@ -1,9 +1,9 @@
 """A typed search space and the trials drawn from it.
 
-`space: {key: {kind: arguments}}`, the kinds being those of `KINDS`. Both ends of a range belong to
-it. Everything is drawn here and before the first trial starts, so that the same file gives the same
-trials whatever schedules them. A value depends on the seed, the trial's place and the key alone:
-more trials, or another key, leave the values that were there as they are.
+The form is `space: {key: {kind: arguments}}`, with the kinds in `KINDS`. Ranges include both ends.
+All values are drawn before the first trial starts, so that the same file gives the same trials with
+any scheduler. A value depends only on the seed, the position of the trial and the key. More trials
+or another key therefore do not change the other values.
 """
 
 from __future__ import annotations
@@ -26,36 +26,44 @@ Values = dict[str, Any]  # key (with a dot for a nested one) -> value
 
 @dataclass(frozen=True)
 class Range:
-    """What one key may be.
+    """Possible values of one key.
 
     Attributes:
         kind: one of `KINDS`.
-        arguments: ends and step of a range, or the options.
+        arguments: ends and step of a range, or a list of options.
     """
 
     kind: str
     arguments: tuple[Any, ...]
 
     def draw(self, rng: random.Random) -> Any:
-        """One value; of a grid, whose options are all taken, none is drawn."""
+        """Draw one value. Grids are not drawn: trials take all their options."""
         return KINDS[self.kind].draw(rng, *self.arguments)
 
     def examples(self) -> tuple[Any, ...]:
-        """Values whose types are those of all: the options, or the ends of the range."""
+        """Example values for type checks: the options, or the ends of the range."""
         return self.arguments if KINDS[self.kind].is_list else self.arguments[:2]
 
     def to_yaml(self) -> dict[str, list[Any]]:
-        """As it was written."""
+        """Return the form in the YAML file."""
         return {self.kind: list(self.arguments)}
 
 
 @dataclass(frozen=True)
 class Kind:
-    """How a kind of domain is written, checked and drawn."""
+    """A kind of range.
+
+    Attributes:
+        form: form of its arguments, for error messages.
+        draw: draws a value from a generator and the arguments.
+        check: returns an error message about the arguments, or None.
+        is_list: whether the arguments are options, not the ends of a range.
+        whole: whether all arguments must be integers.
+    """
 
     form: str
     draw: Callable[..., Any]
-    check: Callable[..., str | None]  # what is wrong with the arguments
+    check: Callable[..., str | None]
     is_list: bool = False
     whole: bool = False
 
@@ -113,10 +121,10 @@ KINDS: dict[str, Kind] = {
 
 
 def parse_space(content: Any) -> Space:
-    """The `space:` of a tune file.
+    """Parse the `space:` of a tune file.
 
     Raises:
-        InputError: names the key and what is wrong with it.
+        InputError: names the key and its error.
     """
     if not isinstance(content, Mapping) or not content:
         raise InputError("space: `key: {kind: [...]}` lines were expected")
@@ -124,7 +132,15 @@ def parse_space(content: Any) -> Space:
 
 
 def parse_domain(name: str, content: Any) -> Range:
-    """`{uniform: [0.1, 0.5]}` and the like; `name` is for the message."""
+    """Parse one range such as `{uniform: [0.1, 0.5]}`.
+
+    Args:
+        name: name of the key in error messages.
+        content: YAML content.
+
+    Raises:
+        InputError: the kind or its arguments cannot be used.
+    """
     if not isinstance(content, Mapping) or len(content) != 1:
         raise InputError(f"{name}: one of {', '.join(KINDS)} was expected, as {{uniform: [0, 1]}}")
     ((kind, arguments),) = content.items()
@@ -154,19 +170,19 @@ def _is_number(value: Any) -> bool:
 
 
 def n_grid(space: Space) -> int:
-    """How many trials one sample is: the product of the grids."""
+    """Number of trials per sample: the product of the sizes of the grids."""
     return math.prod(len(each.arguments) for each in space.values() if each.kind == GRID)
 
 
 def draw_trials(
     space: Space, n_samples: int, seed: int, baseline: Values | None = None
 ) -> list[Values]:
-    """The trials in order: the baseline, then the whole grid once for each sample.
+    """Draw the trials in order: the baseline, then the whole grid once per sample.
 
-    What repeats an earlier trial is left out: it would give the same result.
+    Duplicates of earlier trials are left out, since they would give the same result.
 
     Raises:
-        InputError: several samples of a space in which nothing is drawn.
+        InputError: several samples of a space that has only grids.
     """
     grid = {key: each.arguments for key, each in space.items() if each.kind == GRID}
     if n_samples > 1 and len(grid) == len(space):
@@ -177,7 +193,7 @@ def draw_trials(
         taken = dict(zip(grid, cell, strict=True))
         trials.append(
             {
-                # A string as seed is hashed the same by every Python and on every machine.
+                # `random.Random` hashes a string seed identically on all machines and Pythons.
                 key: taken[key] if key in taken else domain.draw(_generator(seed, place, key))
                 for key, domain in space.items()
             }
@@ -197,7 +213,7 @@ def _text(value: Any) -> str:
 
 
 def nested(values: Values, configured: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with `mask_mix.span` as an entry of `mask_mix`, beside what is configured there."""
+    """Turn dotted keys into nested settings: `mask_mix.span` replaces one entry of `mask_mix`."""
     settings: dict[str, Any] = {}
     for key, value in values.items():
         top, *rest = key.split(".")
@@ -212,10 +228,10 @@ def nested(values: Values, configured: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def configured_value(key: str, configured: Mapping[str, Any]) -> Any:
-    """What the settings hold under a key with or without dots.
+    """Look up a plain or dotted key in the settings.
 
     Raises:
-        InputError: a mapping on the way has no such entry.
+        InputError: a part of a dotted key is missing or is not a mapping.
     """
     top, *rest = key.split(".")
     value, name = configured.get(top), top

@@ -1,8 +1,8 @@
-"""`sweep`: draw, run, choose on valid, test the best one once.
+"""`sweep`: runs the trials, selects the best one on valid, and tests it once.
 
-The driver's own records decide what there is to do (see `journal`); Ray schedules it. A sweep that
-was killed at any moment goes on with `resume`: trials that ended are not run again, those that ran
-go on from their own last evaluation, and ASHA is given all earlier reports in their order.
+The trial log (see `journal`) determines which trials remain to be run; Ray schedules them. A sweep
+that was killed at any moment can be resumed. Trials that ended are not repeated, interrupted trials
+resume from their last evaluation, and ASHA receives all earlier reports in their order.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ from recbole_qbert.training.inputs import check_inputs
 from recbole_qbert.training.run_identity import LOCK, finished_run, run_folder
 
 SCRATCH, BEST_YAML, TRIALS_CSV = "ray", "best.yaml", "trials.csv"
-# What a sweep must not differ in from the one it goes on with, beside its inputs and its trials.
+# Entries of experiment.json that must be equal to resume a sweep, besides inputs and trials.
 IDENTITY = ("model", "dataset", "space", "seed", "settings", "schedule", "versions")
 
 
@@ -69,16 +69,16 @@ def sweep(plan: SweepPlan, console: Console, resume: bool = False) -> RunResult:
     """Run a sweep to its end.
 
     Args:
-        plan: checked.
-        console: where to print.
-        resume: go on with the sweep that is there; with more trials than it had, the further ones
-            are run too.
+        plan: the checked sweep.
+        console: console to print on.
+        resume: resume the sweep in the folder. If the plan has more trials, the new ones are run
+            too.
 
     Returns:
-        The best trial's result, its test metrics among it.
+        Result of the best trial, including its test metrics.
 
     Raises:
-        InputError: data that cannot be read, a folder with another sweep, no trial that ended well.
+        InputError: the data cannot be read, the folder holds another sweep, or all trials failed.
     """
     quiet_recbole()
     request = plan.request
@@ -103,20 +103,23 @@ def sweep(plan: SweepPlan, console: Console, resume: bool = False) -> RunResult:
         check_inputs(plan.folder, before, now, "give another --name")
     counts = data_counts(*load_splits(plan.configured))
     console.print("  " + ", ".join(f"{key} {value:,}" for key, value in counts.items()))
-    # A short wait: trials of a driver that was killed may take a moment to end.
+    # Wait briefly: the trials of a driver that was killed may need a moment to end.
     with exclusive(plan.folder / LOCK, wait_s=10.0):
         job = _open_experiment(plan, hashes, resume)
         trials = [Trial(number, values) for number, values in enumerate(plan.trials, start=1)]
-        journal = TrialLog(plan.folder / REPORTS)
-        history = journal.replay({trial.number: trial for trial in trials})
-        _run(plan, job, trials, journal, history, console)
+        trial_log = TrialLog(plan.folder / REPORTS)
+        history = trial_log.replay({trial.number: trial for trial in trials})
+        _run(plan, job, trials, trial_log, history, console)
         return _conclude(plan, trials, console)
 
 
 def _open_experiment(plan: SweepPlan, hashes: dict[str, str], resume: bool) -> TrialJob:
-    """Begin the experiment's folder, or see that it is this very sweep's.
+    """Create the sweep's folder, or check that it holds this sweep.
 
-    One whose trials reported nothing yet (Ray could not be started, say) is begun anew.
+    A folder without reports (for example because Ray could not be started) is created again.
+
+    Raises:
+        InputError: the folder holds another sweep, or this one and `resume` is False.
     """
     request, file = plan.request, plan.folder / EXPERIMENT
     content: dict[str, Any] = {
@@ -148,16 +151,16 @@ def _open_experiment(plan: SweepPlan, hashes: dict[str, str], resume: bool) -> T
     else:
         identity = uuid.uuid4().hex
         shutil.rmtree(trial_folder(plan.folder, 1).parent, ignore_errors=True)
-    for number in range(1, len(plan.trials) + 1):  # also of a sweep that goes on: as they must be
+    for number in range(1, len(plan.trials) + 1):  # restores them when resuming
         path = trial_folder(plan.folder, number) / TRIAL_YAML
         write_yaml(path, plan.trial_settings(number))
-    write_json(file, {**content, "identity": identity})  # the last, so that all are there
+    write_json(file, {**content, "identity": identity})  # last: it marks a complete folder
     data_path = plan.base["data_path"]
     return TrialJob(str(plan.folder), identity, data_path, request.cpus_per_trial, False)
 
 
 def _check_same(folder: Path, there: dict[str, Any], asked: dict[str, Any]) -> None:
-    """Refuse to go on with another sweep, or with fewer trials than it has; more are welcome."""
+    """Check that two sweeps are equal, except that the new one may have more trials."""
     other = [key for key in IDENTITY if there.get(key) != asked[key]]
     earlier, trials = there["trials"], asked["trials"]
     shared = min(len(earlier), len(trials))
@@ -178,14 +181,14 @@ def _run(
     plan: SweepPlan,
     job: TrialJob,
     trials: list[Trial],
-    journal: TrialLog,
+    trial_log: TrialLog,
     history: list[tuple[int, Report]],
     console: Console,
 ) -> None:
-    """Run what has not ended yet; ray is imported only here."""
+    """Run the trials that have not ended. Ray is imported only here, since it is optional."""
     open_trials = [trial for trial in trials if not trial.is_done]
     for trial in open_trials:
-        trial.state, trial.fault = WAITING, ""  # also those that failed: they get another go
+        trial.state, trial.fault = WAITING, ""  # failed trials are repeated
         (trial_folder(plan.folder, trial.number) / FAULT).unlink(missing_ok=True)
     if not open_trials:
         return
@@ -218,7 +221,7 @@ def _run(
         keys = list(plan.space)
         length = _length(plan)
         display = stack.enter_context(Display(console, trials, keys, metric, length))
-        recorder = _Recorder(plan.folder, trials, journal, display, keys, length)
+        recorder = _Recorder(plan.folder, trials, trial_log, display, keys, length)
         ray_adapter.run_trials(
             partial(run_trial, job),
             [trial.number for trial in open_trials],
@@ -234,18 +237,18 @@ def _length(plan: SweepPlan) -> Length:
 
 
 class _Recorder:
-    """Writes down what happens to trials, and shows it."""
+    """Listener that logs and displays the events of trials."""
 
     def __init__(
         self,
         folder: Path,
         trials: list[Trial],
-        journal: TrialLog,
+        trial_log: TrialLog,
         display: Display,
         keys: list[str],
         length: Length,
     ):
-        self._folder, self._journal = folder, journal
+        self._folder, self._trial_log = folder, trial_log
         self._display, self._keys, self._length = display, keys, length
         self._trials = {trial.number: trial for trial in trials}
 
@@ -257,8 +260,8 @@ class _Recorder:
 
     def reported(self, number: int, report: Report) -> None:
         trial = self._trials[number]
-        if report["evaluation"] == len(trial.reports) + 1:  # not one that is reported again
-            self._journal.append({"trial": number, **report})
+        if report["evaluation"] == len(trial.reports) + 1:  # otherwise a resumed trial repeats it
+            self._trial_log.append({"trial": number, **report})
             trial.reports.append(report)
             self._display.reported(trial)
 
@@ -275,14 +278,14 @@ class _Recorder:
     def _end(self, number: int, state: str, fault: str) -> None:
         trial = self._trials[number]
         trial.state, trial.fault = state, fault
-        self._journal.append({"trial": number, "state": state, "fault": fault})
+        self._trial_log.append({"trial": number, "state": state, "fault": fault})
         trials = list(self._trials.values())
         write_csv(self._folder / TRIALS_CSV, trials, self._keys, self._length)
         self._display.ended(trial)
 
 
 def _conclude(plan: SweepPlan, trials: list[Trial], console: Console) -> RunResult:
-    """Choose the best trial, write its settings, and test it, unless that very run is there."""
+    """Select the best trial, write its settings, and test it unless that run is finished."""
     keys, metric, length = list(plan.space), plan.configured["valid_metric"], _length(plan)
     write_csv(plan.folder / TRIALS_CSV, trials, keys, length)
     console.print(trials_table(trials, keys, metric, length))
@@ -310,7 +313,7 @@ def _conclude(plan: SweepPlan, trials: list[Trial], console: Console) -> RunResu
 
 
 def _test(config: Config, plan: SweepPlan, best: Trial, console: Console) -> RunResult:
-    """Test the best trial's own weights, once; its folder and result line are a run's."""
+    """Test the best trial's weights once; folder and result line are those of an ordinary run."""
     base, folder = Path(config["checkpoint_dir"]), run_folder(config)
     length = _length(plan)
     ended = f"{length.epochs_of(best)} epochs" + ", stopped early" * length.stopped_early(best)
@@ -320,13 +323,13 @@ def _test(config: Config, plan: SweepPlan, best: Trial, console: Console) -> Run
     config["checkpoint_dir"] = str(folder)
     with exclusive(folder / LOCK, wait_s=0):
         _copy_states(trial_folder(plan.folder, best.number), folder)
-        # With `resume` the trainer takes over what the trial left; nothing is trained.
+        # With `resume` the trainer loads the trial's state; nothing is trained.
         training = prepare(config, console)
         return publish(training, base, [str(plan.folder / BEST_YAML)], console)
 
 
 def _copy_states(source: Path, folder: Path) -> None:
-    """A trial's weights, state and learning curve, those of a first stage too."""
+    """Copy a trial's weights, state and learning curve, including those of a first stage."""
     for pattern in ("*.safetensors", "*.curve.json", "pretrain/*.safetensors"):
         for path in source.glob(pattern):
             target = folder / path.relative_to(source)

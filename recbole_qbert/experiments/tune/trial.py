@@ -1,7 +1,7 @@
-"""One trial: trains with its drawn settings, reports on valid, and never looks at test.
+"""One trial: trains with its drawn settings and reports on valid. It has no access to test.
 
-It runs in a process of its own. Its folder keeps the state after each evaluation, so that a trial
-whose process or driver was killed goes on from there; it then reports again what it had reported.
+A trial runs in a separate process. Its state is saved after each evaluation, so that the trial can
+resume after its process or the driver was killed. A resumed trial sends its earlier reports again.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from recbole_qbert.training.run_identity import LOCK
 
 @dataclass(frozen=True)
 class TrialJob:
-    """What every trial's process is told.
+    """Arguments that all trials of a sweep share.
 
     Attributes:
-        folder: the experiment's, absolute, the same on all machines.
-        identity: of the experiment, to know the folder by.
-        data_path: folder of the data set's folder.
-        n_threads: of PyTorch.
-        gpu: whether Ray gives the trial a GPU or a share of one.
+        folder: absolute path of the sweep's folder, equal on all machines.
+        identity: random identifier of the sweep, to recognize its folder.
+        data_path: folder that holds the data set's folder.
+        n_threads: number of PyTorch threads.
+        gpu: whether Ray assigns a GPU, or a share of one, to the trial.
     """
 
     folder: str
@@ -56,15 +56,15 @@ class TrialJob:
 
 
 def run_trial(job: TrialJob, number: int, report: Callable[[Report], None]) -> None:
-    """Train trial `number`, to its end or until `report` never returns.
+    """Train trial `number` to its end, or until the scheduler ends the process in `report`.
 
-    What the user's settings cause is written to `fault.json` and is no failure of the process, so
-    that it is not tried again.
+    An `InputError` of the training is written to `fault.json`. The process does not fail then, so
+    that Ray does not repeat the trial.
 
     Raises:
-        InputError: this machine does not see the experiment or the data.
+        InputError: this machine cannot access the sweep's folder or the data.
     """
-    sys.argv = sys.argv[:1]  # the flags are Ray's, and RecBole would read them
+    sys.argv = sys.argv[:1]  # RecBole would parse Ray's flags
     check_sight(job)
     folder = trial_folder(job.folder, number)
     with exclusive(folder / LOCK):
@@ -75,10 +75,10 @@ def run_trial(job: TrialJob, number: int, report: Callable[[Report], None]) -> N
 
 
 def check_sight(job: TrialJob) -> None:
-    """This machine sees the very folder of the experiment, and the data.
+    """Check that this machine can access the sweep's folder and the data.
 
     Raises:
-        InputError: names the machine and what it does not see.
+        InputError: names the machine and the folder that it cannot access.
     """
     machine = platform.node()
     try:
@@ -98,7 +98,11 @@ def check_sight(job: TrialJob) -> None:
 
 
 def train_trial(job: TrialJob, number: int, report: Callable[[Report], None]) -> None:
-    """The training itself; its settings are those of `trial.yaml`, its inputs the experiment's."""
+    """Train with the settings of `trial.yaml`, after a check that the input files are unchanged.
+
+    Raises:
+        InputError: settings or files cannot be used, or an input file has changed.
+    """
     folder = trial_folder(job.folder, number)
     torch.set_num_threads(job.n_threads)
     flush_denormals()
@@ -114,7 +118,8 @@ def train_trial(job: TrialJob, number: int, report: Callable[[Report], None]) ->
         own["gpu_id"] = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     config = build_config(settings["model"], settings["dataset"], [folder / TRIAL_YAML], own)
     training = prepare(config, Console(quiet=True))
-    training = training._replace(splits=training.splits._replace(test=None))  # out of reach
+    # A trial must not use test.
+    training = training._replace(splits=training.splits._replace(test=None))
     trainer = training.trainer
     known = read_json(Path(job.folder) / EXPERIMENT).get("data_sha256", {})
     own = {name: known.get(of_trial(number, name), known.get(name)) for name in trainer.inputs}
@@ -129,7 +134,7 @@ def train_trial(job: TrialJob, number: int, report: Callable[[Report], None]) ->
 
 
 def report_of(curve: list[dict[str, float]], metric: str) -> Report:
-    """What the driver is told after an evaluation: all of it from valid."""
+    """Make the report of the last evaluation from a learning curve on valid."""
     best, best_epoch = best_evaluation(curve, metric)
     return {
         "evaluation": len(curve),

@@ -1,1 +1,1 @@
-"""What semantic IDs look like: usage, purity, the tree of codes, nearest items."""
+"""Inspection of semantic IDs: code usage, purity, tree of codes and nearest items."""

@@ -1,7 +1,7 @@
-"""The items of a semantic-ID file in the order of their codes, with titles and categories.
+"""The items of a semantic-ID file, sorted by their codes, with titles and categories.
 
-In this order the items that share a prefix stand side by side, so that a group of the tree is a
-range of rows. Shapes: N items, K levels.
+Items that share a prefix are adjacent in this order, so that each group of the tree is a range of
+rows. Shapes: N items, K levels.
 """
 
 from __future__ import annotations
@@ -33,23 +33,24 @@ class ItemGroup:
 
     @property
     def size(self) -> int:
-        """How many items share the prefix."""
+        """Number of items in the group."""
         return self.end - self.start
 
 
 @dataclass(frozen=True, eq=False)
 class Catalog:
-    """What is known of the items, row for row.
+    """The items and their data, row by row.
 
     Attributes:
-        name: the semantic-ID file without its folders.
-        items: raw item tokens, N of them.
-        codes: int64 `[N, K]`, sorted by the first level, then the second, and so on.
-        codebook_sizes: K numbers.
-        titles: N texts, "" where an item has none; None where no titles were asked for.
-        categories: N texts, "" where an item has none; None where none were asked for.
-        category_label: names the categories: the field, and which part of it.
-        without_content: items that nothing was known of when the codes were made.
+        name: name of the semantic-ID file, without folders.
+        items: raw item tokens, N.
+        codes: codes, int64 `[N, K]`, sorted by the first level, then the second, and so on.
+        codebook_sizes: number of codes of each level, K.
+        titles: titles, N, "" for items without one; None if no title field is given.
+        categories: categories, N, "" for items without one; None if no category field is given.
+        category_label: description of the categories: the field, and whether only its first word
+            is used.
+        without_content: items that had no content when the codes were made.
     """
 
     name: str
@@ -63,54 +64,54 @@ class Catalog:
 
     @property
     def n_items(self) -> int:
-        """N."""
+        """Number of items, N."""
         return len(self.items)
 
     @property
     def n_levels(self) -> int:
-        """K."""
+        """Number of levels, K."""
         return len(self.codebook_sizes)
 
     def title(self, row: int) -> str:
-        """The title of an item, or its token where it has none; one printable line.
+        """Title of an item, or its token if it has no title, as one printable line.
 
-        One that was coded without any content says so.
+        The suffix "(no content)" marks items that had no content when the codes were made.
         """
         name = (self.titles[row] if self.titles else "") or printable(self.items[row])
         return f"{name} (no content)" if self.items[row] in self.without_content else name
 
     def codes_text(self, row: int, first: int = 0, last: int | None = None) -> str:
-        """The codes of levels `first` to `last - 1` of an item, such as 'b_7 c_3'."""
+        """Codes of an item in levels `first` to `last - 1`, such as 'b_7 c_3'."""
         pairs = enumerate(self.codes[row, first:last].tolist(), first)
         return " ".join(f"{level_letters(level)}_{code}" for level, code in pairs)
 
     def prefix(self, group: ItemGroup) -> str:
-        """What the items of a group share, such as 'a_12 b_7'; 'all items' at depth 0."""
+        """Prefix that the items of a group share, such as 'a_12 b_7'; 'all items' at depth 0."""
         return self.codes_text(group.start, 0, group.depth) if group.depth else "all items"
 
     def bounds(self, depth: int) -> IntArray:
-        """First rows of the G groups that share `depth` codes, and N: int64 `[G + 1]`."""
+        """First rows of the G groups that share `depth` codes, followed by N: int64 `[G + 1]`."""
         shared = self.codes[:, :depth]
         new = (shared[1:] != shared[:-1]).any(axis=1)
         return np.concatenate([[0], np.flatnonzero(new) + 1, [self.n_items]]).astype(np.int64)
 
     def groups(self, depth: int) -> list[ItemGroup]:
-        """All groups that share `depth` codes, in the order of their codes."""
+        """All groups that share `depth` codes, ordered by their codes."""
         bounds = self.bounds(depth).tolist()
         return [ItemGroup(depth, *pair) for pair in zip(bounds, bounds[1:], strict=False)]
 
     def subgroups(self, group: ItemGroup) -> list[ItemGroup]:
-        """The groups one level below, in the order of their codes."""
+        """Subgroups that share one more code, ordered by their codes."""
         codes = self.codes[group.start : group.end, group.depth]
         inner = (np.flatnonzero(codes[1:] != codes[:-1]) + 1 + group.start).tolist()
         starts, ends = [group.start, *inner], [*inner, group.end]
         return [ItemGroup(group.depth + 1, *pair) for pair in zip(starts, ends, strict=True)]
 
     def find(self, prefix: str) -> ItemGroup:
-        """The group of a prefix such as 'a_12 b_7'.
+        """Find the group of a prefix such as 'a_12 b_7'.
 
         Raises:
-            InputError: a malformed token, levels out of order, or a prefix that no item has.
+            InputError: a token is malformed, levels are out of order, or no item has the prefix.
         """
         codec = SemanticIDCodec(self.codebook_sizes)
         tokens = prefix.replace("><", "> <").split()
@@ -138,10 +139,10 @@ class Catalog:
         return group
 
     def rows_of(self, items: Sequence[str]) -> list[int]:
-        """Rows of items that a user named.
+        """Find the rows of items by raw token.
 
         Raises:
-            InputError: an item that the file lacks.
+            InputError: the file does not contain an item.
         """
         rows = pd.Index(list(self.items), dtype=object).get_indexer(
             pd.Index(list(items), dtype=object)
@@ -160,19 +161,19 @@ def open_catalog(
     category_field: str | None = None,
     category_part: str = "auto",
 ) -> Catalog:
-    """Read a semantic-ID file and, where given, titles and categories from an `.item` file.
+    """Read a semantic-ID file and, if fields are given, titles and categories from an `.item` file.
 
     Args:
         semid_path: the `.semid` file.
         item_path: RecBole `.item` file with an `item_id` column.
-        title_field: the field that names an item.
-        category_field: a field of categories.
-        category_part: 'first' takes the first word of the field, 'whole' all of it; 'auto' the
-            first word of a `_seq` field and the whole of any other.
+        title_field: field of titles.
+        category_field: field of categories.
+        category_part: 'first' uses the first word of the field, 'whole' the whole field; 'auto'
+            uses the first word of a `_seq` field and other fields as a whole.
 
     Raises:
-        InputError: a file or field cannot be used, a field without an item file or without any
-            text, or an item file that shares no item with the semantic IDs.
+        InputError: a file or field cannot be used, a field is given without an item file, a field
+            is empty for all items, or the item file has no item of the semantic-ID file.
     """
     table = read_semantic_ids(semid_path)
     order = np.lexsort(table.codes.T[::-1])
@@ -203,10 +204,19 @@ def open_catalog(
 
 
 def positions(known: Sequence[str], asked: Sequence[str], named: str, semid: str) -> IntArray:
-    """Where each asked item stands among the known ones, int64 `[len(asked)]`, -1 where nowhere.
+    """Find the positions of items in a list.
+
+    Args:
+        known: items of a file, without duplicates.
+        asked: items to find.
+        named: name of the file, for error messages.
+        semid: name of the semantic-ID file that the asked items are from, for error messages.
+
+    Returns:
+        Positions, int64 `[len(asked)]`; -1 for items that `known` does not contain.
 
     Raises:
-        InputError: `known` has an item twice, or none of the asked ones.
+        InputError: `known` has duplicates, or contains none of the asked items.
     """
     index = pd.Index(list(known), dtype=object)
     twice = index.duplicated()
@@ -226,14 +236,14 @@ def positions(known: Sequence[str], asked: Sequence[str], named: str, semid: str
 
 
 def printable(text: str) -> str:
-    """One line without control characters: neither a terminal nor HTML can show them."""
+    """Convert to one line without control characters, which terminals and HTML cannot show."""
     if not text.isprintable():
         text = "".join(c if c.isprintable() else " " for c in text)
     return " ".join(text.split())
 
 
 def _without_content(semid_path: str | Path) -> frozenset[str]:
-    """The items that the sidecar, which the reader of the file has checked, lists as such."""
+    """Items that the sidecar lists as having no content. The sidecar was checked on reading."""
     path = sidecar_path(semid_path)
     source = read_json(path).get("source") if path.exists() else None
     listed = source.get("without_content") if isinstance(source, Mapping) else None
@@ -249,14 +259,14 @@ def _codes(table: SemanticIDTable, order: np.ndarray) -> IntArray:
 def _item_frame(
     item_path: str | Path, fields: Sequence[str], items: Sequence[str], semid: str
 ) -> pd.DataFrame:
-    """The fields of the asked items, row for row; "" where an item has no row."""
+    """Read fields of the given items, row by row; "" for items that are not in the file."""
     frame = read_columns(item_path, list(dict.fromkeys([ITEM_FIELD, *fields])))
     rows = positions(frame[ITEM_FIELD].tolist(), items, str(item_path), semid)
     return frame.reset_index(drop=True).reindex(rows).fillna("")
 
 
 def _category_part(item_path: str | Path, field: str, part: str) -> str:
-    """'first' or 'whole'; the type of the field decides where the user does not."""
+    """Resolve 'auto' to 'first' or 'whole' by the type of the field."""
     if part not in CATEGORY_PARTS:
         raise InputError(
             f"category_part is {quote(part)}; give one of {preview(CATEGORY_PARTS)}"

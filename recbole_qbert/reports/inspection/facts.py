@@ -1,4 +1,4 @@
-"""All numbers of a report on a semantic-ID file, before anything is shown."""
+"""All numbers of a report on a semantic-ID file, independent of the output format."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ SEED = 2026
 
 @dataclass(frozen=True, eq=False)
 class Facts:
-    """What `inspect` found; N items, K levels.
+    """Results of `inspect` for K levels.
 
     Attributes:
-        catalog: the items in the order of their codes, with titles and categories.
-        build: what the sidecar says of the making; None without one.
-        usage: K rows.
-        depths: K rows, the groups that share 1 to K codes.
-        selected: the group of the prefix asked for; None without one.
-        groups: the groups to show: the selected one, or the largest that share one code.
-        agreements: one for each embedding table.
-        examples: items with their nearest.
-        purity: None without categories.
+        catalog: the items, sorted by their codes, with titles and categories.
+        build: collisions and moved items, from the sidecar; None without a sidecar.
+        usage: usage of each level, K entries.
+        depths: groups that share 1 to K codes, K entries.
+        selected: group of the requested prefix; None if no prefix is given.
+        groups: groups to show: the selected one, or the largest ones that share one code.
+        agreements: agreement of codes and embeddings, one entry per embedding table.
+        examples: example items with their nearest items.
+        purity: purity by category; None without categories.
     """
 
     catalog: Catalog
@@ -69,7 +69,7 @@ def gather_facts(
     example_items: Sequence[str] = (),
     n_examples: int = 5,
 ) -> Facts:
-    """Read the files and compute everything; the row order of no file matters.
+    """Read the files and compute the facts; the results do not depend on the row order of files.
 
     The arguments are those of `recbole_qbert.reports.inspection.report.inspect`.
 

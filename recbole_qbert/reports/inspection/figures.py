@@ -1,4 +1,4 @@
-"""The page's bar charts, as Plotly figures; Plotly reads a little HTML, so texts are escaped."""
+"""Bar charts of the page as Plotly figures. Texts are escaped: Plotly interprets some HTML."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from recbole_qbert.reports.webpage import COLORS, PALE, chart_text, styled
 
 
 def usage_figure(facts: Facts) -> go.Figure:
-    """Codes used and perplexity of each level, as shares of the codebook."""
+    """Bar chart of used codes and perplexity by level, as shares of the codebook."""
     levels = [f"level {row.level}" for row in facts.usage]
     figure = go.Figure(
         [
@@ -30,12 +30,12 @@ def usage_figure(facts: Facts) -> go.Figure:
 
 
 def sizes_figure(facts: Facts) -> go.Figure:
-    """Items by the size of their group, one color a depth."""
+    """Bar chart of the number of groups by size, one color per depth."""
     labels = bucket_labels(max(len(row.histogram) for row in facts.depths))
     figure = go.Figure()
     for place, (name, row) in enumerate(zip(sheets.depth_names(facts), facts.depths, strict=True)):
         if row.n_single == facts.catalog.n_items:
-            continue  # one bar that dwarfs all others and says only that tuples are unique
+            continue  # all groups have one item; the bar would dwarf all others
         counts = [*row.histogram, *[0] * (len(labels) - len(row.histogram))]
         figure.add_bar(
             name=f"share {name}", x=labels, y=counts,
@@ -47,7 +47,7 @@ def sizes_figure(facts: Facts) -> go.Figure:
 
 
 def agreement_figure(facts: Facts) -> go.Figure:
-    """How many of the nearest by embedding share the first codes, beside chance."""
+    """Bar chart of the share of nearest items by embedding that share codes, and of chance."""
     figure = go.Figure()
     names = [f"share {name}" for name in sheets.depth_names(facts)][:-1]
     for place, found in enumerate(facts.agreements):
@@ -64,7 +64,7 @@ def agreement_figure(facts: Facts) -> go.Figure:
 
 
 def purity_figure(facts: Facts) -> go.Figure:
-    """Purity and mutual information of each grouping, beside chance."""
+    """Bar chart of purity and mutual information of each grouping, and of their chance levels."""
     rows = [row for row in (*facts.purity.prefixes, *facts.purity.levels) if row.n_groups] \
         if facts.purity else []  # fmt: skip
     names = [row.name for row in rows]

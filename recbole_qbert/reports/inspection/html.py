@@ -21,7 +21,7 @@ SECTIONS = {
 
 
 def render_page(facts: Facts, pictures: Pictures | None) -> str:
-    """The page as text."""
+    """Render the page as HTML."""
     bodies = section_bodies(facts, pictures)
     main = "\n".join(
         f'<section id="{key}"><h2>{title}</h2>\n{bodies[key]}\n</section>'
@@ -33,14 +33,14 @@ def render_page(facts: Facts, pictures: Pictures | None) -> str:
 
 
 def summary(facts: Facts) -> str:
-    """Counts of the file, and how many items have a title, a category and each embedding."""
+    """Render counts of the file, and of items with titles, categories and embeddings."""
     headline = escape(sheets.headline(facts))
     coverage = webpage.paragraphs(sheets.coverage_lines(facts))
     return f'<p class="headline">{headline}</p>{coverage}'
 
 
 def section_bodies(facts: Facts, pictures: Pictures | None) -> dict[str, str]:
-    """HTML of each of `SECTIONS`, without its heading."""
+    """Render the body of each section in `SECTIONS`, without headings."""
     return {
         "usage": _usage(facts),
         "tree": _tree(facts),
@@ -128,7 +128,7 @@ def _branch(facts: Facts, shown: Branch, pictures: Pictures | None, parent_depth
 
 
 def _card(facts: Facts, row: int, pictures: Pictures | None, depth: int) -> str:
-    """An item with the codes below its group."""
+    """Render an item with its codes below the group."""
     return (
         f'<div class="card">{_picture(facts, row, pictures)}'
         f"<span>{escape(facts.catalog.title(row))}</span>"
@@ -172,7 +172,7 @@ def _nearness(facts: Facts, near: Neighbor) -> str:
 
 
 def _picture(facts: Facts, row: int, pictures: Pictures | None) -> str:
-    """The item's picture, an empty frame where it has none, nothing where no folder was given."""
+    """Render an item's picture, or an empty frame; empty if no picture folder is given."""
     if pictures is None:
         return ""
     return webpage.thumbnail(pictures.uri(facts.catalog.items[row]))

@@ -1,4 +1,4 @@
-"""Nearest items by code and by embedding, and how far the two agree.
+"""Nearest items by code and by embedding, and the agreement of both.
 
 Shapes: N items of the catalog, n of them with an embedding of dimension D, K levels.
 """
@@ -21,9 +21,9 @@ from recbole_qbert.reports.inspection.tree import spread
 
 N_NEAREST = 10
 N_SHOWN = 5
-# All pairs of a large catalog take minutes; the mean over this many items is exact to about 1 %.
+# All pairs of a large catalog take minutes. The mean over this many items is exact to about 1 %.
 MAX_ASKED = 4096
-_BLOCK_CELLS = 1 << 23  # similarities held at a time, 32 MiB
+_BLOCK_CELLS = 1 << 23  # similarities per block, 32 MiB
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,9 +31,9 @@ class Space:
     """Embeddings of items.
 
     Attributes:
-        name: what the user calls it.
-        rows: int64 `[n]`, the items' rows in the catalog, ascending.
-        vectors: float32 `[n, D]`, mean over an item's parts, of length 1.
+        name: name given by the user.
+        rows: rows of the items in the catalog, int64 `[n]`, ascending.
+        vectors: mean vectors over an item's parts, float32 `[n, D]`, of length 1.
     """
 
     name: str
@@ -43,17 +43,17 @@ class Space:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How an item's nearest by embedding relate to its codes.
+    """Agreement of the nearest items by embedding with the codes.
 
     Attributes:
-        name: of the embeddings.
-        n_items: items with an embedding, n.
-        n_asked: items whose nearest were looked at, at most `MAX_ASKED`.
-        n_nearest: how many of each: 10, or n - 1 where that is less.
-        shared: K numbers, the share of the nearest that have an item's first d codes.
-        shared_chance: K numbers, the same for items drawn at random.
-        overlap: share of the nearest by embedding that are among as many nearest by code (longest
-            shared prefix; of equally near items each counts in part).
+        name: name of the embeddings.
+        n_items: number of items with an embedding, n.
+        n_asked: number of items whose nearest items are computed, at most `MAX_ASKED`.
+        n_nearest: number k of nearest items per item: 10, or n - 1 if that is less.
+        shared: share of nearest items that share an item's first d codes, for d from 1 to K.
+        shared_chance: the same for items drawn at random.
+        overlap: share of the k nearest items by embedding that are also among the k nearest by code
+            (longest shared prefix), as expected value over random tie-breaking.
         overlap_chance: the same for items drawn at random.
     """
 
@@ -69,7 +69,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Neighbor:
-    """An item near another one: its row, shared leading codes, and cosine where by embedding."""
+    """A nearest item: its row, number of shared leading codes, and cosine (None if by code)."""
 
     row: int
     shared: int
@@ -78,14 +78,15 @@ class Neighbor:
 
 @dataclass(frozen=True)
 class NeighborExample:
-    """An item and its nearest.
+    """An item and its nearest items.
 
     Attributes:
-        row: the item.
-        n_sharing: K numbers, the other items that share its first d codes.
-        by_code: the nearest that share at least one code, by the length of the shared prefix, then
-            by the number of equal codes.
-        by_embedding: embeddings -> the nearest by cosine; None where the item has no embedding.
+        row: row of the item.
+        n_sharing: number of other items that share its first d codes, for d from 1 to K.
+        by_code: nearest items with a common prefix, ordered by the length of the prefix, then by
+            the number of equal codes.
+        by_embedding: name of the embeddings -> nearest items by cosine; None if the item has no
+            embedding.
     """
 
     row: int
@@ -95,10 +96,11 @@ class NeighborExample:
 
 
 def open_space(name: str, path: str | Path, catalog: Catalog) -> Space:
-    """Read an embedding table and join it to the catalog; vectors of length 0 are left out.
+    """Read an embedding table and join it with the catalog, without vectors of length 0.
 
     Raises:
-        InputError: the file cannot be used, or has fewer than two items of the catalog.
+        InputError: the file cannot be used, or has fewer than two items of the catalog with a
+            vector that is not zero.
     """
     table = read_embeddings(path)
     found = positions(table.items, catalog.items, str(path), catalog.name)
@@ -111,7 +113,7 @@ def open_space(name: str, path: str | Path, catalog: Catalog) -> Space:
             f"{path}: {len(rows)} items of {catalog.name} have a vector that is not zero; "
             "neighbors need two"
         )
-    vectors /= largest[:, None]  # or the squares of very large numbers would be infinite
+    vectors /= largest[:, None]  # avoids overflow of squares
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return Space(name, rows.astype(np.int64), vectors)
 
@@ -128,7 +130,7 @@ def agreement(
     n_nearest: int = N_NEAREST,
     max_asked: int = MAX_ASKED,
 ) -> Agreement:
-    """Agreement of the nearest by embedding with the codes, among the items with an embedding."""
+    """Compute the agreement of embeddings and codes over the items with an embedding."""
     codes, n = catalog.codes[space.rows], len(space.rows)
     asked = np.arange(n)
     if n > max_asked:
@@ -141,8 +143,8 @@ def agreement(
         ]
     )
     depths = np.arange(catalog.n_levels + 1)
-    found = (lengths[:, :, None] >= depths).sum(axis=1)  # [asked, K + 1], of the k nearest
-    others = _n_sharing(codes)[asked]  # [asked, K + 1], of all n - 1 others
+    found = (lengths[:, :, None] >= depths).sum(axis=1)  # [asked, K + 1], among the k nearest
+    others = _n_sharing(codes)[asked]  # [asked, K + 1], among all n - 1 others
     return Agreement(
         name=space.name,
         n_items=n,
@@ -158,7 +160,7 @@ def agreement(
 def choose_examples(
     catalog: Catalog, spaces: Sequence[Space], group: ItemGroup | None, n: int
 ) -> list[int]:
-    """Rows evenly spaced over a group (or all), of items that have every embedding if any has."""
+    """Select n rows, evenly spaced over a group (None: all), if possible with all embeddings."""
     group = group or ItemGroup(0, 0, catalog.n_items)
     rows = np.arange(group.start, group.end)
     for space in spaces:
@@ -168,10 +170,10 @@ def choose_examples(
 
 
 def example(catalog: Catalog, spaces: Sequence[Space], row: int) -> NeighborExample:
-    """The nearest of one item by code and by each of the embeddings."""
+    """Find the nearest items of one item by code and by each embedding."""
     equal = catalog.codes == catalog.codes[row]
     shared = np.cumprod(equal, axis=1).sum(axis=1)
-    # A stable sort leaves equally near items in the order of their codes.
+    # The sort is stable, so equally near items remain ordered by their codes.
     order = np.lexsort((-equal.sum(axis=1), -shared))
     order = order[(order != row) & (shared[order] > 0)][:N_SHOWN]
     by_embedding: dict[str, tuple[Neighbor, ...] | None] = {}
@@ -199,22 +201,22 @@ def example(catalog: Catalog, spaces: Sequence[Space], row: int) -> NeighborExam
 def _nearest_blocks(
     vectors: np.ndarray, asked: IntArray, k: int
 ) -> list[tuple[IntArray, IntArray]]:
-    """Blocks of asked places `[b]` with the k nearest others of each `[b, k]`, in no order."""
+    """Split `asked` into blocks `[b]`, with the k nearest others `[b, k]` in no order."""
     blocks, step = [], max(1, _BLOCK_CELLS // len(vectors))
-    # The sums of a product over several threads may differ in their last bits.
+    # A product over several threads is not reproducible to the last bit.
     with threadpool_limits(1):
         for start in range(0, len(asked), step):
             block = asked[start : start + step]
             cosines = vectors[block] @ vectors.T
             cosines[np.arange(len(block)), block] = -np.inf
-            # NumPy's argpartition takes five times as long.
+            # NumPy's argpartition is five times slower.
             nearest = torch.topk(torch.from_numpy(cosines), k, dim=1, sorted=False).indices
             blocks.append((block, nearest.numpy()))
     return blocks
 
 
 def _n_sharing(codes: IntArray) -> IntArray:
-    """Other items that share the first 0 to K codes of each, int64 `[n, K + 1]`; codes sorted."""
+    """Count other items that share the first 0 to K codes, int64 `[n, K + 1]`; codes are sorted."""
     columns = [np.full(len(codes), len(codes) - 1)]
     new = np.zeros(len(codes) - 1, dtype=bool)
     for level in codes.T:
@@ -225,16 +227,16 @@ def _n_sharing(codes: IntArray) -> IntArray:
 
 
 def _expected_overlap(found: IntArray, others: IntArray, k: int) -> np.ndarray:
-    """Nearest by embedding among the k nearest by code, ties drawn at random, float64 `[asked]`.
+    """Expected number of nearest items by embedding among the k nearest by code, `[asked]`.
 
-    `deep` is the least depth at which no more than k others share the prefix: all of these are
-    among the nearest by code, and the rest is drawn from those that share one code less.
+    `deep` is the smallest depth at which at most k others share the prefix. All of these are among
+    the k nearest by code. The rest is drawn at random from the items that share one code less.
     """
     rows = np.arange(len(found))
-    deep = (others <= k).argmax(axis=1)  # others sinks to 0 at depth K, as tuples are unique
+    deep = (others <= k).argmax(axis=1)  # exists: tuples are unique, so others is 0 at depth K
     sure, n_sure = found[rows, deep], others[rows, deep]
     ring = np.maximum(deep - 1, 0)
     n_tied = others[rows, ring] - n_sure
     tied = found[rows, ring] - sure
-    drawn = (k - n_sure) / np.maximum(n_tied, 1)  # depth 0: everybody is near, and n_tied is 0
+    drawn = (k - n_sure) / np.maximum(n_tied, 1)  # at depth 0, all items are near and n_tied is 0
     return sure + tied * drawn

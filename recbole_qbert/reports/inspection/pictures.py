@@ -1,4 +1,4 @@
-"""Small pictures of items as data URIs, so that a page needs no other file."""
+"""Thumbnails of items as data URIs, for pages that need no other files."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Pictures:
     """The pictures `<item_id>.<ext>` of a folder.
 
     Attributes:
-        n_items: items of the catalog that have a file.
-        shown: how many distinct pictures were asked for and could be read.
-        unreadable: file names of those that could not, in the order met.
+        n_items: number of catalog items with a file.
+        shown: number of distinct pictures that were requested and read.
+        unreadable: names of requested files that could not be read, in order of request.
     """
 
     def __init__(self, folder: str | Path, catalog: Catalog) -> None:
@@ -59,11 +59,11 @@ class Pictures:
 
     @property
     def shown(self) -> int:
-        """Distinct pictures made so far."""
+        """Number of distinct pictures made so far."""
         return sum(uri is not None for uri in self._made.values())
 
     def uri(self, item: str) -> str | None:
-        """`data:image/jpeg;base64,...` of an item; None without a file that can be read."""
+        """Data URI (`data:image/jpeg;base64,...`) of an item's picture; None if not readable."""
         if item not in self._paths:
             return None
         if item not in self._made:
@@ -73,7 +73,7 @@ class Pictures:
         return self._made[item]
 
     def summary(self, has_page: bool) -> str:
-        """What there is and what was shown, in a line."""
+        """One line on the numbers of available, shown and unreadable pictures."""
         line = f"Pictures: {self.n_items:,} of {self._n_catalog:,} items have a file"
         if not has_page:
             return f"{line}; they are shown in the page only (--html=report.html)"
@@ -84,14 +84,14 @@ class Pictures:
 
 
 def _thumbnail(path: str) -> str | None:
-    """A JPEG of at most 64 pixels in height, on white, as a data URI."""
+    """Make a JPEG thumbnail on white, at most `HEIGHT` pixels high; None if not readable."""
     try:
         with Image.open(path) as image:
-            image.draft("RGB", (2 * _WIDEST, 2 * HEIGHT))  # lets a large JPEG be read small
+            image.draft("RGB", (2 * _WIDEST, 2 * HEIGHT))  # decodes a large JPEG at reduced size
             upright = ImageOps.exif_transpose(image)
             upright.thumbnail((_WIDEST, HEIGHT))
             layered = upright.convert("RGBA")
-    except Exception:  # decoders raise all sorts of errors on damaged files
+    except Exception:  # decoders raise many kinds of errors on damaged files
         return None
     flat = Image.new("RGB", layered.size, "white")
     flat.paste(layered, mask=layered.getchannel("A"))

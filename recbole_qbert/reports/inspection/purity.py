@@ -1,8 +1,8 @@
-"""How far the codes follow a category: purity and mutual information, beside chance.
+"""Purity and mutual information of codes and categories, compared with chance.
 
-Purity of groups is the share of items whose category is the commonest of their group. Normalized
-mutual information is I(group; category) over the mean of both entropies (Strehl & Ghosh 2002, with
-the arithmetic mean). Both grow with the number of groups, so each stands beside its mean over
+Purity is the share of items whose category is the most common one of their group. Normalized mutual
+information (NMI) is I(group; category) over the mean of both entropies (Strehl & Ghosh 2002, with
+the arithmetic mean). Both grow with the number of groups, so each is reported with its mean over
 random permutations of the categories.
 """
 
@@ -20,14 +20,14 @@ N_PERMUTATIONS = 20
 
 @dataclass(frozen=True)
 class GroupPurity:
-    """One way to group the items; groups of one item are left out, as they are always pure.
+    """Purity of one grouping. Groups of one item are left out, since they are always pure.
 
     Attributes:
-        name: 'a b' for a shared prefix, 'b alone' for a level whatever stands before it.
-        n_groups: groups of two items or more.
-        n_items: items in these.
-        n_single: items left out because nobody shares their group.
-        purity, nmi: from 0 to 1; None where no group is left.
+        name: 'a b' for groups by prefix, 'b alone' for groups by the code of one level.
+        n_groups: number of groups of two or more items.
+        n_items: number of items in these groups.
+        n_single: number of items in groups of one.
+        purity, nmi: from 0 to 1; None if no groups are left.
         purity_chance, nmi_chance: means over permutations of the same items' categories.
     """
 
@@ -43,17 +43,17 @@ class GroupPurity:
 
 @dataclass(frozen=True)
 class Purity:
-    """All ways to group the items that have a category.
+    """Purity of all groupings of the items that have a category.
 
     Attributes:
-        label: which categories.
-        n_items: items that have one.
-        n_without: items that have none, and count nowhere.
-        n_categories: distinct ones.
-        largest: the commonest one; the first in the alphabet among equals.
+        label: description of the categories.
+        n_items: number of items with a category.
+        n_without: number of items without one, which are left out.
+        n_categories: number of distinct categories.
+        largest: most common category; the first in the alphabet if there are several.
         largest_share: its share of the items.
-        prefixes: K rows, by shared prefix.
-        levels: K - 1 rows, by each level from the second on alone.
+        prefixes: groupings by shared prefix, K entries.
+        levels: groupings by the code of each level except the first, K - 1 entries.
     """
 
     label: str
@@ -67,7 +67,7 @@ class Purity:
 
 
 def purity(catalog: Catalog, seed: int, n_permutations: int = N_PERMUTATIONS) -> Purity | None:
-    """Purity of the prefix groups of each depth and of each level; None without any category."""
+    """Compute the purity of groups by prefix and by level; None if no item has a category."""
     texts = np.array(catalog.categories or (), dtype=object)
     rows = np.flatnonzero(texts != "")
     if not len(rows):
@@ -104,14 +104,14 @@ def purity(catalog: Catalog, seed: int, n_permutations: int = N_PERMUTATIONS) ->
 def group_purity(
     name: str, groups: IntArray, categories: IntArray, seed: int, n_permutations: int
 ) -> GroupPurity:
-    """Purity and mutual information of one grouping.
+    """Compute purity and mutual information of one grouping.
 
     Args:
-        name: of the grouping.
-        groups: int64 `[n]`, any numbers.
-        categories: int64 `[n]`, not negative.
-        seed: of the permutations.
-        n_permutations: how many make the chance level.
+        name: name of the grouping.
+        groups: group of each item, int64 `[n]`, any numbers.
+        categories: category of each item, int64 `[n]`, not negative.
+        seed: seed of the permutations.
+        n_permutations: number of permutations for the chance level.
     """
     groups = np.unique(groups.reshape(-1), return_inverse=True)[1]
     shared = np.bincount(groups)[groups] > 1
@@ -131,20 +131,20 @@ def group_purity(
 
 
 def _scores(groups: IntArray, categories: IntArray) -> tuple[float, float]:
-    """Purity and normalized mutual information of n items, both numbered from 0 without gaps."""
+    """Compute purity and NMI; groups and categories are numbered from 0 without gaps."""
     n, width = len(groups), int(categories.max()) + 1
     cells, counts = np.unique(groups * width + categories, return_counts=True)
-    # The cells are sorted, so those of a group stand together.
+    # The pairs (group, category) are sorted, so those of a group are adjacent.
     first = np.flatnonzero(np.diff(cells // width, prepend=-1))
     pure = float(np.maximum.reduceat(counts, first).sum() / n)
     both = _entropy(np.bincount(groups)) + _entropy(np.bincount(categories))
     if both == 0:
-        return pure, 1.0  # one group, one category: each tells all of the other
+        return pure, 1.0  # one group and one category: each determines the other
     nmi = (both - _entropy(counts)) / (both / 2)
-    return pure, min(max(nmi, 0.0), 1.0)  # rounding may leave it a bit outside
+    return pure, min(max(nmi, 0.0), 1.0)  # rounding errors may exceed the range
 
 
 def _entropy(counts: IntArray) -> float:
-    """Entropy of positive counts in nats."""
+    """Entropy of a distribution given by positive counts, in nats."""
     shares = counts / counts.sum()
     return float(-(shares * np.log(shares)).sum())

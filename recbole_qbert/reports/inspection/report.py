@@ -1,4 +1,4 @@
-"""A report on a semantic-ID file: on the console, and as one HTML page."""
+"""`inspect`: reports on a semantic-ID file, on the console and as an HTML page."""
 
 from __future__ import annotations
 
@@ -29,24 +29,25 @@ def inspect(
     n_examples: int = 5,
     console: Console,
 ) -> Facts:
-    """Report on the codes of a semantic-ID file: usage, tree, neighbors, purity.
+    """Report on the codes of a semantic-ID file: usage, tree, nearest items and purity.
 
     Args:
-        semid_path: the `.semid` file; its sidecar tells of collisions.
+        semid_path: the `.semid` file; numbers of collisions are read from its sidecar.
         item_path: RecBole `.item` file for titles and categories.
-        title_field: its field that names an item.
-        category_field: its field of categories.
+        title_field: field of titles.
+        category_field: field of categories.
         category_part: 'first' word of that field, 'whole' field, or 'auto': by the field's type.
-        embeddings: names -> `.npz` embedding tables, for nearest items.
+        embeddings: name -> `.npz` embedding table, for nearest items.
         images: folder of `<item_id>.<ext>`, for the page.
-        html_path: page to write.
-        prefix: shows the items below this prefix, such as 'a_12 b_7', not the largest groups.
-        example_items: item tokens whose nearest are shown; chosen evenly over the codes if empty.
-        n_examples: how many groups, and example items if none is given, are shown.
-        console: takes the report as text.
+        html_path: path of the page; None: no page is written.
+        prefix: prefix such as 'a_12 b_7' whose items are shown; None: the largest groups are shown.
+        example_items: item tokens whose nearest items are shown; empty: items evenly spaced over
+            the codes.
+        n_examples: number of groups shown, and of example items if `example_items` is empty.
+        console: console to print the report on.
 
     Raises:
-        InputError: an input cannot be used; nothing is printed or written then.
+        InputError: an input cannot be used. Nothing is printed or written in this case.
     """
     inputs = [semid_path, *(embeddings or {}).values(), *([item_path] if item_path else [])]
     if html_path is not None and Path(html_path).resolve() in [Path(p).resolve() for p in inputs]:

@@ -1,4 +1,4 @@
-"""The report's tables and sentences, as plain texts that console and page show alike."""
+"""Tables and sentences of the report as plain texts, for both the console and the page."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NONE = "-"
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table: the first `n_words` columns are of words, the others of numbers; notes below it."""
+    """A table with notes; its first `n_words` columns contain words, the others numbers."""
 
     title: str
     columns: tuple[str, ...]
@@ -43,14 +43,14 @@ class Sheet:
 
 
 def headline(facts: Facts) -> str:
-    """Counts of the file in a line."""
+    """One line with the counts of the file."""
     catalog = facts.catalog
     sizes = " x ".join(map(str, catalog.codebook_sizes))
     return f"{catalog.n_items:,} items, {catalog.n_levels} levels, codebooks {sizes}"
 
 
 def coverage_lines(facts: Facts) -> list[str]:
-    """How many items have a title, a category and each embedding; or how to give titles."""
+    """Lines on the numbers of items with titles, categories and embeddings, or a hint on titles."""
     catalog, lines = facts.catalog, []
     counted = [("a title", catalog.titles), ("a category", catalog.categories)]
     for what, texts in counted:
@@ -68,7 +68,7 @@ def coverage_lines(facts: Facts) -> list[str]:
 
 
 def usage_sheet(facts: Facts) -> Sheet:
-    """Usage of each level, and what the sidecar says of collisions."""
+    """Table of the usage of each level, with notes on collisions from the sidecar."""
     rows = tuple(
         (
             row.level,
@@ -86,7 +86,7 @@ def usage_sheet(facts: Facts) -> Sheet:
 
 
 def groups_sheet(facts: Facts) -> Sheet:
-    """The groups that share a prefix, one row a depth."""
+    """Table of the groups that share a prefix, one row per depth."""
     rows = tuple(
         (
             shared_levels(facts, row.depth),
@@ -104,7 +104,7 @@ def groups_sheet(facts: Facts) -> Sheet:
 
 
 def sizes_sheet(facts: Facts) -> Sheet:
-    """How many groups there are of each size, one column a depth."""
+    """Table of the number of groups by size, one column per depth."""
     labels = bucket_labels(max(len(row.histogram) for row in facts.depths))
     rows = tuple(
         (label, *(_at(row.histogram, place) for row in facts.depths))
@@ -120,12 +120,12 @@ def depth_names(facts: Facts) -> list[str]:
 
 
 def shared_levels(facts: Facts, depth: int) -> str:
-    """The letters of the first levels, 'a b c'."""
+    """Letters of the first levels, such as 'a b c'."""
     return " ".join(row.level for row in facts.usage[:depth])
 
 
 def agreement_sheet(facts: Facts) -> Sheet | None:
-    """Agreement of embeddings and codes; None without embeddings."""
+    """Table of the agreement of embeddings and codes; None without embeddings."""
     if not facts.agreements:
         return None
     rows = []
@@ -133,7 +133,7 @@ def agreement_sheet(facts: Facts) -> Sheet | None:
         for depth, pair in enumerate(zip(found.shared, found.shared_chance, strict=True), 1):
             shared, chance = pair
             what = "share " + shared_levels(facts, depth)
-            if chance:  # nobody shares the whole tuple
+            if chance:  # zero for whole tuples, which are unique
                 rows.append((found.name, what, *_beside_chance(shared, chance)))
         what = f"are among the {found.n_nearest} nearest by code"
         rows.append((found.name, what, *_beside_chance(found.overlap, found.overlap_chance)))
@@ -147,7 +147,7 @@ def agreement_sheet(facts: Facts) -> Sheet | None:
 
 
 def purity_sheet(facts: Facts) -> Sheet | None:
-    """Purity and mutual information; None without categories."""
+    """Table of purity and mutual information; None without categories."""
     found = facts.purity
     if found is None:
         return None
@@ -167,7 +167,7 @@ def purity_sheet(facts: Facts) -> Sheet | None:
 
 
 def groups_title(facts: Facts) -> str:
-    """Which groups are shown."""
+    """Heading of the shown groups."""
     if facts.selected:
         return f"The items that share {facts.catalog.prefix(facts.selected)}"
     n = len(facts.groups)
@@ -176,13 +176,13 @@ def groups_title(facts: Facts) -> str:
 
 
 def example_title(catalog: Catalog, row: int) -> str:
-    """An item by title, token and codes."""
+    """Title, token and codes of an item."""
     token = "" if not catalog.titles else f" [{catalog.items[row]}]"
     return f"{catalog.title(row)}{token}  {catalog.codes_text(row)}"
 
 
 def sharing_text(facts: Facts, found: NeighborExample) -> str:
-    """How many others share how much with an example item, as far as anybody does."""
+    """Text on the numbers of other items that share the prefixes of an example item."""
     parts = [
         f"{level}: {n:,}" for level, n in zip(depth_names(facts), found.n_sharing, strict=True) if n
     ]
@@ -192,7 +192,7 @@ def sharing_text(facts: Facts, found: NeighborExample) -> str:
 
 
 def neighbor_text(catalog: Catalog, near: Neighbor) -> str:
-    """A neighbor in a line: cosine where there is one, shared leading codes, title."""
+    """One line on a nearest item: cosine if by embedding, number of shared leading codes, title."""
     cosine = "" if near.cosine is None else f"{near.cosine:.2f}  "
     return f"{cosine}{near.shared}/{catalog.n_levels}  {catalog.title(near.row)}"
 

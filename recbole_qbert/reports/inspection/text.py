@@ -1,4 +1,4 @@
-"""The report on the console."""
+"""The report as text on the console."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from recbole_qbert.reports.inspection.tree import Branch, Limits, branch
 
 
 def print_report(facts: Facts, console: Console) -> None:
-    """All sections; those without data say what to give."""
+    """Print all sections; those without data print a hint on the missing input."""
     console.print(Text(facts.catalog.name, "bold"), Text(sheets.headline(facts)))
     for line in sheets.coverage_lines(facts):
         console.print(Text(line))

@@ -1,4 +1,4 @@
-"""The tree of prefixes, cut down to what one can look at."""
+"""The tree of prefixes, reduced to a size that can be shown."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from recbole_qbert.reports.inspection.catalog import Catalog, ItemGroup
 
 @dataclass(frozen=True)
 class Limits:
-    """How much of a group is shown.
+    """Limits of the shown part of a group.
 
     Attributes:
-        children: subgroups of two items or more, the largest first.
-        rows: items that are shown one by one.
-        depth: how many shared codes the deepest shown subgroups have at most.
+        children: maximum number of subgroups of two or more items, the largest first.
+        rows: maximum number of single items.
+        depth: maximum depth (number of shared codes) of subgroups.
     """
 
     children: int
@@ -24,13 +24,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class Branch:
-    """A group and what is shown of it.
+    """A group and its shown part.
 
     Attributes:
         group: the group.
-        children: the shown subgroups.
-        rows: the shown items that are in no shown subgroup.
-        n_hidden: items that are in neither.
+        children: shown subgroups.
+        rows: rows of shown items outside these subgroups.
+        n_hidden: number of items that are in neither.
     """
 
     group: ItemGroup
@@ -40,19 +40,19 @@ class Branch:
 
 
 def largest_groups(groups: list[ItemGroup], n: int) -> list[ItemGroup]:
-    """The n largest, the largest first, equal ones in the order of their codes."""
+    """The n largest groups, largest first; groups of equal size are ordered by their codes."""
     return sorted(groups, key=lambda group: (-group.size, group.start))[:n]
 
 
 def spread(rows: range | list[int], n: int) -> list[int]:
-    """At most n of the rows, evenly spaced: those of one subgroup alone would mislead."""
+    """Select at most n rows, evenly spaced, so that they do not all come from one subgroup."""
     if len(rows) <= n:
         return list(rows)
     return [rows[(2 * place + 1) * len(rows) // (2 * n)] for place in range(n)]
 
 
 def branch(catalog: Catalog, group: ItemGroup, limits: Limits) -> Branch:
-    """The shown part of the tree below a group."""
+    """Select the part of the tree below a group that is shown."""
     if group.depth >= min(limits.depth, catalog.n_levels):
         rows = spread(range(group.start, group.end), limits.rows)
         return Branch(group, (), tuple(rows), group.size - len(rows))
@@ -68,10 +68,10 @@ def branch(catalog: Catalog, group: ItemGroup, limits: Limits) -> Branch:
 
 
 def _narrow(catalog: Catalog, group: ItemGroup, most: int) -> ItemGroup:
-    """The same items with as many shared codes as they have, up to `most`: no chains of one."""
+    """Extend a group's prefix by all shared codes up to depth `most`, to skip single children."""
     first, last = catalog.codes[[group.start, group.end - 1]].tolist()
     depth = group.depth
-    # The rows are sorted, so what the first and the last share, all share.
+    # Rows are sorted, so all rows share the codes that the first and the last share.
     while depth < most and first[depth] == last[depth]:
         depth += 1
     return ItemGroup(depth, group.start, group.end)

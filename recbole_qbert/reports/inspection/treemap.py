@@ -1,7 +1,7 @@
 """The page's treemap: boxes for the groups that share one, two and three codes.
 
-A browser takes seconds for ten thousand boxes, so the chart holds one group and those right below
-it. All others wait beside it as plain lists, from which a script draws what is clicked.
+Browsers need seconds to draw ten thousand boxes, so the chart contains only one group and its
+children. All other groups are stored as plain lists in a script, which draws a group on click.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from recbole_qbert.reports.inspection.facts import Facts
 from recbole_qbert.reports.inspection.tree import largest_groups, spread
 from recbole_qbert.reports.webpage import chart_text, styled
 
-MAX_BOXES = 20_000  # in all, some 3 MB of page
-MAX_CHILDREN = 1_000  # of a box
+MAX_BOXES = 20_000  # in total; about 3 MB of the page
+MAX_CHILDREN = 1_000  # per box
 _DEPTH = 3
 _HOVER_TITLES = 6
 _HOVER_WIDTH = 70
@@ -26,7 +26,7 @@ _ROOT_COLOR = "#c9ced6"
 _TINTS = ("#cfe0f0", "#f5ddc4", "#d2e8d8", "#ecd6e5", "#e6e0d2", "#d3ecf0", "#f3d5d2", "#dcdcea")
 _SCALE = [[0.0, "#f1ede6"], [0.5, "#9dc3d4"], [1.0, "#2f6690"]]
 FIGURE = "tree-figure"
-# Draws the clicked box, those right below it, and those above it for the bar to go back by.
+# Draws the clicked box, its children, and its ancestors, which the path bar needs.
 _SCRIPT = """
 (function () {
   const tree = TREE_DATA, chart = document.getElementById("TREE_FIGURE");
@@ -51,12 +51,13 @@ _SCRIPT = """
 
 
 def tree_data(facts: Facts) -> tuple[dict[str, list[Any]], int]:
-    """The boxes, and how many groups do not fit.
+    """Make the data of the treemap.
 
     Returns:
-        lists of equal length, the first entry of the root: `parents` (places in the lists, -1 for
-        the root), `labels`, `values` (items), `hovertext` and `colors` (shares of the commonest
-        category, or colors where there are no categories); and the number left out.
+        Lists of equal length with the root as first entry: `parents` (positions in the lists, -1
+        for the root), `labels`, `values` (numbers of items), `hovertext` and `colors` (shares of
+        the most common category, or colors if there are no categories); and the number of groups
+        that were left out.
     """
     catalog = facts.catalog
     root = facts.selected or ItemGroup(0, 0, catalog.n_items)
@@ -72,7 +73,7 @@ def tree_data(facts: Facts) -> tuple[dict[str, list[Any]], int]:
         ],
     }
     if catalog.categories is None:
-        # A tint of a box's first code below the root: it only tells neighbors apart.
+        # The tint depends on the first code below the root, to distinguish adjacent boxes.
         firsts = [catalog.codes[box.start, root.depth] for box, _ in boxes[1:]]
         data["colors"] = [_ROOT_COLOR, *(_TINTS[code % len(_TINTS)] for code in firsts)]
     else:
@@ -81,7 +82,7 @@ def tree_data(facts: Facts) -> tuple[dict[str, list[Any]], int]:
 
 
 def tree_figure(data: dict[str, list[Any]], by_category: bool) -> go.Figure:
-    """The root and the boxes right below it; `by_category` says that `colors` are shares."""
+    """Treemap of the root and its children; `by_category`: whether `colors` are shares."""
     shown = [place for place, parent in enumerate(data["parents"]) if parent < 1]
     treemap = go.Treemap(
         ids=[str(place) for place in shown],
@@ -101,7 +102,7 @@ def tree_figure(data: dict[str, list[Any]], by_category: bool) -> go.Figure:
         },
     )
     if by_category:
-        # Below the boxes: beside them, it would leave a telephone no room.
+        # The color bar is below the boxes; at their side, it would be too wide for a phone.
         bar = {
             "title": {"text": "share of the commonest category", "side": "bottom"},
             "orientation": "h", "y": -0.02, "yanchor": "top", "tickformat": ".0%",
@@ -116,7 +117,7 @@ def tree_figure(data: dict[str, list[Any]], by_category: bool) -> go.Figure:
 
 
 def tree_script(data: dict[str, list[Any]]) -> str:
-    """The script that draws what is clicked; it stands behind the figure in the page."""
+    """Script that draws a box on click; it must follow the figure in the page."""
     lists = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     script = _SCRIPT.replace("TREE_FIGURE", FIGURE).replace("TREE_DATA", lists)
     return f"<script>{script}</script>"
@@ -125,7 +126,7 @@ def tree_script(data: dict[str, list[Any]]) -> str:
 def _boxes(
     catalog: Catalog, root: ItemGroup
 ) -> tuple[list[tuple[ItemGroup, ItemGroup | None]], int]:
-    """Groups with the shown group above each, the root first; and how many do not fit."""
+    """Pairs of a shown group and its parent, the root first; and the number of groups left out."""
     boxes: list[tuple[ItemGroup, ItemGroup | None]] = [(root, None)]
     parents, n_left_out = [root], 0
     for _ in range(min(_DEPTH, catalog.n_levels - root.depth)):
@@ -165,16 +166,16 @@ def _hover(catalog: Catalog, box: ItemGroup, common: tuple[str, float] | None) -
 
 
 def _commonest(catalog: Catalog, box: ItemGroup) -> tuple[str, float] | None:
-    """The commonest category of a group and its share of the items that have one."""
+    """Most common category of a group, and its share of the items with a category."""
     names = [name for name in (catalog.categories or ())[box.start : box.end] if name]
     if not names:
         return None
-    # The first in the alphabet among equals.
+    # Ties go to the first in the alphabet.
     name, count = min(Counter(names).items(), key=lambda pair: (-pair[1], pair[0]))
     return name, count / len(names)
 
 
 def _short(text: str) -> str:
-    """Cut, then escaped."""
+    """Truncate and escape a text."""
     cut = text if len(text) <= _HOVER_WIDTH else text[: _HOVER_WIDTH - 3] + "..."
     return chart_text(cut)

@@ -1,4 +1,4 @@
-"""How the codes are used: each level by itself, and the groups that share a prefix."""
+"""Usage of the codes: by level, and by groups that share a prefix."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from recbole_qbert.reports.inspection.catalog import Catalog
 
 @dataclass(frozen=True)
 class LevelUsage:
-    """One level.
+    """Usage of one level.
 
     Attributes:
-        level: its letters.
-        codebook_size: its codes, C.
-        used: codes that at least one item has.
-        perplexity: exp of the entropy (nats) of their use; C where all codes are equally common.
-        largest: items of the commonest code.
-        largest_token: that code; the lower one among equals.
+        level: letters of the level.
+        codebook_size: number of codes, C.
+        used: number of codes that at least one item has.
+        perplexity: exp of the entropy (nats) of the code frequencies; C if all are equal.
+        largest: number of items with the most common code.
+        largest_token: most common code; the lowest one if there are several.
     """
 
     level: str
@@ -40,12 +40,12 @@ class DepthGroups:
     """The groups of items that share their first `depth` codes.
 
     Attributes:
-        depth: 1 to K.
-        n_groups: distinct prefixes.
-        n_single: groups of one item.
-        largest: items of the largest group.
-        mean_others: other items in the group of an item, mean over items.
-        histogram: how many groups have 1, 2, 3-4, 5-8, 9-16, ... items, up to the largest.
+        depth: number of shared codes, 1 to K.
+        n_groups: number of groups (distinct prefixes).
+        n_single: number of groups of one item.
+        largest: number of items in the largest group.
+        mean_others: number of other items in an item's group, mean over items.
+        histogram: number of groups with 1, 2, 3-4, 5-8, 9-16, ... items, up to the largest.
     """
 
     depth: int
@@ -58,7 +58,7 @@ class DepthGroups:
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What the sidecar says of the making; None where it does not say."""
+    """Report on the making of the codes, from the sidecar; None for missing entries."""
 
     method: str | None
     collisions: int | None
@@ -68,7 +68,7 @@ class BuildReport:
 
 
 def level_usage(catalog: Catalog) -> tuple[LevelUsage, ...]:
-    """Usage of each of the K levels."""
+    """Compute the usage of each level, K entries."""
     rows = []
     for level, size in enumerate(catalog.codebook_sizes):
         counts = np.bincount(catalog.codes[:, level])
@@ -82,7 +82,7 @@ def level_usage(catalog: Catalog) -> tuple[LevelUsage, ...]:
 
 
 def depth_groups(catalog: Catalog) -> tuple[DepthGroups, ...]:
-    """The groups of each depth 1 to K."""
+    """Compute the groups of each depth, K entries."""
     rows = []
     for depth in range(1, catalog.n_levels + 1):
         sizes = np.diff(catalog.bounds(depth))
@@ -102,15 +102,16 @@ def depth_groups(catalog: Catalog) -> tuple[DepthGroups, ...]:
 
 
 def bucket_labels(n: int) -> list[str]:
-    """Group sizes of the first n places of a histogram: '1', '2', '3-4', '5-8', ..."""
+    """Labels of the first n bins of a histogram of sizes: '1', '2', '3-4', '5-8', ..."""
     labels = ["1", "2"] + [f"{2 ** (place - 1) + 1}-{2**place}" for place in range(2, n)]
     return labels[:n]
 
 
 def build_report(semid_path: str | Path) -> BuildReport | None:
-    """What the sidecar, which the reader of the file has checked, says of collisions and moves.
+    """Read the numbers of collisions and moved items from the sidecar; None without a sidecar.
 
-    The makers nest their reports differently, so each number is looked for by name.
+    The sidecar was checked when the `.semid` file was read. Commands nest their reports
+    differently, so numbers are searched by name.
     """
     path = sidecar_path(semid_path)
     if not path.exists():
@@ -132,7 +133,7 @@ def build_report(semid_path: str | Path) -> BuildReport | None:
 
 
 def _lookup(report: Any, key: str) -> Any:
-    """The first value of a key in nested mappings, outer ones first."""
+    """Find the first value of a key in nested mappings, outer ones first."""
     queue = [report]
     for place in queue:
         if isinstance(place, Mapping):
