@@ -142,8 +142,8 @@ def test_a_sweep_and_a_worker_that_is_killed(
     assert len(read_results("saved/results.jsonl")) == 1
 
 
-# A sweep in a process that kills itself after so many lines of its journal. With a file to note it in,
-# trial 4 kills its process too, once.
+# A sweep in a process that kills itself after so many lines of its journal. With a file to note it
+# in, trial 4 kills its process too, once.
 KILLED_SWEEP = """
 import os, sys
 from pathlib import Path
