@@ -14,12 +14,18 @@ from ray.exceptions import RayTaskError
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.signals import own_sigterm
-from recbole_qbert.compat.ray import lend_packaging, restore_pandas_formatter
+from recbole_qbert.compat.ray import is_old, lend_packaging, restore_pandas_formatter
 from recbole_qbert.encoders.shards import Encoder, Shard, encode_shard
 
 # Workers import this module before they process a block, so the patches apply to them too.
 lend_packaging()
 restore_pandas_formatter()
+# Of Ray Data's context; Ray 2.6.3 reads the first alone.
+SETTINGS = {
+    "enable_progress_bars": False,  # they count blocks; the driver's counts items
+    "print_on_execution_start": False,
+    "raise_original_map_exception": True,  # an InputError, in place of Ray's own exception
+}
 
 
 class ShardWorker:
@@ -73,11 +79,12 @@ def encode_over_ray(
             ray.init(include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
     context = ray.data.DataContext.get_current()
     options = context.execution_options
-    before = context.enable_progress_bars, options.resource_limits
+    limits = options.resource_limits
+    before = {name: getattr(context, name, None) for name in SETTINGS}
     try:
         cluster, n_threads = ray.cluster_resources(), torch.get_num_threads()
         resources, n_workers = _worker_resources(cluster, on_gpu, n_threads)
-        context.enable_progress_bars = False  # the driver has its own, which counts items
+        vars(context).update(SETTINGS)
         # Ray Data reserves one CPU for tasks. There are no tasks, so workers may have all CPUs.
         options.resource_limits = ray.data.ExecutionResources(cpu=cluster.get("CPU", 0) + 1)
         pool = ray.data.ActorPoolStrategy(
@@ -85,7 +92,8 @@ def encode_over_ray(
         )
         rows = [{"number": shard.number, "data": pickle.dumps(shard)} for shard in shards]
         # One row per block. (from_arrow would pass the blocks to workers without this module.)
-        encoded = ray.data.from_items(rows, parallelism=len(rows)).map_batches(
+        n_blocks = {"parallelism" if is_old() else "override_num_blocks": len(rows)}
+        encoded = ray.data.from_items(rows, **n_blocks).map_batches(
             ShardWorker,
             fn_constructor_args=(encoder_factory, n_threads),
             batch_size=None,  # one block, which is one shard
@@ -100,7 +108,8 @@ def encode_over_ray(
             raise InputError(str(error.cause)) from None
         raise
     finally:
-        context.enable_progress_bars, options.resource_limits = before
+        vars(context).update(before)
+        options.resource_limits = limits
         if started:
             ray.shutdown()
 
