@@ -18,7 +18,7 @@ import argparse
 from pathlib import Path
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.common.files import sha256_file
+from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.datasets.scripts import comma_list, run_script
 from recbole_qbert.datasets.split import (

@@ -22,7 +22,7 @@ compat.apply()
 from recbole_qbert import registry  # noqa: E402
 from recbole_qbert._version import __version__  # noqa: E402
 from recbole_qbert.common.errors import InputError  # noqa: E402
-from recbole_qbert.config import build  # noqa: E402
+from recbole_qbert.config import recbole_hooks  # noqa: E402
 from recbole_qbert.data.dataset import SemanticIDDataset  # noqa: E402
 from recbole_qbert.models.qbert4rec import QBERT4Rec  # noqa: E402
 from recbole_qbert.registry import register  # noqa: E402
@@ -30,7 +30,7 @@ from recbole_qbert.speedups import prefix_batches  # noqa: E402
 from recbole_qbert.training import checkpoint  # noqa: E402
 
 checkpoint.install()
-build.install()
+recbole_hooks.install()
 prefix_batches.install()
 registry.register_own_models()
 

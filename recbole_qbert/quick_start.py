@@ -2,6 +2,6 @@
 
 from recbole_qbert.experiments.run import run_model, run_models
 from recbole_qbert.registry import register
-from recbole_qbert.serving.bundle import Recommender
+from recbole_qbert.serving.recommender import Recommender
 
 __all__ = ["Recommender", "register", "run_model", "run_models"]

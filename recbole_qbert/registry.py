@@ -28,7 +28,7 @@ from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.model.sequential_recommender import S3Rec
 from recbole.utils import ModelType, get_model
 
-from recbole_qbert.common.errors import InputError, did_you_mean, said_by_recbole
+from recbole_qbert.common.errors import InputError, did_you_mean, recbole_error_context
 from recbole_qbert.data.dataset import SemanticIDDataset
 from recbole_qbert.models.bert4rec_fixed import BERT4RecFixed
 from recbole_qbert.models.bigram import BigramChain
@@ -191,7 +191,7 @@ def build_model(config: Any, dataset: Any) -> Any:
             RecBole's exception.
     """
     model = model_entry(config["model"]).model
-    with said_by_recbole(
+    with recbole_error_context(
         model,
         f"{config['model']} on {config['dataset']}",
         "cannot build it from these settings",

@@ -18,7 +18,7 @@ from recbole.config import Config
 from recbole.utils import init_seed
 
 import recbole_qbert.training.trainer
-from recbole_qbert.common.files import sha256_folder
+from recbole_qbert.common.hashes import sha256_folder
 from recbole_qbert.config.build import build_config, known_keys
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
 from recbole_qbert.experiments.splits import Splits, load_splits

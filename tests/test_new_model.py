@@ -23,7 +23,7 @@ from tune_toy import toy_plan, without_ray
 from recbole_qbert.cli import main
 from recbole_qbert.experiments.tune.sweep import sweep
 from recbole_qbert.registry import register
-from recbole_qbert.serving.bundle import Recommender
+from recbole_qbert.serving.recommender import Recommender
 from recbole_qbert.training.checkpoint import load_checkpoint
 
 DEFAULTS = """\

@@ -12,9 +12,9 @@ import numpy as np
 from recbole_qbert.common.files import write_json
 from recbole_qbert.evaluation.ranking import Lists, Ranks, save_ranks, summarize
 from recbole_qbert.evaluation.results import RunResult, append_result
-from recbole_qbert.experiments.tune.journal import EXPERIMENT, Trial
 from recbole_qbert.experiments.tune.report import Length, write_csv
 from recbole_qbert.experiments.tune.sweep import TRIALS_CSV
+from recbole_qbert.experiments.tune.trial_log import EXPERIMENT, Trial
 
 # Of four users: the target's id, and how many items stand before it; how often items occur.
 TARGETS, HISTORY = [1, 2, 3, 4], [3, 6, 11, 25]

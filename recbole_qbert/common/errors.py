@@ -25,7 +25,7 @@ def error_context(where: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def said_by_recbole(model: type, place: str, failed: str, remedy: str) -> Iterator[None]:
+def recbole_error_context(model: type, place: str, failed: str, remedy: str) -> Iterator[None]:
     """Turn any exception that one of RecBole's own models raises in the block into an `InputError`.
 
     Exceptions of other models, `InputError` and out-of-memory errors pass unchanged.

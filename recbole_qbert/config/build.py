@@ -20,26 +20,22 @@ RecBole's own `Config` uses the same layers for every sequential model, so that 
 
 from __future__ import annotations
 
-import ast
 import functools
 import inspect
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import recbole
-import torch
 from recbole.config import Config
 from recbole.utils import InputType, argument_list
 
 from recbole_qbert.common.errors import InputError, did_you_mean
 from recbole_qbert.common.yaml_files import load_yaml, parse_value, shipped
 from recbole_qbert.compat.recbole import isolated_argv
-from recbole_qbert.config.rules import LOSSES, check_effect, check_rules
-from recbole_qbert.config.settings import RUN
-from recbole_qbert.registry import check_model_name, is_sequential, model_entry
+from recbole_qbert.config.rules import LOSSES
+from recbole_qbert.registry import model_entry
 
 # Stages of training. Together they are the paper's third stage.
 PRETRAIN, FINETUNE = "pretrain", "finetune"
@@ -308,100 +304,3 @@ def merge_settings(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[s
         if isinstance(base.get(key), dict) and isinstance(update.get(key), dict):
             merged[key] = {**base[key], **update[key]}
     return merged
-
-
-def install() -> None:
-    """Make RecBole's own `Config` use the settings of this package. Repeated calls change nothing.
-
-    RecBole reads default YAML files only from its own package, and evaluates strings of a config as
-    Python expressions. With this, strings are parsed as literals, so that no config can run code.
-    """
-    if getattr(Config, "reads_recbole_qbert", False):
-        return
-    find_model, load_internal = Config._get_model_and_dataset, Config._load_internal_config_dict
-    init_device = Config._init_device
-
-    def known_model(self: Config, model: Any, dataset: str | None) -> Any:
-        name = self.external_config_dict.get("model") if model is None else model
-        if isinstance(name, str):
-            check_model_name(name)
-        return find_model(self, model, dataset)
-
-    def load_with_layers(self: Config, model: str, model_class: type, dataset: str) -> None:
-        load_internal(self, model, model_class, dataset)
-        if is_sequential(model, model_class):
-            _load_layers(self, model, dataset)
-
-    def init_device_and_warn(self: Config) -> None:
-        asked = self.external_config_dict
-        init_device(self)
-        gpu_id = self.final_config_dict["gpu_id"] if "gpu_id" in asked else ""
-        if asked.get("use_gpu", bool(gpu_id)):
-            warn_without_gpu(gpu_id, self.final_config_dict["device"].type)
-
-    Config._get_model_and_dataset = known_model
-    Config._load_internal_config_dict = load_with_layers
-    Config._init_device = init_device_and_warn
-    Config._load_config_files = _load_files
-    Config._convert_config_dict = _convert_literals
-    Config.reads_recbole_qbert = True
-
-
-def _load_layers(config: Config, model: str, dataset: str) -> None:
-    """Apply the shipped files to RecBole's defaults, and check them with the user's settings."""
-    users = dict(config.external_config_dict)
-    # A first stage of the model itself, such as S3Rec's, has the settings of its training.
-    pretrains = getattr(model_entry(model).model, "takes_pretrained", False)
-    stage = PRETRAIN if pretrains and users.get("train_stage") == PRETRAIN else FINETUNE
-    users = file_settings(model, config.given_files, stage)
-    for layer in (config.variable_config_dict, config.cmd_config_dict):
-        check_keys(model, layer, "config", stage)
-        users = merge_settings(users, layer)
-    defaults = config.internal_config_dict
-    recboles_negatives = defaults["train_neg_sample_args"]
-    for path in shipped_files(model, dataset, users.get("use_tuned", True) is not False, stage):
-        defaults = merge_settings(defaults, load_yaml(path))
-    # The shipped default is cross-entropy without negatives, but pairwise losses need negatives.
-    if getattr(model_entry(model).model, "input_type", None) == InputType.PAIRWISE:
-        defaults["loss_type"] = "BPR"
-    if users.get("loss_type", defaults["loss_type"]) == "BPR":
-        defaults["train_neg_sample_args"] = recboles_negatives
-    settings = merge_settings(defaults, users)
-    RUN.check(settings)
-    check_effect(users)
-    check_rules(settings | {"model": model})
-    check_model_rules(model, settings, defaults)
-    config.internal_config_dict = defaults
-    config.external_config_dict = {key: settings[key] for key in users}
-
-
-@functools.lru_cache(maxsize=8)
-def warn_without_gpu(gpu_id: str, device: str) -> None:
-    """Print a warning, once, if a requested GPU does not exist."""
-    count = torch.cuda.device_count() if device == "cuda" else 0
-    asked = [each for each in gpu_id.split(",") if each]
-    if device == "cpu" or count < len(asked):
-        which = f"gpu_id {gpu_id}" if asked else "a GPU"
-        place = "the CPU is used" if device == "cpu" else f"{count} of them are used"
-        print(f"recbole-qbert: {which}: there is none such here; {place}", file=sys.stderr)
-
-
-def _load_files(self: Config, files: Sequence[str | Path] | None) -> dict[str, Any]:
-    """Read the user's YAML files, later ones winning; `_load_layers` selects one model's keys."""
-    self.given_files = list(files or ())
-    settings: dict[str, Any] = {}
-    for file in self.given_files:
-        settings |= load_yaml(file)
-    return settings
-
-
-def _convert_literals(self: Config, config_dict: dict[str, Any]) -> dict[str, Any]:
-    """Convert strings that are Python literals (`[64, 32]`, `1e-3`, `None`, `true`) to values."""
-    words = {"true": True, "false": False}
-    for key, value in config_dict.items():
-        if isinstance(value, str):
-            try:
-                config_dict[key] = ast.literal_eval(value)
-            except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-                config_dict[key] = words.get(value.lower(), value)
-    return config_dict

@@ -236,26 +236,6 @@ class Atomic:
         return numbers
 
 
-def check_same_ids(path: str | Path, ids: Iterable[str], lacking: Iterable[str]) -> None:
-    """Check that tokens of two files do not differ only by blanks at their ends.
-
-    Args:
-        path: a `.item`, `.user` or other file keyed by token.
-        ids: tokens of that file that no interaction has.
-        lacking: tokens of interactions that the file lacks.
-
-    Raises:
-        InputError: a token of `ids` and one of `lacking` differ only by such blanks.
-    """
-    bare = {each.strip(): each for each in ids}
-    for each in lacking:
-        if each.strip() in bare:
-            raise InputError(
-                f"{path}: {quote(bare[each.strip()])}, and {quote(each)} in the interactions, "
-                "differ only by blanks at their ends; write one id one way"
-            )
-
-
 def read_atomic(path: str | Path, separator: str = "\t", encoding: str = "utf-8") -> Atomic:
     """Read a whole atomic file as text.
 

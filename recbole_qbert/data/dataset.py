@@ -27,15 +27,14 @@ from recbole.utils import FeatureSource, FeatureType
 from torch import Tensor
 
 from recbole_qbert.common.errors import InputError, preview
-from recbole_qbert.data.atomic import check_same_ids
 from recbole_qbert.data.budget import DataSize, resolve_auto
 from recbole_qbert.data.embeddings import read_embeddings
-from recbole_qbert.data.loading import StrictDataset
+from recbole_qbert.data.loading import StrictDataset, check_same_ids
 from recbole_qbert.data.semid import SemanticIDCodec, SemanticIDTable, read_semantic_ids
 
 SEMANTIC_ID_FIELD = "semantic_id"
 # Interaction column: position of the row's target item in the flat arrays.
-ROW_FIELD = "row_in_sequences"
+TARGET_POSITION_FIELD = "row_in_sequences"
 AUGMENTATIONS = ("none", "windows", "prefix")
 
 
@@ -181,22 +180,24 @@ class SemanticIDDataset(StrictDataset):
         rows = keep.nonzero().squeeze(1)
         data = self.inter_feat[rows]
         length = rank[rows].clamp(max=self.max_item_list_len)
-        data.update(Interaction({self.item_list_length_field: length, ROW_FIELD: rows}))
-        self.set_field_property(ROW_FIELD, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
+        data.update(Interaction({self.item_list_length_field: length, TARGET_POSITION_FIELD: rows}))
+        self.set_field_property(
+            TARGET_POSITION_FIELD, FeatureType.TOKEN, FeatureSource.INTERACTION, 1
+        )
         self.inter_feat = data
 
     def __getitem__(self, index: Any, join: bool = True) -> Interaction:
         """Return rows with their histories: lists [B, L], right-padded with zeros."""
         data = super().__getitem__(index, join)
-        if ROW_FIELD not in data:
+        if TARGET_POSITION_FIELD not in data:
             return data
-        rows, lengths = data[ROW_FIELD], data[self.item_list_length_field]
+        rows, lengths = data[TARGET_POSITION_FIELD], data[self.item_list_length_field]
         if rows.dim() == 0:  # RecBole samples a single row by an integer
             return data
         # Copy only real items, because most positions are padding when L is large.
         n_columns = self.max_item_list_len
-        source = runs(rows - lengths, lengths)
-        place = runs(torch.arange(len(rows)) * n_columns, lengths)
+        source = ragged_arange(rows - lengths, lengths)
+        place = ragged_arange(torch.arange(len(rows)) * n_columns, lengths)
         lists = {}
         for field, values in self._flat.items():
             padded = values.new_zeros(len(rows), n_columns, *values.shape[1:])
@@ -217,11 +218,11 @@ class SemanticIDDataset(StrictDataset):
         """
         if not self._flat:
             return self._joined_rows()
-        users, rows = self.inter_feat[self.uid_field], self.inter_feat[ROW_FIELD]
+        users, rows = self.inter_feat[self.uid_field], self.inter_feat[TARGET_POSITION_FIELD]
         end = self._user_start.clone().scatter_reduce(0, users, rows + 1, "amax")
         lengths = end - self._user_start
         offsets = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
-        return self._flat[self.iid_field][runs(self._user_start, lengths)], offsets
+        return self._flat[self.iid_field][ragged_arange(self._user_start, lengths)], offsets
 
     def _joined_rows(self) -> tuple[Tensor, Tensor]:
         """Reconstruct sequences from the rows of ready-made (benchmark) splits.
@@ -274,9 +275,9 @@ class SemanticIDDataset(StrictDataset):
         """
         lengths = self.inter_feat[self.item_list_length_field]
         if self._flat:
-            end = self.inter_feat[ROW_FIELD] + 1
+            end = self.inter_feat[TARGET_POSITION_FIELD] + 1
             lengths = (lengths + 1).clamp(max=max_length)
-            items = self._flat[self.iid_field][runs(end - lengths, lengths)]
+            items = self._flat[self.iid_field][ragged_arange(end - lengths, lengths)]
         else:
             lists = self.inter_feat[self.item_id_list_field]
             target = self.inter_feat[self.iid_field].unsqueeze(1)
@@ -295,7 +296,7 @@ class SemanticIDDataset(StrictDataset):
         if not self._flat:
             return len(self._joined_rows()[0])
         lengths = self.inter_feat[self.item_list_length_field]
-        end = self.inter_feat[ROW_FIELD] + 1  # the target included
+        end = self.inter_feat[TARGET_POSITION_FIELD] + 1  # the target included
         edges = torch.zeros(len(self._flat[self.iid_field]) + 1, dtype=torch.long)
         edges.index_add_(0, end - 1 - lengths, torch.ones_like(end))
         edges.index_add_(0, end, -torch.ones_like(end))
@@ -309,15 +310,15 @@ class SemanticIDDataset(StrictDataset):
         Returns:
             Row numbers within the batch [S] and item IDs [S].
         """
-        if ROW_FIELD not in interaction:
+        if TARGET_POSITION_FIELD not in interaction:
             history = interaction[self.item_id_list_field]
             batch, place = history.nonzero(as_tuple=True)
             return batch, history[batch, place]
-        rows = interaction[ROW_FIELD].cpu()
+        rows = interaction[TARGET_POSITION_FIELD].cpu()
         start = self._user_start[interaction[self.uid_field].cpu()]
         lengths = rows - start
         batch = torch.repeat_interleave(torch.arange(len(rows)), lengths)
-        return batch, self._flat[self.iid_field][runs(start, lengths)]
+        return batch, self._flat[self.iid_field][ragged_arange(start, lengths)]
 
     def inter_matrix(self, form: str = "coo", value_field: str | None = None) -> Any:
         """Return the sparse user x item matrix of `training_sequences`.
@@ -344,7 +345,7 @@ def semantic_id_path(config: Any) -> Path | None:
     return default if default.is_file() else None
 
 
-def runs(starts: Tensor, lengths: Tensor) -> Tensor:
+def ragged_arange(starts: Tensor, lengths: Tensor) -> Tensor:
     """Concatenate B ranges: `lengths[b]` consecutive integers from `starts[b]`. [sum of lengths]"""
     ahead = lengths.cumsum(0) - lengths
     return torch.arange(int(lengths.sum())) + torch.repeat_interleave(starts - ahead, lengths)

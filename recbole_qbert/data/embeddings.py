@@ -24,8 +24,10 @@ import pandas as pd
 from torch import nn
 
 from recbole_qbert.common.errors import InputError, error_context, preview
-from recbole_qbert.common.files import read_json, sha256_file, sidecar_path, write_json, write_npz
-from recbole_qbert.data.codec import check_items, quote
+from recbole_qbert.common.files import read_json, sidecar_path, write_json, write_npz
+from recbole_qbert.common.hashes import sha256_file
+from recbole_qbert.data.checks import check_items
+from recbole_qbert.data.codec import quote
 from recbole_qbert.data.semid import items_sha256
 
 # Reserved names of tokenizer streams: the fused vectors of stage 1, co-occurrence in training

@@ -10,9 +10,9 @@ from pathlib import Path
 import pandas as pd
 
 from recbole_qbert.common.errors import InputError, did_you_mean, preview
-from recbole_qbert.common.files import sha256_file
+from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.data.atomic import read_atomic, read_lines
-from recbole_qbert.data.codec import check_items
+from recbole_qbert.data.checks import check_items
 
 ITEM_FIELD = "item_id"
 _TAG = re.compile(r"</?[a-zA-Z!][^<>]*>")

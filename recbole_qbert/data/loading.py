@@ -8,6 +8,8 @@ decide which users and items exist, so that all models on a data set see the sam
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,8 @@ from recbole.data.dataset import SequentialDataset
 from recbole.utils import FeatureSource, FeatureType
 
 from recbole_qbert.common.errors import InputError, preview
-from recbole_qbert.data.atomic import Atomic, check_same_ids, read_atomic
+from recbole_qbert.data.atomic import Atomic, read_atomic
+from recbole_qbert.data.codec import quote
 
 KEYS = {"user": "USER_ID_FIELD", "item": "ITEM_ID_FIELD"}
 
@@ -191,3 +194,23 @@ class StrictDataset(SequentialDataset):
             if feat is not None:
                 kept = feat[feat[own].isin(self.inter_feat[own])]
                 setattr(self, f"{kind}_feat", kept.reset_index(drop=True))
+
+
+def check_same_ids(path: str | Path, ids: Iterable[str], lacking: Iterable[str]) -> None:
+    """Check that tokens of two files do not differ only by blanks at their ends.
+
+    Args:
+        path: a `.item`, `.user` or other file keyed by token.
+        ids: tokens of that file that no interaction has.
+        lacking: tokens of interactions that the file lacks.
+
+    Raises:
+        InputError: a token of `ids` and one of `lacking` differ only by such blanks.
+    """
+    bare = {each.strip(): each for each in ids}
+    for each in lacking:
+        if each.strip() in bare:
+            raise InputError(
+                f"{path}: {quote(bare[each.strip()])}, and {quote(each)} in the interactions, "
+                "differ only by blanks at their ends; write one id one way"
+            )

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.common.files import atomic_write, sha256_file
+from recbole_qbert.common.files import atomic_write
+from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.data.atomic import LARGE, Atomic, read_atomic
 from recbole_qbert.data.atomic_writing import write_header, write_rows
 from recbole_qbert.data.domain import DatasetPaths

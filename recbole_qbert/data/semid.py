@@ -21,14 +21,13 @@ import pyarrow.compute as pc
 from recbole_qbert.common.errors import InputError, preview
 from recbole_qbert.common.files import atomic_write, read_json, sidecar_path, write_json
 from recbole_qbert.data.atomic import read_atomic
+from recbole_qbert.data.checks import check_codes, check_items
 from recbole_qbert.data.codec import (
     CODEBOOK_LIMIT,
     HEADER,
     IntArray,
     SemanticIDCodec,
     as_code_array,
-    check_codes,
-    check_items,
     checked_sizes,
     level_letters,
     parse_rows,

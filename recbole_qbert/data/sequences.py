@@ -23,14 +23,8 @@ import pyarrow as pa
 import pyarrow.csv
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.common.files import (
-    atomic_folder,
-    check_folder,
-    read_json,
-    sha256_file,
-    sha256_folder,
-    write_json,
-)
+from recbole_qbert.common.files import atomic_folder, read_json, write_json
+from recbole_qbert.common.hashes import check_folder, sha256_file, sha256_folder
 from recbole_qbert.data.atomic import BLOCK_BYTES, PADDING, header_fields, read_atomic
 
 FORMAT = "recbole-qbert/sequences/2"

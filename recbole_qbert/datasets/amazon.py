@@ -28,7 +28,9 @@ import pyarrow.compute as pc
 from recbole_qbert.common.errors import InputError, did_you_mean, preview
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.datasets import metadata
+from recbole_qbert.datasets.arrow_cache import ParsedFile, open_cache, parse_file
 from recbole_qbert.datasets.delimited import delimited
+from recbole_qbert.datasets.finish import Prepared, finish, listed
 from recbole_qbert.datasets.interactions import (
     SCHEMA,
     Counts,
@@ -50,10 +52,8 @@ from recbole_qbert.datasets.items import (
     read_records,
 )
 from recbole_qbert.datasets.kcore import Rules
-from recbole_qbert.datasets.outcome import Prepared, finish, listed
 from recbole_qbert.datasets.published import amazon_category, amazon_files
 from recbole_qbert.datasets.sources import Rejects, json_lines
-from recbole_qbert.datasets.spool import Stage, run_stage, spool
 from recbole_qbert.datasets.times import SECONDS
 
 TEXT, IMAGE = "text", "image"
@@ -195,8 +195,8 @@ def prepare_amazon(
         if not path.is_file():
             raise InputError(f"{path}: no such file")
     names = RELEASES[release]
-    with spool(domain, overwrite) as parts:
-        read = run_stage(
+    with open_cache(domain, overwrite) as parts:
+        read = parse_file(
             parts / "reviews", SCHEMA, reviews,
             functools.partial(_parse_reviews, names, progress), {"release": release},
         )  # fmt: skip
@@ -207,7 +207,7 @@ def prepare_amazon(
             )
         stages, described = [read], None
         if meta:
-            described = run_stage(
+            described = parse_file(
                 parts / "metadata", metadata.SCHEMA, meta,
                 functools.partial(_parse_metadata, names.item, options.longest, progress),
                 {"key": names.item, "longest": options.longest},
@@ -259,7 +259,7 @@ def _parse_metadata(
 
 
 def _select(
-    read: Stage, described: Stage | None, options: Options
+    read: ParsedFile, described: ParsedFile | None, options: Options
 ) -> tuple[Counts, Interactions, Records | None]:
     """Return the counts of all rows, the selected interactions, and the metadata of their items."""
     if described is None:

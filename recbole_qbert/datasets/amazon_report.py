@@ -10,7 +10,7 @@ from rich.console import Console
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.datasets.amazon import Options, find_files, prepare_amazon
-from recbole_qbert.datasets.outcome import report
+from recbole_qbert.datasets.finish import report
 from recbole_qbert.datasets.published import Published, amazon_categories
 
 

@@ -20,7 +20,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from recbole_qbert.common.errors import InputError, did_you_mean
-from recbole_qbert.common.files import atomic_write, check_writable, sha256_file
+from recbole_qbert.common.files import atomic_write, check_writable
+from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.data.atomic import read_lines
 from recbole_qbert.data.codec import quote
 from recbole_qbert.data.items import ITEM_FIELD, read_item_fields

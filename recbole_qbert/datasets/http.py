@@ -28,7 +28,8 @@ from urllib3 import BaseHTTPResponse, Retry
 from urllib3.exceptions import HTTPError
 
 from recbole_qbert._version import __version__
-from recbole_qbert.common.files import report_disk_full, sha256_file
+from recbole_qbert.common.files import report_disk_full
+from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.common.progress import Progress
 from recbole_qbert.data.codec import quote
 from recbole_qbert.data.pictures import FORMATS, UnreadablePicture, open_picture

@@ -20,9 +20,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recbole_qbert.datasets.arrow_cache import ParsedFile
 from recbole_qbert.datasets.kcore import Rules, core_rows, time_order, without_repeats
 from recbole_qbert.datasets.sources import Lines, Rejects
-from recbole_qbert.datasets.spool import Stage
 from recbole_qbert.datasets.text import MISSING, token_faults
 from recbole_qbert.datasets.times import time_fault
 
@@ -180,7 +180,7 @@ def token_hashes(tokens: pa.Array) -> np.ndarray:
     return pd.util.hash_array(tokens.to_numpy(zero_copy_only=False), categorize=False)
 
 
-def hashed(stage: Stage) -> Hashed:
+def hashed(stage: ParsedFile) -> Hashed:
     """Hash all rows of a stage of `SCHEMA`."""
     users = np.empty(stage.n_rows, dtype=np.uint64)
     items = np.empty(stage.n_rows, dtype=np.uint64)
@@ -241,7 +241,7 @@ def _n_distinct(values: np.ndarray) -> int:
     return int((ordered[1:] != ordered[:-1]).sum()) + int(len(ordered) > 0)
 
 
-def collect(stage: Stage, keep: np.ndarray) -> Interactions:
+def collect(stage: ParsedFile, keep: np.ndarray) -> Interactions:
     """Load and code the rows of a stage where `keep`, bool [R], is True."""
     parts, start = [], 0
     for batch in stage.batches():
@@ -304,7 +304,7 @@ def _ranks(inter: Interactions, ties: str) -> tuple[np.ndarray, ...]:
     return pd.util.hash_array(mixed), inter.items, inter.ratings
 
 
-def selected(stage: Stage, rules: Rules) -> tuple[Counts, Interactions]:
+def selected(stage: ParsedFile, rules: Rules) -> tuple[Counts, Interactions]:
     """Return the counts of all rows of a stage of `SCHEMA`, and the rows that pass `filtered`."""
     hashes = hashed(stage)
     raw, keep = hashes.counts, candidates(hashes, rules.core)

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.pictures import SUFFIXES
+from recbole_qbert.datasets.arrow_cache import ParsedFile
 from recbole_qbert.datasets.interactions import Interactions
-from recbole_qbert.datasets.spool import Stage
 
 RECORD = "metadata"  # key of the number of items with a record, in a coverage
 
@@ -37,7 +37,7 @@ class Records(NamedTuple):
     strange: list[str]
 
 
-def read_records(stage: Stage, schema: pa.Schema, tokens: pa.Array) -> Records:
+def read_records(stage: ParsedFile, schema: pa.Schema, tokens: pa.Array) -> Records:
     """Read the records of some items.
 
     Among several records of an item, the one with the most fields is used, then the one with the

@@ -17,7 +17,9 @@ import pyarrow as pa
 from recbole_qbert.common.errors import InputError, preview
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.items import read_item_table
+from recbole_qbert.datasets.arrow_cache import open_cache, parse_file
 from recbole_qbert.datasets.delimited import delimited
+from recbole_qbert.datasets.finish import Prepared, finish
 from recbole_qbert.datasets.interactions import (
     SCHEMA,
     Counts,
@@ -29,10 +31,8 @@ from recbole_qbert.datasets.interactions import (
 )
 from recbole_qbert.datasets.items import picture_files, read_records
 from recbole_qbert.datasets.kcore import Rules
-from recbole_qbert.datasets.outcome import Prepared, finish
 from recbole_qbert.datasets.published import Published
 from recbole_qbert.datasets.sources import Rejects, opened
-from recbole_qbert.datasets.spool import run_stage, spool
 from recbole_qbert.datasets.text import clean_column
 from recbole_qbert.datasets.writer import Fields
 
@@ -154,12 +154,12 @@ def prepare_movielens(
     }
     schema = pa.schema([("item", pa.string()), *((name, pa.string()) for name in CELLS)])
     others = [path for path in extras if path is not None and path.is_file()]
-    with spool(domain, overwrite) as parts:
-        read = run_stage(
+    with open_cache(domain, overwrite) as parts:
+        read = parse_file(
             parts / "ratings", SCHEMA, [folder / layout.ratings],
             lambda path, rejects: _ratings(layout, path, rejects, progress), {},
         )  # fmt: skip
-        described = run_stage(
+        described = parse_file(
             parts / "movies", schema, [folder / layout.movies, *others],
             lambda path, rejects: _movies(layout, path, joined, rejects),
             {"posters": joined["poster"]},

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recbole_qbert.common.errors import InputError, preview
-from recbole_qbert.common.files import atomic_write, read_json, sha256_file, write_json
+from recbole_qbert.common.files import atomic_write, read_json, write_json
+from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.data.atomic import Atomic, read_atomic
 from recbole_qbert.data.codec import quote
 from recbole_qbert.data.domain import DatasetPaths

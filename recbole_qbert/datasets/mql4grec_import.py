@@ -13,13 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from recbole_qbert.common.errors import InputError, preview
-from recbole_qbert.common.files import (
-    atomic_write,
-    read_json,
-    sha256_file,
-    sidecar_path,
-    write_json,
-)
+from recbole_qbert.common.files import atomic_write, read_json, sidecar_path, write_json
+from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.data.atomic import LARGE, read_atomic
 from recbole_qbert.data.atomic_writing import write_header, write_rows
 from recbole_qbert.data.codec import parse_token, quote

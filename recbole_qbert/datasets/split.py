@@ -22,7 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recbole_qbert.common.errors import InputError, preview
-from recbole_qbert.common.files import atomic_write, sha256_file, write_json
+from recbole_qbert.common.files import atomic_write, write_json
+from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.data.atomic import Atomic, read_atomic
 from recbole_qbert.data.atomic_writing import write_header, write_rows
 from recbole_qbert.data.domain import DatasetPaths

@@ -21,6 +21,8 @@ import pyarrow.compute as pc
 
 from recbole_qbert.common.errors import InputError, did_you_mean, preview
 from recbole_qbert.data.domain import DatasetPaths
+from recbole_qbert.datasets.arrow_cache import open_cache, parse_file
+from recbole_qbert.datasets.finish import Prepared, finish, listed
 from recbole_qbert.datasets.interactions import (
     SCHEMA,
     as_numbers,
@@ -30,7 +32,6 @@ from recbole_qbert.datasets.interactions import (
 )
 from recbole_qbert.datasets.items import read_records
 from recbole_qbert.datasets.kcore import Rules
-from recbole_qbert.datasets.outcome import Prepared, finish, listed
 from recbole_qbert.datasets.sources import (
     JsonObject,
     Lines,
@@ -39,7 +40,6 @@ from recbole_qbert.datasets.sources import (
     json_records,
     number_text,
 )
-from recbole_qbert.datasets.spool import run_stage, spool
 from recbole_qbert.datasets.table_source import (
     TableFile,
     first_records,
@@ -158,8 +158,8 @@ def prepare_table(
     optional = [name for name in (columns.time, columns.rating) if name]
     source.check([columns.user, columns.item, *optional])
     cells = item_cells(items[1], items[0]) if items else {}
-    with spool(domain, overwrite) as parts:
-        read = run_stage(
+    with open_cache(domain, overwrite) as parts:
+        read = parse_file(
             parts / "interactions", SCHEMA, [source.path],
             lambda path, rejects: _interactions(source, columns, rejects, progress),
             {"source": repr(source), "columns": repr(columns)},
@@ -170,7 +170,7 @@ def prepare_table(
         raw, inter = selected(read, rules)
         if items:
             schema = pa.schema([("item", pa.string()), *((name, pa.string()) for name in cells)])
-            described = run_stage(
+            described = parse_file(
                 parts / "items", schema, [items[0].path],
                 lambda path, rejects: _items(*items, cells, rejects, progress),
                 {"source": repr(items[0]), "cells": cells, "item": items[1].item},

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.domain import DatasetPaths
-from recbole_qbert.datasets.outcome import report
+from recbole_qbert.datasets.finish import report
 from recbole_qbert.datasets.table import Columns, ItemColumns, prepare_table
 from recbole_qbert.datasets.table_source import open_source
 

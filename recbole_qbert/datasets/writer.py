@@ -10,13 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from recbole_qbert._version import __version__
-from recbole_qbert.common.files import (
-    atomic_write,
-    read_json,
-    sha256_file,
-    sidecar_path,
-    write_json,
-)
+from recbole_qbert.common.files import atomic_write, read_json, sidecar_path, write_json
+from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.data.atomic_writing import ROWS_AT_ONCE, write_header, write_rows
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.datasets.interactions import Interactions

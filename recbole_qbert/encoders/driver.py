@@ -28,7 +28,8 @@ from recbole_qbert.common.errors import InputError, one_of, preview, whole_numbe
 from recbole_qbert.common.files import atomic_write, read_json, sidecar_path, write_json
 from recbole_qbert.common.progress import Progress
 from recbole_qbert.common.signals import own_sigterm
-from recbole_qbert.data.codec import check_items, quote
+from recbole_qbert.data.checks import check_items
+from recbole_qbert.data.codec import quote
 from recbole_qbert.data.embeddings import EmbeddingTable, write_embeddings
 from recbole_qbert.encoders.devices import DTYPES
 from recbole_qbert.encoders.shards import EncodedBatch, Encoder, Shard, encode_shard

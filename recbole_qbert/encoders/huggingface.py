@@ -19,7 +19,7 @@ from packaging.version import Version
 from torch import Tensor
 
 from recbole_qbert.common.errors import InputError, did_you_mean, one_of, preview, whole_number
-from recbole_qbert.common.files import sha256_file
+from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.compat.torchvision import import_torchvision
 from recbole_qbert.encoders.devices import check_device, choose_device, choose_dtype
 from recbole_qbert.encoders.driver import encode_distinct

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.data.codec import check_items, quote
+from recbole_qbert.data.checks import check_items
+from recbole_qbert.data.codec import quote
 from recbole_qbert.data.embeddings import EmbeddingTable
 from recbole_qbert.data.items import ITEM_FIELD, item_file_entry, read_item_table
 from recbole_qbert.data.pictures import SUFFIXES

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from recbole_qbert.common.errors import InputError, did_you_mean, preview
-from recbole_qbert.common.files import sha256_file
+from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.compat.torchvision import import_torchvision
 from recbole_qbert.data.pictures import open_picture
 from recbole_qbert.encoders.descriptor import DESCRIPTOR

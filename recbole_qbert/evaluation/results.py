@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from recbole_qbert.common.errors import InputError, preview
-from recbole_qbert.common.files import append_line, held, read_line, sha256_file
+from recbole_qbert.common.files import append_line, held, read_line
+from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.evaluation.ranking import RANKS_FILE, UNSEEN, Ranks, metric_names, read_ranks
 
 # Config keys about invocation, display and logging, which are not stored with a run.

@@ -38,7 +38,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.models.layers.item_representation import ItemRepresentation
 from recbole_qbert.registry import build_model
-from recbole_qbert.speedups.trimmed_forward import quicken
+from recbole_qbert.speedups.trimmed_forward import apply_speedups
 
 TOP_K = 10
 BATCH_USERS = 256
@@ -116,7 +116,7 @@ def measure(config: Config, train_dataset: Any, test_loader: Any) -> Complexity:
     for device in devices:
         config["device"] = device  # several of RecBole's models create tensors on it
         model = build_model(config, train_dataset).to(device).eval()
-        quicken(model, config)
+        apply_speedups(model, config)
         if device == cpu:
             parameters, item_parameters = count_parameters(model)
             by_formula = getattr(model, "closed_form_macs", None)

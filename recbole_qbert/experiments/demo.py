@@ -17,7 +17,7 @@ from recbole_qbert.encoders.image import embed_image_files
 from recbole_qbert.encoders.text import embed_text
 from recbole_qbert.evaluation.results import RunResult
 from recbole_qbert.experiments.run import run_models
-from recbole_qbert.serving.bundle import Recommender
+from recbole_qbert.serving.recommender import Recommender
 from recbole_qbert.tokenizer.pipeline import tokenize
 from recbole_qbert.tokenizer.report import report_lines
 from recbole_qbert.tokenizer.settings import tokenize_settings

@@ -16,7 +16,8 @@ from recbole.utils import init_seed
 from rich.console import Console
 
 from recbole_qbert.common.errors import InputError, error_context
-from recbole_qbert.common.files import check_writable, exclusive, sha256_file
+from recbole_qbert.common.files import check_writable, exclusive
+from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.common.process import (
     flush_denormals,
     machine,

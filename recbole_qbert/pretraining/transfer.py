@@ -25,18 +25,18 @@ from recbole_qbert._version import __version__
 from recbole_qbert.common.errors import InputError, preview
 from recbole_qbert.common.files import (
     atomic_folder,
-    check_folder,
     check_writable,
     read_json,
     read_json_list,
     recovered,
-    sha256_folder,
     write_json,
 )
+from recbole_qbert.common.hashes import check_folder, sha256_folder
 from recbole_qbert.data.semid import read_semantic_ids
 from recbole_qbert.models.qbert4rec import QBERT4Rec
 from recbole_qbert.pretraining.corpus import Corpus
 from recbole_qbert.serving import bundle
+from recbole_qbert.serving.recommender import Recommender
 from recbole_qbert.training.checkpoint import config_to_json
 
 FORMAT = "recbole-qbert/pretrained/2"
@@ -184,7 +184,7 @@ class _StoredCorpus(Corpus):
 
 
 def _of_bundle(folder: Path) -> PretrainedSource:
-    found = bundle.Recommender.load(folder)
+    found = Recommender.load(folder)
     name, weights = found.config["dataset"], found.model.state_dict()
     if not isinstance(found.model, QBERT4Rec):
         raise InputError(

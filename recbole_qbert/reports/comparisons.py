@@ -16,7 +16,7 @@ from recbole_qbert.evaluation.ranking import RANKS_FILE
 from recbole_qbert.evaluation.results import RunResult, differing_settings, group_runs
 from recbole_qbert.experiments.benchmark.plan import REFERENCE, ModelRow
 from recbole_qbert.experiments.benchmark.scores import Row, Scores, score
-from recbole_qbert.experiments.benchmark.sidecar import read_sidecar
+from recbole_qbert.experiments.benchmark.table_json import read_sidecar
 from recbole_qbert.reports.discovery import Found, Run
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from recbole_qbert.common.errors import InputError, preview
 from recbole_qbert.evaluation.results import RunResult, read_results
-from recbole_qbert.experiments.benchmark import sidecar
-from recbole_qbert.experiments.tune.journal import EXPERIMENT
+from recbole_qbert.experiments.benchmark import table_json as sidecar
+from recbole_qbert.experiments.tune.trial_log import EXPERIMENT
 
 RESULTS = "results.jsonl"
 # Subfolders of runs, sweeps and data sets that contain no results.

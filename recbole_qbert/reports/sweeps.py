@@ -14,9 +14,9 @@ from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import read_json
 from recbole_qbert.evaluation.results import RANKINGS, flat_settings, metric_title
 from recbole_qbert.experiments.benchmark.scores import Row
-from recbole_qbert.experiments.tune.journal import EXPERIMENT, FAILED, STOPPED
 from recbole_qbert.experiments.tune.settings import describe, short
 from recbole_qbert.experiments.tune.sweep import TRIALS_CSV
+from recbole_qbert.experiments.tune.trial_log import EXPERIMENT, FAILED, STOPPED
 from recbole_qbert.reports import webpage
 from recbole_qbert.reports.charts import (
     CURVES,
@@ -265,10 +265,10 @@ def _brief(value: float) -> str:
 
 def run_charts(one: ComparisonData, metric: str, palette: Palette) -> list[Chart]:
     """Charts of the test metric over each number in which otherwise equal rows differ."""
-    models = dict.fromkeys(row.contender.model for row in one.scores.rows)
+    models = dict.fromkeys(row.model_row.model for row in one.scores.rows)
     curves: dict[str, dict[str, list[tuple[float, Row]]]] = {}
     for model in models:
-        rows = [row for row in one.scores.rows if row.contender.model == model]
+        rows = [row for row in one.scores.rows if row.model_row.model == model]
         for key, points in varied(rows).items():
             curves.setdefault(key, {})[model] = points
     charts = []

@@ -65,7 +65,7 @@ def _comparison(one: ComparisonData, metric: str, palette: Palette, number: str)
         blocks.append(tuple(_bars(scores, metric, palette, number)))
     blocks.append(sheet_html(metrics_sheet(scores)))
     published = published_figures(scores.dataset)
-    if any(row.contender.model in published for row in scores.rows):
+    if any(row.model_row.model in published for row in scores.rows):
         blocks.append(sheet_html(published_sheet(scores, published, published_source())))
     blocks += _groups(scores, metric, palette, number)
     if scores.tested:

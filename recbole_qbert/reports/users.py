@@ -18,7 +18,7 @@ from recbole_qbert.reports.inspection.catalog import printable
 from recbole_qbert.reports.inspection.tree import spread
 from recbole_qbert.reports.learning import metric_name
 from recbole_qbert.reports.sections import ReportSection
-from recbole_qbert.serving.bundle import Recommender
+from recbole_qbert.serving.recommender import Recommender
 
 LENGTH = 10  # recommended items per user
 N_HISTORY = 8  # number of last items of a history that are shown

@@ -52,9 +52,9 @@ OfModel = Callable[[Any, Interaction], Tensor]  # the first argument is a model 
 def trimmed_loss(model: Any, config: Any) -> OfBatch:
     """Return a function equal to `model.calculate_loss`, faster if model, device and config allow.
 
-    Also replaces layers of the model (see `quicken`).
+    Also replaces layers of the model (see `apply_speedups`).
     """
-    quicken(model, config)
+    apply_speedups(model, config)
     if (
         config["model"] == "S3Rec"
         and config["train_stage"] == "pretrain"
@@ -74,9 +74,9 @@ def trimmed_loss(model: Any, config: Any) -> OfBatch:
 def trimmed_scores(model: Any, config: Any) -> OfBatch:
     """Return a function equal to `model.full_sort_predict`: scores of all items [B, N].
 
-    Also replaces layers of the model (see `quicken`).
+    Also replaces layers of the model (see `apply_speedups`).
     """
-    quicken(model, config)
+    apply_speedups(model, config)
     return _with_trimmed_forward(model, "full_sort_predict", None, config, share=False)
 
 
@@ -159,7 +159,7 @@ class TrimmedForward:
     def __call__(self, items: Tensor, lengths: Tensor | None = None, **named: Any) -> Tensor:
         """Encode right-padded items [B, L]."""
         if self._sharing():
-            whole, place = fold_beginnings(items)
+            whole, place = merge_prefixes(items)
         else:
             whole, place = items, torch.arange(len(items), device=items.device)
         if lengths is not None:
@@ -216,7 +216,7 @@ class TrimmedForward:
         ]
 
 
-def fold_beginnings(items: Tensor) -> tuple[Tensor, Tensor]:
+def merge_prefixes(items: Tensor) -> tuple[Tensor, Tensor]:
     """Remove rows that are a prefix of another row.
 
     Args:
@@ -245,7 +245,7 @@ def _drop_prefixes(items: Tensor) -> tuple[Tensor, Tensor]:
 # RecBole's layers -----------------------------------------------------------------------------
 
 
-def quicken(model: Any, config: Any) -> None:
+def apply_speedups(model: Any, config: Any) -> None:
     """Replace layers of a RecBole model by equivalent faster ones, if `trim_padding` is on.
 
     Repeated calls change nothing.

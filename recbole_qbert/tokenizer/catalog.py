@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_qbert.common.errors import InputError, did_you_mean
-from recbole_qbert.common.files import sha256_file
+from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.common.yaml_files import load_yaml, shipped
 from recbole_qbert.data.atomic import read_columns
 from recbole_qbert.data.domain import DatasetPaths

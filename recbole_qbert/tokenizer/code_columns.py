@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.common.files import sha256_file
+from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.data.codec import level_letters, parse_token, quote
 from recbole_qbert.data.items import ITEM_FIELD, item_file_entry, read_item_fields
 from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids, write_semantic_ids
+from recbole_qbert.tokenizer.collision_fallback import extra_level, usage_distances
 from recbole_qbert.tokenizer.collisions import reallocate
 from recbole_qbert.tokenizer.quantizers.base import count_collisions
-from recbole_qbert.tokenizer.unique import extra_level, usage_distances
 
 logger = logging.getLogger(__name__)
 

@@ -37,7 +37,7 @@ from typing import Any
 import numpy as np
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.tokenizer.tuple_tree import TupleTree
+from recbole_qbert.tokenizer.semantic_id_trie import SemanticIDTrie
 
 Distances = Callable[[np.ndarray], np.ndarray]
 
@@ -120,7 +120,7 @@ def reallocate(
     of_tuple = group[ranked]
     moving = ranked[(_running_count(of_tuple) > 0) | is_taken[of_tuple]]
 
-    tree = TupleTree(sizes)
+    tree = SemanticIDTrie(sizes)
     tree.add(every[first])
     result = codes.copy()
     tally = _MoveStatistics(len(sizes))
@@ -188,7 +188,7 @@ def _phase(
     start: int,
     queue: np.ndarray,
     result: np.ndarray,
-    tree: TupleTree,
+    tree: SemanticIDTrie,
     source: _DistanceReader,
     tally: _MoveStatistics,
 ) -> np.ndarray:

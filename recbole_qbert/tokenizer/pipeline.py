@@ -24,6 +24,7 @@ from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.embeddings import CONTENT, FUSED, IDENTITY
 from recbole_qbert.tokenizer.artifact import Streams, Tokenizer, filled
 from recbole_qbert.tokenizer.catalog import TokenizerInputs, read_catalog, read_training_pairs
+from recbole_qbert.tokenizer.collision_fallback import extra_level
 from recbole_qbert.tokenizer.collisions import reallocate
 from recbole_qbert.tokenizer.fusion.agreement import agreement_report
 from recbole_qbert.tokenizer.fusion.cooccurrence import cooccurrence, cooccurrence_vectors
@@ -39,7 +40,6 @@ from recbole_qbert.tokenizer.sizes import (
     stream_sizes,
     warn_of_sharing,
 )
-from recbole_qbert.tokenizer.unique import extra_level
 from recbole_qbert.training.checkpoint import is_checkpoint, load_checkpoint, save_checkpoint
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,8 @@ from recbole.config import Config
 from recbole.utils import get_model
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.common.files import sha256_file, sidecar_path
+from recbole_qbert.common.files import sidecar_path
+from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.data.dataset import SEMANTIC_ID_FIELD, semantic_id_path
 from recbole_qbert.data.domain import DatasetPaths
 

@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.tensorboard import SummaryWriter
 
-from recbole_qbert.common.errors import InputError, said_by_recbole
+from recbole_qbert.common.errors import InputError, recbole_error_context
 from recbole_qbert.common.files import write_json
 from recbole_qbert.common.process_group import barrier, is_main, world
 from recbole_qbert.common.progress import Progress
@@ -194,7 +194,7 @@ class ResumableTrainer(Trainer):
                 return loss_func(*batch)
             place = f"{self.config['model']} on {self.config['dataset']}"
             remedy = "see its keys in RecBole's documentation; it may need more items or users"
-            with said_by_recbole(type(self.model), place, "cannot train it", remedy):
+            with recbole_error_context(type(self.model), place, "cannot train it", remedy):
                 return loss_func(*batch)
 
         return loss

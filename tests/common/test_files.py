@@ -21,11 +21,10 @@ from recbole_qbert.common.files import (
     append_line,
     atomic_folder,
     atomic_write,
-    check_folder,
     read_line,
     recovered,
-    sha256_folder,
 )
+from recbole_qbert.common.hashes import check_folder, sha256_folder
 
 FULL = r"(?s)^[^\n]*: (File too large|No space left on device); make room there, and [^\n]*$"
 

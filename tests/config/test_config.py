@@ -14,13 +14,8 @@ from recbole.config import Config
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.yaml_files import load_yaml, parse_value
-from recbole_qbert.config.build import (
-    build_config,
-    check_keys,
-    known_keys,
-    shipped,
-    warn_without_gpu,
-)
+from recbole_qbert.config.build import build_config, check_keys, known_keys, shipped
+from recbole_qbert.config.recbole_hooks import warn_without_gpu
 
 # Keys --------------------------------------------------------------------------------------------
 

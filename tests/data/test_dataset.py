@@ -19,8 +19,8 @@ from recbole_qbert.common.errors import InputError
 from recbole_qbert.config.build import build_config
 from recbole_qbert.data.dataset import (
     AUGMENTATIONS,
-    ROW_FIELD,
     SEMANTIC_ID_FIELD,
+    TARGET_POSITION_FIELD,
     SemanticIDDataset,
 )
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
@@ -97,14 +97,14 @@ def histories(loader: Any) -> dict[int, list[tuple[list[int], int]]]:
 def test_prefix_rows_are_recboles(tiny: Tiny, settings: dict[str, Any]) -> None:
     (tiny.folder / "toy.semid").unlink()
     config = tiny.make_config("SASRec", augmentation="prefix", **settings)
-    assert_same_batches(load_splits(config), recbole_loaders(config), {ROW_FIELD})
+    assert_same_batches(load_splits(config), recbole_loaders(config), {TARGET_POSITION_FIELD})
 
 
 def test_semantic_ids_change_nothing_else(tiny: Tiny) -> None:
     """With a .semid, the only other field is the item feature `semantic_id`."""
     config = tiny.make_config("SASRec")
     assert_same_batches(
-        load_splits(config), recbole_loaders(config), {ROW_FIELD, SEMANTIC_ID_FIELD}
+        load_splits(config), recbole_loaders(config), {TARGET_POSITION_FIELD, SEMANTIC_ID_FIELD}
     )
 
 
@@ -121,7 +121,7 @@ def test_other_columns_of_the_inter_become_lists_too(tiny: Tiny, numerical: list
         "SASRec", load_col={"inter": ALL_COLUMNS}, numerical_features=numerical
     )
     assert_same_batches(
-        load_splits(config), recbole_loaders(config), {ROW_FIELD, SEMANTIC_ID_FIELD}
+        load_splits(config), recbole_loaders(config), {TARGET_POSITION_FIELD, SEMANTIC_ID_FIELD}
     )
     assert next(iter(load_splits(config).train))["tags_list"].shape[1:] == (8, 3)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.common.files import sha256_file
+from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.data.items import item_file_entry, read_item_fields
 
 HEADER = "item_id:token\ttitle:token_seq\tbrand:token"

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_semid import GOOD, SOURCE, refusal, small_table
 
-from recbole_qbert.common.files import sha256_file, sidecar_path
+from recbole_qbert.common.files import sidecar_path
+from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.data.semid import (
     SemanticIDTable,
     items_sha256,

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.common.files import sha256_folder
+from recbole_qbert.common.hashes import sha256_folder
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.semid import read_semantic_ids
 from recbole_qbert.datasets.json_layout import STYLES, as_json

@@ -23,7 +23,7 @@ from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.atomic import read_columns
 from recbole_qbert.data.atomic_writing import write_header, write_rows
 from recbole_qbert.data.domain import DatasetPaths
-from recbole_qbert.datasets.outcome import Prepared
+from recbole_qbert.datasets.finish import Prepared
 from recbole_qbert.datasets.table import Columns, ItemColumns, prepare_table
 from recbole_qbert.datasets.table_source import open_source
 from recbole_qbert.datasets.text import MISSING, clean_column

@@ -26,9 +26,9 @@ from recbole_qbert.config.build import build_config
 from recbole_qbert.data.atomic import read_columns
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.merge import merge
+from recbole_qbert.datasets.arrow_cache import open_cache
+from recbole_qbert.datasets.finish import Prepared
 from recbole_qbert.datasets.kcore import Rules, held_out, tied_tests, without_repeats
-from recbole_qbert.datasets.outcome import Prepared
-from recbole_qbert.datasets.spool import spool
 from recbole_qbert.datasets.table import Columns, ItemColumns, prepare_table
 from recbole_qbert.datasets.table_source import open_source
 from recbole_qbert.datasets.times import divided, odd_times, said_of_times
@@ -449,7 +449,7 @@ def test_a_failed_call_leaves_what_was_there(tmp_path: Path) -> None:
 
 def test_two_preparations_of_one_data_set_at_once(tmp_path: Path) -> None:
     domain = DatasetPaths("d", tmp_path / "ds" / "d")
-    with spool(domain, False) as parts:
+    with open_cache(domain, False) as parts:
         assert parts.is_dir()
         done = subprocess.run(script(tmp_path, "--time=t"), capture_output=True, text=True)
         assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr

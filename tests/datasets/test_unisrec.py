@@ -10,7 +10,7 @@ from atomic_toys import placed, unisrec_like, write_inter
 from recbole_alone import load_alone
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.common.files import sha256_folder
+from recbole_qbert.common.hashes import sha256_folder
 from recbole_qbert.data.atomic import read_columns
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.embeddings import EmbeddingTable, read_embeddings, write_embeddings

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.common.files import sha256_file
+from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.compat import torchvision
 from recbole_qbert.encoders.image import embed_image, find_pictures
 from recbole_qbert.encoders.open_clip_encoder import OpenClipEncoder, import_open_clip

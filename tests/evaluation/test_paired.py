@@ -11,7 +11,7 @@ from conftest import Tiny
 
 from recbole_qbert.cli import main
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.common.files import sha256_file
+from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.evaluation.comparable import differences
 from recbole_qbert.evaluation.results import RunResult, append_result, read_results
 from recbole_qbert.evaluation.significance import compare, holm, paired_tests, read_runs

@@ -13,8 +13,8 @@ from conftest import Tiny
 
 from recbole_qbert.common.yaml_files import load_yaml
 from recbole_qbert.config.build import shipped
-from recbole_qbert.experiments.benchmark.cells import build_cells
 from recbole_qbert.experiments.benchmark.plan import KEYS, read_plan
+from recbole_qbert.experiments.benchmark.planned_runs import planned_runs
 from recbole_qbert.experiments.benchmark.published import published_figures, published_source
 
 PUBLISHED = shipped("published.yaml")
@@ -45,9 +45,9 @@ def test_every_shipped_benchmark_builds_all_its_cells(tiny: Tiny, path: Path) ->
         for file in (tiny.root / dataset).iterdir():
             file.rename(file.with_name(file.name.replace("toy", dataset, 1)))
     plan = read_plan(path, {"data_path": str(tiny.root), "use_gpu": "False"})
-    cells = build_cells(plan)
-    assert len(cells) == len(plan.contenders) * len(plan.seeds) * len(plan.datasets)
-    controls = [cell.config for cell in cells if cell.contender.name == "IDBERT4Rec"]
+    cells = planned_runs(plan)
+    assert len(cells) == len(plan.model_rows) * len(plan.seeds) * len(plan.datasets)
+    controls = [cell.config for cell in cells if cell.model_row.name == "IDBERT4Rec"]
     assert {config["item_representation"] for config in controls} <= {"id"}
     assert bool(controls) == load_yaml(path)["controls"]
 

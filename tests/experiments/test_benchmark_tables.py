@@ -17,7 +17,6 @@ from toy_results import add_run
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.evaluation.results import RunResult
-from recbole_qbert.experiments.benchmark.cells import Outcome, PlannedRun
 from recbole_qbert.experiments.benchmark.outputs import (
     CSV_HEAD,
     csv_lines,
@@ -27,6 +26,7 @@ from recbole_qbert.experiments.benchmark.outputs import (
     write_files,
 )
 from recbole_qbert.experiments.benchmark.plan import BenchmarkPlan, ModelRow
+from recbole_qbert.experiments.benchmark.planned_runs import Outcome, PlannedRun
 from recbole_qbert.experiments.benchmark.scores import Row, Scores, collect, score, spread
 from recbole_qbert.experiments.benchmark.tables import (
     BEST,
@@ -302,7 +302,7 @@ def test_runs_say_what_one_must_know(make_run: MakeRun) -> None:
     line += ["2, 9 ! of 9, stopped early", "70", "15", "1,234", "200"]
     assert texts(sheet) == [[line]]
     assert sheet.notes[-1] == "! the best epoch was the last allowed one: train longer"
-    calm = score("toy", (Row(row.contender, runs[:1]),), "ours")
+    calm = score("toy", (Row(row.model_row, runs[:1]),), "ours")
     assert len(runs_sheet(calm).notes) == 1
 
 
@@ -375,7 +375,7 @@ def test_latex(scores: Scores) -> None:
 
 def test_the_screen(scores: Scores) -> None:
     """Names are no markup, and everything fits into 110 columns."""
-    row = dataclasses.replace(scores.rows[2], contender=ModelRow("[bold]x[/bold]", "SASRec"))
+    row = dataclasses.replace(scores.rows[2], model_row=ModelRow("[bold]x[/bold]", "SASRec"))
     odd = score("toy", (*scores.rows[:2], row), "ours")
     stream = io.StringIO()
     console = Console(file=stream, width=110)

@@ -12,7 +12,7 @@ import pytest
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import exclusive
-from recbole_qbert.experiments.tune.journal import Trial, TrialLog, trial_folder
+from recbole_qbert.experiments.tune.trial_log import Trial, TrialLog, trial_folder
 
 
 def report(evaluation: int, valid: float = 0.5) -> dict[str, Any]:

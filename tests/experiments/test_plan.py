@@ -11,7 +11,6 @@ from toy_plan import SETTINGS, SIZES, write_plan
 
 from recbole_qbert.cli import main
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.experiments.benchmark.cells import build_cells
 from recbole_qbert.experiments.benchmark.plan import (
     NOT_STATED,
     BenchmarkPlan,
@@ -19,6 +18,7 @@ from recbole_qbert.experiments.benchmark.plan import (
     lineage,
     read_plan,
 )
+from recbole_qbert.experiments.benchmark.planned_runs import planned_runs
 from recbole_qbert.experiments.run import run_models
 
 
@@ -34,7 +34,7 @@ def test_a_name_is_enough_and_controls_come_by_themselves(tiny: Tiny) -> None:
         "budget": "9 trials",
     }
     plan = plan_of(tiny, models=["QBERT4Rec", free, "BigramChain"], controls=True)
-    assert plan.contenders == (
+    assert plan.model_rows == (
         ModelRow("QBERT4Rec", "QBERT4Rec", {}, NOT_STATED),
         ModelRow("free", "QBERT4Rec", {"exclude_visible": False}, "9 trials"),
         ModelRow("BigramChain", "BigramChain"),
@@ -45,7 +45,7 @@ def test_a_name_is_enough_and_controls_come_by_themselves(tiny: Tiny) -> None:
     path = write_plan(tiny)
     path.write_text("models: [QBERT4Rec]\ndatasets: [toy]\nseeds: [1]\n")
     plan = read_plan(path, {})
-    assert [each.name for each in plan.contenders[1:]] == [
+    assert [each.name for each in plan.model_rows[1:]] == [
         "Popularity",
         "BigramChain",
         "IDBERT4Rec",
@@ -66,11 +66,11 @@ def test_the_command_line_takes_some_rows_and_data_sets(tiny: Tiny) -> None:
     with pytest.raises(InputError, match="reference: 'QBERT4Rec' is none of wide"):
         plan_of(tiny, {"models": "wide", "reference": "QBERT4Rec"}, **file)
     plan = plan_of(tiny, {"models": "QBERT4Rec", "datasets": "toy"}, **file)
-    assert [each.name for each in plan.contenders] == ["QBERT4Rec"]
+    assert [each.name for each in plan.model_rows] == ["QBERT4Rec"]
     assert plan.datasets == ("toy",)
     plan = plan_of(tiny, {"models": "wide,QBERT4Rec,BERT4Rec"}, **file)
-    assert plan.contenders[0] == ModelRow("wide", "SASRec", {"n_layers": 9}, "3 trials")
-    assert plan.contenders[2] == ModelRow("BERT4Rec", "BERT4Rec")  # no row of the file
+    assert plan.model_rows[0] == ModelRow("wide", "SASRec", {"n_layers": 9}, "3 trials")
+    assert plan.model_rows[2] == ModelRow("BERT4Rec", "BERT4Rec")  # no row of the file
     for section in ({"per_model": {"GRU4Rec": {}}}, {"per_dataset": {"third": {}}}):
         with pytest.raises(InputError, match="is not in this benchmark"):
             plan_of(tiny, {"models": "QBERT4Rec", "datasets": "toy"}, **file | section)
@@ -101,14 +101,14 @@ def test_later_settings_win(tiny: Tiny) -> None:
             }
         },
     )
-    ours, plain, own = (plan.settings_of(each, "toy") for each in plan.contenders)
+    ours, plain, own = (plan.settings_of(each, "toy") for each in plan.model_rows)
     keys = ("eval_step", "epochs", "stopping_step", "learning_rate", "weight_decay")
     assert [ours.get(key) for key in keys] == [1, 2, 2, 2.0, 5.0]
     assert [plain[key] for key in keys] == [1, 2, 3, 3.5, 5.0]
     assert [own[key] for key in keys] == [1, 2, 3, 4.0, 5.0]
     assert (ours.get("eval_batch_size"), plain["eval_batch_size"]) == (None, 35)
-    assert plan.settings_of(plan.contenders[0], "other")["epochs"] == 1
-    assert plan.settings_of(plan.contenders[1], "other")["eval_batch_size"] == 30
+    assert plan.settings_of(plan.model_rows[0], "other")["epochs"] == 1
+    assert plan.settings_of(plan.model_rows[1], "other")["eval_batch_size"] == 30
     assert (plan.seeds, ours["checkpoint_dir"]) == ((5, 6), "elsewhere")
 
 
@@ -119,7 +119,7 @@ def test_mask_dictionaries_are_merged(tiny: Tiny) -> None:
         settings={"mask_mix": {"span": 2.0}},
         per_model={"QBERT4Rec": {"mask_mix": {"tail": 3.0}}},
     )
-    assert plan.settings_of(plan.contenders[0], "toy")["mask_mix"] == {"span": 2.0, "tail": 3.0}
+    assert plan.settings_of(plan.model_rows[0], "toy")["mask_mix"] == {"span": 2.0, "tail": 3.0}
 
 
 def test_controls_take_what_belongs_to_them(tiny: Tiny) -> None:
@@ -127,7 +127,7 @@ def test_controls_take_what_belongs_to_them(tiny: Tiny) -> None:
     shape = {"item_representation": "word", "hidden_dropout_prob": 0.1}
     common = {**SETTINGS, "eval_step": 2}
     plan = plan_of(tiny, controls=True, settings=common, per_model={"QBERT4Rec": shape})
-    found = {each.name: plan.settings_of(each, "toy") for each in plan.contenders}
+    found = {each.name: plan.settings_of(each, "toy") for each in plan.model_rows}
     assert found["QBERT4Rec"].items() >= {**SETTINGS, **shape}.items()
     assert found["IDBERT4Rec"].items() >= {**SETTINGS, "hidden_dropout_prob": 0.1}.items()
     assert "item_representation" not in found["IDBERT4Rec"]
@@ -135,7 +135,7 @@ def test_controls_take_what_belongs_to_them(tiny: Tiny) -> None:
     for name in ("Popularity", "BigramChain"):
         assert not found[name].keys() & {*SIZES, "epochs", "eval_step"}
         assert found[name]["train_batch_size"] == 16
-    configs = {cell.contender.name: cell.config for cell in build_cells(plan)}
+    configs = {cell.model_row.name: cell.config for cell in planned_runs(plan)}
     assert configs["IDBERT4Rec"]["item_representation"] == "id"
     assert configs["QBERT4Rec"]["item_representation"] == "word"
     assert (configs["SASRec"]["epochs"], configs["Popularity"]["epochs"]) == (2, 1)
@@ -149,8 +149,8 @@ def test_lineage() -> None:
 
 def test_the_order_of_the_cells(tiny: Tiny) -> None:
     """A data set's first seed of every model comes first, so that a table is soon whole."""
-    cells = build_cells(plan_of(tiny, seeds=[3, 1]))
-    assert [(cell.contender.name, cell.seed) for cell in cells] == [
+    cells = planned_runs(plan_of(tiny, seeds=[3, 1]))
+    assert [(cell.model_row.name, cell.seed) for cell in cells] == [
         ("QBERT4Rec", 3),
         ("SASRec", 3),
         ("QBERT4Rec", 1),
@@ -164,14 +164,14 @@ def test_a_pretrained_row_stands_beside_itself_from_scratch(tiny: Tiny) -> None:
     settings = {**SETTINGS, "epochs": 1, "data_path": ".", "checkpoint_dir": "first"}
     (run,) = run_models(["QBERT4Rec"], "toy", (), settings)
     entry = {"name": "pretrained", "model": "QBERT4Rec", "settings": {"pre_model_path": run.bundle}}
-    cells = build_cells(plan_of(tiny, models=[entry, "SASRec"], reference="pretrained"))
-    names = [cell.contender.name for cell in cells]
+    cells = planned_runs(plan_of(tiny, models=[entry, "SASRec"], reference="pretrained"))
+    names = [cell.model_row.name for cell in cells]
     assert names == ["pretrained", "pretrained, from scratch", "SASRec"]
     left, right = (dict(cell.config.final_config_dict) for cell in cells[:2])
     assert left.pop("pre_model_path") == run.bundle and right.pop("pre_model_path") is None
     assert left == right
-    cells = build_cells(plan_of(tiny, models=[entry, "QBERT4Rec"]))
-    assert [cell.contender.name for cell in cells] == ["pretrained", "QBERT4Rec"]
+    cells = planned_runs(plan_of(tiny, models=[entry, "QBERT4Rec"]))
+    assert [cell.model_row.name for cell in cells] == ["pretrained", "QBERT4Rec"]
 
 
 ERRORS: dict[str, tuple[dict[str, Any], str]] = {
@@ -316,10 +316,10 @@ def test_data_without_their_files(tiny: Tiny) -> None:
     plan = plan_of(tiny)
     (tiny.folder / "toy.semid").unlink()
     with pytest.raises(InputError, match="toy.semid: no such file, and QBERT4Rec needs it; `rec"):
-        build_cells(plan)
+        planned_runs(plan)
     (tiny.folder / "toy.inter").unlink()
     with pytest.raises(InputError, match="toy.inter: no such file, and QBERT4Rec needs it$"):
-        build_cells(plan)
+        planned_runs(plan)
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -330,7 +330,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_flag_reaches_one_row(tiny: Tiny) -> None:
     models = [{"name": "a b.c", "model": "SASRec", "settings": {"epochs": 3}}, "QBERT4Rec"]
     plan = plan_of(tiny, {"models.a b.c.epochs": "4", "eval_step": "2"}, models=models)
-    epochs = [plan.settings_of(each, "toy")["epochs"] for each in plan.contenders]
+    epochs = [plan.settings_of(each, "toy")["epochs"] for each in plan.model_rows]
     assert epochs == [4, SETTINGS["epochs"]]
     with pytest.raises(InputError, match="unknown key 'epoch' for SASRec"):
         plan_of(tiny, {"models.a b.c.epoch": "4"}, models=models)

@@ -23,9 +23,9 @@ from recbole_qbert.evaluation.results import RunResult, read_results
 from recbole_qbert.experiments.run import run_model
 from recbole_qbert.experiments.tune import ray_adapter
 from recbole_qbert.experiments.tune import sweep as sweep_module
-from recbole_qbert.experiments.tune.journal import TrialLog
 from recbole_qbert.experiments.tune.ray_adapter import ResumableASHA, Schedule, run_trials
 from recbole_qbert.experiments.tune.sweep import sweep
+from recbole_qbert.experiments.tune.trial_log import TrialLog
 from recbole_qbert.reports.sweeps import read_experiment
 
 

@@ -25,9 +25,9 @@ from recbole_qbert.common.files import read_json, write_json
 from recbole_qbert.compat.ray import memory_costs_a_trial
 from recbole_qbert.evaluation.results import read_results
 from recbole_qbert.experiments.tune import sweep as sweep_module
-from recbole_qbert.experiments.tune.journal import TrialLog
 from recbole_qbert.experiments.tune.sweep import sweep
 from recbole_qbert.experiments.tune.trial import TrialJob
+from recbole_qbert.experiments.tune.trial_log import TrialLog
 
 ray = pytest.importorskip("ray")
 from ray.air.execution._internal.actor_manager import RayActorManager  # noqa: E402
@@ -149,7 +149,7 @@ import os, sys
 from pathlib import Path
 from recbole_qbert.cli import main
 from recbole_qbert.experiments.tune import sweep
-from recbole_qbert.experiments.tune.journal import TrialLog
+from recbole_qbert.experiments.tune.trial_log import TrialLog
 from recbole_qbert.experiments.tune.trial import run_trial
 
 def run_or_die(job, number, report):

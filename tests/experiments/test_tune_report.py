@@ -9,7 +9,6 @@ from typing import Any
 
 from rich.console import Console
 
-from recbole_qbert.experiments.tune.journal import Trial
 from recbole_qbert.experiments.tune.report import (
     Clock,
     Display,
@@ -19,6 +18,7 @@ from recbole_qbert.experiments.tune.report import (
     trials_table,
     write_csv,
 )
+from recbole_qbert.experiments.tune.trial_log import Trial
 
 KEYS = ["n_layers", "learning_rate"]
 LENGTH = Length(epochs=4, evaluations=4)

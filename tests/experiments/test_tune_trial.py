@@ -15,10 +15,11 @@ from tune_toy import SETTINGS, toy_plan
 import recbole_qbert.experiments.run
 import recbole_qbert.training.trainer
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.common.files import read_json, sha256_file, write_json
-from recbole_qbert.experiments.tune.journal import EXPERIMENT, FAULT, TRIAL_YAML, trial_folder
+from recbole_qbert.common.files import read_json, write_json
+from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.experiments.tune.settings import write_yaml
 from recbole_qbert.experiments.tune.trial import TrialJob, report_of, run_trial
+from recbole_qbert.experiments.tune.trial_log import EXPERIMENT, FAULT, TRIAL_YAML, trial_folder
 from recbole_qbert.training.trainer import ResumableTrainer
 
 REPORTED = {"evaluation", "epoch", "valid", "best_valid", "best_epoch", "seconds"}

@@ -118,7 +118,7 @@ def check_line(words: list[str]) -> None:
         given.pop("output", None)
         given.pop("retrain", None)
         if first == "benchmark":
-            assert read_plan(rest[0], given).contenders
+            assert read_plan(rest[0], given).model_rows
         elif first == "pretrain":
             names = given.pop("datasets").split(",")
             assert pretrain_config(names, (), given)["epochs"]

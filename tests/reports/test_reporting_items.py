@@ -27,7 +27,7 @@ from recbole_qbert.reports.item_map import (
     space_section,
 )
 from recbole_qbert.reports.users import ExampleUser, best_bundle, example_users, users_section
-from recbole_qbert.serving.bundle import Recommender
+from recbole_qbert.serving.recommender import Recommender
 from recbole_qbert.training.checkpoint import save_checkpoint
 
 

@@ -14,7 +14,7 @@ from recbole_qbert.common.errors import InputError
 from recbole_qbert.evaluation.results import append_result, flat_settings
 from recbole_qbert.experiments.benchmark.plan import ModelRow
 from recbole_qbert.experiments.benchmark.scores import Row, score
-from recbole_qbert.experiments.benchmark.sidecar import read_sidecar, write_sidecar
+from recbole_qbert.experiments.benchmark.table_json import read_sidecar, write_sidecar
 from recbole_qbert.experiments.benchmark.tables import metrics_sheet
 from recbole_qbert.reports.comparisons import ComparisonData, compare_all
 from recbole_qbert.reports.discovery import find_results
@@ -115,7 +115,7 @@ def test_a_benchmark_is_found_as_it_was(tmp_path: Path) -> None:
     add_run(tmp_path, POOR, "GRU4Rec")
     first, second = compare_all(find_results([tmp_path]))
     assert metrics_sheet(first.scores) == metrics_sheet(scores)
-    assert [row.contender for row in first.scores.rows] == [row.contender for row in rows]
+    assert [row.model_row for row in first.scores.rows] == [row.model_row for row in rows]
     assert first.warnings == ("z on toy: why",)
     assert first.again == "recbole-qbert benchmark b.yaml"
     assert [row.name for row in second.scores.rows] == ["GRU4Rec"]

@@ -23,8 +23,9 @@ from safetensors.torch import load_file, save_file
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
 from recbole_qbert.experiments.splits import Splits
-from recbole_qbert.serving import bundle
-from recbole_qbert.serving.bundle import Recommender, save_bundle
+from recbole_qbert.serving import recommender as recommender_module
+from recbole_qbert.serving.bundle import save_bundle
+from recbole_qbert.serving.recommender import Recommender
 from recbole_qbert.training.checkpoint import load_checkpoint, save_checkpoint
 
 FILES = [
@@ -249,7 +250,7 @@ def test_unknown_items_are_left_out_and_named(recommender: Recommender, batch_si
 def test_histories_without_items_where_a_model_needs_one(tiny: Tiny) -> None:
     """SASRec reads the place before the first one: nothing is recommended, and that is said."""
     recommender = Recommender.load(bundled(tiny, "SASRec")[2])
-    assert not recommender.ranks_for_nothing
+    assert not recommender.ranks_empty_histories
     with pytest.warns(UserWarning, match=r"without a known item, for which SASRec .* \(2\)$"):
         found = recommender.recommend([["i1"], [], ["x"], ["i2"]], k=5)
     first, last = recommender.recommend([["i1"], ["i2"]], k=5)
@@ -268,8 +269,8 @@ def test_batches_are_bounded(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Non
         sizes.append(len(items))
         return original(model, config, items, lengths)
 
-    original = bundle._scores
-    monkeypatch.setattr(bundle, "_scores", counted)
+    original = recommender_module.scores_of
+    monkeypatch.setattr(recommender_module, "scores_of", counted)
     whole = recommender.recommend(histories)
     assert sizes == [40]
     for batch_size, n_batches in ((1, 40), (7, 6), (40, 1), (1000, 1)):
@@ -279,10 +280,10 @@ def test_batches_are_bounded(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Non
         assert max(sizes) <= batch_size
         assert_same_lists(parts, whole)
     sizes.clear()
-    monkeypatch.setattr(bundle, "SCORES_AT_ONCE", 8 * 31 + 5)
+    monkeypatch.setattr(recommender_module, "SCORES_AT_ONCE", 8 * 31 + 5)
     recommender.recommend(iter(histories))
     assert sizes == [8] * 5
-    monkeypatch.setattr(bundle, "SCORES_AT_ONCE", 1)  # more items than that
+    monkeypatch.setattr(recommender_module, "SCORES_AT_ONCE", 1)  # more items than that
     assert len(recommender.recommend(histories[:2])) == 2
     assert sizes[-2:] == [1, 1]
 
@@ -389,9 +390,9 @@ GONE = object()
         {"n_items": 29},
         {"n_items": "30"},
         {"n_items": GONE},
-        {"ranks_for_nothing": GONE},
-        {"ranks_for_nothing": None},
-        {"ranks_for_nothing": "yes"},
+        {"ranks_empty_histories": GONE},
+        {"ranks_empty_histories": None},
+        {"ranks_empty_histories": "yes"},
     ],
 )
 def test_an_edited_manifest_is_refused(

@@ -22,7 +22,8 @@ from recbole_qbert.data.dataset import SemanticIDDataset
 from recbole_qbert.data.embeddings import EmbeddingTable, write_embeddings
 from recbole_qbert.experiments.run import run_models
 from recbole_qbert.registry import MODEL_TABLE, model_entry, register
-from recbole_qbert.serving.bundle import NotBundled, Recommender, save_bundle
+from recbole_qbert.serving.bundle import NotBundled, save_bundle
+from recbole_qbert.serving.recommender import Recommender
 from recbole_qbert.speedups.trimmed_forward import MODELS as LEAN
 from recbole_qbert.training.checkpoint import load_checkpoint
 

@@ -19,8 +19,8 @@ from recbole_qbert.speedups.s3rec_pretraining import (
 )
 from recbole_qbert.speedups.trimmed_forward import (
     PooledOnce,
+    apply_speedups,
     mark_all_ends,
-    quicken,
     trimmed_loss,
     trimmed_scores,
 )
@@ -125,7 +125,7 @@ def test_features_pooled_once(tiny: Tiny, model: str, pooling: str) -> None:
     found = []
     for own in (False, True):
         if own:
-            quicken(trainer.model, config)
+            apply_speedups(trainer.model, config)
             pools = [each for each in trainer.model.modules() if type(each) is PooledOnce]
             assert len(pools) == 1
         trainer.model.zero_grad()
@@ -146,7 +146,7 @@ def test_ends_marked_at_once(tiny: Tiny) -> None:
     items = torch.arange(1, 25).view(4, 6) * (torch.arange(6) < lengths.unsqueeze(1))
     before = items.clone()
     expected = model.reconstruct_test_data(items.clone(), lengths)
-    quicken(model, config)
+    apply_speedups(model, config)
     assert model.reconstruct_test_data.__func__ is mark_all_ends
     assert torch.equal(model.reconstruct_test_data(items, lengths), expected)
     assert torch.equal(items, before)
@@ -159,12 +159,12 @@ def test_gelu_in_one_operation(tiny: Tiny) -> None:
     layers = [each for each in model.modules() if isinstance(each, FeedForward)]
     values = torch.linspace(-6, 6, 101)
     expected = layers[0].intermediate_act_fn(values)
-    quicken(model, config)
+    apply_speedups(model, config)
     assert all(each.intermediate_act_fn is torch.nn.functional.gelu for each in layers)
     torch.testing.assert_close(layers[0].intermediate_act_fn(values), expected)
     other = tiny.make_config("SASRec", hidden_act="swish")
     model = new_trainer(other)[0].model
-    quicken(model, other)
+    apply_speedups(model, other)
     layer = next(each for each in model.modules() if isinstance(each, FeedForward))
     assert layer.intermediate_act_fn == layer.swish
 

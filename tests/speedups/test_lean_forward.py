@@ -17,8 +17,8 @@ from recbole.data.interaction import Interaction
 from recbole_qbert.speedups.trimmed_forward import (
     CAUSAL,
     MODELS,
-    fold_beginnings,
     masked_loss,
+    merge_prefixes,
     trimmed_loss,
     trimmed_scores,
 )
@@ -169,7 +169,7 @@ def test_threads_share_a_model(tiny: Tiny, model: str) -> None:
 @given(st.lists(st.lists(st.integers(1, 3), max_size=6), min_size=1, max_size=30))
 def test_beginnings_against_a_loop(sequences: list[list[int]]) -> None:
     items = torch.tensor([row + [0] * (6 - len(row)) for row in sequences])
-    whole, place = fold_beginnings(items)
+    whole, place = merge_prefixes(items)
     kept = [[item for item in row if item] for row in whole.tolist()]
     for row, number in zip(sequences, place.tolist(), strict=True):
         assert kept[number][: len(row)] == row

@@ -7,10 +7,10 @@ import torch
 from conftest import Tiny
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.data.dataset import ROW_FIELD
+from recbole_qbert.data.dataset import TARGET_POSITION_FIELD
 from recbole_qbert.experiments.splits import load_splits
 
-FIELDS = ("user_id", ROW_FIELD, "item_length")
+FIELDS = ("user_id", TARGET_POSITION_FIELD, "item_length")
 
 
 def epoch(loader: object) -> list[tuple[int, int, int]]:
@@ -50,7 +50,9 @@ def test_whole_histories_of_a_user_stand_together(tiny: Tiny) -> None:
 
 def test_without_shuffling_rows_keep_their_order(tiny: Tiny) -> None:
     loader = load_splits(tiny.make_config("SASRec", batch_by="user", shuffle=False)).train
-    assert [row for _, row, _ in epoch(loader)] == loader._dataset.inter_feat[ROW_FIELD].tolist()
+    assert [row for _, row, _ in epoch(loader)] == loader._dataset.inter_feat[
+        TARGET_POSITION_FIELD
+    ].tolist()
 
 
 def test_an_unknown_way_is_refused(tiny: Tiny) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.common.files import read_json, sha256_file, sidecar_path
+from recbole_qbert.common.files import read_json, sidecar_path
+from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids, write_semantic_ids
 from recbole_qbert.tokenizer.code_columns import build_from_columns
 

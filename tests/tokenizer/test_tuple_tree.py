@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from recbole_qbert.tokenizer.tuple_tree import TupleTree
+from recbole_qbert.tokenizer.semantic_id_trie import SemanticIDTrie
 
 SIZES = (3, 2, 4)
 
@@ -16,7 +16,7 @@ SIZES = (3, 2, 4)
 def test_counts_equal_those_of_a_set(seed: int) -> None:
     random = np.random.default_rng(seed)
     every = np.array(list(itertools.product(*map(range, SIZES))))
-    tree, held = TupleTree(SIZES), set()
+    tree, held = SemanticIDTrie(SIZES), set()
     for part in np.split(random.permutation(every)[:15], [4, 4, 10]):  # one addition is empty
         tree.add(part)
         held |= set(map(tuple, part.tolist()))
@@ -34,7 +34,7 @@ def test_counts_equal_those_of_a_set(seed: int) -> None:
 
 
 def test_counts_stop_short_of_overflow() -> None:
-    tree = TupleTree((256,) * 9)  # 2**72 tuples
+    tree = SemanticIDTrie((256,) * 9)  # 2**72 tuples
     tree.add(np.zeros((1, 9), dtype=np.int64))
     assert tree.places[0] == tree.places[1] == 2**62
     assert tree.free(0, np.array([0]))[0, :2].tolist() == [2**62 - 1, 2**62]

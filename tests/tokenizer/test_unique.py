@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recbole_qbert.tokenizer.collision_fallback import extra_level, usage_distances
 from recbole_qbert.tokenizer.collisions import reallocate
-from recbole_qbert.tokenizer.unique import extra_level, usage_distances
 
 
 def test_extra_level_by_hand() -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 from rich.console import Console
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.experiments.benchmark.cells import build_cells, run_cells
 from recbole_qbert.experiments.benchmark.outputs import to_rich, write_files
 from recbole_qbert.experiments.benchmark.plan import BenchmarkPlan
+from recbole_qbert.experiments.benchmark.planned_runs import planned_runs, run_planned
 from recbole_qbert.experiments.benchmark.published import published_figures, published_source
 from recbole_qbert.experiments.benchmark.scores import collect
-from recbole_qbert.experiments.benchmark.sidecar import write_sidecar
+from recbole_qbert.experiments.benchmark.table_json import write_sidecar
 from recbole_qbert.experiments.benchmark.tables import all_sheets
 
 
@@ -25,7 +25,7 @@ def benchmark(
         plan: plan from `read_plan`.
         output: output folder; None: `<checkpoint_dir>/benchmark`.
         console: console to print on.
-        retrain: see `run_cells`.
+        retrain: see `run_planned`.
 
     Returns:
         One line for each failed run.
@@ -36,7 +36,7 @@ def benchmark(
     folder = output or Path(plan.checkpoint_dir) / "benchmark"
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; name another folder with --output")
-    outcome = run_cells(build_cells(plan), plan, console, retrain)
+    outcome = run_planned(planned_runs(plan), plan, console, retrain)
     scores = collect(plan, outcome)
     sheets = [all_sheets(one, published_figures(one.dataset), published_source()) for one in scores]
     for one in sheets:

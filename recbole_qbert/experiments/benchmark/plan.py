@@ -102,7 +102,7 @@ class BenchmarkPlan:
     """
 
     source: str
-    contenders: tuple[ModelRow, ...]
+    model_rows: tuple[ModelRow, ...]
     datasets: tuple[str, ...]
     seeds: tuple[int, ...]
     data_path: str
@@ -113,15 +113,15 @@ class BenchmarkPlan:
     max_concurrent: int
     given: Settings
 
-    def settings_of(self, contender: ModelRow, dataset: str) -> Settings:
+    def settings_of(self, model_row: ModelRow, dataset: str) -> Settings:
         """Merge the user's settings for one model row on one data set."""
         sections = [self.everywhere]
         if dataset in self.per_dataset:
             sections.append(self.per_dataset[dataset])
-        layers = [_readable(contender, section.common) for section in sections]
+        layers = [_readable(model_row, section.common) for section in sections]
         for section in sections:
-            layers += section.of_model(contender.model)
-        layers += [contender.settings, _readable(contender, self.given)]
+            layers += section.of_model(model_row.model)
+        layers += [model_row.settings, _readable(model_row, self.given)]
         merged: Settings = {}
         for layer in layers:
             merged = merge_settings(merged, layer)
@@ -155,17 +155,17 @@ def read_plan(path: str | Path, flags: Mapping[str, str]) -> BenchmarkPlan:
         "datasets": list(map(str, _entries(content, "datasets"))),
     }
     content |= {key: values.pop(key) for key in KEYS.difference(SECTIONS) & values.keys()}
-    contenders = [_row(entry, rows, source) for entry in _listed(content, "models", source)]
+    model_rows = [_row(entry, rows, source) for entry in _listed(content, "models", source)]
     if _truth(content, "controls", source):
-        there = {contender.model for contender in contenders}
-        contenders += [
+        there = {model_row.model for model_row in model_rows}
+        model_rows += [
             ModelRow(name, name, budget=budget)
             for name, budget in CONTROLS.items()
             if name not in there
         ]
-    names = [contender.name for contender in contenders]
+    names = [model_row.name for model_row in model_rows]
     _all_different(names, "models", source)
-    contenders = _with_row_settings(contenders, values)
+    model_rows = _with_row_settings(model_rows, values)
     reference = str(content.get("reference") or REFERENCE)
     if reference not in names and "models" in flags and "reference" not in flags:
         reference = names[0]
@@ -176,7 +176,7 @@ def read_plan(path: str | Path, flags: Mapping[str, str]) -> BenchmarkPlan:
         )
     plan = BenchmarkPlan(
         source=source,
-        contenders=tuple(contenders),
+        model_rows=tuple(model_rows),
         datasets=tuple(_words(content, "datasets", source)),
         seeds=tuple(_seeds(content, source)),
         data_path=str(content.get("data_path") or "dataset"),
@@ -191,9 +191,9 @@ def read_plan(path: str | Path, flags: Mapping[str, str]) -> BenchmarkPlan:
     return plan
 
 
-def _with_row_settings(contenders: Sequence[ModelRow], values: Settings) -> list[ModelRow]:
+def _with_row_settings(model_rows: Sequence[ModelRow], values: Settings) -> list[ModelRow]:
     """Apply the `models.<row>.<key>` flags to their rows and remove them from `values`."""
-    rows = {contender.name: contender for contender in contenders}
+    rows = {model_row.name: model_row for model_row in model_rows}
     for flag in [key for key in values if key.startswith("models.")]:
         name, _, key = flag.removeprefix("models.").rpartition(".")
         if name not in rows:
@@ -212,14 +212,14 @@ def lineage(model: str) -> list[str]:
     return [name for name in bases if name in MODEL_TABLE or name == model]
 
 
-def _readable(contender: ModelRow, settings: Settings) -> Settings:
+def _readable(model_row: ModelRow, settings: Settings) -> Settings:
     """Common settings that apply to a model row.
 
     Models that only count items have no sizes, and their counts are complete after one epoch.
     """
-    if not contender.counted:
+    if not model_row.counted:
         return settings
-    known = known_keys(contender.model) - {"epochs", "eval_step"}
+    known = known_keys(model_row.model) - {"epochs", "eval_step"}
     return {key: value for key, value in settings.items() if key in known}
 
 
@@ -262,21 +262,21 @@ def _check_settings(plan: BenchmarkPlan, described: Mapping[str, Sequence[str]])
         InputError: names the place and the key.
     """
     source = plan.source
-    rows = [*(contender.model for contender in plan.contenders), *described["models"]]
+    rows = [*(model_row.model for model_row in plan.model_rows), *described["models"]]
     models = {name for model in rows for name in lineage(model)}
     datasets = {*plan.datasets, *described["datasets"]}
     _check_names(plan.per_dataset, datasets, f"{source}: per_dataset")
     places = {f"{source}: per_dataset: {name}": each for name, each in plan.per_dataset.items()}
     common = {place: section.common for place, section in places.items()}
     common |= {f"{source}: settings": plan.everywhere.common, "command line": plan.given}
-    trained = [each.model for each in plan.contenders if not each.counted]
+    trained = [each.model for each in plan.model_rows if not each.counted]
     for place, settings in common.items():
-        _check_section(settings, place, trained or [each.model for each in plan.contenders])
+        _check_section(settings, place, trained or [each.model for each in plan.model_rows])
     for place, section in {source: plan.everywhere, **places}.items():
         _check_names(section.per_model, models, f"{place}: per_model")
         for name, settings in section.per_model.items():
             _check_section(settings, f"{place}: per_model: {name}", [name])
-    for each in plan.contenders:
+    for each in plan.model_rows:
         _check_section(each.settings, f"{source}: models: {each.name}: settings", [each.model])
 
 

@@ -26,8 +26,8 @@ from recbole_qbert.evaluation.significance import (
     paired_tests,
     values_by_user,
 )
-from recbole_qbert.experiments.benchmark.cells import Outcome
 from recbole_qbert.experiments.benchmark.plan import BenchmarkPlan, ModelRow
+from recbole_qbert.experiments.benchmark.planned_runs import Outcome
 
 SIGNIFICANT = 0.05
 COVERAGE = f"coverage@{LIST_LENGTH}"
@@ -60,13 +60,13 @@ class Tested(NamedTuple):
 class Row:
     """The runs of a model row on one data set, one per seed."""
 
-    contender: ModelRow
+    model_row: ModelRow
     runs: tuple[RunResult, ...]
 
     @property
     def name(self) -> str:
         """Printed name."""
-        return self.contender.name
+        return self.model_row.name
 
     @property
     def metrics(self) -> list[str]:
@@ -186,9 +186,9 @@ def collect(plan: BenchmarkPlan, outcome: Outcome) -> list[Scores]:
         runs: dict[str, tuple[ModelRow, list[RunResult]]] = {}
         for cell, result in outcome.results:
             if cell.dataset == dataset:
-                name = cell.contender.name
-                runs.setdefault(name, (cell.contender, []))[1].append(result)
-        rows = tuple(Row(contender, tuple(results)) for contender, results in runs.values())
+                name = cell.model_row.name
+                runs.setdefault(name, (cell.model_row, []))[1].append(result)
+        rows = tuple(Row(model_row, tuple(results)) for model_row, results in runs.values())
         if rows:
             found.append(score(dataset, rows, plan.reference))
     return found

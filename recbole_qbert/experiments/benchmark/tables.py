@@ -74,7 +74,7 @@ def all_sheets(
     sheets = [metrics_sheet(scores)]
     if scores.tested:
         sheets.append(comparisons_sheet(scores))
-    if any(row.contender.model in published for row in scores.rows):
+    if any(row.model_row.model in published for row in scores.rows):
         sheets.append(published_sheet(scores, published, source))
     sheets += [groups_sheet(scores, kind) for kind in GROUPS if scores.group_sizes]
     return [*sheets, runs_sheet(scores)]
@@ -186,7 +186,7 @@ def published_sheet(
     metrics = [metric for metric in scores.metrics if metric in known]
     sections = []
     for row in scores.rows:
-        figures = published.get(row.contender.model)
+        figures = published.get(row.model_row.model)
         if figures is None:
             continue
         ours = [row.over_seeds("test", metric).mean for metric in metrics]
@@ -273,7 +273,7 @@ def runs_sheet(scores: Scores) -> BenchmarkTable:
             one.loss,
             one.repeats,
             metric_title(one.valid_metric),
-            row.contender.budget,
+            row.model_row.budget,
             ", ".join(str(run.seed) for run in row.runs),
             ", ".join(epochs) + f" of {one.max_epochs}" + ", stopped early" * early,
             f"{statistics.mean(run.steps for run in row.runs):.0f}",

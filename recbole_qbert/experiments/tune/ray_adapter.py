@@ -29,10 +29,10 @@ from recbole_qbert._version import __version__
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.signals import own_sigterm
 from recbole_qbert.compat.ray import is_old, memory_costs_a_trial
-from recbole_qbert.experiments.tune.journal import Report
 from recbole_qbert.experiments.tune.ray_faults import fault_of, in_a_line
 from recbole_qbert.experiments.tune.ray_leftovers import ended_with_this_process
 from recbole_qbert.experiments.tune.trial import TrialJob, check_sight
+from recbole_qbert.experiments.tune.trial_log import Report
 
 backend: Any = importlib.import_module(
     "recbole_qbert.experiments.tune." + ("ray_2_6" if is_old() else "ray_2_45")

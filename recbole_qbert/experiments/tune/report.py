@@ -14,7 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from recbole_qbert.common.files import atomic_write
-from recbole_qbert.experiments.tune.journal import (
+from recbole_qbert.experiments.tune.settings import describe, short
+from recbole_qbert.experiments.tune.trial_log import (
     FAILED,
     FINISHED,
     RUNNING,
@@ -22,7 +23,6 @@ from recbole_qbert.experiments.tune.journal import (
     WAITING,
     Trial,
 )
-from recbole_qbert.experiments.tune.settings import describe, short
 
 COLUMNS = ("best_valid", "best_epoch", "epochs", "max_epochs", "stopped_early", "seconds", "fault")
 SECONDS_A_REFRESH = 0.5

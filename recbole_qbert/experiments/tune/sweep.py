@@ -18,13 +18,8 @@ from recbole.config import Config
 from rich.console import Console
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.common.files import (
-    exclusive,
-    read_json,
-    report_disk_full,
-    sha256_file,
-    write_json,
-)
+from recbole_qbert.common.files import exclusive, read_json, report_disk_full, write_json
+from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.common.process import flush_denormals, quiet_recbole, versions
 from recbole_qbert.common.signals import own_sigterm
 from recbole_qbert.config.build import build_config
@@ -32,7 +27,17 @@ from recbole_qbert.evaluation.printing import print_tables
 from recbole_qbert.evaluation.results import RunResult
 from recbole_qbert.experiments.run import prepare, publish
 from recbole_qbert.experiments.splits import data_counts, load_splits
-from recbole_qbert.experiments.tune.journal import (
+from recbole_qbert.experiments.tune.report import (
+    Display,
+    Length,
+    best_trial,
+    trials_table,
+    write_csv,
+)
+from recbole_qbert.experiments.tune.settings import SweepPlan, describe, of_trial, write_yaml
+from recbole_qbert.experiments.tune.space import n_grid
+from recbole_qbert.experiments.tune.trial import TrialJob, run_trial
+from recbole_qbert.experiments.tune.trial_log import (
     EXPERIMENT,
     FAILED,
     FAULT,
@@ -47,16 +52,6 @@ from recbole_qbert.experiments.tune.journal import (
     TrialLog,
     trial_folder,
 )
-from recbole_qbert.experiments.tune.report import (
-    Display,
-    Length,
-    best_trial,
-    trials_table,
-    write_csv,
-)
-from recbole_qbert.experiments.tune.settings import SweepPlan, describe, of_trial, write_yaml
-from recbole_qbert.experiments.tune.space import n_grid
-from recbole_qbert.experiments.tune.trial import TrialJob, run_trial
 from recbole_qbert.training.inputs import check_inputs
 from recbole_qbert.training.run_identity import LOCK, finished_run, run_folder
 

@@ -23,14 +23,14 @@ from recbole_qbert.common.process import flush_denormals, quiet_recbole
 from recbole_qbert.common.yaml_files import load_yaml
 from recbole_qbert.config.build import build_config
 from recbole_qbert.experiments.run import prepare, train
-from recbole_qbert.experiments.tune.journal import (
+from recbole_qbert.experiments.tune.settings import of_trial
+from recbole_qbert.experiments.tune.trial_log import (
     EXPERIMENT,
     FAULT,
     TRIAL_YAML,
     Report,
     trial_folder,
 )
-from recbole_qbert.experiments.tune.settings import of_trial
 from recbole_qbert.training.inputs import check_inputs
 from recbole_qbert.training.learning_curve import best_evaluation
 from recbole_qbert.training.run_identity import LOCK

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-from recbole_qbert.reports.inspection import sheets
+from recbole_qbert.reports.inspection import tables as sheets
 from recbole_qbert.reports.inspection.facts import Facts
 from recbole_qbert.reports.inspection.usage import bucket_labels
 from recbole_qbert.reports.webpage import COLORS, PALE, chart_text, styled

@@ -5,7 +5,8 @@ from __future__ import annotations
 from html import escape
 
 from recbole_qbert.reports import webpage
-from recbole_qbert.reports.inspection import figures, sheets, treemap
+from recbole_qbert.reports.inspection import figures, treemap
+from recbole_qbert.reports.inspection import tables as sheets
 from recbole_qbert.reports.inspection.facts import Facts
 from recbole_qbert.reports.inspection.neighbors import Neighbor, NeighborExample
 from recbole_qbert.reports.inspection.pictures import Pictures
@@ -53,10 +54,10 @@ def section_bodies(facts: Facts, pictures: Pictures | None) -> dict[str, str]:
 def _usage(facts: Facts) -> str:
     return (
         webpage.figure(figures.usage_figure(facts), "usage-figure")
-        + _table(sheets.usage_sheet(facts))
-        + _table(sheets.groups_sheet(facts))
+        + _table(sheets.usage_table(facts))
+        + _table(sheets.groups_table(facts))
         + webpage.figure(figures.sizes_figure(facts), "sizes-figure")
-        + _table(sheets.sizes_sheet(facts))
+        + _table(sheets.sizes_table(facts))
     )
 
 
@@ -92,7 +93,7 @@ def _groups(facts: Facts, pictures: Pictures | None) -> str:
 
 
 def _nearest(facts: Facts, pictures: Pictures | None) -> str:
-    sheet = sheets.agreement_sheet(facts)
+    sheet = sheets.agreement_table(facts)
     if sheet is None:
         agreement = webpage.missing(sheets.NO_EMBEDDINGS)
     else:
@@ -108,7 +109,7 @@ def _nearest(facts: Facts, pictures: Pictures | None) -> str:
 
 
 def _purity(facts: Facts) -> str:
-    sheet = sheets.purity_sheet(facts)
+    sheet = sheets.purity_table(facts)
     if sheet is None:
         return webpage.missing(sheets.NO_CATEGORIES)
     return webpage.figure(figures.purity_figure(facts), "purity-figure") + _table(sheet)
@@ -182,7 +183,7 @@ def _picture_notes(pictures: Pictures | None) -> str:
     return webpage.missing(sheets.NO_IMAGES) if pictures is None else ""
 
 
-def _table(sheet: sheets.Sheet) -> str:
+def _table(sheet: sheets.Table) -> str:
     head = webpage.cells("th", sheet.columns, sheet.n_words)
     rows = (f"<tr>{webpage.cells('td', row, sheet.n_words)}</tr>" for row in sheet.rows)
     return webpage.table(sheet.title, head, "".join(rows), sheet.notes)

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from recbole_qbert.reports.inspection import sheets
+from recbole_qbert.reports.inspection import tables as sheets
 from recbole_qbert.reports.inspection.catalog import Catalog
 from recbole_qbert.reports.inspection.facts import Facts
 from recbole_qbert.reports.inspection.neighbors import NeighborExample
@@ -20,12 +20,12 @@ def print_report(facts: Facts, console: Console) -> None:
     console.print(Text(facts.catalog.name, "bold"), Text(sheets.headline(facts)))
     for line in sheets.coverage_lines(facts):
         console.print(Text(line))
-    for make in (sheets.usage_sheet, sheets.groups_sheet, sheets.sizes_sheet):
+    for make in (sheets.usage_table, sheets.groups_table, sheets.sizes_table):
         _print_sheet(make(facts), console)
     _print_tree(facts, console)
     for found, missing in (
-        (sheets.agreement_sheet(facts), sheets.NO_EMBEDDINGS),
-        (sheets.purity_sheet(facts), sheets.NO_CATEGORIES),
+        (sheets.agreement_table(facts), sheets.NO_EMBEDDINGS),
+        (sheets.purity_table(facts), sheets.NO_CATEGORIES),
     ):
         if found is None:
             console.print("\n", Text(missing), sep="")
@@ -39,7 +39,7 @@ def print_report(facts: Facts, console: Console) -> None:
         _print_example(facts, example, console)
 
 
-def _print_sheet(sheet: sheets.Sheet, console: Console) -> None:
+def _print_sheet(sheet: sheets.Table, console: Console) -> None:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     for place, column in enumerate(sheet.columns):
         table.add_column(column, justify="left" if place < sheet.n_words else "right", no_wrap=True)

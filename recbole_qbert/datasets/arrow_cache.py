@@ -16,7 +16,8 @@ from typing import Any
 import pyarrow as pa
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.common.files import atomic_folder, exclusive, read_json, sha256_file, write_json
+from recbole_qbert.common.files import atomic_folder, exclusive, read_json, write_json
+from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.datasets.sources import Rejects
 
@@ -24,7 +25,7 @@ _ROWS, _REJECTED, _STAGE = "rows.arrow", "rejected.txt", "stage.json"
 _VERSION = 2  # version of the stages' content
 
 
-class Stage:
+class ParsedFile:
     """Finished stage.
 
     Attributes:
@@ -57,7 +58,7 @@ class Stage:
 
 
 @contextlib.contextmanager
-def spool(domain: DatasetPaths, overwrite: bool) -> Iterator[Path]:
+def open_cache(domain: DatasetPaths, overwrite: bool) -> Iterator[Path]:
     """Lock the cache folder `<name>.parts`, and remove it at the end.
 
     After a kill, the folder remains, so that the same command need not parse again. After an
@@ -105,13 +106,13 @@ def check_target(domain: DatasetPaths, overwrite: bool) -> None:
             )
 
 
-def run_stage(
+def parse_file(
     folder: Path,
     schema: pa.Schema,
     sources: Sequence[Path],
     parse: Callable[[Path, Rejects], Iterator[pa.Table]],
     settings: Mapping[str, Any],
-) -> Stage:
+) -> ParsedFile:
     """Parse the sources into a stage, or reuse the existing one.
 
     Args:
@@ -130,7 +131,7 @@ def run_stage(
         ],
     }
     if (folder / _STAGE).is_file() and read_json(folder / _STAGE)["key"] == key:
-        return Stage(folder)
+        return ParsedFile(folder)
     compressed = pa.ipc.IpcWriteOptions(compression="lz4")
     with atomic_folder(folder) as work:
         found = []
@@ -151,4 +152,4 @@ def run_stage(
         )
         stage = {"key": key, "reasons": reasons, "notes": notes, "sources": found}
         write_json(work / _STAGE, stage)
-    return Stage(folder)
+    return ParsedFile(folder)

@@ -32,7 +32,7 @@ NONE = "-"
 
 
 @dataclass(frozen=True)
-class Sheet:
+class Table:
     """A table with notes; its first `n_words` columns contain words, the others numbers."""
 
     title: str
@@ -67,7 +67,7 @@ def coverage_lines(facts: Facts) -> list[str]:
     return lines if catalog.titles is not None else [NO_TITLES, *lines]
 
 
-def usage_sheet(facts: Facts) -> Sheet:
+def usage_table(facts: Facts) -> Table:
     """Table of the usage of each level, with notes on collisions from the sidecar."""
     rows = tuple(
         (
@@ -82,10 +82,10 @@ def usage_sheet(facts: Facts) -> Sheet:
         for row in facts.usage
     )
     columns = ("level", "codes", "used", "share used", "perplexity", "commonest", "its items")
-    return Sheet("Usage of each level", columns, rows, _build_notes(facts))
+    return Table("Usage of each level", columns, rows, _build_notes(facts))
 
 
-def groups_sheet(facts: Facts) -> Sheet:
+def groups_table(facts: Facts) -> Table:
     """Table of the groups that share a prefix, one row per depth."""
     rows = tuple(
         (
@@ -100,10 +100,10 @@ def groups_sheet(facts: Facts) -> Sheet:
     )
     columns = ("items that share", "groups", "items alone", "share alone", "others", "largest")
     note = "'others': how many other items share an item's prefix, on average."
-    return Sheet("Groups by shared prefix", columns, rows, (note,))
+    return Table("Groups by shared prefix", columns, rows, (note,))
 
 
-def sizes_sheet(facts: Facts) -> Sheet:
+def sizes_table(facts: Facts) -> Table:
     """Table of the number of groups by size, one column per depth."""
     labels = bucket_labels(max(len(row.histogram) for row in facts.depths))
     rows = tuple(
@@ -111,7 +111,7 @@ def sizes_sheet(facts: Facts) -> Sheet:
         for place, label in enumerate(labels)
     )
     columns = ("items in the group", *depth_names(facts))
-    return Sheet("Number of groups by their size", columns, rows)
+    return Table("Number of groups by their size", columns, rows)
 
 
 def depth_names(facts: Facts) -> list[str]:
@@ -124,7 +124,7 @@ def shared_levels(facts: Facts, depth: int) -> str:
     return " ".join(row.level for row in facts.usage[:depth])
 
 
-def agreement_sheet(facts: Facts) -> Sheet | None:
+def agreement_table(facts: Facts) -> Table | None:
     """Table of the agreement of embeddings and codes; None without embeddings."""
     if not facts.agreements:
         return None
@@ -143,10 +143,10 @@ def agreement_sheet(facts: Facts) -> Sheet | None:
         for found in facts.agreements
     ]
     columns = ("embedding", "nearest that", "share", "by chance", "times chance")
-    return Sheet("Nearest by embedding and by code", columns, tuple(rows), tuple(notes), 2)
+    return Table("Nearest by embedding and by code", columns, tuple(rows), tuple(notes), 2)
 
 
-def purity_sheet(facts: Facts) -> Sheet | None:
+def purity_table(facts: Facts) -> Table | None:
     """Table of purity and mutual information; None without categories."""
     found = facts.purity
     if found is None:
@@ -163,7 +163,7 @@ def purity_sheet(facts: Facts) -> Sheet | None:
         "'alone': items left out of a row because nobody shares their group. 'by chance': mean "
         "over shuffled categories. 'way to 1': how far from chance (0%) to perfect (100%).",
     )
-    return Sheet("Purity of the groups against categories", columns, rows, notes)
+    return Table("Purity of the groups against categories", columns, rows, notes)
 
 
 def groups_title(facts: Facts) -> str:

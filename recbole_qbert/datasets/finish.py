@@ -14,11 +14,11 @@ from rich.console import Console
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.codec import quote
 from recbole_qbert.data.domain import DatasetPaths
+from recbole_qbert.datasets.arrow_cache import ParsedFile
 from recbole_qbert.datasets.interactions import Counts, Interactions
 from recbole_qbert.datasets.items import Records, item_columns
 from recbole_qbert.datasets.kcore import Rules, distinct_rows, tied_tests
 from recbole_qbert.datasets.published import Published, comparison, counts_table
-from recbole_qbert.datasets.spool import Stage
 from recbole_qbert.datasets.times import odd_times, said_of_times
 from recbole_qbert.datasets.writer import Fields, write_dataset
 
@@ -49,7 +49,7 @@ class Prepared(NamedTuple):
 
 def finish(
     domain: DatasetPaths,
-    stages: Sequence[Stage],
+    stages: Sequence[ParsedFile],
     raw: Counts,
     inter: Interactions,
     *,
@@ -155,7 +155,7 @@ def _order_facts(
 
 
 def _catalog_facts(
-    written: pa.Array, inter: Interactions, items: Records, stage: Stage
+    written: pa.Array, inter: Interactions, items: Records, stage: ParsedFile
 ) -> tuple[dict[str, Any], list[str]]:
     """Compare the items of the item table with those written, for the sidecar and as lines."""
     file = stage.sources[0]["file"]

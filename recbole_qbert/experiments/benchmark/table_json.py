@@ -20,7 +20,7 @@ FORMAT = "recbole-qbert/benchmark/1"
 FindRun = Callable[[str, str], RunResult | None]
 
 
-class Table(NamedTuple):
+class StoredTable(NamedTuple):
     """The stored results of a benchmark on one data set.
 
     Attributes:
@@ -46,7 +46,7 @@ class Sidecar(NamedTuple):
     """
 
     source: str
-    tables: tuple[Table, ...]
+    tables: tuple[StoredTable, ...]
     failures: tuple[str, ...]
 
 
@@ -69,8 +69,8 @@ def write_sidecar(
 def _row_content(row: Row) -> dict[str, Any]:
     return {
         "name": row.name,
-        "model": row.contender.model,
-        "budget": row.contender.budget,
+        "model": row.model_row.model,
+        "budget": row.model_row.budget,
         "runs": [Path(run.folder).name for run in row.runs],
     }
 
@@ -95,7 +95,7 @@ def read_sidecar(path: Path, find: FindRun) -> Sidecar:
         raise InputError(f"{path}: damaged ({error!r}); repeat the benchmark") from None
 
 
-def _table(content: dict[str, Any], find: FindRun) -> Table:
+def _table(content: dict[str, Any], find: FindRun) -> StoredTable:
     rows, lost = [], []
     for one in content["rows"]:
         found = [find(content["dataset"], name) for name in one["runs"]]
@@ -103,4 +103,4 @@ def _table(content: dict[str, Any], find: FindRun) -> Table:
         runs = tuple(run for run in found if run is not None)
         if runs:
             rows.append(Row(ModelRow(one["name"], one["model"], budget=one["budget"]), runs))
-    return Table(content["dataset"], content["reference"], tuple(rows), tuple(lost))
+    return StoredTable(content["dataset"], content["reference"], tuple(rows), tuple(lost))

@@ -10,7 +10,7 @@ import numpy as np
 _MANY = 1 << 62
 
 
-class TupleTree:
+class SemanticIDTrie:
     """Prefix tree of the tuples in use, with the number of tuples below each node.
 
     A node of depth d stands for a prefix of d codes. The nodes of each depth are numbered in the

@@ -26,13 +26,13 @@ from recbole_qbert.training.run_identity import changed_inputs, finished_run, ru
 class PlannedRun:
     """One run of a benchmark: a model row on a data set with a seed."""
 
-    contender: ModelRow
+    model_row: ModelRow
     dataset: str
     seed: int
     config: Config
 
     def __str__(self) -> str:
-        return f"{self.contender.name} on {self.dataset}, seed {self.seed}"
+        return f"{self.model_row.name} on {self.dataset}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Outcome:
     failures: list[Failure]
 
 
-def build_cells(plan: BenchmarkPlan) -> list[PlannedRun]:
+def planned_runs(plan: BenchmarkPlan) -> list[PlannedRun]:
     """Plan all runs, ordered by data set, then seed, then model row.
 
     If a model row starts from pretrained weights, a run of the same model from scratch is added
@@ -67,7 +67,7 @@ def build_cells(plan: BenchmarkPlan) -> list[PlannedRun]:
     for dataset in plan.datasets:
         domain = find_domain(dataset, plan.data_path)
         for seed in plan.seeds:
-            row = [_cell(plan, contender, domain, seed) for contender in plan.contenders]
+            row = [_cell(plan, model_row, domain, seed) for model_row in plan.model_rows]
             cells += _with_scratch(plan, domain, row)
     check_same_columns([(str(cell), cell.config) for cell in cells])
     return cells
@@ -81,8 +81,8 @@ def _with_scratch(
     for cell in row:
         cells.append(cell)
         if takes_pretrained(cell.config) and cell.config["pre_model_path"]:
-            contender = replace(cell.contender, name=f"{cell.contender.name}, from scratch")
-            scratch = _cell(plan, contender, domain, cell.seed, {"pre_model_path": None})
+            model_row = replace(cell.model_row, name=f"{cell.model_row.name}, from scratch")
+            scratch = _cell(plan, model_row, domain, cell.seed, {"pre_model_path": None})
             if run_folder(scratch.config) not in folders:
                 cells.append(scratch)
     return cells
@@ -90,21 +90,21 @@ def _with_scratch(
 
 def _cell(
     plan: BenchmarkPlan,
-    contender: ModelRow,
+    model_row: ModelRow,
     domain: DatasetPaths,
     seed: int,
     changes: Settings | None = None,
 ) -> PlannedRun:
-    settings = plan.settings_of(contender, domain.name) | {"seed": seed} | (changes or {})
-    with error_context(f"{contender.name} on {domain.name}"):
-        config = build_config(contender.model, domain.name, (), settings)
+    settings = plan.settings_of(model_row, domain.name) | {"seed": seed} | (changes or {})
+    with error_context(f"{model_row.name} on {domain.name}"):
+        config = build_config(model_row.model, domain.name, (), settings)
         check_run(config)
-    _check_files(contender, config, domain)
+    _check_files(model_row, config, domain)
     config["resume"] = True  # if there is a training state to resume
-    return PlannedRun(contender, domain.name, seed, config)
+    return PlannedRun(model_row, domain.name, seed, config)
 
 
-def _check_files(contender: ModelRow, config: Config, domain: DatasetPaths) -> None:
+def _check_files(model_row: ModelRow, config: Config, domain: DatasetPaths) -> None:
     """Check that the files that a run will read exist."""
     paths = [domain.file("inter"), *map(Path, (config["item_vectors"] or {}).values())]
     if config["semantic_id_file"] or reads_semantic_ids(config):
@@ -113,7 +113,7 @@ def _check_files(contender: ModelRow, config: Config, domain: DatasetPaths) -> N
         if not path.is_file():
             hint = f"; `recbole-qbert tokenize --dataset={domain.name}` makes it"
             raise InputError(
-                f"{path}: no such file, and {contender.name} needs it"
+                f"{path}: no such file, and {model_row.name} needs it"
                 f"{hint if path.suffix == '.semid' else ''}"
             )
 
@@ -137,13 +137,13 @@ def _check_inputs(cells: Sequence[PlannedRun], retrain: bool) -> None:
             cell.config["resume"] = False
 
 
-def run_cells(
+def run_planned(
     cells: Sequence[PlannedRun], plan: BenchmarkPlan, console: Console, retrain: bool = False
 ) -> Outcome:
     """Make all runs that have no result yet. A failed run does not stop the others.
 
     Args:
-        cells: runs from `build_cells`.
+        cells: runs from `planned_runs`.
         plan: plan of these runs.
         console: console to print on.
         retrain: start a run again if its inputs have changed since it was started or finished.
