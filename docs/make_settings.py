@@ -27,12 +27,12 @@ INTRODUCTION = """\
 <!-- Written by docs/make_settings.py from the files in properties/. Do not edit: edit those. -->
 
 Every key that the package reads, with its type, default and meaning. Keys are set in a YAML file
-(`--config_files=a.yaml`) or on the command line (`--key=value`). A key inside a mapping is written with a dot where
-the command takes it so: `tokenize --rqvae.epochs=100`. Keys marked (ours) are not RecBole's. `~` means no value.
+(`--config_files=a.yaml`) or on the command line (`--key=value`). `tokenize` takes a key of a
+section with a dot: `--rqvae.epochs=100`. Keys marked (ours) are not RecBole's. `~` means no value.
 
-Later sources win, in this order: RecBole's defaults, `properties/base.yaml`, the model's file, the data set's file, the
-tuned file, your files, the command line. [Training](train.md#settings) says more. `recbole-qbert run --help` also lists
-RecBole's own keys.
+Later sources win, in this order: RecBole's defaults, `properties/base.yaml`, the model's file, the
+data set's file, the tuned file, your files, the command line; see [Training](train.md#settings).
+`recbole-qbert run --help` also lists RecBole's own keys.
 """
 KINDS = {bool: "bool", int: "int", float: "float", str: "str", list: "list", dict: "dict"}
 
@@ -148,7 +148,8 @@ def tuned() -> str:
         model, _, dataset = file.stem.partition("-")
         found.setdefault(model, []).append(dataset)
     lines = [
-        "`properties/tuned/<model>-<dataset>.yaml` holds what won on validation. `--use_tuned=False` leaves it out.",
+        "`properties/tuned/<model>-<dataset>.yaml` holds what won on validation.",
+        "`--use_tuned=False` leaves it out.",
         "",
         "| model | data sets |",
         "|---|---|",

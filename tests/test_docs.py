@@ -29,7 +29,7 @@ DOCS = sorted((REPOSITORY / "docs").glob("*.md"))
 PAGES = [README, REPOSITORY / "CONTRIBUTING.md", *DOCS]
 LINKED = [*PAGES, REPOSITORY / "CHANGELOG.md", *sorted((REPOSITORY / "results").glob("*.md"))]
 PROGRAMS = ("recbole-qbert", "python", "snakemake", "make", "torchrun")
-SETUP = ("pip", "export", "ray", "git", "cd", "rm", "uv", "for", "done", ".venv/bin/pip")
+SETUP = (".", "pip", "export", "ray", "git", "cd", "rm", "uv", "for", "done", ".venv/bin/pip")
 FIRST_ITEM = 50  # tokens of the toy items in the examples are those of ml-100k: 50, 51, ...
 
 
@@ -144,13 +144,19 @@ def test_commands_are_taken(path: Path, tmp_path: Path, monkeypatch: pytest.Monk
     for name in ("properties", "results", "dataset_scripts"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
     monkeypatch.chdir(tmp_path)
+    Path("dataset/X").mkdir(parents=True)  # what split.py writes
+    Path("dataset/X/X.split.yaml").write_text("benchmark_filename: [train, valid, test]\n")
     for block in blocks(path, "yaml"):  # settings that a page's commands name
         if match := re.match(r"# ([\w./]+\.yaml)\b", block):
             Path(match[1]).write_text(block)
     for words in commands(path):
         if words[0] in SETUP:
             continue
-        if words[:1] == ["recbole-qbert"] and len(words) == 2 and words[1] not in ("doctor", "demo"):
+        if (
+            words[:1] == ["recbole-qbert"]
+            and len(words) == 2
+            and words[1] not in ("doctor", "demo")
+        ):
             words = [*words, "--help"]  # the command's name in a sentence
         try:
             check_line([word.replace("...", "x") for word in words])
@@ -200,11 +206,21 @@ def test_the_quick_start_of_the_readme_runs(films: Tiny) -> None:
 
 def test_your_own_table_runs(films: Tiny) -> None:
     """The three commands of the page, on the toy data as CSV."""
-    rows = (line.split("\t") for line in Path("dataset/ml-100k/ml-100k.inter").read_text().split("\n")[1:-1])
-    events = [f"{user},{item},2024-01-{1 + place // 30:02}T{place % 24:02}:00:00" for place, (user, item, _) in enumerate(rows)]
+    rows = (
+        line.split("\t")
+        for line in Path("dataset/ml-100k/ml-100k.inter").read_text().split("\n")[1:-1]
+    )
+    events = [
+        f"{user},{item},2024-01-{1 + place // 30:02}T{place % 24:02}:00:00"
+        for place, (user, item, _) in enumerate(rows)
+    ]
     Path("events.csv").write_text("\n".join(["customer,article,when", *events, ""]))
-    Path("articles.csv").write_text("id,name\n" + "".join(f"{FIRST_ITEM + n},Thing {n}\n" for n in range(N_ITEMS)))
-    block = next(each for each in blocks(REPOSITORY / "docs/quickstart.md", "sh") if "table.py" in each)
+    Path("articles.csv").write_text(
+        "id,name\n" + "".join(f"{FIRST_ITEM + n},Thing {n}\n" for n in range(N_ITEMS))
+    )
+    block = next(
+        each for each in blocks(REPOSITORY / "docs/quickstart.md", "sh") if "table.py" in each
+    )
     run_lines(block, "never", "--epochs=1", "--show_progress=False")
     assert Path("dataset/Shop/Shop.semid").is_file() and Path("saved/results.jsonl").is_file()
 
@@ -213,15 +229,16 @@ def test_your_own_table_runs(films: Tiny) -> None:
 
 
 @pytest.mark.parametrize("path", [page for page in PAGES if blocks(page, "python")], ids=id_of)
-def test_python_blocks_run(
-    films: Tiny, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_python_blocks_run(films: Tiny, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In order, as one program."""
     import recbole.evaluator.register as recbole_metrics
 
     ours = {"rbp": METRICS, "bins": METHODS}
     recboles = ("metric_types", "metric_information", "metrics_dict")
-    for name, table in [*ours.items(), *(("rbp", getattr(recbole_metrics, each)) for each in recboles)]:
+    for name, table in [
+        *ours.items(),
+        *(("rbp", getattr(recbole_metrics, each)) for each in recboles),
+    ]:
         monkeypatch.setitem(table, name, None)  # what the page adds goes again
         del table[name]
     program = Path(f"page_{path.stem.lower()}.py")  # a file, so that classes in it have a source

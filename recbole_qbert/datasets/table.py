@@ -134,7 +134,9 @@ def prepare_table(
 
     Args:
         items: the table of items and its columns; of several rows of an item the fullest counts.
-        core, duplicates, ties: see `kcore.Rules`.
+        core: see `kcore.Rules`, as the next two.
+        duplicates: which of a user's rows with one item stay.
+        ties: the order of a user's rows at one time.
 
     Raises:
         InputError: a file, column or option cannot be used, or nothing is left to write.
