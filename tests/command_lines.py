@@ -49,7 +49,8 @@ def check_line(words: Sequence[str]) -> None:
     elif program == "snakemake":
         check_snakemake(rest)
     elif program == "torchrun":
-        check_command(rest[rest.index("recbole_qbert") + 1 :])
+        (script,) = (each for each in rest if each in ("recbole_qbert", "my_run.py"))
+        check_command(rest[rest.index(script) + 1 :])
     elif program in PREFIXES and rest[0] == "-m":
         assert rest[1] in ("recbole_qbert", "benchmarks", "pytest", "build", "venv"), words
         if rest[1] == "recbole_qbert":
@@ -66,9 +67,11 @@ def check_line(words: Sequence[str]) -> None:
 
 def check_command(words: Sequence[str]) -> None:
     """One of `recbole-qbert`."""
-    name, *rest = words
-    if rest in (["--help"], ["-h"]):
-        build_parser().parse_args([name])
+    name, *rest = words or ["..."]
+    if words[-1:] in ([], ["..."], ["--help"]):  # the last word stands for all flags in a sentence
+        with pytest.raises(SystemExit) as ended:
+            build_parser().parse_args([*words[:-1], "--help"])
+        assert not ended.value.code, words
     elif name == "tune":
         flags = [f"{each}=True" if each == "--resume" else each for each in rest[1:]]
         given = parse_settings(flags)

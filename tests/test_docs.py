@@ -159,7 +159,7 @@ def test_commands_are_taken(path: Path, tmp_path: Path, monkeypatch: pytest.Monk
         ):
             words = [*words, "--help"]  # the command's name in a sentence
         try:
-            check_line([word.replace("...", "x") for word in words])
+            check_line(words)
         except (Exception, SystemExit) as error:
             raise AssertionError(f"{shlex.join(words)}: {error}") from error
 
