@@ -25,5 +25,5 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """The pages of docs/ stand beside those of the repository's root here."""
     if "/" in page.file.src_uri:
-        return markdown
+        return markdown.replace("](../docs/", "](../")
     return re.sub(r"\]\((?:\.\./|docs/)", "](", markdown)
