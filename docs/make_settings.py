@@ -74,6 +74,7 @@ PARTS = (
         depth=0,
     ),
     Part("ablate", "Flags of the command itself.", "recbole_qbert.commands.ablate"),
+    Part("tune", "Flags of the command itself.", "recbole_qbert.commands.tune"),
     Part(
         "tune: the file",
         "Keys of a tune file; the defaults shown are those of the demo.",

@@ -134,9 +134,9 @@ def prepare_table(
 
     Args:
         items: the table of items and its columns; of several rows of an item the fullest counts.
-        core: see `kcore.Rules`, as the next two.
-        duplicates: which of a user's rows with one item stay.
-        ties: the order of a user's rows at one time.
+        core: fewest interactions of a user and of an item; see `kcore.Rules`.
+        duplicates: which of a user's rows with one item stay; see there.
+        ties: order of a user's rows at one time; see there.
 
     Raises:
         InputError: a file, column or option cannot be used, or nothing is left to write.
