@@ -1,5 +1,5 @@
 .DELETE_ON_ERROR:
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint docs bench clean
 
 # The first of these that is a Python with a tested set of packages, able to make virtual
 # environments; that a command of the name exists is not enough (pyenv puts one there for every
@@ -22,12 +22,16 @@ lint: $(STAMP)
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy recbole_qbert
 
+docs: $(STAMP)
+	.venv/bin/pip install -c $(CONSTRAINTS) -e '.[docs]'
+	.venv/bin/mkdocs build --strict
+
 bench: $(STAMP)
 	.venv/bin/python -m benchmarks
 
 # Data sets (dataset/) and trained models (saved/) are kept.
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment of another Python is made anew. RecBole's own pins have no build for Python 3.12

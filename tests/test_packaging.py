@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PYTHON_VERSIONS = ("3.10", "3.11", "3.12", "3.13")
 # Built from pieces, so that this file does not hold what it looks for.
 FORBIDDEN = ("/wo" + "rk/", "/opt/" + "wheels", "/opt/" + "pypi", "/ho" + "me/", "/roo" + "t/")
-SKIPPED_FOLDERS = {"build", "dataset", "dist", "log", "log_tensorboard", "runs", "saved"}
+SKIPPED_FOLDERS = {"build", "dataset", "dist", "log", "log_tensorboard", "runs", "saved", "site"}
 SKIPPED_FOLDERS |= {".git", ".snakemake", ".venv", "__pycache__", ".hypothesis"}
 
 

@@ -140,7 +140,9 @@ def prepare_table(
         source: the table of interactions.
         columns: its columns.
         items: the table of items and its columns; of several rows of an item, the fullest is used.
-        core, duplicates, ties: see `kcore.Rules`.
+        core: fewest interactions of a user and of an item; see `kcore.Rules`.
+        duplicates: which of a user's rows with one item stay; see `kcore.Rules`.
+        ties: order of a user's rows at one time; see `kcore.Rules`.
         overwrite: whether to replace existing atomic files.
         progress: whether to show a progress bar.
 

@@ -15,23 +15,18 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from command_lines import check_line
 from conftest import Tiny
 from waiting import until
 
-from recbole_qbert.cli import build_parser
-from recbole_qbert.commands.settings import parse_settings
 from recbole_qbert.common.yaml_files import load_yaml
 from recbole_qbert.config.build import shipped
 from recbole_qbert.evaluation.results import read_results
-from recbole_qbert.experiments.benchmark.plan import read_plan
-from recbole_qbert.pretraining.fit import pretrain_config
-from recbole_qbert.tokenizer.settings import tokenize_settings
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("snakemake") is None,
     reason="snakemake is not installed; pip install -e '.[workflow]'",
 )
-REPOSITORY = Path(__file__).resolve().parents[2]
 FOLDER = shipped("pipeline")
 DOMAINS = load_yaml(FOLDER / "paper.yaml")["amazon"]
 
@@ -103,29 +98,6 @@ def test_a_shipped_workflow_plans_what_the_commands_take(raw: None, name: str) -
     assert len(lines) == sum(PLANS[name].values())
     for line in set(lines):
         check_line(shlex.split(line))
-
-
-def check_line(words: list[str]) -> None:
-    """Refuse a line that its command would refuse."""
-    program, first, *rest = words
-    if program == "python":
-        source = (REPOSITORY / "dataset_scripts" / Path(first).name).read_text(encoding="utf-8")
-        assert all(f'"{flag.partition("=")[0]}"' in source for flag in rest), words
-    elif first in ("embed", "sample"):
-        build_parser().parse_args(words[1:])
-    else:
-        given = parse_settings(rest[first == "benchmark" :])
-        given.pop("output", None)
-        given.pop("retrain", None)
-        if first == "benchmark":
-            assert read_plan(rest[0], given).model_rows
-        elif first == "pretrain":
-            names = given.pop("datasets").split(",")
-            assert pretrain_config(names, (), given)["epochs"]
-        else:
-            files = [given.pop("config_files")] if "config_files" in given else []
-            assert first == "tokenize" and given.pop("dataset") and given.pop("data_path")
-            assert tokenize_settings(files, given)
 
 
 def test_the_workflows_are_those_that_are_tested() -> None:

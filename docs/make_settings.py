@@ -1,0 +1,163 @@
+"""Write docs/settings.md: every setting with its type, default and meaning, from the YAML files.
+
+    python docs/make_settings.py
+
+The comments of the YAML files in `properties/` and of the commands' own flags are the source; a
+test checks that the page is up to date. Nothing here imports RecBole.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # the package beside this file, not one that is installed
+
+from recbole_qbert.commands.help import Key, keys_in  # noqa: E402
+
+INTRODUCTION = """\
+# Settings
+
+<!-- Written by docs/make_settings.py from the files in properties/. Do not edit: edit those. -->
+
+Every key that the package reads, with its type, default and meaning. Keys are set in a YAML file
+(`--config_files=a.yaml`) or on the command line (`--key=value`). `tokenize` takes a key of a
+section with a dot: `--rqvae.epochs=100`. Keys marked (ours) are not RecBole's. `~` means no value.
+
+Later sources win, in this order: RecBole's defaults, `properties/base.yaml`, the model's file, the
+data set's file, the tuned file, your files, the command line; see [Training](train.md#settings).
+`recbole-qbert run --help` also lists RecBole's own keys.
+"""
+KINDS = {bool: "bool", int: "int", float: "float", str: "str", list: "list", dict: "dict"}
+
+
+class Part(NamedTuple):
+    """Keys under one heading.
+
+    Attributes:
+        title: the heading.
+        about: a sentence before the table.
+        file: below `properties/`, or a module with `FLAGS`.
+        depth: of the keys that are listed: 0 leaves out what is in mappings.
+    """
+
+    title: str
+    about: str
+    file: str
+    depth: int = 1
+
+
+PARTS = (
+    Part("run", "Flags of the command itself.", "recbole_qbert.commands.run"),
+    Part("run: every model", "The protocol and the training of all models.", "base.yaml"),
+    Part("run: QBERT4Rec", "IDBERT4Rec has the same keys.", "model/QBERT4Rec.yaml"),
+    Part("run: IDBERT4Rec", "What differs from QBERT4Rec.", "model/IDBERT4Rec.yaml"),
+    Part("run: BERT4Rec and BERT4RecFixed", "RecBole's keys.", "model/BERT4Rec.yaml"),
+    Part("run: S3Rec", "Beside RecBole's keys.", "model/S3Rec.yaml"),
+    Part("run: Popularity", "Nothing is trained.", "model/Popularity.yaml"),
+    Part("run: BigramChain", "Beside the keys of Popularity.", "model/BigramChain.yaml"),
+    Part("tokenize", "Flags of the command itself.", "recbole_qbert.commands.tokenize"),
+    Part("tokenize: the semantic IDs", "All stages.", "tokenize.yaml"),
+    Part("pretrain", "Flags of the command itself.", "recbole_qbert.commands.pretrain"),
+    Part("pretrain: the training", "On top of the keys of QBERT4Rec.", "pretrain.yaml"),
+    Part("benchmark", "Flags of the command itself.", "recbole_qbert.commands.benchmark"),
+    Part(
+        "benchmark: the file",
+        "Keys of a benchmark file; the defaults shown are those of the demo.",
+        "benchmark/demo.yaml",
+        depth=0,
+    ),
+    Part("ablate", "Flags of the command itself.", "recbole_qbert.commands.ablate"),
+    Part("tune", "Flags of the command itself.", "recbole_qbert.commands.tune"),
+    Part(
+        "tune: the file",
+        "Keys of a tune file; the defaults shown are those of the demo.",
+        "tune/demo.yaml",
+        depth=0,
+    ),
+    Part("complexity", "Flags of the command itself.", "recbole_qbert.commands.complexity"),
+    Part("Workflow demo.smk", "Variables for `--config`.", "pipeline/demo.yaml"),
+    Part("Workflow scientific.smk", "Variables for `--config`.", "pipeline/scientific.yaml"),
+    Part("Workflow paper.smk", "Variables for `--config`.", "pipeline/paper.yaml"),
+)
+
+
+def settings_page() -> str:
+    """The whole page."""
+    parts = [INTRODUCTION]
+    for part in PARTS:
+        text, source = source_of(part.file)
+        parts.append(f"\n## {part.title}\n\n{part.about} Source: `{source}`.\n")
+        parts.append("\n".join(table(text, part.depth)) + "\n")
+    parts.append("\n## Tuned settings\n\n" + tuned())
+    return "\n".join(parts)
+
+
+def source_of(file: str) -> tuple[str, str]:
+    """The commented YAML text of a part, and where it stands."""
+    if file.startswith("recbole_qbert."):
+        module: Any = importlib.import_module(file)
+        return module.FLAGS, file.replace(".", "/") + ".py"
+    return (ROOT / "properties" / file).read_text(encoding="utf-8"), f"properties/{file}"
+
+
+def table(text: str, depth: int) -> Iterator[str]:
+    """The Markdown table of a commented YAML text."""
+    values = yaml.safe_load(text) or {}
+    yield "| key | type | default | meaning |"
+    yield "|---|---|---|---|"
+    parent = ""
+    for key in keys_in(text, depth):
+        if not key.depth:
+            parent = key.name
+            value = values.get(key.name)
+            name = key.name
+        else:
+            value = values[parent][key.name]
+            name = f"{parent}.{key.name}"
+        kind = key.kind or KINDS.get(type(value), "")
+        yield row([f"`{name}`", kind, default_of(key), key.says])
+
+
+def default_of(key: Key) -> str:
+    """As it stands in the file; of a mapping with lines of its own, nothing."""
+    return f"`{key.default}`" if key.default else ""
+
+
+def row(cells: Sequence[str]) -> str:
+    """A row of a table; characters that Markdown would read are escaped outside code."""
+    shown = [cell if cell.startswith("`") else escaped(cell) for cell in cells]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in shown) + " |"
+
+
+def escaped(text: str) -> str:
+    """Angle brackets and asterisks as they are."""
+    return text.replace("<", "&lt;").replace(">", "&gt;").replace("*", "\\*")
+
+
+def tuned() -> str:
+    """Which tuned files there are."""
+    files = sorted((ROOT / "properties" / "tuned").glob("*.yaml"))
+    found: dict[str, list[str]] = {}
+    for file in files:
+        model, _, dataset = file.stem.partition("-")
+        found.setdefault(model, []).append(dataset)
+    lines = [
+        "`properties/tuned/<model>-<dataset>.yaml` holds what won on validation.",
+        "`--use_tuned=False` leaves it out.",
+        "",
+        "| model | data sets |",
+        "|---|---|",
+        *(f"| {model} | {', '.join(datasets)} |" for model, datasets in found.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    (ROOT / "docs" / "settings.md").write_text(settings_page(), encoding="utf-8")
