@@ -78,7 +78,7 @@ def test_a_kill_at_either_rename_leaves_one_of_both(
     folder = tmp_path / name
     write(folder, "1")
     script = (
-        "import os, sys\nfrom pathlib import Path\nfrom recbole_qbert import files\n"
+        "import os, sys\nfrom pathlib import Path\nfrom recbole_qbert.common import files\n"
         "replace, calls = os.replace, []\n"
         "def killed(*given):\n"
         "    calls.append(given)\n"

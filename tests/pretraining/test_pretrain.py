@@ -246,7 +246,10 @@ def test_bad_input_is_one_line(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("--pre_model_path=nowhere", "nowhere/manifest.json: no such file"),
+        (
+            "--pre_model_path=nowhere",
+            "nowhere/manifest.json: this folder is neither a pretrained model nor a bundle",
+        ),
         ("--pre_model_codes=all", "pre_model_codes: 'all' is none of auto, load, skip"),
         ("--train_stage=pretrain", "recbole-qbert pretrain --datasets=A,B"),
         ("--domain_balance=1", "unknown key 'domain_balance'"),

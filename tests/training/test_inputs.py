@@ -111,7 +111,7 @@ def test_no_other_file_is_read(
     config = build_config(model, "toy", settings=settings)
     inputs = inputs_of(config)
     # Hashing opens files too: the run gets what was computed before.
-    for module in ("quick_start", "trainer"):
+    for module in ("experiments.run", "training.trainer"):
         monkeypatch.setattr(f"recbole_qbert.{module}.inputs_of", lambda config: inputs)
     with opened_below(tiny.folder, tiny.root / "source") as opened:
         run_model(config, Console(quiet=True))
