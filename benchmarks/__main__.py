@@ -64,16 +64,19 @@ def main() -> int:
         print(__doc__)
         return 0
     if what == "all":
-        return max(run(*_split(f"{part} {shlex.join(others)}")) for part in ALL)
+        return max(run(*command_of(part, others)) for part in ALL)
     if what not in MODULES:
         print(f"{what}: not one of all, {', '.join(MODULES)}", file=sys.stderr)
         return 2
     return run(what, others)
 
 
-def _split(line: str) -> tuple[str, list[str]]:
+def command_of(line: str, others: list[str]) -> tuple[str, list[str]]:
+    """A command of `ALL` with the user's flags; those of data sets only where it reads one."""
     what, *arguments = shlex.split(line)
-    return what, arguments
+    if not any(each.startswith("--dataset") for each in arguments):
+        others = [each for each in others if not each.startswith("--data_path")]
+    return what, [*arguments, *others]
 
 
 def run(what: str, arguments: list[str]) -> int:

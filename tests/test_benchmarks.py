@@ -6,7 +6,6 @@ A fake clock stands still but for what the sides add to it; nothing is timed.
 from __future__ import annotations
 
 import importlib
-import shlex
 import statistics
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import ALL, MODULES, parse
+from benchmarks.__main__ import ALL, MODULES, command_of, parse
 from benchmarks.harness import (
     Benchmark,
     Clock,
@@ -186,7 +185,7 @@ def test_every_comparison_uses_the_harness():
         assert {side for pair in benchmark.pairs for side in pair} == set(benchmark.sides)
         benchmarks[what] = benchmark
     for line in ALL:
-        what, *arguments = shlex.split(line)
+        what, arguments = command_of(line, ["--data_path=here", "--threads=1"])
         options = parse(what, "", benchmarks[what], arguments)
         assert options.rounds >= 5 and len(options.sides) >= 2
 
