@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
+from recbole_alone import skip_with_numpy_2
 
 Rows = list[tuple[str, str, int]]
 
@@ -66,6 +67,7 @@ def placed(sequences: Mapping[str, Sequence[str]]) -> Rows:
 
 def recbole_alone(data_path: Path, dataset: str, **settings: Any) -> dict[str, Any]:
     """What RecBole itself, in a process without this package, reads: users, items, rows by part."""
+    skip_with_numpy_2()
     given = {
         "dataset": dataset, "data_path": str(data_path), "train_neg_sample_args": None,
         "state": "ERROR", "checkpoint_dir": str(data_path / "saved"), "use_gpu": False,
