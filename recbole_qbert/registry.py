@@ -59,6 +59,11 @@ class ModelEntry(NamedTuple):
     defaults: Path | None = None
     first_stage: bool = False
 
+    @property
+    def takes_pretrained(self) -> bool:
+        """Whether the model starts from weights of `pretrain` or of a bundle."""
+        return bool(getattr(self.model, "takes_pretrained", False))
+
 
 MODEL_TABLE: dict[str, ModelEntry] = {}
 

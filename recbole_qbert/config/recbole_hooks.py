@@ -69,7 +69,7 @@ def _load_layers(config: Config, model: str, dataset: str) -> None:
     """Apply the shipped files to RecBole's defaults, and check them with the user's settings."""
     users = dict(config.external_config_dict)
     # A first stage of the model itself, such as S3Rec's, has the settings of its training.
-    pretrains = getattr(model_entry(model).model, "takes_pretrained", False)
+    pretrains = model_entry(model).takes_pretrained
     stage = PRETRAIN if pretrains and users.get("train_stage") == PRETRAIN else FINETUNE
     users = file_settings(model, config.given_files, stage)
     for layer in (config.variable_config_dict, config.cmd_config_dict):

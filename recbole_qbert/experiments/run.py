@@ -107,7 +107,7 @@ def run_models(
     check_same_columns([(config["model"], config) for config in configs])
     plan: list[tuple[Config, RunResult | None]] = [(config, None) for config in configs]
     for place, config in reversed(list(enumerate(configs))):
-        if takes_pretrained(config) and config["pre_model_path"]:
+        if model_entry(config["model"]).takes_pretrained and config["pre_model_path"]:
             alone = {**(settings or {}), "pre_model_path": None}
             scratch = build_config(config["model"], dataset, files, alone)
             plan.insert(place + 1, (scratch, finished_run(scratch)))
@@ -118,11 +118,6 @@ def run_models(
         results = [done or run_model(config, console, names) for config, done in plan]
         print_tables(results, console)
     return results
-
-
-def takes_pretrained(config: Config) -> bool:
-    """Whether the model starts from weights of `pretrain` or of a bundle: it has their keys."""
-    return bool(getattr(model_entry(config["model"]).model, "takes_pretrained", False))
 
 
 def check_run(config: Config) -> None:
@@ -140,7 +135,7 @@ def check_run(config: Config) -> None:
     for folder in (config["checkpoint_dir"], run_folder(config)):
         with error_context("checkpoint_dir"):
             check_writable(folder)
-    if not takes_pretrained(config):
+    if not entry.takes_pretrained:
         return
     if config["train_stage"] != FINETUNE:
         raise InputError(
@@ -242,7 +237,7 @@ def prepare(
     init_seed(config["seed"], config["reproducibility"])
     model = build_model(config, splits.train._dataset)
     pretrained_on: list[str] = []
-    if takes_pretrained(config) and config["pre_model_path"]:
+    if entry.takes_pretrained and config["pre_model_path"]:
         source = read_source(config["pre_model_path"])
         pretrained_on = source.domains
         for line in load_pretrained(model, config, splits.train._dataset, source):

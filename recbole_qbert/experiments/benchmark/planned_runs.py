@@ -17,7 +17,8 @@ from recbole_qbert.evaluation.ranking import RANKS_FILE
 from recbole_qbert.evaluation.results import RunResult
 from recbole_qbert.experiments.benchmark.plan import BenchmarkPlan, ModelRow, Settings
 from recbole_qbert.experiments.parallel import Job, run_parallel
-from recbole_qbert.experiments.run import check_run, takes_pretrained
+from recbole_qbert.experiments.run import check_run
+from recbole_qbert.registry import model_entry
 from recbole_qbert.training.inputs import reads_semantic_ids
 from recbole_qbert.training.run_identity import changed_inputs, finished_run, run_folder
 
@@ -80,7 +81,7 @@ def _with_scratch(
     folders, cells = {run_folder(cell.config) for cell in row}, []
     for cell in row:
         cells.append(cell)
-        if takes_pretrained(cell.config) and cell.config["pre_model_path"]:
+        if model_entry(cell.config["model"]).takes_pretrained and cell.config["pre_model_path"]:
             model_row = replace(cell.model_row, name=f"{cell.model_row.name}, from scratch")
             scratch = _cell(plan, model_row, domain, cell.seed, {"pre_model_path": None})
             if run_folder(scratch.config) not in folders:
