@@ -132,7 +132,7 @@ def parse(what: str, text: str, benchmark: Benchmark, arguments: list[str]) -> a
         parser.error(f"unknown: {' '.join(others)}")
     options.settings = {}
     if others:
-        from recbole_qbert.commands.settings import parse_settings
+        from recbole_qbert.commands.command import parse_settings
 
         options.settings = parse_settings(others)
     return options

@@ -8,18 +8,18 @@ test checks that the page is up to date. Nothing here imports RecBole.
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the package beside this file, not one that is installed
 
-from recbole_qbert.commands.help import Key, keys_in  # noqa: E402
+from recbole_qbert.cli import COMMANDS  # noqa: E402
+from recbole_qbert.commands.keys import Key, keys_in  # noqa: E402
 
 INTRODUCTION = """\
 # Settings
@@ -43,7 +43,7 @@ class Part(NamedTuple):
     Attributes:
         title: the heading.
         about: a sentence before the table.
-        file: below `properties/`, or a module with `FLAGS`.
+        file: below `properties/`.
         depth: of the keys that are listed: 0 leaves out what is in mappings.
     """
 
@@ -53,35 +53,33 @@ class Part(NamedTuple):
     depth: int = 1
 
 
-PARTS = (
-    Part("run", "Flags of the command itself.", "recbole_qbert.commands.run"),
-    Part("run: every model", "The protocol and the training of all models.", "base.yaml"),
-    Part("run: QBERT4Rec", "IDBERT4Rec has the same keys.", "model/QBERT4Rec.yaml"),
-    Part("run: IDBERT4Rec", "What differs from QBERT4Rec.", "model/IDBERT4Rec.yaml"),
-    Part("run: BERT4Rec and BERT4RecFixed", "RecBole's keys.", "model/BERT4Rec.yaml"),
-    Part("run: S3Rec", "Beside RecBole's keys.", "model/S3Rec.yaml"),
-    Part("run: Popularity", "Nothing is trained.", "model/Popularity.yaml"),
-    Part("run: BigramChain", "Beside the keys of Popularity.", "model/BigramChain.yaml"),
-    Part("tokenize", "Flags of the command itself.", "recbole_qbert.commands.tokenize"),
-    Part("tokenize: the semantic IDs", "All stages.", "tokenize.yaml"),
-    Part("pretrain", "Flags of the command itself.", "recbole_qbert.commands.pretrain"),
-    Part("pretrain: the training", "On top of the keys of QBERT4Rec.", "pretrain.yaml"),
-    Part("benchmark", "Flags of the command itself.", "recbole_qbert.commands.benchmark"),
-    Part(
-        "benchmark: the file",
-        "Keys of a benchmark file; the defaults shown are those of the demo.",
-        "benchmark/demo.yaml",
-        depth=0,
+RUN = (
+    Part("Keys of all models", "The protocol and the training.", "base.yaml"),
+    Part("Keys of QBERT4Rec", "IDBERT4Rec has the same keys.", "model/QBERT4Rec.yaml"),
+    Part("Keys of IDBERT4Rec", "What differs from QBERT4Rec.", "model/IDBERT4Rec.yaml"),
+    Part("Keys of BERT4Rec and BERT4RecFixed", "RecBole's keys.", "model/BERT4Rec.yaml"),
+    Part("Keys of S3Rec", "Beside RecBole's keys.", "model/S3Rec.yaml"),
+    Part("Keys of Popularity", "Nothing is trained.", "model/Popularity.yaml"),
+    Part("Keys of BigramChain", "Beside the keys of Popularity.", "model/BigramChain.yaml"),
+)
+# Keys that a command takes beside its flags, below the section of the command.
+FURTHER = {
+    "tokenize": (Part("Keys of semantic IDs", "All stages.", "tokenize.yaml"),),
+    "run": RUN,
+    "pretrain": (Part("Keys of pretraining", "On top of the keys of QBERT4Rec.", "pretrain.yaml"),),
+    "benchmark": (
+        Part(
+            "Keys of a benchmark file",
+            "The values shown are those of the demo. Keys of `run` are taken too.",
+            "benchmark/demo.yaml",
+            depth=0,
+        ),
     ),
-    Part("ablate", "Flags of the command itself.", "recbole_qbert.commands.ablate"),
-    Part("tune", "Flags of the command itself.", "recbole_qbert.commands.tune"),
-    Part(
-        "tune: the file",
-        "Keys of a tune file; the defaults shown are those of the demo.",
-        "tune/demo.yaml",
-        depth=0,
+    "tune": (
+        Part("Keys of a tune file", "The values shown are those of the demo.", "tune/demo.yaml", 0),
     ),
-    Part("complexity", "Flags of the command itself.", "recbole_qbert.commands.complexity"),
+}
+WORKFLOWS = (
     Part("Workflow demo.smk", "Variables for `--config`.", "pipeline/demo.yaml"),
     Part("Workflow scientific.smk", "Variables for `--config`.", "pipeline/scientific.yaml"),
     Part("Workflow paper.smk", "Variables for `--config`.", "pipeline/paper.yaml"),
@@ -91,20 +89,25 @@ PARTS = (
 def settings_page() -> str:
     """The whole page."""
     parts = [INTRODUCTION]
-    for part in PARTS:
-        text, source = source_of(part.file)
-        parts.append(f"\n## {part.title}\n\n{part.about} Source: `{source}`.\n")
-        parts.append("\n".join(table(text, part.depth)) + "\n")
+    for name, command in COMMANDS.items():
+        if command.flags:
+            parts += [
+                f"\n## {name}\n\n{command.summary}\n",
+                "\n".join(table(command.flags, 0)) + "\n",
+            ]
+        for part in FURTHER.get(name, ()):
+            parts += section(part, "###")
+    for part in WORKFLOWS:
+        parts += section(part, "##")
     parts.append("\n## Tuned settings\n\n" + tuned())
     return "\n".join(parts)
 
 
-def source_of(file: str) -> tuple[str, str]:
-    """The commented YAML text of a part, and where it stands."""
-    if file.startswith("recbole_qbert."):
-        module: Any = importlib.import_module(file)
-        return module.FLAGS, file.replace(".", "/") + ".py"
-    return (ROOT / "properties" / file).read_text(encoding="utf-8"), f"properties/{file}"
+def section(part: Part, level: str) -> list[str]:
+    """Heading, source and table of the keys of a shipped file."""
+    text = (ROOT / "properties" / part.file).read_text(encoding="utf-8")
+    head = f"\n{level} {part.title}\n\n{part.about} Source: `properties/{part.file}`.\n"
+    return [head, "\n".join(table(text, part.depth)) + "\n"]
 
 
 def table(text: str, depth: int) -> Iterator[str]:
@@ -122,7 +125,7 @@ def table(text: str, depth: int) -> Iterator[str]:
             value = values[parent][key.name]
             name = f"{parent}.{key.name}"
         kind = key.kind or KINDS.get(type(value), "")
-        yield row([f"`{name}`", kind, default_of(key), key.says])
+        yield row([f"`{name}`", kind, default_of(key), key.meaning])
 
 
 def default_of(key: Key) -> str:

@@ -6,50 +6,49 @@ RecBole, whose imports take seconds.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from types import ModuleType
-from typing import Any
 
 from recbole_qbert._version import __version__
-from recbole_qbert.commands import (
-    ablate,
-    benchmark,
-    complexity,
-    embed,
-    ids,
-    inspect,
-    pretrain,
-    report,
-    run,
-    tokenize,
-    tune,
-)
-from recbole_qbert.commands.help import help_text
-from recbole_qbert.commands.settings import parse_settings
+from recbole_qbert.commands.benchmark import BENCHMARK
+from recbole_qbert.commands.command import Command
+from recbole_qbert.commands.complete import SHELLS, candidates, script
+from recbole_qbert.commands.complexity import COMPLEXITY
+from recbole_qbert.commands.demo import DEMO, DOCTOR
+from recbole_qbert.commands.embed import EMBED
+from recbole_qbert.commands.ids import IDS
+from recbole_qbert.commands.prepare import PREPARE
+from recbole_qbert.commands.prepare_tools import TOOLS
+from recbole_qbert.commands.pretrain import PRETRAIN
+from recbole_qbert.commands.results import COMPARE, REPORT
+from recbole_qbert.commands.run import RUN
+from recbole_qbert.commands.tokenize import TOKENIZE
+from recbole_qbert.commands.tune import TUNE
 from recbole_qbert.common.errors import InputError, did_you_mean
 from recbole_qbert.common.output import ended_by_closed_pipe, plain_output
 from recbole_qbert.common.signals import ended_by_sigterm
 from recbole_qbert.compat import recbole
 
-# Commands whose flags are the keys of YAML files: the module with their help (HELP, groups), and
-# the function that runs them.
-OPEN_ENDED: dict[str, tuple[ModuleType, Callable[[Sequence[str]], int]]] = {
-    "run": (run, run.run),
-    "tokenize": (tokenize, tokenize.run_tokenize),
-    "pretrain": (pretrain, pretrain.run_pretrain),
-    "ablate": (ablate, ablate.run_ablate),
-    "benchmark": (benchmark, benchmark.run_benchmark),
-    "complexity": (complexity, complexity.run_complexity),
-    "tune": (tune, tune.run_tune),
+# In the order of use. Commands of two words are sub-commands of the group with the first word.
+COMMANDS: dict[str, Command] = {
+    command.name: command
+    for command in (
+        DEMO, *PREPARE, *TOOLS, *EMBED, TOKENIZE, *IDS, RUN, PRETRAIN, BENCHMARK, TUNE, COMPLEXITY,
+        COMPARE, REPORT, DOCTOR,
+    )
+}  # fmt: skip
+GROUPS = {
+    "prepare": "Make, download, split, merge and describe data sets.",
+    "embed": "Make the embedding tables of items: text, image, vectors.",
+    "ids": "Check, inspect, make and extend files of semantic IDs.",
 }
-POSITIONAL = {"ablate", "benchmark", "tune"}  # take one positional argument before their flags
+RESUMABLE = ("run", "pretrain", "tune")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one sub-command and return its exit status."""
+    """Run one command and return its exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     with ended_by_closed_pipe(), plain_output():
         command = _parsed(given)
@@ -59,8 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def answer(arguments: Sequence[str]) -> None:
     """Exit early for any command line that needs no RecBole, or cannot have it.
 
-    These are help, the version, a missing command, mistakes in the flags, `doctor`, and any command
-    if RecBole is not installed. For all others this function returns.
+    These are help, the version, completion, a missing command, mistakes in the flags, `doctor`, and
+    any command if RecBole is not installed. For all others this function returns.
     """
     with ended_by_closed_pipe():
         command = _parsed(list(arguments))
@@ -74,29 +73,82 @@ def answer(arguments: Sequence[str]) -> None:
             sys.exit(2)
 
 
-def _parsed(given: list[str]) -> int | Callable[[], int]:
+def _parsed(words: list[str]) -> int | Callable[[], int]:
     """Return the function that runs the command, or the exit status if there is nothing to run."""
-    if given[:1] and given[0] in OPEN_ENDED:
-        module, run_it = OPEN_ENDED[given[0]]
-        with _faults() as status:
-            if {"-h", "--help"} & set(given[1:]):
-                print(help_text(given[0], module.HELP, module.groups(given[1:])))
-                return 0
-            flags = given[1:]
-            if given[0] in POSITIONAL and flags and not flags[0].startswith("-"):
-                flags = flags[1:]
-            parse_settings([f"{flag}=True" if flag == "--resume" else flag for flag in flags])
-            return lambda: run_it(given[1:])
-        return status[0]
-    parser = build_parser()
-    known = next(each.choices for each in parser._actions if isinstance(each.choices, dict))
-    if given[:1] and not given[0].startswith("-") and given[0] not in known:
-        hint = did_you_mean(given[0], known) or "; see recbole-qbert --help"
-        print(f"recbole-qbert: '{given[0]}' is no command{hint}", file=sys.stderr)
-        return 2
-    options = parser.parse_args(given)
-    command: Callable[[argparse.Namespace], int] = options.function
-    return lambda: command(options)
+    if words[:1] == ["--complete"]:
+        print("\n".join(candidates(COMMANDS, words[1:])))
+        return 0
+    with _faults() as status:
+        if not words:
+            raise InputError("name a command; recbole-qbert --help lists them")
+        if words[0] == "--version":
+            print(__version__)
+            return 0
+        if words[0].partition("=")[0] == "--completion":
+            print(script(words[0].partition("=")[2]))
+            return 0
+        if words[0] in ("-h", "--help") or (words[0] in GROUPS and _asks_help(words[1:2])):
+            print(overview("" if words[0].startswith("-") else words[0]))
+            return 0
+        command, rest = find(words)
+        if _asks_help(rest):
+            print(command.help(rest))
+            return 0
+        options = command.parse(rest)
+        return lambda: command.run(options)
+    return status[0]
+
+
+def _asks_help(words: Sequence[str]) -> bool:
+    return bool({"-h", "--help"} & set(words))
+
+
+def find(words: Sequence[str]) -> tuple[Command, list[str]]:
+    """Find the command that a command line names.
+
+    Returns:
+        The command, and the words after its name.
+
+    Raises:
+        InputError: there is no such command.
+    """
+    size = 2 if words[0] in GROUPS else 1
+    name = " ".join(words[:size])
+    if name in COMMANDS:
+        return COMMANDS[name], list(words[size:])
+    if words[0] in GROUPS:
+        known = [each.partition(" ")[2] for each in COMMANDS if each.startswith(f"{words[0]} ")]
+        asked = words[1] if len(words) > 1 else ""
+        hint = did_you_mean(asked, known)
+        wrong = f"'{asked}' is no sub-command of {words[0]}" if asked else f"{words[0]}: name one"
+        raise InputError(f"{wrong} ({', '.join(known)}){hint}")
+    hint = did_you_mean(words[0], {each.partition(" ")[0] for each in COMMANDS})
+    raise InputError(f"'{words[0]}' is no command{hint or '; see recbole-qbert --help'}")
+
+
+def overview(group: str = "") -> str:
+    """Help that lists all commands, or the sub-commands of a group."""
+    listed: dict[str, str] = {}
+    for name, command in COMMANDS.items():
+        first, _, second = name.partition(" ")
+        if not group:
+            listed.setdefault(first, GROUPS.get(first, command.summary))
+        elif first == group:
+            listed[second] = command.summary
+    about = GROUPS.get(group, "Semantic-ID sequential recommendation for RecBole.")
+    head = f"recbole-qbert {group}".strip()
+    lines = [f"usage: {head} COMMAND [--key=value ...]", "", about, "", "commands:"]
+    for name, summary in listed.items():
+        lines += textwrap.wrap(
+            summary, 96, initial_indent=f"  {name:<14}", subsequent_indent=" " * 16
+        )
+    lines += ["", f"{head} COMMAND --help lists all flags of a command with types and defaults."]
+    if not group:
+        lines += [
+            "recbole-qbert --version prints the version. For completion in this shell:",
+            f'  eval "$(recbole-qbert --completion={SHELLS[0]})"     (or {", ".join(SHELLS[1:])})',
+        ]
+    return "\n".join(lines)
 
 
 def _run(given: list[str], command: Callable[[], int]) -> int:
@@ -111,8 +163,7 @@ def _run(given: list[str], command: Callable[[], int]) -> int:
             with by_sigterm, first_error_only(), system_faults():
                 return command()
         except KeyboardInterrupt:
-            resumable = given[:1] in (["run"], ["pretrain"], ["tune"])
-            resume = "add --resume=True" if resumable else "repeat the command"
+            resume = "add --resume=True" if given[0] in RESUMABLE else "repeat the command"
             print(f"recbole-qbert: stopped; {resume} to go on", file=sys.stderr)
             return 130
     return status[0]
@@ -127,50 +178,3 @@ def _faults() -> Iterator[list[int]]:
     except InputError as error:
         print(f"recbole-qbert: {error}", file=sys.stderr)
         status[0] = 2
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Build the parser of all sub-commands; the open-ended ones are only listed."""
-    about = "Semantic-ID sequential recommendation on RecBole; COMMAND --help lists its flags."
-    parser = _Parser(prog="recbole-qbert", description=about)
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(required=True, metavar="command")
-    for name, (module, _) in OPEN_ENDED.items():
-        commands.add_parser(name, help=module.HELP)
-    for group in (embed, tokenize, inspect, ids, run, report):
-        group.add(commands)
-    doctor = commands.add_parser("doctor", help="check this installation and say what to mend")
-    doctor.set_defaults(function=_doctor)
-    return parser
-
-
-class _Help(argparse.HelpFormatter):
-    """Help formatter that shows each flag's type and default."""
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        text = action.help or ""
-        if not isinstance(action, argparse._StoreAction):  # a command, or a flag without a value
-            return text
-        kind = getattr(action.type, "__name__", "str").lower()
-        default = "" if action.default is None else f"; default: {action.default}"
-        return f"({kind}) {text}{default}"
-
-
-class _Parser(argparse.ArgumentParser):
-    """Argument parser that lists required flags first."""
-
-    def __init__(self, **settings: Any):
-        super().__init__(**{"formatter_class": _Help, **settings})
-        self._needed = self.add_argument_group("needed")
-        self._action_groups.insert(0, self._action_groups.pop())
-
-    def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
-        if settings.get("required"):
-            return self._needed.add_argument(*names, **settings)
-        return super().add_argument(*names, **settings)
-
-
-def _doctor(options: argparse.Namespace) -> int:
-    from recbole_qbert.commands.doctor import main as examine
-
-    return examine()

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import importlib.util
 import re
-import runpy
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from recbole_qbert.cli import OPEN_ENDED, build_parser
-from recbole_qbert.commands.settings import parse_settings, pop_models
+from recbole_qbert.cli import GROUPS, find, overview
+from recbole_qbert.commands.run import models_and_dataset
 from recbole_qbert.common.startup import script_line
 from recbole_qbert.common.yaml_files import load_yaml, split_files
 from recbole_qbert.config.build import build_config, check_keys
-from recbole_qbert.experiments.ablation import ABLATIONS
 from recbole_qbert.experiments.benchmark.plan import read_plan
 from recbole_qbert.experiments.tune.settings import read_request
 from recbole_qbert.pretraining.fit import pretrain_config
@@ -27,10 +20,6 @@ from recbole_qbert.tokenizer.settings import tokenize_settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PREFIXES = ("python", ".venv/bin/python", "python3.13")
-
-
-class Parsed(Exception):
-    """A script's flags were accepted; the script goes no further."""
 
 
 def check_line(words: Sequence[str]) -> None:
@@ -67,97 +56,64 @@ def check_line(words: Sequence[str]) -> None:
 
 def check_command(words: Sequence[str]) -> None:
     """One of `recbole-qbert`."""
-    name, *rest = words or ["..."]
-    if words[-1:] in ([], ["..."], ["--help"]):  # the last word stands for all flags in a sentence
-        with pytest.raises(SystemExit) as ended:
-            build_parser().parse_args([*words[:-1], "--help"])
-        assert not ended.value.code, words
-    elif name == "tune":
-        flags = [f"{each}=True" if each == "--resume" else each for each in rest[1:]]
-        given = parse_settings(flags)
-        given.pop("resume", None)
-        request = read_request(rest[0], given)
-        check_keys(request.model, request.settings, "command line")
-    elif name == "benchmark":
-        given = without(parse_settings(rest[1:]), "output", "retrain")
-        assert read_plan(rest[0], given).model_rows
-    elif name == "ablate":
-        check_ablation(rest[0], parse_settings(rest[1:]))
-    elif name in OPEN_ENDED:
-        CHECKS[name](parse_settings(rest))
-    else:
-        build_parser().parse_args([name, *rest])
+    if words[-1:] in ([], ["..."], ["--help"]):  # a sentence names a command without its flags
+        named = [word for word in words if word not in ("...", "--help")]
+        assert overview(named[0]) if named[0] in GROUPS and len(named) == 1 else find(named)
+        return
+    command, rest = find(words)
+    options = command.parse(rest)
+    if command.name in CHECKS:
+        CHECKS[command.name](options)
 
 
-def check_run(given: dict[str, str]) -> None:
+def check_run(options: Any) -> None:
     """Models, data set, files and keys; `complexity` takes the same."""
-    models, dataset, files = pop_models(without(given, "nproc", "json"))
+    given = options.settings
+    for key in ("nproc", "json"):
+        given.pop(key, None)
+    models, dataset, files = models_and_dataset(given)
     for model in models:
         build_config(model, dataset, files, given)
 
 
-def check_tokenize(given: dict[str, str]) -> None:
-    """`--dataset` and the keys of tokenize.yaml."""
-    assert given.pop("dataset")
-    files = split_files(given.pop("config_files", ""))
-    assert tokenize_settings(files, without(given, "data_path", "tokenizer"))
+def check_tokenize(options: Any) -> None:
+    """The keys of tokenize.yaml."""
+    assert tokenize_settings(split_files(options.config_files or ""), options.settings)
 
 
-def check_pretrain(given: dict[str, str]) -> None:
-    """`--datasets` and keys of `run`."""
-    names = given.pop("datasets").split(",")
-    without(given, "nproc", "target", "output", "retrain")
-    files = split_files(given.pop("config_files", ""))
-    assert pretrain_config(names, files, given)["epochs"]
+def check_pretrain(options: Any) -> None:
+    """The keys of `pretrain` and `run`."""
+    files = split_files(options.config_files or "")
+    assert pretrain_config(options.datasets, files, options.settings)["epochs"]
 
 
-def check_ablation(name: str, given: dict[str, str]) -> None:
-    """An ablation of the name, and the keys of the three commands that it runs."""
-    assert name in ABLATIONS and given["dataset"]
-    files = split_files(given.pop("config_files", ""))
-    without(given, "seeds", "sources", "max_concurrent")
-    stages: dict[str, dict[str, str]] = {"tokenize": {}, "pretrain": {}, "": {}}
-    for key, value in given.items():
-        stage, _, rest = key.partition(".")
-        own = stage in stages
-        stages[stage if own else ""][rest if own else key] = value
-    dataset = stages[""].pop("dataset")
-    build_config("QBERT4Rec", dataset, files, stages[""])
-    assert tokenize_settings((), stages["tokenize"])
-    assert pretrain_config([dataset], (), stages["pretrain"])["epochs"]
+def check_tune(options: Any) -> None:
+    """The file and its keys."""
+    request = read_request(options.file, options.settings)
+    check_keys(request.model, request.settings, "command line")
 
 
-CHECKS: dict[str, Any] = {
+def check_benchmark(options: Any) -> None:
+    """The file and its keys."""
+    assert read_plan(options.file, options.settings).model_rows
+
+
+CHECKS: dict[str, Callable[[Any], None]] = {
     "run": check_run,
     "complexity": check_run,
     "tokenize": check_tokenize,
     "pretrain": check_pretrain,
+    "tune": check_tune,
+    "benchmark": check_benchmark,
 }
 
 
 def check_script(path: Path, flags: Sequence[str]) -> None:
-    """A script of `dataset_scripts/`, by its own parser."""
-    file = REPOSITORY / "dataset_scripts" / path.name
-    with parsing_only(file, flags), pytest.raises(Parsed):
-        runpy.run_path(str(file), run_name="__main__")
-
-
-@contextlib.contextmanager
-def parsing_only(file: Path, flags: Sequence[str]) -> Iterator[None]:
-    """In the block a program ends with `Parsed` once it has parsed its flags."""
-    parse_args = argparse.ArgumentParser.parse_args
-
-    def parsed(self: argparse.ArgumentParser, args: Any = None, namespace: Any = None) -> None:
-        try:
-            parse_args(self, args, namespace)
-        except SystemExit as error:  # --help ends well
-            assert not error.code, f"{file.name} {' '.join(flags)}"
-        raise Parsed
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [str(file), *flags])
-        patch.setattr(argparse.ArgumentParser, "parse_args", parsed)
-        yield
+    """A script of `dataset_scripts/`, as the command that it stands for."""
+    text = (REPOSITORY / "dataset_scripts" / path.name).read_text(encoding="utf-8")
+    match = re.search(r'main\(\["prepare", "(\w+)", \*sys.argv', text)
+    assert match, path
+    check_command(["prepare", match[1], *flags])
 
 
 def check_make(words: Sequence[str]) -> None:
@@ -183,10 +139,3 @@ def check_snakemake(words: Sequence[str]) -> None:
         from snakemake.cli import get_argument_parser
 
         get_argument_parser().parse_args(list(words))
-
-
-def without(given: dict[str, str], *keys: str) -> dict[str, str]:
-    """The mapping itself, these keys taken out."""
-    for key in keys:
-        given.pop(key, None)
-    return given

@@ -2,43 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
-from recbole_qbert.commands.help import KeyGroup, run_groups
-from recbole_qbert.commands.run import wide_console
-from recbole_qbert.commands.settings import parse_settings, pop_models
+from recbole_qbert.commands.command import Command, wide_console
+from recbole_qbert.commands.keys import run_groups
+from recbole_qbert.commands.run import models_and_dataset
 from recbole_qbert.common.errors import InputError
 
-HELP = (
-    "parameters, MACs and latency without training (the paper's Table 6): --model=A[,B...] "
-    "--dataset=X [--json=FILE] [--config_files=a.yaml,b.yaml] [--key=value ...]"
-)
-FLAGS = """
-model:         # (str) needed; one or several with commas between, each with its keys in --help
-dataset:       # (str) needed; batches of its test users are timed
-json:          # (str) file for the figures
-config_files:  # (str) YAML files with commas between; later ones win, and flags win over all
-"""
 
-
-def groups(arguments: Sequence[str]) -> list[KeyGroup]:
-    """Groups of the command's keys, for `--help`."""
-    return [KeyGroup("Of the command", FLAGS), *run_groups(arguments)]
-
-
-def run_complexity(arguments: Sequence[str]) -> int:
-    """Run `complexity --model=A,B --dataset=X --key=value ...`; returns the exit status.
-
-    Raises:
-        InputError: an argument cannot be used, or the JSON file cannot be written.
-    """
-    settings = parse_settings(arguments)
+def _complexity(options: SimpleNamespace) -> int:
+    settings = options.settings
     file = settings.pop("json", "")
     if file and Path(file).is_dir():
         raise InputError(f"--json={file}: is a folder; name a file")
-    models, dataset, files = pop_models(settings)
+    models, dataset, files = models_and_dataset(settings)
 
     import torch
 
@@ -68,3 +47,14 @@ def run_complexity(arguments: Sequence[str]) -> int:
         except OSError as error:
             raise InputError(f"--json={file}: {error.strerror}") from None
     return 0
+
+
+COMPLEXITY = Command(
+    "complexity",
+    "Measure parameters, multiply-accumulates and latency of models without training "
+    "(Table 6 of the paper).",
+    _complexity,
+    details="recbole-qbert complexity --model=QBERT4Rec,SASRec --dataset=ml-100k",
+    keys=run_groups,
+    open_ended=True,
+)

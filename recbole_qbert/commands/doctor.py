@@ -222,7 +222,3 @@ def main() -> int:
 def _last_line(text: str, otherwise: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else otherwise
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,53 +1,16 @@
-"""`recbole-qbert check`, `ids-from-columns` and `merge`: tools for existing data sets."""
+"""`recbole-qbert ids`: checks, inspects, makes and extends files of semantic IDs."""
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+from types import SimpleNamespace
 
+from recbole_qbert.commands.command import Command, different_names, wide_console
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.data.domain import DatasetPaths, default_folder
 
 
-def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the commands and their flags to the parser."""
-    check = commands.add_parser("check", help="validate a .semid file")
-    check.add_argument("file", help=".semid file")
-    check.add_argument("--inter", help=".inter file whose items must all have an ID")
-    check.set_defaults(function=_check)
-
-    columns = commands.add_parser(
-        "ids-from-columns", help="make a .semid file from code columns of an .item file"
-    )
-    columns.add_argument("item_file", help=".item file")
-    columns.add_argument("output", help=".semid file to write")
-    columns.add_argument("--columns", required=True, help="comma-separated; levels side by side")
-    columns.add_argument(
-        "--codebook_size", type=int, default=256, help="codes of every level; all are below it"
-    )
-    columns.add_argument(
-        "--unique",
-        default="reallocate",
-        help="where tuples repeat: reallocate (moves items to free codes, the last level first) | "
-        "extra_level (counts the items of a tuple)",
-    )
-    columns.add_argument(
-        "--vocabulary",
-        default="",
-        help="name of what the codes mean; files of one name share their codes in pretraining",
-    )
-    columns.add_argument(
-        "--beside", default="", help="comma-separated .semid files whose levels follow the columns'"
-    )
-    columns.set_defaults(function=_ids_from_columns)
-
-    merge = commands.add_parser("merge", help="several data sets as one, tokens <dataset>/<token>")
-    merge.add_argument("--datasets", required=True, help="comma-separated")
-    merge.add_argument("--into", required=True, help="name of the new data set")
-    merge.add_argument("--data_path", default="dataset", help="folder that holds them")
-    merge.set_defaults(function=_merge)
-
-
-def _check(options: argparse.Namespace) -> int:
+def _check(options: SimpleNamespace) -> int:
     from recbole_qbert.data.semid import check_semantic_ids
 
     for line in check_semantic_ids(options.file, options.inter):
@@ -55,36 +18,103 @@ def _check(options: argparse.Namespace) -> int:
     return 0
 
 
-def _ids_from_columns(options: argparse.Namespace) -> int:
+def _inspect(options: SimpleNamespace) -> int:
+    from recbole_qbert.reports.inspection.report import inspect
+
+    folder = options.data_path / options.dataset
+    item_file = folder / f"{options.dataset}.item"
+    inspect(
+        options.semantic_id_file or folder / f"{options.dataset}.semid",
+        item_path=options.item_file or (item_file if item_file.is_file() else None),
+        title_field=options.title_field,
+        category_field=options.category_field,
+        category_part=options.category_part,
+        embeddings=_tables(options.embeddings, folder, options.dataset),
+        images=options.images,
+        html_path=options.html,
+        prefix=options.prefix,
+        example_items=options.items,
+        n_examples=options.n_examples,
+        console=wide_console(),
+    )
+    return 0
+
+
+def _tables(named: list[str], folder: Path, dataset: str) -> dict[str, Path]:
+    """Parse `text=a.npz`, `image=b.npz`; none: the embedding tables of the data set."""
+    if not named:
+        return DatasetPaths(dataset, folder).embedding_tables()
+    tables = {}
+    for part in named:
+        name, equals, file = part.partition("=")
+        if not (name and equals and file):
+            raise InputError(f"--embeddings: '{part}' is no name=file.npz")
+        tables[name] = Path(file)
+    return tables
+
+
+def _from_columns(options: SimpleNamespace) -> int:
     from recbole_qbert.tokenizer.code_columns import build_from_columns
 
     table = build_from_columns(
         options.item_file,
-        options.columns.split(","),
+        options.columns,
         options.output,
         options.codebook_size,
         options.unique,
         options.vocabulary,
-        [path for path in options.beside.split(",") if path],
+        options.beside,
     )
     print(f"{options.output}: {table.n_items:,} items, {table.n_levels} levels, all tuples unique")
     return 0
 
 
-def _merge(options: argparse.Namespace) -> int:
-    from recbole_qbert.data.domain import DatasetPaths, find_domain
-    from recbole_qbert.data.merge import merge
+def _add_items(options: SimpleNamespace) -> int:
+    names = different_names("dataset", options.dataset)
 
-    names = options.datasets.split(",")
-    if len(set(names)) < len(names) or len(names) < 2:
-        raise InputError(f"--datasets={options.datasets}: name two or more, each once")
+    from recbole_qbert.data.domain import find_domain
+    from recbole_qbert.tokenizer.artifact import Tokenizer
+    from recbole_qbert.tokenizer.new_items import encode_new_items
+    from recbole_qbert.tokenizer.report import without_content_line
+
+    tokenizer = Tokenizer.load(options.tokenizer or default_folder(options.data_path, names))
     domains = [find_domain(name, options.data_path) for name in names]
-    into = DatasetPaths(options.into, Path(options.data_path) / options.into)
-    merged = merge(domains, into)
-    for suffix, rows in merged.rows.items():
-        names = merged.left_out.get(suffix)
-        rest = f"; left out, as not all have it: {', '.join(names)}" if names else ""
-        print(f"{into.file(suffix)}: {rows:,} rows{rest}")
-    for suffix, names in merged.without.items():
-        print(f"{into.file(suffix)}: not written, there is none of {', '.join(names)}")
+    encoded = encode_new_items(tokenizer, domains)
+    print(
+        f"{tokenizer.folder}: {len(encoded.keys):,} new items, {encoded.moved:,} of them moved "
+        f"to a free tuple; {len(tokenizer.keys):,} items in all"
+    )
+    if encoded.without_content:
+        print(without_content_line(encoded.without_content))
+    if encoded.keys:
+        print(
+            "models trained before do not know the new items; one trained again knows those with "
+            "interactions in its .inter file"
+        )
     return 0
+
+
+IDS = (
+    Command(
+        "ids check",
+        "Validate a .semid file; with --inter, also check that each item has an ID.",
+        _check,
+        arguments=("FILE.semid",),
+    ),
+    Command(
+        "ids inspect",
+        "Report usage, tree, nearest items and purity of semantic IDs, as text and as a page.",
+        _inspect,
+    ),
+    Command(
+        "ids from-columns",
+        "Make a .semid file from columns of codes in an .item file.",
+        _from_columns,
+        arguments=("ITEM_FILE", "OUTPUT"),
+    ),
+    Command(
+        "ids add-items",
+        "Make semantic IDs for new items with the frozen tokenizer; no existing ID changes.",
+        _add_items,
+    ),
+)

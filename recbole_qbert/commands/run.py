@@ -1,75 +1,76 @@
-"""`recbole-qbert run`, `demo`, `sample`, `table` and `compare`: train, evaluate, compare."""
+"""`recbole-qbert run`: trains and evaluates models."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import Any
 
-from recbole_qbert.commands.help import KeyGroup, run_groups
-from recbole_qbert.commands.settings import in_processes, parse_settings, pop_models
-from recbole_qbert.common.errors import InputError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-HELP = (
-    "train and evaluate models: --model=A[,B...] --dataset=X [--config_files=a.yaml,b.yaml] "
-    "[--nproc=N] [--key=value ...]"
-)
-FLAGS = """
-model:           # (str) needed; one or several with commas between, each with its keys in --help
-dataset:         # (str) needed; its files are <data_path>/<dataset>/<dataset>.inter and so on
-config_files:    # (str) YAML files with commas between; later ones win, and flags win over all
-nproc: 1         # (int) processes that share a run
-use_tuned: True  # (bool) take what was tuned for this model and data set (properties/tuned)
-"""
+from recbole_qbert.commands.command import Command, wide_console
+from recbole_qbert.commands.keys import run_groups
+from recbole_qbert.common.errors import InputError, did_you_mean
+from recbole_qbert.common.yaml_files import split_files
 
 
-def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add all commands of this module except `run` to the parser."""
-    demo = commands.add_parser("demo", help="the whole way on ml-100k, which RecBole ships")
-    demo.add_argument("--folder", default=".", help="where dataset/ and saved/ are made")
-    demo.add_argument("--posters", help="folder of <item_id>.jpg; the IDs then use them too")
-    demo.set_defaults(function=_demo)
+def models_and_dataset(settings: dict[str, str]) -> tuple[list[str], str, list[str]]:
+    """Remove `model`, `dataset` and `config_files` from the settings and return their values.
 
-    sample = commands.add_parser("sample", help="ml-100k's files, which RecBole ships")
-    sample.add_argument("--data_path", default="dataset", help="folder to put ml-100k/ in")
-    sample.set_defaults(function=_sample)
-
-    table = commands.add_parser("table", help="means over seeds of a results file, as Markdown")
-    table.add_argument("file", help="results.jsonl")
-    table.add_argument(
-        "--runs", default="all", choices=("all", "last"),
-        help="last: only the latest settings of each model",
-    )  # fmt: skip
-    table.set_defaults(function=_table)
-
-    compare = commands.add_parser("compare", help="paired test of two models over the same users")
-    compare.add_argument(
-        "left",
-        help="all seeds of results.jsonl:MODEL (where it has several settings, MODEL@last or "
-        "MODEL@ and the digits of its folder), or of the run in a folder",
-    )
-    compare.add_argument("right", help="likewise")
-    compare.add_argument("--metric", default="unseen_ndcg@10", help="unseen_: seen items excluded")
-    compare.set_defaults(function=_compare)
-
-
-def run(arguments: Sequence[str]) -> int:
-    """Run `run --model=A,B --dataset=X --config_files=a.yaml --key=value ...`.
+    Models and data set may also be given in one of the files.
 
     Returns:
-        The exit status.
+        Model names, data set, and the user's YAML files.
 
     Raises:
-        InputError: an argument cannot be used.
+        InputError: no model or data set is given, a model is given twice, or a file cannot be read.
     """
-    settings = parse_settings(arguments)
+    from recbole_qbert.common.yaml_files import load_yaml
+
+    models = [name for name in settings.pop("model", "").split(",") if name]
+    dataset = settings.pop("dataset", "")
+    files = split_files(settings.pop("config_files", ""))
+    for file in files:
+        content = load_yaml(file)
+        models = models or str(content.get("model", "")).replace(",", " ").split()
+        dataset = dataset or str(content.get("dataset", ""))
+    for key, value in (("model", models), ("dataset", dataset)):
+        if not value:
+            near = [each for each in settings if did_you_mean(each, [key])]
+            hint = f"; is --{near[0]} meant for it?" if near else ""
+            raise InputError(
+                f"--{key}=... is required, on the command line or in a config file{hint}"
+            )
+    for name in models:
+        if models.count(name) > 1:
+            raise InputError(f"model: {name} is named {models.count(name)} times; name it once")
+    return models, dataset, files
+
+
+def in_processes(command: Sequence[str], nproc: str | None, files: Sequence[str]) -> int | None:
+    """Start the command in `nproc` processes if more than one is requested.
+
+    Args:
+        command: command line without `nproc`.
+        nproc: number of processes on the command line; None: the files may give it.
+        files: the user's YAML files.
+
+    Returns:
+        Exit status of the processes; None if this process has to do the work itself.
+    """
+    from recbole_qbert.common.yaml_files import load_yaml
+    from recbole_qbert.training.distributed import launch, launched, number_of_processes
+
+    given: Any = nproc
+    for file in files:
+        given = given or load_yaml(file).get("nproc")
+    n_processes = number_of_processes(given)
+    return launch(n_processes, command) if n_processes > 1 and not launched() else None
+
+
+def _run(options: SimpleNamespace) -> int:
+    settings = options.settings
     nproc = settings.pop("nproc", None)
     flags = [f"--{key}={value}" for key, value in settings.items()]
-    models, dataset, files = pop_models(settings)
+    models, dataset, files = models_and_dataset(settings)
     status = in_processes(["run", *flags], nproc, files)
     if status is not None:
         return status
@@ -79,49 +80,14 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def groups(arguments: Sequence[str]) -> list[KeyGroup]:
-    """Groups of the command's keys, for `--help`."""
-    return [KeyGroup("Of the command", FLAGS), *run_groups(arguments)]
-
-
-def wide_console() -> Console:
-    """Console with at least 110 columns if the output is not a terminal, so that tables fit."""
-    from rich.console import Console
-
-    console = Console()
-    return console if console.is_terminal else Console(width=max(110, console.width))
-
-
-def _demo(options: argparse.Namespace) -> int:
-    from recbole_qbert.experiments.demo import run_demo
-
-    posters = Path(options.posters) if options.posters else None
-    run_demo(Path(options.folder), wide_console(), posters)
-    return 0
-
-
-def _sample(options: argparse.Namespace) -> int:
-    from recbole_qbert.experiments.demo import copy_sample
-
-    domain = copy_sample(Path(options.data_path))
-    print(f"{domain.file('inter')} and .item: written")
-    return 0
-
-
-def _table(options: argparse.Namespace) -> int:
-    from recbole_qbert.evaluation.printing import chosen_groups, seeds_markdown
-    from recbole_qbert.evaluation.results import read_results
-
-    results = read_results(options.file)
-    if not results:
-        raise InputError(f"{options.file}: no runs in it yet")
-    print(seeds_markdown(chosen_groups(results, options.runs)))
-    return 0
-
-
-def _compare(options: argparse.Namespace) -> int:
-    from recbole_qbert.evaluation.significance import compare, read_runs
-
-    left, right = read_runs(options.left), read_runs(options.right)
-    print(compare(left, right, options.metric))
-    return 0
+RUN = Command(
+    "run",
+    "Train and evaluate one or more models on one data set; print their metrics side by side.",
+    _run,
+    details="""
+        recbole-qbert run --model=QBERT4Rec,SASRec --dataset=ml-100k
+        recbole-qbert run --model=GRU4Rec --help     # lists the keys of GRU4Rec
+        """,
+    keys=run_groups,
+    open_ended=True,
+)

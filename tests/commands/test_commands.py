@@ -45,7 +45,7 @@ def test_the_whole_way(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     assert "30 items, 4 levels, all unique" in capsys.readouterr().out
     assert read_semantic_ids(tiny.folder / "toy.semid").n_items == 30
 
-    assert main(["inspect", *WHERE, "--title_field=title", "--category_field=class",
+    assert main(["ids", "inspect", *WHERE, "--title_field=title", "--category_field=class",
                  "--images=pictures", "--html=ids.html"]) == 0  # fmt: skip
     assert "Thing" in capsys.readouterr().out
     assert "plotly" in Path("ids.html").read_text(encoding="utf-8")
@@ -55,7 +55,7 @@ def test_the_whole_way(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     frozen = tiny.folder / "toy.text.npz.encoder.safetensors"
     text = ["embed", "text", *WHERE, "--fields=title,class", "--merge"]
     assert main([*text, f"--frozen_encoder={frozen}"]) == 0
-    assert main(["encode-items", *WHERE]) == 0
+    assert main(["ids", "add-items", *WHERE]) == 0
     assert "1 new items" in capsys.readouterr().out
     assert read_semantic_ids(tiny.folder / "toy.semid").n_items == 31
 
@@ -79,7 +79,7 @@ def test_embed_vectors(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 FAULTS = {
-    "no data set": (["tokenize"], "--dataset=... is needed"),
+    "no data set": (["tokenize"], "--dataset=... is required"),
     "twice": (["tokenize", "--dataset=toy,toy"], "name each data set once"),
     "no folder": (["tokenize", "--dataset=none"], "no such folder"),
     "no embeddings": (["tokenize", *WHERE], "no embeddings (toy.text.npz or toy.image.npz)"),
@@ -88,10 +88,10 @@ FAULTS = {
     "wrong kind": (["tokenize", *WHERE, "--n_levels=many"], "'many' is not a whole number"),
     "unknown choice": (["tokenize", *WHERE, "--quantizer=vq"], "none of rqvae, rqkmeans, opq"),
     "unknown stream": (["tokenize", *WHERE, "--streams=txt"], "did you mean 'text'"),
-    "no tokenizer": (["encode-items", *WHERE], "no finished tokenizer"),
+    "no tokenizer": (["ids", "add-items", *WHERE], "no finished tokenizer"),
     "no field": (["embed", "text", *WHERE, "--fields=titel"], "did you mean 'title'"),
     "no pictures": (["embed", "image", *WHERE, "--folder=absent"], "absent"),
-    "no ids": (["inspect", *WHERE, "--semantic_id_file=no.semid"], "no.semid"),
+    "no ids": (["ids", "inspect", *WHERE, "--semantic_id_file=no.semid"], "no.semid"),
     "no model": (["compare", "results.jsonl", "x"], "write the results file, a colon"),
 }
 
@@ -112,4 +112,4 @@ def test_a_fault_is_one_line_and_status_2(
 
 def test_help_names_the_keys(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tokenize", "--help"]) == 0
-    assert "--dataset=A" in capsys.readouterr().out
+    assert "--dataset=" in capsys.readouterr().out

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
+import os
 import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from recbole_qbert.cli import OPEN_ENDED, build_parser, main
-from recbole_qbert.commands.help import KeyGroup, help_text, keys_in
+from recbole_qbert.cli import COMMANDS, main
+from recbole_qbert.commands.command import Command
+from recbole_qbert.commands.complete import candidates
+from recbole_qbert.commands.keys import KeyGroup, format_groups, keys_in
+from recbole_qbert.common.errors import InputError
 from recbole_qbert.config.build import PRETRAIN, default_settings
 from recbole_qbert.experiments.benchmark import plan
 from recbole_qbert.experiments.tune.settings import SweepRequest
@@ -42,13 +46,12 @@ def expected(command: str) -> set[str]:
         "pretrain": set(default_settings("QBERT4Rec", PRETRAIN))
         | {"datasets", "target", "output", "retrain", "nproc"},
         "tokenize": set(tokenize_settings([], {})) | {"dataset", "data_path", "tokenizer"},
-        "ablate": run | {"seeds", "sources", "tokenize.n_levels", "pretrain.steps_per_epoch"},
         "benchmark": run | plan.KEYS | {"output", "retrain"},
         "tune": {each.name for each in dataclasses.fields(SweepRequest)} - {"source"} | {"resume"},
     }[command]
 
 
-@pytest.mark.parametrize("command", OPEN_ENDED)
+@pytest.mark.parametrize("command", [each.name for each in COMMANDS.values() if each.keys])
 def test_every_key_is_listed_with_its_type(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,31 +100,155 @@ def test_keys_of_a_text() -> None:
         ("d", "", "3", "", 1),
     ]
     assert [key.name for key in keys_in(text, depth=0)] == ["a", "b"]
-    twice = help_text(
-        "x", "y", [KeyGroup("one", text), KeyGroup("two", "a: 5  # (int) other\n")], 80
-    )
+    groups = [KeyGroup("one", text), KeyGroup("two", "a: 5  # (int) other\n")]
+    twice = "\n".join(format_groups(groups, 80))
     assert twice.count("--a=") == 1 and "two" not in twice
     assert max(map(len, twice.splitlines())) <= 80
 
 
-def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
-    """A parser and all below it."""
-    yield parser
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for each in action.choices.values():
-                yield from parsers(each)
+def test_every_flag_has_a_type_and_a_meaning() -> None:
+    types = {"str", "int", "float", "bool", "list", "path"}
+    for command in COMMANDS.values():
+        for key in keys_in(command.flags):
+            assert key.kind in types or " | " in key.kind, (command.name, key)
+            assert key.meaning, (command.name, key)
 
 
-def test_every_fixed_flag_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
-    for parser in parsers(build_parser()):
-        for action in parser._actions:
-            assert action.help or isinstance(action, argparse._SubParsersAction), action
-    with pytest.raises(SystemExit):
-        main(["embed", "text", "--help"])
+def test_a_default_is_of_its_own_type() -> None:
+    """Each command takes a line with its required flags alone, and each default parses."""
+    for command in (each for each in COMMANDS.values() if not each.open_ended):
+        words = [name.rstrip("?.").lower() for name in command.arguments]
+        for key in keys_in(command.flags):
+            if key.meaning.startswith("required"):
+                value = key.kind.split(" |")[0] if "|" in key.kind else "1"
+                words.append(f"--{key.name}={value}")
+        assert command.parse(words).settings == {}
+
+
+def test_help_lists_flags_with_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["embed", "text", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "(int) inputs encoded together; default: 32" in text
-    assert text.index("needed:") < text.index("--dataset DATASET (str)") < text.index("options:")
+    assert "--batch_size=32 (int) number of inputs that are encoded together" in text
+    assert "--dataset= (str) required; name of the data set" in text
+    assert main(["ids", "--help"]) == 0
+    assert "from-columns" in capsys.readouterr().out
+
+
+FLAGS = """
+name:            # (str) required; a name
+size: 3          # (int) a size
+rate:            # (float) a rate
+parts:           # (list) parts
+file:            # (path) a file
+force: False     # (bool) whether to force
+way: up          # (up | down) a way
+"""
+
+
+class Toy(Command):
+    """A command with the flags above."""
+
+    flags = FLAGS  # type: ignore[assignment]
+
+
+def command(**more: Any) -> Command:
+    return Toy("x y", "Do x.", lambda options: 0, **more)
+
+
+def test_flags_are_typed() -> None:
+    found = command(arguments=("FROM", "MORE?")).parse(
+        ["a.yaml", "--name", "n=m", "--size=4", "--rate", "1e-3", "--parts=a,b,", "--file=b/c",
+         "--force", "--way=down"]
+    )  # fmt: skip
+    assert vars(found) == {
+        "from": "a.yaml", "file": Path("b/c"), "more": None, "name": "n=m", "size": 4, "rate": 0.001,
+        "parts": ["a", "b"], "force": True, "way": "down", "settings": {},
+    }  # fmt: skip
+    found = command(arguments=("FOLDER...",)).parse(["a", "b", "--name=n"])
+    assert found.folder == ["a", "b"] and found.size == 3 and found.parts == []
+    assert found.rate is None and found.file is None and found.force is False
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--size=4"], "--name=... is required; a name"),
+        (["--nam=q"], "--name=... is required; a name; is --nam meant for it?"),
+        (["--name=n", "--size=4.5"], "--size=4.5: '4.5' is not a whole number"),
+        (["--name=n", "--rate=fast"], "--rate=fast: 'fast' is not a number"),
+        (["--name=n", "--force=maybe"], "--force=maybe: write True or False"),
+        (["--name=n", "--way=upp"], "--way=upp: 'upp' is none of up, down; did you mean 'up'?"),
+        (["--name=n", "--forse=True"], "x y has no flag --forse; did you mean 'force'?"),
+        (["--name=n", "--zzz=1"], "x y has no flag --zzz; see recbole-qbert x y --help"),
+        (["--name"], "--name has no value; write --name=value"),
+        (["--name=n", "--name=m"], "--name is given twice with different values"),
+        (["--name=n", "more"], "'more' is no --key=value"),
+        (["--name=n", "-x"], "'-x' is no --key=value"),
+    ],
+)
+def test_wrong_flags(words: list[str], says: str) -> None:
+    with pytest.raises(InputError, match=f"{re.escape(says)}$"):
+        command().parse(words)
+
+
+def test_a_missing_argument_is_named() -> None:
+    with pytest.raises(InputError, match="FILE is missing; write recbole-qbert x y FILE$"):
+        command(arguments=("FILE",)).parse(["--name=n"])
+
+
+# Completion --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("ru", {"run"}),
+        ("", {name.partition(" ")[0] for name in COMMANDS}),
+        ("ids ", {"check", "inspect", "from-columns", "add-items"}),
+        ("ids che", {"check"}),
+        ("embed text --enc", {"--encoder="}),
+        ("run --hidden_dr", {"--hidden_dropout_prob="}),
+        ("run --model=GRU4Rec --dropout", {"--dropout_prob="}),
+        ("run --model=Nothing --topk", {"--topk="}),
+        ("tune a.yaml --tri", {"--trials="}),
+        ("benchmark ", set()),
+    ],
+)
+def test_completion(line: str, found: set[str]) -> None:
+    assert set(candidates(COMMANDS, line.split(" "))) == found
+
+
+def test_models_are_completed() -> None:
+    assert candidates(COMMANDS, ["run", "--model=QB"]) == ["--model=QBERT4Rec"]
+    assert "--model=SASRec,BERT4Rec" in candidates(COMMANDS, ["run", "--model=SASRec,BERT"])
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_bash_completes(tmp_path: Path) -> None:
+    """The printed script, in a shell that has this command on its path."""
+    program = tmp_path / "recbole-qbert"
+    program.write_text(f"#!{sys.executable}\n{SCRIPT}")
+    program.chmod(0o755)
+    lines = {
+        "recbole-qbert benchm": "benchmark",
+        "recbole-qbert embed text --fiel": "--fields=",
+        "recbole-qbert run --model=QBERT4R": "QBERT4Rec",
+    }
+    script = 'eval "$(recbole-qbert --completion=bash)"\n' + "".join(
+        f"COMP_LINE='{line}'; COMP_POINT=${{#COMP_LINE}}; _recbole_qbert; echo ${{COMPREPLY[*]}}\n"
+        for line in lines
+    )
+    done = subprocess.run(
+        ["bash", "-c", script],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        timeout=120,
+    )
+    assert done.stdout.splitlines() == list(lines.values()), done.stderr
+
+
+# Without the slow imports -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -133,8 +260,11 @@ def test_every_fixed_flag_is_explained(capsys: pytest.CaptureFixture[str]) -> No
         (["embed", "text", "--help"], 0, "--fields"),
         (["tune", "-h"], 0, "--trials="),
         (["rnu"], 2, "did you mean 'run'?"),
-        ([], 2, "command"),
-        (["table", "a", "--wrong"], 2, "--wrong"),
+        ([], 2, "^recbole-qbert: name a command; recbole-qbert --help lists them$"),
+        (["compare", "a", "--wrong=1"], 2, "--wrong"),
+        (["ids", "chekc"], 2, "'chekc' is no sub-command of ids .*; did you mean 'check'"),
+        (["ids"], 2, "^recbole-qbert: ids: name one .check, inspect"),
+        (["--completion=fish"], 2, "none of bash, zsh"),
         (["run", "--model"], 2, "^recbole-qbert: command line: --model has no value[^\n]*$"),
         (["benchmark", "x.yaml", "seeds"], 2, "'seeds' is no --key=value"),
     ],

@@ -1,6 +1,6 @@
-"""`--help` of the commands whose flags are keys of YAML files, made from the files' comments.
+"""Keys in commented YAML texts: the source of the flags, of `--help` and of docs/settings.md.
 
-Lines of these files have the form `key: default  # (type) meaning`. This module does not import
+Lines of these texts have the form `key: default  # (type) meaning`. This module does not import
 RecBole, which takes seconds.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from recbole_qbert.common.yaml_files import shipped
 
 _LINE = re.compile(
     r"(?P<indent> *)(?P<name>\w+):(?P<default>.*?)\s*"
-    r"(?:#\s*(?:\((?P<kind>\w[\w ]*)\) )?(?P<says>.*))?"
+    r"(?:#\s*(?:\((?P<kind>\w[\w |]*)\) )?(?P<meaning>.*))?"
 )
 _INDENT, _COLUMN = 2, 34
 
@@ -30,7 +29,7 @@ class Key(NamedTuple):
     name: str
     kind: str
     default: str
-    says: str
+    meaning: str
     depth: int
 
 
@@ -41,14 +40,12 @@ class KeyGroup(NamedTuple):
         title: title of the group.
         text: YAML with a comment per line.
         depth: maximum depth of the listed keys.
-        prefix: prefix of the keys' names.
         again: whether to list keys that an earlier group has listed already.
     """
 
     title: str
     text: str
     depth: int = 1
-    prefix: str = "--"
     again: bool = False
 
 
@@ -58,37 +55,30 @@ def keys_in(text: str, depth: int = 1) -> list[Key]:
     for line in text.splitlines():
         match = _LINE.fullmatch(line)
         if match and len(match["indent"]) <= 2 * depth:
-            kind, says = (match[name] or "" for name in ("kind", "says"))
+            kind, meaning = (match[name] or "" for name in ("kind", "meaning"))
             nested = int(bool(match["indent"]))
-            found.append(Key(match["name"], kind, match["default"].strip(), says, nested))
+            found.append(Key(match["name"], kind, match["default"].strip(), meaning, nested))
     return found
 
 
-def help_text(
-    command: str, summary: str, groups: Sequence[KeyGroup], width: int | None = None
-) -> str:
-    """Format the help of a command with all its flags.
+def format_groups(groups: Sequence[KeyGroup], width: int) -> list[str]:
+    """Format groups of keys for `--help`, in lines of at most `width` characters.
 
-    Args:
-        command: name of the command.
-        summary: purpose and usage of the command.
-        groups: groups of keys. Keys of earlier groups are left out of later ones.
-        width: line width; None: the terminal's, between 72 and 110.
+    Keys of earlier groups are left out of later ones.
     """
-    width = width or max(72, min(110, shutil.get_terminal_size().columns))
-    lines = textwrap.wrap(f"recbole-qbert {command}: {summary}", width)
+    lines: list[str] = []
     known: set[str] = set()
     for group in groups:
         listed = list(_lines(group, known, width))
         if listed:
             lines += ["", f"{group.title}:", *listed]
-    return "\n".join(lines)
+    return lines
 
 
 def _lines(group: KeyGroup, known: set[str], width: int) -> Iterator[str]:
     hidden = False
     for key in keys_in(group.text, group.depth):
-        flag = f"{group.prefix}{key.name}"
+        flag = f"--{key.name}"
         if key.depth == 0:
             hidden = flag in known and not group.again
             known.add(flag)
@@ -96,34 +86,25 @@ def _lines(group: KeyGroup, known: set[str], width: int) -> Iterator[str]:
             continue
         indent = " " * _INDENT * (1 + 2 * key.depth)
         default = key.default or ("{...}" if key.kind == "dict" else "")
-        head = (
-            f"{indent}{key.name}: {default}"
-            if key.depth
-            else f"{indent}{flag}{'=' if group.prefix else ': '}{default}"
-        )
-        says = f"({key.kind}) {key.says}" if key.kind else key.says
+        head = f"{indent}{key.name}: {default}" if key.depth else f"{indent}{flag}={default}"
+        meaning = f"({key.kind}) {key.meaning}" if key.kind else key.meaning
         if len(head) < _COLUMN - 1:
             head = head.ljust(_COLUMN)
-        elif says:
+        elif meaning:
             yield head
             head = " " * _COLUMN
-        yield from textwrap.wrap(
-            says,
-            width,
-            initial_indent=head,
-            subsequent_indent=" " * _COLUMN,
-            break_on_hyphens=False,
-            drop_whitespace=True,
-        ) or [head.rstrip()]
+        indented = {"initial_indent": head, "subsequent_indent": " " * _COLUMN}
+        wrapped = textwrap.wrap(meaning, width, break_on_hyphens=False, **indented)  # type: ignore[arg-type]
+        yield from wrapped or [head.rstrip()]
 
 
-def file_group(title: str, *parts: str, depth: int = 1, prefix: str = "--") -> KeyGroup:
+def file_group(title: str, *parts: str, depth: int = 1) -> KeyGroup:
     """Group of the keys of a shipped YAML file."""
     named = f"{title} ({'/'.join(('properties', *parts))})"
-    return KeyGroup(named, _read(shipped(*parts)), depth, prefix)
+    return KeyGroup(named, read(shipped(*parts)), depth)
 
 
-def run_groups(arguments: Sequence[str]) -> list[KeyGroup]:
+def run_groups(arguments: Sequence[str] = ()) -> list[KeyGroup]:
     """Groups of the keys of `run`: of the models in `--model=A,B`, then of every model.
 
     Raises:
@@ -141,26 +122,40 @@ def run_groups(arguments: Sequence[str]) -> list[KeyGroup]:
             hint = did_you_mean(model, runnable_models())
             raise InputError(f"model {model}: no such model{hint}")
         groups += [
-            KeyGroup(f"Of {model} ({title}/model/{model}.yaml)", _read(path), again=True)
+            KeyGroup(f"Keys of {model} ({title}/model/{model}.yaml)", read(path), again=True)
             for title, path in own.items()
             if path.is_file()
         ]
-    groups.append(file_group("Of every model", "base.yaml"))
+    groups.append(file_group("Keys of all models", "base.yaml"))
     groups += [
         KeyGroup(
-            f"Of RecBole ({'/'.join(('recbole/properties', *parts))})", _read(_recbole(*parts))
+            f"Keys of RecBole ({'/'.join(('recbole/properties', *parts))})",
+            read(_recbole(*parts)),
         )
         for parts in (("overall.yaml",), ("dataset", "sample.yaml"))
     ]
     return groups
 
 
+def model_names() -> list[str]:
+    """Names of the models of this package and of RecBole's sequential models.
+
+    They are read from files, which is fast. RecBole's few models that this package cannot run are
+    among them.
+    """
+    ours = [path.stem for path in shipped("model").glob("*.yaml")]
+    listed = _recbole("..", "model", "sequential_recommender", "__init__.py")
+    return sorted({*ours, *re.findall(r"import (\w+)", read(listed))})
+
+
 def _recbole(*parts: str) -> Path:
     """Path of a file in RecBole's properties, found without importing RecBole."""
     spec = importlib.util.find_spec("recbole")
-    assert spec is not None and spec.submodule_search_locations
+    if spec is None or not spec.submodule_search_locations:
+        return Path(*parts)
     return Path(spec.submodule_search_locations[0], "properties", *parts)
 
 
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
+def read(path: Path) -> str:
+    """Text of a file; empty if there is none."""
+    return path.read_text(encoding="utf-8") if path.is_file() else ""

@@ -1,0 +1,32 @@
+"""`recbole-qbert demo` and `doctor`: first steps with a new installation."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from recbole_qbert.commands.command import Command, wide_console
+
+
+def _demo(options: SimpleNamespace) -> int:
+    from recbole_qbert.experiments.demo import run_demo
+
+    run_demo(options.folder, wide_console(), options.posters)
+    return 0
+
+
+DEMO = Command(
+    "demo",
+    "Run all steps on ml-100k, which RecBole ships: embeddings, semantic IDs, training, comparison.",
+    _demo,
+)
+
+
+def _doctor(options: SimpleNamespace) -> int:
+    from recbole_qbert.commands.doctor import main
+
+    return main()
+
+
+DOCTOR = Command(
+    "doctor", "Check this installation, and name a remedy for each failed check.", _doctor
+)

@@ -1,0 +1,157 @@
+"""`recbole-qbert prepare`: makes atomic files from raw data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+from recbole_qbert.commands.command import Command
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.data.domain import DatasetPaths
+
+
+def _amazon(options: SimpleNamespace) -> int:
+    from recbole_qbert.datasets.amazon_report import prepare_and_report
+
+    prepare_and_report(options)
+    return 0
+
+
+def _table(options: SimpleNamespace) -> int:
+    from recbole_qbert.datasets.table_report import prepare_and_report
+
+    prepare_and_report(options)
+    return 0
+
+
+def _movielens(options: SimpleNamespace) -> int:
+    from rich.console import Console
+
+    from recbole_qbert.datasets.finish import report
+    from recbole_qbert.datasets.movielens import Extras, prepare_movielens, published
+
+    name = options.dataset or options.folder.resolve().name
+    domain = DatasetPaths(name, options.data_path / name)
+    console = Console(highlight=False)
+    made = prepare_movielens(
+        domain,
+        options.folder,
+        Extras(options.descriptions, options.posters),
+        core=options.core,
+        duplicates=options.duplicates,
+        ties=options.ties,
+        overwrite=options.overwrite,
+        progress=console.is_terminal,
+    )
+    found = published(name)
+    report(domain, made, console, **({"raw": found} if found else {}))
+    return 0
+
+
+def _import(options: SimpleNamespace) -> int:
+    from recbole_qbert.datasets.arrow_cache import check_target
+    from recbole_qbert.datasets.mql4grec_import import import_json
+    from recbole_qbert.datasets.unisrec import import_folder
+
+    formats = {"mql4grec": import_json, "unisrec": import_folder}
+    into = DatasetPaths(options.dataset, options.data_path / options.dataset)
+    check_target(into, options.overwrite)
+    if not options.source.is_dir():
+        raise InputError(f"{options.source}: no such folder; correct --source")
+    facts = formats[options.format](options.source, options.name or options.dataset, into)
+    _print_counts(into.folder, facts)
+    for remark in facts["remarks"]:
+        print(f"  {remark}")
+    return 0
+
+
+def _export(options: SimpleNamespace) -> int:
+    from recbole_qbert.data.domain import find_domain
+    from recbole_qbert.datasets.mql4grec_export import export_json
+    from recbole_qbert.datasets.unisrec import export_folder
+
+    domain = find_domain(options.dataset, options.data_path)
+    if options.format == "mql4grec":
+        facts = export_json(domain, options.output)
+    else:
+        facts = export_folder(domain, options.output, options.text_fields)
+    _print_counts(options.output, facts)
+    if facts["lost"]:
+        print(f"  without {', '.join(facts['lost'])}")
+    return 0
+
+
+def _print_counts(folder: Path, facts: dict[str, int]) -> None:
+    print(
+        f"{folder}: {facts['users']:,} users, {facts['items']:,} items, "
+        f"{facts['interactions']:,} interactions"
+    )
+
+
+def _sample(options: SimpleNamespace) -> int:
+    from recbole_qbert.experiments.demo import copy_sample
+
+    domain = copy_sample(options.data_path)
+    print(f"{domain.file('inter')} and .item: written")
+    return 0
+
+
+PREPARE = (
+    Command(
+        "prepare table",
+        "Convert a table of interactions, and one of items, to atomic files.",
+        _table,
+        details="""
+        recbole-qbert prepare table --dataset=Shop --inter_file=events.csv \\
+            --user=customer --item=article --time=date --time_unit=date \\
+            --item_file=articles.parquet --item_id=article --item_fields=name,brand:token,price:float
+
+        Tables are CSV, TSV, Parquet or JSON lines. The command writes <dataset>.inter and .item, a
+        sidecar with counts and hashes, and, if there are invalid rows, <dataset>.rejected.
+        """,
+    ),
+    Command(
+        "prepare amazon",
+        "Convert downloaded Amazon reviews of 2014, 2018 or 2023 to atomic files.",
+        _amazon,
+        details="""
+        recbole-qbert prepare amazon --category=Instruments --release=2018 --folder=raw
+        recbole-qbert prepare amazon --dataset=Beauty --release=2014 \\
+            --reviews=reviews_Beauty.json.gz --metadata=meta_Beauty.json.gz --require=text,image
+        """,
+    ),
+    Command(
+        "prepare movielens",
+        "Convert an unpacked MovieLens archive (100K, 1M, 10M, 20M or later) to atomic files.",
+        _movielens,
+        details="recbole-qbert prepare movielens --folder=ml-1m --posters=posters",
+    ),
+    Command(
+        "prepare import",
+        "Convert a data set of another project to atomic files.",
+        _import,
+        details="""
+        recbole-qbert prepare import --format=mql4grec --source=data/Instruments --dataset=Instruments
+
+        mql4grec (and LC-Rec): X.inter.json, X.item.json, X.index*.json, X.user2id, X.item2id.
+        unisrec (and VQ-Rec): X.{train,valid,test}.inter, X.text, X.feat1CLS, X.user2index,
+        X.item2index.
+        """,
+    ),
+    Command(
+        "prepare export",
+        "Convert atomic files to the format of another project.",
+        _export,
+        details="""
+        recbole-qbert prepare export --format=mql4grec --dataset=Instruments --output=data/Instruments
+
+        mql4grec keeps the order of the interactions but not their times. unisrec splits
+        leave-one-out with histories of 50 items, and reads its features from X.text.npz.
+        """,
+    ),
+    Command(
+        "prepare sample",
+        "Copy ml-100k, which RecBole ships, to the folder of data sets.",
+        _sample,
+    ),
+)

@@ -1,0 +1,63 @@
+"""`recbole-qbert compare` and `report`: from finished runs to tables, tests and a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+from recbole_qbert.commands.command import Command, wide_console
+from recbole_qbert.common.errors import InputError
+
+
+def _compare(options: SimpleNamespace) -> int:
+    if options.right is not None:
+        from recbole_qbert.evaluation.significance import compare, read_runs
+
+        print(compare(read_runs(options.left), read_runs(options.right), options.metric))
+        return 0
+    from recbole_qbert.evaluation.printing import chosen_groups, seeds_markdown
+    from recbole_qbert.evaluation.results import read_results
+
+    results = read_results(options.left)
+    if not results:
+        raise InputError(f"{options.left}: no runs in it yet")
+    print(seeds_markdown(chosen_groups(results, options.runs)))
+    return 0
+
+
+def _report(options: SimpleNamespace) -> int:
+    from recbole_qbert.reports.report import ReportRequest, report
+
+    asked = vars(options)
+    del asked["settings"]
+    asked["folders"] = tuple(map(Path, asked.pop("folder")))
+    report(ReportRequest(**asked), wide_console())
+    return 0
+
+
+COMPARE = Command(
+    "compare",
+    "Print the means over seeds of a results file, or a paired test of two models.",
+    _compare,
+    arguments=("LEFT", "RIGHT?"),
+    details="""
+        recbole-qbert compare saved/results.jsonl
+        recbole-qbert compare saved/results.jsonl:QBERT4Rec saved/results.jsonl:SASRec
+
+        A side of the test is results.jsonl:MODEL (all seeds), results.jsonl:MODEL@last or
+        results.jsonl:MODEL@<digits of its folder> if the model has several settings, or the folder
+        of one run.
+        """,
+)
+REPORT = Command(
+    "report",
+    "Show folders of results as one HTML page, and optionally as plots.",
+    _report,
+    arguments=("FOLDER...",),
+    details="""
+        recbole-qbert report saved --output=report.html --plots=plots
+
+        A folder is a checkpoint_dir or any folder above it. The page shows results.jsonl, benchmarks
+        and sweeps.
+        """,
+)
