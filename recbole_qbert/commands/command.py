@@ -69,8 +69,8 @@ class Command:
         Raises:
             InputError: an argument or a flag is missing, unknown, or has a wrong type.
         """
-        text = "" if self.open_ended else self.flags
-        flags = {key.name: key for key in keys_in(text, depth=0)}
+        listed = "" if self.open_ended else self.flags
+        flags = {key.name: key for key in keys_in(listed, depth=0)}
         given, positional = split_words(words, {n for n, k in flags.items() if k.kind == "bool"})
         options = SimpleNamespace(**self._arguments(positional))
         for name, key in flags.items():

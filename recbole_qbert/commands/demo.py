@@ -16,7 +16,7 @@ def _demo(options: SimpleNamespace) -> int:
 
 DEMO = Command(
     "demo",
-    "Run all steps on ml-100k, which RecBole ships: embeddings, semantic IDs, training, comparison.",
+    "Run all steps on ml-100k, which RecBole ships: from embeddings to a comparison of models.",
     _demo,
 )
 

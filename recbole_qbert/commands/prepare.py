@@ -104,7 +104,7 @@ PREPARE = (
         details="""
         recbole-qbert prepare table --dataset=Shop --inter_file=events.csv \\
             --user=customer --item=article --time=date --time_unit=date \\
-            --item_file=articles.parquet --item_id=article --item_fields=name,brand:token,price:float
+            --item_file=articles.parquet --item_id=article --item_fields=name,brand:token
 
         Tables are CSV, TSV, Parquet or JSON lines. The command writes <dataset>.inter and .item, a
         sidecar with counts and hashes, and, if there are invalid rows, <dataset>.rejected.
@@ -131,7 +131,7 @@ PREPARE = (
         "Convert a data set of another project to atomic files.",
         _import,
         details="""
-        recbole-qbert prepare import --format=mql4grec --source=data/Instruments --dataset=Instruments
+        recbole-qbert prepare import --format=mql4grec --source=data/Arts --dataset=Arts
 
         mql4grec (and LC-Rec): X.inter.json, X.item.json, X.index*.json, X.user2id, X.item2id.
         unisrec (and VQ-Rec): X.{train,valid,test}.inter, X.text, X.feat1CLS, X.user2index,
@@ -143,7 +143,7 @@ PREPARE = (
         "Convert atomic files to the format of another project.",
         _export,
         details="""
-        recbole-qbert prepare export --format=mql4grec --dataset=Instruments --output=data/Instruments
+        recbole-qbert prepare export --format=mql4grec --dataset=Arts --output=data/Arts
 
         mql4grec keeps the order of the interactions but not their times. unisrec splits
         leave-one-out with histories of 50 items, and reads its features from X.text.npz.

@@ -57,7 +57,7 @@ REPORT = Command(
     details="""
         recbole-qbert report saved --output=report.html --plots=plots
 
-        A folder is a checkpoint_dir or any folder above it. The page shows results.jsonl, benchmarks
-        and sweeps.
+        A folder is a checkpoint_dir or any folder above it. The page shows results.jsonl,
+        benchmarks and sweeps.
         """,
 )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+from types import SimpleNamespace
 
 from rich.console import Console
 
@@ -14,7 +14,7 @@ from recbole_qbert.datasets.finish import report
 from recbole_qbert.datasets.published import Published, amazon_categories
 
 
-def prepare_and_report(options: argparse.Namespace) -> None:
+def prepare_and_report(options: SimpleNamespace) -> None:
     """Find the files, prepare the data set, and print its counts beside published ones.
 
     Raises:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+from types import SimpleNamespace
 
 from rich.console import Console
 
@@ -14,7 +14,7 @@ from recbole_qbert.datasets.table import Columns, ItemColumns, prepare_table
 from recbole_qbert.datasets.table_source import open_source
 
 
-def prepare_and_report(options: argparse.Namespace) -> None:
+def prepare_and_report(options: SimpleNamespace) -> None:
     """Prepare the data set and print its report.
 
     Raises:

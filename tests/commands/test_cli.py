@@ -53,7 +53,8 @@ FAULTS = {
     "no model": ([], "--model=... is required"),
     "misspelt model": (
         ["--modle=SASRec"],
-        "--model=... is required, on the command line or in a config file; is --modle meant for it?",
+        "--model=... is required, on the command line or in a config file; "
+        "is --modle meant for it?",
     ),
     "ranks no catalog": (["--model=DIN"], "model DIN: it needs labels"),
     "two tables": (

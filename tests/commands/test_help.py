@@ -161,7 +161,8 @@ def test_flags_are_typed() -> None:
          "--force", "--way=down"]
     )  # fmt: skip
     assert vars(found) == {
-        "from": "a.yaml", "file": Path("b/c"), "more": None, "name": "n=m", "size": 4, "rate": 0.001,
+        "from": "a.yaml", "file": Path("b/c"), "more": None, "name": "n=m", "size": 4,
+        "rate": 0.001,
         "parts": ["a", "b"], "force": True, "way": "down", "settings": {},
     }  # fmt: skip
     found = command(arguments=("FOLDER...",)).parse(["a", "b", "--name=n"])
