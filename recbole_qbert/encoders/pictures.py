@@ -43,25 +43,21 @@ def encode_pictures(
     Returns:
         Vectors [b, J, D] in the order of `paths`, masked for unusable pictures.
     """
-    mask = np.zeros((len(paths), n_parts), dtype=np.bool_)
-    vectors = np.zeros((len(paths), n_parts, 0), dtype=np.float32)
+    encoded = [np.zeros((0, n_parts, 0), dtype=np.float32)]
     reasons: list[str] = []
     batches = _prepared(paths, prepare, batch_size, n_threads)
     # Pillow warns of sizes, which `open_picture` refuses, and of odd metadata, which is harmless.
     with warnings.catch_warnings(), contextlib.closing(batches):
         warnings.filterwarnings("ignore", module=r"PIL\.")
         for batch in batches:
-            good = [ready for ready, _ in batch if ready is not None]
-            rows = [row for row, (_, why) in enumerate(batch, len(reasons)) if not why]
             reasons += [why for _, why in batch]
-            if not good:
-                continue
-            encoded = encode(good)
-            if not vectors.shape[2]:
-                vectors = np.zeros((len(paths), *encoded.shape[1:]), dtype=np.float32)
-            vectors[rows] = encoded
-            mask[rows] = True
-    return EncodedBatch(vectors, mask, reasons)
+            good = [ready for ready, _ in batch if ready is not None]
+            if good:
+                encoded.append(encode(good))
+    usable = np.array([not why for why in reasons])
+    vectors = np.zeros((len(paths), *encoded[-1].shape[1:]), dtype=np.float32)
+    vectors[usable] = np.concatenate(encoded[1:] or encoded)
+    return EncodedBatch(vectors, np.repeat(usable[:, None], vectors.shape[1], axis=1), reasons)
 
 
 def default_threads() -> int:

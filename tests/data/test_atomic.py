@@ -45,7 +45,6 @@ def test_header_alone_gives_no_rows(tmp_path: Path) -> None:
     ("content", "fields", "parts"),
     [
         (HEADER + "1\ta\t2\n", ["titel"], ["'titel'", "item_id, title, year", "mean 'title'"]),
-        (HEADER + "1\ta\t2\n", ["title", "title"], ["asked for twice", "title"]),
         (HEADER + "1\ta\t2\n2\tb\n", ["title"], ["line 3", "2 fields", "header has 3"]),
         (HEADER + "1\ta\t2\t\n", ["title"], ["line 2", "4 fields"]),
         ("item_id\ttitle:token\n", ["title"], ["line 1", "'item_id'", "name:type"]),

@@ -271,7 +271,7 @@ def test_a_larger_semid_file_is_fine_and_an_incomplete_one_is_refused(tiny: Tiny
     with pytest.raises(InputError) as caught:
         load_splits(tiny.make_config())
     message = str(caught.value)
-    assert f"{path}: 12 of 30 items of the dataset have no semantic_id: " in message
+    assert f"{path}: 12 of 30 items of the data set have no semantic_id: " in message
     named = message.split(": ")[2].split(", …")[0].split(", ")
     assert len(named) == 10
     assert set(named) <= {f"i{number}" for number in range(18, 30)}

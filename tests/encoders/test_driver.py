@@ -199,7 +199,7 @@ def test_refusals(tmp_path: Path, arguments: dict[str, Any], message: str) -> No
 
 def test_items_twice_are_refused_before_any_work(tmp_path: Path) -> None:
     encoder = Recorder()
-    with pytest.raises(InputError, match="item 1, item_id: item 'a' stands on item 0 already"):
+    with pytest.raises(InputError, match="item 1, item_id: item 'a' is on item 0 already"):
         encode_items(
             ["a", "a"], ["1", "2"], lambda: encoder, tmp_path / "x.npz",
             modality="n", shard_size=4, meta={},

@@ -120,7 +120,7 @@ def test_fields_apart() -> None:
     inputs = [("Toy Story", "M"), (" ", "toy story 2"), ("", ""), ("zzzz", "")]
     batch = encoder.encode(inputs)
     assert batch.mask.tolist() == [[True, True], [False, True], [False, False], [False, False]]
-    assert batch.reasons == ["", "", "blank text", "nothing known in it"]
+    assert batch.reasons == ["", "", "blank text", "no known token"]
     single = encoder.transform(["Toy Story", "M", "toy story 2"])
     np.testing.assert_array_equal(batch.vectors[batch.mask], single)
     assert not batch.vectors[~batch.mask].any()
@@ -131,7 +131,7 @@ def test_refusals() -> None:
         tfidf_vectors(["", " \n"], 4, 0)
     with pytest.raises(InputError, match="n_components is 0"):
         tfidf_vectors(["a"], 0, 0)
-    with pytest.raises(InputError, match="not the state of a TF-IDF encoder"):
+    with pytest.raises(InputError, match="not a TF-IDF encoder"):
         TfidfEncoder.from_state({"codebooks": np.zeros(3)})
 
 
