@@ -221,10 +221,11 @@ def read_atomic(
     cells = header.split(separator)
     plain = plain_header and ":" not in header
     names = cells if plain else header_fields(path, header, separator)
-    if len(set(names)) < len(names):
-        name = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"{path}: line 1: the field {quote(name)} occurs twice; rename one")
     chosen = names if fields is None else list(fields)
+    for words, said in ((names, "occurs twice in line 1; rename one"), (chosen, "is given twice")):
+        repeated = [word for word in words if words.count(word) > 1]
+        if repeated:
+            raise InputError(f"{path}: the field {quote(repeated[0])} {said}")
     columns = pa.table({name: pa.array([], LARGE) for name in names})
     file = Atomic(path, cells, columns, np.array([], np.int64))
     file.need(chosen, "correct the file or the name")

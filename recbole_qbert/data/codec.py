@@ -75,11 +75,6 @@ class SemanticIDCodec:
         """Number of levels K."""
         return len(self.codebook_sizes)
 
-    @property
-    def vocabulary_size(self) -> int:
-        """Number of vocabulary rows: the sum of the codebook sizes."""
-        return sum(self.codebook_sizes)
-
     @functools.cached_property
     def offsets(self) -> IntArray:
         """First vocabulary row of each level, `[K]`, read-only."""
@@ -176,12 +171,10 @@ def check_codes(
         # entry before it is the first row with that tuple.
         neighbor = repeats[np.argmin(order[repeats + 1])]
         one, two = int(order[neighbor]), int(order[neighbor + 1])
-        counts = np.unique(keys, return_counts=True)[1]
-        pairs = int((counts * (counts - 1) // 2).sum())
         raise InputError(
             f"{named}: {place(two)}, semantic_id: item {quote(items[two])} has the same tuple as "
-            f"item {quote(items[one])} on {place(one)} (pairs of items with equal tuples: {pairs});"
-            " make the tuples unique by reallocation, or add a level"
+            f"item {quote(items[one])} on {place(one)} ({len(repeats)} such rows); make the tuples "
+            "unique by reallocation, or add a level"
         )
 
 

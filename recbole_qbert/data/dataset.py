@@ -70,16 +70,11 @@ class SemanticIDDataset(StrictDataset):
         """Codec of the semantic IDs, or None without semantic IDs."""
         return self.semantic_ids.codec if self.semantic_ids is not None else None
 
-    @property
-    def semantic_id_path(self) -> Path | None:
-        """Path of the semantic-ID file, or None; see the function `semantic_id_path`."""
-        return semantic_id_path(self.config)
-
     # Loading -----------------------------------------------------------------------------------
 
     def _load_data(self, token: str, dataset_path: str) -> None:
         super()._load_data(token, dataset_path)
-        path = self.semantic_id_path
+        path = semantic_id_path(self.config)
         if path is not None:
             self.semantic_ids = read_semantic_ids(path)
             ids = [np.array(row.split(" ")) for row in self.semantic_ids.semantic_ids()]
@@ -112,9 +107,7 @@ class SemanticIDDataset(StrictDataset):
                 "again from the items of this data set"
             )
         self.item_feat[field] = column.loc[tokens].tolist()
-        self.set_field_property(
-            field, feature_type, FeatureSource.ITEM, max(len(row) for row in column)
-        )
+        self.set_field_property(field, feature_type, FeatureSource.ITEM, max(map(len, column)))
 
     def _change_feat_format(self) -> None:
         # RecBole stores times as float32, which cannot distinguish current Unix times less than

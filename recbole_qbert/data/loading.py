@@ -196,7 +196,7 @@ def check_same_ids(path: str | Path, ids: Iterable[str], lacking: Iterable[str])
         lacking: tokens of interactions that the file lacks.
 
     Raises:
-        InputError: a token of `ids` and one of `lacking` differ only by such blanks.
+        InputError: two do.
     """
     bare = {each.strip(): each for each in ids}
     for each in lacking:

@@ -34,9 +34,8 @@ def open_picture(path: str | Path, at_least: int | None = None) -> Image.Image:
             sides keep this many pixels; several times faster for large files.
 
     Raises:
-        UnreadablePicture: the file is missing, empty, truncated, broken or in another format; it
-            has more than `PIL.Image.MAX_IMAGE_PIXELS` pixels; or its short side has fewer than
-            `MIN_SIDE` pixels or is more than `MAX_ASPECT` times shorter than the long one.
+        UnreadablePicture: the file is missing, empty, truncated, broken or in another format, or
+            its size exceeds `PIL.Image.MAX_IMAGE_PIXELS`, `MIN_SIDE` or `MAX_ASPECT`.
     """
     _check_file(path)
     try:

@@ -24,11 +24,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def check_device(device: torch.device) -> None:
-    """Check that the device exists, before anything is loaded onto it.
-
-    Raises:
-        InputError: the device is a GPU, and no GPU is available.
-    """
+    """Raise an InputError if the device is a GPU and none is there, before anything is loaded."""
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device {str(device)!r}: this machine has no GPU; give device=cpu")
 

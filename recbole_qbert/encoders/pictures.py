@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -84,12 +84,11 @@ def _prepared(
         except UnreadablePicture as error:
             return None, str(error)
 
-    ahead: list[Future[tuple[T | None, str]]] = []
     with ThreadPoolExecutor(n_threads) as pool:
-        for start in range(0, len(paths), batch_size):
-            current, ahead = ahead, []
-            for path in paths[start : start + batch_size]:
-                ahead.append(pool.submit(attempt, path))
-            if current:
-                yield [future.result() for future in current]
-        yield [future.result() for future in ahead]
+        starts = range(0, len(paths), batch_size)
+        batches = (pool.map(attempt, paths[start : start + batch_size]) for start in starts)
+        ahead = next(batches)  # `map` submits at once
+        for following in batches:
+            yield list(ahead)
+            ahead = following
+        yield list(ahead)

@@ -120,7 +120,7 @@ def embed_text(
         wanted = {"n_components": n_components, "seed": seed, "tags": encoder == "tags"}
         fitted = _fitted_encoder(by_item, out_path, wanted, frozen_encoder, refit)
         meta["texts_sha256"] = _texts_sha256(by_item)
-        make = functools.partial(TfidfEncoder.from_state, fitted.state())
+        make = functools.partial(TfidfEncoder, fitted.state())
     else:
         settings: dict[str, Any] = {
             "pooling": pooling,
@@ -186,7 +186,7 @@ def _fitted_encoder(
     place = Path(f"{out_path}.encoder.safetensors")
     if frozen_encoder is not None:
         with error_context(f"frozen_encoder {frozen_encoder}"):
-            encoder = TfidfEncoder.from_state(load_checkpoint(frozen_encoder))
+            encoder = TfidfEncoder(load_checkpoint(frozen_encoder))
             if encoder.tags != wanted["tags"]:
                 raise InputError(f"made with --encoder={FITTED[encoder.tags]}; give that encoder")
         save_checkpoint(place, encoder.state())
@@ -196,7 +196,7 @@ def _fitted_encoder(
         table = read_embeddings(out_path)
         meta = table.meta
         if not refit:
-            encoder = TfidfEncoder.from_state(load_checkpoint(place))
+            encoder = TfidfEncoder(load_checkpoint(place))
             known = [*table.items, *meta.get("missing", ())]
             if _still_fits(encoder, meta, known, texts, wanted):
                 logger.info(

@@ -41,17 +41,25 @@ class TfidfEncoder:
     ignored.
 
     Shapes: n texts, D = rank of the fit, at most `n_components`.
+
+    Args:
+        state: result of `state()` of a fitted encoder; `fit` makes a new one.
+
+    Raises:
+        InputError: `state` is something else.
     """
 
     def __init__(self, state: Mapping[str, Any]):
-        """Create a fitted encoder from the result of another one's `state()`."""
         self._state = dict(state)
         self._blocks = []
-        for kind in state["blocks"]:
-            words = state[f"{kind}_vocabulary"].tobytes().decode().split("\n")
-            self._blocks.append(TfidfVectorizer(**_SETTINGS[kind], vocabulary=words))
-            self._blocks[-1].idf_ = state[f"{kind}_idf"]
-        self._projection = state["projection"].astype(np.float64)
+        try:
+            for kind in state["blocks"]:
+                words = state[f"{kind}_vocabulary"].tobytes().decode().split("\n")
+                self._blocks.append(TfidfVectorizer(**_SETTINGS[kind], vocabulary=words))
+                self._blocks[-1].idf_ = state[f"{kind}_idf"]
+            self._projection = state["projection"].astype(np.float64)
+        except (KeyError, ValueError, TypeError, AttributeError):
+            raise InputError("not a TF-IDF encoder; embed the texts again") from None
 
     @classmethod
     def fit(
@@ -104,18 +112,6 @@ class TfidfEncoder:
             state[f"{kind}_vocabulary"] = np.frombuffer(words, dtype=np.uint8)
             state[f"{kind}_idf"] = block.idf_
         return cls(state)
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> TfidfEncoder:
-        """Restore an encoder from the result of its `state()`.
-
-        Raises:
-            InputError: `state` is not the state of a TF-IDF encoder.
-        """
-        try:
-            return cls(state)
-        except (KeyError, ValueError, TypeError, AttributeError):
-            raise InputError("not a TF-IDF encoder; embed the texts again") from None
 
     @property
     def tags(self) -> bool:

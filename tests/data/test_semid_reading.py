@@ -72,7 +72,7 @@ REFUSALS: list[tuple[str, str | bytes, str, list[str]]] = [
     ("doubled tuples",
      rows("x1\ta_0", "x2\ta_1", "x3\ta_2", "x4\ta_1", "x5\ta_0", "x6\ta_1"),
      ": line 5, semantic_id: ",
-     ["item 'x4'", "item 'x2' on line 3", ": 4)", "reallocation", "add a level"]),
+     ["item 'x4'", "item 'x2' on line 3", "3 such rows", "reallocation", "add a level"]),
     ("huge", rows("x1\ta_0", "x2\ta_1048576"), ": line 3, semantic_id: ", ["codes below 1048576"]),
     ("absurdly huge", rows("x1\ta_0", "x2\ta_" + "7" * 9999), ": line 3, semantic_id: ",
      ["'a_777"]),

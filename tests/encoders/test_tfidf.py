@@ -100,7 +100,7 @@ def test_same_seed_same_bits_in_any_row_order() -> None:
 def test_a_frozen_encoder_gives_the_same_bits_to_any_batch(tmp_path: Path) -> None:
     encoder = TfidfEncoder.fit(MANY, 16, 3)
     save_checkpoint(tmp_path / "e.safetensors", encoder.state())
-    frozen = TfidfEncoder.from_state(load_checkpoint(tmp_path / "e.safetensors"))
+    frozen = TfidfEncoder(load_checkpoint(tmp_path / "e.safetensors"))
     assert frozen.describe() == encoder.describe()
     vectors = tfidf_vectors(MANY, 16, 3)
     assert frozen.transform(MANY).tobytes() == vectors.tobytes()
@@ -132,7 +132,7 @@ def test_refusals() -> None:
     with pytest.raises(InputError, match="n_components is 0"):
         tfidf_vectors(["a"], 0, 0)
     with pytest.raises(InputError, match="not a TF-IDF encoder"):
-        TfidfEncoder.from_state({"codebooks": np.zeros(3)})
+        TfidfEncoder({"codebooks": np.zeros(3)})
 
 
 def test_description_names_the_sizes_and_the_fit() -> None:
