@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import CODEBOOK_SIZES, Tiny, timed_rows
+from conftest import Tiny, timed_rows
 from recbole.data import data_preparation
 from recbole.data.dataset import SequentialDataset
 from recbole.utils import init_seed
@@ -265,7 +265,7 @@ def test_a_larger_semid_file_is_fine_and_an_incomplete_one_is_refused(tiny: Tiny
         (10, 10, 10),
     )
     write_semantic_ids(path, more, {})
-    assert load_splits(tiny.make_config()).dataset.codec.codebook_sizes == CODEBOOK_SIZES
+    assert load_splits(tiny.make_config()).dataset.codec.codebook_sizes == (10, 10, 10)
     fewer = SemanticIDTable(table.items[:18], table.codes[:18], table.codebook_sizes)
     write_semantic_ids(path, fewer, {})
     with pytest.raises(InputError) as caught:

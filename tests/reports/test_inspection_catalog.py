@@ -54,7 +54,7 @@ def test_find(toy: Toy, prefix: str, rows: tuple[int, int]) -> None:
         ("b_1", "'b_1' stands at level a; give the levels in order"),
         ("a_0 c_1", "'c_1' stands at level b"),
         ("a_0 b_2", "no item of toy.semid has it; 4 items share 'a_0', .* there is b_0, b_1"),
-        ("a_0 b_0 c_0 d_0", "no such level; there are 3 levels"),
+        ("a_0 b_0 c_0 d_0", "there are only 3 levels"),
     ],
 )
 def test_prefixes_that_cannot_be(toy: Toy, prefix: str, message: str) -> None:
