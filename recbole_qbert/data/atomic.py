@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from recbole_qbert.common.errors import InputError, did_you_mean, preview
+from recbole_qbert.common.errors import InputError, did_you_mean
 from recbole_qbert.data.codec import quote
 
 BLOCK_BYTES = 1 << 24  # parsed at a time
@@ -27,63 +28,54 @@ KINDS = ("token", "token_seq", "float", "float_seq")  # RecBole's column types
 PADDING = "[PAD]"  # RecBole's token of the item, and the user, with internal ID 0
 # Spellings of a missing number that pandas writes or reads.
 NO_NUMBER = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "<NA>")
+_EXAMPLE = "write a RecBole header such as 'item_id:token<TAB>title:token_seq'"
 
 
+@dataclass(frozen=True, eq=False)
 class Atomic:
     """Content of an atomic file, all cells as text.
 
     Attributes:
         path: the file.
         cells: header cells, `name:type` of each column.
-        names: column names.
-        columns: the columns, all of text.
+        columns: the columns that were read, all of text.
         lines: line number of each row in the file, counted from 1; int64 [rows].
     """
 
-    def __init__(self, path: Path, cells: list[str], columns: pa.Table, lines: np.ndarray):
-        self.path = path
-        self.cells = cells
-        self.names = [cell.partition(":")[0] for cell in cells]
-        self.columns = columns
-        self.lines = lines
+    path: Path
+    cells: list[str]
+    columns: pa.Table
+    lines: np.ndarray
+
+    @cached_property
+    def kinds(self) -> dict[str, str]:
+        """Type of each column, by name; one of KINDS."""
+        return {cell.partition(":")[0]: cell.partition(":")[2] for cell in self.cells}
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all columns of the file."""
+        return list(self.kinds)
 
     @property
     def n_rows(self) -> int:
         """Number of rows below the header."""
         return int(self.columns.num_rows)
 
-    @cached_property
-    def kinds(self) -> dict[str, str]:
-        """Type of each column, by name; one of KINDS."""
-        return dict(zip(self.names, (cell.partition(":")[2] for cell in self.cells), strict=True))
-
     def fault(self, rows: np.ndarray | pa.Array, name: str, said: str) -> InputError:
         """Build the error for the first bad row of a column.
 
-        Args:
-            rows: bool [rows], True at each bad row.
-            name: the column.
-            said: the end of the message, after the value: the fault and the remedy.
+        `rows` is bool [rows], True at each bad row; `said` follows the value in the message and
+        states the fault and the remedy.
         """
         mask = np.asarray(rows)
-        row = int(mask.argmax())
-        others = int(mask.sum()) - 1
-        value = str(self.columns[name][row])
-        return InputError(
-            f"{self.path}: line {self.lines[row]}, {name}: {quote(value)} {said}"
-            f"{f' ({others} more such lines)' if others else ''}"
-        )
+        row, others = int(mask.argmax()), int(mask.sum()) - 1
+        more = f" ({others} more such lines)" if others else ""
+        value = quote(self.columns[name][row])
+        return InputError(f"{self.path}: line {self.lines[row]}, {name}: {value} {said}{more}")
 
     def need(self, names: Iterable[str], remedy: str) -> None:
-        """Check that columns exist.
-
-        Args:
-            names: names of the columns.
-            remedy: end of the message.
-
-        Raises:
-            InputError: a column is missing; lists the existing ones.
-        """
+        """Raise an InputError if a column is missing; `remedy` ends the message."""
         for name in names:
             if name not in self.names:
                 raise InputError(
@@ -92,107 +84,68 @@ class Atomic:
                 )
 
     def need_rows(self) -> None:
-        """Check that the file has rows.
-
-        Raises:
-            InputError: nothing follows the header.
-        """
+        """Raise an InputError if no rows follow the header."""
         if not self.n_rows:
-            raise InputError(f"{self.path} is empty: no rows follow the header; give it rows")
+            raise InputError(f"{self.path} is empty: no rows follow the header; add rows")
 
     def check_ids(self, name: str) -> None:
-        """Check a column of user or item tokens.
+        """Raise an InputError if a user or item token is wrong.
 
-        Raises:
-            InputError: a token is empty, is RecBole's padding token, or differs from another one
-                only by blanks at its ends.
+        It is if it is empty, is RecBole's padding token, or differs from another one only by blanks
+        at its ends.
         """
         column = self.columns[name]
         empty = pc.equal(column, "")
         if pc.any(empty).as_py():
-            raise self.fault(empty, name, "is no id; give every row one")
+            raise self.fault(empty, name, "is not an ID; give every row one")
         self.check_padding(name)
         trimmed = pc.utf8_trim_whitespace(column)
-        blanks = np.asarray(pc.not_equal(trimmed, column))
-        if blanks.any():
-            first = pd.DataFrame({"id": column.to_pandas(), "bare": trimmed.to_pandas()})
-            first = first.drop_duplicates("id")
-            twins = first[first.duplicated("bare", keep=False)]
-            if len(twins):
-                pair = twins[twins["bare"] == twins["bare"].iloc[0]].iloc[:2]
-                (one, other), lines = pair["id"], self.lines[pair.index]
-                raise InputError(
-                    f"{self.path}: lines {lines[0]} and {lines[1]}, {name}: {quote(one)} and "
-                    f"{quote(other)} differ only by blanks at their ends; write one id one way"
-                )
+        if pc.all(pc.equal(trimmed, column)).as_py():
+            return
+        first = pd.DataFrame({"id": column.to_pandas(), "bare": trimmed.to_pandas()})
+        first = first.drop_duplicates("id")
+        twins = first[first.duplicated("bare", keep=False)]
+        if len(twins):
+            pair = twins[twins["bare"] == twins["bare"].iloc[0]].iloc[:2]
+            (one, other), lines = pair["id"], self.lines[pair.index]
+            raise InputError(
+                f"{self.path}: lines {lines[0]} and {lines[1]}, {name}: {quote(one)} and "
+                f"{quote(other)} differ only by blanks at their ends; spell each ID one way"
+            )
 
-    def check_padding(self, name: str) -> None:
-        """Check that no cell of a token column is RecBole's padding token.
+    def check_padding(self, name: str, between: str | None = None) -> None:
+        """Raise an InputError if a cell of a token column is RecBole's padding token.
 
-        Raises:
-            InputError: a cell is.
+        In a token_seq column, whose elements `between` separates, no element may be it.
         """
-        padding = pc.equal(self.columns[name], PADDING)
+        padding = pc.match_substring(self.columns[name], PADDING)
         if pc.any(padding).as_py():
-            raise self.fault(padding, name, "is RecBole's name of the padding; rename it")
-
-    def check_padding_in_lists(self, name: str, between: str) -> None:
-        """Check that no list of a token_seq column holds RecBole's padding token.
-
-        Args:
-            name: the column.
-            between: separator of list elements.
-
-        Raises:
-            InputError: a list does.
-        """
-        column = self.columns[name]
-        if pc.any(pc.match_substring(column, PADDING)).as_py():
-            padding = np.array([PADDING in each.split(between) for each in column.to_pylist()])
-            if padding.any():
-                raise self.fault(padding, name, "holds RecBole's name of the padding; rename it")
+            cells = self.columns[name].to_pylist()
+            parts = [cell.split(between) if between else [cell] for cell in cells]
+            rows = np.array([PADDING in each for each in parts])
+            if rows.any():
+                raise self.fault(rows, name, "has RecBole's padding token [PAD]; rename it")
 
     def check_unique(self, name: str, noun: str) -> None:
-        """Check that no token of a column occurs twice.
-
-        Args:
-            name: the column.
-            noun: the kind of thing that the tokens name, for the message.
-
-        Raises:
-            InputError: a token has two rows.
-        """
-        if len(self.columns[name].unique()) < self.n_rows:
-            tokens = self.columns[name].to_pandas()
-            row = int(tokens.duplicated().to_numpy().argmax())
+        """Raise an InputError if a token of a column occurs twice; `noun` is what tokens name."""
+        tokens = self.columns[name].to_pandas()
+        repeated = tokens.duplicated().to_numpy()
+        if repeated.any():
+            row = int(repeated.argmax())
             raise InputError(
                 f"{self.path}: line {self.lines[row]}: {noun} {quote(tokens[row])} occurs a second "
-                f"time; keep one row for each {noun}"
+                f"time; keep one row per {noun}"
             )
 
     def frame(self, fields: Sequence[str]) -> pd.DataFrame:
-        """Return columns of text in the order of `fields`; the index, named "line", is `lines`.
-
-        Raises:
-            InputError: a field is unknown or is given twice.
-        """
-        for field in fields:
-            if field not in self.names:
-                hint = did_you_mean(field, self.names)
-                raise InputError(
-                    f"{self.path}: no field '{field}' (it has {preview(self.names)}){hint}"
-                )
-        if len(set(fields)) != len(fields):
-            raise InputError(f"{self.path}: a field is asked for twice ({preview(list(fields))})")
+        """Return columns of text in the order of `fields`; the index, named "line", is `lines`."""
         frame: pd.DataFrame = self.columns.select(list(fields)).to_pandas()
         return frame.set_index(pd.Index(self.lines, dtype="int64", name="line"))
 
     def lists(self, name: str, between: str) -> list[np.ndarray]:
         """Return a token_seq or float_seq column as one array per row, without empty elements.
 
-        Args:
-            name: the column.
-            between: separator of list elements.
+        `between` separates the elements.
 
         Raises:
             InputError: an element of a float_seq column is not a finite number.
@@ -200,25 +153,22 @@ class Atomic:
         parts = [list(filter(None, text.split(between))) for text in self.columns[name].to_pylist()]
         if self.kinds[name] == "token_seq":
             return [np.array(each, str) for each in parts]
-        flat = np.array([part for each in parts for part in each], object)
-        numbers = pd.to_numeric(pd.Series(flat), errors="coerce").to_numpy(float)
+        flat = pd.Series([part for each in parts for part in each], dtype=object)
+        numbers = pd.to_numeric(flat, errors="coerce").to_numpy(float)
         lengths = np.array(list(map(len, parts)))
-        wrong = ~np.isfinite(numbers)
-        if wrong.any():
-            rows = np.repeat(np.arange(len(parts)), lengths)
-            mask = np.bincount(rows[wrong], minlength=len(parts)) > 0
-            raise self.fault(mask, name, "holds what is not a finite number; correct it")
+        wrong = np.repeat(np.arange(len(parts)), lengths)[~np.isfinite(numbers)]
+        if len(wrong):
+            rows = np.isin(np.arange(len(parts)), wrong)
+            raise self.fault(rows, name, "has an element that is not a finite number; correct it")
         return np.split(numbers, lengths.cumsum()[:-1])
 
     def numbers(self, name: str, may_lack: bool = False) -> np.ndarray:
         """Return a column of numbers, float64 [rows].
 
-        Args:
-            name: the column.
-            may_lack: whether a cell may be missing (one of NO_NUMBER), which gives NaN.
+        With `may_lack`, a missing cell (one of NO_NUMBER) gives NaN.
 
         Raises:
-            InputError: a cell is text or infinite, or is missing although `may_lack` is False.
+            InputError: another cell is not a finite number.
         """
         column = self.columns[name]
         if may_lack:
@@ -236,57 +186,83 @@ class Atomic:
         return numbers
 
 
-def read_atomic(path: str | Path, separator: str = "\t", encoding: str = "utf-8") -> Atomic:
-    """Read a whole atomic file as text.
-
-    A cell that is one complete quotation, `"a ""b"" c"`, is read as the text in it, as RecBole
-    does; all other quotes are kept.
+def read_atomic(
+    path: str | Path,
+    fields: Sequence[str] | None = None,
+    separator: str = "\t",
+    encoding: str = "utf-8",
+    *,
+    plain_header: bool = False,
+    unquote: bool = True,
+) -> Atomic:
+    """Read an atomic file as text.
 
     Args:
         path: a `.item`, `.user` or `.inter` file.
+        fields: names of the columns to read; all by default.
         separator: separator of fields.
         encoding: text encoding; a byte-order mark is skipped, and CRLF ends a line as LF does.
+        plain_header: whether header cells without a type are allowed.
+        unquote: whether a cell that is one complete quotation, `"a ""b"" c"`, is read as the text
+            in it, as RecBole does. All other quotes are kept.
 
     Raises:
         InputError: the file is missing, empty, or not in this encoding; the header is not
-            `name:type`; a row has another number of fields; or the text contains a carriage return
-            inside a line or a NUL character, which readers treat differently.
+            `name:type`; a field is unknown; a row has another number of fields; or the text
+            contains a carriage return inside a line or a NUL character, which readers treat
+            differently.
     """
     path = Path(path)
-    text = _read_text(path, encoding)
-    header, _, body = text.partition("\n")
-    header = header.removesuffix("\r")
-    names = header_fields(path, header, separator)
+    data = _read_utf8(path, encoding)
+    end = data.find(b"\n") if b"\n" in data else len(data)
+    header = data[:end].decode().removesuffix("\r")
+    if not header:
+        raise InputError(f"{path}: line 1 is empty; {_EXAMPLE}")
+    cells = header.split(separator)
+    plain = plain_header and ":" not in header
+    names = cells if plain else header_fields(path, header, separator)
+    chosen = names if fields is None else list(fields)
+    for words, said in ((names, "occurs twice in line 1; rename one"), (chosen, "is given twice")):
+        repeated = [word for word in words if words.count(word) > 1]
+        if repeated:
+            raise InputError(f"{path}: the field {quote(repeated[0])} {said}")
     columns = pa.table({name: pa.array([], LARGE) for name in names})
-    if body.strip("\r\n"):
-        try:
-            columns = pyarrow.csv.read_csv(
-                pa.BufferReader(body.encode()),
-                read_options=pyarrow.csv.ReadOptions(column_names=names, block_size=BLOCK_BYTES),
-                parse_options=pyarrow.csv.ParseOptions(
-                    delimiter=separator, quote_char=False, double_quote=False
-                ),
-                convert_options=pyarrow.csv.ConvertOptions(
-                    column_types=dict.fromkeys(names, LARGE),
-                    null_values=[],
-                    strings_can_be_null=False,
-                ),
-            )
-        except pa.ArrowException as error:
-            _check_row_lengths(path, text, len(names), separator)
-            raise InputError(f"{path}: cannot be read ({error}); write it again") from None
-    columns = pa.table({name: _unquoted(columns[name]) for name in names})
+    file = Atomic(path, cells, columns, np.array([], np.int64))
+    file.need(chosen, "correct the file or the name")
+    if not re.compile(b"[^\r\n]").search(data, end):
+        return file
+    try:
+        columns = pyarrow.csv.read_csv(
+            pa.BufferReader(data),
+            read_options=pyarrow.csv.ReadOptions(
+                column_names=names, skip_rows=1, block_size=BLOCK_BYTES
+            ),
+            parse_options=pyarrow.csv.ParseOptions(
+                delimiter=separator, quote_char=False, double_quote=False
+            ),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types=dict.fromkeys(names, LARGE),
+                include_columns=chosen,
+                null_values=[],
+                strings_can_be_null=False,
+            ),
+        )
+    except pa.ArrowException as error:
+        _check_row_lengths(path, data.decode(), len(names), separator)
+        raise InputError(f"{path}: cannot be read ({error}); write it again") from None
+    if unquote:
+        columns = pa.table({name: _unquoted(columns[name]) for name in chosen})
     lines = np.arange(len(columns)) + 2
-    if re.search(r"\n\r?\n", text.rstrip("\r\n")):  # blank lines are not rows, as in RecBole
-        lines = np.flatnonzero([line not in ("", "\r") for line in text.split("\n")])[1:] + 1
-    return Atomic(path, header.split(separator), columns, lines)
+    if b"\n\n" in data or b"\n\r\n" in data:  # blank lines are not rows, as in RecBole
+        lines = np.flatnonzero([bool(line.strip(b"\r")) for line in data.split(b"\n")])[1:] + 1
+    return Atomic(path, cells, columns, lines)
 
 
 def _unquoted(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Replace cells that are one complete quotation by the text in it."""
-    whole = pc.match_substring_regex(column, '^"([^"]|"")*"$')
-    if not pc.any(whole).as_py():
+    if not pc.any(pc.starts_with(column, '"')).as_py():
         return column
+    whole = pc.match_substring_regex(column, '^"([^"]|"")*"$')
     inner = pc.replace_substring(pc.utf8_slice_codeunits(column, 1, -1), '""', '"')
     return pc.if_else(whole, inner, column)
 
@@ -303,40 +279,33 @@ def _check_row_lengths(path: Path, text: str, n_fields: int, separator: str) -> 
 
 
 def read_columns(path: str | Path, fields: Sequence[str]) -> pd.DataFrame:
-    """Read the named columns of a tab-separated atomic file as text.
-
-    No types or missing values are inferred: "NA", "007" and blanks stay as written, an empty cell
-    is "".
-
-    Args:
-        path: a UTF-8 `.item`, `.user` or `.inter` file.
-        fields: column names, without their types.
+    """Read the named columns of a tab-separated atomic file as text; an empty cell is "".
 
     Returns:
         One string column per field, in the order of `fields`. The index, named "line", is each
         row's line in the file; blank lines are skipped, as in RecBole.
 
     Raises:
-        InputError: as in `read_atomic` and `Atomic.frame`.
+        InputError: as in `read_atomic`.
     """
-    return read_atomic(path).frame(fields)
+    return read_atomic(path, fields).frame(fields)
 
 
 def read_lines(path: Path, encoding: str = "utf-8") -> list[str]:
     """Read a file's lines without their ends; only LF and CRLF end a line.
 
     Raises:
-        InputError: as in `read_atomic`.
+        InputError: the file cannot be read, as in `read_atomic`.
     """
-    return [line.removesuffix("\r") for line in _read_text(path, encoding).split("\n")]
+    return [line.removesuffix("\r") for line in _read_utf8(path, encoding).decode().split("\n")]
 
 
-def _read_text(path: Path, encoding: str) -> str:
-    """Read a whole file as text, without its byte-order mark."""
+def _read_utf8(path: Path, encoding: str) -> bytes:
+    """Read a whole file as UTF-8 without a byte-order mark, and check its characters."""
     try:
         data = path.read_bytes()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise InputError(f"{path}: no such file") from None
+        raise InputError(f"{path}: no such file; correct the path") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); correct the path") from None
     try:
@@ -348,42 +317,35 @@ def _read_text(path: Path, encoding: str) -> str:
             f"{path}: line {line}: not {encoding.upper()} ({error}); convert the file to UTF-8"
         ) from None
     except LookupError:
-        raise InputError(f"encoding: {encoding!r} is none that Python knows; give utf-8") from None
+        raise InputError(f"encoding: Python has no {encoding!r}; give utf-8") from None
     if not text:
-        raise InputError(f"{path} is empty; a header of 'name:type' fields and rows are expected")
-    if text[0] in "\r\n":
-        raise InputError(f"{path}: line 1 is empty; a header of 'name:type' fields is expected")
+        raise InputError(f"{path} is empty; make it again")
     # CSV readers treat a carriage return as the end of a line; NumPy drops trailing NULs.
     for character, named in (("\r(?!\n)", "a carriage return"), ("\0", "a NUL character")):
         if character[0] in text and (found := re.search(character, text)):
             line = text.count("\n", 0, found.start()) + 1
             raise InputError(f"{path}: line {line}: {named} inside a line; remove it")
-    return text
+    utf8 = encoding.lower() in ("utf-8", "utf8", "utf-8-sig")
+    return data.removeprefix(b"\xef\xbb\xbf") if utf8 else text.encode()
 
 
 def header_fields(path: str | Path, line: str, separator: str = "\t") -> list[str]:
     """Return the field names of a header line, without their types.
 
     Raises:
-        InputError: a cell is not `name:type`, or a name occurs twice.
+        InputError: a cell is not `name:type`.
     """
-    names = []
-    cells = line.split(separator)
-    kinds = [cell.partition(":")[2] for cell in cells]
-    if not any(kind in KINDS for kind in kinds):
+    cells = [cell.partition(":") for cell in line.split(separator)]
+    if not any(kind in KINDS for _, _, kind in cells):
         between = "tabs" if separator == "\t" else repr(separator)
         raise InputError(
             f"{path}: line 1: the header has no name:type fields separated by {between} "
-            f"({line[:60]!r}); write a RecBole header such as 'item_id:token<TAB>title:token_seq'"
+            f"({line[:60]!r}); {_EXAMPLE}"
         )
-    for cell, kind in zip(cells, kinds, strict=True):
-        name = cell.partition(":")[0]
+    for name, colon, kind in cells:
         if not name or kind not in KINDS:
             raise InputError(
-                f"{path}: line 1: '{cell}' is not 'name:type', the type one of {', '.join(KINDS)}; "
-                "write a RecBole header such as 'item_id:token<TAB>title:token_seq'"
+                f"{path}: line 1: {quote(name + colon + kind)} is not 'name:type' with a type of "
+                f"{', '.join(KINDS)}; {_EXAMPLE}"
             )
-        if name in names:
-            raise InputError(f"{path}: line 1: the field '{name}' occurs twice; rename one")
-        names.append(name)
-    return names
+    return [name for name, _, _ in cells]

@@ -15,12 +15,7 @@ ROWS_AT_ONCE = 1 << 17  # joined into one buffer and written
 
 
 def write_header(handle: IO[bytes], cells: Iterable[str]) -> None:
-    """Write the header line of an atomic file that is open as bytes.
-
-    Args:
-        handle: the file.
-        cells: `name:type` of each column.
-    """
+    """Write the header line, `name:type` of each column, of an atomic file open as bytes."""
     handle.write(("\t".join(cells) + "\n").encode())
 
 
@@ -28,11 +23,7 @@ def write_rows(handle: IO[bytes], columns: Sequence[pa.Array | pa.ChunkedArray])
     """Append rows to an atomic file that is open as bytes, and return their number.
 
     A cell that begins with a double quote is written as a quotation, because RecBole reads a
-    leading quote as the start of one.
-
-    Args:
-        handle: the file; its header is written already.
-        columns: text columns of one length; no cell contains a tab or a line end.
+    leading quote as the start of one. `columns` are text of one length, without tabs and line ends.
     """
     for start in range(0, len(columns[0]), ROWS_AT_ONCE):
         handle.write(_lines([column.slice(start, ROWS_AT_ONCE) for column in columns]))

@@ -9,6 +9,7 @@ They were chosen on validation (results/defaults.md).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 AUTO = "auto"
@@ -38,47 +39,9 @@ class DataSize(NamedTuple):
     items: int  # N, padding included
 
 
-def batch_size(n_rows: int) -> int:
-    """Return the largest power of two that gives `BATCHES_PER_EPOCH` batches, within the bounds."""
-    size = 2 ** max(0, (n_rows // BATCHES_PER_EPOCH).bit_length() - 1)
-    return min(max(size, SMALLEST_BATCH), LARGEST_BATCH)
-
-
-def n_epochs(n_rows: int, size: int) -> int:
-    """Return the number of training epochs for batches of `size` rows."""
-    steps = min(max(STEPS_PER_ROOT * math.sqrt(n_rows), FEWEST_STEPS), MOST_STEPS)
-    return max(1, round(steps / math.ceil(n_rows / size)))
-
-
 def eval_step(epochs: int) -> int:
     """Return the number of epochs between evaluations on valid."""
     return max(1, epochs // EVALUATIONS)
-
-
-def learning_rate(size: int, length: float) -> float:
-    """Return the learning rate: proportional to the square root of the batch size.
-
-    Long sequences use the largest rate, because their rows have many targets each.
-
-    Args:
-        size: batch size.
-        length: mean number of training items per sequence.
-    """
-    if length > LONG_SEQUENCE:
-        return LARGEST_RATE
-    return float(f"{LARGEST_RATE * math.sqrt(size / LARGEST_BATCH):.2g}")
-
-
-def dropout(n_interactions: int) -> float:
-    """Return the dropout probability: linear in the log of the number of training interactions."""
-    n = min(max(n_interactions, FEW_INTERACTIONS), MANY_INTERACTIONS)
-    share = math.log(n / FEW_INTERACTIONS) / math.log(MANY_INTERACTIONS / FEW_INTERACTIONS)
-    return round(MOST_DROPOUT + share * (LEAST_DROPOUT - MOST_DROPOUT), 2)
-
-
-def mask_mix(length: float) -> dict[str, float]:
-    """Return the weights of the masking schemes for sequences of `length` items on average."""
-    return dict(MASKS_OF_LONG if length > LONG_SEQUENCE else MASKS_OF_SHORT)
 
 
 def resolve_auto(config: Any, data: DataSize) -> None:
@@ -88,20 +51,41 @@ def resolve_auto(config: Any, data: DataSize) -> None:
         config: a RecBole `Config` or a mapping, changed in place; other values stay.
         data: size of the data set.
     """
+    is_long = data.interactions / data.sequences > LONG_SEQUENCE
+
+    def batch_size() -> int:
+        """The largest power of two that gives BATCHES_PER_EPOCH batches, within the bounds."""
+        size = 2 ** max(0, (data.rows // BATCHES_PER_EPOCH).bit_length() - 1)
+        return min(max(size, SMALLEST_BATCH), LARGEST_BATCH)
+
+    def epochs() -> int:
+        steps = min(max(STEPS_PER_ROOT * math.sqrt(data.rows), FEWEST_STEPS), MOST_STEPS)
+        return max(1, round(steps / math.ceil(data.rows / config["train_batch_size"])))
+
+    def learning_rate() -> float:
+        """Proportional to the root of the batch size; rows of long sequences have many targets."""
+        share = 1.0 if is_long else math.sqrt(config["train_batch_size"] / LARGEST_BATCH)
+        return float(f"{LARGEST_RATE * share:.2g}")
+
+    def dropout() -> float:
+        """Linear in the logarithm of the number of training interactions."""
+        n = min(max(data.interactions, FEW_INTERACTIONS), MANY_INTERACTIONS)
+        share = math.log(n / FEW_INTERACTIONS) / math.log(MANY_INTERACTIONS / FEW_INTERACTIONS)
+        return round(MOST_DROPOUT + share * (LEAST_DROPOUT - MOST_DROPOUT), 2)
+
     # The order matters: epochs and rate depend on the batch size, eval_step and stopping_step on
     # the epochs.
-    length = data.interactions / data.sequences
-    rules = {
-        "train_batch_size": lambda: batch_size(data.rows),
-        "epochs": lambda: n_epochs(data.rows, config["train_batch_size"]),
+    rules: dict[str, Callable[[], Any]] = {
+        "train_batch_size": batch_size,
+        "epochs": epochs,
         "eval_step": lambda: eval_step(config["epochs"]),
         # No early stopping: the valid metric rises until the learning rate has decayed to zero.
         "stopping_step": lambda: config["epochs"],
-        "learning_rate": lambda: learning_rate(config["train_batch_size"], length),
-        "hidden_dropout_prob": lambda: dropout(data.interactions),
-        "mask_mix": lambda: mask_mix(length),
+        "learning_rate": learning_rate,
+        "hidden_dropout_prob": dropout,
+        "mask_mix": lambda: dict(MASKS_OF_LONG if is_long else MASKS_OF_SHORT),
         "softmax_samples": lambda: SOFTMAX_SAMPLES if data.items > LARGE_CATALOG else 0,
     }
-    for key, value in rules.items():
+    for key, rule in rules.items():
         if key in config and config[key] == AUTO:
-            config[key] = value()
+            config[key] = rule()

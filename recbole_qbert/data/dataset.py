@@ -26,7 +26,7 @@ from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 from torch import Tensor
 
-from recbole_qbert.common.errors import InputError, preview
+from recbole_qbert.common.errors import InputError, one_of, preview
 from recbole_qbert.data.budget import DataSize, resolve_auto
 from recbole_qbert.data.embeddings import read_embeddings
 from recbole_qbert.data.loading import StrictDataset, check_same_ids
@@ -54,10 +54,7 @@ class SemanticIDDataset(StrictDataset):
     """
 
     def __init__(self, config: Any):
-        if config["augmentation"] not in AUGMENTATIONS:
-            raise InputError(
-                f"augmentation: {config['augmentation']!r} is none of {', '.join(AUGMENTATIONS)}"
-            )
+        one_of("augmentation", config["augmentation"], AUGMENTATIONS)
         self.semantic_ids: SemanticIDTable | None = None
         self.item_codes: Tensor | None = None
         self._flat: dict[str, Tensor] = {}
@@ -73,16 +70,11 @@ class SemanticIDDataset(StrictDataset):
         """Codec of the semantic IDs, or None without semantic IDs."""
         return self.semantic_ids.codec if self.semantic_ids is not None else None
 
-    @property
-    def semantic_id_path(self) -> Path | None:
-        """Path of the semantic-ID file, or None; see the function `semantic_id_path`."""
-        return semantic_id_path(self.config)
-
     # Loading -----------------------------------------------------------------------------------
 
     def _load_data(self, token: str, dataset_path: str) -> None:
         super()._load_data(token, dataset_path)
-        path = self.semantic_id_path
+        path = semantic_id_path(self.config)
         if path is not None:
             self.semantic_ids = read_semantic_ids(path)
             ids = [np.array(row.split(" ")) for row in self.semantic_ids.semantic_ids()]
@@ -108,16 +100,14 @@ class SemanticIDDataset(StrictDataset):
         if missing:
             unknown = column.index[~column.index.isin(tokens)].tolist()
             check_same_ids(path, unknown, missing)
-            besides = f"; it has {len(unknown)} that the dataset does not know: {preview(unknown)}"
+            others = f"; the file has {len(unknown)} items that the data set lacks: "
             raise InputError(
-                f"{path}: {len(missing)} of {len(tokens)} items of the dataset have no {field}: "
-                f"{preview(missing)}{besides * bool(unknown)}; make the file again from this "
-                "dataset's items"
+                f"{path}: {len(missing)} of {len(tokens)} items of the data set have no {field}: "
+                f"{preview(missing)}{others + preview(unknown) if unknown else ''}; make the file "
+                "again from the items of this data set"
             )
         self.item_feat[field] = column.loc[tokens].tolist()
-        self.set_field_property(
-            field, feature_type, FeatureSource.ITEM, max(len(row) for row in column)
-        )
+        self.set_field_property(field, feature_type, FeatureSource.ITEM, max(map(len, column)))
 
     def _change_feat_format(self) -> None:
         # RecBole stores times as float32, which cannot distinguish current Unix times less than
@@ -221,8 +211,7 @@ class SemanticIDDataset(StrictDataset):
         users, rows = self.inter_feat[self.uid_field], self.inter_feat[TARGET_POSITION_FIELD]
         end = self._user_start.clone().scatter_reduce(0, users, rows + 1, "amax")
         lengths = end - self._user_start
-        offsets = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
-        return self._flat[self.iid_field][ragged_arange(self._user_start, lengths)], offsets
+        return self._flat[self.iid_field][ragged_arange(self._user_start, lengths)], _ends(lengths)
 
     def _joined_rows(self) -> tuple[Tensor, Tensor]:
         """Reconstruct sequences from the rows of ready-made (benchmark) splits.
@@ -232,10 +221,8 @@ class SemanticIDDataset(StrictDataset):
         the file.
         """
         lists, targets = self.inter_feat[self.item_id_list_field], self.inter_feat[self.iid_field]
-        users, lengths = (
-            self.inter_feat[self.uid_field],
-            self.inter_feat[self.item_list_length_field],
-        )
+        users = self.inter_feat[self.uid_field]
+        lengths = self.inter_feat[self.item_list_length_field]
         order = torch.from_numpy(np.lexsort((lengths.numpy(), users.numpy())))  # stable
         users, lengths = users[order], lengths[order]
         starts = sequence_starts(users)
@@ -243,7 +230,7 @@ class SemanticIDDataset(StrictDataset):
         base = torch.zeros(self.user_num, dtype=torch.long)
         base[users[first]] = lengths[first]
         counts = torch.bincount(users, minlength=self.user_num) + base
-        offsets = torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)])
+        offsets = _ends(counts)
         items = torch.empty(int(offsets[-1]), dtype=torch.long)
         heads = lists[order[first]]
         place = torch.arange(heads.shape[1])
@@ -256,15 +243,17 @@ class SemanticIDDataset(StrictDataset):
     @property
     def n_interactions(self) -> int:
         """Number of interactions of all users, before any split."""
-        if not self._flat:
-            return len(self._joined_rows()[0])
-        return len(self._flat[self.iid_field])
+        return len(self._flat[self.iid_field] if self._flat else self._joined_rows()[0])
 
     def training_repeats(self) -> bool:
         """Return whether any training sequence contains an item twice."""
+        users, items = self._training_pairs()
+        return len(torch.unique(users * self.item_num + items)) < len(items)
+
+    def _training_pairs(self) -> tuple[Tensor, Tensor]:
+        """Return the users and items of all training interactions, [T] each."""
         items, offsets = self.training_sequences()
-        user = torch.repeat_interleave(torch.arange(len(offsets) - 1), offsets.diff())
-        return len(torch.unique(user * self.item_num + items)) < len(items)
+        return torch.repeat_interleave(torch.arange(len(offsets) - 1), offsets.diff()), items
 
     def training_rows(self, batch_size: int, max_length: int) -> TrainingRows:
         """Return the rows of this split, each with its target and cut to its last items.
@@ -327,9 +316,8 @@ class SemanticIDDataset(StrictDataset):
         """
         if not self._flat or value_field is not None:
             return super().inter_matrix(form, value_field)
-        items, offsets = self.training_sequences()
-        user = torch.repeat_interleave(torch.arange(len(offsets) - 1), offsets.diff())
-        pairs = Interaction({self.uid_field: user, self.iid_field: items})
+        users, items = self._training_pairs()
+        pairs = Interaction({self.uid_field: users, self.iid_field: items})
         return self._create_sparse_matrix(pairs, self.uid_field, self.iid_field, form, None)
 
 
@@ -343,6 +331,11 @@ def semantic_id_path(config: Any) -> Path | None:
         return Path(config["semantic_id_file"])
     default = Path(config["data_path"]) / f"{config['dataset']}.semid"
     return default if default.is_file() else None
+
+
+def _ends(lengths: Tensor) -> Tensor:
+    """Return the offsets of n rows that follow one another: 0 and each row's end. [n + 1]"""
+    return torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
 
 
 def ragged_arange(starts: Tensor, lengths: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def find_domain(name: str, data_path: str | Path) -> DatasetPaths:
 
 
 def default_folder(data_path: Path, names: Sequence[str], output: str = "semid") -> Path:
-    """Return the tokenizer's default folder for one or several data sets.
+    """Return the tokenizer's default folder.
 
     It is `<data_path>/<A>/tokenizer` for one data set and `<data_path>/<A+B>.tokenizer` for
     several. If `output` is `x.semid`, which writes `<A>.x.semid`, it is called `tokenizer-x`.

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,18 +24,17 @@ import pandas as pd
 from torch import nn
 
 from recbole_qbert.common.errors import InputError, error_context, preview
-from recbole_qbert.common.files import read_json, sidecar_path, write_json, write_npz
+from recbole_qbert.common.files import sidecar_path, write_json, write_npz
 from recbole_qbert.common.hashes import sha256_file
-from recbole_qbert.data.checks import check_items
-from recbole_qbert.data.codec import quote
-from recbole_qbert.data.semid import items_sha256
+from recbole_qbert.data.atomic import read_lines
+from recbole_qbert.data.codec import check_items, quote
+from recbole_qbert.data.semid import items_sha256, read_sidecar
 
 # Reserved names of tokenizer streams: the fused vectors of stage 1, co-occurrence in training
 # sequences, and every modality that has embeddings.
 FUSED, IDENTITY, CONTENT = "fused", "identity", "content"
-SIDECAR_FORMAT = "recbole-qbert/embeddings"
-SIDECAR_VERSION = 1
-_NOT_NPZ = "not an .npz file with string array 'items' and numeric array 'vectors'"
+SIDECAR = {"format": "recbole-qbert/embeddings", "version": 1}
+_BROKEN = (ValueError, OSError, KeyError, EOFError, BadZipFile, zlib.error)  # of NumPy's readers
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +57,27 @@ class EmbeddingTable:
     meta: dict[str, Any]
 
     def __post_init__(self) -> None:
-        _check_table(self, "embeddings", lambda row: f"row {row}")
+        vectors, mask = self.vectors, self.mask
+        check_items(self.items, len(vectors), "embeddings", lambda row: f"row {row}")
+        if vectors.ndim != 3 or 0 in vectors.shape or vectors.dtype not in (np.float32, np.float16):
+            raise InputError(
+                f"embeddings: vectors are {vectors.dtype} {vectors.shape}; "
+                "give float32 or float16 [items, parts, dimension]"
+            )
+        if mask.dtype != np.bool_ or mask.shape != vectors.shape[:2]:
+            raise InputError(
+                f"embeddings: mask is {mask.dtype} {mask.shape}; give bool {vectors.shape[:2]}"
+            )
+        for fault, rows in (
+            ("is not finite; give finite values or leave the item out",
+             ~np.isfinite(vectors).all(axis=(1, 2))),
+            ("has no part in the mask; leave items without a vector out", ~mask.any(axis=1)),
+            ("has a masked part that is not zero; set it to zero",
+             (vectors.any(axis=2) & ~mask).any(axis=1)),
+        ):  # fmt: skip
+            if rows.any():
+                item = quote(self.items[int(rows.argmax())])
+                raise InputError(f"embeddings: the vector of item {item} {fault}")
 
     @property
     def n_items(self) -> int:
@@ -83,19 +102,12 @@ class EmbeddingTable:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Requested items that a table has and lacks.
+    """Requested items that a table has and lacks."""
 
-    Attributes:
-        n_items: N, number of requested items.
-        n_present: number of those that have a vector.
-        missing: those without a vector, in the requested order.
-        unknown: items of the table that were not requested.
-    """
-
-    n_items: int
-    n_present: int
-    missing: tuple[str, ...]
-    unknown: tuple[str, ...] = ()
+    n_items: int  # N, requested items
+    n_present: int  # those that have a vector
+    missing: tuple[str, ...]  # those without a vector, in the requested order
+    unknown: tuple[str, ...] = ()  # items of the table that were not requested
 
     def __str__(self) -> str:
         parts = [f"{self.n_present} of {self.n_items} items have a vector"]
@@ -107,7 +119,7 @@ class Coverage:
                 f"{_examples(self.unknown)}"
             )
         if self.missing and self.unknown:
-            parts.append("do both number the items alike, from 0 or from 1?")
+            parts.append("check that both number the items from the same start, 0 or 1")
         return "; ".join(parts)
 
 
@@ -119,25 +131,25 @@ def write_embeddings(path: str | Path, table: EmbeddingTable) -> None:
     """Write the table and then its sidecar, each atomically.
 
     Equal tables give equal bytes. A kill between the two leaves the new table with the old
-    sidecar, which the reader refuses.
+    sidecar, which the reader refuses. `meta` must hold JSON values.
 
     Raises:
-        InputError: `meta` is not JSON, or a file cannot be written.
+        InputError: a file cannot be written.
     """
-    try:
-        json.dumps(table.meta, allow_nan=False).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"{path}: meta cannot be written as JSON ({quote(error, limit=120)}); "
-            "give texts, finite numbers, lists and mappings"
-        ) from None
-    try:
-        items = np.array(table.items, dtype=np.str_)
-        write_npz(path, items=items, vectors=table.vectors, mask=table.mask)
-        write_json(sidecar_path(path), _sidecar(path, table) | {"meta": table.meta})
-    except OSError as error:
-        reason = error.strerror or quote(error)
-        raise InputError(f"{path}: cannot be written ({reason}); correct the path") from None
+    json.dumps(table.meta, allow_nan=False)  # an error here leaves the old table
+    items = np.array(table.items, dtype=np.str_)
+    write_npz(path, items=items, vectors=table.vectors, mask=table.mask)
+    write_json(
+        sidecar_path(path),
+        {
+            **SIDECAR,
+            "sha256": sha256_file(path),
+            "items_sha256": items_sha256(table.items),
+            "shape": list(table.vectors.shape),
+            "dtype": str(table.vectors.dtype),
+            "meta": table.meta,
+        },
+    )
 
 
 def read_embeddings(path: str | Path) -> EmbeddingTable:
@@ -155,28 +167,31 @@ def read_embeddings(path: str | Path) -> EmbeddingTable:
         InputError: the file is missing, its arrays have wrong types or shapes, an item occurs
             twice, a value is not finite, an item has no part, or the sidecar does not match.
     """
-    arrays = _load_arrays(path)
-    items, vectors = arrays["items"], arrays["vectors"]
-    if vectors.ndim not in (2, 3) or items.ndim != 1 or len(items) != len(vectors):
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            names = ["items", "vectors", *({"mask"} & set(archive.files))]
+            arrays = {name: archive[name] for name in names}
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; give an .npz file of item vectors") from None
+    except (*_BROKEN, AttributeError, TypeError) as error:  # the last two: an .npy array
         raise InputError(
-            f"{path}: items {items.shape} and vectors {vectors.shape} do not fit; "
-            "one row an item is needed"
-        )
-    if items.dtype.kind not in "Uiu":
-        raise InputError(f"{path}: items are {items.dtype}, not strings; save them as strings")
-    vectors = _as_float(vectors, str(path))
-    if vectors.ndim == 2:
-        vectors = vectors[:, None]
-    mask = arrays.get("mask", np.ones(vectors.shape[:2], dtype=np.bool_))
-    if mask.dtype != np.bool_ or mask.shape != vectors.shape[:2]:
-        raise InputError(
-            f"{path}: mask is {mask.dtype} {mask.shape}; bool {vectors.shape[:2]} is needed"
-        )
-    vectors[~mask] = 0
+            f"{path}: not an .npz file with string array 'items' and numeric array 'vectors' "
+            f"({quote(error, 120)}); make it again"
+        ) from None
+    items = arrays["items"]
+    if items.dtype.kind not in "Uiu" or items.ndim != 1:
+        raise InputError(f"{path}: items are {items.dtype} {items.shape}; save n strings [n]")
     with error_context(str(path)):
+        vectors = _as_parts(arrays["vectors"])
+        mask = arrays.get("mask", np.ones(vectors.shape[:2], dtype=np.bool_))
+        if mask.dtype == np.bool_ and mask.shape == vectors.shape[:2]:
+            vectors[~mask] = 0
         table = EmbeddingTable(tuple(map(str, items.tolist())), vectors, mask, {})
-    if sidecar_path(path).exists():
-        table.meta.update(_checked_meta(path, table))
+    content = read_sidecar(path, SIDECAR)
+    if content is not None:
+        if not isinstance(content.get("meta"), dict):
+            raise InputError(f"{sidecar_path(path)}: no JSON object 'meta'; make the table again")
+        table.meta.update(content["meta"])
     return table
 
 
@@ -198,27 +213,21 @@ def join(
     Raises:
         InputError: the table has none of the items.
     """
-    rows = pd.Index(table.items, dtype=object).get_indexer(pd.Index(list(items), dtype=object))
+    asked, own = pd.Index(list(items), dtype=object), pd.Index(table.items, dtype=object)
+    rows = own.get_indexer(asked)
     present = rows >= 0
     if len(rows) and not present.any():
         raise InputError(
-            f"{named}: none of the {len(rows)} items asked for has a vector: they look like "
+            f"{named}: none of the {len(rows)} requested items has a vector; their tokens are like "
             f"{quote(items[0])}, those of the table like {quote(table.items[0])}; make the table "
-            "from this data set's items"
+            "from the items of this data set"
         )
     vectors = np.zeros((len(rows), table.n_parts, table.dimension), dtype=np.float32)
     vectors[present] = table.vectors[rows[present]]
     mask = np.zeros(vectors.shape[:2], dtype=np.bool_)
     mask[present] = table.mask[rows[present]]
-    return vectors, mask, coverage(table, items)
-
-
-def coverage(table: EmbeddingTable, items: Sequence[str]) -> Coverage:
-    """Count the items, of N raw tokens, that the table has, lacks, and has in addition."""
-    asked, own = pd.Index(list(items), dtype=object), pd.Index(table.items, dtype=object)
-    present = asked.isin(own)
-    unknown = own[~own.isin(asked)]
-    return Coverage(len(asked), int(present.sum()), tuple(asked[~present]), tuple(unknown))
+    unknown = tuple(own[~own.isin(asked)])
+    return vectors, mask, Coverage(len(asked), int(present.sum()), tuple(asked[~present]), unknown)
 
 
 def import_matrix(
@@ -240,151 +249,54 @@ def import_matrix(
         InputError: a file cannot be read, their lengths differ, a token is empty or doubled, a
             value is not finite, or every vector is zero.
     """
-    tokens = _read_tokens(items_path)
+    lines = read_lines(Path(items_path))
+    tokens = lines if lines[-1] else lines[:-1]
+    check_items(tokens, len(tokens), str(items_path), lambda row: f"line {row + 1}")
     try:
         matrix = np.load(matrix_path, allow_pickle=False)
     except FileNotFoundError:
         raise InputError(f"{matrix_path}: no such file; correct the path") from None
-    except (ValueError, OSError, EOFError, BadZipFile) as error:
-        raise InputError(f"{matrix_path}: not an .npy array ({quote(error, 120)})") from None
-    if not isinstance(matrix, np.ndarray) or matrix.ndim not in (2, 3):
-        raise InputError(f"{matrix_path}: not one array [n, D] or [n, J, D]; use numpy.save")
-    if len(matrix) != len(tokens):
+    except _BROKEN as error:
         raise InputError(
-            f"{items_path}: {len(tokens)} tokens for the {len(matrix)} rows of {matrix_path}; "
-            "give one token a row, each on a line"
-        )
-    vectors = _as_float(matrix, str(matrix_path))
-    if vectors.ndim == 2:
-        vectors = vectors[:, None]
-    _check_finite(tokens, vectors, str(matrix_path))
-    mask = vectors.any(axis=2)
-    present = mask.any(axis=1)
-    if not present.any():
-        raise InputError(f"{matrix_path}: every vector is zero; give the encoder's vectors")
-    missing = [tokens[row] for row in np.flatnonzero(~present)]
-    meta = {
-        "modality": modality,
-        "encoder": {"name": encoder},
-        "source": {
-            "matrix_file": Path(matrix_path).name,
-            "matrix_file_sha256": sha256_file(matrix_path),
-            "items_file": Path(items_path).name,
-            "items_file_sha256": sha256_file(items_path),
-        },
-        "missing": dict.fromkeys(missing, "the vector is all zeros"),
-    }
-    kept = tuple(tokens[row] for row in np.flatnonzero(present))
-    return EmbeddingTable(kept, vectors[present], mask[present], meta)
-
-
-def _check_table(table: EmbeddingTable, named: str, place: Callable[[int], str]) -> None:
-    """Check the invariants of `EmbeddingTable`; the InputError names the first bad row."""
-    vectors, mask = table.vectors, table.mask
-    check_items(table.items, len(vectors), named, place)
-    # NumPy drops trailing NULs of its strings, so such a token would be read back shorter.
-    row = next((row for row, item in enumerate(table.items) if "\0" in item), None)
-    if row is not None:
-        raise InputError(
-            f"{named}: {place(row)}, item_id: {quote(table.items[row])} holds a NUL character; "
-            "rename the item"
-        )
-    if vectors.ndim != 3 or 0 in vectors.shape or vectors.dtype not in (np.float32, np.float16):
-        raise InputError(
-            f"{named}: vectors are {vectors.dtype} {vectors.shape}; "
-            "float32 or float16 [items, parts, dimension] is needed"
-        )
-    if mask.dtype != np.bool_ or mask.shape != vectors.shape[:2]:
-        raise InputError(
-            f"{named}: mask is {mask.dtype} {mask.shape}; bool {vectors.shape[:2]} is needed"
-        )
-    _check_finite(table.items, vectors, named)
-    if not mask.any(axis=1).all():
-        row = int(np.flatnonzero(~mask.any(axis=1))[0])
-        raise InputError(
-            f"{named}: mask {place(row)} (item {table.items[row]}) has no part; "
-            "leave items without a vector out"
-        )
-    if vectors[~mask].any():
-        raise InputError(f"{named}: a masked part's vector is not zero; set it to zero")
-
-
-def _check_finite(items: Sequence[str], vectors: np.ndarray, named: str) -> None:
-    """Raise an InputError for the first item with an infinite value or a NaN."""
-    if not np.isfinite(vectors).all():
-        row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=(1, 2)))[0])
-        raise InputError(
-            f"{named}: vectors row {row} (item {items[row]}) is not finite; "
-            "give finite values or leave the item out"
-        )
-
-
-def _as_float(vectors: np.ndarray, named: str) -> np.ndarray:
-    """Convert to float32; float16 is kept."""
-    if vectors.dtype.kind not in "fiu":
-        raise InputError(f"{named}: vectors are {vectors.dtype}, not numbers; save them as float32")
-    target = np.float16 if vectors.dtype.itemsize == 2 and vectors.dtype.kind == "f" else np.float32
-    with np.errstate(over="ignore"):  # an overflow gives infinity, which is refused later
-        return vectors.astype(target, copy=False)
-
-
-def _load_arrays(path: str | Path) -> dict[str, np.ndarray]:
-    """Load `items`, `vectors` and, if present, `mask` from an `.npz` file."""
-    try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("a single array")
-        with archive:
-            names = ["items", "vectors"] + ["mask"] * ("mask" in archive.files)
-            return {name: archive[name] for name in names}
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; give an .npz file of item vectors") from None
-    except (ValueError, OSError, KeyError, EOFError, BadZipFile, zlib.error) as error:
-        raise InputError(f"{path}: {_NOT_NPZ} ({quote(error, 120)}); make it again") from None
-
-
-def _sidecar(path: str | Path, table: EmbeddingTable) -> dict[str, Any]:
-    """Return the sidecar's content that follows from the table, without `meta`."""
-    return {
-        "format": SIDECAR_FORMAT,
-        "version": SIDECAR_VERSION,
-        "sha256": sha256_file(path),
-        "items_sha256": items_sha256(table.items),
-        "shape": list(table.vectors.shape),
-        "dtype": str(table.vectors.dtype),
-    }
-
-
-def _checked_meta(path: str | Path, table: EmbeddingTable) -> dict[str, Any]:
-    """Return the sidecar's `meta`, after checking that the rest of the sidecar matches the file."""
-    sidecar = sidecar_path(path)
-    content = read_json(sidecar)
-    for key, value in _sidecar(path, table).items():
-        if content.get(key) != value:
+            f"{matrix_path}: not an .npy array ({quote(error, 120)}); use numpy.save"
+        ) from None
+    with error_context(str(matrix_path)):
+        vectors = _as_parts(matrix)
+        if len(vectors) != len(tokens):
             raise InputError(
-                f"{sidecar}: {key} is {quote(content.get(key), limit=70)}, that of {path} is "
-                f"{value!r}; make the table again (or delete the sidecar, if the table is right)"
+                f"{len(vectors)} rows, but {items_path} has {len(tokens)} tokens; give one token "
+                "per row, each on a line"
             )
-    if not isinstance(content.get("meta"), dict):
-        raise InputError(f"{sidecar}: meta is no JSON object; make the table again")
-    return content["meta"]
+        mask = vectors.any(axis=2)
+        present = mask.any(axis=1)
+        if not present.any():
+            raise InputError("every vector is zero; give the encoder's vectors")
+        missing = [tokens[row] for row in np.flatnonzero(~present)]
+        meta = {
+            "modality": modality,
+            "encoder": {"name": encoder},
+            "source": {
+                "matrix_file": Path(matrix_path).name,
+                "matrix_file_sha256": sha256_file(matrix_path),
+                "items_file": Path(items_path).name,
+                "items_file_sha256": sha256_file(items_path),
+            },
+            "missing": dict.fromkeys(missing, "the vector is all zeros"),
+        }
+        kept = tuple(tokens[row] for row in np.flatnonzero(present))
+        return EmbeddingTable(kept, vectors[present], mask[present], meta)
 
 
-def _read_tokens(path: str | Path) -> tuple[str, ...]:
-    """Read item tokens from a text file, one per line."""
-    try:
-        lines = Path(path).read_bytes().decode("utf-8-sig").split("\n")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; correct the path") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); correct the path") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 ({error}); convert the file to UTF-8") from None
-    if not lines[-1]:
-        lines.pop()
-    tokens = tuple(line.removesuffix("\r") for line in lines)
-    check_items(tokens, len(tokens), str(path), lambda row: f"line {row + 1}")
-    return tokens
+def _as_parts(vectors: Any) -> np.ndarray:
+    """Convert [n, D] or [n, J, D] to float32 [n, J, D]; float16 is kept."""
+    if not isinstance(vectors, np.ndarray) or vectors.ndim not in (2, 3):
+        raise InputError("not one array [n, D] or [n, J, D] of vectors; save it with numpy")
+    if vectors.dtype.kind not in "fiu":
+        raise InputError(f"vectors are {vectors.dtype}, not numbers; save them as float32")
+    with np.errstate(over="ignore"):  # an overflow gives infinity, which is refused later
+        if vectors.dtype != np.float16:
+            vectors = vectors.astype(np.float32, copy=False)
+    return vectors[:, None] if vectors.ndim == 2 else vectors
 
 
 def check_modality(name: Any) -> None:
@@ -394,6 +306,6 @@ def check_modality(name: Any) -> None:
         InputError: it has other characters, is reserved, or is an attribute of `nn.ModuleDict`.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", str(name)) or not isinstance(name, str):
-        raise InputError(f"modalities: {name!r}; use letters, digits, _ and - only")
+        raise InputError(f"modalities: {name!r}; use only letters, digits, _ and -")
     if name in (FUSED, IDENTITY, CONTENT) or hasattr(nn.ModuleDict, name):
         raise InputError(f"modalities: {name!r} is a reserved word; rename <dataset>.{name}.npz")

@@ -53,9 +53,8 @@ class StrictDataset(SequentialDataset):
         chosen, left_out = self._get_load_and_unload_col(source)
         if chosen == set():
             return None
-        file = read_atomic(
-            filepath, self.config["field_separator"], self.config["encoding"] or "utf-8"
-        )
+        separator, encoding = self.config["field_separator"], self.config["encoding"] or "utf-8"
+        file = read_atomic(filepath, separator=separator, encoding=encoding)
         file.need_rows()
         names = [
             name
@@ -78,12 +77,8 @@ class StrictDataset(SequentialDataset):
         own = self.uid_field if kind == "user" else self.iid_field
         return [own, *(self.config[f"alias_of_{kind}_id"] or [])]
 
-    @property
-    def _id_fields(self) -> set[str]:
-        return {name for kind in KEYS for name in self._ids(kind)}
-
     def _check_columns(self, file: Atomic, source: Any, names: list[str], asked: set[str]) -> None:
-        """Check that needed columns exist, are read and have the right type.
+        """Check that needed columns exist, are read and have the right type, and IDs are unique.
 
         Args:
             file: the file.
@@ -92,7 +87,7 @@ class StrictDataset(SequentialDataset):
             asked: columns that `load_col` names.
 
         Raises:
-            InputError: a check fails, or a user or item has two rows.
+            InputError: a check fails.
         """
         needed = {}
         if source in (FeatureSource.USER, FeatureSource.INTERACTION):
@@ -105,22 +100,22 @@ class StrictDataset(SequentialDataset):
             file.need([name], f"correct the file, or name the column with {key}")
             if name not in names:
                 raise InputError(
-                    f"{file.path}: load_col or unload_col leaves {name!r} out; read it"
+                    f"{file.path}: load_col or unload_col excludes {name!r}; include it"
                 )
         file.need(sorted(asked - {self.time_field}), "correct load_col")
+        id_fields = [*self._ids("user"), *self._ids("item")]
         for name in names:
             kind = file.kinds[name]
-            if name in self._id_fields and kind not in ("token", "token_seq"):
-                raise InputError(f"{file.path}: line 1: {name} is {kind}; ids are {name}:token")
+            if name in id_fields and kind not in ("token", "token_seq"):
+                raise InputError(f"{file.path}: line 1: {name} is {kind}; write {name}:token")
             if name == self.time_field and kind != "float":
                 raise InputError(
                     f"{file.path}: line 1: {name} is {kind}; TIME_FIELD must be float: write "
                     f"{name}:float, and numbers such as Unix seconds"
                 )
-        if source == FeatureSource.USER:
-            file.check_unique(self.uid_field, "user")
-        if source == FeatureSource.ITEM:
-            file.check_unique(self.iid_field, "item")
+        for kind, own in (("user", self.uid_field), ("item", self.iid_field)):
+            if source == FeatureSource(kind):
+                file.check_unique(own, kind)
 
     def _read_column(self, file: Atomic, name: str) -> Any:
         """Read a column in RecBole's representation; a missing value is NaN or an empty list."""
@@ -129,17 +124,16 @@ class StrictDataset(SequentialDataset):
             return file.numbers(name, may_lack=name != self.time_field)
         if kind == "token":
             # RecBole numbers the values of every token column, and gives the padding number 0.
-            if name in self._id_fields:
+            if name in (*self._ids("user"), *self._ids("item")):
                 file.check_ids(name)
             else:
                 file.check_padding(name)
             texts = file.columns[name].to_pandas()
             return texts.where(texts != "")
         if kind == "token_seq":
-            file.check_padding_in_lists(name, between)
-        lists = file.lists(name, between)
+            file.check_padding(name, between)
         limit = (self.config["seq_len"] or {}).get(name)
-        return [each[:limit] for each in lists]
+        return [each[:limit] for each in file.lists(name, between)]
 
     # Users and items ---------------------------------------------------------------------------
 
@@ -162,7 +156,7 @@ class StrictDataset(SequentialDataset):
         if len(lacking):
             count = int(self.inter_feat[ids[0]].isin(lacking).sum())
             self._say(
-                f"{file}: {len(lacking)} of {len(tokens):,} {kind}s have no row, so that their "
+                f"{file}: {len(lacking)} of {len(tokens):,} {kind}s have no row; their "
                 f"features are missing ({preview(lacking)}; {count:,} interactions)"
             )
         if len(known) < len(feat):
@@ -173,13 +167,10 @@ class StrictDataset(SequentialDataset):
             )
         rows = pd.concat([known, pd.DataFrame({ids[0]: lacking})], ignore_index=True)
         for name in rows:
-            empty = {FeatureType.TOKEN_SEQ: str, FeatureType.FLOAT_SEQ: float}.get(
-                self.field2type[name]
-            )
-            if empty:
-                rows[name] = [
-                    np.array([], empty) if isinstance(each, float) else each for each in rows[name]
-                ]
+            if self.field2type[name] in (FeatureType.TOKEN_SEQ, FeatureType.FLOAT_SEQ):
+                tokens = self.field2type[name] == FeatureType.TOKEN_SEQ
+                none: Any = np.array([], str if tokens else float)
+                rows[name] = [none if isinstance(each, float) else each for each in rows[name]]
         setattr(self, f"{kind}_feat", rows)
 
     def _say(self, note: str) -> None:
@@ -205,12 +196,12 @@ def check_same_ids(path: str | Path, ids: Iterable[str], lacking: Iterable[str])
         lacking: tokens of interactions that the file lacks.
 
     Raises:
-        InputError: a token of `ids` and one of `lacking` differ only by such blanks.
+        InputError: two do.
     """
     bare = {each.strip(): each for each in ids}
     for each in lacking:
         if each.strip() in bare:
             raise InputError(
                 f"{path}: {quote(bare[each.strip()])}, and {quote(each)} in the interactions, "
-                "differ only by blanks at their ends; write one id one way"
+                "differ only by blanks at their ends; spell each ID one way"
             )

@@ -21,8 +21,7 @@ from recbole_qbert.data.atomic import LARGE, Atomic, read_atomic
 from recbole_qbert.data.atomic_writing import write_header, write_rows
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids, write_semantic_ids
-
-USER, ITEM, TIME = "user_id", "item_id", "timestamp"
+from recbole_qbert.data.sequences import ITEM, TIME, USER
 
 
 class Merged(NamedTuple):
@@ -44,7 +43,7 @@ def merge(domains: Sequence[DatasetPaths], into: DatasetPaths) -> Merged:
             some domains have times, or two items of different domains share a tuple.
     """
     if into.folder.exists():
-        raise InputError(f"{into.folder}: is there already; give another name, or remove it")
+        raise InputError(f"{into.folder} exists already; give another name, or remove it")
     without = {
         suffix: [domain.name for domain in domains if not domain.file(suffix).is_file()]
         for suffix in ("item", "semid")
@@ -53,67 +52,49 @@ def merge(domains: Sequence[DatasetPaths], into: DatasetPaths) -> Merged:
     files = {
         suffix: [read_atomic(domain.file(suffix)) for domain in domains] for suffix in suffixes
     }
-    check_times(files["inter"])
-    cells = {suffix: common_cells(files[suffix]) for suffix in suffixes}
+    _check_times(files["inter"])
+    cells = {suffix: _common_cells(files[suffix]) for suffix in suffixes}
     left_out = {
-        suffix: sorted({name for file in files[suffix] for name in file.names} - set(_names(kept)))
-        for suffix, kept in cells.items()
+        suffix: sorted({cell for file in files[suffix] for cell in file.cells} - set(cells[suffix]))
+        for suffix in suffixes
     }
-    table = None
-    if not without["semid"]:
-        table = merged_ids(domains, [read_semantic_ids(domain.file("semid")) for domain in domains])
+    table = None if without["semid"] else _merged_ids(domains)
     counts = {}
     for suffix in suffixes:
         counts[suffix] = _write(into.file(suffix), domains, files[suffix], cells[suffix])
     if table is not None:
-        source = {
-            "method": "merge",
-            "files": {domain.name: sha256_file(domain.file("semid")) for domain in domains},
-        }
-        write_semantic_ids(into.file("semid"), table, source)
+        hashes = {domain.name: sha256_file(domain.file("semid")) for domain in domains}
+        write_semantic_ids(into.file("semid"), table, {"method": "merge", "files": hashes})
         counts["semid"] = table.n_items
     some = {suffix: names for suffix, names in without.items() if 0 < len(names) < len(domains)}
-    return Merged(counts, left_out, some)
+    names = {suffix: [cell.partition(":")[0] for cell in left_out[suffix]] for suffix in suffixes}
+    return Merged(counts, names, some)
 
 
-def check_times(files: Sequence[Atomic]) -> None:
-    """Check that all `.inter` files have times, or none has.
-
-    With times in only some, the order of the other files' interactions would be lost.
-
-    Raises:
-        InputError: only some have times.
-    """
+def _check_times(files: Sequence[Atomic]) -> None:
+    """Check that all files have times, or none: else the order of some would be lost."""
     timed = [file.path for file in files if TIME in file.names]
     untimed = [file.path for file in files if TIME not in file.names]
     if timed and untimed:
         raise InputError(
-            f"{untimed[0]}: has no {TIME}, which {timed[0]} has; add one, such as the row's "
-            f"number, or take it from all"
+            f"{untimed[0]} has no {TIME}, but {timed[0]} has; add one, such as the row's number, "
+            f"or remove it from all"
         )
 
 
-def _names(cells: Sequence[str]) -> list[str]:
-    return [cell.partition(":")[0] for cell in cells]
-
-
-def common_cells(files: Sequence[Atomic]) -> list[str]:
-    """Return the header cells of the columns that all files have, in the order of the first file.
-
-    Raises:
-        InputError: files give a column different types.
-    """
-    shared = [name for name in files[0].names if all(name in file.names for file in files)]
+def _common_cells(files: Sequence[Atomic]) -> list[str]:
+    """Return the header cells of the columns that all files have, in the order of the first."""
     chosen = []
-    for name in shared:
-        found = {file.cells[file.names.index(name)] for file in files}
-        if len(found) > 1:
-            listed = ", ".join(str(file.path) for file in files)
-            raise InputError(
-                f"{listed}: {name} is written in two ways ({', '.join(sorted(found))}); give it "
-                "one type"
-            )
-        chosen.append(found.pop())
+    for name in files[0].names:
+        if all(name in file.names for file in files):
+            kinds = {file.kinds[name] for file in files}
+            if len(kinds) > 1:
+                listed = ", ".join(str(file.path) for file in files)
+                raise InputError(
+                    f"{listed}: {name} has several types ({', '.join(sorted(kinds))}); give it "
+                    "one type"
+                )
+            chosen.append(f"{name}:{kinds.pop()}")
     return chosen
 
 
@@ -121,13 +102,12 @@ def _write(
     path: Path, domains: Sequence[DatasetPaths], files: Sequence[Atomic], cells: Sequence[str]
 ) -> int:
     """Write a merged atomic file and return its number of rows."""
-    names = _names(cells)
     rows = 0
     with atomic_write(path, "wb") as handle:
         write_header(handle, cells)
         for domain, file in zip(domains, files, strict=True):
             columns = []
-            for name in names:
+            for name in (cell.partition(":")[0] for cell in cells):
                 column = file.columns[name]
                 if name in (USER, ITEM):
                     prefix = pa.scalar(f"{domain.name}/", LARGE)
@@ -137,17 +117,16 @@ def _write(
     return rows
 
 
-def merged_ids(
-    domains: Sequence[DatasetPaths], tables: Sequence[SemanticIDTable]
-) -> SemanticIDTable:
-    """Return one table with the items of all domains.
-
-    Raises:
-        InputError: codebook sizes differ, or items of two domains share a tuple.
-    """
+def _merged_ids(domains: Sequence[DatasetPaths]) -> SemanticIDTable:
+    """Return one table with the items of all domains."""
+    tables = [read_semantic_ids(domain.file("semid")) for domain in domains]
     sizes = {table.codebook_sizes for table in tables}
     if len(sizes) > 1:
-        raise InputError(f"semantic IDs: codebook sizes differ: {sorted(sizes)}; tokenize alike")
+        listed = ", ".join(str(domain.file("semid")) for domain in domains)
+        raise InputError(
+            f"{listed}: the codebook sizes differ ({', '.join(map(str, sorted(sizes)))}); make the "
+            "semantic IDs with equal settings"
+        )
     (own,) = sizes
     vocabularies = list(dict.fromkeys(table.vocabulary for table in tables))
     items, codes = [], []
@@ -155,9 +134,5 @@ def merged_ids(
         items += [f"{domain.name}/{item}" for item in table.items]
         codes.append(table.codes + vocabularies.index(table.vocabulary) * np.array(own))
     vocabulary = vocabularies[0] if len(vocabularies) == 1 else ""
-    return SemanticIDTable(
-        tuple(items),
-        np.concatenate(codes),
-        tuple(len(vocabularies) * size for size in own),
-        vocabulary=vocabulary,
-    )
+    joint = tuple(len(vocabularies) * size for size in own)
+    return SemanticIDTable(tuple(items), np.concatenate(codes), joint, vocabulary=vocabulary)

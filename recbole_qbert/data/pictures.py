@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from pathlib import Path
 
 import numpy as np
@@ -35,9 +34,8 @@ def open_picture(path: str | Path, at_least: int | None = None) -> Image.Image:
             sides keep this many pixels; several times faster for large files.
 
     Raises:
-        UnreadablePicture: the file is missing, empty, truncated, broken or in another format; it
-            has more than `PIL.Image.MAX_IMAGE_PIXELS` pixels; or its short side has fewer than
-            `MIN_SIDE` pixels or is more than `MAX_ASPECT` times shorter than the long one.
+        UnreadablePicture: the file is missing, empty, truncated, broken or in another format, or
+            its size exceeds `PIL.Image.MAX_IMAGE_PIXELS`, `MIN_SIDE` or `MAX_ASPECT`.
     """
     _check_file(path)
     try:
@@ -65,16 +63,11 @@ def open_picture(path: str | Path, at_least: int | None = None) -> Image.Image:
 
 def _check_file(path: str | Path) -> None:
     """Raise UnreadablePicture unless `path` is a regular, non-empty file."""
-    try:
-        found = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise UnreadablePicture("no such file") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UnreadablePicture(f"cannot be read ({reason})") from None
-    if not stat.S_ISREG(found.st_mode):  # opening a pipe would block forever
+    if not os.path.exists(path):
+        raise UnreadablePicture("no such file")
+    if not os.path.isfile(path):  # opening a pipe would block forever
         raise UnreadablePicture("not a file")
-    if not found.st_size:
+    if not os.path.getsize(path):
         raise UnreadablePicture("empty file")
 
 

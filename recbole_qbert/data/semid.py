@@ -16,41 +16,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from recbole_qbert.common.errors import InputError, preview
 from recbole_qbert.common.files import atomic_write, read_json, sidecar_path, write_json
-from recbole_qbert.data.atomic import read_atomic
-from recbole_qbert.data.checks import check_codes, check_items
+from recbole_qbert.common.hashes import sha256_file
+from recbole_qbert.data.atomic import Atomic, read_atomic
 from recbole_qbert.data.codec import (
+    CODE,
     CODEBOOK_LIMIT,
-    HEADER,
     IntArray,
     SemanticIDCodec,
-    as_code_array,
+    check_codes,
+    check_items,
     checked_sizes,
     level_letters,
-    parse_rows,
     quote,
 )
 
-__all__ = [
-    "CODEBOOK_LIMIT",
-    "HEADER",
-    "SIDECAR_FORMAT",
-    "SIDECAR_VERSION",
-    "SemanticIDCodec",
-    "SemanticIDTable",
-    "check_semantic_ids",
-    "items_sha256",
-    "level_letters",
-    "read_semantic_ids",
-    "write_semantic_ids",
-]
-
-SIDECAR_FORMAT = "recbole-qbert/semid"
-SIDECAR_VERSION = 1
-ITEM_FIELD = "item_id"
+ITEM_FIELD, ID_FIELD = "item_id", "semantic_id"
+HEADER = f"{ITEM_FIELD}:token\t{ID_FIELD}:token_seq"
+SIDECAR = {"format": "recbole-qbert/semid", "version": 1}
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +48,7 @@ class SemanticIDTable:
         items: N raw item tokens, unique.
         codes: int64 [N, K], read-only, unique rows, each code below its codebook's size.
         codebook_sizes: number of codes of each level, K of them.
-        path: file of the rows; with it, error messages give line numbers.
+        file: file of the rows; with it, error messages give line numbers.
         vocabulary: name of the code vocabulary; files with equal names share the meaning of their
             codes. A file whose sidecar names none gets its own, named by the hash of its bytes.
 
@@ -72,24 +59,28 @@ class SemanticIDTable:
     items: tuple[str, ...] = field(repr=False)
     codes: IntArray = field(repr=False)
     codebook_sizes: tuple[int, ...]
-    path: InitVar[str | None] = None
+    file: InitVar[Atomic | None] = None
     vocabulary: str = ""
 
-    def __post_init__(self, path: str | None) -> None:
-        named = "semantic IDs" if path is None else path
-        first, unit = (0, "row") if path is None else (2, "line")
-        given: Any = self.items  # some callers do not use a type checker
-        if isinstance(given, str):
-            raise InputError(f"{named}: items is one text; give a sequence of item tokens")
-        items = tuple(given)
-        sizes = checked_sizes(self.codebook_sizes, named)
-        codes = as_code_array(self.codes, len(sizes), named)
-        check_items(items, len(codes), named, lambda row: f"{unit} {row + first}")
-        check_codes(items, codes, sizes, named, lambda row: f"{unit} {row + first}")
+    def __post_init__(self, file: Atomic | None) -> None:
+        named = "semantic IDs" if file is None else str(file.path)
+        items, sizes = tuple(self.items), checked_sizes(self.codebook_sizes, named)
+        codes = np.array(self.codes)
+        if codes.shape[1:] != (len(sizes),) or not np.issubdtype(codes.dtype, np.integer):
+            raise InputError(
+                f"{named}: codes are {codes.dtype} {list(codes.shape)}; "
+                f"give integers [N, {len(sizes)}]"
+            )
+        codes = codes.astype(np.int64, copy=False)
+
+        def place(row: int) -> str:
+            return f"row {row}" if file is None else f"line {file.lines[row]}"
+
+        check_items(items, len(codes), named, place)
+        check_codes(items, codes, sizes, named, place)
         codes.setflags(write=False)
-        object.__setattr__(self, "items", items)
-        object.__setattr__(self, "codes", codes)
-        object.__setattr__(self, "codebook_sizes", sizes)
+        for name, value in (("items", items), ("codes", codes), ("codebook_sizes", sizes)):
+            object.__setattr__(self, name, value)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SemanticIDTable):
@@ -132,26 +123,23 @@ class SemanticIDTable:
         return self.codes[self.rows_for(items)]
 
     def rows_for(self, items: Sequence[str]) -> IntArray:
-        """Return the row numbers [n] of n items, in the given order.
-
-        Raises:
-            InputError: as in `codes_for`.
-        """
-        self._check_known(items, "semantic IDs")
+        """Return the row numbers [n] of n items, in the given order; raises as `codes_for`."""
+        self.check_known(items, "semantic IDs")
         return np.asarray([self._rows[item] for item in items], dtype=np.int64)
 
     @functools.cached_property
     def _rows(self) -> dict[str, int]:
         return {item: row for row, item in enumerate(self.items)}
 
-    def _check_known(self, asked: Iterable[str], named: str) -> None:
+    def check_known(self, asked: Iterable[str], named: str) -> None:
+        """Raise an InputError if items that `named` asks for have no semantic ID."""
         distinct = dict.fromkeys(asked)
         missing = [item for item in distinct if item not in self._rows]
         if missing:
             raise InputError(
                 f"{named}: {len(missing)} of {len(distinct)} items have no semantic ID: "
                 f"{preview([quote(item) for item in missing])}; "
-                "make the semantic-ID file again from all items of the dataset"
+                "make the semantic-ID file again from all items of the data set"
             )
 
 
@@ -161,79 +149,85 @@ def read_semantic_ids(
     """Read and check a semantic-ID file, and its sidecar if there is one.
 
     Args:
-        path: the `.semid` file.
+        path: the `.semid` file; the paper's spelling of IDs, `<a_1><b_2>`, is read too.
         codebook_sizes: K sizes; default: those of the sidecar, else each level's largest code + 1.
 
     Raises:
         InputError: the file or its sidecar is missing, malformed or inconsistent; names the file,
             line, field and remedy.
     """
-    try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; make it, or correct the path") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); correct the path") from None
-    items, codes = parse_rows(data, str(path))
-    sidecar = _read_sidecar(path, data)
+    file = read_atomic(path, plain_header=True, unquote=False)
+    if file.cells != HEADER.split("\t"):
+        raise InputError(
+            f"{path}: line 1: the header is {quote(' '.join(file.cells))}; it must be {HEADER!r}"
+        )
+    file.need_rows()
+    codes = _parse_codes(file)
+    sidecar = read_sidecar(path, SIDECAR)
     named: str | Path = path
-    if codebook_sizes is not None:
-        sizes = checked_sizes(codebook_sizes, str(path))
-    elif sidecar is not None:
-        named = sidecar_path(path)
-        sizes = checked_sizes(sidecar.get("codebook_sizes", ()), str(named))
-    else:
-        sizes = tuple(int(code) + 1 for code in codes.max(axis=0))
+    if codebook_sizes is None and sidecar is not None:
+        codebook_sizes, named = sidecar.get("codebook_sizes"), sidecar_path(path)
+    elif codebook_sizes is None:
+        codebook_sizes = (codes.max(axis=0) + 1).tolist()
+    sizes = checked_sizes(codebook_sizes, str(named))
     if len(sizes) != codes.shape[1]:
         raise InputError(
             f"{named}: codebook_sizes has {len(sizes)} levels, the rows of {path} have "
-            f"{codes.shape[1]}; give one size a level"
+            f"{codes.shape[1]}; give one size per level"
         )
-    own = f"sha256:{hashlib.sha256(data).hexdigest()}"
-    vocabulary = str((sidecar or {}).get("vocabulary") or own)
-    table = SemanticIDTable(tuple(items), codes, sizes, str(path), vocabulary)
-    if sidecar is not None:
-        _check_summary(path, sidecar, table)
-    return table
+    vocabulary = str((sidecar or {}).get("vocabulary") or f"sha256:{sha256_file(path)}")
+    items = tuple(file.columns[ITEM_FIELD].to_pylist())
+    return SemanticIDTable(items, codes, sizes, file, vocabulary)
 
 
-def _read_sidecar(path: str | Path, data: bytes) -> dict[str, Any] | None:
-    """Read and check the sidecar of the file whose bytes are `data`; None if there is none."""
+def _parse_codes(file: Atomic) -> IntArray:
+    """Parse the column of semantic IDs to codes [N, K]; the first row defines K."""
+    text = file.columns[ID_FIELD]
+    wrapped = pc.match_substring_regex(text, "^<.*>$")
+    if pc.any(wrapped).as_py():
+        inner = pc.replace_substring_regex(pc.utf8_slice_codeunits(text, 1, -1), "> *<", " ")
+        text = pc.if_else(wrapped, inner, text)
+    n_levels = text[0].as_py().count(" ") + 1
+    pattern = " ".join(f"{level_letters(level)}_{CODE}" for level in range(n_levels))
+    form = (
+        f"is not a tuple of {n_levels} level tokens, as many as on line {file.lines[0]}; write "
+        f"tokens such as 'a_17 b_3', one per level in order, with one space between them and "
+        f"codes below {CODEBOOK_LIMIT}"
+    )
+    wrong = pc.invert(pc.match_substring_regex(text, f"^{pattern}$"))
+    if pc.any(wrong).as_py():
+        raise file.fault(wrong, ID_FIELD, form)
+    numbers = pc.split_pattern(pc.replace_substring_regex(text, "[a-z]+_", ""), " ")
+    codes: IntArray = pc.cast(pc.list_flatten(numbers), pa.int64()).to_numpy()
+    codes = codes.reshape(-1, n_levels)
+    if codes.max() >= CODEBOOK_LIMIT:
+        raise file.fault((codes >= CODEBOOK_LIMIT).any(axis=1), ID_FIELD, form)
+    return codes
+
+
+def read_sidecar(path: str | Path, form: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Read the sidecar of the file `path`; None if there is none.
+
+    Raises:
+        InputError: the sidecar is not JSON, lacks the format and version of `form`, or names
+            another SHA-256 than the file's.
+    """
     sidecar = sidecar_path(path)
     if not sidecar.exists():
         return None
-    try:
-        content = read_json(sidecar)
-    except (OSError, ValueError, RecursionError) as error:
-        reason = quote(error, limit=120)
-        raise InputError(f"{sidecar}: cannot be read ({reason}); make it again") from None
-    for key, wanted in (("format", SIDECAR_FORMAT), ("version", SIDECAR_VERSION)):
-        if content.get(key) != wanted or isinstance(content.get(key), bool):
+    content = read_json(sidecar)
+    for key, wanted in form.items():
+        if content.get(key) != wanted:
             raise InputError(
                 f"{sidecar}: {key} is {quote(content.get(key))}, not {wanted!r}; "
-                "make the semantic-ID file again with this version"
+                f"make {path} again with this version"
             )
-    if content.get("sha256") != hashlib.sha256(data).hexdigest():
+    if content.get("sha256") != sha256_file(path):
         raise InputError(
-            f"{sidecar}: the sidecar names other data: its sha256 is not that of {path}; "
-            "make the file again (or delete the sidecar, if the file is right as it stands)"
+            f"{sidecar}: its sha256 is not that of {path}; make the file again, or delete the "
+            "sidecar if the file is right"
         )
     return content
-
-
-def _check_summary(path: str | Path, sidecar: Mapping[str, Any], table: SemanticIDTable) -> None:
-    """Check the sidecar's counts and item hash against the table."""
-    wanted = {
-        "n_items": table.n_items,
-        "n_levels": table.n_levels,
-        "items_sha256": items_sha256(table.items),
-    }
-    for key, value in wanted.items():
-        if sidecar.get(key) != value:
-            raise InputError(
-                f"{sidecar_path(path)}: {key} is {quote(sidecar.get(key), limit=70)}, "
-                f"the file has {value!r}; make the file again"
-            )
 
 
 def items_sha256(items: Iterable[str]) -> str:
@@ -248,44 +242,29 @@ def write_semantic_ids(path: str | Path, table: SemanticIDTable, source: Mapping
 
     Args:
         path: the `.semid` file.
-        table: the table; checked again first, so that a fault leaves an old file untouched.
+        table: the table.
         source: provenance of the table: hashes, seed, command. JSON values only.
 
     Raises:
-        InputError: the table is not valid, `source` is not JSON, or a file cannot be written.
+        InputError: a file cannot be written.
     """
-    table = SemanticIDTable(
-        table.items, table.codes, table.codebook_sizes, vocabulary=table.vocabulary
-    )
-    try:
-        json.dumps(dict(source), ensure_ascii=False, sort_keys=True).encode("utf-8")
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"{path}: source cannot be written as JSON ({quote(error, limit=120)}); "
-            "give texts, numbers, lists and mappings"
-        ) from None
+    json.dumps(dict(source), allow_nan=False)  # an error here leaves the old file
     rows = map("\t".join, zip(table.items, table.semantic_ids(), strict=True))
-    data = "\n".join((HEADER, *rows, "")).encode("utf-8")
-    try:
-        with atomic_write(path, "wb") as handle:
-            handle.write(data)
-        write_json(
-            sidecar_path(path),
-            {
-                "format": SIDECAR_FORMAT,
-                "version": SIDECAR_VERSION,
-                "n_levels": table.n_levels,
-                "codebook_sizes": list(table.codebook_sizes),
-                "n_items": table.n_items,
-                "sha256": hashlib.sha256(data).hexdigest(),
-                "items_sha256": items_sha256(table.items),
-                **({"vocabulary": table.vocabulary} if table.vocabulary else {}),
-                "source": dict(source),
-            },
-        )
-    except OSError as error:
-        reason = error.strerror or quote(error)
-        raise InputError(f"{path}: cannot be written ({reason}); correct the path") from None
+    with atomic_write(path) as handle:
+        handle.write("\n".join((HEADER, *rows, "")))
+    write_json(
+        sidecar_path(path),
+        {
+            **SIDECAR,
+            "n_levels": table.n_levels,
+            "codebook_sizes": list(table.codebook_sizes),
+            "n_items": table.n_items,
+            "sha256": sha256_file(path),
+            "items_sha256": items_sha256(table.items),
+            **({"vocabulary": table.vocabulary} if table.vocabulary else {}),
+            "source": dict(source),
+        },
+    )
 
 
 def check_semantic_ids(path: str | Path, inter_path: str | Path | None = None) -> list[str]:
@@ -309,23 +288,16 @@ def check_semantic_ids(path: str | Path, inter_path: str | Path | None = None) -
         used = len(np.unique(table.codes[:, level]))
         report.append(f"level {level_letters(level)}: {used}/{size} codes used")
     if sidecar_path(path).exists():
-        report.append(f"sidecar: {sidecar_path(path)} agrees with the file")
+        report.append(f"sidecar: {sidecar_path(path)} matches the file")
     else:
-        report.append("sidecar: none; the codebook sizes are those of the largest codes")
+        report.append("sidecar: none; each codebook size is the largest code + 1")
     if inter_path is not None:
-        items = _interaction_items(inter_path)
-        table._check_known(items, str(inter_path))
+        file = read_atomic(inter_path, [ITEM_FIELD])
+        file.check_ids(ITEM_FIELD)
+        items = pc.unique(file.columns[ITEM_FIELD]).to_pylist()
+        table.check_known(items, str(inter_path))
         report.append(
             f"coverage: all {len(items)} items of {inter_path} have a semantic ID; "
-            f"{table.n_items - len(items)} further items have no interaction there"
+            f"{table.n_items - len(items)} other items have no interaction there"
         )
     return report
-
-
-def _interaction_items(path: str | Path) -> list[str]:
-    """Return the distinct items of a RecBole `.inter` file, in order of first appearance."""
-    file = read_atomic(path)
-    file.need([ITEM_FIELD], "give a RecBole .inter file")
-    file.check_ids(ITEM_FIELD)
-    items: list[str] = pc.unique(file.columns[ITEM_FIELD]).to_pylist()
-    return items

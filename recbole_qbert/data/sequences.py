@@ -19,13 +19,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.csv
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import atomic_folder, read_json, write_json
 from recbole_qbert.common.hashes import check_folder, sha256_file, sha256_folder
-from recbole_qbert.data.atomic import BLOCK_BYTES, PADDING, header_fields, read_atomic
+from recbole_qbert.data.atomic import read_atomic
 
 FORMAT = "recbole-qbert/sequences/2"
 USER, ITEM, TIME = FIELDS = ("user_id", "item_id", "timestamp")
@@ -62,57 +60,15 @@ def read_interactions(path: str | Path) -> pd.DataFrame:
         InputError: the file cannot be read, lacks a column, or has a time that is not a number;
             names the line.
     """
-    frame = _read_fast(Path(path))
-    if frame is None:
-        frame = _read_carefully(path)
+    file = read_atomic(path, FIELDS)
+    columns: dict[str, Any] = {TIME: file.numbers(TIME)}
+    for field in (USER, ITEM):
+        file.check_ids(field)
+        columns[field] = file.columns[field].combine_chunks().dictionary_encode().to_pandas()
+    frame = pd.DataFrame(columns)[list(FIELDS)]
     by_time = frame[TIME].argsort(kind="stable")
     users = frame[USER].cat.codes.to_numpy()[by_time]
     return frame.iloc[by_time.to_numpy()[np.argsort(users, kind="stable")]]
-
-
-def _read_fast(path: Path) -> pd.DataFrame | None:
-    """Read with pyarrow, in little memory; return None if anything is unusual."""
-    try:
-        with open(path, encoding="utf-8-sig") as handle:
-            line = handle.readline().rstrip("\n")
-        cells = dict(zip(header_fields(path, line), line.split("\t"), strict=True))
-        chosen = [cells[field] for field in FIELDS]
-        text = pa.dictionary(pa.int32(), pa.string())
-        table = pyarrow.csv.read_csv(
-            path,
-            read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
-            parse_options=pyarrow.csv.ParseOptions(
-                delimiter="\t", quote_char=False, double_quote=False
-            ),
-            convert_options=pyarrow.csv.ConvertOptions(
-                column_types=dict(zip(chosen, (text, text, pa.float64()), strict=True)),
-                include_columns=chosen,
-                null_values=[],
-                strings_can_be_null=False,
-            ),
-        )
-    except (pa.ArrowException, KeyError, OSError, UnicodeDecodeError, InputError):
-        return None
-    table = table.rename_columns(list(FIELDS)).unify_dictionaries()
-    frame: pd.DataFrame = table.to_pandas()
-    ids = frame[USER].cat.categories.append(frame[ITEM].cat.categories)
-    # An ID with a leading quote may be a quotation, and one with blanks at its ends may equal
-    # another one without; both need the careful reader.
-    wrong_ids = ids.isin(["", PADDING]) | ids.str.contains(r'^"|\0|^\s|\s$')
-    fine = len(frame) and np.isfinite(frame[TIME]).all() and not wrong_ids.any()
-    return frame if fine else None
-
-
-def _read_carefully(path: str | Path) -> pd.DataFrame:
-    """Read the whole file into memory, so that an error can name its line."""
-    file = read_atomic(path)
-    file.need(FIELDS, "give an .inter file")
-    tokens = {}
-    for field in (USER, ITEM):
-        file.check_ids(field)
-        column = file.columns[field].to_pandas()
-        tokens[field] = pd.Categorical(column, categories=column.unique())
-    return pd.DataFrame({**tokens, TIME: file.numbers(TIME)})
 
 
 def open_sequences(inter_path: str | Path) -> Sequences:
@@ -123,7 +79,7 @@ def open_sequences(inter_path: str | Path) -> Sequences:
     """
     inter_path = Path(inter_path)
     if not inter_path.is_file():
-        raise InputError(f"{inter_path}: no such file")
+        raise InputError(f"{inter_path}: no such file; correct the path")
     folder = inter_path.with_suffix(".sequences")
     digest = sha256_file(inter_path)
     if not _is_of(folder, digest):

@@ -66,11 +66,7 @@ class DescriptorEncoder:
     """
 
     def __init__(self, n_threads: int | None = None):
-        """Create the encoder.
-
-        Args:
-            n_threads: number of threads that read files; the vectors do not depend on it.
-        """
+        """Create an encoder that reads files in `n_threads`; the vectors do not depend on it."""
         self._n_threads = n_threads or default_threads()
 
     def describe(self) -> dict[str, Any]:
@@ -91,7 +87,7 @@ class DescriptorEncoder:
         """Compute the descriptors of b picture files, float32 [b, 1, D]."""
         return encode_pictures(
             inputs,
-            _describe_file,
+            lambda path: describe_picture(open_picture(path, at_least=_AT_LEAST)),
             lambda ready: np.stack(ready)[:, None],
             n_parts=1,
             batch_size=_BATCH_SIZE,
@@ -118,10 +114,6 @@ def describe_picture(picture: Image.Image) -> np.ndarray:
     ]
     whole = np.concatenate(blocks)
     return (whole / np.linalg.norm(whole)).astype(np.float32)
-
-
-def _describe_file(path: str | Path) -> np.ndarray:
-    return describe_picture(open_picture(path, at_least=_AT_LEAST))
 
 
 def _soft_bins(values: np.ndarray, n_bins: int, channel: int) -> tuple[np.ndarray, np.ndarray]:

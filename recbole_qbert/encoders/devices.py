@@ -16,7 +16,7 @@ def choose_device(name: str) -> torch.device:
         InputError: the name is unknown.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         return torch.device(name)
     except RuntimeError:
@@ -24,13 +24,9 @@ def choose_device(name: str) -> torch.device:
 
 
 def check_device(device: torch.device) -> None:
-    """Check that the device exists, before anything is loaded onto it.
-
-    Raises:
-        InputError: the device is a GPU, and no GPU is available.
-    """
+    """Raise an InputError if the device is a GPU and none is there, before anything is loaded."""
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device {str(device)!r}: no GPU is there; give device=cpu")
+        raise InputError(f"device {str(device)!r}: this machine has no GPU; give device=cpu")
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -40,9 +36,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
         InputError: the name is unknown.
     """
     one_of("dtype", name, DTYPES)
-    if name != "auto":
-        dtype: torch.dtype = getattr(torch, name)
-        return dtype
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if name == "auto" and device.type == "cuda":
+        name = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    dtype: torch.dtype = getattr(torch, "float32" if name == "auto" else name)
+    return dtype

@@ -17,7 +17,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -28,8 +28,7 @@ from recbole_qbert.common.errors import InputError, one_of, preview, whole_numbe
 from recbole_qbert.common.files import atomic_write, read_json, sidecar_path, write_json
 from recbole_qbert.common.progress import Progress
 from recbole_qbert.common.signals import own_sigterm
-from recbole_qbert.data.checks import check_items
-from recbole_qbert.data.codec import quote
+from recbole_qbert.data.codec import check_items, quote
 from recbole_qbert.data.embeddings import EmbeddingTable, write_embeddings
 from recbole_qbert.encoders.devices import DTYPES
 from recbole_qbert.encoders.shards import EncodedBatch, Encoder, Shard, encode_shard
@@ -72,16 +71,12 @@ def encode_items(
         fingerprints: if the inputs are files, N strings that change when the file contents change;
             the manifest hashes them in place of the inputs.
 
-    Returns:
-        The written table.
-
     Raises:
         InputError: an argument is invalid, no item has a vector, or the encoder raises it.
     """
-    out_path = Path(out_path)
     one_of("engine", engine, ENGINES)
     whole_number("shard_size", shard_size)
-    check_items(tuple(items), len(inputs), str(out_path), lambda row: f"item {row}")
+    check_items(items, len(inputs), str(out_path), lambda row: f"item {row}")
     encoder = encoder_factory()
     description = encoder.describe()
     shards = [
@@ -89,11 +84,13 @@ def encode_items(
         for number, start in enumerate(range(0, len(items), shard_size))
     ]
     folder = Path(f"{out_path}.parts")
-    content = inputs if fingerprints is None else fingerprints
-    _open_folder(folder, _fingerprint(items, content, description, modality, shard_size))
+    read = list(inputs if fingerprints is None else fingerprints)
+    content = [FORMAT, list(items), read, description, modality, shard_size]
+    text = json.dumps(content, default=os.fspath, sort_keys=True)
+    _open_folder(folder, hashlib.sha256(text.encode()).hexdigest())
     pending = [shard for shard in shards if not _part_path(folder, shard.number).exists()]
     if engine == "local" or not pending:
-        results = _encode_here(encoder, pending)
+        results = ((shard.number, encode_shard(encoder, shard)) for shard in pending)
     else:
         with own_sigterm():
             from recbole_qbert.encoders.over_ray import encode_over_ray
@@ -104,7 +101,7 @@ def encode_items(
 
     n_done = len(items) - sum(len(shard.items) for shard in pending)
     if n_done:
-        logger.info("%s: %d of %d items are there already", folder, n_done, len(items))
+        logger.info("%s: %d of %d items are encoded already", folder, n_done, len(items))
     bar = Progress(total=len(items), initial=n_done, unit=" items", desc=f"embed {modality}")
     with bar, contextlib.closing(results):
         for number, data in results:
@@ -117,11 +114,10 @@ def encode_items(
     _clear(folder)
     missing = table.meta["missing"]
     if missing:
-        shown = preview([f"{quote(item)} ({reason})" for item, reason in missing.items()])
         counts = Counter(missing.values()).most_common(5)
         logger.warning(
             "%s: %d of %d items have no %s vector: %s; most often: %s; %s lists them all",
-            out_path, len(missing), len(items), modality, shown,
+            out_path, len(missing), len(items), modality, _reasons(missing),
             "; ".join(f"{reason}: {n:,}" for reason, n in counts), sidecar_path(out_path),
         )  # fmt: skip
     return table
@@ -142,49 +138,34 @@ def check_encoding(batch_size: int, shard_size: int, dtype: str, engine: str) ->
 def encode_distinct(
     inputs: Sequence[Sequence[str]], encode: Callable[[list[str]], tuple[np.ndarray, np.ndarray]]
 ) -> EncodedBatch:
-    """Encode each distinct text among the parts of b items once.
+    """Encode each distinct text among the parts of b items once, [b, J, D].
 
     Args:
         inputs: b sequences of J texts; a blank text is a missing part.
         encode: maps T texts, none blank, to vectors [T, D] and bool [T], True for texts that have a
             vector.
-
-    Returns:
-        The vectors in the order of the items, [b, J, D].
     """
     distinct = list(dict.fromkeys(text for parts in inputs for text in parts if text.strip()))
-    if not distinct:
-        shape = (len(inputs), len(inputs[0]))
-        blank = ["blank text"] * len(inputs)
-        return EncodedBatch(np.zeros((*shape, 0), np.float32), np.zeros(shape, np.bool_), blank)
     row_of = {text: row for row, text in enumerate(distinct)}
     rows = np.array([[row_of.get(text, -1) for text in parts] for parts in inputs])
+    if not distinct:
+        return EncodedBatch(
+            np.zeros((*rows.shape, 0), np.float32), rows >= 0, ["blank text"] * len(rows)
+        )
     vectors, known = encode(distinct)
     mask = (rows >= 0) & known[rows]
-    laid_out = vectors[rows]
-    laid_out[~mask] = 0
-    reasons = np.where(
-        mask.any(axis=1), "", np.where((rows >= 0).any(axis=1), "nothing known in it", "blank text")
-    )
-    return EncodedBatch(laid_out, mask, reasons.tolist())
-
-
-def _fingerprint(
-    items: Sequence[str],
-    inputs: Sequence[Any],
-    description: Mapping[str, Any],
-    modality: str,
-    shard_size: int,
-) -> str:
-    """Hash everything that the shards depend on: JSON values, or paths in their place."""
-    content = [FORMAT, list(items), list(inputs), dict(description), modality, shard_size]
-    return hashlib.sha256(
-        json.dumps(content, default=os.fspath, sort_keys=True).encode()
-    ).hexdigest()
+    by_item = vectors[rows]
+    by_item[~mask] = 0
+    why = np.where((rows >= 0).any(axis=1), "no known token", "blank text")
+    return EncodedBatch(by_item, mask, np.where(mask.any(axis=1), "", why).tolist())
 
 
 def _part_path(folder: Path, number: int) -> Path:
     return folder / f"{number:06d}.npz"
+
+
+def _reasons(missing: Mapping[str, str], n: int = 10) -> str:
+    return preview([f"{quote(item)} ({reason})" for item, reason in missing.items()], n)
 
 
 def _open_folder(folder: Path, fingerprint: str) -> None:
@@ -194,12 +175,9 @@ def _open_folder(folder: Path, fingerprint: str) -> None:
     with contextlib.suppress(InputError):
         if read_json(manifest) == wanted:
             return
-        logger.info("%s: is of other items, inputs or settings; starting anew", folder)
-    try:
-        _clear(folder)
-        write_json(manifest, wanted)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror}); correct it") from None
+        logger.info("%s: made from other items, inputs or settings; starting anew", folder)
+    _clear(folder)
+    write_json(manifest, wanted)
 
 
 def _clear(folder: Path) -> None:
@@ -212,39 +190,29 @@ def _clear(folder: Path) -> None:
         folder.rmdir()
 
 
-def _encode_here(
-    encoder: Encoder, shards: Sequence[Shard]
-) -> Generator[tuple[int, bytes], None, None]:
-    """Yield the number and the part file of each shard in turn."""
-    for shard in shards:
-        yield shard.number, encode_shard(encoder, shard)
-
-
 def _gather(folder: Path, shards: Sequence[Shard], meta: Mapping[str, Any]) -> EmbeddingTable:
     """Build the table of all shards, without the items that have no vector."""
+    items = [item for shard in shards for item in shard.items]
     masks = [_read_part(folder, shard, "mask") for shard in shards]
     mask = np.concatenate(masks)
     present = mask.any(axis=1)
-    items = [item for shard in shards for item in shard.items]
     reasons = np.concatenate([_read_part(folder, shard, "reasons") for shard in shards])
     missing = {items[row]: str(reasons[row]) for row in np.flatnonzero(~present)}
     if not present.any():
-        shown = preview([f"{quote(item)} ({reason})" for item, reason in missing.items()], 3)
         _clear(folder)
         raise InputError(
-            f"{folder.with_suffix('')}: none of the {len(items)} items has a vector: {shown}; "
-            "give items with content"
+            f"{folder.with_suffix('')}: none of the {len(items)} items has a vector: "
+            f"{_reasons(missing, 3)}; give items with content"
         )
     vectors, filled = np.empty((0, 0, 0), np.float32), 0
     for shard, shard_mask in zip(shards, masks, strict=True):
         kept = shard_mask.any(axis=1)
-        if not kept.any():
-            continue  # D of such a part may be unknown
-        part = _read_part(folder, shard, "vectors")[kept]
-        if not filled:
-            vectors = np.empty((int(present.sum()), *part.shape[1:]), part.dtype)
-        vectors[filled : filled + len(part)] = part
-        filled += len(part)
+        if kept.any():  # else D of the part may be unknown
+            part = _read_part(folder, shard, "vectors")[kept]
+            if not filled:
+                vectors = np.empty((int(present.sum()), *part.shape[1:]), part.dtype)
+            vectors[filled : filled + len(part)] = part
+            filled += len(part)
     kept_items = tuple(items[row] for row in np.flatnonzero(present))
     return EmbeddingTable(kept_items, vectors, mask[present], {**meta, "missing": missing})
 

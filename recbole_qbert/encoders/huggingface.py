@@ -17,6 +17,7 @@ import torch
 import transformers
 from packaging.version import Version
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from recbole_qbert.common.errors import InputError, did_you_mean, one_of, preview, whole_number
 from recbole_qbert.common.hashes import sha256_file
@@ -40,6 +41,15 @@ class HuggingFaceTextEncoder:
     therefore independent of the other texts, up to rounding.
 
     The constructor loads the configuration and the tokenizer; the first `encode` loads the weights.
+
+    Args:
+        name: folder or hub name of the model.
+        label: name that `describe` returns in place of the folder's name.
+
+    See `text.embed_text` for the other arguments.
+
+    Raises:
+        InputError: an argument is invalid, or the model cannot be loaded.
     """
 
     def __init__(
@@ -55,17 +65,6 @@ class HuggingFaceTextEncoder:
         device: str = "auto",
         label: str | None = None,
     ):
-        """Load the configuration and the tokenizer.
-
-        Args:
-            name: folder or hub name of the model.
-            label: name that `describe` returns in place of the folder's name.
-
-        See `text.embed_text` for the other arguments.
-
-        Raises:
-            InputError: an argument is invalid, or the model cannot be loaded.
-        """
         one_of("pooling", pooling, POOLINGS)
         whole_number("batch_size", batch_size)
         self._device = choose_device(device)
@@ -81,7 +80,7 @@ class HuggingFaceTextEncoder:
             getattr(self._config, "max_position_embeddings", None) or max_length,
         )
         if self._max_length <= self._tokenizer.num_special_tokens_to_add():
-            raise InputError(f"max_length is {max_length}: no room for a word; raise it")
+            raise InputError(f"max_length is {max_length}: too small for one word; raise it")
 
     def describe(self) -> dict[str, Any]:
         """Return name, revision or content hash, settings and library versions."""
@@ -121,13 +120,12 @@ class HuggingFaceTextEncoder:
         known = lengths > 0
         # Longest first, so that a lack of memory shows at once.
         order = np.argsort(-lengths, kind="stable")[: known.sum()]
-        vectors = np.zeros((len(texts), 0), dtype=np.float32)
+        pooled = [np.zeros((0, 0), dtype=np.float32)]
         for start in range(0, len(order), self._batch_size):
             rows = order[start : start + self._batch_size]
-            pooled = self._encode_batch([tokens[row] for row in rows])
-            if not start:
-                vectors = np.zeros((len(texts), pooled.shape[1]), dtype=np.float32)
-            vectors[rows] = pooled
+            pooled.append(self._encode_batch([tokens[row] for row in rows]))
+        vectors = np.zeros((len(texts), pooled[-1].shape[1]), dtype=np.float32)
+        vectors[order] = np.concatenate(pooled[1:] or pooled)
         return vectors, known
 
     @torch.inference_mode()
@@ -137,15 +135,14 @@ class HuggingFaceTextEncoder:
         # The mask hides the padding token, but RoBERTa counts positions by its ID.
         pad = self._tokenizer.pad_token_id
         pad = self._tokenizer.eos_token_id if pad is None else pad
-        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad or 0)
-        lengths = torch.tensor([len(row) for row in rows])
-        mask = torch.arange(padded.shape[1]) < lengths[:, None]
-        padded, mask = padded.to(self._device), mask.to(self._device)
+        padded = pad_sequence(rows, batch_first=True, padding_value=pad or 0).to(self._device)
+        ones = [torch.ones_like(row, dtype=torch.bool) for row in rows]
+        mask = pad_sequence(ones, batch_first=True).to(self._device)
         try:
             states = self._model(input_ids=padded, attention_mask=mask.long()).last_hidden_state
         except IndexError:
             raise InputError(
-                f"{self._name}: a text of {padded.shape[1]} tokens is longer than the model takes; "
+                f"{self._name}: a text of {padded.shape[1]} tokens is too long for the model; "
                 "lower max_length"
             ) from None
         except torch.cuda.OutOfMemoryError:
@@ -195,22 +192,18 @@ class HuggingFaceTextEncoder:
     @functools.cached_property
     def _folder_sha256(self) -> str:
         """SHA-256 of the names and contents of the model's files."""
-        files = sorted(Path(self._name).iterdir())
-        names = [file.name for file in files if file.suffix in _MODEL_FILES and file.is_file()]
-        hashes = [f"{name} {sha256_file(Path(self._name) / name)}\n" for name in names]
+        files = [file for file in sorted(Path(self._name).iterdir()) if file.is_file()]
+        hashes = [f"{f.name} {sha256_file(f)}\n" for f in files if f.suffix in _MODEL_FILES]
         return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def pool(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
-    """Pool the token states of each row into one vector; padding may be on either side.
+    """Pool the token states of each row into one vector, [batch, D]; padding may be on either side.
 
     Args:
         states: [batch, L, D].
         mask: bool [batch, L], True at tokens; each row has at least one.
         pooling: `mean`, or `last` for the state of the last token.
-
-    Returns:
-        [batch, D].
     """
     if pooling == "mean":
         total = states.masked_fill(~mask.unsqueeze(2), 0.0).sum(dim=1)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recbole_qbert.common.errors import InputError, did_you_mean, preview
+from recbole_qbert.common.errors import InputError, did_you_mean, one_of, preview, whole_number
 from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.compat.torchvision import import_torchvision
 from recbole_qbert.data.pictures import open_picture
@@ -43,20 +42,6 @@ def import_open_clip() -> ModuleType:
     return open_clip
 
 
-def check_model_name(name: str) -> None:
-    """Check that a name is a model of OpenCLIP, a local folder or a hub model.
-
-    Raises:
-        InputError: the name is none of these.
-    """
-    known = import_open_clip().list_models()
-    if not name.startswith((LOCAL_DIR, HUB)) and name.replace("/", "-") not in known:
-        raise InputError(
-            f"OpenCLIP has no model {name!r}{_closest(name, known)}; give a name of "
-            f"open_clip.list_models(), {LOCAL_DIR}<folder> or {HUB}<organization>/<name>"
-        )
-
-
 class OpenClipEncoder:
     """Encoder that runs the image tower of an OpenCLIP model.
 
@@ -67,7 +52,24 @@ class OpenClipEncoder:
     top left, and each vector is the mean of a cell's patches: J = grid * grid. Cells overlap if H
     or W is not a multiple of `grid`.
 
-    The first `encode` loads the weights and keeps only those of the image tower.
+    The constructor checks all arguments; the first `encode` loads the weights.
+
+    Args:
+        model_name: a name of `open_clip.list_models()` (OpenAI's weights need a name that ends in
+            `-quickgelu`); `local-dir:<folder>` with the model's `open_clip_config.json` and
+            weights; or `hf-hub:<organization>/<name>`.
+        pretrained: for a plain name, a checkpoint file (safetensors, or any file that PyTorch loads
+            with `weights_only=True`) or a tag of the model, which is downloaded.
+        tokens: `pooled` or `grid`.
+        grid: number of cells per side; None for every patch, J = H * W.
+        batch_size: number of pictures encoded together.
+        dtype: `auto` (bfloat16 or float16 on a GPU, float32 on a CPU), `float32`, `bfloat16` or
+            `float16`; the returned vectors are always float32.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
+        n_threads: number of threads that read and resize; the vectors do not depend on it.
+
+    Raises:
+        InputError: an argument is invalid, or the weights are not named or do not exist.
     """
 
     def __init__(
@@ -81,34 +83,10 @@ class OpenClipEncoder:
         dtype: str = "auto",
         device: str = "auto",
         n_threads: int | None = None,
-        allow_random: bool = False,
     ):
-        """Check all arguments without loading the weights.
-
-        Args:
-            model_name: a name of `open_clip.list_models()` (OpenAI's weights need a name that ends
-                in `-quickgelu`); `local-dir:<folder>` with the model's
-                `open_clip_config.json` and weights; or `hf-hub:<organization>/<name>`.
-            pretrained: for a plain name, a checkpoint file (safetensors, or any file that PyTorch
-                loads with `weights_only=True`) or a tag of the model, which is downloaded.
-            tokens: `pooled` or `grid`.
-            grid: number of cells per side; None for every patch, J = H * W.
-            batch_size: number of pictures encoded together.
-            dtype: `auto` (bfloat16 or float16 on a GPU, float32 on a CPU), `float32`, `bfloat16`
-                or `float16`; the returned vectors are always float32.
-            device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
-            n_threads: number of threads that read and resize; the vectors do not depend on it.
-            allow_random: use random weights (always the same ones) if none are named; for tests.
-
-        Raises:
-            InputError: an argument is invalid, or the weights are not named or do not exist.
-        """
-        if tokens not in TOKENS:
-            raise InputError(f"tokens {tokens!r} is none of {preview(TOKENS)}")
-        if grid is not None and grid < 1:
-            raise InputError(f"grid is {grid}; it must be at least 1 (None for every patch)")
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}; it must be at least 1")
+        one_of("tokens", tokens, TOKENS)
+        whole_number("grid", 1 if grid is None else grid)
+        whole_number("batch_size", batch_size)
         self._device = choose_device(device)
         self._dtype = choose_dtype(dtype, self._device)
         if self._device.type == "cpu" and self._dtype != torch.float32:
@@ -119,8 +97,7 @@ class OpenClipEncoder:
         self._open_clip = import_open_clip()
         self._files: list[Path] = []  # local files of the weights and their configuration
         self._pretrained: str | None = None  # OpenCLIP's argument: an absolute path or a tag
-        self._random = False
-        self._find_weights(None if pretrained is None else str(pretrained), allow_random)
+        self._find_weights(None if pretrained is None else str(pretrained))
 
     def describe(self) -> dict[str, Any]:
         """Return model, hashes of the weight files or the tag, settings and library versions."""
@@ -134,7 +111,7 @@ class OpenClipEncoder:
         return {
             "name": name,
             "kind": "open-clip",
-            "weights": "random" if self._random else self._hashes or self._pretrained,
+            "weights": self._hashes or self._pretrained,
             "pooling": self._tokens,
             "grid": None if pooled else self._grid,
             "normalize": pooled,
@@ -182,26 +159,14 @@ class OpenClipEncoder:
 
     def _pooled(self, batch: Tensor) -> Tensor:
         """Return the tower's normalized output for transformed pictures [g, ...]: [g, 1, D]."""
-        output = self._visual(batch)
+        output = self._loaded[0](batch)
         if isinstance(output, tuple):  # the second output of CoCa's tower is for captions
             output = output[0]
         return functional.normalize(output.float(), dim=-1)[:, None]
 
     def _cells(self, batch: Tensor) -> Tensor:
         """Pool the last feature map of transformed pictures [g, ...] into cells: [g, J, D]."""
-        raster = self._raster(batch)  # [g, D, H, W]
-        if self._grid is not None:
-            if self._grid > min(raster.shape[2:]):
-                raise InputError(
-                    f"{self._name}: grid {self._grid} is finer than the tower's raster of "
-                    f"{raster.shape[2]} x {raster.shape[3]}; lower it"
-                )
-            raster = functional.adaptive_avg_pool2d(raster, self._grid)
-        return raster.flatten(2).transpose(1, 2)
-
-    def _raster(self, batch: Tensor) -> Tensor:
-        """Compute the last feature map, [g, D, H, W] float32."""
-        visual = self._visual
+        visual = self._loaded[0]
         # CoCa's final normalization follows its attention pooling, in another dimension.
         normalize = getattr(visual, "attn_pool", None) is None
         try:
@@ -213,41 +178,38 @@ class OpenClipEncoder:
                 f"{self._name}: its image tower ({type(visual).__name__}) gives no patch tokens; "
                 "use tokens=pooled, or a ViT"
             ) from None
-        return output["image_intermediates"][-1].float()
+        patches = output["image_intermediates"][-1].float()  # [g, D, H, W]
+        if self._grid is not None:
+            height, width = patches.shape[2:]
+            if self._grid > min(height, width):
+                raise InputError(
+                    f"{self._name}: grid {self._grid} is finer than the tower's {height} x {width} "
+                    "patches; lower it"
+                )
+            patches = functional.adaptive_avg_pool2d(patches, self._grid)
+        return patches.flatten(2).transpose(1, 2)
 
     @functools.cached_property
     def _n_parts(self) -> int:
         """J, found by encoding a blank picture, which also checks `tokens` and `grid` early."""
         if self._tokens == "pooled":
             return 1
-        size = self._visual.image_size
+        size = self._loaded[0].image_size
         height, width = size if isinstance(size, (tuple, list)) else (size, size)
         return self._encode_batch([torch.zeros(3, height, width)]).shape[1]
-
-    @property
-    def _visual(self) -> Any:
-        return self._loaded[0]
 
     @functools.cached_property
     def _loaded(self) -> tuple[Any, Any]:
         """The image tower and its inference transform."""
         check_device(self._device)
-        open_clip = self._open_clip
         try:
-            if self._random:
-                with torch.random.fork_rng([]):
-                    torch.manual_seed(0)
-                    model, _, transform = open_clip.create_model_and_transforms(
-                        self._name, pretrained_text=False, device=self._device
-                    )
-            else:
-                # Unlike create_model_and_transforms, this function fails if it finds no weights.
-                # After a TypeError, OpenCLIP loads a pickle again without `weights_only`;
-                # `SafeTorch` sets it then, so that a pickle can only hold tensors.
-                open_clip.factory.torch = SafeTorch()
-                model, transform = open_clip.create_model_from_pretrained(
-                    self._name, self._pretrained, weights_only=True, device=self._device
-                )
+            # After a TypeError, OpenCLIP loads a pickle again without `weights_only`; `SafeTorch`
+            # sets it then, so that a pickle can only hold tensors.
+            self._open_clip.factory.torch = SafeTorch()
+            # Unlike create_model_and_transforms, this function fails if it finds no weights.
+            model, transform = self._open_clip.create_model_from_pretrained(
+                self._name, self._pretrained, weights_only=True, device=self._device
+            )
         except Exception as error:  # pickle, safetensors, JSON and the hub each have their own
             reason = " ".join(str(error).split())[:160] or type(error).__name__
             raise InputError(
@@ -257,7 +219,7 @@ class OpenClipEncoder:
             ) from None
         return model.eval().visual, transform
 
-    def _find_weights(self, pretrained: str | None, allow_random: bool) -> None:
+    def _find_weights(self, pretrained: str | None) -> None:
         """Set the source of the weights; raise InputError if there is none."""
         name = self._name
         if name.startswith((LOCAL_DIR, HUB)):
@@ -266,23 +228,26 @@ class OpenClipEncoder:
             if name.startswith(LOCAL_DIR):
                 self._files = _model_files(Path(name.removeprefix(LOCAL_DIR)))
             return
-        check_model_name(name)
+        known = self._open_clip.list_models()
+        if name.replace("/", "-") not in known:
+            raise InputError(
+                f"OpenCLIP has no model {name!r}{did_you_mean(name, [DESCRIPTOR, *known])}; give a "
+                f"name of open_clip.list_models(), {LOCAL_DIR}<folder> or "
+                f"{HUB}<organization>/<name>"
+            )
         tags = self._open_clip.list_pretrained_tags_by_model(name.replace("/", "-"))
         if pretrained is None:
-            if not allow_random:
-                raise InputError(
-                    f"{name}: no weights are named; give pretrained=<checkpoint file>, or a tag "
-                    f"to download ({preview(tags) or 'this model has none'})"
-                )
-            self._random = True
-        elif os.path.isfile(pretrained):
+            raise InputError(
+                f"{name}: no weights are named; give pretrained=<checkpoint file>, or a tag "
+                f"to download ({preview(tags) or 'this model has none'})"
+            )
+        self._pretrained = pretrained
+        if os.path.isfile(pretrained):
             self._files = [Path(pretrained)]
             self._pretrained = os.path.abspath(pretrained)  # OpenCLIP cannot mistake it for a tag
-        elif pretrained.lower().replace("-", "_") in tags:
-            self._pretrained = pretrained
-        else:
+        elif pretrained.lower().replace("-", "_") not in tags:
             raise InputError(
-                f"pretrained {pretrained}: no such file, and no tag of {name} "
+                f"pretrained {pretrained}: no such file, and not a tag of {name} "
                 f"({preview(tags) or 'it has none'}){did_you_mean(pretrained, tags)}"
             )
 
@@ -297,14 +262,5 @@ def _model_files(folder: Path) -> list[Path]:
         raise InputError(f"{folder}: no {_CONFIG} there; give the folder of an OpenCLIP model")
     weights = sorted(file for file in folder.iterdir() if file.suffix in _WEIGHTS)
     if not weights:
-        raise InputError(f"{folder}: no weights there; put open_clip_model.safetensors beside")
+        raise InputError(f"{folder}: no weights there; add open_clip_model.safetensors")
     return [folder / _CONFIG, *weights]
-
-
-def _closest(name: str, known: Sequence[str]) -> str:
-    """Suggest a name like `did_you_mean`, or the shortest model name that starts with `name`."""
-    hint = did_you_mean(name, [DESCRIPTOR, *known])
-    bare = {re.sub(r"[\W_]", "", each).lower(): each for each in reversed(known)}
-    start = re.sub(r"[\W_]", "", name).lower()
-    longer = sorted((each for each in bare if start and each.startswith(start)), key=len)
-    return f"; did you mean '{bare[longer[0]]}'?" if not hint and longer else hint

@@ -37,14 +37,7 @@ class ShardWorker:
         self._n_threads = n_threads
 
     def __call__(self, block: pyarrow.Table) -> pyarrow.Table:
-        """Encode the shards of a block.
-
-        Args:
-            block: columns `number` and `data`, the pickled shards.
-
-        Returns:
-            The same columns, with the part files in `data`.
-        """
+        """Encode a block of `number` and `data`, from pickled shards to part files."""
         if self._encoder is None:
             # Ray gives a worker one thread. Another number of threads changes the rounding of sums.
             torch.set_num_threads(self._n_threads)
@@ -62,13 +55,8 @@ def encode_over_ray(
 ) -> Generator[tuple[int, bytes], None, None]:
     """Yield the number and the part file of each shard when a worker has finished it.
 
-    Each worker has its own GPU, or as many CPUs as this process has PyTorch threads. Ray restarts
-    workers that die.
-
-    Args:
-        encoder_factory: creates the encoder; pickled, and called once in each worker.
-        shards: at least one.
-        on_gpu: whether the encoder uses a GPU.
+    Each worker creates its own encoder and has a GPU of its own if `on_gpu`, else as many CPUs as
+    this process has PyTorch threads. Ray restarts workers that die.
 
     Raises:
         InputError: the encoder raises it, or needs a GPU and the cluster has none.
@@ -78,8 +66,7 @@ def encode_over_ray(
         with own_sigterm():
             ray.init(include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
     context = ray.data.DataContext.get_current()
-    options = context.execution_options
-    limits = options.resource_limits
+    options, limits = context.execution_options, context.execution_options.resource_limits
     before = {name: getattr(context, name, None) for name in SETTINGS}
     try:
         cluster, n_threads = ray.cluster_resources(), torch.get_num_threads()

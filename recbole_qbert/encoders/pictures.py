@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -43,25 +43,21 @@ def encode_pictures(
     Returns:
         Vectors [b, J, D] in the order of `paths`, masked for unusable pictures.
     """
-    mask = np.zeros((len(paths), n_parts), dtype=np.bool_)
-    vectors = np.zeros((len(paths), n_parts, 0), dtype=np.float32)
+    encoded = [np.zeros((0, n_parts, 0), dtype=np.float32)]
     reasons: list[str] = []
     batches = _prepared(paths, prepare, batch_size, n_threads)
     # Pillow warns of sizes, which `open_picture` refuses, and of odd metadata, which is harmless.
     with warnings.catch_warnings(), contextlib.closing(batches):
         warnings.filterwarnings("ignore", module=r"PIL\.")
         for batch in batches:
-            good = [ready for ready, _ in batch if ready is not None]
-            rows = [row for row, (_, why) in enumerate(batch, len(reasons)) if not why]
             reasons += [why for _, why in batch]
-            if not good:
-                continue
-            encoded = encode(good)
-            if not vectors.shape[2]:
-                vectors = np.zeros((len(paths), *encoded.shape[1:]), dtype=np.float32)
-            vectors[rows] = encoded
-            mask[rows] = True
-    return EncodedBatch(vectors, mask, reasons)
+            good = [ready for ready, _ in batch if ready is not None]
+            if good:
+                encoded.append(encode(good))
+    usable = np.array([not why for why in reasons])
+    vectors = np.zeros((len(paths), *encoded[-1].shape[1:]), dtype=np.float32)
+    vectors[usable] = np.concatenate(encoded[1:] or encoded)
+    return EncodedBatch(vectors, np.repeat(usable[:, None], vectors.shape[1], axis=1), reasons)
 
 
 def default_threads() -> int:
@@ -88,12 +84,11 @@ def _prepared(
         except UnreadablePicture as error:
             return None, str(error)
 
-    ahead: list[Future[tuple[T | None, str]]] = []
     with ThreadPoolExecutor(n_threads) as pool:
-        for start in range(0, len(paths), batch_size):
-            current, ahead = ahead, []
-            for path in paths[start : start + batch_size]:
-                ahead.append(pool.submit(attempt, path))
-            if current:
-                yield [future.result() for future in current]
-        yield [future.result() for future in ahead]
+        starts = range(0, len(paths), batch_size)
+        batches = (pool.map(attempt, paths[start : start + batch_size]) for start in starts)
+        ahead = next(batches)  # `map` submits at once
+        for following in batches:
+            yield list(ahead)
+            ahead = following
+        yield list(ahead)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -45,8 +45,7 @@ class Encoder(Protocol):
         """Encode the inputs of one shard, in their order."""
 
 
-@dataclass(frozen=True)
-class Shard:
+class Shard(NamedTuple):
     """Consecutive items that are encoded and stored together."""
 
     number: int

@@ -62,8 +62,7 @@ def embed_text(
     """Encode text fields of an `.item` file and write the table, [n, J, D].
 
     Texts are cleaned first: HTML entities are decoded, HTML tags removed, and whitespace collapsed.
-    A blank field is masked, never encoded; an item whose fields are all blank is left out and
-    listed.
+    A blank field is masked; an item whose fields are all blank is left out and listed.
 
     `tfidf` and `tags` are fitted to the texts. If `out_path` already holds a table, and all its
     items are in the file with the same texts, its encoder is reused. The vectors of added items
@@ -73,7 +72,7 @@ def embed_text(
         item_path: RecBole `.item` file with an `item_id` column.
         fields: J text columns.
         out_path: the `.npz` file to write, with its sidecar. For `tfidf` and `tags` the fitted
-            encoder lies beside it in `<out_path>.encoder.safetensors`.
+            encoder is written beside it, to `<out_path>.encoder.safetensors`.
         encoder: `tfidf`, TF-IDF of words; `tags`, TF-IDF of tags separated by blanks, for
             categories, brands and attributes; `sentence`, the packaged all-MiniLM-L6-v2; or a
             folder or hub name of a Hugging Face text model.
@@ -84,8 +83,7 @@ def embed_text(
         batch_size: number of texts encoded together.
         n_components: largest number of dimensions of `tfidf` and `tags`.
         normalize: scale vectors to length 1 (`tfidf`, `tags` and `sentence` always do).
-        dtype: `float32`, `bfloat16`, `float16`, or `auto`: float32 on a CPU, half precision on a
-            GPU.
+        dtype: one of `DTYPES`; `auto` is float32 on a CPU, half precision on a GPU.
         revision: branch, tag or commit of a hub model.
         shard_size: number of items in a shard; see `encode_items`.
         engine: `local` or `ray`; see `encode_items`.
@@ -93,11 +91,7 @@ def embed_text(
         device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
         frozen_encoder: for `tfidf` and `tags`, the `.encoder.safetensors` of an earlier run, which
             encodes these items without a new fit.
-        refit: for `tfidf` and `tags`, fit to all items of this file, even if `out_path` holds a
-            table.
-
-    Returns:
-        The written table.
+        refit: for `tfidf` and `tags`, fit to all items, even if `out_path` holds a table.
 
     Raises:
         InputError: an argument or the item file is invalid.
@@ -116,7 +110,7 @@ def embed_text(
         texts = [(" ".join(filter(None, parts)),) for parts in texts]
     if not any(any(parts) for parts in texts):
         raise InputError(
-            f"{item_path}: {preview(list(fields))}: no item has text there; name other fields"
+            f"{item_path}: {preview(list(fields))}: no item has text there; give other fields"
         )
     make: Callable[[], Encoder]
     meta = {"source": item_file_entry(item_path), "fields": list(fields), "merged": merge}
@@ -126,7 +120,7 @@ def embed_text(
         wanted = {"n_components": n_components, "seed": seed, "tags": encoder == "tags"}
         fitted = _fitted_encoder(by_item, out_path, wanted, frozen_encoder, refit)
         meta["texts_sha256"] = _texts_sha256(by_item)
-        make = functools.partial(TfidfEncoder.from_state, fitted.state())
+        make = functools.partial(TfidfEncoder, fitted.state())
     else:
         settings: dict[str, Any] = {
             "pooling": pooling,
@@ -141,15 +135,9 @@ def embed_text(
             encoder, settings = _sentence_settings(settings)
         make = functools.partial(HuggingFaceTextEncoder, encoder, **settings)
     return encode_items(
-        items,
-        texts,
-        make,
-        out_path,
-        modality=modality,
-        shard_size=shard_size,
-        engine=engine,
-        meta=meta,
-    )
+        items, texts, make, out_path,
+        modality=modality, shard_size=shard_size, engine=engine, meta=meta,
+    )  # fmt: skip
 
 
 def sentence_model_folder() -> Path:
@@ -174,8 +162,8 @@ def _check_encoder(encoder: str, frozen_encoder: str | Path | None, refit: bool)
     # A name without a slash that resembles a known one is a typo, not a hub model.
     if encoder not in known and "/" not in encoder and hint and not Path(encoder).is_dir():
         raise InputError(
-            f"encoder: {encoder!r} is none of {', '.join(known)}, no folder and no <owner>/<name> "
-            f"of the hub{hint}"
+            f"encoder: {encoder!r} is none of {', '.join(known)}, not a folder, and not "
+            f"<owner>/<name> of the hub{hint}"
         )
     for name, given in (("frozen_encoder", frozen_encoder), ("refit", refit)):
         if given and encoder not in FITTED:
@@ -193,63 +181,57 @@ def _fitted_encoder(
 ) -> TfidfEncoder:
     """Return the frozen encoder, the encoder of an earlier table, or a new one, and save it.
 
-    Args:
-        texts: the texts of each item.
-        out_path: path of the table; the encoder is saved beside it.
-        wanted: arguments of `TfidfEncoder.fit`.
-        frozen_encoder: saved encoder to use.
-        refit: always fit a new encoder.
+    `texts` are those of each item, and `wanted` the arguments of `TfidfEncoder.fit`.
     """
     place = Path(f"{out_path}.encoder.safetensors")
     if frozen_encoder is not None:
         with error_context(f"frozen_encoder {frozen_encoder}"):
-            encoder = TfidfEncoder.from_state(load_checkpoint(frozen_encoder))
-        if encoder.tags != wanted["tags"]:
-            kind = FITTED[encoder.tags]
-            raise InputError(f"frozen_encoder {frozen_encoder}: it is of --encoder={kind}")
+            encoder = TfidfEncoder(load_checkpoint(frozen_encoder))
+            if encoder.tags != wanted["tags"]:
+                raise InputError(f"made with --encoder={FITTED[encoder.tags]}; give that encoder")
         save_checkpoint(place, encoder.state())
         return encoder
-    table = None
-    if Path(out_path).is_file():
-        with contextlib.suppress(InputError):  # an unreadable table is written again
-            table = read_embeddings(out_path)
-    before = None if table is None else table.meta.get("encoder")
-    if table is not None and not refit:
-        with contextlib.suppress(InputError):
-            encoder = TfidfEncoder.from_state(load_checkpoint(place))
-            if _still_fits(encoder, table, texts, wanted):
-                n_new = len(texts) - len(table.items) - len(table.meta["missing"])
-                logger.info("%s: its encoder is kept; %d items are new", out_path, n_new)
+    meta: dict[str, Any] = {}
+    with contextlib.suppress(InputError):  # an unreadable or absent table is written again
+        table = read_embeddings(out_path)
+        meta = table.meta
+        if not refit:
+            encoder = TfidfEncoder(load_checkpoint(place))
+            known = [*table.items, *meta.get("missing", ())]
+            if _still_fits(encoder, meta, known, texts, wanted):
+                logger.info(
+                    "%s: the encoder is reused; %d items are new", out_path, len(texts) - len(known)
+                )
                 return encoder
     encoder = TfidfEncoder.fit([part for parts in texts.values() for part in parts], **wanted)
-    if isinstance(before, dict) and before.get("state_sha256") not in (
-        None,
-        encoder.describe()["state_sha256"],
-    ):
+    if _state_of(meta) not in (None, encoder.describe()["state_sha256"]):
         logger.warning(
-            "%s: the encoder is fitted anew; IDs made from the earlier vectors do not fit the new "
-            "ones: make them anew with tokenize",
+            "%s: the encoder is fitted again; semantic IDs of the earlier vectors do not fit the "
+            "new ones: run tokenize again",
             out_path,
         )
     save_checkpoint(place, encoder.state())
     return encoder
 
 
+def _state_of(meta: Mapping[str, Any]) -> Any:
+    """Return the hash of the fitted encoder that a table names, or None."""
+    described = meta.get("encoder")
+    return described.get("state_sha256") if isinstance(described, dict) else None
+
+
 def _still_fits(
     encoder: TfidfEncoder,
-    table: EmbeddingTable,
+    meta: Mapping[str, Any],
+    known: Sequence[str],
     texts: Mapping[str, tuple[str, ...]],
     wanted: Mapping[str, Any],
 ) -> bool:
-    """Return whether the encoder fits the settings and the table, and no old text changed."""
-    made, meta = encoder.describe(), table.meta
-    described = meta.get("encoder")
-    known = [*table.items, *meta.get("missing", ())]
+    """Return whether the encoder fits the settings and the table, and no known text changed."""
+    made = encoder.describe()
     return (
-        isinstance(described, dict)
-        and described.get("state_sha256") == made["state_sha256"]
-        and (encoder.tags, made["n_components"], made["seed"])
-        == (wanted["tags"], wanted["n_components"], wanted["seed"])
+        _state_of(meta) == made["state_sha256"]
+        and {"tags": encoder.tags, **{key: made[key] for key in ("n_components", "seed")}} == wanted
         and all(item in texts for item in known)
         and meta.get("texts_sha256") == _texts_sha256({item: texts[item] for item in known})
     )

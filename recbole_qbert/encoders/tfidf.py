@@ -18,6 +18,13 @@ from recbole_qbert.common.errors import InputError
 from recbole_qbert.encoders.driver import encode_distinct
 from recbole_qbert.encoders.shards import EncodedBatch
 
+# Arguments of scikit-learn's vectorizer for each block of features.
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "tag": {"token_pattern": r"\S+", "lowercase": False},
+    "char": {"analyzer": "char_wb", "ngram_range": (3, 4), "sublinear_tf": True},
+    # The pattern keeps one-letter words, because "M" and "8 1/2" are titles.
+    "word": {"ngram_range": (1, 2), "sublinear_tf": True, "token_pattern": r"(?u)\b\w+\b"},
+}
 _POWER_ITERATIONS = 7
 _NEGLIGIBLE = 1e-6  # relative singular values and row norms up to this count as zero
 
@@ -34,20 +41,25 @@ class TfidfEncoder:
     ignored.
 
     Shapes: n texts, D = rank of the fit, at most `n_components`.
+
+    Args:
+        state: result of `state()` of a fitted encoder; `fit` makes a new one.
+
+    Raises:
+        InputError: `state` is something else.
     """
 
     def __init__(self, state: Mapping[str, Any]):
-        """Create a fitted encoder.
-
-        Args:
-            state: result of `state()` of a fitted encoder.
-        """
         self._state = dict(state)
-        self._blocks = [
-            _fitted_vectorizer(kind, state[f"{kind}_vocabulary"], state[f"{kind}_idf"])
-            for kind in state["blocks"]
-        ]
-        self._projection = state["projection"].astype(np.float64)
+        self._blocks = []
+        try:
+            for kind in state["blocks"]:
+                words = state[f"{kind}_vocabulary"].tobytes().decode().split("\n")
+                self._blocks.append(TfidfVectorizer(**_SETTINGS[kind], vocabulary=words))
+                self._blocks[-1].idf_ = state[f"{kind}_idf"]
+            self._projection = state["projection"].astype(np.float64)
+        except (KeyError, ValueError, TypeError, AttributeError):
+            raise InputError("not a TF-IDF encoder; embed the texts again") from None
 
     @classmethod
     def fit(
@@ -55,8 +67,7 @@ class TfidfEncoder:
     ) -> TfidfEncoder:
         """Fit on the distinct texts in sorted order, on one thread.
 
-        Equal sets of texts therefore give equal encoders, whatever the order and the repetitions of
-        the texts and the number of cores.
+        Equal sets of texts therefore give equal encoders, on any number of cores.
 
         Args:
             texts: texts of the whole catalog; blank texts are skipped.
@@ -68,14 +79,14 @@ class TfidfEncoder:
             InputError: every text is blank, or `n_components` is not positive.
         """
         if n_components < 1:
-            raise InputError(f"n_components is {n_components}; it must be at least 1")
+            raise InputError(f"n_components is {n_components}; give at least 1")
         distinct = sorted({text for text in texts if text.strip()})
         if not distinct:
-            raise InputError(f"all {len(texts)} texts are empty; name fields that hold text")
+            raise InputError(f"all {len(texts)} texts are empty; give fields with text")
         kinds = ["tag"] if tags else ["char"]
         if not tags and any(re.search(r"\w", text) for text in distinct):
             kinds.append("word")  # scikit-learn raises an error if no text has a word
-        blocks = {kind: _vectorizer(kind) for kind in kinds}
+        blocks = {kind: TfidfVectorizer(**_SETTINGS[kind]) for kind in kinds}
         features = hstack([each.fit_transform(distinct) for each in blocks.values()], format="csr")
         with threadpool_limits(limits=1):
             _, singular, components = randomized_svd(
@@ -102,18 +113,6 @@ class TfidfEncoder:
             state[f"{kind}_idf"] = block.idf_
         return cls(state)
 
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> TfidfEncoder:
-        """Restore an encoder from the result of its `state()`.
-
-        Raises:
-            InputError: `state` is not the state of a TF-IDF encoder.
-        """
-        try:
-            return cls(state)
-        except (KeyError, ValueError, TypeError, AttributeError):
-            raise InputError("not the state of a TF-IDF encoder; embed the texts again") from None
-
     @property
     def tags(self) -> bool:
         """Whether the encoder compares tags; else it compares words."""
@@ -124,11 +123,9 @@ class TfidfEncoder:
         return dict(self._state)
 
     def transform(self, texts: Sequence[str]) -> np.ndarray:
-        """Encode n texts, each independently of the others.
+        """Encode n texts independently of each other, float32 [n, D].
 
-        Returns:
-            float32 [n, D], rows of length 1, or of zeros for a text that is blank or shares no
-            feature with the fitted texts.
+        Rows have length 1, or are zero for a text without a feature of the fitted texts.
         """
         # Rows are independent: all is float64, and SciPy's sparse product runs row by row.
         features = hstack([block.transform(texts) for block in self._blocks], format="csr")
@@ -160,30 +157,6 @@ class TfidfEncoder:
 
     def encode(self, inputs: Sequence[Sequence[str]]) -> EncodedBatch:
         """Encode b items of J texts each, [b, J, D]; parts whose vector is zero are masked."""
-
-        def encode(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-            vectors = self.transform(texts)
-            return vectors, vectors.any(axis=1)
-
-        return encode_distinct(inputs, encode)
-
-
-def _vectorizer(kind: str, vocabulary: Sequence[str] | None = None) -> TfidfVectorizer:
-    """Create an unfitted TF-IDF vectorizer of characters, words or tags."""
-    if kind == "tag":
-        return TfidfVectorizer(token_pattern=r"\S+", lowercase=False, vocabulary=vocabulary)
-    if kind == "char":
-        return TfidfVectorizer(
-            analyzer="char_wb", ngram_range=(3, 4), sublinear_tf=True, vocabulary=vocabulary
+        return encode_distinct(
+            inputs, lambda texts: ((vectors := self.transform(texts)), vectors.any(axis=1))
         )
-    # The pattern keeps one-letter words, because "M" and "8 1/2" are titles.
-    return TfidfVectorizer(
-        ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b", vocabulary=vocabulary
-    )
-
-
-def _fitted_vectorizer(kind: str, vocabulary: np.ndarray, idf: np.ndarray) -> TfidfVectorizer:
-    """Create a TF-IDF vectorizer with the weights of an earlier fit."""
-    vectorizer = _vectorizer(kind, vocabulary.tobytes().decode().split("\n"))
-    vectorizer.idf_ = idf
-    return vectorizer

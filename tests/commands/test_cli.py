@@ -106,7 +106,7 @@ FAULTS = {
     ),
     "items without ID": (
         ["--model=QBERT4Rec", "--semantic_id_file=few.semid"],
-        "12 of 30 items of the dataset have no semantic_id",
+        "12 of 30 items of the data set have no semantic_id",
     ),
     "unknown scheme": (
         ["--model=QBERT4Rec", "--mask_mix={spam: 1}"],

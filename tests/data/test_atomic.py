@@ -45,11 +45,11 @@ def test_header_alone_gives_no_rows(tmp_path: Path) -> None:
     ("content", "fields", "parts"),
     [
         (HEADER + "1\ta\t2\n", ["titel"], ["'titel'", "item_id, title, year", "mean 'title'"]),
-        (HEADER + "1\ta\t2\n", ["title", "title"], ["asked for twice", "title"]),
+        (HEADER + "1\ta\t2\n", ["title", "title"], ["'title' is given twice"]),
         (HEADER + "1\ta\t2\n2\tb\n", ["title"], ["line 3", "2 fields", "header has 3"]),
         (HEADER + "1\ta\t2\t\n", ["title"], ["line 2", "4 fields"]),
         ("item_id\ttitle:token\n", ["title"], ["line 1", "'item_id'", "name:type"]),
-        ("a:token\ta:float\n", ["a"], ["line 1", "'a' occurs twice"]),
+        ("a:token\ta:float\n", ["a"], ["'a' occurs twice in line 1"]),
         ("", ["title"], ["x.item is empty"]),
         ("\n1\ta\t2\n", ["title"], ["line 1 is empty"]),
         (HEADER.encode() + b"\xff\t\t\n", ["title"], ["not UTF-8", "convert"]),

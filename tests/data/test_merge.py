@@ -109,7 +109,7 @@ def test_shared_tuples_are_refused_and_nothing_is_written(tmp_path: Path) -> Non
     parts = two(tmp_path)
     ids(tmp_path, "A", [[0, 1], [2, 3]])
     ids(tmp_path, "B", [[2, 3]])
-    with pytest.raises(InputError, match=r"'B/i0' has the tuple of item 'A/i1'"):
+    with pytest.raises(InputError, match=r"'B/i0' has the same tuple as item 'A/i1'"):
         merge(parts, DatasetPaths("AB", tmp_path / "AB"))
     assert not (tmp_path / "AB").exists()
 
@@ -118,7 +118,7 @@ def test_shared_tuples_are_refused_and_nothing_is_written(tmp_path: Path) -> Non
     ("line", "message"),
     [
         ("u\ti", r"B\.inter: line 2: 2 fields where the header has 3"),
-        ("\n", "timestamp is written in two ways"),
+        ("\n", "timestamp has several types"),
     ],
 )
 def test_faults(tmp_path: Path, line: str, message: str) -> None:
@@ -133,7 +133,7 @@ def test_faults(tmp_path: Path, line: str, message: str) -> None:
 def test_times_of_some_only_are_refused(tmp_path: Path) -> None:
     parts = two(tmp_path)
     write(tmp_path, "A", "inter", ["user_id:token\titem_id:token", "u\ti"])
-    with pytest.raises(InputError, match=r"A\.inter: has no timestamp, which .*B\.inter has"):
+    with pytest.raises(InputError, match=r"A\.inter has no timestamp, but .*B\.inter has"):
         merge(parts, DatasetPaths("AB", tmp_path / "AB"))
     assert not (tmp_path / "AB").exists()
 
@@ -148,7 +148,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert printed[1].endswith("AB.semid: not written, there is none of B")
     assert len(printed) == 2
     for datasets, message in (
-        ("A,B", "is there already"),
+        ("A,B", "exists already"),
         ("A,A", "name two or more"),
         ("A", "name two or more"),
         ("A,C", "no such folder"),

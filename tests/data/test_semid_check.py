@@ -22,9 +22,9 @@ def test_check_report(tmp_path: Path) -> None:
         "codebook sizes: 4 5",
         "level a: 2/4 codes used",
         "level b: 2/5 codes used",
-        f"sidecar: {path}.json agrees with the file",
+        f"sidecar: {path}.json matches the file",
         f"coverage: all 2 items of {inter} have a semantic ID; "
-        "1 further items have no interaction there",
+        "1 other items have no interaction there",
     ]
     sidecar_path(path).unlink()
     assert check_semantic_ids(path)[-1].startswith("sidecar: none")

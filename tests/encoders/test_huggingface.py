@@ -91,7 +91,7 @@ def test_no_pad_token_and_no_token_at_all(tmp_path: Path) -> None:
     encoder = HuggingFaceTextEncoder(str(tmp_path), device="cpu", pooling="last")
     batch = encoder.encode([("red shoe drum",), ("hat",), ("\u200b\u200b",)])
     assert batch.mask.tolist() == [[True], [True], [False]]
-    assert batch.reasons == ["", "", "nothing known in it"]
+    assert batch.reasons == ["", "", "no known token"]
     for row, words in enumerate((["red", "shoe", "drum"], ["hat"])):
         ids = [4 + WORDS.index(word) for word in words]
         expected = plain_vector(model, "llama", ids, "last")
@@ -154,7 +154,7 @@ def test_weights_that_are_absent_or_incomplete(tmp_path: Path) -> None:
         ({"pooling": "max"}, "pooling: 'max' is none of mean, last"),
         ({"dtype": "int8"}, "dtype: 'int8' is none of auto, float32"),
         ({"batch_size": 0}, "batch_size: 0 is not a whole number"),
-        ({"max_length": 2}, "max_length is 2: no room"),
+        ({"max_length": 2}, "max_length is 2: too small"),
         ({"device": "tpu9000"}, "device 'tpu9000' is unknown"),
     ],
 )

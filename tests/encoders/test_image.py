@@ -19,14 +19,9 @@ from PIL import Image
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.embeddings import read_embeddings
 from recbole_qbert.data.pictures import UnreadablePicture, open_picture
-from recbole_qbert.encoders import descriptor
+from recbole_qbert.encoders import image
 from recbole_qbert.encoders.descriptor import DescriptorEncoder
-from recbole_qbert.encoders.image import (
-    FoundPictures,
-    embed_image,
-    embed_image_files,
-    find_pictures,
-)
+from recbole_qbert.encoders.image import embed_image_files, find_pictures
 from recbole_qbert.encoders.pictures import encode_pictures
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "ml-100k"
@@ -164,7 +159,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UnreadablePicture, match="not a file"):
         open_picture(tmp_path / "pipe")
-    with pytest.raises(UnreadablePicture, match="cannot be read"):
+    with pytest.raises(UnreadablePicture, match="no such file"):
         open_picture("a\0b")
 
 
@@ -237,9 +232,9 @@ def shop(tmp_path: Path) -> Path:
 
 
 def test_pictures_named_after_their_items(shop: Path) -> None:
-    found = find_pictures(shop / "x.item", folder=shop / "pictures")
-    assert found.items == ["1", "2", "a.b", "cut", "text", "none"]
-    names = [None if path is None else path.name for path in found.paths]
+    items, paths = find_pictures(shop / "x.item", folder=shop / "pictures")
+    assert items == ["1", "2", "a.b", "cut", "text", "none"]
+    names = [None if path is None else path.name for path in paths]
     assert names == ["1.jpg", "2.PNG", "a.b.webp", "cut.jpeg", "text.gif", None]
     (shop / "pictures" / "1.bmp").write_bytes(b"")
     with pytest.raises(InputError, match=r"1\.bmp and 1\.jpg are both pictures of item '1'"):
@@ -248,22 +243,25 @@ def test_pictures_named_after_their_items(shop: Path) -> None:
 
 def test_pictures_named_in_a_column(shop: Path) -> None:
     found = find_pictures(shop / "x.tsv", column="file")
-    assert found.paths[0] == shop / "pictures" / "1.jpg" and found.paths[5] is None
+    assert found[1][0] == shop / "pictures" / "1.jpg" and found[1][5] is None
     typed = (shop / "x.tsv").read_text().replace("item_id\tfile", "item_id:token\tfile:token")
     (shop / "sub").mkdir()
     (shop / "sub" / "y.item").write_text(typed)
-    again = find_pictures(shop / "sub" / "y.item", column="file", folder=shop)
-    assert (again.items, again.paths) == (found.items, found.paths)
+    assert find_pictures(shop / "sub" / "y.item", column="file", folder=shop) == found
 
 
 @pytest.mark.parametrize(
     ("text", "settings", "message"),
     [
-        ("item_id\tfile\n1\ta.jpg\n", {"column": "fil"}, "line 1: 0 fields 'fil' .* mean 'file'"),
+        ("item_id\tfile\n1\ta.jpg\n", {"column": "fil"}, "no column 'fil'; .* mean 'file'"),
         ("item_id\tfile\n1\n", {"column": "file"}, "line 2: 1 fields where the header has 2"),
-        ("item_id\tfile\n\n1\ta\n1\tb\n", {"column": "file"}, "line 4.*'1' stands on line 3"),
-        ("item_id\tfile\n", {"column": "file"}, "no items"),
-        ("item_id:token\tfile:token\n1\ta\n", {"column": "b"}, "no field 'b'"),
+        (
+            "item_id\tfile\n\n1\ta\n1\tb\n",
+            {"column": "file"},
+            "line 4: item '1' occurs a second time",
+        ),
+        ("item_id\tfile\n", {"column": "file"}, "x.tsv is empty: no rows"),
+        ("item_id:token\tfile:token\n1\ta\n", {"column": "b"}, "no column 'b'"),
         ("item_id\tfile\n1\ta.jpg\n", {"column": "file"}, r"none of its 1 items.*a\.jpg was exp"),
         ("item_id\n1\n", {"folder": "."}, r"none of its 1 items has .*1\.jpg was expected"),
         ("item_id\n1\n", {"folder": "absent"}, "absent: cannot be read"),
@@ -334,12 +332,13 @@ def test_formats_that_are_not_read_are_named_and_counted(
 
 def test_no_readable_picture_at_all(shop: Path) -> None:
     out = shop / "x.npz"
-    bad = [shop / "pictures" / "cut.jpeg", shop / "pictures" / "text.gif", None]
+    rows = ["p\tpictures/cut.jpeg", "q\tpictures/text.gif", "r\t", ""]
+    (shop / "bad.tsv").write_text("\n".join(["item_id\tfile", *rows]))
     with pytest.raises(InputError, match=r"none of the 3 items has a vector: 'p' \(truncated"):
-        embed_image(["p", "q", "r"], bad, out)
+        embed_image_files(shop / "bad.tsv", out, column="file")
     assert not [path for path in shop.iterdir() if path.name.startswith("x.npz")]
     with pytest.raises(InputError, match="leave pretrained and tokens out"):
-        embed_image(["p"], [shop / "pictures" / "1.jpg"], out, tokens="grid")
+        embed_image_files(shop / "x.tsv", out, column="file", tokens="grid")
 
 
 class Counting(DescriptorEncoder):
@@ -360,17 +359,17 @@ class Counting(DescriptorEncoder):
 def test_a_stopped_run_goes_on_unless_a_picture_changed(
     change: str, shards_again: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(descriptor, "DescriptorEncoder", Counting)
+    monkeypatch.setattr(image, "DescriptorEncoder", Counting)
     monkeypatch.setattr(Counting, "left", 2)
     folder, items = tmp_path / "here", [str(number) for number in range(10)]
     folder.mkdir()
     for number, item in enumerate(items):
         _noise(number).save(folder / f"{item}.bmp")  # all of the same size
+    (tmp_path / "x.tsv").write_text("\n".join(["item_id", *items, ""]))
 
     def run() -> Any:
-        found = FoundPictures(items, [folder / f"{item}.bmp" for item in items], folder, {})
-        return embed_image(
-            found.items, found.paths, tmp_path / "x.npz", folder=found.folder, shard_size=2
+        return embed_image_files(
+            tmp_path / "x.tsv", tmp_path / "x.npz", folder=folder, shard_size=2
         )
 
     with pytest.raises(KeyboardInterrupt):
@@ -390,15 +389,17 @@ def test_a_stopped_run_goes_on_unless_a_picture_changed(
 def test_real_posters_with_three_bad_files(tmp_path: Path) -> None:
     if not SHARED.is_dir():
         pytest.skip("../shared/data/ml-100k is absent")
-    found = find_pictures(SHARED / "ml-100k.posters.tsv", column="poster")
-    assert len(found.items) == 1432
-    items, paths = found.items[:50], list(found.paths[:50])
+    items, paths = find_pictures(SHARED / "ml-100k.posters.tsv", column="poster")
+    assert len(items) == 1432
+    items, paths = items[:50], paths[:50]
     poster = Path(str(paths[7])).read_bytes()
     (tmp_path / "cut.jpg").write_bytes(poster[: len(poster) * 2 // 3])
     (tmp_path / "text.jpg").write_text("nothing to see")
     paths[7], paths[20] = tmp_path / "cut.jpg", tmp_path / "text.jpg"
     paths[33] = tmp_path / "absent.jpg"
-    table = embed_image(items, paths, tmp_path / "x.npz", folder=found.folder, n_threads=1)
+    rows = [f"{item}\t{path}" for item, path in zip(items, paths, strict=True)]
+    (tmp_path / "x.tsv").write_text("\n".join(["item_id\tposter", *rows, ""]))
+    table = embed_image_files(tmp_path / "x.tsv", tmp_path / "x.npz", column="poster", n_threads=1)
     assert set(table.meta["missing"]) == {items[7], items[20], items[33]}
     assert table.n_items == 47 and np.isfinite(table.vectors).all()
     np.testing.assert_allclose(np.linalg.norm(table.vectors[:, 0], axis=1), 1, atol=1e-6)
@@ -408,10 +409,11 @@ def test_real_posters_with_three_bad_files(tmp_path: Path) -> None:
 def test_the_same_bytes_over_ray(tmp_path: Path) -> None:
     if not SHARED.is_dir():
         pytest.skip("../shared/data/ml-100k is absent")
-    found = find_pictures(SHARED / "ml-100k.posters.tsv", column="poster")
+    rows = (SHARED / "ml-100k.posters.tsv").read_text().split("\n")[:61]
+    (tmp_path / "x.tsv").write_text("\n".join([*rows, ""]))
     run = functools.partial(
-        embed_image, found.items[:60], found.paths[:60], folder=found.folder, shard_size=16
+        embed_image_files, tmp_path / "x.tsv", column="poster", folder=SHARED, shard_size=16
     )
-    run(tmp_path / "local.npz")
-    run(tmp_path / "ray.npz", engine="ray")
+    run(out_path=tmp_path / "local.npz")
+    run(out_path=tmp_path / "ray.npz", engine="ray")
     assert (tmp_path / "ray.npz").read_bytes() == (tmp_path / "local.npz").read_bytes()

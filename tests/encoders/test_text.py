@@ -111,7 +111,7 @@ def test_embed_text_by_tags(tmp_path: Path) -> None:
     arguments["frozen_encoder"] = frozen
     later = embed_text(path, ["brand"], tmp_path / "l.npz", **arguments)
     np.testing.assert_array_equal(later.vectors, table.vectors)
-    with pytest.raises(InputError, match="b.npz.encoder.safetensors: it is of --encoder=tags"):
+    with pytest.raises(InputError, match="b.npz.encoder.safetensors: made with --encoder=tags"):
         embed_text(path, ["brand"], tmp_path / "w.npz", frozen_encoder=frozen)
 
 
@@ -121,7 +121,7 @@ def test_embed_text_refusals(tmp_path: Path) -> None:
     out = tmp_path / "out" / "t.npz"
     for arguments, message in (
         ((blank, ["title"]), "blank.item: title: no item has text there"),
-        ((path, ["titel"]), "no field 'titel' .* did you mean 'title'"),
+        ((path, ["titel"]), "no column 'titel'; .* did you mean 'title'"),
         ((path, []), "give a list of one or more"),
         ((write_items(tmp_path / "two.item", [ROWS[0]] * 2), ["title"]), "line 3: item 'i1'"),
     ):
@@ -200,7 +200,7 @@ def test_the_fitted_encoder_is_kept_where_items_were_only_added(
     more = write_items(tmp_path / "b.item", [NEW[0], *SHOP, NEW[1]])
     by_default = embed_text(more, fields, out, encoder=encoder)
     assert state.read_bytes() == kept
-    assert "fitted anew" not in caplog.text
+    assert "fitted again" not in caplog.text
     frozen = embed_text(more, fields, tmp_path / "f.npz", encoder=encoder, frozen_encoder=state)
     assert by_default.items == frozen.items
     np.testing.assert_array_equal(by_default.vectors, frozen.vectors)
@@ -210,7 +210,7 @@ def test_the_fitted_encoder_is_kept_where_items_were_only_added(
     assert state.read_bytes() == kept
     embed_text(more, fields, out, encoder=encoder, refit=True)
     assert state.read_bytes() != kept
-    assert "IDs made from the earlier vectors do not fit the new ones" in caplog.text
+    assert "semantic IDs of the earlier vectors do not fit the new ones" in caplog.text
 
 
 def test_a_frozen_encoder_lies_beside_its_new_table(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_the_encoder_is_fitted_anew_where_more_than_items_changed(
     found = embed_text(path, fields, out, **settings)
     fresh = embed_text(path, fields, tmp_path / "fresh.npz", **settings)
     np.testing.assert_array_equal(found.vectors, fresh.vectors)
-    assert "make them anew with tokenize" in caplog.text
+    assert "run tokenize again" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_the_encoder_is_fitted_anew_where_more_than_items_changed(
         ({"dtype": "float23"}, "dtype: 'float23' is none of auto, float32, bfloat16, float16; did"),
         ({"engine": "rya"}, "engine: 'rya' is none of local, ray; did you mean 'ray'?"),
         ({"pooling": "men"}, "pooling: 'men' is none of mean, last; did you mean 'mean'?"),
-        ({"modality": "a/b"}, "modalities: 'a/b'; use letters, digits, _ and - only"),
+        ({"modality": "a/b"}, "modalities: 'a/b'; use only letters, digits, _ and -"),
         ({"modality": "identity"}, "modalities: 'identity' is a reserved word"),
     ],
 )

@@ -100,7 +100,7 @@ def test_same_seed_same_bits_in_any_row_order() -> None:
 def test_a_frozen_encoder_gives_the_same_bits_to_any_batch(tmp_path: Path) -> None:
     encoder = TfidfEncoder.fit(MANY, 16, 3)
     save_checkpoint(tmp_path / "e.safetensors", encoder.state())
-    frozen = TfidfEncoder.from_state(load_checkpoint(tmp_path / "e.safetensors"))
+    frozen = TfidfEncoder(load_checkpoint(tmp_path / "e.safetensors"))
     assert frozen.describe() == encoder.describe()
     vectors = tfidf_vectors(MANY, 16, 3)
     assert frozen.transform(MANY).tobytes() == vectors.tobytes()
@@ -120,7 +120,7 @@ def test_fields_apart() -> None:
     inputs = [("Toy Story", "M"), (" ", "toy story 2"), ("", ""), ("zzzz", "")]
     batch = encoder.encode(inputs)
     assert batch.mask.tolist() == [[True, True], [False, True], [False, False], [False, False]]
-    assert batch.reasons == ["", "", "blank text", "nothing known in it"]
+    assert batch.reasons == ["", "", "blank text", "no known token"]
     single = encoder.transform(["Toy Story", "M", "toy story 2"])
     np.testing.assert_array_equal(batch.vectors[batch.mask], single)
     assert not batch.vectors[~batch.mask].any()
@@ -131,8 +131,8 @@ def test_refusals() -> None:
         tfidf_vectors(["", " \n"], 4, 0)
     with pytest.raises(InputError, match="n_components is 0"):
         tfidf_vectors(["a"], 0, 0)
-    with pytest.raises(InputError, match="not the state of a TF-IDF encoder"):
-        TfidfEncoder.from_state({"codebooks": np.zeros(3)})
+    with pytest.raises(InputError, match="not a TF-IDF encoder"):
+        TfidfEncoder({"codebooks": np.zeros(3)})
 
 
 def test_description_names_the_sizes_and_the_fit() -> None:

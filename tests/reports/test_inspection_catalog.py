@@ -50,11 +50,11 @@ def test_find(toy: Toy, prefix: str, rows: tuple[int, int]) -> None:
     [
         ("", "prefix: it is empty"),
         ("a_9", "level a has codes 0 to 3"),
-        ("12", "is no level token"),
+        ("12", "is not a level token"),
         ("b_1", "'b_1' stands at level a; give the levels in order"),
         ("a_0 c_1", "'c_1' stands at level b"),
         ("a_0 b_2", "no item of toy.semid has it; 4 items share 'a_0', .* there is b_0, b_1"),
-        ("a_0 b_0 c_0 d_0", "no such level; there are 3 levels"),
+        ("a_0 b_0 c_0 d_0", "there are only 3 levels"),
     ],
 )
 def test_prefixes_that_cannot_be(toy: Toy, prefix: str, message: str) -> None:
@@ -92,7 +92,7 @@ def test_printable() -> None:
 @pytest.mark.parametrize(
     ("content", "settings", "message"),
     [
-        (None, {"title_field": "titel"}, "no field 'titel' .* did you mean 'title'"),
+        (None, {"title_field": "titel"}, "no column 'titel'; .* did you mean 'title'"),
         (None, {"category_field": "kind", "category_part": "frist"}, "did you mean 'first'"),
         ("i1\tA\ni1\tB", {"title_field": "title"}, "item 'i1' occurs a second time"),
         ("x\tA", {"title_field": "title"}, "no item of .*toy.semid is there .* this file 'x'"),

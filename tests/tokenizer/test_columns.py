@@ -166,7 +166,7 @@ def test_file_refusals(tmp_path: Path) -> None:
         ("y\ta_1\t", ["line 3", "1 codes where the first row has 2"]),
         ("y\t\t", ["line 3", "left", "empty", "remove its row"]),
         ("y\ta_1 b_256\t", ["line 3", "item 'y'", "left", "'b_256'", "raise codebook_size"]),
-        ("y\ta_1 17\t", ["line 3", "'17' is no level token"]),
+        ("y\ta_1 17\t", ["line 3", "'17' is not a level token"]),
     ],
 )
 def test_column_refusals(tmp_path: Path, row: str, parts: list[str]) -> None:
@@ -217,5 +217,5 @@ def test_instruments_reallocated(tmp_path: Path) -> None:
 
 
 def test_beauty_attributes_are_no_codes(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="line 2, attributes of item '1': '173' is no level token"):
+    with pytest.raises(InputError, match="line 2, attributes of item '1': '173' is not a level"):
         build_from_columns(_real("Beauty"), ["attributes"], tmp_path / "x.semid")
