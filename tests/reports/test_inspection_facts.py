@@ -14,7 +14,7 @@ from toy_items import Toy
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
-from recbole_qbert.reports.inspection.catalog import Catalog, ItemGroup, open_catalog
+from recbole_qbert.reports.inspection.catalog import Catalog, ItemGroup, open_catalog, spread
 from recbole_qbert.reports.inspection.facts import Facts, gather_facts
 from recbole_qbert.reports.inspection.neighbors import (
     agreement,
@@ -23,7 +23,7 @@ from recbole_qbert.reports.inspection.neighbors import (
     open_space,
 )
 from recbole_qbert.reports.inspection.purity import group_purity
-from recbole_qbert.reports.inspection.tree import Limits, branch, spread
+from recbole_qbert.reports.inspection.sections import Limits, item_tree
 from recbole_qbert.reports.inspection.usage import bucket_labels
 
 
@@ -79,12 +79,10 @@ def test_bucket_labels_and_their_sizes(tmp_path: Path) -> None:
 
 
 def test_sidecar_report(toy: Toy) -> None:
-    build = gather_facts(toy.semid).build
-    assert build is not None
-    assert (build.method, build.collisions, build.moved) == ("toy", 3, 2)
-    assert build.moved_per_level == (0, 0, 2)
+    found = {"collisions": 3, "moved": 2, "moved_per_level": [0, 0, 2]}
+    assert gather_facts(toy.semid).build == found
     Path(f"{toy.semid}.json").unlink()
-    assert gather_facts(toy.semid).build is None
+    assert gather_facts(toy.semid).build == {}
 
 
 def test_purity_by_hand(toy: Toy) -> None:
@@ -93,7 +91,7 @@ def test_purity_by_hand(toy: Toy) -> None:
     assert (found.n_items, found.n_without, found.n_categories) == (7, 1, 2)
     assert (found.largest, found.largest_share) == ("x", pytest.approx(4 / 7))
     # Shared a: x x x y | y y | one item alone.
-    one, two, three = found.prefixes
+    one, two, three, b, _ = found.groupings
     assert (one.name, one.n_groups, one.n_items, one.n_single) == ("a", 2, 6, 1)
     assert one.purity == pytest.approx(5 / 6)
     groups = math.log(3) - 2 / 3 * math.log(2)
@@ -104,7 +102,6 @@ def test_purity_by_hand(toy: Toy) -> None:
     assert (two.name, two.n_groups, two.purity) == ("a b", 3, pytest.approx(5 / 6))
     assert (three.n_groups, three.n_single, three.purity, three.nmi_chance) == (0, 7, None, None)
     # Level b alone: x x y y | x y | one alone.
-    b = found.levels[0]
     assert (b.name, b.n_items, b.n_single, b.purity) == ("b alone", 6, 1, 0.5)
 
 
@@ -222,27 +219,32 @@ def test_spread() -> None:
     assert spread([4, 9], 3) == [4, 9]
 
 
-def test_branch_accounts_for_every_item(tmp_path: Path) -> None:
+def test_a_tree_accounts_for_every_item(tmp_path: Path) -> None:
     catalog = _random_catalog(tmp_path)
     for limits in (Limits(2, 3, 2), Limits(1, 0, 4), Limits(99, 99, 4)):
         for group in catalog.groups(1):
-            queue, seen = [branch(catalog, group, limits)], 0
-            for shown in queue:
-                inside = sum(child.group.size for child in shown.children)
-                assert inside + len(shown.rows) + shown.n_hidden == shown.group.size
-                assert all(shown.group.start <= row < shown.group.end for row in shown.rows)
-                prefix = catalog.codes[shown.group.start : shown.group.end, : shown.group.depth]
-                assert (prefix == prefix[0]).all()
-                queue.extend(shown.children)
-                seen += len(shown.rows) + shown.n_hidden
-            assert seen == group.size
+            queue, n_items = [("", item_tree(catalog, group, limits))], 0
+            for above, tree in queue:
+                prefix = f"{above} {tree.prefix}".strip()
+                found = catalog.find(prefix)
+                assert found.size == tree.size
+                assert sum(c.size for c in tree.children) + len(tree.cards) + tree.n_hidden == (
+                    tree.size
+                )
+                for card in tree.cards:
+                    (row,) = catalog.rows_of([card.item])
+                    assert found.start <= row < found.end
+                    assert f"{prefix} {card.note}".strip() == catalog.codes_text(row)
+                queue += [(prefix, child) for child in tree.children]
+                n_items += len(tree.cards) + tree.n_hidden
+            assert n_items == group.size
 
 
 @pytest.mark.parametrize(
     ("vectors", "items", "message"),
     [
         ([[0.0], [1.0]], ["i0", "i1"], "1 items of toy.semid have a vector that is not zero"),
-        ([[1.0], [1.0]], ["a", "b"], r"no item of toy.semid is there \(toy.semid has 'i0'"),
+        ([[1.0], [1.0]], ["a", "b"], r"has no item of toy.semid \(which has 'i0'"),
     ],
 )
 def test_unusable_embeddings(

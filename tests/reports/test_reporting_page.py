@@ -102,6 +102,7 @@ def test_a_report_of_everything(tiny: Tiny, capsys: pytest.CaptureFixture[str]) 
     assert {"stage1-depth.svg", "map-pca.png", "parallel-s-toy.svg"} <= plots
     figures = {name.removesuffix(".svg") for name in plots if name.endswith(".svg")}
     assert figures <= set(page.ids) and len(plots) == 2 * len(figures)
+    assert "usage-figure" in figures and "tree-figure" in set(page.ids) - figures
     assert "plots written to plots" in capsys.readouterr().out
 
     # The numbers are the benchmark's own.
@@ -159,14 +160,14 @@ def test_where_much_comes_from_is_folded(tmp_path: Path, monkeypatch: pytest.Mon
     ("flags", "message"),
     [
         (["none"], "none: no such folder"),
-        (["runs", "--output=page.txt"], "--output=page.txt: name a file that ends with .html"),
-        (["runs", "--metric=ndgc@10"], "the runs have hit@1, hit@10"),
-        (["runs", "--projection=umap"], "--projection=umap: write tsne or pca"),
-        (["runs", "--n_users=0"], "--n_users=0: it must be at least 1"),
-        (["runs", "--plots=runs/results.jsonl"], "--plots=runs/results.jsonl: is a file"),
+        (["runs", "--output=page.txt"], "--output=page.txt: the file name must end with .html"),
+        (["runs", "--metric=ndgc@10"], "the runs have the metrics hit@1, hit@10"),
+        (["runs", "--projection=umap"], "--projection=umap: must be tsne or pca"),
+        (["runs", "--n_users=0"], "--n_users=0: must be at least 1"),
+        (["runs", "--plots=runs/results.jsonl"], "--plots=runs/results.jsonl: not a folder"),
         (["runs", "--dataset=other"], "dataset/other: no such folder"),
         (["broken"], "broken/results.jsonl:1: not a run of this version"),
-        (["curve"], "SASRec.curve.json: no learning curve"),
+        (["curve"], "SASRec.curve.json: not a learning curve"),
     ],
 )
 def test_refusals_are_one_line_and_write_nothing(

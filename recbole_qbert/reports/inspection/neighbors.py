@@ -5,9 +5,9 @@ Shapes: N items of the catalog, n of them with an embedding of dimension D, K le
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +16,7 @@ from threadpoolctl import threadpool_limits
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.codec import IntArray
 from recbole_qbert.data.embeddings import read_embeddings
-from recbole_qbert.reports.inspection.catalog import Catalog, ItemGroup, positions
-from recbole_qbert.reports.inspection.tree import spread
+from recbole_qbert.reports.inspection.catalog import Catalog, ItemGroup, positions, spread
 
 N_NEAREST = 10
 N_SHOWN = 5
@@ -26,49 +25,30 @@ MAX_ASKED = 4096
 _BLOCK_CELLS = 1 << 23  # similarities per block, 32 MiB
 
 
-@dataclass(frozen=True, eq=False)
-class Space:
-    """Embeddings of items.
-
-    Attributes:
-        name: name given by the user.
-        rows: rows of the items in the catalog, int64 `[n]`, ascending.
-        vectors: mean vectors over an item's parts, float32 `[n, D]`, of length 1.
-    """
+class Space(NamedTuple):
+    """Embeddings of items; vectors have length 1."""
 
     name: str
-    rows: IntArray = field(repr=False)
-    vectors: np.ndarray = field(repr=False)
+    rows: IntArray  # rows of the items in the catalog, int64 [n], ascending
+    vectors: np.ndarray  # means over an item's parts, float32 [n, D]
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """Agreement of the nearest items by embedding with the codes.
+class Agreement(NamedTuple):
+    """Agreement of the nearest items by embedding with the codes."""
 
-    Attributes:
-        name: name of the embeddings.
-        n_items: number of items with an embedding, n.
-        n_asked: number of items whose nearest items are computed, at most `MAX_ASKED`.
-        n_nearest: number k of nearest items per item: 10, or n - 1 if that is less.
-        shared: share of nearest items that share an item's first d codes, for d from 1 to K.
-        shared_chance: the same for items drawn at random.
-        overlap: share of the k nearest items by embedding that are also among the k nearest by code
-            (longest shared prefix), as expected value over random tie-breaking.
-        overlap_chance: the same for items drawn at random.
-    """
-
-    name: str
-    n_items: int
-    n_asked: int
-    n_nearest: int
-    shared: tuple[float, ...]
-    shared_chance: tuple[float, ...]
+    name: str  # of the embeddings
+    n_items: int  # items with an embedding, n
+    n_asked: int  # items whose nearest items are computed, at most MAX_ASKED
+    n_nearest: int  # nearest items per item, k: 10, or n - 1 if that is less
+    shared: tuple[float, ...]  # share of nearest items that share the first 1 to K codes
+    shared_chance: tuple[float, ...]  # the same for items drawn at random
+    # Share of the k nearest by embedding that are also among the k nearest by code (longest shared
+    # prefix), as expected value over random tie-breaking.
     overlap: float
     overlap_chance: float
 
 
-@dataclass(frozen=True)
-class Neighbor:
+class Neighbor(NamedTuple):
     """A nearest item: its row, number of shared leading codes, and cosine (None if by code)."""
 
     row: int
@@ -76,23 +56,14 @@ class Neighbor:
     cosine: float | None = None
 
 
-@dataclass(frozen=True)
-class NeighborExample:
-    """An item and its nearest items.
-
-    Attributes:
-        row: row of the item.
-        n_sharing: number of other items that share its first d codes, for d from 1 to K.
-        by_code: nearest items with a common prefix, ordered by the length of the prefix, then by
-            the number of equal codes.
-        by_embedding: name of the embeddings -> nearest items by cosine; None if the item has no
-            embedding.
-    """
+class NeighborExample(NamedTuple):
+    """An item and its nearest items."""
 
     row: int
-    n_sharing: tuple[int, ...]
-    by_code: tuple[Neighbor, ...]
-    by_embedding: Mapping[str, tuple[Neighbor, ...] | None]
+    n_sharing: tuple[int, ...]  # other items that share its first 1 to K codes
+    by_code: tuple[Neighbor, ...]  # by length of the shared prefix, then by number of equal codes
+    # Name of the embeddings -> nearest items by cosine; None if the item has no embedding.
+    by_embedding: dict[str, tuple[Neighbor, ...] | None]
 
 
 def open_space(name: str, path: str | Path, catalog: Catalog) -> Space:
@@ -111,7 +82,7 @@ def open_space(name: str, path: str | Path, catalog: Catalog) -> Space:
     if len(rows) < 2:
         raise InputError(
             f"{path}: {len(rows)} items of {catalog.name} have a vector that is not zero; "
-            "neighbors need two"
+            "nearest items need at least two"
         )
     vectors /= largest[:, None]  # avoids overflow of squares
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -200,19 +171,18 @@ def example(catalog: Catalog, spaces: Sequence[Space], row: int) -> NeighborExam
 
 def _nearest_blocks(
     vectors: np.ndarray, asked: IntArray, k: int
-) -> list[tuple[IntArray, IntArray]]:
+) -> Iterator[tuple[IntArray, IntArray]]:
     """Split `asked` into blocks `[b]`, with the k nearest others `[b, k]` in no order."""
-    blocks, step = [], max(1, _BLOCK_CELLS // len(vectors))
-    # A product over several threads is not reproducible to the last bit.
-    with threadpool_limits(1):
-        for start in range(0, len(asked), step):
-            block = asked[start : start + step]
+    step = max(1, _BLOCK_CELLS // len(vectors))
+    for start in range(0, len(asked), step):
+        block = asked[start : start + step]
+        # A product over several threads is not reproducible to the last bit.
+        with threadpool_limits(1):
             cosines = vectors[block] @ vectors.T
-            cosines[np.arange(len(block)), block] = -np.inf
-            # NumPy's argpartition is five times slower.
-            nearest = torch.topk(torch.from_numpy(cosines), k, dim=1, sorted=False).indices
-            blocks.append((block, nearest.numpy()))
-    return blocks
+        cosines[np.arange(len(block)), block] = -np.inf
+        # NumPy's argpartition is five times slower.
+        nearest = torch.topk(torch.from_numpy(cosines), k, dim=1, sorted=False).indices
+        yield block, nearest.numpy()
 
 
 def _n_sharing(codes: IntArray) -> IntArray:

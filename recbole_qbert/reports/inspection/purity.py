@@ -8,7 +8,7 @@ random permutations of the categories.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,52 +18,33 @@ from recbole_qbert.reports.inspection.catalog import Catalog
 N_PERMUTATIONS = 20
 
 
-@dataclass(frozen=True)
-class GroupPurity:
+class GroupPurity(NamedTuple):
     """Purity of one grouping. Groups of one item are left out, since they are always pure.
 
-    Attributes:
-        name: 'a b' for groups by prefix, 'b alone' for groups by the code of one level.
-        n_groups: number of groups of two or more items.
-        n_items: number of items in these groups.
-        n_single: number of items in groups of one.
-        purity, nmi: from 0 to 1; None if no groups are left.
-        purity_chance, nmi_chance: means over permutations of the same items' categories.
+    Purity and NMI are from 0 to 1, or None if no groups are left.
     """
 
-    name: str
-    n_groups: int
-    n_items: int
-    n_single: int
+    name: str  # 'a b': groups by prefix; 'b alone': groups by the code of one level
+    n_groups: int  # groups of two or more items
+    n_items: int  # items in these groups
+    n_single: int  # items in groups of one
     purity: float | None = None
-    purity_chance: float | None = None
+    purity_chance: float | None = None  # mean over permutations of the items' categories
     nmi: float | None = None
     nmi_chance: float | None = None
 
 
-@dataclass(frozen=True)
-class Purity:
-    """Purity of all groupings of the items that have a category.
+class Purity(NamedTuple):
+    """Purity of all groupings of the items that have a category."""
 
-    Attributes:
-        label: description of the categories.
-        n_items: number of items with a category.
-        n_without: number of items without one, which are left out.
-        n_categories: number of distinct categories.
-        largest: most common category; the first in the alphabet if there are several.
-        largest_share: its share of the items.
-        prefixes: groupings by shared prefix, K entries.
-        levels: groupings by the code of each level except the first, K - 1 entries.
-    """
-
-    label: str
-    n_items: int
-    n_without: int
+    label: str  # description of the categories
+    n_items: int  # items with a category
+    n_without: int  # items without one, which are left out
     n_categories: int
-    largest: str
-    largest_share: float
-    prefixes: tuple[GroupPurity, ...]
-    levels: tuple[GroupPurity, ...]
+    largest: str  # most common category; the first in the alphabet if there are several
+    largest_share: float  # its share of the items
+    # K groupings by shared prefix, and K - 1 by the code of each level but the first.
+    groupings: tuple[GroupPurity, ...]
 
 
 def purity(catalog: Catalog, seed: int, n_permutations: int = N_PERMUTATIONS) -> Purity | None:
@@ -77,18 +58,12 @@ def purity(catalog: Catalog, seed: int, n_permutations: int = N_PERMUTATIONS) ->
     counts = np.bincount(categories)
     letters = [level_letters(level) for level in range(catalog.n_levels)]
 
-    prefixes = {
+    groupings = {
         " ".join(letters[:depth]): np.unique(codes[:, :depth], axis=0, return_inverse=True)[1]
         for depth in range(1, catalog.n_levels + 1)
     }
-    levels = {f"{letters[level]} alone": codes[:, level] for level in range(1, catalog.n_levels)}
-    by_prefix, by_level = (
-        tuple(
-            group_purity(name, groups, categories, seed, n_permutations)
-            for name, groups in groupings.items()
-        )
-        for groupings in (prefixes, levels)
-    )
+    for level in range(1, catalog.n_levels):
+        groupings[f"{letters[level]} alone"] = codes[:, level]
     return Purity(
         label=catalog.category_label,
         n_items=len(rows),
@@ -96,8 +71,10 @@ def purity(catalog: Catalog, seed: int, n_permutations: int = N_PERMUTATIONS) ->
         n_categories=len(names),
         largest=str(names[counts.argmax()]),
         largest_share=float(counts.max() / len(rows)),
-        prefixes=by_prefix,
-        levels=by_level,
+        groupings=tuple(
+            group_purity(name, groups, categories, seed, n_permutations)
+            for name, groups in groupings.items()
+        ),
     )
 
 

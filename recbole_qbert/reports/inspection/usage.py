@@ -1,70 +1,36 @@
-"""Usage of the codes: by level, and by groups that share a prefix."""
+"""Usage of the codes: by level, by groups that share a prefix, and as the sidecar reports it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from recbole_qbert.common.files import read_json, sidecar_path
 from recbole_qbert.data.codec import level_letters
 from recbole_qbert.reports.inspection.catalog import Catalog
 
 
-@dataclass(frozen=True)
-class LevelUsage:
-    """Usage of one level.
+class LevelUsage(NamedTuple):
+    """Usage of one level."""
 
-    Attributes:
-        level: letters of the level.
-        codebook_size: number of codes, C.
-        used: number of codes that at least one item has.
-        perplexity: exp of the entropy (nats) of the code frequencies; C if all are equal.
-        largest: number of items with the most common code.
-        largest_token: most common code; the lowest one if there are several.
-    """
-
-    level: str
+    level: str  # letters
     codebook_size: int
-    used: int
-    perplexity: float
-    largest: int
-    largest_token: str
+    used: int  # codes that at least one item has
+    perplexity: float  # exp of the entropy (nats) of the code frequencies
+    largest: int  # items with the most common code
+    largest_token: str  # most common code; the lowest one if there are several
 
 
-@dataclass(frozen=True)
-class DepthGroups:
-    """The groups of items that share their first `depth` codes.
+class DepthGroups(NamedTuple):
+    """The groups of items that share their first `depth` codes."""
 
-    Attributes:
-        depth: number of shared codes, 1 to K.
-        n_groups: number of groups (distinct prefixes).
-        n_single: number of groups of one item.
-        largest: number of items in the largest group.
-        mean_others: number of other items in an item's group, mean over items.
-        histogram: number of groups with 1, 2, 3-4, 5-8, 9-16, ... items, up to the largest.
-    """
-
-    depth: int
-    n_groups: int
-    n_single: int
-    largest: int
-    mean_others: float
-    histogram: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class BuildReport:
-    """Report on the making of the codes, from the sidecar; None for missing entries."""
-
-    method: str | None
-    collisions: int | None
-    moved: int | None
-    moved_per_level: tuple[int, ...] | None
-    extra_level: str | None
+    depth: int  # 1 to K
+    n_groups: int  # distinct prefixes
+    n_single: int  # groups of one item
+    largest: int  # items in the largest group
+    mean_others: float  # other items in an item's group, mean over items
+    histogram: tuple[int, ...]  # groups with 1, 2, 3-4, 5-8, 9-16, ... items, up to the largest
 
 
 def level_usage(catalog: Catalog) -> tuple[LevelUsage, ...]:
@@ -90,7 +56,7 @@ def depth_groups(catalog: Catalog) -> tuple[DepthGroups, ...]:
         histogram = np.trim_zeros(np.bincount(np.searchsorted(edges, sizes)), "b")
         rows.append(
             DepthGroups(
-                depth=depth,
+                depth,
                 n_groups=len(sizes),
                 n_single=int((sizes == 1).sum()),
                 largest=int(sizes.max()),
@@ -107,47 +73,16 @@ def bucket_labels(n: int) -> list[str]:
     return labels[:n]
 
 
-def build_report(semid_path: str | Path) -> BuildReport | None:
-    """Read the numbers of collisions and moved items from the sidecar; None without a sidecar.
+def build_report(catalog: Catalog) -> dict[str, Any]:
+    """Numbers of collisions and moved items that the sidecar reports.
 
-    The sidecar was checked when the `.semid` file was read. Commands nest their reports
-    differently, so numbers are searched by name.
+    Commands nest their reports differently, so numbers are searched by name, outer ones first.
     """
-    path = sidecar_path(semid_path)
-    if not path.exists():
-        return None
-    source = read_json(path).get("source")
-    if not isinstance(source, Mapping):
-        return None
-    report = source.get("report")
-    per_level = _lookup(report, "moved_per_level")
-    extra = _lookup(report, "extra_level")
-    extra = extra.get("level") if isinstance(extra, Mapping) else None
-    return BuildReport(
-        method=source["method"] if isinstance(source.get("method"), str) else None,
-        collisions=_count(_lookup(report, "collisions")),
-        moved=_count(_lookup(report, "moved")),
-        moved_per_level=_counts(per_level),
-        extra_level=extra if isinstance(extra, str) else None,
-    )
-
-
-def _lookup(report: Any, key: str) -> Any:
-    """Find the first value of a key in nested mappings, outer ones first."""
-    queue = [report]
+    names = ("collisions", "moved", "moved_per_level", "extra_level")
+    found: dict[str, Any] = {}
+    queue = [catalog.source.get("report")]
     for place in queue:
         if isinstance(place, Mapping):
-            if place.get(key) is not None:
-                return place[key]
+            found |= {name: place[name] for name in names if name in place and name not in found}
             queue.extend(place.values())
-    return None
-
-
-def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _counts(value: Any) -> tuple[int, ...] | None:
-    if not isinstance(value, list) or any(_count(one) is None for one in value):
-        return None
-    return tuple(value)
+    return {name: value for name, value in found.items() if value is not None}

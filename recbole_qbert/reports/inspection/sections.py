@@ -1,0 +1,411 @@
+"""Sections on semantic IDs: code usage, tree of codes, groups, nearest items and purity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from recbole_qbert.common.errors import preview
+from recbole_qbert.reports.charts import COLUMNS, PALE, Chart, Series, group_colors
+from recbole_qbert.reports.inspection.catalog import (
+    Catalog,
+    ItemGroup,
+    largest_groups,
+    printable,
+    spread,
+)
+from recbole_qbert.reports.inspection.facts import Facts
+from recbole_qbert.reports.inspection.neighbors import Neighbor, NeighborExample
+from recbole_qbert.reports.inspection.purity import GroupPurity
+from recbole_qbert.reports.inspection.treemap import tree_chart
+from recbole_qbert.reports.inspection.usage import bucket_labels
+from recbole_qbert.reports.page import (
+    Block,
+    Example,
+    ItemCard,
+    ItemList,
+    ItemTree,
+    ReportSection,
+    text_table,
+)
+
+NO_TITLES = (
+    "No titles: items are shown by token. Give an .item file and its title field "
+    "(--item_file=X.item --title_field=title)."
+)
+NO_SIDECAR = (
+    "No sidecar file: the number of collisions before reallocation is unknown. Files made by this "
+    "package have a sidecar."
+)
+NO_EMBEDDINGS = (
+    "No embeddings: nearest items are by code only. Give the embeddings of the IDs "
+    "(--embeddings=text=X.text.npz,image=X.image.npz)."
+)
+NO_CATEGORIES = (
+    "No categories: give an .item file and its category field "
+    "(--item_file=X.item --category_field=class)."
+)
+NO_IMAGES = "No pictures: give a folder of <item_id>.jpg files (--images=folder)."
+NONE = "-"
+
+
+class Limits(NamedTuple):
+    """Limits of the shown part of a group."""
+
+    children: int  # subgroups of two or more items, the largest first
+    rows: int  # single items
+    depth: int  # shared codes of subgroups
+
+
+def page_sections(facts: Facts, has_pictures: bool) -> list[ReportSection]:
+    """Make the sections of the page."""
+    selected = facts.selected
+    limits = Limits(children=4, rows=6, depth=2)
+    if selected:
+        limits = Limits(20, 24, min(facts.catalog.n_levels, selected.depth + 2))
+    usage, groups, nearest, purity = console_sections(facts, limits)
+    if not has_pictures:
+        groups = ReportSection("groups", "Groups", (Block("missing", NO_IMAGES), *groups.blocks))
+    return [usage, _tree(facts), groups, nearest, purity]
+
+
+def console_sections(facts: Facts, limits: Limits | None = None) -> list[ReportSection]:
+    """Make all sections but the treemap; `limits` restrict the shown items of a group."""
+    if limits is None:
+        selected = Limits(children=30, rows=30, depth=facts.catalog.n_levels)
+        limits = selected if facts.selected else Limits(children=2, rows=3, depth=2)
+    trees = [item_tree(facts.catalog, group, limits) for group in facts.groups]
+    groups = (
+        Block("subheading", _groups_title(facts)),
+        Block("paragraphs", ["Items of large groups are selected evenly."]),
+        Block("trees", trees),
+    )
+    return [
+        ReportSection("usage", "Usage", _usage(facts)),
+        ReportSection("groups", "Groups", groups),
+        ReportSection("nearest", "Nearest items", _nearest(facts)),
+        ReportSection("purity", "Purity", _purity(facts)),
+    ]
+
+
+def summary_lines(facts: Facts) -> list[str]:
+    """Lines on the file, and on the items with titles, categories, embeddings and content."""
+    catalog = facts.catalog
+    sizes = " x ".join(map(str, catalog.codebook_sizes))
+    lines = [f"{catalog.n_items:,} items, {catalog.n_levels} levels, codebooks {sizes}"]
+    if catalog.titles is None:
+        lines.append(NO_TITLES)
+    counts = [
+        (sum(map(bool, texts)), name)
+        for name, texts in (("a title", catalog.titles), ("a category", catalog.categories))
+        if texts is not None
+    ]
+    counts += [(found.n_items, f"an embedding '{found.name}'") for found in facts.agreements]
+    for count, name in counts:
+        verb = "has" if count == 1 else "have"
+        lines.append(f"{count:,} of {catalog.n_items:,} items {verb} {name}")
+    if catalog.without_content:
+        names = preview(list(map(printable, sorted(catalog.without_content))))
+        lines.append(
+            f"{len(catalog.without_content):,} items have no content; their codes are those of "
+            f"the mean vector: {names}"
+        )
+    return lines
+
+
+def item_tree(
+    catalog: Catalog, group: ItemGroup, limits: Limits, parent_depth: int = 0
+) -> ItemTree:
+    """Select the part of the tree below a group that is shown."""
+    rows: range | list[int] = range(group.start, group.end)
+    children: list[ItemTree] = []
+    if group.depth < min(limits.depth, catalog.n_levels):
+        subgroups = catalog.subgroups(group)
+        rows = [one.start for one in subgroups if one.size == 1]
+        shared = [one for one in subgroups if one.size > 1]
+        children = [
+            item_tree(catalog, _narrow(catalog, child, limits.depth), limits, group.depth)
+            for child in largest_groups(shared, limits.children)
+        ]
+    shown = spread(rows, limits.rows)
+    return ItemTree(
+        prefix=catalog.codes_text(group.start, parent_depth, group.depth),
+        size=group.size,
+        children=tuple(children),
+        cards=tuple(_card(catalog, row, catalog.codes_text(row, group.depth)) for row in shown),
+        n_hidden=group.size - sum(child.size for child in children) - len(shown),
+    )
+
+
+def _narrow(catalog: Catalog, group: ItemGroup, most: int) -> ItemGroup:
+    """Extend a group's prefix by all shared codes up to depth `most`, to skip single children."""
+    first, last = catalog.codes[[group.start, group.end - 1]].tolist()
+    depth = group.depth
+    # Rows are sorted, so all rows share the codes that the first and the last share.
+    while depth < most and first[depth] == last[depth]:
+        depth += 1
+    return ItemGroup(depth, group.start, group.end)
+
+
+def _card(catalog: Catalog, row: int, note: str) -> ItemCard:
+    return ItemCard(catalog.items[row], catalog.title(row), note)
+
+
+def _columns(
+    key: str,
+    title: str,
+    names: Iterable[str],
+    values: Mapping[str, tuple[Iterable[float], str]],
+    number: str,
+    **more: bool | str,
+) -> Block:
+    """Column chart: height and color by name of the series; `number` is the format of hover texts."""
+    names = tuple(names)
+    series = []
+    for name, (heights, color) in values.items():
+        pairs = list(zip(names, heights, strict=True))
+        texts = tuple(f"{name}, {where}: {height:{number}}" for where, height in pairs)
+        series.append(Series(name, color, names, tuple(h for _, h in pairs), texts=texts))
+    return Block("charts", (Chart(key, title, COLUMNS, tuple(series), **more),))  # type: ignore[arg-type]
+
+
+def _usage(facts: Facts) -> tuple[Block, ...]:
+    color = group_colors(1)[0]
+    rows, n = facts.usage, facts.catalog.n_items
+    usage_chart = _columns(
+        "usage-figure",
+        "Used codes and perplexity, as shares of the codebook",
+        [f"level {row.level}" for row in rows],
+        {
+            "used codes": ([row.used / row.codebook_size for row in rows], PALE),
+            "perplexity": ([row.perplexity / row.codebook_size for row in rows], color),
+        },
+        ".1%",
+        y_title="share of the codebook",
+        percent=True,
+    )
+    usage_table = text_table(
+        "Usage of each level",
+        ("level", "codes", "used", "share used", "perplexity", "most common", "its items"),
+        [
+            (
+                row.level, f"{row.codebook_size:,}", f"{row.used:,}",
+                f"{row.used / row.codebook_size:.1%}", f"{row.perplexity:.1f}",
+                row.largest_token, f"{row.largest:,}",
+            )
+            for row in rows
+        ],
+        _build_notes(facts),
+    )  # fmt: skip
+    groups_table = text_table(
+        "Groups by shared prefix",
+        ("shared codes", "groups", "single items", "share single", "others", "largest"),
+        [
+            (
+                _levels(facts, row.depth), f"{row.n_groups:,}", f"{row.n_single:,}",
+                f"{row.n_single / n:.1%}", f"{row.mean_others:,.2f}", f"{row.largest:,}",
+            )
+            for row in facts.depths
+        ],
+        ["others: mean number of other items with an item's prefix."],
+    )  # fmt: skip
+    labels = bucket_labels(max(len(row.histogram) for row in facts.depths))
+    counts = [[*row.histogram, *[0] * (len(labels) - len(row.histogram))] for row in facts.depths]
+    # A depth at which all groups have one item is left out; its bar would dwarf all others.
+    bars = {
+        f"shared {name}": (heights, color)
+        for name, heights, color, row in zip(
+            _depth_names(facts), counts, group_colors(len(counts)), facts.depths, strict=True
+        )
+        if row.n_single < n
+    }
+    sizes_chart = _columns(
+        "sizes-figure", "Groups by size", labels, bars, ",", x_title="items in the group",
+        y_title="groups (logarithmic)", log_y=True,
+    )  # fmt: skip
+    sizes_table = text_table(
+        "Number of groups by size",
+        ("items in the group", *_depth_names(facts)),
+        [
+            (label, *(f"{count:,}" if count else NONE for count in row))
+            for label, *row in zip(labels, *counts, strict=True)
+        ],
+    )
+    return usage_chart, usage_table, groups_table, sizes_chart, sizes_table
+
+
+def _tree(facts: Facts) -> ReportSection:
+    chart, n_left_out = tree_chart(facts)
+    lines = [
+        "A box is a group of items that share their first codes. Click a box to open it, and the "
+        "bar above to go back. Hover over a box for titles."
+    ]
+    if n_left_out:
+        lines.append(
+            f"{n_left_out:,} of the smallest boxes are left out, so some boxes have empty space. "
+            "Give a prefix to show all boxes below it (--prefix=a_12)."
+        )
+    return ReportSection(
+        "tree", "Tree of codes", (Block("paragraphs", lines), Block("charts", (chart,)))
+    )
+
+
+def _nearest(facts: Facts) -> tuple[Block, ...]:
+    blocks = [Block("missing", NO_EMBEDDINGS)]
+    if facts.agreements:
+        blocks = _agreement(facts)
+    note = (
+        "By code: number of shared leading codes. By embedding: cosine, number of shared leading "
+        "codes."
+    )
+    examples = [_example(facts, one) for one in facts.examples]
+    return (
+        *blocks,
+        Block("subheading", "Example items and their nearest items"),
+        Block("paragraphs", [note]),
+        Block("examples", examples),
+    )
+
+
+def _agreement(facts: Facts) -> list[Block]:
+    """Chart and table of the agreement of embeddings and codes."""
+    bars: dict[str, tuple[Iterable[float], str]] = {}
+    rows, notes = [], []
+    for found, color in zip(facts.agreements, group_colors(len(facts.agreements)), strict=True):
+        bars[found.name] = (found.shared[:-1], color)
+        bars[f"{found.name}, by chance"] = (found.shared_chance[:-1], PALE)
+        shares = {
+            f"share {_levels(facts, depth)}": pair
+            for depth, pair in enumerate(zip(found.shared, found.shared_chance, strict=True), 1)
+            if pair[1]  # zero for whole tuples, which are unique
+        }
+        nearest = f"are among the {found.n_nearest} nearest by code"
+        shares[nearest] = (found.overlap, found.overlap_chance)
+        rows += [
+            (found.name, what, f"{share:.2%}", f"{chance:.2%}", f"{share / chance:,.1f}")
+            for what, (share, chance) in shares.items()
+        ]
+        notes.append(
+            f"Shares of the {found.n_nearest} nearest items by cosine of '{found.name}'; mean over "
+            f"{found.n_asked:,} of {found.n_items:,} items."
+        )
+    chart = _columns(
+        "agreement-figure",
+        "Nearest items by embedding that share codes",
+        [f"shared {name}" for name in _depth_names(facts)[:-1]],
+        bars,
+        ".2%",
+        y_title=f"share of the {facts.agreements[0].n_nearest} nearest",
+        percent=True,
+    )
+    head = ("embedding", "nearest items that", "share", "by chance", "times chance")
+    return [chart, text_table("Nearest by embedding and by code", head, rows, notes, 2)]
+
+
+def _example(facts: Facts, found: NeighborExample) -> Example:
+    catalog = facts.catalog
+
+    def item_list(title: str, nearest: Iterable[Neighbor], missing: str) -> ItemList:
+        cards = []
+        for near in nearest:
+            cosine = "" if near.cosine is None else f"{near.cosine:.2f}  "
+            cards.append(_card(catalog, near.row, f"{cosine}{near.shared}/{catalog.n_levels}"))
+        return ItemList(title, tuple(cards), missing)
+
+    lists = [item_list("by code", found.by_code, "no item shares its first code")]
+    for name, nearest in found.by_embedding.items():
+        lists.append(item_list(f"by {name}", nearest or (), "no embedding"))
+    pairs = zip(_depth_names(facts), found.n_sharing, strict=True)
+    sharing = ", ".join(f"{level}: {n:,}" for level, n in pairs if n)
+    token = f" [{printable(catalog.items[found.row])}]" if catalog.titles else ""
+    return Example(
+        title=f"{catalog.title(found.row)}{token}",
+        text=f"other items that share {sharing}"
+        if sharing
+        else "no other item shares its first code",
+        lists=tuple(lists),
+        item=catalog.items[found.row],
+        codes=catalog.codes_text(found.row),
+    )
+
+
+def _purity(facts: Facts) -> tuple[Block, ...]:
+    found = facts.purity
+    if found is None:
+        return (Block("missing", NO_CATEGORIES),)
+    drawn = [row for row in found.groupings if row.n_groups]
+    purity_color, nmi_color = group_colors(2)
+    bars = {
+        name: ([getattr(row, field) for row in drawn], color)
+        for name, field, color in (
+            ("purity", "purity", purity_color),
+            ("purity by chance", "purity_chance", PALE),
+            ("NMI", "nmi", nmi_color),
+            ("NMI by chance", "nmi_chance", "#e6d5c3"),
+        )
+    }
+    title = "Purity of the groups by category"
+    chart = _columns(
+        "purity-figure", title, [row.name for row in drawn], bars, ".3f", y_title="from 0 to 1"
+    )
+    notes = [
+        f"Categories: {found.label}; {found.n_categories:,} categories of {found.n_items:,} items; "
+        f"{found.n_without:,} items have none. The most common one, '{found.largest}', has "
+        f"{found.largest_share:.1%}.",
+        "single: items that do not share their group, which are left out of the row. by chance: "
+        "mean over permuted categories. gain: 0% is chance, 100% is perfect.",
+    ]
+    head = (
+        "shared codes", "groups", "items", "single", "purity", "by chance", "gain", "NMI",
+        "by chance", "gain",
+    )  # fmt: skip
+    return chart, text_table(title, head, map(_purity_row, found.groupings), notes)
+
+
+def _purity_row(row: GroupPurity) -> list[str]:
+    cells = [row.name, f"{row.n_groups:,}", f"{row.n_items:,}", f"{row.n_single:,}"]
+    for value, chance in ((row.purity, row.purity_chance), (row.nmi, row.nmi_chance)):
+        if value is None or chance is None:
+            cells += [NONE] * 3
+        else:
+            gain = NONE if chance >= 1 else f"{(value - chance) / (1 - chance):.0%}"
+            cells += [f"{value:.3f}", f"{chance:.3f}", gain]
+    return cells
+
+
+def _groups_title(facts: Facts) -> str:
+    if facts.selected:
+        return f"Items that share {facts.catalog.prefix(facts.selected)}"
+    n = len(facts.groups)
+    return f"The {f'{n} largest groups' if n > 1 else 'largest group'} of items that share one code"
+
+
+def _depth_names(facts: Facts) -> list[str]:
+    """Short names of the K prefix lengths: 'a', 'a..b', 'a..c'."""
+    return ["a"] + [f"a..{row.level}" for row in facts.usage[1:]]
+
+
+def _levels(facts: Facts, depth: int) -> str:
+    """Letters of the first levels, such as 'a b c'."""
+    return " ".join(row.level for row in facts.usage[:depth])
+
+
+def _build_notes(facts: Facts) -> list[str]:
+    build, n = facts.build, facts.catalog.n_items
+    notes = ["All tuples are unique."]
+    if not facts.catalog.has_sidecar:
+        notes.append(NO_SIDECAR)
+    elif not build:
+        notes.append("The sidecar does not report collisions.")
+    if "collisions" in build:
+        count = build["collisions"]
+        notes.append(f"Before reallocation, {count:,} items ({count / n:.1%}) collided.")
+    if "moved" in build:
+        notes.append(f"Items with a changed code: {build['moved']:,} ({build['moved'] / n:.1%}).")
+    if "moved_per_level" in build:
+        levels = zip(facts.usage, build["moved_per_level"], strict=False)
+        notes.append("By level: " + ", ".join(f"{row.level} {count:,}" for row, count in levels))
+    if "extra_level" in build:
+        level = build["extra_level"]["level"]
+        notes.append(f"Level {level} was added to make equal tuples unique.")
+    return notes
