@@ -69,39 +69,23 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart.
+    """One chart."""
 
-    Attributes:
-        key: name of its files and id of its HTML element; letters, digits and hyphens.
-        title: title above the chart.
-        kind: BARS, COLUMNS, CURVES, MAP or TREE.
-        series: the data series; empty for a TREE.
-        boxes: boxes of a TREE, the root first.
-        x_title, y_title: titles of the axes; x_title of a TREE names its color scale.
-        note: note below the chart.
-        ticks: positions and labels of ticks on the x axis; empty: automatic ticks.
-        labels: texts in the chart.
-        log_x, log_y: whether an axis is logarithmic.
-        percent: whether the y axis shows percentages.
-        legend: whether the chart needs a legend.
-        bare_y: whether the y axis has no tick labels.
-    """
-
-    key: str
+    key: str  # name of its files and id of its HTML element; letters, digits and hyphens
     title: str
-    kind: str
-    series: tuple[Series, ...] = ()
-    boxes: tuple[Box, ...] = ()
-    x_title: str = ""
+    kind: str  # BARS, COLUMNS, CURVES, MAP or TREE
+    series: tuple[Series, ...] = ()  # not of a TREE
+    boxes: tuple[Box, ...] = ()  # of a TREE, the root first
+    x_title: str = ""  # of a TREE: title of its color scale
     y_title: str = ""
-    note: str = ""
-    ticks: tuple[tuple[float, str], ...] = ()
-    labels: tuple[Point, ...] = ()
+    note: str = ""  # below the chart
+    ticks: tuple[tuple[float, str], ...] = ()  # on the x axis; empty: automatic ticks
+    labels: tuple[Point, ...] = ()  # texts in the chart
     log_x: bool = False
     log_y: bool = False
-    percent: bool = False
+    percent: bool = False  # y axis in percent
     legend: bool = True
-    bare_y: bool = False
+    bare_y: bool = False  # y axis without tick labels
 
     @property
     def entries(self) -> dict[str, str]:

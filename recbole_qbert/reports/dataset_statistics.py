@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
 
 from recbole_qbert.reports.charts import COLUMNS, CURVES, Chart, Series, group_colors
 from recbole_qbert.reports.console import print_sections
-from recbole_qbert.reports.page import Block, ReportSection, render, text_table
+from recbole_qbert.reports.page import Block, ReportSection, frame_table, render
 from recbole_qbert.reports.page import write_page as write_text
 
 
@@ -30,15 +31,10 @@ def write_page(path: Path, facts: dict[str, Any]) -> None:
 
 
 def _sections(facts: dict[str, Any]) -> list[ReportSection]:
-    names = list(facts["lengths"])
-    lengths = text_table(
-        "Interactions per user and item",
-        ("", *names),
-        [
-            (title, *(f"{facts[key][name]:,.4g}" for name in names))
-            for title, key in (("per user", "lengths"), ("per item", "popularity"))
-        ],
-    )
+    spreads = pd.DataFrame([facts["lengths"], facts["popularity"]])[list(facts["lengths"])]
+    spreads.insert(0, "interactions", ["per user", "per item"])
+    formats = ["", *[",.4g"] * (len(spreads.columns) - 1)]
+    lengths = frame_table("Interactions per user and item", spreads, formats)
     shares = {k: f"{v:.1%}" for k, v in facts["popularity"].items() if k.startswith("share")}
     times, split = facts["times"], facts["leave_one_out"]
     tied = times["tied test targets"] / max(1, split["test"])
@@ -85,24 +81,21 @@ def _coverage(facts: dict[str, Any]) -> list[Block]:
     if not found:
         hint = "No .item file, embeddings or pictures: there is no information on the items."
         return [Block("missing", hint)]
-    keys = ("share of items", "share of interactions")
-    rows = [
-        (name, f"{one['items']:,}", *(f"{one[key]:.1%}" for key in keys))
-        for name, one in found.items()
-    ]
-    shares = (list(found), [one["share of items"] for one in found.values()])
+    frame = pd.DataFrame.from_dict(found, orient="index").rename_axis("modality").reset_index()
+    columns = ["modality", "items", "share of items", "share of interactions"]
+    shares = (frame["modality"], frame["share of items"])
     blocks = [
-        text_table("Items with each modality", ("modality", "items", *keys), rows),
-        _chart("stats-coverage", "Coverage", COLUMNS, shares, y_title=keys[0], percent=True),
+        frame_table("Items with each modality", frame[columns], ("", ",", ".1%", ".1%")),
+        _chart("stats-coverage", "Coverage", COLUMNS, shares, y_title=columns[2], percent=True),
     ]
     catalog = _counted(facts["catalog"])
     return [*blocks, *_lines(".item file", catalog)] if catalog else blocks
 
 
-def _chart(key: str, title: str, kind: str, points: Sequence[Sequence[Any]], **more: Any) -> Block:
+def _chart(key: str, title: str, kind: str, points: Sequence[Iterable[Any]], **more: Any) -> Block:
     x, y = map(tuple, points)
     series = Series("", group_colors(1)[0], x, y, marker=False)
-    return Block("charts", (Chart(key, title, kind, (series,), **more),))
+    return Block("charts", [Chart(key, title, kind, (series,), **more)])
 
 
 def _counted(counts: Mapping[str, Any]) -> dict[str, str]:

@@ -5,12 +5,13 @@ The page is self-contained and needs no network. The template escapes all texts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jinja2
+import pandas as pd
 
 from recbole_qbert._version import __version__
 from recbole_qbert.common.errors import InputError
@@ -99,16 +100,23 @@ class ReportSection:
         return [chart for block in self.blocks if block.kind == "charts" for chart in block.content]
 
 
-def text_table(
+def frame_table(
     title: str,
-    head: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    notes: Iterable[str] = (),
+    frame: pd.DataFrame,
+    formats: Sequence[str],
+    notes: Sequence[str] = (),
     n_names: int = 1,
 ) -> Block:
-    """Make a table block; the first `n_names` columns hold names, the others numbers."""
-    cells = [[TableCell(text) for text in row] for row in rows]
-    return Block("table", BenchmarkTable(title, tuple(head), [("", cells)], list(notes), n_names))
+    """Make a table block; the first `n_names` columns hold names, the others numbers.
+
+    `formats` has a format specification per column. Missing values are shown as a hyphen.
+    """
+    rows = [
+        [TableCell("-" if pd.isna(v) else format(v, f)) for v, f in zip(row, formats, strict=True)]
+        for row in frame.itertuples(index=False)
+    ]
+    head = tuple(map(str, frame.columns))
+    return Block("table", BenchmarkTable(title, head, [("", rows)], list(notes), n_names))
 
 
 def render(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -83,8 +81,8 @@ def _axes(figure: go.Figure, chart: Chart) -> None:
             autotickangles=[0, -90],
         )
     if chart.log_x:
-        places = log_places([float(x) for series in chart.series for x in series.x])
-        figure.update_xaxes(type="log", tickvals=places, ticktext=[f"{x:g}" for x in places])
+        # Without a format, ticks between powers of ten show only the first digit.
+        figure.update_xaxes(type="log", dtick="D2", tickformat="~g")
     if chart.log_y:
         figure.update_yaxes(type="log", dtick=1)
     if chart.percent:
@@ -92,19 +90,6 @@ def _axes(figure: go.Figure, chart: Chart) -> None:
     if chart.bare_y:
         figure.update_yaxes(showticklabels=False, showgrid=False, zeroline=False)
         figure.update_layout(margin={"r": 50})
-
-
-def log_places(values: Sequence[float]) -> list[float]:
-    """Tick positions of a logarithmic axis: 1, 2 and 5 times powers of ten that span the values.
-
-    Plotly's own ticks between powers of ten show only the first digit.
-    """
-    low, high = min(values), max(values)
-    powers = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 2)
-    places = [float(f"{step}e{power}") for power in powers for step in (1, 2, 5)]
-    first = max((place for place in places if place <= low), default=places[0])
-    last = min(place for place in places if place >= high)
-    return [place for place in places if first <= place <= last]
 
 
 def _trace(chart: Chart, series: Series) -> go.Scatter | go.Bar:

@@ -100,7 +100,7 @@ def report(request: ReportRequest, console: Console) -> list[ReportSection]:
     for name, step in bar:
         bar.set_postfix_str(name)
         sections += [section for section in step() if section is not None]
-    sections = _unique(sections)
+    _number_keys(sections)
     numbers = {"run": found.runs, "benchmark": found.benchmarks, "sweep": found.sweeps}
     words = [f"{len(each)} {word}{'s' * (len(each) != 1)}" for word, each in numbers.items()]
     folders = " ".join(found.name(folder) for folder in found.folders)
@@ -222,23 +222,15 @@ def _facts(request: ReportRequest, domain: DatasetPaths) -> Facts | None:
     )
 
 
-def _unique(sections: Sequence[ReportSection]) -> list[ReportSection]:
+def _number_keys(sections: Sequence[ReportSection]) -> None:
     """Append numbers to repeated chart keys: charts of different folders may have the same key."""
     seen: Counter[str] = Counter()
-    renamed = []
-    for section in sections:
-        blocks = []
-        for block in section.blocks:
-            if block.kind == "charts":
-                charts = []
-                for chart in block.content:
-                    seen[chart.key] += 1
-                    number = f"-{seen[chart.key]}" * (seen[chart.key] > 1)
-                    charts.append(replace(chart, key=f"{chart.key}{number}"))
-                block = Block("charts", charts)
-            blocks.append(block)
-        renamed.append(replace(section, blocks=tuple(blocks)))
-    return renamed
+    groups = [one.content for section in sections for one in section.blocks if one.kind == "charts"]
+    for charts in groups:
+        for place, chart in enumerate(charts):
+            seen[chart.key] += 1
+            if seen[chart.key] > 1:
+                charts[place] = replace(chart, key=f"{chart.key}-{seen[chart.key]}")
 
 
 def _flags(request: ReportRequest) -> str:

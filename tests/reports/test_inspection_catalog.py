@@ -28,7 +28,7 @@ def test_rows_follow_the_codes_whatever_the_file(toy: Toy) -> None:
 
 def test_groups_and_subgroups(toy: Toy) -> None:
     catalog = open_catalog(toy.semid)
-    spans = [(group.start, group.end) for group in catalog.groups(1)]
+    spans = [(group.start, group.end) for group in catalog.subgroups(catalog.root)]
     assert spans == [(0, 4), (4, 6), (6, 7), (7, 8)]
     assert catalog.subgroups(ItemGroup(1, 0, 4)) == [ItemGroup(2, 0, 2), ItemGroup(2, 2, 4)]
     assert catalog.prefix(ItemGroup(2, 4, 6)) == "a_1 b_0"

@@ -22,9 +22,8 @@ from recbole_qbert.reports.inspection.neighbors import (
     example,
     open_space,
 )
-from recbole_qbert.reports.inspection.purity import group_purity
 from recbole_qbert.reports.inspection.sections import Limits, item_tree
-from recbole_qbert.reports.inspection.usage import bucket_labels
+from recbole_qbert.reports.inspection.usage import group_purity
 
 
 @pytest.fixture
@@ -54,28 +53,31 @@ def _full(toy: Toy, **settings: Any) -> Facts:
 
 def test_usage_by_hand(toy: Toy) -> None:
     facts = gather_facts(toy.semid)
-    a, b, c = facts.usage
+    a, b, c = facts.usage.to_dict("records")
     # Level a: 4, 2, 1 and 1 items; entropy in bits 1/2 * 1 + 1/4 * 2 + 2 * 1/8 * 3 = 1.75.
-    assert (a.level, a.codebook_size, a.used, a.largest, a.largest_token) == ("a", 4, 4, 4, "a_0")
-    assert a.perplexity == pytest.approx(2**1.75)
-    assert (b.used, b.largest, b.largest_token) == (3, 5, "b_0")
-    assert (c.used, c.largest, c.largest_token) == (3, 5, "c_0")
-    one, two, three = facts.depths
-    assert (one.n_groups, one.n_single, one.largest, one.histogram) == (4, 2, 4, (2, 1, 1))
-    assert one.mean_others == pytest.approx((4 * 3 + 2 * 1) / 8)
-    assert (two.n_groups, two.n_single, two.largest, two.histogram) == (5, 2, 2, (2, 3))
-    assert two.mean_others == pytest.approx(6 / 8)
-    assert (three.n_groups, three.n_single, three.mean_others) == (8, 8, 0.0)
+    assert (a["level"], a["codes"], a["used"], a["share used"]) == ("a", 4, 4, 1.0)
+    assert (a["most common"], a["its items"]) == ("a_0", 4)
+    assert a["perplexity"] == pytest.approx(2**1.75)
+    assert (b["used"], b["its items"], b["most common"]) == (3, 5, "b_0")
+    assert (c["used"], c["its items"], c["most common"]) == (3, 5, "c_0")
+    one, two, three = facts.depths.itertuples(index=False, name=None)
+    assert one == ("a", 4, 2, 2 / 8, pytest.approx((4 * 3 + 2 * 1) / 8), 4)
+    assert two == ("a b", 5, 2, 2 / 8, pytest.approx(6 / 8), 2)
+    assert three == ("a b c", 8, 8, 1.0, 0.0, 1)
+    assert facts.sizes.to_dict("list") == {
+        "items in the group": ["1", "2", "3-4"], "a": [2, 1, 1], "a..b": [2, 3, 0],
+        "a..c": [8, 0, 0],
+    }  # fmt: skip
 
 
-def test_bucket_labels_and_their_sizes(tmp_path: Path) -> None:
-    assert bucket_labels(5) == ["1", "2", "3-4", "5-8", "9-16"]
-    assert bucket_labels(1) == ["1"]
+def test_group_sizes(tmp_path: Path) -> None:
     sizes = [1, 2, 3, 4, 5, 8, 9, 16]
     codes = np.array([(group, n) for group, size in enumerate(sizes) for n in range(size)])
     items = tuple(map(str, range(len(codes))))
     write_semantic_ids(tmp_path / "s.semid", SemanticIDTable(items, codes, (8, 16)), {})
-    assert gather_facts(tmp_path / "s.semid").depths[0].histogram == (1, 1, 2, 2, 2)
+    found = gather_facts(tmp_path / "s.semid").sizes
+    assert found["items in the group"].tolist() == ["1", "2", "3-4", "5-8", "9-16"]
+    assert found["a"].tolist() == [1, 1, 2, 2, 2]
 
 
 def test_sidecar_report(toy: Toy) -> None:
@@ -91,49 +93,51 @@ def test_purity_by_hand(toy: Toy) -> None:
     assert (found.n_items, found.n_without, found.n_categories) == (7, 1, 2)
     assert (found.largest, found.largest_share) == ("x", pytest.approx(4 / 7))
     # Shared a: x x x y | y y | one item alone.
-    one, two, three, b, _ = found.groupings
-    assert (one.name, one.n_groups, one.n_items, one.n_single) == ("a", 2, 6, 1)
-    assert one.purity == pytest.approx(5 / 6)
+    assert found.groupings.index.tolist() == ["a", "a b", "a b c", "b alone", "c alone"]
+    one, two, three, b, _ = found.groupings.to_dict("records")
+    assert (one["groups"], one["items"], one["single"]) == (2, 6, 1)
+    assert one["purity"] == pytest.approx(5 / 6)
     groups = math.log(3) - 2 / 3 * math.log(2)
     cells = 1 / 2 * math.log(2) + 1 / 6 * math.log(6) + 1 / 3 * math.log(3)
     information = groups + math.log(2) - cells
-    assert one.nmi == pytest.approx(information / ((groups + math.log(2)) / 2))
+    assert one["NMI"] == pytest.approx(information / ((groups + math.log(2)) / 2))
     # Shared a b: x x | x y | y y.
-    assert (two.name, two.n_groups, two.purity) == ("a b", 3, pytest.approx(5 / 6))
-    assert (three.n_groups, three.n_single, three.purity, three.nmi_chance) == (0, 7, None, None)
+    assert (two["groups"], two["purity"]) == (3, pytest.approx(5 / 6))
+    assert (three["groups"], three["single"]) == (0, 7)
+    assert math.isnan(three["purity"]) and math.isnan(three["NMI by chance"])
     # Level b alone: x x y y | x y | one alone.
-    assert (b.name, b.n_items, b.n_single, b.purity) == ("b alone", 6, 1, 0.5)
+    assert (b["items"], b["single"], b["purity"]) == (6, 1, 0.5)
 
 
 def test_chance_is_the_exact_expectation() -> None:
     # Four of x x x y y y against two: the pair is of one kind in 6 of 15 draws (purity 5/6, else
     # 1/2).
     found = group_purity(
-        "g", np.array([7, 7, 7, 7, 2, 2]), np.array([0, 0, 0, 1, 1, 1]), 0, n_permutations=3000
+        np.array([7, 7, 7, 7, 2, 2]), np.array([0, 0, 0, 1, 1, 1]), 0, n_permutations=3000
     )
-    assert found.purity_chance == pytest.approx(6 / 15 * 5 / 6 + 9 / 15 / 2, abs=0.01)
-    assert found.purity == pytest.approx(5 / 6)
+    assert found["purity by chance"] == pytest.approx(6 / 15 * 5 / 6 + 9 / 15 / 2, abs=0.01)
+    assert found["purity"] == pytest.approx(5 / 6)
 
 
 @pytest.mark.parametrize("n_groups", [1, 6, 40])
 def test_purity_matches_a_plain_loop(n_groups: int) -> None:
     draw = np.random.default_rng(n_groups)
     groups, kinds = draw.integers(0, n_groups, 120), draw.integers(0, 4, 120)
-    found = group_purity("g", groups, kinds, 1, 2)
+    found = group_purity(groups, kinds, 1, 2)
     sizes = Counter(groups.tolist())
     kept = [row for row in range(120) if sizes[groups[row]] > 1]
     right = 0
     for group in {groups[row] for row in kept}:
         right += max(Counter(kinds[row] for row in kept if groups[row] == group).values())
-    assert found.purity == pytest.approx(right / len(kept))
-    assert found.nmi == pytest.approx(normalized_mutual_info_score(kinds[kept], groups[kept]))
-    assert (found.n_items, found.n_single) == (len(kept), 120 - len(kept))
-    assert found == group_purity("g", groups, kinds, 1, 2)
+    assert found["purity"] == pytest.approx(right / len(kept))
+    assert found["NMI"] == pytest.approx(normalized_mutual_info_score(kinds[kept], groups[kept]))
+    assert (found["items"], found["single"]) == (len(kept), 120 - len(kept))
+    assert found == group_purity(groups, kinds, 1, 2)
 
 
 def test_one_group_of_one_category_is_perfect() -> None:
-    found = group_purity("g", np.zeros(3, dtype=int), np.full(3, 2), 0, 2)
-    assert (found.purity, found.nmi, found.purity_chance) == (1.0, 1.0, 1.0)
+    found = group_purity(np.zeros(3, dtype=int), np.full(3, 2), 0, 2)
+    assert (found["purity"], found["NMI"], found["purity by chance"]) == (1.0, 1.0, 1.0)
 
 
 def test_agreement_by_hand(toy: Toy) -> None:
@@ -222,7 +226,7 @@ def test_spread() -> None:
 def test_a_tree_accounts_for_every_item(tmp_path: Path) -> None:
     catalog = _random_catalog(tmp_path)
     for limits in (Limits(2, 3, 2), Limits(1, 0, 4), Limits(99, 99, 4)):
-        for group in catalog.groups(1):
+        for group in catalog.subgroups(catalog.root):
             queue, n_items = [("", item_tree(catalog, group, limits))], 0
             for above, tree in queue:
                 prefix = f"{above} {tree.prefix}".strip()

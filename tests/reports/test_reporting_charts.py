@@ -29,7 +29,7 @@ from recbole_qbert.reports.charts import (
 )
 from recbole_qbert.reports.matplotlib_charts import to_matplotlib, write_plots
 from recbole_qbert.reports.page import Block, ReportSection, render
-from recbole_qbert.reports.plotly_charts import log_places, to_plotly
+from recbole_qbert.reports.plotly_charts import to_plotly
 
 EVIL = '<script>alert("1")</script> $x_1$ & <b>'
 
@@ -109,6 +109,9 @@ def test_curves_of_both_kinds() -> None:
     assert [list(trace.y) for trace in drawn.data] == [[1.0, 3.0], [2.0, 0.5]]
     assert [trace.mode for trace in drawn.data] == ["lines+markers", "markers"]
     assert [note.text for note in drawn.layout.annotations] == ["here"]
+    scaled = to_plotly(chart(CURVES, line("a", 1.0, 3.0), log_x=True, log_y=True, percent=True))
+    assert (scaled.layout.xaxis.type, scaled.layout.yaxis.type) == ("log", "log")
+    assert scaled.layout.yaxis.tickformat == ".0%"
     figure = to_matplotlib(shown)
     axes = figure.axes[0]
     assert axes.lines[0].get_ydata().tolist() == [1.0, 3.0]
@@ -154,12 +157,3 @@ def test_plots_are_whole_and_the_same_each_time(tmp_path: Path) -> None:
     }  # fmt: skip
     with pytest.raises(InputError, match="cannot write"):
         write_plots(tmp_path / "new" / "mine.txt", charts)
-
-
-def test_places_on_a_logarithmic_axis() -> None:
-    assert log_places([3.1e-4, 3.9e-3]) == [2e-4, 5e-4, 1e-3, 2e-3, 5e-3]
-    assert log_places([0.001, 0.01]) == [0.001, 0.002, 0.005, 0.01]
-    assert log_places([0.001]) == [0.001]
-    for value in (1e-7, 0.3, 1, 7, 1e5):
-        places = log_places([value, value * 3])
-        assert places[0] <= value and places[-1] >= value * 3

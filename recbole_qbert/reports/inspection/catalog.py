@@ -61,6 +61,11 @@ class Catalog:
         """Number of levels, K."""
         return len(self.codebook_sizes)
 
+    @property
+    def depth_names(self) -> list[str]:
+        """Short names of the K prefix lengths: 'a', 'a..b', 'a..c'."""
+        return ["a", *(f"a..{level_letters(level)}" for level in range(1, self.n_levels))]
+
     @cached_property
     def without_content(self) -> frozenset[str]:
         """Items that had no content when the codes were made."""
@@ -79,6 +84,11 @@ class Catalog:
         pairs = enumerate(self.codes[row, first:last].tolist(), first)
         return " ".join(f"{level_letters(level)}_{code}" for level, code in pairs)
 
+    @property
+    def root(self) -> ItemGroup:
+        """The group of all items."""
+        return ItemGroup(0, 0, self.n_items)
+
     def prefix(self, group: ItemGroup) -> str:
         """Prefix that the items of a group share, such as 'a_12 b_7'; 'all items' at depth 0."""
         return self.codes_text(group.start, 0, group.depth) if group.depth else "all items"
@@ -88,11 +98,6 @@ class Catalog:
         shared = self.codes[:, :depth]
         new = (shared[1:] != shared[:-1]).any(axis=1)
         return np.concatenate([[0], np.flatnonzero(new) + 1, [self.n_items]]).astype(np.int64)
-
-    def groups(self, depth: int) -> list[ItemGroup]:
-        """All groups that share `depth` codes, ordered by their codes."""
-        bounds = self.bounds(depth).tolist()
-        return [ItemGroup(depth, *pair) for pair in zip(bounds, bounds[1:], strict=False)]
 
     def subgroups(self, group: ItemGroup) -> list[ItemGroup]:
         """Subgroups that share one more code, ordered by their codes."""
@@ -112,7 +117,7 @@ class Catalog:
         where = f"prefix {quote(prefix)}"
         if not tokens:
             raise InputError(f"{where}: no codes; give the first codes of an item, such as 'a_12'")
-        group = ItemGroup(0, 0, self.n_items)
+        group = self.root
         for depth, token in enumerate(tokens):
             with error_context(where):
                 level, code = codec.decode_token(token)

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
+
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.reports.inspection.catalog import (
     Catalog,
@@ -21,13 +23,12 @@ from recbole_qbert.reports.inspection.neighbors import (
     example,
     open_space,
 )
-from recbole_qbert.reports.inspection.purity import Purity, purity
 from recbole_qbert.reports.inspection.usage import (
-    DepthGroups,
-    LevelUsage,
+    Purity,
     build_report,
     depth_groups,
     level_usage,
+    purity,
 )
 
 SEED = 2026
@@ -38,8 +39,9 @@ class Facts(NamedTuple):
 
     catalog: Catalog
     build: dict[str, Any]  # numbers of collisions and moved items, from the sidecar
-    usage: tuple[LevelUsage, ...]  # one per level
-    depths: tuple[DepthGroups, ...]  # groups that share 1 to K codes
+    usage: pd.DataFrame  # of each level, K rows
+    depths: pd.DataFrame  # groups that share 1 to K codes, K rows
+    sizes: pd.DataFrame  # number of groups by size
     selected: ItemGroup | None  # group of the requested prefix
     groups: tuple[ItemGroup, ...]  # the selected one, or the largest ones that share one code
     agreements: tuple[Agreement, ...]  # one per embedding table
@@ -73,12 +75,14 @@ def gather_facts(
     given = catalog.rows_of(example_items)
     spaces = [open_space(name, path, catalog) for name, path in (embeddings or {}).items()]
     rows = given or choose_examples(catalog, spaces, selected, n_examples)
-    largest = largest_groups(catalog.groups(1), n_examples)
+    largest = largest_groups(catalog.subgroups(catalog.root), n_examples)
+    depths, sizes = depth_groups(catalog)
     return Facts(
         catalog=catalog,
         build=build_report(catalog),
         usage=level_usage(catalog),
-        depths=depth_groups(catalog),
+        depths=depths,
+        sizes=sizes,
         selected=selected,
         groups=(selected,) if selected else tuple(largest),
         agreements=tuple(agreement(space, catalog, SEED) for space in spaces),

@@ -132,7 +132,7 @@ def choose_examples(
     catalog: Catalog, spaces: Sequence[Space], group: ItemGroup | None, n: int
 ) -> list[int]:
     """Select n rows, evenly spaced over a group (None: all), if possible with all embeddings."""
-    group = group or ItemGroup(0, 0, catalog.n_items)
+    group = group or catalog.root
     rows = np.arange(group.start, group.end)
     for space in spaces:
         covered = np.intersect1d(rows, space.rows)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+import numpy as np
+import pandas as pd
+
 from recbole_qbert.common.errors import preview
 from recbole_qbert.reports.charts import COLUMNS, PALE, Chart, Series, group_colors
 from recbole_qbert.reports.inspection.catalog import (
@@ -16,9 +19,7 @@ from recbole_qbert.reports.inspection.catalog import (
 )
 from recbole_qbert.reports.inspection.facts import Facts
 from recbole_qbert.reports.inspection.neighbors import Neighbor, NeighborExample
-from recbole_qbert.reports.inspection.purity import GroupPurity
 from recbole_qbert.reports.inspection.treemap import tree_chart
-from recbole_qbert.reports.inspection.usage import bucket_labels
 from recbole_qbert.reports.page import (
     Block,
     Example,
@@ -26,7 +27,7 @@ from recbole_qbert.reports.page import (
     ItemList,
     ItemTree,
     ReportSection,
-    text_table,
+    frame_table,
 )
 
 NO_TITLES = (
@@ -46,7 +47,6 @@ NO_CATEGORIES = (
     "(--item_file=X.item --category_field=class)."
 )
 NO_IMAGES = "No pictures: give a folder of <item_id>.jpg files (--images=folder)."
-NONE = "-"
 
 
 class Limits(NamedTuple):
@@ -156,81 +156,54 @@ def _columns(
     title: str,
     names: Iterable[str],
     values: Mapping[str, tuple[Iterable[float], str]],
-    number: str,
+    number: str,  # format of hover texts
     **more: bool | str,
 ) -> Block:
-    """Column chart: height and color by name of the series; `number` is the format of hover texts."""
+    """Make a column chart; `values` maps the name of a series to heights and color."""
     names = tuple(names)
     series = []
     for name, (heights, color) in values.items():
         pairs = list(zip(names, heights, strict=True))
         texts = tuple(f"{name}, {where}: {height:{number}}" for where, height in pairs)
         series.append(Series(name, color, names, tuple(h for _, h in pairs), texts=texts))
-    return Block("charts", (Chart(key, title, COLUMNS, tuple(series), **more),))  # type: ignore[arg-type]
+    return Block("charts", [Chart(key, title, COLUMNS, tuple(series), **more)])  # type: ignore[arg-type]
 
 
 def _usage(facts: Facts) -> tuple[Block, ...]:
-    color = group_colors(1)[0]
-    rows, n = facts.usage, facts.catalog.n_items
+    usage, sizes, names = facts.usage, facts.sizes, facts.catalog.depth_names
     usage_chart = _columns(
         "usage-figure",
         "Used codes and perplexity, as shares of the codebook",
-        [f"level {row.level}" for row in rows],
+        "level " + usage["level"],
         {
-            "used codes": ([row.used / row.codebook_size for row in rows], PALE),
-            "perplexity": ([row.perplexity / row.codebook_size for row in rows], color),
+            "used codes": (usage["share used"], PALE),
+            "perplexity": (usage["perplexity"] / usage["codes"], group_colors(1)[0]),
         },
         ".1%",
         y_title="share of the codebook",
         percent=True,
     )
-    usage_table = text_table(
-        "Usage of each level",
-        ("level", "codes", "used", "share used", "perplexity", "most common", "its items"),
-        [
-            (
-                row.level, f"{row.codebook_size:,}", f"{row.used:,}",
-                f"{row.used / row.codebook_size:.1%}", f"{row.perplexity:.1f}",
-                row.largest_token, f"{row.largest:,}",
-            )
-            for row in rows
-        ],
-        _build_notes(facts),
-    )  # fmt: skip
-    groups_table = text_table(
+    formats = ["", ",", ",", ".1%", ".1f", "", ","]
+    usage_table = frame_table("Usage of each level", usage, formats, _build_notes(facts))
+    groups_table = frame_table(
         "Groups by shared prefix",
-        ("shared codes", "groups", "single items", "share single", "others", "largest"),
-        [
-            (
-                _levels(facts, row.depth), f"{row.n_groups:,}", f"{row.n_single:,}",
-                f"{row.n_single / n:.1%}", f"{row.mean_others:,.2f}", f"{row.largest:,}",
-            )
-            for row in facts.depths
-        ],
+        facts.depths,
+        ("", ",", ",", ".1%", ",.2f", ","),
         ["others: mean number of other items with an item's prefix."],
-    )  # fmt: skip
-    labels = bucket_labels(max(len(row.histogram) for row in facts.depths))
-    counts = [[*row.histogram, *[0] * (len(labels) - len(row.histogram))] for row in facts.depths]
+    )
     # A depth at which all groups have one item is left out; its bar would dwarf all others.
+    several = facts.depths["single items"] < facts.catalog.n_items
     bars = {
-        f"shared {name}": (heights, color)
-        for name, heights, color, row in zip(
-            _depth_names(facts), counts, group_colors(len(counts)), facts.depths, strict=True
-        )
-        if row.n_single < n
+        f"shared {name}": (sizes[name], color)
+        for name, color, shown in zip(names, group_colors(len(names)), several, strict=True)
+        if shown
     }
     sizes_chart = _columns(
-        "sizes-figure", "Groups by size", labels, bars, ",", x_title="items in the group",
-        y_title="groups (logarithmic)", log_y=True,
+        "sizes-figure", "Groups by size", sizes["items in the group"], bars, ",",
+        x_title="items in the group", y_title="groups (logarithmic)", log_y=True,
     )  # fmt: skip
-    sizes_table = text_table(
-        "Number of groups by size",
-        ("items in the group", *_depth_names(facts)),
-        [
-            (label, *(f"{count:,}" if count else NONE for count in row))
-            for label, *row in zip(labels, *counts, strict=True)
-        ],
-    )
+    formats = ["", *[",.0f"] * len(names)]
+    sizes_table = frame_table("Number of groups by size", sizes.replace(0, np.nan), formats)
     return usage_chart, usage_table, groups_table, sizes_chart, sizes_table
 
 
@@ -246,7 +219,7 @@ def _tree(facts: Facts) -> ReportSection:
             "Give a prefix to show all boxes below it (--prefix=a_12)."
         )
     return ReportSection(
-        "tree", "Tree of codes", (Block("paragraphs", lines), Block("charts", (chart,)))
+        "tree", "Tree of codes", (Block("paragraphs", lines), Block("charts", [chart]))
     )
 
 
@@ -274,17 +247,14 @@ def _agreement(facts: Facts) -> list[Block]:
     for found, color in zip(facts.agreements, group_colors(len(facts.agreements)), strict=True):
         bars[found.name] = (found.shared[:-1], color)
         bars[f"{found.name}, by chance"] = (found.shared_chance[:-1], PALE)
-        shares = {
-            f"share {_levels(facts, depth)}": pair
-            for depth, pair in enumerate(zip(found.shared, found.shared_chance, strict=True), 1)
-            if pair[1]  # zero for whole tuples, which are unique
-        }
-        nearest = f"are among the {found.n_nearest} nearest by code"
-        shares[nearest] = (found.overlap, found.overlap_chance)
+        depths = zip(facts.depths["shared codes"], found.shared, found.shared_chance, strict=True)
         rows += [
-            (found.name, what, f"{share:.2%}", f"{chance:.2%}", f"{share / chance:,.1f}")
-            for what, (share, chance) in shares.items()
+            (found.name, f"share {names}", share, chance)
+            for names, share, chance in depths
+            if chance  # zero for whole tuples, which are unique
         ]
+        nearest = f"are among the {found.n_nearest} nearest by code"
+        rows.append((found.name, nearest, found.overlap, found.overlap_chance))
         notes.append(
             f"Shares of the {found.n_nearest} nearest items by cosine of '{found.name}'; mean over "
             f"{found.n_asked:,} of {found.n_items:,} items."
@@ -292,14 +262,16 @@ def _agreement(facts: Facts) -> list[Block]:
     chart = _columns(
         "agreement-figure",
         "Nearest items by embedding that share codes",
-        [f"shared {name}" for name in _depth_names(facts)[:-1]],
+        [f"shared {name}" for name in facts.catalog.depth_names[:-1]],
         bars,
         ".2%",
         y_title=f"share of the {facts.agreements[0].n_nearest} nearest",
         percent=True,
     )
-    head = ("embedding", "nearest items that", "share", "by chance", "times chance")
-    return [chart, text_table("Nearest by embedding and by code", head, rows, notes, 2)]
+    frame = pd.DataFrame(rows, columns=["embedding", "nearest items that", "share", "by chance"])
+    frame["times chance"] = frame["share"] / frame["by chance"]
+    formats = ("", "", ".2%", ".2%", ",.1f")
+    return [chart, frame_table("Nearest by embedding and by code", frame, formats, notes, 2)]
 
 
 def _example(facts: Facts, found: NeighborExample) -> Example:
@@ -315,7 +287,7 @@ def _example(facts: Facts, found: NeighborExample) -> Example:
     lists = [item_list("by code", found.by_code, "no item shares its first code")]
     for name, nearest in found.by_embedding.items():
         lists.append(item_list(f"by {name}", nearest or (), "no embedding"))
-    pairs = zip(_depth_names(facts), found.n_sharing, strict=True)
+    pairs = zip(catalog.depth_names, found.n_sharing, strict=True)
     sharing = ", ".join(f"{level}: {n:,}" for level, n in pairs if n)
     token = f" [{printable(catalog.items[found.row])}]" if catalog.titles else ""
     return Example(
@@ -333,21 +305,12 @@ def _purity(facts: Facts) -> tuple[Block, ...]:
     found = facts.purity
     if found is None:
         return (Block("missing", NO_CATEGORIES),)
-    drawn = [row for row in found.groupings if row.n_groups]
-    purity_color, nmi_color = group_colors(2)
-    bars = {
-        name: ([getattr(row, field) for row in drawn], color)
-        for name, field, color in (
-            ("purity", "purity", purity_color),
-            ("purity by chance", "purity_chance", PALE),
-            ("NMI", "nmi", nmi_color),
-            ("NMI by chance", "nmi_chance", "#e6d5c3"),
-        )
-    }
+    drawn = found.groupings[found.groupings["groups"] > 0]
+    colors = [*group_colors(2), PALE, "#e6d5c3"]
+    names = ["purity", "NMI", "purity by chance", "NMI by chance"]
+    bars = {name: (drawn[name], color) for name, color in zip(names, colors, strict=True)}
     title = "Purity of the groups by category"
-    chart = _columns(
-        "purity-figure", title, [row.name for row in drawn], bars, ".3f", y_title="from 0 to 1"
-    )
+    chart = _columns("purity-figure", title, drawn.index, bars, ".3f", y_title="from 0 to 1")
     notes = [
         f"Categories: {found.label}; {found.n_categories:,} categories of {found.n_items:,} items; "
         f"{found.n_without:,} items have none. The most common one, '{found.largest}', has "
@@ -355,22 +318,10 @@ def _purity(facts: Facts) -> tuple[Block, ...]:
         "single: items that do not share their group, which are left out of the row. by chance: "
         "mean over permuted categories. gain: 0% is chance, 100% is perfect.",
     ]
-    head = (
-        "shared codes", "groups", "items", "single", "purity", "by chance", "gain", "NMI",
-        "by chance", "gain",
-    )  # fmt: skip
-    return chart, text_table(title, head, map(_purity_row, found.groupings), notes)
-
-
-def _purity_row(row: GroupPurity) -> list[str]:
-    cells = [row.name, f"{row.n_groups:,}", f"{row.n_items:,}", f"{row.n_single:,}"]
-    for value, chance in ((row.purity, row.purity_chance), (row.nmi, row.nmi_chance)):
-        if value is None or chance is None:
-            cells += [NONE] * 3
-        else:
-            gain = NONE if chance >= 1 else f"{(value - chance) / (1 - chance):.0%}"
-            cells += [f"{value:.3f}", f"{chance:.3f}", gain]
-    return cells
+    frame = found.groupings.reset_index()
+    frame.columns = frame.columns.str.replace(r"\w+ (by chance|gain)", r"\1", regex=True)
+    formats = ("", ",", ",", ",", *(".3f", ".3f", ".0%") * 2)
+    return chart, frame_table(title, frame, formats, notes)
 
 
 def _groups_title(facts: Facts) -> str:
@@ -378,16 +329,6 @@ def _groups_title(facts: Facts) -> str:
         return f"Items that share {facts.catalog.prefix(facts.selected)}"
     n = len(facts.groups)
     return f"The {f'{n} largest groups' if n > 1 else 'largest group'} of items that share one code"
-
-
-def _depth_names(facts: Facts) -> list[str]:
-    """Short names of the K prefix lengths: 'a', 'a..b', 'a..c'."""
-    return ["a"] + [f"a..{row.level}" for row in facts.usage[1:]]
-
-
-def _levels(facts: Facts, depth: int) -> str:
-    """Letters of the first levels, such as 'a b c'."""
-    return " ".join(row.level for row in facts.usage[:depth])
 
 
 def _build_notes(facts: Facts) -> list[str]:
@@ -403,8 +344,8 @@ def _build_notes(facts: Facts) -> list[str]:
     if "moved" in build:
         notes.append(f"Items with a changed code: {build['moved']:,} ({build['moved'] / n:.1%}).")
     if "moved_per_level" in build:
-        levels = zip(facts.usage, build["moved_per_level"], strict=False)
-        notes.append("By level: " + ", ".join(f"{row.level} {count:,}" for row, count in levels))
+        levels = zip(facts.usage["level"], build["moved_per_level"], strict=False)
+        notes.append("By level: " + ", ".join(f"{level} {count:,}" for level, count in levels))
     if "extra_level" in build:
         level = build["extra_level"]["level"]
         notes.append(f"Level {level} was added to make equal tuples unique.")

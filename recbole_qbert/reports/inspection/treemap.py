@@ -26,7 +26,7 @@ def tree_chart(facts: Facts) -> tuple[Chart, int]:
         The chart, and the number of groups that were left out.
     """
     catalog = facts.catalog
-    root = facts.selected or ItemGroup(0, 0, catalog.n_items)
+    root = facts.selected or catalog.root
     parents, n_left_out = _parents(catalog, root)
     places = {group: place for place, group in enumerate(parents)}
     boxes = []
