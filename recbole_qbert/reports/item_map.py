@@ -25,7 +25,7 @@ from recbole_qbert.reports.charts import (
     slug,
 )
 from recbole_qbert.reports.inspection.catalog import Catalog
-from recbole_qbert.reports.inspection.neighbors import open_space
+from recbole_qbert.reports.inspection.neighbors import Space, open_space
 from recbole_qbert.reports.page import Block, ReportSection
 from recbole_qbert.tokenizer.artifact import MANIFEST
 from recbole_qbert.training.checkpoint import load_checkpoint
@@ -50,14 +50,6 @@ class Stage1(NamedTuple):
     gate: str  # 'dynamic' or 'fixed'
 
 
-class Vectors(NamedTuple):
-    """Vectors of items: rows in the catalog, int64 [n], and values, float32 [n, D]."""
-
-    name: str
-    rows: np.ndarray
-    values: np.ndarray
-
-
 def space_section(
     catalog: Catalog, domain: DatasetPaths, tokenizer: Path, method: str = TSNE_METHOD
 ) -> ReportSection | None:
@@ -77,15 +69,15 @@ def space_section(
         InputError: a file cannot be used.
     """
     stage = read_stage1(tokenizer, domain.name)
-    vectors = _vectors(catalog, domain, stage)
+    space = _space(catalog, domain, stage)
     blocks = []
-    if vectors is not None and len(vectors.rows) > 2:
+    if space is not None and len(space.rows) > 2:
         how = "t-SNE" if method == TSNE_METHOD else "The first two principal components"
         line = (
             f"{how} of the item vectors. Items that are close on the map tend to have similar "
             "vectors; the axes have no meaning."
         )
-        chart = map_chart(catalog, vectors, method)
+        chart = map_chart(catalog, space, method)
         blocks += [Block("paragraphs", [line]), Block("charts", [chart])]
     command = f"recbole-qbert tokenize --dataset={domain.name}"
     source = "embedding tables of the data set; its IDs were made without stage 1"
@@ -128,13 +120,13 @@ def read_stage1(folder: Path, dataset: str) -> Stage1 | None:
     )
 
 
-def _vectors(catalog: Catalog, domain: DatasetPaths, stage: Stage1 | None) -> Vectors | None:
+def _space(catalog: Catalog, domain: DatasetPaths, stage: Stage1 | None) -> Space | None:
     """Fused vectors, or the concatenated embeddings of the items that are in all tables."""
     if stage is not None:
         known = {item: row for row, item in enumerate(catalog.items)}
         places = [place for place, item in enumerate(stage.items) if item in known]
         rows = np.array([known[stage.items[place]] for place in places], dtype=np.int64)
-        return Vectors("fused vectors of stage 1", rows, stage.fused[places])
+        return Space("fused vectors of stage 1", rows, stage.fused[places])
     paths = domain.embedding_tables()
     spaces = [open_space(name, path, catalog) for name, path in paths.items()]
     if not spaces:
@@ -143,7 +135,7 @@ def _vectors(catalog: Catalog, domain: DatasetPaths, stage: Stage1 | None) -> Ve
     for space in spaces[1:]:
         rows = np.intersect1d(rows, space.rows)
     blocks = [space.vectors[np.searchsorted(space.rows, rows)] for space in spaces]
-    return Vectors(f"embeddings {' + '.join(paths)}", rows, np.concatenate(blocks, axis=1))
+    return Space(f"embeddings {' + '.join(paths)}", rows, np.concatenate(blocks, axis=1))
 
 
 def project(vectors: np.ndarray, method: str) -> np.ndarray:
@@ -165,15 +157,15 @@ def project(vectors: np.ndarray, method: str) -> np.ndarray:
     return np.asarray(tsne.fit_transform(reduced), dtype=np.float64)
 
 
-def map_chart(catalog: Catalog, vectors: Vectors, method: str) -> Chart:
+def map_chart(catalog: Catalog, space: Space, method: str) -> Chart:
     """Make the map; large catalogs are sampled to `MOST_ITEMS` items."""
-    n = len(vectors.rows)
+    n = len(space.rows)
     places, sample = np.arange(n), ""
     if n > MOST_ITEMS:
         places = np.sort(np.random.default_rng(SEED).choice(n, MOST_ITEMS, replace=False))
         sample = f", {MOST_ITEMS:,} of {n:,} items"
-    points = project(vectors.values[places], method).round(3)
-    rows = vectors.rows[places].tolist()
+    points = project(space.vectors[places], method).round(3)
+    rows = space.rows[places].tolist()
     if catalog.categories is None:
         labels, what = [catalog.codes_text(row, 0, 1) for row in rows], "first code"
     else:
@@ -185,7 +177,7 @@ def map_chart(catalog: Catalog, vectors: Vectors, method: str) -> Chart:
     colors = dict(zip(common, group_colors(len(common)), strict=True))
     return Chart(
         key=slug("map", method),
-        title=f"{catalog.name}: {vectors.name}{sample}, colored by {what}",
+        title=f"{catalog.name}: {space.name}{sample}, colored by {what}",
         kind=MAP,
         series=tuple(
             Series(

@@ -30,38 +30,24 @@ from recbole_qbert.reports.users import best_bundle, users_section
 
 @dataclass(frozen=True)
 class ReportRequest:
-    """Arguments of `report`.
+    """Arguments of `report`; see `inspect` for those on titles, categories and images."""
 
-    Attributes:
-        folders: results folders, searched recursively.
-        output: path of the page, `.html`.
-        plots: folder for PNG and SVG files; None: no plots.
-        metric: metric of the charts, shown for both rankings.
-        dataset: data set whose items and users are shown; None: the data set of all runs, if they
-            have only one.
-        data_path: folder that holds the data set's folder; None: the `data_path` of its runs, or
-            `dataset`.
-        semantic_id_file: replaces `<dataset>.semid`.
-        tokenizer: folder of the tokenizer; None: the data set's own.
-        title_field, category_field, category_part, images: see `inspect`.
-        projection: method of the item map, one of `METHODS`.
-        n_users: number of example users.
-    """
-
-    folders: tuple[Path, ...]
-    output: Path
-    plots: Path | None = None
-    metric: str = "ndcg@10"
+    folders: tuple[Path, ...]  # results folders, searched recursively
+    output: Path  # the page, `.html`
+    plots: Path | None = None  # folder for PNG and SVG files; None: no plots
+    metric: str = "ndcg@10"  # of the charts, shown for both rankings
+    # Data set whose items and users are shown; None: that of all runs, if they have only one.
     dataset: str | None = None
+    # Folder of the data set's folder; None: the `data_path` of its runs, or `dataset`.
     data_path: Path | None = None
-    semantic_id_file: Path | None = None
-    tokenizer: Path | None = None
+    semantic_id_file: Path | None = None  # replaces `<dataset>.semid`
+    tokenizer: Path | None = None  # folder of the tokenizer; None: the data set's own
     title_field: str | None = None
     category_field: str | None = None
     category_part: str = "auto"
     images: Path | None = None
-    projection: str = TSNE_METHOD
-    n_users: int = 5
+    projection: str = TSNE_METHOD  # method of the item map, one of `METHODS`
+    n_users: int = 5  # number of example users
 
 
 def report(request: ReportRequest, console: Console) -> list[ReportSection]:
@@ -77,23 +63,15 @@ def report(request: ReportRequest, console: Console) -> list[ReportSection]:
     found = find_results(request.folders)
     comparisons = compare_all(found)
     metric = _metric(request.metric, comparisons)
-    facts, domain = None, _domain(request, found)
-    palette, pictures = Palette(), None
-
-    def of_data_set() -> list[ReportSection | None]:
-        nonlocal facts, pictures
-        if domain is None:
-            return []
-        facts = _facts(request, domain)
-        if facts is not None and request.images is not None:
-            pictures = Pictures(request.images, facts.catalog)
-        return _data_sections(request, found, domain, facts, pictures is not None)
-
+    domain = _domain(request, found)
+    facts = _facts(request, domain) if domain else None
+    pictures = Pictures(request.images, facts.catalog) if facts and request.images else None
+    palette = Palette()
     steps: dict[str, Callable[[], list[ReportSection | None]]] = {
         "tables": lambda: [tables_section(comparisons, metric, palette)],
         "learning curves": lambda: [learning_section(comparisons, metric, palette)],
         "sweeps": lambda: [sweeps_section(found, comparisons, metric, palette)],
-        "items and users": of_data_set,
+        "items and users": lambda: _data_sections(request, found, domain, facts),
     }
     sections: list[ReportSection] = []
     bar = Progress(steps.items(), desc="report", unit="part")
@@ -109,7 +87,7 @@ def report(request: ReportRequest, console: Console) -> list[ReportSection]:
         [],
         sections,
         pictures.uri if pictures else None,
-        f"Source: {', '.join(words)}",
+        ", ".join(words),
         f"recbole-qbert report {folders}{_flags(request)}",
     )
     if request.plots is not None:
@@ -174,19 +152,17 @@ def _domain(request: ReportRequest, found: Found) -> DatasetPaths | None:
 
 
 def _data_sections(
-    request: ReportRequest,
-    found: Found,
-    domain: DatasetPaths,
-    facts: Facts | None,
-    has_pictures: bool,
+    request: ReportRequest, found: Found, domain: DatasetPaths | None, facts: Facts | None
 ) -> list[ReportSection | None]:
     """Make the sections of a data set: item vectors, semantic IDs and example users."""
     sections: list[ReportSection | None] = []
+    if domain is None:
+        return sections
     if facts is not None:
         default = default_folder(domain.folder.parent, [domain.name])
         tokenizer = request.tokenizer or default
         blocks = [Block("paragraphs", summary_lines(facts))]
-        for section in page_sections(facts, has_pictures):
+        for section in page_sections(facts, request.images is not None):
             blocks += [Block("heading", section.title), *section.blocks]
         command = (
             f"recbole-qbert tokenize --dataset={domain.name}; this section alone: recbole-qbert "

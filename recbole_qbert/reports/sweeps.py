@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import read_json
+from recbole_qbert.evaluation.ranking import UNSEEN
 from recbole_qbert.evaluation.results import RANKINGS, flat_settings, metric_title
 from recbole_qbert.experiments.benchmark.scores import Row
 from recbole_qbert.experiments.tune.settings import describe, short
@@ -247,37 +248,43 @@ def run_charts(one: ComparisonData, metric: str, palette: Palette) -> list[Chart
         rows = [row for row in one.scores.rows if row.model_row.model == model]
         for key, points in varied(rows).items():
             curves.setdefault(key, {})[model] = points
-    charts = []
-    for key, by_model in curves.items():
-        places = sorted({x for points in by_model.values() for x, _ in points})
-        ticks = tuple((float(x), short(x)) for x in places) if len(places) < 7 else ()
-        for prefix, ranking in RANKINGS:
-            series = []
-            for model, points in by_model.items():
-                spreads = [row.over_seeds("test", prefix + metric) for _, row in points]
-                error = tuple(each.deviation or 0.0 for each in spreads)
-                texts = tuple(
-                    f"{key}={short(x)}: {each.mean:.4f}, {len(each.values)} seeds"
-                    for (x, _), each in zip(points, spreads, strict=True)
-                )
-                series.append(
-                    Series(
-                        model, palette[model], tuple(x for x, _ in points),
-                        tuple(each.mean for each in spreads), error if any(error) else (), texts,
-                    )
-                )  # fmt: skip
-            charts.append(
-                Chart(
-                    key=slug("runs", one.scores.dataset, key, metric, ranking),
-                    title=f"{one.scores.dataset}: {metric_title(metric)}, {ranking}, over {key}",
-                    kind=CURVES,
-                    series=tuple(series),
-                    x_title=key,
-                    y_title=metric_title(metric),
-                    ticks=ticks,
-                )
-            )
-    return charts
+    return [
+        _run_chart(one.scores.dataset, key, by_model, prefix + metric, ranking, palette)
+        for key, by_model in curves.items()
+        for prefix, ranking in RANKINGS
+    ]
+
+
+def _run_chart(
+    dataset: str,
+    key: str,
+    by_model: Mapping[str, Sequence[tuple[float, Row]]],
+    metric: str,
+    ranking: str,
+    palette: Palette,
+) -> Chart:
+    """Chart of the test metric over one number, with a line per model."""
+    series = []
+    for model, points in by_model.items():
+        spreads = [row.over_seeds("test", metric) for _, row in points]
+        error = tuple(each.deviation or 0.0 for each in spreads)
+        texts = tuple(
+            f"{key}={short(x)}: {each.mean:.4f}, {len(each.values)} seeds"
+            for (x, _), each in zip(points, spreads, strict=True)
+        )
+        xs, means = tuple(x for x, _ in points), tuple(each.mean for each in spreads)
+        series.append(Series(model, palette[model], xs, means, error if any(error) else (), texts))
+    places = sorted({x for one in series for x in one.x})
+    name = metric.removeprefix(UNSEEN)
+    return Chart(
+        key=slug("runs", dataset, key, name, ranking),
+        title=f"{dataset}: {metric_title(name)}, {ranking}, over {key}",
+        kind=CURVES,
+        series=tuple(series),
+        x_title=key,
+        y_title=metric_title(name),
+        ticks=tuple((float(x), short(x)) for x in places) if len(places) < 7 else (),
+    )
 
 
 def varied(rows: Sequence[Row]) -> dict[str, list[tuple[float, Row]]]:

@@ -196,15 +196,17 @@ def test_examples(toy: Toy) -> None:
     catalog = open_catalog(toy.semid)
     space = open_space("circle", toy.vectors, catalog)
     found = example(catalog, [space], 4)
-    assert found.n_sharing == (1, 1, 0)
-    assert [(near.row, near.shared) for near in found.by_code] == [(5, 2)]
-    nearest = found.by_embedding["circle"]
-    assert nearest is not None
-    assert [near.row for near in nearest] == [3, 5, 2, 1, 0]
-    assert nearest[1].shared == 2
-    assert nearest[0].cosine == pytest.approx(math.cos(math.radians(1)))
+    assert (found.item, found.codes) == ("i4", "a_1 b_0 c_0")
+    assert found.text == "other items that share a: 1, a..b: 1"
+    by_code, by_circle = ([(card.item, card.note) for card in one.cards] for one in found.lists)
+    assert by_code == [("i5", "2/3")]
+    cosines = [f"{math.cos(math.radians(angle)):.2f}" for angle in (1, 2, 38, 40, 41)]
+    shared = ["0/3", "2/3", "0/3", "0/3", "0/3"]
+    notes = [f"{cosine}  {levels}" for cosine, levels in zip(cosines, shared, strict=True)]
+    assert by_circle == list(zip(["i3", "i5", "i2", "i1", "i0"], notes, strict=True))
     # Nearest by code: i1 shares two codes, i2 one and the last, i3 one.
-    assert [near.row for near in example(catalog, [], 0).by_code] == [1, 2, 3]
+    (by_code_0,) = example(catalog, [], 0).lists
+    assert [card.item for card in by_code_0.cards] == ["i1", "i2", "i3"]
 
 
 def test_examples_have_vectors_where_they_can(toy: Toy) -> None:
@@ -215,7 +217,8 @@ def test_examples_have_vectors_where_they_can(toy: Toy) -> None:
     assert np.isfinite(space.vectors).all()
     assert choose_examples(catalog, [space], None, 9) == [2, 5, 6]
     assert choose_examples(catalog, [space], ItemGroup(1, 0, 2), 9) == [0, 1]
-    assert example(catalog, [space], 0).by_embedding == {"few": None}
+    by_few = example(catalog, [space], 0).lists[1]
+    assert (by_few.title, by_few.cards, by_few.missing) == ("by few", (), "no embedding")
 
 
 def test_spread() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html.parser
 import io
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from page_parser import Page
 from PIL import Image
 from rich.console import Console
 from toy_items import Toy
@@ -45,27 +45,6 @@ def _everything(toy: Toy) -> dict[str, Any]:
         "category_field": "kind",
         "embeddings": {"circle": toy.vectors},
     }
-
-
-class _Page(html.parser.HTMLParser):
-    """Tags, addresses and visible text of a page."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.ids: list[str] = []
-        self.addresses: list[str] = []
-        self.texts: list[str] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.ids += [value or "" for name, value in attrs if name == "id"]
-        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
-
-    def handle_data(self, data: str) -> None:
-        if self.tags[-1:] != ["script"]:
-            self.texts.append(data)
 
 
 def _pictures(folder: Path) -> Path:
@@ -159,14 +138,10 @@ def test_smallest_files(tmp_path: Path, codes: list[list[int]]) -> None:
 
 
 def test_page_is_self_contained(toy: Toy, tmp_path: Path) -> None:
-    text = _report(
-        toy.semid,
-        **_everything(toy),
-        images=_pictures(tmp_path / "images"),
-        html_path=tmp_path / "new" / "report.html",
-    )
-    data = (tmp_path / "new" / "report.html").read_text(encoding="utf-8")
-    page = _Page(data)
+    path = tmp_path / "new" / "report.html"
+    images = _pictures(tmp_path / "images")
+    text = _report(toy.semid, **_everything(toy), images=images, html_path=path)
+    page, data = Page(path), path.read_text(encoding="utf-8")
     assert data.count("plotly.js v") == 1
     sections = {"usage", "tree", "groups", "nearest", "purity"}
     tabs = {f"tab-{key}" for key in sections}
@@ -192,11 +167,11 @@ def test_page_escapes_whatever_the_data_hold(toy: Toy, tmp_path: Path) -> None:
     toy.item.write_text(text, encoding="utf-8")
     settings = _everything(toy) | {"embeddings": {"</script><b>": toy.vectors}}
     _report(toy.semid, **settings, html_path=tmp_path / "evil.html")
-    plain, evil = ((tmp_path / f"{name}.html").read_text("utf-8") for name in ("plain", "evil"))
-    assert _Page(evil).tags == _Page(plain).tags
-    assert "<script>alert" not in evil
-    assert EVIL in _Page(evil).texts  # shown as it is written
-    assert "by </script><b>" in _Page(evil).texts
+    plain, evil = Page(tmp_path / "plain.html"), Page(tmp_path / "evil.html")
+    assert evil.tags == plain.tags
+    assert "<script>alert" not in (tmp_path / "evil.html").read_text("utf-8")
+    assert EVIL in evil.texts  # shown as it is written
+    assert "by </script><b>" in evil.texts
 
 
 def test_page_has_the_same_bytes_in_any_row_order(toy: Toy, tmp_path: Path) -> None:
@@ -213,7 +188,7 @@ def test_page_has_the_same_bytes_in_any_row_order(toy: Toy, tmp_path: Path) -> N
 def test_page_without_anything_says_what_to_give(toy: Toy, tmp_path: Path) -> None:
     Path(f"{toy.semid}.json").unlink()
     _report(toy.semid, html_path=tmp_path / "page.html")
-    page = _Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    page = Page(tmp_path / "page.html")
     shown = " ".join(page.texts)
     for hint in ("No titles", "No sidecar", "No embeddings", "No categories", "No pictures"):
         assert hint in shown

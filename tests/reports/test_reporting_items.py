@@ -15,10 +15,10 @@ from recbole_qbert.common.files import write_json
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.experiments.run import run_models
 from recbole_qbert.reports.inspection.catalog import Catalog, open_catalog
+from recbole_qbert.reports.inspection.neighbors import Space
 from recbole_qbert.reports.item_map import (
     MOST_GROUPS,
     Stage1,
-    Vectors,
     depth_chart,
     loss_chart,
     map_chart,
@@ -89,7 +89,7 @@ def test_near_items_stay_near_by_tsne() -> None:
 
 def test_every_item_is_on_the_map_in_its_category(catalog: Catalog) -> None:
     vectors = np.random.default_rng(4).normal(size=(N_ITEMS, 5))
-    one = map_chart(catalog, Vectors("v", np.arange(N_ITEMS), vectors), "pca")
+    one = map_chart(catalog, Space("v", np.arange(N_ITEMS), vectors), "pca")
     texts = [text for series in one.series for text in series.texts]
     assert sorted(text.split("\n")[0] for text in texts) == sorted(
         f"Thing {number}" for number in range(N_ITEMS)
@@ -105,7 +105,7 @@ def test_every_item_is_on_the_map_in_its_category(catalog: Catalog) -> None:
 def test_without_categories_the_first_codes_color_the_map(tiny: Tiny) -> None:
     catalog = open_catalog(tiny.folder / "toy.semid")
     vectors = np.random.default_rng(4).normal(size=(N_ITEMS, 5))
-    one = map_chart(catalog, Vectors("v", np.arange(N_ITEMS), vectors), "pca")
+    one = map_chart(catalog, Space("v", np.arange(N_ITEMS), vectors), "pca")
     counts = np.bincount(catalog.codes[:, 0])
     shown = {series.name: len(series.x) for series in one.series}
     assert shown == {f"a_{code} ({n})": n for code, n in enumerate(counts) if n}
@@ -115,7 +115,7 @@ def test_without_categories_the_first_codes_color_the_map(tiny: Tiny) -> None:
 def test_a_large_catalog_is_sampled(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recbole_qbert.reports.item_map.MOST_ITEMS", 12)
     vectors = np.random.default_rng(4).normal(size=(N_ITEMS, 5))
-    one = map_chart(catalog, Vectors("v", np.arange(N_ITEMS), vectors), "pca")
+    one = map_chart(catalog, Space("v", np.arange(N_ITEMS), vectors), "pca")
     assert sum(len(series.x) for series in one.series) == 12
     assert f"12 of {N_ITEMS} items" in one.title
 

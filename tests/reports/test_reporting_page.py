@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html.parser
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 import yaml
 from browser import NO_BROWSER, find_browser, open_browser
 from conftest import Tiny, files_below
+from page_parser import Page
 from PIL import Image
 from test_reporting_items import write_tokenizer
 from toy_results import add_run, add_sweep
@@ -26,30 +26,9 @@ SECTIONS = ["tables", "curves", "sweeps", "space", "ids", "users"]
 SPACE = {"n_layers": {"grid": [1, 2]}, "score": {"choice": ["dot", "cosine"]}}
 
 
-class Page(html.parser.HTMLParser):
-    """Tags, ids, addresses and the visible text of a page."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.ids: list[str] = []
-        self.addresses: list[str] = []
-        self.text = ""
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.ids += [value or "" for name, value in attrs if name == "id"]
-        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
-
-    def handle_data(self, data: str) -> None:
-        if self.tags[-1:] not in (["script"], ["style"]):
-            self.text += data
-
-    @property
-    def sections(self) -> list[str]:
-        """Keys of the tabs, in their order."""
-        return [key for key in self.ids if key in SECTIONS]
+def sections(page: Page) -> list[str]:
+    """Keys of the tabs, in their order."""
+    return [key for key in page.ids if key in SECTIONS]
 
 
 def everything(tiny: Tiny, title: str = "Thing") -> list[str]:
@@ -89,7 +68,7 @@ def test_a_report_of_everything(tiny: Tiny, capsys: pytest.CaptureFixture[str]) 
     before = files_below(tiny.root)
     assert main([*command, "--output=new/page.html", "--plots=plots"]) == 0
     page = Page(tiny.root / "new" / "page.html")
-    assert page.sections == SECTIONS
+    assert sections(page) == SECTIONS
     assert len(set(page.ids)) == len(page.ids)
     assert all(each.startswith(("#", "data:image/jpeg;base64,")) for each in page.addresses)
     assert page.tags.count("img") > 4
@@ -138,13 +117,13 @@ def test_only_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     add_run(tmp_path / "runs", [1, 1, 3, 20], curve=(0.1,))
     assert main(["report", "runs", "--metric=HR@5"]) == 0
     page = Page(tmp_path / "report.html")
-    assert page.sections == ["tables"] and "test HR@5, seen excluded" in page.text
+    assert sections(page) == ["tables"] and "test HR@5, seen excluded" in page.text
     add_sweep(tmp_path / "tune", {"n": {"grid": [1]}}, [({"n": 1}, 0.1, "finished")])
     assert main(["report", "tune"]) == 0
-    assert Page(tmp_path / "report.html").sections == ["sweeps"]
+    assert sections(Page(tmp_path / "report.html")) == ["sweeps"]
     assert main(["report", "runs", "tune"]) == 0
     page = Page(tmp_path / "report.html")
-    assert page.sections == ["tables", "sweeps"] and "details" not in page.tags
+    assert sections(page) == ["tables", "sweeps"] and "details" not in page.tags
 
 
 def test_where_much_comes_from_is_folded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,8 +48,7 @@ class Catalog:
     titles: tuple[str, ...] | None = field(default=None, repr=False)  # N, "" for no title
     categories: tuple[str, ...] | None = field(default=None, repr=False)  # N, "" for no category
     category_label: str = ""  # the field, and whether only its first word is used
-    source: dict[str, Any] = field(default_factory=dict, repr=False)  # from the sidecar
-    has_sidecar: bool = False
+    source: dict[str, Any] | None = field(default=None, repr=False)  # of the sidecar, if any
 
     @property
     def n_items(self) -> int:
@@ -69,7 +68,7 @@ class Catalog:
     @cached_property
     def without_content(self) -> frozenset[str]:
         """Items that had no content when the codes were made."""
-        return frozenset(map(str, self.source.get("without_content") or ()))
+        return frozenset(map(str, (self.source or {}).get("without_content") or ()))
 
     def title(self, row: int) -> str:
         """Title of an item, or its token if it has no title, as one printable line.
@@ -200,9 +199,11 @@ def open_catalog(
             label = f"first word of {category_field}" if first else category_field
     sidecar = sidecar_path(semid_path)  # was checked by `read_semantic_ids`
     source = read_json(sidecar).get("source") if sidecar.exists() else None
+    if sidecar.exists() and not isinstance(source, dict):
+        source = {}
     return Catalog(
         Path(semid_path).name, items, codes, table.codebook_sizes, titles, categories, label,
-        source if isinstance(source, dict) else {}, sidecar.exists(),
+        source,
     )  # fmt: skip
 
 

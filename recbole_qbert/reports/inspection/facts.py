@@ -17,7 +17,6 @@ from recbole_qbert.reports.inspection.catalog import (
 )
 from recbole_qbert.reports.inspection.neighbors import (
     Agreement,
-    NeighborExample,
     agreement,
     choose_examples,
     example,
@@ -30,6 +29,7 @@ from recbole_qbert.reports.inspection.usage import (
     level_usage,
     purity,
 )
+from recbole_qbert.reports.page import Example
 
 SEED = 2026
 
@@ -45,7 +45,7 @@ class Facts(NamedTuple):
     selected: ItemGroup | None  # group of the requested prefix
     groups: tuple[ItemGroup, ...]  # the selected one, or the largest ones that share one code
     agreements: tuple[Agreement, ...]  # one per embedding table
-    examples: tuple[NeighborExample, ...]
+    examples: tuple[Example, ...]
     purity: Purity | None  # None without categories
 
 

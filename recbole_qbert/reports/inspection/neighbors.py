@@ -5,7 +5,7 @@ Shapes: N items of the catalog, n of them with an embedding of dimension D, K le
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,14 @@ from threadpoolctl import threadpool_limits
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.codec import IntArray
 from recbole_qbert.data.embeddings import read_embeddings
-from recbole_qbert.reports.inspection.catalog import Catalog, ItemGroup, positions, spread
+from recbole_qbert.reports.inspection.catalog import (
+    Catalog,
+    ItemGroup,
+    positions,
+    printable,
+    spread,
+)
+from recbole_qbert.reports.page import Example, ItemCard, ItemList
 
 N_NEAREST = 10
 N_SHOWN = 5
@@ -46,24 +53,6 @@ class Agreement(NamedTuple):
     # prefix), as expected value over random tie-breaking.
     overlap: float
     overlap_chance: float
-
-
-class Neighbor(NamedTuple):
-    """A nearest item: its row, number of shared leading codes, and cosine (None if by code)."""
-
-    row: int
-    shared: int
-    cosine: float | None = None
-
-
-class NeighborExample(NamedTuple):
-    """An item and its nearest items."""
-
-    row: int
-    n_sharing: tuple[int, ...]  # other items that share its first 1 to K codes
-    by_code: tuple[Neighbor, ...]  # by length of the shared prefix, then by number of equal codes
-    # Name of the embeddings -> nearest items by cosine; None if the item has no embedding.
-    by_embedding: dict[str, tuple[Neighbor, ...] | None]
 
 
 def open_space(name: str, path: str | Path, catalog: Catalog) -> Space:
@@ -140,32 +129,48 @@ def choose_examples(
     return spread(rows.tolist(), n)
 
 
-def example(catalog: Catalog, spaces: Sequence[Space], row: int) -> NeighborExample:
-    """Find the nearest items of one item by code and by each embedding."""
+def example(catalog: Catalog, spaces: Sequence[Space], row: int) -> Example:
+    """Find the nearest items of one item by code and by each embedding.
+
+    By code are items with a common prefix, ordered by its length, then by the number of equal
+    codes. The notes of items are the cosine (by embedding) and the number of shared leading codes.
+    """
     equal = catalog.codes == catalog.codes[row]
     shared = np.cumprod(equal, axis=1).sum(axis=1)
+
+    def cards(rows: IntArray, cosines: Iterable[str]) -> tuple[ItemCard, ...]:
+        return tuple(
+            ItemCard(
+                catalog.items[one], catalog.title(one), f"{cosine}{shared[one]}/{catalog.n_levels}"
+            )
+            for one, cosine in zip(rows.tolist(), cosines, strict=True)
+        )
+
     # The sort is stable, so equally near items remain ordered by their codes.
     order = np.lexsort((-equal.sum(axis=1), -shared))
     order = order[(order != row) & (shared[order] > 0)][:N_SHOWN]
-    by_embedding: dict[str, tuple[Neighbor, ...] | None] = {}
+    nearest = cards(order, [""] * len(order))
+    lists = [ItemList("by code", nearest, "no other item shares its first code")]
     for space in spaces:
+        found: tuple[ItemCard, ...] = ()
         place = int(np.searchsorted(space.rows, row))
-        if place == len(space.rows) or space.rows[place] != row:
-            by_embedding[space.name] = None
-            continue
-        with threadpool_limits(1):
-            cosines = space.vectors @ space.vectors[place]
-        nearest = np.argsort(-cosines, kind="stable")
-        nearest = nearest[nearest != place][:N_SHOWN]
-        by_embedding[space.name] = tuple(
-            Neighbor(int(space.rows[one]), int(shared[space.rows[one]]), float(cosines[one]))
-            for one in nearest
-        )
-    return NeighborExample(
-        row=row,
-        n_sharing=tuple(int((shared > d).sum()) - 1 for d in range(catalog.n_levels)),
-        by_code=tuple(Neighbor(int(one), int(shared[one])) for one in order),
-        by_embedding=by_embedding,
+        if place < len(space.rows) and space.rows[place] == row:
+            with threadpool_limits(1):
+                cosines = space.vectors @ space.vectors[place]
+            order = np.argsort(-cosines, kind="stable")
+            order = order[order != place][:N_SHOWN]
+            found = cards(space.rows[order], [f"{cosine:.2f}  " for cosine in cosines[order]])
+        lists.append(ItemList(f"by {space.name}", found, "no embedding"))
+    counts = [int((shared > depth).sum()) - 1 for depth in range(catalog.n_levels)]
+    pairs = zip(catalog.depth_names, counts, strict=True)
+    sharing = ", ".join(f"{names}: {count:,}" for names, count in pairs if count)
+    token = f" [{printable(catalog.items[row])}]" if catalog.titles else ""
+    return Example(
+        title=f"{catalog.title(row)}{token}",
+        text=f"other items that share {sharing}" if sharing else lists[0].missing,
+        lists=tuple(lists),
+        item=catalog.items[row],
+        codes=catalog.codes_text(row),
     )
 
 

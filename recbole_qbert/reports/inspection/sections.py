@@ -18,13 +18,10 @@ from recbole_qbert.reports.inspection.catalog import (
     spread,
 )
 from recbole_qbert.reports.inspection.facts import Facts
-from recbole_qbert.reports.inspection.neighbors import Neighbor, NeighborExample
 from recbole_qbert.reports.inspection.treemap import tree_chart
 from recbole_qbert.reports.page import (
     Block,
-    Example,
     ItemCard,
-    ItemList,
     ItemTree,
     ReportSection,
     frame_table,
@@ -132,7 +129,10 @@ def item_tree(
         prefix=catalog.codes_text(group.start, parent_depth, group.depth),
         size=group.size,
         children=tuple(children),
-        cards=tuple(_card(catalog, row, catalog.codes_text(row, group.depth)) for row in shown),
+        cards=tuple(
+            ItemCard(catalog.items[row], catalog.title(row), catalog.codes_text(row, group.depth))
+            for row in shown
+        ),
         n_hidden=group.size - sum(child.size for child in children) - len(shown),
     )
 
@@ -145,10 +145,6 @@ def _narrow(catalog: Catalog, group: ItemGroup, most: int) -> ItemGroup:
     while depth < most and first[depth] == last[depth]:
         depth += 1
     return ItemGroup(depth, group.start, group.end)
-
-
-def _card(catalog: Catalog, row: int, note: str) -> ItemCard:
-    return ItemCard(catalog.items[row], catalog.title(row), note)
 
 
 def _columns(
@@ -231,12 +227,11 @@ def _nearest(facts: Facts) -> tuple[Block, ...]:
         "By code: number of shared leading codes. By embedding: cosine, number of shared leading "
         "codes."
     )
-    examples = [_example(facts, one) for one in facts.examples]
     return (
         *blocks,
         Block("subheading", "Example items and their nearest items"),
         Block("paragraphs", [note]),
-        Block("examples", examples),
+        Block("examples", facts.examples),
     )
 
 
@@ -274,33 +269,6 @@ def _agreement(facts: Facts) -> list[Block]:
     return [chart, frame_table("Nearest by embedding and by code", frame, formats, notes, 2)]
 
 
-def _example(facts: Facts, found: NeighborExample) -> Example:
-    catalog = facts.catalog
-
-    def item_list(title: str, nearest: Iterable[Neighbor], missing: str) -> ItemList:
-        cards = []
-        for near in nearest:
-            cosine = "" if near.cosine is None else f"{near.cosine:.2f}  "
-            cards.append(_card(catalog, near.row, f"{cosine}{near.shared}/{catalog.n_levels}"))
-        return ItemList(title, tuple(cards), missing)
-
-    lists = [item_list("by code", found.by_code, "no item shares its first code")]
-    for name, nearest in found.by_embedding.items():
-        lists.append(item_list(f"by {name}", nearest or (), "no embedding"))
-    pairs = zip(catalog.depth_names, found.n_sharing, strict=True)
-    sharing = ", ".join(f"{level}: {n:,}" for level, n in pairs if n)
-    token = f" [{printable(catalog.items[found.row])}]" if catalog.titles else ""
-    return Example(
-        title=f"{catalog.title(found.row)}{token}",
-        text=f"other items that share {sharing}"
-        if sharing
-        else "no other item shares its first code",
-        lists=tuple(lists),
-        item=catalog.items[found.row],
-        codes=catalog.codes_text(found.row),
-    )
-
-
 def _purity(facts: Facts) -> tuple[Block, ...]:
     found = facts.purity
     if found is None:
@@ -334,7 +302,7 @@ def _groups_title(facts: Facts) -> str:
 def _build_notes(facts: Facts) -> list[str]:
     build, n = facts.build, facts.catalog.n_items
     notes = ["All tuples are unique."]
-    if not facts.catalog.has_sidecar:
+    if facts.catalog.source is None:
         notes.append(NO_SIDECAR)
     elif not build:
         notes.append("The sidecar does not report collisions.")

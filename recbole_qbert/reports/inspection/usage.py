@@ -84,12 +84,13 @@ def build_report(catalog: Catalog) -> dict[str, Any]:
     """
     names = ("collisions", "moved", "moved_per_level", "extra_level")
     found: dict[str, Any] = {}
-    queue = [catalog.source.get("report")]
+    queue = [(catalog.source or {}).get("report")]
     for place in queue:
         if isinstance(place, Mapping):
-            found |= {name: place[name] for name in names if name in place and name not in found}
+            new = {name: place.get(name) for name in names if name not in found}
+            found |= {name: value for name, value in new.items() if value is not None}
             queue.extend(place.values())
-    return {name: value for name, value in found.items() if value is not None}
+    return found
 
 
 def purity(catalog: Catalog, seed: int, n_permutations: int = N_PERMUTATIONS) -> Purity | None:
