@@ -128,6 +128,12 @@ def test_every_setting_is_shipped(settings: configparser.ConfigParser) -> None:
         assert any(fnmatch(file.name, pattern) for pattern in lines(data.get(package, ""))), file
 
 
+def test_the_template_of_pages_is_shipped(settings: configparser.ConfigParser) -> None:
+    templates = list((ROOT / "recbole_qbert").rglob("*.j2"))
+    assert [file.parent.name for file in templates] == ["reports"]
+    assert settings["options.package_data"]["recbole_qbert.reports"] == "*.j2"
+
+
 def test_installed_package_finds_its_yaml() -> None:
     pytest.importorskip("recbole_qbert.properties")
     found = {entry.name for entry in resources.files("recbole_qbert.properties").iterdir()}

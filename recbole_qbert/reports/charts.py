@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import colorsys
 import textwrap
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-# Kinds: horizontal bars with names on y, columns with names on x, lines and points, and maps
-# (points without axes).
-BARS, COLUMNS, CURVES, MAP = "bars", "columns", "curves", "map"
+# Horizontal bars with names on y, columns, lines and points, points without axes, nested boxes.
+BARS, COLUMNS, CURVES, MAP, TREE = "bars", "columns", "curves", "map", "tree"
 LABEL_WIDTH = 24  # characters per line of an axis label
 LABEL_LINES = 3
 LEGEND_MOST = 12  # Matplotlib charts with more names have no legend
@@ -32,6 +30,7 @@ _OTHERS = (
     "#7d3c98", "#556b7d", "#a8700a", "#8b0000", "#2e4057", "#5f9e00",
 )  # fmt: skip
 REST = "#9aa3ad"
+PALE = "#c9ced6"  # values expected by chance
 
 
 class Point(NamedTuple):
@@ -43,63 +42,50 @@ class Point(NamedTuple):
     above: bool = True
 
 
+class Box(NamedTuple):
+    """A box of a TREE: index of its parent (-1 for the root), label, size, hover text, color."""
+
+    parent: int
+    label: str
+    value: int
+    text: str
+    color: str | float  # a color, or a share from 0 to 1 for a color scale
+
+
 @dataclass(frozen=True)
 class Series:
-    """One line, one cloud of points or one set of bars.
+    """One line, one cloud of points or one set of bars."""
 
-    Attributes:
-        name: name in the legend.
-        color: one color, or one per point.
-        x: numbers, or names for an axis of categories.
-        y: numbers. Bars have names on y and numbers on x.
-        error: half the length of each point's error bar; empty: no error bars.
-        texts: hover texts, one per point.
-        line: whether the points are connected.
-        marker: whether the points are drawn.
-        width: width of the line in points.
-    """
-
-    name: str
-    color: str | tuple[str, ...]
-    x: tuple[float | str, ...]
-    y: tuple[float | str, ...]
-    error: tuple[float, ...] = ()
-    texts: tuple[str, ...] = ()
-    line: bool = True
-    marker: bool = True
-    width: float = 2.0
+    name: str  # in the legend
+    color: str | tuple[str, ...]  # one color, or one per point
+    x: tuple[float | str, ...]  # numbers, or names for an axis of categories
+    y: tuple[float | str, ...]  # numbers; BARS have names on y and numbers on x
+    error: tuple[float, ...] = ()  # half the length of each point's error bar
+    texts: tuple[str, ...] = ()  # hover text of each point
+    line: bool = True  # connect the points
+    marker: bool = True  # draw the points
+    width: float = 2.0  # of the line, in points
 
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart.
+    """One chart."""
 
-    Attributes:
-        key: name of its files and id of its HTML element; letters, digits and hyphens.
-        title: title above the chart.
-        kind: BARS, COLUMNS, CURVES or MAP.
-        series: the data series.
-        x_title, y_title: titles of the axes.
-        note: note below the chart.
-        ticks: positions and labels of ticks on the x axis; empty: automatic ticks.
-        labels: texts in the chart.
-        log_x: whether the x axis is logarithmic.
-        legend: whether the chart needs a legend.
-        bare_y: whether the y axis has no tick labels.
-    """
-
-    key: str
+    key: str  # name of its files and id of its HTML element; letters, digits and hyphens
     title: str
-    kind: str
-    series: tuple[Series, ...]
-    x_title: str = ""
+    kind: str  # BARS, COLUMNS, CURVES, MAP or TREE
+    series: tuple[Series, ...] = ()  # not of a TREE
+    boxes: tuple[Box, ...] = ()  # of a TREE, the root first
+    x_title: str = ""  # of a TREE: title of its color scale
     y_title: str = ""
-    note: str = ""
-    ticks: tuple[tuple[float, str], ...] = ()
-    labels: tuple[Point, ...] = ()
+    note: str = ""  # below the chart
+    ticks: tuple[tuple[float, str], ...] = ()  # on the x axis; empty: automatic ticks
+    labels: tuple[Point, ...] = ()  # texts in the chart
     log_x: bool = False
+    log_y: bool = False
+    percent: bool = False  # y axis in percent
     legend: bool = True
-    bare_y: bool = False
+    bare_y: bool = False  # y axis without tick labels
 
     @property
     def entries(self) -> dict[str, str]:
@@ -107,6 +93,12 @@ class Chart:
         if not self.legend or len({series.name for series in self.series}) < 2:
             return {}
         return {each.name: each.color for each in self.series if isinstance(each.color, str)}
+
+    @property
+    def bar_sizes(self) -> tuple[int, int]:
+        """Number of bars and largest number of lines of a name; they determine the height."""
+        names = {str(name): len(wrapped(str(name))) for each in self.series for name in each.y}
+        return len(names), max(names.values(), default=1)
 
 
 @dataclass
@@ -126,8 +118,8 @@ def _color(number: int) -> str:
     """Color by number; after the fixed list, hues by the golden ratio, which differ clearly."""
     if number < len(_OTHERS):
         return _OTHERS[number]
-    red, green, blue = colorsys.hls_to_rgb(number * 0.618 % 1, 0.34, 0.6)
-    return f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"
+    parts = colorsys.hls_to_rgb(number * 0.618 % 1, 0.34, 0.6)
+    return "#" + "".join(f"{round(part * 255):02x}" for part in parts)
 
 
 def group_colors(n: int) -> list[str]:
@@ -138,9 +130,8 @@ def group_colors(n: int) -> list[str]:
 
 def ramp(share: float) -> str:
     """Color between pale gray blue (0) and dark blue (1)."""
-    low, high = (190, 205, 220), (22, 62, 115)
-    mixed = (round(a + (b - a) * share) for a, b in zip(low, high, strict=True))
-    return "#" + "".join(f"{part:02x}" for part in mixed)
+    pairs = zip((190, 205, 220), (22, 62, 115), strict=True)
+    return "#" + "".join(f"{round(low + (high - low) * share):02x}" for low, high in pairs)
 
 
 def wrapped(text: str, width: int = LABEL_WIDTH) -> list[str]:
@@ -148,19 +139,8 @@ def wrapped(text: str, width: int = LABEL_WIDTH) -> list[str]:
     return textwrap.wrap(text, width, max_lines=LABEL_LINES, placeholder=" ...") or [""]
 
 
-def rows_and_lines(chart: Chart) -> tuple[int, int]:
-    """Number of bars of a chart and maximum number of lines per name; they determine its height."""
-    names = {str(name): len(wrapped(str(name))) for each in chart.series for name in each.y}
-    return len(names), max(names.values(), default=1)
-
-
 def slug(*words: str) -> str:
     """Make a key of letters, digits and single hyphens."""
     text = "".join(letter if letter.isalnum() and letter.isascii() else " "
                    for letter in " ".join(words))  # fmt: skip
     return "-".join(text.lower().split())
-
-
-def legend_of(charts: Sequence[Chart]) -> dict[str, str]:
-    """Merge the legend entries of several charts, name -> color."""
-    return {name: color for chart in charts for name, color in chart.entries.items()}

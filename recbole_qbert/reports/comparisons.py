@@ -22,21 +22,20 @@ from recbole_qbert.reports.discovery import Found, Run
 
 @dataclass(frozen=True)
 class ComparisonData:
-    """Rows that are compared on one data set.
+    """Rows that are compared on one data set."""
 
-    Attributes:
-        title: heading of the comparison.
-        scores: the rows, and significance tests between them where possible.
-        source: source files, as printed in the report.
-        again: command that reproduces the runs.
-        warnings: warnings to the reader.
-    """
-
-    title: str
-    scores: Scores
-    source: str
-    again: str
+    title: str  # heading
+    scores: Scores  # the rows, and significance tests between them where possible
+    source: str  # files that the rows were read from
+    command: str  # command that reproduces the runs
     warnings: tuple[str, ...]
+
+
+def origin(comparisons: Sequence[ComparisonData]) -> tuple[str, str]:
+    """Sources and commands of all comparisons, each as one text."""
+    sources = dict.fromkeys(one.source for one in comparisons)
+    commands = dict.fromkeys(one.command for one in comparisons)
+    return "; ".join(sources), "; ".join(commands)
 
 
 def compare_all(found: Found) -> list[ComparisonData]:
@@ -49,65 +48,56 @@ def compare_all(found: Found) -> list[ComparisonData]:
     for file in found.benchmarks:
         content = read_sidecar(file, found.finder(file))
         for table in content.tables:
-            lost = [f"{name}: in {found.name(file)}, but not found" for name in table.lost]
             if not table.rows:
                 continue
             used |= {run.folder for row in table.rows for run in row.runs}
+            lost = [f"{name}: listed in {found.name(file)}, not found" for name in table.lost]
+            comparison = _comparison(table.dataset, table.rows, table.reference, found.name(file))
             comparisons.append(
-                _comparison(
-                    table.dataset, table.rows, table.reference, found.name(file),
-                    f"recbole-qbert benchmark {content.source}", [*content.failures, *lost],
+                dataclasses.replace(
+                    comparison,
+                    command=f"recbole-qbert benchmark {content.source}",
+                    warnings=(*content.failures, *lost, *comparison.warnings),
                 )
-            )  # fmt: skip
+            )
     for dataset in found.datasets:
         runs = [
             run for run in found.runs
             if run.result.dataset == dataset and run.result.folder not in used
         ]  # fmt: skip
         if runs:
-            files = list(dict.fromkeys(found.name(run.file) for run in runs))
-            models = ",".join(dict.fromkeys(run.result.model for run in runs))
-            again = f"recbole-qbert run --model={models} --dataset={dataset}"
+            files = preview(list(dict.fromkeys(found.name(run.file) for run in runs)), 4)
             rows = tuple(_rows(runs, found))
-            named = [row.name for row in rows]
-            reference = REFERENCE if REFERENCE in named else ""
-            comparisons.append(_comparison(dataset, rows, reference, preview(files, 4), again, []))
+            reference = REFERENCE if REFERENCE in [row.name for row in rows] else ""
+            comparisons.append(_comparison(dataset, rows, reference, files))
     return comparisons
 
 
-def _comparison(
-    dataset: str,
-    rows: tuple[Row, ...],
-    reference: str,
-    source: str,
-    again: str,
-    warnings: Sequence[str],
-) -> ComparisonData:
+def _comparison(dataset: str, rows: tuple[Row, ...], reference: str, source: str) -> ComparisonData:
     """Compare rows by the metrics that all of them have; test them if all runs have ranks."""
-    told = list(warnings)
+    warnings = []
     metrics = {tuple(row.metrics) for row in rows}
+    shared = set.intersection(*({*names} for names in metrics))
+    if not shared:
+        raise InputError(f"{source}: the runs have no common metric; report them separately")
     if len(metrics) > 1:
-        shared = set.intersection(*({*names} for names in metrics))
-        if not shared:
-            raise InputError(f"{source}: the runs have no metric in common; report them apart")
-        told.append(f"only the metrics that all rows have are shown: {', '.join(sorted(shared))}")
+        warnings.append(f"only the common metrics are shown: {', '.join(sorted(shared))}")
     without = [row.name for row in rows if not has_ranks(row)]
     if without:
-        told.append(
-            f"no {RANKS_FILE} of {preview(without)}: no tests against it, no groups of users of it"
-        )
-    wanted = reference if not without and len(metrics) == 1 and len(rows) > 1 else ""
+        warnings.append(f"no {RANKS_FILE} of {preview(without)}: no tests and no groups of users")
+    tested = reference if not without and len(metrics) == 1 and len(rows) > 1 else ""
     try:
-        scores = score(dataset, rows, wanted)
+        scores = score(dataset, rows, tested)
     except InputError as error:
-        told.append(f"no tests: {error}")
+        warnings.append(f"no tests: {error}")
         scores = score(dataset, rows, "")
     if len(metrics) > 1:
-        names = [name for name in scores.metrics if name in shared]
-        scores = dataclasses.replace(scores, metrics=tuple(names))
-    return ComparisonData(
-        dataset, scores, source, again, (*told, *late_lines(rows), *_data_lines(rows))
-    )
+        names = tuple(name for name in scores.metrics if name in shared)
+        scores = dataclasses.replace(scores, metrics=names)
+    models = ",".join(dict.fromkeys(run.model for row in rows for run in row.runs))
+    command = f"recbole-qbert run --model={models} --dataset={dataset}"
+    warnings += [*_late_lines(rows), *_data_lines(rows)]
+    return ComparisonData(dataset, scores, source, command, tuple(warnings))
 
 
 def has_ranks(row: Row) -> bool:
@@ -115,16 +105,16 @@ def has_ranks(row: Row) -> bool:
     return all((Path(run.folder) / RANKS_FILE).is_file() for run in row.runs)
 
 
-def late_lines(rows: Sequence[Row]) -> list[str]:
+def _late_lines(rows: Sequence[Row]) -> list[str]:
     """Warnings about rows with a run whose best epoch was the last one allowed."""
     lines = []
     for row in rows:
         seeds = [str(run.seed) for run in row.runs if run.late]
         if seeds:
-            of = "all seeds" if len(seeds) == len(row.runs) else f"seed {', '.join(seeds)}"
+            which = "all seeds" if len(seeds) == len(row.runs) else f"seed {', '.join(seeds)}"
             lines.append(
-                f"{row.name}: its best epoch was the last allowed one "
-                f"({row.runs[0].max_epochs}, {of}): train longer"
+                f"{row.name}: the best epoch was the last allowed one "
+                f"({row.runs[0].max_epochs}, {which}); train longer"
             )
     return lines
 
@@ -138,27 +128,27 @@ def _data_lines(rows: Sequence[Row]) -> list[str]:
     if len(digests) < 2:
         return []
     least = min(digests.values(), key=len)
-    return [f"the rows are not of one data file; another one: {preview(sorted(set(least)))}"]
+    return [
+        f"the rows have different .inter files; not the common one: {preview(sorted({*least}))}"
+    ]
 
 
 def _rows(runs: Sequence[Run], found: Found) -> list[Row]:
     """Group runs by all settings but the seed, with the last run of each seed."""
     files = {run.result.folder: run.file for run in runs}
-    groups = []
-    for group in group_runs(run.result for run in runs):
-        groups.append(list({run.seed: run for run in group}.values()))
-    names = _names(groups, [_place(files[group[-1].folder], found) for group in groups])
+    groups = [
+        list({run.seed: run for run in group}.values())
+        for group in group_runs(run.result for run in runs)
+    ]
+    places = []
+    for group in groups:
+        file = files[group[-1].folder]
+        only = found.folders == (file.parent,)
+        places.append("" if only else Path(found.name(file)).parent.name)
     return [
         Row(ModelRow(name, group[0].model), tuple(sorted(group, key=lambda run: run.seed)))
-        for name, group in zip(names, groups, strict=True)
+        for name, group in zip(_names(groups, places), groups, strict=True)
     ]
-
-
-def _place(file: Path, found: Found) -> str:
-    """Name of a results file's folder; "" if only this folder was given."""
-    if found.folders == (file.parent,):
-        return ""
-    return Path(found.name(file)).parent.name
 
 
 def _names(groups: Sequence[Sequence[RunResult]], places: Sequence[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,19 +27,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Found:
-    """Contents of results folders.
+    """Contents of results folders."""
 
-    Attributes:
-        folders: the given folders.
-        runs: runs of all results files; the last one for each run folder.
-        benchmarks: `table.json` files.
-        sweeps: folders with `experiment.json`.
-    """
-
-    folders: tuple[Path, ...]
-    runs: tuple[Run, ...]
-    benchmarks: tuple[Path, ...]
-    sweeps: tuple[Path, ...]
+    folders: tuple[Path, ...]  # the given folders
+    runs: tuple[Run, ...]  # runs of all results files; the last one for each run folder
+    benchmarks: tuple[Path, ...]  # `table.json` files
+    sweeps: tuple[Path, ...]  # folders with `experiment.json`
 
     @property
     def datasets(self) -> list[str]:
@@ -74,12 +67,14 @@ def find_results(folders: Sequence[Path]) -> Found:
         InputError: a folder does not exist, no folder holds a run or sweep, or a results file is
             damaged.
     """
-    files: list[Path] = []
+    files: dict[Path, None] = {}
     for folder in folders:
         if not folder.is_dir():
-            raise InputError(f"{folder}: no such folder; name one that holds {RESULTS}")
-        files += _walk(folder)
-    files = list(dict.fromkeys(files))
+            raise InputError(f"{folder}: no such folder; give a folder with {RESULTS}")
+        for place, inner, names in os.walk(folder):
+            inner[:] = sorted({*inner} - SKIPPED - {name for name in inner if name[0] == "."})
+            wanted = (RESULTS, sidecar.FILE, EXPERIMENT)
+            files |= {Path(place, name): None for name in wanted if name in names}
     runs = {}
     for file in (path for path in files if path.name == RESULTS):
         for result in read_results(file):
@@ -93,21 +88,10 @@ def find_results(folders: Sequence[Path]) -> Found:
     )
     if not found.runs and not found.sweeps:
         raise InputError(
-            f"{preview([str(folder) for folder in folders])}: no run and no sweep below it; name "
-            f"the checkpoint_dir of `run`, `benchmark` or `tune`, which holds {RESULTS}"
+            f"{preview([str(folder) for folder in folders])}: found no runs and no sweeps; give "
+            f"the checkpoint_dir of `run`, `benchmark` or `tune`, which contains {RESULTS}"
         )
     return found
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yield results, benchmark and sweep files in the order of their paths."""
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(
-            name for name in folders if name not in SKIPPED and not name.startswith(".")
-        )
-        yield from (
-            Path(place, name) for name in (RESULTS, sidecar.FILE, EXPERIMENT) if name in names
-        )
 
 
 def _located(result: RunResult, file: Path) -> RunResult:

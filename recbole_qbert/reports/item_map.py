@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +14,6 @@ from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import read_json
 from recbole_qbert.common.nearest import unit_rows
 from recbole_qbert.data.domain import DatasetPaths
-from recbole_qbert.reports import webpage
 from recbole_qbert.reports.charts import (
     COLUMNS,
     CURVES,
@@ -27,8 +25,8 @@ from recbole_qbert.reports.charts import (
     slug,
 )
 from recbole_qbert.reports.inspection.catalog import Catalog
-from recbole_qbert.reports.inspection.neighbors import open_space
-from recbole_qbert.reports.sections import Block, ReportSection
+from recbole_qbert.reports.inspection.neighbors import Space, open_space
+from recbole_qbert.reports.page import Block, ReportSection
 from recbole_qbert.tokenizer.artifact import MANIFEST
 from recbole_qbert.training.checkpoint import load_checkpoint
 
@@ -43,29 +41,13 @@ REPORTED = "stage 1"  # key of a tokenizer's report if its IDs were made with st
 
 
 class Stage1(NamedTuple):
-    """Results of stage 1 for the n items of a data set.
+    """Results of stage 1 for the n items of a data set."""
 
-    Attributes:
-        items: raw item tokens, n.
-        fused: fused vectors, float32 [n, D].
-        depths: number of items that stop after each block, S numbers.
-        history: loss terms of each epoch, name -> value.
-        gate: 'dynamic' or 'fixed'.
-    """
-
-    items: list[str]
-    fused: np.ndarray
-    depths: list[int]
-    history: list[dict[str, float]]
-    gate: str
-
-
-class Vectors(NamedTuple):
-    """Vectors of items: rows in the catalog, int64 [n], and values, float32 [n, D]."""
-
-    name: str
-    rows: np.ndarray
-    values: np.ndarray
+    items: list[str]  # raw item tokens, n
+    fused: np.ndarray  # fused vectors, float32 [n, D]
+    depths: list[int]  # items that stop after each block, S numbers
+    history: list[dict[str, float]]  # loss terms of each epoch, name -> value
+    gate: str  # 'dynamic' or 'fixed'
 
 
 def space_section(
@@ -87,34 +69,26 @@ def space_section(
         InputError: a file cannot be used.
     """
     stage = read_stage1(tokenizer, domain.name)
-    vectors = _vectors(catalog, domain, stage)
-    blocks: list[Block] = []
-    if vectors is not None and len(vectors.rows) > 2:
-        blocks += [
-            webpage.paragraphs([_map_text(method)]),
-            (map_chart(catalog, vectors, method),),
-        ]
+    space = _space(catalog, domain, stage)
+    blocks = []
+    if space is not None and len(space.rows) > 2:
+        how = "t-SNE" if method == TSNE_METHOD else "The first two principal components"
+        line = (
+            f"{how} of the item vectors. Items that are close on the map tend to have similar "
+            "vectors; the axes have no meaning."
+        )
+        chart = map_chart(catalog, space, method)
+        blocks += [Block("paragraphs", [line]), Block("charts", [chart])]
+    command = f"recbole-qbert tokenize --dataset={domain.name}"
+    source = "embedding tables of the data set; its IDs were made without stage 1"
     if stage is not None:
+        source = f"{tokenizer.name}/stage1.safetensors"
+        command += " --streams=fused"
         charts = [chart for chart in (depth_chart(stage), loss_chart(stage)) if chart]
-        if charts:
-            blocks += ["<h2>Stage 1</h2>", tuple(charts)]
+        blocks += [Block("heading", "Stage 1"), Block("charts", charts)]
     if not blocks:
         return None
-    source = f"{tokenizer.name}/stage1.safetensors" if stage else "embedding tables"
-    again = f"recbole-qbert tokenize --dataset={domain.name}"
-    if stage is None:
-        source += " of the data set, as its IDs were made without stage 1"
-    else:
-        again += " --streams=fused"
-    return ReportSection("space", "Item vectors", source, again, tuple(blocks))
-
-
-def _map_text(method: str) -> str:
-    how = "t-SNE" if method == TSNE_METHOD else "The first two principal components"
-    return (
-        f"{how} of the items' vectors: near means alike, as far as two dimensions can say; "
-        "the axes have no meaning."
-    )
+    return ReportSection("space", "Item vectors", tuple(blocks), source, command)
 
 
 def read_stage1(folder: Path, dataset: str) -> Stage1 | None:
@@ -146,13 +120,13 @@ def read_stage1(folder: Path, dataset: str) -> Stage1 | None:
     )
 
 
-def _vectors(catalog: Catalog, domain: DatasetPaths, stage: Stage1 | None) -> Vectors | None:
+def _space(catalog: Catalog, domain: DatasetPaths, stage: Stage1 | None) -> Space | None:
     """Fused vectors, or the concatenated embeddings of the items that are in all tables."""
     if stage is not None:
         known = {item: row for row, item in enumerate(catalog.items)}
         places = [place for place, item in enumerate(stage.items) if item in known]
         rows = np.array([known[stage.items[place]] for place in places], dtype=np.int64)
-        return Vectors("fused vectors of stage 1", rows, stage.fused[places])
+        return Space("fused vectors of stage 1", rows, stage.fused[places])
     paths = domain.embedding_tables()
     spaces = [open_space(name, path, catalog) for name, path in paths.items()]
     if not spaces:
@@ -161,7 +135,7 @@ def _vectors(catalog: Catalog, domain: DatasetPaths, stage: Stage1 | None) -> Ve
     for space in spaces[1:]:
         rows = np.intersect1d(rows, space.rows)
     blocks = [space.vectors[np.searchsorted(space.rows, rows)] for space in spaces]
-    return Vectors(f"embeddings {' + '.join(paths)}", rows, np.concatenate(blocks, axis=1))
+    return Space(f"embeddings {' + '.join(paths)}", rows, np.concatenate(blocks, axis=1))
 
 
 def project(vectors: np.ndarray, method: str) -> np.ndarray:
@@ -171,48 +145,47 @@ def project(vectors: np.ndarray, method: str) -> np.ndarray:
         InputError: the vectors have values that are not finite.
     """
     if not np.isfinite(vectors).all():
-        raise InputError("the item vectors hold values that are no numbers; tokenize again")
+        raise InputError("the item vectors have values that are not finite; tokenize again")
     unit = unit_rows(vectors.astype(np.float32))
     n, width = unit.shape
     if method == PCA_METHOD or n < 5:
-        return _padded(PCA(min(2, n, width), random_state=SEED).fit_transform(unit))
+        points = PCA(min(2, n, width), random_state=SEED).fit_transform(unit)
+        return np.pad(points.astype(np.float64), ((0, 0), (0, 2 - points.shape[1])))
     reduced = PCA(min(_REDUCED, n, width), random_state=SEED).fit_transform(unit)
     start = "pca" if reduced.shape[1] > 1 else "random"
-    perplexity = min(30.0, (n - 1) / 3)
-    tsne = TSNE(2, init=start, perplexity=perplexity, random_state=SEED)
+    tsne = TSNE(2, init=start, perplexity=min(30.0, (n - 1) / 3), random_state=SEED)
     return np.asarray(tsne.fit_transform(reduced), dtype=np.float64)
 
 
-def _padded(points: np.ndarray) -> np.ndarray:
-    return np.pad(points.astype(np.float64), ((0, 0), (0, 2 - points.shape[1])))
-
-
-def map_chart(catalog: Catalog, vectors: Vectors, method: str) -> Chart:
+def map_chart(catalog: Catalog, space: Space, method: str) -> Chart:
     """Make the map; large catalogs are sampled to `MOST_ITEMS` items."""
-    places = np.arange(len(vectors.rows))
-    if len(places) > MOST_ITEMS:
-        drawn = np.random.default_rng(SEED).choice(len(places), MOST_ITEMS, replace=False)
-        places = np.sort(drawn)
-    points = project(vectors.values[places], method)
-    rows = vectors.rows[places]
-    labels, what = _labels(catalog, rows)
+    n = len(space.rows)
+    places, sample = np.arange(n), ""
+    if n > MOST_ITEMS:
+        places = np.sort(np.random.default_rng(SEED).choice(n, MOST_ITEMS, replace=False))
+        sample = f", {MOST_ITEMS:,} of {n:,} items"
+    points = project(space.vectors[places], method).round(3)
+    rows = space.rows[places].tolist()
+    if catalog.categories is None:
+        labels, what = [catalog.codes_text(row, 0, 1) for row in rows], "first code"
+    else:
+        labels, what = [catalog.categories[row] for row in rows], catalog.category_label
     common = [name for name, _ in Counter(labels).most_common(MOST_GROUPS) if name]
     groups: dict[str, list[int]] = {name: [] for name in ["other", *common]}
     for place, label in enumerate(labels):
         groups[label if label in groups else "other"].append(place)
     colors = dict(zip(common, group_colors(len(common)), strict=True))
-    sample = f", {len(places):,} of {len(vectors.rows):,} items" * (len(places) < len(vectors.rows))
     return Chart(
         key=slug("map", method),
-        title=f"{catalog.name}: {vectors.name}{sample}, colored by {what}",
+        title=f"{catalog.name}: {space.name}{sample}, colored by {what}",
         kind=MAP,
         series=tuple(
             Series(
                 name=f"{name} ({len(members):,})",
                 color=colors.get(name, REST),
-                x=tuple(points[members, 0].round(3).tolist()),
-                y=tuple(points[members, 1].round(3).tolist()),
-                texts=tuple(_hover(catalog, int(rows[one]), labels[one]) for one in members),
+                x=tuple(points[members, 0].tolist()),
+                y=tuple(points[members, 1].tolist()),
+                texts=tuple(f"{_title(catalog, rows[one])}\n{labels[one]}" for one in members),
                 line=False,
             )
             for name, members in groups.items()
@@ -221,38 +194,25 @@ def map_chart(catalog: Catalog, vectors: Vectors, method: str) -> Chart:
     )
 
 
-def _labels(catalog: Catalog, rows: np.ndarray) -> tuple[list[str], str]:
-    """Label of each row (its category, else its first code), and the name of the labels."""
-    if catalog.categories is None:
-        return [catalog.codes_text(int(row), 0, 1) for row in rows], "first code"
-    return [catalog.categories[row] for row in rows], catalog.category_label
-
-
-def _hover(catalog: Catalog, row: int, label: str) -> str:
+def _title(catalog: Catalog, row: int) -> str:
     title = catalog.title(row)
-    short = title if len(title) <= _TITLE else f"{title[: _TITLE - 3]}..."
-    return f"{short}\n{label}"
+    return title if len(title) <= _TITLE else f"{title[: _TITLE - 3]}..."
 
 
 def depth_chart(stage: Stage1) -> Chart:
     """Chart of the number of items that stop after each block."""
     total = max(1, sum(stage.depths))
+    texts = tuple(
+        f"after block {depth}: {count:,} items, {count / total:.1%}"
+        for depth, count in enumerate(stage.depths, start=1)
+    )
+    names = tuple(str(depth) for depth in range(1, len(stage.depths) + 1))
+    counts = tuple(map(float, stage.depths))
     return Chart(
         key="stage1-depth",
         title=f"Items by the block after which they stop ({stage.gate} gate)",
         kind=COLUMNS,
-        series=(
-            Series(
-                name="items",
-                color=group_colors(1)[0],
-                x=tuple(str(depth) for depth in range(1, len(stage.depths) + 1)),
-                y=tuple(float(count) for count in stage.depths),
-                texts=tuple(
-                    f"after block {depth}: {count:,} items, {count / total:.1%}"
-                    for depth, count in enumerate(stage.depths, start=1)
-                ),
-            ),
-        ),
+        series=(Series("items", group_colors(1)[0], names, counts, texts=texts),),
         x_title="depth",
         y_title="items",
     )
@@ -262,26 +222,21 @@ def loss_chart(stage: Stage1) -> Chart | None:
     """Chart of all loss terms over the epochs; None for fewer than two epochs."""
     if len(stage.history) < 2:
         return None
-    names: Sequence[str] = [name for name in stage.history[0] if name != "total"]
-    colors: Mapping[str, str] = dict(zip(names, group_colors(len(names)), strict=True))
+    names = [name for name in stage.history[0] if name != "total"]
+    epochs = tuple(range(1, len(stage.history) + 1))
+    series = []
+    for name, color in zip(names, group_colors(len(names)), strict=True):
+        values = tuple(row[name] for row in stage.history)
+        texts = tuple(
+            f"{name}, epoch {epoch}: {value:.4f}"
+            for epoch, value in zip(epochs, values, strict=True)
+        )
+        series.append(Series(name, color, epochs, values, texts=texts, marker=False))
     return Chart(
         key="stage1-loss",
-        title="Terms of stage 1's loss, weighted",
+        title="Weighted loss terms of stage 1",
         kind=CURVES,
-        series=tuple(
-            Series(
-                name=name,
-                color=colors[name],
-                x=tuple(range(1, len(stage.history) + 1)),
-                y=tuple(row[name] for row in stage.history),
-                texts=tuple(
-                    f"{name}, epoch {epoch}: {row[name]:.4f}"
-                    for epoch, row in enumerate(stage.history, start=1)
-                ),
-                marker=False,
-            )
-            for name in names
-        ),
+        series=tuple(series),
         x_title="epochs",
         y_title="loss",
     )

@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import read_json
 from recbole_qbert.evaluation.results import RunResult, metric_title
-from recbole_qbert.reports import webpage
 from recbole_qbert.reports.charts import CURVES, Chart, Palette, Series, slug
-from recbole_qbert.reports.comparisons import ComparisonData
-from recbole_qbert.reports.sections import Block, ReportSection
+from recbole_qbert.reports.comparisons import ComparisonData, origin
+from recbole_qbert.reports.page import Block, ReportSection
 from recbole_qbert.training.learning_curve import best_evaluation
 
 AXES = {"epoch": "epochs", "seconds": "seconds, evaluations included"}
@@ -42,31 +41,29 @@ def learning_section(
     Raises:
         InputError: a learning curve is damaged.
     """
-    blocks: list[Block] = []
+    note = (
+        "One line per run; runs of a row have the same color. A large point marks the best epoch."
+    )
+    blocks = [Block("paragraphs", [note])]
     for number, one in enumerate(comparisons, start=1):
-        curves = [
-            Curve(row.name, run, points)
-            for row in one.scores.rows
-            for run in row.runs
-            if len(points := read_curve(run)) > 1
-        ]
-        if not curves:
-            continue
-        chosen_by = {curve.run.valid_metric for curve in curves}
-        shown = chosen_by.pop() if len(chosen_by) == 1 else metric
-        if all(shown in point for curve in curves for point in curve.points):
-            charts = (_chart(one, curves, shown, axis, palette, str(number)) for axis in AXES)
-            blocks.append(tuple(charts))
-    if not blocks:
+        pairs = [(row.name, run) for row in one.scores.rows for run in row.runs]
+        curves = [Curve(name, run, read_curve(run)) for name, run in pairs]
+        curves = [curve for curve in curves if len(curve.points) > 1]
+        used = {curve.run.valid_metric for curve in curves}
+        shown = used.pop() if len(used) == 1 else metric
+        if curves and all(shown in point for curve in curves for point in curve.points):
+            key = slug("curves", str(number), one.scores.dataset, shown)
+            charts = [
+                _chart(key, one.scores.dataset, curves, shown, axis, palette) for axis in AXES
+            ]
+            blocks.append(Block("charts", charts))
+    if len(blocks) == 1:
         return None
-    note = "One line a run; runs of one row have one color, the large point is the chosen epoch."
-    source = "the runs' <model>.curve.json; " + "; ".join(
-        dict.fromkeys(one.source for one in comparisons)
-    )
-    again = "; ".join(dict.fromkeys(one.again for one in comparisons))
+    sources, commands = origin(comparisons)
     return ReportSection(
-        "curves", "Learning curves", source, again, (webpage.paragraphs([note]), *blocks)
-    )
+        "curves", "Learning curves", tuple(blocks), f"<model>.curve.json of the runs; {sources}",
+        commands,
+    )  # fmt: skip
 
 
 def read_curve(run: RunResult) -> list[dict[str, float]]:
@@ -82,17 +79,12 @@ def read_curve(run: RunResult) -> list[dict[str, float]]:
     if not isinstance(points, list) or not all(
         isinstance(point, dict) and {"epoch", "seconds"} <= point.keys() for point in points
     ):
-        raise InputError(f"{path}: no learning curve; delete the file, or repeat the run")
+        raise InputError(f"{path}: not a learning curve; delete the file or repeat the run")
     return points
 
 
 def _chart(
-    one: ComparisonData,
-    curves: Sequence[Curve],
-    metric: str,
-    axis: str,
-    palette: Palette,
-    number: str,
+    key: str, dataset: str, curves: Sequence[Curve], metric: str, axis: str, palette: Palette
 ) -> Chart:
     series = []
     for curve in curves:
@@ -105,18 +97,16 @@ def _chart(
             for point in curve.points
         )
         color = palette[curve.row]
-        best = [int(point["epoch"]) for point in curve.points].index(
-            best_evaluation(curve.points, metric)[1]
-        )
-        line = Series(curve.row, color, places, values, (), texts, marker=False, width=1.4)
-        point = Series(
-            curve.row, color, places[best : best + 1], values[best : best + 1], (),
-            texts[best : best + 1], line=False,
-        )  # fmt: skip
-        series += [line, point]
+        epochs = [int(point["epoch"]) for point in curve.points]
+        best = epochs.index(best_evaluation(curve.points, metric)[1])
+        one = slice(best, best + 1)
+        series += [
+            Series(curve.row, color, places, values, (), texts, marker=False, width=1.4),
+            Series(curve.row, color, places[one], values[one], (), texts[one], line=False),
+        ]
     return Chart(
-        key=slug("curves", number, one.scores.dataset, metric, axis),
-        title=f"{one.scores.dataset}: valid {metric_name(metric)} over {AXES[axis].split(',')[0]}",
+        key=f"{key}-{axis}",
+        title=f"{dataset}: valid {metric_name(metric)} over {AXES[axis].split(',')[0]}",
         kind=CURVES,
         series=tuple(series),
         x_title=AXES[axis],

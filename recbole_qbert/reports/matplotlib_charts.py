@@ -11,6 +11,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import atomic_write
@@ -19,9 +20,9 @@ from recbole_qbert.reports.charts import (
     COLUMNS,
     LEGEND_MOST,
     MAP,
+    TREE,
     Chart,
     Series,
-    rows_and_lines,
     wrapped,
 )
 
@@ -39,19 +40,19 @@ _STYLE: Any = {
 
 
 def write_plots(folder: Path, charts: Sequence[Chart]) -> list[Path]:
-    """Write `<key>.png` and `<key>.svg` of each chart, each atomically.
+    """Write `<key>.png` and `<key>.svg` of each chart that is not a TREE, each atomically.
 
     Other files in the folder are kept.
 
     Returns:
-        Paths of the files.
+        Paths of the written files.
 
     Raises:
         InputError: a file cannot be written.
     """
     paths = []
     with matplotlib.rc_context(_STYLE):
-        for chart in charts:
+        for chart in (one for one in charts if one.kind != TREE):
             figure = to_matplotlib(chart)
             for suffix in FORMATS:
                 paths.append(folder / f"{chart.key}.{suffix}")
@@ -67,14 +68,13 @@ def _save(figure: Figure, path: Path, suffix: str) -> None:
                 handle, format=suffix, dpi=DOTS_PER_INCH, bbox_inches="tight", metadata=metadata
             )
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror or error}); name another folder"
-        ) from None
+        reason = error.strerror or error
+        raise InputError(f"{path}: cannot write ({reason}); choose another folder") from None
 
 
 def to_matplotlib(chart: Chart) -> Figure:
     """Draw a chart: 4.8 inches wide, which fits a column of a paper; a map is 6 inches wide."""
-    n_bars, n_lines = rows_and_lines(chart)
+    n_bars, n_lines = chart.bar_sizes
     sizes = {BARS: (4.8, 1.0 + (0.16 + 0.16 * n_lines) * n_bars), MAP: (6.0, 6.0)}
     figure = Figure(figsize=sizes.get(chart.kind, (4.8, 3.2)))
     FigureCanvasAgg(figure)
@@ -95,6 +95,10 @@ def to_matplotlib(chart: Chart) -> Figure:
         axes.set_xticks([x for x, _ in chart.ticks], [_name(text, 14) for _, text in chart.ticks])
     if chart.log_x:
         axes.set_xscale("log")
+    if chart.log_y:
+        axes.set_yscale("log")
+    if chart.percent:
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     if chart.bare_y:
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
@@ -112,7 +116,7 @@ def to_matplotlib(chart: Chart) -> Figure:
 def _draw(axes: Axes, chart: Chart, series: Series, place: int) -> None:
     color: Any = series.color if isinstance(series.color, str) else list(series.color)
     error = list(series.error) or None
-    x, y = [_value(each) for each in series.x], [_value(each) for each in series.y]
+    x, y = ([_name(v) if isinstance(v, str) else v for v in axis] for axis in (series.x, series.y))
     style = {"color": color, "label": _plain(series.name)}
     if chart.kind == BARS:
         axes.barh(y, x, xerr=error, capsize=2, **style)
@@ -137,16 +141,11 @@ def _legend(figure: Figure, axes: Axes, chart: Chart) -> None:
         return
     handles, names = axes.get_legend_handles_labels()
     found = dict(zip(names, handles, strict=True))
+    shown = [_plain(name) for name in chart.entries]
     figure.legend(
-        [found[_plain(name)] for name in chart.entries],
-        [_plain(name) for name in chart.entries],
-        loc="outside lower center",
+        [found[name] for name in shown], shown, loc="outside lower center",
         ncols=min(3, len(found)), frameon=False, fontsize=8,
     )  # fmt: skip
-
-
-def _value(value: float | str) -> float | str:
-    return _name(value) if isinstance(value, str) else value
 
 
 def _name(text: str, width: int = 24) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -13,17 +14,15 @@ from recbole_qbert.common.errors import InputError, did_you_mean, preview
 from recbole_qbert.common.progress import Progress
 from recbole_qbert.data.domain import DatasetPaths, default_folder, find_domain
 from recbole_qbert.evaluation.ranking import UNSEEN
-from recbole_qbert.reports import webpage
 from recbole_qbert.reports.charts import Palette
 from recbole_qbert.reports.comparisons import ComparisonData, compare_all
 from recbole_qbert.reports.discovery import Found, find_results
-from recbole_qbert.reports.ids import ids_section
 from recbole_qbert.reports.inspection.facts import Facts, gather_facts
 from recbole_qbert.reports.inspection.pictures import Pictures
+from recbole_qbert.reports.inspection.sections import page_sections, summary_lines
 from recbole_qbert.reports.item_map import METHODS, TSNE_METHOD, space_section
 from recbole_qbert.reports.learning import learning_section
-from recbole_qbert.reports.page import render
-from recbole_qbert.reports.sections import ReportSection
+from recbole_qbert.reports.page import Block, ReportSection, render, write_page
 from recbole_qbert.reports.sweeps import sweeps_section
 from recbole_qbert.reports.tables import tables_section
 from recbole_qbert.reports.users import best_bundle, users_section
@@ -31,38 +30,24 @@ from recbole_qbert.reports.users import best_bundle, users_section
 
 @dataclass(frozen=True)
 class ReportRequest:
-    """Arguments of `report`.
+    """Arguments of `report`; see `inspect` for those on titles, categories and images."""
 
-    Attributes:
-        folders: results folders, searched recursively.
-        output: path of the page, `.html`.
-        plots: folder for PNG and SVG files; None: no plots.
-        metric: metric of the charts, shown for both rankings.
-        dataset: data set whose items and users are shown; None: the data set of all runs, if they
-            have only one.
-        data_path: folder that holds the data set's folder; None: the `data_path` of its runs, or
-            `dataset`.
-        semantic_id_file: replaces `<dataset>.semid`.
-        tokenizer: folder of the tokenizer; None: the data set's own.
-        title_field, category_field, category_part, images: see `inspect`.
-        projection: method of the item map, one of `METHODS`.
-        n_users: number of example users.
-    """
-
-    folders: tuple[Path, ...]
-    output: Path
-    plots: Path | None = None
-    metric: str = "ndcg@10"
+    folders: tuple[Path, ...]  # results folders, searched recursively
+    output: Path  # the page, `.html`
+    plots: Path | None = None  # folder for PNG and SVG files; None: no plots
+    metric: str = "ndcg@10"  # of the charts, shown for both rankings
+    # Data set whose items and users are shown; None: that of all runs, if they have only one.
     dataset: str | None = None
+    # Folder of the data set's folder; None: the `data_path` of its runs, or `dataset`.
     data_path: Path | None = None
-    semantic_id_file: Path | None = None
-    tokenizer: Path | None = None
+    semantic_id_file: Path | None = None  # replaces `<dataset>.semid`
+    tokenizer: Path | None = None  # folder of the tokenizer; None: the data set's own
     title_field: str | None = None
     category_field: str | None = None
     category_part: str = "auto"
     images: Path | None = None
-    projection: str = TSNE_METHOD
-    n_users: int = 5
+    projection: str = TSNE_METHOD  # method of the item map, one of `METHODS`
+    n_users: int = 5  # number of example users
 
 
 def report(request: ReportRequest, console: Console) -> list[ReportSection]:
@@ -79,42 +64,58 @@ def report(request: ReportRequest, console: Console) -> list[ReportSection]:
     comparisons = compare_all(found)
     metric = _metric(request.metric, comparisons)
     domain = _domain(request, found)
-    sections = _unique(_sections(request, found, comparisons, metric, domain, console))
-    title = f"Results: {', '.join(found.datasets) or found.name(found.sweeps[0])}"
+    facts = _facts(request, domain) if domain else None
+    pictures = Pictures(request.images, facts.catalog) if facts and request.images else None
+    palette = Palette()
+    steps: dict[str, Callable[[], list[ReportSection | None]]] = {
+        "tables": lambda: [tables_section(comparisons, metric, palette)],
+        "learning curves": lambda: [learning_section(comparisons, metric, palette)],
+        "sweeps": lambda: [sweeps_section(found, comparisons, metric, palette)],
+        "items and users": lambda: _data_sections(request, found, domain, facts),
+    }
+    sections: list[ReportSection] = []
+    bar = Progress(steps.items(), desc="report", unit="part")
+    for name, step in bar:
+        bar.set_postfix_str(name)
+        sections += [section for section in step() if section is not None]
+    _number_keys(sections)
     numbers = {"run": found.runs, "benchmark": found.benchmarks, "sweep": found.sweeps}
     words = [f"{len(each)} {word}{'s' * (len(each) != 1)}" for word, each in numbers.items()]
-    counts = f"Made from {', '.join(words)}"
     folders = " ".join(found.name(folder) for folder in found.folders)
-    command = f"recbole-qbert report {folders}{_flags(request)}"
-    text = render(title, counts, command, sections)
+    text = render(
+        f"Results: {', '.join(found.datasets) or found.name(found.sweeps[0])}",
+        [],
+        sections,
+        pictures.uri if pictures else None,
+        ", ".join(words),
+        f"recbole-qbert report {folders}{_flags(request)}",
+    )
     if request.plots is not None:
-        from recbole_qbert.reports.matplotlib_charts import (
-            write_plots,  # Matplotlib is slow to import
-        )
+        from recbole_qbert.reports.matplotlib_charts import write_plots  # slow to import
 
         charts = [chart for section in sections for chart in section.charts]
         paths = write_plots(request.plots, charts)
-        _say(console, f"{len(paths)} plots written to {request.plots}")
-    size = webpage.write_page(request.output, text)
+        _print(console, f"{len(paths)} plots written to {request.plots}")
+    size = write_page(request.output, text)
     names = ", ".join(section.title for section in sections)
-    _say(console, f"Page written to {request.output} ({size / 1e6:.1f} MB): {names}")
+    _print(console, f"Page written to {request.output} ({size / 1e6:.1f} MB): {names}")
     return sections
 
 
-def _say(console: Console, line: str) -> None:
+def _print(console: Console, line: str) -> None:
     console.print(Text(line), soft_wrap=True)
 
 
 def _check(request: ReportRequest) -> None:
     if request.output.suffix.lower() not in (".html", ".htm"):
-        raise InputError(f"--output={request.output}: name a file that ends with .html")
+        raise InputError(f"--output={request.output}: the file name must end with .html")
     if request.plots is not None and request.plots.exists() and not request.plots.is_dir():
-        raise InputError(f"--plots={request.plots}: is a file; name a folder")
+        raise InputError(f"--plots={request.plots}: not a folder; give a folder")
     if request.projection not in METHODS:
         hint = did_you_mean(request.projection, METHODS)
-        raise InputError(f"--projection={request.projection}: write {' or '.join(METHODS)}{hint}")
+        raise InputError(f"--projection={request.projection}: must be {' or '.join(METHODS)}{hint}")
     if request.n_users < 1:
-        raise InputError(f"--n_users={request.n_users}: it must be at least 1")
+        raise InputError(f"--n_users={request.n_users}: must be at least 1")
 
 
 def _metric(asked: str, comparisons: Sequence[ComparisonData]) -> str:
@@ -126,9 +127,8 @@ def _metric(asked: str, comparisons: Sequence[ComparisonData]) -> str:
     known = {name for one in comparisons for row in one.scores.rows for name in row.metrics}
     if known and metric not in known:
         names = sorted(known)
-        raise InputError(
-            f"--metric={asked}: the runs have {preview(names)}{did_you_mean(metric, names)}"
-        )
+        hint = did_you_mean(metric, names)
+        raise InputError(f"--metric={asked}: the runs have the metrics {preview(names)}{hint}")
     return metric
 
 
@@ -138,86 +138,56 @@ def _domain(request: ReportRequest, found: Found) -> DatasetPaths | None:
     Raises:
         InputError: the requested data set does not exist.
     """
-    if request.dataset is not None:
-        runs = [run.result for run in found.runs if run.result.dataset == request.dataset]
-    else:
-        if len(found.datasets) != 1:
-            return None
-        runs = [run.result for run in found.runs]
+    if request.dataset is None and len(found.datasets) != 1:
+        return None
     name = request.dataset or found.datasets[0]
     if request.data_path is not None:
         return find_domain(name, request.data_path)
-    places = [Path(run.config["keys"]["data_path"]) for run in runs if "data_path" in
-              run.config["keys"]]  # fmt: skip
+    keys = [run.result.config["keys"] for run in found.runs if run.result.dataset == name]
+    places = [Path(each["data_path"]) for each in keys if "data_path" in each]
     for place in (*reversed(places), Path("dataset")):
         if (place / name).is_dir():
             return DatasetPaths(name, place / name)
     return find_domain(name, "dataset") if request.dataset else None
 
 
-def _sections(
-    request: ReportRequest,
-    found: Found,
-    comparisons: Sequence[ComparisonData],
-    metric: str,
-    domain: DatasetPaths | None,
-    console: Console,
-) -> list[ReportSection]:
-    """Make all sections for which there are data, in their order."""
-    palette = Palette()
-    steps: dict[str, Callable[[], list[ReportSection | None]]] = {
-        "tables": lambda: [tables_section(comparisons, metric, palette)],
-        "learning curves": lambda: [learning_section(comparisons, metric, palette)],
-        "sweeps": lambda: [sweeps_section(found, comparisons, metric, palette)],
-        "items and users": lambda: _of_data_set(request, found, domain) if domain else [],
-    }
-    sections: list[ReportSection | None] = []
-    bar = Progress(steps.items(), desc="report", unit="part")
-    for name, step in bar:
-        bar.set_postfix_str(name)
-        sections += step()
-    return [section for section in sections if section is not None]
-
-
-def _of_data_set(
-    request: ReportRequest, found: Found, domain: DatasetPaths
+def _data_sections(
+    request: ReportRequest, found: Found, domain: DatasetPaths | None, facts: Facts | None
 ) -> list[ReportSection | None]:
     """Make the sections of a data set: item vectors, semantic IDs and example users."""
-    facts = _facts(request, domain)
-    pictures, sections = None, []
+    sections: list[ReportSection | None] = []
+    if domain is None:
+        return sections
     if facts is not None:
-        if request.images is not None:
-            pictures = Pictures(request.images, facts.catalog)
         default = default_folder(domain.folder.parent, [domain.name])
         tokenizer = request.tokenizer or default
+        blocks = [Block("paragraphs", summary_lines(facts))]
+        for section in page_sections(facts, request.images is not None):
+            blocks += [Block("heading", section.title), *section.blocks]
+        command = (
+            f"recbole-qbert tokenize --dataset={domain.name}; this section alone: recbole-qbert "
+            f"inspect --dataset={domain.name} --html=ids.html"
+        )
         sections = [
             space_section(facts.catalog, domain, tokenizer, request.projection),
-            ids_section(facts, pictures, domain.name),
+            ReportSection("ids", "Semantic IDs", tuple(blocks), facts.catalog.name, command),
         ]
     run = best_bundle(found, domain.name)
-    if run is None:
-        return sections
-
-    def thumbnail(item: str) -> str:
-        return "" if pictures is None else webpage.thumbnail(pictures.uri(item))
-
-    file = next(each.file for each in found.runs if each.result is run)
-    users = users_section(
-        run, found.name(file), domain, request.title_field, request.n_users, thumbnail
-    )
-    return [*sections, users]
+    if run is not None:
+        file = next(each.file for each in found.runs if each.result is run)
+        name = found.name(file)
+        sections.append(users_section(run, name, domain, request.title_field, request.n_users))
+    return sections
 
 
 def _facts(request: ReportRequest, domain: DatasetPaths) -> Facts | None:
     """Gather the facts of `inspect` on the data set's semantic IDs; None if it has none."""
-    semid = request.semantic_id_file or domain.file("semid")
+    semid, item = request.semantic_id_file or domain.file("semid"), domain.file("item")
     if not semid.is_file():
         if request.semantic_id_file or request.images or request.category_field:
-            raise InputError(
-                f"{semid}: no such file; `recbole-qbert tokenize --dataset={domain.name}` makes it"
-            )
+            command = f"recbole-qbert tokenize --dataset={domain.name}"
+            raise InputError(f"{semid}: no such file; make it with `{command}`")
         return None
-    item = domain.file("item")
     return gather_facts(
         semid,
         item_path=item if item.is_file() else None,
@@ -228,23 +198,15 @@ def _facts(request: ReportRequest, domain: DatasetPaths) -> Facts | None:
     )
 
 
-def _unique(sections: Sequence[ReportSection]) -> list[ReportSection]:
+def _number_keys(sections: Sequence[ReportSection]) -> None:
     """Append numbers to repeated chart keys: charts of different folders may have the same key."""
-    seen: dict[str, int] = {}
-    renamed = []
-    for section in sections:
-        blocks = []
-        for block in section.blocks:
-            if not isinstance(block, str):
-                charts = []
-                for chart in block:
-                    seen[chart.key] = count = seen.get(chart.key, 0) + 1
-                    key = chart.key if count == 1 else f"{chart.key}-{count}"
-                    charts.append(replace(chart, key=key))
-                block = tuple(charts)
-            blocks.append(block)
-        renamed.append(replace(section, blocks=tuple(blocks)))
-    return renamed
+    seen: Counter[str] = Counter()
+    groups = [one.content for section in sections for one in section.blocks if one.kind == "charts"]
+    for charts in groups:
+        for place, chart in enumerate(charts):
+            seen[chart.key] += 1
+            if seen[chart.key] > 1:
+                charts[place] = replace(chart, key=f"{chart.key}-{seen[chart.key]}")
 
 
 def _flags(request: ReportRequest) -> str:

@@ -5,33 +5,23 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import read_json
+from recbole_qbert.evaluation.ranking import UNSEEN
 from recbole_qbert.evaluation.results import RANKINGS, flat_settings, metric_title
 from recbole_qbert.experiments.benchmark.scores import Row
 from recbole_qbert.experiments.tune.settings import describe, short
 from recbole_qbert.experiments.tune.sweep import TRIALS_CSV
 from recbole_qbert.experiments.tune.trial_log import EXPERIMENT, FAILED, STOPPED
-from recbole_qbert.reports import webpage
-from recbole_qbert.reports.charts import (
-    CURVES,
-    REST,
-    Chart,
-    Palette,
-    Point,
-    Series,
-    ramp,
-    slug,
-)
-from recbole_qbert.reports.comparisons import ComparisonData
+from recbole_qbert.reports.charts import CURVES, REST, Chart, Palette, Point, Series, ramp, slug
+from recbole_qbert.reports.comparisons import ComparisonData, origin
 from recbole_qbert.reports.discovery import Found
 from recbole_qbert.reports.learning import metric_name
-from recbole_qbert.reports.sections import Block, ReportSection
+from recbole_qbert.reports.page import Block, ReportSection
 
 LEAST_VALUES = 3  # fewest values of a setting for a curve of runs
 LOGARITHMIC = "loguniform"
@@ -47,17 +37,27 @@ class Tried(NamedTuple):
     state: str
     best: float
 
+    @property
+    def text(self) -> str:
+        """Hover text."""
+        return f"trial {self.number}, {self.state}: {self.best:.4f}\n{describe(self.values)}"
+
 
 class Experiment(NamedTuple):
-    """Trials of a sweep; `log` holds the settings that were drawn on a logarithmic scale."""
+    """Trials of a sweep."""
 
     folder: Path
     model: str
     dataset: str
     metric: str
     keys: list[str]
-    log: frozenset[str]
+    log: frozenset[str]  # settings that were drawn on a logarithmic scale
     trials: list[Tried]
+
+    @property
+    def title(self) -> str:
+        """Model and data set."""
+        return f"{self.model} on {self.dataset}"
 
 
 def sweeps_section(
@@ -77,30 +77,29 @@ def sweeps_section(
     Raises:
         InputError: the files of a sweep are damaged.
     """
-    blocks: list[Block] = []
-    sources, again = [], []
+    blocks, sources, commands = [], [], []
     for folder in found.sweeps:
         one = read_experiment(folder)
         if one is not None and one.trials:
-            noun = "trial" if len(one.trials) == 1 else "trials"
-            title = f"{one.model} on {one.dataset}, {len(one.trials)} {noun}"
-            blocks.append(_heading(title, found.name(folder)))
-            blocks += experiment_charts(one, palette)
-            sources.append(f"{found.name(folder)}/{TRIALS_CSV}")
-            again.append(f"recbole-qbert tune FILE.yaml --name={folder.name}")
+            name, n = found.name(folder), len(one.trials)
+            title = f"{one.title}, {n} trial{'s' * (n != 1)}"
+            blocks += [Block("heading", title), Block("paragraphs", [name])]
+            blocks += [Block("charts", charts) for charts in experiment_charts(one, palette)]
+            sources.append(f"{name}/{TRIALS_CSV}")
+            commands.append(f"recbole-qbert tune FILE.yaml --name={folder.name}")
     of_runs = [chart for one in comparisons for chart in run_charts(one, metric, palette)]
     if of_runs:
-        blocks.append(_heading("Runs that differ in one setting", "test, means over seeds"))
-        blocks.append(tuple(of_runs))
-        sources += dict.fromkeys(one.source for one in comparisons)
-        again += dict.fromkeys(one.again for one in comparisons)
+        blocks += [
+            Block("heading", "Runs that differ in one setting"),
+            Block("paragraphs", ["test, means over seeds"]),
+            Block("charts", of_runs),
+        ]
+        source, command = origin(comparisons)
+        sources.append(source)
+        commands.append(command)
     if not blocks:
         return None
-    return ReportSection("sweeps", "Sweeps", "; ".join(sources), "; ".join(again), tuple(blocks))
-
-
-def _heading(title: str, line: str) -> str:
-    return f"<h2>{escape(title)}</h2>{webpage.paragraphs([line])}"
+    return ReportSection("sweeps", "Sweeps", tuple(blocks), "; ".join(sources), "; ".join(commands))
 
 
 def read_experiment(folder: Path) -> Experiment | None:
@@ -113,12 +112,12 @@ def read_experiment(folder: Path) -> Experiment | None:
     fields = ("model", "dataset", "valid_metric", "space", "trials")
     if any(field not in content for field in fields) or not path.is_file():
         return None
-    trials = []
+    space, trials = content["space"], []
     try:
         with open(path, encoding="utf-8", newline="") as handle:
             reader = csv.DictReader(handle)
             # The order of the sweep's YAML file, which experiment.json does not keep.
-            keys = [name for name in reader.fieldnames or () if name in content["space"]]
+            keys = [name for name in reader.fieldnames or () if name in space]
             for line in reader:
                 number = int(line["trial"])
                 if line["state"] != FAILED and line["best_valid"]:
@@ -126,78 +125,58 @@ def read_experiment(folder: Path) -> Experiment | None:
                     trials.append(Tried(number, values, line["state"], float(line["best_valid"])))
     except (KeyError, IndexError, ValueError) as error:
         raise InputError(
-            f"{path}: not the trials of {EXPERIMENT} beside it ({error!r}); restore the file"
+            f"{path}: does not match {EXPERIMENT} in its folder ({error!r}); restore the file"
         ) from None
-    space = content["space"]
-    return Experiment(
-        folder=folder,
-        model=content["model"],
-        dataset=content["dataset"],
-        metric=content["valid_metric"],
-        keys=keys,
-        log=frozenset(key for key, domain in space.items() if LOGARITHMIC in domain),
-        trials=trials,
-    )
+    log = frozenset(key for key, domain in space.items() if LOGARITHMIC in domain)
+    names = (content["model"], content["dataset"], content["valid_metric"])
+    return Experiment(folder, *names, keys, log, trials)
 
 
-def experiment_charts(one: Experiment, palette: Palette) -> list[Block]:
+def experiment_charts(one: Experiment, palette: Palette) -> list[list[Chart]]:
     """Make a chart per setting, and parallel coordinates if there are several settings."""
-    charts = tuple(_over_key(one, key, palette) for key in one.keys)
-    if len(one.keys) < 2 or len(one.trials) < 2:
-        return [charts]
-    return [charts, (parallel_chart(one),)]
+    charts = [[_over_key(one, key, palette) for key in one.keys]]
+    if len(one.keys) > 1 and len(one.trials) > 1:
+        charts.append([parallel_chart(one)])
+    return charts
 
 
 def _over_key(one: Experiment, key: str, palette: Palette) -> Chart:
     """Chart of each trial's best valid value over one setting; a line connects the best ones."""
-    y_title = f"best valid {metric_name(one.metric)}"
     named = not all(_is_number(trial.values[key]) for trial in one.trials)
-    trials = sorted(
-        one.trials, key=lambda each: str(each.values[key]) if named else each.values[key]
-    )
+
+    def place(trial: Tried) -> Any:
+        return short(trial.values[key]) if named else trial.values[key]
+
+    trials = sorted(one.trials, key=lambda trial: str(trial.values[key]) if named else place(trial))
     best: dict[Any, Tried] = {}
     for trial in trials:
-        place = short(trial.values[key]) if named else trial.values[key]
-        if place not in best or trial.best > best[place].best:
-            best[place] = trial
-    series = []
-    if len(one.keys) == 1 or len(best) < len(trials):
-        joined = list(best.values())
-        color = palette[one.model] if len(one.keys) == 1 else INK
-        series.append(_points("best at each value", color, joined, key, True, named))
-    others = [trial for trial in trials if len(one.keys) > 1 and trial.state != STOPPED]
-    stopped = [trial for trial in trials if trial.state == STOPPED]
-    for name, color, some in (
-        ("trials", palette[one.model], others),
-        ("trials stopped by ASHA", REST, stopped),
-    ):
-        if some:
-            series.append(_points(name, color, some, key, False, named))
-    places = () if named or len(best) > 6 else tuple((x, short(x)) for x in best)
+        if place(trial) not in best or trial.best > best[place(trial)].best:
+            best[place(trial)] = trial
+    color, alone = palette[one.model], len(one.keys) == 1
+    groups: list[tuple[str, str, list[Tried]]] = []
+    if alone or len(best) < len(trials):
+        groups.append(("best at each value", color if alone else INK, list(best.values())))
+    groups += [
+        ("trials", color, [each for each in trials if not alone and each.state != STOPPED]),
+        ("trials stopped by ASHA", REST, [each for each in trials if each.state == STOPPED]),
+    ]
+    series = [
+        Series(
+            name, color, tuple(map(place, some)), tuple(each.best for each in some),
+            texts=tuple(each.text for each in some), line=name.startswith("best"),
+        )
+        for name, color, some in groups if some
+    ]  # fmt: skip
+    y_title = f"best valid {metric_name(one.metric)}"
     return Chart(
         key=slug("sweep", one.folder.name, one.dataset, key),
-        title=f"{one.model} on {one.dataset}: {y_title} over {key}",
+        title=f"{one.title}: {y_title} over {key}",
         kind=CURVES,
         series=tuple(series),
         x_title=key,
         y_title=y_title,
-        ticks=places,
+        ticks=() if named or len(best) > 6 else tuple((x, short(x)) for x in best),
         log_x=key in one.log,
-    )
-
-
-def _points(
-    name: str, color: str, trials: Sequence[Tried], key: str, line: bool, named: bool
-) -> Series:
-    return Series(
-        name=name,
-        color=color,
-        x=tuple(short(each.values[key]) if named else each.values[key] for each in trials),
-        y=tuple(each.best for each in trials),
-        texts=tuple(
-            f"trial {each.number}: {each.best:.4f}\n{describe(each.values)}" for each in trials
-        ),
-        line=line,
     )
 
 
@@ -219,23 +198,22 @@ def parallel_chart(one: Experiment) -> Chart:
     series = []
     for rank, place in enumerate(order):
         trial, last = one.trials[place], rank == len(order) - 1
-        text = f"trial {trial.number}, {trial.state}: {trial.best:.4f}\n{describe(trial.values)}"
         series.append(
             Series(
                 name=f"trial {trial.number}",
                 color=BEST if last else ramp(rank / max(1, len(order) - 1)),
                 x=tuple(float(axis) for axis in range(len(columns))),
                 y=tuple(shares[place] for shares in scaled),
-                texts=(text,) * len(columns),
+                texts=(trial.text,) * len(columns),
                 width=3.0 if last else 1.5,
             )
         )
     return Chart(
         key=slug("parallel", one.folder.name, one.dataset),
-        title=f"{one.model} on {one.dataset}: all {len(one.trials)} trials",
+        title=f"{one.title}: all {len(one.trials)} trials",
         kind=CURVES,
         series=tuple(series),
-        note="One line a trial, the darker the better by valid; the best one is orange.",
+        note="One line per trial. Darker lines have a higher valid metric; the best is orange.",
         ticks=tuple((float(place), key) for place, key in enumerate([*one.keys, name])),
         labels=tuple(labels),
         legend=False,
@@ -265,42 +243,48 @@ def _brief(value: float) -> str:
 
 def run_charts(one: ComparisonData, metric: str, palette: Palette) -> list[Chart]:
     """Charts of the test metric over each number in which otherwise equal rows differ."""
-    models = dict.fromkeys(row.model_row.model for row in one.scores.rows)
     curves: dict[str, dict[str, list[tuple[float, Row]]]] = {}
-    for model in models:
+    for model in dict.fromkeys(row.model_row.model for row in one.scores.rows):
         rows = [row for row in one.scores.rows if row.model_row.model == model]
         for key, points in varied(rows).items():
             curves.setdefault(key, {})[model] = points
-    charts = []
-    for key, by_model in curves.items():
-        for prefix, ranking in RANKINGS:
-            series = []
-            for model, points in by_model.items():
-                spreads = [row.over_seeds("test", prefix + metric) for _, row in points]
-                error = tuple(each.deviation or 0.0 for each in spreads)
-                series.append(
-                    Series(
-                        model, palette[model], tuple(x for x, _ in points),
-                        tuple(each.mean for each in spreads), error if any(error) else (),
-                        tuple(
-                            f"{key}={short(x)}: {each.mean:.4f}, {len(each.values)} seeds"
-                            for (x, _), each in zip(points, spreads, strict=True)
-                        ),
-                    )
-                )  # fmt: skip
-            places = sorted({x for points in by_model.values() for x, _ in points})
-            charts.append(
-                Chart(
-                    key=slug("runs", one.scores.dataset, key, metric, ranking),
-                    title=f"{one.scores.dataset}: {metric_title(metric)}, {ranking}, over {key}",
-                    kind=CURVES,
-                    series=tuple(series),
-                    x_title=key,
-                    y_title=metric_title(metric),
-                    ticks=tuple((float(x), short(x)) for x in places) if len(places) < 7 else (),
-                )
-            )
-    return charts
+    return [
+        _run_chart(one.scores.dataset, key, by_model, prefix + metric, ranking, palette)
+        for key, by_model in curves.items()
+        for prefix, ranking in RANKINGS
+    ]
+
+
+def _run_chart(
+    dataset: str,
+    key: str,
+    by_model: Mapping[str, Sequence[tuple[float, Row]]],
+    metric: str,
+    ranking: str,
+    palette: Palette,
+) -> Chart:
+    """Chart of the test metric over one number, with a line per model."""
+    series = []
+    for model, points in by_model.items():
+        spreads = [row.over_seeds("test", metric) for _, row in points]
+        error = tuple(each.deviation or 0.0 for each in spreads)
+        texts = tuple(
+            f"{key}={short(x)}: {each.mean:.4f}, {len(each.values)} seeds"
+            for (x, _), each in zip(points, spreads, strict=True)
+        )
+        xs, means = tuple(x for x, _ in points), tuple(each.mean for each in spreads)
+        series.append(Series(model, palette[model], xs, means, error if any(error) else (), texts))
+    places = sorted({x for one in series for x in one.x})
+    name = metric.removeprefix(UNSEEN)
+    return Chart(
+        key=slug("runs", dataset, key, name, ranking),
+        title=f"{dataset}: {metric_title(name)}, {ranking}, over {key}",
+        kind=CURVES,
+        series=tuple(series),
+        x_title=key,
+        y_title=metric_title(name),
+        ticks=tuple((float(x), short(x)) for x in places) if len(places) < 7 else (),
+    )
 
 
 def varied(rows: Sequence[Row]) -> dict[str, list[tuple[float, Row]]]:

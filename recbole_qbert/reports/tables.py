@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from html import escape
 
 from recbole_qbert.evaluation.results import RANKINGS, metric_title
 from recbole_qbert.experiments.benchmark.published import published_figures, published_source
@@ -24,16 +23,16 @@ from recbole_qbert.experiments.benchmark.tables import (
     published_sheet,
     runs_sheet,
 )
-from recbole_qbert.reports import webpage
 from recbole_qbert.reports.charts import BARS, CURVES, Chart, Palette, Series, slug
-from recbole_qbert.reports.comparisons import ComparisonData, has_ranks
-from recbole_qbert.reports.sections import Block, ReportSection, sheet_html, warnings_html
+from recbole_qbert.reports.comparisons import ComparisonData, has_ranks, origin
+from recbole_qbert.reports.page import Block, ReportSection
 
-INTERVAL = "bars and numbers: means over seeds, ± the sample deviation; a single seed has none"
+INTERVAL = "bars and numbers: mean ± sample deviation over seeds; a single seed has no deviation"
 EXPLAINED = (
-    "Every table has both rankings. 'all items': what a user has seen stands in the ranking. 'seen "
-    "excluded': it does not, which compares models that repeat with models that cannot. Best bold, "
-    "second underlined; test users, whole catalog."
+    "Metrics of the test users over the whole catalog, in two rankings. 'all items': the ranking "
+    "includes items that the user has seen. 'seen excluded': it excludes them, which makes models "
+    "that recommend seen items comparable with models that do not. The best value is bold, the "
+    "second-best is underlined."
 )
 
 
@@ -49,60 +48,56 @@ def tables_section(
     """
     if not comparisons:
         return None
-    blocks: list[Block] = [webpage.paragraphs([EXPLAINED])]
+    blocks = [Block("paragraphs", [EXPLAINED])]
     for number, one in enumerate(comparisons, start=1):
         blocks += _comparison(one, metric, palette, str(number))
-    source = "; ".join(dict.fromkeys(one.source for one in comparisons))
-    again = "; ".join(dict.fromkeys(one.again for one in comparisons))
-    return ReportSection("tables", "Comparison", source, again, tuple(blocks))
+    return ReportSection("tables", "Comparison", tuple(blocks), *origin(comparisons))
 
 
 def _comparison(one: ComparisonData, metric: str, palette: Palette, number: str) -> list[Block]:
     scores = one.scores
-    heading = f"<h2>{escape(one.title)}</h2>{webpage.paragraphs([f'From {one.source}.'])}"
-    blocks: list[Block] = [heading + warnings_html(one.warnings)]
+    blocks = [Block("heading", one.title), Block("paragraphs", [f"Source: {one.source}."])]
+    if one.warnings:
+        blocks.append(Block("warnings", one.warnings))
     if metric in scores.rows[0].metrics:
-        blocks.append(tuple(_bars(scores, metric, palette, number)))
-    blocks.append(sheet_html(metrics_sheet(scores)))
+        bars = [_bars(scores, metric, palette, number, *ranking) for ranking in RANKINGS]
+        blocks.append(Block("charts", bars))
+    blocks.append(Block("table", metrics_sheet(scores)))
     published = published_figures(scores.dataset)
     if any(row.model_row.model in published for row in scores.rows):
-        blocks.append(sheet_html(published_sheet(scores, published, published_source())))
+        blocks.append(Block("table", published_sheet(scores, published, published_source())))
     blocks += _groups(scores, metric, palette, number)
     if scores.tested:
-        blocks.append(sheet_html(comparisons_sheet(scores)))
-    blocks.append(sheet_html(runs_sheet(scores)))
-    return blocks
+        blocks.append(Block("table", comparisons_sheet(scores)))
+    return [*blocks, Block("table", runs_sheet(scores))]
 
 
-def _bars(scores: Scores, metric: str, palette: Palette, number: str) -> list[Chart]:
-    """Bar charts of the rows, one chart per ranking."""
-    charts = []
-    for prefix, ranking in RANKINGS:
-        spreads = [row.over_seeds("test", prefix + metric) for row in scores.rows]
-        series = Series(
-            name=metric_title(metric),
-            color=tuple(palette[row.name] for row in scores.rows),
-            x=tuple(one.mean for one in spreads),
-            y=tuple(row.name for row in scores.rows),
-            error=_errors(spreads),
-            texts=tuple(
-                f"{row.name}: {one.mean:.4f}"
-                + (f" ± {one.deviation:.4f}" if one.deviation is not None else "")
-                + f", {len(one.values)} seed{'s' * (len(one.values) > 1)}"
-                for row, one in zip(scores.rows, spreads, strict=True)
-            ),
-        )
-        charts.append(
-            Chart(
-                key=slug("bars", number, scores.dataset, metric, ranking),
-                title=f"{scores.dataset}: test {metric_title(metric)}, {ranking}",
-                kind=BARS,
-                series=(series,),
-                x_title=metric_title(metric),
-                note=INTERVAL if series.error else "",
-            )
-        )
-    return charts
+def _bars(
+    scores: Scores, metric: str, palette: Palette, number: str, prefix: str, ranking: str
+) -> Chart:
+    """Bar chart of the rows by one ranking."""
+    spreads = [row.over_seeds("test", prefix + metric) for row in scores.rows]
+    texts = []
+    for row, one in zip(scores.rows, spreads, strict=True):
+        deviation = f" ± {one.deviation:.4f}" if one.deviation is not None else ""
+        n = len(one.values)
+        texts.append(f"{row.name}: {one.mean:.4f}{deviation}, {n} seed{'s' * (n > 1)}")
+    series = Series(
+        name=metric_title(metric),
+        color=tuple(palette[row.name] for row in scores.rows),
+        x=tuple(one.mean for one in spreads),
+        y=tuple(row.name for row in scores.rows),
+        error=_errors(spreads),
+        texts=tuple(texts),
+    )
+    return Chart(
+        key=slug("bars", number, scores.dataset, metric, ranking),
+        title=f"{scores.dataset}: test {metric_title(metric)}, {ranking}",
+        kind=BARS,
+        series=(series,),
+        x_title=metric_title(metric),
+        note=INTERVAL if series.error else "",
+    )
 
 
 def _errors(spreads: Sequence[MeanStd]) -> tuple[float, ...]:
@@ -118,38 +113,28 @@ def _groups(scores: Scores, metric: str, palette: Palette, number: str) -> list[
     if not ranked.rows:
         return []  # a warning tells the reader
     if not ranked.group_sizes:
-        return [webpage.missing(f"No groups of users. Of every run, {OLD_RUN}.")]
+        return [Block("missing", f"No groups of users. All runs: {OLD_RUN}.")]
     shown = metric if metric in GROUP_METRICS else GROUP_METRICS[-1]
-    blocks: list[Block] = []
+    blocks = []
     for kind in GROUPS:
-        charts = (_group_chart(ranked, kind, shown, *each, palette, number) for each in RANKINGS)
-        blocks += [tuple(charts), sheet_html(groups_sheet(ranked, kind))]
+        charts = [_group_chart(ranked, kind, shown, palette, number, *each) for each in RANKINGS]
+        blocks += [Block("charts", charts), Block("table", groups_sheet(ranked, kind))]
     return blocks
 
 
 def _group_chart(
-    scores: Scores,
-    kind: str,
-    metric: str,
-    prefix: str,
-    ranking: str,
-    palette: Palette,
-    number: str,
+    scores: Scores, kind: str, metric: str, palette: Palette, number: str, prefix: str, ranking: str
 ) -> Chart:
     """Chart with a line per row over the groups, without groups in which the row has no users."""
     series = []
     for row in scores.rows:
-        found = {
-            group.name: row.details[group_metric(prefix + metric, kind, group.name)]
-            for group in GROUPS[kind]
-            if group_metric(prefix + metric, kind, group.name) in row.details
-        }
+        names = {each.name: group_metric(prefix + metric, kind, each.name) for each in GROUPS[kind]}
+        found = {name: row.details[key] for name, key in names.items() if key in row.details}
         if found:
-            spreads = list(found.values())
             series.append(
                 Series(
                     row.name, palette[row.name], tuple(found),
-                    tuple(one.mean for one in spreads), _errors(spreads),
+                    tuple(one.mean for one in found.values()), _errors(list(found.values())),
                     tuple(f"{row.name}, {name}: {one.mean:.4f}" for name, one in found.items()),
                 )
             )  # fmt: skip

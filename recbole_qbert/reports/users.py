@@ -2,45 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from recbole_qbert.data.atomic import read_columns
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.sequences import read_interactions
 from recbole_qbert.evaluation.results import RunResult
-from recbole_qbert.reports import webpage
 from recbole_qbert.reports.discovery import Found
-from recbole_qbert.reports.inspection.catalog import printable
-from recbole_qbert.reports.inspection.tree import spread
+from recbole_qbert.reports.inspection.catalog import printable, spread
 from recbole_qbert.reports.learning import metric_name
-from recbole_qbert.reports.sections import ReportSection
+from recbole_qbert.reports.page import Block, Example, ItemCard, ItemList, ReportSection
 from recbole_qbert.serving.recommender import Recommender
 
 LENGTH = 10  # recommended items per user
 N_HISTORY = 8  # number of last items of a history that are shown
 LEAST = 4  # fewest interactions of a test user
-Thumbnail = Callable[[str], str]  # item -> HTML
 
 
-@dataclass(frozen=True)
-class ExampleUser:
-    """A test user.
-
-    Attributes:
-        user: raw token.
-        history: raw item tokens except the last one, oldest first.
-        target: the last item, which the model has not seen.
-        recommended: recommended items, best first.
-    """
+class ExampleUser(NamedTuple):
+    """A test user; items are raw tokens."""
 
     user: str
-    history: tuple[str, ...]
-    target: str
-    recommended: tuple[str, ...]
+    history: tuple[str, ...]  # all items but the last, oldest first
+    target: str  # the last item, which the model has not seen
+    recommended: tuple[str, ...]  # best first
 
     @property
     def rank(self) -> int | None:
@@ -59,9 +46,8 @@ def best_bundle(found: Found, dataset: str) -> RunResult | None:
 
 
 def users_section(
-    run: RunResult, source: str, domain: DatasetPaths, title_field: str | None, n_users: int,
-    thumbnail: Thumbnail,
-) -> ReportSection | None:  # fmt: skip
+    run: RunResult, source: str, domain: DatasetPaths, title_field: str | None, n_users: int
+) -> ReportSection | None:
     """Make the section, with histories and recommendations by title.
 
     Args:
@@ -70,7 +56,6 @@ def users_section(
         domain: paths of the data set.
         title_field: field of the `.item` file with titles; None: items are shown as tokens.
         n_users: number of users.
-        thumbnail: returns an item's picture as HTML.
 
     Returns:
         The section; None if there are no interactions or no suitable users.
@@ -85,20 +70,25 @@ def users_section(
         return None
     titles = _titles(domain, title_field)
     hits = sum(example.rank is not None for example in examples)
-    chosen = f"{run.title}, seed {run.seed}, the best by valid {metric_name(run.valid_metric)}"
     lines = [
-        f"{chosen}. Each user's last item is held back; what stands in the history is not "
-        f"recommended. It is among the {LENGTH} best for {hits} of these {len(examples)} users, "
-        "who are spaced evenly over all, not chosen."
+        f"{run.title}, seed {run.seed}, has the best valid {metric_name(run.valid_metric)}. It "
+        "recommends items from each user's history without the last item, and excludes items of "
+        f"the history. The last item is among the {LENGTH} best for {hits} of {len(examples)} "
+        "users, who are spaced evenly over all users."
     ]
     if title_field is None:
-        lines.append(f"Items go by token: --title_field= names a column of {domain.name}.item.")
-    body = "".join(_user(example, titles, thumbnail) for example in examples)
-    again = f"recbole-qbert run --model={run.model} --dataset={run.dataset}"
+        lines.append(
+            "Items are shown by token; give the title field of "
+            f"{domain.name}.item (--title_field=FIELD)."
+        )
+    views = [_view(example, titles) for example in examples]
     return ReportSection(
-        "users", "Example users", f"the bundle of {Path(run.folder).name} in {source}", again,
-        (webpage.paragraphs(lines) + body,),
-    )  # fmt: skip
+        "users",
+        "Example users",
+        (Block("paragraphs", lines), Block("examples", views)),
+        f"bundle of {Path(run.folder).name} in {source}",
+        f"recbole-qbert run --model={run.model} --dataset={run.dataset}",
+    )
 
 
 def example_users(run: RunResult, domain: DatasetPaths, n_users: int) -> list[ExampleUser]:
@@ -133,40 +123,20 @@ def _titles(domain: DatasetPaths, field: str | None) -> dict[str, str]:
     return {item: title for item, title in pairs if title}
 
 
-def _user(example: ExampleUser, titles: Mapping[str, str], thumbnail: Thumbnail) -> str:
-    shown = example.history[-N_HISTORY:]
-    n_hidden = len(example.history) - len(shown)
-    before = f'<p class="more">... {n_hidden:,} before</p>' if n_hidden else ""
-    outcome = (
-        f"Hit: the item that came next is number {example.rank}."
-        if example.rank
-        else f"No hit: the item that came next is not among the {len(example.recommended)} best."
-    )
-    history = _list(shown, titles, thumbnail, {}, numbered=False)
-    target = _list([example.target], titles, thumbnail, {}, numbered=False)
-    marks = {example.target: "hit"} if example.rank else {}
-    best = _list(example.recommended, titles, thumbnail, marks, numbered=True)
-    return (
-        f'<div class="example"><h4>User {escape(printable(example.user))}</h4>'
-        f"<p>{escape(outcome)}</p>"
-        f'<div class="columns"><div><h5>History, the latest last</h5>{before}{history}'
-        f"<h5>What came next</h5>{target}</div>"
-        f"<div><h5>Recommended</h5>{best}</div></div></div>"
-    )
+def _view(example: ExampleUser, titles: Mapping[str, str]) -> Example:
+    def cards(items: Sequence[str], hit: str = "") -> tuple[ItemCard, ...]:
+        return tuple(
+            ItemCard(item, titles.get(item) or printable(item), hit=item == hit) for item in items
+        )
 
-
-def _list(
-    items: Sequence[str],
-    titles: Mapping[str, str],
-    thumbnail: Thumbnail,
-    marks: Mapping[str, str],
-    numbered: bool,
-) -> str:
-    tag = "ol" if numbered else "ul"
-    rows = []
-    for item in items:
-        mark = f'<b class="mark">{marks[item]}</b>' if item in marks else ""
-        kind = ' class="hit"' if item in marks else ""
-        name = escape(titles.get(item) or printable(item))
-        rows.append(f"<li{kind}><div>{thumbnail(item)}<span>{name}</span>{mark}</div></li>")
-    return f'<{tag} class="items">{"".join(rows)}</{tag}>'
+    n_hidden = max(0, len(example.history) - N_HISTORY)
+    outcome = f"No hit: the next item is not among the {len(example.recommended)} best."
+    if example.rank:
+        outcome = f"Hit: the next item has rank {example.rank}."
+    more = f"... {n_hidden:,} earlier items" if n_hidden else ""
+    lists = (
+        ItemList("History, the latest item last", cards(example.history[-N_HISTORY:]), more=more),
+        ItemList("Next item", cards([example.target])),
+        ItemList("Recommended", cards(example.recommended, example.target), numbered=True),
+    )
+    return Example(f"User {printable(example.user)}", outcome, lists)

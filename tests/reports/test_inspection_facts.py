@@ -14,7 +14,7 @@ from toy_items import Toy
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
-from recbole_qbert.reports.inspection.catalog import Catalog, ItemGroup, open_catalog
+from recbole_qbert.reports.inspection.catalog import Catalog, ItemGroup, open_catalog, spread
 from recbole_qbert.reports.inspection.facts import Facts, gather_facts
 from recbole_qbert.reports.inspection.neighbors import (
     agreement,
@@ -22,9 +22,8 @@ from recbole_qbert.reports.inspection.neighbors import (
     example,
     open_space,
 )
-from recbole_qbert.reports.inspection.purity import group_purity
-from recbole_qbert.reports.inspection.tree import Limits, branch, spread
-from recbole_qbert.reports.inspection.usage import bucket_labels
+from recbole_qbert.reports.inspection.sections import Limits, item_tree
+from recbole_qbert.reports.inspection.usage import group_purity
 
 
 @pytest.fixture
@@ -54,37 +53,38 @@ def _full(toy: Toy, **settings: Any) -> Facts:
 
 def test_usage_by_hand(toy: Toy) -> None:
     facts = gather_facts(toy.semid)
-    a, b, c = facts.usage
+    a, b, c = facts.usage.to_dict("records")
     # Level a: 4, 2, 1 and 1 items; entropy in bits 1/2 * 1 + 1/4 * 2 + 2 * 1/8 * 3 = 1.75.
-    assert (a.level, a.codebook_size, a.used, a.largest, a.largest_token) == ("a", 4, 4, 4, "a_0")
-    assert a.perplexity == pytest.approx(2**1.75)
-    assert (b.used, b.largest, b.largest_token) == (3, 5, "b_0")
-    assert (c.used, c.largest, c.largest_token) == (3, 5, "c_0")
-    one, two, three = facts.depths
-    assert (one.n_groups, one.n_single, one.largest, one.histogram) == (4, 2, 4, (2, 1, 1))
-    assert one.mean_others == pytest.approx((4 * 3 + 2 * 1) / 8)
-    assert (two.n_groups, two.n_single, two.largest, two.histogram) == (5, 2, 2, (2, 3))
-    assert two.mean_others == pytest.approx(6 / 8)
-    assert (three.n_groups, three.n_single, three.mean_others) == (8, 8, 0.0)
+    assert (a["level"], a["codes"], a["used"], a["share used"]) == ("a", 4, 4, 1.0)
+    assert (a["most common"], a["its items"]) == ("a_0", 4)
+    assert a["perplexity"] == pytest.approx(2**1.75)
+    assert (b["used"], b["its items"], b["most common"]) == (3, 5, "b_0")
+    assert (c["used"], c["its items"], c["most common"]) == (3, 5, "c_0")
+    one, two, three = facts.depths.itertuples(index=False, name=None)
+    assert one == ("a", 4, 2, 2 / 8, pytest.approx((4 * 3 + 2 * 1) / 8), 4)
+    assert two == ("a b", 5, 2, 2 / 8, pytest.approx(6 / 8), 2)
+    assert three == ("a b c", 8, 8, 1.0, 0.0, 1)
+    assert facts.sizes.to_dict("list") == {
+        "items in the group": ["1", "2", "3-4"], "a": [2, 1, 1], "a..b": [2, 3, 0],
+        "a..c": [8, 0, 0],
+    }  # fmt: skip
 
 
-def test_bucket_labels_and_their_sizes(tmp_path: Path) -> None:
-    assert bucket_labels(5) == ["1", "2", "3-4", "5-8", "9-16"]
-    assert bucket_labels(1) == ["1"]
+def test_group_sizes(tmp_path: Path) -> None:
     sizes = [1, 2, 3, 4, 5, 8, 9, 16]
     codes = np.array([(group, n) for group, size in enumerate(sizes) for n in range(size)])
     items = tuple(map(str, range(len(codes))))
     write_semantic_ids(tmp_path / "s.semid", SemanticIDTable(items, codes, (8, 16)), {})
-    assert gather_facts(tmp_path / "s.semid").depths[0].histogram == (1, 1, 2, 2, 2)
+    found = gather_facts(tmp_path / "s.semid").sizes
+    assert found["items in the group"].tolist() == ["1", "2", "3-4", "5-8", "9-16"]
+    assert found["a"].tolist() == [1, 1, 2, 2, 2]
 
 
 def test_sidecar_report(toy: Toy) -> None:
-    build = gather_facts(toy.semid).build
-    assert build is not None
-    assert (build.method, build.collisions, build.moved) == ("toy", 3, 2)
-    assert build.moved_per_level == (0, 0, 2)
+    found = {"collisions": 3, "moved": 2, "moved_per_level": [0, 0, 2]}
+    assert gather_facts(toy.semid).build == found
     Path(f"{toy.semid}.json").unlink()
-    assert gather_facts(toy.semid).build is None
+    assert gather_facts(toy.semid).build == {}
 
 
 def test_purity_by_hand(toy: Toy) -> None:
@@ -93,50 +93,51 @@ def test_purity_by_hand(toy: Toy) -> None:
     assert (found.n_items, found.n_without, found.n_categories) == (7, 1, 2)
     assert (found.largest, found.largest_share) == ("x", pytest.approx(4 / 7))
     # Shared a: x x x y | y y | one item alone.
-    one, two, three = found.prefixes
-    assert (one.name, one.n_groups, one.n_items, one.n_single) == ("a", 2, 6, 1)
-    assert one.purity == pytest.approx(5 / 6)
+    assert found.groupings.index.tolist() == ["a", "a b", "a b c", "b alone", "c alone"]
+    one, two, three, b, _ = found.groupings.to_dict("records")
+    assert (one["groups"], one["items"], one["single"]) == (2, 6, 1)
+    assert one["purity"] == pytest.approx(5 / 6)
     groups = math.log(3) - 2 / 3 * math.log(2)
     cells = 1 / 2 * math.log(2) + 1 / 6 * math.log(6) + 1 / 3 * math.log(3)
     information = groups + math.log(2) - cells
-    assert one.nmi == pytest.approx(information / ((groups + math.log(2)) / 2))
+    assert one["NMI"] == pytest.approx(information / ((groups + math.log(2)) / 2))
     # Shared a b: x x | x y | y y.
-    assert (two.name, two.n_groups, two.purity) == ("a b", 3, pytest.approx(5 / 6))
-    assert (three.n_groups, three.n_single, three.purity, three.nmi_chance) == (0, 7, None, None)
+    assert (two["groups"], two["purity"]) == (3, pytest.approx(5 / 6))
+    assert (three["groups"], three["single"]) == (0, 7)
+    assert math.isnan(three["purity"]) and math.isnan(three["NMI by chance"])
     # Level b alone: x x y y | x y | one alone.
-    b = found.levels[0]
-    assert (b.name, b.n_items, b.n_single, b.purity) == ("b alone", 6, 1, 0.5)
+    assert (b["items"], b["single"], b["purity"]) == (6, 1, 0.5)
 
 
 def test_chance_is_the_exact_expectation() -> None:
     # Four of x x x y y y against two: the pair is of one kind in 6 of 15 draws (purity 5/6, else
     # 1/2).
     found = group_purity(
-        "g", np.array([7, 7, 7, 7, 2, 2]), np.array([0, 0, 0, 1, 1, 1]), 0, n_permutations=3000
+        np.array([7, 7, 7, 7, 2, 2]), np.array([0, 0, 0, 1, 1, 1]), 0, n_permutations=3000
     )
-    assert found.purity_chance == pytest.approx(6 / 15 * 5 / 6 + 9 / 15 / 2, abs=0.01)
-    assert found.purity == pytest.approx(5 / 6)
+    assert found["purity by chance"] == pytest.approx(6 / 15 * 5 / 6 + 9 / 15 / 2, abs=0.01)
+    assert found["purity"] == pytest.approx(5 / 6)
 
 
 @pytest.mark.parametrize("n_groups", [1, 6, 40])
 def test_purity_matches_a_plain_loop(n_groups: int) -> None:
     draw = np.random.default_rng(n_groups)
     groups, kinds = draw.integers(0, n_groups, 120), draw.integers(0, 4, 120)
-    found = group_purity("g", groups, kinds, 1, 2)
+    found = group_purity(groups, kinds, 1, 2)
     sizes = Counter(groups.tolist())
     kept = [row for row in range(120) if sizes[groups[row]] > 1]
     right = 0
     for group in {groups[row] for row in kept}:
         right += max(Counter(kinds[row] for row in kept if groups[row] == group).values())
-    assert found.purity == pytest.approx(right / len(kept))
-    assert found.nmi == pytest.approx(normalized_mutual_info_score(kinds[kept], groups[kept]))
-    assert (found.n_items, found.n_single) == (len(kept), 120 - len(kept))
-    assert found == group_purity("g", groups, kinds, 1, 2)
+    assert found["purity"] == pytest.approx(right / len(kept))
+    assert found["NMI"] == pytest.approx(normalized_mutual_info_score(kinds[kept], groups[kept]))
+    assert (found["items"], found["single"]) == (len(kept), 120 - len(kept))
+    assert found == group_purity(groups, kinds, 1, 2)
 
 
 def test_one_group_of_one_category_is_perfect() -> None:
-    found = group_purity("g", np.zeros(3, dtype=int), np.full(3, 2), 0, 2)
-    assert (found.purity, found.nmi, found.purity_chance) == (1.0, 1.0, 1.0)
+    found = group_purity(np.zeros(3, dtype=int), np.full(3, 2), 0, 2)
+    assert (found["purity"], found["NMI"], found["purity by chance"]) == (1.0, 1.0, 1.0)
 
 
 def test_agreement_by_hand(toy: Toy) -> None:
@@ -195,15 +196,17 @@ def test_examples(toy: Toy) -> None:
     catalog = open_catalog(toy.semid)
     space = open_space("circle", toy.vectors, catalog)
     found = example(catalog, [space], 4)
-    assert found.n_sharing == (1, 1, 0)
-    assert [(near.row, near.shared) for near in found.by_code] == [(5, 2)]
-    nearest = found.by_embedding["circle"]
-    assert nearest is not None
-    assert [near.row for near in nearest] == [3, 5, 2, 1, 0]
-    assert nearest[1].shared == 2
-    assert nearest[0].cosine == pytest.approx(math.cos(math.radians(1)))
+    assert (found.item, found.codes) == ("i4", "a_1 b_0 c_0")
+    assert found.text == "other items that share a: 1, a..b: 1"
+    by_code, by_circle = ([(card.item, card.note) for card in one.cards] for one in found.lists)
+    assert by_code == [("i5", "2/3")]
+    cosines = [f"{math.cos(math.radians(angle)):.2f}" for angle in (1, 2, 38, 40, 41)]
+    shared = ["0/3", "2/3", "0/3", "0/3", "0/3"]
+    notes = [f"{cosine}  {levels}" for cosine, levels in zip(cosines, shared, strict=True)]
+    assert by_circle == list(zip(["i3", "i5", "i2", "i1", "i0"], notes, strict=True))
     # Nearest by code: i1 shares two codes, i2 one and the last, i3 one.
-    assert [near.row for near in example(catalog, [], 0).by_code] == [1, 2, 3]
+    (by_code_0,) = example(catalog, [], 0).lists
+    assert [card.item for card in by_code_0.cards] == ["i1", "i2", "i3"]
 
 
 def test_examples_have_vectors_where_they_can(toy: Toy) -> None:
@@ -214,7 +217,8 @@ def test_examples_have_vectors_where_they_can(toy: Toy) -> None:
     assert np.isfinite(space.vectors).all()
     assert choose_examples(catalog, [space], None, 9) == [2, 5, 6]
     assert choose_examples(catalog, [space], ItemGroup(1, 0, 2), 9) == [0, 1]
-    assert example(catalog, [space], 0).by_embedding == {"few": None}
+    by_few = example(catalog, [space], 0).lists[1]
+    assert (by_few.title, by_few.cards, by_few.missing) == ("by few", (), "no embedding")
 
 
 def test_spread() -> None:
@@ -222,27 +226,32 @@ def test_spread() -> None:
     assert spread([4, 9], 3) == [4, 9]
 
 
-def test_branch_accounts_for_every_item(tmp_path: Path) -> None:
+def test_a_tree_accounts_for_every_item(tmp_path: Path) -> None:
     catalog = _random_catalog(tmp_path)
     for limits in (Limits(2, 3, 2), Limits(1, 0, 4), Limits(99, 99, 4)):
-        for group in catalog.groups(1):
-            queue, seen = [branch(catalog, group, limits)], 0
-            for shown in queue:
-                inside = sum(child.group.size for child in shown.children)
-                assert inside + len(shown.rows) + shown.n_hidden == shown.group.size
-                assert all(shown.group.start <= row < shown.group.end for row in shown.rows)
-                prefix = catalog.codes[shown.group.start : shown.group.end, : shown.group.depth]
-                assert (prefix == prefix[0]).all()
-                queue.extend(shown.children)
-                seen += len(shown.rows) + shown.n_hidden
-            assert seen == group.size
+        for group in catalog.subgroups(catalog.root):
+            queue, n_items = [("", item_tree(catalog, group, limits))], 0
+            for above, tree in queue:
+                prefix = f"{above} {tree.prefix}".strip()
+                found = catalog.find(prefix)
+                assert found.size == tree.size
+                assert sum(c.size for c in tree.children) + len(tree.cards) + tree.n_hidden == (
+                    tree.size
+                )
+                for card in tree.cards:
+                    (row,) = catalog.rows_of([card.item])
+                    assert found.start <= row < found.end
+                    assert f"{prefix} {card.note}".strip() == catalog.codes_text(row)
+                queue += [(prefix, child) for child in tree.children]
+                n_items += len(tree.cards) + tree.n_hidden
+            assert n_items == group.size
 
 
 @pytest.mark.parametrize(
     ("vectors", "items", "message"),
     [
         ([[0.0], [1.0]], ["i0", "i1"], "1 items of toy.semid have a vector that is not zero"),
-        ([[1.0], [1.0]], ["a", "b"], r"no item of toy.semid is there \(toy.semid has 'i0'"),
+        ([[1.0], [1.0]], ["a", "b"], r"has no item of toy.semid \(which has 'i0'"),
     ],
 )
 def test_unusable_embeddings(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html.parser
 import io
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from page_parser import Page
 from PIL import Image
 from rich.console import Console
 from toy_items import Toy
@@ -21,6 +21,7 @@ from recbole_qbert.reports.inspection import treemap
 from recbole_qbert.reports.inspection.facts import gather_facts
 from recbole_qbert.reports.inspection.pictures import HEIGHT
 from recbole_qbert.reports.inspection.report import inspect
+from recbole_qbert.reports.plotly_charts import to_plotly
 
 EVIL = "<script>alert(1)</script>&amp;[bold]x[/bold]"
 
@@ -44,27 +45,6 @@ def _everything(toy: Toy) -> dict[str, Any]:
         "category_field": "kind",
         "embeddings": {"circle": toy.vectors},
     }
-
-
-class _Page(html.parser.HTMLParser):
-    """Tags, addresses and visible text of a page."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.ids: list[str] = []
-        self.addresses: list[str] = []
-        self.texts: list[str] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.ids += [value or "" for name, value in attrs if name == "id"]
-        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
-
-    def handle_data(self, data: str) -> None:
-        if self.tags[-1:] != ["script"]:
-            self.texts.append(data)
 
 
 def _pictures(folder: Path) -> Path:
@@ -92,15 +72,15 @@ def test_items_without_content_are_marked(toy: Toy) -> None:
 def test_console_says_the_numbers(toy: Toy) -> None:
     text = _report(toy.semid, **_everything(toy), n_examples=2)
     lines = [" ".join(line.split()) for line in text.splitlines()]
-    assert "toy.semid 8 items, 3 levels, codebooks 4 x 4 x 4" in lines
+    assert "8 items, 3 levels, codebooks 4 x 4 x 4" in lines
     assert "a 4 4 100.0% 3.4 a_0 4" in lines
     assert "a b 5 2 25.0% 0.75 2" in lines  # groups, alone, share alone, others, largest
     assert "3-4 1 - -" in lines  # one group of four items shares a
-    assert "Before that was made so, 3 items (37.5%) collided." in lines
+    assert "Before reallocation, 3 items (37.5%) collided." in lines
     assert "By level: a 0, b 0, c 2" in lines
     assert "│ ├── c_0 Thing number 0" in lines
     assert any(line.startswith("a 2 6 1 0.833") for line in lines)
-    assert "others that share a: 3, a..b: 1" in lines
+    assert "other items that share a: 3, a..b: 1" in lines
     assert max(map(len, text.splitlines())) <= 110
 
 
@@ -120,7 +100,7 @@ def test_console_shows_markup_and_control_characters_as_text(toy: Toy) -> None:
 
 def test_prefix_shows_its_items_only(toy: Toy) -> None:
     text = _report(toy.semid, prefix="a_0 b_1", item_path=toy.item, title_field="title")
-    tree = text[text.index("The items that share a_0 b_1") : text.index("No embeddings")]
+    tree = text[text.index("Items that share a_0 b_1") : text.index("No embeddings")]
     assert "c_0  Thing number 2" in tree
     assert "c_1  Thing number 3" in tree
     assert "number 0" not in tree
@@ -158,18 +138,15 @@ def test_smallest_files(tmp_path: Path, codes: list[list[int]]) -> None:
 
 
 def test_page_is_self_contained(toy: Toy, tmp_path: Path) -> None:
-    text = _report(
-        toy.semid,
-        **_everything(toy),
-        images=_pictures(tmp_path / "images"),
-        html_path=tmp_path / "new" / "report.html",
-    )
-    data = (tmp_path / "new" / "report.html").read_text(encoding="utf-8")
-    page = _Page(data)
+    path = tmp_path / "new" / "report.html"
+    images = _pictures(tmp_path / "images")
+    text = _report(toy.semid, **_everything(toy), images=images, html_path=path)
+    page, data = Page(path), path.read_text(encoding="utf-8")
     assert data.count("plotly.js v") == 1
     sections = {"usage", "tree", "groups", "nearest", "purity"}
+    tabs = {f"tab-{key}" for key in sections}
     figures = {f"{name}-figure" for name in ("usage", "sizes", "tree", "agreement", "purity")}
-    assert sections | figures == set(page.ids)
+    assert sections | tabs | figures == set(page.ids)
     assert all(address.startswith(("#", "data:image/jpeg;base64,")) for address in page.addresses)
     assert str(tmp_path) not in data
     # Readable are i0 and i4; each is drawn at most 64 pixels high, transparent parts white.
@@ -177,7 +154,7 @@ def test_page_is_self_contained(toy: Toy, tmp_path: Path) -> None:
     drawn = [Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))) for uri in uris]
     assert sorted(picture.size for picture in drawn) == [(32, HEIGHT), (128, 26)]
     assert {picture.getpixel((1, 1)) for picture in drawn} >= {(255, 255, 255)}
-    summary = "Pictures: 4 of 8 items have a file; 2 are on the page, 2 cannot be read"
+    summary = "Pictures: 4 of 8 items have a file; the page shows 2; 2 cannot be read"
     assert summary in text.replace("\n", " ")
     assert list((tmp_path / "new").iterdir()) == [tmp_path / "new" / "report.html"]
 
@@ -190,11 +167,11 @@ def test_page_escapes_whatever_the_data_hold(toy: Toy, tmp_path: Path) -> None:
     toy.item.write_text(text, encoding="utf-8")
     settings = _everything(toy) | {"embeddings": {"</script><b>": toy.vectors}}
     _report(toy.semid, **settings, html_path=tmp_path / "evil.html")
-    plain, evil = ((tmp_path / f"{name}.html").read_text("utf-8") for name in ("plain", "evil"))
-    assert _Page(evil).tags == _Page(plain).tags
-    assert "<script>alert" not in evil
-    assert EVIL in _Page(evil).texts  # shown as it is written
-    assert "by </script><b>" in _Page(evil).texts
+    plain, evil = Page(tmp_path / "plain.html"), Page(tmp_path / "evil.html")
+    assert evil.tags == plain.tags
+    assert "<script>alert" not in (tmp_path / "evil.html").read_text("utf-8")
+    assert EVIL in evil.texts  # shown as it is written
+    assert "by </script><b>" in evil.texts
 
 
 def test_page_has_the_same_bytes_in_any_row_order(toy: Toy, tmp_path: Path) -> None:
@@ -211,7 +188,7 @@ def test_page_has_the_same_bytes_in_any_row_order(toy: Toy, tmp_path: Path) -> N
 def test_page_without_anything_says_what_to_give(toy: Toy, tmp_path: Path) -> None:
     Path(f"{toy.semid}.json").unlink()
     _report(toy.semid, html_path=tmp_path / "page.html")
-    page = _Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    page = Page(tmp_path / "page.html")
     shown = " ".join(page.texts)
     for hint in ("No titles", "No sidecar", "No embeddings", "No categories", "No pictures"):
         assert hint in shown
@@ -220,40 +197,49 @@ def test_page_without_anything_says_what_to_give(toy: Toy, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("prefix", [None, "a_0", "a_0 b_1 c_0"])
 def test_tree_boxes_hold_their_children(toy: Toy, prefix: str | None) -> None:
-    facts = gather_facts(toy.semid, prefix=prefix)
-    data, n_left_out = treemap.tree_data(facts)
+    chart, n_left_out = treemap.tree_chart(gather_facts(toy.semid, prefix=prefix))
     assert n_left_out == 0
-    assert {len(column) for column in data.values()} == {len(data["parents"])}
-    assert data["parents"][0] == -1
-    for place, value in enumerate(data["values"]):
-        inside = [v for v, p in zip(data["values"], data["parents"], strict=True) if p == place]
-        assert not inside or sum(inside) == value
+    assert chart.boxes[0].parent == -1
+    for place, box in enumerate(chart.boxes):
+        inside = [one.value for one in chart.boxes if one.parent == place]
+        assert not inside or sum(inside) == box.value
     # All items; 4 groups of a, 4 of a b in those of more than one item, 6 items below.
-    assert len(data["parents"]) == {None: 1 + 4 + 3 + 6, "a_0": 1 + 2 + 4}.get(prefix, 1)
+    assert len(chart.boxes) == {None: 1 + 4 + 3 + 6, "a_0": 1 + 2 + 4}.get(prefix, 1)
+    (drawn,) = to_plotly(chart).data
+    assert list(drawn.values) == [box.value for box in chart.boxes]
+    assert drawn.parents[0] == "" and set(drawn.parents[1:]) <= set(drawn.ids)
+    assert drawn.maxdepth == 2  # a click opens a box
 
 
 def test_tree_is_cut_to_its_largest_boxes(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(treemap, "MAX_BOXES", 4)
     monkeypatch.setattr(treemap, "MAX_CHILDREN", 3)
-    data, n_left_out = treemap.tree_data(gather_facts(toy.semid))
-    assert data["labels"] == ["all items", "a_0  (4)", "a_1  (2)", "a_2<br>i6"]
+    chart, n_left_out = treemap.tree_chart(gather_facts(toy.semid))
+    assert [box.label for box in chart.boxes] == ["all items", "a_0  (4)", "a_1  (2)", "a_2\ni6"]
     assert n_left_out == 1 + 3  # a_3, and the groups below a_0 and a_1
 
 
-def test_titles_in_the_tree(toy: Toy) -> None:
+def test_titles_and_categories_in_the_tree(toy: Toy) -> None:
     toy.titles[6] = "<b>" + "x" * 100
-    facts = gather_facts(toy.write().semid, item_path=toy.item, title_field="title")
-    data, _ = treemap.tree_data(facts)
-    assert "a_2<br>&lt;b&gt;" + "x" * 64 + "..." in data["labels"]
-    assert "<b>a_1</b>  2 items<br>Thing number 4<br>Thing number 5" in data["hovertext"]
+    facts = gather_facts(
+        toy.write().semid, item_path=toy.item, title_field="title", category_field="kind"
+    )
+    chart, _ = treemap.tree_chart(facts)
+    boxes = {box.label: box for box in chart.boxes}
+    assert "a_2\n<b>" + "x" * 64 + "..." in boxes
+    assert boxes["a_1  (2)"].text == "a_1  2 items\ny  100%\nThing number 4\nThing number 5"
+    assert (boxes["a_0  (4)"].color, boxes["a_1  (2)"].color) == (0.75, 1.0)
+    (drawn,) = to_plotly(chart).data
+    assert "a_2<br>&lt;b&gt;" + "x" * 64 + "..." in drawn.labels
+    assert drawn.marker.colors[0] == round(4 / 7, 3) and drawn.marker.showscale
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"n_examples": 0}, "n_examples is 0; it must be at least 1"),
-        ({"images": "nowhere"}, "nowhere: cannot be listed"),
-        ({"prefix": "a_0 b_3"}, "no item of toy.semid has it"),
+        ({"images": "nowhere"}, "nowhere: cannot be read"),
+        ({"prefix": "a_0 b_3"}, "toy.semid has no item with this prefix"),
         ({"example_items": ["i9"]}, "no item 'i9'"),
         ({"embeddings": {"x": "none.npz"}}, "none.npz: no such file"),
     ],
@@ -270,13 +256,13 @@ def test_refusals_write_nothing(
 
 
 def test_inputs_are_not_overwritten(toy: Toy) -> None:
-    with pytest.raises(InputError, match="html_path is one of the inputs"):
+    with pytest.raises(InputError, match="html_path is an input file"):
         _report(toy.semid, html_path=toy.folder / "." / "toy.semid")
 
 
 def test_images_of_other_items(toy: Toy, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
-    with pytest.raises(InputError, match=r"no picture of any item of toy.semid \(i0.jpg, say\)"):
+    with pytest.raises(InputError, match="no picture of an item of toy.semid, such as i0.jpg"):
         _report(toy.semid, images=tmp_path / "images")
 
 

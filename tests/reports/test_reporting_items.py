@@ -15,10 +15,10 @@ from recbole_qbert.common.files import write_json
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.experiments.run import run_models
 from recbole_qbert.reports.inspection.catalog import Catalog, open_catalog
+from recbole_qbert.reports.inspection.neighbors import Space
 from recbole_qbert.reports.item_map import (
     MOST_GROUPS,
     Stage1,
-    Vectors,
     depth_chart,
     loss_chart,
     map_chart,
@@ -26,6 +26,7 @@ from recbole_qbert.reports.item_map import (
     read_stage1,
     space_section,
 )
+from recbole_qbert.reports.page import render
 from recbole_qbert.reports.users import ExampleUser, best_bundle, example_users, users_section
 from recbole_qbert.serving.recommender import Recommender
 from recbole_qbert.training.checkpoint import save_checkpoint
@@ -71,7 +72,7 @@ def test_small_and_thin_vectors_have_a_map(shape: tuple[int, int], method: str) 
     points = project(vectors, method)
     assert points.shape == (shape[0], 2) and np.isfinite(points).all()
     np.testing.assert_array_equal(points, project(vectors, method))
-    with pytest.raises(InputError, match="no numbers"):
+    with pytest.raises(InputError, match="not finite"):
         project(vectors * np.nan, method)
 
 
@@ -88,7 +89,7 @@ def test_near_items_stay_near_by_tsne() -> None:
 
 def test_every_item_is_on_the_map_in_its_category(catalog: Catalog) -> None:
     vectors = np.random.default_rng(4).normal(size=(N_ITEMS, 5))
-    one = map_chart(catalog, Vectors("v", np.arange(N_ITEMS), vectors), "pca")
+    one = map_chart(catalog, Space("v", np.arange(N_ITEMS), vectors), "pca")
     texts = [text for series in one.series for text in series.texts]
     assert sorted(text.split("\n")[0] for text in texts) == sorted(
         f"Thing {number}" for number in range(N_ITEMS)
@@ -104,7 +105,7 @@ def test_every_item_is_on_the_map_in_its_category(catalog: Catalog) -> None:
 def test_without_categories_the_first_codes_color_the_map(tiny: Tiny) -> None:
     catalog = open_catalog(tiny.folder / "toy.semid")
     vectors = np.random.default_rng(4).normal(size=(N_ITEMS, 5))
-    one = map_chart(catalog, Vectors("v", np.arange(N_ITEMS), vectors), "pca")
+    one = map_chart(catalog, Space("v", np.arange(N_ITEMS), vectors), "pca")
     counts = np.bincount(catalog.codes[:, 0])
     shown = {series.name: len(series.x) for series in one.series}
     assert shown == {f"a_{code} ({n})": n for code, n in enumerate(counts) if n}
@@ -114,7 +115,7 @@ def test_without_categories_the_first_codes_color_the_map(tiny: Tiny) -> None:
 def test_a_large_catalog_is_sampled(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recbole_qbert.reports.item_map.MOST_ITEMS", 12)
     vectors = np.random.default_rng(4).normal(size=(N_ITEMS, 5))
-    one = map_chart(catalog, Vectors("v", np.arange(N_ITEMS), vectors), "pca")
+    one = map_chart(catalog, Space("v", np.arange(N_ITEMS), vectors), "pca")
     assert sum(len(series.x) for series in one.series) == 12
     assert f"12 of {N_ITEMS} items" in one.title
 
@@ -201,18 +202,23 @@ def test_users_with_items_that_the_model_does_not_know_are_left_out(tiny: Tiny) 
 def test_the_section_of_users_marks_hits(tiny: Tiny) -> None:
     result, domain = run(tiny), DatasetPaths("toy", tiny.folder)
     n_users = len(tiny.sequences)
-    section = users_section(result, "r", domain, "title", n_users, lambda item: f"[{item}]")
+    section = users_section(result, "r", domain, "title", n_users)
     assert section is not None
-    text = "".join(block for block in section.blocks if isinstance(block, str))
+    examples = section.blocks[1].content
     hits = sum(each.rank is not None for each in example_users(result, domain, n_users))
     assert 0 < hits < n_users
-    assert text.count('<b class="mark">hit</b>') == text.count("Hit: ") == hits
-    assert text.count("No hit: ") == n_users - hits
-    assert "[i3]<span>Thing 3</span>" in text and "go by token" not in text
-    bare = users_section(result, "r", domain, None, 1, str)
-    assert bare is not None and "Items go by token: --title_field=" in str(bare.blocks[0])
+    marked = [card.hit for one in examples for each in one.lists for card in each.cards]
+    assert sum(marked) == sum(one.text.startswith("Hit: ") for one in examples) == hits
+    assert sum(one.text.startswith("No hit: ") for one in examples) == n_users - hits
+    cards = {card.item: card.title for one in examples for each in one.lists for card in each.cards}
+    assert cards["i3"] == "Thing 3" and "by token" not in str(section.blocks[0])
+    text = render("t", [], [section], {"i3": "data:image/jpeg;base64,AA=="}.get)
+    assert text.count('<b class="mark">hit</b>') == hits
+    assert 'AA==" alt=""><div><span>Thing 3</span>' in " ".join(text.split()).replace("> <", "><")
+    bare = users_section(result, "r", domain, None, 1)
+    assert bare is not None and "--title_field=FIELD" in str(bare.blocks[0])
     domain.file("inter").unlink()
-    assert users_section(result, "r", domain, None, 5, str) is None
+    assert users_section(result, "r", domain, None, 5) is None
 
 
 def test_the_best_bundle_on_valid(tiny: Tiny) -> None:

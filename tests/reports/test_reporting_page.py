@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html.parser
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 import yaml
 from browser import NO_BROWSER, find_browser, open_browser
 from conftest import Tiny, files_below
+from page_parser import Page
 from PIL import Image
 from test_reporting_items import write_tokenizer
 from toy_results import add_run, add_sweep
@@ -26,30 +26,9 @@ SECTIONS = ["tables", "curves", "sweeps", "space", "ids", "users"]
 SPACE = {"n_layers": {"grid": [1, 2]}, "score": {"choice": ["dot", "cosine"]}}
 
 
-class Page(html.parser.HTMLParser):
-    """Tags, ids, addresses and the visible text of a page."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.ids: list[str] = []
-        self.addresses: list[str] = []
-        self.text = ""
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.ids += [value or "" for name, value in attrs if name == "id"]
-        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
-
-    def handle_data(self, data: str) -> None:
-        if self.tags[-1:] not in (["script"], ["style"]):
-            self.text += data
-
-    @property
-    def sections(self) -> list[str]:
-        """Keys of the tabs, in their order."""
-        return [key for key in self.ids if key in SECTIONS]
+def sections(page: Page) -> list[str]:
+    """Keys of the tabs, in their order."""
+    return [key for key in page.ids if key in SECTIONS]
 
 
 def everything(tiny: Tiny, title: str = "Thing") -> list[str]:
@@ -89,7 +68,7 @@ def test_a_report_of_everything(tiny: Tiny, capsys: pytest.CaptureFixture[str]) 
     before = files_below(tiny.root)
     assert main([*command, "--output=new/page.html", "--plots=plots"]) == 0
     page = Page(tiny.root / "new" / "page.html")
-    assert page.sections == SECTIONS
+    assert sections(page) == SECTIONS
     assert len(set(page.ids)) == len(page.ids)
     assert all(each.startswith(("#", "data:image/jpeg;base64,")) for each in page.addresses)
     assert page.tags.count("img") > 4
@@ -102,6 +81,7 @@ def test_a_report_of_everything(tiny: Tiny, capsys: pytest.CaptureFixture[str]) 
     assert {"stage1-depth.svg", "map-pca.png", "parallel-s-toy.svg"} <= plots
     figures = {name.removesuffix(".svg") for name in plots if name.endswith(".svg")}
     assert figures <= set(page.ids) and len(plots) == 2 * len(figures)
+    assert "usage-figure" in figures and "tree-figure" in set(page.ids) - figures
     assert "plots written to plots" in capsys.readouterr().out
 
     # The numbers are the benchmark's own.
@@ -137,13 +117,13 @@ def test_only_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     add_run(tmp_path / "runs", [1, 1, 3, 20], curve=(0.1,))
     assert main(["report", "runs", "--metric=HR@5"]) == 0
     page = Page(tmp_path / "report.html")
-    assert page.sections == ["tables"] and "test HR@5, seen excluded" in page.text
+    assert sections(page) == ["tables"] and "test HR@5, seen excluded" in page.text
     add_sweep(tmp_path / "tune", {"n": {"grid": [1]}}, [({"n": 1}, 0.1, "finished")])
     assert main(["report", "tune"]) == 0
-    assert Page(tmp_path / "report.html").sections == ["sweeps"]
+    assert sections(Page(tmp_path / "report.html")) == ["sweeps"]
     assert main(["report", "runs", "tune"]) == 0
     page = Page(tmp_path / "report.html")
-    assert page.sections == ["tables", "sweeps"] and "details" not in page.tags
+    assert sections(page) == ["tables", "sweeps"] and "details" not in page.tags
 
 
 def test_where_much_comes_from_is_folded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,14 +139,14 @@ def test_where_much_comes_from_is_folded(tmp_path: Path, monkeypatch: pytest.Mon
     ("flags", "message"),
     [
         (["none"], "none: no such folder"),
-        (["runs", "--output=page.txt"], "--output=page.txt: name a file that ends with .html"),
-        (["runs", "--metric=ndgc@10"], "the runs have hit@1, hit@10"),
-        (["runs", "--projection=umap"], "--projection=umap: write tsne or pca"),
-        (["runs", "--n_users=0"], "--n_users=0: it must be at least 1"),
-        (["runs", "--plots=runs/results.jsonl"], "--plots=runs/results.jsonl: is a file"),
+        (["runs", "--output=page.txt"], "--output=page.txt: the file name must end with .html"),
+        (["runs", "--metric=ndgc@10"], "the runs have the metrics hit@1, hit@10"),
+        (["runs", "--projection=umap"], "--projection=umap: must be tsne or pca"),
+        (["runs", "--n_users=0"], "--n_users=0: must be at least 1"),
+        (["runs", "--plots=runs/results.jsonl"], "--plots=runs/results.jsonl: not a folder"),
         (["runs", "--dataset=other"], "dataset/other: no such folder"),
         (["broken"], "broken/results.jsonl:1: not a run of this version"),
-        (["curve"], "SASRec.curve.json: no learning curve"),
+        (["curve"], "SASRec.curve.json: not a learning curve"),
     ],
 )
 def test_refusals_are_one_line_and_write_nothing(

@@ -84,9 +84,11 @@ def test_warnings(tmp_path: Path) -> None:
     Path(lost.folder, "test_ranks.npz").unlink()
     one = compared(tmp_path)
     assert any("no test_ranks.npz of SASRec" in line for line in one.warnings)
-    assert any("QBERT4Rec: its best epoch was the last" in line for line in one.warnings)
+    assert any("QBERT4Rec: the best epoch was the last" in line for line in one.warnings)
     assert any("(3, seed 1)" in line for line in one.warnings)
-    assert any("not of one data file; another one: SASRec" in line for line in one.warnings)
+    assert any(
+        "different .inter files; not the common one: SASRec" in line for line in one.warnings
+    )
     assert one.scores.tested == {}
 
 
@@ -117,13 +119,13 @@ def test_a_benchmark_is_found_as_it_was(tmp_path: Path) -> None:
     assert metrics_sheet(first.scores) == metrics_sheet(scores)
     assert [row.model_row for row in first.scores.rows] == [row.model_row for row in rows]
     assert first.warnings == ("z on toy: why",)
-    assert first.again == "recbole-qbert benchmark b.yaml"
+    assert first.command == "recbole-qbert benchmark b.yaml"
     assert [row.name for row in second.scores.rows] == ["GRU4Rec"]
     shutil.rmtree(tmp_path / "toy" / "SASRec-seed2-xtheirs")
     lines = (tmp_path / "results.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (tmp_path / "results.jsonl").write_text("".join(lines[:3] + lines[4:]), encoding="utf-8")
     (first, _) = compare_all(find_results([tmp_path]))
-    assert "SASRec-seed2-xtheirs: in" in first.warnings[-1]
+    assert "SASRec-seed2-xtheirs: listed in" in first.warnings[-1]
 
 
 @pytest.mark.parametrize(
@@ -147,7 +149,7 @@ def test_folders_without_anything(tmp_path: Path) -> None:
         find_results([tmp_path / "none"])
     (tmp_path / "trials").mkdir()
     (tmp_path / "trials" / "results.jsonl").write_text("not ours\n", encoding="utf-8")
-    with pytest.raises(InputError, match="no run and no sweep below it"):
+    with pytest.raises(InputError, match="found no runs and no sweeps"):
         find_results([tmp_path])
     (tmp_path / "results.jsonl").write_text("{}\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"results.jsonl:1: not a run of this version"):

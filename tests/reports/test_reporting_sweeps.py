@@ -109,7 +109,7 @@ def test_what_is_no_sweep_of_ours(tmp_path: Path) -> None:
     table = folder / "trials.csv"
     text = table.read_text(encoding="utf-8")
     table.write_text(text.replace("5,waiting", "7,finished").replace(",,,,", ",0.1,,,"), "utf-8")
-    with pytest.raises(InputError, match=r"trials.csv: not the trials of experiment.json beside"):
+    with pytest.raises(InputError, match=r"trials.csv: does not match experiment.json"):
         read_experiment(folder)
     table.unlink()
     assert read_experiment(folder) is None

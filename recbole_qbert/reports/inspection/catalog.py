@@ -6,25 +6,25 @@ rows. Shapes: N items, K levels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from recbole_qbert.common.errors import InputError, did_you_mean, error_context, preview
+from recbole_qbert.common.errors import InputError, did_you_mean, error_context, one_of, preview
 from recbole_qbert.common.files import read_json, sidecar_path
-from recbole_qbert.data.atomic import read_columns
 from recbole_qbert.data.codec import IntArray, SemanticIDCodec, level_letters, quote
-from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids
+from recbole_qbert.data.items import ITEM_FIELD, read_item_fields
+from recbole_qbert.data.semid import read_semantic_ids
 
-ITEM_FIELD = "item_id"
 CATEGORY_PARTS = ("auto", "first", "whole")
 
 
-@dataclass(frozen=True)
-class ItemGroup:
+class ItemGroup(NamedTuple):
     """The items that share their first `depth` codes: rows `start` to `end - 1` of a catalog."""
 
     depth: int
@@ -39,28 +39,16 @@ class ItemGroup:
 
 @dataclass(frozen=True, eq=False)
 class Catalog:
-    """The items and their data, row by row.
+    """The items and their data, row by row."""
 
-    Attributes:
-        name: name of the semantic-ID file, without folders.
-        items: raw item tokens, N.
-        codes: codes, int64 `[N, K]`, sorted by the first level, then the second, and so on.
-        codebook_sizes: number of codes of each level, K.
-        titles: titles, N, "" for items without one; None if no title field is given.
-        categories: categories, N, "" for items without one; None if no category field is given.
-        category_label: description of the categories: the field, and whether only its first word
-            is used.
-        without_content: items that had no content when the codes were made.
-    """
-
-    name: str
-    items: tuple[str, ...] = field(repr=False)
-    codes: IntArray = field(repr=False)
-    codebook_sizes: tuple[int, ...]
-    titles: tuple[str, ...] | None = field(default=None, repr=False)
-    categories: tuple[str, ...] | None = field(default=None, repr=False)
-    category_label: str = ""
-    without_content: frozenset[str] = field(default=frozenset(), repr=False)
+    name: str  # of the semantic-ID file, without folders
+    items: tuple[str, ...] = field(repr=False)  # raw item tokens, N
+    codes: IntArray = field(repr=False)  # int64 [N, K], sorted by the first level, then the second
+    codebook_sizes: tuple[int, ...]  # number of codes of each level, K
+    titles: tuple[str, ...] | None = field(default=None, repr=False)  # N, "" for no title
+    categories: tuple[str, ...] | None = field(default=None, repr=False)  # N, "" for no category
+    category_label: str = ""  # the field, and whether only its first word is used
+    source: dict[str, Any] | None = field(default=None, repr=False)  # of the sidecar, if any
 
     @property
     def n_items(self) -> int:
@@ -71,6 +59,16 @@ class Catalog:
     def n_levels(self) -> int:
         """Number of levels, K."""
         return len(self.codebook_sizes)
+
+    @property
+    def depth_names(self) -> list[str]:
+        """Short names of the K prefix lengths: 'a', 'a..b', 'a..c'."""
+        return ["a", *(f"a..{level_letters(level)}" for level in range(1, self.n_levels))]
+
+    @cached_property
+    def without_content(self) -> frozenset[str]:
+        """Items that had no content when the codes were made."""
+        return frozenset(map(str, (self.source or {}).get("without_content") or ()))
 
     def title(self, row: int) -> str:
         """Title of an item, or its token if it has no title, as one printable line.
@@ -85,6 +83,11 @@ class Catalog:
         pairs = enumerate(self.codes[row, first:last].tolist(), first)
         return " ".join(f"{level_letters(level)}_{code}" for level, code in pairs)
 
+    @property
+    def root(self) -> ItemGroup:
+        """The group of all items."""
+        return ItemGroup(0, 0, self.n_items)
+
     def prefix(self, group: ItemGroup) -> str:
         """Prefix that the items of a group share, such as 'a_12 b_7'; 'all items' at depth 0."""
         return self.codes_text(group.start, 0, group.depth) if group.depth else "all items"
@@ -95,17 +98,12 @@ class Catalog:
         new = (shared[1:] != shared[:-1]).any(axis=1)
         return np.concatenate([[0], np.flatnonzero(new) + 1, [self.n_items]]).astype(np.int64)
 
-    def groups(self, depth: int) -> list[ItemGroup]:
-        """All groups that share `depth` codes, ordered by their codes."""
-        bounds = self.bounds(depth).tolist()
-        return [ItemGroup(depth, *pair) for pair in zip(bounds, bounds[1:], strict=False)]
-
     def subgroups(self, group: ItemGroup) -> list[ItemGroup]:
         """Subgroups that share one more code, ordered by their codes."""
         codes = self.codes[group.start : group.end, group.depth]
         inner = (np.flatnonzero(codes[1:] != codes[:-1]) + 1 + group.start).tolist()
-        starts, ends = [group.start, *inner], [*inner, group.end]
-        return [ItemGroup(group.depth + 1, *pair) for pair in zip(starts, ends, strict=True)]
+        pairs = zip([group.start, *inner], [*inner, group.end], strict=True)
+        return [ItemGroup(group.depth + 1, *pair) for pair in pairs]
 
     def find(self, prefix: str) -> ItemGroup:
         """Find the group of a prefix such as 'a_12 b_7'.
@@ -115,25 +113,25 @@ class Catalog:
         """
         codec = SemanticIDCodec(self.codebook_sizes)
         tokens = prefix.replace("><", "> <").split()
+        where = f"prefix {quote(prefix)}"
         if not tokens:
-            raise InputError("prefix: it is empty; give the first codes of some items, like 'a_12'")
-        group = ItemGroup(0, 0, self.n_items)
+            raise InputError(f"{where}: no codes; give the first codes of an item, such as 'a_12'")
+        group = self.root
         for depth, token in enumerate(tokens):
-            with error_context(f"prefix {quote(prefix)}"):
+            with error_context(where):
                 level, code = codec.decode_token(token)
             if level != depth:
                 raise InputError(
-                    f"prefix {quote(prefix)}: {quote(token)} stands at level "
-                    f"{level_letters(depth)}; give the levels in order from a, like 'a_12 b_7'"
+                    f"{where}: found {quote(token)}, expected a code of level "
+                    f"{level_letters(depth)}; give all levels in order from a, such as 'a_12 b_7'"
                 )
             column = self.codes[group.start : group.end, depth]
             start, end = np.searchsorted(column, [code, code + 1]).tolist()
             if start == end:
                 used = [f"{level_letters(depth)}_{code}" for code in np.unique(column)]
                 raise InputError(
-                    f"prefix {quote(prefix)}: no item of {self.name} has it; "
-                    f"{group.size} items share {quote(self.prefix(group))}, "
-                    f"and below it there is {preview(used)}"
+                    f"{where}: {self.name} has no item with this prefix; the next code of the "
+                    f"{group.size} items with {quote(self.prefix(group))} is one of {preview(used)}"
                 )
             group = ItemGroup(depth + 1, group.start + start, group.start + end)
         return group
@@ -144,9 +142,7 @@ class Catalog:
         Raises:
             InputError: the file does not contain an item.
         """
-        rows = pd.Index(list(self.items), dtype=object).get_indexer(
-            pd.Index(list(items), dtype=object)
-        )
+        rows = pd.Index(self.items, dtype=object).get_indexer(pd.Index(items, dtype=object))
         for item, row in zip(items, rows, strict=True):
             if row < 0:
                 hint = did_you_mean(item, self.items)
@@ -175,31 +171,39 @@ def open_catalog(
         InputError: a file or field cannot be used, a field is given without an item file, a field
             is empty for all items, or the item file has no item of the semantic-ID file.
     """
+    one_of("category_part", category_part, CATEGORY_PARTS)
     table = read_semantic_ids(semid_path)
     order = np.lexsort(table.codes.T[::-1])
+    codes = table.codes[order]
+    codes.setflags(write=False)
     items = tuple(table.items[row] for row in order.tolist())
+    fields = [name for name in (title_field, category_field) if name]
     titles, categories, label = None, None, ""
-    if item_path is None:
-        if title_field or category_field:
-            raise InputError(
-                f"the field '{title_field or category_field}' is named, but no item file; "
-                "give item_path too"
-            )
-    else:
-        fields = [name for name in (title_field, category_field) if name]
-        frame = _item_frame(item_path, fields, items, str(semid_path))
+    if fields:
+        if item_path is None:
+            raise InputError(f"field '{fields[0]}': no item file; give item_path too")
+        frame = read_item_fields(item_path, fields)
+        rows = positions(frame[ITEM_FIELD].tolist(), items, str(item_path), str(semid_path))
+        frame = frame.reset_index(drop=True).reindex(rows).fillna("")
         for name in fields:
             if not frame[name].str.strip().any():
-                raise InputError(f"{item_path}: {name}: empty for all items; name another field")
-        titles = tuple(map(printable, frame[title_field])) if title_field else None
+                raise InputError(f"{item_path}: {name}: empty for all items; give another field")
+        titles = tuple(frame[title_field].map(printable)) if title_field else None
         if category_field:
-            part = _category_part(item_path, category_field, category_part)
-            cells = map(printable, frame[category_field])
-            categories = tuple(c.split(" ")[0] for c in cells) if part == "first" else tuple(cells)
-            label = f"first word of {category_field}" if part == "first" else category_field
+            with open(item_path, encoding="utf-8-sig") as handle:
+                cells = handle.readline().rstrip("\n").split("\t")
+            kind = dict(cell.split(":", 1) for cell in cells)[category_field]
+            first = category_part == "first" or category_part == "auto" and kind.endswith("_seq")
+            texts = frame[category_field].map(printable)
+            categories = tuple(texts.str.split(" ").str[0] if first else texts)
+            label = f"first word of {category_field}" if first else category_field
+    sidecar = sidecar_path(semid_path)  # was checked by `read_semantic_ids`
+    source = read_json(sidecar).get("source") if sidecar.exists() else None
+    if sidecar.exists() and not isinstance(source, dict):
+        source = {}
     return Catalog(
-        Path(semid_path).name, items, _codes(table, order), table.codebook_sizes,
-        titles, categories, label, _without_content(semid_path),
+        Path(semid_path).name, items, codes, table.codebook_sizes, titles, categories, label,
+        source,
     )  # fmt: skip
 
 
@@ -216,20 +220,14 @@ def positions(known: Sequence[str], asked: Sequence[str], named: str, semid: str
         Positions, int64 `[len(asked)]`; -1 for items that `known` does not contain.
 
     Raises:
-        InputError: `known` has duplicates, or contains none of the asked items.
+        InputError: `known` contains none of the asked items.
     """
     index = pd.Index(list(known), dtype=object)
-    twice = index.duplicated()
-    if twice.any():
-        raise InputError(
-            f"{named}: item {quote(index[int(twice.argmax())])} occurs a second time; "
-            "keep one row an item"
-        )
     rows = index.get_indexer(pd.Index(list(asked), dtype=object)).astype(np.int64)
     if (rows < 0).all():
-        example = quote(known[0]) if len(known) else "no item at all"
+        example = quote(known[0]) if len(known) else "no items"
         raise InputError(
-            f"{named}: no item of {semid} is there ({semid} has {quote(asked[0])}, this file "
+            f"{named}: has no item of {semid} (which has {quote(asked[0])}; this file has "
             f"{example}); give the file of the same data set"
         )
     return rows
@@ -242,39 +240,13 @@ def printable(text: str) -> str:
     return " ".join(text.split())
 
 
-def _without_content(semid_path: str | Path) -> frozenset[str]:
-    """Items that the sidecar lists as having no content. The sidecar was checked on reading."""
-    path = sidecar_path(semid_path)
-    source = read_json(path).get("source") if path.exists() else None
-    listed = source.get("without_content") if isinstance(source, Mapping) else None
-    return frozenset(map(str, listed)) if isinstance(listed, list) else frozenset()
+def spread(rows: range | list[int], n: int) -> list[int]:
+    """Select at most n rows, evenly spaced, so that they do not all come from one subgroup."""
+    if len(rows) <= n:
+        return list(rows)
+    return [rows[(2 * place + 1) * len(rows) // (2 * n)] for place in range(n)]
 
 
-def _codes(table: SemanticIDTable, order: np.ndarray) -> IntArray:
-    codes = table.codes[order]
-    codes.setflags(write=False)
-    return codes
-
-
-def _item_frame(
-    item_path: str | Path, fields: Sequence[str], items: Sequence[str], semid: str
-) -> pd.DataFrame:
-    """Read fields of the given items, row by row; "" for items that are not in the file."""
-    frame = read_columns(item_path, list(dict.fromkeys([ITEM_FIELD, *fields])))
-    rows = positions(frame[ITEM_FIELD].tolist(), items, str(item_path), semid)
-    return frame.reset_index(drop=True).reindex(rows).fillna("")
-
-
-def _category_part(item_path: str | Path, field: str, part: str) -> str:
-    """Resolve 'auto' to 'first' or 'whole' by the type of the field."""
-    if part not in CATEGORY_PARTS:
-        raise InputError(
-            f"category_part is {quote(part)}; give one of {preview(CATEGORY_PARTS)}"
-            f"{did_you_mean(part, CATEGORY_PARTS)}"
-        )
-    if part != "auto":
-        return part
-    with open(item_path, encoding="utf-8-sig") as handle:
-        cells = handle.readline().rstrip("\n").split("\t")
-    kinds = dict(cell.split(":", 1) for cell in cells)
-    return "first" if kinds[field].endswith("_seq") else "whole"
+def largest_groups(groups: list[ItemGroup], n: int) -> list[ItemGroup]:
+    """The n largest groups, largest first; groups of equal size are ordered by their codes."""
+    return sorted(groups, key=lambda group: (-group.size, group.start))[:n]

@@ -3,58 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.reports.inspection.catalog import Catalog, ItemGroup, open_catalog
+from recbole_qbert.reports.inspection.catalog import (
+    Catalog,
+    ItemGroup,
+    largest_groups,
+    open_catalog,
+)
 from recbole_qbert.reports.inspection.neighbors import (
     Agreement,
-    NeighborExample,
     agreement,
     choose_examples,
     example,
     open_space,
 )
-from recbole_qbert.reports.inspection.purity import Purity, purity
-from recbole_qbert.reports.inspection.tree import largest_groups
 from recbole_qbert.reports.inspection.usage import (
-    BuildReport,
-    DepthGroups,
-    LevelUsage,
+    Purity,
     build_report,
     depth_groups,
     level_usage,
+    purity,
 )
+from recbole_qbert.reports.page import Example
 
 SEED = 2026
 
 
-@dataclass(frozen=True, eq=False)
-class Facts:
-    """Results of `inspect` for K levels.
-
-    Attributes:
-        catalog: the items, sorted by their codes, with titles and categories.
-        build: collisions and moved items, from the sidecar; None without a sidecar.
-        usage: usage of each level, K entries.
-        depths: groups that share 1 to K codes, K entries.
-        selected: group of the requested prefix; None if no prefix is given.
-        groups: groups to show: the selected one, or the largest ones that share one code.
-        agreements: agreement of codes and embeddings, one entry per embedding table.
-        examples: example items with their nearest items.
-        purity: purity by category; None without categories.
-    """
+class Facts(NamedTuple):
+    """Results of `inspect` for K levels."""
 
     catalog: Catalog
-    build: BuildReport | None
-    usage: tuple[LevelUsage, ...]
-    depths: tuple[DepthGroups, ...]
-    selected: ItemGroup | None
-    groups: tuple[ItemGroup, ...]
-    agreements: tuple[Agreement, ...]
-    examples: tuple[NeighborExample, ...]
-    purity: Purity | None
+    build: dict[str, Any]  # numbers of collisions and moved items, from the sidecar
+    usage: pd.DataFrame  # of each level, K rows
+    depths: pd.DataFrame  # groups that share 1 to K codes, K rows
+    sizes: pd.DataFrame  # number of groups by size
+    selected: ItemGroup | None  # group of the requested prefix
+    groups: tuple[ItemGroup, ...]  # the selected one, or the largest ones that share one code
+    agreements: tuple[Agreement, ...]  # one per embedding table
+    examples: tuple[Example, ...]
+    purity: Purity | None  # None without categories
 
 
 def gather_facts(
@@ -83,12 +75,14 @@ def gather_facts(
     given = catalog.rows_of(example_items)
     spaces = [open_space(name, path, catalog) for name, path in (embeddings or {}).items()]
     rows = given or choose_examples(catalog, spaces, selected, n_examples)
-    largest = largest_groups(catalog.groups(1), n_examples)
+    largest = largest_groups(catalog.subgroups(catalog.root), n_examples)
+    depths, sizes = depth_groups(catalog)
     return Facts(
         catalog=catalog,
-        build=build_report(semid_path),
+        build=build_report(catalog),
         usage=level_usage(catalog),
-        depths=depth_groups(catalog),
+        depths=depths,
+        sizes=sizes,
         selected=selected,
         groups=(selected,) if selected else tuple(largest),
         agreements=tuple(agreement(space, catalog, SEED) for space in spaces),

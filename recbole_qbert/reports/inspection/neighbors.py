@@ -5,9 +5,9 @@ Shapes: N items of the catalog, n of them with an embedding of dimension D, K le
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +16,14 @@ from threadpoolctl import threadpool_limits
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.codec import IntArray
 from recbole_qbert.data.embeddings import read_embeddings
-from recbole_qbert.reports.inspection.catalog import Catalog, ItemGroup, positions
-from recbole_qbert.reports.inspection.tree import spread
+from recbole_qbert.reports.inspection.catalog import (
+    Catalog,
+    ItemGroup,
+    positions,
+    printable,
+    spread,
+)
+from recbole_qbert.reports.page import Example, ItemCard, ItemList
 
 N_NEAREST = 10
 N_SHOWN = 5
@@ -26,73 +32,27 @@ MAX_ASKED = 4096
 _BLOCK_CELLS = 1 << 23  # similarities per block, 32 MiB
 
 
-@dataclass(frozen=True, eq=False)
-class Space:
-    """Embeddings of items.
-
-    Attributes:
-        name: name given by the user.
-        rows: rows of the items in the catalog, int64 `[n]`, ascending.
-        vectors: mean vectors over an item's parts, float32 `[n, D]`, of length 1.
-    """
+class Space(NamedTuple):
+    """Embeddings of items; vectors have length 1."""
 
     name: str
-    rows: IntArray = field(repr=False)
-    vectors: np.ndarray = field(repr=False)
+    rows: IntArray  # rows of the items in the catalog, int64 [n], ascending
+    vectors: np.ndarray  # means over an item's parts, float32 [n, D]
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """Agreement of the nearest items by embedding with the codes.
+class Agreement(NamedTuple):
+    """Agreement of the nearest items by embedding with the codes."""
 
-    Attributes:
-        name: name of the embeddings.
-        n_items: number of items with an embedding, n.
-        n_asked: number of items whose nearest items are computed, at most `MAX_ASKED`.
-        n_nearest: number k of nearest items per item: 10, or n - 1 if that is less.
-        shared: share of nearest items that share an item's first d codes, for d from 1 to K.
-        shared_chance: the same for items drawn at random.
-        overlap: share of the k nearest items by embedding that are also among the k nearest by code
-            (longest shared prefix), as expected value over random tie-breaking.
-        overlap_chance: the same for items drawn at random.
-    """
-
-    name: str
-    n_items: int
-    n_asked: int
-    n_nearest: int
-    shared: tuple[float, ...]
-    shared_chance: tuple[float, ...]
+    name: str  # of the embeddings
+    n_items: int  # items with an embedding, n
+    n_asked: int  # items whose nearest items are computed, at most MAX_ASKED
+    n_nearest: int  # nearest items per item, k: 10, or n - 1 if that is less
+    shared: tuple[float, ...]  # share of nearest items that share the first 1 to K codes
+    shared_chance: tuple[float, ...]  # the same for items drawn at random
+    # Share of the k nearest by embedding that are also among the k nearest by code (longest shared
+    # prefix), as expected value over random tie-breaking.
     overlap: float
     overlap_chance: float
-
-
-@dataclass(frozen=True)
-class Neighbor:
-    """A nearest item: its row, number of shared leading codes, and cosine (None if by code)."""
-
-    row: int
-    shared: int
-    cosine: float | None = None
-
-
-@dataclass(frozen=True)
-class NeighborExample:
-    """An item and its nearest items.
-
-    Attributes:
-        row: row of the item.
-        n_sharing: number of other items that share its first d codes, for d from 1 to K.
-        by_code: nearest items with a common prefix, ordered by the length of the prefix, then by
-            the number of equal codes.
-        by_embedding: name of the embeddings -> nearest items by cosine; None if the item has no
-            embedding.
-    """
-
-    row: int
-    n_sharing: tuple[int, ...]
-    by_code: tuple[Neighbor, ...]
-    by_embedding: Mapping[str, tuple[Neighbor, ...] | None]
 
 
 def open_space(name: str, path: str | Path, catalog: Catalog) -> Space:
@@ -111,7 +71,7 @@ def open_space(name: str, path: str | Path, catalog: Catalog) -> Space:
     if len(rows) < 2:
         raise InputError(
             f"{path}: {len(rows)} items of {catalog.name} have a vector that is not zero; "
-            "neighbors need two"
+            "nearest items need at least two"
         )
     vectors /= largest[:, None]  # avoids overflow of squares
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -161,7 +121,7 @@ def choose_examples(
     catalog: Catalog, spaces: Sequence[Space], group: ItemGroup | None, n: int
 ) -> list[int]:
     """Select n rows, evenly spaced over a group (None: all), if possible with all embeddings."""
-    group = group or ItemGroup(0, 0, catalog.n_items)
+    group = group or catalog.root
     rows = np.arange(group.start, group.end)
     for space in spaces:
         covered = np.intersect1d(rows, space.rows)
@@ -169,50 +129,65 @@ def choose_examples(
     return spread(rows.tolist(), n)
 
 
-def example(catalog: Catalog, spaces: Sequence[Space], row: int) -> NeighborExample:
-    """Find the nearest items of one item by code and by each embedding."""
+def example(catalog: Catalog, spaces: Sequence[Space], row: int) -> Example:
+    """Find the nearest items of one item by code and by each embedding.
+
+    By code are items with a common prefix, ordered by its length, then by the number of equal
+    codes. The notes of items are the cosine (by embedding) and the number of shared leading codes.
+    """
     equal = catalog.codes == catalog.codes[row]
     shared = np.cumprod(equal, axis=1).sum(axis=1)
+
+    def cards(rows: IntArray, cosines: Iterable[str]) -> tuple[ItemCard, ...]:
+        return tuple(
+            ItemCard(
+                catalog.items[one], catalog.title(one), f"{cosine}{shared[one]}/{catalog.n_levels}"
+            )
+            for one, cosine in zip(rows.tolist(), cosines, strict=True)
+        )
+
     # The sort is stable, so equally near items remain ordered by their codes.
     order = np.lexsort((-equal.sum(axis=1), -shared))
     order = order[(order != row) & (shared[order] > 0)][:N_SHOWN]
-    by_embedding: dict[str, tuple[Neighbor, ...] | None] = {}
+    nearest = cards(order, [""] * len(order))
+    lists = [ItemList("by code", nearest, "no other item shares its first code")]
     for space in spaces:
+        found: tuple[ItemCard, ...] = ()
         place = int(np.searchsorted(space.rows, row))
-        if place == len(space.rows) or space.rows[place] != row:
-            by_embedding[space.name] = None
-            continue
-        with threadpool_limits(1):
-            cosines = space.vectors @ space.vectors[place]
-        nearest = np.argsort(-cosines, kind="stable")
-        nearest = nearest[nearest != place][:N_SHOWN]
-        by_embedding[space.name] = tuple(
-            Neighbor(int(space.rows[one]), int(shared[space.rows[one]]), float(cosines[one]))
-            for one in nearest
-        )
-    return NeighborExample(
-        row=row,
-        n_sharing=tuple(int((shared > d).sum()) - 1 for d in range(catalog.n_levels)),
-        by_code=tuple(Neighbor(int(one), int(shared[one])) for one in order),
-        by_embedding=by_embedding,
+        if place < len(space.rows) and space.rows[place] == row:
+            with threadpool_limits(1):
+                cosines = space.vectors @ space.vectors[place]
+            order = np.argsort(-cosines, kind="stable")
+            order = order[order != place][:N_SHOWN]
+            found = cards(space.rows[order], [f"{cosine:.2f}  " for cosine in cosines[order]])
+        lists.append(ItemList(f"by {space.name}", found, "no embedding"))
+    counts = [int((shared > depth).sum()) - 1 for depth in range(catalog.n_levels)]
+    pairs = zip(catalog.depth_names, counts, strict=True)
+    sharing = ", ".join(f"{names}: {count:,}" for names, count in pairs if count)
+    token = f" [{printable(catalog.items[row])}]" if catalog.titles else ""
+    return Example(
+        title=f"{catalog.title(row)}{token}",
+        text=f"other items that share {sharing}" if sharing else lists[0].missing,
+        lists=tuple(lists),
+        item=catalog.items[row],
+        codes=catalog.codes_text(row),
     )
 
 
 def _nearest_blocks(
     vectors: np.ndarray, asked: IntArray, k: int
-) -> list[tuple[IntArray, IntArray]]:
+) -> Iterator[tuple[IntArray, IntArray]]:
     """Split `asked` into blocks `[b]`, with the k nearest others `[b, k]` in no order."""
-    blocks, step = [], max(1, _BLOCK_CELLS // len(vectors))
-    # A product over several threads is not reproducible to the last bit.
-    with threadpool_limits(1):
-        for start in range(0, len(asked), step):
-            block = asked[start : start + step]
+    step = max(1, _BLOCK_CELLS // len(vectors))
+    for start in range(0, len(asked), step):
+        block = asked[start : start + step]
+        # A product over several threads is not reproducible to the last bit.
+        with threadpool_limits(1):
             cosines = vectors[block] @ vectors.T
-            cosines[np.arange(len(block)), block] = -np.inf
-            # NumPy's argpartition is five times slower.
-            nearest = torch.topk(torch.from_numpy(cosines), k, dim=1, sorted=False).indices
-            blocks.append((block, nearest.numpy()))
-    return blocks
+        cosines[np.arange(len(block)), block] = -np.inf
+        # NumPy's argpartition is five times slower.
+        nearest = torch.topk(torch.from_numpy(cosines), k, dim=1, sorted=False).indices
+        yield block, nearest.numpy()
 
 
 def _n_sharing(codes: IntArray) -> IntArray:

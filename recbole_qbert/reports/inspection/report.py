@@ -9,9 +9,15 @@ from rich.console import Console
 from rich.text import Text
 
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.reports.console import print_sections
 from recbole_qbert.reports.inspection.facts import Facts, gather_facts
 from recbole_qbert.reports.inspection.pictures import Pictures
-from recbole_qbert.reports.inspection.text import print_report
+from recbole_qbert.reports.inspection.sections import (
+    console_sections,
+    page_sections,
+    summary_lines,
+)
+from recbole_qbert.reports.page import render, write_page
 
 
 def inspect(
@@ -51,7 +57,7 @@ def inspect(
     """
     inputs = [semid_path, *(embeddings or {}).values(), *([item_path] if item_path else [])]
     if html_path is not None and Path(html_path).resolve() in [Path(p).resolve() for p in inputs]:
-        raise InputError(f"{html_path}: html_path is one of the inputs; name another file")
+        raise InputError(f"{html_path}: html_path is an input file; give another file")
     facts = gather_facts(
         semid_path,
         item_path=item_path,
@@ -64,14 +70,15 @@ def inspect(
         n_examples=n_examples,
     )
     pictures = None if images is None else Pictures(images, facts.catalog)
-    print_report(facts, console)
+    name, lines = facts.catalog.name, summary_lines(facts)
+    console.print(Text(name, "bold"))
+    for line in lines:
+        console.print(Text(line))
+    print_sections(console_sections(facts), console)
     if html_path is not None:
-        from recbole_qbert.reports.inspection.html import (
-            render_page,  # Plotly takes a second to import
-        )
-        from recbole_qbert.reports.webpage import write_page
-
-        size = write_page(html_path, render_page(facts, pictures))
+        sections = page_sections(facts, pictures is not None)
+        text = render(f"{name}: semantic IDs", lines, sections, pictures.uri if pictures else None)
+        size = write_page(html_path, text)
         console.print(Text(f"\nPage written to {html_path} ({size / 1e6:.1f} MB)"))
     if pictures is not None:
         console.print(Text(pictures.summary(html_path is not None)))
