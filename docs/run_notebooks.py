@@ -1,6 +1,6 @@
 """Run the notebooks in docs/notebooks/ in a temporary folder and store their outputs in them.
 
-    python docs/run_notebooks.py
+python docs/run_notebooks.py
 """
 
 from __future__ import annotations
