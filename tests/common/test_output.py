@@ -178,6 +178,8 @@ def test_a_folder_that_may_only_be_read_is_named(
         make(path, *given, **named)
 
     monkeypatch.setattr(os, "mkdir", refuse)
+    if sys.version_info < (3, 11):  # pathlib has a reference of its own there
+        monkeypatch.setattr("pathlib._NormalAccessor.mkdir", staticmethod(refuse))
     assert main([*RUN, "--model=SASRec", "--checkpoint_dir=locked"]) == 2
     errors = capfd.readouterr().err
     assert re.search(rf"^recbole-qbert: checkpoint_dir: locked.*\({os.strerror(code)}\)", errors)
