@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the atomic files")
     options = parser.parse_args()
 
-    from recbole_qbert.datasets.amazon_report import prepare_and_report
+    from recbole_qbert.datasets.amazon import prepare_and_report
 
     prepare_and_report(options)
 

@@ -16,7 +16,7 @@ import argparse
 from pathlib import Path
 
 from recbole_qbert.data.domain import find_domain
-from recbole_qbert.datasets.mql4grec_export import export_json
+from recbole_qbert.datasets.mql4grec import export_json
 from recbole_qbert.datasets.scripts import comma_list, run_script
 from recbole_qbert.datasets.unisrec import export_folder
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.datasets.arrow_cache import check_target
-from recbole_qbert.datasets.mql4grec_import import import_json
+from recbole_qbert.datasets.mql4grec import import_json
 from recbole_qbert.datasets.scripts import run_script
 from recbole_qbert.datasets.unisrec import import_folder
 

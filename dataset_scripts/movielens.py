@@ -38,8 +38,8 @@ def main() -> None:
     from rich.console import Console
 
     from recbole_qbert.data.domain import DatasetPaths
-    from recbole_qbert.datasets.finish import report
     from recbole_qbert.datasets.movielens import Extras, prepare_movielens, published
+    from recbole_qbert.datasets.prepare import report
 
     name = options.dataset or options.folder.resolve().name
     domain = DatasetPaths(name, Path(options.data_path) / name)

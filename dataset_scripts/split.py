@@ -20,9 +20,9 @@ from pathlib import Path
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.data.domain import DatasetPaths
+from recbole_qbert.datasets.interactions import Interactions
 from recbole_qbert.datasets.scripts import comma_list, run_script
 from recbole_qbert.datasets.split import (
-    UserSequences,
     cut_offs,
     explain,
     leak,
@@ -78,7 +78,7 @@ def main() -> None:
     print(f"use it with --config_files={domain.file('split.yaml')}")
 
 
-def _times(options: argparse.Namespace, sequences: UserSequences) -> tuple[float, float]:
+def _times(options: argparse.Namespace, sequences: Interactions) -> tuple[float, float]:
     """Return the start times of the validation and the test part."""
     given = (options.valid_from, options.test_from)
     if options.shares is None:

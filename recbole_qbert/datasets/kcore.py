@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recbole_qbert.common.errors import InputError, did_you_mean, preview
+from recbole_qbert.common.errors import InputError, one_of
 
 DUPLICATES = ("first", "last", "identical", "all")
 TIES = ("file", "shuffled", "token")
@@ -30,9 +30,9 @@ class Rules(NamedTuple):
             compared without them.
     """
 
-    core: int
-    duplicates: str
-    ties: str
+    core: int = 0
+    duplicates: str = "all"
+    ties: str = "file"
     timed: bool = True
 
     def check(self) -> None:
@@ -43,13 +43,8 @@ class Rules(NamedTuple):
         """
         if self.core < 0:
             raise InputError(f"core is {self.core}; give 0 or more")
-        for name, value, known in (
-            ("duplicates", self.duplicates, DUPLICATES), ("ties", self.ties, TIES),
-        ):  # fmt: skip
-            if value not in known:
-                raise InputError(
-                    f"{name}: '{value}' is none of {preview(known)}{did_you_mean(value, known)}"
-                )
+        one_of("duplicates", self.duplicates, DUPLICATES)
+        one_of("ties", self.ties, TIES)
 
 
 def without_repeats(
@@ -92,13 +87,6 @@ def core_rows(users: np.ndarray, items: np.ndarray, core: int) -> np.ndarray:
             break
         rows = rows[keep]
     return rows
-
-
-def time_order(
-    users: np.ndarray, times: np.ndarray, ranks: tuple[np.ndarray, ...] = ()
-) -> np.ndarray:
-    """Sort the rows by user, time, the ranks, and row number; return row numbers."""
-    return np.lexsort((*ranks[::-1], times, users))
 
 
 def held_out(users: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
