@@ -130,7 +130,7 @@ def usable_ids(
     rejects: Rejects,
     among: np.ndarray | None = None,
 ) -> tuple[pa.Array, np.ndarray]:
-    """Strip and check IDs, and reject the rows of invalid ones.
+    """Strip IDs, and reject the rows of invalid ones.
 
     Args:
         numbers: line numbers [n].
@@ -184,15 +184,9 @@ def n_distinct(values: np.ndarray) -> int:
 def candidates(
     users: np.ndarray, items: np.ndarray, core: int, allowed_items: np.ndarray | None = None
 ) -> np.ndarray:
-    """Find the rows that the k-core may contain.
+    """Find the rows that the k-core of the allowed items may contain, bool [R].
 
-    Args:
-        users, items: hashes of all rows, uint64 [R].
-        core: minimum number of interactions of a user and of an item.
-        allowed_items: hashes of the allowed items; None for all.
-
-    Returns:
-        bool [R].
+    Users and items are given by their hashes, uint64 [R]; None allows all items.
     """
     keep = np.ones(len(users), dtype=bool)
     if allowed_items is not None:
@@ -257,10 +251,7 @@ def filtered(
 ) -> Interactions:
     """Remove duplicates, select the k-core of the allowed items, and sort by user and time.
 
-    Args:
-        inter: interactions in file order, with ratings.
-        rules: rules to apply.
-        allowed_items: bool [I]; None for all.
+    The interactions are in file order and have ratings; `allowed_items` is bool [I], None for all.
     """
     if allowed_items is not None:
         inter = inter.take(np.flatnonzero(allowed_items[inter.items]))

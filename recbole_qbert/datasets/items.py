@@ -34,11 +34,7 @@ def read_records(stage: ParsedFile, tokens: pa.Array) -> Records:
 
     Among several records of an item, the one with the most fields is used, then the one with the
     most characters, then the first one in the order of its fields' text. The result does not depend
-    on the order of the lines.
-
-    Args:
-        stage: rows of `item` and fields, all strings.
-        tokens: strings [I], the items.
+    on the order of the lines. The columns of the stage are `item` and the fields, all strings.
     """
     # All items are looked up at once, because each call of `is_in` hashes all tokens.
     items = pa.chunked_array([batch["item"] for batch in stage.batches()], pa.string())
@@ -67,16 +63,10 @@ def read_records(stage: ParsedFile, tokens: pa.Array) -> Records:
 def item_columns(
     inter: Interactions, items: Records, cells: Mapping[str, str]
 ) -> tuple[dict[str, pa.Array], dict[str, int]]:
-    """Build the columns of an `.item` file, with one row for each item with interactions.
+    """Build the columns of an `.item` file, by header cell, for all items with interactions.
 
-    Args:
-        inter: the interactions.
-        items: records of all item tokens.
-        cells: header cells by field. A field that no item has is left out, because RecBole would
-            fill a column without numbers with the mean of an empty set.
-
-    Returns:
-        Columns by header cell, and the number of items with a record and with each field.
+    A field that no item has is left out, because RecBole would fill a column without numbers with
+    the mean of an empty set. Also returns the number of items with a record and with each field.
     """
     present = pa.array(np.unique(inter.items))
     columns = {"item_id:token": inter.item_tokens.take(present)}

@@ -95,10 +95,7 @@ def held_out(users: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     A row is a target with the user's earlier rows as its history. A user's first target is always
     for training. Therefore users of four or more rows have a validation and a test target, users of
     three rows only a test target, and users of two rows neither. The first row of a user has no
-    history; it is a training row unless it is the only one.
-
-    Args:
-        users: int [n], ascending; the rows of a user are in time order.
+    history; it is a training row unless it is the only one. The rows are sorted by user and time.
 
     Returns:
         Three masks, bool [n].
@@ -112,14 +109,8 @@ def held_out(users: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def tied_tests(users: np.ndarray, times: np.ndarray) -> tuple[int, int]:
-    """Count the test targets with the time of the row before them, and all test targets.
-
-    The order of tied targets is unknown.
-
-    Args:
-        users: see `held_out`.
-        times: [n].
-    """
+    """Count the test targets with the time of the row before them, and all test targets; see
+    `held_out`."""
     test = held_out(users)[2]
     same = np.zeros(len(users), dtype=bool)
     same[1:] = np.diff(times) == 0  # a test target is never its user's first row

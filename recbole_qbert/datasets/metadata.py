@@ -42,10 +42,8 @@ def parse_metadata(
 ) -> Iterator[pa.Table]:
     """Parse the records of a file into cleaned rows of `SCHEMA`; an item may have several.
 
-    Args:
-        key: field of the item's token: `asin`, or `parent_asin` in 2023.
-        longest: cleaned titles and descriptions of this many characters or more become empty; None
-            for no limit.
+    `key` is the field of the item's token. Cleaned titles and descriptions of `longest` characters
+    or more become empty; None for no limit.
     """
 
     def row(line: bytes) -> dict[str, str | None]:

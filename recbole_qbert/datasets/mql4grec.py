@@ -47,11 +47,7 @@ _CODE_CELL = r"^[A-Za-z]+_[0-9]+( [A-Za-z]+_[0-9]+)*$"
 
 
 def import_json(folder: Path, name: str, into: DatasetPaths) -> dict[str, Any]:
-    """Write atomic files from JSON files.
-
-    Args:
-        folder: folder of `<name>.inter.json` and the optional files.
-        name: name of the data set there.
+    """Write atomic files from `<name>.inter.json` and the optional files of a folder.
 
     Returns:
         Numbers of `users`, `items` and `interactions`; `remarks`, lines for the user.
@@ -152,18 +148,14 @@ def _code_column(rows: Sequence[Any], path: Path) -> list[str]:
 
 
 def _semantic_ids(cells: Sequence[str], items: Sequence[str], path: Path) -> SemanticIDTable:
-    """Convert a column of codes to a `.semid` table; the largest codes are the codebook sizes.
-
-    Raises:
-        InputError: a token is invalid, items have different levels, or items share a tuple.
-    """
+    """Convert a column of codes to a `.semid` table; the largest codes are the codebook sizes."""
     lines = [HEADER, *(f"{item}\t{cell.lower()}" for item, cell in zip(items, cells, strict=True))]
     codes = parse_rows("\n".join(lines).encode(), f"{path}, as a .semid file")[1]
     return SemanticIDTable(tuple(items), codes, tuple((codes.max(axis=0) + 1).tolist()))
 
 
 def export_json(domain: DatasetPaths, folder: Path) -> dict[str, Any]:
-    """Write a data set as JSON files.
+    """Write a data set as JSON files to a folder.
 
     Items are numbered in the order of the `.item` file or, without one, of their first appearance;
     users in the order of their first appearance. Columns of codes become indices, other columns

@@ -131,15 +131,9 @@ def line_blocks(
 def records(
     path: Path, block: tuple[int, bytes], parse: Callable[[bytes], Any], rejects: Rejects
 ) -> list[tuple[int, Any]]:
-    """Parse the non-blank lines of a block one by one.
+    """Parse the non-blank lines of one of the `line_blocks`; return line numbers and results.
 
-    Args:
-        block: number of its first line, and its lines; see `line_blocks`.
-        parse: parses a line; raises `Unfit` with a reason, or another ValueError if the line is not
-            a JSON object.
-
-    Returns:
-        Line numbers with the results of `parse`.
+    `parse` raises `Unfit` with a reason, or another ValueError if a line is not a JSON object.
     """
     found = []
     for number, line in enumerate(block[1].split(b"\n")[:-1], block[0]):

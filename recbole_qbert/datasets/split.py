@@ -135,11 +135,7 @@ def cut_offs(sequences: Interactions, shares: Sequence[float]) -> tuple[float, f
 
 
 def own_parts(sequences: Interactions, paths: Sequence[Path]) -> list[np.ndarray]:
-    """Split as three existing files do.
-
-    Args:
-        sequences: result of `read_sequences` for the files.
-        paths: the files, for messages.
+    """Split as the files do that `read_sequences` read.
 
     Raises:
         InputError: the same interaction is in two files.

@@ -89,9 +89,7 @@ def odd_times(times: np.ndarray, unit: str, flag: str) -> tuple[dict[str, Any], 
         flag: the option that sets the unit, or "" if the format determines it.
 
     Returns:
-        JSON values (`outside`, the number of such times; `first` and `last` of all times; `years`,
-        the first and last plausible one; `unit`, the one in which most of these times would be
-        plausible, or ""; `fitting`, how many), and a warning of one line.
+        JSON values, and a warning of one line.
     """
     low, high, years = _plausible()
     outside = (times < low) | (times > high)

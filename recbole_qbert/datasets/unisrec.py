@@ -52,11 +52,7 @@ TEXT_CELLS = (f"{ITEM}:token", "text:token_seq")
 
 
 def import_folder(folder: Path, name: str, into: DatasetPaths) -> dict[str, Any]:
-    """Write `.inter`, `.item` and, from the features, `.text.npz`.
-
-    Args:
-        folder: folder of `<name>.train.inter` and the other files.
-        name: name of the data set there.
+    """Write `.inter`, `.item` and, from the features, `.text.npz`, from the files of a folder.
 
     Returns:
         Numbers of `users`, `items` and `interactions`; `dimension` of the features, 0 without;
@@ -109,10 +105,7 @@ def _join_rows(paths: list[Path]) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Rebuild the sequences from rows of targets with histories.
 
     A user's sequence starts with the history of the first row, the shortest; each row then appends
-    its target.
-
-    Returns:
-        U users, item numbers [n], user after user, and the lengths of the sequences [U].
+    its target. Returns U users, item numbers [n], user after user, and lengths of sequences [U].
     """
     files = [read_atomic(path) for path in paths]
     for file in files:

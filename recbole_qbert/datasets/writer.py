@@ -36,8 +36,7 @@ def write_dataset(
     Args:
         inter: interactions in their final order.
         facts: JSON values for the sidecar `<name>.inter.json`.
-        items: columns of the `.item` file, of equal length, the first `item_id:token`; or None.
-        users: columns of the `.user` file, or None.
+        items, users: columns of the `.item` and `.user` file, the first that of the token.
         rejected: report lines on rejected lines.
     """
     tables = {"item": items, "user": users}
