@@ -24,7 +24,7 @@ import pyarrow.csv
 
 from benchmarks.harness import Benchmark, Measure, Reading, of_quantities, peak_bytes, timed
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
-from recbole_qbert.datasets.published import amazon_categories
+from recbole_qbert.datasets.amazon import amazon_categories
 
 SOURCES = ("Pet", "Cell", "Automotive", "Tools", "Toys", "Sports")
 DOMAINS = {name: amazon_categories()[name].counts["paper"] for name in SOURCES}

@@ -11,24 +11,75 @@ from recbole_qbert.data.domain import DatasetPaths
 
 
 def _amazon(options: SimpleNamespace) -> int:
-    from recbole_qbert.datasets.amazon_report import prepare_and_report
+    from rich.console import Console
 
-    prepare_and_report(options)
+    from recbole_qbert.datasets.amazon import Options, find_files, prepare_amazon, published
+    from recbole_qbert.datasets.prepare import report
+
+    name = options.dataset or options.category
+    if not name or not (options.category or options.reviews):
+        raise InputError("give --category, or --dataset and --reviews")
+    files = [[Path(file) for file in given] for given in (options.reviews, options.metadata)]
+    if options.category and not (files[0] and files[1]):
+        found = find_files(options.folder, options.category, options.release)
+        files = [given or other for given, other in zip(files, found, strict=True)]
+    domain = DatasetPaths(name, options.data_path / name)
+    console = Console(highlight=False)
+    for path in (*files[0], *files[1]):
+        console.print(f"Reads {path}", soft_wrap=True)
+    settings = Options(
+        core=options.core,
+        require=tuple(options.require),
+        pictures=options.pictures,
+        duplicates=options.duplicates,
+        ties=options.ties,
+        longest=options.longest,
+    )
+    made = prepare_amazon(
+        domain, options.release, files[0], files[1], settings,
+        overwrite=options.overwrite, progress=console.is_terminal,
+    )  # fmt: skip
+    report(domain, made, console, **published(options.category, options.release, options.core))
     return 0
 
 
 def _table(options: SimpleNamespace) -> int:
-    from recbole_qbert.datasets.table_report import prepare_and_report
+    from rich.console import Console
 
-    prepare_and_report(options)
+    from recbole_qbert.datasets.prepare import report
+    from recbole_qbert.datasets.table import Columns, ItemColumns, prepare_table
+    from recbole_qbert.datasets.table_source import open_source
+
+    text = {"delimiter": options.delimiter, "encoding": options.encoding}
+    names = options.columns or None
+    source = open_source(options.inter_file, format=options.format, names=names, **text)
+    columns = Columns(options.user, options.item, options.time, options.time_unit, options.rating)
+    items = None
+    if options.item_file:
+        fields = [field.rpartition(":") for field in options.item_fields]
+        table = open_source(options.item_file, format=options.item_format, **text)
+        if not options.item_id:
+            table.check([options.item], ", which --item names (--item_id names another)")
+        kinds = tuple((name, kind) if name else (kind, "token_seq") for name, _, kind in fields)
+        items = table, ItemColumns(options.item_id or options.item, kinds)
+    elif options.item_fields or options.item_id:
+        raise InputError("--item_id and --item_fields require --item_file; give it as well")
+    domain = DatasetPaths(options.dataset, options.data_path / options.dataset)
+    console = Console(highlight=False)
+    made = prepare_table(
+        domain, source, columns, items,
+        core=options.core, duplicates=options.duplicates, ties=options.ties,
+        overwrite=options.overwrite, progress=console.is_terminal,
+    )  # fmt: skip
+    report(domain, made, console)
     return 0
 
 
 def _movielens(options: SimpleNamespace) -> int:
     from rich.console import Console
 
-    from recbole_qbert.datasets.finish import report
     from recbole_qbert.datasets.movielens import Extras, prepare_movielens, published
+    from recbole_qbert.datasets.prepare import report
 
     name = options.dataset or options.folder.resolve().name
     domain = DatasetPaths(name, options.data_path / name)
@@ -50,7 +101,7 @@ def _movielens(options: SimpleNamespace) -> int:
 
 def _import(options: SimpleNamespace) -> int:
     from recbole_qbert.datasets.arrow_cache import check_target
-    from recbole_qbert.datasets.mql4grec_import import import_json
+    from recbole_qbert.datasets.mql4grec import import_json
     from recbole_qbert.datasets.unisrec import import_folder
 
     formats = {"mql4grec": import_json, "unisrec": import_folder}
@@ -67,7 +118,7 @@ def _import(options: SimpleNamespace) -> int:
 
 def _export(options: SimpleNamespace) -> int:
     from recbole_qbert.data.domain import find_domain
-    from recbole_qbert.datasets.mql4grec_export import export_json
+    from recbole_qbert.datasets.mql4grec import export_json
     from recbole_qbert.datasets.unisrec import export_folder
 
     domain = find_domain(options.dataset, options.data_path)

@@ -11,8 +11,9 @@ import contextlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from recbole_qbert.common.errors import InputError
@@ -22,24 +23,30 @@ from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.datasets.sources import Rejects
 
 _ROWS, _REJECTED, _STAGE = "rows.arrow", "rejected.txt", "stage.json"
-_VERSION = 2  # version of the stages' content
+_VERSION = 3  # version of the stages' content
+
+
+class Source(NamedTuple):
+    """Raw files and their parser.
+
+    The parser yields a file's usable rows, in tables of bounded size, and reports other rows to the
+    `Rejects`.
+    """
+
+    paths: Sequence[Path]
+    parse: Callable[[Path, Rejects], Iterator[pa.Table]]
+    settings: Mapping[str, Any] = {}  # JSON values that `parse` depends on
 
 
 class ParsedFile:
-    """Finished stage.
+    """Finished stage."""
 
-    Attributes:
-        folder: the folder of the stage.
-        reasons, notes: see `Rejects`.
-        sources: name, SHA-256 and number of usable rows of each source.
-    """
-
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, schema: pa.Schema) -> None:
         content = read_json(folder / _STAGE)
-        self.folder = folder
-        self.reasons: dict[str, int] = content["reasons"]
+        self.folder, self.schema = folder, schema
+        self.reasons: dict[str, int] = content["reasons"]  # see `Rejects`
         self.notes: dict[str, int] = content["notes"]
-        self.sources: list[dict[str, Any]] = content["sources"]
+        self.sources: list[dict[str, Any]] = content["sources"]  # name, SHA-256, number of rows
 
     @property
     def n_rows(self) -> int:
@@ -50,6 +57,14 @@ class ParsedFile:
         """Yield the rows, in the order of the sources."""
         with pa.OSFile(str(self.folder / _ROWS)) as file, pa.ipc.open_stream(file) as reader:
             yield from reader
+
+    def table(self, keep: np.ndarray) -> pa.Table:
+        """Load the rows where `keep`, bool [rows], is True."""
+        parts, start = [], 0
+        for batch in self.batches():
+            parts.append(batch.filter(pa.array(keep[start : start + batch.num_rows])))
+            start += batch.num_rows
+        return pa.Table.from_batches(parts, self.schema)
 
     def rejected(self) -> Iterator[str]:
         """Yield the report lines on rejected lines."""
@@ -63,13 +78,6 @@ def open_cache(domain: DatasetPaths, overwrite: bool) -> Iterator[Path]:
 
     After a kill, the folder remains, so that the same command need not parse again. After an
     InputError, the folder is removed, together with all folders that were created for it.
-
-    Args:
-        domain: the data set to write.
-        overwrite: whether to replace existing atomic files.
-
-    Yields:
-        The folder for the stages.
 
     Raises:
         InputError: atomic files exist, or another process prepares this data set.
@@ -102,36 +110,17 @@ def check_target(domain: DatasetPaths, overwrite: bool) -> None:
     for suffix in ("inter", "item"):
         if domain.file(suffix).exists() and not overwrite:
             raise InputError(
-                f"{domain.file(suffix)}: is there already; add --overwrite, or give another name"
+                f"{domain.file(suffix)} exists; add --overwrite, or choose another name"
             )
 
 
-def parse_file(
-    folder: Path,
-    schema: pa.Schema,
-    sources: Sequence[Path],
-    parse: Callable[[Path, Rejects], Iterator[pa.Table]],
-    settings: Mapping[str, Any],
-) -> ParsedFile:
-    """Parse the sources into a stage, or reuse the existing one.
-
-    Args:
-        folder: the folder of the stage.
-        schema: schema of the rows.
-        sources: the files to parse.
-        parse: yields a source's usable rows, in tables of bounded size, and reports other rows to
-            the `Rejects`.
-        settings: JSON values that `parse` depends on.
-    """
-    key = {
-        "version": _VERSION,
-        "settings": dict(settings),
-        "sources": [
-            [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in sources
-        ],
-    }
+def parse_file(folder: Path, schema: pa.Schema, source: Source) -> ParsedFile:
+    """Parse a source into a stage in `folder`, or reuse the existing one."""
+    files = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns]
+             for path in source.paths]  # fmt: skip
+    key = {"version": _VERSION, "settings": dict(source.settings), "sources": files}
     if (folder / _STAGE).is_file() and read_json(folder / _STAGE)["key"] == key:
-        return ParsedFile(folder)
+        return ParsedFile(folder, schema)
     compressed = pa.ipc.IpcWriteOptions(compression="lz4")
     with atomic_folder(folder) as work:
         found = []
@@ -141,15 +130,16 @@ def parse_file(
             pa.ipc.new_stream(file, schema, options=compressed) as writer,
         ):
             rejects = Rejects(handle)
-            for path in sources:
+            for path in source.paths:
                 rows = 0
-                for table in parse(path, rejects):
+                for table in source.parse(path, rejects):
                     writer.write_table(table.cast(schema))
                     rows += table.num_rows
                 found.append({"file": path.name, "sha256": sha256_file(path), "rows": rows})
         reasons, notes = (
             dict(sorted((+each).items())) for each in (rejects.reasons, rejects.notes)
         )
-        stage = {"key": key, "reasons": reasons, "notes": notes, "sources": found}
-        write_json(work / _STAGE, stage)
-    return ParsedFile(folder)
+        write_json(
+            work / _STAGE, {"key": key, "reasons": reasons, "notes": notes, "sources": found}
+        )
+    return ParsedFile(folder, schema)

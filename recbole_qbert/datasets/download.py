@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from recbole_qbert.common.errors import InputError, did_you_mean
+from recbole_qbert.common.errors import InputError, one_of
 from recbole_qbert.common.files import atomic_write, check_writable
 from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.data.atomic import read_lines
@@ -40,9 +40,6 @@ STATUS = "status.tsv"
 COLUMNS = Record._fields
 
 
-# Lists of entries ---------------------------------------------------------------------------------
-
-
 def read_list(path: str | Path) -> list[Download]:
     """Read entries from a text file.
 
@@ -53,22 +50,23 @@ def read_list(path: str | Path) -> list[Download]:
     """
     entries = []
     for number, line in enumerate(read_lines(Path(path)), 1):
+        fields = line.split("\t")
         if not line:
             continue
-        place = f"{path}: line {number}"
-        fields = line.split("\t")
         if len(fields) not in (2, 3) or not fields[1].split():
             raise InputError(
-                f"{place}: {len(fields)} fields; write a name, a tab and URLs with blanks between, "
-                "and perhaps a tab and a SHA-256"
+                f"{path}: line {number}: {len(fields)} fields; write a name, a tab, URLs separated "
+                "by blanks, and optionally a tab and a SHA-256"
             )
         digest = fields[2].lower() if len(fields) == 3 else ""
         if digest and not re.fullmatch("[0-9a-f]{64}", digest):
-            raise InputError(f"{place}: {quote(digest)} is no SHA-256; give 64 hex digits")
-        _check_name(fields[0], place)
+            raise InputError(
+                f"{path}: line {number}: {quote(digest)} is not a SHA-256 of 64 hex digits; "
+                "correct it"
+            )
+        _check_name(fields[0], f"{path}: line {number}")
         entries.append(Download(fields[0], tuple(fields[1].split()), digest))
-    _check_entries(entries, path)
-    return entries
+    return _checked(entries, path)
 
 
 def read_items(path: str | Path, column: str) -> list[Download]:
@@ -87,24 +85,23 @@ def read_items(path: str | Path, column: str) -> list[Download]:
         if cell.split():
             _check_name(item, f"{path}: line {line}, {ITEM_FIELD}")
             entries.append(Download(item, tuple(cell.split())))
-    _check_entries(entries, path)
-    return entries
+    return _checked(entries, path)
 
 
 def _check_name(name: str, place: str) -> None:
+    """Check that a name is a valid file name."""
     if not name or name[0] == "." or re.search(r'[/\\\0\r\n\t<>:"|?*]', name) or name == STATUS:
-        raise InputError(f"{place}: {quote(name)} cannot be the name of a file; rename it")
+        raise InputError(f"{place}: {quote(name)} is not a valid file name; rename it")
 
 
-def _check_entries(entries: Sequence[Download], path: str | Path) -> None:
+def _checked(entries: list[Download], path: str | Path) -> list[Download]:
+    """Return the entries; raise InputError if there are none or a name occurs twice."""
     if not entries:
-        raise InputError(f"{path}: no URL in it; name another file or column")
+        raise InputError(f"{path}: has no URL; give another file or column")
     name, count = Counter(entry.name for entry in entries).most_common(1)[0]
     if count > 1:
-        raise InputError(f"{path}: {quote(name)} is there {count} times; keep one row a name")
-
-
-# Download -----------------------------------------------------------------------------------------
+        raise InputError(f"{path}: {quote(name)} occurs {count} times; keep one row for each name")
+    return entries
 
 
 def download(
@@ -121,7 +118,6 @@ def download(
 
     Args:
         entries: the files to download.
-        folder: the target folder.
         options: HTTP options; None for the defaults.
         pictures, offline: see `Fetcher`.
         again: states to try again, besides `failed`.
@@ -134,22 +130,27 @@ def download(
         InputError: a state is unknown, `offline` is no folder, or the folder is not writable.
     """
     for state in again:
-        if state not in STATES:
-            raise InputError(f"again: {state!r} is none of {', '.join(STATES)}"
-                             f"{did_you_mean(state, STATES)}")  # fmt: skip
+        one_of("again", state, STATES)
     if offline is not None and not offline.is_dir():
-        raise InputError(f"{offline}: no such folder; name the one that holds the files")
+        raise InputError(f"{offline}: no such folder; give the folder with the files")
     folder = Path(folder)
     check_writable(folder)
     (folder / PARTS).mkdir(parents=True, exist_ok=True)
     records = read_status(folder)
     _write_status(folder, records, entries)
+
+    def intact(entry: Download, record: Record) -> bool:
+        path = folder / record.file
+        same = path.is_file() and path.stat().st_size == record.bytes
+        same = same and entry.sha256 in ("", record.sha256)
+        return same and (not check or sha256_file(path) == record.sha256)
+
     todo = [
         entry
         for entry in entries
         if (record := records.get(entry.name)) is None
         or record.state in (FAILED, *again)
-        or (record.state == DONE and not _intact(entry, record, folder, check))
+        or (record.state == DONE and not intact(entry, record))
     ]
     with open(folder / STATUS, "a", encoding="utf-8", newline="") as journal:
         for record in Fetcher(folder, options or HttpOptions(), pictures, offline).all(todo):
@@ -175,12 +176,12 @@ def read_status(folder: Path) -> dict[str, Record]:
         return {}
     header, *lines = path.read_bytes().decode("utf-8", "replace").split("\n")
     if header.split("\t") != list(COLUMNS):
-        raise InputError(f"{path}: line 1 is not its header; remove it to begin anew")
+        raise InputError(f"{path}: line 1 is not the header of a status file; remove the file")
     records = {}
     for number, line in enumerate(lines[:-1], 2):  # the last element is empty or cut short
         fields = line.split("\t")
         if len(fields) != len(COLUMNS) or fields[1] not in STATES or not fields[3].isdecimal():
-            raise InputError(f"{path}: line {number}: no status row; remove the file, or the line")
+            raise InputError(f"{path}: line {number}: is not a status row; remove the line")
         name, state, file, size, digest, url, reason = fields
         records[name] = Record(name, state, file, int(size), digest, url, reason)
     return records
@@ -196,13 +197,3 @@ def _write_status(folder: Path, records: Mapping[str, Record], entries: Sequence
 
 def _row(record: Record) -> str:
     return "\t".join(" ".join(str(value).split()) for value in record) + "\n"
-
-
-def _intact(entry: Download, record: Record, folder: Path, check: bool) -> bool:
-    """Return whether the file of a done entry exists, unchanged, with the wanted SHA-256."""
-    path = folder / record.file
-    if not path.is_file() or path.stat().st_size != record.bytes:
-        return False
-    if entry.sha256 not in ("", record.sha256):
-        return False
-    return not check or sha256_file(path) == record.sha256

@@ -15,7 +15,6 @@ import time
 from collections import Counter
 from collections.abc import Generator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,19 +77,16 @@ class HttpOptions:
 
 
 class DownloadError(Exception):
-    """Failure of a URL; `state` is the resulting state of its entry."""
+    """Failure of a URL.
 
-    def __init__(self, reason: str, state: str = FAILED):
+    Attributes:
+        state: the resulting state of its entry.
+        transient: whether another request may succeed in this run.
+    """
+
+    def __init__(self, reason: str, state: str = FAILED, *, transient: bool = False):
         super().__init__(reason)
-        self.state = state
-
-
-class TransientError(DownloadError):
-    """Failure that another request may avoid."""
-
-
-class PermanentError(DownloadError):
-    """Failure that another request would not avoid in this run."""
+        self.state, self.transient = state, transient
 
 
 class _Retry(Retry):
@@ -106,7 +102,7 @@ class _Retry(Retry):
     def sleep(self, response: BaseHTTPResponse | None = None) -> None:
         asked = self.get_retry_after(response) if response else None
         if response and asked and asked > self.backoff_max:
-            raise PermanentError(f"status {response.status}, asks to wait {asked:.0f} s")
+            raise DownloadError(f"status {response.status}, asks to wait {asked:.0f} s")
         _pause(self.stop, asked or self.get_backoff_time())
 
 
@@ -116,30 +112,10 @@ def _pause(stop: threading.Event, seconds: float = 0.0) -> None:
         raise CancelledError
 
 
-def _session(options: HttpOptions, stop: threading.Event) -> requests.Session:
-    retry = _Retry(
-        stop=stop,
-        total=options.retries,
-        status_forcelist=RETRIED,
-        raise_on_status=False,
-        backoff_factor=options.backoff,
-        backoff_jitter=options.backoff / 2,
-        backoff_max=options.max_wait,
-    )
-    session = requests.Session()
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, HTTPAdapter(pool_maxsize=options.workers, max_retries=retry))
-    # Without "identity", sizes and ranges would refer to compressed bytes.
-    session.headers.update({"User-Agent": options.user_agent, "Accept-Encoding": "identity"})
-    session.max_redirects = 10
-    return session
-
-
 class Fetcher:
     """Downloader of entries on threads.
 
     Args:
-        folder: the target folder.
         options: HTTP options.
         pictures: accept only complete pictures, and name them `<name>.<jpg|png|...>`.
         offline: copy files from this folder, by the last part of the URL or by name, instead of
@@ -156,7 +132,22 @@ class Fetcher:
         self.folder, self.options, self.pictures, self.offline = folder, options, pictures, offline
         self.stop = threading.Event()  # ends all running downloads once set
         self.slots: dict[str, threading.Semaphore] = {}  # by host
-        self.session = _session(options, self.stop)
+        retry = _Retry(
+            stop=self.stop,
+            total=options.retries,
+            status_forcelist=RETRIED,
+            raise_on_status=False,
+            backoff_factor=options.backoff,
+            backoff_jitter=options.backoff / 2,
+            backoff_max=options.max_wait,
+        )
+        self.session = requests.Session()
+        for scheme in ("http://", "https://"):
+            self.session.mount(scheme, HTTPAdapter(pool_maxsize=options.workers, max_retries=retry))
+        # Without "identity", sizes and ranges would refer to compressed bytes.
+        headers = {"User-Agent": options.user_agent, "Accept-Encoding": "identity"}
+        self.session.headers.update(headers)
+        self.session.max_redirects = 10
 
     def all(self, entries: Sequence[Download]) -> Generator[Record, None, None]:
         """Yield the record of each entry when it ends; closing the generator stops downloads."""
@@ -183,32 +174,31 @@ class Fetcher:
         """Download one entry from the first URL that succeeds."""
         errors: list[DownloadError] = []
         for url in entry.urls:
-            try:
-                return self._from_url(entry, url)
-            except DownloadError as error:
-                errors.append(error)
+            for attempt in range(1 if self.offline else self.options.retries + 1):
+                if attempt:
+                    wait = self.options.backoff * 2 ** (attempt - 1)
+                    _pause(self.stop, min(wait, self.options.max_wait))
+                try:
+                    return self._attempt(entry, url)
+                except DownloadError as error:
+                    failure = error
+                if not failure.transient:
+                    break
+            errors.append(failure)
         worst = max(errors, key=lambda error: STATES.index(error.state))
         return Record(entry.name, worst.state, url=entry.urls[0], reason=str(worst))
-
-    def _from_url(self, entry: Download, url: str) -> Record:
-        """Download one URL, with retries after incomplete or damaged answers."""
-        for attempt in range(0 if self.offline else self.options.retries):
-            with suppress(TransientError):
-                return self._attempt(entry, url)
-            _pause(self.stop, min(self.options.backoff * 2**attempt, self.options.max_wait))
-        return self._attempt(entry, url)
 
     def _attempt(self, entry: Download, url: str) -> Record:
         """Download one file, verify it and move it to its final name."""
         part = self.folder / PARTS / f"{entry.name}.{hashlib.sha256(url.encode()).hexdigest()[:16]}"
         if self.offline:
-            self._copy(self.offline, entry, url, part)
+            _copy(self.offline, entry, url, part)
         else:
             self._receive(url, part)
         digest = sha256_file(part)
         if entry.sha256 and digest != entry.sha256:
             _discard(part)
-            raise TransientError("its bytes are not those of the SHA-256 in the list")
+            raise DownloadError("the SHA-256 differs from that of the list", transient=True)
         size = part.stat().st_size
         target = self.folder / f"{entry.name}{_suffix(part) if self.pictures else ''}"
         with open(part, "rb") as handle:
@@ -219,20 +209,24 @@ class Fetcher:
 
     def _receive(self, url: str, part: Path) -> None:
         """Download `url` to `part`, continuing an incomplete file."""
+        size = part.stat().st_size if part.is_file() and _tag(part).is_file() else 0
+        tag = _tag(part).read_text(encoding="latin-1") if size else ""
+        rest = {"Range": f"bytes={size}-", "If-Range": tag} if tag else {}
         try:
             slots = threading.Semaphore(self.options.per_host)
             with self.slots.setdefault(urlsplit(url).netloc, slots):
                 _pause(self.stop)
                 with self.session.get(
-                    url, headers=_range(part), stream=True, timeout=self.options.timeout
+                    url, headers=rest, stream=True, timeout=self.options.timeout
                 ) as answer:
                     self._keep(answer, part)
         except (requests.TooManyRedirects, ValueError) as error:  # ValueError: invalid URL
-            raise PermanentError(quote(str(error), 120), GONE) from None
-        except requests.RequestException as error:  # no answer after all retries
-            raise PermanentError(_reason(error)) from None
-        except HTTPError as error:  # failed while receiving the body
-            raise TransientError(_reason(error)) from None
+            raise DownloadError(quote(str(error), 120), GONE) from None
+        except (requests.RequestException, HTTPError) as error:
+            # HTTPError: failed while receiving the body; the other: no answer after all retries
+            cause = error.args[0] if error.args else error  # without the retries around it
+            reason = quote(f"{type(error).__name__}: {getattr(cause, 'reason', cause)}", 160)
+            raise DownloadError(reason, transient=isinstance(error, HTTPError)) from None
 
     def _keep(self, answer: requests.Response, part: Path) -> None:
         """Write the body to `part`; append it if it is the requested range."""
@@ -241,9 +235,9 @@ class Fetcher:
         begins = answer.headers.get("Content-Range", "").startswith(f"bytes {size}-")
         if status == 416 or (status == 206 and not begins):
             _discard(part)
-            raise TransientError("another range than the one asked for")
+            raise DownloadError("the server sent another range", transient=True)
         if status not in (200, 206):
-            raise PermanentError(f"status {status}", FAILED if status in RETRIED else GONE)
+            raise DownloadError(f"status {status}", FAILED if status in RETRIED else GONE)
         if status == 200:
             _discard(part)
             etag = answer.headers.get("ETag", "")
@@ -257,19 +251,20 @@ class Fetcher:
                 _pause(self.stop)
                 handle.write(chunk)
                 if time.monotonic() > deadline:
-                    raise PermanentError(f"not whole after {self.options.file_timeout:g} s")
+                    raise DownloadError(f"incomplete after {self.options.file_timeout:g} s")
 
-    def _copy(self, folder: Path, entry: Download, url: str, part: Path) -> None:
-        """Copy the file from the offline folder."""
-        part_of_url = re.split(r"[?#]", url)[0].rpartition("/")[2]
-        names = [os.path.basename(unquote(part_of_url)), entry.name]
-        names += [entry.name + suffix for suffix in SUFFIXES.values()]
-        for name in filter(None, names):
-            if os.path.isfile(folder / name):  # False for invalid names
-                _discard(part)
-                shutil.copyfile(folder / name, part)
-                return
-        raise PermanentError(f"not in {folder}")
+
+def _copy(folder: Path, entry: Download, url: str, part: Path) -> None:
+    """Copy the file of an entry from a folder, by the last part of its URL or by its name."""
+    part_of_url = re.split(r"[?#]", url)[0].rpartition("/")[2]
+    names = [os.path.basename(unquote(part_of_url)), entry.name]
+    names += [entry.name + suffix for suffix in SUFFIXES.values()]
+    for name in filter(None, names):
+        if os.path.isfile(folder / name):  # False for invalid names
+            _discard(part)
+            shutil.copyfile(folder / name, part)
+            return
+    raise DownloadError(f"not in {folder}")
 
 
 def _suffix(part: Path) -> str:
@@ -279,8 +274,8 @@ def _suffix(part: Path) -> str:
     except UnreadablePicture as error:
         _discard(part)
         # A server that sends no Content-Length may have cut it off.
-        fault = TransientError if str(error).startswith("truncated") else PermanentError
-        raise fault(str(error), NO_PICTURE) from None
+        cut = str(error).startswith("truncated")
+        raise DownloadError(str(error), NO_PICTURE, transient=cut) from None
     with Image.open(part, formats=FORMATS) as picture:
         return SUFFIXES[str(picture.format)]
 
@@ -290,20 +285,7 @@ def _tag(part: Path) -> Path:
     return part.with_name(f"{part.name}.tag")
 
 
-def _range(part: Path) -> dict[str, str]:
-    """Return headers that request the rest of a part; {} if there is no part or no tag."""
-    size = part.stat().st_size if part.is_file() and _tag(part).is_file() else 0
-    tag = _tag(part).read_text(encoding="latin-1") if size else ""
-    return {"Range": f"bytes={size}-", "If-Range": tag} if tag else {}
-
-
 def _discard(part: Path) -> None:
     """Remove a part and its tag."""
     part.unlink(missing_ok=True)
     _tag(part).unlink(missing_ok=True)
-
-
-def _reason(error: Exception) -> str:
-    """Format a network error without the retries around it."""
-    inner = error.args[0] if error.args else error
-    return quote(f"{type(error).__name__}: {getattr(inner, 'reason', inner)}", 160)

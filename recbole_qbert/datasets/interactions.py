@@ -10,7 +10,6 @@ Shapes: R rows in the cache, n rows in memory, U users, I items.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -21,10 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recbole_qbert.datasets.arrow_cache import ParsedFile
-from recbole_qbert.datasets.kcore import Rules, core_rows, time_order, without_repeats
+from recbole_qbert.datasets.kcore import Rules, core_rows, without_repeats
 from recbole_qbert.datasets.sources import Lines, Rejects
 from recbole_qbert.datasets.text import MISSING, token_faults
-from recbole_qbert.datasets.times import time_fault
+from recbole_qbert.datasets.times import as_numbers, seconds, time_fault
 
 SCHEMA = pa.schema(
     [
@@ -46,25 +45,16 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Interactions:
-    """Integer-coded rows; the codes depend on the sorted tokens, not on the order of the rows.
+    """Integer-coded rows."""
 
-    Attributes:
-        user_tokens: U strings, ascending.
-        item_tokens: I strings, ascending.
-        users: int [n], indices in `user_tokens`.
-        items: int [n], indices in `item_tokens`.
-        ratings: float64 [n].
-        times: float64 [n], seconds.
-        repeats: number of rows that the rule for duplicates removed.
-    """
-
-    user_tokens: pa.Array
-    item_tokens: pa.Array
-    users: np.ndarray
-    items: np.ndarray
-    ratings: np.ndarray
-    times: np.ndarray
-    repeats: int = 0
+    user_tokens: pa.Array  # U strings
+    item_tokens: pa.Array  # I strings
+    users: np.ndarray  # int [n], indices in `user_tokens`
+    items: np.ndarray  # int [n], indices in `item_tokens`
+    times: np.ndarray  # float64 [n], seconds, or positions in the sequences of the users
+    ratings: np.ndarray | None = None  # float64 [n]
+    parts: np.ndarray | None = None  # int [n], number of the file that a row is from
+    repeats: int = 0  # number of rows that the rule for duplicates removed
 
     @property
     def counts(self) -> Counts:
@@ -74,49 +64,62 @@ class Interactions:
 
     def take(self, rows: np.ndarray) -> Interactions:
         """Return the given rows in the given order, with all tokens."""
-        return Interactions(
-            self.user_tokens, self.item_tokens, self.users[rows], self.items[rows],
-            self.ratings[rows], self.times[rows],
+
+        def chosen(column: np.ndarray | None) -> np.ndarray | None:
+            return None if column is None else column[rows]
+
+        return replace(
+            self, users=self.users[rows], items=self.items[rows], times=self.times[rows],
+            ratings=chosen(self.ratings), parts=chosen(self.parts),
         )  # fmt: skip
 
+    @property
+    def starts(self) -> np.ndarray:
+        """First row of the user of each row, int64 [n], if sorted by user."""
+        counts = np.bincount(self.users)
+        return np.repeat(np.cumsum(counts) - counts, counts)
 
-def usable(
-    path: Path, lines: Lines, rejects: Rejects, given: Mapping[str, pa.Array], unit: str = "s"
-) -> pa.Table:
+    @property
+    def places(self) -> np.ndarray:
+        """Position of each row in its user's sequence, int64 [n], if sorted by user."""
+        return np.arange(len(self.users)) - self.starts
+
+    @property
+    def timed(self) -> bool:
+        """Whether the times are timestamps, not positions in the sequences."""
+        return not np.array_equal(self.times, self.places)
+
+
+def usable(path: Path, lines: Lines, rejects: Rejects, unit: str = "s") -> pa.Table:
     """Select the valid interactions of a table, and reject the others.
 
     Args:
-        path: the file.
-        lines: line numbers and the table, with columns of `SCHEMA`; a missing `rating` or `time`
-            becomes 0.
-        rejects: receives invalid rows.
-        given: original `rating` and `time` of the file, for the report.
-        unit: unit of the original times, for the report.
+        lines: line numbers [n] and a table of n rows: `user` and `item` are text; `rating` and
+            `time` are text or numbers, and 0 if there is no such column.
+        unit: unit of `time`, see `times.seconds`.
 
     Returns:
         A table of `SCHEMA`.
     """
     numbers, table = lines
-    columns = {name: table[name].combine_chunks() for name in table.schema.names}
-    fine = np.ones(len(numbers), dtype=bool)
+    given = {name: table[name].combine_chunks() for name in table.schema.names}
+    columns, fine = {}, np.ones(len(numbers), dtype=bool)
     for name in ("user", "item"):
-        columns[name], known = usable_ids(path, numbers, columns[name], name, rejects, fine)
-        fine &= known
-    for name, fault in (("rating", _rating_fault), ("time", time_fault(unit))):
-        if name not in columns:
+        columns[name], fine = usable_ids(path, numbers, given[name], name, rejects, fine)
+    for name in ("rating", "time"):
+        if name not in given:
             columns[name] = pa.array(np.zeros(len(numbers)))
             continue
+        is_time = name == "time"
+        columns[name] = seconds(given[name], unit) if is_time else as_numbers(given[name])
         bad = fine & ~np.isfinite(columns[name].to_numpy(zero_copy_only=False))
         values = given[name].filter(pa.array(bad)).to_pylist() if bad.any() else []
         for number, value in zip(numbers[bad].tolist(), values, strict=True):
             text = "" if value is None else str(value)
-            rejects.add(path, number, fault(text) if text.strip() else f"no {name}", text)
+            fault = time_fault(text, unit) if is_time else "rating is not a finite number"
+            rejects.add(path, number, fault if text.strip() else f"no {name}", text)
         fine &= ~bad
     return pa.table(columns).select(SCHEMA.names).filter(pa.array(fine))
-
-
-def _rating_fault(_: str) -> str:
-    return "rating is no finite number"
 
 
 def usable_ids(
@@ -127,52 +130,31 @@ def usable_ids(
     rejects: Rejects,
     among: np.ndarray | None = None,
 ) -> tuple[pa.Array, np.ndarray]:
-    """Strip and check IDs, and reject the rows of invalid ones.
+    """Strip IDs, and reject the rows of invalid ones.
 
     Args:
-        path: the file.
         numbers: line numbers [n].
         ids: strings [n].
         name: name of the column in the report.
-        rejects: receives invalid rows.
         among: bool [n], rows that are not rejected yet; None for all.
 
     Returns:
-        Stripped IDs [n], and bool [n], True for valid rows.
+        Stripped IDs [n], and bool [n], True for rows of `among` with a valid ID.
     """
     bare = pc.utf8_trim_whitespace(ids)
     fine = np.ones(len(ids), dtype=bool) if among is None else among.copy()
     for reason, fault in token_faults(bare).items():
         bad = fault & fine
-        rejects.add_rows(path, numbers[bad], f"{name} id {reason}", ids.filter(bad).to_pylist())
+        for line, value in zip(numbers[bad].tolist(), ids.filter(bad).to_pylist(), strict=True):
+            rejects.add(path, line, f"{name} ID {reason}", value or "")
         fine &= ~bad
     padded = np.asarray(pc.fill_null(pc.not_equal(bare, ids), False)) & fine
-    rejects.notes[f"{name} ids had blanks around them, which are taken off"] += int(padded.sum())
+    rejects.notes[f"{name} IDs had surrounding blanks, which were removed"] += int(padded.sum())
     words = np.asarray(pc.is_in(bare, pa.array(MISSING, bare.type))) & fine
     rejects.notes[
-        f"{name} ids are words such as NA, which are kept as ids (RecBole by itself drops them)"
+        f"{name} IDs are words such as NA, which are kept as IDs (RecBole itself drops them)"
     ] += int(words.sum())
     return bare, fine
-
-
-def as_numbers(column: pa.Array) -> pa.Array:
-    """Convert a column of text or numbers to float64; invalid values become null."""
-    if not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type):
-        return column.cast(pa.float64(), safe=False)
-    numbers = pd.to_numeric(column.to_pandas(), errors="coerce")
-    return pa.array(numbers.astype(np.float64), from_pandas=True)
-
-
-class Hashed(NamedTuple):
-    """64-bit hashes of the cached tokens, uint64 [R] each."""
-
-    users: np.ndarray
-    items: np.ndarray
-
-    @property
-    def counts(self) -> Counts:
-        """Counts of the whole cache; tokens with equal hashes, which are unlikely, count once."""
-        return Counts(_n_distinct(self.users), _n_distinct(self.items), len(self.users))
 
 
 def token_hashes(tokens: pa.Array) -> np.ndarray:
@@ -180,8 +162,8 @@ def token_hashes(tokens: pa.Array) -> np.ndarray:
     return pd.util.hash_array(tokens.to_numpy(zero_copy_only=False), categorize=False)
 
 
-def hashed(stage: ParsedFile) -> Hashed:
-    """Hash all rows of a stage of `SCHEMA`."""
+def hashed(stage: ParsedFile) -> tuple[np.ndarray, np.ndarray]:
+    """Hash the users and the items of all rows of a stage of `SCHEMA`, uint64 [R] each."""
     users = np.empty(stage.n_rows, dtype=np.uint64)
     items = np.empty(stage.n_rows, dtype=np.uint64)
     start = 0
@@ -190,32 +172,35 @@ def hashed(stage: ParsedFile) -> Hashed:
         users[start:end] = token_hashes(batch["user"])
         items[start:end] = token_hashes(batch["item"])
         start = end
-    return Hashed(users, items)
+    return users, items
 
 
-def candidates(hashes: Hashed, core: int, allowed_items: np.ndarray | None = None) -> np.ndarray:
-    """Find the rows that the k-core may contain.
+def n_distinct(values: np.ndarray) -> int:
+    """Count the distinct values, with less memory than `np.unique`."""
+    ordered = np.sort(values)
+    return int((ordered[1:] != ordered[:-1]).sum()) + int(len(ordered) > 0)
 
-    Args:
-        hashes: hashes of all rows.
-        core: minimum number of interactions of a user and of an item.
-        allowed_items: hashes of the allowed items; None for all.
 
-    Returns:
-        bool [R].
+def candidates(
+    users: np.ndarray, items: np.ndarray, core: int, allowed_items: np.ndarray | None = None
+) -> np.ndarray:
+    """Find the rows that the k-core of the allowed items may contain, bool [R].
+
+    Users and items are given by their hashes, uint64 [R]; None allows all items.
     """
-    keep = np.ones(len(hashes.users), dtype=bool)
+    keep = np.ones(len(users), dtype=bool)
     if allowed_items is not None:
-        keep &= _among(hashes.items, np.unique(allowed_items))
+        keep &= _among(items, np.unique(allowed_items))
     if core <= 1:
         return keep
-    for values in (hashes.users, hashes.items):
+    for values in (users, items):
         keep[keep] = _often(values[keep], core)
     rows = np.flatnonzero(keep)
-    users = np.unique(hashes.users[rows], return_inverse=True)[1]
-    items = np.unique(hashes.items[rows], return_inverse=True)[1]
+    coded_users, coded_items = (
+        np.unique(values[rows], return_inverse=True)[1] for values in (users, items)
+    )
     keep[:] = False
-    keep[rows[core_rows(users, items, core)]] = True
+    keep[rows[core_rows(coded_users, coded_items, core)]] = True
     return keep
 
 
@@ -236,26 +221,16 @@ def _among(values: np.ndarray, ascending: np.ndarray) -> np.ndarray:
     return ascending[places] == values
 
 
-def _n_distinct(values: np.ndarray) -> int:
-    ordered = np.sort(values)
-    return int((ordered[1:] != ordered[:-1]).sum()) + int(len(ordered) > 0)
-
-
 def collect(stage: ParsedFile, keep: np.ndarray) -> Interactions:
-    """Load and code the rows of a stage where `keep`, bool [R], is True."""
-    parts, start = [], 0
-    for batch in stage.batches():
-        wanted = keep[start : start + batch.num_rows]
-        start += batch.num_rows
-        parts.append(batch.filter(pa.array(wanted)))
-    table = pa.Table.from_batches(parts, SCHEMA)
-    del parts
+    """Load and code the rows of a stage where `keep`, bool [R], is True.
+
+    The tokens are sorted, so that the codes do not depend on the order of the rows.
+    """
+    table = stage.table(keep)
     user_tokens, users = coded(table["user"])
     item_tokens, items = coded(table["item"])
-    return Interactions(
-        user_tokens, item_tokens, users, items, table["rating"].to_numpy(),
-        table["time"].to_numpy(),
-    )  # fmt: skip
+    times, ratings = table["time"].to_numpy(), table["rating"].to_numpy()
+    return Interactions(user_tokens, item_tokens, users, items, times, ratings)
 
 
 def coded(column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
@@ -276,24 +251,22 @@ def filtered(
 ) -> Interactions:
     """Remove duplicates, select the k-core of the allowed items, and sort by user and time.
 
-    Args:
-        inter: interactions in file order.
-        rules: rules to apply.
-        allowed_items: bool [I]; None for all.
+    The interactions are in file order and have ratings; `allowed_items` is bool [I], None for all.
     """
     if allowed_items is not None:
         inter = inter.take(np.flatnonzero(allowed_items[inter.items]))
-    columns = (inter.users, inter.items, inter.times, inter.ratings)
-    rows = without_repeats(*columns, rules)
+    assert inter.ratings is not None
+    rows = without_repeats(inter.users, inter.items, inter.times, inter.ratings, rules)
     repeats = len(inter.users) - len(rows)
     inter = inter.take(rows)
     inter = inter.take(core_rows(inter.users, inter.items, rules.core))
-    inter = inter.take(time_order(inter.users, inter.times, _ranks(inter, rules.ties)))
-    return replace(inter, repeats=repeats)
+    order = np.lexsort((*_ranks(inter, rules.ties)[::-1], inter.times, inter.users))  # stable
+    return replace(inter.take(order), repeats=repeats)
 
 
 def _ranks(inter: Interactions, ties: str) -> tuple[np.ndarray, ...]:
     """Return the sort keys of tied rows, the most significant first; see `kcore.Rules`."""
+    assert inter.ratings is not None
     if ties == "file":
         return ()
     if ties == "token":
@@ -302,10 +275,3 @@ def _ranks(inter: Interactions, ties: str) -> tuple[np.ndarray, ...]:
     users, items = token_hashes(inter.user_tokens), token_hashes(inter.item_tokens)
     mixed = users[inter.users] * np.uint64(0x9E3779B97F4A7C15) ^ items[inter.items]
     return pd.util.hash_array(mixed), inter.items, inter.ratings
-
-
-def selected(stage: ParsedFile, rules: Rules) -> tuple[Counts, Interactions]:
-    """Return the counts of all rows of a stage of `SCHEMA`, and the rows that pass `filtered`."""
-    hashes = hashed(stage)
-    raw, keep = hashes.counts, candidates(hashes, rules.core)
-    return raw, filtered(collect(stage, keep), rules)

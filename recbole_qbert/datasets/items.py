@@ -20,92 +20,53 @@ RECORD = "metadata"  # key of the number of items with a record, in a coverage
 
 
 class Records(NamedTuple):
-    """Metadata of I items, one record for each.
+    """Metadata of I items, one record for each."""
 
-    Attributes:
-        fields: strings [I] by field, "" if missing.
-        found: bool [I], True for items with a record.
-        repeated: number of records that were dropped in favor of another one of their item.
-        described: number of items with a record in the table, including items outside the I.
-        strange: the first two items with a record outside the I.
-    """
-
-    fields: dict[str, pa.Array]
-    found: np.ndarray
-    repeated: int
-    described: int
-    strange: list[str]
+    fields: dict[str, pa.Array]  # strings [I] by field, "" if missing
+    found: np.ndarray  # bool [I], True for items with a record
+    repeated: int  # number of records that were dropped in favor of another one of their item
+    described: int  # number of items with a record in the table, including items outside the I
+    unknown: list[str]  # the first two items with a record outside the I
 
 
-def read_records(stage: ParsedFile, schema: pa.Schema, tokens: pa.Array) -> Records:
+def read_records(stage: ParsedFile, tokens: pa.Array) -> Records:
     """Read the records of some items.
 
     Among several records of an item, the one with the most fields is used, then the one with the
     most characters, then the first one in the order of its fields' text. The result does not depend
-    on the order of the lines.
-
-    Args:
-        stage: rows of `item` and fields.
-        schema: schema of the stage.
-        tokens: strings [I], the items.
+    on the order of the lines. The columns of the stage are `item` and the fields, all strings.
     """
     # All items are looked up at once, because each call of `is_in` hashes all tokens.
     items = pa.chunked_array([batch["item"] for batch in stage.batches()], pa.string())
     wanted = np.asarray(pc.is_in(items, tokens))
-    parts, start = [], 0
-    for batch in stage.batches():
-        parts.append(batch.filter(pa.array(wanted[start : start + batch.num_rows])))
-        start += batch.num_rows
-    table = pa.Table.from_batches(parts, schema)
-    strange = items.filter(pa.array(~wanted)).unique()
-    described = len(strange) + len(table["item"].unique())
-    found = _chosen_records(table, tokens)
-    return Records(*found, described, strange[:2].to_pylist())
-
-
-def _chosen_records(
-    table: pa.Table, tokens: pa.Array
-) -> tuple[dict[str, pa.Array], np.ndarray, int]:
-    """Choose the record of each token.
-
-    Args:
-        table: columns `item` (a token) and fields, all strings.
-        tokens: strings [I].
-
-    Returns:
-        `fields`, `found` and `repeated` of `Records`.
-    """
+    table = stage.table(wanted).combine_chunks()
+    unknown = items.filter(pa.array(~wanted)).unique()
+    described = len(unknown) + len(table["item"].unique())
     names = [name for name in table.schema.names if name != "item"]
-    table = table.combine_chunks()
     lengths = [pc.utf8_length(table[name]).to_numpy().astype(np.int64) for name in names]
-    filled = sum((length > 0).astype(np.int64) for length in lengths)
-    table = table.append_column("filled", pa.array(np.asarray(filled)))
-    table = table.append_column("length", pa.array(np.asarray(sum(lengths))))
-    keys = [("item", "ascending"), ("filled", "descending"), ("length", "descending")]
+    none = np.zeros(len(table), dtype=np.int64)
+    # No field can have these names, because a NUL is no valid character of a header.
+    table = table.append_column("\0filled", pa.array(sum((each > 0 for each in lengths), none)))
+    table = table.append_column("\0length", pa.array(sum(lengths, none)))
+    keys = [("item", "ascending"), ("\0filled", "descending"), ("\0length", "descending")]
     order = pc.sort_indices(table, [*keys, *((name, "ascending") for name in names)])
-    items = table["item"].take(order)
-    first = np.ones(len(items), dtype=bool)
-    first[1:] = np.asarray(pc.not_equal(items.slice(1), items.slice(0, max(0, len(items) - 1))))
+    sorted_items = table["item"].take(order).combine_chunks()
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = np.asarray(pc.not_equal(sorted_items[1:], sorted_items[:-1]))
     best = order.filter(pa.array(first))
-    places = pc.index_in(tokens, table["item"].take(best).combine_chunks())
-    rows = best.take(places)
+    rows = best.take(pc.index_in(tokens, sorted_items.filter(pa.array(first))))
     fields = {name: pc.fill_null(table[name].take(rows), "").combine_chunks() for name in names}
-    return fields, np.asarray(rows.is_valid()), int((~first).sum())
+    found, repeated = np.asarray(rows.is_valid()), int((~first).sum())
+    return Records(fields, found, repeated, described, unknown[:2].to_pylist())
 
 
 def item_columns(
     inter: Interactions, items: Records, cells: Mapping[str, str]
 ) -> tuple[dict[str, pa.Array], dict[str, int]]:
-    """Build the columns of an `.item` file, with one row for each item with interactions.
+    """Build the columns of an `.item` file, by header cell, for all items with interactions.
 
-    Args:
-        inter: the interactions.
-        items: records of all item tokens.
-        cells: header cells by field. A field that no item has is left out, because RecBole would
-            fill a column without numbers with the mean of an empty set.
-
-    Returns:
-        Columns by header cell, and the number of items with a record and with each field.
+    A field that no item has is left out, because RecBole would fill a column without numbers with
+    the mean of an empty set. Also returns the number of items with a record and with each field.
     """
     present = pa.array(np.unique(inter.items))
     columns = {"item_id:token": inter.item_tokens.take(present)}

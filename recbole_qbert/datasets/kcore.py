@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recbole_qbert.common.errors import InputError, did_you_mean, preview
+from recbole_qbert.common.errors import InputError, one_of
 
 DUPLICATES = ("first", "last", "identical", "all")
 TIES = ("file", "shuffled", "token")
@@ -30,9 +30,9 @@ class Rules(NamedTuple):
             compared without them.
     """
 
-    core: int
-    duplicates: str
-    ties: str
+    core: int = 0
+    duplicates: str = "all"
+    ties: str = "file"
     timed: bool = True
 
     def check(self) -> None:
@@ -43,13 +43,8 @@ class Rules(NamedTuple):
         """
         if self.core < 0:
             raise InputError(f"core is {self.core}; give 0 or more")
-        for name, value, known in (
-            ("duplicates", self.duplicates, DUPLICATES), ("ties", self.ties, TIES),
-        ):  # fmt: skip
-            if value not in known:
-                raise InputError(
-                    f"{name}: '{value}' is none of {preview(known)}{did_you_mean(value, known)}"
-                )
+        one_of("duplicates", self.duplicates, DUPLICATES)
+        one_of("ties", self.ties, TIES)
 
 
 def without_repeats(
@@ -94,23 +89,13 @@ def core_rows(users: np.ndarray, items: np.ndarray, core: int) -> np.ndarray:
     return rows
 
 
-def time_order(
-    users: np.ndarray, times: np.ndarray, ranks: tuple[np.ndarray, ...] = ()
-) -> np.ndarray:
-    """Sort the rows by user, time, the ranks, and row number; return row numbers."""
-    return np.lexsort((*ranks[::-1], times, users))
-
-
 def held_out(users: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Split rows leave-one-out as RecBole does, into training, validation and test targets.
 
     A row is a target with the user's earlier rows as its history. A user's first target is always
     for training. Therefore users of four or more rows have a validation and a test target, users of
     three rows only a test target, and users of two rows neither. The first row of a user has no
-    history; it is a training row unless it is the only one.
-
-    Args:
-        users: int [n], ascending; the rows of a user are in time order.
+    history; it is a training row unless it is the only one. The rows are sorted by user and time.
 
     Returns:
         Three masks, bool [n].
@@ -124,14 +109,8 @@ def held_out(users: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def tied_tests(users: np.ndarray, times: np.ndarray) -> tuple[int, int]:
-    """Count the test targets with the time of the row before them, and all test targets.
-
-    The order of tied targets is unknown.
-
-    Args:
-        users: see `held_out`.
-        times: [n].
-    """
+    """Count the test targets with the time of the row before them, and all test targets; see
+    `held_out`."""
     test = held_out(users)[2]
     same = np.zeros(len(users), dtype=bool)
     same[1:] = np.diff(times) == 0  # a test target is never its user's first row

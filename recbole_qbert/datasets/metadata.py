@@ -20,9 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recbole_qbert.datasets.interactions import usable_ids
-from recbole_qbert.datasets.items import filled
-from recbole_qbert.datasets.sources import Rejects, json_records, parse_json
-from recbole_qbert.datasets.text import as_word, clean_column, whole
+from recbole_qbert.datasets.sources import Rejects, Unfit, line_blocks, parse_json, records
+from recbole_qbert.datasets.text import as_word, clean_column, encodable
 
 FIELDS = {
     "title": "title:token_seq",
@@ -43,24 +42,26 @@ def parse_metadata(
 ) -> Iterator[pa.Table]:
     """Parse the records of a file into cleaned rows of `SCHEMA`; an item may have several.
 
-    Args:
-        path: the file.
-        key: field of the item's token: `asin`, or `parent_asin` in 2023.
-        longest: cleaned titles and descriptions of this many characters or more become empty; None
-            for no limit.
-        rejects: receives invalid lines.
-        progress: whether to show a progress bar.
+    `key` is the field of the item's token. Cleaned titles and descriptions of `longest` characters
+    or more become empty; None for no limit.
     """
-    for records in json_records(path, parse_record, rejects, progress):
-        numbers = np.array([number for number, _ in records], dtype=np.int64)
-        rows = [(_token(record.get(key)), *record_fields(record)) for _, record in records]
-        columns = [list(column) for column in zip(*rows, strict=True)] or [[]] * len(SCHEMA)
-        arrays = [pa.array(column, pa.string()) for column in columns]
-        table = dict(zip(SCHEMA.names, arrays, strict=True))
+
+    def row(line: bytes) -> dict[str, str | None]:
+        record = _record(line.decode("utf-8", "replace"))
+        token = record.get(key)
+        item = encodable(token) if isinstance(token, str) else None
+        return dict(zip(SCHEMA.names, (item, *record_fields(record)), strict=True))
+
+    for block in line_blocks(path, progress):
+        found = records(path, block, row, rejects)
+        numbers = np.array([number for number, _ in found], dtype=np.int64)
+        rows = pa.Table.from_pylist([fields for _, fields in found], SCHEMA)
+        table = {name: rows[name].combine_chunks() for name in SCHEMA.names}
         table["item"], fine = usable_ids(path, numbers, table["item"], key, rejects)
         # Some titles are a script of the web page; the data's authors call them unformatted.
         script = np.asarray(pc.match_substring(table["title"], "getTime")) & fine
-        rejects.add_rows(path, numbers[script], "a script of the page in place of a title")
+        for number in numbers[script].tolist():
+            rejects.add(path, number, "the title is a script of the web page")
         for name in ("title", "brand", "description"):
             table[name] = clean_column(table[name])
         if longest is not None:
@@ -70,16 +71,16 @@ def parse_metadata(
         yield pa.table(table).filter(pa.array(fine & ~script))
 
 
-def parse_record(text: str) -> dict[str, Any] | None:
-    """Parse a line as JSON or, as in 2014, as a Python literal; return None if it is no object."""
+def _record(text: str) -> dict[str, Any]:
+    """Parse a line as JSON or, as in 2014, as a Python literal."""
     try:
-        record = parse_json(text)
+        return parse_json(text)
     except (ValueError, RecursionError):
-        try:
+        with contextlib.suppress(ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             record = ast.literal_eval(text.strip())
-        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-            return None
-    return record if isinstance(record, dict) else None
+            if isinstance(record, dict):
+                return record
+    raise Unfit("not an object")
 
 
 def record_fields(record: Mapping[str, Any]) -> tuple[str, ...]:
@@ -96,10 +97,6 @@ def record_fields(record: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _token(value: Any) -> str | None:
-    return whole(value) if isinstance(value, str) else None
-
-
 def _strings(value: Any) -> Iterator[str]:
     """Yield all strings in nested lists, in order."""
     if isinstance(value, str):
@@ -110,7 +107,7 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _text(value: Any) -> str:
-    return whole(" ".join(_strings(value)))
+    return encodable(" ".join(_strings(value)))
 
 
 def _price(value: Any) -> str:
@@ -132,7 +129,7 @@ def _picture(record: Mapping[str, Any]) -> str:
     for name in ("imageURLHighRes", "imageURL", "imUrl", "images", "image"):
         for url in _urls(record.get(name)):
             if _URL.fullmatch(url):
-                return whole(url)
+                return encodable(url)
     return ""
 
 
@@ -146,8 +143,3 @@ def _urls(value: Any) -> Iterator[str]:
             yield from _urls(part)
     elif isinstance(value, str):
         yield value.strip()
-
-
-def with_text(columns: Any) -> np.ndarray:
-    """Return which rows have a title or a description, bool [n]."""
-    return np.asarray(pc.or_(filled(columns["title"]), filled(columns["description"])))

@@ -7,7 +7,7 @@ read line by line.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,21 +17,12 @@ import pyarrow as pa
 from recbole_qbert.common.errors import InputError, preview
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.items import read_item_table
-from recbole_qbert.datasets.arrow_cache import open_cache, parse_file
+from recbole_qbert.datasets.arrow_cache import Source
 from recbole_qbert.datasets.delimited import delimited
-from recbole_qbert.datasets.finish import Prepared, finish
-from recbole_qbert.datasets.interactions import (
-    SCHEMA,
-    Counts,
-    Interactions,
-    as_numbers,
-    selected,
-    usable,
-    usable_ids,
-)
-from recbole_qbert.datasets.items import picture_files, read_records
+from recbole_qbert.datasets.interactions import Counts, usable, usable_ids
+from recbole_qbert.datasets.items import picture_files
 from recbole_qbert.datasets.kcore import Rules
-from recbole_qbert.datasets.published import Published
+from recbole_qbert.datasets.prepare import Prepared, Published, prepare
 from recbole_qbert.datasets.sources import Rejects, opened
 from recbole_qbert.datasets.text import clean_column
 from recbole_qbert.datasets.writer import Fields
@@ -62,41 +53,31 @@ Row = Sequence[str]
 
 
 class Layout(NamedTuple):
-    """File layout of a release.
-
-    Attributes:
-        ratings, movies, users: file names; `users` is None if there is no such file.
-        delimiter: delimiter of the fields; `::` in 1M and 10M.
-        header: whether the first row has the names of the columns.
-        encoding: encoding of the movies.
-    """
+    """File names and layout of a release."""
 
     ratings: str
     movies: str
     users: str | None
-    delimiter: str
-    header: bool
-    encoding: str
+    delimiter: str  # of movies and users
+    header: bool  # whether the first row has the names of the columns
+    rating_names: tuple[str, ...] = ("user", "item", "rating", "time")
+    user_fields: tuple[int, ...] = (1, 2, 3, 4)  # positions of age, gender, occupation, zip code
 
 
 LAYOUTS = (
-    Layout("u.data", "u.item", "u.user", "|", False, "latin-1"),
-    Layout("ratings.dat", "movies.dat", "users.dat", "::", False, "latin-1"),
-    Layout("ratings.csv", "movies.csv", None, ",", True, "utf-8"),
-)
+    Layout("u.data", "u.item", "u.user", "|", False),
+    Layout("ratings.dat", "movies.dat", "users.dat", "::", False,
+           user_fields=(2, 1, 3, 4)),
+    Layout("ratings.csv", "movies.csv", None, ",", True,
+           rating_names=("userId", "movieId", "rating", "timestamp")),
+)  # fmt: skip
 
 
 class Extras(NamedTuple):
-    """Additional texts and pictures, joined by movie ID.
+    """Additional texts and pictures, joined by movie ID."""
 
-    Attributes:
-        descriptions: tab-separated table with the columns `item_id` and `description`.
-        posters: folder of files such as `<item_id>.jpg`, or a tab-separated table with the columns
-            `item_id` and `poster` (paths).
-    """
-
-    descriptions: Path | None = None
-    posters: Path | None = None
+    descriptions: Path | None = None  # tab-separated table with `item_id` and `description`
+    posters: Path | None = None  # folder of <item_id>.jpg, or table with `item_id` and `poster`
 
 
 def find_layout(folder: Path) -> Layout:
@@ -113,8 +94,8 @@ def find_layout(folder: Path) -> Layout:
                 )
             return layout
     raise InputError(
-        f"{folder}: none of {', '.join(layout.ratings for layout in LAYOUTS)} is there; give the "
-        "folder of an unpacked MovieLens archive"
+        f"{folder}: has none of {', '.join(layout.ratings for layout in LAYOUTS)}; give the folder "
+        "of an unpacked MovieLens archive"
     )
 
 
@@ -135,44 +116,38 @@ def prepare_movielens(
     by movie.
 
     Args:
-        domain: the data set to write.
         folder: folder of an unpacked archive.
         extras: additional texts and pictures.
         core, duplicates, ties: see `kcore.Rules`.
-        overwrite: whether to replace existing atomic files.
-        progress: whether to show a progress bar.
 
     Raises:
         InputError: a file or an option is invalid.
     """
-    rules = Rules(core, duplicates, ties)
-    rules.check()
     layout = find_layout(folder)
-    joined = {
-        "description": _column(extras.descriptions, "description"),
-        "poster": _posters(extras.posters),
-    }
-    schema = pa.schema([("item", pa.string()), *((name, pa.string()) for name in CELLS)])
-    others = [path for path in extras if path is not None and path.is_file()]
-    with open_cache(domain, overwrite) as parts:
-        read = parse_file(
-            parts / "ratings", SCHEMA, [folder / layout.ratings],
-            lambda path, rejects: _ratings(layout, path, rejects, progress), {},
-        )  # fmt: skip
-        described = parse_file(
-            parts / "movies", schema, [folder / layout.movies, *others],
+    if extras.posters is not None and extras.posters.is_dir():
+        posters = picture_files(extras.posters)
+    else:
+        posters = _column(extras.posters, "poster")
+    joined = (_column(extras.descriptions, "description"), posters)
+    tables = [path for path in extras if path is not None and path.is_file()]
+    users = folder / layout.users if layout.users else None
+    return prepare(
+        domain,
+        Source(
+            [folder / layout.ratings],
+            lambda path, rejects: _ratings(layout, path, rejects, progress),
+        ),
+        Rules(core, duplicates, ties),
+        "movielens",
+        items=Source(
+            [folder / layout.movies, *tables],
             lambda path, rejects: _movies(layout, path, joined, rejects),
-            {"posters": joined["poster"]},
-        )  # fmt: skip
-        raw, inter = selected(read, rules)
-        records = read_records(described, schema, inter.item_tokens)
-        users = None
-        if layout.users and (folder / layout.users).is_file():
-            users = _users(layout, folder / layout.users, inter)
-        return finish(
-            domain, [read, described], raw, inter, made_by="movielens", options={},
-            items=records, cells=CELLS, rules=rules, users=users,
-        )  # fmt: skip
+            {"posters": posters},
+        ),
+        cells=CELLS,
+        users=(lambda tokens: _users(layout, users, tokens)) if users and users.is_file() else None,
+        overwrite=overwrite,
+    )
 
 
 def published(name: str) -> Published | None:
@@ -182,29 +157,24 @@ def published(name: str) -> Published | None:
 
 
 def _ratings(layout: Layout, path: Path, rejects: Rejects, progress: bool) -> Iterator[pa.Table]:
+    names, delimiter = layout.rating_names, "\t"
+    columns: tuple[str, ...] | None = names
     if layout.header:
-        names, delimiter = None, ","
-        columns = {"user": "userId", "item": "movieId", "rating": "rating", "time": "timestamp"}
-    else:
+        columns, delimiter = None, ","
+    elif layout.delimiter == "::":
         # `::` is read as two delimiters `:` with an empty column between them.
-        names = ["user", "item", "rating", "time"]
-        delimiter = "\t"
-        if layout.delimiter == "::":
-            names, delimiter = ["user", "_1", "item", "_2", "rating", "_3", "time"], ":"
-        columns = {name: name for name in names if "_" not in name}
+        columns, delimiter = ("user", "_1", "item", "_2", "rating", "_3", "time"), ":"
     for numbers, table in delimited(
-        path, rejects, names, delimiter=delimiter, quoted=False, progress=progress
+        path, rejects, columns, delimiter=delimiter, quoted=False, progress=progress
     ):
-        if not set(columns.values()) <= set(table.schema.names):
-            raise InputError(f"{path}: row 1: {preview(list(columns.values()))} are due")
-        parts = {name: table[column].combine_chunks() for name, column in columns.items()}
-        given = {name: parts[name] for name in ("rating", "time")}
-        parts |= {name: as_numbers(column) for name, column in given.items()}
-        yield usable(path, (numbers, pa.table(parts)), rejects, given)
+        if not set(names) <= set(table.schema.names):
+            raise InputError(f"{path}: line 1: the columns {preview(names)} are required")
+        table = table.select(list(names)).rename_columns(["user", "item", "rating", "time"])
+        yield usable(path, (numbers, table), rejects)
 
 
 def _movies(
-    layout: Layout, path: Path, joined: dict[str, dict[str, str]], rejects: Rejects
+    layout: Layout, path: Path, joined: tuple[Mapping[str, str], ...], rejects: Rejects
 ) -> Iterator[pa.Table]:
     """Parse the file of movies. Other sources of the stage are only hashed, and yield nothing."""
     if path.name != layout.movies:
@@ -212,14 +182,15 @@ def _movies(
     numbers, rows = [], []
     for number, row in _table_rows(path, rejects) if layout.header else _rows(path, layout):
         if len(row) < 3:
-            rejects.add(path, number, f"{len(row)} fields where there should be 3", str(row))
+            rejects.add(path, number, f"{len(row)} fields instead of 3", str(row))
             continue
         numbers.append(number)
-        title, year = _title(row[1])
-        extra = [values.get(row[0], "") for values in joined.values()]
+        found = _TITLE.fullmatch(row[1])
+        title, year = (found[1], found[2]) if found else (row[1], "")
+        extra = [values.get(row[0], "") for values in joined]
         rows.append((row[0], title, year, _genres(row, layout), *extra))
     if not rows:
-        raise InputError(f"{path}: no row is a movie; unpack the archive again")
+        raise InputError(f"{path}: no line is a movie; unpack the archive again")
     columns = dict(zip(("item", *CELLS), zip(*rows, strict=True), strict=True))
     table = {name: pa.array(values, pa.string()) for name, values in columns.items()}
     for name in ("movie_title", "description"):
@@ -238,7 +209,7 @@ def _rows(path: Path, layout: Layout) -> Iterator[tuple[int, Row]]:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        text = data.decode(layout.encoding, "replace")
+        text = data.decode("latin-1")
     lines = text.replace("\r\n", "\n").rstrip("\n").split("\n")
     return iter(enumerate((line.split(layout.delimiter) for line in lines), 1))
 
@@ -248,12 +219,6 @@ def _table_rows(path: Path, rejects: Rejects) -> Iterator[tuple[int, Row]]:
     for numbers, table in delimited(path, rejects):
         columns = [column.to_pylist() for column in table.columns]
         yield from zip(numbers.tolist(), zip(*columns, strict=True), strict=True)
-
-
-def _title(text: str) -> tuple[str, str]:
-    """Split `Toy Story (1995)` into title and year."""
-    found = _TITLE.fullmatch(text)
-    return (found[1], found[2]) if found else (text, "")
 
 
 def _genres(row: Row, layout: Layout) -> str:
@@ -267,24 +232,14 @@ def _genres(row: Row, layout: Layout) -> str:
     return " ".join(name.replace(" ", "_") for name in names if name != _NO_GENRE)
 
 
-def _users(layout: Layout, path: Path, inter: Interactions) -> Fields:
-    """Build the columns of the `.user` file, with one row for each user with interactions."""
-    # 100K: id, age, gender, occupation, zip code; 1M: id, gender, age, occupation, zip code.
-    places = (1, 2, 3, 4) if layout.ratings == "u.data" else (2, 1, 3, 4)
+def _users(layout: Layout, path: Path, tokens: pa.Array) -> Fields:
+    """Build the columns of the `.user` file, with one row for each token."""
     known = {row[0]: row for _, row in _rows(path, layout) if len(row) == 5}
-    tokens = inter.user_tokens.take(pa.array(np.unique(inter.users)))
     columns = {"user_id:token": tokens}
-    for cell, place in zip(USER_CELLS, places, strict=True):
+    for cell, place in zip(USER_CELLS, layout.user_fields, strict=True):
         values = [known[token][place] if token in known else "" for token in tokens.to_pylist()]
         columns[cell] = clean_column(pa.array(values, pa.string()))
     return columns
-
-
-def _posters(source: Path | None) -> dict[str, str]:
-    """Return the poster of each movie, from the file names of a folder or from a table."""
-    if source is not None and source.is_dir():
-        return picture_files(source)
-    return _column(source, "poster")
 
 
 def _column(path: Path | None, column: str) -> dict[str, str]:

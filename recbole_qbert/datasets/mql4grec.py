@@ -1,4 +1,4 @@
-"""Format of MQL4GRec's and LC-Rec's JSON files, and its mapping to atomic files.
+"""Import and export of MQL4GRec's and LC-Rec's JSON files.
 
     X.inter.json        {"0": [3, 17, ...]}: each user's items in order, all by number
     X.item.json         {"0": {"title": "...", "brand": "..."}}
@@ -7,8 +7,212 @@
 
 In atomic files, the position in a sequence is the `timestamp`, and each field of an item is a
 column. Each index is a column of codes: `lemb` for X.index_lemb.json, `codes` for X.index.json. The
-tuples of X.index.json also become X.semid if they are unique. An import and an export both write a
-file on the layout of their source, so that a round trip gives the same bytes.
+tuples of X.index.json also become X.semid if they are unique.
 """
 
-INDEX, CODES = "index", "codes"  # name of the semantic-ID files, and of their column
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recbole_qbert.common.errors import InputError, preview
+from recbole_qbert.common.files import atomic_write, read_json
+from recbole_qbert.common.hashes import sha256_file
+from recbole_qbert.data.atomic import LARGE, read_atomic
+from recbole_qbert.data.codec import HEADER, parse_rows, quote
+from recbole_qbert.data.domain import DatasetPaths
+from recbole_qbert.data.merge import ITEM, TIME, USER
+from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids, write_semantic_ids
+from recbole_qbert.datasets.numbering import (
+    as_cell,
+    count_items,
+    item_numbers,
+    read_tokens,
+    sequences_of,
+    write_import,
+    write_tokens,
+)
+from recbole_qbert.datasets.split import read_sequences
+
+INDEX, CODES = "index", "codes"  # kind of the files of semantic IDs, and name of their column
+_LARGEST = 2**31 - 1  # largest number of an item
+_CODE_CELL = r"^[A-Za-z]+_[0-9]+( [A-Za-z]+_[0-9]+)*$"
+
+
+def import_json(folder: Path, name: str, into: DatasetPaths) -> dict[str, Any]:
+    """Write atomic files from `<name>.inter.json` and the optional files of a folder.
+
+    Returns:
+        Numbers of `users`, `items` and `interactions`; `remarks`, lines for the user.
+
+    Raises:
+        InputError: a file is missing or invalid, or its numbers do not match those of other files.
+    """
+    paths = {}
+    for path in sorted(folder.glob(f"{name}.*.json")):
+        kind = path.name.removeprefix(f"{name}.").removesuffix(".json")
+        if kind in ("inter", "item", INDEX) or kind.startswith(f"{INDEX}_"):
+            paths[kind] = path
+    if "inter" not in paths:
+        raise InputError(f"{folder}/{name}.inter.json: no such file; correct the folder or name")
+    content = {kind: read_json(path) for kind, path in paths.items()}
+    source = paths["inter"]
+    users, codes, lengths = _sequences(content.pop("inter"), source)
+    described = max(map(len, content.values()), default=0)
+    n_items = count_items(int(codes.max()), described, len(codes), source)
+    items = read_tokens(folder / f"{name}.item2id", [str(n) for n in range(n_items)], source)
+    users = read_tokens(folder / f"{name}.user2id", users, source)
+    columns: dict[str, list[str]] = {}
+    for kind, each in content.items():
+        rows = _rows(each, n_items, paths[kind])
+        if kind == "item":
+            columns = _text_columns(rows, paths[kind]) | columns
+        else:
+            column = CODES if kind == INDEX else kind.removeprefix(f"{INDEX}_")
+            columns[column] = _code_column(rows, paths[kind])
+    fields = {f"{name}:token_seq": pa.array(column, LARGE) for name, column in columns.items()}
+    tables = [folder / f"{name}.{suffix}" for suffix in ("user2id", "item2id")]
+    inter = sequences_of(users, items, codes, lengths)
+    write_import(
+        into, inter, {f"{ITEM}:token": pa.array(items, LARGE), **fields}, "mql4grec",
+        [*paths.values(), *tables],
+    )  # fmt: skip
+    remarks: list[str] = []
+    if INDEX in content:
+        try:
+            table = _semantic_ids(columns[CODES], items, paths[INDEX])
+        except InputError as error:
+            remarks.append(f"{into.file('semid').name} is not written: {error}")
+        else:
+            files = {paths[INDEX].name: sha256_file(paths[INDEX])}
+            write_semantic_ids(into.file("semid"), table, {"method": "import", "files": files})
+    return {**inter.counts._asdict(), "items": n_items, "remarks": remarks}
+
+
+def _sequences(content: Mapping[str, Any], path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Return user keys [U], item numbers [n] and lengths [U] of an `.inter.json` file."""
+    for user, items in content.items():
+        if not isinstance(items, list) or not items:
+            raise InputError(f"{path}: user {quote(user)}: give a list of item numbers")
+        if set(map(type, items)) != {int} or min(items) < 0 or max(items) > _LARGEST:
+            raise InputError(
+                f"{path}: user {quote(user)}: an item is not a number from 0 to {_LARGEST}; "
+                "correct it"
+            )
+    if not content:
+        raise InputError(f"{path}: has no users; create the file again")
+    flat = np.fromiter(itertools.chain.from_iterable(content.values()), dtype=np.int64)
+    return list(content), flat, np.array(list(map(len, content.values())))
+
+
+def _rows(content: Mapping[str, Any], n_items: int, path: Path) -> list[Any]:
+    """Return the values of all items in the order of their numbers."""
+    missing = [str(number) for number in range(n_items) if str(number) not in content]
+    if missing:
+        raise InputError(
+            f"{path}: {len(missing)} items are missing: {preview(missing, 3)}; create the file "
+            f"again from all {n_items} items"
+        )
+    return [content[str(number)] for number in range(n_items)]
+
+
+def _text_columns(rows: Sequence[Any], path: Path) -> dict[str, list[str]]:
+    """Build one column per field; other values are converted to text."""
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise InputError(f"{path}: item {number}: is not an object of fields; correct it")
+    names = list(dict.fromkeys(itertools.chain.from_iterable(rows)))
+    if ITEM in names or any(not name or set(name) & set(":\t\n") for name in names):
+        raise InputError(f"{path}: fields {preview(names)}: rename {ITEM}, and any with ':'")
+    return {name: [as_cell(row.get(name)) for row in rows] for name in names}
+
+
+def _code_column(rows: Sequence[Any], path: Path) -> list[str]:
+    """Convert each `["<a_1>", "<b_2>"]` to `a_1 b_2`."""
+    cells = []
+    for number, row in enumerate(rows):
+        try:
+            cells.append(" ".join(token.removeprefix("<").removesuffix(">") for token in row))
+        except (TypeError, AttributeError):
+            raise InputError(
+                f"{path}: item {number}: is not a list of tokens; correct it"
+            ) from None
+    return cells
+
+
+def _semantic_ids(cells: Sequence[str], items: Sequence[str], path: Path) -> SemanticIDTable:
+    """Convert a column of codes to a `.semid` table; the largest codes are the codebook sizes."""
+    lines = [HEADER, *(f"{item}\t{cell.lower()}" for item, cell in zip(items, cells, strict=True))]
+    codes = parse_rows("\n".join(lines).encode(), f"{path}, as a .semid file")[1]
+    return SemanticIDTable(tuple(items), codes, tuple((codes.max(axis=0) + 1).tolist()))
+
+
+def export_json(domain: DatasetPaths, folder: Path) -> dict[str, Any]:
+    """Write a data set as JSON files to a folder.
+
+    Items are numbered in the order of the `.item` file or, without one, of their first appearance;
+    users in the order of their first appearance. Columns of codes become indices, other columns
+    become fields of the items. Only the order of the interactions is exported.
+
+    Returns:
+        Numbers of `users`, `items` and `interactions`; `lost`, the columns of the `.inter` file
+        that the format cannot represent.
+
+    Raises:
+        InputError: a file cannot be read, or an interaction's item is not in the `.item` file.
+    """
+    inter = read_sequences(domain.file("inter"))
+    users, items = inter.user_tokens.to_pylist(), inter.item_tokens.to_pylist()
+    fields: dict[str, pa.ChunkedArray] = {}
+    if domain.file("item").is_file():
+        table = read_atomic(domain.file("item")).columns
+        items = table[ITEM].to_pylist()
+        fields = {name: table[name] for name in table.schema.names if name != ITEM}
+    codes = item_numbers(domain, inter, items).tolist()
+    ends = np.cumsum(np.bincount(inter.users)).tolist()
+    contents: dict[str, Any] = {
+        "inter": {
+            str(user): codes[start:end]
+            for user, (start, end) in enumerate(itertools.pairwise([0, *ends]))
+        }
+    }
+    texts: dict[str, list[str]] = {}
+    for name, column in fields.items():
+        if pc.all(pc.match_substring_regex(column, _CODE_CELL)).as_py():
+            kind = INDEX if name == CODES else f"{INDEX}_{name}"
+            contents[kind] = _index(column.to_pylist())
+        else:
+            texts[name] = column.to_pylist()
+    if texts:
+        contents["item"] = {
+            str(number): dict(zip(texts, cells, strict=True))
+            for number, cells in enumerate(zip(*texts.values(), strict=True))
+        }
+    if INDEX not in contents and domain.file("semid").is_file():
+        semantic_ids = read_semantic_ids(domain.file("semid"))
+        ids = semantic_ids.semantic_ids()
+        contents[INDEX] = _index([ids[row] for row in semantic_ids.rows_for(items).tolist()])
+    for kind, content in contents.items():
+        with atomic_write(folder / f"{domain.name}.{kind}.json") as handle:
+            json.dump(content, handle, indent=4)
+    write_tokens(folder / f"{domain.name}.user2id", users)
+    write_tokens(folder / f"{domain.name}.item2id", items)
+    names = read_atomic(domain.file("inter")).names
+    lost = [name for name in names if name not in (USER, ITEM, TIME)]
+    lost += [f"{TIME} (the order is kept)"] if inter.timed else []
+    return {**inter.counts._asdict(), "items": len(items), "lost": lost}
+
+
+def _index(semantic_ids: Sequence[str]) -> dict[str, list[str]]:
+    """Return the tokens of each item by its number: `a_1 b_2` -> `["<a_1>", "<b_2>"]`."""
+    return {
+        str(number): [f"<{token}>" for token in each.split(" ")]
+        for number, each in enumerate(semantic_ids)
+    }

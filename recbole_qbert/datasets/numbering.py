@@ -1,29 +1,33 @@
-"""Token files (`token, tab, number`) of formats that number their users and items."""
+"""Parts that the formats of other projects share, which number their users and items."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from recbole_qbert.common.errors import InputError, preview
-from recbole_qbert.common.files import atomic_write
+from recbole_qbert.common.files import atomic_write, sidecar_path
+from recbole_qbert.common.hashes import sha256_file
+from recbole_qbert.data.atomic import LARGE, read_lines
 from recbole_qbert.data.codec import quote
-from recbole_qbert.datasets.text import unfit_tokens
+from recbole_qbert.data.domain import DatasetPaths
+from recbole_qbert.datasets.interactions import Interactions
+from recbole_qbert.datasets.text import encodable, token_faults
+from recbole_qbert.datasets.writer import Fields, write_dataset
 
 _ROOM = 1_000_000  # item numbers that are accepted with any number of interactions
+_UNFIT = re.compile("[\\t\\n\\r\\0]")
 
 
 def count_items(highest: int, described: int, n_interactions: int, path: Path) -> int:
-    """Return the number of items.
-
-    Args:
-        highest: highest item number in the interactions.
-        described: number of items with metadata.
-        n_interactions: number of interactions.
-        path: the file, for the message.
+    """Return the number of items from the highest number and the number of items with metadata.
 
     Raises:
         InputError: the highest number is too high for numbers without large gaps.
@@ -36,50 +40,39 @@ def count_items(highest: int, described: int, n_interactions: int, path: Path) -
 
 
 def read_tokens(path: Path, numbers: Sequence[str], source: Path) -> list[str]:
-    """Read the token of each number; if the file does not exist, the tokens are the numbers.
+    """Read the token of each number from lines of token, tab, number.
 
-    Args:
-        path: the file of tokens and numbers.
-        numbers: numbers as text, in the wanted order.
-        source: the file that contains the numbers, for messages.
+    If the file does not exist, the tokens are the numbers, which are from the file `source`.
 
     Raises:
         InputError: a line is invalid, a token or number occurs twice, a number has no token, or
             RecBole would misread a token.
     """
-    if not path.is_file():
-        return _readable(list(numbers), source)
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 ({error}); convert the file to UTF-8") from None
-    known: dict[str, str] = {}
-    tokens: set[str] = set()
-    for place, line in enumerate(lines, 1):
-        if line:
-            token, tab, number = line.rpartition("\t")
-            if not tab or not token or number in known or token in tokens:
-                raise InputError(
-                    f"{path}: line {place}: a new token, a tab and a new number expected"
-                )
-            known[number] = token
-            tokens.add(token)
-    lacking = [number for number in numbers if number not in known]
-    if lacking:
-        raise InputError(
-            f"{path}: {len(lacking)} numbers have no token: {preview(lacking, 3)}; add their lines"
-        )
-    return _readable([known[number] for number in numbers], path)
-
-
-def _readable(tokens: list[str], path: Path) -> list[str]:
-    """Return the tokens; raise InputError if RecBole would misread one."""
-    unfit = np.flatnonzero(unfit_tokens(pa.array(tokens, pa.string())))
-    if len(unfit):
-        raise InputError(
-            f"{path}: {len(unfit)} tokens that RecBole would not read back as they are, the first "
-            f"{quote(tokens[unfit[0]])}; rename them"
-        )
+    tokens = list(numbers)
+    if path.is_file():
+        source = path
+        known: dict[str, str] = {}
+        for place, line in enumerate(read_lines(path), 1):
+            if line:
+                token, _, number = line.rpartition("\t")
+                if not token or number in known:
+                    raise InputError(
+                        f"{path}: line {place}: write a token, a tab and a number that occurs once"
+                    )
+                known[number] = token
+        missing = [number for number in numbers if number not in known]
+        if missing:
+            raise InputError(
+                f"{path}: {len(missing)} numbers have no token: {preview(missing, 3)}; add lines"
+            )
+        tokens = [known[number] for number in numbers]
+    token, count = Counter(tokens).most_common(1)[0]
+    if count > 1:
+        raise InputError(f"{source}: {count} numbers have the token {quote(token)}; rename it")
+    for reason, fault in token_faults(pa.array(tokens, pa.string())).items():
+        if fault.any():
+            wrong = quote(tokens[int(fault.argmax())])
+            raise InputError(f"{source}: the token {wrong} {reason}; rename it")
     return tokens
 
 
@@ -87,3 +80,51 @@ def write_tokens(path: Path, tokens: Iterable[str]) -> None:
     """Write tokens with their numbers from 0."""
     with atomic_write(path) as handle:
         handle.writelines(f"{token}\t{number}\n" for number, token in enumerate(tokens))
+
+
+def as_cell(value: Any) -> str:
+    """Convert a value to a cell: list elements are joined by commas, null becomes empty."""
+    if isinstance(value, list):
+        value = ", ".join(map(str, value))
+    return _UNFIT.sub(" ", encodable("" if value is None else str(value)))
+
+
+def sequences_of(
+    users: Sequence[str], items: Sequence[str], codes: np.ndarray, lengths: np.ndarray
+) -> Interactions:
+    """Build interactions of U users from their item numbers [n], user after user, and the lengths
+    of their sequences [U]."""
+    owners = np.repeat(np.arange(len(users)), lengths)
+    places = np.arange(len(codes)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    tokens = pa.array(users, LARGE), pa.array(items, LARGE)
+    return Interactions(*tokens, owners, codes, places.astype(np.float64))
+
+
+def write_import(
+    into: DatasetPaths, inter: Interactions, items: Fields | None, made_by: str, files: list[Path]
+) -> None:
+    """Write an imported data set, and remove the semantic IDs of an earlier one."""
+    sources = [{"file": path.name, "sha256": sha256_file(path)} for path in files if path.is_file()]
+    facts: Mapping[str, Any] = {
+        "made_by": made_by, "sources": sources, "counts": inter.counts._asdict(),
+    }  # fmt: skip
+    write_dataset(into, inter, facts, items=items)
+    for path in (into.file("semid"), sidecar_path(into.file("semid"))):
+        path.unlink(missing_ok=True)
+
+
+def item_numbers(domain: DatasetPaths, inter: Interactions, items: Sequence[str]) -> np.ndarray:
+    """Return the number of each interaction's item, its index in `items`. int64 [n]
+
+    Raises:
+        InputError: an item is not in `items`, which are those of the `.item` file.
+    """
+    numbers = pc.index_in(inter.item_tokens, pa.array(items, inter.item_tokens.type))
+    if numbers.null_count:
+        unknown = pc.filter(inter.item_tokens, pc.is_null(numbers)).to_pylist()
+        raise InputError(
+            f"{domain.file('inter')}: {len(unknown)} items are not in {domain.file('item')}: "
+            f"{preview([quote(item) for item in unknown], 3)}; add their rows"
+        )
+    codes: np.ndarray = numbers.to_numpy().astype(np.int64)[inter.items]
+    return codes

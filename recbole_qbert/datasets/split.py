@@ -5,15 +5,15 @@ RecBole reads predefined splits with `benchmark_filename`. A row is a target ite
 columns separately, so that one number means two items, unless `alias_of_item_id` joins them. The
 file `<dataset>.split.yaml` beside the split sets this option.
 
-Shapes: T interactions, U users, N items, R rows of a split.
+Shapes: n interactions, R rows of a part. A split is a list of three int arrays [R]: for training,
+validation and test, the row numbers of the targets in the interactions.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,68 +27,25 @@ from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.data.atomic import Atomic, read_atomic
 from recbole_qbert.data.atomic_writing import write_header, write_rows
 from recbole_qbert.data.domain import DatasetPaths
-from recbole_qbert.data.merge import ITEM, USER
+from recbole_qbert.data.merge import ITEM, TIME, USER
+from recbole_qbert.datasets.interactions import Interactions
 
 PARTS = ("train", "valid", "test")
 CELLS = (f"{USER}:token", f"{ITEM}_list:token_seq", f"{ITEM}:token")
-TIME = "timestamp"
-INTER_CELLS = (f"{USER}:token", f"{ITEM}:token", f"{TIME}:float")
-CONFIG = """# How RecBole and recbole-qbert read {name}'s own split: --config_files=<this file>
+CONFIG = """# Settings to read the split of {name}: --config_files=<this file>
 benchmark_filename: [train, valid, test]  # (list) <dataset>.<part>.inter
-alias_of_item_id: [item_id_list]  # (list) histories and targets are numbered as one
+alias_of_item_id: [item_id_list]  # (list) histories and targets share one numbering
 load_col:                         # (dict) columns that are read
   inter: [user_id, item_id_list, item_id]
 """
 _ROWS = 1 << 16  # rows that are written at a time
 
 
-@dataclass(frozen=True)
-class UserSequences:
-    """The items of each user in order.
+def read_sequences(*paths: Path) -> Interactions:
+    """Read the interactions of one `.inter` file, or of several parts in the given order.
 
-    Attributes:
-        users: U tokens, in the order of their first appearance.
-        items: N tokens, in the order of their first appearance.
-        codes: int64 [T], item numbers, user after user.
-        offsets: int64 [U + 1]; the items of user u are `codes[offsets[u]:offsets[u + 1]]`.
-        times: float64 [T], seconds, or positions in the sequences.
-        parts: int64 [T], number of the file that an interaction is from.
-    """
-
-    users: pa.Array
-    items: pa.Array
-    codes: np.ndarray
-    offsets: np.ndarray
-    times: np.ndarray
-    parts: np.ndarray
-
-    @property
-    def owners(self) -> np.ndarray:
-        """User number of each interaction, int64 [T]."""
-        return np.repeat(np.arange(len(self.users)), np.diff(self.offsets))
-
-    @property
-    def places(self) -> np.ndarray:
-        """Position of each interaction in its user's sequence, int64 [T]."""
-        return np.arange(len(self.codes)) - self.offsets[self.owners]
-
-    @property
-    def timed(self) -> bool:
-        """Whether the times are timestamps, not positions in the sequences."""
-        return not np.array_equal(self.times, self.places)
-
-    def counts(self) -> dict[str, int]:
-        """Return the numbers of users, items and interactions."""
-        return {
-            "users": len(self.users), "items": len(self.items), "interactions": len(self.codes),
-        }  # fmt: skip
-
-
-def read_sequences(*paths: Path) -> UserSequences:
-    """Read the sequences of one `.inter` file, or of several parts in the given order.
-
-    A user's items are sorted by part, then by `timestamp`. Ties, and files without that column,
-    keep the order of the file.
+    They are sorted by user, part, then `timestamp`. Ties, and files without that column, keep the
+    order of the file. Users and items are numbered in the order of their first appearance.
 
     Raises:
         InputError: a file cannot be read, lacks a column, or has an invalid ID or time; the message
@@ -100,134 +57,117 @@ def read_sequences(*paths: Path) -> UserSequences:
         file.need_rows()
         for name in (USER, ITEM):
             file.check_ids(name)
-    users = pc.dictionary_encode(_column(files, USER)).combine_chunks()
-    items = pc.dictionary_encode(_column(files, ITEM)).combine_chunks()
-    owners = users.indices.to_numpy().astype(np.int64)
+    users, items = (_encoded(files, name) for name in (USER, ITEM))
     times = np.concatenate(
         [file.numbers(TIME) if TIME in file.names else np.zeros(file.n_rows) for file in files]
     )
     parts = np.repeat(np.arange(len(files)), [file.n_rows for file in files])
-    order = np.lexsort((times, parts, owners))  # stable
-    counts = np.bincount(owners, minlength=len(users.dictionary))
-    return UserSequences(
-        users=users.dictionary,
-        items=items.dictionary,
-        codes=items.indices.to_numpy().astype(np.int64)[order],
-        offsets=np.concatenate([[0], np.cumsum(counts)]),
-        times=times[order],
-        parts=parts[order],
-    )
+    read = Interactions(
+        users.dictionary, items.dictionary, users.indices.to_numpy().astype(np.int64),
+        items.indices.to_numpy().astype(np.int64), times, parts=parts,
+    )  # fmt: skip
+    return read.take(np.lexsort((times, parts, read.users)))  # stable
 
 
-def _column(files: Sequence[Atomic], name: str) -> pa.ChunkedArray:
-    return pa.chunked_array([chunk for file in files for chunk in file.columns[name].chunks])
+def _encoded(files: Sequence[Atomic], name: str) -> pa.DictionaryArray:
+    column = pa.chunked_array([chunk for file in files for chunk in file.columns[name].chunks])
+    return pc.dictionary_encode(column).combine_chunks()
 
 
 # Assignment of interactions to parts --------------------------------------------------------------
 
 
-def leave_one_out(sequences: UserSequences) -> list[np.ndarray]:
+def leave_one_out(sequences: Interactions) -> list[np.ndarray]:
     """Split leave-one-out.
 
     For users with three items or more, the last item is the test target and the second to last the
     validation target. All other items with a history are training targets.
-
-    Returns:
-        For train, valid and test, the indices [R] of the targets in the T interactions.
     """
     places = sequences.places
-    left = np.diff(sequences.offsets)[sequences.owners] - 1 - places  # items after this one
-    enough = places + left >= 2
-    has_history = places > 0
+    after = np.bincount(sequences.users)[sequences.users] - 1 - places  # items after this one
+    enough = places + after >= 2
     return [
-        np.flatnonzero(has_history & ~(enough & (left < 2))),
-        np.flatnonzero(enough & (left == 1)),
-        np.flatnonzero(enough & (left == 0)),
+        np.flatnonzero((places > 0) & ~(enough & (after < 2))),
+        np.flatnonzero(enough & (after == 1)),
+        np.flatnonzero(enough & (after == 0)),
     ]
 
 
-def temporal(sequences: UserSequences, valid_from: float, test_from: float) -> list[np.ndarray]:
+def temporal(sequences: Interactions, valid_from: float, test_from: float) -> list[np.ndarray]:
     """Split by time: train before `valid_from`, valid before `test_from`, test from then on.
 
-    Returns:
-        As `leave_one_out`.
-
     Raises:
-        InputError: the times are positions in sequences, the cut-offs are not increasing, or a part
-            is empty.
+        InputError: the times are positions in sequences, the start times are not increasing, or a
+            part is empty.
     """
     if not sequences.timed:
         raise InputError(
-            f"{TIME}: the times are places in each user's sequence, not times; a cut-off needs "
-            "real times, leave-one-out does not"
+            f"{TIME}: the values are positions in the sequences, not times; a temporal split needs "
+            "times, use leave_one_out"
         )
     if not valid_from < test_from:
-        raise InputError(f"test begins at {test_from:.17g}, valid at {valid_from:.17g}; give "
-                         "valid's beginning first")  # fmt: skip
+        raise InputError(
+            f"the test part starts at {test_from:.17g}, the validation part at {valid_from:.17g}; "
+            "the validation part must start first"
+        )
     part = np.digitize(sequences.times, [valid_from, test_from])
     rows = [np.flatnonzero((part == each) & (sequences.places > 0)) for each in range(3)]
     for name, each in zip(PARTS, rows, strict=True):
         if not len(each):
             first, last = sequences.times.min(), sequences.times.max()
             raise InputError(
-                f"the part {name} is empty: times go from {first:.17g} to {last:.17g}; move the "
-                "cut-offs"
+                f"the part {name} is empty: times range from {first:.17g} to {last:.17g}; change "
+                "the start times"
             )
     return rows
 
 
-def cut_offs(sequences: UserSequences, shares: Sequence[float]) -> tuple[float, float]:
+def cut_offs(sequences: Interactions, shares: Sequence[float]) -> tuple[float, float]:
     """Return the two times before which the given shares of all interactions lie.
 
     Raises:
         InputError: `shares` are not two increasing numbers between 0 and 1.
     """
     if len(shares) != 2 or not 0 < shares[0] < shares[1] < 1:
-        raise InputError(f"shares: {list(shares)}: give two rising numbers between 0 and 1")
+        raise InputError(f"shares: {list(shares)}: give two increasing numbers between 0 and 1")
     first, second = np.quantile(sequences.times, shares, method="higher")
     return float(first), float(second)
 
 
-def own_parts(sequences: UserSequences, paths: Sequence[Path]) -> list[np.ndarray]:
-    """Split as three existing files do.
-
-    Args:
-        sequences: result of `read_sequences` for the files.
-        paths: the files, for messages.
-
-    Returns:
-        As `leave_one_out`.
+def own_parts(sequences: Interactions, paths: Sequence[Path]) -> list[np.ndarray]:
+    """Split as the files do that `read_sequences` read.
 
     Raises:
         InputError: the same interaction is in two files.
     """
-    keys = np.stack([sequences.owners, sequences.codes, sequences.times], axis=1)
-    _, group = np.unique(keys, axis=0, return_inverse=True)
-    order = np.lexsort((sequences.parts, group.reshape(-1)))
-    group, parts = group.reshape(-1)[order], sequences.parts[order]
-    clash = np.flatnonzero((group[1:] == group[:-1]) & (parts[1:] != parts[:-1]))
+    parts = sequences.parts
+    assert parts is not None
+    keys = np.stack([sequences.users, sequences.items, sequences.times], axis=1)
+    group = np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
+    order = np.lexsort((parts, group))
+    clash = np.flatnonzero((np.diff(group[order]) == 0) & (np.diff(parts[order]) != 0))
     if len(clash) and sequences.times.any():
-        row = order[clash[0]]
-        user = sequences.users[int(sequences.owners[row])].as_py()
-        item = sequences.items[int(sequences.codes[row])].as_py()
+        row, other = order[clash[0] : clash[0] + 2].tolist()
+        user = sequences.user_tokens[int(sequences.users[row])].as_py()
+        item = sequences.item_tokens[int(sequences.items[row])].as_py()
         raise InputError(
-            f"{paths[parts[clash[0]]]} and {paths[parts[clash[0] + 1]]}: user {user!r} and item "
-            f"{item!r} at one time stand in both ({len(clash)} such rows); keep each in one part"
+            f"{paths[parts[row]]} and {paths[parts[other]]}: both have user {user!r} and item "
+            f"{item!r} at the same time ({len(clash)} such rows); keep each in one part"
         )
     has_history = sequences.places > 0
-    return [np.flatnonzero((sequences.parts == each) & has_history) for each in range(len(paths))]
+    return [np.flatnonzero((parts == each) & has_history) for each in range(len(paths))]
 
 
-def leak(sequences: UserSequences, rows: Sequence[np.ndarray]) -> dict[str, Any]:
+def leak(sequences: Interactions, rows: Sequence[np.ndarray]) -> dict[str, Any]:
     """Measure the leakage of a split; see the lines of `explain`.
 
     Returns:
         The share of test targets whose item is not in training and, with timestamps, the share of
         test targets before the last training target.
     """
-    train, _, test = rows
-    known = np.unique(sequences.codes[_training(sequences, rows)])
-    cold = float(np.mean(~np.isin(sequences.codes[test], known))) if len(test) else 0.0
+    train, valid, test = rows
+    known = np.unique(np.delete(sequences.items, np.concatenate([valid, test])))
+    cold = float(np.mean(~np.isin(sequences.items[test], known))) if len(test) else 0.0
     facts: dict[str, Any] = {"test_targets_never_in_training": round(cold, 6)}
     if sequences.timed and len(train) and len(test):
         latest = sequences.times[train].max()
@@ -236,32 +176,20 @@ def leak(sequences: UserSequences, rows: Sequence[np.ndarray]) -> dict[str, Any]
     return facts
 
 
-def _training(sequences: UserSequences, rows: Sequence[np.ndarray]) -> np.ndarray:
-    """Return which interactions are not held out, bool [T]."""
-    kept_back = np.zeros(len(sequences.codes), dtype=np.bool_)
-    kept_back[rows[1]] = kept_back[rows[2]] = True
-    return ~kept_back
-
-
 def explain(facts: dict[str, Any]) -> list[str]:
     """Format the result of `leak` as lines of text."""
-    lines = []
     early = facts.get("test_targets_before_the_end_of_training")
     if early is None:
-        lines.append(
-            "times are places in sequences, so it cannot be said what training knows early"
-        )
+        line = "leakage is unknown: the timestamps are positions in the sequences, not times"
     elif early:
-        lines.append(
-            f"{early:.1%} of the test targets happened before the last training interaction: "
-            "models learn from other users' future (leave-one-out always does; --method=temporal "
-            "does not)"
+        line = (
+            f"{early:.1%} of the test targets precede the last training interaction: models learn "
+            "from other users' future (always with leave_one_out, never with --method=temporal)"
         )
     else:
-        lines.append("no test target happened before the last training interaction")
+        line = "no test target precedes the last training interaction"
     cold = facts["test_targets_never_in_training"]
-    lines.append(f"{cold:.2%} of the test targets are items that training never shows")
-    return lines
+    return [line, f"{cold:.2%} of the test targets are items that do not occur in training"]
 
 
 # Files --------------------------------------------------------------------------------------------
@@ -269,7 +197,7 @@ def explain(facts: dict[str, Any]) -> list[str]:
 
 def write_split(
     into: DatasetPaths,
-    sequences: UserSequences,
+    sequences: Interactions,
     rows: Sequence[np.ndarray],
     max_length: int,
     source: dict[str, Any],
@@ -277,9 +205,8 @@ def write_split(
     """Write `<name>.{train,valid,test}.inter`, `<name>.split.yaml` and `<name>.split.json`.
 
     Args:
-        into: the data set to write to.
         sequences: the interactions.
-        rows: result of `leave_one_out`, `temporal` or `own_parts`.
+        rows: the split.
         max_length: largest length of a history, which keeps its last items; 0 for no limit.
         source: JSON values for the sidecar `.split.json`.
 
@@ -289,7 +216,14 @@ def write_split(
     Raises:
         InputError: an item token contains a blank.
     """
-    check_tokens(sequences.items)
+    tokens = sequences.item_tokens
+    blank = pc.filter(tokens, pc.match_substring(tokens, " "))
+    if len(blank):
+        raise InputError(
+            f"{into.name}: {len(blank)} item tokens contain blanks "
+            f"({preview(blank[:3].to_pylist())}), which separate the items of a history; rename "
+            "the items"
+        )
     paths = [into.file(f"{part}.inter") for part in PARTS]
     with ExitStack() as stack:  # all files get their final names together at the end
         for path, each in zip(paths, rows, strict=True):
@@ -298,49 +232,39 @@ def write_split(
         config = stack.enter_context(atomic_write(into.file("split.yaml")))
         config.write(CONFIG.format(name=into.name))
     counts = {part: len(each) for part, each in zip(PARTS, rows, strict=True)}
-    facts = {"rows": counts, "counts": sequences.counts(), **leak(sequences, rows), **source}
+    facts = {
+        "rows": counts,
+        "counts": sequences.counts._asdict(),
+        **leak(sequences, rows),
+        **source,
+    }
     facts["files"] = {path.name: sha256_file(path) for path in paths}
     write_json(into.file("split.json"), json.loads(json.dumps(facts)))
     return counts
 
 
-def check_tokens(items: pa.Array) -> None:
-    """Check that no item token contains a blank, because blanks separate the items of a history.
-
-    Raises:
-        InputError: a token contains a blank.
-    """
-    blank = pc.filter(items, pc.match_substring(items, " "))
-    if len(blank):
-        raise InputError(
-            f"{len(blank)} item tokens have blanks ({preview(blank[:3].to_pylist())}); histories "
-            "are written with blanks between items, so rename those"
-        )
-
-
 def write_part(
-    handle: IO[bytes], sequences: UserSequences, rows: np.ndarray, max_length: int
+    handle: IO[bytes], sequences: Interactions, rows: np.ndarray, max_length: int
 ) -> None:
     """Write one part: user, history and target of each row; see `write_split`."""
     write_header(handle, CELLS)
-    owners = sequences.owners
-    for start in range(0, len(rows), _ROWS):
-        chosen = rows[start : start + _ROWS]
-        first = sequences.offsets[owners[chosen]]
+    users, items = sequences.user_tokens, sequences.item_tokens
+    starts = sequences.starts
+    for place in range(0, len(rows), _ROWS):
+        chosen = rows[place : place + _ROWS]
+        first = starts[chosen]
         if max_length:
             first = np.maximum(first, chosen - max_length)
         history = pa.LargeListArray.from_arrays(
             np.concatenate([[0], np.cumsum(chosen - first)]),
-            sequences.items.take(pa.array(sequences.codes[ranges(first, chosen)])),
+            items.take(pa.array(sequences.items[ranges(first, chosen)])),
         )
-        write_rows(
-            handle,
-            [
-                sequences.users.take(pa.array(owners[chosen])),
-                pc.binary_join(history, pa.scalar(" ", sequences.items.type)),
-                sequences.items.take(pa.array(sequences.codes[chosen])),
-            ],
-        )
+        columns = [
+            users.take(pa.array(sequences.users[chosen])),
+            pc.binary_join(history, pa.scalar(" ", items.type)),
+            items.take(pa.array(sequences.items[chosen])),
+        ]
+        write_rows(handle, columns)
 
 
 def ranges(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -348,10 +272,3 @@ def ranges(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     lengths = ends - starts
     shift = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
     return np.arange(lengths.sum()) + shift
-
-
-def sequence_rows(sequences: UserSequences) -> Iterator[pa.Array]:
-    """Yield the columns of an `.inter` file: user, item, position in the sequence."""
-    yield sequences.users.take(pa.array(sequences.owners))
-    yield sequences.items.take(pa.array(sequences.codes))
-    yield pc.cast(pa.array(sequences.places), sequences.items.type)

@@ -44,31 +44,42 @@ def gather_stats(domain: DatasetPaths, pictures: Path | None = None) -> dict[str
         InputError: a file cannot be read.
     """
     frame = read_interactions(domain.file("inter"))
-    users, user_counts = _numbered(frame[USER])
-    items, item_counts = _numbered(frame[ITEM])
-    tokens = np.asarray(frame[ITEM].cat.categories)[frame[ITEM].cat.codes]
-    names = np.empty(len(item_counts), dtype=object)
-    names[items] = tokens
-    n = len(frame)
-    cells = len(user_counts) * len(item_counts)
+    # Users and items are numbered in the order of their first row.
+    users, user_tokens = pd.factorize(frame[USER].cat.codes.to_numpy())
+    items, item_codes = pd.factorize(frame[ITEM].cat.codes.to_numpy())
+    names = np.asarray(frame[ITEM].cat.categories, dtype=object)[item_codes]
+    times = frame[TIME].to_numpy()
+    user_counts, item_counts = np.bincount(users), np.bincount(items)
+    popular = np.sort(item_counts)[::-1]
+    same = (np.diff(users) == 0) & (np.diff(times) == 0)
+    rows = pd.DataFrame({"user": users, "item": items, "time": times})
+    repeated = rows.duplicated(["user", "item"]).to_numpy()
     return {
         "dataset": domain.name,
-        "counts": {"users": len(user_counts), "items": len(item_counts), "interactions": n},
-        "sparsity": 1 - n / cells,
+        "counts": {"users": len(user_tokens), "items": len(names), "interactions": len(frame)},
+        "sparsity": 1 - len(frame) / (len(user_tokens) * len(names)),
         "lengths": _spread(user_counts),
-        "popularity": _spread(item_counts) | _heads(item_counts),
-        "times": _times(frame[TIME].to_numpy(), users),
-        "duplicates": _duplicates(users, items, frame[TIME].to_numpy()),
+        "popularity": _spread(item_counts) | {
+            f"share of the top {share:.0%}": float(
+                popular[: max(1, round(share * len(popular)))].sum() / popular.sum()
+            )
+            for share in HEADS
+        },
+        "times": {
+            "first": float(times.min()),
+            "last": float(times.max()),
+            "ties": int(same.sum()),
+            "tied test targets": tied_tests(users, times)[0],
+        },
+        "duplicates": {
+            "user and item": int(repeated.sum()),
+            "user, item and time": int(rows.duplicated().sum()),
+            "users with any": len(np.unique(users[repeated])),
+        },
         "leave_one_out": _leave_one_out(users, items, names),
         **_contents(domain, pictures, pd.Index(names), item_counts),
-        "curves": _curves(user_counts, item_counts),
-    }
-
-
-def _numbered(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Number the values in the order of appearance [T], and count each."""
-    numbers = pd.factorize(column.cat.codes.to_numpy())[0]
-    return numbers, np.bincount(numbers)
+        "curves": _curves(user_counts, popular),
+    }  # fmt: skip
 
 
 def _spread(counts: np.ndarray) -> dict[str, float]:
@@ -76,46 +87,8 @@ def _spread(counts: np.ndarray) -> dict[str, float]:
     return {"mean": float(counts.mean()), **found}
 
 
-def _heads(counts: np.ndarray) -> dict[str, float]:
-    """Compute the share of the interactions that the most popular items have."""
-    ordered = np.sort(counts)[::-1]
-    return {
-        f"share of the top {share:.0%}": float(
-            ordered[: max(1, round(share * len(ordered)))].sum() / ordered.sum()
-        )
-        for share in HEADS
-    }
-
-
-def _times(times: np.ndarray, users: np.ndarray) -> dict[str, float]:
-    """Compute the first and last time, and count rows and test targets with the time of the user's
-    previous row."""
-    same = (np.diff(users) == 0) & (np.diff(times) == 0)
-    tied, _ = tied_tests(users, times)
-    return {
-        "first": float(times.min()),
-        "last": float(times.max()),
-        "ties": int(same.sum()),
-        "tied test targets": tied,
-    }
-
-
-def _duplicates(users: np.ndarray, items: np.ndarray, times: np.ndarray) -> dict[str, int]:
-    """Count the rows that repeat a user and item, and those that repeat a user, item and time."""
-    rows = pd.DataFrame({"user": users, "item": items, "time": times})
-    repeated = rows.duplicated(["user", "item"]).to_numpy()
-    return {
-        "user and item": int(repeated.sum()),
-        "user, item and time": int(rows.duplicated().sum()),
-        "users with any": len(np.unique(users[repeated])),
-    }
-
-
 def _leave_one_out(users: np.ndarray, items: np.ndarray, names: np.ndarray) -> dict[str, Any]:
-    """Compute the sizes of the parts and the cold items, which are not in training.
-
-    The rows are sorted by user and time.
-    """
+    """Compute the sizes of the parts and the cold items, which are not in training."""
     train, valid, test = held_out(users)
     trained = np.bincount(items[train], minlength=len(names)) > 0
     cold = sorted(names[~trained].tolist())
@@ -165,16 +138,15 @@ def _contents(
     return {"modalities": covered, "catalog": catalog}
 
 
-def _curves(user_counts: np.ndarray, item_counts: np.ndarray) -> dict[str, list[list[float]]]:
+def _curves(user_counts: np.ndarray, popular: np.ndarray) -> dict[str, list[list[float]]]:
     """Compute the points of the plots, at most a few hundred each."""
-    ordered = np.sort(item_counts)[::-1]
-    ranks = np.unique(np.geomspace(1, len(ordered), 400).round().astype(np.int64))
+    ranks = np.unique(np.geomspace(1, len(popular), 400).round().astype(np.int64))
     lengths, users = np.unique(user_counts, return_counts=True)
     if len(lengths) > 400:
         edges = np.unique(np.geomspace(1, lengths[-1] + 1, 100).round().astype(np.int64))
         users = np.histogram(user_counts, edges)[0]
         lengths = edges[:-1]
     return {
-        "popularity": [ranks.tolist(), ordered[ranks - 1].tolist()],
+        "popularity": [ranks.tolist(), popular[ranks - 1].tolist()],
         "lengths": [lengths.tolist(), users.tolist()],
     }

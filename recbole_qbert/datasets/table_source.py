@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,14 +15,7 @@ import pyarrow.parquet as pq
 
 from recbole_qbert.common.errors import InputError, did_you_mean, preview
 from recbole_qbert.datasets.delimited import delimited, table_header
-from recbole_qbert.datasets.sources import (
-    JsonObject,
-    Lines,
-    Rejects,
-    line_blocks,
-    opened,
-    parse_json,
-)
+from recbole_qbert.datasets.sources import Lines, Rejects, line_blocks, opened, parse_json
 
 FORMATS = {
     "csv": "csv", "tsv": "tsv", "tab": "tsv", "parquet": "parquet", "json": "json",
@@ -41,19 +34,10 @@ _BATCH = 1 << 16  # rows of a Parquet file that are read at once
 
 @dataclass(frozen=True)
 class TableFile:
-    """Table on disk.
-
-    Attributes:
-        path: the file; CSV, TSV and JSON lines may be compressed.
-        format: `csv`, `tsv`, `parquet`, `json`.
-        names: names of all columns of a CSV or TSV file without a header.
-        delimiter: delimiter of a CSV or TSV file.
-        encoding: encoding of a CSV or TSV file; a byte order mark of UTF-16 or UTF-32 overrides
-            UTF-8.
-    """
+    """Table on disk; see `open_source`."""
 
     path: Path
-    format: str
+    format: str  # csv, tsv, parquet, json
     names: tuple[str, ...] | None
     delimiter: str
     encoding: str
@@ -61,36 +45,26 @@ class TableFile:
     def columns(self) -> list[str]:
         """Return the column names; for JSON lines, the keys of the first lines."""
         if self.format == "parquet":
-            return list(open_parquet(self.path).schema_arrow.names)
+            with _parquet_faults(self.path):
+                return list(pq.read_schema(self.path).names)
         if self.format == "json":
             return list(dict.fromkeys(key for record in first_records(self.path) for key in record))
         return list(self.names or table_header(self.path, self.delimiter, True, self.encoding))
 
     def check(self, wanted: Sequence[str], remedy: str = "") -> None:
-        """Check that the table has the columns.
-
-        Args:
-            wanted: names of the columns.
-            remedy: hint for the message.
-
-        Raises:
-            InputError: a column is missing.
-        """
+        """Raise an InputError, with `remedy` in it, unless the table has the wanted columns."""
         known = self.columns()
         for name in wanted:
             if name not in known:
                 shown = [each if len(each) <= _SHOWN else f"{each[:_SHOWN]}…" for each in known]
+                hint = did_you_mean(name, known)
+                if self.format in ("csv", "tsv") and len(known) == 1:
+                    found = [sign for sign in _DELIMITERS if sign in known[0]]
+                    if found:
+                        hint = f"; if the delimiter is {found[0]!r}, give it with --delimiter"
                 raise InputError(
-                    f"{self.path}: no column '{name}'{remedy}; it has {preview(shown)}"
-                    f"{self._other_delimiter(known) or did_you_mean(name, known)}"
+                    f"{self.path}: no column '{name}'{remedy}; it has {preview(shown)}{hint}"
                 )
-
-    def _other_delimiter(self, names: Sequence[str]) -> str:
-        """Return a hint if the header is a single name that contains another common delimiter."""
-        if self.format not in ("csv", "tsv") or len(names) != 1:
-            return ""
-        found = [sign for sign in _DELIMITERS if sign in names[0]]
-        return f"; its delimiter may be {found[0]!r}: give it with --delimiter" if found else ""
 
     def rows(self, rejects: Rejects, progress: bool) -> Iterator[Lines]:
         """Yield the columns of a CSV or TSV file as text; see `delimited`."""
@@ -111,11 +85,12 @@ def open_source(
     """Open a table.
 
     Args:
-        path: the file.
+        path: the file; CSV, TSV and JSON lines may be compressed.
         format: one of `FORMATS`; None to detect it by the suffixes of the file name.
         names: names of all columns of a CSV or TSV file without a header.
         delimiter: one ASCII character; None for a tab in TSV files and a comma in others.
-        encoding: encoding of a CSV or TSV file.
+        encoding: encoding of a CSV or TSV file; a byte order mark of UTF-16 or UTF-32 overrides
+            UTF-8.
 
     Raises:
         InputError: the file does not exist, its format is unknown, or an argument is invalid.
@@ -123,29 +98,26 @@ def open_source(
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    suffixes = [suffix[1:].lower() for suffix in path.suffixes]
-    known = [FORMATS[suffix] for suffix in suffixes if suffix in FORMATS]
-    kind = FORMATS.get(format or "") or (known[-1] if known and not format else None)
+    suffixes = [format] if format else [suffix[1:].lower() for suffix in reversed(path.suffixes)]
+    kind = next((FORMATS[suffix] for suffix in suffixes if suffix in FORMATS), None)
     if kind is None:
-        raise InputError(
-            f"{path}: a format of {preview(list(FORMATS))} is expected; name it (--format)"
-        )
+        raise InputError(f"{path}: unknown format; give --format, one of {', '.join(FORMATS)}")
     try:
         codecs.lookup(encoding)
     except LookupError:
-        raise InputError(f"encoding '{encoding}' is not known; give utf-8, latin-1, ...") from None
+        raise InputError(f"encoding '{encoding}' is unknown; give utf-8, latin-1, ...") from None
     if kind != "parquet" and codecs.lookup(encoding).name == "utf-8":
-        encoding = _told_encoding(path, kind)
+        encoding = _detected_encoding(path, kind)
     chosen = ("\t" if kind == "tsv" else ",") if delimiter is None else delimiter
     if len(chosen) != 1 or not chosen.isascii() or chosen in '"\r\n':
         raise InputError(f"delimiter {chosen!r}: give one ASCII character, no quote or line end")
-    repeated = [name for name, count in Counter(names or ()).items() if count > 1]
-    if repeated:
-        raise InputError(f"columns: '{repeated[0]}' occurs twice; give each a name of its own")
+    for name in names or ():
+        if (names or ()).count(name) > 1:
+            raise InputError(f"columns: '{name}' occurs twice; give each column its own name")
     return TableFile(path, kind, tuple(names) if names else None, chosen, encoding)
 
 
-def _told_encoding(path: Path, kind: str) -> str:
+def _detected_encoding(path: Path, kind: str) -> str:
     """Detect the encoding of a text file by its byte order mark; the default is UTF-8.
 
     Raises:
@@ -157,23 +129,13 @@ def _told_encoding(path: Path, kind: str) -> str:
     if found is None and b"\0" not in head:
         return "utf-8"
     if kind == "json":
-        raise InputError(f"{path}: line 1 is no UTF-8; write the file again in UTF-8")
+        raise InputError(f"{path}: line 1 is not UTF-8; convert the file to UTF-8")
     if found is None:
         raise InputError(
-            f"{path}: a NUL in the first lines, which are no UTF-8; name the encoding, such as "
+            f"{path}: line 1 is not UTF-8 (NUL characters); give the encoding, such as "
             "--encoding=utf-16-le"
         )
     return found
-
-
-def open_parquet(path: Path) -> pq.ParquetFile:
-    """Open a Parquet file.
-
-    Raises:
-        InputError: the file is not a Parquet file.
-    """
-    with _parquet_faults(path):
-        return pq.ParquetFile(path)
 
 
 def parquet_rows(path: Path, names: Sequence[str]) -> Iterator[Lines]:
@@ -184,7 +146,7 @@ def parquet_rows(path: Path, names: Sequence[str]) -> Iterator[Lines]:
     """
     number = 1
     with _parquet_faults(path):
-        for batch in open_parquet(path).iter_batches(_BATCH, columns=list(names)):
+        for batch in pq.ParquetFile(path).iter_batches(_BATCH, columns=list(names)):
             yield np.arange(number, number + batch.num_rows), pa.Table.from_batches([batch])
             number += batch.num_rows
 
@@ -198,23 +160,17 @@ def _parquet_faults(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: cannot be read as Parquet ({reason}); write it again") from None
 
 
-def first_records(path: Path) -> list[JsonObject]:
+def first_records(path: Path) -> list[dict[str, Any]]:
     """Return the objects in the first lines of a file of JSON lines.
 
     Raises:
         InputError: no line is a JSON object.
     """
     for _, block in line_blocks(path, size=_SNIFFED):
-        records = [json_object(line) for line in block.decode("utf-8", "replace").splitlines()]
-        if found := [record for record in records if record is not None]:
+        found = []
+        for line in block.decode("utf-8", "replace").splitlines():
+            with contextlib.suppress(ValueError, RecursionError):
+                found.append(parse_json(line))
+        if found:
             return found
-    raise InputError(f"{path}: no line is a JSON object; one a line is expected")
-
-
-def json_object(text: str) -> JsonObject | None:
-    """Parse a line as a JSON object; return None if it is none."""
-    try:
-        record = parse_json(text)
-    except (ValueError, RecursionError):
-        return None
-    return record if isinstance(record, JsonObject) else None
+    raise InputError(f"{path}: no line is a JSON object; write one object on each line")

@@ -22,7 +22,7 @@ MISSING = (
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN",
     "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
 )  # fmt: skip
-_UNFIT = r"[\x00-\x1f\x7f-\x{9f}\x{2028}\x{2029}]"
+_CONTROL = r"[\x00-\x1f\x7f-\x{9f}\x{2028}\x{2029}]"
 _BLANKS = r"[\p{Z}\p{Cc}]+"
 _HIDDEN = r"[\x{ad}\x{200b}\x{2060}\x{feff}]"  # soft hyphen, zero-width spaces, byte-order mark
 _MARKUP = r"[<&]"
@@ -34,17 +34,12 @@ def token_faults(tokens: pa.Array) -> dict[str, np.ndarray]:
     tokens = pc.fill_null(tokens, "")
     faults = {
         "is blank": pc.match_substring_regex(tokens, r"^\s*$"),
-        "has a tab, line end or control character": pc.match_substring_regex(tokens, _UNFIT),
+        "has a tab, line end or control character": pc.match_substring_regex(tokens, _CONTROL),
         "has a double quote": pc.match_substring(tokens, '"'),
-        f"is {PADDING}, which RecBole keeps for padding": pc.equal(tokens, PADDING),
-        "has blanks around it": pc.match_substring_regex(tokens, r"^\s|\s$"),
+        f"is {PADDING}, which RecBole reserves for padding": pc.equal(tokens, PADDING),
+        "has surrounding blanks": pc.match_substring_regex(tokens, r"^\s|\s$"),
     }
     return {reason: np.asarray(fault) for reason, fault in faults.items()}
-
-
-def unfit_tokens(tokens: pa.Array) -> np.ndarray:
-    """Return which tokens have any of the `token_faults`, bool [n]."""
-    return np.any(list(token_faults(tokens).values()), axis=0)
 
 
 def clean_column(values: pa.Array) -> pa.Array:
@@ -66,11 +61,11 @@ def as_word(text: str) -> str:
 
     A name without letters or digits becomes "".
     """
-    cleaned: str = clean_column(pa.array([whole(text)]))[0].as_py()
+    cleaned: str = clean_column(pa.array([encodable(text)]))[0].as_py()
     return cleaned.replace(" ", "_") if _LETTERS.search(cleaned) else ""
 
 
-def whole(text: str) -> str:
+def encodable(text: str) -> str:
     """Make text encodable as UTF-8: surrogate pairs are joined, single surrogates replaced."""
     try:
         text.encode()

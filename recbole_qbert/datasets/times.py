@@ -5,10 +5,10 @@ Shapes: n rows.
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,33 +24,34 @@ _ISO = re.compile(r"\d{4}-\d{1,2}(-\d{1,2}.*)?")
 _DAY_FIRST = re.compile(r"\d{1,2}[./-]\d{1,2}[./-]\d{2,4}.*")
 
 
-class OddTimes(NamedTuple):
-    """Statistics of times before 1990 or after the end of the next year.
+def as_numbers(column: pa.Array) -> pa.Array:
+    """Convert a column of text or numbers to float64; invalid values become null."""
+    if not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type):
+        return column.cast(pa.float64(), safe=False)
+    numbers = pd.to_numeric(column.to_pandas(), errors="coerce")
+    return pa.array(numbers.astype(np.float64), from_pandas=True)
 
-    Attributes:
-        outside: number of such times.
-        first, last: first and last of all times, in seconds since 1970.
-        years: first and last plausible year.
-        unit: the unit in which most of these times would be plausible, or "".
-        fitting: number of times that would be plausible in that unit.
+
+def seconds(column: pa.Array, unit: str) -> pa.Array:
+    """Convert times to seconds since 1970, float64; invalid values become null.
+
+    Args:
+        column: numbers or texts in `unit`, or Arrow's timestamps or dates, with or without a zone.
+        unit: one of `SECONDS`, or `DATE`.
     """
-
-    outside: int
-    first: float
-    last: float
-    years: tuple[int, int]
-    unit: str
-    fitting: int
-
-
-def arrow_seconds(column: pa.Array) -> pa.Array:
-    """Convert timestamps, with or without a time zone, or dates to seconds since 1970.
-
-    Null stays null.
-    """
-    if pa.types.is_date(column.type):
-        column = column.cast(pa.timestamp("s" if pa.types.is_date32(column.type) else "ms"))
-    return divided(column.cast(pa.int64()), SECONDS[column.type.unit])
+    kind = column.type
+    if unit == DATE and not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
+        bare = pc.utf8_trim_whitespace(column.cast(pa.string())).to_pandas()
+        dates = pd.to_datetime(bare, format="ISO8601", utc=True, errors="coerce")
+        column = pa.array(dates.dt.tz_localize(None))
+    if pa.types.is_date(kind):
+        column = column.cast(pa.timestamp("s" if pa.types.is_date32(kind) else "ms"))
+    if pa.types.is_timestamp(column.type):
+        return divided(column.cast(pa.int64()), SECONDS[column.type.unit])
+    if not pa.types.is_floating(kind):
+        with contextlib.suppress(pa.ArrowInvalid):  # a value is not a 64-bit integer
+            return divided(column.cast(pa.int64()), SECONDS[unit])
+    return pc.divide(as_numbers(column), float(SECONDS[unit]))
 
 
 def divided(column: pa.Array, by: int) -> pa.Array:
@@ -63,78 +64,58 @@ def divided(column: pa.Array, by: int) -> pa.Array:
     return pa.array(whole + np.fmod(values, by) / by, mask=np.asarray(column.is_null()))
 
 
-def iso_seconds(texts: pa.Array) -> pa.Array:
-    """Convert ISO 8601 dates to seconds since 1970; invalid texts become null."""
-    bare = pc.utf8_trim_whitespace(texts).to_pandas()
-    dates = pd.to_datetime(bare, format="ISO8601", utc=True, errors="coerce")
-    return arrow_seconds(pa.array(dates.dt.tz_localize(None)))
-
-
-def time_fault(unit: str) -> Callable[[str], str]:
-    """Return a function that explains why a text is not a time of the unit."""
-    return _date_fault if unit == DATE else _number_fault
-
-
-def _number_fault(text: str) -> str:
-    if _ISO.fullmatch(text.strip()):
-        return f"time is no finite number; these look like dates: --time_unit={DATE}"
-    return "time is no finite number"
-
-
-def _date_fault(text: str) -> str:
+def time_fault(text: str, unit: str) -> str:
+    """Explain why a text is not a time of the unit."""
     text = text.strip()
+    if unit != DATE:
+        hint = "; it looks like a date: --time_unit=date" if _ISO.fullmatch(text) else ""
+        return f"time is not a finite number{hint}"
+    fault = "time is not an ISO 8601 date"
     if _NUMBER.fullmatch(text):
-        unit, fitting = _likely_unit(np.array([float(text)]))
+        likely, fitting = _likely_unit(np.array([float(text)]))
         if fitting:
-            return f"no ISO 8601 date; these look like {_WORDS[unit]}: --time_unit={unit}"
+            return f"{fault}; it looks like {_WORDS[likely]}: --time_unit={likely}"
     if _DAY_FIRST.fullmatch(text):
-        return "no ISO 8601 date; write the year first, such as 2023-03-31"
-    return "no ISO 8601 date"
+        return f"{fault}; write the year first, such as 2023-03-31"
+    return fault
 
 
-def odd_times(seconds: np.ndarray, unit: str) -> OddTimes | None:
-    """Detect implausible times; return None if there are none.
+def odd_times(times: np.ndarray, unit: str, flag: str) -> tuple[dict[str, Any], str] | None:
+    """Detect times before 1990 or after the end of the next year; return None if there are none.
 
     Args:
-        seconds: times, float64 [n].
+        times: seconds since 1970, float64 [n].
         unit: the unit that they were read in; a more likely one is searched unless it is `date`.
+        flag: the option that sets the unit, or "" if the format determines it.
+
+    Returns:
+        JSON values, and a warning of one line.
     """
-    years = _years()
-    low, high = _bounds(years)
-    outside = (seconds < low) | (seconds > high)
+    low, high, years = _plausible()
+    outside = (times < low) | (times > high)
     if not outside.any():
         return None
     likely, fitting = "", 0
     if unit != DATE:
-        likely, fitting = _likely_unit(seconds[outside] * SECONDS[unit])
-    first, last = float(seconds.min()), float(seconds.max())
-    return OddTimes(int(outside.sum()), first, last, years, likely, fitting)
-
-
-def said_of_times(odd: OddTimes, n: int, unit: str, flag: str) -> str:
-    """Format a one-line warning.
-
-    Args:
-        odd: result of `odd_times`.
-        n: number of all times.
-        unit: the unit that they were read in.
-        flag: the option that sets the unit, or "" if the format determines it.
-    """
+        likely, fitting = _likely_unit(times[outside] * SECONDS[unit])
+    n_outside, first, last = int(outside.sum()), float(times.min()), float(times.max())
+    facts = {"outside": n_outside, "first": first, "last": last, "years": years,
+             "unit": likely, "fitting": fitting}  # fmt: skip
     text = (
-        f"{odd.outside:,} of {n:,} times lie outside {odd.years[0]} to {odd.years[1]} (all go from "
-        f"{_day(odd.first)} to {_day(odd.last)})"
+        f"{n_outside:,} of {len(times):,} times are outside the years {years[0]} to {years[1]} "
+        f"(range: {_day(first)} to {_day(last)})"
     )
-    if not odd.fitting:
-        return f"{text}; correct those that are wrong"
-    text += f"; {odd.fitting:,} of them would lie inside as {_WORDS[odd.unit]}"
-    if odd.fitting < n / 2 or not flag:
-        return f"{text}, not {_WORDS[unit]}: give all times one unit"
-    return f"{text}: {flag}={odd.unit}"
+    if not fitting:
+        return facts, f"{text}; correct them"
+    text += f"; {fitting:,} of them are plausible in {_WORDS[likely]}"
+    if fitting < len(times) / 2 or not flag:
+        return facts, f"{text}, not {_WORDS[unit]}: convert all times to one unit"
+    return facts, f"{text}: {flag}={likely}"
 
 
 def _likely_unit(numbers: np.ndarray) -> tuple[str, int]:
     """Return the unit in which most numbers are plausible times, and how many are."""
-    low, high = _bounds(_years())
+    low, high, _ = _plausible()
     fitting = {
         unit: int(((numbers / n >= low) & (numbers / n <= high)).sum())
         for unit, n in SECONDS.items()
@@ -143,18 +124,17 @@ def _likely_unit(numbers: np.ndarray) -> tuple[str, int]:
     return unit, fitting[unit]
 
 
-def _years() -> tuple[int, int]:
-    return _FIRST_YEAR, datetime.now(timezone.utc).year + 1
+def _plausible() -> tuple[float, float, tuple[int, int]]:
+    """Return the first and last plausible time, in seconds, and their years."""
+    last = datetime.now(timezone.utc).year + 1
+    low, high = (
+        datetime(year, 1, 1, tzinfo=timezone.utc).timestamp() for year in (_FIRST_YEAR, last + 1)
+    )
+    return low, high, (_FIRST_YEAR, last)
 
 
-def _bounds(years: tuple[int, int]) -> tuple[float, float]:
-    ends = (datetime(years[0], 1, 1), datetime(years[1] + 1, 1, 1))
-    low, high = (end.replace(tzinfo=timezone.utc).timestamp() for end in ends)
-    return low, high
-
-
-def _day(seconds: float) -> str:
+def _day(time: float) -> str:
     """Format the day, or the number of seconds if the year is too large."""
-    if abs(seconds) > 2.5e14:  # years of seven digits
-        return f"{seconds:.4g} s"
-    return str(np.datetime64(int(np.floor(seconds)), "s")).partition("T")[0]
+    if abs(time) > 2.5e14:  # years of seven digits
+        return f"{time:.4g} s"
+    return str(np.datetime64(int(np.floor(time)), "s")).partition("T")[0]

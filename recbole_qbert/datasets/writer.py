@@ -1,10 +1,10 @@
-"""Vectorized writer of atomic files with a sidecar, complete or not at all."""
+"""Writer of a data set: atomic files with a sidecar, complete or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,12 +22,11 @@ Fields = Mapping[str, pa.Array]  # header cell such as `title:token_seq` -> one 
 def write_dataset(
     domain: DatasetPaths,
     inter: Interactions,
-    items: Fields | None,
-    rejected: Iterable[str],
     facts: Mapping[str, Any],
     *,
-    with_rating: bool = True,
+    items: Fields | None = None,
     users: Fields | None = None,
+    rejected: Iterable[str] = (),
 ) -> None:
     """Write `<name>.inter`, optionally `.item`, `.user` and `.rejected`, and the sidecar.
 
@@ -35,22 +34,11 @@ def write_dataset(
     and this one does not, are removed.
 
     Args:
-        domain: the data set to write.
         inter: interactions in their final order.
-        items: columns of the `.item` file, of equal length, the first `item_id:token`; or None.
-        rejected: report lines on rejected lines.
         facts: JSON values for the sidecar `<name>.inter.json`.
-        with_rating: whether to write the ratings.
-        users: columns of the `.user` file, or None.
+        items, users: columns of the `.item` and `.user` file, the first that of the token.
+        rejected: report lines on rejected lines.
     """
-    columns = {
-        "user_id:token": (inter.user_tokens, inter.users),
-        "item_id:token": (inter.item_tokens, inter.items),
-        "rating:float": (None, inter.ratings),
-        "timestamp:float": (None, inter.times),
-    }
-    if not with_rating:
-        del columns["rating:float"]
     tables = {"item": items, "user": users}
     with contextlib.ExitStack() as stack:
         lines = iter(rejected)
@@ -65,7 +53,14 @@ def write_dataset(
                 write_header(handle, fields)
                 write_rows(handle, list(fields.values()))
         handle = stack.enter_context(atomic_write(domain.file("inter"), "wb"))
-        _write_coded(handle, columns)
+        rating = [] if inter.ratings is None else ["rating:float"]
+        write_header(handle, ["user_id:token", "item_id:token", *rating, "timestamp:float"])
+        for start in range(0, len(inter.users), ROWS_AT_ONCE):
+            part = inter.take(np.arange(start, min(start + ROWS_AT_ONCE, len(inter.users))))
+            tokens = [part.user_tokens.take(pa.array(part.users)),
+                      part.item_tokens.take(pa.array(part.items))]  # fmt: skip
+            numbers = [texts(each) for each in (part.ratings, part.times) if each is not None]
+            write_rows(handle, [*tokens, *numbers])
     written = ["inter", *(suffix for suffix, fields in tables.items() if fields is not None)]
     files = {domain.file(suffix).name: sha256_file(domain.file(suffix)) for suffix in written}
     sidecar = sidecar_path(domain.file("inter"))
@@ -78,23 +73,6 @@ def write_dataset(
     if first is None:
         domain.file("rejected").unlink(missing_ok=True)
     write_json(sidecar, {"files": files, "version": __version__, **facts})
-
-
-def _write_coded(
-    handle: IO[bytes], columns: Mapping[str, tuple[pa.Array | None, np.ndarray]]
-) -> None:
-    """Write a header, and rows of tokens by code or of numbers, in blocks of bounded size."""
-    write_header(handle, columns)
-    n_rows = len(next(iter(columns.values()))[1])
-    for start in range(0, n_rows, ROWS_AT_ONCE):
-        part = slice(start, start + ROWS_AT_ONCE)
-        write_rows(
-            handle,
-            [
-                texts(values[part]) if tokens is None else tokens.take(pa.array(values[part]))
-                for tokens, values in columns.values()
-            ],
-        )
 
 
 def texts(numbers: np.ndarray) -> pa.Array:

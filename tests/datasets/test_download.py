@@ -174,7 +174,7 @@ def test_a_file_that_changed_meanwhile_is_fetched_anew(server: RudeServer, tmp_p
     """`If-Range`: half of the old and half of the new must never be one file."""
     entry = Download("big", (server.url("slow"),))
     assert download([entry], tmp_path, HttpOptions(timeout=5, file_timeout=0)) == {FAILED: 1}
-    assert read_status(tmp_path)["big"].reason == "not whole after 0 s"
+    assert read_status(tmp_path)["big"].reason == "incomplete after 0 s"
     assert server.asked["slow"] == 1  # not asked again at once
     server.tag = '"v2"'
     assert download([entry], tmp_path, FAST) == {DONE: 1}
@@ -233,11 +233,11 @@ def test_without_a_network(tmp_path: Path) -> None:
 FAULTS = {
     "no url": ("a\t\n", "line 1: 2 fields; write a name"),
     "one field": ("a\tx\nb\n", "line 2: 1 fields"),
-    "digest": ("a\tx\tabc\n", "line 1: 'abc' is no SHA-256"),
-    "folder": ("a/b\tx\n", "line 1: 'a/b' cannot be the name of a file"),
-    "hidden": (".a\tx\n", "cannot be the name"),
-    "status": ("status.tsv\tx\n", "cannot be the name"),
-    "twice": ("a\tx\na\ty\n", "'a' is there 2 times"),
+    "digest": ("a\tx\tabc\n", "line 1: 'abc' is not a SHA-256"),
+    "folder": ("a/b\tx\n", "line 1: 'a/b' is not a valid file name"),
+    "hidden": (".a\tx\n", "is not a valid file name"),
+    "status": ("status.tsv\tx\n", "is not a valid file name"),
+    "twice": ("a\tx\na\ty\n", "'a' occurs 2 times"),
     "empty": ("\n", "line 1 is empty"),
 }
 
@@ -262,15 +262,15 @@ def test_lists_and_items(tmp_path: Path) -> None:
         Download("A1", ("u", "v")), Download("A3", ("w",)),
     ]  # fmt: skip
     (tmp_path / "x.item").write_text("item_id:token\turl:token_seq\nA/1\tu\n")
-    with pytest.raises(InputError, match="line 2, item_id: 'A/1' cannot be"):
+    with pytest.raises(InputError, match="line 2, item_id: 'A/1' is not a valid file name"):
         read_items(tmp_path / "x.item", "url")
 
 
 def test_a_foreign_status_file_is_refused(tmp_path: Path) -> None:
     for text, message in (
-        ("other\n", "line 1 is not its header"),
-        ("\t".join(Record._fields) + "\na\tdone\n", "line 2: no status row"),
-        ("\t".join(Record._fields) + "\n" + "a\tok\t\t0\t\t\t\n", "line 2: no status row"),
+        ("other\n", "line 1 is not the header"),
+        ("\t".join(Record._fields) + "\na\tdone\n", "line 2: is not a status row"),
+        ("\t".join(Record._fields) + "\n" + "a\tok\t\t0\t\t\t\n", "line 2: is not a status row"),
     ):
         (tmp_path / "status.tsv").write_text(text)
         with pytest.raises(InputError, match=message):

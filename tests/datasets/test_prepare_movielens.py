@@ -134,7 +134,7 @@ def test_real_posters_and_descriptions(tmp_path: Path) -> None:
 
 
 def test_what_is_no_archive(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="none of u.data, ratings.dat, ratings.csv is there"):
+    with pytest.raises(InputError, match="has none of u.data, ratings.dat, ratings.csv"):
         find_layout(tmp_path)
     (tmp_path / "u.data").touch()
     with pytest.raises(InputError, match="u.item: no such file"):
@@ -144,8 +144,8 @@ def test_what_is_no_archive(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("movies", "message"),
     [
-        ("movieId,title,genres\n", "no row is a movie; unpack the archive again"),
-        ('movieId,title,genres\n10,"never ends,x\n', "no row is a movie"),
+        ("movieId,title,genres\n", "no line is a movie; unpack the archive again"),
+        ('movieId,title,genres\n10,"never ends,x\n', "no line is a movie"),
     ],
 )
 def test_broken_movies(tmp_path: Path, movies: str, message: str) -> None:
@@ -163,5 +163,5 @@ def test_a_movie_whose_quotation_never_closes_takes_no_other_along(tmp_path: Pat
         handle.write('10,"never ends,x\n' + "".join(f'{n},"T, the",Drama\n' for n in (40, 20)))
     domain = DatasetPaths("ml", tmp_path / "ml")
     made = prepare_movielens(domain, tmp_path / "raw")
-    assert made.reasons["a quotation that never closes"] == 1 and made.repeated == 1
+    assert made.reasons["unclosed quotation"] == 1 and made.repeated == 1
     assert domain.file("item").read_text(encoding="utf-8").count("\n") == 3

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from recbole_qbert.datasets.amazon_report import published
+from recbole_qbert.datasets.amazon import amazon_categories, published
 from recbole_qbert.datasets.interactions import Counts
-from recbole_qbert.datasets.published import Published, amazon_categories, comparison
+from recbole_qbert.datasets.prepare import Published, comparison
 
 ROOT = Path(__file__).resolve().parents[2]
 # Table 1's other columns: sparsity and mean length.
@@ -53,7 +53,7 @@ def test_counts_are_compared_only_with_the_same_release_and_core() -> None:
 
 def test_a_difference_is_said() -> None:
     table = Published(Counts(200, 10, 1000), "the table")
-    assert comparison(Counts(200, 10, 1000), table) == "The counts are those of the table."
+    assert comparison(Counts(200, 10, 1000), table) == "The counts equal those of the table."
     assert comparison(Counts(198, 10, 1100), table) == (
         "The counts differ from the table: users -2 (-1.0%), interactions +100 (+10.0%)."
     )
@@ -63,7 +63,7 @@ def test_a_difference_is_said() -> None:
     ("arguments", "message"),
     [
         (["--release=2018", "--category=Gmaes"], "did you mean 'Games'"),
-        (["--release=2018", "--category=Games"], "none of Video_Games.csv, Video_Games.json"),
+        (["--release=2018", "--category=Games"], "has none of Video_Games.csv, Video_Games.json"),
         (["--release=2018"], "give --category, or --dataset and --reviews"),
     ],
 )

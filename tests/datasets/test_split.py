@@ -94,7 +94,7 @@ def test_a_cut_in_time_and_its_leak(tmp_path: Path) -> None:
     last = leak(read, leave_one_out(read))
     # Training rows of leave-one-out end at 20 (a) and none of b; test targets come at 40 and 41.
     assert last["test_targets_before_the_end_of_training"] == 0
-    assert "no test target happened before" in explain(last)[0]
+    assert "no test target precedes" in explain(last)[0]
     rows[3] = ("a", "n", 16)  # now a is m, n, k, l: the last training row is n at 16
     rows[6] = ("b", "l", 15.5)  # b is k, l, m
     write_inter(tmp_path / "x.inter", rows)
@@ -106,7 +106,7 @@ def test_a_cut_in_time_and_its_leak(tmp_path: Path) -> None:
     read = read_sequences(tmp_path / "x.inter")
     facts = leak(read, leave_one_out(read))
     assert facts["test_targets_before_the_end_of_training"] == pytest.approx(2 / 3, abs=1e-6)
-    assert "66.7% of the test targets happened before" in explain(facts)[0]
+    assert "66.7% of the test targets precede" in explain(facts)[0]
     assert cut_offs(read, [0.5, 0.9]) == tuple(
         np.quantile(sorted(read.times), [0.5, 0.9], method="higher")
     )
@@ -116,17 +116,17 @@ def test_faults(tmp_path: Path) -> None:
     path = tmp_path / "x.inter"
     write_inter(path, placed({"u": ["a", "b", "c", "d"]}))
     read = read_sequences(path)
-    with pytest.raises(InputError, match="the times are places"):
+    with pytest.raises(InputError, match="are positions in the sequences, not times"):
         temporal(read, 1, 2)
     write_inter(path, [("u", "a", 1), ("u", "b", 5), ("u", "c", 9), ("u", "d d", 10)])
     read = read_sequences(path)
-    for cuts, message in (((9, 5), "beginning first"), ((20, 30), "the part valid is empty")):
+    for cuts, message in (((9, 5), "must start first"), ((20, 30), "the part valid is empty")):
         with pytest.raises(InputError, match=message):
             temporal(read, *cuts)
-    with pytest.raises(InputError, match="two rising numbers"):
+    with pytest.raises(InputError, match="two increasing numbers"):
         cut_offs(read, [0.9, 0.8])
     before = files_below(tmp_path)
-    with pytest.raises(InputError, match="1 item tokens have blanks"):
+    with pytest.raises(InputError, match="1 item tokens contain blanks"):
         write_split(DatasetPaths("x", tmp_path), read, leave_one_out(read), 0, {})
     assert files_below(tmp_path) == before
     for rows, message in (
@@ -158,7 +158,7 @@ def test_own_parts_keep_their_order_and_refuse_what_is_in_two(tmp_path: Path) ->
     assert rows_of(tmp_path / "x.test.inter") == [("u", ["x", "y", "z"], "w")]
     write_inter(paths[2], [("u", "z", 3)])
     read = read_sequences(*paths)
-    with pytest.raises(InputError, match="user 'u' and item 'z' at one time stand in both"):
+    with pytest.raises(InputError, match="both have user 'u' and item 'z' at the same time"):
         own_parts(read, paths)
 
 
@@ -174,7 +174,7 @@ def test_recbole_alone_reads_the_split_with_one_numbering(tmp_path: Path) -> Non
     done = subprocess.run([*command, "--max_length=4"], capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
     assert "train 36 rows, valid 12 rows, test 12 rows" in done.stdout
-    assert "times are places in sequences" in done.stdout
+    assert "timestamps are positions in the sequences" in done.stdout
     extra = load_yaml(tmp_path / "x" / "x.split.yaml")
     assert extra == yaml.safe_load((tmp_path / "x" / "x.split.yaml").read_text())
     read = recbole_alone(tmp_path, "x", **extra)

@@ -27,11 +27,11 @@ from recbole_qbert.data.atomic import read_columns
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.merge import merge
 from recbole_qbert.datasets.arrow_cache import open_cache
-from recbole_qbert.datasets.finish import Prepared
 from recbole_qbert.datasets.kcore import Rules, held_out, tied_tests, without_repeats
+from recbole_qbert.datasets.prepare import Prepared
 from recbole_qbert.datasets.table import Columns, ItemColumns, prepare_table
 from recbole_qbert.datasets.table_source import open_source
-from recbole_qbert.datasets.times import divided, odd_times, said_of_times
+from recbole_qbert.datasets.times import divided, odd_times
 from recbole_qbert.experiments.splits import load_splits
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "dataset_scripts"
@@ -73,14 +73,14 @@ def test_rejected_lines_carry_the_value_and_a_reason_of_their_own(tmp_path: Path
     found, made, sidecar = prepared(tmp_path, "\n".join(["u,i,t", *rows]))
     assert found == [f"a\tx\t{T}", f"a\tx\t{T + 1}", f"b\ty\t{T}"]
     assert sorted((tmp_path / "d" / "d.rejected").read_text().splitlines()) == [
-        "e.csv:4\tuser id is blank",
-        "e.csv:5\tuser id is blank\t'  '",
-        "e.csv:6\tuser id is [PAD], which RecBole keeps for padding\t'[PAD]'",
-        "e.csv:7\titem id has a tab, line end or control character\t'5\\ty'",
-        "e.csv:8\titem id has a double quote\t'y\" z'",
+        "e.csv:4\tuser ID is blank",
+        "e.csv:5\tuser ID is blank\t'  '",
+        "e.csv:6\tuser ID is [PAD], which RecBole reserves for padding\t'[PAD]'",
+        "e.csv:7\titem ID has a tab, line end or control character\t'5\\ty'",
+        "e.csv:8\titem ID has a double quote\t'y\" z'",
     ]
     for name in ("user", "item"):
-        assert remark(made, f"{name} ids had blanks").startswith("1 ")
+        assert remark(made, f"{name} IDs had surrounding blanks").startswith("1 ")
     assert sum(sidecar["notes"].values()) == 2  # type: ignore[attr-defined]
 
 
@@ -90,7 +90,7 @@ def test_words_that_pandas_takes_for_nothing_are_ids(tmp_path: Path) -> None:
     found, made, _ = prepared(tmp_path, text, items="\n".join(["id,c", *(f"{w},x" for w in words)]))
     assert sorted(row.split("\t")[0] for row in found) == sorted(words)
     assert made.coverage["metadata"] == len(words) and not made.reasons
-    assert remark(made, "user ids are words such as NA").startswith("10 ")
+    assert remark(made, "user IDs are words such as NA").startswith("10 ")
 
 
 def test_items_are_stripped_as_in_the_interactions(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_items_are_stripped_as_in_the_interactions(tmp_path: Path) -> None:
     _, made, _ = prepared(tmp_path, f"u,i,t\na,x,{T}\na,y,{T}\n", items=items)
     assert made.coverage["metadata"] == 2
     assert made.reasons == {
-        "item id is blank": 1, "item id is [PAD], which RecBole keeps for padding": 1,
+        "item ID is blank": 1, "item ID is [PAD], which RecBole reserves for padding": 1,
     }  # fmt: skip
 
 
@@ -115,20 +115,20 @@ def test_items_are_stripped_as_in_the_interactions(tmp_path: Path) -> None:
     ],
 )
 def test_ids_that_pandas_wrote_as_floats(tmp_path: Path, ids: list[str], read: list[str]) -> None:
-    text = "\n".join(["u,i,t", *(f"a,{each},{T + n}" for n, each in enumerate(ids))])
+    text = "\n".join(["u,i,t", *(f"a,{each},{T + n}" for n, each in enumerate(ids)), ""])
     found, made, _ = prepared(tmp_path, text)
     assert [row.split("\t")[1] for row in found] == read
-    dotted = [line for line in made.remarks if "whole numbers with a .0" in line]
+    dotted = [line for line in made.remarks if "whole numbers with .0 appended" in line]
     assert len(dotted) == (read[0] == "100")
 
 
-def test_floats_that_turn_up_late_are_known_of_the_whole_column(
+def test_the_first_block_tells_whether_ids_are_whole_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recbole_qbert.datasets.delimited.BLOCK", 64)  # many batches
+    monkeypatch.setattr("recbole_qbert.datasets.sources.BLOCK", 64)  # many batches
     rows = [f"a,{n}.0,{T + n}" for n in range(100)]
-    found, _, _ = prepared(tmp_path, "\n".join(["u,i,t", *rows, f"a,last,{T + 200}"]))
-    assert found[0].split("\t")[1] == "0.0" and found[-1].split("\t")[1] == "last"
+    found, _, _ = prepared(tmp_path, "\n".join(["u,i,t", f"a,first,{T - 1}", *rows]))
+    assert [row.split("\t")[1] for row in found] == ["first", *(f"{n}.0" for n in range(100))]
     found, _, _ = prepared(tmp_path, "\n".join(["u,i,t", *rows]))
     assert [row.split("\t")[1] for row in found] == [str(n) for n in range(100)]
 
@@ -137,8 +137,8 @@ def test_ids_of_two_tables_that_do_not_agree(tmp_path: Path) -> None:
     events = "\n".join(["u,i,t", *(f"a,B{n},{T}" for n in range(4))])
     _, made, sidecar = prepared(tmp_path, events, items="id,c\nb0,1\nb1,2\nB2,3\nb3,4\nb9,5\n")
     said = remark(made, "Warning")
-    assert "of 4 items with interactions only 1 are in i.csv" in said
-    assert "'B0', 'B1' in the interactions, 'b0', 'b1' there" in said
+    assert "only 1 of 4 items with interactions are in i.csv" in said
+    assert "IDs such as 'B0', 'B1', i.csv has 'b0', 'b1'" in said
     assert remark(made, "4 items of i.csv have no interactions")
     assert remark(made, "3 items have interactions but no row in i.csv: 'B0', 'B1'")
     assert sidecar["rows_without_interactions"] == 4 and sidecar["items_without_a_row"] == 3
@@ -154,7 +154,7 @@ def test_missing_ids_of_float_columns_of_parquet(tmp_path: Path) -> None:
     domain = DatasetPaths("d", tmp_path / "d")
     made = prepare_table(domain, open_source(path), Columns("u", "i"))
     assert domain.file("inter").read_text().splitlines()[1:] == ["a\t1\t1"]
-    assert made.reasons == {"item id is blank": 2}
+    assert made.reasons == {"item ID is blank": 2}
 
 
 def test_quotes_in_titles_arrive_as_in_the_source(tmp_path: Path) -> None:
@@ -191,10 +191,10 @@ def test_the_run_reads_every_row_that_is_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("times", "said"),
     [
-        ([T, T + 1, T * 1000], "1 of 3 .* to 52671.*; 1 of them .* as milliseconds, not seconds"),
+        ([T, T + 1, T * 1000], "1 of 3 .* to 52671.*; 1 of them .* in milliseconds, not seconds"),
         ([T * 1000] * 3, "3 of 3 .*: --time_unit=ms"),
         ([T * 1_000_000_000] * 3, "3 of 3 .*: --time_unit=ns"),
-        ([-1, 0, T], r"2 of 3 .*1990 to \d{4} \(all go from 1969-12-31 to 2020.*; correct those"),
+        ([-1, 0, T], r"2 of 3 .*1990 to \d{4} \(range: 1969-12-31 to 2020.*; correct them"),
         ([10**30, T], "1 of 2 .*to 1e.30 s"),
         ([631_152_000, T], None),  # 1990 begins
     ],
@@ -211,10 +211,10 @@ def test_times_that_can_hardly_be_meant(tmp_path: Path, times: list[int], said: 
 def test_times_of_the_next_year_are_meant_and_those_after_it_not() -> None:
     year = datetime.now(timezone.utc).year
     ends = [datetime(year + n, 1, 1, tzinfo=timezone.utc).timestamp() for n in (2, 3)]
-    assert odd_times(np.array([ends[0] - 1]), "s") is None
-    odd = odd_times(np.array([ends[1] - 1, T]), "date")
-    assert odd is not None and odd.outside == 1 and odd.years == (1990, year + 1)
-    assert "correct those" in said_of_times(odd, 2, "date", "--time_unit")
+    assert odd_times(np.array([ends[0] - 1]), "s", "") is None
+    odd = odd_times(np.array([ends[1] - 1, T]), "date", "--time_unit")
+    assert odd is not None and odd[0]["outside"] == 1 and odd[0]["years"] == (1990, year + 1)
+    assert "correct them" in odd[1]
 
 
 def test_the_order_of_rows_is_no_odd_time(tmp_path: Path) -> None:
@@ -225,17 +225,29 @@ def test_the_order_of_rows_is_no_odd_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("unit", "value", "reason"),
     [
-        ("date", str(T), "no ISO 8601 date; these look like seconds: --time_unit=s"),
-        ("date", f"{T}000", "no ISO 8601 date; these look like milliseconds: --time_unit=ms"),
-        ("date", "1.6e9", "no ISO 8601 date; these look like seconds: --time_unit=s"),
-        ("date", "01.03.2023", "no ISO 8601 date; write the year first, such as 2023-03-31"),
-        ("date", "3/1/2023 12:00", "no ISO 8601 date; write the year first, such as 2023-03-31"),
-        ("date", "soon", "no ISO 8601 date"),
-        ("date", "12", "no ISO 8601 date"),
+        ("date", str(T), "time is not an ISO 8601 date; it looks like seconds: --time_unit=s"),
+        (
+            "date",
+            f"{T}000",
+            "time is not an ISO 8601 date; it looks like milliseconds: --time_unit=ms",
+        ),
+        ("date", "1.6e9", "time is not an ISO 8601 date; it looks like seconds: --time_unit=s"),
+        (
+            "date",
+            "01.03.2023",
+            "time is not an ISO 8601 date; write the year first, such as 2023-03-31",
+        ),
+        (
+            "date",
+            "3/1/2023 12:00",
+            "time is not an ISO 8601 date; write the year first, such as 2023-03-31",
+        ),
+        ("date", "soon", "time is not an ISO 8601 date"),
+        ("date", "12", "time is not an ISO 8601 date"),
         ("date", "", "no time"),
-        ("s", "2023-03-01", "time is no finite number; these look like dates: --time_unit=date"),
-        ("ms", "soon", "time is no finite number"),
-        ("s", "inf", "time is no finite number"),
+        ("s", "2023-03-01", "time is not a finite number; it looks like a date: --time_unit=date"),
+        ("ms", "soon", "time is not a finite number"),
+        ("s", "inf", "time is not a finite number"),
         ("s", " ", "no time"),
     ],
 )
@@ -325,7 +337,7 @@ def test_identical_rows_are_counted_and_may_go(tmp_path: Path) -> None:
     found, made, sidecar = prepared(tmp_path, text, duplicates="identical")
     assert sorted(found) == sorted({row.replace(",", "\t") for row in rows})
     assert sidecar["identical_rows"] == 0 and sidecar["repeats_left_out"] == 2
-    assert remark(made, "2 rows left out as repeats")
+    assert remark(made, "2 repeated rows were removed")
     # Without times the order of the rows is none of what makes them identical.
     found, made, sidecar = prepared(tmp_path, "u,i\na,x\nb,x\na,x\na,y\n", "u", "i")
     assert sidecar["identical_rows"] == 1
@@ -422,10 +434,10 @@ def script(folder: Path, *arguments: str) -> list[str]:
     ("arguments", "said"),
     [
         (["--time=when"], "no column 'when'; it has u, i, t"),
-        (["--item_file={}/i.csv"], "no column 'i', as --item names it (--item_id names another); "
+        (["--item_file={}/i.csv"], "no column 'i', which --item names (--item_id names another); "
                                    "it has id, title"),
-        (["--time=t", "--time_unit=date"], "these look like seconds: --time_unit=s"),
-        (["--time=t", "--core=5"], "nothing is left of 2 interactions"),
+        (["--time=t", "--time_unit=date"], "it looks like seconds: --time_unit=s"),
+        (["--time=t", "--core=5"], "none of 2 interactions is left"),
         (["--ties=fle"], "did you mean 'file'"),
     ],
 )  # fmt: skip
@@ -442,7 +454,7 @@ def test_failed_calls_say_one_line_and_leave_nothing(
 def test_a_failed_call_leaves_what_was_there(tmp_path: Path) -> None:
     prepared(tmp_path, f"u,i,t\na,x,{T}\n")
     before = {path.name: path.read_bytes() for path in (tmp_path / "d").iterdir()}
-    with pytest.raises(InputError, match="nothing is left"):
+    with pytest.raises(InputError, match="none of 1 interactions is left"):
         prepared(tmp_path, f"u,i,t\na,x,{T}\n", core=3)
     assert {path.name: path.read_bytes() for path in (tmp_path / "d").iterdir()} == before
 

@@ -49,7 +49,7 @@ def test_unisrec_comes_back_byte_for_byte(tmp_path: Path) -> None:
     assert sha256_folder(tmp_path / "u") == sha256_folder(tmp_path / "again")
 
 
-def test_what_unisrec_or_recbole_cannot_take_is_said(tmp_path: Path) -> None:
+def test_quotes_and_users_without_a_history(tmp_path: Path) -> None:
     unisrec_like(tmp_path / "u", {"0": list("01234")}, 5)
     path = tmp_path / "u" / "x.text"
     path.write_text(path.read_text().replace("\ttext of 1", '\t"text" of 1'))
@@ -62,20 +62,26 @@ def test_what_unisrec_or_recbole_cannot_take_is_said(tmp_path: Path) -> None:
     assert (tmp_path / "again" / "x.text").read_text() == path.read_text()
     write_inter(tmp_path / "y" / "y.inter", placed({"u": ["p", "q"], "v": ["p"]}))
     facts = export_folder(DatasetPaths("y", tmp_path / "y"), tmp_path / "out", [])
-    assert facts["lost"] == ["1 users of a single item, who have no history"]
+    assert facts["lost"] == ["1 users with a single item, who have no history"]
 
 
 def test_a_history_that_is_not_so(tmp_path: Path) -> None:
     unisrec_like(tmp_path / "u", {"0": list("01234"), "1": list("43210")}, 5)
     path = tmp_path / "u" / "x.test.inter"
-    path.write_text(path.read_text().replace("4 3 2 1\t0", "4 2 3 1\t0"))
-    with pytest.raises(InputError, match=r"x\.test\.inter: line 3: its history is not what"):
+    path.write_text(path.read_text().replace("4 3 2 1\t0", "4 3 1 2\t0"))
+    with pytest.raises(
+        InputError, match=r"x\.test\.inter: line 3: the history does not end with the target"
+    ):
         import_folder(tmp_path / "u", "x", DatasetPaths("x", tmp_path / "x"))
-    path.write_text(path.read_text().replace("4 2 3 1\t0", "4 3 b 1\t0"))
-    with pytest.raises(InputError, match=r"x\.test\.inter: line 3: 'b' is no number of an item"):
+    path.write_text(path.read_text().replace("4 3 1 2\t0", "4 3 b 1\t0"))
+    with pytest.raises(
+        InputError, match=r"x\.test\.inter: line 3: the history and the target are not numbers"
+    ):
         import_folder(tmp_path / "u", "x", DatasetPaths("x", tmp_path / "x"))
     path.write_text(path.read_text().replace("4 3 b 1\t0", "4 3 2 1\tb"))
-    with pytest.raises(InputError, match=r"x\.test\.inter: line 3: 'b' is no number of an item"):
+    with pytest.raises(
+        InputError, match=r"x\.test\.inter: line 3: the history and the target are not numbers"
+    ):
         import_folder(tmp_path / "u", "x", DatasetPaths("x", tmp_path / "x"))
     path.write_text("user_id:token\titem_id:token\n0\t1\n")
     with pytest.raises(InputError, match="no column 'item_id_list'"):
@@ -86,7 +92,7 @@ def test_a_history_that_is_not_so(tmp_path: Path) -> None:
 def test_faults_of_features(tmp_path: Path) -> None:
     unisrec_like(tmp_path / "u", {"0": list("01234")}, 5)
     (tmp_path / "u" / "x.feat1CLS").write_bytes(b"\0" * 28)
-    with pytest.raises(InputError, match="28 bytes are no float32 matrix of 5 rows"):
+    with pytest.raises(InputError, match="28 bytes are not a float32 matrix of 5 rows"):
         import_folder(tmp_path / "u", "x", DatasetPaths("x", tmp_path / "x"))
     assert not (tmp_path / "x").exists()
     write_inter(tmp_path / "y" / "y.inter", placed({"u": ["p", "q", "r"]}))
@@ -94,7 +100,7 @@ def test_faults_of_features(tmp_path: Path) -> None:
     write_embeddings(tmp_path / "y" / "y.text.npz", table)
     with pytest.raises(InputError, match="2 items have no vector: q, r; UniSRec needs all"):
         export_folder(DatasetPaths("y", tmp_path / "y"), tmp_path / "out", [])
-    with pytest.raises(InputError, match=r"y\.item: no such file to take title from"):
+    with pytest.raises(InputError, match=r"y\.item: no such file to read title from"):
         export_folder(DatasetPaths("y", tmp_path / "y"), tmp_path / "out", ["title"])
     assert not (tmp_path / "out").exists()
 
