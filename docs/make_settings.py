@@ -73,7 +73,6 @@ PARTS = (
         "benchmark/demo.yaml",
         depth=0,
     ),
-    Part("ablate", "Flags of the command itself.", "recbole_qbert.commands.ablate"),
     Part("tune", "Flags of the command itself.", "recbole_qbert.commands.tune"),
     Part(
         "tune: the file",

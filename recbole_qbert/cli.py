@@ -15,7 +15,6 @@ from typing import Any
 
 from recbole_qbert._version import __version__
 from recbole_qbert.commands import (
-    ablate,
     benchmark,
     complexity,
     embed,
@@ -40,12 +39,11 @@ OPEN_ENDED: dict[str, tuple[ModuleType, Callable[[Sequence[str]], int]]] = {
     "run": (run, run.run),
     "tokenize": (tokenize, tokenize.run_tokenize),
     "pretrain": (pretrain, pretrain.run_pretrain),
-    "ablate": (ablate, ablate.run_ablate),
     "benchmark": (benchmark, benchmark.run_benchmark),
     "complexity": (complexity, complexity.run_complexity),
     "tune": (tune, tune.run_tune),
 }
-POSITIONAL = {"ablate", "benchmark", "tune"}  # take one positional argument before their flags
+POSITIONAL = {"benchmark", "tune"}  # take one positional argument before their flags
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,7 +19,6 @@ from recbole_qbert.commands.settings import parse_settings, pop_models
 from recbole_qbert.common.startup import script_line
 from recbole_qbert.common.yaml_files import load_yaml, split_files
 from recbole_qbert.config.build import build_config, check_keys
-from recbole_qbert.experiments.ablation import ABLATIONS
 from recbole_qbert.experiments.benchmark.plan import read_plan
 from recbole_qbert.experiments.tune.settings import read_request
 from recbole_qbert.pretraining.fit import pretrain_config
@@ -81,8 +80,6 @@ def check_command(words: Sequence[str]) -> None:
     elif name == "benchmark":
         given = without(parse_settings(rest[1:]), "output", "retrain")
         assert read_plan(rest[0], given).model_rows
-    elif name == "ablate":
-        check_ablation(rest[0], parse_settings(rest[1:]))
     elif name in OPEN_ENDED:
         CHECKS[name](parse_settings(rest))
     else:
@@ -109,22 +106,6 @@ def check_pretrain(given: dict[str, str]) -> None:
     without(given, "nproc", "target", "output", "retrain")
     files = split_files(given.pop("config_files", ""))
     assert pretrain_config(names, files, given)["epochs"]
-
-
-def check_ablation(name: str, given: dict[str, str]) -> None:
-    """An ablation of the name, and the keys of the three commands that it runs."""
-    assert name in ABLATIONS and given["dataset"]
-    files = split_files(given.pop("config_files", ""))
-    without(given, "seeds", "sources", "max_concurrent")
-    stages: dict[str, dict[str, str]] = {"tokenize": {}, "pretrain": {}, "": {}}
-    for key, value in given.items():
-        stage, _, rest = key.partition(".")
-        own = stage in stages
-        stages[stage if own else ""][rest if own else key] = value
-    dataset = stages[""].pop("dataset")
-    build_config("QBERT4Rec", dataset, files, stages[""])
-    assert tokenize_settings((), stages["tokenize"])
-    assert pretrain_config([dataset], (), stages["pretrain"])["epochs"]
 
 
 CHECKS: dict[str, Any] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import re
 import subprocess
 import sys
@@ -42,9 +41,8 @@ def expected(command: str) -> set[str]:
         "pretrain": set(default_settings("QBERT4Rec", PRETRAIN))
         | {"datasets", "target", "output", "retrain", "nproc"},
         "tokenize": set(tokenize_settings([], {})) | {"dataset", "data_path", "tokenizer"},
-        "ablate": run | {"seeds", "sources", "tokenize.n_levels", "pretrain.steps_per_epoch"},
         "benchmark": run | plan.KEYS | {"output", "retrain"},
-        "tune": {each.name for each in dataclasses.fields(SweepRequest)} - {"source"} | {"resume"},
+        "tune": SweepRequest.model_fields.keys() - {"source"} | {"resume"},
     }[command]
 
 
