@@ -108,16 +108,21 @@ def _with_scratch(plan: BenchmarkPlan, row: Sequence[PlannedRun]) -> list[Planne
         cells.append(cell)
         if model_entry(cell.config["model"]).takes_pretrained and cell.config["pre_model_path"]:
             name = f"{cell.model_row.name}, from scratch"
-            settings = {**cell.model_row.settings, "pre_model_path": None}
-            model_row = replace(cell.model_row, name=name, settings=settings, pretrain=None)
-            scratch = _cell(plan, model_row, cell.dataset, cell.seed)
+            model_row = replace(cell.model_row, name=name, pretrain=None)
+            scratch = _cell(plan, model_row, cell.dataset, cell.seed, {"pre_model_path": None})
             if run_folder(scratch.config) not in folders:
                 cells.append(scratch)
     return cells
 
 
-def _cell(plan: BenchmarkPlan, model_row: ModelRow, dataset: str, seed: int) -> PlannedRun:
-    settings = {**plan.settings_of(model_row, dataset), "seed": seed}
+def _cell(
+    plan: BenchmarkPlan,
+    model_row: ModelRow,
+    dataset: str,
+    seed: int,
+    changes: Settings | None = None,
+) -> PlannedRun:
+    settings = {**plan.settings_of(model_row, dataset), "seed": seed, **(changes or {})}
     made: Settings = {}
     if model_row.ids is not None:
         made["semantic_id_file"] = str(_ids(plan, model_row, dataset).file("semid"))
@@ -133,7 +138,8 @@ def _cell(plan: BenchmarkPlan, model_row: ModelRow, dataset: str, seed: int) -> 
 
 def _ids(plan: BenchmarkPlan, model_row: ModelRow, dataset: str) -> DatasetPaths:
     """Folder of a row's own semantic IDs, named by their settings."""
-    text = json.dumps(plan.id_settings(model_row), sort_keys=True, default=str)
+    settings = {**plan.id_settings(model_row), "show_progress": None}  # display only
+    text = json.dumps(settings, sort_keys=True, default=str)
     name = f"{dataset}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     return DatasetPaths(dataset, Path(plan.checkpoint_dir, "ids", name))
 
