@@ -77,7 +77,7 @@ FAULTS: dict[str, tuple[dict[str, Any], list[str], str]] = {
     "reduction": ({"reduction": 1}, [], "reduction: 1 is not a number in (1, 1000]"),
     "grace": ({"grace": 5}, [], "grace: 5 is more than the 4 evaluations"),
     "grace in evaluations": ({"grace": 3}, ["--eval_step=2"], "more than the 2 evaluations"),
-    "no evaluation": ({}, ["--eval_step=9"], "eval_step: 9 is more than the 4 epochs"),
+    "no evaluation": ({}, ["--eval_step=9"], "eval_step: 9 epochs between evaluations"),
     "GPUs": ({"gpus_per_trial": 2}, [], "gpus_per_trial: 2 is not a number in [0, 1]"),
     "GPU": ({}, ["--gpu_id=1"], "gpu_id: cannot be set: Ray assigns GPUs"),
     "processes": ({}, ["--nproc=2"], "nproc: cannot be set: a trial is one process"),

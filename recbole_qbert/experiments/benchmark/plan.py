@@ -107,24 +107,17 @@ SECTIONS = ("settings", "per_model", "per_dataset", *STAGES)  # not set as a who
 class ModelRow:
     """One row of the tables.
 
-    Attributes:
-        name: printed name.
-        model: name of a model in the registry or in RecBole.
-        settings: settings of this row alone.
-        budget: tuning budget of the settings, in the user's words.
-        ids: settings of `tokenize` for the row's own semantic IDs; None: those of the data set.
-        pretrain: settings of `pretrain` for the row's own pretrained model, and optionally its
-            `sources`; None: no such model.
-        published: data set -> metric -> published value.
+    `ids` are settings of `tokenize` for the row's own semantic IDs, `pretrain` those of `pretrain`,
+    with its `sources`, for the row's own pretrained model.
     """
 
-    name: str
-    model: str
+    name: str  # printed name
+    model: str  # name of a model in the registry or in RecBole
     settings: Settings = field(default_factory=dict)
-    budget: str = NOT_STATED
+    budget: str = NOT_STATED  # tuning budget of the settings, in the user's words
     ids: Settings | None = None
     pretrain: Settings | None = None
-    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # by data set
 
     @property
     def counted(self) -> bool:
@@ -293,7 +286,7 @@ def _readable(model_row: ModelRow, settings: Settings) -> Settings:
 
 def _row(entry: Any, source: str) -> ModelRow:
     """Parse a row: a model name, or a mapping with the keys of `RowFields`."""
-    content = {"model": entry} if isinstance(entry, str) else entry
+    content: Any = {"model": entry} if isinstance(entry, str) else entry
     if not isinstance(content, dict) or not isinstance(content.get("model"), str):
         raise InputError(f"{source}: models: {entry!r}: give a name, or {{model: NAME, ...}}")
     place = f"{source}: models"

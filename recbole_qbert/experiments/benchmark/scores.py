@@ -85,23 +85,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Scores:
-    """All rows of one data set.
+    """All rows of one data set, in the order of the benchmark.
 
-    Attributes:
-        dataset: name of the data set.
-        rows: rows with at least one run, in the order of the benchmark.
-        metrics: metric names without the prefix `unseen_`, in the order of the tables.
-        reference: the row that is tested against all others; None if it has no run.
-        tested: name of the other row -> metric, with and without `unseen_` -> test.
-        unlike: name of a row -> differences between its test data and those of the reference (of
-            the first row if there is no reference). Such a row is listed but not tested.
+    `unlike` says how the test data of a row differ from those of the reference (of the first row if
+    there is no reference). Such a row is listed but not tested.
     """
 
     dataset: str
-    rows: tuple[Row, ...]
-    metrics: tuple[str, ...]
-    reference: Row | None
-    tested: dict[str, dict[str, Tested]]
+    rows: tuple[Row, ...]  # rows with at least one run
+    metrics: tuple[str, ...]  # names without the prefix `unseen_`, in the order of the tables
+    reference: Row | None  # the row that is tested against all others; None if it has no run
+    tested: dict[str, dict[str, Tested]]  # name of the other row -> metric of a ranking -> test
     unlike: dict[str, str] = field(default_factory=dict)
 
     @property

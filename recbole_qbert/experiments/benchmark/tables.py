@@ -45,21 +45,13 @@ class TableCell(NamedTuple):
 
 @dataclass(frozen=True)
 class BenchmarkTable:
-    """One table.
-
-    Attributes:
-        title: title above the table.
-        head: column names; the first `n_names` columns hold names, the others numbers.
-        sections: pairs of a heading ("" for none) and its rows.
-        notes: notes below the table.
-        n_names: number of columns that hold names.
-    """
+    """One table, with notes below it."""
 
     title: str
-    head: tuple[str, ...]
-    sections: list[tuple[str, list[list[TableCell]]]]
+    head: tuple[str, ...]  # column names
+    sections: list[tuple[str, list[list[TableCell]]]]  # pairs of a heading ("": none) and rows
     notes: list[str] = field(default_factory=list)
-    n_names: int = 1
+    n_names: int = 1  # number of columns that hold names; the others hold numbers
 
 
 def all_sheets(scores: Scores) -> list[BenchmarkTable]:

@@ -88,28 +88,16 @@ REQUEST = Fields(SweepRequest)
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """A checked sweep.
-
-    Attributes:
-        request: the user's request.
-        space: search space, key -> range.
-        base: the user's settings that all trials share; paths are absolute.
-        configured: complete config without drawn values.
-        trials: drawn values of each trial, in order, without duplicates.
-        n_drawn: number of drawn trials, including duplicates.
-        n_evaluations: maximum number of evaluations on valid per trial.
-        files: input files of the trials by name. The name of a file that only one trial reads
-            starts with the trial's number, see `of_trial`.
-    """
+    """A checked sweep."""
 
     request: SweepRequest
     space: Space
-    base: dict[str, Any]
-    configured: Config
-    trials: list[Values]
-    n_drawn: int
-    n_evaluations: int
-    files: dict[str, Path]
+    base: dict[str, Any]  # the user's settings that all trials share; paths are absolute
+    configured: Config  # complete config without drawn values
+    trials: list[Values]  # drawn values of each trial, in order, without duplicates
+    n_drawn: int  # number of drawn trials, including duplicates
+    n_evaluations: int  # maximum number of evaluations on valid per trial
+    files: dict[str, Path]  # input files by name; see `of_trial` for files of a single trial
 
     @property
     def folder(self) -> Path:
@@ -185,8 +173,6 @@ def make_plan(request: SweepRequest) -> SweepPlan:
         raise InputError("max_epochs: auto cannot be used, since all trials have one length")
     step = eval_step(epochs) if step == AUTO else step
     n_evaluations = epochs // step
-    if n_evaluations < 1:
-        raise InputError(f"eval_step: {step} is more than the {epochs} epochs of a trial")
     if request.scheduler == "asha" and request.grace > n_evaluations:
         raise InputError(f"grace: {request.grace} is more than the {n_evaluations} evaluations")
     baseline = None

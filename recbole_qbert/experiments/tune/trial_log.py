@@ -28,20 +28,15 @@ Report = dict[str, Any]
 class Trial:
     """State of one trial.
 
-    Attributes:
-        number: number of the trial, from 1.
-        values: its drawn values.
-        reports: one per evaluation on valid, with the keys evaluation (from 1), epoch (from 0),
-            valid, best_valid, best_epoch (from 0) and seconds.
-        state: WAITING, RUNNING, FINISHED, STOPPED or FAILED.
-        fault: one-line error message of a failed trial, otherwise empty.
+    It has one report per evaluation on valid, with the keys evaluation (from 1), epoch (from 0),
+    valid, best_valid, best_epoch (from 0) and seconds.
     """
 
-    number: int
-    values: dict[str, Any]
+    number: int  # from 1
+    values: dict[str, Any]  # drawn values
     reports: list[Report] = field(default_factory=list)
     state: str = WAITING
-    fault: str = ""
+    fault: str = ""  # one-line error message of a failed trial
 
     @property
     def best(self) -> float | None:
