@@ -33,5 +33,6 @@ checkpoint.install()
 recbole_hooks.install()
 prefix_batches.install()
 registry.register_own_models()
+registry.load_plugins()
 
 __all__ = ["InputError", "QBERT4Rec", "SemanticIDDataset", "__version__", "register"]

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import functools
 import importlib.machinery
+import importlib.metadata
 import inspect
+import logging
 import sys
 import types
 from pathlib import Path
@@ -66,6 +68,8 @@ class ModelEntry(NamedTuple):
 
 
 MODEL_TABLE: dict[str, ModelEntry] = {}
+PLUGINS = "recbole_qbert.plugins"  # group of entry points
+logger = logging.getLogger(__name__)
 
 
 def register(
@@ -210,6 +214,20 @@ def _recbole_model(name: str) -> Any:
         return get_model(name)
     except (ValueError, AttributeError, ImportError):
         return None
+
+
+def load_plugins() -> None:
+    """Import the modules of the entry-point group `recbole_qbert.plugins`; called on import.
+
+    Every process that imports this package calls this, so that models which plug-ins register also
+    exist in worker processes. A plug-in that fails is reported and left out.
+    """
+    for entry in importlib.metadata.entry_points(group=PLUGINS):
+        try:
+            entry.load()
+        except Exception as error:  # the other plug-ins and models still work
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            logger.warning("plug-in %s (%s): cannot be loaded: %s", entry.name, entry.value, text)
 
 
 def register_own_models() -> None:

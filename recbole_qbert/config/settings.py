@@ -116,7 +116,7 @@ class Negatives(TypedDict):
 
 
 class RunSettings(TypedDict, total=False):
-    """All settings of `run`, `pretrain`, `tune`, `benchmark`, `ablate` and RecBole's own run."""
+    """All settings of `run`, `pretrain`, `tune`, `benchmark` and RecBole's own run."""
 
     __pydantic_config__ = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)  # type: ignore[misc]
 

@@ -22,11 +22,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recbole_qbert.common.errors import InputError, preview
+from recbole_qbert.common.errors import InputError, error_context, preview
 from recbole_qbert.common.files import atomic_write, read_json
 from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.data.atomic import LARGE, read_atomic
-from recbole_qbert.data.codec import HEADER, parse_rows, quote
+from recbole_qbert.data.codec import parse_token, quote
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.merge import ITEM, TIME, USER
 from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids, write_semantic_ids
@@ -149,8 +149,15 @@ def _code_column(rows: Sequence[Any], path: Path) -> list[str]:
 
 def _semantic_ids(cells: Sequence[str], items: Sequence[str], path: Path) -> SemanticIDTable:
     """Convert a column of codes to a `.semid` table; the largest codes are the codebook sizes."""
-    lines = [HEADER, *(f"{item}\t{cell.lower()}" for item, cell in zip(items, cells, strict=True))]
-    codes = parse_rows("\n".join(lines).encode(), f"{path}, as a .semid file")[1]
+    with error_context(str(path)):
+        tuples = [[parse_token(token) for token in cell.lower().split()] for cell in cells]
+    levels = list(range(len(tuples[0])))
+    for item, pairs in zip(items, tuples, strict=True):
+        if [level for level, _ in pairs] != levels or not pairs:
+            raise InputError(
+                f"{path}: item {quote(item)}: give one code of each of the {len(levels)} levels"
+            )
+    codes = np.array([[code for _, code in pairs] for pairs in tuples], dtype=np.int64)
     return SemanticIDTable(tuple(items), codes, tuple((codes.max(axis=0) + 1).tolist()))
 
 

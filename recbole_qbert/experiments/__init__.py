@@ -1,1 +1,1 @@
-"""Experiments: single runs, benchmarks, sweeps, ablations, complexity measurements and the demo."""
+"""Experiments: single runs, benchmarks, sweeps, complexity measurements and the demo."""

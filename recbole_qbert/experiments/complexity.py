@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,26 +46,14 @@ REPEATS = 50  # timed calls with one user, after WARM_UP untimed
 BATCH_REPEATS = 10  # timed calls with BATCH_USERS users, after one untimed
 WARM_UP = 5
 
-# Row labels of the table.
-CATALOG = ["items", "history length L"]
-PARAMETERS = ["parameters", "  of the item table", "  of the rest"]
-MACS = ["M MACs, L x parameters", "  closed form", "  counted"]
+PARAMETERS, MACS = "parameters", "M MACs, L x parameters"  # row labels
 PAPER_LATENCY = "RTX 4090 (the paper's), ms"
-
-
-class PaperRow(NamedTuple):
-    """One row of the paper's Table 6."""
-
-    mega_flops: float
-    mega_parameters: float
-    latency_ms: float  # per sample, on an RTX 4090
-
-
-# Q-BERT4Rec: Quantized Semantic-ID Representation Learning for Multimodal Recommendation, Table 6.
+# Q-BERT4Rec: Quantized Semantic-ID Representation Learning for Multimodal Recommendation, Table 6:
+# million FLOPs, million parameters, milliseconds per sample on an RTX 4090.
 PAPER_TABLE_6 = {
-    "Instruments": PaperRow(185.36, 3.71, 2.66),
-    "Arts": PaperRow(225.68, 4.51, 2.67),
-    "Games": PaperRow(282.14, 5.64, 2.69),
+    "Instruments": (185.36, 3.71, 2.66),
+    "Arts": (225.68, 4.51, 2.67),
+    "Games": (282.14, 5.64, 2.69),
 }
 
 
@@ -93,11 +81,6 @@ class Complexity:
     macs_closed_form: int | None  # None for models other than QBERT4Rec
     macs_counted: int
     latencies: list[Latency]
-
-    @property
-    def other_parameters(self) -> int:
-        """Parameters outside the item table."""
-        return self.parameters - self.item_parameters
 
 
 def measure(config: Config, train_dataset: Any, test_loader: Any) -> Complexity:
@@ -191,8 +174,7 @@ def counted_macs(model: Any, batch: Interaction) -> int:
 
 @contextmanager
 def _every_product_visible() -> Iterator[None]:
-    """Disable fused Transformer blocks and fused attention, for which the counter counts nothing
-    on a CPU."""
+    """Disable fused blocks and attention, in which the counter sees no products on a CPU."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -219,18 +201,14 @@ def _milliseconds(
     model: Any, batch: Interaction, device: torch.device, warm_up: int, repeats: int
 ) -> list[float]:
     """Time each repeat; GPUs are synchronized, since their calls are asynchronous."""
-
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda device: None
     times = []
     with torch.no_grad():
         for _ in range(warm_up + repeats):
-            wait()
+            wait(device)
             started = perf_counter()
             best_items(model, batch)
-            wait()
+            wait(device)
             times.append(1000 * (perf_counter() - started))
     return times[warm_up:]
 
@@ -247,18 +225,19 @@ def complexity_table(found: Sequence[Complexity]) -> Table:
     for one in found:
         columns.append((one.model, _cells(one)))
         if one.model == "QBERT4Rec" and one.dataset in PAPER_TABLE_6:
-            columns.append(("Table 6", _paper_cells(PAPER_TABLE_6[one.dataset])))
+            flops, size, latency = PAPER_TABLE_6[one.dataset]
+            cells = {PARAMETERS: f"{size} M", MACS: f"{flops}", PAPER_LATENCY: f"{latency}"}
+            columns.append(("Table 6", cells))
     table = Table(title=f"{found[0].dataset}: the whole catalog ranked for one user")
     table.add_column("")
     for name, _ in columns:
         table.add_column(name, justify="right", overflow="fold")
-    devices = [latency.device for latency in found[0].latencies]
-    for section in (CATALOG, PARAMETERS, MACS, *map(_latency_labels, devices), [PAPER_LATENCY]):
-        for label in section:
-            cells = [column.get(label, "") for _, column in columns]
-            if any(cells):
-                table.add_row(label, *cells)
-        table.add_section()
+    for label in dict.fromkeys([*columns[0][1], PAPER_LATENCY]):
+        if label in (PARAMETERS, MACS, PAPER_LATENCY) or label.endswith("median"):
+            table.add_section()
+        texts = [cells.get(label, "") for _, cells in columns]
+        if any(texts):
+            table.add_row(label, *texts)
     table.caption = (
         f"1 MAC = 2 FLOPs; the paper counts L x parameters; ms: scores of all items, best {TOP_K}"
     )
@@ -267,32 +246,22 @@ def complexity_table(found: Sequence[Complexity]) -> Table:
 
 def _cells(one: Complexity) -> dict[str, str]:
     """Column of a model, row label -> text."""
-    sizes = [one.n_items, one.max_length]
-    sizes += [one.parameters, one.item_parameters, one.other_parameters]
-    labels = (*CATALOG, *PARAMETERS)
-    cells = {label: f"{size:,}" for label, size in zip(labels, sizes, strict=True)}
-    counts = (one.macs_by_formula, one.macs_closed_form, one.macs_counted)
-    for label, count in zip(MACS, counts, strict=True):
-        cells[label] = "" if count is None else f"{count / 1e6:,.2f}"
-    for latency in one.latencies:
-        times = (latency.median_ms, latency.p95_ms, latency.batch_ms)
-        for label, milliseconds in zip(_latency_labels(latency.device), times, strict=True):
-            cells[label] = f"{milliseconds:.2f}"
-    return cells
-
-
-def _paper_cells(row: PaperRow) -> dict[str, str]:
-    """Column of the paper's values, row label -> text."""
-    return {
-        PARAMETERS[0]: f"{row.mega_parameters} M",
-        MACS[0]: f"{row.mega_flops}",
-        PAPER_LATENCY: f"{row.latency_ms}",
+    sizes = {
+        "items": one.n_items,
+        "history length L": one.max_length,
+        PARAMETERS: one.parameters,
+        "  of the item table": one.item_parameters,
+        "  of the rest": one.parameters - one.item_parameters,
     }
-
-
-def _latency_labels(device: str) -> list[str]:
-    return [
-        f"{device}, ms, median",
-        f"{device}, ms, 95th percentile",
-        f"{device}, ms a user, {BATCH_USERS} at once",
-    ]
+    macs = {
+        MACS: one.macs_by_formula,
+        "  closed form": one.macs_closed_form,
+        "  counted": one.macs_counted,
+    }
+    cells = {label: f"{size:,}" for label, size in sizes.items()}
+    cells |= {name: "" if n is None else f"{n / 1e6:,.2f}" for name, n in macs.items()}
+    for each in one.latencies:
+        cells[f"{each.device}, ms, median"] = f"{each.median_ms:.2f}"
+        cells[f"{each.device}, ms, 95th percentile"] = f"{each.p95_ms:.2f}"
+        cells[f"{each.device}, ms a user, {BATCH_USERS} at once"] = f"{each.batch_ms:.2f}"
+    return cells

@@ -47,9 +47,7 @@ def run_demo(folder: Path, console: Console, posters: Path | None = None) -> lis
         "show_progress": console.is_terminal,
     }
     results = run_models(MODELS, DATASET, [shipped("demo.yaml")], settings, console)
-    movies = read_columns(domain.file("item"), ["item_id", "movie_title"])
-    titles = dict(zip(movies["item_id"], movies["movie_title"], strict=True))
-    console.print(example_users(results[0].bundle, domain.file("inter"), titles))
+    console.print(example_users(results[0].bundle, domain))
     return results
 
 
@@ -65,38 +63,38 @@ def copy_sample(data_path: Path) -> DatasetPaths:
 
 def make_ids(domain: DatasetPaths, console: Console, posters: Path | None) -> None:
     """Make the data set's embeddings and semantic IDs with all stages of the tokenizer."""
-    console.print(f"Text vectors of the {DATASET} movies from {', '.join(TEXT_FIELDS)}")
+    console.print(f"Text vectors of {DATASET}, from {', '.join(TEXT_FIELDS)}")
     embed_text(domain.file("item"), list(TEXT_FIELDS), domain.file("text.npz"), merge=True)
     if posters is not None:
-        console.print(f"Image vectors of the posters in {posters}")
+        console.print(f"Image vectors of {DATASET}, from {posters}")
         embed_image_files(domain.file("item"), domain.file("image.npz"), folder=posters)
     else:
         domain.file("image.npz").unlink(missing_ok=True)  # from an earlier demo with posters
     console.print("Semantic IDs")
-    settings = tokenize_settings(
-        [shipped("demo_tokenize.yaml")], {"show_progress": console.is_terminal}
-    )
+    given = {"show_progress": console.is_terminal}
+    settings = tokenize_settings([shipped("demo_tokenize.yaml")], given)
     tokenizer = tokenize([domain], domain.folder / "tokenizer", settings)
     assert tokenizer is not None  # the demo's settings run all stages
     for line in report_lines(tokenizer):
         console.print(f"  {line}", highlight=False)
 
 
-def example_users(bundle: str, inter_file: Path, titles: dict[str, str]) -> Table:
+def example_users(bundle: str, domain: DatasetPaths) -> Table:
     """Table of the last movies of `N_EXAMPLES` users and the model's recommendations, as titles."""
-    inter = read_columns(inter_file, ["user_id", "item_id", "timestamp"])
-    inter["timestamp"] = inter["timestamp"].astype(float)
+    movies = read_columns(domain.file("item"), ["item_id", "movie_title"])
+    titles = dict(zip(movies["item_id"], movies["movie_title"], strict=True))
+    inter = read_columns(domain.file("inter"), ["user_id", "item_id", "timestamp"])
+    inter = inter.astype({"timestamp": float, "user_id": int})
     inter = inter.sort_values(["user_id", "timestamp"], kind="stable")
-    users = sorted(inter["user_id"].unique(), key=int)[:N_EXAMPLES]
-    histories = [inter.loc[inter["user_id"] == user, "item_id"].tolist() for user in users]
-    recommended = Recommender.load(bundle).recommend(histories, k=3)
-    table = Table(title="Five users: what QBERT4Rec would show them next", show_lines=True)
-    for column in ("user", "watched last", "recommended"):
+    histories = inter.groupby("user_id")["item_id"].agg(list).head(N_EXAMPLES)
+    recommended = Recommender.load(bundle).recommend(histories.tolist(), k=3)
+    table = Table(title="Recommendations of QBERT4Rec for five users", show_lines=True)
+    for column in ("user", "last movies", "recommended"):
         table.add_column(column)
-    for user, history, items in zip(users, histories, recommended, strict=False):
-        table.add_row(user, _lines(history[-3:], titles), _lines([i for i, _ in items], titles))
+
+    def lines(items: Sequence[str]) -> str:
+        return "\n".join(titles.get(item, item) for item in items)
+
+    for (user, history), items in zip(histories.items(), recommended, strict=True):
+        table.add_row(str(user), lines(history[-3:]), lines([item for item, _ in items]))
     return table
-
-
-def _lines(items: Sequence[str], titles: dict[str, str]) -> str:
-    return "\n".join(titles.get(item, item) for item in items)

@@ -7,13 +7,11 @@ import os
 import signal
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from recbole.config import Config
@@ -28,19 +26,12 @@ from recbole_qbert.experiments.run import run_model
 from recbole_qbert.training.run_identity import finished_run, run_folder
 
 
-@dataclass(frozen=True)
-class Job:
-    """A run to be made.
+class Job(NamedTuple):
+    """A run to be made."""
 
-    Attributes:
-        label: printed name.
-        config: settings of the run.
-        files: names of the user's YAML files that the settings are from.
-    """
-
-    label: str
-    config: Config
-    files: Sequence[str]
+    label: str  # printed name
+    config: Config  # settings of the run
+    files: Sequence[str]  # names of the user's YAML files that the settings are from
 
 
 Answer = RunResult | InputError
@@ -74,58 +65,79 @@ def run_parallel(
     answers: dict[Path, Answer] = {}
     left: dict[Path, Job] = {}
     for job, folder in zip(jobs, folders, strict=True):
-        result = finished(job.config)
-        if result:
+        if result := finished(job.config):
             answers[folder] = result
-            console.print(f"{job.label}: there already", markup=False, highlight=False)
+            _print(console, job, "already finished")
         else:
             left.setdefault(folder, job)
     run = (
-        _one_by_one(left, console)
+        _in_this_process(left, console)
         if max_concurrent == 1
-        else _at_once(left, max_concurrent, console)
+        else _in_processes(left, max_concurrent, console)
     )
     for folder, answer in run:
         answers[folder] = answer
         if isinstance(answer, InputError):
-            console.print(f"{left[folder].label}: failed: {answer}", markup=False, highlight=False)
+            _print(console, left[folder], f"failed: {answer}")
     return [answers[folder] for folder in folders]
 
 
-def _one_by_one(jobs: Mapping[Path, Job], console: Console) -> Iterator[tuple[Path, Answer]]:
+def _print(console: Console, job: Job, text: str) -> None:
+    console.print(f"{job.label}: {text}", markup=False, highlight=False)
+
+
+def _in_this_process(jobs: Mapping[Path, Job], console: Console) -> Iterator[tuple[Path, Answer]]:
     for folder, job in jobs.items():
-        console.print(job.label, markup=False, highlight=False)
+        _print(console, job, "started")
         yield folder, _answer(job, console)
 
 
-def _at_once(
+def _in_processes(
     jobs: Mapping[Path, Job], max_concurrent: int, console: Console
 ) -> Iterator[tuple[Path, Answer]]:
     known = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in known else "spawn")
     context.set_forkserver_preload([__name__])  # so that imports are done once
     n_threads = max(1, n_cores() // max_concurrent)
-    waiting = deque(jobs.items())
-    running: dict[Connection, _Running] = {}
+    waiting = list(jobs.items())
+    running: dict[Any, tuple[Path, Job, Any, float]] = {}  # by the pipe of the answer
     try:
         while waiting or running:
             while waiting and len(running) < max_concurrent:
-                folder, job = waiting.popleft()
-                console.print(f"{job.label}: begun", markup=False, highlight=False)
-                one = _Running.start(context, folder, job, n_threads, console.width)
-                running[one.receiver] = one
-            for receiver in [each for each in wait(list(running)) if isinstance(each, Connection)]:
-                one = running.pop(receiver)
-                answer = one.answer()
+                folder, job = waiting.pop(0)
+                _print(console, job, "started")
+                receiver, sender = context.Pipe(duplex=False)
+                arguments = (job, n_threads, console.width, sender)
+                process = context.Process(target=_work, args=arguments)
+                process.start()
+                sender.close()  # so that the pipe is closed when the process dies
+                running[receiver] = (folder, job, process, perf_counter())
+            for receiver in wait(list(running)):
+                folder, job, process, started = running.pop(receiver)
+                answer = _received(job, process, receiver)
                 if isinstance(answer, RunResult):
-                    seconds = perf_counter() - one.started
-                    console.print(
-                        f"{one.job.label}: done, {seconds:.0f} s", markup=False, highlight=False
-                    )
-                yield one.folder, answer
+                    _print(console, job, f"done, {perf_counter() - started:.0f} s")
+                yield folder, answer
     finally:
-        for one in running.values():
-            one.process.kill()
+        for _, _, process, _ in running.values():
+            process.kill()
+
+
+def _received(job: Job, process: Any, receiver: Any) -> Answer:
+    """Receive the answer of a process."""
+    try:
+        answer: Answer | None = receiver.recv()
+    except EOFError:
+        answer = None
+    process.join()
+    if answer is not None:
+        return answer
+    if process.exitcode >= 0:
+        raise RuntimeError(f"{job.label}: failed, see above")
+    raise InputError(
+        f"{job.label}: its process was killed by signal {-process.exitcode}, possibly because "
+        "memory ran out; repeat the command to resume, with a smaller max_concurrent if necessary"
+    )
 
 
 def _answer(job: Job, console: Console) -> Answer:
@@ -134,46 +146,6 @@ def _answer(job: Job, console: Console) -> Answer:
             return run_model(job.config, console, job.files)
     except InputError as error:
         return error
-
-
-@dataclass(frozen=True)
-class _Running:
-    """A job in a child process, which sends one answer and ends."""
-
-    folder: Path
-    job: Job
-    process: Any
-    receiver: Connection
-    started: float
-
-    @classmethod
-    def start(cls, context: Any, folder: Path, job: Job, n_threads: int, width: int) -> _Running:
-        receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(job, n_threads, width, sender))
-        process.start()
-        sender.close()  # so that the pipe is closed when the process dies
-        return cls(folder, job, process, receiver, perf_counter())
-
-    def answer(self) -> Answer:
-        """Receive the answer of the process.
-
-        Raises:
-            InputError: the process was killed before it answered.
-            RuntimeError: the process failed with an internal error, which it has printed.
-        """
-        try:
-            answer: Answer = self.receiver.recv()
-        except EOFError:
-            self.process.join()
-            status = self.process.exitcode
-            if status >= 0:
-                raise RuntimeError(f"{self.job.label}: failed, see above") from None
-            raise InputError(
-                f"{self.job.label}: its process was killed by signal {-status}, perhaps for want "
-                "of memory; repeat the command to go on, with a smaller max_concurrent if need be"
-            ) from None
-        self.process.join()
-        return answer
 
 
 def _work(job: Job, n_threads: int, width: int, sender: Connection) -> None:

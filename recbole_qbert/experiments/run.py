@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -39,12 +39,7 @@ from recbole_qbert.evaluation.comparable import tested_on
 from recbole_qbert.evaluation.printing import print_tables
 from recbole_qbert.evaluation.ranking import LIST_LENGTH, RANKS_FILE, save_ranks
 from recbole_qbert.evaluation.results import UNSTORED_KEYS, RunResult, append_result
-from recbole_qbert.experiments.splits import (
-    Splits,
-    data_counts,
-    load_dataset,
-    load_splits,
-)
+from recbole_qbert.experiments.splits import Splits, data_counts, load_dataset, load_splits
 from recbole_qbert.pretraining.transfer import load_pretrained, read_source
 from recbole_qbert.registry import build_model, model_entry
 from recbole_qbert.serving.bundle import NotBundled, save_bundle
@@ -120,8 +115,12 @@ def run_models(
     return results
 
 
-def check_run(config: Config) -> None:
+def check_run(config: Config, made: Container[str] = ()) -> None:
     """Check the data set class, output folders, training stage and pretrained weights of a run.
+
+    Args:
+        config: settings of the run.
+        made: `semantic_id_file` or `pre_model_path`, if that file is made before the run.
 
     Raises:
         InputError: the run cannot be made with these settings.
@@ -132,8 +131,8 @@ def check_run(config: Config) -> None:
             f"model {config['model']}: its data set {entry.dataset.__name__} is not derived from "
             "SemanticIDDataset; derive it, or use RecBole's run_recbole"
         )
-    for folder in (config["checkpoint_dir"], run_folder(config)):
-        with error_context("checkpoint_dir"):
+    with error_context("checkpoint_dir"):
+        for folder in (config["checkpoint_dir"], run_folder(config)):
             check_writable(folder)
     if not entry.takes_pretrained:
         return
@@ -142,9 +141,33 @@ def check_run(config: Config) -> None:
             f"train_stage: {config['train_stage']!r}: `run` fine-tunes; pretrain with "
             "`recbole-qbert pretrain --datasets=A,B`"
         )
-    if config["pre_model_path"]:
+    if config["pre_model_path"] and "pre_model_path" not in made:
         with error_context("pre_model_path"):
             read_source(config["pre_model_path"])
+
+
+def check_files(config: Config, made: Container[str] = ()) -> None:
+    """Check that the interactions, semantic IDs and item vectors of a run exist.
+
+    Raises:
+        InputError: names the missing file, and the command that makes semantic IDs.
+    """
+    folder, dataset = Path(config["data_path"]), config["dataset"]
+    if not folder.is_dir():
+        return  # `load_dataset` reports it
+    paths = [] if config["benchmark_filename"] else [folder / f"{dataset}.inter"]
+    paths += map(Path, (config["item_vectors"] or {}).values())
+    reads_ids = config["semantic_id_file"] or reads_semantic_ids(config)
+    if reads_ids and "semantic_id_file" not in made:
+        paths.append(semantic_id_path(config) or folder / f"{dataset}.semid")
+    for path in paths:
+        if not path.is_file():
+            remedy = "check data_path and the settings"
+            if path.suffix == ".semid":
+                remedy = (
+                    f"run `recbole-qbert tokenize --dataset={dataset}`, or set semantic_id_file"
+                )
+            raise InputError(f"{path}: no such file; {config['model']} reads it; {remedy}")
 
 
 def check_models(configs: Sequence[Config]) -> None:
@@ -153,21 +176,16 @@ def check_models(configs: Sequence[Config]) -> None:
     The first model is not built here, because it is built and trained next.
 
     Raises:
-        InputError: see `load_splits` and `build_model`; or a model's semantic IDs are missing.
+        InputError: see `check_files`, `load_splits` and `build_model`.
     """
     quiet_recbole()
     for number, config in enumerate(configs):
-        name = config["model"]
-        if reads_semantic_ids(config) and semantic_id_path(config) is None:
-            raise InputError(
-                f"{name} needs semantic IDs and {config['dataset']} has none; `recbole-qbert "
-                f"tokenize --dataset={config['dataset']}` makes them (or set semantic_id_file)"
-            )
+        check_files(config)
         if not number:
             continue
         trial = copy.copy(config)  # reading the data replaces `auto` by numbers
         trial.final_config_dict = dict(config.final_config_dict)
-        with error_context(name):
+        with error_context(config["model"]):
             splits = load_splits(trial)
         build_model(trial, splits.train._dataset)
 
@@ -187,14 +205,13 @@ def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> Ru
     flush_denormals()
     quiet_recbole()
     reset_peak_memory()
-    name, dataset_name = config["model"], config["dataset"]
-    shipped = shipped_files(name, dataset_name, config["use_tuned"] is not False)
+    name, dataset = config["model"], config["dataset"]
+    shipped = shipped_files(name, dataset, config["use_tuned"] is not False)
     used = [path.name for path in shipped] + list(files)
     base, folder = Path(config["checkpoint_dir"]), run_folder(config)
     config["checkpoint_dir"] = str(folder)
-    console.print(
-        f"[bold]{name}[/bold] on {dataset_name}, settings from {', '.join(used)}", soft_wrap=True
-    )
+    line = f"[bold]{name}[/bold] on {dataset}, settings from {', '.join(used)}"
+    console.print(line, soft_wrap=True)
     with contextlib.ExitStack() as held:
         training = prepare(config, console, held)
         train(training, epoch_printer(training.trainer, console))
@@ -223,15 +240,15 @@ def prepare(
         check_resumed(last_state_file(Path(folder), name), inputs)
     splits = load_splits(config)
     counts = data_counts(*splits)
-    line = ", ".join(f"{key} {value:,}" for key, value in counts.items())
-    console.print(f"  {line}", soft_wrap=True)
+    counted = ", ".join(f"{key} {value:,}" for key, value in counts.items())
+    console.print(f"  {counted}", soft_wrap=True)
     for note in splits.dataset.notes:
         console.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
 
     two_stages = entry.first_stage and config["pretrain_epochs"]
-    if held is not None and two_stages:
-        held.enter_context(lock)
     if two_stages:
+        if held is not None:
+            held.enter_context(lock)
         config["pre_model_path"] = run_first_stage(config, console)
         config["train_stage"] = FINETUNE
     init_seed(config["seed"], config["reproducibility"])
@@ -243,14 +260,12 @@ def prepare(
         for line in load_pretrained(model, config, splits.train._dataset, source):
             console.print(f"  {line}", highlight=False, soft_wrap=True)
     model = model.to(config["device"])
-    console.print(
-        f"  {n_parameters(model):,} parameters, device {config['device']}, folder {folder}",
-        soft_wrap=True,
-    )
+    size = f"{n_parameters(model):,} parameters"
+    console.print(f"  {size}, device {config['device']}, folder {folder}", soft_wrap=True)
     if held is not None and not two_stages:
         held.enter_context(lock)
     trainer = entry.trainer(config, model)
-    check_inputs(name, inputs, trainer.inputs, "that was while it was read: start the run again")
+    check_inputs(name, inputs, trainer.inputs, "it changed while it was read; start the run again")
     return PreparedRun(config, splits, model, trainer, counts, pretrained_on)
 
 
@@ -331,16 +346,12 @@ def publish(
         tested_on=tested_on(splits.test._dataset),
     )
     done = latest_result(base, folder) if config["resume"] else None
-    if done is not None and _same_result(done, result):
+    same = ("data_sha256", "valid", "test", "ranks_sha256")
+    if done is not None and all(getattr(done, key) == getattr(result, key) for key in same):
         return done  # a finished run was resumed: its line exists already
     if is_main():
         append_result(base / "results.jsonl", result)
     return result
-
-
-def _same_result(one: RunResult, other: RunResult) -> bool:
-    fields = ("data_sha256", "valid", "test", "ranks_sha256")
-    return all(getattr(one, name) == getattr(other, name) for name in fields)
 
 
 def run_first_stage(config: Config, console: Console) -> str:
@@ -350,7 +361,7 @@ def run_first_stage(config: Config, console: Console) -> str:
     training sequence.
 
     Returns:
-        the checkpoint of the last epoch.
+        The checkpoint of the last epoch.
     """
     name, folder = config["model"], Path(config["checkpoint_dir"]) / "pretrain"
     changes = {

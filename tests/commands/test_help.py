@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import shutil
@@ -47,7 +46,7 @@ def expected(command: str) -> set[str]:
         | {"datasets", "target", "output", "retrain", "nproc"},
         "tokenize": set(tokenize_settings([], {})) | {"dataset", "data_path", "tokenizer"},
         "benchmark": run | plan.KEYS | {"output", "retrain"},
-        "tune": {each.name for each in dataclasses.fields(SweepRequest)} - {"source"} | {"resume"},
+        "tune": SweepRequest.model_fields.keys() - {"source"} | {"resume"},
     }[command]
 
 

@@ -346,12 +346,12 @@ def test_parts_are_pooled_for_a_feature(tiny: Tiny) -> None:
 @pytest.mark.parametrize(
     ("model", "given", "said"),
     [
-        ("FDSA", {"selected_features": ["vecs"]}, "selected_features: vecs: FDSA makes no feature"),
+        ("FDSA", {"selected_features": ["vecs"]}, "selected_features: vecs: FDSA cannot use"),
         ("SASRecF", {"selected_features": ["vecs"]}, r"column of tokens \(semantic_id\)"),
-        ("S3Rec", {"item_attribute": "vecs"}, "item_attribute: vecs: S3Rec makes no feature"),
-        ("FDSA", {"selected_features": ["vec"]}, "'vec' is no feature .* did you mean 'vecs'"),
-        ("S3Rec", {"item_attribute": "vec"}, "'vec' is no feature .* did you mean 'vecs'"),
-        ("FDSA", {"numerical_features": ["vecs"]}, "numerical_features: 'vecs' .* leave it out"),
+        ("S3Rec", {"item_attribute": "vecs"}, "item_attribute: vecs: S3Rec cannot use"),
+        ("FDSA", {"selected_features": ["vec"]}, "'vec' is not a feature .* did you mean 'vecs'"),
+        ("S3Rec", {"item_attribute": "vec"}, "'vec' is not a feature .* did you mean 'vecs'"),
+        ("FDSA", {"numerical_features": ["vecs"]}, "numerical_features: 'vecs': .* remove it"),
     ],
 )
 def test_vectors_are_no_features_of_recboles_models(

@@ -479,7 +479,7 @@ def test_features_that_a_model_leaves_out_are_said(tiny: Tiny, numerical: list[s
         },
     )
     notes = load_splits(config).dataset.notes
-    assert [note.partition(":")[0] for note in notes] == ["FDSA leaves price out"] * (not numerical)
+    assert [note.partition(":")[0] for note in notes] == ["FDSA ignores price"] * (not numerical)
 
 
 def test_a_model_without_semantic_ids_names_the_command_that_makes_them(tiny: Tiny) -> None:

@@ -1,4 +1,4 @@
-"""`ablate` on the toy data: what differs between the runs, and nothing else."""
+"""Shipped ablation plans on the toy data: what differs between the runs, and nothing else."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import yaml
 from conftest import N_ITEMS, Tiny, files_below
 
 from recbole_qbert.cli import main
+from recbole_qbert.common.yaml_files import shipped
 from recbole_qbert.data.embeddings import EmbeddingTable, write_embeddings
 from recbole_qbert.data.semid import read_semantic_ids
 from recbole_qbert.evaluation.results import RunResult, read_results
-from recbole_qbert.experiments import ablation
-from recbole_qbert.experiments.ablation import ABLATIONS, only
+from recbole_qbert.experiments.benchmark.plan import read_plan
+from recbole_qbert.models.layers.masking import SCHEMES
 
 SMALL = {
     "hidden_size": 16,
@@ -27,13 +28,13 @@ SMALL = {
     "show_progress": False,
     "epochs": 1,
     "MAX_ITEM_LIST_LENGTH": 8,
-    "tokenize.n_levels": 2,
-    "tokenize.codebook_size": 6,
-    "tokenize.show_progress": False,
-    "tokenize.injection.hidden_size": 8,
-    "tokenize.injection.inner_size": 8,
-    "tokenize.injection.n_heads": 2,
-    "tokenize.injection.epochs": 2,
+    "ids.n_levels": 2,
+    "ids.codebook_size": 6,
+    "ids.show_progress": False,
+    "ids.injection.hidden_size": 8,
+    "ids.injection.inner_size": 8,
+    "ids.injection.n_heads": 2,
+    "ids.injection.epochs": 2,
     "pretrain.epochs": 1,
     "pretrain.hidden_size": 16,
     "pretrain.n_layers": 1,
@@ -46,15 +47,19 @@ SMALL = {
 def command(tiny: Tiny, name: str, *more: str) -> list[str]:
     flags = [f"--{key}={value}" for key, value in SMALL.items()]
     places = [f"--data_path={tiny.root}", f"--checkpoint_dir={tiny.root / 'saved'}"]
-    return ["ablate", name, "--dataset=toy", *flags, *places, *more]
+    return ["benchmark", plan_file(name), "--dataset=toy", *flags, *places, *more]
+
+
+def plan_file(name: str) -> str:
+    return str(shipped("benchmark", f"ablation_{name}.yaml"))
 
 
 def results(tiny: Tiny) -> list[RunResult]:
     return read_results(tiny.root / "saved" / "results.jsonl")
 
 
-def add_embeddings(tiny: Tiny) -> None:
-    draw = np.random.default_rng(2)
+def add_embeddings(tiny: Tiny, seed: int = 2) -> None:
+    draw = np.random.default_rng(seed)
     for modality, dimension in (("text", 12), ("image", 10)):
         vectors = draw.standard_normal((N_ITEMS, 1, dimension)).astype(np.float32)
         table = EmbeddingTable(
@@ -72,13 +77,12 @@ def differing(runs: list[RunResult]) -> set[str]:
     return {key for key in keys[0] if any(each.get(key) != keys[0][key] for each in keys)}
 
 
-def test_masks(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+def test_masks(tiny: Tiny) -> None:
     assert main(command(tiny, "masks", "--seeds=1,2")) == 0
-    shown = capsys.readouterr().out
     found = results(tiny)
     assert len(found) == 2 * 9
     assert differing(found) == {"mask_mix", "seed", "checkpoint_dir"}
-    mixes = [run.config["keys"]["mask_mix"] for run in found[::2]]
+    mixes = [run.config["keys"]["mask_mix"] for run in found[:9]]
     drawn = [{scheme for scheme, weight in mix.items() if weight} for mix in mixes]
     assert drawn == [
         {"random"},
@@ -91,26 +95,24 @@ def test_masks(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
         {"span", "tail", "multi_region", "next_item"},
         {"span", "tail", "multi_region", "next_item"},
     ]
+    assert all(mix.keys() == set(SCHEMES) for mix in mixes)
     assert mixes[-1]["next_item"] == 7.0 and mixes[-2]["next_item"] == 1.0
-    table = (tiny.root / "saved" / "ablate-masks-toy.md").read_text(encoding="utf-8")
-    lines = table.splitlines()
-    assert len(lines) == 2 + 9
-    cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
-    values = [run.test["unseen_ndcg@10"] for run in found[:2]]
+    table = (tiny.root / "saved" / "benchmark" / "table.md").read_text(encoding="utf-8")
+    values = [run.test["unseen_ndcg@10"] for run in (found[0], found[9])]
     mean, deviation = np.mean(values), np.std(values, ddof=1)
-    assert cells[:2] == ["random", "2"]
-    assert cells[-1] == f"{mean:.4f} ({deviation:.4f})".replace("0.", ".")
-    assert "ablate-masks-toy.md" in shown
+    row = [line for line in table.splitlines() if line.startswith("| random |")][1]
+    assert f"{mean:.4f} ± {deviation:.4f}".replace("0.", ".") in row
 
-    # Again: every run is there.
-    assert main(command(tiny, "masks", "--seeds=2,1")) == 0
+    assert main(command(tiny, "masks", "--seeds=2,1")) == 0  # all runs are finished
     assert len(results(tiny)) == 2 * 9
 
 
-def test_modality_leaves_the_data_set_as_it_was(tiny: Tiny) -> None:
+def test_modality_leaves_the_data_set_unchanged(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
     add_embeddings(tiny)
     before = {path: path.read_bytes() for path in tiny.folder.iterdir() if path.is_file()}
-    assert main(command(tiny, "modality")) == 0
+    assert main(command(tiny, "modality", "--seeds=1")) == 0
     assert {p: p.read_bytes() for p in tiny.folder.iterdir() if p.is_file()} == before
     image, text, id_only, whole = results(tiny)
     assert id_only.model == "IDBERT4Rec"
@@ -123,6 +125,22 @@ def test_modality_leaves_the_data_set_as_it_was(tiny: Tiny) -> None:
         assert source["settings"]["streams"] == streams
         levels.append(read_semantic_ids(file).n_levels)
     assert levels == [2, 2, 6]
+
+    # Repeated, nothing is made again; a second seed reads the same IDs.
+    assert main(command(tiny, "modality", "--seeds=1")) == 0
+    assert main(command(tiny, "modality", "--seeds=1,2", "--models=text", "--reference=text")) == 0
+    *_, last = results(tiny)
+    assert len(results(tiny)) == 5 and last.seed == 2
+    assert last.config["keys"]["semantic_id_file"] == text.config["keys"]["semantic_id_file"]
+
+    # Other vectors change the IDs, so the run that read the old ones is refused.
+    add_embeddings(tiny, seed=3)
+    assert main(command(tiny, "modality", "--seeds=1", "--models=text")) == 2
+    message = capsys.readouterr().err
+    assert (
+        f"{text.folder}: toy.semid, toy.semid.json changed since this run; add --retra" in message
+    )
+    assert main(command(tiny, "modality", "--seeds=1", "--models=text", "--retrain=True")) == 0
 
 
 def test_fusion(tiny: Tiny) -> None:
@@ -146,36 +164,43 @@ def test_pretraining(tiny: Tiny) -> None:
         folder = Path(run.config["keys"]["pre_model_path"])
         keys = json.loads((folder / "config.json").read_text(encoding="utf-8"))["keys"]
         assert {name for name, weight in keys["mask_mix"].items() if weight} == schemes
+    names = [row.name for row in read_plan(plan_file("pretraining"), {}).model_rows]
+    table = (tiny.root / "saved" / "benchmark" / "table.md").read_text(encoding="utf-8")
+    assert all(f"| {name} |" in table for name in names) and "from scratch" not in table
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("name", "flags", "message"),
     [
-        (["ablate"], "ablate: '' is none of modality, pretraining, fusion, masks"),
-        (["ablate", "mask"], "ablate: 'mask' is none of"),
-        (["ablate", "masks"], "--dataset=... is needed"),
-        (["ablate", "masks", "--dataset=toy", "--seeds=1,1"], "give different whole numbers"),
-        (["ablate", "masks", "--dataset=toy", "--seeds=x"], "give different whole numbers"),
-        (["ablate", "pretraining", "--dataset=toy"], "--sources=A,B is needed"),
-        (["ablate", "masks", "--dataset=toy", "--n_layer=1"], "did you mean 'n_layers'"),
-        (
-            ["ablate", "fusion", "--dataset=toy", "--tokenize.n_level=1"],
-            "did you mean 'n_levels'",
-        ),
-        (["ablate", "modality", "--dataset=toy"], "no embeddings"),
+        ("masks", ["--seeds=1,1"], "seeds: [1, 1] has duplicates"),
+        ("masks", ["--seeds=x"], "seeds: ['x'] is not a list, each a whole number"),
+        ("masks", ["--n_layer=1"], "did you mean 'n_layers'"),
+        ("fusion", ["--ids.n_level=1"], "ids: unknown key 'n_level'; did you mean 'n_levels'"),
+        ("modality", [], "no embeddings"),
+        ("pretraining", ["--sources="], "MLM: pretrain: no data sets to pretrain on; give --sou"),
+        ("pretraining", ["--sources=gone"], "gone: no such folder"),
+        ("pretraining", ["--pretrain.epoch=1"], "MLM: pretrain: unknown key 'epoch' for QBERT4"),
     ],
 )
 def test_bad_input(
-    tiny: Tiny, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+    tiny: Tiny, capsys: pytest.CaptureFixture[str], name: str, flags: list[str], message: str
 ) -> None:
     before = files_below(tiny.root)
-    more = [f"--data_path={tiny.root}"] if len(arguments) > 2 else []
-    assert main([*arguments, *more]) == 2
+    arguments = ["benchmark", plan_file(name), "--dataset=toy", f"--data_path={tiny.root}"]
+    assert main([*arguments, "--show_progress=False", *flags]) == 2
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.err.count("\n") == 1
-    left = [name for name in files_below(tiny.root) if name not in before]
-    assert not [name for name in left if name.endswith((".semid", ".safetensors", ".jsonl"))]
+    left = [path for path in files_below(tiny.root) if path not in before]
+    assert not [path for path in left if path.endswith((".semid", ".safetensors", ".jsonl"))]
+
+
+def test_a_model_that_cannot_be_pretrained(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"model": "SASRec", "pretrain": {"sources": "toy"}}
+    path = tiny.root / "plan.yaml"
+    path.write_text(yaml.safe_dump({"models": [row], "datasets": ["toy"], "seeds": [1]}))
+    assert main(["benchmark", str(path), "--reference=SASRec"]) == 2
+    assert "SASRec: pretrain: SASRec cannot start from pretrained" in capsys.readouterr().err
 
 
 def test_paper_rows_are_the_reference(request: pytest.FixtureRequest) -> None:
@@ -190,19 +215,9 @@ def test_paper_rows_are_the_reference(request: pytest.FixtureRequest) -> None:
         "pretraining": ("table4_pretraining", ["none", "mlm", "multi_mask"]),
         "fusion": ("table5_fusion", ["fixed", "dynamic"]),
     }
-    for name, (section, rows) in sections.items():
-        for variant, row in zip(ABLATIONS[name](), rows, strict=True):
+    for name, (section, names) in sections.items():
+        rows = read_plan(plan_file(name), {}).model_rows
+        for model_row, row in zip(rows, names, strict=True):
             for dataset, printed in tables[section].items():
-                expected = tuple(float(printed[row][column]) for column in columns[name])
-                assert tuple(variant.paper[dataset]) == expected
-
-
-def test_only_names_every_scheme() -> None:
-    assert only("tail")["mask_mix"] == {
-        "random": 0.0,
-        "span": 0.0,
-        "tail": 1.0,
-        "multi_region": 0.0,
-        "next_item": 0.0,
-    }
-    assert set(ablation.MASKS) < set(only()["mask_mix"])
+                hit, ndcg = (float(printed[row][column]) for column in columns[name])
+                assert model_row.published[dataset] == {"hit@10": hit, "ndcg@10": ndcg}

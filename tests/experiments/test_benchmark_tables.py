@@ -17,6 +17,7 @@ from toy_results import add_run
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.evaluation.results import RunResult
+from recbole_qbert.experiments.benchmark.benchmark import PlannedRun, collect
 from recbole_qbert.experiments.benchmark.outputs import (
     CSV_HEAD,
     csv_lines,
@@ -26,8 +27,7 @@ from recbole_qbert.experiments.benchmark.outputs import (
     write_files,
 )
 from recbole_qbert.experiments.benchmark.plan import BenchmarkPlan, ModelRow
-from recbole_qbert.experiments.benchmark.planned_runs import Outcome, PlannedRun
-from recbole_qbert.experiments.benchmark.scores import Row, Scores, collect, score, spread
+from recbole_qbert.experiments.benchmark.scores import Row, Scores, score, spread
 from recbole_qbert.experiments.benchmark.tables import (
     BEST,
     SECOND,
@@ -119,7 +119,7 @@ def test_a_row_tested_on_something_else_is_marked_and_in_no_test(
     sheet = metrics_sheet(found)
     _, lines = sheet.sections[0]
     assert [line[0].text for line in lines] == [
-        "ours", "theirs", "odd †", "ours over the best other"
+        "ours", "theirs", "odd †", "ours vs. best other"
     ]  # fmt: skip
     marks = {line[0].text: line[-1].mark for line in lines}
     assert (marks["ours"], marks["theirs"], marks["odd †"]) == (BEST, SECOND, "")
@@ -133,7 +133,7 @@ def test_a_row_tested_on_something_else_is_marked_and_in_no_test(
 def test_no_number_of_a_sheet_is_cut(scores: Scores, width: int) -> None:
     stream = io.StringIO()
     console = Console(file=stream, width=width)
-    for sheet in all_sheets(scores, {"SASRec": {"hit@1": 0.5}}, "source"):
+    for sheet in all_sheets(scores):
         for table in to_rich(sheet, console):
             console.print(table, crop=False)
     shown = stream.getvalue()
@@ -201,7 +201,7 @@ def test_the_table_of_metrics(scores: Scores) -> None:
     assert [entry.mark for entry in lines[2]] == [""] * 6
     last = [entry.text for entry in lines[3]]
     assert last == [
-        "ours over the best other",
+        "ours vs. best other",
         "+50.0 %",
         "+50.0 %",
         "+50.0 %",
@@ -225,9 +225,9 @@ def test_a_table_without_the_reference(make_row: MakeRow) -> None:
     """It failed: the others are still compared by eye."""
     alone = score("toy", (make_row("a", [1, 2, 3, 4]), make_row("b", [2, 2, 3, 4])), "ours")
     assert alone.reference is None and alone.tested == {}
-    sheets = all_sheets(alone, {}, "")
+    sheets = all_sheets(alone)
     assert [len(lines) for _, lines in sheets[0].sections] == [2, 2]
-    assert not any("against" in sheet.title for sheet in sheets)
+    assert not any("vs." in sheet.title for sheet in sheets)
 
 
 def test_beside_published_figures(scores: Scores) -> None:
@@ -241,8 +241,16 @@ def test_beside_published_figures(scores: Scores) -> None:
         ["", "difference", "+.0500", "-.0375"],
     ]
     assert sheet.notes == ["the source"]
-    assert any("published" in sheet.title for sheet in all_sheets(scores, figures, "x"))
-    assert not any("published" in sheet.title for sheet in all_sheets(scores, {"A": {}}, "x"))
+    assert not any("published" in sheet.title for sheet in all_sheets(scores))  # no such data set
+    # Values of a row replace those of its model.
+    first, *others = scores.rows
+    own = dataclasses.replace(first.model_row, published={"toy": {"hit@1": 0.25}})
+    rows = (dataclasses.replace(first, model_row=own), *others)
+    sheet = published_sheet(dataclasses.replace(scores, rows=rows), figures, "the source")
+    assert texts(sheet) == [
+        [["ours", "ours", ".3750"], ["", "published", ".2500"], ["", "difference", "+.1250"]]
+    ]
+    assert sheet.notes == ["published: values from the benchmark's file"]
 
 
 def test_groups_by_hand(scores: Scores) -> None:
@@ -279,9 +287,11 @@ def test_a_run_without_lists_is_named(make_row: MakeRow) -> None:
     assert found.tested["old"]["hit@1"].change == pytest.approx(300.0)
     sheet = groups_sheet(found, "target")
     assert [[line[0] for line in lines] for lines in texts(sheet)] == [["new"], ["new"]]
-    assert sheet.notes[-1].startswith("old: its test_ranks.npz are of a version that kept no")
+    assert sheet.notes[-1].startswith(
+        "old: an older version wrote test_ranks.npz without top lists"
+    )
     only = score("toy", (old,), "old")
-    assert not any("users by" in sheet.title for sheet in all_sheets(only, {}, ""))
+    assert not any("users by" in sheet.title for sheet in all_sheets(only))
 
 
 def test_an_empty_group_is_a_dash(scores: Scores, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,12 +332,12 @@ def test_one_epoch_is_too_short_for_what_is_trained(
 
 def test_rows_go_by_data_set_and_name(make_run: MakeRun) -> None:
     """A data set without a run has no scores; seeds of one name are one row."""
-    plan = BenchmarkPlan("b.yaml", (), ("toy", "none"), (1, 2), ".", "saved", {}, {}, "a", 1, {})
+    plan = BenchmarkPlan(source="b.yaml", datasets=["toy", "none"], reference="a")
     results = []
     for name, seed in (("a", 1), ("b", 1), ("a", 2)):
         cell = PlannedRun(ModelRow(name, "SASRec"), "toy", seed, config=None)  # type: ignore[arg-type]
         results.append((cell, make_run([1, 2, 3, 4], seed=seed)))
-    (found,) = collect(plan, Outcome(results, []))
+    (found,) = collect(plan, results)
     assert found.dataset == "toy" and found.reference is found.rows[0]
     assert [(row.name, len(row.runs)) for row in found.rows] == [("a", 2), ("b", 1)]
 
@@ -336,7 +346,7 @@ def test_rows_of_other_users(make_row: MakeRow) -> None:
     other = make_row("other", [1, 2, 3, 4])
     path = Path(other.runs[0].folder) / "test_ranks.npz"
     np.savez(path, users=np.arange(2, 6), raw=[1, 2, 3, 4], unseen=[1, 2, 3, 4])
-    with pytest.raises(InputError, match="other was tested on other users than ours"):
+    with pytest.raises(InputError, match="other and ours were tested on different users"):
         score("toy", (make_row("ours", [1, 2, 3, 4]), other), "ours")
 
 
@@ -345,7 +355,7 @@ def test_rows_of_other_users(make_row: MakeRow) -> None:
 
 def test_markdown(scores: Scores) -> None:
     lines = to_markdown(metrics_sheet(scores)).splitlines()
-    assert lines[0] == "## toy: test, the whole catalog ranked, mean ± deviation over seeds"
+    assert lines[0] == "## toy: test, whole catalog ranked, mean ± deviation over seeds"
     assert lines[2] == "| model | HR@1 | HR@5 | HR@10 | NDCG@5 | NDCG@10 |"
     assert lines[3] == "|---|---:|---:|---:|---:|---:|"
     assert lines[4] == "| *all items* |  |  |  |  |  |"
@@ -369,7 +379,7 @@ def test_latex(scores: Scores) -> None:
     assert lines[6].startswith(r"ours & \textbf{.3750 $\pm$ .1768} & ")
     assert lines[7].startswith(r"theirs & \underline{.2500} & ")
     assert lines[8].startswith(r"worst | of\_all & .0000 & ")
-    assert lines[9].startswith(r"ours over the best other & +50.0 \% & ")
+    assert lines[9].startswith(r"ours vs. best other & +50.0 \% & ")
     assert lines[-3:-1] == [r"\bottomrule", r"\end{tabular}"]
 
 
@@ -379,7 +389,7 @@ def test_the_screen(scores: Scores) -> None:
     odd = score("toy", (*scores.rows[:2], row), "ours")
     stream = io.StringIO()
     console = Console(file=stream, width=110)
-    for sheet in all_sheets(odd, {"SASRec": {"hit@1": 0.5}}, "source"):
+    for sheet in all_sheets(odd):
         for table in to_rich(sheet, console):
             console.print(table, crop=False)
     shown = stream.getvalue()
@@ -428,7 +438,7 @@ def test_csv_is_every_number_of_the_runs(scores: Scores) -> None:
 
 
 def test_the_three_files(scores: Scores, tmp_path: Path) -> None:
-    sheets = all_sheets(scores, {}, "")
+    sheets = all_sheets(scores)
     write_files(tmp_path / "out", [scores, scores], [sheets, sheets], ["x on toy, seed 1: why"])
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["table.csv", "table.md", "table.tex"]

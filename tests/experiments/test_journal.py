@@ -74,7 +74,7 @@ def test_a_report_that_came_twice_counts_once(path: Path) -> None:
 
 def test_a_broken_line_is_named(path: Path) -> None:
     path.write_text("{\n" + json.dumps({"trial": 1}) + "\n")
-    with pytest.raises(InputError, match=r"reports\.jsonl:1: broken"):
+    with pytest.raises(InputError, match=r"reports\.jsonl:1: damaged line"):
         TrialLog(path).lines()
 
 

@@ -11,6 +11,7 @@ from toy_plan import SETTINGS, SIZES, write_plan
 
 from recbole_qbert.cli import main
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.experiments.benchmark.benchmark import planned_runs
 from recbole_qbert.experiments.benchmark.plan import (
     NOT_STATED,
     BenchmarkPlan,
@@ -18,7 +19,6 @@ from recbole_qbert.experiments.benchmark.plan import (
     lineage,
     read_plan,
 )
-from recbole_qbert.experiments.benchmark.planned_runs import planned_runs
 from recbole_qbert.experiments.run import run_models
 
 
@@ -67,12 +67,12 @@ def test_the_command_line_takes_some_rows_and_data_sets(tiny: Tiny) -> None:
         plan_of(tiny, {"models": "wide", "reference": "QBERT4Rec"}, **file)
     plan = plan_of(tiny, {"models": "QBERT4Rec", "datasets": "toy"}, **file)
     assert [each.name for each in plan.model_rows] == ["QBERT4Rec"]
-    assert plan.datasets == ("toy",)
+    assert plan.datasets == ["toy"]
     plan = plan_of(tiny, {"models": "wide,QBERT4Rec,BERT4Rec"}, **file)
     assert plan.model_rows[0] == ModelRow("wide", "SASRec", {"n_layers": 9}, "3 trials")
     assert plan.model_rows[2] == ModelRow("BERT4Rec", "BERT4Rec")  # no row of the file
     for section in ({"per_model": {"GRU4Rec": {}}}, {"per_dataset": {"third": {}}}):
-        with pytest.raises(InputError, match="is not in this benchmark"):
+        with pytest.raises(InputError, match="unknown key"):
             plan_of(tiny, {"models": "QBERT4Rec", "datasets": "toy"}, **file | section)
 
 
@@ -109,7 +109,7 @@ def test_later_settings_win(tiny: Tiny) -> None:
     assert (ours.get("eval_batch_size"), plain["eval_batch_size"]) == (None, 35)
     assert plan.settings_of(plan.model_rows[0], "other")["epochs"] == 1
     assert plan.settings_of(plan.model_rows[1], "other")["eval_batch_size"] == 30
-    assert (plan.seeds, ours["checkpoint_dir"]) == ((5, 6), "elsewhere")
+    assert (plan.seeds, ours["checkpoint_dir"]) == ([5, 6], "elsewhere")
 
 
 def test_mask_dictionaries_are_merged(tiny: Tiny) -> None:
@@ -176,45 +176,52 @@ def test_a_pretrained_row_stands_beside_itself_from_scratch(tiny: Tiny) -> None:
 
 ERRORS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": ({"model": []}, "bench.yaml: unknown key 'model'; did you mean 'models'?"),
-    "no models": ({"models": []}, "models: a list is needed"),
-    "no data sets": ({"datasets": None}, "datasets: a list is needed"),
-    "no seeds": ({"seeds": {}}, "seeds: a list is needed"),
+    "no models": ({"models": []}, "models: empty; give a list"),
+    "no data sets": ({"datasets": None}, "datasets: empty; give a list"),
+    "no seeds": ({"seeds": {}}, "seeds: empty; give a list"),
     "unknown model": ({"models": ["SASRek"]}, "bench.yaml: models: model SASRek: neither here"),
     "unusable setting": (
         {"settings": {**SETTINGS, "batch_by": "users"}},
         "QBERT4Rec on toy: batch_by: 'users' is none of row, user",
     ),
     "general model": ({"models": ["BPR"]}, "not a sequential model"),
-    "entry without model": ({"models": [{"name": "x"}]}, "models: {'name': 'x'}: write a name"),
-    "entry of a number": ({"models": [3]}, "models: 3: write a name"),
+    "entry without model": ({"models": [{"name": "x"}]}, "models: {'name': 'x'}: give a name"),
+    "entry of a number": ({"models": [3]}, "models: 3: give a name"),
     "key of an entry": (
         {"models": [{"model": "SASRec", "setting": {}}]},
         "models: unknown key 'setting'; did you mean 'settings'?",
     ),
-    "two of one name": ({"models": ["SASRec", "SASRec"]}, "models: 'SASRec' is there twice"),
-    "data set twice": ({"datasets": ["toy", "toy"]}, "datasets: 'toy' is there twice"),
-    "data set of a number": ({"datasets": [3]}, "datasets: 3 is no name"),
-    "seed twice": ({"seeds": [1, 1]}, "seeds: 1 is there twice"),
-    "seed no number": ({"seeds": ["x"]}, "seeds: 'x' is not a whole number"),
-    "seed no whole number": ({"seeds": [True]}, "seeds: True is not a whole number"),
+    "two of one name": (
+        {"models": ["SASRec", "SASRec"]},
+        "models: ['SASRec', 'SASRec'] has duplicates",
+    ),
+    "data set twice": ({"datasets": ["toy", "toy"]}, "datasets: ['toy', 'toy'] has duplicates"),
+    "data set of a number": ({"datasets": [3]}, "datasets: [3] is not a list, each text"),
+    "seed twice": ({"seeds": [1, 1]}, "seeds: [1, 1] has duplicates"),
+    "seed no number": ({"seeds": ["x"]}, "seeds: ['x'] is not a list, each a whole"),
+    "seed no whole number": ({"seeds": [True]}, "seeds: [True] is not a list, each a whole"),
     "controls": ({"controls": "some"}, "controls: 'some' is not True or False"),
     "reference": (
         {"reference": "QBERT4rec"},
         "reference: 'QBERT4rec' is none of QBERT4Rec, SASRec; did you mean 'QBERT4Rec'?",
     ),
+    "a section of a data set that is no mapping": (
+        {"per_dataset": {"toy": {"per_model": {"SASRec": 3}}}},
+        "bench.yaml: per_dataset: {'toy': {'per_model': {'SASRec': 3}}} is not a mapping",
+    ),
     "no reference": ({"models": ["SASRec"]}, "reference: 'QBERT4Rec' is none of SASRec"),
-    "settings no mapping": ({"settings": [1]}, "settings: `key: value` was expected"),
+    "settings no mapping": ({"settings": [1]}, "settings: [1] is not a mapping"),
     "section no mapping": (
         {"per_model": {"SASRec": 3}},
-        "per_model: SASRec: `key: value` was expected",
+        "per_model: {'SASRec': 3} is not a mapping, each a mapping",
     ),
     "section of nobody": (
         {"per_model": {"SASRek": {}}},
-        "per_model: 'SASRek' is not in this benchmark; did you mean 'SASRec'?",
+        "per_model: unknown key 'SASRek'; did you mean 'SASRec'?",
     ),
     "section of no data": (
         {"per_dataset": {"toi": {}}},
-        "per_dataset: 'toi' is not in this benchmark; did you mean 'toy'?",
+        "per_dataset: unknown key 'toi'; did you mean 'toy'?",
     ),
     "unknown setting": (
         {"settings": {"hiden_size": 8}},
@@ -222,8 +229,8 @@ ERRORS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "setting of one model": (
         {"settings": {"mask_mix": {}}},
-        "bench.yaml: settings: SASRec has no 'mask_mix', QBERT4Rec has; write it under per_model: "
-        "QBERT4Rec:",
+        "bench.yaml: settings: SASRec has no key 'mask_mix', QBERT4Rec has; put it under "
+        "per_model: QBERT4Rec:",
     ),
     "setting that only counters would get": (
         {"models": ["BigramChain"], "reference": "BigramChain", "settings": {"hidden_size": 8}},
@@ -235,7 +242,7 @@ ERRORS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "section of a data set": (
         {"per_dataset": {"toy": {"per_model": {"SASRek": {}}}}},
-        "per_dataset: toy: per_model: 'SASRek' is not in this benchmark; did you mean 'SASRec'?",
+        "per_dataset: toy: per_model: unknown key 'SASRek'; did you mean 'SASRec'?",
     ),
     "setting of a model on a data set": (
         {"per_dataset": {"toy": {"per_model": {"SASRec": {"mask_mix": {}}}}}},
@@ -251,7 +258,7 @@ ERRORS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "setting of the benchmark": (
         {"settings": {"seed": 3}},
-        "settings: 'seed' is not set here: the benchmark takes seeds",
+        "settings: 'seed' cannot be set here: set by seeds",
     ),
     "value": ({"settings": {"epochs": "many"}}, "epochs: 'many' is not a whole number"),
     "protocol": (
@@ -265,11 +272,11 @@ ERRORS: dict[str, tuple[dict[str, Any], str]] = {
     "missing folder": ({"datasets": ["toy", "gone"]}, "gone: no such folder; data_path must name"),
     "missing vectors": (
         {"settings": {**SETTINGS, "item_vectors": {"text": "no.npz"}}},
-        "no.npz: no such file, and QBERT4Rec needs it",
+        "no.npz: no such file; QBERT4Rec reads it",
     ),
     "missing IDs": (
         {"settings": {**SETTINGS, "semantic_id_file": "no.semid"}},
-        "no.semid: no such file, and QBERT4Rec needs it; `recbole-qbert tokenize --dataset=toy`",
+        "no.semid: no such file; QBERT4Rec reads it; run `recbole-qbert tokenize --dataset=toy`",
     ),
 }
 
@@ -296,9 +303,9 @@ def test_a_fault_is_one_line_before_anything_is_trained(
         (["--seeds=1"], "name its file first"),
         (["gone.yaml"], "gone.yaml: no such config file"),
         (["bench.yaml", "--epoch=1"], "command line: unknown key 'epoch'"),
-        (["bench.yaml", "--nproc=2"], "command line: 'nproc' is not set here"),
-        (["bench.yaml", "--seeds=1,x"], "seeds: 'x' is not a whole number"),
-        (["bench.yaml", "--output=bench.yaml"], "bench.yaml: is a file; name another folder"),
+        (["bench.yaml", "--nproc=2"], "command line: 'nproc' cannot be set here"),
+        (["bench.yaml", "--seeds=1,x"], "seeds: [1, 'x'] is not a list, each a whole"),
+        (["bench.yaml", "--output=bench.yaml"], "bench.yaml: is a file; give another folder"),
         (["bench.yaml", "epochs"], "'epochs' is no --key=value"),
     ],
 )
@@ -315,10 +322,12 @@ def test_the_command_line(
 def test_data_without_their_files(tiny: Tiny) -> None:
     plan = plan_of(tiny)
     (tiny.folder / "toy.semid").unlink()
-    with pytest.raises(InputError, match="toy.semid: no such file, and QBERT4Rec needs it; `rec"):
+    with pytest.raises(InputError, match="toy.semid: no such file; QBERT4Rec reads it; run `rec"):
         planned_runs(plan)
     (tiny.folder / "toy.inter").unlink()
-    with pytest.raises(InputError, match="toy.inter: no such file, and QBERT4Rec needs it$"):
+    with pytest.raises(
+        InputError, match="toy.inter: no such file; QBERT4Rec reads it; check data_path"
+    ):
         planned_runs(plan)
 
 

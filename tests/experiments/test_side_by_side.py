@@ -50,12 +50,12 @@ def test_two_at_a_time_give_what_one_at_a_time_gives(
     assert tables[0] == tables[1]
     out = capfd.readouterr().out
     for label in ("[1/4] QBERT4Rec on toy, seed 1: ", "[4/4] SASRec on toy, seed 2: "):
-        for line in ("begun", "epoch   2/2", "done, "):
+        for line in ("started", "epoch   2/2", "done, "):
             assert f"{label}{line}" in out
 
     assert main(["benchmark", path, "--checkpoint_dir=two", "--max_concurrent=2"]) == 0
     assert len(lines_of("two")) == 4
-    assert capfd.readouterr().out.count("there already") == 4
+    assert capfd.readouterr().out.count("already finished") == 4
 
 
 def test_a_failed_run_stops_no_other_and_equal_runs_are_made_once(
@@ -132,6 +132,4 @@ def test_an_error_that_is_nobodys_input_is_not_hidden(tiny: Tiny) -> None:
 @pytest.mark.parametrize("value", ["0", "x", "True"])
 def test_not_a_number(tiny: Tiny, capsys: pytest.CaptureFixture[str], value: str) -> None:
     assert main(["benchmark", str(write_plan(tiny)), f"--max_concurrent={value}"]) == 2
-    assert "max_concurrent: " in capsys.readouterr().err
-    assert main(["ablate", "masks", "--dataset=toy", f"--max_concurrent={value}"]) == 2
     assert "max_concurrent: " in capsys.readouterr().err

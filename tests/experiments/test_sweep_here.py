@@ -88,11 +88,11 @@ def test_a_sweep(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     assert again.valid == result.valid and again.test == result.test
 
     assert main(["tune", str(write_sweep(tiny))]) == 2
-    assert "a sweep is here; add --resume" in capsys.readouterr().err
+    assert "this sweep exists; add --resume" in capsys.readouterr().err
     assert main(["tune", str(write_sweep(tiny)), "--resume"]) == 0  # done: nothing is run
     assert len(read_results(tiny.root / "saved" / "results.jsonl")) == 2
     assert main(["tune", str(write_sweep(tiny)), "--resume", "--seed=3"]) == 2
-    assert "made with other seed, settings, trials;" in capsys.readouterr().err
+    assert "this sweep has different seed, settings, trials;" in capsys.readouterr().err
     tiny.write_inter(tiny.rows[:-1])
     assert main(["tune", str(write_sweep(tiny)), "--resume"]) == 2
     assert "toy.inter changed since it was made" in capsys.readouterr().err
@@ -177,7 +177,7 @@ def test_a_sweep_is_lengthened(
         run(tiny, resume=True, trials=3)
     assert main(["tune", str(write_sweep(tiny)), "--resume"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "6 trials are there, more than the 4 asked for; give --trials=3 or" in line
+    assert "this sweep has 6 trials, and 4 were requested; give --trials=3 or" in line
     run(tiny, resume=True, trials=4)
     assert rows(short) == rows(whole)
     journal = TrialLog(short / "reports.jsonl").lines()
@@ -197,7 +197,7 @@ def test_more_trials_may_read_files_of_their_own(tiny: Tiny) -> None:
     run(tiny, resume=True, trials=6, **common)
     file = tiny.root / "saved" / "tune" / "s" / "experiment.json"
     assert len(read_json(file)["trials"]) > 1
-    with pytest.raises(InputError, match="trials are there, more than the 1 asked"):
+    with pytest.raises(InputError, match="trials, and 1 were requested"):
         run(tiny, resume=True, trials=1, **common)
 
 
@@ -248,7 +248,7 @@ def test_a_trial_that_cannot_be_trained_fails_alone(
     assert "bad.semid" in lines[0]["fault"]
     space = {"semantic_id_file": {"grid": ["bad.semid", "worse.semid"]}}
     assert main(["tune", str(write_sweep(tiny, space=space, name="bad", **common))]) == 2
-    assert "every trial failed; the first: " in capsys.readouterr().err
+    assert "all trials failed; trial 1: " in capsys.readouterr().err
 
 
 def write_other_ids(path: Path) -> None:

@@ -32,7 +32,7 @@ from recbole_qbert.experiments.tune.trial_log import TrialLog
 ray = pytest.importorskip("ray")
 from ray.air.execution._internal.actor_manager import RayActorManager  # noqa: E402
 
-from recbole_qbert.experiments.tune import ray_adapter, ray_faults  # noqa: E402
+from recbole_qbert.experiments.tune import ray_adapter  # noqa: E402
 
 REPORTED = {"trial", "evaluation", "epoch", "valid", "best_valid", "best_epoch", "seconds"}
 pytestmark = pytest.mark.timeout(600)  # where the machine is busy, a process starts slowly
@@ -314,7 +314,7 @@ def test_too_little_memory_costs_the_trials_and_not_the_sweep(tmp_path: Path) ->
     command = [sys.executable, "-c", WITHOUT_MEMORY, str(tmp_path / "ray")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
-    assert lines == [f"{number} {ray_faults.OUT_OF_MEMORY}" for number in (1, 2)]
+    assert lines == [f"{number} {ray_adapter.OUT_OF_MEMORY}" for number in (1, 2)]
 
 
 # Two trials that wait for each other, on two machines in name with a CPU each.
@@ -393,7 +393,7 @@ def test_machines_are_looked_at_first(tmp_path: Path, cluster: str) -> None:
         ),
         (
             TrialJob(str(folder), "mine", "/no/such", 1, False),
-            "does not see /no/such: data_path must",
+            "cannot access /no/such: data_path must",
         ),
     ):
         with pytest.raises(InputError, match=message):
@@ -405,9 +405,9 @@ def test_resources(cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ray_adapter.resources(1, 0.25, False) == (0.25, "")
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
     assert ray_adapter.resources(1, None, False) == (0.0, "")
-    assert ray_adapter.resources(1, 0.5, False) == (0.0, "no GPU here: trials run on CPUs")
+    assert ray_adapter.resources(1, 0.5, False) == (0.0, "no GPU found: trials run on CPUs")
     assert ray_adapter.resources(64, 0.5, True) == (0.5, "")  # a cluster may grow
-    with pytest.raises(InputError, match="cpus_per_trial: 3, and this machine gives Ray 2 CPUs"):
+    with pytest.raises(InputError, match="cpus_per_trial: 3 is more than the 2 CPUs"):
         ray_adapter.resources(3, None, False)
 
 

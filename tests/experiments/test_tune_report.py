@@ -10,15 +10,14 @@ from typing import Any
 from rich.console import Console
 
 from recbole_qbert.experiments.tune.report import (
-    Clock,
-    Display,
     Length,
+    Recorder,
     best_trial,
     duration,
     trials_table,
     write_csv,
 )
-from recbole_qbert.experiments.tune.trial_log import Trial
+from recbole_qbert.experiments.tune.trial_log import Trial, TrialLog
 
 KEYS = ["n_layers", "learning_rate"]
 LENGTH = Length(epochs=4, evaluations=4)
@@ -103,8 +102,6 @@ def test_table() -> None:
         "4": ("", "waiting"),
         "5": ("1 of 4", "running"),
     }
-    few = text(trials_table(trials(), KEYS, "NDCG@10", LENGTH, n_rows=2))
-    assert "2 of 5 trials" in few and "running" in few and "waiting" not in few
 
 
 def test_a_trial_of_all_its_evaluations_did_not_stop_early() -> None:
@@ -115,15 +112,19 @@ def test_a_trial_of_all_its_evaluations_did_not_stop_early() -> None:
     assert length.stopped_early(trial(1, [0.1, 0.2], "finished"))
 
 
-def test_time_left() -> None:
-    now = 100.0
-    clock = Clock(lambda: now)
-    assert clock.left(trials(), 4) is None
+def recorder(folder: Path, every: list[Trial], console: Console, **more: Any) -> Recorder:
+    return Recorder(folder, every, KEYS, "NDCG@10", LENGTH, console, **more)
+
+
+def test_time_left(tmp_path: Path) -> None:
+    now, every = 100.0, trials()
+    found = recorder(tmp_path, every, Console(quiet=True), now=lambda: now)
+    every[4].reports.clear()
     now = 120.0
-    for _ in range(4):
-        clock.tick()
-    # 5 s an evaluation; 4 of the waiting one and 3 of the running one are left.
-    assert clock.left(trials(), 4) == 35.0
+    for report in trial(5, [0.1, 0.2, 0.3, 0.4], "running").reports[:2]:
+        found.reported(5, report)
+    # 10 s an evaluation; 4 of the waiting trial and 2 of the running one are left.
+    assert found.seconds_left() == 60.0
     assert [duration(each) for each in (35.0, 119.0, 185.0, 3900.0)] == [
         "35 s",
         "2 min",
@@ -132,23 +133,24 @@ def test_time_left() -> None:
     ]
 
 
-def test_a_log_has_a_line_an_event_and_a_terminal_a_table() -> None:
-    for terminal in (False, True):
-        output = io.StringIO()
-        console = Console(file=output, width=120, height=30, force_terminal=terminal)
-        every = trials()
-        with Display(console, every, KEYS, "NDCG@10", LENGTH) as display:
-            display.started(every[4], True)
-            display.reported(every[4])
-            display.ended(every[2])
-            display.ended(every[0])
-        lines = output.getvalue()
-        if terminal:
-            assert "best valid NDCG@10" in lines and "at most" in lines
-        else:
-            assert lines.splitlines() == [
-                "trial 5/5  n_layers=5 learning_rate=0.001235  goes on",
-                "trial 5/5  epoch   1  valid NDCG@10 0.3000*  0 s, at most 0 s left",
-                "trial 3/5  stopped by ASHA  1 of 4 epochs  best valid NDCG@10 0.4000",
-                "trial 1/5  finished, stopped early  3 of 4 epochs  best valid NDCG@10 0.4000",
-            ]
+def test_a_line_per_event(tmp_path: Path) -> None:
+    output = io.StringIO()
+    every = trials()
+    found = recorder(tmp_path, every, Console(file=output, width=120), now=lambda: 0.0)
+    found.started(5)
+    report = every[4].reports.pop()
+    found.reported(5, report)
+    found.reported(5, report)  # a resumed trial repeats its reports
+    found.ended(3, True)
+    found.ended(1, False)
+    found.failed(2, "learning_rate: a, b")
+    assert output.getvalue().splitlines() == [
+        "trial 5/5  n_layers=5 learning_rate=0.001235  resumed",
+        "trial 5/5  epoch   1  valid NDCG@10 0.3000*  0 s, at most 0 s left",
+        "trial 3/5  stopped by ASHA  1 of 4 epochs  best valid NDCG@10 0.4000",
+        "trial 1/5  finished, stopped early  3 of 4 epochs  best valid NDCG@10 0.4000",
+        "trial 2/5  failed  1 of 4 epochs  best valid NDCG@10 0.9000  learning_rate: a, b",
+    ]
+    lines = TrialLog(tmp_path / "reports.jsonl").lines()
+    assert [line["trial"] for line in lines] == [5, 3, 1, 2]
+    assert (tmp_path / "trials.csv").is_file()

@@ -19,10 +19,10 @@ from recbole_qbert.experiments.tune.settings import read_request, write_yaml
 from recbole_qbert.training.run_identity import run_folder
 
 FAULTS: dict[str, tuple[dict[str, Any], list[str], str]] = {
-    "no model": ({"model": ""}, [], "--model=... is needed"),
+    "no model": ({"model": ""}, [], "--model=... is missing"),
     "unknown model": ({"model": "QBERT4Rek"}, [], "did you mean 'QBERT4Rec'"),
     "unknown key of the file": ({"trails": 3}, [], "unknown key 'trails'; did you mean 'trials'"),
-    "key of the model": ({"hidden_size": 3}, [], "keys of the model go under settings:"),
+    "key of the model": ({"hidden_size": 3}, [], "put keys of the model under settings:"),
     "unknown key": (
         {"space": {"n_layer": {"grid": [1]}}},
         [],
@@ -35,8 +35,8 @@ FAULTS: dict[str, tuple[dict[str, Any], list[str], str]] = {
     ),
     "unknown fixed key": ({}, ["--hidden_sise=3"], "did you mean 'hidden_size'?"),
     "kind": ({"space": {"n_layers": {"gird": [1]}}}, [], "did you mean 'grid'?"),
-    "no space": ({"space": {}}, [], "space: `key: {kind: [...]}` lines were expected"),
-    "space no mapping": ({"space": [1]}, [], "space: `key: value` lines were expected"),
+    "no space": ({"space": {}}, [], "sweep.yaml: space: empty; give lines"),
+    "space no mapping": ({"space": [1]}, [], "space: [1] is not a mapping"),
     "fractions of a whole number": (
         {"space": {"n_layers": {"uniform": [1, 4]}}},
         [],
@@ -55,40 +55,44 @@ FAULTS: dict[str, tuple[dict[str, Any], list[str], str]] = {
     "entry of auto": (
         {"space": {"mask_mix.tail": {"uniform": [0, 1]}}},
         [],
-        "space: mask_mix.tail: mask_mix: auto has no entries; give mask_mix in settings",
+        "space: mask_mix.tail: mask_mix is auto, without entries; give mask_mix in settings",
     ),
     "epochs": ({"space": {"epochs": {"grid": [1]}}}, [], "cannot be searched; see max_epochs"),
     "protocol": ({"space": {"valid_metric": {"choice": ["MRR@5"]}}}, [], "cannot be searched"),
     "searched and fixed": (
         {"settings": {**SETTINGS, "n_layers": 2}},
         [],
-        "space: n_layers: is fixed too",
+        "space: n_layers: also fixed in",
     ),
-    "searched and given": ({}, ["--learning_rate=0.1"], "space: learning_rate: is fixed too"),
+    "searched and given": ({}, ["--learning_rate=0.1"], "space: learning_rate: also fixed in"),
     "whole and entry": (
         {"space": {"mask_ratios": {"choice": [{}]}, "mask_ratios.tail": {"grid": [1]}}},
         [],
-        "mask_ratios is searched as a whole",
+        "mask_ratios is searched too",
     ),
     "trials": ({"trials": 0}, [], "trials: 0 is not a whole number from 1"),
     "trials no number": ({}, ["--trials=many"], "trials: 'many' is not a whole number"),
     "baseline": ({"baseline": 1}, [], "baseline: 1 is not True or False"),
     "scheduler": ({"scheduler": "pbt"}, [], "scheduler: 'pbt' is none of none, asha"),
     "reduction": ({"reduction": 1}, [], "reduction: 1 is not a number in (1, 1000]"),
-    "grace": ({"grace": 5}, [], "grace: 5 is above the 4 evaluations"),
-    "grace in evaluations": ({"grace": 3}, ["--eval_step=2"], "above the 2 evaluations"),
+    "grace": ({"grace": 5}, [], "grace: 5 is more than the 4 evaluations"),
+    "grace in evaluations": ({"grace": 3}, ["--eval_step=2"], "more than the 2 evaluations"),
     "no evaluation": ({}, ["--eval_step=9"], "eval_step: 9 epochs between evaluations"),
     "GPUs": ({"gpus_per_trial": 2}, [], "gpus_per_trial: 2 is not a number in [0, 1]"),
-    "GPU": ({}, ["--gpu_id=1"], "gpu_id: Ray gives each trial its GPU"),
-    "processes": ({}, ["--nproc=2"], "nproc: a trial is one process"),
-    "place of a key": ({"settings": {"model": "SASRec"}}, [], "belongs at the top of the file"),
-    "section on the command line": ({}, ["--space=x"], "--space is written in the file"),
-    "name": ({"name": "a/b"}, [], "name: 'a/b' is no name of a folder"),
+    "GPU": ({}, ["--gpu_id=1"], "gpu_id: cannot be set: Ray assigns GPUs"),
+    "processes": ({}, ["--nproc=2"], "nproc: cannot be set: a trial is one process"),
+    "place of a key": (
+        {"settings": {"model": "SASRec"}},
+        [],
+        "give it at the top level of the file",
+    ),
+    "section on the command line": ({}, ["--space=x"], "--space: give it in the file"),
+    "name": ({"name": "a/b"}, [], "name: 'a/b' is not a folder name"),
     "protocol of a trial": ({}, ["--valid_metric=NDCG@7"], "valid_metric: 'NDCG@7' is none"),
     "samples of a grid": (
         {"space": {"n_layers": {"grid": [1, 2]}}},
         [],
-        "trials: 2 samples of a grid alone",
+        "trials: 2 samples of a grid",
     ),
     "resume": ({}, ["--resume=maybe"], "write --resume"),
     "value of a trial": (
@@ -133,7 +137,7 @@ def test_neither_the_command_line_nor_a_plan_needs_ray(tiny: Tiny) -> None:
         [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr
-    assert "is fixed too" in run.stderr
+    assert "also fixed in" in run.stderr
 
 
 def test_the_command_line_wins(tiny: Tiny) -> None:

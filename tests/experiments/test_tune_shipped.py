@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from pathlib import Path
 
@@ -85,7 +84,7 @@ def test_near_starts_from_what_is_tuned(model: str) -> None:
 
 def test_the_demo_shows_every_key() -> None:
     content = load_yaml(FOLDER / "demo.yaml")
-    assert content.keys() == {field.name for field in dataclasses.fields(SweepRequest)} - {"source"}
+    assert content.keys() == SweepRequest.model_fields.keys() - {"source"}
     request = read_request(FOLDER / "demo.yaml", {})
     assert request.baseline and request.trials == 3
 

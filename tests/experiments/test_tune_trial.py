@@ -173,7 +173,7 @@ def test_what_a_machine_does_not_see(tiny: Tiny) -> None:
     with pytest.raises(InputError, match="absent: data_path must be shared"):
         run(absent)
     nowhere = TrialJob(str(tiny.root / "nowhere"), "mine", job.data_path, 1, False)
-    with pytest.raises(InputError, match="does not see .*nowhere"):
+    with pytest.raises(InputError, match="cannot access .*nowhere"):
         run(nowhere)
 
 

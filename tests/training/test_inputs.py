@@ -27,8 +27,6 @@ from recbole_qbert.cli import main
 from recbole_qbert.config.build import build_config
 from recbole_qbert.data.embeddings import EmbeddingTable, write_embeddings
 from recbole_qbert.evaluation.results import read_results
-from recbole_qbert.experiments import ablation
-from recbole_qbert.experiments.ablation import Variant, only
 from recbole_qbert.experiments.run import run_model
 from recbole_qbert.pretraining.fit import pretrain
 from recbole_qbert.registry import MODEL_TABLE, register
@@ -367,31 +365,6 @@ def test_benchmark(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("done", ["finished", "broken off"])
-def test_ablate(
-    tiny: Tiny,
-    rich_data: dict[str, Any],
-    epochs: list[int],
-    killed: Callable[[list[str]], None],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    done: str,
-) -> None:
-    monkeypatch.setitem(ablation.ABLATIONS, "masks", lambda: [Variant("as configured")])
-    settings = {**rich_data, "epochs": 2}
-    arguments = ["ablate", "masks", "--dataset=toy", "--data_path=.", *flags(settings)]
-    if done == "finished":
-        assert main(arguments) == 0
-    else:
-        killed(arguments)
-    error = lambda: capsys.readouterr().err  # noqa: E731
-    command = Command(arguments, inputs_below(tiny), epochs, error, Path("saved"))
-    never_reused(command, repeats=True)
-    assert command.run()[0] == 0
-    assert command.run()[:2] == (0, 0)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("done", ["finished", "broken off"])
 def test_pretrain(
     tiny: Tiny,
     toys: Toys,
@@ -418,44 +391,41 @@ def test_pretrain(
 
 
 @pytest.mark.slow
-def test_ablate_pretraining(
-    tiny: Tiny,
-    toys: Toys,
-    epochs: list[int],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """Repeated it trains nothing; where a file changed, whatever read it is made again."""
-    variants = [Variant("none"), Variant("MLM", pretraining=only("random"))]
-    monkeypatch.setitem(ablation.ABLATIONS, "pretraining", lambda: variants)
-    settings = {**SMALL, "epochs": 1, "data_path": "."}
-    settings |= {f"pretrain.{key}": value for key, value in SIZES.items()}
-    settings |= {"pretrain.epochs": 2, "pretrain.MAX_ITEM_LIST_LENGTH": 8}
-    arguments = ["ablate", "pretraining", "--dataset=toy", "--sources=A,B", *flags(settings)]
-    assert main(arguments) == 0
-    assert epochs == [0, 1, 0, 0]
-    epochs.clear()
-    assert main(arguments) == 0
-    assert epochs == []
+def test_pretraining_of_a_benchmark_row(tiny: Tiny, toys: Toys, epochs: list[int]) -> None:
+    """Repeated it trains nothing; if a file changed, everything that read it is made again."""
+    mix = {"random": 1.0, "span": 0.0, "tail": 0.0, "multi_region": 0.0, "next_item": 0.0}
+    rows = [
+        {"name": "none", "model": "QBERT4Rec"},
+        {"name": "MLM", "model": "QBERT4Rec", "pretrain": {"mask_mix": mix, "epochs": 2}},
+    ]
+    path = write_plan(
+        tiny,
+        models=rows,
+        reference="none",
+        sources=["A", "B"],
+        settings={**SMALL, "epochs": 1},
+        pretrain={**SIZES, "MAX_ITEM_LIST_LENGTH": 8},
+    )
 
-    # Of a source: its pretraining and the run that starts from it.
+    def trained(*flags: str) -> list[int]:
+        epochs.clear()
+        assert main(["benchmark", str(path), *flags]) == 0
+        return list(epochs)
+
+    assert trained() == [0, 1, 0, 0]
+    assert trained() == []
+    # A source or its semantic IDs: the pretraining, and the run that starts from it.
     tiny.write_inter([*tiny_rows(tiny, "A")[:-1]], "A")
-    assert main(arguments) == 0
-    assert epochs == [0, 1, 0]
-    assert "Pretrained again, A.inter changed" in capsys.readouterr().out
     epochs.clear()
-    # Of the source's semantic IDs.
+    assert main(["benchmark", str(path)]) == 2
+    assert epochs == [0, 1]
+    assert trained("--retrain=True") == [0]
     write_ids(tiny.root, "B", "another")
-    assert main(arguments) == 0
-    assert epochs == [0, 1, 0]
-    epochs.clear()
-    # Of the data set: both runs, no pretraining.
+    assert trained("--retrain=True") == [0, 1, 0]
+    # The data set: both runs, no pretraining.
     tiny.write_inter(tiny.rows[:-1])
-    assert main(arguments) == 0
-    assert epochs == [0, 0]
-    epochs.clear()
-    assert main(arguments) == 0
-    assert epochs == []
+    assert trained("--retrain=True") == [0, 0]
+    assert trained() == []
 
 
 def tiny_rows(tiny: Tiny, name: str) -> list[tuple[str, str, float]]:

@@ -1,19 +1,53 @@
-"""`benchmark`: runs a plan and writes its tables."""
+"""`benchmark`: plans and makes the runs, with their IDs and pretrained models, and the tables."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from recbole.config import Config
 from rich.console import Console
 
-from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.errors import InputError, error_context
+from recbole_qbert.config.build import build_config, check_same_columns
+from recbole_qbert.data.domain import DatasetPaths, find_domain
+from recbole_qbert.evaluation.ranking import RANKS_FILE
+from recbole_qbert.evaluation.results import RunResult
 from recbole_qbert.experiments.benchmark.outputs import to_rich, write_files
-from recbole_qbert.experiments.benchmark.plan import BenchmarkPlan
-from recbole_qbert.experiments.benchmark.planned_runs import planned_runs, run_planned
-from recbole_qbert.experiments.benchmark.published import published_figures, published_source
-from recbole_qbert.experiments.benchmark.scores import collect
+from recbole_qbert.experiments.benchmark.plan import (
+    BenchmarkPlan,
+    ModelRow,
+    Settings,
+    stage_context,
+)
+from recbole_qbert.experiments.benchmark.scores import Row, Scores, score
 from recbole_qbert.experiments.benchmark.table_json import write_sidecar
 from recbole_qbert.experiments.benchmark.tables import all_sheets
+from recbole_qbert.experiments.parallel import Job, run_parallel
+from recbole_qbert.experiments.run import check_files, check_run
+from recbole_qbert.pretraining.fit import PRETRAINED, pretrain, pretrain_config
+from recbole_qbert.registry import model_entry
+from recbole_qbert.tokenizer.pipeline import tokenize
+from recbole_qbert.training.run_identity import changed_inputs, finished_run, run_folder
+
+# Settings of the runs that also apply to pretraining.
+SHARED = ("data_path", "checkpoint_dir", "show_progress", "use_gpu", "gpu_id")
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a benchmark: a row on a data set with a seed."""
+
+    model_row: ModelRow
+    dataset: str
+    seed: int
+    config: Config
+
+    def __str__(self) -> str:
+        return f"{self.model_row.name} on {self.dataset}, seed {self.seed}"
 
 
 def benchmark(
@@ -35,16 +69,198 @@ def benchmark(
     """
     folder = output or Path(plan.checkpoint_dir) / "benchmark"
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file; name another folder with --output")
-    outcome = run_planned(planned_runs(plan), plan, console, retrain)
-    scores = collect(plan, outcome)
-    sheets = [all_sheets(one, published_figures(one.dataset), published_source()) for one in scores]
-    for one in sheets:
-        for sheet in one:
-            for table in to_rich(sheet, console):
-                console.print(table, crop=False)
-    failures = [str(failure) for failure in outcome.failures]
+        raise InputError(f"{folder}: is a file; give another folder with --output")
+    results, failures = run_planned(planned_runs(plan), plan, console, retrain)
+    scores = collect(plan, results)
+    sheets = [all_sheets(one) for one in scores]
+    for sheet in [sheet for one in sheets for sheet in one]:
+        for table in to_rich(sheet, console):
+            console.print(table, crop=False)
     write_files(folder, scores, sheets, failures)
     write_sidecar(folder, scores, failures, plan.source)
     console.print(f"written: {folder}/table.md, .csv, .tex, .json", soft_wrap=True, highlight=False)
     return failures
+
+
+def planned_runs(plan: BenchmarkPlan) -> list[PlannedRun]:
+    """Plan all runs, ordered by data set, then seed, then row.
+
+    If a row starts from pretrained weights, a run of the same model from scratch is added after it,
+    unless the benchmark already contains that run.
+
+    Raises:
+        InputError: settings cannot be used, or data files are missing.
+    """
+    cells = []
+    for dataset in plan.datasets:
+        find_domain(dataset, plan.data_path)
+        for seed in plan.seeds:
+            row = [_cell(plan, model_row, dataset, seed) for model_row in plan.model_rows]
+            cells += _with_scratch(plan, row)
+    check_same_columns([(str(cell), cell.config) for cell in cells])
+    return cells
+
+
+def _with_scratch(plan: BenchmarkPlan, row: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Add runs from scratch after pretrained ones, to show whether pretraining helped."""
+    folders, cells = {run_folder(cell.config) for cell in row}, []
+    for cell in row:
+        cells.append(cell)
+        if model_entry(cell.config["model"]).takes_pretrained and cell.config["pre_model_path"]:
+            name = f"{cell.model_row.name}, from scratch"
+            model_row = replace(cell.model_row, name=name, pretrain=None)
+            scratch = _cell(plan, model_row, cell.dataset, cell.seed, {"pre_model_path": None})
+            if run_folder(scratch.config) not in folders:
+                cells.append(scratch)
+    return cells
+
+
+def _cell(
+    plan: BenchmarkPlan,
+    model_row: ModelRow,
+    dataset: str,
+    seed: int,
+    changes: Settings | None = None,
+) -> PlannedRun:
+    settings = {**plan.settings_of(model_row, dataset), "seed": seed, **(changes or {})}
+    made: Settings = {}
+    if model_row.ids is not None:
+        made["semantic_id_file"] = str(_ids(plan, model_row, dataset).file("semid"))
+    if model_row.pretrain is not None:
+        made["pre_model_path"] = str(_pretrained(plan, model_row, dataset))
+    with error_context(f"{model_row.name} on {dataset}"):
+        config = build_config(model_row.model, dataset, plan.config_files, {**settings, **made})
+        check_run(config, made)
+        check_files(config, made)
+    config["resume"] = True  # if there is a training state to resume
+    return PlannedRun(model_row, dataset, seed, config)
+
+
+def _ids(plan: BenchmarkPlan, model_row: ModelRow, dataset: str) -> DatasetPaths:
+    """Folder of a row's own semantic IDs, named by their settings."""
+    settings = {**plan.id_settings(model_row), "show_progress": None}  # display only
+    text = json.dumps(settings, sort_keys=True, default=str)
+    name = f"{dataset}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return DatasetPaths(dataset, Path(plan.checkpoint_dir, "ids", name))
+
+
+def _pretraining(
+    plan: BenchmarkPlan, model_row: ModelRow, dataset: str
+) -> tuple[list[str], Settings]:
+    """Sources and complete settings of a row's pretraining."""
+    sources, settings = plan.pretraining_of(model_row)
+    of_runs = plan.settings_of(model_row, dataset)
+    return sources, {**{key: of_runs[key] for key in SHARED if key in of_runs}, **settings}
+
+
+def _pretrained(plan: BenchmarkPlan, model_row: ModelRow, dataset: str) -> Path:
+    """Folder of a row's own pretrained model, named by its settings."""
+    sources, settings = _pretraining(plan, model_row, dataset)
+    with stage_context(f"{plan.source}: models: {model_row.name}: pretrain"):
+        config = pretrain_config(sources, (), settings, dataset)
+    return Path(config["checkpoint_dir"]) / PRETRAINED
+
+
+def _make_stages(plan: BenchmarkPlan, cells: Sequence[PlannedRun], console: Console) -> None:
+    """Make the rows' own semantic IDs and pretrained models, and check them."""
+    rows = {(cell.model_row.name, cell.dataset): cell for cell in cells}
+    for cell in rows.values():
+        model_row, dataset = cell.model_row, cell.dataset
+        if model_row.ids is not None:
+            work = _ids(plan, model_row, dataset)
+            console.print(
+                f"{model_row.name}: semantic IDs in {work.folder}", soft_wrap=True, highlight=False
+            )
+            make_ids(find_domain(dataset, plan.data_path), work, plan.id_settings(model_row))
+        if model_row.pretrain is not None:
+            sources, settings = _pretraining(plan, model_row, dataset)
+            pretrain(sources, (), settings, dataset, console, retrain=True)
+        with error_context(f"{model_row.name} on {dataset}"):
+            check_run(cell.config)
+            check_files(cell.config)
+
+
+def make_ids(domain: DatasetPaths, work: DatasetPaths, settings: Settings) -> None:
+    """Tokenize a data set in the folder of `work`, without changing the data set's own IDs."""
+    work.folder.mkdir(parents=True, exist_ok=True)
+    for path in domain.folder.glob(f"{domain.name}.*"):
+        if path.name.endswith((".inter", ".item", ".npz", ".npz.json")):
+            link = work.folder / path.name
+            link.unlink(missing_ok=True)
+            link.symlink_to(path.resolve())
+    tokenize([work], work.folder / "tokenizer", settings)
+
+
+def _finished(config: Config) -> RunResult | None:
+    """Result of a finished run. Its ranks must exist too: the significance tests need them."""
+    ranks = run_folder(config) / RANKS_FILE
+    return finished_run(config) if ranks.is_file() else None
+
+
+def _check_inputs(cells: Sequence[PlannedRun], retrain: bool) -> None:
+    """Check the inputs of earlier runs: the identity of a run covers only its settings."""
+    for cell in cells:
+        changed = changed_inputs(cell.config)
+        if changed and not retrain:
+            raise InputError(
+                f"{run_folder(cell.config)}: {', '.join(changed)} changed since this run; add "
+                "--retrain=True, or give another checkpoint_dir"
+            )
+        if changed:
+            cell.config["resume"] = False
+
+
+def run_planned(
+    cells: Sequence[PlannedRun], plan: BenchmarkPlan, console: Console, retrain: bool = False
+) -> tuple[list[tuple[PlannedRun, RunResult]], list[str]]:
+    """Make all runs that have no result yet. A failed run does not stop the others.
+
+    Args:
+        cells: runs from `planned_runs`.
+        plan: plan of these runs.
+        console: console to print on.
+        retrain: start a run again if its inputs have changed since it was started or finished.
+
+    Returns:
+        Runs with their results, and one line for each failed run.
+
+    Raises:
+        InputError: the inputs of a run have changed and `retrain` is False, a stage before the runs
+            failed, or a process was killed.
+    """
+    staged = [cell for cell in cells if cell.model_row.has_stages]
+    _check_inputs([cell for cell in cells if not cell.model_row.has_stages], retrain)
+    _make_stages(plan, staged, console)
+    _check_inputs(staged, retrain)
+    files = [*plan.config_files, plan.source]
+    jobs = [
+        Job(f"[{number}/{len(cells)}] {cell}", cell.config, files)
+        for number, cell in enumerate(cells, start=1)
+    ]
+    answers = run_parallel(jobs, plan.max_concurrent, console, _finished)
+    results, failures = [], []
+    for cell, answer in zip(cells, answers, strict=True):
+        if isinstance(answer, InputError):
+            failures.append(f"{cell}: {answer}")
+        else:
+            results.append((cell, answer))
+    return results, failures
+
+
+def collect(plan: BenchmarkPlan, results: Sequence[tuple[PlannedRun, RunResult]]) -> list[Scores]:
+    """Compute the scores of each data set that has a run.
+
+    Raises:
+        InputError: the ranks of a run are missing, or are of other users.
+    """
+    found: dict[str, dict[str, tuple[ModelRow, list[RunResult]]]] = {
+        dataset: {} for dataset in plan.datasets
+    }
+    for cell, result in results:
+        rows = found[cell.dataset]
+        rows.setdefault(cell.model_row.name, (cell.model_row, []))[1].append(result)
+    return [
+        score(dataset, tuple(Row(row, tuple(runs)) for row, runs in rows.values()), plan.reference)
+        for dataset, rows in found.items()
+        if rows
+    ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -15,7 +14,7 @@ from recbole_qbert.common.files import atomic_write
 from recbole_qbert.evaluation.printing import fitting
 from recbole_qbert.evaluation.ranking import UNSEEN
 from recbole_qbert.evaluation.results import RANKINGS
-from recbole_qbert.experiments.benchmark.scores import MeanStd, Row, Scores
+from recbole_qbert.experiments.benchmark.scores import Scores
 from recbole_qbert.experiments.benchmark.tables import BEST, SECOND, BenchmarkTable, TableCell
 
 CSV_HEAD = ("dataset", "model", "seed", "split", "ranking", "metric", "value", "deviation")
@@ -23,6 +22,7 @@ MEAN = "mean"  # replaces the seed in rows of means
 STYLES = {BEST: "bold", SECOND: "underline", "": ""}
 LATEX = {BEST: r"\textbf{%s}", SECOND: r"\underline{%s}", "": "%s"}
 MARKDOWN = {BEST: "**%s**", SECOND: "<u>%s</u>", "": "%s"}
+MARKDOWN_SPECIAL = str.maketrans({"|": "&#124;", "*": "&ast;", "<": "&lt;"})
 LATEX_SPECIAL = str.maketrans(
     {
         "\\": r"\textbackslash{}",
@@ -44,7 +44,10 @@ def to_rich(sheet: BenchmarkTable, console: Console) -> list[Table]:
         table = Table(title=Text(sheet.title), caption=Text(caption) if caption else None)
         places = [*range(sheet.n_names), *numbers]
         for place in places:
-            table.add_column(Text(sheet.head[place]), **_layout(place < sheet.n_names))
+            if place < sheet.n_names:  # names may wrap, numbers may not
+                table.add_column(Text(sheet.head[place]), overflow="fold")
+            else:
+                table.add_column(Text(sheet.head[place]), justify="right", no_wrap=True)
         for heading, lines in sheet.sections:
             if heading:
                 table.add_row(Text(heading, style="italic"))
@@ -57,32 +60,25 @@ def to_rich(sheet: BenchmarkTable, console: Console) -> list[Table]:
     return fitting(build, range(sheet.n_names, len(sheet.head)), console)
 
 
-def _layout(name: bool) -> dict[str, Any]:
-    """Options of a rich column: names may wrap, numbers may not."""
-    return {"overflow": "fold"} if name else {"justify": "right", "no_wrap": True}
-
-
 def to_markdown(sheet: BenchmarkTable) -> str:
     """Convert a table to Markdown: a heading, the table, and the notes as a list."""
+    n_numbers = len(sheet.head) - sheet.n_names
     lines = [f"## {sheet.title}", "", _pipes(sheet.head)]
-    marks = ["---"] * sheet.n_names + ["---:"] * (len(sheet.head) - sheet.n_names)
-    lines.append("|" + "|".join(marks) + "|")
+    lines.append("|" + "---|" * sheet.n_names + "---:|" * n_numbers)
     for heading, rows in sheet.sections:
         if heading:
             lines.append(_pipes([f"*{heading}*"] + [""] * (len(sheet.head) - 1)))
-        lines += [_pipes([MARKDOWN[e.mark] % _escaped(e.text) for e in row]) for row in rows]
+        for row in rows:
+            lines.append(
+                _pipes([MARKDOWN[e.mark] % e.text.translate(MARKDOWN_SPECIAL) for e in row])
+            )
     if sheet.notes:
-        lines += ["", *(f"- {_escaped(note)}" for note in sheet.notes)]
+        lines += ["", *(f"- {note.translate(MARKDOWN_SPECIAL)}" for note in sheet.notes)]
     return "\n".join([*lines, ""])
 
 
 def _pipes(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("\n", ", ") for cell in cells) + " |"
-
-
-def _escaped(text: str) -> str:
-    """Escape the characters that have a meaning in Markdown."""
-    return text.replace("|", "&#124;").replace("*", "&ast;").replace("<", "&lt;")
 
 
 def to_latex(sheet: BenchmarkTable) -> str:
@@ -105,32 +101,22 @@ def _latex_row(row: Sequence[TableCell]) -> str:
 
 
 def csv_lines(scores: Scores) -> Iterator[list[str]]:
-    """CSV rows: all metrics of each run and their means, for both splits and both rankings.
+    """CSV rows of all metrics: one row per seed, and one of mean and sample standard deviation.
 
-    Group metrics and coverage on test are included.
+    Both splits, both rankings, and on test also group metrics and coverage.
     """
+    rankings = dict(RANKINGS)
     for row in scores.rows:
         names = [prefix + metric for prefix, _ in RANKINGS for metric in row.metrics]
-        for split in ("valid", "test"):
-            for name in names:
-                yield from _csv_metric(
-                    scores.dataset, row, split, name, row.over_seeds(split, name)
-                )
-        for metric, value in row.details.items():
-            yield from _csv_metric(scores.dataset, row, "test", metric, value)
-
-
-def _csv_metric(
-    dataset: str, row: Row, split: str, metric: str, spread: MeanStd
-) -> Iterator[list[str]]:
-    """One row per seed, and a row of the mean and the sample standard deviation."""
-    ranking = dict(RANKINGS)[UNSEEN if metric.startswith(UNSEEN) else ""]
-    metric = metric.removeprefix(UNSEEN)
-    seeds = [str(run.seed) for run in row.runs]
-    deviation = "" if spread.deviation is None else repr(spread.deviation)
-    for seed, value in zip(seeds, spread.values, strict=True):
-        yield [dataset, row.name, seed, split, ranking, metric, repr(value), ""]
-    yield [dataset, row.name, MEAN, split, ranking, metric, repr(spread.mean), deviation]
+        found = [(split, n, row.over_seeds(split, n)) for split in ("valid", "test") for n in names]
+        found += [("test", name, value) for name, value in row.details.items()]
+        for split, name, spread in found:
+            ranking = rankings[UNSEEN if name.startswith(UNSEEN) else ""]
+            place = [split, ranking, name.removeprefix(UNSEEN)]
+            for run, value in zip(row.runs, spread.values, strict=True):
+                yield [scores.dataset, row.name, str(run.seed), *place, repr(value), ""]
+            deviation = "" if spread.deviation is None else repr(spread.deviation)
+            yield [scores.dataset, row.name, MEAN, *place, repr(spread.mean), deviation]
 
 
 def write_files(

@@ -13,21 +13,15 @@ import numpy as np
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.evaluation.comparable import PARTS, differences
 from recbole_qbert.evaluation.groups import BY_HISTORY, BY_TARGET, coverage, means_by_group
-from recbole_qbert.evaluation.ranking import (
-    LIST_LENGTH,
-    Lists,
-    Ranks,
-)
+from recbole_qbert.evaluation.ranking import LIST_LENGTH, Lists, Ranks
 from recbole_qbert.evaluation.results import RANKINGS, RunResult, ranks_of
 from recbole_qbert.evaluation.significance import (
-    SignificanceResult,
     check_comparable,
     holm,
     paired_tests,
     values_by_user,
 )
-from recbole_qbert.experiments.benchmark.plan import BenchmarkPlan, ModelRow
-from recbole_qbert.experiments.benchmark.planned_runs import Outcome
+from recbole_qbert.experiments.benchmark.plan import ModelRow
 
 SIGNIFICANT = 0.05
 COVERAGE = f"coverage@{LIST_LENGTH}"
@@ -91,23 +85,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Scores:
-    """All rows of one data set.
+    """All rows of one data set, in the order of the benchmark.
 
-    Attributes:
-        dataset: name of the data set.
-        rows: rows with at least one run, in the order of the benchmark.
-        metrics: metric names without the prefix `unseen_`, in the order of the tables.
-        reference: the row that is tested against all others; None if it has no run.
-        tested: name of the other row -> metric, with and without `unseen_` -> test.
-        unlike: name of a row -> differences between its test data and those of the reference (of
-            the first row if there is no reference). Such a row is listed but not tested.
+    `unlike` says how the test data of a row differ from those of the reference (of the first row if
+    there is no reference). Such a row is listed but not tested.
     """
 
     dataset: str
-    rows: tuple[Row, ...]
-    metrics: tuple[str, ...]
-    reference: Row | None
-    tested: dict[str, dict[str, Tested]]
+    rows: tuple[Row, ...]  # rows with at least one run
+    metrics: tuple[str, ...]  # names without the prefix `unseen_`, in the order of the tables
+    reference: Row | None  # the row that is tested against all others; None if it has no run
+    tested: dict[str, dict[str, Tested]]  # name of the other row -> metric of a ranking -> test
     unlike: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -123,7 +111,7 @@ class Scores:
         for row in self.rows:
             if stored := _read(row.runs[0]):
                 return {
-                    group_metric("users", kind, group.name): int(group.rows(stored.by[kind]).sum())
+                    group_metric("users", kind, group.name): int(group.rows(stored[2][kind]).sum())
                     for kind, groups in GROUPS.items()
                     for group in groups
                 }
@@ -141,21 +129,13 @@ def group_metric(metric: str, kind: str, group: str) -> str:
     return f"{metric} {kind}: {group}"
 
 
-class _Stored(NamedTuple):
-    """Test ranks and top lists of a run, and the counts by which its rows are grouped [rows]."""
-
-    ranks: Ranks
-    lists: Lists
-    by: dict[str, np.ndarray]
-
-
-def _read(run: RunResult) -> _Stored | None:
-    """Read a run's ranks and top lists; None if its version stored no top lists."""
+def _read(run: RunResult) -> tuple[Ranks, Lists, dict[str, np.ndarray]] | None:
+    """Read a run's ranks, top lists, and grouping counts [rows]; None if it has no top lists."""
     ranks, counts = ranks_of(run)
     if ranks.lists is None or counts is None:
         return None
     by = {"target": counts[ranks.lists.targets], "history": ranks.lists.history}
-    return _Stored(ranks, ranks.lists, by)
+    return ranks, ranks.lists, by
 
 
 def details_of(run: RunResult) -> dict[str, float]:
@@ -163,39 +143,21 @@ def details_of(run: RunResult) -> dict[str, float]:
     stored, found = _read(run), {}
     if stored is None:
         return {}
+    ranks, lists, by = stored
     for prefix, _ in RANKINGS:
-        lists = stored.lists.unseen if prefix else stored.lists.raw
-        found[prefix + COVERAGE] = coverage(lists, run.counts["items"])
+        shown = lists.unseen if prefix else lists.raw
+        found[prefix + COVERAGE] = coverage(shown, run.counts["items"])
         for kind, groups in GROUPS.items():
             for metric in GROUP_METRICS:
-                means = means_by_group(prefix + metric, stored.ranks, stored.by[kind], groups)
+                means = means_by_group(prefix + metric, ranks, by[kind], groups)
                 for group, mean in zip(groups, means, strict=True):
                     if mean is not None:
                         found[group_metric(prefix + metric, kind, group.name)] = mean
     return found
 
 
-def collect(plan: BenchmarkPlan, outcome: Outcome) -> list[Scores]:
-    """Compute the scores of each data set that has a run.
-
-    Raises:
-        InputError: the ranks of a run are missing, or are of other users.
-    """
-    found = []
-    for dataset in plan.datasets:
-        runs: dict[str, tuple[ModelRow, list[RunResult]]] = {}
-        for cell, result in outcome.results:
-            if cell.dataset == dataset:
-                name = cell.model_row.name
-                runs.setdefault(name, (cell.model_row, []))[1].append(result)
-        rows = tuple(Row(model_row, tuple(results)) for model_row, results in runs.values())
-        if rows:
-            found.append(score(dataset, rows, plan.reference))
-    return found
-
-
 def score(dataset: str, rows: tuple[Row, ...], reference: str) -> Scores:
-    """Test the row named `reference` against every other row.
+    """Test the row named `reference` against every other row with the same test data.
 
     Raises:
         InputError: the runs of the rows cannot be paired.
@@ -204,54 +166,34 @@ def score(dataset: str, rows: tuple[Row, ...], reference: str) -> Scores:
     if "hit@1" in names:
         names = [name for name in names if name != "ndcg@1"]  # NDCG@1 equals HR@1
     first = next((row for row in rows if row.name == reference), None)
-    unlike = _unlike(rows, first or rows[0])
-    alike = [row for row in rows if row.name not in unlike]
-    tested = _tests(alike, first, names) if first is not None else {}
+    unlike = {}
+    for row in rows:
+        parts = {part for run in row.runs for part in differences((first or rows[0]).runs[0], run)}
+        if differ := [part for part in PARTS if part in parts]:
+            unlike[row.name] = ", ".join(differ)
+    others = [row for row in rows if row is not first and row.name not in unlike]
+    tested = _tests(first, others, names) if first is not None else {}
     return Scores(dataset, rows, tuple(names), first, tested, unlike)
 
 
-def _unlike(rows: Sequence[Row], first: Row) -> dict[str, str]:
-    """Find rows with a run that was tested on other users, targets or items than row `first`."""
-    found = {}
-    for row in rows:
-        parts = [differences(first.runs[0], run) for run in row.runs]
-        differ = [part for part in PARTS if any(part in each for each in parts)]
-        if differ:
-            found[row.name] = ", ".join(differ)
-    return found
-
-
 def _tests(
-    rows: Sequence[Row], reference: Row, names: Sequence[str]
+    reference: Row, others: Sequence[Row], names: Sequence[str]
 ) -> dict[str, dict[str, Tested]]:
-    """Test the reference against the other rows.
-
-    Holm's correction is over the other rows, separately for each metric and ranking.
-
-    Raises:
-        InputError: the runs of the rows cannot be paired.
-    """
-    check_comparable([run for row in (reference, *rows) for run in row.runs])
+    """Test the reference against the other rows; Holm's correction is over these rows."""
+    check_comparable([run for row in (reference, *others) for run in row.runs])
     metrics = [prefix + name for prefix, _ in RANKINGS for name in names]
     users, ours = values_by_user(reference.runs, metrics)
-    found: dict[str, list[SignificanceResult]] = {}
-    for row in rows:
-        if row is reference:
-            continue
-        others, theirs = values_by_user(row.runs, metrics)
-        if not np.array_equal(users, others):
-            raise InputError(f"{row.name} was tested on other users than {reference.name}")
-        n_seeds = (len(reference.runs), len(row.runs))
-        found[row.name] = [
-            paired_tests(metric, left, right, n_seeds)
-            for metric, left, right in zip(metrics, ours, theirs, strict=True)
-        ]
-    tested: dict[str, dict[str, Tested]] = {name: {} for name in found}
+    values = []
+    for row in others:
+        their_users, theirs = values_by_user(row.runs, metrics)
+        if not np.array_equal(users, their_users):
+            raise InputError(f"{row.name} and {reference.name} were tested on different users")
+        values.append((row, (len(reference.runs), len(row.runs)), theirs))
+    tested: dict[str, dict[str, Tested]] = {row.name: {} for row in others}
     for place, metric in enumerate(metrics):
-        one = [comparisons[place] for comparisons in found.values()]
-        corrected = zip(
-            holm([each.p_value for each in one]), holm([each.p_ranks for each in one]), strict=True
-        )
-        for name, each, (p_value, p_ranks) in zip(found, one, corrected, strict=True):
-            tested[name][metric] = Tested(each.change, p_value, p_ranks)
+        tests = [paired_tests(metric, ours[place], theirs[place], n) for _, n, theirs in values]
+        p_values = holm([test.p_value for test in tests])
+        p_ranks = holm([test.p_ranks for test in tests])
+        for name, test, p_value, p_rank in zip(tested, tests, p_values, p_ranks, strict=True):
+            tested[name][metric] = Tested(test.change, p_value, p_rank)
     return tested

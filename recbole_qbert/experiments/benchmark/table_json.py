@@ -21,58 +21,45 @@ FindRun = Callable[[str, str], RunResult | None]
 
 
 class StoredTable(NamedTuple):
-    """The stored results of a benchmark on one data set.
-
-    Attributes:
-        dataset: name of the data set.
-        reference: name of the row that is tested against all others; "" if there is none.
-        rows: rows with at least one run that was found.
-        lost: folder names of the runs that were not found.
-    """
+    """The stored results of a benchmark on one data set."""
 
     dataset: str
-    reference: str
-    rows: tuple[Row, ...]
-    lost: tuple[str, ...]
+    reference: str  # name of the row that is tested against all others; "" if there is none
+    rows: tuple[Row, ...]  # rows with at least one run that was found
+    lost: tuple[str, ...]  # folder names of the runs that were not found
 
 
 class Sidecar(NamedTuple):
-    """The stored results of a benchmark.
+    """The stored results of a benchmark."""
 
-    Attributes:
-        source: the benchmark's YAML file.
-        tables: one entry per data set.
-        failures: one line for each failed run.
-    """
-
-    source: str
+    source: str  # the benchmark's YAML file
     tables: tuple[StoredTable, ...]
-    failures: tuple[str, ...]
+    failures: tuple[str, ...]  # one line for each failed run
 
 
 def write_sidecar(
     folder: Path, scores: Sequence[Scores], failures: Sequence[str], source: str
 ) -> None:
     """Write `table.json` atomically."""
-    datasets = [
+    tables = [
         {
             "dataset": one.dataset,
             "reference": one.reference.name if one.reference else "",
-            "rows": [_row_content(row) for row in one.rows],
+            "rows": [
+                {
+                    "name": row.name,
+                    "model": row.model_row.model,
+                    "budget": row.model_row.budget,
+                    "published": dict(row.model_row.published),
+                    "runs": [Path(run.folder).name for run in row.runs],
+                }
+                for row in one.rows
+            ],
         }
         for one in scores
     ]
-    content = {"format": FORMAT, "source": source, "failures": list(failures), "tables": datasets}
+    content = {"format": FORMAT, "source": source, "failures": list(failures), "tables": tables}
     write_json(folder / FILE, content)
-
-
-def _row_content(row: Row) -> dict[str, Any]:
-    return {
-        "name": row.name,
-        "model": row.model_row.model,
-        "budget": row.model_row.budget,
-        "runs": [Path(run.folder).name for run in row.runs],
-    }
 
 
 def read_sidecar(path: Path, find: FindRun) -> Sidecar:
@@ -87,20 +74,21 @@ def read_sidecar(path: Path, find: FindRun) -> Sidecar:
     """
     content = read_json(path)
     if content.get("format") != FORMAT:
-        raise InputError(f"{path}: not a benchmark of this version; repeat the benchmark")
+        raise InputError(f"{path}: not a table of this version; run the benchmark again")
     try:
         tables = tuple(_table(one, find) for one in content["tables"])
         return Sidecar(str(content["source"]), tables, tuple(map(str, content["failures"])))
     except (KeyError, TypeError) as error:
-        raise InputError(f"{path}: damaged ({error!r}); repeat the benchmark") from None
+        raise InputError(f"{path}: damaged ({error!r}); run the benchmark again") from None
 
 
 def _table(content: dict[str, Any], find: FindRun) -> StoredTable:
     rows, lost = [], []
     for one in content["rows"]:
-        found = [find(content["dataset"], name) for name in one["runs"]]
-        lost += [name for name, run in zip(one["runs"], found, strict=True) if run is None]
-        runs = tuple(run for run in found if run is not None)
-        if runs:
-            rows.append(Row(ModelRow(one["name"], one["model"], budget=one["budget"]), runs))
+        found = {name: find(content["dataset"], name) for name in one["runs"]}
+        lost += [name for name, run in found.items() if run is None]
+        if runs := tuple(run for run in found.values() if run is not None):
+            published = one.get("published", {})
+            row = ModelRow(one["name"], one["model"], budget=one["budget"], published=published)
+            rows.append(Row(row, runs))
     return StoredTable(content["dataset"], content["reference"], tuple(rows), tuple(lost))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -12,13 +12,13 @@ from recbole_qbert.evaluation import comparable
 from recbole_qbert.evaluation.comparable import MARK
 from recbole_qbert.evaluation.ranking import RANKS_FILE
 from recbole_qbert.evaluation.results import LATE, RANKINGS, metric_title, short
+from recbole_qbert.experiments.benchmark.published import published_figures, published_source
 from recbole_qbert.experiments.benchmark.scores import (
     COVERAGE,
     GROUP_METRICS,
     GROUPS,
     SIGNIFICANT,
     MeanStd,
-    Row,
     Scores,
     group_metric,
 )
@@ -30,9 +30,10 @@ GROUP_TITLES = {
     "history": "test users by the number of items before their target",
 }
 OLD_RUN = (
-    f"its {RANKS_FILE} are of a version that kept no lists; delete them and their runs' lines in "
-    "results.jsonl and repeat the command: the runs are evaluated again, not trained"
+    f"an older version wrote {RANKS_FILE} without top lists; delete this file and the runs' lines "
+    "in results.jsonl and repeat the command, which evaluates the runs without training"
 )
+PUBLISHED_BY_ROW = "published: values from the benchmark's file"
 
 
 class TableCell(NamedTuple):
@@ -44,55 +45,38 @@ class TableCell(NamedTuple):
 
 @dataclass(frozen=True)
 class BenchmarkTable:
-    """One table.
-
-    Attributes:
-        title: title above the table.
-        head: column names; the first `n_names` columns hold names, the others numbers.
-        sections: pairs of a heading ("" for none) and its rows.
-        notes: notes below the table.
-        n_names: number of columns that hold names.
-    """
+    """One table, with notes below it."""
 
     title: str
-    head: tuple[str, ...]
-    sections: list[tuple[str, list[list[TableCell]]]]
+    head: tuple[str, ...]  # column names
+    sections: list[tuple[str, list[list[TableCell]]]]  # pairs of a heading ("": none) and rows
     notes: list[str] = field(default_factory=list)
-    n_names: int = 1
+    n_names: int = 1  # number of columns that hold names; the others hold numbers
 
 
-def all_sheets(
-    scores: Scores, published: Mapping[str, Mapping[str, float]], source: str
-) -> list[BenchmarkTable]:
-    """Build all tables of one data set.
-
-    Args:
-        scores: scores of the data set.
-        published: model -> metric -> published value, all items ranked.
-        source: source of the published values.
-    """
+def all_sheets(scores: Scores) -> list[BenchmarkTable]:
+    """Build all tables of one data set."""
     sheets = [metrics_sheet(scores)]
     if scores.tested:
         sheets.append(comparisons_sheet(scores))
-    if any(row.model_row.model in published for row in scores.rows):
-        sheets.append(published_sheet(scores, published, source))
+    published = published_sheet(scores, published_figures(scores.dataset), published_source())
+    sheets += [published] * bool(published.sections)
     sheets += [groups_sheet(scores, kind) for kind in GROUPS if scores.group_sizes]
     return [*sheets, runs_sheet(scores)]
 
 
 def metrics_sheet(scores: Scores) -> BenchmarkTable:
     """Table of all metrics in both rankings, with the improvement of the reference."""
-    titles = map(metric_title, scores.metrics)
+    counted = [row.name not in scores.unlike for row in scores.rows]
     sections, notes = [], []
     for prefix, ranking in RANKINGS:
         columns = [
-            [row.over_seeds("test", prefix + m) for row in scores.rows] for m in scores.metrics
+            mark_column([row.over_seeds("test", prefix + name) for row in scores.rows], counted)
+            for name in scores.metrics
         ]
-        counted = [row.name not in scores.unlike for row in scores.rows]
-        marked = [mark_column(column, counted) for column in columns]
         lines = [
             [TableCell(row.name + MARK * (row.name in scores.unlike)), *entries]
-            for row, *entries in zip(scores.rows, *marked, strict=True)
+            for row, *entries in zip(scores.rows, *columns, strict=True)
         ]
         if scores.tested:
             lines.append(_improvements(scores, prefix))
@@ -103,8 +87,8 @@ def metrics_sheet(scores: Scores) -> BenchmarkTable:
             f"over seeds), Holm's correction over {len(scores.others)} comparisons"
         )
     notes += comparable.notes(list(scores.unlike), list(scores.unlike.values()))
-    title = f"{scores.dataset}: test, the whole catalog ranked, mean ± deviation over seeds"
-    return BenchmarkTable(title, ("model", *titles), sections, notes)
+    title = f"{scores.dataset}: test, whole catalog ranked, mean ± deviation over seeds"
+    return BenchmarkTable(title, ("model", *map(metric_title, scores.metrics)), sections, notes)
 
 
 def mark_column(column: Sequence[MeanStd], counted: Sequence[bool] = ()) -> list[TableCell]:
@@ -137,7 +121,7 @@ def plus_minus(value: MeanStd) -> str:
 def _improvements(scores: Scores, prefix: str) -> list[TableCell]:
     """Row of the reference's improvement over the best other row, by column."""
     assert scores.reference is not None  # otherwise nothing was tested
-    line = [TableCell(f"{scores.reference.name} over the best other")]
+    line = [TableCell(f"{scores.reference.name} vs. best other")]
     for metric in scores.metrics:
         name = prefix + metric
         best = max(scores.others, key=lambda row: row.over_seeds("test", name).mean)
@@ -159,15 +143,13 @@ def comparisons_sheet(scores: Scores) -> BenchmarkTable:
         lines = []
         for name, tests in scores.tested.items():
             found = [tests[prefix + metric] for metric in scores.metrics]
-            numbers = [
-                TableCell(
-                    f"{change_text(one.change)}\n{p_text(one.p_value)} / {p_text(one.p_ranks)}"
-                )
+            texts = [
+                f"{change_text(one.change)}\n{p_text(one.p_value)} / {p_text(one.p_ranks)}"
                 for one in found
             ]
-            lines.append([TableCell(name), *numbers])
+            lines.append([*map(TableCell, (name, *texts))])
         sections.append((ranking, lines))
-    title = f"{scores.dataset}: {scores.reference.name} against each other row"
+    title = f"{scores.dataset}: {scores.reference.name} vs. each other row"
     notes = ["change of the mean; p of the t-test / of Wilcoxon's test, after Holm's correction"]
     head = ("other row", *map(metric_title, scores.metrics))
     return BenchmarkTable(title, head, sections, notes)
@@ -181,88 +163,68 @@ def p_text(value: float) -> str:
 def published_sheet(
     scores: Scores, published: Mapping[str, Mapping[str, float]], source: str
 ) -> BenchmarkTable:
-    """Table of our mean, the published value and their difference, for models that have one."""
-    known = {metric for figures in published.values() for metric in figures}
+    """Table of our mean, the published value and their difference, for rows that have one.
+
+    If a row of the benchmark states `published` values, the table shows the rows' own values.
+
+    Args:
+        scores: scores of the data set.
+        published: model -> metric -> published value, all items ranked.
+        source: source of the published values.
+    """
+    by_row = {row.name: published.get(row.model_row.model, {}) for row in scores.rows}
+    if any(row.model_row.published for row in scores.rows):
+        source = PUBLISHED_BY_ROW
+        by_row = {row.name: row.model_row.published.get(scores.dataset, {}) for row in scores.rows}
+    known = {metric for figures in by_row.values() for metric in figures}
     metrics = [metric for metric in scores.metrics if metric in known]
     sections = []
     for row in scores.rows:
-        figures = published.get(row.model_row.model)
-        if figures is None:
-            continue
-        ours = [row.over_seeds("test", metric).mean for metric in metrics]
-        printed = [figures[metric] for metric in metrics]
-        change = [left - right for left, right in zip(ours, printed, strict=True)]
-        sections.append(
-            (
-                "",
-                [
-                    [TableCell(row.name), TableCell("ours"), *_numbers(ours, short)],
-                    [TableCell(""), TableCell("published"), *_numbers(printed, short)],
-                    [TableCell(""), TableCell("difference"), *_numbers(change, _signed)],
-                ],
-            )
-        )
-    title = f"{scores.dataset}: beside published figures, all items ranked"
+        if figures := by_row[row.name]:
+            lines = [[row.name, "ours"], ["", "published"], ["", "difference"]]
+            for name in metrics:
+                ours, other = row.over_seeds("test", name).mean, figures.get(name, math.nan)
+                change = f"{ours - other:+.4f}".replace("0.", ".", 1)
+                for line, text in zip(lines, (short(ours), short(other), change), strict=True):
+                    line.append(NONE if "nan" in text else text)
+            sections.append(("", [[*map(TableCell, line)] for line in lines]))
+    title = f"{scores.dataset}: comparison with published values, all items ranked"
     head = ("model", "", *map(metric_title, metrics))
     return BenchmarkTable(title, head, sections, [source], n_names=2)
-
-
-def _numbers(values: Sequence[float], text: Callable[[float], str]) -> list[TableCell]:
-    return [TableCell(text(value)) for value in values]
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.4f}".replace("0.", ".", 1)
 
 
 def groups_sheet(scores: Scores, kind: str) -> BenchmarkTable:
     """Table of HR@10 / NDCG@10 by group of users; for `target` groups also of coverage."""
     covered = kind == "target"
-    sizes = [scores.group_sizes[group_metric("users", kind, each.name)] for each in GROUPS[kind]]
-    names = [
-        f"{group.name}\n{size:,} users" for group, size in zip(GROUPS[kind], sizes, strict=True)
-    ]
+    head = ["model", *[COVERAGE] * covered]
+    for group in GROUPS[kind]:
+        size = scores.group_sizes[group_metric("users", kind, group.name)]
+        head.append(f"{group.name}\n{size:,} users")
     sections = []
     for prefix, ranking in RANKINGS:
         lines = []
         for row in scores.rows:
             if not row.details:
                 continue
-            line = [TableCell(row.name)]
+            line = [row.name]
             if covered:
-                line.append(TableCell(plus_minus(row.details[prefix + COVERAGE])))
-            line += [TableCell(_both(row, prefix, kind, group.name)) for group in GROUPS[kind]]
-            lines.append(line)
+                line.append(plus_minus(row.details[prefix + COVERAGE]))
+            for group in GROUPS[kind]:
+                names = [group_metric(prefix + m, kind, group.name) for m in GROUP_METRICS]
+                found = [row.details[name] for name in names if name in row.details]
+                line.append(" / ".join(short(each.mean) for each in found) or NONE)
+            lines.append([*map(TableCell, line)])
         sections.append((ranking, lines))
     titles = " / ".join(map(metric_title, GROUP_METRICS))
     title = f"{scores.dataset}: {titles} of {GROUP_TITLES[kind]}"
-    notes = [f"{row.name}: {OLD_RUN}" for row in scores.rows if not row.details]
-    if covered:
-        notes.insert(0, f"{COVERAGE}: share of the items that are among anybody's ten best")
-    return BenchmarkTable(title, ("model", *[COVERAGE] * covered, *names), sections, notes)
-
-
-def _both(row: Row, prefix: str, kind: str, group: str) -> str:
-    """Format means over seeds as `.1375 / .1059`; a dash if the group is empty."""
-    found = [row.details.get(group_metric(prefix + m, kind, group)) for m in GROUP_METRICS]
-    return " / ".join(short(each.mean) for each in found if each is not None) or NONE
+    notes = [f"{COVERAGE}: share of all items that occur in the top 10 of any user"] * covered
+    notes += [f"{row.name}: {OLD_RUN}" for row in scores.rows if not row.details]
+    return BenchmarkTable(title, tuple(head), sections, notes)
 
 
 def runs_sheet(scores: Scores) -> BenchmarkTable:
     """Table of the conditions of the runs: loss, protocol, tuning budget and cost."""
-    head = (
-        "model",
-        "loss",
-        "repeats",
-        "chosen by",
-        "budget",
-        "seeds",
-        "best epoch",
-        "steps",
-        "s",
-        "parameters",
-        "MB",
-    )
+    head = "model,loss,repeats,selection,budget,seeds,best epoch,steps,s,parameters,MB"
     lines = []
     for row in scores.rows:
         one = row.runs[0]
@@ -281,10 +243,9 @@ def runs_sheet(scores: Scores) -> BenchmarkTable:
             f"{one.n_parameters:,}",
             f"{max(run.peak_memory_mb for run in row.runs):.0f}",
         ]
-        lines.append([TableCell(text) for text in texts])
-    notes = [
-        "s: seconds of training a seed, evaluations on valid included; MB: largest of the seeds"
-    ]
-    if any(run.late for row in scores.rows for run in row.runs):
-        notes.append(LATE)
-    return BenchmarkTable(f"{scores.dataset}: runs", head, [("", lines)], notes, n_names=5)
+        lines.append([*map(TableCell, texts)])
+    notes = ["s: mean training time per seed, including validation; MB: maximum over seeds"]
+    notes += [LATE] * any(run.late for row in scores.rows for run in row.runs)
+    return BenchmarkTable(
+        f"{scores.dataset}: runs", tuple(head.split(",")), [("", lines)], notes, n_names=5
+    )

@@ -1,6 +1,4 @@
-"""Execution of trials on Ray Tune. Only the `ray_...` modules of this package import ray.
-
-The differences between Ray 2.6.3 and Ray 2.45 or later are in `ray_2_6` and `ray_2_45`.
+"""Execution of trials on Ray Tune. Only this module imports ray.
 
 Ray starts the processes of trials, assigns CPUs and GPUs, restarts processes that died, and stops
 the trials that ASHA drops. It neither draws values nor stores results: it knows trials only by
@@ -10,18 +8,16 @@ number, and its own records are temporary.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import os
 import platform
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import ray
-from ray import tune
+from ray import cloudpickle, tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -29,14 +25,19 @@ from recbole_qbert._version import __version__
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.signals import own_sigterm
 from recbole_qbert.compat.ray import is_old, memory_costs_a_trial
-from recbole_qbert.experiments.tune.ray_faults import fault_of, in_a_line
 from recbole_qbert.experiments.tune.ray_leftovers import ended_with_this_process
 from recbole_qbert.experiments.tune.trial import TrialJob, check_sight
 from recbole_qbert.experiments.tune.trial_log import Report
 
-backend: Any = importlib.import_module(
-    "recbole_qbert.experiments.tune." + ("ray_2_6" if is_old() else "ray_2_45")
-)
+api: Any = tune  # names that Ray 2.6.3 and Ray 2.45 or later have in different modules
+tune_options: dict[str, Any] = {}  # trials stay in the working directory of their machine
+ENVIRONMENT = {"RAY_CHDIR_TO_TRIAL_DIR": "0"}
+if is_old():
+    from ray import air as api  # type: ignore[no-redef]
+
+    tune_options = {"chdir_to_trial_dir": False}
+    ENVIRONMENT = {"TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1"}
+
 NUMBER, VALID = "trial", "valid"
 OBJECT_STORE_BYTES = 100 << 20  # trials exchange few data; Ray's default is 30 % of the memory
 SECONDS_TO_LOOK = 300  # a busy machine may need minutes to import torch and RecBole
@@ -47,49 +48,35 @@ QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    **backend.ENVIRONMENT,
+    **ENVIRONMENT,
 }
+DIED = "its process died"
+LOW_MEMORY = "running low on memory"  # part of Ray's message
+OUT_OF_MEMORY = (
+    "Ray ended its process because memory ran low; lower max_concurrent or the size of the model"
+)
 
 
 class Listener(Protocol):
-    """Interface for the events of trials; called in the driver's process."""
+    """Receiver of the events of trials, in the driver's process; see `report.Recorder`."""
 
-    def started(self, number: int) -> None:
-        """A process started the trial, or restarted it after the previous process died."""
-
-    def reported(self, number: int, report: Report) -> None:
-        """The trial reported an evaluation, possibly one that it had reported before."""
-
-    def ended(self, number: int, stopped: bool) -> None:
-        """The trial trained to its end, or the scheduler stopped it."""
-
-    def failed(self, number: int, fault: str) -> None:
-        """The process of the trial died more than `max_failures` times."""
+    def started(self, number: int) -> None: ...
+    def reported(self, number: int, report: Report) -> None: ...
+    def ended(self, number: int, stopped: bool) -> None: ...
+    def failed(self, number: int, fault: str) -> None: ...
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """Resources and scheduling of trials.
+class Schedule(NamedTuple):
+    """Resources and scheduling of trials."""
 
-    Attributes:
-        n_cpus: CPUs per trial.
-        n_gpus: GPUs per trial; trials with a fraction share a GPU.
-        max_concurrent: maximum number of trials at a time; None: as many as fit.
-        max_failures: number of times that a trial is restarted after its process died.
-        asha: whether ASHA stops trials.
-        grace: ASHA's first rung, in evaluations.
-        reduction: ASHA's reduction factor.
-        n_evaluations: ASHA's last evaluation.
-    """
-
-    n_cpus: int
-    n_gpus: float
-    max_concurrent: int | None
-    max_failures: int
-    asha: bool
-    grace: int
-    reduction: float
-    n_evaluations: int
+    n_cpus: int  # CPUs per trial
+    n_gpus: float  # GPUs per trial; trials with a fraction share a GPU
+    max_concurrent: int | None  # maximum number of trials at a time; None: as many as fit
+    max_failures: int  # number of times that a trial is restarted after its process died
+    asha: bool  # whether ASHA stops trials
+    grace: int  # ASHA's first rung, in evaluations
+    reduction: float  # ASHA's reduction factor
+    n_evaluations: int  # ASHA's last evaluation
 
 
 @contextlib.contextmanager
@@ -114,7 +101,7 @@ def connected(address: str | None) -> Iterator[None]:
         with own_sigterm(), _environment({"RAY_USAGE_STATS_ENABLED": "0"}):
             started = ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        raise InputError(f"address: {address}: {in_a_line(error)}") from None
+        raise InputError(f"address: {address}: {_in_a_line(error)}") from None
     with contextlib.ExitStack() as stack:
         if address is None:
             session = started.address_info["session_dir"]
@@ -124,7 +111,7 @@ def connected(address: str | None) -> Iterator[None]:
 
 
 def resources(n_cpus: int, n_gpus: float | None, joined: bool) -> tuple[float, str]:
-    """Determine the GPUs per trial.
+    """Determine the GPUs per trial, and a note if they are fewer than requested (otherwise "").
 
     Args:
         n_cpus: requested CPUs per trial.
@@ -132,21 +119,17 @@ def resources(n_cpus: int, n_gpus: float | None, joined: bool) -> tuple[float, s
         joined: whether an existing cluster was joined; it may grow, so that requests that exceed
             its present resources are accepted.
 
-    Returns:
-        GPUs per trial, and a note if they are fewer than requested (otherwise "").
-
     Raises:
         InputError: this machine has fewer CPUs than requested; Ray would wait forever.
     """
-    total = ray.cluster_resources()
-    has_gpu = total.get("GPU", 0) > 0
+    has_gpu = ray.cluster_resources().get("GPU", 0) > 0
     most = max((node["Resources"].get("CPU", 0) for node in _nodes()), default=0)
     if n_cpus > most and not joined:
-        raise InputError(f"cpus_per_trial: {n_cpus}, and this machine gives Ray {most:g} CPUs")
+        raise InputError(f"cpus_per_trial: {n_cpus} is more than the {most:g} CPUs of this machine")
     if n_gpus is None:
         return float(has_gpu), ""
     if n_gpus and not has_gpu and not joined:
-        return 0.0, "no GPU here: trials run on CPUs"
+        return 0.0, "no GPU found: trials run on CPUs"
     return n_gpus, ""
 
 
@@ -167,7 +150,7 @@ def check_machines(job: TrialJob) -> None:
         faults = ray.get(answers, timeout=SECONDS_TO_LOOK)
     except ray.exceptions.RayError as error:
         raise InputError(
-            f"a machine of the cluster cannot run a trial: {in_a_line(error)}"
+            f"a machine of the cluster cannot run a trial: {_in_a_line(error)}"
         ) from None
     for fault in faults:
         if fault:
@@ -190,17 +173,10 @@ def _nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-_NO_CONTROLLER: Any = None  # replaces Ray's controller, which ASHA does not use
-
-
 class _Numbered(NamedTuple):
     """The only attribute of a trial that ASHA reads."""
 
     trial_id: int
-
-
-def _numbered(number: int) -> Any:
-    return _Numbered(number)
 
 
 class ResumableASHA(ASHAScheduler):
@@ -231,12 +207,12 @@ class ResumableASHA(ASHAScheduler):
     def add(self, number: int) -> None:
         """Register a trial, unless it is registered already."""
         if number not in self._trial_info:
-            super().on_trial_add(_NO_CONTROLLER, _numbered(number))
+            super().on_trial_add(None, _Numbered(number))
 
     def decide(self, number: int, evaluation: int, valid: float) -> str:
         """Decide whether a trial continues after an evaluation; returns Ray's constant."""
         result = {"training_iteration": evaluation, VALID: valid}
-        action: str = super().on_trial_result(_NO_CONTROLLER, _numbered(number), result)
+        action: str = super().on_trial_result(None, _Numbered(number), result)
         if action == TrialScheduler.STOP and evaluation < self._max_t:
             self.stopped.add(number)
         return action
@@ -293,6 +269,27 @@ class _Callback(tune.Callback):
             self._listener.failed(trial.config[NUMBER], fault_of(trial))
 
 
+def fault_of(trial: Any) -> str:
+    """Error message of a Ray trial. Ray stores exceptions, but not the death of a process."""
+    try:
+        last = Path(trial.error_file).read_text(encoding="utf-8").rpartition("Failure # ")[2]
+        if LOW_MEMORY in last:
+            return OUT_OF_MEMORY
+        error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    except (OSError, TypeError):
+        return DIED
+    if not last.rstrip().endswith(str(error).rstrip()):  # the error is of an earlier failure
+        return DIED
+    return _in_a_line(getattr(error, "cause", None) or error)
+
+
+def _in_a_line(error: BaseException) -> str:
+    """Format an exception as one line of at most 300 characters."""
+    text = " ".join(str(error).split())
+    kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+    return f"{kind}{text}"[:300]
+
+
 def run_trials(
     train: Callable[[int, Callable[[Report], None]], None],
     numbers: Sequence[int],
@@ -330,9 +327,11 @@ def _fit(
     scratch: Path,
     listener: Listener,
 ) -> None:
+    report_to_ray = _report_function()
+
     def trainable(config: dict[str, Any]) -> None:
         def report(content: Report) -> None:
-            backend.report({**content, "reported": list(content)})
+            report_to_ray({**content, "reported": list(content)})
 
         train(config[NUMBER], report)
 
@@ -345,17 +344,18 @@ def _fit(
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": schedule.n_cpus, "gpu": schedule.n_gpus}),
             param_space={NUMBER: tune.grid_search(numbers)},
-            tune_config=backend.tune_config(
+            tune_config=tune.TuneConfig(
                 scheduler=scheduler,
                 max_concurrent_trials=schedule.max_concurrent,
                 reuse_actors=False,  # a new process per trial, without state of earlier trials
+                **tune_options,
             ),
-            run_config=backend.RunConfig(
+            run_config=api.RunConfig(
                 name=scratch.name,
                 storage_path=str(scratch.parent),
                 verbose=0,
                 callbacks=[_Callback(listener, scheduler)],
-                failure_config=backend.FailureConfig(max_failures=schedule.max_failures),
+                failure_config=api.FailureConfig(max_failures=schedule.max_failures),
             ),
         )
         try:
@@ -364,15 +364,25 @@ def _fit(
             logger.setLevel(level)
 
 
+def _report_function() -> Callable[[Report], None]:
+    """Ray's function for reports of a trial. The trial imports it in its own process."""
+    if not is_old():
+        return tune.report
+    from ray.air import session
+
+    return session.report
+
+
 @contextlib.contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
+    """Set environment variables during the block."""
+    before = dict(os.environ)
     os.environ.update(variables)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
+        for name in variables:
+            if name in before:
+                os.environ[name] = before[name]
             else:
-                os.environ[name] = value
+                os.environ.pop(name, None)

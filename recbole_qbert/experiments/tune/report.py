@@ -1,31 +1,35 @@
-"""Output of a sweep: a live table on a terminal, otherwise a line per event; and `trials.csv`."""
+"""Output of a sweep: its trial log, a line per event, the final table and `trials.csv`."""
 
 from __future__ import annotations
 
-import csv
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
 from rich.console import Console
-from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from recbole_qbert.common.files import atomic_write
+from recbole_qbert.common.files import atomic_write, read_json
 from recbole_qbert.experiments.tune.settings import describe, short
 from recbole_qbert.experiments.tune.trial_log import (
     FAILED,
+    FAULT,
     FINISHED,
+    REPORTS,
     RUNNING,
     STOPPED,
     WAITING,
+    Report,
     Trial,
+    TrialLog,
+    trial_folder,
 )
 
+TRIALS_CSV = "trials.csv"
 COLUMNS = ("best_valid", "best_epoch", "epochs", "max_epochs", "stopped_early", "seconds", "fault")
-SECONDS_A_REFRESH = 0.5
 
 
 class Length(NamedTuple):
@@ -59,40 +63,29 @@ def best_trial(trials: Iterable[Trial]) -> Trial | None:
 
 def write_csv(path: Path, trials: Sequence[Trial], keys: Sequence[str], length: Length) -> None:
     """Write one row per trial: number, state, drawn values and results. Epochs count from 1."""
+    rows: list[list[Any]] = []
+    for trial in trials:
+        cells: list[Any] = [""] * (len(COLUMNS) - 1)
+        if trial.reports:
+            last = trial.reports[-1]
+            cells = [last["best_valid"], last["best_epoch"] + 1, last["epoch"] + 1, length.epochs]
+            cells += ["yes" if length.stopped_early(trial) else "no", round(last["seconds"], 1)]
+        drawn = [trial.values[key] for key in keys]
+        rows.append([trial.number, trial.state, *drawn, *cells, trial.fault])
+    table = pd.DataFrame(rows, columns=["trial", "state", *keys, *COLUMNS], dtype=object)
     with atomic_write(path) as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(["trial", "state", *keys, *COLUMNS])
-        for trial in trials:
-            last = trial.reports[-1] if trial.reports else None
-            cells: list[Any] = [""] * (len(COLUMNS) - 1)
-            if last is not None:
-                cells = [last["best_valid"], last["best_epoch"] + 1, last["epoch"] + 1]
-                cells += [length.epochs, "yes" if length.stopped_early(trial) else "no"]
-                cells.append(round(last["seconds"], 1))
-            drawn = [trial.values[key] for key in keys]
-            writer.writerow([trial.number, trial.state, *drawn, *cells, trial.fault])
+        table.to_csv(handle, index=False, lineterminator="\n")
 
 
 def trials_table(
-    trials: Sequence[Trial],
-    keys: Sequence[str],
-    metric: str,
-    length: Length,
-    n_rows: int | None = None,
+    trials: Sequence[Trial], keys: Sequence[str], metric: str, length: Length
 ) -> Table:
-    """Table of all trials. If there are more than `n_rows`, it shows the running and best ones."""
-    best = best_trial(trials)
-    shown = list(trials)
-    if n_rows is not None and len(shown) > n_rows:
-        order = sorted(
-            trials, key=lambda each: (each.state != RUNNING, -(each.best or -1.0), each.number)
-        )
-        shown = sorted(order[: max(1, n_rows)], key=lambda each: each.number)
-    table = Table(caption=f"{len(shown)} of {len(trials)} trials" * (len(shown) < len(trials)))
+    """Table of all trials, with a star at the best one."""
+    best, table = best_trial(trials), Table()
     for column in ("trial", *keys, "epochs", f"best valid {metric}"):
         table.add_column(column, justify="right", overflow="fold")
     table.add_column("state")
-    for trial in shown:
+    for trial in trials:
         table.add_row(
             str(trial.number),
             *(escape(short(trial.values[key])) for key in keys),
@@ -103,28 +96,6 @@ def trials_table(
     return table
 
 
-class Clock:
-    """Estimate of the time left, from the evaluations since the start."""
-
-    def __init__(self, now: Callable[[], float] = time.monotonic):
-        self._now = now
-        self._started = now()
-        self._n_seen = 0
-
-    def tick(self) -> None:
-        """Count one evaluation."""
-        self._n_seen += 1
-
-    def left(self, trials: Iterable[Trial], n_evaluations: int) -> float | None:
-        """Upper bound of the seconds left (trials may stop early); None before any evaluation."""
-        if not self._n_seen:
-            return None
-        n_left = sum(
-            n_evaluations - len(each.reports) for each in trials if each.state in (WAITING, RUNNING)
-        )
-        return (self._now() - self._started) / self._n_seen * n_left
-
-
 def duration(seconds: float) -> str:
     """Format as `1 h 05 min`, `12 min` or `40 s`."""
     minutes = round(seconds / 60)
@@ -133,74 +104,82 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes >= 2 else f"{seconds:.0f} s"
 
 
-class Display:
-    """Progress of the trials: a live table on a terminal, otherwise a line per event."""
+class Recorder:
+    """Listener that logs the events of trials, prints a line per event, and writes `trials.csv`.
+
+    The printed time left is an upper bound, because trials may stop early. It is estimated from the
+    evaluations since the start.
+    """
 
     def __init__(
         self,
-        console: Console,
+        folder: Path,
         trials: Sequence[Trial],
         keys: Sequence[str],
         metric: str,
         length: Length,
+        console: Console,
+        now: Callable[[], float] = time.monotonic,
     ):
-        self._console, self._trials, self._keys = console, trials, keys
-        self._metric, self._length = metric, length
-        self._clock = Clock()
-        self._live: Live | None = None
+        self.trials, self.keys, self.metric, self.length = trials, keys, metric, length
+        self._folder, self._log, self._console = folder, TrialLog(folder / REPORTS), console
+        self._now, self._started, self._n_reports = now, now(), 0
 
-    def __enter__(self) -> Display:
-        if self._console.is_terminal:
-            self._live = Live(
-                console=self._console, refresh_per_second=1 / SECONDS_A_REFRESH, transient=True
-            )
-            self._live.start()
-            self._draw()
-        return self
+    def started(self, number: int) -> None:
+        """Mark a trial as running; it may resume an earlier process."""
+        trial = self.trials[number - 1]
+        again = trial.state == RUNNING or bool(trial.reports)
+        trial.state = RUNNING
+        self._print(trial, describe(trial.values) + "  resumed" * again)
 
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    def _draw(self) -> None:
-        if self._live is not None:
-            rows = max(3, self._console.height - 8)
-            table = trials_table(self._trials, self._keys, self._metric, self._length, rows)
-            table.title = self._left()
-            self._live.update(table)
-
-    def _left(self) -> str:
-        left = self._clock.left(self._trials, self._length.evaluations)
-        return "" if left is None else f"at most {duration(left)} left"
-
-    def _line(self, trial: Trial, text: str) -> None:
-        if self._live is None:
-            head = f"trial {trial.number}/{len(self._trials)}  {text}"
-            self._console.print(head, highlight=False, soft_wrap=True, markup=False)
-
-    def started(self, trial: Trial, again: bool) -> None:
-        """Show that a process started or resumed the trial."""
-        self._line(trial, describe(trial.values) + ("  goes on" if again else ""))
-        self._draw()
-
-    def reported(self, trial: Trial) -> None:
-        """Show the trial's last evaluation."""
-        self._clock.tick()
-        last = trial.reports[-1]
-        mark = "*" if last["valid"] >= last["best_valid"] else " "
-        self._line(
+    def reported(self, number: int, report: Report) -> None:
+        """Log an evaluation, unless a resumed trial repeats it."""
+        trial = self.trials[number - 1]
+        if report["evaluation"] != len(trial.reports) + 1:
+            return
+        self._log.append({"trial": number, **report})
+        trial.reports.append(report)
+        self._n_reports += 1
+        mark = "*" if report["valid"] >= report["best_valid"] else " "
+        self._print(
             trial,
-            f"epoch {last['epoch'] + 1:>3}  valid {self._metric} {last['valid']:.4f}{mark}  "
-            f"{last['seconds']:.0f} s, {self._left()}",
+            f"epoch {report['epoch'] + 1:>3}  valid {self.metric} {report['valid']:.4f}{mark}  "
+            f"{report['seconds']:.0f} s, at most {duration(self.seconds_left())} left",
         )
-        self._draw()
 
-    def ended(self, trial: Trial) -> None:
-        """Show the end of a trial that finished, was stopped or failed."""
-        state, fault = self._length.state_of(trial), f"  {trial.fault}" if trial.fault else ""
-        best = ""
+    def ended(self, number: int, stopped: bool) -> None:
+        """Log the end of a trial; its process may have written the reason of a failure."""
+        fault = trial_folder(self._folder, number) / FAULT
+        if fault.is_file():
+            self.failed(number, read_json(fault)["fault"])
+        else:
+            self._end(number, STOPPED if stopped else FINISHED, "")
+
+    def failed(self, number: int, fault: str) -> None:
+        """Log a failed trial."""
+        self._end(number, FAILED, fault)
+
+    def _end(self, number: int, state: str, fault: str) -> None:
+        trial = self.trials[number - 1]
+        trial.state, trial.fault = state, fault
+        self._log.append({"trial": number, "state": state, "fault": fault})
+        self.write_csv()
+        parts = [self.length.state_of(trial)]
         if trial.best is not None:
-            epochs = self._length.epochs_of(trial)
-            best = f"  {epochs} epochs  best valid {self._metric} {trial.best:.4f}"
-        self._line(trial, f"{state}{best}{fault}")
-        self._draw()
+            parts.append(f"{self.length.epochs_of(trial)} epochs")
+            parts.append(f"best valid {self.metric} {trial.best:.4f}")
+        self._print(trial, "  ".join([*parts, *[fault] * bool(fault)]))
+
+    def seconds_left(self) -> float:
+        """Upper bound of the seconds left, after at least one evaluation."""
+        open_trials = [each for each in self.trials if each.state in (WAITING, RUNNING)]
+        n_left = sum(self.length.evaluations - len(each.reports) for each in open_trials)
+        return (self._now() - self._started) / self._n_reports * n_left
+
+    def write_csv(self) -> None:
+        """Write `trials.csv` in the sweep's folder."""
+        write_csv(self._folder / TRIALS_CSV, self.trials, self.keys, self.length)
+
+    def _print(self, trial: Trial, text: str) -> None:
+        head = f"trial {trial.number}/{len(self.trials)}  {text}"
+        self._console.print(head, highlight=False, soft_wrap=True, markup=False)

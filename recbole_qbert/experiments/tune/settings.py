@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 from recbole.config import Config
-from typing_extensions import TypedDict
 
 from recbole_qbert.common.errors import InputError, did_you_mean, error_context
 from recbole_qbert.common.files import atomic_write
@@ -22,7 +21,7 @@ from recbole_qbert.config.build import (
     merge_settings,
     settings_for,
 )
-from recbole_qbert.config.fields import STRICT, Fields
+from recbole_qbert.config.fields import Fields
 from recbole_qbert.config.settings import RUN, Chance, Count, Layers, Number, Seed, Text
 from recbole_qbert.data.budget import AUTO, eval_step
 from recbole_qbert.experiments.run import check_run
@@ -39,135 +38,71 @@ from recbole_qbert.registry import model_entry
 from recbole_qbert.training.inputs import input_files
 
 # Keys that cannot be searched: trials would not be comparable, or the sweep sets the keys itself.
-NOT_SEARCHED = frozenset(
-    # fmt: off
-    [
-        "model",
-        "dataset",
-        "data_path",
-        "checkpoint_dir",
-        "config_files",
-        "epochs",
-        "eval_step",
-        "metrics",
-        "topk",
-        "valid_metric",
-        "valid_metric_bigger",
-        "eval_args",
-        "load_col",
-        "user_inter_num_interval",
-        "item_inter_num_interval",
-        "val_interval",
-        "rm_dup_inter",
-        "filter_inter_by_user_or_item",
-        "threshold",
-        "nproc",
-        "gpu_id",
-        "use_gpu",
-        "device",
-        "resume",
-        "show_progress",
-        "state",
-        "use_tuned",
-    ]
-    # fmt: on
+PROTOCOL_KEYS = (
+    "model dataset data_path checkpoint_dir config_files epochs eval_step metrics topk "
+    "valid_metric valid_metric_bigger eval_args load_col user_inter_num_interval "
+    "item_inter_num_interval val_interval rm_dup_inter filter_inter_by_user_or_item threshold "
+    "nproc gpu_id use_gpu device resume show_progress state use_tuned"
 )
+NOT_SEARCHED = frozenset(PROTOCOL_KEYS.split())
 # Keys that the sweep sets for each trial -> explanation.
 NOT_FIXED = {
-    "gpu_id": "Ray gives each trial its GPU; see gpus_per_trial",
+    "gpu_id": "Ray assigns GPUs to trials; see gpus_per_trial",
     "nproc": "a trial is one process; see max_concurrent",
-    "resume": "is the sweep's own: --resume",
+    "resume": "use --resume",
 }
+AT_TOP = ("model", "dataset", "data_path", "checkpoint_dir", "config_files")
 PATH_KEYS = ("semantic_id_file", "pre_model_path")
 
 
-@dataclass(frozen=True)
-class SweepRequest:
-    """The keys of a tune file, and the name of the file (`source`). `~` is None."""
+class SweepRequest(BaseModel):
+    """The keys of a tune file. `~` is None."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
     model: str = ""
     dataset: str = ""
-    name: str | None = None  # name of the sweep's folder; None: <model>-<dataset>
-    data_path: str | None = None
-    checkpoint_dir: str | None = None
-    config_files: list[str] = field(default_factory=list)
-    space: dict[str, Any] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)  # fixed settings of all trials
-    seed: int = 2026  # seed of the draws and of each trial's training
-    trials: int = 1  # number of samples; each runs the whole grid
+    name: Text | None = None  # name of the sweep's folder; None: <model>-<dataset>
+    data_path: Text | None = None
+    checkpoint_dir: Text | None = None
+    config_files: list[Text] = []
+    space: dict[Text, Any] = {}
+    settings: dict[Text, Any] = {}  # fixed settings of all trials
+    seed: Seed = 2026  # seed of the draws and of each trial's training
+    trials: Count = 1  # number of samples; each runs the whole grid
     baseline: bool = False
-    scheduler: str = "none"
-    grace: int = 1  # evaluations before ASHA may stop a trial
-    reduction: float = 3  # ASHA's reduction factor: about 1 of so many trials continues
-    max_epochs: int | None = None
-    cpus_per_trial: int = 1
-    gpus_per_trial: float | None = None  # None: 1 if there is a GPU
-    max_concurrent: int | None = None
-    max_failures: int = 1  # restarts of a trial whose process died
-    address: str | None = None  # address of a Ray cluster; "auto": this machine's
-    source: str = "the sweep"
+    scheduler: Literal["none", "asha"] = "none"
+    grace: Count = 1  # evaluations before ASHA may stop a trial
+    reduction: Annotated[float, Field(gt=1, le=1000)] = 3  # ASHA's reduction factor
+    max_epochs: Count | None = None
+    cpus_per_trial: Layers = 1
+    gpus_per_trial: Chance | None = None  # None: 1 if there is a GPU
+    max_concurrent: Layers | None = None
+    max_failures: Number = 1  # restarts of a trial whose process died
+    address: Text | None = None  # address of a Ray cluster; "auto": this machine's
+    source: str = "the sweep"  # name of the file, for error messages
 
 
-class RequestFields(TypedDict, total=False):
-    """Types of the keys of a tune file."""
-
-    __pydantic_config__ = STRICT  # type: ignore[misc]
-
-    model: Text
-    dataset: Text
-    name: Text | None
-    data_path: Text | None
-    checkpoint_dir: Text | None
-    config_files: list[Text]
-    space: dict[Text, Any]
-    settings: dict[Text, Any]
-    seed: Seed
-    trials: Count
-    baseline: bool
-    scheduler: Literal["none", "asha"]
-    grace: Count
-    reduction: Annotated[float, Field(gt=1, le=1000)]
-    max_epochs: Count | None
-    cpus_per_trial: Layers
-    gpus_per_trial: Chance | None
-    max_concurrent: Layers | None
-    max_failures: Number
-    address: Text | None
-
-
-REQUEST = Fields(RequestFields)
+REQUEST = Fields(SweepRequest)
 
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """A checked sweep.
-
-    Attributes:
-        request: the user's request.
-        space: search space, key -> range.
-        base: the user's settings that all trials share; paths are absolute.
-        configured: complete config without drawn values.
-        trials: drawn values of each trial, in order, without duplicates.
-        n_drawn: number of drawn trials, including duplicates.
-        n_evaluations: maximum number of evaluations on valid per trial.
-        files: input files of the trials by name. The name of a file that only one trial reads
-            starts with the trial's number, see `of_trial`.
-    """
+    """A checked sweep."""
 
     request: SweepRequest
     space: Space
-    base: dict[str, Any]
-    configured: Config
-    trials: list[Values]
-    n_drawn: int
-    n_evaluations: int
-    files: dict[str, Path]
+    base: dict[str, Any]  # the user's settings that all trials share; paths are absolute
+    configured: Config  # complete config without drawn values
+    trials: list[Values]  # drawn values of each trial, in order, without duplicates
+    n_drawn: int  # number of drawn trials, including duplicates
+    n_evaluations: int  # maximum number of evaluations on valid per trial
+    files: dict[str, Path]  # input files by name; see `of_trial` for files of a single trial
 
     @property
     def folder(self) -> Path:
         """Folder of the sweep."""
-        request = self.request
-        name = request.name or f"{request.model}-{request.dataset}"
+        name = self.request.name or f"{self.request.model}-{self.request.dataset}"
         return Path(self.base["checkpoint_dir"]) / "tune" / name
 
     def trial_settings(self, number: int) -> dict[str, Any]:
@@ -185,42 +120,30 @@ def read_request(file: str | Path, given: Mapping[str, Any]) -> SweepRequest:
     Raises:
         InputError: an unknown key in the file, or a value of the wrong type.
     """
-    content = load_yaml(file)
-    known = [each.name for each in fields(SweepRequest) if each.name != "source"]
+    # `~` stands for the default.
+    content = {key: value for key, value in load_yaml(file).items() if value is not None}
+    known = SweepRequest.model_fields.keys() - {"source"}
     for key in content:
         if key not in known:
-            hint = did_you_mean(str(key), known)
-            raise InputError(
-                f"{file}: unknown key '{key}'{hint or '; keys of the model go under settings:'}"
-            )
-    for key in ("space", "settings"):
-        if not isinstance(content.get(key) or {}, dict):
-            raise InputError(f"{file}: {key}: `key: value` lines were expected")
-    fixed = dict(content.pop("settings", None) or {})
+            hint = did_you_mean(key, known) or "; put keys of the model under settings:"
+            raise InputError(f"{file}: unknown key '{key}'{hint}")
+    fixed: dict[str, Any] = {}
     for key, value in given.items():
         if key in ("space", "settings"):
-            raise InputError(f"command line: --{key} is written in the file")
-        if key in known:
-            content[key] = parse_value(value)
-        else:
-            fixed[key] = parse_value(value)
-    files = content.pop("config_files", None) or []
-    content["config_files"] = split_files(files) if isinstance(files, str) else list(files)
-    defaults = asdict(SweepRequest())
-    # `~` stands for the default, which is the word none for `scheduler`.
-    content = {key: value for key, value in content.items() if value is not None}
-    request = SweepRequest(**{**defaults, **content, "settings": fixed, "source": str(file)})
-    _check_request(request)
-    return request
-
-
-def _check_request(request: SweepRequest) -> None:
+            raise InputError(f"command line: --{key}: give it in the file")
+        (content if key in known else fixed)[key] = parse_value(value)
+    if isinstance(files := content.get("config_files"), str):
+        content["config_files"] = split_files(files)
     for key in ("model", "dataset"):
-        if not getattr(request, key):
-            raise InputError(f"--{key}=... is needed, on the command line or in the file")
-    REQUEST.check({key: value for key, value in asdict(request).items() if key != "source"})
+        if not content.get(key):
+            raise InputError(f"--{key}=... is missing; give it on the command line or in the file")
+    content = {key: value for key, value in content.items() if value is not None}
+    REQUEST.check(content)
+    content["settings"] = {**content.get("settings", {}), **fixed}
+    request = SweepRequest(**content, source=str(file))
     if request.name is not None and Path(request.name).name != request.name:
-        raise InputError(f"name: {request.name!r} is no name of a folder")
+        raise InputError(f"name: {request.name!r} is not a folder name")
+    return request
 
 
 def make_plan(request: SweepRequest) -> SweepPlan:
@@ -237,9 +160,8 @@ def make_plan(request: SweepRequest) -> SweepPlan:
     base = _base_settings(request)
     # Build a config first: `epochs` may be only in RecBole's defaults, not in our YAML files.
     configured = _checked({**base, "model": model, "dataset": request.dataset})
-    for key in ("data_path", "checkpoint_dir"):
-        path = Path(configured[key])
-        base[key] = str((path.parent if key == "data_path" else path).resolve())
+    base["data_path"] = str(Path(configured["data_path"]).parent.resolve())
+    base["checkpoint_dir"] = str(Path(configured["checkpoint_dir"]).resolve())
     with error_context(request.source):
         for key, domain in space.items():
             _check_searched(model, key, space, base, configured)
@@ -248,13 +170,11 @@ def make_plan(request: SweepRequest) -> SweepPlan:
                     RUN.check(nested({key: value}, configured.final_config_dict))
     epochs, step = configured["epochs"], configured["eval_step"]
     if epochs == AUTO:
-        raise InputError("max_epochs: give a number; all trials of a sweep are of one length")
+        raise InputError("max_epochs: auto cannot be used, since all trials have one length")
     step = eval_step(epochs) if step == AUTO else step
     n_evaluations = epochs // step
-    if n_evaluations < 1:
-        raise InputError(f"eval_step: {step} epochs between evaluations, but only {epochs} epochs")
     if request.scheduler == "asha" and request.grace > n_evaluations:
-        raise InputError(f"grace: {request.grace} is above the {n_evaluations} evaluations a trial")
+        raise InputError(f"grace: {request.grace} is more than the {n_evaluations} evaluations")
     baseline = None
     if request.baseline:
         baseline = {key: configured_value(key, configured.final_config_dict) for key in space}
@@ -285,20 +205,18 @@ def _base_settings(request: SweepRequest) -> dict[str, Any]:
     """Merge the user's files, `settings` and the sweep's own keys; paths become absolute."""
     settings: dict[str, Any] = {}
     for file in request.config_files:
-        content = {
-            key: value
-            for key, value in load_yaml(file).items()
-            if key not in ("model", "dataset", "nproc")
-        }
+        content = load_yaml(file)
+        for key in ("model", "dataset", "nproc"):
+            content.pop(key, None)
         settings = merge_settings(settings, settings_for(request.model, content, str(file)))
     check_keys(request.model, request.settings, "settings")
-    for key in request.settings:
-        if key in ("model", "dataset", "data_path", "checkpoint_dir", "config_files"):
-            raise InputError(f"settings: {key}: belongs at the top of the file")
+    for key in AT_TOP:
+        if key in request.settings:
+            raise InputError(f"settings: {key}: give it at the top level of the file")
     settings = merge_settings(settings, request.settings)
     for key, reason in NOT_FIXED.items():
         if key in settings:
-            raise InputError(f"settings: {key}: {reason}")
+            raise InputError(f"settings: {key}: cannot be set: {reason}")
     settings.setdefault("seed", request.seed)
     if request.gpus_per_trial == 0:
         settings["use_gpu"] = False  # also for the test of the best trial, and in best.yaml
@@ -311,11 +229,8 @@ def _base_settings(request: SweepRequest) -> dict[str, Any]:
     for key in PATH_KEYS:
         if settings.get(key):
             settings[key] = str(Path(settings[key]).resolve())
-    vectors = settings.get("item_vectors")
-    if isinstance(vectors, dict):
-        settings["item_vectors"] = {
-            name: str(Path(path).resolve()) for name, path in vectors.items()
-        }
+    if isinstance(vectors := settings.get("item_vectors"), dict):
+        settings["item_vectors"] = {name: str(Path(p).resolve()) for name, p in vectors.items()}
     return settings
 
 
@@ -324,11 +239,10 @@ def _checked(settings: Mapping[str, Any]) -> Config:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "trial.yaml"
         write_yaml(file, settings)
+        # A Config on a GPU sets CUDA_VISIBLE_DEVICES and hides the other GPUs from Ray.
+        own = {"use_gpu": False}
         try:
-            # A Config on a GPU sets CUDA_VISIBLE_DEVICES and hides the other GPUs from Ray.
-            config = build_config(
-                settings["model"], settings["dataset"], [file], {"use_gpu": False}
-            )
+            config = build_config(settings["model"], settings["dataset"], [file], own)
         except InputError as error:
             raise InputError(str(error).replace(f"{file}: ", "")) from None
     check_run(config)
@@ -345,9 +259,11 @@ def _check_searched(
         hint = "; see max_epochs" if top == "epochs" else ""
         raise InputError(f"space: {key}: cannot be searched{hint}")
     if top != key and top in space:
-        raise InputError(f"space: {key}: {top} is searched as a whole; keep one of them")
+        raise InputError(f"space: {key}: {top} is searched too; remove one of them")
     if top == key and key in base and key != "seed":
-        raise InputError(f"space: {key}: is fixed too, in settings, a file or --{key}; keep one")
+        raise InputError(
+            f"space: {key}: also fixed in settings, a file or by --{key}; remove one of them"
+        )
     configured_value(key, configured.final_config_dict)
 
 

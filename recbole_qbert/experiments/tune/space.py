@@ -13,8 +13,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from recbole_qbert.common.errors import InputError, did_you_mean
 from recbole_qbert.data.budget import AUTO
@@ -24,17 +23,11 @@ Space = dict[str, "Range"]
 Values = dict[str, Any]  # key (with a dot for a nested one) -> value
 
 
-@dataclass(frozen=True)
-class Range:
-    """Possible values of one key.
+class Range(NamedTuple):
+    """Possible values of one key."""
 
-    Attributes:
-        kind: one of `KINDS`.
-        arguments: ends and step of a range, or a list of options.
-    """
-
-    kind: str
-    arguments: tuple[Any, ...]
+    kind: str  # one of `KINDS`
+    arguments: tuple[Any, ...]  # ends and step of a range, or a list of options
 
     def draw(self, rng: random.Random) -> Any:
         """Draw one value. Grids are not drawn: trials take all their options."""
@@ -49,23 +42,13 @@ class Range:
         return {self.kind: list(self.arguments)}
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A kind of range.
+class Kind(NamedTuple):
+    """A kind of range."""
 
-    Attributes:
-        form: form of its arguments, for error messages.
-        draw: draws a value from a generator and the arguments.
-        check: returns an error message about the arguments, or None.
-        is_list: whether the arguments are options, not the ends of a range.
-        whole: whether all arguments must be integers.
-    """
-
-    form: str
-    draw: Callable[..., Any]
-    check: Callable[..., str | None]
-    is_list: bool = False
-    whole: bool = False
+    form: str  # form of its arguments, for error messages
+    draw: Callable[..., Any]  # draws a value from a generator and the arguments
+    is_list: bool = False  # whether the arguments are options, not the ends of a range
+    whole: bool = False  # whether all arguments must be integers
 
 
 def _uniform(rng: random.Random, low: float, high: float) -> float:
@@ -85,38 +68,14 @@ def _qrandint(rng: random.Random, low: int, high: int, step: int) -> int:
     return low + step * rng.randint(0, (high - low) // step)
 
 
-def _rising(low: float, high: float, *_: float) -> str | None:
-    return None if low < high else f"{low} is not below {high}"
-
-
-def _positive(low: float, high: float) -> str | None:
-    return _rising(low, high) if low > 0 else f"{low} has no logarithm"
-
-
-def _stepped(low: float, high: float, step: float) -> str | None:
-    if step <= 0:
-        return f"step {step} is not positive"
-    steps = (high - low) / step
-    if abs(steps - round(steps)) > 1e-6:
-        return f"{low} to {high} is no whole number of steps of {step}"
-    return _rising(low, high)
-
-
-def _some(*options: Any) -> str | None:
-    if not options:
-        return "no options"
-    texts = [_text(option) for option in options]
-    return "an option stands twice" if len(set(texts)) < len(texts) else None
-
-
 KINDS: dict[str, Kind] = {
-    "uniform": Kind("[low, high]", _uniform, _rising),
-    "loguniform": Kind("[low, high]", _loguniform, _positive),
-    "quniform": Kind("[low, high, step]", _quniform, _stepped),
-    "randint": Kind("[low, high]", lambda rng, a, b: rng.randint(a, b), _rising, whole=True),
-    "qrandint": Kind("[low, high, step]", _qrandint, _stepped, whole=True),
-    "choice": Kind("[a, b, ...]", lambda rng, *o: rng.choice(o), _some, is_list=True),
-    GRID: Kind("[a, b, ...]", lambda rng, *o: rng.choice(o), _some, is_list=True),
+    "uniform": Kind("[low, high]", _uniform),
+    "loguniform": Kind("[low, high]", _loguniform),
+    "quniform": Kind("[low, high, step]", _quniform),
+    "randint": Kind("[low, high]", lambda rng, low, high: rng.randint(low, high), whole=True),
+    "qrandint": Kind("[low, high, step]", _qrandint, whole=True),
+    "choice": Kind("[a, b, ...]", lambda rng, *options: rng.choice(options), is_list=True),
+    GRID: Kind("[a, b, ...]", lambda rng, *options: rng.choice(options), is_list=True),
 }
 
 
@@ -127,46 +86,51 @@ def parse_space(content: Any) -> Space:
         InputError: names the key and its error.
     """
     if not isinstance(content, Mapping) or not content:
-        raise InputError("space: `key: {kind: [...]}` lines were expected")
+        raise InputError(
+            "space: empty; give lines like `learning_rate: {loguniform: [1e-4, 1e-2]}`"
+        )
     return {str(key): parse_domain(f"space: {key}", each) for key, each in content.items()}
 
 
 def parse_domain(name: str, content: Any) -> Range:
-    """Parse one range such as `{uniform: [0.1, 0.5]}`.
-
-    Args:
-        name: name of the key in error messages.
-        content: YAML content.
+    """Parse one range such as `{uniform: [0.1, 0.5]}`; `name` names its key in error messages.
 
     Raises:
         InputError: the kind or its arguments cannot be used.
     """
     if not isinstance(content, Mapping) or len(content) != 1:
-        raise InputError(f"{name}: one of {', '.join(KINDS)} was expected, as {{uniform: [0, 1]}}")
+        raise InputError(f"{name}: give one of {', '.join(KINDS)}, such as {{uniform: [0, 1]}}")
     ((kind, arguments),) = content.items()
     if kind not in KINDS:
         hint = did_you_mean(str(kind), KINDS)
         raise InputError(f"{name}: '{kind}' is none of {', '.join(KINDS)}{hint}")
     rule = KINDS[kind]
-    wanted = f"{name}: {kind}: {rule.form} was expected"
-    if not isinstance(arguments, list):
-        raise InputError(f"{wanted}, not {arguments!r}")
-    if not rule.is_list:
-        n_wanted = rule.form.count(",") + 1
-        if len(arguments) != n_wanted or not all(map(_is_number, arguments)):
-            raise InputError(f"{wanted}, all numbers, not {arguments!r}")
-        if rule.whole and not all(isinstance(each, int) for each in arguments):
-            raise InputError(f"{wanted}, all whole numbers, not {arguments!r}")
-        if not rule.whole:
-            arguments = [float(each) for each in arguments]
-    fault = rule.check(*arguments)
-    if fault:
-        raise InputError(f"{name}: {kind}: {fault}")
+    if not isinstance(arguments, list) or not arguments:
+        raise InputError(f"{name}: {kind}: {arguments!r} is not {rule.form}")
+    if rule.is_list:
+        if len(set(map(_text, arguments))) < len(arguments):
+            raise InputError(f"{name}: {kind}: {arguments} has duplicate options")
+        return Range(kind, tuple(arguments))
+    allowed = int if rule.whole else (int, float)
+    numbers = [x for x in arguments if isinstance(x, allowed) and not isinstance(x, bool)]
+    if not len(arguments) == len(numbers) == rule.form.count(",") + 1 or not all(
+        map(math.isfinite, numbers)
+    ):
+        of = "whole numbers" if rule.whole else "numbers"
+        raise InputError(f"{name}: {kind}: {arguments} is not {rule.form} of {of}")
+    if not rule.whole:
+        arguments = [float(each) for each in arguments]
+    low, high, *step = arguments
+    steps = (high - low) / step[0] if step and step[0] > 0 else 1.0
+    if low >= high:
+        raise InputError(f"{name}: {kind}: {low} is not below {high}")
+    if kind == "loguniform" and low <= 0:
+        raise InputError(f"{name}: {kind}: {low} is not positive")
+    if step and (step[0] <= 0 or abs(steps - round(steps)) > 1e-6):
+        raise InputError(
+            f"{name}: {kind}: step {step[0]} does not divide the range from {low} to {high}"
+        )
     return Range(kind, tuple(arguments))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def n_grid(space: Space) -> int:
@@ -186,26 +150,24 @@ def draw_trials(
     """
     grid = {key: each.arguments for key, each in space.items() if each.kind == GRID}
     if n_samples > 1 and len(grid) == len(space):
-        raise InputError(f"trials: {n_samples} samples of a grid alone repeat it; give trials: 1")
+        raise InputError(f"trials: {n_samples} samples of a grid are equal; give trials: 1")
     trials = [] if baseline is None else [dict(baseline)]
-    cells = itertools.product(*grid.values())
-    for place, (_, cell) in enumerate(itertools.product(range(n_samples), list(cells))):
+    cells = list(itertools.product(*grid.values()))
+    for place, cell in enumerate(cells * n_samples):
         taken = dict(zip(grid, cell, strict=True))
         trials.append(
             {
                 # `random.Random` hashes a string seed identically on all machines and Pythons.
-                key: taken[key] if key in taken else domain.draw(_generator(seed, place, key))
-                for key, domain in space.items()
+                key: taken[key]
+                if key in taken
+                else each.draw(random.Random(f"{seed}/{place}/{key}"))
+                for key, each in space.items()
             }
         )
     unique: dict[str, Values] = {}
     for trial in trials:
         unique.setdefault(_text(trial), trial)
     return list(unique.values())
-
-
-def _generator(seed: int, place: int, key: str) -> random.Random:
-    return random.Random(f"{seed}/{place}/{key}")
 
 
 def _text(value: Any) -> str:
@@ -236,10 +198,10 @@ def configured_value(key: str, configured: Mapping[str, Any]) -> Any:
     top, *rest = key.split(".")
     value, name = configured.get(top), top
     if rest and value == AUTO:
-        raise InputError(f"space: {key}: {top}: auto has no entries; give {top} in settings")
+        raise InputError(f"space: {key}: {top} is auto, without entries; give {top} in settings")
     for part in rest:
         if not isinstance(value, Mapping):
-            raise InputError(f"space: {key}: {name} is no mapping; it is {value!r}")
+            raise InputError(f"space: {key}: {name} is {value!r}, not a mapping")
         if part not in value:
             hint = did_you_mean(part, map(str, value))
             raise InputError(f"space: {key}: {name} has no entry '{part}'{hint}")

@@ -1,7 +1,7 @@
 """`sweep`: runs the trials, selects the best one on valid, and tests it once.
 
-The trial log (see `journal`) determines which trials remain to be run; Ray schedules them. A sweep
-that was killed at any moment can be resumed. Trials that ended are not repeated, interrupted trials
+The trial log determines which trials remain to be run; Ray schedules them. A sweep that was killed
+at any moment can be resumed. Trials that ended are not repeated, interrupted trials
 resume from their last evaluation, and ASHA receives all earlier reports in their order.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,11 +27,11 @@ from recbole_qbert.evaluation.results import RunResult
 from recbole_qbert.experiments.run import prepare, publish
 from recbole_qbert.experiments.splits import data_counts, load_splits
 from recbole_qbert.experiments.tune.report import (
-    Display,
+    TRIALS_CSV,
     Length,
+    Recorder,
     best_trial,
     trials_table,
-    write_csv,
 )
 from recbole_qbert.experiments.tune.settings import SweepPlan, describe, of_trial, write_yaml
 from recbole_qbert.experiments.tune.space import n_grid
@@ -41,10 +40,7 @@ from recbole_qbert.experiments.tune.trial_log import (
     EXPERIMENT,
     FAILED,
     FAULT,
-    FINISHED,
     REPORTS,
-    RUNNING,
-    STOPPED,
     TRIAL_YAML,
     WAITING,
     Report,
@@ -55,7 +51,7 @@ from recbole_qbert.experiments.tune.trial_log import (
 from recbole_qbert.training.inputs import check_inputs
 from recbole_qbert.training.run_identity import LOCK, finished_run, run_folder
 
-SCRATCH, BEST_YAML, TRIALS_CSV = "ray", "best.yaml", "trials.csv"
+BEST_YAML = "best.yaml"
 # Entries of experiment.json that must be equal to resume a sweep, besides inputs and trials.
 IDENTITY = ("model", "dataset", "space", "seed", "settings", "schedule", "versions")
 
@@ -81,14 +77,16 @@ def sweep(plan: SweepPlan, console: Console, resume: bool = False) -> RunResult:
     console.print(
         f"[bold]{request.model}[/bold] on {request.dataset}: {plan.n_drawn} trials planned "
         f"({n_grid(plan.space)} in the grid x {request.trials} samples"
-        f"{' + the baseline' if request.baseline else ''})"
-        + (f", of which {repeated} repeat others and are left out" if repeated else ""),
+        + " + the baseline" * request.baseline
+        + ")"
+        + f", {repeated} of them duplicates, which are left out" * bool(repeated),
         highlight=False,
         soft_wrap=True,
     )
     hashes = {name: sha256_file(path) for name, path in plan.files.items()}
     if resume and (plan.folder / EXPERIMENT).is_file():
         there = read_json(plan.folder / EXPERIMENT)
+        # Files that only further trials read are not inputs of the earlier sweep, and vice versa.
         fewer, more = sorted((len(there.get("trials", ())), len(plan.trials)))
         heads = tuple(of_trial(number, "") for number in range(fewer + 1, more + 1))
         before, now = (
@@ -104,18 +102,16 @@ def sweep(plan: SweepPlan, console: Console, resume: bool = False) -> RunResult:
         trials = [Trial(number, values) for number, values in enumerate(plan.trials, start=1)]
         trial_log = TrialLog(plan.folder / REPORTS)
         history = trial_log.replay({trial.number: trial for trial in trials})
-        _run(plan, job, trials, trial_log, history, console)
-        return _conclude(plan, trials, console)
+        metric = plan.configured["valid_metric"]
+        length = Length(plan.configured["epochs"], plan.n_evaluations)
+        keys = list(plan.space)
+        recorder = Recorder(plan.folder, trials, keys, metric, length, console)
+        _run(plan, job, recorder, history, console)
+        return _conclude(plan, recorder, console)
 
 
 def _open_experiment(plan: SweepPlan, hashes: dict[str, str], resume: bool) -> TrialJob:
-    """Create the sweep's folder, or check that it holds this sweep.
-
-    A folder without reports (for example because Ray could not be started) is created again.
-
-    Raises:
-        InputError: the folder holds another sweep, or this one and `resume` is False.
-    """
+    """Create the sweep's folder, or check that it holds this sweep."""
     request, file = plan.request, plan.folder / EXPERIMENT
     content: dict[str, Any] = {
         "model": request.model,
@@ -139,7 +135,7 @@ def _open_experiment(plan: SweepPlan, hashes: dict[str, str], resume: bool) -> T
         there = read_json(file)
         if not resume:
             raise InputError(
-                f"{plan.folder}: a sweep is here; add --resume to go on, or give another --name"
+                f"{plan.folder}: this sweep exists; add --resume, or give another --name"
             )
         _check_same(plan.folder, there, content)
         identity = there["identity"]
@@ -163,11 +159,12 @@ def _check_same(folder: Path, there: dict[str, Any], asked: dict[str, Any]) -> N
         other.append("trials")
     if other:
         raise InputError(
-            f"{folder}: made with other {', '.join(other)}; give the same, or another --name"
+            f"{folder}: this sweep has different {', '.join(other)}; use the same ones, or give "
+            "another --name"
         )
     if len(trials) < len(earlier):
         raise InputError(
-            f"{folder}: {len(earlier)} trials are there, more than the {len(trials)} asked for; "
+            f"{folder}: this sweep has {len(earlier)} trials, and {len(trials)} were requested; "
             f"give --trials={there['samples']} or more"
         )
 
@@ -175,13 +172,12 @@ def _check_same(folder: Path, there: dict[str, Any], asked: dict[str, Any]) -> N
 def _run(
     plan: SweepPlan,
     job: TrialJob,
-    trials: list[Trial],
-    trial_log: TrialLog,
+    recorder: Recorder,
     history: list[tuple[int, Report]],
     console: Console,
 ) -> None:
     """Run the trials that have not ended. Ray is imported only here, since it is optional."""
-    open_trials = [trial for trial in trials if not trial.is_done]
+    open_trials = [trial for trial in recorder.trials if not trial.is_done]
     for trial in open_trials:
         trial.state, trial.fault = WAITING, ""  # failed trials are repeated
         (trial_folder(plan.folder, trial.number) / FAULT).unlink(missing_ok=True)
@@ -191,16 +187,17 @@ def _run(
         with own_sigterm():
             from recbole_qbert.experiments.tune import ray_adapter
     except ImportError as error:
-        raise InputError(f"sweeps need Ray ({error}); run: recbole-qbert doctor") from None
+        raise InputError(
+            f"tune: Ray cannot be imported ({error}); run recbole-qbert doctor"
+        ) from None
     request = plan.request
-    with ExitStack() as stack:
-        stack.enter_context(ray_adapter.connected(request.address))
-        joined = request.address is not None
+    with ray_adapter.connected(request.address):
         asked = 0.0 if plan.base.get("use_gpu") is False else request.gpus_per_trial
+        joined = request.address is not None
         n_gpus, note = ray_adapter.resources(request.cpus_per_trial, asked, joined)
         if note:
             console.print(f"  {note}")
-        job = TrialJob(job.folder, job.identity, job.data_path, job.n_threads, n_gpus > 0)
+        job = job._replace(gpu=n_gpus > 0)
         ray_adapter.check_machines(job)
         schedule = ray_adapter.Schedule(
             n_cpus=request.cpus_per_trial,
@@ -212,85 +209,24 @@ def _run(
             reduction=request.reduction,
             n_evaluations=plan.n_evaluations,
         )
-        metric = plan.configured["valid_metric"]
-        keys = list(plan.space)
-        length = _length(plan)
-        display = stack.enter_context(Display(console, trials, keys, metric, length))
-        recorder = _Recorder(plan.folder, trials, trial_log, display, keys, length)
+        numbers = [trial.number for trial in open_trials]
         ray_adapter.run_trials(
-            partial(run_trial, job),
-            [trial.number for trial in open_trials],
-            schedule,
-            history,
-            plan.folder / SCRATCH,
-            recorder,
+            partial(run_trial, job), numbers, schedule, history, plan.folder / "ray", recorder
         )
 
 
-def _length(plan: SweepPlan) -> Length:
-    return Length(plan.configured["epochs"], plan.n_evaluations)
-
-
-class _Recorder:
-    """Listener that logs and displays the events of trials."""
-
-    def __init__(
-        self,
-        folder: Path,
-        trials: list[Trial],
-        trial_log: TrialLog,
-        display: Display,
-        keys: list[str],
-        length: Length,
-    ):
-        self._folder, self._trial_log = folder, trial_log
-        self._display, self._keys, self._length = display, keys, length
-        self._trials = {trial.number: trial for trial in trials}
-
-    def started(self, number: int) -> None:
-        trial = self._trials[number]
-        again = trial.state == RUNNING or bool(trial.reports)
-        trial.state = RUNNING
-        self._display.started(trial, again)
-
-    def reported(self, number: int, report: Report) -> None:
-        trial = self._trials[number]
-        if report["evaluation"] == len(trial.reports) + 1:  # otherwise a resumed trial repeats it
-            self._trial_log.append({"trial": number, **report})
-            trial.reports.append(report)
-            self._display.reported(trial)
-
-    def ended(self, number: int, stopped: bool) -> None:
-        fault = trial_folder(self._folder, number) / FAULT
-        if fault.is_file():
-            self.failed(number, read_json(fault)["fault"])
-        else:
-            self._end(number, STOPPED if stopped else FINISHED, "")
-
-    def failed(self, number: int, fault: str) -> None:
-        self._end(number, FAILED, fault)
-
-    def _end(self, number: int, state: str, fault: str) -> None:
-        trial = self._trials[number]
-        trial.state, trial.fault = state, fault
-        self._trial_log.append({"trial": number, "state": state, "fault": fault})
-        trials = list(self._trials.values())
-        write_csv(self._folder / TRIALS_CSV, trials, self._keys, self._length)
-        self._display.ended(trial)
-
-
-def _conclude(plan: SweepPlan, trials: list[Trial], console: Console) -> RunResult:
+def _conclude(plan: SweepPlan, recorder: Recorder, console: Console) -> RunResult:
     """Select the best trial, write its settings, and test it unless that run is finished."""
-    keys, metric, length = list(plan.space), plan.configured["valid_metric"], _length(plan)
-    write_csv(plan.folder / TRIALS_CSV, trials, keys, length)
-    console.print(trials_table(trials, keys, metric, length))
+    trials, metric, length = recorder.trials, recorder.metric, recorder.length
+    recorder.write_csv()
+    console.print(trials_table(trials, recorder.keys, metric, length))
     for trial in trials:
         if trial.state == FAILED:
             line = f"trial {trial.number} failed: {trial.fault}"
             console.print(line, soft_wrap=True, markup=False)
     best = best_trial(trials)
     if best is None:
-        raise InputError(f"every trial failed; the first: {trials[0].fault}")
+        raise InputError(f"all trials failed; trial 1: {trials[0].fault}")
     file = plan.folder / BEST_YAML
     settings = plan.trial_settings(best.number)
     head = (
@@ -300,19 +236,20 @@ def _conclude(plan: SweepPlan, trials: list[Trial], console: Console) -> RunResu
     )
     write_yaml(file, settings, head)
     config = build_config(settings["model"], settings["dataset"], [file], {"resume": True})
-    result = finished_run(config) or _test(config, plan, best, console)
+    result = finished_run(config) or _test(config, plan, best, length, console)
     print_tables([result], console)
     for path in (file, plan.folder / TRIALS_CSV):
         console.print(f"written: {path}", soft_wrap=True, highlight=False)
     return result
 
 
-def _test(config: Config, plan: SweepPlan, best: Trial, console: Console) -> RunResult:
+def _test(
+    config: Config, plan: SweepPlan, best: Trial, length: Length, console: Console
+) -> RunResult:
     """Test the best trial's weights once; folder and result line are those of an ordinary run."""
     base, folder = Path(config["checkpoint_dir"]), run_folder(config)
-    length = _length(plan)
     ended = f"{length.epochs_of(best)} epochs" + ", stopped early" * length.stopped_early(best)
-    line = f"The best one is trial {best.number} ({ended}): {describe(best.values)}"
+    line = f"Best trial: {best.number} ({ended}): {describe(best.values)}"
     console.print(line, highlight=False, markup=False, soft_wrap=True)
     flush_denormals()
     config["checkpoint_dir"] = str(folder)

@@ -10,9 +10,8 @@ import os
 import platform
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -36,23 +35,14 @@ from recbole_qbert.training.learning_curve import best_evaluation
 from recbole_qbert.training.run_identity import LOCK
 
 
-@dataclass(frozen=True)
-class TrialJob:
-    """Arguments that all trials of a sweep share.
+class TrialJob(NamedTuple):
+    """Arguments that all trials of a sweep share."""
 
-    Attributes:
-        folder: absolute path of the sweep's folder, equal on all machines.
-        identity: random identifier of the sweep, to recognize its folder.
-        data_path: folder that holds the data set's folder.
-        n_threads: number of PyTorch threads.
-        gpu: whether Ray assigns a GPU, or a share of one, to the trial.
-    """
-
-    folder: str
-    identity: str
-    data_path: str
-    n_threads: int
-    gpu: bool
+    folder: str  # absolute path of the sweep's folder, equal on all machines
+    identity: str  # random identifier of the sweep, to recognize its folder
+    data_path: str  # folder that holds the data set's folder
+    n_threads: int  # number of PyTorch threads
+    gpu: bool  # whether Ray assigns a GPU, or a share of one, to the trial
 
 
 def run_trial(job: TrialJob, number: int, report: Callable[[Report], None]) -> None:
@@ -87,13 +77,13 @@ def check_sight(job: TrialJob) -> None:
         identity = None
     if identity != job.identity:
         raise InputError(
-            f"{machine} does not see {job.folder}: checkpoint_dir must be one folder that all "
+            f"{machine} cannot access {job.folder}: checkpoint_dir must be one folder that all "
             f"machines of the cluster share"
         )
     if not Path(job.data_path).is_dir():
         raise InputError(
-            f"{machine} does not see {job.data_path}: data_path must be shared, or copied to the "
-            f"same place on every machine of the cluster"
+            f"{machine} cannot access {job.data_path}: data_path must be shared, or copied to the "
+            f"same path on every machine of the cluster"
         )
 
 
@@ -123,7 +113,7 @@ def train_trial(job: TrialJob, number: int, report: Callable[[Report], None]) ->
     trainer = training.trainer
     known = read_json(Path(job.folder) / EXPERIMENT).get("data_sha256", {})
     own = {name: known.get(of_trial(number, name), known.get(name)) for name in trainer.inputs}
-    check_inputs(job.folder, own, trainer.inputs, "start the sweep again with another --name")
+    check_inputs(job.folder, own, trainer.inputs, "start a new sweep with another --name")
 
     def report_last(epoch: int, score: float) -> None:
         report(report_of(trainer.curve, trainer.valid_metric))

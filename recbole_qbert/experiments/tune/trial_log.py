@@ -16,12 +16,8 @@ from typing import Any
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import append_line, read_line
 
-EXPERIMENT, REPORTS, FAULT, TRIAL_YAML = (
-    "experiment.json",
-    "reports.jsonl",
-    "fault.json",
-    "trial.yaml",
-)
+EXPERIMENT, REPORTS = "experiment.json", "reports.jsonl"
+FAULT, TRIAL_YAML = "fault.json", "trial.yaml"
 WAITING, RUNNING = "waiting", "running"
 # FINISHED: trained to the last epoch or to early stopping. STOPPED: stopped by the scheduler.
 FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
@@ -32,20 +28,15 @@ Report = dict[str, Any]
 class Trial:
     """State of one trial.
 
-    Attributes:
-        number: number of the trial, from 1.
-        values: its drawn values.
-        reports: one per evaluation on valid, with the keys evaluation (from 1), epoch (from 0),
-            valid, best_valid, best_epoch (from 0) and seconds.
-        state: WAITING, RUNNING, FINISHED, STOPPED or FAILED.
-        fault: one-line error message of a failed trial, otherwise empty.
+    It has one report per evaluation on valid, with the keys evaluation (from 1), epoch (from 0),
+    valid, best_valid, best_epoch (from 0) and seconds.
     """
 
-    number: int
-    values: dict[str, Any]
+    number: int  # from 1
+    values: dict[str, Any]  # drawn values
     reports: list[Report] = field(default_factory=list)
     state: str = WAITING
-    fault: str = ""
+    fault: str = ""  # one-line error message of a failed trial
 
     @property
     def best(self) -> float | None:
@@ -72,15 +63,11 @@ class TrialLog:
 
     def __init__(self, path: Path):
         self.path = path
-        self._drop_torn_line()
-
-    def _drop_torn_line(self) -> None:
-        """Remove a truncated last line, so that the next line is not appended to it."""
-        content = self.path.read_bytes() if self.path.is_file() else b""
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            with open(self.path, "r+b") as handle:
-                handle.truncate(len(whole))
+        content = path.read_bytes() if path.is_file() else b""
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            with open(path, "r+b") as handle:
+                handle.truncate(whole)
 
     def append(self, line: Report) -> None:
         """Append a line in one write, and flush it to disk."""
@@ -92,14 +79,13 @@ class TrialLog:
         Raises:
             InputError: a line is damaged.
         """
-        if not self.path.is_file():
-            return []
+        content = self.path.read_bytes() if self.path.is_file() else b""
         lines = []
-        for number, text in enumerate(self.path.read_bytes().splitlines(), start=1):
+        for number, text in enumerate(content.splitlines(), start=1):
             try:
                 lines.append(read_line(text))
             except ValueError:
-                raise InputError(f"{self.path}:{number}: broken; delete the line") from None
+                raise InputError(f"{self.path}:{number}: damaged line; delete it") from None
         return lines
 
     def replay(self, trials: dict[int, Trial]) -> list[tuple[int, Report]]:
@@ -113,11 +99,10 @@ class TrialLog:
         """
         history = []
         for line in self.lines():
-            trial = trials[line["trial"]]
+            trial = trials[line.pop("trial")]
             if "state" in line:
                 trial.state, trial.fault = line["state"], line["fault"]
             elif line["evaluation"] == len(trial.reports) + 1:
-                report = {key: value for key, value in line.items() if key != "trial"}
-                trial.reports.append(report)
-                history.append((trial.number, report))
+                trial.reports.append(line)
+                history.append((trial.number, line))
         return history

@@ -1,0 +1,90 @@
+"""Models of another distribution, registered through the entry-point group."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Tiny
+from toy_plan import SETTINGS, lines_of, write_plan
+from tune_toy import write_sweep
+
+PLUGIN = """
+from pathlib import Path
+
+from recbole.model.sequential_recommender import SASRec
+
+from recbole_qbert.quick_start import register
+
+
+class PluginSASRec(SASRec):
+    pass
+
+
+register(PluginSASRec, defaults=Path(__file__).with_suffix(".yaml"))
+"""
+DEFAULTS = """
+hidden_dropout_prob: 0.5
+attn_dropout_prob: 0.5
+hidden_act: gelu
+layer_norm_eps: 1e-12
+initializer_range: 0.02
+"""
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """A folder on the path with an installed distribution and a broken one."""
+    folder = tmp_path / "site"
+    for name, code in (("toy_plugin", PLUGIN), ("broken_plugin", "import no_such_module\n")):
+        info = folder / f"{name}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (folder / f"{name}.py").write_text(code)
+        (folder / f"{name}.yaml").write_text(DEFAULTS)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[recbole_qbert.plugins]\n{name} = {name}\n")
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+def command(environment: dict[str, str], *words: str) -> str:
+    line = [sys.executable, "-W", "ignore", "-m", "recbole_qbert", *words]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stderr
+
+
+def test_worker_processes_of_a_benchmark(tiny: Tiny, environment: dict[str, str]) -> None:
+    models = ["PluginSASRec", "SASRec"]
+    path = write_plan(tiny, models=models, reference="SASRec", settings={**SETTINGS, "epochs": 1})
+    errors = command(environment, "benchmark", str(path), "--max_concurrent=2")
+    assert sorted(run["model"] for run in lines_of("saved")) == models
+    assert "plug-in broken_plugin (broken_plugin): cannot be loaded: ModuleNotFound" in errors
+
+
+@pytest.mark.slow
+def test_worker_processes_of_run_and_tune(tiny: Tiny, environment: dict[str, str]) -> None:
+    pytest.importorskip("ray")
+    flags = [f"--{key}={value}" for key, value in (SETTINGS | {"epochs": 1}).items()]
+    command(environment, "run", "--model=PluginSASRec", "--dataset=toy", "--nproc=2",
+            "--data_path=.", *flags)  # fmt: skip
+    file = write_sweep(tiny, model="PluginSASRec", trials=1, max_epochs=1)
+    command(environment, "tune", str(file))
+    assert [run["model"] for run in lines_of("saved")] == ["PluginSASRec"] * 2
+
+
+def test_a_bundle_is_loaded(tiny: Tiny, environment: dict[str, str]) -> None:
+    flags = [f"--{key}={value}" for key, value in (SETTINGS | {"epochs": 1}).items()]
+    command(environment, "run", "--model=PluginSASRec", "--dataset=toy", "--data_path=.", *flags)
+    (run,) = lines_of("saved")
+    code = (
+        "from recbole_qbert.quick_start import Recommender\n"
+        f"print(Recommender.load({run['bundle']!r}).recommend([['i1', 'i2']], k=3))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], env=environment, capture_output=True
+    )
+    assert done.returncode == 0 and done.stdout.startswith(b"[[('i"), done.stderr
