@@ -1,7 +1,7 @@
 """Quality of the IDs of new items, which have no trained ID vector and no co-occurrence.
 
 A tenth of the items is hidden from `tokenize`, with its interactions, and then added by
-`encode-items`. The IDs are compared with those of a `tokenize` run on all items. The first measure
+`ids add-items`. The IDs are compared with those of a `tokenize` run on all items. The first measure
 is the share of an item's 10 nearest in each modality that are among the 10 items that share most
 codes with it. With `--train`, the second measure is how well a model trained on either file ranks
 hidden items as test targets. The model sees the interactions of all items in both cases. Further
@@ -181,8 +181,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 BENCHMARKS = {
     "new_items": Benchmark(
-        sides={"tokenize": _side(with_all), "encode-items": _side(with_hidden)},
-        pairs=[("encode-items", "tokenize")],
+        sides={"tokenize": _side(with_all), "ids add-items": _side(with_hidden)},
+        pairs=[("ids add-items", "tokenize")],
         ratios=of_quantities(),
         add_options=_add_options,
         fresh=True,

@@ -19,7 +19,7 @@ rule atomic:  # raw -> atomic files
     params:
         data_path=config["data_path"],
     shell:
-        "recbole-qbert sample --data_path={params.data_path:q}"
+        "recbole-qbert prepare sample --data_path={params.data_path:q}"
 
 
 rule text:  # atomic -> text vectors

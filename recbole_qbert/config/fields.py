@@ -14,7 +14,7 @@ WORDS = {"boolean": "True or False", "string": "text", "object": "a mapping", "n
 # Additions to the error message of some keys.
 HINTS = {
     "eval_args": "; leave it out",
-    "eval_args.split": "; for another split make its parts with dataset_scripts/split.py",
+    "eval_args.split": "; for another split make its parts with recbole-qbert prepare split",
     "eval_args.mode": "; the whole catalog is ranked",
     "eval_args.order": "; a sequence is in order of time",
 }

@@ -3,7 +3,7 @@
     tokenizer.json                settings, streams, report of each stage
     stage1.safetensors            the injector, the fused vectors and a report
     stage2.<stream>.safetensors   a quantizer and the codes of all items
-    ids.safetensors               items and their unique codes; grows with `encode-items`
+    ids.safetensors               items and their unique codes; grows with `ids add-items`
 
 A *stream* is one table of vectors with a quantizer of its own: `fused` (output of stage 1), a
 modality's vectors (`content` stands for every modality that has a table), or `identity` (vectors of

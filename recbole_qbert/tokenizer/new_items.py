@@ -1,4 +1,4 @@
-"""Encoding of new items (`encode-items`) through the frozen stages of a tokenizer.
+"""Encoding of new items (`ids add-items`) through the frozen stages of a tokenizer.
 
 A new item has no trained ID vector, and no vector of co-occurrence in training. With
 `new_item_query: neighbors`, it gets the mean of the vectors of the 10 items nearest to it in

@@ -140,7 +140,7 @@ def test_vectors_of_another_fit_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_new_item_in_the_order_of_the_manual(tmp_path: Path) -> None:
-    """`embed text`, `tokenize`, new rows, `embed text`, `encode-items`: as if frozen."""
+    """`embed text`, `tokenize`, new rows, `embed text`, `ids add-items`: as if frozen."""
     names = [f"{color} {kind} {row}" for color in ("red", "green", "blue", "black")
              for kind in ("drum", "lamp", "chair") for row in range(5)]  # fmt: skip
     domain = DatasetPaths("shop", tmp_path / "shop")
