@@ -8,7 +8,6 @@ from glob import glob
 
 import yaml
 
-SCRIPTS = PROPERTIES.parent / "dataset_scripts"
 PLAN = PROPERTIES / "benchmark/paper.yaml"
 ROWS = yaml.safe_load(PLAN.read_text())
 MODELS = [row["model"] for row in ROWS["models"]] + ["IDBERT4Rec"]  # a control that is trained
@@ -47,7 +46,7 @@ rule candidates:  # raw -> items whose pictures are wanted
         raw=config["raw"],
         data_path=config["data_path"],
     shell:
-        "python {SCRIPTS:q}/amazon.py --category={wildcards.domain}"
+        "recbole-qbert prepare amazon --category={wildcards.domain}"
         " --dataset={wildcards.domain}-candidates --release=2018 --folder={params.raw:q}"
         " --data_path={params.data_path:q} --require=image --overwrite"
 
@@ -60,7 +59,7 @@ rule pictures:  # URLs -> pictures; items whose pictures cannot be fetched are l
     params:
         folder=f"{config['pictures']}/{{domain}}",
     shell:
-        "python {SCRIPTS:q}/download.py --items={input:q} --column=image_url"
+        "recbole-qbert prepare download --items={input:q} --column=image_url"
         " --output={params.folder:q} --pictures --allow_failed"
 
 
@@ -76,7 +75,7 @@ rule atomic:  # raw -> atomic files: 5-core of the items that have a picture; lo
         data_path=config["data_path"],
         pictures=f"{config['pictures']}/{{domain}}",
     shell:
-        "python {SCRIPTS:q}/amazon.py --category={wildcards.domain} --release=2018"
+        "recbole-qbert prepare amazon --category={wildcards.domain} --release=2018"
         " --folder={params.raw:q} --data_path={params.data_path:q}"
         " --pictures={params.pictures:q} --require=image --longest=2000 --overwrite"
 
