@@ -27,6 +27,7 @@ from recbole_qbert.common.files import read_json, write_json
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.embeddings import FUSED
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
+from recbole_qbert.tokenizer.catalog import TableKind
 from recbole_qbert.tokenizer.fusion.fit import Injector
 from recbole_qbert.tokenizer.quantizers.base import Quantizer
 from recbole_qbert.tokenizer.quantizers.registry import load_quantizer
@@ -53,8 +54,7 @@ class Tokenizer:
         codebook_sizes: K sizes.
         n_spare: number of last levels that encode no vector and only separate equal items.
         report: report of each stage.
-        shapes: number of parts and dimension of each modality.
-        encoders: description of each modality's encoder, from the sidecar of its table.
+        kinds: shape and encoder of each modality's tables.
         without_content: keys of the items without a vector in any modality.
     """
 
@@ -68,8 +68,7 @@ class Tokenizer:
     codebook_sizes: tuple[int, ...]
     n_spare: int
     report: dict[str, Any]
-    shapes: dict[str, tuple[int, int]]
-    encoders: dict[str, Any]
+    kinds: dict[str, TableKind]
     without_content: list[tuple[str, str]]
 
     @property
@@ -97,8 +96,8 @@ class Tokenizer:
             "streams": list(self.quantizers),
             "codebook_sizes": list(self.codebook_sizes),
             "n_spare": self.n_spare,
-            "shapes": self.shapes,
-            "encoders": self.encoders,
+            "shapes": {name: kind.shape for name, kind in self.kinds.items()},
+            "encoders": {name: kind.encoder for name, kind in self.kinds.items()},
             "report": self.report,
         }
         write_json(self.folder / MANIFEST, content)
@@ -115,7 +114,7 @@ class Tokenizer:
             raise InputError(f"{folder}: no finished tokenizer; run `recbole-qbert tokenize` first")
         manifest = read_json(folder / MANIFEST)
         if manifest.get("format") != FORMAT:
-            raise InputError(f"{folder / MANIFEST}: not of this version; tokenize again")
+            raise InputError(f"{folder / MANIFEST}: written by another version; tokenize again")
         injector = None
         if FUSED in manifest["streams"]:
             injector = Injector.from_state(load_checkpoint(folder / "stage1.safetensors")["state"])
@@ -135,8 +134,10 @@ class Tokenizer:
             codebook_sizes=tuple(manifest["codebook_sizes"]),
             n_spare=manifest["n_spare"],
             report=manifest["report"],
-            shapes={name: (parts, size) for name, (parts, size) in manifest["shapes"].items()},
-            encoders=manifest["encoders"],
+            kinds={
+                name: TableKind((n_parts, size), manifest["encoders"][name])
+                for name, (n_parts, size) in manifest["shapes"].items()
+            },
             without_content=[(domain, item) for domain, item in ids["without_content"]],
         )
 

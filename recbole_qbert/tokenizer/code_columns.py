@@ -15,8 +15,7 @@ from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.data.codec import level_letters, parse_token, quote
 from recbole_qbert.data.items import ITEM_FIELD, item_file_entry, read_item_fields
 from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids, write_semantic_ids
-from recbole_qbert.tokenizer.collision_fallback import extra_level, usage_distances
-from recbole_qbert.tokenizer.collisions import reallocate
+from recbole_qbert.tokenizer.collisions import extra_level, reallocate, usage_distances
 from recbole_qbert.tokenizer.quantizers.base import count_collisions
 
 logger = logging.getLogger(__name__)

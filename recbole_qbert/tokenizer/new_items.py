@@ -24,7 +24,6 @@ from recbole_qbert.tokenizer.catalog import TokenizerInputs, read_catalog
 from recbole_qbert.tokenizer.collisions import reallocate
 from recbole_qbert.tokenizer.fusion.fit import N_NEIGHBORS
 from recbole_qbert.tokenizer.pipeline import modality_streams
-from recbole_qbert.tokenizer.settings import needed_modalities
 
 logger = logging.getLogger(__name__)
 
@@ -58,15 +57,11 @@ def encode_new_items(tokenizer: Tokenizer, domains: Sequence[DatasetPaths]) -> E
     settings = tokenizer.settings
     if settings["unique"] != "reallocate":
         raise InputError(
-            f"{tokenizer.folder}: made with unique: {settings['unique']}, whose last level counts "
-            "items and cannot place new ones; tokenize with unique: reallocate"
+            f"{tokenizer.folder}: its setting unique: {settings['unique']} cannot place new items; "
+            "tokenize again with unique: reallocate"
         )
     catalog = read_catalog(
-        domains,
-        needed_modalities(settings),
-        known=tokenizer.keys,
-        dimensions=tokenizer.shapes,
-        encoders=tokenizer.encoders,
+        domains, list(tokenizer.kinds), known=tokenizer.keys, kinds=tokenizer.kinds
     )
     moved = 0
     if catalog.keys:
@@ -94,10 +89,10 @@ def new_streams(tokenizer: Tokenizer, catalog: TokenizerInputs) -> Streams:
     Modalities that the catalog lacks are added to `catalog.parts`, fully masked.
     """
     wanted = list(tokenizer.quantizers)
-    for name, (parts, size) in tokenizer.shapes.items():
+    for name, kind in tokenizer.kinds.items():
         if name not in catalog.parts:
-            shape = (len(catalog.keys), parts)
-            catalog.parts[name] = np.zeros((*shape, size), np.float32), np.zeros(shape, np.bool_)
+            vectors = np.zeros((len(catalog.keys), *kind.shape), np.float32)
+            catalog.parts[name] = vectors, np.zeros(vectors.shape[:2], np.bool_)
     streams = modality_streams(catalog, wanted)
     n_new = len(catalog.keys)
     if IDENTITY in wanted:
@@ -119,7 +114,7 @@ def _identity(tokenizer: Tokenizer, streams: Streams, n_new: int) -> tuple[np.nd
         Vectors [n_new, D], and bool [n_new], False for items without content, or for all items with
         `new_item_query: mean`.
     """
-    contents = [name for name in tokenizer.quantizers if name in tokenizer.shapes]
+    contents = [name for name in tokenizer.quantizers if name in tokenizer.kinds]
     if tokenizer.settings["new_item_query"] == "mean" or not contents:
         size = len(tokenizer.fills[IDENTITY])
         return np.zeros((n_new, size), np.float32), np.zeros(n_new, np.bool_)

@@ -15,6 +15,8 @@ import scipy.sparse as sp
 from sklearn.utils.extmath import randomized_svd
 from threadpoolctl import threadpool_limits
 
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.sequences import read_interactions
 
 HELD_OUT = 2  # last items of each user: the validation and the test target
@@ -33,6 +35,27 @@ def training_pairs(inter_path: str | Path) -> pd.DataFrame:
     frame = read_interactions(inter_path)
     from_the_end = frame.groupby("user_id", observed=True).cumcount(ascending=False)
     return frame.loc[from_the_end >= HELD_OUT, ["user_id", "item_id"]].astype(object)
+
+
+def read_training_pairs(domains: Sequence[DatasetPaths]) -> pd.DataFrame:
+    """Read the training interactions of all domains; users and items are named `<domain>/<token>`.
+
+    Returns:
+        Columns `user_id` and `item_id`; see `training_pairs`.
+
+    Raises:
+        InputError: a domain has no `.inter` file, or it is invalid.
+    """
+    frames = []
+    for domain in domains:
+        path = domain.file("inter")
+        if not path.is_file():
+            raise InputError(
+                f"{path}: no such file, but co-occurrence in training requires it; add it, or set "
+                "--streams=content --id_query=random"
+            )
+        frames.append(f"{domain.name}/" + training_pairs(path))
+    return pd.concat(frames, ignore_index=True)
 
 
 def cooccurrence(pairs: pd.DataFrame, items: Sequence[str]) -> sp.csr_matrix:

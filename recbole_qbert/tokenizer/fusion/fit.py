@@ -6,10 +6,7 @@ modality, D hidden size, S maximum depth.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +18,11 @@ from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.nearest import nearest_items, unit_rows
 from recbole_qbert.common.progress import Progress
 from recbole_qbert.tokenizer.fusion.model import CrossModalInjection, InjectionSettings
-from recbole_qbert.tokenizer.stage_settings import check_values, setting
+from recbole_qbert.tokenizer.stages import stage_hash
 from recbole_qbert.training.resume import FitState
 
-NEW_ITEM_QUERIES = ("neighbors", "mean")
 N_NEIGHBORS = 10
 _BLOCK = 4096  # items fused at once at inference
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """Optimizer settings of stage 1; `properties/tokenize.yaml` documents each."""
-
-    epochs: int = setting("injection.epochs", low=0)
-    batch_size: int = setting("injection.batch_size", low=2)
-    learning_rate: float = setting("injection.learning_rate", low=0)
-    weight_decay: float = setting("injection.weight_decay", low=0)
-
 
 Parts = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """Maps each modality to its vectors [N, J, D_m] and a mask bool [N, J], True for parts with one."""
@@ -109,7 +94,7 @@ class Injector:
         """Return the state for `save_checkpoint` and `from_state`."""
         dimensions = {name: layer.in_features for name, layer in self.model.projections.items()}
         return {
-            "settings": asdict(self.model.settings),
+            "settings": self.model.settings.model_dump(),
             "n_items": len(self.model.query),
             "dimensions": dimensions,
             "weights": dict(self.model.state_dict()),
@@ -130,7 +115,6 @@ class Injector:
 def fit_injector(
     parts: Parts,
     settings: InjectionSettings,
-    training: TrainingSettings,
     *,
     seed: int,
     queries: np.ndarray | None = None,
@@ -143,8 +127,7 @@ def fit_injector(
 
     Args:
         parts: see `Parts`; float32.
-        settings: settings of the model.
-        training: settings of the optimizer.
+        settings: settings of the model and of the optimizer.
         seed: seed of the weights, the random queries and the batches.
         queries: initial ID vectors [N, D'], D' <= D, such as those of `cooccurrence_vectors`;
             columns from D' on start at zero. None for random ones.
@@ -152,12 +135,11 @@ def fit_injector(
         show_progress: whether to show a progress bar.
 
     Raises:
-        InputError: a setting is out of range, no item has a vector, or the loss is not finite.
+        InputError: no item has a vector, or the loss is not finite.
     """
-    check_settings(settings, training)
     n_items = len(next(iter(parts.values()))[0])
     if not any(present.any() for _, present in parts.values()):
-        raise InputError("stage 1: no item has a vector of any modality; give embeddings of these")
+        raise InputError("stage 1: no item has a vector; compute embeddings of these items")
     centers = {name: _center(*pair) for name, pair in parts.items()}
     centered = to_tensors(parts, centers)
     with torch.random.fork_rng(devices=[]):
@@ -167,36 +149,37 @@ def fit_injector(
     if queries is not None:
         _start_queries(model, queries)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
+        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
     generator = torch.Generator().manual_seed(seed)
     history: list[dict[str, float]] = []
 
     path = None if folder is None else folder / "stage1.training.safetensors"
-    kept = FitState(path, _identity(parts, queries, settings, training, seed))
+    arrays = [array for pair in parts.values() for array in pair]
+    arrays += [] if queries is None else [queries]
+    kept = FitState(path, stage_hash([settings.model_dump(), seed, list(parts)], arrays))
     state = kept.load()
     if state is not None:
         model.load_state_dict(state["weights"])
         optimizer.load_state_dict(state["optimizer"])
         generator.set_state(state["generator"])
         history = state["history"]
-    epochs = range(len(history), training.epochs)
     bar = Progress(
-        epochs,
+        range(len(history), settings.epochs),
         desc="stage 1",
         unit="epoch",
         initial=len(history),
-        total=training.epochs,
+        total=settings.epochs,
         disable=not show_progress,
     )
     for epoch in bar:
-        history.append(_train_epoch(model, optimizer, centered, training.batch_size, generator))
+        history.append(_train_epoch(model, optimizer, centered, settings.batch_size, generator))
         total = history[-1]["total"]
         bar.set_postfix(loss=f"{total:.4f}")
         if not np.isfinite(total):
             raise InputError(
-                f"stage 1: the loss is not finite in epoch {epoch + 1}; "
-                "lower injection.learning_rate, or raise injection.temperature"
+                f"stage 1: the loss is not finite in epoch {epoch + 1}; decrease "
+                "injection.learning_rate, or increase injection.temperature"
             )
         kept.keep(
             {
@@ -224,21 +207,6 @@ def contents_of(
             projected = model.projections[name](vectors) * present.unsqueeze(2)
             blocks.append(unit_rows(projected.sum(dim=1).numpy()))
     return np.concatenate(blocks, axis=1)
-
-
-def check_settings(settings: InjectionSettings, training: TrainingSettings) -> None:
-    """Check the settings of stage 1.
-
-    Raises:
-        InputError: a value is invalid; the message names its key.
-    """
-    for each in (settings, training):
-        check_values(each, "injection")
-    if settings.hidden_size % settings.n_heads:
-        raise InputError(
-            f"injection.hidden_size: {settings.hidden_size} is not a multiple of "
-            f"injection.n_heads {settings.n_heads}"
-        )
 
 
 def to_tensors(parts: Parts, centers: Mapping[str, np.ndarray]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -300,20 +268,3 @@ def _train_epoch(
         for name, value in {**terms, "total": loss}.items():
             sums[name] = sums.get(name, 0.0) + float(value.detach()) * len(rows) / len(order)
     return sums
-
-
-def _identity(
-    parts: Parts,
-    queries: np.ndarray | None,
-    settings: InjectionSettings,
-    training: TrainingSettings,
-    seed: int,
-) -> str:
-    """Hash everything that training depends on."""
-    digest = hashlib.sha256()
-    digest.update(json.dumps([asdict(settings), asdict(training), seed, list(parts)]).encode())
-    arrays = [array for pair in parts.values() for array in pair]
-    for array in arrays if queries is None else [*arrays, queries]:
-        digest.update(str(array.shape).encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()

@@ -19,31 +19,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recbole_qbert.tokenizer.stage_settings import setting
+from recbole_qbert.config.settings import Layers, Number, Positive, Weight, Width
+from recbole_qbert.tokenizer.stages import StageSettings
 
-GATES = ("dynamic", "fixed")
 # Eq. 3 does not normalize queries shorter than this. The gradient of the normalization is unbounded
 # near zero, where an item without co-occurrence starts, and one such step would freeze its query.
 _SHORTEST_QUERY = 0.1
 
 
-@dataclass(frozen=True)
-class InjectionSettings:
-    """Model and loss settings of stage 1; `properties/tokenize.yaml` documents each."""
+class InjectionSettings(StageSettings):
+    """Settings of stage 1; `properties/tokenize.yaml` documents each."""
 
-    hidden_size: int = setting("injection.hidden_size", low=1)
-    n_heads: int = setting("injection.n_heads", low=1)
-    inner_size: int = setting("injection.inner_size", low=1)
-    max_depth: int = setting("injection.max_depth", low=1)
-    gate: str = setting("injection.gate", choices=GATES)
-    temperature: float = setting("injection.temperature", low=1e-6)
-    consistency_weight: float = setting("injection.consistency_weight", low=0)
-    ponder_weight: float = setting("injection.ponder_weight", low=0)
+    section: ClassVar[str] = "injection"
+
+    hidden_size: Width
+    n_heads: Layers
+    inner_size: Width
+    max_depth: Layers
+    gate: Literal["dynamic", "fixed"]
+    temperature: Positive
+    consistency_weight: Weight
+    ponder_weight: Weight
+    epochs: Number
+    batch_size: Annotated[int, Field(ge=2, le=1_000_000_000)]
+    learning_rate: Annotated[float, Field(ge=0, le=10)]
+    weight_decay: Weight
 
 
 @dataclass(frozen=True)

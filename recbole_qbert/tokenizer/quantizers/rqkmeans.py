@@ -12,11 +12,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.cluster import KMeans
 
+from recbole_qbert.config.settings import Chance, Count, Number
 from recbole_qbert.tokenizer.quantizers.base import (
     Quantizer,
     decoded_sum,
@@ -24,10 +25,9 @@ from recbole_qbert.tokenizer.quantizers.base import (
     one_thread,
     row_keys,
 )
-from recbole_qbert.tokenizer.stage_settings import QuantizerSettings, setting
+from recbole_qbert.tokenizer.stages import QuantizerSettings
 
 
-@dataclass(frozen=True)
 class RQKMeansSettings(QuantizerSettings):
     """Settings of residual k-means.
 
@@ -42,11 +42,13 @@ class RQKMeansSettings(QuantizerSettings):
             distances, 1 gives all components equal variance.
     """
 
-    restarts: int = setting("rqkmeans.restarts", low=1)
-    iterations: int = setting("rqkmeans.iterations", low=1)
-    rows_per_code: int = setting("rqkmeans.rows_per_code", low=1)
-    n_components: int = setting("rqkmeans.n_components", low=0)
-    whitening: float = setting("rqkmeans.whitening", low=0, high=1)
+    section: ClassVar[str] = "rqkmeans"
+
+    restarts: Count
+    iterations: Count
+    rows_per_code: Count
+    n_components: Number
+    whitening: Chance
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""RQ-VAE of Q-BERT4Rec, equations 6 to 9: the network, its losses, and the frozen quantizer.
+"""RQ-VAE of Q-BERT4Rec, equations 6 to 9: settings, network, losses, and the frozen quantizer.
 
 Shapes: B items of a batch, n vectors, D dimensions of a vector h, E dimensions of a latent z, K
 levels, S_k codes of level k. Levels count from 0.
@@ -20,30 +20,80 @@ The paper leaves three points open:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recbole_qbert.config.settings import Chance, Count, Weight, Width
 from recbole_qbert.tokenizer.quantizers.base import Quantizer, decoded_sum, greedy
+from recbole_qbert.tokenizer.stages import QuantizerSettings
 
 SINKHORN_ITERATIONS = 50
 _TINY = 1e-6
 
 
-@dataclass(frozen=True)
-class LossSettings:
-    """Settings of eqs. 7 to 9; `RQVAESettings` documents each."""
+class RQVAESettings(QuantizerSettings):
+    """Settings of the RQ-VAE.
 
-    beta: float
-    norm: str
-    rq_reduce: str
-    gradient: str
-    sinkhorn_epsilon: float
+    Attributes:
+        hidden_sizes: widths of the encoder between D and E; the decoder mirrors them.
+        code_size: E.
+        standardize: `mean_std` (each dimension to mean 0 and standard deviation 1) or `none`.
+        beta: weight of the commitment loss in eq. 8. The paper states no value, and MQL4GRec uses
+            0.25; with 1, an eighth as many distinct items collide.
+        norm: `mean` divides squared norms by their number of dimensions, `sum` does not.
+        rq_reduce: `sum` (eq. 8) or `mean` over the levels.
+        gradient: gradient through the quantizer: `ste` (straight-through) or `rotation`.
+        codebook_update: `gradient` (eq. 8) or `ema` (exponential moving averages).
+        ema_decay: decay of the moving averages.
+        sinkhorn_epsilon: if above 0, the codes of the last level are assigned in equal shares
+            within a training batch, less strictly the larger it is (MQL4GRec: 0.003).
+        epochs: largest number of epochs.
+        max_steps: largest number of optimizer steps, rounded up to whole epochs; the lower of both
+            limits holds.
+        batch_size: items per step.
+        learning_rate: initial learning rate of AdamW; a cosine schedule lowers it to a fiftieth.
+        weight_decay: weight decay of AdamW.
+        restart_dead_codes: whether codes that no item chose in an epoch move to random residuals.
+        settle_share: share of the epochs, at the end, that have no restarts and may be selected.
+        eval_every: epochs between evaluations on the whole catalog; fewer if there are few epochs.
+    """
+
+    section: ClassVar[str] = "rqvae"
+
+    hidden_sizes: list[Width]
+    code_size: Width
+    standardize: Literal["mean_std", "none"]
+    beta: Weight
+    norm: Literal["mean", "sum"]
+    rq_reduce: Literal["sum", "mean"]
+    gradient: Literal["ste", "rotation"]
+    codebook_update: Literal["gradient", "ema"]
+    ema_decay: Chance
+    sinkhorn_epsilon: Chance
+    epochs: Count
+    max_steps: Count
+    batch_size: Count
+    learning_rate: Annotated[float, Field(ge=1e-9, le=10)]
+    weight_decay: Weight
+    restart_dead_codes: bool
+    settle_share: Chance
+    eval_every: Count
+
+    def n_epochs(self, n_items: int) -> int:
+        """Return the number of epochs for N items, limited by `epochs` and `max_steps`."""
+        return max(1, min(self.epochs, math.ceil(self.max_steps / self.n_batches(n_items))))
+
+    def n_batches(self, n_items: int) -> int:
+        """Return the number of steps per epoch."""
+        return math.ceil(n_items / self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -104,7 +154,7 @@ class RQVAE(nn.Module):
         """Invert `standardize`."""
         return standardized / self.scale + self.shift
 
-    def losses(self, standardized: Tensor, settings: LossSettings) -> Losses:
+    def losses(self, standardized: Tensor, settings: RQVAESettings) -> Losses:
         """Compute eqs. 6 to 8 for standardized vectors [B, D]; the sum of both losses is eq. 9."""
         latent = self.encoder(standardized)
         entering, quantized = latent, torch.zeros_like(latent)
@@ -201,19 +251,19 @@ def pass_gradient(latent: Tensor, quantized: Tensor, how: str) -> Tensor:
 class MovingCodebooks:
     """Update of codewords by exponential moving averages (`codebook_update: ema`), not gradients.
 
-    For each code c, n_c <- decay n_c + (1 - decay) (number of rows that chose c), and likewise for
-    the sum of these rows. The codeword is the sum divided by the count; Laplace smoothing keeps the
-    count above zero.
+    For each code c, n_c <- decay n_c + (1 - decay) (number of rows that chose c). The sum of these
+    rows is averaged in the same way. The codeword is the sum divided by the count; Laplace
+    smoothing keeps the count above zero.
+
+    Attributes:
+        codebooks: K tensors [S_k, E], updated in place.
+        decay: decay of the averages per batch.
+        smoothing: constant of Laplace smoothing.
+        counts: K tensors [S_k], initially 1.
+        sums: K tensors [S_k, E], initially the codewords.
     """
 
     def __init__(self, codebooks: Sequence[Tensor], decay: float, smoothing: float = 1e-5):
-        """Initialize each count with 1 and each sum with the codeword.
-
-        Args:
-            codebooks: K tensors [S_k, E], updated in place.
-            decay: decay of the averages per batch.
-            smoothing: constant of Laplace smoothing.
-        """
         self.codebooks, self.decay, self.smoothing = codebooks, decay, smoothing
         self.counts = [book.new_ones(len(book)) for book in codebooks]
         self.sums = [book.detach().clone() for book in codebooks]
@@ -236,14 +286,6 @@ class MovingCodebooks:
         """Reset the averages of some codes [m] of a level to codewords [m, E]."""
         self.counts[level][codes] = 1.0
         self.sums[level][codes] = codewords
-
-    def state(self) -> dict[str, Any]:
-        """Return the state for `load`."""
-        return {"counts": self.counts, "sums": self.sums}
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Restore the result of `state`."""
-        self.counts, self.sums = list(state["counts"]), list(state["sums"])
 
 
 class RQVAEQuantizer(Quantizer):
@@ -275,7 +317,8 @@ class RQVAEQuantizer(Quantizer):
 
     def state(self) -> dict[str, Any]:
         """Return the complete state, for `load_quantizer`."""
-        hidden = [layer.out_features for layer in self.network.encoder if _is_linear(layer)]
+        linear = [layer for layer in self.network.encoder if isinstance(layer, nn.Linear)]
+        hidden = [layer.out_features for layer in linear]
         return {
             "method": self.method,
             "dimension": self.dimension,
@@ -306,7 +349,3 @@ def _mlp(widths: Sequence[int], generator: torch.Generator | None) -> nn.Sequent
         nn.init.zeros_(linear.bias)
         layers += [nn.ReLU(), linear] if layers else [linear]
     return nn.Sequential(*layers)
-
-
-def _is_linear(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Linear)
