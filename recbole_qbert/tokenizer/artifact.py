@@ -80,11 +80,9 @@ class Tokenizer:
     def save_ids(self) -> None:
         """Write the items and their codes."""
         content = {
-            "keys": [list(key) for key in self.keys],
-            "codes": self.codes,
-            "without_content": [list(key) for key in self.without_content],
+            name: list(map(list, getattr(self, name))) for name in ("keys", "without_content")
         }
-        save_checkpoint(self.folder / "ids.safetensors", content)
+        save_checkpoint(self.folder / "ids.safetensors", {**content, "codes": self.codes})
 
     def save(self) -> None:
         """Write the IDs and the manifest; `tokenize` has already written the stages."""
@@ -123,6 +121,7 @@ class Tokenizer:
             state = load_checkpoint(folder / f"stage2.{stream}.safetensors")["state"]
             quantizers[stream], fills[stream] = load_quantizer(state["quantizer"]), state["fill"]
         ids = load_checkpoint(folder / "ids.safetensors")
+        shapes, encoders = manifest["shapes"], manifest["encoders"]
         return cls(
             folder=folder,
             settings=manifest["settings"],
@@ -134,10 +133,7 @@ class Tokenizer:
             codebook_sizes=tuple(manifest["codebook_sizes"]),
             n_spare=manifest["n_spare"],
             report=manifest["report"],
-            kinds={
-                name: TableKind((n_parts, size), manifest["encoders"][name])
-                for name, (n_parts, size) in manifest["shapes"].items()
-            },
+            kinds={name: TableKind(tuple(shapes[name]), encoders[name]) for name in shapes},
             without_content=[(domain, item) for domain, item in ids["without_content"]],
         )
 
@@ -150,29 +146,21 @@ class Tokenizer:
         return np.pad(np.concatenate(blocks, axis=1), ((0, 0), (0, self.n_spare)))
 
     def distances(self, streams: Streams, rows: np.ndarray) -> np.ndarray:
-        """Compute the distances D of eq. 10.
-
-        Args:
-            streams: vectors of n items.
-            rows: int64 [m], the items to compute.
+        """Compute the distances D of eq. 10 for rows [m] of the streams.
 
         Returns:
             float32 [m, K, C], streams concatenated, infinite where a level has fewer than C codes.
         """
-        blocks = []
+        shape = (len(rows), len(self.codebook_sizes), max(self.codebook_sizes))
+        result = np.full(shape, np.inf, dtype=np.float32)
+        level = 0
         for name, quantizer in self.quantizers.items():
             vectors, present = streams[name]
-            taken = filled(vectors[rows], present[rows], self.fills[name])
-            blocks.append(quantizer.distances(taken))
-        if self.n_spare:  # all codes of a spare level are equally near
-            shape = (len(rows), self.n_spare, self.codebook_sizes[-1])
-            blocks.append(np.zeros(shape, np.float32))
-        widest = max(block.shape[2] for block in blocks)
-        padded = [
-            np.pad(block, ((0, 0), (0, 0), (0, widest - block.shape[2])), constant_values=np.inf)
-            for block in blocks
-        ]
-        return np.concatenate(padded, axis=1)
+            own = quantizer.distances(filled(vectors[rows], present[rows], self.fills[name]))
+            result[:, level : level + own.shape[1], : own.shape[2]] = own
+            level += own.shape[1]
+        result[:, level:, : self.codebook_sizes[-1]] = 0  # all codes of a spare level are equal
+        return result
 
     def write_ids(self, domains: Sequence[DatasetPaths], sources: Mapping[str, Any]) -> None:
         """Write the `.semid` file of each domain, with all its items that have an ID.
@@ -181,18 +169,16 @@ class Tokenizer:
             domains: the domains to write.
             sources: names and hashes of the input files, for the sidecars.
         """
-        rows: dict[str, list[int]] = {}
-        for row, (name, _) in enumerate(self.keys):
-            rows.setdefault(name, []).append(row)
+        names = np.array([name for name, _ in self.keys], dtype=object)
         for domain in domains:
-            own = rows[domain.name]
-            items = tuple(self.keys[row][1] for row in own)
+            rows = np.flatnonzero(names == domain.name)
+            items = tuple(self.keys[row][1] for row in rows)
             table = SemanticIDTable(
-                items, self.codes[own], self.codebook_sizes, vocabulary=self.vocabulary
+                items, self.codes[rows], self.codebook_sizes, vocabulary=self.vocabulary
             )
             source = {
                 "method": "tokenize",
-                "domains": sorted(rows),
+                "domains": sorted({*names}),
                 "settings": self.settings,
                 "files": dict(sources),
                 "report": self.report,
@@ -204,14 +190,5 @@ class Tokenizer:
 
 
 def filled(vectors: np.ndarray, present: np.ndarray, fill: np.ndarray) -> np.ndarray:
-    """Replace missing vectors.
-
-    Args:
-        vectors: [n, D].
-        present: bool [n].
-        fill: [D].
-
-    Returns:
-        [n, D], `fill` where `present` is False.
-    """
+    """Replace vectors [n, D] by `fill` [D] where `present` [n] is False."""
     return vectors if present.all() else np.where(present[:, None], vectors, fill)

@@ -158,16 +158,16 @@ def _common_kind(
         wanted, origin = kinds[modality], "the tokenizer"
         remedy = "embed again with --frozen_encoder=FILE, or make all IDs again with tokenize"
     for name, table in tables.items():
+        if _comparable(table.meta.get("encoder")) != _comparable(wanted.encoder):
+            raise InputError(
+                f"{name}.{modality}.npz: its encoder, or the data that it was fitted on, differs "
+                f"from that of {origin}; {remedy}"
+            )
         shape = (table.n_parts, table.dimension)
         if shape != wanted.shape:
             raise InputError(
                 f"{name}.{modality}.npz: {shape[0]} parts of dimension {shape[1]}, but {origin} "
                 f"has {wanted.shape[0]} of {wanted.shape[1]}; {remedy}"
-            )
-        if _comparable(table.meta.get("encoder")) != _comparable(wanted.encoder):
-            raise InputError(
-                f"{name}.{modality}.npz: its encoder, or the data that it was fitted on, differs "
-                f"from that of {origin}; {remedy}"
             )
     return wanted
 

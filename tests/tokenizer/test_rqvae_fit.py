@@ -222,7 +222,7 @@ def test_a_finished_state_is_taken_whole(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.filterwarnings("ignore")  # of all the overflows on the way
 def test_a_loss_that_is_not_finite_is_one_line() -> None:
-    with pytest.raises(InputError, match="not finite in epoch 1 of 8; decrease rqvae.learning_rate"):
+    with pytest.raises(InputError, match="not finite in epoch 1 of 8; decrease rqvae"):
         fit_rqvae(_vectors() * 1e25, _settings(standardize="none"), seed=1)
 
 

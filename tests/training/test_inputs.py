@@ -442,7 +442,7 @@ def test_ablate_pretraining(
     tiny.write_inter([*tiny_rows(tiny, "A")[:-1]], "A")
     assert main(arguments) == 0
     assert epochs == [0, 1, 0]
-    assert "Pretrained again, A.inter changed" in capsys.readouterr().out
+    assert "Pretraining again: A.inter changed" in capsys.readouterr().out
     epochs.clear()
     # Of the source's semantic IDs.
     write_ids(tiny.root, "B", "another")

@@ -24,10 +24,7 @@ _POWER_ITERATIONS = 7
 
 
 def training_pairs(inter_path: str | Path) -> pd.DataFrame:
-    """Read the training interactions of an `.inter` file, grouped by user, in time order.
-
-    Returns:
-        Columns `user_id` and `item_id`.
+    """Read `user_id` and `item_id` of the training interactions, grouped by user, in time order.
 
     Raises:
         InputError: the file cannot be read, or a timestamp is not a number.
@@ -38,10 +35,7 @@ def training_pairs(inter_path: str | Path) -> pd.DataFrame:
 
 
 def read_training_pairs(domains: Sequence[DatasetPaths]) -> pd.DataFrame:
-    """Read the training interactions of all domains; users and items are named `<domain>/<token>`.
-
-    Returns:
-        Columns `user_id` and `item_id`; see `training_pairs`.
+    """Read the `training_pairs` of all domains; users and items are named `<domain>/<token>`.
 
     Raises:
         InputError: a domain has no `.inter` file, or it is invalid.
@@ -93,14 +87,10 @@ def cooccurrence_vectors(counts: sp.csr_matrix, n_components: int, seed: int) ->
         float32 [N, D']. The elements of a row have a mean square of 1, like a random ID vector;
         rows of items that co-occur with no other are zero.
     """
-    pointwise = counts.tocoo()
+    pairs = counts.tocoo()
     totals = np.asarray(counts.sum(axis=1)).ravel()
-    information = np.log(
-        pointwise.data * totals.sum() / (totals[pointwise.row] * totals[pointwise.col])
-    )
-    positive = sp.csr_matrix(
-        (np.maximum(information, 0), (pointwise.row, pointwise.col)), shape=counts.shape
-    )
+    information = np.log(pairs.data * totals.sum() / (totals[pairs.row] * totals[pairs.col]))
+    positive = sp.csr_matrix((np.maximum(information, 0), (pairs.row, pairs.col)), counts.shape)
     n_components = min(n_components, len(totals))
     with threadpool_limits(limits=1):  # the rounding of sums depends on the number of threads
         left, singular, _ = randomized_svd(

@@ -7,6 +7,7 @@ modality, D hidden size, S maximum depth.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ Parts = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """Maps each modality to its vectors [N, J, D_m] and a mask bool [N, J], True for parts with one."""
 
 
+@dataclass
 class Injector:
     """Frozen stage 1 after training.
 
@@ -38,15 +40,13 @@ class Injector:
         history: for each epoch, the value of each loss term.
     """
 
-    def __init__(
-        self,
-        model: CrossModalInjection,
-        centers: dict[str, np.ndarray],
-        contents: np.ndarray,
-        history: list[dict[str, float]],
-    ):
-        self.model, self.centers = model.eval(), centers
-        self.contents, self.history = contents, history
+    model: CrossModalInjection
+    centers: dict[str, np.ndarray]
+    contents: np.ndarray
+    history: list[dict[str, float]]
+
+    def __post_init__(self) -> None:
+        self.model.eval()
 
     def fuse(self, parts: Parts, queries: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
         """Fuse the modalities of each item, to the depth that its gates choose.
@@ -70,16 +70,13 @@ class Injector:
         return torch.cat(fused).numpy(), torch.cat(depths).numpy()
 
     def queries_for(self, new: Parts, how: str) -> np.ndarray:
-        """Estimate the ID vectors of new items, which have no trained ones.
+        """Estimate the ID vectors of new items, which have no trained ones, float32 [n, D].
 
         Args:
             new: modalities of the new items.
             how: `neighbors` for the mean query of the 10 training items that are nearest in content
                 (cosine of `contents_of`), or of all training items if the new item has no modality;
                 `mean` for the mean query of all training items.
-
-        Returns:
-            float32 [n, D].
         """
         trained = self.model.query.detach().numpy()
         n_new = len(next(iter(new.values()))[0])
@@ -147,7 +144,9 @@ def fit_injector(
         dimensions = {name: pair[0].shape[2] for name, pair in parts.items()}
         model = CrossModalInjection(n_items, dimensions, settings)
     if queries is not None:
-        _start_queries(model, queries)
+        with torch.no_grad():
+            model.query.zero_()
+            model.query[:, : queries.shape[1]] = torch.from_numpy(queries)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
@@ -164,31 +163,21 @@ def fit_injector(
         optimizer.load_state_dict(state["optimizer"])
         generator.set_state(state["generator"])
         history = state["history"]
-    bar = Progress(
-        range(len(history), settings.epochs),
-        desc="stage 1",
-        unit="epoch",
-        initial=len(history),
-        total=settings.epochs,
-        disable=not show_progress,
-    )
-    for epoch in bar:
-        history.append(_train_epoch(model, optimizer, centered, settings.batch_size, generator))
-        total = history[-1]["total"]
-        bar.set_postfix(loss=f"{total:.4f}")
-        if not np.isfinite(total):
-            raise InputError(
-                f"stage 1: the loss is not finite in epoch {epoch + 1}; decrease "
-                "injection.learning_rate, or increase injection.temperature"
-            )
-        kept.keep(
-            {
-                "weights": dict(model.state_dict()),
-                "optimizer": optimizer.state_dict(),
-                "generator": generator.get_state(),
-                "history": history,
-            }
-        )
+    done = {"initial": len(history), "total": settings.epochs}
+    bar = Progress(desc="stage 1", unit="epoch", disable=not show_progress, **done)
+    with bar:
+        while len(history) < settings.epochs:
+            history.append(_train_epoch(model, optimizer, centered, settings.batch_size, generator))
+            total = history[-1]["total"]
+            bar.update()
+            bar.set_postfix(loss=f"{total:.4f}")
+            if not np.isfinite(total):
+                raise InputError(
+                    f"stage 1: the loss is not finite in epoch {len(history)}; decrease "
+                    "injection.learning_rate, or increase injection.temperature"
+                )
+            state = {"weights": dict(model.state_dict()), "optimizer": optimizer.state_dict()}
+            kept.keep({**state, "generator": generator.get_state(), "history": history})
     kept.clear()
     return Injector(model, centers, contents_of(model, centered), history)
 
@@ -196,10 +185,9 @@ def fit_injector(
 def contents_of(
     model: CrossModalInjection, parts: Mapping[str, tuple[Tensor, Tensor]]
 ) -> np.ndarray:
-    """Compute the content vectors of items: their projected modalities, normalized, concatenated.
+    """Compute the content vectors of items, float32 [n, M * D].
 
-    Returns:
-        float32 [n, M * D]; zeros for a missing modality.
+    They are the projected modalities, normalized and concatenated; zeros for a missing one.
     """
     blocks = []
     with torch.no_grad():
@@ -237,14 +225,6 @@ def _center(vectors: np.ndarray, present: np.ndarray) -> np.ndarray:
     if not present.any():
         return np.zeros(vectors.shape[2], dtype=np.float32)
     return _unit_parts(vectors)[present].mean(axis=0, dtype=np.float64).astype(np.float32)
-
-
-def _start_queries(model: CrossModalInjection, queries: np.ndarray) -> None:
-    if len(queries) != len(model.query) or queries.shape[1] > model.settings.hidden_size:
-        raise ValueError(f"queries {queries.shape} do not fit {tuple(model.query.shape)}")
-    with torch.no_grad():
-        model.query.zero_()
-        model.query[:, : queries.shape[1]] = torch.from_numpy(queries)
 
 
 def _train_epoch(

@@ -48,14 +48,17 @@ class Quantizer(ABC):
     def _decode(self, codes: np.ndarray) -> np.ndarray:
         """Reconstruct float32 [n, D] from the codes of the first k levels, int64 [n, k]."""
 
-    @abstractmethod
     def state(self) -> dict[str, Any]:
-        """Return the complete state, for `save_checkpoint` and `load_quantizer`."""
+        """Return the complete state, for `save_checkpoint` and `load_quantizer`.
+
+        For a dataclass, these are its fields. Other classes override `state` and `from_state`.
+        """
+        return {"method": self.method, **vars(self)}
 
     @classmethod
-    @abstractmethod
     def from_state(cls, state: Mapping[str, Any]) -> Quantizer:
         """Restore a quantizer from the result of `state`."""
+        return cls(**{name: value for name, value in state.items() if name != "method"})
 
     def encode(self, vectors: np.ndarray) -> np.ndarray:
         """Find the nearest code level by level; the lower code wins a tie. [n, D] -> int64 [n, K].
@@ -118,15 +121,10 @@ class Quantizer(ABC):
     def squared_errors(
         self, vectors: np.ndarray, codes: np.ndarray, n_levels: Sequence[int]
     ) -> list[float]:
-        """Compute the squared reconstruction error, summed over all rows.
-
-        Args:
-            vectors: float32 [n, D].
-            codes: int64 [n, K].
-            n_levels: numbers of first levels to reconstruct from.
+        """Sum the squared reconstruction errors of vectors [n, D] from codes [n, K] over all rows.
 
         Returns:
-            One sum for each number in `n_levels`.
+            One sum for each number of first levels in `n_levels`.
         """
         errors = [0.0] * len(n_levels)
         with one_thread():
@@ -164,7 +162,7 @@ def one_thread() -> Iterator[None]:
 def greedy(
     residuals: np.ndarray, codebooks: Sequence[np.ndarray], width: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Quantize residuals greedily (eq. 6): at each level, take the nearest codeword.
+    """Quantize residuals [n, d] greedily (eq. 6): at each level, take the nearest codeword.
 
     Args:
         residuals: [n, d].
@@ -188,9 +186,8 @@ def greedy(
 def squared_distances(vectors: np.ndarray, codebook: np.ndarray) -> np.ndarray:
     """Compute squared distances float64 [n, C] of vectors float64 [n, d] to a codebook [C, d]."""
     codebook = codebook.astype(np.float64)
-    product = vectors @ codebook.T
     lengths = (vectors**2).sum(axis=1)[:, None] + (codebook**2).sum(axis=1)
-    return np.maximum(lengths - 2 * product, 0)
+    return np.maximum(lengths - 2 * (vectors @ codebook.T), 0)
 
 
 def decoded_sum(codes: np.ndarray, codebooks: Sequence[np.ndarray]) -> np.ndarray:
@@ -247,15 +244,11 @@ def count_distinct(vectors: np.ndarray) -> int:
 
 
 def row_keys(vectors: np.ndarray, seed: int = 0, step: float = 0.0) -> np.ndarray:
-    """Hash each row of vectors [n, D], uint64 [n].
+    """Hash each row of vectors [n, D] with a seed, uint64 [n].
 
     Equal rows have equal keys; different rows practically never do. Sorting by key gives a random
-    order of the rows that does not depend on their given order.
-
-    Args:
-        vectors: float [n, D].
-        seed: seed of the hash.
-        step: if not 0, values are first rounded to multiples of it.
+    order of the rows that does not depend on their given order. With a `step` above 0, values are
+    first rounded to multiples of it.
     """
     drawn = np.random.default_rng(seed).integers(0, 2**64, vectors.shape[1], dtype=np.uint64)
     keys = np.empty(len(vectors), dtype=np.uint64)

@@ -9,7 +9,6 @@ Shapes: n vectors, D dimensions, K levels, C codes per level, d rotated dimensio
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -28,15 +27,9 @@ from recbole_qbert.tokenizer.stages import QuantizerSettings
 
 
 class OPQSettings(QuantizerSettings):
-    """Settings of optimized product quantization.
-
-    Attributes:
-        iterations: number of iterations that fit the rotation.
-        rows_per_code: the fit uses a random sample of at most this many vectors per code.
-    """
+    """Settings of optimized product quantization; `properties/tokenize.yaml` documents each."""
 
     section: ClassVar[str] = "opq"
-
     iterations: Count
     rows_per_code: Count
 
@@ -79,20 +72,6 @@ class OPQ(Quantizer):
         for level, column in enumerate(codes.T):
             rotated[:, level] = self.codebooks[level, column]
         return rotated.reshape(len(codes), -1) @ self.rotation + self.mean
-
-    def state(self) -> dict[str, Any]:
-        """Return the complete state, for `load_quantizer`."""
-        return {
-            "method": self.method,
-            "mean": self.mean,
-            "rotation": self.rotation,
-            "codebooks": self.codebooks,
-        }
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> OPQ:
-        """Restore a quantizer from the result of `state`."""
-        return cls(state["mean"], state["rotation"], state["codebooks"])
 
 
 def fit_opq(vectors: np.ndarray, settings: OPQSettings, seed: int) -> OPQ:

@@ -40,34 +40,9 @@ _TINY = 1e-6
 
 
 class RQVAESettings(QuantizerSettings):
-    """Settings of the RQ-VAE.
-
-    Attributes:
-        hidden_sizes: widths of the encoder between D and E; the decoder mirrors them.
-        code_size: E.
-        standardize: `mean_std` (each dimension to mean 0 and standard deviation 1) or `none`.
-        beta: weight of the commitment loss in eq. 8. The paper states no value, and MQL4GRec uses
-            0.25; with 1, an eighth as many distinct items collide.
-        norm: `mean` divides squared norms by their number of dimensions, `sum` does not.
-        rq_reduce: `sum` (eq. 8) or `mean` over the levels.
-        gradient: gradient through the quantizer: `ste` (straight-through) or `rotation`.
-        codebook_update: `gradient` (eq. 8) or `ema` (exponential moving averages).
-        ema_decay: decay of the moving averages.
-        sinkhorn_epsilon: if above 0, the codes of the last level are assigned in equal shares
-            within a training batch, less strictly the larger it is (MQL4GRec: 0.003).
-        epochs: largest number of epochs.
-        max_steps: largest number of optimizer steps, rounded up to whole epochs; the lower of both
-            limits holds.
-        batch_size: items per step.
-        learning_rate: initial learning rate of AdamW; a cosine schedule lowers it to a fiftieth.
-        weight_decay: weight decay of AdamW.
-        restart_dead_codes: whether codes that no item chose in an epoch move to random residuals.
-        settle_share: share of the epochs, at the end, that have no restarts and may be selected.
-        eval_every: epochs between evaluations on the whole catalog; fewer if there are few epochs.
-    """
+    """Settings of the RQ-VAE; `properties/tokenize.yaml` documents each."""
 
     section: ClassVar[str] = "rqvae"
-
     hidden_sizes: list[Width]
     code_size: Width
     standardize: Literal["mean_std", "none"]
@@ -134,7 +109,7 @@ class RQVAE(nn.Module):
             hidden_sizes: widths of the encoder between D and E; the decoder mirrors them.
             code_size: E.
             codebook_sizes: K sizes S_k.
-            generator: generator of the weights; None for PyTorch's global one.
+            generator: random generator of the weights; None for PyTorch's global one.
         """
         super().__init__()
         widths = [dimension, *hidden_sizes, code_size]
@@ -188,15 +163,9 @@ def squared_length(rows: Tensor, norm: str) -> Tensor:
 
 
 def choose(residual: Tensor, codebook: Tensor, epsilon: float = 0.0) -> Tensor:
-    """Choose a codeword for each row: the nearest or, with `epsilon`, one of a balanced assignment.
+    """Choose a codeword of a codebook [S, E] for each residual [B, E]; return int64 [B].
 
-    Args:
-        residual: [B, E].
-        codebook: [S, E].
-        epsilon: argument of `sinkhorn`; 0 for the nearest codeword.
-
-    Returns:
-        int64 [B].
+    It is the nearest or, with an `epsilon` above 0, one of a balanced assignment (`sinkhorn`).
     """
     lengths = residual.square().sum(dim=1, keepdim=True) + codebook.square().sum(dim=1)
     distances = torch.addmm(lengths, residual, codebook.T, alpha=-2)
@@ -257,8 +226,6 @@ class MovingCodebooks:
 
     Attributes:
         codebooks: K tensors [S_k, E], updated in place.
-        decay: decay of the averages per batch.
-        smoothing: constant of Laplace smoothing.
         counts: K tensors [S_k], initially 1.
         sums: K tensors [S_k, E], initially the codewords.
     """

@@ -133,7 +133,7 @@ class RQVAETraining:
             shift, deviation = self._moments()
             self.network.shift.copy_(torch.from_numpy(shift))
             self.network.scale.copy_(torch.from_numpy(1 / deviation))
-        self.moving: MovingCodebooks | None = None
+        self.moving: MovingCodebooks | None = None  # set when the codebooks are
         if settings.codebook_update == "ema":
             self.network.codebooks.requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
@@ -154,24 +154,16 @@ class RQVAETraining:
         return self.n_epochs - settled + 1
 
     def start_codebooks(self) -> None:
-        """Initialize the codebooks by residual k-means on the latents.
-
-        K-means uses all items, or a random sample of a large catalog.
-        """
+        """Initialize the codebooks by residual k-means on (a sample of) the latents."""
         frozen = RQVAEQuantizer(self.network)
-        latents = np.empty((len(self.vectors), self.settings.code_size), dtype=np.float32)
-        for start in range(0, len(latents), BLOCK):
-            rows = self.order[start : start + BLOCK]
-            latents[start : start + BLOCK] = frozen.latents(self.vectors[rows])
-        plain = {
-            "n_levels": self.settings.n_levels,
-            "codebook_size": self.settings.codebook_size,
-            "restarts": 1,
-            "iterations": _START_ITERATIONS,
-            "n_components": 0,
-            "whitening": 0.0,
-        }
-        of_kmeans = RQKMeansSettings.model_validate(plain)
+        latents = np.concatenate(
+            [frozen.latents(self.vectors[rows]) for rows in self._blocks(self.order)]
+        )
+        sizes = self.settings.model_dump(include={"n_levels", "codebook_size"})
+        plain = {"restarts": 1, "n_components": 0, "whitening": 0.0}
+        of_kmeans = RQKMeansSettings.model_validate(
+            {**sizes, **plain, "iterations": _START_ITERATIONS}
+        )
         found = fit_residual_kmeans(latents, of_kmeans, self.seed).codebooks
         for codebook, centers in zip(self.network.codebooks, found, strict=True):
             # With fewer items than codes, the other codewords start near random centers.
@@ -285,13 +277,11 @@ class RQVAETraining:
         frozen = RQVAEQuantizer(self.network)
         codes = frozen.encode(self.vectors)
         # Summed in hash order, so that its rounding does not depend on the order of the rows.
-        error = 0.0
-        for start in range(0, len(codes), BLOCK):
-            rows = self.order[start : start + BLOCK]
-            (part,) = frozen.squared_errors(
-                self.vectors[rows], codes[rows], [len(self.settings.codebook_sizes)]
-            )
-            error += part
+        n_levels = [self.settings.n_levels]
+        error = sum(
+            frozen.squared_errors(self.vectors[rows], codes[rows], n_levels)[0]
+            for rows in self._blocks(self.order)
+        )
         self.latest = {"collisions": count_collisions(codes), "error": error}
         if settled and (not self.best or _merit(self.latest) < _merit(self.best)):
             weights = {name: value.clone() for name, value in self.network.state_dict().items()}
@@ -302,15 +292,10 @@ class RQVAETraining:
 
         A constant dimension gets the largest standard deviation, or 1 if all are constant.
         """
-        total = np.zeros(self.vectors.shape[1])
-        blocks = [self.order[i : i + BLOCK] for i in range(0, len(self.order), BLOCK)]
-        for rows in blocks:
-            total += self.vectors[rows].sum(axis=0, dtype=np.float64)
-        mean = total / len(self.order)
-        squares = np.zeros_like(total)
-        for rows in blocks:
-            squares += ((self.vectors[rows] - mean) ** 2).sum(axis=0)
-        deviation = np.sqrt(squares / len(self.order))
+        blocks, n_items = self._blocks(self.order), len(self.order)
+        mean = sum(self.vectors[rows].sum(axis=0, dtype=np.float64) for rows in blocks) / n_items
+        squares = sum(((self.vectors[rows] - mean) ** 2).sum(axis=0) for rows in blocks)
+        deviation = np.sqrt(squares / n_items)
         # Dividing a constant dimension by its own deviation would amplify rounding errors.
         constant = deviation <= 1e-5 * deviation.max()
         return mean, np.where(constant, deviation.max() or 1.0, deviation)
@@ -319,6 +304,10 @@ class RQVAETraining:
         if self.settings.codebook_update == "ema":
             codebooks: list[Tensor] = list(self.network.codebooks)
             self.moving = MovingCodebooks(codebooks, self.settings.ema_decay)
+
+    @staticmethod
+    def _blocks(rows: np.ndarray) -> list[np.ndarray]:
+        return [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
 
     def _generator(self, purpose: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, self.epoch, purpose])
@@ -329,13 +318,9 @@ def _merit(evaluation: dict[str, Any]) -> tuple[int, float]:
 
 
 def check_collapse(codes: np.ndarray, sizes: Sequence[int], n_distinct: int) -> None:
-    """Check that each level after the first uses enough of its codes.
+    """Check that each level of codes [N, K] after the first uses enough of its S_k codes.
 
-    Args:
-        codes: int64 [N, K].
-        sizes: K sizes S_k.
-        n_distinct: number of distinct vectors; with few of them per code of the first level, later
-            levels may use few codes.
+    With few distinct vectors per code of the first level, later levels may use few codes.
 
     Raises:
         InputError: a level hardly uses more than one code.
