@@ -163,12 +163,7 @@ class Tokenizer:
         return result
 
     def write_ids(self, domains: Sequence[DatasetPaths], sources: Mapping[str, Any]) -> None:
-        """Write the `.semid` file of each domain, with all its items that have an ID.
-
-        Args:
-            domains: the domains to write.
-            sources: names and hashes of the input files, for the sidecars.
-        """
+        """Write the `.semid` file of each domain, and the input files' hashes to its sidecar."""
         names = np.array([name for name, _ in self.keys], dtype=object)
         for domain in domains:
             rows = np.flatnonzero(names == domain.name)

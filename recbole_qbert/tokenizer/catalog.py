@@ -188,8 +188,8 @@ def _join_domains(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Join the tables of one modality: vectors [N, J, D_m] and masks [N, J] of all keys.
 
-    Logs the coverage and adds it to the sources. With `may_lack`, a table may contain none of the
-    items: a few new items may all lack a modality, but a whole domain that does is a mistake.
+    With `may_lack`, a table may contain none of the items: a few new items may all lack a modality,
+    but a whole domain that does is a mistake.
     """
     shape = catalog.kinds[modality].shape
     vectors = np.zeros((len(catalog.keys), *shape), np.float32)

@@ -105,11 +105,9 @@ def new_streams(tokenizer: Tokenizer, catalog: TokenizerInputs) -> Streams:
 
 
 def _identity(tokenizer: Tokenizer, streams: Streams, n_new: int) -> tuple[np.ndarray, np.ndarray]:
-    """Estimate the co-occurrence vectors of new items from their neighbors in content.
+    """Estimate the co-occurrence vectors [n_new, D] of new items from their neighbors in content.
 
-    Returns:
-        Vectors [n_new, D], and bool [n_new], False for items without content, or for all items with
-        `new_item_query: mean`.
+    The mask [n_new] is False for items without content, and for all with `new_item_query: mean`.
     """
     contents = [name for name in tokenizer.quantizers if name in tokenizer.kinds]
     if tokenizer.settings["new_item_query"] == "mean" or not contents:

@@ -49,11 +49,7 @@ class Injector:
         self.model.eval()
 
     def fuse(self, parts: Parts, queries: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
-        """Fuse the modalities of each item, to the depth that its gates choose.
-
-        Args:
-            parts: modalities of the training items in their order or, with `queries`, of any items.
-            queries: [n, D], used in place of the trained queries.
+        """Fuse the parts of the training items or, with `queries` [n, D], of any items.
 
         Returns:
             Fused vectors h, float32 [n, D], and the depth of each item, int64 [n], from 1 to S.
@@ -72,11 +68,8 @@ class Injector:
     def queries_for(self, new: Parts, how: str) -> np.ndarray:
         """Estimate the ID vectors of new items, which have no trained ones, float32 [n, D].
 
-        Args:
-            new: modalities of the new items.
-            how: `neighbors` for the mean query of the 10 training items that are nearest in content
-                (cosine of `contents_of`), or of all training items if the new item has no modality;
-                `mean` for the mean query of all training items.
+        `mean` is the mean query of all training items. `neighbors` is that of the 10 which are
+        nearest in content (cosine of `contents_of`), or `mean` if the item has no modality.
         """
         trained = self.model.query.detach().numpy()
         n_new = len(next(iter(new.values()))[0])

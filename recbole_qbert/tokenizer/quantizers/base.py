@@ -76,9 +76,6 @@ class Quantizer(ABC):
 
         The inputs of the levels are those on the path of `encode`, for example residuals.
 
-        Args:
-            vectors: float [n, D], as for `encode`.
-
         Returns:
             Squared distances, float32 [n, K, C]; infinite for codes without a codeword. The minimum
             of each level is at the code that `encode` returns.
