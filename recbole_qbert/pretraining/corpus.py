@@ -42,6 +42,15 @@ class Part(NamedTuple):
     number_of: np.ndarray  # int32, number 1..N_d of each item of the sequences
     users: np.ndarray  # int64, users with enough items
 
+    def training_items(self, users: np.ndarray, last: int | None = None) -> tuple[np.ndarray, ...]:
+        """Return the numbers [T] of the (`last`) training items of users, and their lengths [R]."""
+        start, end = self.sequences.offsets[users], self.sequences.offsets[users + 1] - TRAINING
+        lengths = np.maximum(end - start, 0)
+        lengths = lengths if last is None else np.minimum(lengths, last)
+        ahead = lengths.cumsum() - lengths
+        source = np.arange(lengths.sum()) + np.repeat(end - lengths - ahead, lengths)
+        return self.number_of[self.sequences.items[source]].astype(np.int64), lengths
+
 
 class FieldNames(NamedTuple):
     """Names of a batch's columns in the model's config."""
@@ -73,7 +82,7 @@ class Corpus:
         if len(sizes) > 1:
             listed = ", ".join(f"{part.name} {part.ids.codebook_sizes}" for part in self.parts)
             raise InputError(
-                f"semantic IDs: codebook sizes differ ({listed}); tokenize the data sets alike"
+                f"semantic IDs: codebook sizes differ ({listed}); tokenize the data sets together"
             )
         (self.codebook_sizes,) = sizes
         self.vocabularies = list(dict.fromkeys(part.ids.vocabulary for part in self.parts))
@@ -96,7 +105,13 @@ class Corpus:
 
     def training_repeats(self) -> bool:
         """Return whether any training sequence contains an item twice."""
-        return any(_repeats(part) for part in self.parts)
+        for part in self.parts:
+            numbers, lengths = part.training_items(np.arange(part.sequences.n_users))
+            users = np.repeat(np.arange(len(lengths)), lengths)
+            pairs = users * (part.ids.n_items + 1) + numbers
+            if len(np.unique(pairs)) < len(pairs):
+                return True
+        return False
 
     def training_rows(self, batch_size: int, max_length: int) -> TrainingRows:
         """Collect the last `max_length` training items of each user.
@@ -105,7 +120,7 @@ class Corpus:
         """
         items, lengths, chance = [], [], []
         for part, start in zip(self.parts, self.domain_starts, strict=False):
-            numbers, row_lengths = _training_rows(part, max_length)
+            numbers, row_lengths = part.training_items(part.users, max_length)
             items.append(numbers + start)
             lengths.append(row_lengths)
             chance.append(np.full(len(row_lengths), min(1.0, batch_size / len(row_lengths))))
@@ -145,12 +160,9 @@ class Corpus:
 
     def seen_items(self, domain: int, users: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return all S training items of some users: rows [S] and items [S] within the domain."""
-        part = self.parts[domain]
-        start, end = part.sequences.offsets[users], part.sequences.offsets[users + 1] - 1
-        rows = np.repeat(np.arange(len(users)), end - start)
-        first = (end - start).cumsum() - (end - start)
-        flat = part.sequences.items[np.arange(len(rows)) - first[rows] + start[rows]]
-        return torch.from_numpy(rows), torch.from_numpy(part.number_of[flat].astype(np.int64))
+        numbers, lengths = self.parts[domain].training_items(users)
+        rows = np.repeat(np.arange(len(users)), lengths)
+        return torch.from_numpy(rows), torch.from_numpy(numbers)
 
     def describe(self) -> list[str]:
         """Return one line of statistics per domain, and a line on which domains share codes."""
@@ -166,8 +178,8 @@ class Corpus:
         ]
         if len(groups) > 1:
             lines.append(
-                f"codes are shared within {', within '.join(groups)}, not between them; tokenize "
-                "the data sets together to share them"
+                f"no codes are shared between {', '.join(groups)}; tokenize the data sets together "
+                "to share codes"
             )
         return lines
 
@@ -180,31 +192,7 @@ def _read_part(domain: DatasetPaths) -> Part:
     users = np.flatnonzero(sequences.lengths + 1 >= FEWEST_ITEMS)
     if not len(users):
         raise InputError(
-            f"{domain.file('inter')}: no user has {FEWEST_ITEMS} interactions, which is what is "
-            "needed to train, choose and test"
+            f"{domain.file('inter')}: no user has {FEWEST_ITEMS} interactions, the minimum for "
+            "training, validation and test; add interactions or leave the data set out"
         )
     return Part(domain.name, sequences, ids, number_of.astype(np.int32), users)
-
-
-def _training_pairs(part: Part) -> tuple[np.ndarray, np.ndarray]:
-    """Return user and item number of each training interaction of a domain."""
-    offsets = part.sequences.offsets
-    user = np.repeat(np.arange(part.sequences.n_users), part.sequences.lengths)
-    training = np.arange(len(user)) < offsets[user + 1] - 1
-    return user[training], part.number_of[part.sequences.items[training]]
-
-
-def _repeats(part: Part) -> bool:
-    """Return whether a user of a domain has an item twice in training."""
-    users, items = _training_pairs(part)
-    pairs = users * (part.ids.n_items + 1) + items
-    return len(np.unique(pairs)) < len(pairs)
-
-
-def _training_rows(part: Part, max_length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return item numbers [T] and lengths [R] of the last training items of a domain's R users."""
-    end = part.sequences.offsets[part.users + 1] - TRAINING
-    lengths = np.minimum(end - part.sequences.offsets[part.users], max_length)
-    ahead = lengths.cumsum() - lengths
-    source = np.arange(lengths.sum()) + np.repeat(end - lengths - ahead, lengths)
-    return part.number_of[part.sequences.items[source]].astype(np.int64), lengths

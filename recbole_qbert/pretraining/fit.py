@@ -138,8 +138,9 @@ def pretrain(
         if config["resume"]:
             check_resumed(last_state_file(folder, MODEL), inputs)
         # A model at `output` may have other settings, so it is always written again.
-        if config["resume"] and output is None and _is_finished(place, inputs):
-            line = f"{place}: there already"
+        reusable = config["resume"] and output is None and place.is_dir()
+        if reusable and read_source(place).inputs == inputs:
+            line = f"{place}: already pretrained"
             console.print(line, soft_wrap=True, highlight=False, markup=False)
         else:
             _pretrain(config, domains, inputs, place, console)
@@ -151,13 +152,8 @@ def _changed(folder: Path, inputs: Mapping[str, str], console: Console) -> list[
     state = last_state_file(folder, MODEL)
     changed = changed_files(load_checkpoint(state)["inputs"], inputs) if state.is_file() else []
     if changed:
-        console.print(f"Pretrained again, {', '.join(changed)} changed", markup=False)
+        console.print(f"Pretraining again: {', '.join(changed)} changed", markup=False)
     return changed
-
-
-def _is_finished(place: Path, inputs: Mapping[str, str]) -> bool:
-    """Return whether a complete pretrained model with these inputs exists."""
-    return place.is_dir() and read_source(place).inputs == inputs
 
 
 def pretrain_config(
@@ -192,14 +188,14 @@ def _pretrain(
     corpus = Corpus(domains)
     if is_main():
         barrier()
-    console.print(f"[bold]{MODEL}[/bold] pretrained on {config['dataset']}")
+    console.print(f"[bold]{MODEL}[/bold], pretraining on {config['dataset']}")
     for line in corpus.describe():
         console.print(f"  {line}", highlight=False)
 
     init_seed(config["seed"], config["reproducibility"])
     model = QBERT4Rec(config, corpus).to(config["device"])
     names = FieldNames(model.ITEM_SEQ, model.ITEM_SEQ_LEN, model.POS_ITEM_ID)
-    length = config["MAX_ITEM_LIST_LENGTH"]
+    length, seed = config["MAX_ITEM_LIST_LENGTH"], config["seed"]
     batches = TrainingBatches(
         corpus,
         names,
@@ -207,15 +203,10 @@ def _pretrain(
         length=length,
         balance=config["domain_balance"],
         steps=config["steps_per_epoch"],
-        seed=config["seed"],
+        seed=seed,
     )
-    valid = ValidRows(
-        corpus,
-        valid_users(corpus, config["valid_users"], config["seed"]),
-        config["eval_batch_size"],
-        length,
-        names,
-    )
+    users = valid_users(corpus, config["valid_users"], seed)
+    valid = ValidRows(corpus, users, config["eval_batch_size"], length, names)
     with exclusive(folder / LOCK, wait_s=0) if is_main() else contextlib.nullcontext():
         trainer = PretrainTrainer(config, model, inputs)
         console.print(

@@ -17,22 +17,14 @@ import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
-from recbole_qbert.common.errors import InputError
 from recbole_qbert.pretraining.corpus import TRAINING, VALID, Corpus, FieldNames
 
 
 def domain_weights(users: Sequence[int], balance: float) -> Tensor:
     """Return the sampling probability of each domain, proportional to users ** balance.
 
-    Args:
-        users: number of users of each domain.
-        balance: 1 samples users uniformly, 0 samples domains uniformly.
-
-    Raises:
-        InputError: `balance` is not in [0, 1].
+    A `balance` of 1 samples users uniformly, 0 samples domains uniformly.
     """
-    if not 0 <= balance <= 1:
-        raise InputError(f"domain_balance: {balance} is not in [0, 1]")
     weights = torch.tensor(users, dtype=torch.float64) ** balance
     return weights / weights.sum()
 
@@ -71,14 +63,11 @@ class TrainingBatches:
 
     def __iter__(self) -> Iterator[Interaction]:
         domains = torch.multinomial(self.weights, self.steps, True, generator=self.generator)
-        queues = [self._shuffled(domain, int(n)) for domain, n in enumerate(self._counts(domains))]
+        counts = torch.bincount(domains, minlength=len(self.corpus.parts)).tolist()
+        queues = [self._shuffled(domain, n) for domain, n in enumerate(counts)]
         for domain in domains.tolist():
             users = next(queues[domain])
             yield self.corpus.batch(domain, users, TRAINING, self.length, self.names)
-
-    def _counts(self, domains: Tensor) -> Tensor:
-        """Count the batches of each domain in this epoch."""
-        return torch.bincount(domains, minlength=len(self.corpus.parts))
 
     def _shuffled(self, domain: int, n_batches: int) -> Iterator[np.ndarray]:
         """Return `n_batches` batches of users, from repeated random permutations of all users."""
@@ -118,8 +107,6 @@ class ValidRows(NamedTuple):
 def valid_users(corpus: Corpus, at_most: int, seed: int) -> list[np.ndarray]:
     """Sample at most `at_most` users of each domain, or all users with `at_most` 0."""
     rng = np.random.default_rng(seed)
-    chosen = []
-    for part in corpus.parts:
-        n = min(at_most or len(part.users), len(part.users))
-        chosen.append(np.sort(rng.choice(part.users, n, replace=False)))
-    return chosen
+    every = [part.users for part in corpus.parts]
+    sizes = [min(at_most or len(users), len(users)) for users in every]
+    return [np.sort(rng.choice(*pair, replace=False)) for pair in zip(every, sizes, strict=True)]

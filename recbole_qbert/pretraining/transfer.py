@@ -15,9 +15,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
+from pydantic import AfterValidator, BaseModel, Field, TypeAdapter
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -32,6 +33,7 @@ from recbole_qbert.common.files import (
     write_json,
 )
 from recbole_qbert.common.hashes import check_folder, sha256_folder
+from recbole_qbert.config.settings import Count, Text
 from recbole_qbert.data.semid import read_semantic_ids
 from recbole_qbert.models.qbert4rec import QBERT4Rec
 from recbole_qbert.pretraining.corpus import Corpus
@@ -45,22 +47,28 @@ TABLE, ROWS, CODES = "items.table.weight", "items.rows", "items.item_codes"
 POSITIONS = "encoder.position_embedding.weight"
 # Settings that must be equal for the pretrained weights to keep their meaning.
 ARCHITECTURE = (
-    # fmt: off
-    "n_layers",
-    "n_heads",
-    "hidden_size",
-    "inner_size",
-    "hidden_act",
-    "layer_norm",
-    "layer_norm_eps",
-    "position_order",
-    "item_representation",
-    "score",
-    "temperature",
-    "mask_context",
-    "MAX_ITEM_LIST_LENGTH",
-    # fmt: on
+    *("n_layers", "n_heads", "hidden_size", "inner_size", "hidden_act", "layer_norm"),
+    *("layer_norm_eps", "position_order", "item_representation", "score", "temperature"),
+    *("mask_context", "MAX_ITEM_LIST_LENGTH"),
 )
+
+
+def _distinct(names: list[str]) -> list[str]:
+    if len({*names}) < len(names):
+        raise ValueError(f"{preview(names)}: a name is repeated")
+    return names
+
+
+Names = Annotated[list[Text], Field(min_length=1), AfterValidator(_distinct)]
+
+
+class CorpusFile(BaseModel):
+    """Content of `corpus.json`."""
+
+    domains: Names
+    vocabularies: Names
+    codebook_sizes: Annotated[list[Count], Field(min_length=1)]  # K sizes, of one vocabulary
+    inputs: dict[str, str]  # SHA-256 of each file that training read
 
 
 class PretrainedSource(NamedTuple):
@@ -75,9 +83,6 @@ class PretrainedSource(NamedTuple):
     inputs: dict[str, str]  # SHA-256 of each training file; empty for a bundle
 
 
-FILES = ("config.json", "corpus.json", "items.json", "manifest.json", "model.safetensors")
-
-
 def check_place(folder: Path) -> None:
     """Check that a pretrained model may replace the folder.
 
@@ -85,9 +90,11 @@ def check_place(folder: Path) -> None:
         InputError: the folder is not writable, or contains other files, which would be lost.
     """
     check_writable(folder)
-    others = sorted({path.name for path in folder.iterdir()} - {*FILES}) if folder.is_dir() else []
-    if others:
-        raise InputError(f"{folder}: holds {preview(others, 3)}; give a folder of its own")
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if others := sorted(names - CONTENTS - {"manifest.json"}):
+        raise InputError(
+            f"{folder}: contains other files ({preview(others, 3)}); give another folder"
+        )
 
 
 def save_pretrained(
@@ -126,17 +133,13 @@ def read_source(folder: str | Path) -> PretrainedSource:
     folder = Path(folder)
     path = recovered(folder) / "manifest.json"
     manifest = read_json(path) if path.is_file() else {}
-    digests = manifest.get("sha256")
-    if manifest.get("format") == bundle.FORMAT:
+    kind, digests = manifest.get("format"), manifest.get("sha256")
+    if kind == bundle.FORMAT:
         return _of_bundle(folder)
-    if (
-        manifest.get("format") != FORMAT
-        or not isinstance(digests, dict)
-        or digests.keys() != CONTENTS
-    ):
+    if kind != FORMAT or not isinstance(digests, dict) or digests.keys() != CONTENTS:
         raise InputError(
             f"{path}: this folder is neither a pretrained model nor a bundle of this version; "
-            "make it with `recbole-qbert pretrain` or `run`, and correct the path"
+            "correct the path, or run `recbole-qbert pretrain` or `run` again"
         )
     check_folder(folder, digests)
     with bundle.going_together(folder, "remove the folder and pretrain again"):
@@ -144,32 +147,25 @@ def read_source(folder: str | Path) -> PretrainedSource:
 
 
 def _of_pretrained(folder: Path) -> PretrainedSource:
-    content, about = read_json(folder / "config.json"), read_json(folder / "corpus.json")
+    content = read_json(folder / "config.json")
+    about = CorpusFile.model_validate(read_json(folder / "corpus.json"))
+    pairs = TypeAdapter(list[tuple[str, str]])
+    items = pairs.validate_python(read_json_list(folder / "items.json"))
+    if len({*items}) < len(items) or not {domain for domain, _ in items} <= {*about.domains}:
+        raise InputError(f"{folder / 'items.json'}: repeats an item, or names an unknown domain")
     weights = load_file(folder / "model.safetensors")
-    path = folder / "corpus.json"
-    domains, vocabularies = (
-        bundle.different_texts(f"{path}: {key}", about[key], key)
-        for key in ("domains", "vocabularies")
-    )
-    sizes = about["codebook_sizes"]
-    if not isinstance(sizes, list) or not sizes or {*map(type, sizes)} != {int} or min(sizes) < 1:
-        raise InputError(f"{path}: codebook_sizes: not a list of whole numbers of at least 1")
-    inputs = about["inputs"]
-    if not isinstance(inputs, dict):
-        raise InputError(f"{path}: inputs: not an object")
-    items = [(domain, item) for domain, item in read_json_list(folder / "items.json")]
-    known = all(domain in domains and isinstance(item, str) for domain, item in items)
-    if not known or len({*items}) < len(items):
-        raise InputError(
-            f"{folder / 'items.json'}: not a list of different pairs, a domain and an item token"
-        )
-    settings = content["keys"]
     # Item sampling in training adds no weights, so it is switched off to rebuild the model.
-    again = content | {"keys": settings | {"softmax_samples": 0}}
-    stored = _StoredCorpus(vocabularies, sizes, len(items))
+    again = content | {"keys": content["keys"] | {"softmax_samples": 0}}
+    stored = _StoredCorpus(about.vocabularies, about.codebook_sizes, len(items))
     bundle.build_again(bundle.settings_of(again, torch.device("cpu")), stored, weights)
     return PretrainedSource(
-        weights, settings, domains, items, vocabularies, stored.codebook_sizes, inputs
+        weights=weights,
+        settings=content["keys"],
+        domains=about.domains,
+        items=items,
+        vocabularies=about.vocabularies,
+        codebook_sizes=stored.codebook_sizes,
+        inputs=about.inputs,
     )
 
 
@@ -188,26 +184,26 @@ def _of_bundle(folder: Path) -> PretrainedSource:
     name, weights = found.config["dataset"], found.model.state_dict()
     if not isinstance(found.model, QBERT4Rec):
         raise InputError(
-            f"{folder}: a bundle of {found.config['model']}, whose weights fit in no QBERT4Rec; "
-            "give one of QBERT4Rec"
+            f"{folder}: a bundle of {found.config['model']}, not of QBERT4Rec; give a bundle of "
+            "QBERT4Rec"
         )
     vocabularies: list[str] = []
     sizes: tuple[int, ...] = ()
     if (folder / "items.semid").is_file():
         ids = read_semantic_ids(folder / "items.semid")
         vocabularies, sizes = [ids.vocabulary], ids.codebook_sizes
-    pairs = [(name, item) for item in found.tokens]
+    items = [(name, item) for item in found.tokens]
     settings = found.config.final_config_dict
-    return PretrainedSource(weights, settings, [name], pairs, vocabularies, sizes, {})
+    return PretrainedSource(weights, settings, [name], items, vocabularies, sizes, {})
 
 
 def load_pretrained(
     model: Any, settings: Mapping[str, Any], dataset: Any, source: PretrainedSource
 ) -> list[str]:
-    """Copy all matching weights into a new model, and report the others.
+    """Copy all matching weights into a new QBERT4Rec, and report the others.
 
     Args:
-        model: a new QBERT4Rec; changed in place.
+        model: the new model; changed in place.
         settings: its config.
         dataset: its `SemanticIDDataset`.
         source: result of `read_source`.
@@ -220,12 +216,12 @@ def load_pretrained(
     """
     if source.settings["hidden_size"] != settings["hidden_size"]:
         raise InputError(
-            f"pre_model_path: pretrained with hidden_size {source.settings['hidden_size']}, this "
-            f"model has {settings['hidden_size']}; give the same"
+            f"pre_model_path: pretrained with hidden_size {source.settings['hidden_size']}, but "
+            f"this model has {settings['hidden_size']}; use the same hidden_size"
         )
     changed = [key for key in ARCHITECTURE if source.settings.get(key) != settings[key]]
     lines = [
-        f"{key} is {settings[key]!r} here and was {source.settings.get(key)!r} in pretraining"
+        f"{key} is {settings[key]!r} now and was {source.settings.get(key)!r} in pretraining"
         for key in changed
     ]
     own = model.state_dict()
@@ -244,10 +240,9 @@ def load_pretrained(
         left += [f"{name}: {why}"] if why else []
     model.load_state_dict(own)
     total = sum(tensor.numel() for name, tensor in own.items() if name != CODES)
-    lines.insert(
-        0, f"{n_loaded:,} of {total:,} parameters from {' + '.join(source.domains)}, pretrained"
-    )
-    return lines + [f"not loaded: {line}" for line in left]
+    names = " + ".join(source.domains)
+    loaded = f"{n_loaded:,} of {total:,} parameters loaded, pretrained on {names}"
+    return [loaded, *lines, *(f"not loaded: {line}" for line in left)]
 
 
 def _copy(tensor: Tensor, given: Tensor | None, part: bool) -> tuple[int, str]:
@@ -261,9 +256,10 @@ def _copy(tensor: Tensor, given: Tensor | None, part: bool) -> tuple[int, str]:
     if part and given.shape[1:] == tensor.shape[1:] and len(given) != len(tensor):
         n = min(len(given), len(tensor))
         tensor[:n] = given[:n]
-        return tensor[:n].numel(), f"{len(tensor) - n} of {len(tensor)} rows" * (n < len(tensor))
+        why = f"{len(tensor) - n} of {len(tensor)} rows are new" if n < len(tensor) else ""
+        return tensor[:n].numel(), why
     if given.shape != tensor.shape:
-        return 0, f"shape {list(given.shape)} there, {list(tensor.shape)} here"
+        return 0, f"its shape was {list(given.shape)} and is now {list(tensor.shape)}"
     tensor.copy_(given)
     return tensor.numel(), ""
 
@@ -276,15 +272,15 @@ def _copy_codes(tensor: Tensor, ids: Any, how: str, source: PretrainedSource) ->
     if given is None:
         return 0, "the pretrained model has no codes"
     if ids.codebook_sizes != source.codebook_sizes:
-        return 0, f"codebooks of {source.codebook_sizes} there, {ids.codebook_sizes} here"
+        return 0, f"codebook sizes were {source.codebook_sizes} and are now {ids.codebook_sizes}"
     if ids.vocabulary in source.vocabularies:
         place = source.vocabularies.index(ids.vocabulary)
     elif how == "load":
         place = 0
     else:
         return 0, (
-            "the codes mean something else there; tokenize the data sets together, or, if one "
-            "quantizer made both, pre_model_codes: load"
+            "the code vocabulary differs; tokenize the data sets together or, if one quantizer "
+            "made both, set pre_model_codes: load"
         )
     first = target = 0
     for size in source.codebook_sizes:
@@ -301,12 +297,12 @@ def _copy_rows(
     """Copy the rows of items that the pretrained model has in the same data set."""
     given = source.weights.get(ROWS)
     if given is None:
-        return 0, "the pretrained model has codes, not a row an item"
+        return 0, "the pretrained model has no item rows"
     places = {item: row for row, (domain, item) in enumerate(source.items) if domain == name}
     known = [(row, places[token]) for row, token in enumerate(tokens) if token in places]
     if known:
         own, theirs = (torch.tensor(part) for part in zip(*known, strict=True))
         tensor[own] = given[theirs]
     missing = [token for token in tokens if token not in places]
-    why = f"rows of {len(missing)} items ({preview(missing, 3)}) unknown there" if missing else ""
+    why = f"{len(missing)} items are new ({preview(missing, 3)})" if missing else ""
     return len(known) * tensor.shape[1], why

@@ -27,6 +27,7 @@ from recbole_qbert.common.files import read_json, write_json
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.embeddings import FUSED
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
+from recbole_qbert.tokenizer.catalog import TableKind
 from recbole_qbert.tokenizer.fusion.fit import Injector
 from recbole_qbert.tokenizer.quantizers.base import Quantizer
 from recbole_qbert.tokenizer.quantizers.registry import load_quantizer
@@ -53,8 +54,7 @@ class Tokenizer:
         codebook_sizes: K sizes.
         n_spare: number of last levels that encode no vector and only separate equal items.
         report: report of each stage.
-        shapes: number of parts and dimension of each modality.
-        encoders: description of each modality's encoder, from the sidecar of its table.
+        kinds: shape and encoder of each modality's tables.
         without_content: keys of the items without a vector in any modality.
     """
 
@@ -68,8 +68,7 @@ class Tokenizer:
     codebook_sizes: tuple[int, ...]
     n_spare: int
     report: dict[str, Any]
-    shapes: dict[str, tuple[int, int]]
-    encoders: dict[str, Any]
+    kinds: dict[str, TableKind]
     without_content: list[tuple[str, str]]
 
     @property
@@ -81,11 +80,9 @@ class Tokenizer:
     def save_ids(self) -> None:
         """Write the items and their codes."""
         content = {
-            "keys": [list(key) for key in self.keys],
-            "codes": self.codes,
-            "without_content": [list(key) for key in self.without_content],
+            name: list(map(list, getattr(self, name))) for name in ("keys", "without_content")
         }
-        save_checkpoint(self.folder / "ids.safetensors", content)
+        save_checkpoint(self.folder / "ids.safetensors", {**content, "codes": self.codes})
 
     def save(self) -> None:
         """Write the IDs and the manifest; `tokenize` has already written the stages."""
@@ -97,8 +94,8 @@ class Tokenizer:
             "streams": list(self.quantizers),
             "codebook_sizes": list(self.codebook_sizes),
             "n_spare": self.n_spare,
-            "shapes": self.shapes,
-            "encoders": self.encoders,
+            "shapes": {name: kind.shape for name, kind in self.kinds.items()},
+            "encoders": {name: kind.encoder for name, kind in self.kinds.items()},
             "report": self.report,
         }
         write_json(self.folder / MANIFEST, content)
@@ -115,7 +112,7 @@ class Tokenizer:
             raise InputError(f"{folder}: no finished tokenizer; run `recbole-qbert tokenize` first")
         manifest = read_json(folder / MANIFEST)
         if manifest.get("format") != FORMAT:
-            raise InputError(f"{folder / MANIFEST}: not of this version; tokenize again")
+            raise InputError(f"{folder / MANIFEST}: written by another version; tokenize again")
         injector = None
         if FUSED in manifest["streams"]:
             injector = Injector.from_state(load_checkpoint(folder / "stage1.safetensors")["state"])
@@ -124,6 +121,7 @@ class Tokenizer:
             state = load_checkpoint(folder / f"stage2.{stream}.safetensors")["state"]
             quantizers[stream], fills[stream] = load_quantizer(state["quantizer"]), state["fill"]
         ids = load_checkpoint(folder / "ids.safetensors")
+        shapes, encoders = manifest["shapes"], manifest["encoders"]
         return cls(
             folder=folder,
             settings=manifest["settings"],
@@ -135,8 +133,7 @@ class Tokenizer:
             codebook_sizes=tuple(manifest["codebook_sizes"]),
             n_spare=manifest["n_spare"],
             report=manifest["report"],
-            shapes={name: (parts, size) for name, (parts, size) in manifest["shapes"].items()},
-            encoders=manifest["encoders"],
+            kinds={name: TableKind(tuple(shapes[name]), encoders[name]) for name in shapes},
             without_content=[(domain, item) for domain, item in ids["without_content"]],
         )
 
@@ -149,49 +146,34 @@ class Tokenizer:
         return np.pad(np.concatenate(blocks, axis=1), ((0, 0), (0, self.n_spare)))
 
     def distances(self, streams: Streams, rows: np.ndarray) -> np.ndarray:
-        """Compute the distances D of eq. 10.
-
-        Args:
-            streams: vectors of n items.
-            rows: int64 [m], the items to compute.
+        """Compute the distances D of eq. 10 for rows [m] of the streams.
 
         Returns:
             float32 [m, K, C], streams concatenated, infinite where a level has fewer than C codes.
         """
-        blocks = []
+        shape = (len(rows), len(self.codebook_sizes), max(self.codebook_sizes))
+        result = np.full(shape, np.inf, dtype=np.float32)
+        level = 0
         for name, quantizer in self.quantizers.items():
             vectors, present = streams[name]
-            taken = filled(vectors[rows], present[rows], self.fills[name])
-            blocks.append(quantizer.distances(taken))
-        if self.n_spare:  # all codes of a spare level are equally near
-            shape = (len(rows), self.n_spare, self.codebook_sizes[-1])
-            blocks.append(np.zeros(shape, np.float32))
-        widest = max(block.shape[2] for block in blocks)
-        padded = [
-            np.pad(block, ((0, 0), (0, 0), (0, widest - block.shape[2])), constant_values=np.inf)
-            for block in blocks
-        ]
-        return np.concatenate(padded, axis=1)
+            own = quantizer.distances(filled(vectors[rows], present[rows], self.fills[name]))
+            result[:, level : level + own.shape[1], : own.shape[2]] = own
+            level += own.shape[1]
+        result[:, level:, : self.codebook_sizes[-1]] = 0  # all codes of a spare level are equal
+        return result
 
     def write_ids(self, domains: Sequence[DatasetPaths], sources: Mapping[str, Any]) -> None:
-        """Write the `.semid` file of each domain, with all its items that have an ID.
-
-        Args:
-            domains: the domains to write.
-            sources: names and hashes of the input files, for the sidecars.
-        """
-        rows: dict[str, list[int]] = {}
-        for row, (name, _) in enumerate(self.keys):
-            rows.setdefault(name, []).append(row)
+        """Write the `.semid` file of each domain, and the input files' hashes to its sidecar."""
+        names = np.array([name for name, _ in self.keys], dtype=object)
         for domain in domains:
-            own = rows[domain.name]
-            items = tuple(self.keys[row][1] for row in own)
+            rows = np.flatnonzero(names == domain.name)
+            items = tuple(self.keys[row][1] for row in rows)
             table = SemanticIDTable(
-                items, self.codes[own], self.codebook_sizes, vocabulary=self.vocabulary
+                items, self.codes[rows], self.codebook_sizes, vocabulary=self.vocabulary
             )
             source = {
                 "method": "tokenize",
-                "domains": sorted(rows),
+                "domains": sorted({*names}),
                 "settings": self.settings,
                 "files": dict(sources),
                 "report": self.report,
@@ -203,14 +185,5 @@ class Tokenizer:
 
 
 def filled(vectors: np.ndarray, present: np.ndarray, fill: np.ndarray) -> np.ndarray:
-    """Replace missing vectors.
-
-    Args:
-        vectors: [n, D].
-        present: bool [n].
-        fill: [D].
-
-    Returns:
-        [n, D], `fill` where `present` is False.
-    """
+    """Replace vectors [n, D] by `fill` [D] where `present` [n] is False."""
     return vectors if present.all() else np.where(present[:, None], vectors, fill)

@@ -10,18 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.errors import InputError, one_of
 from recbole_qbert.common.hashes import sha256_file
-from recbole_qbert.data.codec import level_letters, parse_token, quote
+from recbole_qbert.data.codec import level_letters, quote
 from recbole_qbert.data.items import ITEM_FIELD, item_file_entry, read_item_fields
 from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids, write_semantic_ids
-from recbole_qbert.tokenizer.collision_fallback import extra_level, usage_distances
-from recbole_qbert.tokenizer.collisions import reallocate
+from recbole_qbert.tokenizer.collisions import extra_level, reallocate, usage_distances
 from recbole_qbert.tokenizer.quantizers.base import count_collisions
 
 logger = logging.getLogger(__name__)
-
-UNIQUE = ("reallocate", "extra_level")
 
 
 def build_from_columns(
@@ -56,15 +53,15 @@ def build_from_columns(
         which has as many codes as the largest group of equal tuples has items.
 
     Raises:
-        InputError: a cell is empty or not a list of level tokens, cells of a column differ in
-            length, or a code is not below `codebook_size`.
+        InputError: a cell is not a list of level tokens like that of the first row, or a code is
+            not below `codebook_size`.
     """
-    if unique not in UNIQUE:
-        raise InputError(f"unique: {unique!r} is none of {', '.join(UNIQUE)}")
+    one_of("unique", unique, ("reallocate", "extra_level"))
     frame = read_item_fields(item_path, columns)
-    blocks = [_code_column(item_path, frame, column, codebook_size) for column in columns]
+    blocks = [_parse_codes(item_path, frame, column, codebook_size) for column in columns]
     tokens = frame[ITEM_FIELD].tolist()
-    sizes = (codebook_size,) * sum(block.shape[1] for block in blocks)
+    levels_per_column = [block.shape[1] for block in blocks]
+    sizes = (codebook_size,) * sum(levels_per_column)
     for path in beside:
         table = read_semantic_ids(path)
         blocks.append(table.codes_for(tokens))
@@ -74,28 +71,24 @@ def build_from_columns(
     report: dict[str, Any] = {"collisions": count_collisions(given)}
     if unique == "reallocate":
         result = reallocate(given, lambda rows: usage_distances(given, sizes, rows), sizes, tokens)
-        codes, report = result.codes, result.report()
+        codes, report, remedy = result.codes, result.report(), "they were moved to free codes"
     else:
         codes, sizes = extra_level(given, sizes, tokens)
-        added = codes.shape[1] > given.shape[1]
-        report["extra_level"] = (
-            {"level": level_letters(len(sizes) - 1), "codebook_size": sizes[-1]} if added else None
-        )
+        report["extra_level"] = None
+        if report["collisions"]:
+            level = level_letters(len(sizes) - 1)
+            report["extra_level"] = {"level": level, "codebook_size": sizes[-1]}
+            remedy = f"level {level} ({sizes[-1]} codes) was appended"
     if report["collisions"]:
         logger.warning(
-            "%s: %d of %d items repeat the tuple of another; %s",
-            out_path,
-            report["collisions"],
-            len(tokens),
-            "they were moved to free codes"
-            if unique == "reallocate"
-            else f"level {level_letters(len(sizes) - 1)} ({sizes[-1]} codes) was appended",
+            "%s: %d of %d items have the tuple of another item; %s",
+            *(out_path, report["collisions"], len(tokens), remedy),
         )
     source = {
         "method": "columns",
         **item_file_entry(item_path),
         "columns": list(columns),
-        "levels_per_column": [block.shape[1] for block in blocks[: len(columns)]],
+        "levels_per_column": levels_per_column,
         "beside": {Path(path).name: sha256_file(path) for path in beside},
         "codebook_size": codebook_size,
         "unique": unique,
@@ -107,37 +100,21 @@ def build_from_columns(
     return table
 
 
-def _code_column(
+def _parse_codes(
     item_path: str | Path, frame: pd.DataFrame, column: str, codebook_size: int
 ) -> np.ndarray:
     """Parse one column of level tokens into codes, int64 [N, k]."""
-    rows: list[list[int]] = []
-    for line, item, cell in zip(frame.index, frame[ITEM_FIELD], frame[column], strict=True):
-        place = f"{item_path}: line {line}, {column} of item {quote(item)}"
-        tokens = cell.split()
-        if not tokens:
-            raise InputError(f"{place}: empty; give the item its codes or remove its row")
-        if rows and len(tokens) != len(rows[0]):
-            raise InputError(
-                f"{place}: {len(tokens)} codes where the first row has {len(rows[0])}; "
-                "give every item the same number of levels"
-            )
-        row = []
-        for expected, token in enumerate(tokens):
-            try:
-                level, code = parse_token(token.lower())
-            except InputError as error:
-                raise InputError(f"{place}: {error}") from None
-            if level != expected:
-                raise InputError(
-                    f"{place}: token {quote(token)} stands at level {level_letters(expected)}; "
-                    "give the levels in order, a to the last, in every column"
-                )
-            if code >= codebook_size:
-                raise InputError(
-                    f"{place}: the code of {quote(token)} is not below the codebook size "
-                    f"{codebook_size}; raise codebook_size"
-                )
-            row.append(code)
-        rows.append(row)
-    return np.array(rows, dtype=np.int64)
+    cells = frame[column].str.lower().str.split().str.join(" ")
+    n_levels = cells.iloc[0].count(" ") + 1  # the first row defines the number of levels
+    tokens = [f"{level_letters(level)}_(0|[1-9][0-9]{{0,6}})" for level in range(n_levels)]
+    codes = cells.str.extract(f"^{' '.join(tokens)}$").astype(float)
+    bad = ~(codes < codebook_size).all(axis=1)  # a cell that does not match is NaN
+    if bad.any():
+        line = bad.idxmax()
+        example = " ".join(f"{level_letters(level)}_0" for level in range(n_levels))
+        raise InputError(
+            f"{item_path}: line {line}, {column} of item {quote(frame[ITEM_FIELD][line])}: "
+            f"{quote(frame[column][line])} is not like '{example}' with codes below "
+            f"{codebook_size}; correct the cell, remove the row, or increase codebook_size"
+        )
+    return codes.to_numpy(np.int64)

@@ -30,14 +30,15 @@ The result depends on the set of (token, codes, distances), not on the order of 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.tokenizer.semantic_id_trie import SemanticIDTrie
 
 Distances = Callable[[np.ndarray], np.ndarray]
 
@@ -55,21 +56,12 @@ class Reallocation:
         moved: number of items whose tuple changed; without `taken`, this equals `collisions`, the
             minimum.
         moved_per_level: K counts of items whose code of that level changed.
-        mean_rank: K means, over the items of `moved_per_level`, of the number of codes that precede
-            the new one in the item's order (1 for the second nearest); 0.0 if no item changed.
-        added_distance: mean increase of the squared distance summed over the levels, over the moved
-            items that `without_codeword` does not count; 0.0 if there are none.
-        without_codeword: number of moved items whose old or new tuple has a code without a
-            codeword, so that the increase is not finite.
     """
 
     codes: np.ndarray = field(repr=False)
     collisions: int
     moved: int
     moved_per_level: list[int]
-    mean_rank: list[float]
-    added_distance: float
-    without_codeword: int
 
     def report(self) -> dict[str, Any]:
         """Return all attributes except the codes, for a sidecar."""
@@ -96,236 +88,180 @@ def reallocate(
 
     Raises:
         InputError: the codebooks have fewer tuples than N plus the distinct tuples in `taken`.
-        ValueError: the shapes or values of the arguments do not fit together.
     """
-    sizes = tuple(int(size) for size in codebook_sizes)
-    codes = _checked(codes, sizes, "codes")
-    taken = _checked(
-        np.empty((0, len(sizes)), dtype=np.int64) if taken is None else taken, sizes, "taken"
-    )
-    if len(items) != len(codes) or len(set(items)) != len(items):
-        raise ValueError(f"{len(codes)} rows need as many distinct items, not {len(items)}")
-
+    sizes = tuple(codebook_sizes)
     n_items = len(codes)
-    every = np.concatenate([codes, taken])
-    group, first = _group(every, sizes)
+    every = codes if taken is None else np.concatenate([codes, taken])
+    group = _group(every)
+    _, first = np.unique(group, return_index=True)
     members = np.bincount(group[:n_items], minlength=len(first))
-    is_taken = np.zeros(len(first), dtype=bool)
-    is_taken[group[n_items:]] = True
+    is_taken = np.isin(np.arange(len(first)), group[n_items:])
     _check_room(n_items, int(is_taken.sum()), sizes)
 
     contested = np.flatnonzero(((members > 1) | is_taken)[group[:n_items]])
-    source = _DistanceReader(distances, sizes)
-    ranked = _ranked(contested, codes, source, items)
+    ranked = _ranked(contested, codes, distances, sizes, items)
     of_tuple = group[ranked]
-    moving = ranked[(_running_count(of_tuple) > 0) | is_taken[of_tuple]]
+    queue = ranked[pd.Series(of_tuple).duplicated().to_numpy() | is_taken[of_tuple]]
+    moved = len(queue)
 
-    tree = SemanticIDTrie(sizes)
-    tree.add(every[first])
-    result = codes.copy()
-    tally = _MoveStatistics(len(sizes))
-    queue = moving
+    result, in_use = codes.copy(), every[first]
     for level in reversed(range(len(sizes))):
-        queue = _phase(level, queue, result, tree, source, tally)
-    assert not len(queue), "the room was counted before"
+        if not len(queue):
+            break
+        used = _prefix_counts(in_use, codes[queue], level)
+        queue, placed = _with_room(queue, codes, level, used, sizes)
+        for rows in _chunks(placed, sizes):
+            by_level = _by_level(distances, rows, sizes)
+            result[rows] = _place(codes[rows], by_level, level, used, sizes)
+        in_use = np.concatenate([in_use, result[placed]])
     return Reallocation(
         codes=result,
         collisions=n_items - int((members > 0).sum()),
-        moved=len(moving),
-        moved_per_level=tally.changed.tolist(),
-        mean_rank=(tally.ranks / np.maximum(tally.changed, 1)).tolist(),
-        added_distance=tally.added / max(tally.measured, 1),
-        without_codeword=len(moving) - tally.measured,
+        moved=moved,
+        moved_per_level=(result != codes).sum(axis=0).tolist(),
     )
-
-
-def _checked(codes: np.ndarray, sizes: tuple[int, ...], name: str) -> np.ndarray:
-    """Return the codes as int64 [n, K], checked against the codebook sizes."""
-    if min(sizes, default=0) < 1 or codes.ndim != 2 or codes.shape[1] != len(sizes):
-        raise ValueError(f"{name} {codes.shape} do not belong to codebook sizes {sizes}")
-    checked = codes.astype(np.int64, casting="same_kind")
-    if ((checked < 0) | (checked >= np.array(sizes))).any():
-        raise ValueError(f"{name} hold a code outside the codebook sizes {sizes}")
-    return checked
 
 
 def _check_room(n_items: int, n_taken: int, sizes: tuple[int, ...]) -> None:
     places = math.prod(sizes)
     if n_items + n_taken > places:
-        others = f" beside {n_taken} tuples that are taken" if n_taken else ""
+        others = f" and {n_taken} tuples in use" if n_taken else ""
         raise InputError(
-            f"{n_items} items{others} cannot all differ: codebook sizes "
-            f"{' x '.join(map(str, sizes))} make {places} tuples; raise codebook_size or n_levels"
+            f"{n_items} items{others} exceed the {places} tuples of codebook sizes "
+            f"{' x '.join(map(str, sizes))}; increase codebook_size or n_levels"
         )
 
 
-def _group(codes: np.ndarray, sizes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Number the distinct rows. Return each row's group number [n] and a row of each group."""
-    group, first = np.zeros(len(codes), dtype=np.int64), np.empty(0, dtype=np.int64)
-    # Level by level, because the number of tuples may exceed 64 bits.
-    for level, size in enumerate(sizes):
-        keys = group * size + codes[:, level]
-        _, first, group = np.unique(keys, return_index=True, return_inverse=True)
-    return group, first
+def _group(codes: np.ndarray) -> np.ndarray:
+    """Number the distinct rows of codes [n, k] from 0; return the number of each row, int64 [n]."""
+    if not codes.shape[1]:
+        return np.zeros(len(codes), dtype=np.int64)
+    grouped = pd.DataFrame(codes).groupby(list(range(codes.shape[1])), sort=False)
+    return grouped.ngroup().to_numpy(dtype=np.int64)
 
 
 def _ranked(
-    rows: np.ndarray, codes: np.ndarray, source: _DistanceReader, items: Sequence[str]
+    rows: np.ndarray,
+    codes: np.ndarray,
+    distances: Distances,
+    sizes: tuple[int, ...],
+    items: Sequence[str],
 ) -> np.ndarray:
     """Sort the rows by the distance to their own last-level codeword, ties by token."""
-    own = [
-        source.level(source.ask(part), -1)[np.arange(len(part)), codes[part, -1]]
-        for part in source.chunks(rows)
-    ]
-    # Object dtype, because NumPy's string dtype drops trailing null characters.
-    tokens = np.array([items[row] for row in rows.tolist()], dtype=object)
-    by_token = np.argsort(tokens, kind="stable")
-    distance = np.concatenate([np.empty(0), *own])
-    return rows[by_token[np.argsort(distance[by_token], kind="stable")]]
+    keys = []
+    for part in _chunks(rows, sizes):
+        last = _by_level(distances, part, sizes)[-1]
+        own = last[np.arange(len(part)), codes[part, -1]].tolist()
+        keys += [(each, items[row], row) for each, row in zip(own, part.tolist(), strict=True)]
+    return np.array([row for *_, row in sorted(keys)], dtype=np.int64)
 
 
-def _phase(
-    start: int,
-    queue: np.ndarray,
-    result: np.ndarray,
-    tree: SemanticIDTrie,
-    source: _DistanceReader,
-    tally: _MoveStatistics,
-) -> np.ndarray:
-    """Place the items that find room below their first `start` codes; return the others.
+def _prefix_counts(in_use: np.ndarray, queued: np.ndarray, level: int) -> Counter[tuple[int, ...]]:
+    """Count the tuples in use below each prefix of at least `level` codes.
 
-    Items are placed chunk by chunk, and within a chunk level by level. This equals placing them one
-    by one: an item uses one place of each subtree that it enters, whichever codes it takes below.
-    At each level, the choices depend only on the numbers of places left.
+    Only tuples that share their first `level` codes with a queued item are counted.
     """
-    rest = []
-    for chunk in source.chunks(queue):
-        node, group = np.unique(tree.find(result[chunk, :start]), return_inverse=True)
-        fits = _running_count(group) < tree.places[start] - tree.used[start][node][group]
-        rest.append(chunk[~fits])
-        rows, group = chunk[fits], group[fits]
-        if not len(rows):
-            continue
-        asked = source.ask(rows)
-        old, new = result[rows], result[rows]
-        for level in range(start, len(tree.sizes)):
-            distance = source.level(asked, level)
-            new[:, level] = _choose(distance, group, tree.free(level, node))
-            child, group = np.unique(group * tree.sizes[level] + new[:, level], return_inverse=True)
-            node = tree.child(level, node[child // tree.sizes[level]], child % tree.sizes[level])
-        result[rows] = new
-        tree.add(new)
-        tally.add([source.level(asked, level) for level in range(len(tree.sizes))], old, new)
-    return np.concatenate([queue[:0], *rest])
+    group = _group(np.concatenate([in_use, queued])[:, :level])
+    near = in_use[np.isin(group[: len(in_use)], group[len(in_use) :])]
+    counts: Counter[tuple[int, ...]] = Counter()
+    for depth in range(level, in_use.shape[1] + 1):
+        counts.update(map(tuple, near[:, :depth].tolist()))
+    return counts
 
 
-def _choose(distance: np.ndarray, group: np.ndarray, free: np.ndarray) -> np.ndarray:
-    """Choose the codes of one level for moved items, as if one after another, below G subtrees.
+def _with_room(
+    queue: np.ndarray,
+    codes: np.ndarray,
+    level: int,
+    used: Counter[tuple[int, ...]],
+    sizes: tuple[int, ...],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split the queue into items whose first `level` codes have no free tuple, and the others."""
+    room = math.prod(sizes[level:])
+    fits = np.zeros(len(queue), dtype=np.bool_)
+    for place, prefix in enumerate(map(tuple, codes[queue, :level].tolist())):
+        if used[prefix] < room:
+            used[prefix] += 1
+            fits[place] = True
+    return queue[~fits], queue[fits]
 
-    In each round, every waiting item wishes for its nearest code with room. In each subtree, the
-    wishes are final up to the first item whose code is filled by the items before it; the others
-    wait. Each round fills a code in every subtree with waiting items, so there are at most S.
+
+def _place(
+    codes: np.ndarray,
+    by_level: list[np.ndarray],
+    start: int,
+    used: Counter[tuple[int, ...]],
+    sizes: tuple[int, ...],
+) -> np.ndarray:
+    """Place items one after another, below their first `start` codes; return the codes [m, K]."""
+    new = codes.copy()
+    orders = [np.argsort(distance, axis=1, kind="stable") for distance in by_level[start:]]
+    for row in range(len(codes)):
+        prefix = tuple(codes[row, :start].tolist())
+        for level, order in enumerate(orders, start):
+            room = math.prod(sizes[level + 1 :])
+            fitting = (c for c in order[row].tolist() if used.get((*prefix, c), 0) < room)
+            prefix = (*prefix, next(fitting))
+            used[prefix] += 1
+        new[row] = prefix
+    return new
+
+
+def _chunks(rows: np.ndarray, sizes: tuple[int, ...]) -> Iterator[np.ndarray]:
+    step = max(1, _CHUNK_VALUES // (len(sizes) * max(sizes)))
+    for start in range(0, len(rows), step):
+        yield rows[start : start + step]
+
+
+def _by_level(distances: Distances, rows: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarray]:
+    """Return the distances of rows [m] at each level, K arrays [m, S_k]."""
+    every = distances(rows)
+    lacking = max(0, max(sizes) - every.shape[2])
+    every = np.pad(every, ((0, 0), (0, 0), (0, lacking)), constant_values=np.inf)
+    return [every[:, level, :size] for level, size in enumerate(sizes)]
+
+
+def extra_level(
+    codes: np.ndarray, codebook_sizes: Sequence[int], items: Sequence[str]
+) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Append a level that counts the items of each tuple: 0, 1, 2, ... by sorted token.
 
     Args:
-        distance: [m, S], distance of each item to each code, in the order of the queue.
-        group: int64 [m], subtree of each item, below G; each subtree has room for all its items.
-        free: int64 [G, S], number of places of each code; decreased in place.
+        codes: int64 [N, K].
+        codebook_sizes: K sizes.
+        items: N sortable, distinct names.
 
     Returns:
-        Chosen codes, int64 [m].
+        Codes [N, K + 1] and K + 1 sizes, the last one the number of items of the largest group;
+        both unchanged if no tuple repeats.
     """
-    order = np.argsort(distance, axis=1, kind="stable")
-    rank = np.zeros(len(order), dtype=np.int64)
-    places = free.reshape(-1)
-    chosen = np.empty(len(order), dtype=np.int64)
-    waiting = np.arange(len(order))
-    while len(waiting):
-        blocked = waiting
-        while len(blocked):
-            blocked = blocked[free[group[blocked], order[blocked, rank[blocked]]] == 0]
-            rank[blocked] += 1
-        wish = order[waiting, rank[waiting]]
-        subtree = group[waiting]
-        place = subtree * free.shape[1] + wish
-        refused = np.flatnonzero(_running_count(place) >= places[place])[::-1]
-        stop = np.full(len(free), len(waiting))
-        stop[subtree[refused]] = refused  # in reverse, so that the first refused item is kept
-        final = np.arange(len(waiting)) < stop[subtree]
-        chosen[waiting[final]] = wish[final]
-        np.subtract.at(places, place[final], 1)
-        waiting = waiting[~final]
-    return chosen
+    by_name = pd.Series(_group(codes), index=list(items)).sort_index()
+    place = by_name.groupby(by_name).cumcount().loc[list(items)].to_numpy(dtype=np.int64)
+    if not place.any():
+        return codes, tuple(codebook_sizes)
+    return np.column_stack([codes, place]), (*codebook_sizes, int(place.max()) + 1)
 
 
-def _running_count(values: np.ndarray) -> np.ndarray:
-    """Count the equal values before each value, int64 [n]."""
-    order = np.argsort(values, kind="stable")
-    ordered = values[order]
-    starts = np.flatnonzero(np.diff(ordered, prepend=-1))  # the values are not negative
-    count = np.empty(len(values), dtype=np.int64)
-    count[order] = np.arange(len(values)) - np.repeat(starts, np.diff(starts, append=len(values)))
-    return count
+def usage_distances(
+    codes: np.ndarray, codebook_sizes: Sequence[int], rows: np.ndarray
+) -> np.ndarray:
+    """Substitute the distances of eq. 10 by code frequencies, if only codes are known.
 
+    An item's own code has distance 0. Any other code has a distance of 1 plus its frequency: the
+    rarest code is nearest, because it relates the item to the fewest others.
 
-class _DistanceReader:
-    """Calls `distances` in chunks and checks its results."""
+    Args:
+        codes: int64 [N, K].
+        codebook_sizes: K sizes.
+        rows: int64 [m], the items to compute.
 
-    def __init__(self, distances: Distances, sizes: tuple[int, ...]) -> None:
-        self._distances, self._sizes = distances, sizes
-        self._rows = max(1, _CHUNK_VALUES // (len(sizes) * max(sizes)))
-
-    def chunks(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        for start in range(0, len(rows), self._rows):
-            yield rows[start : start + self._rows]
-
-    def ask(self, rows: np.ndarray) -> np.ndarray:
-        asked = np.asarray(self._distances(rows))
-        if asked.ndim != 3 or asked.shape[:2] != (len(rows), len(self._sizes)):
-            raise ValueError(
-                f"distances of {len(rows)} rows at {len(self._sizes)} levels are {asked.shape}"
-            )
-        if np.isnan(asked).any():
-            raise ValueError("a distance is not a number")
-        return asked
-
-    def level(self, asked: np.ndarray, level: int) -> np.ndarray:
-        """Return one level [m, S_level] of [m, K, C], padded with infinity if C < S_level."""
-        size = self._sizes[level]
-        given = asked[:, level, :size]
-        if given.shape[1] == size:
-            return given
-        return np.pad(given, ((0, 0), (0, size - given.shape[1])), constant_values=np.inf)
-
-
-class _MoveStatistics:
-    """Running statistics of the moved items, for `Reallocation`."""
-
-    def __init__(self, n_levels: int) -> None:
-        self.changed = np.zeros(n_levels, dtype=np.int64)
-        self.ranks = np.zeros(n_levels, dtype=np.int64)
-        self.added = 0.0
-        self.measured = 0
-
-    def add(self, distances: list[np.ndarray], old: np.ndarray, new: np.ndarray) -> None:
-        """Add moved items.
-
-        Args:
-            distances: K arrays [m, S_k].
-            old: codes [m, K] before.
-            new: codes [m, K] after.
-        """
-        row = np.arange(len(old))
-        increase = np.zeros(len(old))
-        for level, distance in enumerate(distances):
-            before, after = (distance[row, codes[:, level]] for codes in (old, new))
-            with np.errstate(invalid="ignore"):  # infinity minus infinity
-                increase += after.astype(np.float64) - before
-            moved = np.flatnonzero(old[:, level] != new[:, level])
-            there, code = distance[moved], new[moved, level][:, None]
-            limit = after[moved][:, None]
-            precedes = (there < limit) | ((there == limit) & (np.arange(there.shape[1]) < code))
-            self.changed[level] += len(moved)
-            self.ranks[level] += int(precedes.sum())
-        finite = np.isfinite(increase)
-        self.added += float(increase[finite].sum())
-        self.measured += int(finite.sum())
+    Returns:
+        float32 [m, K, C], infinite where a level has fewer than C codes.
+    """
+    n_levels, widest = len(codebook_sizes), max(codebook_sizes)
+    usage = np.full((n_levels, widest), np.inf, dtype=np.float32)
+    for level, size in enumerate(codebook_sizes):
+        usage[level, :size] = 1 + np.bincount(codes[:, level], minlength=size)
+    distances = np.repeat(usage[None], len(rows), axis=0)
+    distances[np.arange(len(rows))[:, None], np.arange(n_levels), codes[rows]] = 0
+    return distances

@@ -24,7 +24,6 @@ from recbole_qbert.tokenizer.catalog import TokenizerInputs, read_catalog
 from recbole_qbert.tokenizer.collisions import reallocate
 from recbole_qbert.tokenizer.fusion.fit import N_NEIGHBORS
 from recbole_qbert.tokenizer.pipeline import modality_streams
-from recbole_qbert.tokenizer.settings import needed_modalities
 
 logger = logging.getLogger(__name__)
 
@@ -58,15 +57,11 @@ def encode_new_items(tokenizer: Tokenizer, domains: Sequence[DatasetPaths]) -> E
     settings = tokenizer.settings
     if settings["unique"] != "reallocate":
         raise InputError(
-            f"{tokenizer.folder}: made with unique: {settings['unique']}, whose last level counts "
-            "items and cannot place new ones; tokenize with unique: reallocate"
+            f"{tokenizer.folder}: its setting unique: {settings['unique']} cannot place new items; "
+            "tokenize again with unique: reallocate"
         )
     catalog = read_catalog(
-        domains,
-        needed_modalities(settings),
-        known=tokenizer.keys,
-        dimensions=tokenizer.shapes,
-        encoders=tokenizer.encoders,
+        domains, list(tokenizer.kinds), known=tokenizer.keys, kinds=tokenizer.kinds
     )
     moved = 0
     if catalog.keys:
@@ -93,50 +88,39 @@ def new_streams(tokenizer: Tokenizer, catalog: TokenizerInputs) -> Streams:
 
     Modalities that the catalog lacks are added to `catalog.parts`, fully masked.
     """
-    wanted = list(tokenizer.quantizers)
-    for name, (parts, size) in tokenizer.shapes.items():
+    for name, kind in tokenizer.kinds.items():
         if name not in catalog.parts:
-            shape = (len(catalog.keys), parts)
-            catalog.parts[name] = np.zeros((*shape, size), np.float32), np.zeros(shape, np.bool_)
-    streams = modality_streams(catalog, wanted)
+            vectors = np.zeros((len(catalog.keys), *kind.shape), np.float32)
+            catalog.parts[name] = vectors, np.zeros(vectors.shape[:2], np.bool_)
+    streams = modality_streams(catalog, list(tokenizer.quantizers))
     n_new = len(catalog.keys)
-    if IDENTITY in wanted:
+    if IDENTITY in tokenizer.quantizers:
         streams[IDENTITY] = _identity(tokenizer, streams, n_new)
-    if FUSED in wanted:
-        assert tokenizer.injector is not None  # every tokenizer with this stream has one
-        queries = tokenizer.injector.queries_for(
-            catalog.parts, tokenizer.settings["new_item_query"]
-        )
+    if tokenizer.injector is not None:
+        how = tokenizer.settings["new_item_query"]
+        queries = tokenizer.injector.queries_for(catalog.parts, how)
         fused, _ = tokenizer.injector.fuse(catalog.parts, queries)
         streams[FUSED] = fused, np.ones(n_new, np.bool_)
     return streams
 
 
 def _identity(tokenizer: Tokenizer, streams: Streams, n_new: int) -> tuple[np.ndarray, np.ndarray]:
-    """Estimate the co-occurrence vectors of new items from their neighbors in content.
+    """Estimate the co-occurrence vectors [n_new, D] of new items from their neighbors in content.
 
-    Returns:
-        Vectors [n_new, D], and bool [n_new], False for items without content, or for all items with
-        `new_item_query: mean`.
+    The mask [n_new] is False for items without content, and for all with `new_item_query: mean`.
     """
-    contents = [name for name in tokenizer.quantizers if name in tokenizer.shapes]
+    contents = [name for name in tokenizer.quantizers if name in tokenizer.kinds]
     if tokenizer.settings["new_item_query"] == "mean" or not contents:
         size = len(tokenizer.fills[IDENTITY])
         return np.zeros((n_new, size), np.float32), np.zeros(n_new, np.bool_)
-    old = _reconstructed(tokenizer)
+    # A tokenizer does not store the vectors of its items; they are decoded from the codes.
+    old, codes = {}, tokenizer.codes
+    for name, quantizer in tokenizer.quantizers.items():
+        n_levels = len(quantizer.codebook_sizes)
+        old[name], codes = quantizer.reconstruct(codes[:, :n_levels]), codes[:, n_levels:]
     known = np.concatenate([unit_rows(old[name]) for name in contents], axis=1)
     found = np.concatenate(
         [np.where(streams[name][1][:, None], streams[name][0], 0) for name in contents], axis=1
     )
     rows, _ = nearest_items(known, N_NEIGHBORS, found)
     return old[IDENTITY][rows].mean(axis=1), found.any(axis=1)
-
-
-def _reconstructed(tokenizer: Tokenizer) -> dict[str, np.ndarray]:
-    """Reconstruct each stream's vectors of the old items from their codes, float32 [N, D]."""
-    vectors, first = {}, 0
-    for name, quantizer in tokenizer.quantizers.items():
-        last = first + len(quantizer.codebook_sizes)
-        vectors[name] = quantizer.reconstruct(tokenizer.codes[:, first:last])
-        first = last
-    return vectors

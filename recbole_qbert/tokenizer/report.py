@@ -17,8 +17,8 @@ def report_lines(tokenizer: Tokenizer) -> Iterator[str]:
         stage = report["stage 1"]
         yield "stage 1: " + _numbers(stage["loss"])
         depths = ", ".join(f"{n:,} at {depth}" for depth, n in enumerate(stage["depths"], 1))
-        yield f"  depth: items that stop after a block: {depths}"
-        yield "  10 nearest shared with: " + _numbers(stage["neighbors"])
+        yield f"  items by depth (number of blocks): {depths}"
+        yield "  share of the 10 nearest neighbors kept: " + _numbers(stage["neighbors"])
     level = 0
     for stream in tokenizer.quantizers:
         stage = report[f"stage 2, {stream}"]
@@ -34,7 +34,7 @@ def report_lines(tokenizer: Tokenizer) -> Iterator[str]:
             level += 1
     if tokenizer.n_spare:
         last = tokenizer.codebook_sizes[-1]
-        yield f"{tokenizer.n_spare} levels of {last} codes tell items of equal codes apart"
+        yield f"{tokenizer.n_spare} extra levels of {last} codes separate items with equal codes"
     unique = report["unique"]
     if "moved" in unique:
         moves = ", ".join(

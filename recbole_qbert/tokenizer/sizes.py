@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from recbole_qbert.data.codec import level_letters
-from recbole_qbert.tokenizer.quantizers.base import Quantizer, count_distinct
-from recbole_qbert.tokenizer.quantizers.registry import fit_quantizer
+from recbole_qbert.tokenizer.quantizers.base import count_distinct
 
 logger = logging.getLogger(__name__)
 
@@ -58,60 +56,34 @@ def stream_sizes(
     n_levels, size = settings["n_levels"], settings["codebook_size"]
     if size == AUTO:
         size = min(automatic_size(n_items), count_distinct(vectors))
-        if settings["quantizer"] == "opq":  # OPQ needs a power of two
+        if settings["quantizer"] == "opq":  # OPQ requires a power of two
             size = max(2, _power_of_two(size))
     if n_levels == AUTO:
         n_levels = len(size) if isinstance(size, list) else MOST_LEVELS
     return n_levels, size
 
 
-def fit_levels(
-    vectors: np.ndarray,
-    method: str,
-    section: Mapping[str, Any],
-    *,
-    may_lack: bool,
-    seed: int,
-    folder: Path,
-    show_progress: bool,
-) -> Quantizer:
-    """Fit a quantizer; with `may_lack`, fit it again without its last levels if they are empty.
+def informative_levels(levels: Sequence[Mapping[str, Any]]) -> int:
+    """Count the levels before the first one that does not lower the error; at least 1.
 
     Args:
-        vectors: float32 [n, D].
-        method: name of the quantizer.
-        section: settings of the quantizer, including its sizes.
-        may_lack: whether the number of levels is `auto`; at least one level remains.
-        seed: random seed.
-        folder: folder for the state of an unfinished fit.
-        show_progress: whether to show a progress bar.
-
-    Raises:
-        InputError: as `fit_quantizer`.
+        levels: `levels` of `Quantizer.report`.
     """
-    kept: dict[str, Any] = {"seed": seed, "folder": folder, "show_progress": show_progress}
-    quantizer = fit_quantizer(vectors, method, section, **kept)
-    if not may_lack:
-        return quantizer
-    filled = max(1, _filled_levels(quantizer.report(vectors)["levels"]))
-    if filled == section["n_levels"]:
-        return quantizer
-    return fit_quantizer(vectors, method, {**section, "n_levels": filled}, **kept)
+    before = 1.0
+    for place, row in enumerate(levels):
+        if row["used"] < 2 or abs(before - row["relative_error"]) < _MIN_IMPROVEMENT:
+            return max(1, place)
+        before = row["relative_error"]
+    return len(levels)
 
 
-def spare_sizes(codes: np.ndarray, n_items: int) -> tuple[int, ...]:
-    """Return the sizes of the extra levels that are needed to separate items of equal codes.
+def spare_sizes(codes: np.ndarray) -> tuple[int, ...]:
+    """Return the sizes of the extra levels that separate items of equal codes [N, K].
 
-    Args:
-        codes: int64 [N, K].
-        n_items: N, which determines the size of a level.
-
-    Returns:
-        One size per level, as many levels as the largest group of equal codes needs; () if all
-        codes are distinct.
+    There are as many levels as the largest group of equal codes requires, () if all are distinct.
     """
     groups = np.unique(codes, axis=0, return_counts=True)[1]
-    size = automatic_size(n_items)
+    size = automatic_size(len(codes))
     return (size,) * math.ceil(math.log(int(groups.max()), size) - 1e-9)
 
 
@@ -122,38 +94,30 @@ def warn_of_sharing(levels: Sequence[Mapping[str, Any]], settings: Mapping[str, 
         levels: `usage` of each level of all streams.
         settings: settings of the tokenizer.
     """
-    fewer, smaller = (
-        f"{word} {key}" + ", or auto" * (settings[key] != AUTO)
-        for word, key in (("fewer", "n_levels"), ("a smaller", "codebook_size"))
-    )
-    lonely = [row["shared"] < _MIN_SHARED for row in levels]
-    alike = [row["perplexity"] < _MIN_PERPLEXITY for row in levels]
-    if any(lonely):
-        least = min(row["shared"] for row in levels)
+    unshared = _letters(row["shared"] < _MIN_SHARED for row in levels)
+    constant = _letters(row["perplexity"] < _MIN_PERPLEXITY for row in levels)
+    if unshared:
         logger.warning(
-            "codes are hardly shared at level %s: %.0f%% of the items have a code there that "
-            "another item has too, at the least; give %s",
-            _letters(lonely), 100 * least, smaller,
-        )  # fmt: skip
-    if any(alike):
+            "level %s: only %.0f%% of the items share their code with another item; %s",
+            unshared,
+            100 * min(row["shared"] for row in levels),
+            _decrease("codebook_size", settings),
+        )
+    if constant:
         logger.warning(
-            "nearly all items have the same code at level %s, which tells nothing; give %s, and "
-            "look whether the embeddings differ between items",
-            _letters(alike), fewer,
-        )  # fmt: skip
+            "level %s: nearly all items have the same code; %s, and check that the embeddings "
+            "differ between items",
+            constant,
+            _decrease("n_levels", settings),
+        )
 
 
-def _filled_levels(levels: Sequence[Mapping[str, Any]]) -> int:
-    """Count the levels before the first one that does not lower the error."""
-    before = 1.0
-    for place, row in enumerate(levels):
-        if row["used"] < 2 or abs(before - row["relative_error"]) < _MIN_IMPROVEMENT:
-            return place
-        before = row["relative_error"]
-    return len(levels)
+def _decrease(key: str, settings: Mapping[str, Any]) -> str:
+    """Describe the remedy for a size that is too large."""
+    return f"decrease {key}" + f", or set {key}: auto" * (settings[key] != AUTO)
 
 
-def _letters(chosen: Sequence[bool]) -> str:
+def _letters(chosen: Iterable[bool]) -> str:
     return ", ".join(level_letters(level) for level, yes in enumerate(chosen) if yes)
 
 

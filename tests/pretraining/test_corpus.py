@@ -86,7 +86,7 @@ def test_other_vocabularies_have_codes_of_their_own(toys: Toys) -> None:
     assert corpus.vocabularies == ["shared", "another"]
     assert corpus.codec.codebook_sizes == (16, 16, 16)
     np.testing.assert_array_equal(corpus.item_codes[31:].numpy(), toys.tables["B"].codes + 8)
-    assert "within A, within B, not between them" in corpus.describe()[-1]
+    assert "no codes are shared between A, B" in corpus.describe()[-1]
 
 
 def test_repeats(toys: Toys) -> None:

@@ -169,7 +169,7 @@ def test_retrain_goes_on_or_begins_anew_and_writes_where_it_is_told(
     assert weights.read_bytes() != before
     (place / "mine.txt").touch()
     assert main(command) == 2
-    assert f"output: {place}: holds mine.txt; give" in capsys.readouterr().err
+    assert f"output: {place}: contains other files (mine.txt); give" in capsys.readouterr().err
     assert main([*command[:-2], "--retrain=maybe"]) == 2
     assert "--retrain=maybe: write True or False" in capsys.readouterr().err
 
@@ -204,7 +204,7 @@ def test_run_starts_from_it_and_prints_scratch_beside(
     capsys.readouterr()
     assert main(run) == 0
     shown = capsys.readouterr().out
-    assert "parameters from A + B, pretrained" in shown
+    assert "parameters loaded, pretrained on A + B" in shown
     assert "(pretrained: A, B)" in shown
     results = read_results(tiny.root / "saved" / "results.jsonl")
     assert [result.pretrained_on for result in results] == [["A", "B"], []]

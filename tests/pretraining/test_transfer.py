@@ -57,7 +57,7 @@ def test_everything_goes_over_where_all_is_the_same(tiny: Tiny, toys: Toys) -> N
     folder, source = save(tiny, toys)
     model, lines = start(tiny, folder)
     n = sum(parameter.numel() for parameter in model.parameters())
-    assert lines == [f"{n:,} of {n:,} parameters from A + B, pretrained"]
+    assert lines == [f"{n:,} of {n:,} parameters loaded, pretrained on A + B"]
     for (name, own), (other, theirs) in zip(
         model.named_parameters(), source.named_parameters(), strict=True
     ):
@@ -100,7 +100,7 @@ def test_codes_of_another_vocabulary_stay_out(tiny: Tiny, toys: Toys) -> None:
     model, lines = start(tiny, folder)
     assert float(model.items.table.weight.detach().abs().max()) < 1
     assert torch.equal(model.mask_token, source.mask_token)
-    assert lines[-1].startswith("not loaded: items.table.weight: the codes mean something else")
+    assert lines[-1].startswith("not loaded: items.table.weight: the code vocabulary differs")
     model, lines = start(tiny, folder, pre_model_codes="load")
     assert torch.equal(model.items.table.weight, source.items.table.weight)
     _, lines = start(tiny, folder, pre_model_codes="skip")
@@ -124,8 +124,8 @@ def test_positions_of_another_length(tiny: Tiny, toys: Toys) -> None:
     own = model.encoder.position_embedding.weight.detach()
     assert torch.equal(own[:8], source.encoder.position_embedding.weight.detach())
     assert float(own[8:].abs().max()) < 1
-    assert lines[1] == "MAX_ITEM_LIST_LENGTH is 10 here and was 8 in pretraining"
-    assert lines[2] == "not loaded: encoder.position_embedding.weight: 2 of 10 rows"
+    assert lines[1] == "MAX_ITEM_LIST_LENGTH is 10 now and was 8 in pretraining"
+    assert lines[2] == "not loaded: encoder.position_embedding.weight: 2 of 10 rows are new"
     model, lines = start(tiny, folder, MAX_ITEM_LIST_LENGTH=5)
     own = model.encoder.position_embedding.weight.detach()
     assert torch.equal(own, source.encoder.position_embedding.weight.detach()[:5])
@@ -143,7 +143,7 @@ def test_rows_go_over_by_domain_and_token(tiny: Tiny, toys: Toys) -> None:
     # The toy data set's items have the same tokens, but it is another domain.
     model, lines = start(tiny, folder, "toy", item_representation="word")
     assert float(model.items.rows.detach().abs().max()) < 1
-    assert "rows of 30 items" in lines[-1]
+    assert "items.rows: 30 items are new" in lines[-1]
 
 
 def test_other_shapes_are_named_or_refused(tiny: Tiny, toys: Toys) -> None:
@@ -154,10 +154,12 @@ def test_other_shapes_are_named_or_refused(tiny: Tiny, toys: Toys) -> None:
         source.encoder.blocks.layers[0].self_attn.in_proj_weight,
     )
     text = "\n".join(lines)
-    assert "score is 'dot' here and was 'cosine' in pretraining" in text
-    assert "encoder.blocks.layers.0.linear1.weight: shape [32, 16] there, [64, 16] here" in text
+    assert "score is 'dot' now and was 'cosine' in pretraining" in text
+    assert (
+        "encoder.blocks.layers.0.linear1.weight: its shape was [32, 16] and is now [64, 16]" in text
+    )
     assert "encoder.blocks.layers.1.norm1.bias: not in the pretrained model" in text
-    with pytest.raises(InputError, match="pretrained with hidden_size 16, this model has 32"):
+    with pytest.raises(InputError, match="pretrained with hidden_size 16, but this model has 32"):
         start(tiny, folder, hidden_size=32)
 
 

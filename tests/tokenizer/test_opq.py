@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,9 +21,13 @@ def _vectors(n: int = 400, dimension: int = 10) -> np.ndarray:
     return (mixed + 3).astype(np.float32)
 
 
+def _sized(n_levels: int, size: Any, **given: Any) -> OPQSettings:
+    return OPQSettings(n_levels=n_levels, codebook_size=size, **given)
+
+
 def _fit(dimension: int = 10, n_levels: int = 2, size: int = 8) -> tuple[OPQ, np.ndarray]:
     vectors = _vectors(dimension=dimension)
-    return fit_opq(vectors, OPQSettings(n_levels, size, iterations=4), seed=1), vectors
+    return fit_opq(vectors, _sized(n_levels, size, iterations=4), seed=1), vectors
 
 
 @pytest.mark.parametrize(
@@ -56,7 +61,7 @@ def test_the_rotation_is_worth_it() -> None:
     # One dimension carries nearly everything; a rotation spreads it over both sub-spaces.
     rng = np.random.default_rng(0)
     vectors = (rng.normal(size=(2000, 4)) * [8, 8, 0.1, 0.1]).astype(np.float32)
-    fitted = fit_opq(vectors, OPQSettings(2, 16), seed=0)
+    fitted = fit_opq(vectors, _sized(2, 16), seed=0)
     plain = OPQ(fitted.mean, np.eye(4, dtype=np.float32), _plain_codebooks(vectors - fitted.mean))
     rotated, unrotated = (
         each.report(vectors)["levels"][-1]["relative_error"] for each in (fitted, plain)
@@ -78,9 +83,10 @@ def test_fewer_vectors_than_dimensions() -> None:
     program = (
         "import numpy as np\n"
         "from recbole_qbert.tokenizer.quantizers.opq import OPQSettings, fit_opq\n"
-        "rows = np.eye(3, 12, dtype=np.float32); "
-        "print([len(np.unique(fit_opq(rows, OPQSettings(k, 2), 1).encode(rows), axis=0)) > 1 "
-        "for k in (1, 4, 12)])"
+        "rows = np.eye(3, 12, dtype=np.float32)\n"
+        "settings = [OPQSettings(n_levels=k, codebook_size=2) for k in (1, 4, 12)]\n"
+        "print([len(np.unique(fit_opq(rows, each, 1).encode(rows), axis=0)) > 1 "
+        "for each in settings])"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -96,9 +102,9 @@ def test_fewer_vectors_than_dimensions() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (OPQSettings(2, 12), "opq.codebook_size: 12 cannot be used; give all levels one power"),
-        (OPQSettings(2, (8, 4)), r"\(8, 4\) cannot be used"),
-        (OPQSettings(2, 512), "400 vectors cannot make 512 codes a level; lower codebook_size"),
+        (_sized(2, 12), "opq.codebook_size: 12 is not one power of two from 2 to 65536"),
+        (_sized(2, [8, 4]), r"\[8, 4\] is not one power of two"),
+        (_sized(2, 512), "400 vectors are fewer than the 512 codes of a level; decrease codebook"),
     ],
 )
 def test_refusals(settings: OPQSettings, message: str) -> None:
@@ -107,5 +113,5 @@ def test_refusals(settings: OPQSettings, message: str) -> None:
 
 
 def test_faiss_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    fit_opq(_vectors(40), OPQSettings(2, 32, iterations=2), seed=0)
+    fit_opq(_vectors(40), _sized(2, 32, iterations=2), seed=0)
     assert capfd.readouterr() == ("", "")

@@ -220,8 +220,8 @@ def test_row_keys_tell_rows_apart_and_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("vectors", "message"),
     [
-        (np.array([[1.0], [np.nan]]), "row 1 holds a value that is not finite"),
-        (np.array([[1.0], [1e300]]), "row 1 holds a value that is not finite"),
+        (np.array([[1.0], [np.nan]]), "row 1 contains a value that is not finite"),
+        (np.array([[1.0], [1e300]]), "row 1 contains a value that is not finite"),
         (np.zeros((0, 3)), "no vectors"),
         (np.zeros(3), r"shape \(3,\)"),
     ],
@@ -241,7 +241,7 @@ def test_unknown_methods_and_seeds() -> None:
         fit_quantizer(vectors_of(), "rq_kmeans", {}, seed=0)
     with pytest.raises(InputError, match="seed: -1"):
         fit_quantizer(vectors_of(), "rqkmeans", {}, seed=-1)
-    with pytest.raises(InputError, match="method 'pq' is not of this version"):
+    with pytest.raises(InputError, match="method 'pq' is unknown to this version"):
         load_quantizer({"method": "pq"})
 
 

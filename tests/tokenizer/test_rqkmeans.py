@@ -20,9 +20,8 @@ FOUR_POINTS = np.array([[0.0, 0.0], [0.0, 2.0], [10.0, 0.0], [10.0, 2.0]], dtype
 
 def _plain(n_levels: int, codebook_size: Any, **given: Any) -> RQKMeansSettings:
     """K-means on the vectors themselves."""
-    return RQKMeansSettings(
-        n_levels, codebook_size, **{"n_components": 0, "whitening": 0.0, **given}
-    )
+    plain = {"n_components": 0, "whitening": 0.0, **given}
+    return RQKMeansSettings(n_levels=n_levels, codebook_size=codebook_size, **plain)
 
 
 def _vectors(n: int = 300, dimension: int = 12) -> np.ndarray:
@@ -72,7 +71,7 @@ def test_repeated_rows_weigh_what_they_count() -> None:
 
 
 def test_sizes_of_each_level() -> None:
-    settings = _plain(3, (8, 4, 2))
+    settings = _plain(3, [8, 4, 2])
     fitted = fit_residual_kmeans(_vectors(), settings, 1)
     assert [len(codebook) for codebook in fitted.codebooks] == [8, 4, 2]
     assert np.isinf(fitted.distances(_vectors(5))[:, 1, 4:]).all()
@@ -139,7 +138,7 @@ def test_all_components_unscaled_are_a_rotation() -> None:
 def test_whitened_codes_are_those_of_whitened_vectors() -> None:
     """The same as whitening first; and the frame is kept with the codebooks."""
     vectors = _vectors() * np.linspace(0.1, 3, 12, dtype=np.float32)
-    settings = RQKMeansSettings(3, 8, n_components=6, whitening=0.5)
+    settings = RQKMeansSettings(n_levels=3, codebook_size=8, n_components=6, whitening=0.5)
     fitted = fit_residual_kmeans(vectors, settings, 2)
     frame = fit_components(vectors.astype(float), np.ones(len(vectors)), 6, 0.5)
     seen = frame.of(vectors)
@@ -154,7 +153,6 @@ def test_whitened_codes_are_those_of_whitened_vectors() -> None:
 
 
 def test_equal_vectors_have_one_component() -> None:
-    fitted = fit_residual_kmeans(
-        np.ones((5, 3), dtype=np.float32), RQKMeansSettings(2, 4, whitening=1.0), 0
-    )
+    settings = RQKMeansSettings(n_levels=2, codebook_size=4, whitening=1.0)
+    fitted = fit_residual_kmeans(np.ones((5, 3), dtype=np.float32), settings, 0)
     assert np.isfinite(fitted.reconstruct(fitted.encode(np.ones((1, 3))))).all()

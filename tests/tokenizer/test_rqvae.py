@@ -10,9 +10,9 @@ import torch
 
 from recbole_qbert.tokenizer.quantizers.rqvae import (
     RQVAE,
-    LossSettings,
     MovingCodebooks,
     RQVAEQuantizer,
+    RQVAESettings,
     choose,
     pass_gradient,
     sinkhorn,
@@ -21,10 +21,10 @@ from recbole_qbert.tokenizer.quantizers.rqvae import (
 H = torch.tensor([[3.0, 2.0]])
 
 
-def _losses(**changes: Any) -> LossSettings:
+def _losses(**changes: Any) -> RQVAESettings:
     """Eqs. 7 to 9 as they stand in the paper, with MQL4GRec's beta."""
     plain = {"beta": 0.25, "norm": "sum", "rq_reduce": "sum", "gradient": "ste"}
-    return LossSettings(**{**plain, "sinkhorn_epsilon": 0.0, **changes})
+    return RQVAESettings(**{"n_levels": 2, "codebook_size": 2, **plain, **changes})
 
 
 def _identity_network() -> RQVAE:

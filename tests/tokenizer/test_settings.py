@@ -1,86 +1,67 @@
-"""Settings of `tokenize`: the shipped files, and what is refused."""
+"""Settings of `tokenize` and of its stages: the shipped files, sources, and refusals."""
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 import recbole_qbert.properties
 import yaml
+from toy_domain import SMALL, write_domain
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.yaml_files import load_yaml
-from recbole_qbert.tokenizer.fusion.fit import TrainingSettings
+from recbole_qbert.tokenizer.artifact import Tokenizer
 from recbole_qbert.tokenizer.fusion.model import InjectionSettings
-from recbole_qbert.tokenizer.quantizers.registry import METHODS
-from recbole_qbert.tokenizer.quantizers.rqvae import LossSettings
-from recbole_qbert.tokenizer.settings import injection_settings, tokenize_settings
-from recbole_qbert.tokenizer.stage_settings import read_settings
+from recbole_qbert.tokenizer.pipeline import tokenize
+from recbole_qbert.tokenizer.quantizers.opq import OPQSettings
+from recbole_qbert.tokenizer.quantizers.registry import METHODS, Method, fit_quantizer
+from recbole_qbert.tokenizer.quantizers.rqkmeans import ResidualKMeans, RQKMeansSettings
+from recbole_qbert.tokenizer.quantizers.rqvae import RQVAESettings
+from recbole_qbert.tokenizer.settings import tokenize_settings
+from recbole_qbert.tokenizer.stages import QuantizerSettings, read_settings
 
 FOLDER = Path(recbole_qbert.properties.__path__[0])
 SHIPPED = sorted(FOLDER.glob("*tokenize.yaml"))
+SIZES = {"n_levels": 4, "codebook_size": 256}
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
-def test_every_shipped_file_is_explained_and_builds(path: Path) -> None:
-    """A comment a key, no key twice, and each stage takes its section."""
+def test_every_shipped_file_is_explained_and_accepted(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     for line in text.splitlines():
         assert re.match(r"#|\s*\w+:\s.*#\s\S", line + " "), f"{path.name}: no comment in: {line}"
         assert len(line) <= 200
     node = yaml.compose(text)
     assert isinstance(node, yaml.MappingNode)
-    for mapping in [node, *(value for _, value in node.value)]:
-        if isinstance(mapping, yaml.MappingNode):
-            keys = [key.value for key, _ in mapping.value]
-            assert len(set(keys)) == len(keys)
-    settings = tokenize_settings([path])
-    injection_settings(settings)
-    for method in METHODS:
-        sizes = {"n_levels": 1, "codebook_size": 2}
-        read_settings(METHODS[method].settings, method, {**sizes, **settings[method]})
+    tokenize_settings([path])
 
 
-STAGES: list[tuple[str, list[type]]] = [
-    ("injection", [InjectionSettings, TrainingSettings]),
-    *((name, [method.settings]) for name, method in METHODS.items()),
-]
+STAGES = [("injection", InjectionSettings), *((name, m.settings) for name, m in METHODS.items())]
 
 
-@pytest.mark.parametrize(("section", "kinds"), STAGES, ids=lambda each: str(each))
-def test_the_file_is_the_one_source_of_defaults(section: str, kinds: list[type]) -> None:
-    """Each key of a section is a field and each field a key; no class says a default itself."""
+@pytest.mark.parametrize(("section", "kind"), STAGES, ids=str)
+def test_the_file_is_the_one_source_of_defaults(section: str, kind: type) -> None:
+    """Each key of a section is a field and each field a key; no class has a default of its own."""
     shipped = load_yaml(FOLDER / "tokenize.yaml")[section]
-    above = {"n_levels", "codebook_size"}  # above the sections
-    fields = [field for kind in kinds for field in dataclasses.fields(kind)]
-    assert sorted(field.name for field in fields if field.name not in above) == sorted(shipped)
-    for field in fields:
-        assert field.default is dataclasses.MISSING
-        if field.name not in above:
-            assert field.default_factory is not dataclasses.MISSING
-            value = shipped[field.name]
-            default = field.default_factory()
-            assert (list(default) if isinstance(default, tuple) else default) == value
-
-
-def test_losses_have_no_defaults_of_their_own() -> None:
-    for field in dataclasses.fields(LossSettings):
-        assert field.default is field.default_factory is dataclasses.MISSING
+    sizes = SIZES if issubclass(kind, QuantizerSettings) else {}
+    assert sorted(kind.model_fields) == sorted([*shipped, *sizes])
+    assert all(field.is_required() for field in kind.model_fields.values())
+    assert kind(**sizes).model_dump() == {**shipped, **sizes}
 
 
 def test_every_number_and_word_has_a_range() -> None:
-    """Far outside, or misspelt, each is refused as the settings are read, before any file."""
+    """Far outside, or misspelled, each is refused as the settings are read, before any file."""
     shipped = load_yaml(FOLDER / "tokenize.yaml")
     flat = {key: value for key, value in shipped.items() if not isinstance(value, dict)}
     for section, values in shipped.items():
         if isinstance(values, dict):
             flat |= {f"{section}.{key}": value for key, value in values.items()}
-    free = {"show_progress"}
     for key, value in flat.items():
-        if key in free or isinstance(value, bool):
+        if isinstance(value, bool):
             wrong: Any = "perhaps"
         elif isinstance(value, list):
             wrong = [-5] if isinstance(value[0], int) else ["no such.thing"]
@@ -106,31 +87,133 @@ def test_later_sources_win_key_by_key(tmp_path: Path) -> None:
     ("given", "says"),
     [
         ({"quantiser": "opq"}, "command line: unknown key 'quantiser'; did you mean 'quantizer'?"),
-        ({"rqvae.epoch": "3"}, "unknown key 'rqvae.epoch'; did you mean 'epochs'?"),
-        ({"rqvae.epochs": "many"}, "rqvae.epochs: 'many' is not a whole number"),
-        ({"rqvae": "3"}, "rqvae: `key: value` lines were expected, got 3"),
+        ({"rqvae.epoch": "3"}, "rqvae.epoch: unknown setting; did you mean 'epochs'?"),
+        ({"rqvae.epochs": "many"}, "command line: rqvae.epochs: 'many' is not a whole number"),
+        ({"rqvae": "3"}, "rqvae: 3 is not a mapping"),
         ({"quantizer": "kmeans"}, "quantizer: 'kmeans' is none of rqvae, rqkmeans, opq"),
         ({"streams": "txt"}, "streams: 'txt' is none of text, image, fused, identity, content"),
-        ({"streams": "text,text"}, "streams: ['text', 'text']; name at least one, each once"),
-        ({"streams": "content,text"}, "content already names the modalities"),
-        ({"modalities": "a.b"}, "modalities: 'a.b'; use letters, digits, _ and - only"),
-        ({"modalities": "text,type"}, "modalities: 'type' is a reserved word; rename"),
-        ({"modalities": "fused"}, "modalities: 'fused' is a reserved word"),
-        ({"output": "../x.semid"}, "output: '../x.semid': write semid, or a name: text.semid"),
-        ({"output": "inter"}, "output: 'inter': write semid"),
+        ({"streams": "text,text"}, "['text', 'text']; give at least one name, and each name once"),
+        ({"streams": "content,text"}, "content already includes the modalities"),
+        ({"modalities": "a.b"}, "modalities: 'a.b'"),
+        ({"modalities": "text,type"}, "modalities: 'type'"),
+        ({"modalities": "fused"}, "modalities: 'fused'"),
+        ({"output": "../x.semid"}, "output: '../x.semid' is not text like semid, text.semid"),
+        ({"output": "inter"}, "output: 'inter' is not text like semid"),
         ({"rqvae.gradient": "rotate"}, "rqvae.gradient: 'rotate' is none of ste, rotation; did"),
         ({"quantizer": "rqkmean"}, "none of rqvae, rqkmeans, opq; did you mean 'rqkmeans'?"),
-        ({"injection.batch_size": "1"}, "injection.batch_size: 1 is less than 2"),
+        ({"injection.batch_size": "1"}, "injection.batch_size: 1 is not a whole number from 2"),
         ({"injection.n_heads": "3"}, "injection.hidden_size: 256 is not a multiple"),
-        ({"codebook_size": "1"}, "codebook_size: 1 is less than 2"),
-        ({"codebook_size": "[8, many]"}, "codebook_size: 'many' is not a whole number or auto"),
-        ({"n_levels": "0"}, "n_levels: 0 is less than 1"),
-        ({"n_levels": "[2]"}, "n_levels: [2] is not a whole number or auto"),
-        ({"seed": "4294967296"}, "seed: 4294967296 is more than 4294967295"),
+        ({"codebook_size": "1"}, "codebook_size: 1 is not auto or a whole number from 2"),
+        ({"codebook_size": "[8, many]"}, "codebook_size: [8, 'many'] is not auto or"),
+        ({"codebook_size": "[8, 8]", "n_levels": "3"}, "[8, 8] has 2 sizes for 3 levels"),
+        ({"n_levels": "0"}, "n_levels: 0 is not auto or a whole number from 1"),
+        ({"n_levels": "[2]"}, "n_levels: [2] is not auto or"),
+        ({"seed": "4294967296"}, "seed: 4294967296 is not a whole number from 0 to 4294967295"),
         ({"show_progress": "3"}, "show_progress: 3 is not True or False"),
     ],
 )
-def test_what_is_refused(given: dict[str, Any], says: str) -> None:
+def test_refusals(given: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError) as caught:
         tokenize_settings((), given)
     assert says in str(caught.value)
+
+
+def test_a_refusal_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("rqvae: {epochs: 0}\n")
+    with pytest.raises(InputError, match=r"^.*mine\.yaml: rqvae\.epochs: 0 is not a whole number"):
+        tokenize_settings([path], {"rqvae.epochs": 3})
+
+
+# Stages
+
+
+def test_sizes_of_each_level() -> None:
+    given = {"n_levels": 3, "codebook_size": [8, 4, 2]}
+    assert read_settings(RQKMeansSettings, "rqkmeans", given).codebook_sizes == (8, 4, 2)
+    assert read_settings(RQKMeansSettings, "rqkmeans", SIZES).codebook_sizes == (256,) * 4
+    with pytest.raises(InputError, match=r"codebook_size: \[8, 8\] has 2 sizes for 4 levels"):
+        fit_quantizer(np.ones((2, 2)), "rqkmeans", {**SIZES, "codebook_size": [8, 8]}, seed=0)
+
+
+def test_epochs_follow_the_number_of_items() -> None:
+    settings = RQVAESettings(**SIZES, epochs=500, max_steps=4000, batch_size=1024)
+    assert settings.n_epochs(1_585) == 500  # two steps each
+    assert settings.n_epochs(13_839) == 286  # 14 steps each
+    assert settings.n_epochs(1_000_000) == 5  # 977 steps each
+    assert settings.n_epochs(100_000_000) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"epohcs": 3}, "rqvae.epohcs: unknown setting; did you mean 'epochs'"),
+        ({"epochs": 2.5}, "rqvae.epochs: 2.5 is not a whole number"),
+        ({"epochs": True}, "rqvae.epochs: True is not a whole number"),
+        ({"beta": "much"}, "rqvae.beta: 'much' is not a number"),
+        ({"beta": float("nan")}, "rqvae.beta: nan is not a number in"),
+        ({"ema_decay": 1.5}, r"rqvae.ema_decay: 1.5 is not a number in \[0, 1\]"),
+        ({"restart_dead_codes": 1}, "rqvae.restart_dead_codes: 1 is not True or False"),
+        ({"hidden_sizes": [64, 0]}, r"rqvae.hidden_sizes: \[64, 0\] is not a list, each a whole"),
+        ({"epochs": [1, 2]}, r"rqvae.epochs: \[1, 2\] is not a whole number"),
+        ({"hidden_sizes": 64}, "rqvae.hidden_sizes: 64 is not a list"),
+    ],
+)
+def test_refusals_of_a_stage(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message) as refusal:
+        read_settings(RQVAESettings, "rqvae", {**SIZES, **given})
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_setting_of_another_method_is_unknown() -> None:
+    with pytest.raises(InputError, match="opq.beta: unknown setting"):
+        read_settings(OPQSettings, "opq", {**SIZES, "beta": 0.25})
+
+
+# Quantizers from outside the package
+
+
+class FirstDimensionSettings(QuantizerSettings):
+    """One setting with a default, one without."""
+
+    order: Literal["up", "down"] = "up"
+    dimensions: int
+
+
+class FirstDimension(ResidualKMeans):
+    """The state of residual k-means, under another name."""
+
+    method = "first"
+
+
+def fit_first(vectors: np.ndarray, settings: FirstDimensionSettings, seed: int) -> ResidualKMeans:
+    """Level 0 has the first values of the vectors as codewords; the others are empty."""
+    size = settings.codebook_sizes[0]
+    words = vectors[:size].copy() * (np.arange(vectors.shape[1]) < settings.dimensions)
+    words = words if settings.order == "up" else words[::-1]
+    empty = np.zeros((1, vectors.shape[1]), np.float32)
+    codebooks = [words, *[empty] * (settings.n_levels - 1)]
+    return FirstDimension(codebooks, settings.codebook_sizes)
+
+
+def test_a_registered_quantizer_brings_its_own_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`tokenize` takes it without an entry in the shipped file, and reads its result again."""
+    method = Method(FirstDimensionSettings, fit_first, FirstDimension)
+    monkeypatch.setitem(METHODS, "first", method)
+    assert tokenize_settings()["first"] == {"order": "up"}  # not chosen, so nothing is missing
+    chosen = {**SMALL, "quantizer": "first", "streams": "text"}
+    with pytest.raises(InputError, match="first.dimensions: missing; set first.dimensions"):
+        tokenize_settings((), chosen)
+    with pytest.raises(InputError, match="first.dimension: unknown.*did you mean 'dimensions'"):
+        tokenize_settings((), {**chosen, "first.dimension": 3})
+    (tmp_path / "own.yaml").write_text("first: {dimensions: 3}\n")
+    settings = tokenize_settings([tmp_path / "own.yaml"], {**chosen, "first.order": "down"})
+    assert settings["first"] == {"order": "down", "dimensions": 3}
+    domain = write_domain(tmp_path)
+    made = tokenize([domain], tmp_path / "tokenizer", settings)
+    assert made is not None
+    words = Tokenizer.load(tmp_path / "tokenizer").quantizers["text"].codebooks[0]
+    assert words.shape == (8, 12)
+    assert not words[:, 3:].any()

@@ -119,7 +119,7 @@ def test_a_modality_without_differences_is_left_out(
     tokenizer = tokenize([domain], tmp_path / "tokenizer", tokenize_settings((), QUICK))
     assert tokenizer is not None
     assert list(tokenizer.quantizers) == ["text"]
-    assert "streams: image: its vectors are all alike; it is left out" in caplog.text
+    assert "streams: image: all its vectors are equal; the stream is left out" in caplog.text
 
 
 def test_items_that_are_all_alike_are_still_told_apart(
@@ -127,7 +127,7 @@ def test_items_that_are_all_alike_are_still_told_apart(
 ) -> None:
     _, tokenizer = _tokenize(tmp_path, _clusters(30, 1, 0.0))
     assert len(np.unique(tokenizer.codes, axis=0)) == 30
-    assert "nearly all items have the same code at level a" in caplog.text
+    assert "level a: nearly all items have the same code; decrease n_levels" in caplog.text
     assert "auto" not in caplog.text  # the sizes are already
 
 
@@ -137,8 +137,8 @@ def test_codes_that_nobody_shares_are_warned_of(
     with caplog.at_level(logging.WARNING):
         _, tokenizer = _tokenize(tmp_path, _clusters(151), codebook_size=256, n_levels=2)
     assert tokenizer.codebook_sizes == (256, 256)
-    assert "codes are hardly shared at level a" in caplog.text
-    assert "a smaller codebook_size, or auto" in caplog.text
+    assert "level a, b: only " in caplog.text
+    assert "decrease codebook_size, or set codebook_size: auto" in caplog.text
     caplog.clear()
     _, tokenizer = _tokenize(tmp_path / "auto", _clusters(151))
     assert not caplog.records

@@ -41,17 +41,14 @@ def agreement_report(
             continue
         pooled = unit_rows(vectors[rows].sum(axis=1))
         own = pooled - pooled.mean(axis=0)
-        result[name] = overlap(*(_sampled(each, len(rows)) for each in (fused[rows], own)))
+        sample = np.arange(len(rows))[:: max(1, len(rows) // _SAMPLE)]
+        result[name] = overlap(*(_of_rows(each, sample) for each in (fused[rows], own)))
     if counts is not None:
         rows = np.flatnonzero(np.diff(counts.indptr) >= _K)[:: max(1, fused.shape[0] // _SAMPLE)]
         if len(rows):
             result["training"] = overlap(_of_rows(fused, rows), _most_common(counts[rows]))
     result["chance"] = min(1.0, _K / max(1, len(fused) - 1))
     return result
-
-
-def _sampled(vectors: np.ndarray, n_items: int) -> np.ndarray:
-    return _of_rows(vectors, np.arange(n_items)[:: max(1, n_items // _SAMPLE)])
 
 
 def _of_rows(vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -64,14 +61,7 @@ def _of_rows(vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def _most_common(counts: Any) -> np.ndarray:
-    """Find the 10 largest entries of each row of a sparse matrix, ties by column.
-
-    Args:
-        counts: sparse [Q, N], at least 10 entries in each row.
-
-    Returns:
-        Column numbers, int64 [Q, 10].
-    """
+    """Find the columns of the 10 largest entries of each row [Q, N], ties by column. [Q, 10]"""
     cells = counts.tocoo()
     order = np.lexsort((cells.col, -cells.data, cells.row))
     starts = np.searchsorted(cells.row[order], np.arange(counts.shape[0]))

@@ -15,6 +15,8 @@ import scipy.sparse as sp
 from sklearn.utils.extmath import randomized_svd
 from threadpoolctl import threadpool_limits
 
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.sequences import read_interactions
 
 HELD_OUT = 2  # last items of each user: the validation and the test target
@@ -22,10 +24,7 @@ _POWER_ITERATIONS = 7
 
 
 def training_pairs(inter_path: str | Path) -> pd.DataFrame:
-    """Read the training interactions of an `.inter` file, grouped by user, in time order.
-
-    Returns:
-        Columns `user_id` and `item_id`.
+    """Read `user_id` and `item_id` of the training interactions, grouped by user, in time order.
 
     Raises:
         InputError: the file cannot be read, or a timestamp is not a number.
@@ -33,6 +32,24 @@ def training_pairs(inter_path: str | Path) -> pd.DataFrame:
     frame = read_interactions(inter_path)
     from_the_end = frame.groupby("user_id", observed=True).cumcount(ascending=False)
     return frame.loc[from_the_end >= HELD_OUT, ["user_id", "item_id"]].astype(object)
+
+
+def read_training_pairs(domains: Sequence[DatasetPaths]) -> pd.DataFrame:
+    """Read the `training_pairs` of all domains; users and items are named `<domain>/<token>`.
+
+    Raises:
+        InputError: a domain has no `.inter` file, or it is invalid.
+    """
+    frames = []
+    for domain in domains:
+        path = domain.file("inter")
+        if not path.is_file():
+            raise InputError(
+                f"{path}: no such file, but co-occurrence in training requires it; add it, or set "
+                "--streams=content --id_query=random"
+            )
+        frames.append(f"{domain.name}/" + training_pairs(path))
+    return pd.concat(frames, ignore_index=True)
 
 
 def cooccurrence(pairs: pd.DataFrame, items: Sequence[str]) -> sp.csr_matrix:
@@ -70,14 +87,10 @@ def cooccurrence_vectors(counts: sp.csr_matrix, n_components: int, seed: int) ->
         float32 [N, D']. The elements of a row have a mean square of 1, like a random ID vector;
         rows of items that co-occur with no other are zero.
     """
-    pointwise = counts.tocoo()
+    pairs = counts.tocoo()
     totals = np.asarray(counts.sum(axis=1)).ravel()
-    information = np.log(
-        pointwise.data * totals.sum() / (totals[pointwise.row] * totals[pointwise.col])
-    )
-    positive = sp.csr_matrix(
-        (np.maximum(information, 0), (pointwise.row, pointwise.col)), shape=counts.shape
-    )
+    information = np.log(pairs.data * totals.sum() / (totals[pairs.row] * totals[pairs.col]))
+    positive = sp.csr_matrix((np.maximum(information, 0), (pairs.row, pairs.col)), counts.shape)
     n_components = min(n_components, len(totals))
     with threadpool_limits(limits=1):  # the rounding of sums depends on the number of threads
         left, singular, _ = randomized_svd(

@@ -6,10 +6,8 @@ modality, D hidden size, S maximum depth.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,28 +19,17 @@ from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.nearest import nearest_items, unit_rows
 from recbole_qbert.common.progress import Progress
 from recbole_qbert.tokenizer.fusion.model import CrossModalInjection, InjectionSettings
-from recbole_qbert.tokenizer.stage_settings import check_values, setting
+from recbole_qbert.tokenizer.stages import stage_hash
 from recbole_qbert.training.resume import FitState
 
-NEW_ITEM_QUERIES = ("neighbors", "mean")
 N_NEIGHBORS = 10
 _BLOCK = 4096  # items fused at once at inference
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """Optimizer settings of stage 1; `properties/tokenize.yaml` documents each."""
-
-    epochs: int = setting("injection.epochs", low=0)
-    batch_size: int = setting("injection.batch_size", low=2)
-    learning_rate: float = setting("injection.learning_rate", low=0)
-    weight_decay: float = setting("injection.weight_decay", low=0)
-
 
 Parts = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """Maps each modality to its vectors [N, J, D_m] and a mask bool [N, J], True for parts with one."""
 
 
+@dataclass
 class Injector:
     """Frozen stage 1 after training.
 
@@ -53,22 +40,16 @@ class Injector:
         history: for each epoch, the value of each loss term.
     """
 
-    def __init__(
-        self,
-        model: CrossModalInjection,
-        centers: dict[str, np.ndarray],
-        contents: np.ndarray,
-        history: list[dict[str, float]],
-    ):
-        self.model, self.centers = model.eval(), centers
-        self.contents, self.history = contents, history
+    model: CrossModalInjection
+    centers: dict[str, np.ndarray]
+    contents: np.ndarray
+    history: list[dict[str, float]]
+
+    def __post_init__(self) -> None:
+        self.model.eval()
 
     def fuse(self, parts: Parts, queries: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
-        """Fuse the modalities of each item, to the depth that its gates choose.
-
-        Args:
-            parts: modalities of the training items in their order or, with `queries`, of any items.
-            queries: [n, D], used in place of the trained queries.
+        """Fuse the parts of the training items or, with `queries` [n, D], of any items.
 
         Returns:
             Fused vectors h, float32 [n, D], and the depth of each item, int64 [n], from 1 to S.
@@ -85,16 +66,10 @@ class Injector:
         return torch.cat(fused).numpy(), torch.cat(depths).numpy()
 
     def queries_for(self, new: Parts, how: str) -> np.ndarray:
-        """Estimate the ID vectors of new items, which have no trained ones.
+        """Estimate the ID vectors of new items, which have no trained ones, float32 [n, D].
 
-        Args:
-            new: modalities of the new items.
-            how: `neighbors` for the mean query of the 10 training items that are nearest in content
-                (cosine of `contents_of`), or of all training items if the new item has no modality;
-                `mean` for the mean query of all training items.
-
-        Returns:
-            float32 [n, D].
+        `mean` is the mean query of all training items. `neighbors` is that of the 10 which are
+        nearest in content (cosine of `contents_of`), or `mean` if the item has no modality.
         """
         trained = self.model.query.detach().numpy()
         n_new = len(next(iter(new.values()))[0])
@@ -109,7 +84,7 @@ class Injector:
         """Return the state for `save_checkpoint` and `from_state`."""
         dimensions = {name: layer.in_features for name, layer in self.model.projections.items()}
         return {
-            "settings": asdict(self.model.settings),
+            "settings": self.model.settings.model_dump(),
             "n_items": len(self.model.query),
             "dimensions": dimensions,
             "weights": dict(self.model.state_dict()),
@@ -130,7 +105,6 @@ class Injector:
 def fit_injector(
     parts: Parts,
     settings: InjectionSettings,
-    training: TrainingSettings,
     *,
     seed: int,
     queries: np.ndarray | None = None,
@@ -143,8 +117,7 @@ def fit_injector(
 
     Args:
         parts: see `Parts`; float32.
-        settings: settings of the model.
-        training: settings of the optimizer.
+        settings: settings of the model and of the optimizer.
         seed: seed of the weights, the random queries and the batches.
         queries: initial ID vectors [N, D'], D' <= D, such as those of `cooccurrence_vectors`;
             columns from D' on start at zero. None for random ones.
@@ -152,12 +125,11 @@ def fit_injector(
         show_progress: whether to show a progress bar.
 
     Raises:
-        InputError: a setting is out of range, no item has a vector, or the loss is not finite.
+        InputError: no item has a vector, or the loss is not finite.
     """
-    check_settings(settings, training)
     n_items = len(next(iter(parts.values()))[0])
     if not any(present.any() for _, present in parts.values()):
-        raise InputError("stage 1: no item has a vector of any modality; give embeddings of these")
+        raise InputError("stage 1: no item has a vector; compute embeddings of these items")
     centers = {name: _center(*pair) for name, pair in parts.items()}
     centered = to_tensors(parts, centers)
     with torch.random.fork_rng(devices=[]):
@@ -165,47 +137,40 @@ def fit_injector(
         dimensions = {name: pair[0].shape[2] for name, pair in parts.items()}
         model = CrossModalInjection(n_items, dimensions, settings)
     if queries is not None:
-        _start_queries(model, queries)
+        with torch.no_grad():
+            model.query.zero_()
+            model.query[:, : queries.shape[1]] = torch.from_numpy(queries)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
+        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
     generator = torch.Generator().manual_seed(seed)
     history: list[dict[str, float]] = []
 
     path = None if folder is None else folder / "stage1.training.safetensors"
-    kept = FitState(path, _identity(parts, queries, settings, training, seed))
+    arrays = [array for pair in parts.values() for array in pair]
+    arrays += [] if queries is None else [queries]
+    kept = FitState(path, stage_hash([settings.model_dump(), seed, list(parts)], arrays))
     state = kept.load()
     if state is not None:
         model.load_state_dict(state["weights"])
         optimizer.load_state_dict(state["optimizer"])
         generator.set_state(state["generator"])
         history = state["history"]
-    epochs = range(len(history), training.epochs)
-    bar = Progress(
-        epochs,
-        desc="stage 1",
-        unit="epoch",
-        initial=len(history),
-        total=training.epochs,
-        disable=not show_progress,
-    )
-    for epoch in bar:
-        history.append(_train_epoch(model, optimizer, centered, training.batch_size, generator))
-        total = history[-1]["total"]
-        bar.set_postfix(loss=f"{total:.4f}")
-        if not np.isfinite(total):
-            raise InputError(
-                f"stage 1: the loss is not finite in epoch {epoch + 1}; "
-                "lower injection.learning_rate, or raise injection.temperature"
-            )
-        kept.keep(
-            {
-                "weights": dict(model.state_dict()),
-                "optimizer": optimizer.state_dict(),
-                "generator": generator.get_state(),
-                "history": history,
-            }
-        )
+    done = {"initial": len(history), "total": settings.epochs}
+    bar = Progress(desc="stage 1", unit="epoch", disable=not show_progress, **done)
+    with bar:
+        while len(history) < settings.epochs:
+            history.append(_train_epoch(model, optimizer, centered, settings.batch_size, generator))
+            total = history[-1]["total"]
+            bar.update()
+            bar.set_postfix(loss=f"{total:.4f}")
+            if not np.isfinite(total):
+                raise InputError(
+                    f"stage 1: the loss is not finite in epoch {len(history)}; decrease "
+                    "injection.learning_rate, or increase injection.temperature"
+                )
+            state = {"weights": dict(model.state_dict()), "optimizer": optimizer.state_dict()}
+            kept.keep({**state, "generator": generator.get_state(), "history": history})
     kept.clear()
     return Injector(model, centers, contents_of(model, centered), history)
 
@@ -213,10 +178,9 @@ def fit_injector(
 def contents_of(
     model: CrossModalInjection, parts: Mapping[str, tuple[Tensor, Tensor]]
 ) -> np.ndarray:
-    """Compute the content vectors of items: their projected modalities, normalized, concatenated.
+    """Compute the content vectors of items, float32 [n, M * D].
 
-    Returns:
-        float32 [n, M * D]; zeros for a missing modality.
+    They are the projected modalities, normalized and concatenated; zeros for a missing one.
     """
     blocks = []
     with torch.no_grad():
@@ -224,21 +188,6 @@ def contents_of(
             projected = model.projections[name](vectors) * present.unsqueeze(2)
             blocks.append(unit_rows(projected.sum(dim=1).numpy()))
     return np.concatenate(blocks, axis=1)
-
-
-def check_settings(settings: InjectionSettings, training: TrainingSettings) -> None:
-    """Check the settings of stage 1.
-
-    Raises:
-        InputError: a value is invalid; the message names its key.
-    """
-    for each in (settings, training):
-        check_values(each, "injection")
-    if settings.hidden_size % settings.n_heads:
-        raise InputError(
-            f"injection.hidden_size: {settings.hidden_size} is not a multiple of "
-            f"injection.n_heads {settings.n_heads}"
-        )
 
 
 def to_tensors(parts: Parts, centers: Mapping[str, np.ndarray]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -271,14 +220,6 @@ def _center(vectors: np.ndarray, present: np.ndarray) -> np.ndarray:
     return _unit_parts(vectors)[present].mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
-def _start_queries(model: CrossModalInjection, queries: np.ndarray) -> None:
-    if len(queries) != len(model.query) or queries.shape[1] > model.settings.hidden_size:
-        raise ValueError(f"queries {queries.shape} do not fit {tuple(model.query.shape)}")
-    with torch.no_grad():
-        model.query.zero_()
-        model.query[:, : queries.shape[1]] = torch.from_numpy(queries)
-
-
 def _train_epoch(
     model: CrossModalInjection,
     optimizer: torch.optim.Optimizer,
@@ -300,20 +241,3 @@ def _train_epoch(
         for name, value in {**terms, "total": loss}.items():
             sums[name] = sums.get(name, 0.0) + float(value.detach()) * len(rows) / len(order)
     return sums
-
-
-def _identity(
-    parts: Parts,
-    queries: np.ndarray | None,
-    settings: InjectionSettings,
-    training: TrainingSettings,
-    seed: int,
-) -> str:
-    """Hash everything that training depends on."""
-    digest = hashlib.sha256()
-    digest.update(json.dumps([asdict(settings), asdict(training), seed, list(parts)]).encode())
-    arrays = [array for pair in parts.values() for array in pair]
-    for array in arrays if queries is None else [*arrays, queries]:
-        digest.update(str(array.shape).encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()

@@ -17,33 +17,41 @@ The paper leaves these points open:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recbole_qbert.tokenizer.stage_settings import setting
+from recbole_qbert.config.settings import Layers, Number, Positive, Weight, Width
+from recbole_qbert.tokenizer.stages import StageSettings
 
-GATES = ("dynamic", "fixed")
 # Eq. 3 does not normalize queries shorter than this. The gradient of the normalization is unbounded
 # near zero, where an item without co-occurrence starts, and one such step would freeze its query.
 _SHORTEST_QUERY = 0.1
 
 
-@dataclass(frozen=True)
-class InjectionSettings:
-    """Model and loss settings of stage 1; `properties/tokenize.yaml` documents each."""
+class InjectionSettings(StageSettings):
+    """Settings of stage 1; `properties/tokenize.yaml` documents each."""
 
-    hidden_size: int = setting("injection.hidden_size", low=1)
-    n_heads: int = setting("injection.n_heads", low=1)
-    inner_size: int = setting("injection.inner_size", low=1)
-    max_depth: int = setting("injection.max_depth", low=1)
-    gate: str = setting("injection.gate", choices=GATES)
-    temperature: float = setting("injection.temperature", low=1e-6)
-    consistency_weight: float = setting("injection.consistency_weight", low=0)
-    ponder_weight: float = setting("injection.ponder_weight", low=0)
+    section: ClassVar[str] = "injection"
+
+    hidden_size: Width
+    n_heads: Layers
+    inner_size: Width
+    max_depth: Layers
+    gate: Literal["dynamic", "fixed"]
+    temperature: Positive
+    consistency_weight: Weight
+    ponder_weight: Weight
+    epochs: Number
+    batch_size: Annotated[int, Field(ge=2, le=1_000_000_000)]
+    learning_rate: Annotated[float, Field(ge=0, le=10)]
+    weight_decay: Weight
 
 
 @dataclass(frozen=True)
@@ -133,24 +141,17 @@ class CrossModalInjection(nn.Module):
             hidden = block(hidden, modalities)
             states.append(hidden)
         stacked = torch.stack(states, dim=1)  # [B, S, D]
-        probability = self.depth_probability(stacked)
+        stop = self.stop_probability(stacked)
+        probability = halting(stop)
         if hard:
-            depth = first_stop(self.stop_probability(stacked))
-            probability = F.one_hot(depth, len(self.blocks)).to(stacked.dtype)
+            probability = F.one_hot(first_stop(stop), len(self.blocks)).to(stacked.dtype)
         fused = (probability.unsqueeze(2) * stacked).sum(dim=1)
         return Injected(fused, aligned, probability)
 
     def align(self, modality: str, query: Tensor, vectors: Tensor, present: Tensor) -> Tensor:
         """Average the parts of a modality, weighted by their cosine with the query (eq. 3).
 
-        Args:
-            modality: name of the modality.
-            query: q [B, D].
-            vectors: [B, J, D_m].
-            present: bool [B, J].
-
-        Returns:
-            x̂ [B, D].
+        q [B, D], vectors [B, J, D_m], present bool [B, J] -> x̂ [B, D].
         """
         projected = F.normalize(self.projections[modality](vectors), dim=-1)  # [B, J, D]
         direction = F.normalize(query, dim=-1, eps=_SHORTEST_QUERY)
@@ -170,39 +171,25 @@ class CrossModalInjection(nn.Module):
         gates = [gate(states[:, depth]) for depth, gate in enumerate(self.gates)]
         return torch.cat([*(torch.sigmoid(gate) for gate in gates), last], dim=1)
 
-    def depth_probability(self, states: Tensor) -> Tensor:
-        """Compute the probability to stop at a depth and not before. [B, S, D] -> [B, S]."""
-        return halting(self.stop_probability(states))
-
     def loss(self, query: Tensor, parts: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-        """Compute the terms of eq. 5; training minimizes their sum.
+        """Compute the terms of eq. 5 by name, with the arguments of `forward`.
 
-        An InfoNCE term uses only the items that have the modalities it compares. The squared
-        distance of the consistency term is a mean over the D elements, not a sum: with 256
-        elements, a sum would dominate the other terms.
-
-        Args:
-            query: q [B, D].
-            parts: see `forward`.
-
-        Returns:
-            Scalars by name; `ponder`, the weighted expected depth, is not in the paper.
+        Training minimizes their sum. An InfoNCE term uses only the items that have the modalities
+        it compares. The squared distance of the consistency term is a mean over the D elements, not
+        a sum: with 256 elements, a sum would dominate the other terms. `ponder`, the weighted
+        expected depth, is not in the paper.
         """
         injected = self(query, parts)
         there = {name: present.any(dim=1) for name, (_, present) in parts.items()}
-        names, tau = list(injected.aligned), self.settings.temperature
+        aligned, tau = injected.aligned, self.settings.temperature
+        names = list(aligned)
         terms: dict[str, Tensor] = {}
         for name in names:
             keep = there[name]
-            terms[f"fused-{name}"] = info_nce(
-                injected.fused[keep], injected.aligned[name][keep], tau
-            )
-        for place, left in enumerate(names):
-            for right in names[place + 1 :]:
-                keep = there[left] & there[right]
-                terms[f"{left}-{right}"] = info_nce(
-                    injected.aligned[left][keep], injected.aligned[right][keep], tau
-                )
+            terms[f"fused-{name}"] = info_nce(injected.fused[keep], aligned[name][keep], tau)
+        for left, right in itertools.combinations(names, 2):
+            keep = there[left] & there[right]
+            terms[f"{left}-{right}"] = info_nce(aligned[left][keep], aligned[right][keep], tau)
         distance = (injected.fused - query.detach()).square().mean()
         terms["consistency"] = self.settings.consistency_weight * distance
         if self.settings.ponder_weight and self.gates:
@@ -231,15 +218,9 @@ def first_stop(stop: Tensor) -> Tensor:
 
 
 def info_nce(left: Tensor, right: Tensor, temperature: float) -> Tensor:
-    """Compute the symmetric InfoNCE loss of matching rows, with in-batch negatives.
+    """Compute the symmetric InfoNCE loss of matching rows [B, D], with in-batch negatives.
 
-    Args:
-        left: [B, D].
-        right: [B, D].
-        temperature: divisor of the cosines.
-
-    Returns:
-        A scalar, 0 if B < 2.
+    The loss is 0 if B < 2.
     """
     if len(left) < 2:  # no negatives
         return (left.sum() + right.sum()) * 0.0

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,23 +48,22 @@ class Quantizer(ABC):
     def _decode(self, codes: np.ndarray) -> np.ndarray:
         """Reconstruct float32 [n, D] from the codes of the first k levels, int64 [n, k]."""
 
-    @abstractmethod
     def state(self) -> dict[str, Any]:
-        """Return the complete state, for `save_checkpoint` and `load_quantizer`."""
+        """Return the complete state, for `save_checkpoint` and `load_quantizer`.
+
+        For a dataclass, these are its fields. Other classes override `state` and `from_state`.
+        """
+        return {"method": self.method, **vars(self)}
 
     @classmethod
-    @abstractmethod
     def from_state(cls, state: Mapping[str, Any]) -> Quantizer:
         """Restore a quantizer from the result of `state`."""
+        return cls(**{name: value for name, value in state.items() if name != "method"})
 
     def encode(self, vectors: np.ndarray) -> np.ndarray:
-        """Find the nearest code level by level; the lower code wins a tie.
+        """Find the nearest code level by level; the lower code wins a tie. [n, D] -> int64 [n, K].
 
-        Args:
-            vectors: float [n, D].
-
-        Returns:
-            int64 [n, K]; a vector's codes do not depend on the other vectors.
+        A vector's codes do not depend on the other vectors.
 
         Raises:
             InputError: the dimension is not D, or a value is not finite.
@@ -77,44 +76,26 @@ class Quantizer(ABC):
 
         The inputs of the levels are those on the path of `encode`, for example residuals.
 
-        Args:
-            vectors: float [n, D].
-
         Returns:
             Squared distances, float32 [n, K, C]; infinite for codes without a codeword. The minimum
             of each level is at the code that `encode` returns.
-
-        Raises:
-            InputError: as `encode`.
         """
         shape = (0, len(self.codebook_sizes), max(self.codebook_sizes))
         parts = [distances for _, distances in self._searched(vectors)]
         return np.concatenate([np.empty(shape, dtype=np.float32), *parts])
 
     def reconstruct(self, codes: np.ndarray) -> np.ndarray:
-        """Reconstruct vectors from codes; a code without a codeword adds nothing.
+        """Reconstruct vectors from codes, int64 [n, K] -> float32 [n, D].
 
-        Args:
-            codes: int64 [n, K].
-
-        Returns:
-            float32 [n, D].
-
-        Raises:
-            ValueError: the codes have another number of levels.
+        A code without a codeword adds nothing.
         """
-        if codes.ndim != 2 or codes.shape[1] != len(self.codebook_sizes):
-            raise ValueError(f"codes {codes.shape} do not belong to {self.codebook_sizes}")
         empty = np.empty((0, self.dimension), dtype=np.float32)
         with one_thread():
             parts = [self._decode(block)[:n] for block, n in _blocks(codes)]
         return np.concatenate([empty, *parts])
 
     def report(self, vectors: np.ndarray) -> dict[str, Any]:
-        """Report code usage, reconstruction error and collisions.
-
-        Args:
-            vectors: float [n, D].
+        """Report code usage, reconstruction error and collisions of vectors, float [n, D].
 
         Returns:
             `levels`, for each level: the values of `usage`, and `relative_error`, the squared error
@@ -124,35 +105,28 @@ class Quantizer(ABC):
         """
         checked = checked_vectors(vectors, self.dimension)
         codes = self.encode(checked)
-        n_levels = len(self.codebook_sizes)
-        errors = self.squared_errors(checked, codes, range(1, n_levels + 1))
+        errors = self.squared_errors(checked, codes, range(1, codes.shape[1] + 1))
         mean = checked.mean(axis=0, dtype=np.float64)
         total = sum(float(((block[:n] - mean) ** 2).sum()) for block, n in _blocks(checked))
-        levels = []
-        for level, (size, error) in enumerate(zip(self.codebook_sizes, errors, strict=True)):
-            relative = error / total if total > 0 else 0.0
-            levels.append({**usage(codes[:, level], size), "relative_error": relative})
+        levels = [
+            {**usage(column, size), "relative_error": error / total if total > 0 else 0.0}
+            for column, size, error in zip(codes.T, self.codebook_sizes, errors, strict=True)
+        ]
         identical = len(checked) - count_distinct(checked)
         return {"levels": levels, "collisions": count_collisions(codes), "identical": identical}
 
     def squared_errors(
-        self, vectors: np.ndarray, codes: np.ndarray, n_levels: Iterable[int]
+        self, vectors: np.ndarray, codes: np.ndarray, n_levels: Sequence[int]
     ) -> list[float]:
-        """Compute the squared reconstruction error, summed over all rows.
-
-        Args:
-            vectors: float32 [n, D].
-            codes: int64 [n, K].
-            n_levels: numbers of first levels to reconstruct from.
+        """Sum the squared reconstruction errors of vectors [n, D] from codes [n, K] over all rows.
 
         Returns:
-            One sum for each number in `n_levels`.
+            One sum for each number of first levels in `n_levels`.
         """
-        wanted = list(n_levels)
-        errors = [0.0] * len(wanted)
+        errors = [0.0] * len(n_levels)
         with one_thread():
             for (part, n), (block, _) in zip(_blocks(codes), _blocks(vectors), strict=True):
-                for place, k in enumerate(wanted):
+                for place, k in enumerate(n_levels):
                     off = (block - self._decode(part[:, :k]))[:n]
                     errors[place] += float((off.astype(np.float64) ** 2).sum())
         return errors
@@ -185,7 +159,7 @@ def one_thread() -> Iterator[None]:
 def greedy(
     residuals: np.ndarray, codebooks: Sequence[np.ndarray], width: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Quantize residuals greedily (eq. 6): at each level, take the nearest codeword.
+    """Quantize residuals [n, d] greedily (eq. 6): at each level, take the nearest codeword.
 
     Args:
         residuals: [n, d].
@@ -209,9 +183,8 @@ def greedy(
 def squared_distances(vectors: np.ndarray, codebook: np.ndarray) -> np.ndarray:
     """Compute squared distances float64 [n, C] of vectors float64 [n, d] to a codebook [C, d]."""
     codebook = codebook.astype(np.float64)
-    product = vectors @ codebook.T
     lengths = (vectors**2).sum(axis=1)[:, None] + (codebook**2).sum(axis=1)
-    return np.maximum(lengths - 2 * product, 0)
+    return np.maximum(lengths - 2 * (vectors @ codebook.T), 0)
 
 
 def decoded_sum(codes: np.ndarray, codebooks: Sequence[np.ndarray]) -> np.ndarray:
@@ -227,11 +200,7 @@ def decoded_sum(codes: np.ndarray, codebooks: Sequence[np.ndarray]) -> np.ndarra
 
 
 def usage(codes: np.ndarray, size: int) -> dict[str, Any]:
-    """Compute statistics of the use of one level's codes.
-
-    Args:
-        codes: int64 [n].
-        size: number of codes of the level.
+    """Compute statistics of the codes of one level, int64 [n], all below `size`.
 
     Returns:
         `codebook_size`; `used`, the number of used codes; `usage`, their share of all codes;
@@ -272,15 +241,11 @@ def count_distinct(vectors: np.ndarray) -> int:
 
 
 def row_keys(vectors: np.ndarray, seed: int = 0, step: float = 0.0) -> np.ndarray:
-    """Hash each row of vectors [n, D], uint64 [n].
+    """Hash each row of vectors [n, D] with a seed, uint64 [n].
 
     Equal rows have equal keys; different rows practically never do. Sorting by key gives a random
-    order of the rows that does not depend on their given order.
-
-    Args:
-        vectors: float [n, D].
-        seed: seed of the hash.
-        step: if not 0, values are first rounded to multiples of it.
+    order of the rows that does not depend on their given order. With a `step` above 0, values are
+    first rounded to multiples of it.
     """
     drawn = np.random.default_rng(seed).integers(0, 2**64, vectors.shape[1], dtype=np.uint64)
     keys = np.empty(len(vectors), dtype=np.uint64)
@@ -307,7 +272,7 @@ def checked_vectors(vectors: np.ndarray, dimension: int | None = None) -> np.nda
     if dimension is not None and checked.shape[1] != dimension:
         raise InputError(
             f"vectors have dimension {checked.shape[1]}, but the quantizer was fitted on "
-            f"{dimension}; give vectors of the encoder it was made with"
+            f"{dimension}; give vectors of the same encoder"
         )
     with np.errstate(over="ignore"):  # the loop below finds values beyond float32
         checked = checked.astype(np.float32, copy=False)
@@ -316,8 +281,8 @@ def checked_vectors(vectors: np.ndarray, dimension: int | None = None) -> np.nda
         if len(bad):
             row = start + int(bad[0])
             raise InputError(
-                f"the vector of row {row} holds a value that is not finite; "
-                "make the embeddings again or remove the item"
+                f"the vector of row {row} contains a value that is not finite; "
+                "compute the embeddings again or remove the item"
             )
     return checked
 

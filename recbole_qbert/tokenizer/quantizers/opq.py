@@ -9,34 +9,29 @@ Shapes: n vectors, D dimensions, K levels, C codes per level, d rotated dimensio
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import faiss
 import numpy as np
 
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.config.settings import Count
 from recbole_qbert.tokenizer.quantizers.base import (
     Quantizer,
     one_thread,
     row_keys,
     squared_distances,
 )
-from recbole_qbert.tokenizer.stage_settings import QuantizerSettings, setting
+from recbole_qbert.tokenizer.stages import QuantizerSettings
 
 
-@dataclass(frozen=True)
 class OPQSettings(QuantizerSettings):
-    """Settings of optimized product quantization.
+    """Settings of optimized product quantization; `properties/tokenize.yaml` documents each."""
 
-    Attributes:
-        iterations: number of iterations that fit the rotation.
-        rows_per_code: the fit uses a random sample of at most this many vectors per code.
-    """
-
-    iterations: int = setting("opq.iterations", low=1)
-    rows_per_code: int = setting("opq.rows_per_code", low=1)
+    section: ClassVar[str] = "opq"
+    iterations: Count
+    rows_per_code: Count
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,14 +61,9 @@ class OPQ(Quantizer):
 
     def _search(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         rotated = (block - self.mean).astype(np.float64) @ self.rotation.T.astype(np.float64)
-        parts = np.split(rotated, len(self.codebooks), axis=1)
-        distances = np.stack(
-            [
-                squared_distances(part, codebook)
-                for part, codebook in zip(parts, self.codebooks, strict=True)
-            ],
-            axis=1,
-        ).astype(np.float32)
+        parts = zip(np.split(rotated, len(self.codebooks), axis=1), self.codebooks, strict=True)
+        distances = np.stack([squared_distances(*part) for part in parts], axis=1)
+        distances = distances.astype(np.float32)
         return distances.argmin(axis=2), distances
 
     def _decode(self, codes: np.ndarray) -> np.ndarray:
@@ -82,20 +72,6 @@ class OPQ(Quantizer):
         for level, column in enumerate(codes.T):
             rotated[:, level] = self.codebooks[level, column]
         return rotated.reshape(len(codes), -1) @ self.rotation + self.mean
-
-    def state(self) -> dict[str, Any]:
-        """Return the complete state, for `load_quantizer`."""
-        return {
-            "method": self.method,
-            "mean": self.mean,
-            "rotation": self.rotation,
-            "codebooks": self.codebooks,
-        }
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> OPQ:
-        """Restore a quantizer from the result of `state`."""
-        return cls(state["mean"], state["rotation"], state["codebooks"])
 
 
 def fit_opq(vectors: np.ndarray, settings: OPQSettings, seed: int) -> OPQ:
@@ -112,9 +88,8 @@ def fit_opq(vectors: np.ndarray, settings: OPQSettings, seed: int) -> OPQ:
     Raises:
         InputError: the sizes are invalid, or there are fewer vectors than codes.
     """
-    size, n_levels = _check_sizes(settings, len(vectors))
-    n_rows = settings.rows_per_code * size
-    chosen = np.argsort(row_keys(vectors, seed), kind="stable")[:n_rows]
+    size, n_levels = _check_sizes(settings, len(vectors)), settings.n_levels
+    chosen = np.argsort(row_keys(vectors, seed), kind="stable")[: settings.rows_per_code * size]
     sample = vectors[chosen]
     mean = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
     sample -= mean
@@ -122,14 +97,9 @@ def fit_opq(vectors: np.ndarray, settings: OPQSettings, seed: int) -> OPQ:
     kept = max(dimension // n_levels, 1) * n_levels
     # With fewer rows than dimensions, faiss writes beyond its memory. Repeating all rows avoids
     # that and does not change the optimum.
-    n_copies = math.ceil(max(dimension, kept) / len(sample))
-    enough = np.tile(sample, (n_copies, 1))
+    enough = np.tile(sample, (math.ceil(max(dimension, kept) / len(sample)), 1))
 
-    n_bits = size.bit_length() - 1
-    product = faiss.ProductQuantizer(kept, n_levels, n_bits)
-    _configure_kmeans(product, seed)
-    within = faiss.ProductQuantizer(kept, n_levels, n_bits)
-    _configure_kmeans(within, seed)
+    product, within = (_product_quantizer(kept, n_levels, size, seed) for _ in range(2))
     opq = faiss.OPQMatrix(dimension, n_levels, kept)
     opq.niter, opq.max_train_points, opq.pq = settings.iterations, len(enough), within
     with one_thread():
@@ -141,25 +111,26 @@ def fit_opq(vectors: np.ndarray, settings: OPQSettings, seed: int) -> OPQ:
     return OPQ(mean, rotation.copy(), codebooks.copy())
 
 
-def _check_sizes(settings: OPQSettings, n_vectors: int) -> tuple[int, int]:
-    """Check the sizes; return C and K."""
-    sizes = set(settings.codebook_sizes)
-    size = max(sizes)
-    if len(sizes) > 1 or size & (size - 1) or not 2 <= size <= 2**16:
+def _check_sizes(settings: OPQSettings, n_vectors: int) -> int:
+    """Check the sizes; return C."""
+    size = max(settings.codebook_sizes)
+    if len(set(settings.codebook_sizes)) > 1 or size & (size - 1) or not 2 <= size <= 2**16:
         raise InputError(
-            f"opq.codebook_size: {settings.codebook_size} cannot be used; give all levels one "
-            "power of two between 2 and 65536, or use rqkmeans"
+            f"opq.codebook_size: {settings.codebook_size} is not one power of two from 2 to 65536 "
+            "for all levels; change codebook_size, or use rqkmeans"
         )
     if n_vectors < size:
         raise InputError(
-            f"opq: {n_vectors} vectors cannot make {size} codes a level; lower codebook_size, or "
-            "use rqkmeans"
+            f"opq: {n_vectors} vectors are fewer than the {size} codes of a level; decrease "
+            "codebook_size, or use rqkmeans"
         )
-    return size, settings.n_levels
+    return size
 
 
-def _configure_kmeans(product: Any, seed: int) -> None:
-    """Set faiss's k-means to the given seed and all rows, without warnings about their number."""
+def _product_quantizer(dimension: int, n_levels: int, size: int, seed: int) -> Any:
+    """Create faiss's product quantizer, whose k-means uses all rows without warnings."""
+    product = faiss.ProductQuantizer(dimension, n_levels, size.bit_length() - 1)
     product.cp.seed = seed % 2**31
     product.cp.max_points_per_centroid = 2**31 - 1
     product.cp.min_points_per_centroid = 1
+    return product

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from recbole_qbert.common.errors import InputError, did_you_mean
+from recbole_qbert.common.errors import InputError, check_seed, one_of
 from recbole_qbert.tokenizer.quantizers.base import Quantizer, checked_vectors
 from recbole_qbert.tokenizer.quantizers.opq import OPQ, OPQSettings, fit_opq
 from recbole_qbert.tokenizer.quantizers.rqkmeans import (
@@ -16,17 +16,16 @@ from recbole_qbert.tokenizer.quantizers.rqkmeans import (
     RQKMeansSettings,
     fit_residual_kmeans,
 )
-from recbole_qbert.tokenizer.quantizers.rqvae import RQVAEQuantizer
+from recbole_qbert.tokenizer.quantizers.rqvae import RQVAEQuantizer, RQVAESettings
 from recbole_qbert.tokenizer.quantizers.rqvae_fit import fit_rqvae
-from recbole_qbert.tokenizer.quantizers.rqvae_settings import RQVAESettings
-from recbole_qbert.tokenizer.stage_settings import QuantizerSettings, read_quantizer_settings
+from recbole_qbert.tokenizer.stages import QuantizerSettings, check_sizes, read_settings
 
 
 class Method(NamedTuple):
     """Registered quantizer.
 
     Attributes:
-        settings: class of its settings; their defaults are in its section of `tokenize.yaml`.
+        settings: class of its settings.
         fit: function of (vectors, settings, seed) that returns a fitted quantizer.
         kind: class of the fitted quantizer.
         resumable: whether `fit` also takes `folder` and `show_progress`.
@@ -69,17 +68,15 @@ def fit_quantizer(
     Raises:
         InputError: a setting or a vector is invalid, or a codebook collapsed.
     """
-    if not 0 <= seed < 2**32:
-        raise InputError(f"seed: {seed} is not between 0 and {2**32 - 1}")
+    check_seed(seed)
     checked = checked_vectors(vectors)
     if checked.size == 0:
         raise InputError("there are no vectors to quantize; give items with embeddings")
-    if method not in METHODS:
-        hint = did_you_mean(method, METHODS)
-        raise InputError(f"quantizer: {method!r} is none of {', '.join(METHODS)}{hint}")
+    one_of("quantizer", method, tuple(METHODS))
     chosen = METHODS[method]
     more = (folder, show_progress) if chosen.resumable else ()
-    given = read_quantizer_settings(chosen.settings, method, settings)
+    given = read_settings(chosen.settings, method, settings)
+    check_sizes(given.n_levels, given.codebook_size)
     return chosen.fit(checked, given, seed, *more)
 
 
@@ -91,5 +88,5 @@ def load_quantizer(state: Mapping[str, Any]) -> Quantizer:
     """
     method = state.get("method")
     if method not in METHODS:
-        raise InputError(f"a quantizer of method {method!r} is not of this version")
+        raise InputError(f"quantizer method {method!r} is unknown to this version; register it")
     return METHODS[method].kind.from_state(state)

@@ -12,11 +12,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.cluster import KMeans
 
+from recbole_qbert.config.settings import Chance, Count, Number
 from recbole_qbert.tokenizer.quantizers.base import (
     Quantizer,
     decoded_sum,
@@ -24,29 +25,18 @@ from recbole_qbert.tokenizer.quantizers.base import (
     one_thread,
     row_keys,
 )
-from recbole_qbert.tokenizer.stage_settings import QuantizerSettings, setting
+from recbole_qbert.tokenizer.stages import QuantizerSettings
 
 
-@dataclass(frozen=True)
 class RQKMeansSettings(QuantizerSettings):
-    """Settings of residual k-means.
+    """Settings of residual k-means; `properties/tokenize.yaml` documents each."""
 
-    Attributes:
-        restarts: number of k-means runs per level, of which the best is used.
-        iterations: largest number of iterations of a run.
-        rows_per_code: the fit uses a random sample of at most this many distinct vectors per code
-            of the largest level.
-        n_components: largest number of principal components to cluster; 0 for all. With 0 and
-            without whitening, the vectors themselves are clustered.
-        whitening: each component is divided by its standard deviation to this power: 0 keeps
-            distances, 1 gives all components equal variance.
-    """
-
-    restarts: int = setting("rqkmeans.restarts", low=1)
-    iterations: int = setting("rqkmeans.iterations", low=1)
-    rows_per_code: int = setting("rqkmeans.rows_per_code", low=1)
-    n_components: int = setting("rqkmeans.n_components", low=0)
-    whitening: float = setting("rqkmeans.whitening", low=0, high=1)
+    section: ClassVar[str] = "rqkmeans"
+    restarts: Count
+    iterations: Count
+    rows_per_code: Count
+    n_components: Number
+    whitening: Chance
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,12 +109,11 @@ class ResidualKMeans(Quantizer):
 def fit_residual_kmeans(
     vectors: np.ndarray, settings: RQKMeansSettings, seed: int
 ) -> ResidualKMeans:
-    """Fit K codebooks, each by k-means on the residuals of the levels before.
+    """Fit K codebooks, each by k-means on the residuals of the levels before, on one thread.
 
     The fit uses the distinct vectors in the order of their hashes (`row_keys`), weighted by their
     frequency. The result therefore does not depend on the order of the rows, and equal vectors get
-    equal codes. The fit runs on one thread, because the rounding of sums depends on the number of
-    threads.
+    equal codes.
 
     Args:
         vectors: float32 [N, D], finite, N > 0.
@@ -153,13 +142,10 @@ def fit_residual_kmeans(
 def fit_components(
     vectors: np.ndarray, weights: np.ndarray, n_components: int, whitening: float
 ) -> Components:
-    """Compute the principal components of weighted vectors, except those without variance.
+    """Compute the principal components of vectors [n, D] with frequencies `weights` [n].
 
-    Args:
-        vectors: float64 [n, D].
-        weights: [n], frequencies of the vectors.
-        n_components: largest number of components E; 0 for all.
-        whitening: each component is divided by its standard deviation to this power.
+    Components without variance are left out. At most `n_components` are kept (0: all). Each is
+    divided by its standard deviation to the power `whitening`.
     """
     mean = np.average(vectors, axis=0, weights=weights)
     centered = vectors - mean

@@ -1,4 +1,4 @@
-"""RQ-VAE of Q-BERT4Rec, equations 6 to 9: the network, its losses, and the frozen quantizer.
+"""RQ-VAE of Q-BERT4Rec, equations 6 to 9: settings, network, losses, and the frozen quantizer.
 
 Shapes: B items of a batch, n vectors, D dimensions of a vector h, E dimensions of a latent z, K
 levels, S_k codes of level k. Levels count from 0.
@@ -20,30 +20,55 @@ The paper leaves three points open:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recbole_qbert.config.settings import Chance, Count, Weight, Width
 from recbole_qbert.tokenizer.quantizers.base import Quantizer, decoded_sum, greedy
+from recbole_qbert.tokenizer.stages import QuantizerSettings
 
 SINKHORN_ITERATIONS = 50
 _TINY = 1e-6
 
 
-@dataclass(frozen=True)
-class LossSettings:
-    """Settings of eqs. 7 to 9; `RQVAESettings` documents each."""
+class RQVAESettings(QuantizerSettings):
+    """Settings of the RQ-VAE; `properties/tokenize.yaml` documents each."""
 
-    beta: float
-    norm: str
-    rq_reduce: str
-    gradient: str
-    sinkhorn_epsilon: float
+    section: ClassVar[str] = "rqvae"
+    hidden_sizes: list[Width]
+    code_size: Width
+    standardize: Literal["mean_std", "none"]
+    beta: Weight
+    norm: Literal["mean", "sum"]
+    rq_reduce: Literal["sum", "mean"]
+    gradient: Literal["ste", "rotation"]
+    codebook_update: Literal["gradient", "ema"]
+    ema_decay: Chance
+    sinkhorn_epsilon: Chance
+    epochs: Count
+    max_steps: Count
+    batch_size: Count
+    learning_rate: Annotated[float, Field(ge=1e-9, le=10)]
+    weight_decay: Weight
+    restart_dead_codes: bool
+    settle_share: Chance
+    eval_every: Count
+
+    def n_epochs(self, n_items: int) -> int:
+        """Return the number of epochs for N items, limited by `epochs` and `max_steps`."""
+        return max(1, min(self.epochs, math.ceil(self.max_steps / self.n_batches(n_items))))
+
+    def n_batches(self, n_items: int) -> int:
+        """Return the number of steps per epoch."""
+        return math.ceil(n_items / self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -84,7 +109,7 @@ class RQVAE(nn.Module):
             hidden_sizes: widths of the encoder between D and E; the decoder mirrors them.
             code_size: E.
             codebook_sizes: K sizes S_k.
-            generator: generator of the weights; None for PyTorch's global one.
+            generator: random generator of the weights; None for PyTorch's global one.
         """
         super().__init__()
         widths = [dimension, *hidden_sizes, code_size]
@@ -104,7 +129,7 @@ class RQVAE(nn.Module):
         """Invert `standardize`."""
         return standardized / self.scale + self.shift
 
-    def losses(self, standardized: Tensor, settings: LossSettings) -> Losses:
+    def losses(self, standardized: Tensor, settings: RQVAESettings) -> Losses:
         """Compute eqs. 6 to 8 for standardized vectors [B, D]; the sum of both losses is eq. 9."""
         latent = self.encoder(standardized)
         entering, quantized = latent, torch.zeros_like(latent)
@@ -138,15 +163,9 @@ def squared_length(rows: Tensor, norm: str) -> Tensor:
 
 
 def choose(residual: Tensor, codebook: Tensor, epsilon: float = 0.0) -> Tensor:
-    """Choose a codeword for each row: the nearest or, with `epsilon`, one of a balanced assignment.
+    """Choose a codeword of a codebook [S, E] for each residual [B, E]; return int64 [B].
 
-    Args:
-        residual: [B, E].
-        codebook: [S, E].
-        epsilon: argument of `sinkhorn`; 0 for the nearest codeword.
-
-    Returns:
-        int64 [B].
+    It is the nearest or, with an `epsilon` above 0, one of a balanced assignment (`sinkhorn`).
     """
     lengths = residual.square().sum(dim=1, keepdim=True) + codebook.square().sum(dim=1)
     distances = torch.addmm(lengths, residual, codebook.T, alpha=-2)
@@ -201,19 +220,17 @@ def pass_gradient(latent: Tensor, quantized: Tensor, how: str) -> Tensor:
 class MovingCodebooks:
     """Update of codewords by exponential moving averages (`codebook_update: ema`), not gradients.
 
-    For each code c, n_c <- decay n_c + (1 - decay) (number of rows that chose c), and likewise for
-    the sum of these rows. The codeword is the sum divided by the count; Laplace smoothing keeps the
-    count above zero.
+    For each code c, n_c <- decay n_c + (1 - decay) (number of rows that chose c). The sum of these
+    rows is averaged in the same way. The codeword is the sum divided by the count; Laplace
+    smoothing keeps the count above zero.
+
+    Attributes:
+        codebooks: K tensors [S_k, E], updated in place.
+        counts: K tensors [S_k], initially 1.
+        sums: K tensors [S_k, E], initially the codewords.
     """
 
     def __init__(self, codebooks: Sequence[Tensor], decay: float, smoothing: float = 1e-5):
-        """Initialize each count with 1 and each sum with the codeword.
-
-        Args:
-            codebooks: K tensors [S_k, E], updated in place.
-            decay: decay of the averages per batch.
-            smoothing: constant of Laplace smoothing.
-        """
         self.codebooks, self.decay, self.smoothing = codebooks, decay, smoothing
         self.counts = [book.new_ones(len(book)) for book in codebooks]
         self.sums = [book.detach().clone() for book in codebooks]
@@ -236,14 +253,6 @@ class MovingCodebooks:
         """Reset the averages of some codes [m] of a level to codewords [m, E]."""
         self.counts[level][codes] = 1.0
         self.sums[level][codes] = codewords
-
-    def state(self) -> dict[str, Any]:
-        """Return the state for `load`."""
-        return {"counts": self.counts, "sums": self.sums}
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Restore the result of `state`."""
-        self.counts, self.sums = list(state["counts"]), list(state["sums"])
 
 
 class RQVAEQuantizer(Quantizer):
@@ -275,7 +284,8 @@ class RQVAEQuantizer(Quantizer):
 
     def state(self) -> dict[str, Any]:
         """Return the complete state, for `load_quantizer`."""
-        hidden = [layer.out_features for layer in self.network.encoder if _is_linear(layer)]
+        linear = [layer for layer in self.network.encoder if isinstance(layer, nn.Linear)]
+        hidden = [layer.out_features for layer in linear]
         return {
             "method": self.method,
             "dimension": self.dimension,
@@ -306,7 +316,3 @@ def _mlp(widths: Sequence[int], generator: torch.Generator | None) -> nn.Sequent
         nn.init.zeros_(linear.bias)
         layers += [nn.ReLU(), linear] if layers else [linear]
     return nn.Sequential(*layers)
-
-
-def _is_linear(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Linear)

@@ -1,7 +1,8 @@
 """Training of the RQ-VAE.
 
 The codebooks start from k-means on the whole catalog. Codes that no item uses are restarted. The
-last epochs have no restarts (they are *settled*), and the best of them is selected.
+last epochs have no restarts (they are *settled*), and the best of them is selected: the one with
+the fewest collisions, then the smallest reconstruction error.
 
 The items are sorted by hash (`row_keys`), and each epoch has its own random generators. The result
 therefore depends neither on the order of the rows nor on interruptions. All code runs on one
@@ -13,11 +14,8 @@ level k.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from torch import Tensor
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.progress import Progress
+from recbole_qbert.data.codec import level_letters
 from recbole_qbert.tokenizer.quantizers.base import (
     BLOCK,
     count_collisions,
@@ -39,9 +38,10 @@ from recbole_qbert.tokenizer.quantizers.rqvae import (
     RQVAE,
     MovingCodebooks,
     RQVAEQuantizer,
+    RQVAESettings,
     choose,
 )
-from recbole_qbert.tokenizer.quantizers.rqvae_settings import RQVAESettings
+from recbole_qbert.tokenizer.stages import stage_hash
 from recbole_qbert.training.resume import FitState
 
 # A level after the first has collapsed if it uses less than this share of the codes that it could.
@@ -60,8 +60,6 @@ def fit_rqvae(
     show_progress: bool = False,
 ) -> RQVAEQuantizer:
     """Train on all vectors and return the best settled epoch.
-
-    The best epoch has the fewest collisions, then the smallest reconstruction error.
 
     Args:
         vectors: float32 [N, D], finite, N > 0.
@@ -121,10 +119,8 @@ class RQVAETraining:
         self.order = np.argsort(keys, kind="stable")
         in_order = keys[self.order]
         self.n_distinct = 1 + int((in_order[1:] != in_order[:-1]).sum())
-        facts = [asdict(settings), seed, list(vectors.shape)]
-        digest = hashlib.sha256(json.dumps(facts).encode())
-        digest.update(in_order.tobytes())
-        self.identity = digest.hexdigest()
+        facts = [settings.model_dump(), seed, list(vectors.shape)]
+        self.identity = stage_hash(facts, [in_order])
 
         self.network = RQVAE(
             vectors.shape[1],
@@ -137,7 +133,7 @@ class RQVAETraining:
             shift, deviation = self._moments()
             self.network.shift.copy_(torch.from_numpy(shift))
             self.network.scale.copy_(torch.from_numpy(1 / deviation))
-        self.moving: MovingCodebooks | None = None
+        self.moving: MovingCodebooks | None = None  # set when the codebooks are
         if settings.codebook_update == "ema":
             self.network.codebooks.requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
@@ -158,22 +154,15 @@ class RQVAETraining:
         return self.n_epochs - settled + 1
 
     def start_codebooks(self) -> None:
-        """Initialize the codebooks by residual k-means on the latents.
-
-        K-means uses all items, or a random sample of a large catalog.
-        """
+        """Initialize the codebooks by residual k-means on (a sample of) the latents."""
         frozen = RQVAEQuantizer(self.network)
-        latents = np.empty((len(self.vectors), self.settings.code_size), dtype=np.float32)
-        for start in range(0, len(latents), BLOCK):
-            rows = self.order[start : start + BLOCK]
-            latents[start : start + BLOCK] = frozen.latents(self.vectors[rows])
-        of_kmeans = RQKMeansSettings(
-            self.settings.n_levels,
-            self.settings.codebook_size,
-            restarts=1,
-            iterations=_START_ITERATIONS,
-            n_components=0,
-            whitening=0.0,
+        latents = np.concatenate(
+            [frozen.latents(self.vectors[rows]) for rows in self._blocks(self.order)]
+        )
+        sizes = self.settings.model_dump(include={"n_levels", "codebook_size"})
+        plain = {"restarts": 1, "n_components": 0, "whitening": 0.0}
+        of_kmeans = RQKMeansSettings.model_validate(
+            {**sizes, **plain, "iterations": _START_ITERATIONS}
         )
         found = fit_residual_kmeans(latents, of_kmeans, self.seed).codebooks
         for codebook, centers in zip(self.network.codebooks, found, strict=True):
@@ -207,15 +196,15 @@ class RQVAETraining:
         self.epoch += 1
         if not math.isfinite(total):
             raise InputError(
-                f"rqvae: the loss is not finite in epoch {self.epoch} of {self.n_epochs}; lower "
-                "rqvae.learning_rate, or set rqvae.standardize to mean_std"
+                f"rqvae: the loss is not finite in epoch {self.epoch} of {self.n_epochs}; "
+                "decrease rqvae.learning_rate, or set rqvae.standardize to mean_std"
             )
         settled = self.epoch >= self.first_settled
-        if self.settings.restart_dead_codes and self.epoch < self.first_settled:
+        if self.settings.restart_dead_codes and not settled:
             self._restart([np.flatnonzero(count == 0) for count in counts])
         every = min(self.settings.eval_every, max(1, self.n_epochs // _EVALUATIONS))
         if self.epoch % every == 0 or self.epoch == self.n_epochs:
-            self._look(settled)
+            self._evaluate(settled)
         return total
 
     def best_quantizer(self) -> RQVAEQuantizer:
@@ -228,7 +217,7 @@ class RQVAETraining:
         return {
             "weights": dict(self.network.state_dict()),
             "optimizer": self.optimizer.state_dict(),
-            "moving": None if self.moving is None else self.moving.state(),
+            "moving": self.moving and {"counts": self.moving.counts, "sums": self.moving.sums},
             "epoch": self.epoch,
             "latest": self.latest,
             "best": self.best,
@@ -240,7 +229,9 @@ class RQVAETraining:
         self.optimizer.load_state_dict(state["optimizer"])
         self._start_moving()
         if self.moving is not None:
-            self.moving.load(state["moving"])
+            self.moving.counts, self.moving.sums = (
+                list(state["moving"][name]) for name in ("counts", "sums")
+            )
         self.epoch, self.latest, self.best = state["epoch"], state["latest"], state["best"]
 
     def _step(self, rows: np.ndarray, progress: float) -> tuple[float, np.ndarray]:
@@ -249,7 +240,7 @@ class RQVAETraining:
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * (_FINAL_RATE + (1 - _FINAL_RATE) * cosine)
         batch = self.network.standardize(torch.from_numpy(self.vectors[rows]))
-        losses = self.network.losses(batch, self.settings.loss())
+        losses = self.network.losses(batch, self.settings)
         loss = losses.reconstruction + losses.quantization
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -281,20 +272,18 @@ class RQVAETraining:
                 self.moving.restart(level, where, words)
             residual = residual - nearest
 
-    def _look(self, settled: bool) -> None:
+    def _evaluate(self, settled: bool) -> None:
         """Evaluate on the whole catalog; save the weights if settled and best so far."""
         frozen = RQVAEQuantizer(self.network)
         codes = frozen.encode(self.vectors)
         # Summed in hash order, so that its rounding does not depend on the order of the rows.
-        error = 0.0
-        for start in range(0, len(codes), BLOCK):
-            rows = self.order[start : start + BLOCK]
-            (part,) = frozen.squared_errors(
-                self.vectors[rows], codes[rows], [len(self.settings.codebook_sizes)]
-            )
-            error += part
+        n_levels = [self.settings.n_levels]
+        error = sum(
+            frozen.squared_errors(self.vectors[rows], codes[rows], n_levels)[0]
+            for rows in self._blocks(self.order)
+        )
         self.latest = {"collisions": count_collisions(codes), "error": error}
-        if settled and is_better(self.latest, self.best):
+        if settled and (not self.best or _merit(self.latest) < _merit(self.best)):
             weights = {name: value.clone() for name, value in self.network.state_dict().items()}
             self.best = {**self.latest, "weights": weights}
 
@@ -303,15 +292,10 @@ class RQVAETraining:
 
         A constant dimension gets the largest standard deviation, or 1 if all are constant.
         """
-        total = np.zeros(self.vectors.shape[1])
-        blocks = [self.order[i : i + BLOCK] for i in range(0, len(self.order), BLOCK)]
-        for rows in blocks:
-            total += self.vectors[rows].sum(axis=0, dtype=np.float64)
-        mean = total / len(self.order)
-        squares = np.zeros_like(total)
-        for rows in blocks:
-            squares += ((self.vectors[rows] - mean) ** 2).sum(axis=0)
-        deviation = np.sqrt(squares / len(self.order))
+        blocks, n_items = self._blocks(self.order), len(self.order)
+        mean = sum(self.vectors[rows].sum(axis=0, dtype=np.float64) for rows in blocks) / n_items
+        squares = sum(((self.vectors[rows] - mean) ** 2).sum(axis=0) for rows in blocks)
+        deviation = np.sqrt(squares / n_items)
         # Dividing a constant dimension by its own deviation would amplify rounding errors.
         constant = deviation <= 1e-5 * deviation.max()
         return mean, np.where(constant, deviation.max() or 1.0, deviation)
@@ -321,25 +305,22 @@ class RQVAETraining:
             codebooks: list[Tensor] = list(self.network.codebooks)
             self.moving = MovingCodebooks(codebooks, self.settings.ema_decay)
 
+    @staticmethod
+    def _blocks(rows: np.ndarray) -> list[np.ndarray]:
+        return [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
+
     def _generator(self, purpose: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, self.epoch, purpose])
 
 
-def is_better(new: dict[str, Any], best: dict[str, Any]) -> bool:
-    """Return whether `new` is better: fewer collisions, then smaller error; or `best` is empty."""
-    if not best:
-        return True
-    return (new["collisions"], new["error"]) < (best["collisions"], best["error"])
+def _merit(evaluation: dict[str, Any]) -> tuple[int, float]:
+    return evaluation["collisions"], evaluation["error"]
 
 
 def check_collapse(codes: np.ndarray, sizes: Sequence[int], n_distinct: int) -> None:
-    """Check that each level after the first uses enough of its codes.
+    """Check that each level of codes [N, K] after the first uses enough of its S_k codes.
 
-    Args:
-        codes: int64 [N, K].
-        sizes: K sizes S_k.
-        n_distinct: number of distinct vectors; with few of them per code of the first level, later
-            levels may use few codes.
+    With few distinct vectors per code of the first level, later levels may use few codes.
 
     Raises:
         InputError: a level hardly uses more than one code.
@@ -352,7 +333,8 @@ def check_collapse(codes: np.ndarray, sizes: Sequence[int], n_distinct: int) -> 
         alone = could_use > 1 and of_level["used"] < 2
         if alone or (of_level["used"] < least and of_level["perplexity"] < least):
             raise InputError(
-                f"rqvae: level {level} (from 0) collapsed: {of_level['used']} of {size} codes are "
-                f"used, perplexity {of_level['perplexity']:.1f}; lower rqvae.learning_rate or "
-                "rqvae.beta, set rqvae.codebook_update to ema, or use rqkmeans"
+                f"rqvae: level {level_letters(level)} collapsed: {of_level['used']} of {size} "
+                f"codes are used, perplexity {of_level['perplexity']:.1f}; decrease "
+                "rqvae.learning_rate or rqvae.beta, set rqvae.codebook_update to ema, or use "
+                "rqkmeans"
             )
