@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 
@@ -66,7 +66,7 @@ def preview(words: Sequence[str], n: int = 10) -> str:
     return shown + (", …" if len(words) > n else "")
 
 
-def one_of(name: str, value: Any, allowed: Sequence[str]) -> None:
+def one_of(name: str, value: Any, allowed: Collection[str]) -> None:
     """Check that a value is one of the allowed words.
 
     Raises:

@@ -58,7 +58,7 @@ FAULTS = {
     "ranks no catalog": (["--model=DIN"], "model DIN: it needs labels"),
     "two tables": (
         ["--model=SASRec,GRU4Rec", "--config_files=two.yaml"],
-        "topk: [10, 20] of GRU4Rec, [1, 5, 10] of SASRec; give all the same",
+        "topk: GRU4Rec has [10, 20], SASRec has [1, 5, 10]; give all models the same value",
     ),
     "checkpoints below a file": (
         ["--model=SASRec", "--checkpoint_dir=bad.yaml"],
