@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
-import hashlib
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ import time
 import uuid
 import zipfile
 from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,7 +26,6 @@ from filelock import lock_descriptor, unlock_descriptor
 
 from recbole_qbert.common.errors import InputError
 
-_TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NOT_ALLOWED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
@@ -41,7 +40,7 @@ def report_disk_full(path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _fault(error, path) or error from None
+        raise _explained(error, path) or error from None
 
 
 @contextlib.contextmanager
@@ -59,32 +58,27 @@ def system_faults() -> Iterator[None]:
     except OSError as error:
         path = error.filename
         if path is None:
-            places = f"the current folder, checkpoint_dir or {tempfile.gettempdir()}"
-            raise (_fault(error, places) if _is_full(error) else None) or error from None
+            if not _is_full(error):
+                raise
+            path = f"the current folder, checkpoint_dir or {tempfile.gettempdir()}"
         path = os.fsdecode(path) if isinstance(path, str | bytes) else path
-        raise _fault(error, path) or InputError(f"{path}: {error.strerror}") from None
+        raise _explained(error, path) or InputError(f"{path}: {error.strerror}") from None
 
 
-def _fault(error: OSError, path: str | Path) -> InputError | None:
+def _explained(error: OSError, path: str | Path) -> InputError | None:
+    """Return a message with a remedy for a full disk or a missing permission."""
     if _is_full(error):
         reason = os.strerror(error.errno or errno.ENOSPC)
-        return InputError(
-            f"{path}: {reason}; make room there, and repeat the command (a training goes on with "
-            "--resume=True)"
-        )
+        remedy = "free space there and repeat the command (--resume=True continues a training)"
+        return InputError(f"{path}: {reason}; {remedy}")
     if error.errno in _NOT_ALLOWED:
-        return InputError(
-            f"{path}: {error.strerror}; give --checkpoint_dir, or the flag that this path is from, "
-            "a folder that you may write to"
-        )
+        remedy = "choose a writable folder with --checkpoint_dir or the flag that gave this path"
+        return InputError(f"{path}: {error.strerror}; {remedy}")
     return None
 
 
 def _is_full(error: OSError) -> bool:
-    """Return whether the error means a full disk.
-
-    NumPy reports a truncated write as `5 requested and 3 written`, without an error number.
-    """
+    """Return whether the error means a full disk, which NumPy reports without an error number."""
     return error.errno in _NO_ROOM or (error.errno is None and " requested and " in str(error))
 
 
@@ -130,34 +124,21 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     Raises:
         InputError: the disk is full, or `path` may not be written.
     """
-    path = Path(path)
-    with report_disk_full(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        work = _beside(recovered(path))
-        work.mkdir()
+    path = recovered(Path(path))
+    work = _beside(path)
     try:
         with report_disk_full(path):
+            work.mkdir(parents=True)
             yield work
-        _take_place(work, path)
+        if path.exists():
+            os.replace(path, _beside(path, _OLD))
+        os.replace(work, path)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         recovered(path)
         raise
     for old in _moved_aside(path):
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _take_place(work: Path, path: Path) -> None:
-    """Rename `work` to `path`, moving any existing folder aside."""
-    while work.exists():
-        with contextlib.suppress(FileNotFoundError):
-            os.replace(path, _beside(path, _OLD))
-        try:
-            os.replace(work, path)
-        except OSError as error:
-            # Another process may have created `path` meanwhile; its folder is moved aside too.
-            if error.errno not in _TAKEN and not path.exists():
-                raise
 
 
 def recovered(path: Path) -> Path:
@@ -177,10 +158,7 @@ def _moved_aside(path: Path) -> list[Path]:
 
 
 def _beside(path: Path, suffix: str = "") -> Path:
-    """Return a new hidden name beside `path`.
-
-    Files are created under it with the user's default permissions, unlike those of `tempfile`.
-    """
+    """Return a new hidden name beside `path`; files under it get the user's default permissions."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{suffix}")
 
 
@@ -195,7 +173,7 @@ def append_line(path: str | Path, content: Mapping[str, Any]) -> None:
         InputError: the disk is full, or `path` may not be written.
     """
     path = Path(path)
-    line = _json_line({**content, "sha256": _sha256(_json_line(content))}) + b"\n"
+    line = _json_line({**content, "sha256": sha256(_json_line(content)).hexdigest()}) + b"\n"
     with report_disk_full(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a+b", buffering=0) as handle, held(handle):
@@ -220,19 +198,15 @@ def read_line(line: str | bytes) -> dict[str, Any]:
     """
     content = json.loads(line)
     if not isinstance(content, dict):
-        raise ValueError("no JSON object")
+        raise ValueError("not a JSON object")
     digest = content.pop("sha256", None)
-    if digest is not None and digest != _sha256(_json_line(content)):
-        raise ValueError("damaged: it is not what was written")
+    if digest is not None and digest != sha256(_json_line(content)).hexdigest():
+        raise ValueError("damaged: the line does not match its SHA-256")
     return content
 
 
 def _json_line(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, ensure_ascii=False, sort_keys=True).encode()
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 @contextlib.contextmanager
@@ -248,22 +222,17 @@ def held(handle: IO[Any], wait_s: float = float("inf")) -> Iterator[bool]:
     Yields:
         True if the lock was taken or is not supported, False if another process still holds it.
     """
-    free = _lock(handle, time.monotonic() + wait_s)
+    deadline, free = time.monotonic() + wait_s, True
+    with contextlib.suppress(OSError):  # locks are not supported
+        while not (free := lock_descriptor(handle.fileno(), blocking=False)):
+            if time.monotonic() >= deadline:
+                break
+            time.sleep(0.05)
     yield free
     handle.flush()
     if free:
         with contextlib.suppress(OSError):
             unlock_descriptor(handle.fileno())
-
-
-def _lock(handle: IO[Any], deadline: float) -> bool:
-    """Take the lock, retrying until `deadline` (`time.monotonic`); return whether it was free."""
-    with contextlib.suppress(OSError):
-        while not lock_descriptor(handle.fileno(), blocking=False):
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.05)
-    return True
 
 
 @contextlib.contextmanager
@@ -281,12 +250,13 @@ def exclusive(path: str | Path, wait_s: float = 60.0) -> Iterator[None]:
         handle = open(path, "a+", encoding="utf-8")  # noqa: SIM115  closed below
     with handle, held(handle, wait_s) as free:
         if not free:
-            who = "no number known"
+            owner = ""
             with contextlib.suppress(OSError):  # Windows forbids reading a locked file
                 handle.seek(0)
-                who = handle.read().strip() or who
+                owner = handle.read().strip()
             raise InputError(
-                f"{path}: another process is at work here ({who}); wait for it, or end it"
+                f"{path}: another process uses this folder ({owner or 'number unknown'}); wait "
+                "until it ends, or end it"
             )
         handle.truncate(0)
         handle.write(f"process {os.getpid()}")
@@ -309,14 +279,12 @@ def check_writable(folder: str | Path) -> None:
             missing.insert(0, place.name)
             place = place.parent
         if not place.is_dir():
-            raise NotADirectoryError(0, f"{place} is no folder")
+            raise NotADirectoryError(0, f"{place} is not a folder")
         with tempfile.TemporaryDirectory(dir=place) as trial:
             Path(trial, *missing).mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(
-            f"{folder}: cannot be written to ({reason}); give another folder"
-        ) from None
+        raise InputError(f"{folder}: is not writable ({reason}); give another folder") from None
 
 
 def sidecar_path(path: str | Path) -> Path:
@@ -337,16 +305,10 @@ def write_npz(path: str | Path, **arrays: np.ndarray) -> None:
     Raises:
         InputError: the disk is full, or `path` may not be written.
     """
-    with atomic_write(path, "wb") as handle:
-        archive = zipfile.ZipFile(handle, "w")
-        try:
-            for name, array in arrays.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
-            archive.close()
-        except BaseException:
-            archive.fp = None  # keeps the finalizer from writing to the closed file
-            raise
+    with atomic_write(path, "wb") as handle, zipfile.ZipFile(handle, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
@@ -371,11 +333,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def read_json_list(path: str | Path) -> list[Any]:
-    """Read a JSON array.
-
-    Raises:
-        InputError: as in `read_json`.
-    """
+    """Read a JSON array; raises as `read_json`."""
     content: list[Any] = _parsed(path, list, "array")
     return content
 
@@ -388,7 +346,7 @@ def _parsed(path: str | Path, kind: type, called: str) -> Any:
         raise InputError(f"{path}: no such file") from None
     # Not UTF-8, not JSON, nested too deeply, or an integer with too many digits.
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON ({error}); make it again") from None
+        raise InputError(f"{path}: not valid JSON ({error}); create the file again") from None
     if not isinstance(content, kind):
-        raise InputError(f"{path}: a JSON {called} was expected; make it again")
+        raise InputError(f"{path}: not a JSON {called}; create the file again")
     return content

@@ -36,14 +36,14 @@ class _Loader(yaml.SafeLoader):
         alias = self.check_event(yaml.AliasEvent)
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            raise _Refused(line, f"more than {MAX_DEPTH} levels within each other")
+            raise _Refused(line, f"more than {MAX_DEPTH} nested levels")
         before = self._nodes
         node = super().compose_node(parent, index)
         if alias and id(node) not in self._sizes:
-            raise _Refused(line, "an alias stands within what it repeats")
+            raise _Refused(line, "an alias is inside the value that it repeats")
         self._nodes += self._sizes[id(node)] if alias else 1
         if self._nodes > MAX_NODES:
-            raise _Refused(line, f"more than {MAX_NODES:,} values, with those that aliases repeat")
+            raise _Refused(line, f"more than {MAX_NODES:,} values, aliases expanded")
         self._depth -= 1
         self._sizes.setdefault(id(node), self._nodes - before)
         return node
@@ -94,8 +94,6 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
     except FileNotFoundError:
         raise InputError(f"{path}: no such config file") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: is a folder, not a config file") from None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     except _Refused as error:
@@ -108,7 +106,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: `key: value` lines were expected")
     for key in content:
         if not isinstance(key, str):
-            raise InputError(f"{path}: the key {key!r} is no word; quote it")
+            raise InputError(f"{path}: the key {key!r} is not text; quote it")
     return content
 
 

@@ -71,7 +71,7 @@ def lend_numpy_names() -> None:
 
         return compatibility_settings
 
-    _wrap_once(Config, "compatibility_settings", make)
+    wrap_once(Config, "compatibility_settings", make)
 
 
 def silence_known_warnings() -> None:
@@ -119,7 +119,7 @@ def copy_argument_lists() -> None:
 
         return _init_parameters_category
 
-    _wrap_once(Config, "_init_parameters_category", make)
+    wrap_once(Config, "_init_parameters_category", make)
 
 
 def honor_data_path() -> None:
@@ -135,7 +135,7 @@ def honor_data_path() -> None:
 
         return _set_default_parameters
 
-    _wrap_once(Config, "_set_default_parameters", make)
+    wrap_once(Config, "_set_default_parameters", make)
 
 
 def respect_device_choice() -> None:
@@ -165,29 +165,27 @@ def respect_device_choice() -> None:
                 original(self)
             finally:
                 if cpu:  # otherwise every later Config of this process would find no GPU
-                    _restore_environment(_VISIBLE, visible)
+                    os.environ.pop(_VISIBLE, None)
+                    os.environ.update({} if visible is None else {_VISIBLE: visible})
 
         return _init_device
 
-    _wrap_once(Config, "_init_device", make)
+    wrap_once(Config, "_init_device", make)
 
 
 def keep_anomaly_detection() -> None:
     """Keep autograd's anomaly detection as the caller set it; RecBole's `sine.py` turns it on.
 
-    Looking up any sequential model by name imports `sine.py`, so every RecBole training would check
-    each gradient for NaN, which is slower (results/speed.md). If `sine.py` was imported before this
+    Importing any sequential model imports `sine.py`, so every RecBole training would check each
+    gradient for NaN, which is slower (results/speed.md). If `sine.py` was imported before this
     package, the setting is left alone, because it may be the caller's.
     """
     import torch
 
-    @contextlib.contextmanager
-    def kept(_: ModuleType) -> Iterator[None]:
-        on, check_nan = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
-        yield
-        torch.autograd.set_detect_anomaly(on, check_nan)
+    on, check_nan = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
+    import recbole.model.sequential_recommender  # noqa: F401
 
-    around_import("recbole.model.sequential_recommender.sine", kept)
+    torch.autograd.set_detect_anomaly(on, check_nan)
 
 
 def ignore_foreign_flags() -> None:
@@ -207,7 +205,7 @@ def ignore_foreign_flags() -> None:
 
         return _load_cmd_line
 
-    _wrap_once(Config, "_load_cmd_line", make)
+    wrap_once(Config, "_load_cmd_line", make)
 
 
 def log_below_the_checkpoints() -> None:
@@ -230,7 +228,7 @@ def log_below_the_checkpoints() -> None:
 
         return init_logger
 
-    _wrap_once(recbole.utils, "init_logger", make)
+    wrap_once(recbole.utils, "init_logger", make)
     quick_start = sys.modules.get("recbole.quick_start.quick_start")  # imported the name directly
     if quick_start is not None:
         quick_start.init_logger = recbole.utils.init_logger  # type: ignore[attr-defined]
@@ -264,72 +262,49 @@ def isolated_argv(arguments: Sequence[str] = ()) -> Iterator[None]:
         sys.argv = before
 
 
-Around = Callable[[ModuleType], contextlib.AbstractContextManager[None]]
-
-
-def around_import(name: str, around: Around) -> None:
-    """Run the import of a module inside the context manager `around(module)`, whenever it happens.
-
-    If the module is imported already, `around(module)` is entered once with an empty block.
-    Repeated calls change nothing.
-    """
-    if name in _IMPORTER.waiting or getattr(sys.modules.get(name), _MARK, False):
-        return
+def after_import(name: str, action: Callable[[Any], None]) -> None:
+    """Call `action(module)` when a module is imported, now if it is already. Only once per name."""
     module = sys.modules.get(name)
-    if module is not None:
-        with around(module):
-            setattr(module, _MARK, True)
-        return
-    _IMPORTER.waiting[name] = around
-    if _IMPORTER not in sys.meta_path:
-        sys.meta_path.insert(0, _IMPORTER)
+    if module is None:
+        waiting = [each.name for each in sys.meta_path if isinstance(each, _AfterImport)]
+        if name not in waiting:
+            sys.meta_path.insert(0, _AfterImport(name, action))
+    elif not getattr(module, _MARK, False):
+        action(module)
+        setattr(module, _MARK, True)
 
 
-class _Importer(importlib.abc.MetaPathFinder):
-    """Import hook for the modules in `waiting`; all others are left to Python's own finders."""
+class _AfterImport(importlib.abc.MetaPathFinder):
+    """Import hook for one module; all others are left to Python's own finders."""
 
-    def __init__(self) -> None:
-        self.waiting: dict[str, Around] = {}
+    def __init__(self, name: str, action: Callable[[Any], None]):
+        self.name, self.action = name, action
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        around = self.waiting.get(name)
-        spec = around and importlib.machinery.PathFinder.find_spec(name, path, target)
-        if not around or not spec or not spec.loader:
+        spec = importlib.machinery.PathFinder.find_spec(name, path) if name == self.name else None
+        if spec is None or spec.loader is None:
             return None
         execute = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
-            with around(module):
-                execute(module)
-            setattr(module, _MARK, True)
-            del self.waiting[name]
-            if not self.waiting:
-                sys.meta_path.remove(self)
+            execute(module)
+            sys.meta_path.remove(self)
+            after_import(name, self.action)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
-_IMPORTER = _Importer()
-
-
-def _wrap_once(
+def wrap_once(
     owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]
 ) -> None:
-    """Replace the method `name` of `owner` by `make(method)`, unless that was done before."""
+    """Replace the method `name` of `owner` by `make(method)`, unless `make` was used before."""
     original = getattr(owner, name)
-    if getattr(original, _MARK, False):
-        return
-    wrapped = functools.wraps(original)(make(original))
-    setattr(wrapped, _MARK, True)
-    setattr(owner, name, wrapped)
-
-
-def _restore_environment(name: str, value: str | None) -> None:
-    """Set an environment variable to `value`, or remove it for None."""
-    if value is None:
-        os.environ.pop(name, None)
-    else:
-        os.environ[name] = value
+    marks: frozenset[str] = getattr(original, _MARK, frozenset())
+    mark = f"{make.__module__}.{make.__qualname__}"
+    if mark not in marks:
+        wrapped = functools.wraps(original)(make(original))
+        setattr(wrapped, _MARK, marks | {mark})
+        setattr(owner, name, wrapped)

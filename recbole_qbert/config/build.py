@@ -40,10 +40,11 @@ from recbole_qbert.registry import model_entry
 # Stages of training. Together they are the paper's third stage.
 PRETRAIN, FINETUNE = "pretrain", "finetune"
 # Keys that RecBole's code reads, but that are in none of its lists and YAML files.
-RECBOLE_UNLISTED = frozenset(
+_UNLISTED = (
     "model dataset config_files nproc world_size ip port offset local_rank queue use_tuned seq_len "
-    "numerical_features discretization alias_of_user_id alias_of_item_id".split()
+    "numerical_features discretization alias_of_user_id alias_of_item_id"
 )
+RECBOLE_UNLISTED = frozenset(_UNLISTED.split())
 # Keys that RecBole's trainers read for some models only.
 _MODEL_ONLY = frozenset({"reg_weight", "pretrain_epochs", "save_step"})
 # Exceptions that RecBole's `Config` raises for values that it cannot use.

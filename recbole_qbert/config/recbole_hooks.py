@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from recbole.config import Config
 from recbole.utils import InputType
 
 from recbole_qbert.common.yaml_files import load_yaml
+from recbole_qbert.compat.recbole import wrap_once
 from recbole_qbert.config import build
 from recbole_qbert.config.build import FINETUNE, PRETRAIN, merge_settings
 from recbole_qbert.config.rules import check_effect, check_model_rules, check_rules
@@ -27,22 +28,33 @@ def install() -> None:
     RecBole reads default YAML files only from its own package, and evaluates strings of a config as
     Python expressions. With this, strings are parsed as literals, so that no config can run code.
     """
-    if getattr(Config, "reads_recbole_qbert", False):
-        return
-    find_model, load_internal = Config._get_model_and_dataset, Config._load_internal_config_dict
-    init_device = Config._init_device
+    wrap_once(Config, "_get_model_and_dataset", _with_known_model)
+    wrap_once(Config, "_load_internal_config_dict", _with_layers)
+    wrap_once(Config, "_init_device", _with_warning)
+    Config._load_config_files = _load_files
+    Config._convert_config_dict = _convert_literals
 
-    def known_model(self: Config, model: Any, dataset: str | None) -> Any:
+
+def _with_known_model(find_model: Callable[..., Any]) -> Callable[..., Any]:
+    def get_model_and_dataset(self: Config, model: Any, dataset: str | None) -> Any:
         name = self.external_config_dict.get("model") if model is None else model
         if isinstance(name, str):
             check_model_name(name)
         return find_model(self, model, dataset)
 
-    def load_with_layers(self: Config, model: str, model_class: type, dataset: str) -> None:
+    return get_model_and_dataset
+
+
+def _with_layers(load_internal: Callable[..., None]) -> Callable[..., None]:
+    def load(self: Config, model: str, model_class: type, dataset: str) -> None:
         load_internal(self, model, model_class, dataset)
         if is_sequential(model, model_class):
             _load_layers(self, model, dataset)
 
+    return load
+
+
+def _with_warning(init_device: Callable[[Any], None]) -> Callable[[Any], None]:
     def init_device_and_warn(self: Config) -> None:
         asked = self.external_config_dict
         init_device(self)
@@ -50,12 +62,7 @@ def install() -> None:
         if asked.get("use_gpu", bool(gpu_id)):
             warn_without_gpu(gpu_id, self.final_config_dict["device"].type)
 
-    Config._get_model_and_dataset = known_model
-    Config._load_internal_config_dict = load_with_layers
-    Config._init_device = init_device_and_warn
-    Config._load_config_files = _load_files
-    Config._convert_config_dict = _convert_literals
-    Config.reads_recbole_qbert = True
+    return init_device_and_warn
 
 
 def _load_layers(config: Config, model: str, dataset: str) -> None:

@@ -37,16 +37,21 @@ Level = Annotated[str, Field(pattern=_LEVELS, examples=["INFO", "warning"])]
 def _mapping(name: str, required: Mapping[str, Any], **optional: Any) -> Any:
     """Return the type of a mapping with these keys and no others."""
     keys = {**required, **{key: NotRequired[kind] for key, kind in optional.items()}}
-    made = TypedDict(name, keys)  # type: ignore[misc]
-    made.__pydantic_config__ = STRICT
+    return _typed_dict(name, keys, STRICT, total=True)
+
+
+def _typed_dict(name: str, keys: Mapping[str, Any], config: ConfigDict, total: bool) -> Any:
+    make: Any = TypedDict
+    made = make(name, keys, total=total)
+    made.__pydantic_config__ = config
     return made
 
 
 MaskMix = _mapping(
-    "MaskMix", {}, **dict.fromkeys("random span tail multi_region next_item".split(), Weight)
+    "MaskMix", {}, **dict.fromkeys(["random", "span", "tail", "multi_region", "next_item"], Weight)
 )
 MaskRatios = _mapping(
-    "MaskRatios", {}, **dict.fromkeys("random span tail multi_region".split(), Small)
+    "MaskRatios", {}, **dict.fromkeys(["random", "span", "tail", "multi_region"], Small)
 )
 # Arguments of PyTorch's `clip_grad_norm_`.
 Clipping = _mapping(
@@ -178,6 +183,5 @@ _OTHER_KEYS: dict[str, Any] = {
     "weight_mode": Literal["", "dynamic", "static", "max_logits"],
 }
 _KINDS = {key: kind for kind, keys in _KEYS_OF_KIND for key in keys.split()} | _OTHER_KEYS
-RunSettings: Any = TypedDict("RunSettings", _KINDS, total=False)  # type: ignore[misc]
-RunSettings.__pydantic_config__ = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
-RUN = Fields(RunSettings)
+_LENIENT = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+RUN = Fields(_typed_dict("RunSettings", _KINDS, _LENIENT, total=False))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -105,7 +104,7 @@ class RunResult:
 
 
 def append_result(path: str | Path, result: RunResult) -> None:
-    """Append one line to a results file; concurrent runs wait for each other."""
+    """Append one line to a results file."""
     append_line(path, asdict(result))
 
 
@@ -122,10 +121,13 @@ def read_results(path: str | Path) -> list[RunResult]:
         raise InputError(f"{path}: no such results file") from None
     results = []
     for number, line in enumerate(lines, start=1):
-        result = _parse(line)
-        if result is None:
-            raise InputError(f"{path}:{number}: {_describe_fault(line)}")
-        results.append(result)
+        try:
+            results.append(RunResult(**read_line(line)))
+        except (ValueError, TypeError):
+            raise InputError(
+                f"{path}:{number}: not a result of this version, incomplete or damaged; delete the "
+                "line, except for a complete result at its end"
+            ) from None
     return results
 
 
@@ -137,30 +139,8 @@ def ranks_of(run: RunResult) -> tuple[Ranks, np.ndarray | None]:
     """
     path = Path(run.folder) / RANKS_FILE
     if run.ranks_sha256 and path.is_file() and sha256_file(path) != run.ranks_sha256:
-        raise InputError(f"{path}: changed since it was written; make the run again")
+        raise InputError(f"{path}: changed since it was written; repeat the run")
     return read_ranks(path)
-
-
-def _parse(line: str) -> RunResult | None:
-    try:
-        return RunResult(**read_line(line))
-    except (ValueError, TypeError):
-        return None
-
-
-def _describe_fault(line: str) -> str:
-    """Describe a line that is not a result, with a remedy that keeps any result in it."""
-    for found in re.finditer(r'\{"', line):
-        if found.start() and _parse(line[found.start() :]) is not None:
-            return (
-                f"half a result, and a whole one behind it; delete the first {found.start()} "
-                "characters of the line and keep the rest"
-            )
-    try:
-        json.loads(line)
-    except json.JSONDecodeError:
-        return "not a run of this version: half a result, or damaged; delete the line"
-    return "not a run of this version, or damaged; delete the line"
 
 
 def group_runs(results: Iterable[RunResult]) -> list[list[RunResult]]:
@@ -196,10 +176,8 @@ def differing_settings(runs: Sequence[RunResult]) -> list[str]:
 
 def _differing(flat: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the keys that all mappings have, with values that are not all equal."""
-    return [
-        key for key, value in flat[0].items()
-        if all(key in other for other in flat) and any(other[key] != value for other in flat)
-    ]  # fmt: skip
+    common = [key for key in flat[0] if all(key in other for other in flat)]
+    return [key for key in common if any(other[key] != flat[0][key] for other in flat)]
 
 
 def flat_settings(run: RunResult) -> dict[str, Any]:
@@ -239,7 +217,7 @@ def choose(results: Sequence[RunResult], which: str) -> list[RunResult]:
         found = [run for run in results if run.hash == which or Path(run.folder).resolve() == path]
         if not found:
             known = preview(sorted({run.hash for run in results}))
-            raise InputError(f"{which}: no such run; give last, a run's folder, or one of {known}")
+            raise InputError(f"{which}: no such run; use last, a run's folder, or one of {known}")
         wanted = found[-1]
     return next(group for group in group_runs(results) if wanted in group)
 

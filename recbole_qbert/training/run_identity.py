@@ -33,12 +33,7 @@ def run_folder(config: Config) -> Path:
 
 
 def last_state_file(folder: Path, name: str) -> Path:
-    """Return the file that a run resumes from.
-
-    Args:
-        folder: folder of the run.
-        name: the model's name, or that of one of several runs in a folder.
-    """
+    """Return the file that a run resumes from; `name` is that of the model or run."""
     return folder / f"{name}.last.safetensors"
 
 
@@ -81,11 +76,7 @@ def changed_inputs(config: Config) -> list[str]:
 
 
 def check_resumed(state: Path, inputs: Mapping[str, str]) -> None:
-    """Check that a state file, if it exists, belongs to the current inputs.
-
-    Args:
-        state: the state file.
-        inputs: current inputs, as `inputs_of` returns.
+    """Check that a state file, if it exists, belongs to the current inputs (`inputs_of`).
 
     Raises:
         InputError: inputs changed, or the file is damaged; names them.

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from time import perf_counter
+from types import SimpleNamespace
 from typing import Any
 
 import recbole.trainer.trainer
@@ -60,11 +61,10 @@ class ResumableTrainer(Trainer):
         Raises:
             InputError: settings cannot be used, or the state belongs to another run.
         """
-        # RecBole creates the folder too, but fails if two processes do so at once.
-        Path(config["checkpoint_dir"]).mkdir(parents=True, exist_ok=True)
+        folder = Path(config["checkpoint_dir"])
+        folder.mkdir(parents=True, exist_ok=True)  # RecBole's own call fails in concurrent runs
         if not is_main():
             config["log_wandb"] = False
-        folder = Path(config["checkpoint_dir"])
         with _tensorboard_below(folder):
             super().__init__(config, model)
         self._choose_precision()
@@ -113,8 +113,6 @@ class ResumableTrainer(Trainer):
             self.enable_scaler = False
         elif self.enable_amp and self.enable_scaler and self.clip_grad_norm:
             raise InputError("enable_scaler clips scaled gradients; set clip_grad_norm: ~ with it")
-
-    # Training ----------------------------------------------------------------------------------
 
     def fit(
         self,
@@ -171,7 +169,8 @@ class ResumableTrainer(Trainer):
 
         def after_step(*_: Any) -> None:
             self._has_stepped = True
-            self._step_schedule()
+            if self.schedule is not None:
+                self.schedule.step()
             if show_progress and self.gpu_available:
                 batches.set_postfix_str(f"GPU RAM: {get_gpu_usage(self.device)}", refresh=False)
 
@@ -206,21 +205,12 @@ class ResumableTrainer(Trainer):
                 f"or set clip_grad_norm"
             )
 
-    def _step_schedule(self) -> None:
-        if self.schedule is not None:
-            self.schedule.step()
-
     def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, Any]:
         score, result = super()._valid_epoch(valid_data, show_progress)
         epoch = len(self.train_loss_dict) - 1
-        self.curve.append(
-            {
-                "epoch": epoch,
-                "train_loss": self.train_loss_dict[epoch] / len(self._train_data),  # mean per batch
-                "seconds": perf_counter() - self._started,
-                **{name: float(value) for name, value in result.items()},
-            }
-        )
+        mean_loss = self.train_loss_dict[epoch] / len(self._train_data)  # per batch
+        row = {"epoch": epoch, "train_loss": mean_loss, "seconds": perf_counter() - self._started}
+        self.curve.append(row | {name: float(value) for name, value in result.items()})
         if is_main():
             write_json(self.curve_file, {"valid_metric": self.valid_metric, "curve": self.curve})
         return score, result
@@ -230,8 +220,6 @@ class ResumableTrainer(Trainer):
             super()._save_checkpoint(epoch, verbose, **kwargs)
             if self._without_valid:
                 self._save_last_state(epoch)
-
-    # Evaluation --------------------------------------------------------------------------------
 
     @torch.no_grad()
     def evaluate(
@@ -256,13 +244,9 @@ class ResumableTrainer(Trainer):
         def wrap(batches: Iterable[Any]) -> Iterable[Any]:
             if not show_progress:
                 return batches
+            total = len(eval_data)
             return Progress(
-                batches,
-                total=len(eval_data),
-                ncols=100,
-                desc="Evaluate",
-                unit="step",
-                leave=False,
+                batches, total=total, ncols=100, desc="Evaluate", unit="step", leave=False
             )
 
         score = trimmed_scores(self.model, self.config)
@@ -275,8 +259,6 @@ class ResumableTrainer(Trainer):
         self.model.load_state_dict(state["state_dict"])
         self.model.load_other_parameter(state.get("other_parameter"))
         self.logger.info(f"Loading model structure and parameters from {path}")
-
-    # Resume ------------------------------------------------------------------------------------
 
     def _save_last_state(self, epoch: int) -> None:
         state = trainer_state(self, epoch)
@@ -299,21 +281,21 @@ class ResumableTrainer(Trainer):
         state = load_checkpoint(resume_file, self.device)
         if "resume" not in state:
             raise InputError(
-                f"{resume_file}: holds weights only; resume from the file *.last.safetensors"
+                f"{resume_file}: has only weights; resume from the file *.last.safetensors"
             )
-        # S3Rec's pretrained model is in the run's folder, which may have been moved.
-        moves = ["pre_model_path"] if self.config["pretrain_epochs"] else []
-        free = RESUMABLE_CHANGES.union(moves)
+        free = RESUMABLE_CHANGES
+        if self.config["pretrain_epochs"]:  # S3Rec's pretrained model may have moved with the run
+            free = free | {"pre_model_path"}
         changed = [
             key
             for key, value in state["config"]["keys"].items()
             if key not in free and key in self.config and self.config[key] != value
         ]
         if state["config"]["model"] != self.config["model"] or changed:
+            names = ", ".join(sorted(changed)) or "model"
             raise InputError(
-                f"{resume_file}: made with other settings "
-                f"({', '.join(sorted(changed)) or 'model'}); "
-                f"give the same ones, or another checkpoint_dir"
+                f"{resume_file}: was made with other settings ({names}); give the same ones, or "
+                "another checkpoint_dir"
             )
         check_inputs(resume_file, state["inputs"], self.inputs, START_ANEW)
         self.start_epoch = state["epoch"] + 1
@@ -349,8 +331,13 @@ def _tensorboard_below(folder: Path) -> Iterator[None]:
     """
     module = recbole.trainer.trainer
     before = module.get_tensorboard
-    if is_main():
-        module.get_tensorboard = lambda _: SummaryWriter(str(folder / "tensorboard"))
+
+    def get_tensorboard(_: Any) -> Any:
+        if is_main():
+            return SummaryWriter(str(folder / "tensorboard"))
+        return SimpleNamespace(add_scalar=lambda *_: None, add_hparams=lambda *_: None)
+
+    module.get_tensorboard = get_tensorboard
     try:
         yield
     finally:

@@ -62,23 +62,23 @@ FAULTS = {
     ),
     "checkpoints below a file": (
         ["--model=SASRec", "--checkpoint_dir=bad.yaml"],
-        "checkpoint_dir: bad.yaml: cannot be written to",
+        "checkpoint_dir: bad.yaml: is not writable",
     ),
     "checkpoints in a file's folder": (
         ["--model=SASRec", "--checkpoint_dir=bad.yaml/a/b"],
-        "checkpoint_dir: bad.yaml/a/b: cannot be written to",
+        "checkpoint_dir: bad.yaml/a/b: is not writable",
     ),
     "checkpoints at a loop": (
         ["--model=SASRec", "--checkpoint_dir=loop/saved"],
-        "checkpoint_dir: loop/saved: cannot be written to",
+        "checkpoint_dir: loop/saved: is not writable",
     ),
     "checkpoints in /proc": (
         ["--model=SASRec", "--checkpoint_dir=/proc/x"],
-        "checkpoint_dir: /proc/x: cannot be written to",
+        "checkpoint_dir: /proc/x: is not writable",
     ),
     "checkpoints under a long name": (
         ["--model=SASRec", f"--checkpoint_dir={'n' * 300}"],
-        "cannot be written to (File name too long)",
+        "is not writable (File name too long)",
     ),
     "a run's folder is a file": (
         ["--model=SASRec", "--checkpoint_dir=taken"],

@@ -313,7 +313,7 @@ def test_broken_files(tiny: Tiny, content: bytes | None, message: str) -> None:
     assert "\n" not in str(caught.value)
     (tiny.root / "empty.yaml").write_text("# nothing\n")
     assert build_config("QBERT4Rec", "toy", ["empty.yaml"])["seed"] == 2026
-    with pytest.raises(InputError, match="is a folder"):
+    with pytest.raises(InputError, match="Is a directory"):
         build_config("QBERT4Rec", "toy", [tiny.root])
 
 
