@@ -44,9 +44,7 @@ class ModelEntry(NamedTuple):
     (see `training.inputs`), and `takes_pretrained`, whether it starts from weights of `pretrain`.
 
     Attributes:
-        model: the model's class.
-        dataset: its data set class.
-        trainer: its trainer class.
+        model, dataset, trainer: the classes.
         defaults: YAML with the model's keys; None: properties/model/<name>.yaml.
         first_stage: whether `pretrain_epochs` epochs with `train_stage: pretrain` come before the
             training. The model then loads `pre_model_path`, where that is given, with `train_stage:
@@ -96,9 +94,9 @@ def register(
         raise InputError(f"model {name}: this name is already registered; choose another")
     if name not in MODEL_TABLE and _recbole_model(name) is not None:
         raise InputError(f"model {name}: RecBole has a model of that name; choose another")
-    if defaults is not None and not Path(defaults).is_file():
+    path = None if defaults is None else Path(defaults)
+    if path is not None and not path.is_file():
         raise InputError(f"model {name}: {defaults}: no such file of defaults")
-    path = Path(defaults) if defaults else None
     entry = ModelEntry(model, dataset, trainer, path, first_stage)
     MODEL_TABLE[name] = entry
     module_name = f"recbole.model.sequential_recommender.{name.lower()}"
@@ -117,7 +115,7 @@ def _let_recbole_find(name: str, entry: ModelEntry) -> None:
 
 
 def model_entry(name: str) -> ModelEntry:
-    """Return the entry of a registered model, or a new one for a sequential model of RecBole.
+    """Return the entry of a registered model or of a sequential model of RecBole.
 
     Raises:
         InputError: there is no such model, it is not sequential, or it cannot rank a catalog.
@@ -127,9 +125,7 @@ def model_entry(name: str) -> ModelEntry:
     check_model_name(name)
     model = _recbole_model(name)
     if model.type != ModelType.SEQUENTIAL:
-        raise InputError(
-            f"model {name}: not a sequential model, so it has no place in this protocol"
-        )
+        raise InputError(f"model {name}: not a sequential model, which this package requires")
     if model not in recbole_models():
         raise InputError(
             f"model {name}: it needs labels, a knowledge graph or RecBole's own data set, so it "
@@ -139,19 +135,14 @@ def model_entry(name: str) -> ModelEntry:
 
 
 def _recbole_entry(model: Any) -> ModelEntry:
-    """The entry of one of RecBole's own models."""
     return ModelEntry(model, first_stage=model is S3Rec)
 
 
 def check_model_name(name: str) -> None:
-    """Check that this table or RecBole has a model of the name.
-
-    Raises:
-        InputError: neither has.
-    """
+    """Raise an `InputError` if neither this table nor RecBole has a model of the name."""
     if name not in MODEL_TABLE and _recbole_model(name) is None:
         raise InputError(
-            f"model {name}: neither here ({', '.join(MODEL_TABLE)}) nor in RecBole"
+            f"model {name}: not a model of this package ({', '.join(MODEL_TABLE)}) or of RecBole"
             f"{did_you_mean(name, runnable_models())}"
         )
 
@@ -189,19 +180,10 @@ def recbole_models() -> tuple[type, ...]:
 
 
 def build_model(config: Any, dataset: Any) -> Any:
-    """Build the model that a config names.
-
-    Raises:
-        InputError: a model of RecBole cannot be built from these settings or this data set; gives
-            RecBole's exception.
-    """
-    model = model_entry(config["model"]).model
-    with recbole_error_context(
-        model,
-        f"{config['model']} on {config['dataset']}",
-        "cannot build it from these settings",
-        "see its keys in RecBole's documentation, and the columns that load_col reads",
-    ):
+    """Build the model of a config; an `InputError` gives RecBole's reason if that fails."""
+    model, place = model_entry(config["model"]).model, f"{config['model']} on {config['dataset']}"
+    remedy = "see its keys in RecBole's documentation, and the columns that load_col reads"
+    with recbole_error_context(model, place, "cannot build it from these settings", remedy):
         return model(config, dataset)
 
 

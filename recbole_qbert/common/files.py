@@ -32,11 +32,7 @@ _NOT_ALLOWED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 @contextlib.contextmanager
 def report_disk_full(path: str | Path) -> Iterator[None]:
-    """Turn a full disk or a missing permission, met while `path` is written, into a one-line error.
-
-    Raises:
-        InputError: in place of the `OSError`. Other `OSError`s pass unchanged.
-    """
+    """Raise an `InputError` for a full disk or missing permission, met while `path` is written."""
     try:
         yield
     except OSError as error:
@@ -45,13 +41,9 @@ def report_disk_full(path: str | Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def system_faults() -> Iterator[None]:
-    """Turn any `OSError` of the block that names a file, or a full disk, into a one-line error.
+    """Raise an `InputError` for any `OSError` of the block that names a file, or a full disk.
 
     This is the last resort of a command; code that knows more about the file reports it earlier.
-
-    Raises:
-        InputError: names the path, or, for a full disk without a path, the folders that are
-            written to. Other errors without a path pass unchanged.
     """
     try:
         yield
@@ -87,11 +79,7 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file beside `path`, and rename it to `path` if the block succeeds.
 
     The data is flushed to disk before the rename, so that a kill at any moment leaves either the
-    old file or the new one.
-
-    Args:
-        path: destination; its folder is created.
-        mode: "w" for UTF-8 text without newline translation, "wb" for bytes.
+    old file or the new one. Mode "w" is UTF-8 text without newline translation, "wb" bytes.
 
     Raises:
         InputError: the disk is full, or `path` may not be written.
@@ -166,8 +154,7 @@ def append_line(path: str | Path, content: Mapping[str, Any]) -> None:
     """Append one JSON line with its SHA-256, and flush it to disk before returning.
 
     If the line cannot be written in full, the file is truncated to its previous length. If a kill
-    left half a line at the end, the new line starts on a fresh one. Concurrent writers wait for
-    each other.
+    left half a line at the end, the new line starts on a fresh one. Concurrent writers wait.
 
     Raises:
         InputError: the disk is full, or `path` may not be written.
@@ -191,11 +178,7 @@ def append_line(path: str | Path, content: Mapping[str, Any]) -> None:
 
 
 def read_line(line: str | bytes) -> dict[str, Any]:
-    """Parse a line that `append_line` wrote; a line without a SHA-256 is accepted unchecked.
-
-    Raises:
-        ValueError: the line is not a JSON object, or does not match its SHA-256.
-    """
+    """Parse a line of `append_line`, or raise a `ValueError`; the SHA-256 may be missing."""
     content = json.loads(line)
     if not isinstance(content, dict):
         raise ValueError("not a JSON object")
@@ -213,14 +196,8 @@ def _json_line(content: Mapping[str, Any]) -> bytes:
 def held(handle: IO[Any], wait_s: float = float("inf")) -> Iterator[bool]:
     """Lock an open file during the block; the system releases the lock when the process ends.
 
-    Where the file system does not support locks, nothing is locked.
-
-    Args:
-        handle: an open file; its content is not changed.
-        wait_s: seconds to wait for another process to release the lock.
-
-    Yields:
-        True if the lock was taken or is not supported, False if another process still holds it.
+    Yields False if another process still holds the lock after `wait_s` seconds, else True. Where
+    the file system does not support locks, nothing is locked.
     """
     deadline, free = time.monotonic() + wait_s, True
     with contextlib.suppress(OSError):  # locks are not supported
@@ -237,12 +214,10 @@ def held(handle: IO[Any], wait_s: float = float("inf")) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def exclusive(path: str | Path, wait_s: float = 60.0) -> Iterator[None]:
-    """Hold the lock file `path` during the block.
-
-    The file contains this process's number and is not deleted afterwards.
+    """Hold the lock file `path`, which is not deleted afterwards, during the block.
 
     Raises:
-        InputError: another process still holds the lock after `wait_s` seconds; gives its number.
+        InputError: another process still holds it after `wait_s` seconds; gives its number.
     """
     path = Path(path)
     with report_disk_full(path):
@@ -265,12 +240,9 @@ def exclusive(path: str | Path, wait_s: float = 60.0) -> Iterator[None]:
 
 
 def check_writable(folder: str | Path) -> None:
-    """Check that files can be written in a folder, which need not exist yet.
+    """Raise an `InputError` if files cannot be written in a folder, which need not exist yet.
 
     The folder is not created, and no file is left behind.
-
-    Raises:
-        InputError: names the folder and the reason.
     """
     place = Path(os.path.abspath(folder))
     missing: list[str] = []
@@ -296,14 +268,7 @@ def write_npz(path: str | Path, **arrays: np.ndarray) -> None:
     """Write an uncompressed `.npz` atomically; the same arrays give the same bytes.
 
     `np.savez` is not used, because on a full disk it leaves its archive open, whose finalizer then
-    prints an error about the closed file.
-
-    Args:
-        path: the file.
-        **arrays: its arrays by name; none of dtype object.
-
-    Raises:
-        InputError: the disk is full, or `path` may not be written.
+    prints an error about the closed file. Raises as `atomic_write`.
     """
     with atomic_write(path, "wb") as handle, zipfile.ZipFile(handle, "w") as archive:
         for name, array in arrays.items():
@@ -312,22 +277,14 @@ def write_npz(path: str | Path, **arrays: np.ndarray) -> None:
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write indented JSON atomically.
-
-    Raises:
-        InputError: the disk is full, or `path` may not be written.
-    """
+    """Write indented JSON atomically; raises as `atomic_write`."""
     with atomic_write(path) as handle:
         json.dump(content, handle, indent=2, ensure_ascii=False, sort_keys=True)
         handle.write("\n")
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        InputError: the file is missing, not UTF-8 JSON, nested too deeply, or not an object.
-    """
+    """Read a JSON object; an `InputError` names a missing, invalid or too deeply nested file."""
     content: dict[str, Any] = _parsed(path, dict, "object")
     return content
 

@@ -75,13 +75,9 @@ def shipped(*parts: str) -> Path:
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML file that holds one mapping; 1e-3 is a number.
+    """Read a YAML file that holds one mapping, which may be empty; 1e-3 is a number.
 
-    Args:
-        path: a file, or a shipped one relative to `properties/`, such as `paper.yaml`.
-
-    Returns:
-        The mapping; empty for an empty file.
+    A path may be relative to the shipped `properties/`, such as `paper.yaml`.
 
     Raises:
         InputError: the file is missing, is not valid YAML, gives a key twice, is too large or too
@@ -111,9 +107,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def parse_value(value: Any) -> Any:
-    """Parse the value of `--key=value` as YAML: numbers, lists, `~`, true.
-
-    Anything that is not valid YAML is a string.
+    """Parse the value of `--key=value` as YAML: numbers, lists, `~`, true; or else it is text.
 
     Raises:
         InputError: the value is too large or too deep, or gives a key twice.

@@ -29,19 +29,15 @@ INSTALL = "pip install --no-deps recbole==1.2.1"
 
 
 def missing() -> str:
-    """Return the command that installs RecBole as a one-line message, or "" if it is installed."""
-    if importlib.util.find_spec("recbole") is not None:
-        return ""
-    return f"RecBole is not installed; run: {INSTALL}"
+    """Return a message with the command that installs RecBole, or "" if it is installed."""
+    found = importlib.util.find_spec("recbole")
+    return "" if found else f"RecBole is not installed; run: {INSTALL}"
 
 
 def require_installed() -> None:
-    """Fail early if RecBole is not installed (Python 3.12 and later).
+    """Raise an `ImportError` with the remedy if RecBole is not installed (Python 3.12 and later).
 
     RecBole's pins cannot be met there, so pip does not install it as a dependency.
-
-    Raises:
-        ImportError: RecBole is not installed; gives the command that installs it.
     """
     if line := missing():
         raise ImportError(line)

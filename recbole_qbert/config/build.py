@@ -111,11 +111,7 @@ def build_config(
 
 
 def file_settings(model: str, files: Sequence[str | Path], stage: str = FINETUNE) -> dict[str, Any]:
-    """Read the settings of the user's YAML files for one model; later files win.
-
-    Raises:
-        InputError: a file cannot be read, or has an unknown key.
-    """
+    """Read the user's YAML files and return their settings for one model; later files win."""
     settings: dict[str, Any] = {}
     for file in files:
         settings = merge_settings(settings, settings_for(model, load_yaml(file), str(file), stage))
@@ -123,14 +119,7 @@ def file_settings(model: str, files: Sequence[str | Path], stage: str = FINETUNE
 
 
 def check_same_columns(configs: Sequence[tuple[str, Config]]) -> None:
-    """Check that all runs for one table have the same metrics and topk.
-
-    Args:
-        configs: name and config of each run.
-
-    Raises:
-        InputError: names two runs that differ.
-    """
+    """Raise an `InputError` if named configs of one table differ in metrics or topk."""
     first, other = configs[0]
     for key in ("metrics", "topk"):
         for name, config in configs:
@@ -146,14 +135,8 @@ def settings_for(
 ) -> dict[str, Any]:
     """Return a file's settings for one model: common keys, then those under `per_model: <model>:`.
 
-    Args:
-        model: name of the model.
-        content: content of the file.
-        source: the file, for messages.
-        stage: stage of training.
-
     Raises:
-        InputError: `per_model` has another form, or a key is unknown.
+        InputError: `per_model` has another form, or a key is unknown; names `source`, the file.
     """
     common = {key: value for key, value in content.items() if key != "per_model"}
     sections = content.get("per_model") or {}
@@ -166,11 +149,7 @@ def settings_for(
 
 
 def check_keys(model: str, keys: Iterable[str], source: str, stage: str = FINETUNE) -> None:
-    """Check that RecBole or the model reads every key.
-
-    Raises:
-        InputError: a key is unknown; names the closest one.
-    """
+    """Raise an `InputError` with a "did you mean" for a key that nothing reads."""
     known = known_keys(model, stage)
     for key in keys:
         if key not in known:

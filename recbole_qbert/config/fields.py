@@ -28,11 +28,7 @@ class Fields:
         self._schema = self._adapter.json_schema()
 
     def check(self, settings: Mapping[str, Any]) -> None:
-        """Check that every value has its key's type and is in its range.
-
-        Raises:
-            InputError: names the first wrong key, its value and the allowed values.
-        """
+        """Raise an `InputError` with the first wrong key, its value and the allowed values."""
         try:
             self._adapter.validate_python(dict(settings))
         except ValidationError as error:

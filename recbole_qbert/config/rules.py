@@ -48,11 +48,7 @@ _LOSSES = {"FPMC": ("BPR",)} | dict.fromkeys(
 def check_rules(settings: Mapping[str, Any]) -> None:
     """Check rules that concern several settings, or one setting of some models.
 
-    Args:
-        settings: all settings of a run and `model`; types and ranges are checked already.
-
-    Raises:
-        InputError: names the keys and the remedy.
+    An `InputError` names the keys and the remedy. Types and ranges are checked already.
     """
     _check_metrics(settings)
     width = next((key for key in ("hidden_size", "embedding_size") if settings.get(key)), "")
@@ -96,14 +92,7 @@ def _check_metrics(settings: Mapping[str, Any]) -> None:
 
 
 def check_effect(given: Mapping[str, Any]) -> None:
-    """Check that no key of RecBole is set to a value that would have no effect.
-
-    Args:
-        given: the user's settings.
-
-    Raises:
-        InputError: names the key and the reason.
-    """
+    """Raise an `InputError` if the user gives a key of RecBole a value that has no effect."""
     for key, (values, reason) in NO_EFFECT.items():
         if key in given and given[key] not in values:
             raise InputError(f"{key}: has no effect here: {reason}; leave it out")
@@ -114,14 +103,8 @@ def check_model_rules(
 ) -> None:
     """Check settings that only some models support: loss, negatives, transform, masks.
 
-    Args:
-        model: name of the model.
-        keys: keys that the model's class reads.
-        settings: all settings of a run.
-        defaults: the settings without the user's.
-
-    Raises:
-        InputError: names the key.
+    `keys` are those that the model's class reads, `defaults` the settings without the user's. An
+    `InputError` names the key.
     """
     loss, transform = settings["loss_type"], settings["transform"]
     losses = _LOSSES.get(model, ("CE", "BPR"))

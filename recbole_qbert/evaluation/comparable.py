@@ -20,12 +20,8 @@ PARTS = ("users", "targets", "items")
 def tested_on(tested: Any) -> dict[str, str]:
     """Hash the test set of a model, independent of the order of rows in the file.
 
-    Args:
-        tested: dataset of the test rows.
-
-    Returns:
-        Hex SHA-256 by name: `users` and `targets` of the test rows; `items`, the catalog;
-        `numbering`, the mapping of users to internal IDs, which pairs the ranks of two runs.
+    Returns hex SHA-256 by name: `users` and `targets` of the test rows; `items`, the catalog;
+    `numbering`, the mapping of users to internal IDs, which pairs the ranks of two runs.
     """
     tokens = tested.field2id_token
     users = tokens[tested.uid_field][tested.inter_feat[tested.uid_field].numpy()]

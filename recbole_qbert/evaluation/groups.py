@@ -36,16 +36,9 @@ BY_HISTORY = (
 def means_by_group(
     metric: str, ranks: Ranks, counts: np.ndarray, kinds: Sequence[UserGroup]
 ) -> list[float | None]:
-    """Average a metric, such as `unseen_ndcg@10`, over the rows of each group.
+    """Average a metric, such as `unseen_ndcg@10`, over each group; None for an empty one.
 
-    Args:
-        metric: name of the metric.
-        ranks: ranks of the test rows.
-        counts: [rows], the count that defines the groups.
-        kinds: the groups.
-
-    Returns:
-        One mean per group; None for an empty group.
+    `counts` [rows] defines the groups.
     """
     values = per_row(metric, ranks)
     rows_of_groups = [kind.rows(counts) for kind in kinds]

@@ -36,16 +36,9 @@ def print_tables(results: Sequence[RunResult], console: Console) -> None:
 def fitting(
     build: Callable[[Sequence[Any]], Table], columns: Sequence[Any], console: Console
 ) -> list[Table]:
-    """Split a table by columns into tables that fit the console.
+    """Split a table by columns into tables that fit the console, with at least one column each.
 
-    Args:
-        build: builds a table with the given columns; it sets `no_wrap` for columns that must not
-            be wrapped.
-        columns: all columns.
-        console: the console.
-
-    Returns:
-        Tables with as many columns each as fit, at least one.
+    `build` makes a table of some columns; it sets `no_wrap` for those that must not be wrapped.
     """
     wide = console.options.update(width=100_000)
 
@@ -137,11 +130,8 @@ def runs_tables(results: Sequence[RunResult], console: Console) -> list[Table]:
 def seeds_markdown(groups: Sequence[Sequence[RunResult]]) -> str:
     """Format means and sample standard deviations over seeds as a Markdown table.
 
-    Rows are valid and test in both rankings. Rows of one model are distinguished by their settings
-    and by the hash in their folder's name.
-
-    Args:
-        groups: groups of `group_runs`.
+    Rows are valid and test in both rankings. Groups (of `group_runs`) of one model are
+    distinguished by their settings and by the hash in their folder's name.
     """
     first = [group[0] for group in groups]
     names = all_metrics(first)

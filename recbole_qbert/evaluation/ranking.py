@@ -146,14 +146,8 @@ def best_items(
 ) -> tuple[Tensor, Tensor]:
     """Return the best k of all items and of unseen items, where a seen target is a candidate.
 
-    Args:
-        scores: [B, N].
-        targets: [B].
-        seen: as in `target_ranks`.
-        k: length of the lists.
-
-    Returns:
-        Two int64 tensors [B, k] of item IDs, best first; 0 after the last candidate.
+    Takes scores [B, N] and the arguments of `target_ranks`. Returns two int64 tensors [B, k] of
+    item IDs, best first; 0 after the last candidate.
     """
     own = scores.gather(1, targets.unsqueeze(1))
     candidates = scores.clone()
@@ -227,13 +221,7 @@ def rank_targets(
 
 
 def save_ranks(path: str | Path, ranks: Ranks, item_counts: np.ndarray) -> None:
-    """Save each row's ranks and lists, for paired tests, user groups and coverage.
-
-    Args:
-        path: `.npz` file.
-        ranks: ranks with lists.
-        item_counts: [N], number of training occurrences of each item.
-    """
+    """Save ranks with lists, and the items' numbers of training occurrences [N], as `.npz`."""
     assert ranks.lists is not None
     targets, history, top, unseen_top = (part.astype(np.int32) for part in ranks.lists)
     lists = dict(targets=targets, history=history, top=top, unseen_top=unseen_top)
@@ -242,11 +230,9 @@ def save_ranks(path: str | Path, ranks: Ranks, item_counts: np.ndarray) -> None:
 
 
 def read_ranks(path: str | Path) -> tuple[Ranks, np.ndarray | None]:
-    """Read a file of `save_ranks`.
+    """Read a file of `save_ranks`: the ranks, and the training counts of all items [N].
 
-    Returns:
-        The ranks, and the training counts of all items [N]. Files of older versions have neither
-        lists nor counts; both are None then.
+    Files of older versions have neither lists nor counts; both are None then.
 
     Raises:
         InputError: the file is missing, or is not a file of ranks.
@@ -278,11 +264,7 @@ def per_row(name: str, ranks: Ranks) -> np.ndarray:
 
 
 def summarize(ranks: Ranks, metrics: Sequence[str], topk: Sequence[int]) -> dict[str, float]:
-    """Average every metric over rows, in both rankings, unrounded.
-
-    Returns:
-        Means by name, such as `ndcg@10` and `unseen_ndcg@10`.
-    """
+    """Return the unrounded means of all metrics in both rankings, by names as `unseen_ndcg@10`."""
     names = metric_names(metrics, topk)
     names += [UNSEEN + name for name in names]
     return {name: math.fsum(per_row(name, ranks)) / len(ranks.raw) for name in names}

@@ -91,8 +91,7 @@ class RunResult:
     def late(self) -> bool:
         """Whether the best epoch was the last allowed one, so that longer training may help.
 
-        False if the learning rate decays to zero by then (`lr_decay`), and for count-based models
-        (`loss_type: none`).
+        False if the learning rate decays to zero, and for count-based models.
         """
         decays = self.config["keys"].get("lr_decay") in ("linear", "cosine")
         return self.loss != "none" and not decays and self.best_epoch + 1 >= self.max_epochs
@@ -109,11 +108,7 @@ def append_result(path: str | Path, result: RunResult) -> None:
 
 
 def read_results(path: str | Path) -> list[RunResult]:
-    """Read all runs of a results file.
-
-    Raises:
-        InputError: the file is missing, or a line is damaged or not a run; names the line.
-    """
+    """Read all runs of a results file; an `InputError` names a missing file or damaged line."""
     try:
         with open(path, encoding="utf-8") as handle, held(handle):
             lines = handle.read().splitlines()
@@ -132,11 +127,7 @@ def read_results(path: str | Path) -> list[RunResult]:
 
 
 def ranks_of(run: RunResult) -> tuple[Ranks, np.ndarray | None]:
-    """Read a run's test ranks and the training counts of all items; see `read_ranks`.
-
-    Raises:
-        InputError: the file is missing, or has changed since the run wrote it.
-    """
+    """Read a run's ranks as `read_ranks`; an `InputError` says if the file changed later."""
     path = Path(run.folder) / RANKS_FILE
     if run.ranks_sha256 and path.is_file() and sha256_file(path) != run.ranks_sha256:
         raise InputError(f"{path}: changed since it was written; repeat the run")
@@ -201,14 +192,9 @@ def _short(value: Any) -> str:
 
 
 def choose(results: Sequence[RunResult], which: str) -> list[RunResult]:
-    """Return the runs of all seeds with the chosen settings.
+    """Return the runs of all seeds with the settings of `which`, or raise an `InputError`.
 
-    Args:
-        results: runs, in the order of the results file.
-        which: `last`, the eight digits at the end of a run's folder, or that folder.
-
-    Raises:
-        InputError: no run matches.
+    `which` is `last`, the eight digits at the end of a run's folder, or that folder.
     """
     if which == "last" and results:
         wanted = results[-1]

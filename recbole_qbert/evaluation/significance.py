@@ -62,10 +62,9 @@ class SignificanceResult:
 def read_runs(name: str) -> list[RunResult]:
     """Read the runs of all seeds of one model with one set of settings.
 
-    Args:
-        name: a run's folder, or `results.jsonl:MODEL` with MODEL as in the tables
-            (`QBERT4Rec (pretrained: A)`). If the model has several settings, append `@last`, or
-            `@` and the eight digits of a run's folder.
+    `name` is a run's folder, or `results.jsonl:MODEL` with MODEL as in the tables (`QBERT4Rec
+    (pretrained: A)`). If the model has several settings, append `@last`, or `@` and the eight
+    digits of a run's folder.
 
     Raises:
         InputError: there is no such file, no such run, or several settings to choose from.
@@ -99,12 +98,7 @@ def read_runs(name: str) -> list[RunResult]:
 def compare(
     left: Sequence[RunResult], right: Sequence[RunResult], metric: str
 ) -> SignificanceResult:
-    """Compare two models' runs on one data set by paired tests.
-
-    Args:
-        left: runs of the first model, one per seed.
-        right: runs of the second model.
-        metric: name such as `unseen_ndcg@10`.
+    """Compare two models' runs in a metric, such as `unseen_ndcg@10`, by paired tests.
 
     Raises:
         InputError: the metric is unknown, the test sets differ, or test ranks are missing.
@@ -121,11 +115,7 @@ def compare(
 
 
 def check_comparable(runs: Sequence[RunResult]) -> None:
-    """Check that all runs have the same test set and user numbering.
-
-    Raises:
-        InputError: they differ; names the difference.
-    """
+    """Raise an `InputError` that names the difference if test sets or user numberings differ."""
     first = runs[0]
     for run in runs[1:]:
         parts = differences(first, run)
@@ -187,12 +177,8 @@ def values_by_user(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Average metrics of each test user over runs.
 
-    Returns:
-        users: [U], internal IDs, sorted.
-        means: [metrics, U].
-
-    Raises:
-        InputError: test ranks are missing, or the runs tested different users.
+    Returns sorted internal IDs [U], and means [metrics, U]. An `InputError` says if test ranks are
+    missing, or the runs tested different users.
     """
     values_of_runs, users = [], np.zeros(0)
     for run in runs:

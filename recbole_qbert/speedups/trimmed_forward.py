@@ -44,6 +44,7 @@ from recbole_qbert.speedups.s3rec_pretraining import first_stage_loss
 CAUSAL = frozenset({"FDSA", "GRU4Rec", "S3Rec", "SASRec", "SASRecF"})
 BIDIRECTIONAL = frozenset({"BERT4Rec", "BERT4RecFixed"})
 MODELS = CAUSAL | BIDIRECTIONAL | {"NARM"}
+BERT4REC_MASKS = "MASK_INDEX"  # RecBole's field of masked positions [B, M]; 0 means no mask
 
 OfBatch = Callable[[Interaction], Tensor]
 OfModel = Callable[[Any, Interaction], Tensor]  # the first argument is a model or a view of it
@@ -55,11 +56,8 @@ def trimmed_loss(model: Any, config: Any) -> OfBatch:
     Also replaces layers of the model (see `apply_speedups`).
     """
     apply_speedups(model, config)
-    if (
-        config["model"] == "S3Rec"
-        and config["train_stage"] == "pretrain"
-        and config["trim_padding"]
-    ):
+    pretrains = config["model"] == "S3Rec" and config["train_stage"] == "pretrain"
+    if pretrains and config["trim_padding"]:
         return functools.partial(first_stage_loss, model, cut=_may_cut(config))
     loss: OfModel | None = None  # RecBole's
     if _known(config) and config["loss_type"] == "CE":
@@ -72,10 +70,7 @@ def trimmed_loss(model: Any, config: Any) -> OfBatch:
 
 
 def trimmed_scores(model: Any, config: Any) -> OfBatch:
-    """Return a function equal to `model.full_sort_predict`: scores of all items [B, N].
-
-    Also replaces layers of the model (see `apply_speedups`).
-    """
+    """Return a function equal to `model.full_sort_predict` [B, N]; see `trimmed_loss`."""
     apply_speedups(model, config)
     return _with_trimmed_forward(model, "full_sort_predict", None, config, share=False)
 
@@ -109,10 +104,7 @@ def _with_trimmed_forward(
 
 
 def next_item_loss(model: Any, interaction: Interaction) -> Tensor:
-    """Return the mean cross-entropy of the rows' next items, as RecBole's CE models do.
-
-    BERT4Rec is the exception; see `masked_loss`.
-    """
+    """Return the mean cross-entropy of the rows' next items, as RecBole's CE models do."""
     # `forward` returns one vector per row here, also for S3Rec, whose own returns one per position:
     # that would be gigabytes.
     hidden = model.forward(interaction[model.ITEM_SEQ], interaction[model.ITEM_SEQ_LEN])
@@ -149,8 +141,8 @@ class TrimmedForward:
             model: its `forward` takes items [B, L], and also lengths [B] if it returns one vector
                 per row.
             cut: split batches into parts of rows of similar length.
-            share: in training, take the outputs of prefixes from longer rows; the model must be
-                causal.
+            share: in training, take the outputs of prefixes from longer rows; only for causal
+                models.
         """
         self.model, self.cut, self.share = model, cut, share
         self.original = model.forward
@@ -172,13 +164,7 @@ class TrimmedForward:
         return torch.cat(found)[inverse_order(order)[place]]
 
     def _answer_for_rows(self, whole: Tensor, place: Tensor, lengths: Tensor) -> Tensor:
-        """Return the output at the end of every row. [B, D]
-
-        Args:
-            whole: [U, L] rows to encode.
-            place: [B], for each row the row of `whole` that begins with it.
-            lengths: [B].
-        """
+        """Return the output at the end of every row [B, D]; see `merge_prefixes` for the rows."""
         found, order = [], []
         for rows, part in self._parts(whole):
             at = torch.full((len(whole),), -1, device=whole.device)
@@ -217,10 +203,7 @@ class TrimmedForward:
 
 
 def merge_prefixes(items: Tensor) -> tuple[Tensor, Tensor]:
-    """Remove rows that are a prefix of another row.
-
-    Args:
-        items: [B, L], right-padded with zeros; no zeros inside.
+    """Remove rows of `items` [B, L], right-padded with zeros, that are a prefix of another row.
 
     Returns:
         whole: [U, L], the remaining rows.
@@ -242,14 +225,8 @@ def _drop_prefixes(items: Tensor) -> tuple[Tensor, Tensor]:
     return items[last], last.cumsum(0) - last.long()
 
 
-# RecBole's layers -----------------------------------------------------------------------------
-
-
 def apply_speedups(model: Any, config: Any) -> None:
-    """Replace layers of a RecBole model by equivalent faster ones, if `trim_padding` is on.
-
-    Repeated calls change nothing.
-    """
+    """Replace layers of a RecBole model by equivalent faster ones, if `trim_padding` is on."""
     if not config["trim_padding"]:
         return
     for module in model.modules():
@@ -289,6 +266,3 @@ def mark_all_ends(model: BERT4Rec, item_seq: Tensor, item_seq_len: Tensor) -> Te
     """
     longer = F.pad(item_seq, (0, 1))  # [B, L + 1]
     return longer.scatter_(1, item_seq_len.unsqueeze(1), model.mask_token)[:, 1:]
-
-
-BERT4REC_MASKS = "MASK_INDEX"  # RecBole's field of masked positions [B, M]; 0 means no mask

@@ -77,12 +77,10 @@ def config_from_json(content: dict[str, Any]) -> Config:
 
 
 def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
-    """Write a state atomically.
+    """Write a state atomically; an existing file is replaced.
 
-    Args:
-        path: destination; an existing file is replaced.
-        state: nested dicts, lists and tuples of tensors, arrays, sparse matrices, numbers, strings
-            and None; the value under `config` may be a RecBole `Config`.
+    The state consists of nested dicts, lists and tuples of tensors, arrays, sparse matrices,
+    numbers, strings and None; the value under `config` may be a RecBole `Config`.
 
     Raises:
         TypeError: the state contains an object of another type.
@@ -116,13 +114,10 @@ def state_sha256(state: dict[str, Any]) -> str:
 def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     """Read a file of `save_checkpoint`; `config` stays JSON (see `config_from_json`).
 
-    Args:
-        path: the file.
-        map_location: device of the tensors; None for the CPU.
+    `map_location` is the device of the tensors; None for the CPU.
 
     Raises:
-        InputError: the file is missing, damaged, or not a checkpoint of this format (for example a
-            pickle).
+        InputError: the file is missing, damaged, or not a checkpoint of this format.
     """
     if not os.path.isfile(path):
         raise InputError(f"{path}: no such checkpoint file")
@@ -184,10 +179,8 @@ def install() -> None:
 def load(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
     """Load a checkpoint of this format, or any other file by `torch.load` with weights only.
 
-    Replaces `torch.load` in RecBole's modules.
-
-    Raises:
-        InputError: the checkpoint is damaged, or its training data have changed.
+    Replaces `torch.load` in RecBole's modules. An `InputError` says if the checkpoint is damaged,
+    or its training data have changed.
     """
     if not _starts_like_checkpoint(f):
         if not args and "pickle_module" not in kwargs:

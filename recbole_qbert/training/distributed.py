@@ -46,10 +46,8 @@ def launch(n_processes: int, arguments: Sequence[str]) -> int:
     """Run `recbole-qbert <arguments>` in several processes of this machine.
 
     This equals `torchrun --standalone --nproc_per_node=N -m recbole_qbert <arguments>`, without
-    torchrun's own report of a failure.
-
-    Returns:
-        Exit status: 0, that of a failed process, or 128 plus a signal's number.
+    torchrun's own report of a failure. Returns the exit status: 0, that of a failed process, or 128
+    plus a signal's number.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -82,11 +80,7 @@ def launch(n_processes: int, arguments: Sequence[str]) -> int:
 
 
 def number_of_processes(given: Any) -> int:
-    """Return `nproc` as a number; 1 if it is not given.
-
-    Raises:
-        InputError: it is not a whole number of at least 1.
-    """
+    """Return `nproc` as a number, 1 if it is not given; an `InputError` if it is not a number."""
     return whole_number("nproc", 1 if given in (None, "") else given)
 
 
@@ -115,9 +109,7 @@ def first_error_only() -> Iterator[None]:
 
 @contextlib.contextmanager
 def joined(configs: Sequence[Config]) -> Iterator[None]:
-    """Initialize the process group for the block, and set each config's device.
-
-    Outside a distributed run nothing happens.
+    """Initialize the process group, if this is a distributed run, and set each config's device.
 
     Raises:
         InputError: there are more processes than GPUs.

@@ -21,15 +21,11 @@ def inputs_of(config: Config, domains: Sequence[DatasetPaths] = ()) -> dict[str,
 
 
 def input_files(config: Config, domains: Sequence[DatasetPaths] = ()) -> dict[str, Path]:
-    """Return every existing file that a run reads, by name.
+    """Return every existing file that a run, or a pretraining on `domains`, reads, by name.
 
     These are the data set's atomic files, the semantic IDs if the model reads them, the item
     vectors, the pretrained model, and the sidecars of these. The names of item vectors and of the
     pretrained model are prefixed by the key that gives their path.
-
-    Args:
-        config: config of the run.
-        domains: data sets of a pretraining run, in place of the config's own.
     """
     files = dict(_run_files(config)) if not domains else {}
     for domain in domains:
@@ -46,11 +42,7 @@ def changed_files(before: Mapping[str, str], now: Mapping[str, str]) -> list[str
 def check_inputs(
     where: str | Path, before: Mapping[str, str], now: Mapping[str, str], remedy: str
 ) -> None:
-    """Check that the inputs `now` are those of the artifact `where`, which are `before`.
-
-    Raises:
-        InputError: they differ; names the files and the remedy.
-    """
+    """Raise an `InputError` that names the inputs of the artifact `where` that changed."""
     if changed := changed_files(before, now):
         raise InputError(f"{where}: {', '.join(changed)} changed since it was made; {remedy}")
 

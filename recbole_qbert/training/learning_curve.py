@@ -18,12 +18,8 @@ def epoch_line(
 ) -> str:
     """Format the last evaluation: loss, metric, `*` if it is the best so far, time left.
 
-    Args:
-        curve: rows with `epoch`, `train_loss`, `seconds` and metrics.
-        metric: name of the valid metric.
-        n_epochs: number of epochs of the run.
-        n_before: number of evaluations before a resume. They may be from another machine, so the
-            time left is estimated from the later ones.
+    `n_before` evaluations before a resume may be from another machine, so the time left is
+    estimated from the later ones.
     """
     last, done = curve[-1], int(curve[-1]["epoch"]) + 1
     best = "*" if last[metric] >= max(row[metric] for row in curve) else " "

@@ -53,10 +53,7 @@ class ResumableTrainer(Trainer):
     def __init__(self, config: Any, model: Any, inputs: Mapping[str, str] | None = None):
         """Build the optimizer, and load the state to resume from.
 
-        Args:
-            config: config of the run.
-            model: model to train.
-            inputs: SHA-256 of the files that the run reads; default: those of the config.
+        `inputs` are the SHA-256 of the files that the run reads; default: those of the config.
 
         Raises:
             InputError: settings cannot be used, or the state belongs to another run.
@@ -123,12 +120,10 @@ class ResumableTrainer(Trainer):
         show_progress: bool = False,
         callback_fn: Callable[[int, float], None] | None = None,
     ) -> tuple[float, dict[str, float] | None]:
-        """Train as RecBole's `fit`, and save the whole state for `resume`.
+        """Train as RecBole's `fit`; return the best valid score and the metrics of that evaluation.
 
-        The state is saved after each evaluation on valid, or after each epoch without valid data.
-
-        Returns:
-            Best valid score and the metrics of that evaluation.
+        The state for `resume` is saved after each evaluation, or after each epoch without valid
+        data.
         """
         self._train_data = train_data
         self._without_valid = valid_data is None
@@ -275,8 +270,8 @@ class ResumableTrainer(Trainer):
     def resume_checkpoint(self, resume_file: str) -> None:
         """Load weights, optimizer and everything that `fit` needs to continue after `resume_file`.
 
-        Raises:
-            InputError: the file holds weights only, or was made with other settings or inputs.
+        An `InputError` says if the file has weights only, or was made with other settings or
+        inputs.
         """
         state = load_checkpoint(resume_file, self.device)
         if "resume" not in state:
@@ -356,13 +351,9 @@ def for_shared_folder(trainer: type[ResumableTrainer]) -> type[ResumableTrainer]
 def build_schedule(
     optimizer: Optimizer, *, n_steps: int, warmup_ratio: float, decay: str
 ) -> LambdaLR:
-    """Build a schedule: linear warm-up, then decay towards zero at `n_steps`.
+    """Build a schedule: linear warm-up in a share of the steps, then decay to zero at `n_steps`.
 
-    Args:
-        optimizer: the optimizer.
-        n_steps: number of steps in the whole training.
-        warmup_ratio: share of the steps in which the rate rises.
-        decay: `none`, `linear` or `cosine`.
+    `decay` is `none`, `linear` or `cosine`.
     """
     warmup = round(warmup_ratio * n_steps)
 

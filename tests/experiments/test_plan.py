@@ -179,7 +179,10 @@ ERRORS: dict[str, tuple[dict[str, Any], str]] = {
     "no models": ({"models": []}, "models: a list is needed"),
     "no data sets": ({"datasets": None}, "datasets: a list is needed"),
     "no seeds": ({"seeds": {}}, "seeds: a list is needed"),
-    "unknown model": ({"models": ["SASRek"]}, "bench.yaml: models: model SASRek: neither here"),
+    "unknown model": (
+        {"models": ["SASRek"]},
+        "bench.yaml: models: model SASRek: not a model",
+    ),
     "unusable setting": (
         {"settings": {**SETTINGS, "batch_by": "users"}},
         "QBERT4Rec on toy: batch_by: 'users' is none of row, user",

@@ -334,9 +334,7 @@ def test_broken_files_are_input_errors(tmp_path: Path) -> None:
     with pytest.raises(InputError):
         load_checkpoint(broken)
     save_file({"a": torch.ones(1)}, broken)
-    with pytest.raises(
-        InputError, match="not a checkpoint of this version; .* again with this"
-    ):
+    with pytest.raises(InputError, match="not a checkpoint of this version; .* again with this"):
         load_checkpoint(broken)
 
 

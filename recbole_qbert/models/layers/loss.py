@@ -20,15 +20,7 @@ SCORES_AT_ONCE = 2**22  # per chunk of `linear_cross_entropy`: 16 MiB, partly he
 
 
 def exclude_items(scores: Tensor, items: Tensor) -> Tensor:
-    """Set the padding item and, in each row, the listed items to -inf, in place.
-
-    Args:
-        scores: [M, N].
-        items: [M, E] item IDs; rows may be filled up with 0.
-
-    Returns:
-        `scores`.
-    """
+    """Set padding and the listed items [M, E] to -inf in `scores` [M, N], in place; return them."""
     return scores.scatter_(1, _with_padding(items), -torch.inf)
 
 
@@ -47,8 +39,6 @@ def smoothed_cross_entropy(
         excluded: [M, E] item IDs; rows may be filled up with 0.
         smoothing: probability mass shared by all remaining items, in [0, 1).
 
-    Returns:
-        A scalar.
     """
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
@@ -117,9 +107,6 @@ def linear_cross_entropy(
         bias: [N], or None.
         targets: [M].
         shares: [M] weights of the positions in the sum; default 1 / M each, the mean.
-
-    Returns:
-        A scalar.
     """
     if shares is None:
         shares = torch.full(targets.shape, 1 / len(targets), device=targets.device)

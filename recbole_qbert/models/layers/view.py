@@ -7,14 +7,10 @@ from typing import Any
 
 
 def view_of(model: Any, **changed: Any) -> Any:
-    """Return a shallow copy of a model with other attributes, sharing parameters and modules.
+    """Return a shallow copy of an `nn.Module` with other attributes and shared parameters.
 
     Attributes set on the copy do not reach the model. So other threads, hooks,
     DistributedDataParallel and compiled code are not affected.
-
-    Args:
-        model: an `nn.Module`.
-        **changed: attributes of the copy.
     """
     view = copy.copy(model)
     view.__dict__.update(changed)  # `setattr` would put modules into the shared `_modules` dict
