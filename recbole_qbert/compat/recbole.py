@@ -56,18 +56,15 @@ def lend_numpy_names() -> None:
     if not lent:
         return
 
-    def make(original: Callable[[Any], None]) -> Callable[[Any], None]:
-        def compatibility_settings(self: Any) -> None:
-            vars(numpy).update(lent)
-            try:
-                original(self)
-            finally:
-                for name in lent:
-                    delattr(numpy, name)
+    def compatibility_settings(original: Callable[..., Any], self: Any) -> None:
+        vars(numpy).update(lent)
+        try:
+            original(self)
+        finally:
+            for name in lent:
+                delattr(numpy, name)
 
-        return compatibility_settings
-
-    wrap_once(Config, "compatibility_settings", make)
+    wrap_once(Config, "compatibility_settings", compatibility_settings)
 
 
 def silence_known_warnings() -> None:
@@ -108,30 +105,24 @@ def copy_argument_lists() -> None:
     """
     from recbole.config import Config
 
-    def make(original: Callable[[Any], None]) -> Callable[[Any], None]:
-        def _init_parameters_category(self: Any) -> None:
-            original(self)
-            self.parameters = {name: list(keys) for name, keys in self.parameters.items()}
+    def _init_parameters_category(original: Callable[..., Any], self: Any) -> None:
+        original(self)
+        self.parameters = {name: list(keys) for name, keys in self.parameters.items()}
 
-        return _init_parameters_category
-
-    wrap_once(Config, "_init_parameters_category", make)
+    wrap_once(Config, "_init_parameters_category", _init_parameters_category)
 
 
 def honor_data_path() -> None:
     """Honor `data_path` for `ml-100k`; `Config` replaces it by RecBole's bundled sample."""
     from recbole.config import Config
 
-    def make(original: Callable[[Any], None]) -> Callable[[Any], None]:
-        def _set_default_parameters(self: Any) -> None:
-            original(self)
-            given = self.external_config_dict.get("data_path")
-            if given is not None:
-                self.final_config_dict["data_path"] = os.path.join(given, self.dataset)
+    def _set_default_parameters(original: Callable[..., Any], self: Any) -> None:
+        original(self)
+        given = self.external_config_dict.get("data_path")
+        if given is not None:
+            self.final_config_dict["data_path"] = os.path.join(given, self.dataset)
 
-        return _set_default_parameters
-
-    wrap_once(Config, "_set_default_parameters", make)
+    wrap_once(Config, "_set_default_parameters", _set_default_parameters)
 
 
 def respect_device_choice() -> None:
@@ -144,29 +135,26 @@ def respect_device_choice() -> None:
     """
     from recbole.config import Config
 
-    def make(original: Callable[[Any], None]) -> Callable[[Any], None]:
-        def _init_device(self: Any) -> None:
-            settings = self.final_config_dict
-            visible = os.environ.get(_VISIBLE)
-            cpu = not settings.get("use_gpu", True)
-            if cpu:
-                settings["gpu_id"] = ""  # makes RecBole use the CPU
-            elif "gpu_id" not in self.external_config_dict:
-                together = range(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-                if visible is not None:
-                    settings["gpu_id"] = visible
-                elif len(together) > 1:
-                    settings["gpu_id"] = ",".join(map(str, together))
-            try:
-                original(self)
-            finally:
-                if cpu:  # otherwise every later Config of this process would find no GPU
-                    os.environ.pop(_VISIBLE, None)
-                    os.environ.update({} if visible is None else {_VISIBLE: visible})
+    def _init_device(original: Callable[..., Any], self: Any) -> None:
+        settings = self.final_config_dict
+        visible = os.environ.get(_VISIBLE)
+        cpu = not settings.get("use_gpu", True)
+        if cpu:
+            settings["gpu_id"] = ""  # makes RecBole use the CPU
+        elif "gpu_id" not in self.external_config_dict:
+            together = range(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+            if visible is not None:
+                settings["gpu_id"] = visible
+            elif len(together) > 1:
+                settings["gpu_id"] = ",".join(map(str, together))
+        try:
+            original(self)
+        finally:
+            if cpu:  # otherwise every later Config of this process would find no GPU
+                os.environ.pop(_VISIBLE, None)
+                os.environ.update({} if visible is None else {_VISIBLE: visible})
 
-        return _init_device
-
-    wrap_once(Config, "_init_device", make)
+    wrap_once(Config, "_init_device", _init_device)
 
 
 def keep_anomaly_detection() -> None:
@@ -191,17 +179,14 @@ def ignore_foreign_flags() -> None:
     """
     from recbole.config import Config
 
-    def make(original: Callable[..., Any]) -> Callable[..., Any]:
-        def _load_cmd_line(self: Any) -> dict[str, Any]:
-            program = Path(sys.argv[0] if sys.argv else "")
-            foreign = {program.name, program.parent.name} & FOREIGN_PROGRAMS
-            with isolated_argv(() if foreign else sys.argv[1:]):
-                settings: dict[str, Any] = original(self)
-            return settings
+    def _load_cmd_line(original: Callable[..., Any], self: Any) -> dict[str, Any]:
+        program = Path(sys.argv[0] if sys.argv else "")
+        foreign = {program.name, program.parent.name} & FOREIGN_PROGRAMS
+        with isolated_argv(() if foreign else sys.argv[1:]):
+            settings: dict[str, Any] = original(self)
+        return settings
 
-        return _load_cmd_line
-
-    wrap_once(Config, "_load_cmd_line", make)
+    wrap_once(Config, "_load_cmd_line", _load_cmd_line)
 
 
 def log_below_the_checkpoints() -> None:
@@ -211,20 +196,17 @@ def log_below_the_checkpoints() -> None:
     """
     import recbole.utils
 
-    def make(original: Callable[[Any], None]) -> Callable[[Any], None]:
-        def init_logger(config: Any) -> None:
-            folder = Path(config["checkpoint_dir"])
-            folder.mkdir(parents=True, exist_ok=True)
-            before = Path.cwd()
-            os.chdir(folder)
-            try:
-                original(config)
-            finally:
-                os.chdir(before)
+    def init_logger(original: Callable[..., Any], config: Any) -> None:
+        folder = Path(config["checkpoint_dir"])
+        folder.mkdir(parents=True, exist_ok=True)
+        before = Path.cwd()
+        os.chdir(folder)
+        try:
+            original(config)
+        finally:
+            os.chdir(before)
 
-        return init_logger
-
-    wrap_once(recbole.utils, "init_logger", make)
+    wrap_once(recbole.utils, "init_logger", init_logger)
     quick_start = sys.modules.get("recbole.quick_start.quick_start")  # imported the name directly
     if quick_start is not None:
         quick_start.init_logger = recbole.utils.init_logger  # type: ignore[attr-defined]
@@ -293,14 +275,17 @@ class _AfterImport(importlib.abc.MetaPathFinder):
         return spec
 
 
-def wrap_once(
-    owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]
-) -> None:
-    """Replace the method `name` of `owner` by `make(method)`, unless `make` was used before."""
+def wrap_once(owner: Any, name: str, around: Callable[..., Any]) -> None:
+    """Replace the method `name` of `owner` by `around(method, *arguments)`, but only once."""
     original = getattr(owner, name)
     marks: frozenset[str] = getattr(original, _MARK, frozenset())
-    mark = f"{make.__module__}.{make.__qualname__}"
-    if mark not in marks:
-        wrapped = functools.wraps(original)(make(original))
-        setattr(wrapped, _MARK, marks | {mark})
-        setattr(owner, name, wrapped)
+    mark = f"{around.__module__}.{around.__qualname__}"
+    if mark in marks:
+        return
+
+    @functools.wraps(original)
+    def wrapped(*args: Any, **named: Any) -> Any:
+        return around(original, *args, **named)
+
+    setattr(wrapped, _MARK, marks | {mark})
+    setattr(owner, name, wrapped)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,34 +35,27 @@ def install() -> None:
     Config._convert_config_dict = _convert_literals
 
 
-def _with_known_model(find_model: Callable[..., Any]) -> Callable[..., Any]:
-    def get_model_and_dataset(self: Config, model: Any, dataset: str | None) -> Any:
-        name = self.external_config_dict.get("model") if model is None else model
-        if isinstance(name, str):
-            check_model_name(name)
-        return find_model(self, model, dataset)
-
-    return get_model_and_dataset
+def _with_known_model(find_model: Any, self: Config, model: Any, dataset: str | None) -> Any:
+    name = self.external_config_dict.get("model") if model is None else model
+    if isinstance(name, str):
+        check_model_name(name)
+    return find_model(self, model, dataset)
 
 
-def _with_layers(load_internal: Callable[..., None]) -> Callable[..., None]:
-    def load(self: Config, model: str, model_class: type, dataset: str) -> None:
-        load_internal(self, model, model_class, dataset)
-        if is_sequential(model, model_class):
-            _load_layers(self, model, dataset)
+def _with_layers(
+    load_internal: Any, self: Config, model: str, model_class: type, dataset: str
+) -> None:
+    load_internal(self, model, model_class, dataset)
+    if is_sequential(model, model_class):
+        _load_layers(self, model, dataset)
 
-    return load
 
-
-def _with_warning(init_device: Callable[[Any], None]) -> Callable[[Any], None]:
-    def init_device_and_warn(self: Config) -> None:
-        asked = self.external_config_dict
-        init_device(self)
-        gpu_id = self.final_config_dict["gpu_id"] if "gpu_id" in asked else ""
-        if asked.get("use_gpu", bool(gpu_id)):
-            warn_without_gpu(gpu_id, self.final_config_dict["device"].type)
-
-    return init_device_and_warn
+def _with_warning(init_device: Any, self: Config) -> None:
+    asked = self.external_config_dict
+    init_device(self)
+    gpu_id = self.final_config_dict["gpu_id"] if "gpu_id" in asked else ""
+    if asked.get("use_gpu", bool(gpu_id)):
+        warn_without_gpu(gpu_id, self.final_config_dict["device"].type)
 
 
 def _load_layers(config: Config, model: str, dataset: str) -> None:

@@ -11,6 +11,7 @@ item, F attributes in all; D hidden.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -20,7 +21,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recbole_qbert.common.ragged import inverse_order, rows_of_like_length
-from recbole_qbert.models.layers.view import view_of
+
+
+def view_of(model: Any, **changed: Any) -> Any:
+    """Return a shallow copy of an `nn.Module` with other attributes and shared parameters.
+
+    Attributes set on the copy do not reach the model. So other threads, hooks,
+    DistributedDataParallel and compiled code are not affected.
+    """
+    view = copy.copy(model)
+    view.__dict__.update(changed)  # `setattr` would put modules into the shared `_modules` dict
+    return view
 
 
 def draw_masks_and_segments(model: S3Rec, items: Tensor, lengths: Tensor) -> list[Tensor]:

@@ -36,8 +36,7 @@ from torch.nn import functional as F
 
 from recbole_qbert.common.ragged import inverse_order, rows_of_like_length
 from recbole_qbert.models.layers.loss import linear_cross_entropy
-from recbole_qbert.models.layers.view import view_of
-from recbole_qbert.speedups.s3rec_pretraining import first_stage_loss
+from recbole_qbert.speedups.s3rec_pretraining import first_stage_loss, view_of
 
 # Models in which no output depends on the padding behind a row. In causal ones an output depends
 # only on its own position and earlier ones, in bidirectional ones on all positions of the row.

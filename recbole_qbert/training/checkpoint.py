@@ -145,23 +145,14 @@ def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     return state
 
 
-def _starts_like_checkpoint(path: Any) -> bool:
+def is_checkpoint(path: Any) -> bool:
     """Return whether a file starts like a checkpoint, even of another version or damaged."""
-    start = _start_of(path)
+    if not isinstance(path, (str, os.PathLike)) or not os.path.isfile(path):
+        return False
+    with open(path, "rb") as handle:
+        start = handle.read(_DIGEST_AT)
     marks = HEAD.partition(b"recbole-qbert/checkpoint/")
     return marks[0] in start or marks[1] in start  # one of them survives a damaged byte
-
-
-def is_checkpoint(path: Any) -> bool:
-    """Return whether a path names a file in this format, which may be damaged."""
-    return _start_of(path)[8:] == HEAD
-
-
-def _start_of(path: Any) -> bytes:
-    if not isinstance(path, (str, os.PathLike)) or not os.path.isfile(path):
-        return b""
-    with open(path, "rb") as handle:
-        return handle.read(_DIGEST_AT)
 
 
 def install() -> None:
@@ -182,7 +173,7 @@ def load(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
     Replaces `torch.load` in RecBole's modules. An `InputError` says if the checkpoint is damaged,
     or its training data have changed.
     """
-    if not _starts_like_checkpoint(f):
+    if not is_checkpoint(f):
         if not args and "pickle_module" not in kwargs:
             kwargs.setdefault("weights_only", True)  # the default only since PyTorch 2.6
         return torch.serialization.load(f, map_location, *args, **kwargs)
@@ -210,18 +201,15 @@ class SafeTorch(ModuleType):
 _TORCH = SafeTorch()
 
 
-def _with_safe_model(find_model: Callable[..., Any]) -> Callable[..., Any]:
-    def get_model_and_dataset(self: Config, model: Any, dataset: Any) -> Any:
-        found = find_model(self, model, dataset)
-        for each in inspect.getmro(found[1]):
-            module: Any = sys.modules.get(each.__module__)
-            if each.__module__.startswith("recbole.model.") and hasattr(module, "torch"):
-                module.torch = _TORCH
-                # KD_DAGFM calls `eval` on the setting `teacher`, the name of a class in its module.
-                module.eval = functools.partial(_class_named, module)
-        return found
-
-    return get_model_and_dataset
+def _with_safe_model(find_model: Any, self: Config, model: Any, dataset: Any) -> Any:
+    found = find_model(self, model, dataset)
+    for each in inspect.getmro(found[1]):
+        module: Any = sys.modules.get(each.__module__)
+        if each.__module__.startswith("recbole.model.") and hasattr(module, "torch"):
+            module.torch = _TORCH
+            # KD_DAGFM calls `eval` on the setting `teacher`, the name of a class in its module.
+            module.eval = functools.partial(_class_named, module)
+    return found
 
 
 def _class_named(module: ModuleType, name: str) -> type:

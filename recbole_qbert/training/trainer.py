@@ -7,10 +7,9 @@ ends with the same result, bit for bit on one CPU thread.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from time import perf_counter
@@ -62,8 +61,13 @@ class ResumableTrainer(Trainer):
         folder.mkdir(parents=True, exist_ok=True)  # RecBole's own call fails in concurrent runs
         if not is_main():
             config["log_wandb"] = False
-        with _tensorboard_below(folder):
+        # RecBole's own writer would create a folder `log_tensorboard` in the current folder.
+        module = recbole.trainer.trainer
+        original, module.get_tensorboard = module.get_tensorboard, lambda _: _board(folder)
+        try:
             super().__init__(config, model)
+        finally:
+            module.get_tensorboard = original
         self._choose_precision()
         self.inputs = inputs_of(config) if inputs is None else dict(inputs)
         name = self._name_of_files()
@@ -195,10 +199,9 @@ class ResumableTrainer(Trainer):
 
     def _check_nan(self, loss: torch.Tensor) -> None:
         if not torch.isfinite(loss):
-            raise InputError(
-                f"{self.config['model']}: the training loss is {loss.item()}; lower learning_rate, "
-                f"or set clip_grad_norm"
-            )
+            name, value = self.config["model"], loss.item()
+            remedy = "lower learning_rate, or set clip_grad_norm"
+            raise InputError(f"{name}: the training loss is {value}; {remedy}")
 
     def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, Any]:
         score, result = super()._valid_epoch(valid_data, show_progress)
@@ -275,9 +278,7 @@ class ResumableTrainer(Trainer):
         """
         state = load_checkpoint(resume_file, self.device)
         if "resume" not in state:
-            raise InputError(
-                f"{resume_file}: has only weights; resume from the file *.last.safetensors"
-            )
+            raise InputError(f"{resume_file}: has only weights; resume from *.last.safetensors")
         free = RESUMABLE_CHANGES
         if self.config["pretrain_epochs"]:  # S3Rec's pretrained model may have moved with the run
             free = free | {"pre_model_path"}
@@ -318,25 +319,11 @@ class ResumableTrainer(Trainer):
         self._started = perf_counter() - (self.curve[-1]["seconds"] if self.curve else 0.0)
 
 
-@contextlib.contextmanager
-def _tensorboard_below(folder: Path) -> Iterator[None]:
-    """Make RecBole's trainer write TensorBoard files below `folder` during the block.
-
-    It would create a folder `log_tensorboard` in the current folder.
-    """
-    module = recbole.trainer.trainer
-    before = module.get_tensorboard
-
-    def get_tensorboard(_: Any) -> Any:
-        if is_main():
-            return SummaryWriter(str(folder / "tensorboard"))
-        return SimpleNamespace(add_scalar=lambda *_: None, add_hparams=lambda *_: None)
-
-    module.get_tensorboard = get_tensorboard
-    try:
-        yield
-    finally:
-        module.get_tensorboard = before
+def _board(folder: Path) -> Any:
+    """Return the TensorBoard writer of process 0, or one that writes nothing."""
+    if is_main():
+        return SummaryWriter(str(folder / "tensorboard"))
+    return SimpleNamespace(add_scalar=lambda *_: None, add_hparams=lambda *_: None)
 
 
 # Stored keys that may differ between a run and its continuation without changing its result.
