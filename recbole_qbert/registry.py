@@ -42,19 +42,14 @@ class ModelEntry(NamedTuple):
 
     A model class states two more capabilities itself: `reads_semantic_ids(config)`, a static method
     (see `training.inputs`), and `takes_pretrained`, whether it starts from weights of `pretrain`.
-
-    Attributes:
-        model, dataset, trainer: the classes.
-        defaults: YAML with the model's keys; None: properties/model/<name>.yaml.
-        first_stage: whether `pretrain_epochs` epochs with `train_stage: pretrain` come before the
-            training. The model then loads `pre_model_path`, where that is given, with `train_stage:
-            finetune`; a bundle builds it without.
     """
 
     model: type
     dataset: type[SequentialDataset] = SemanticIDDataset
     trainer: type[ResumableTrainer] = ResumableTrainer
-    defaults: Path | None = None
+    defaults: Path | None = None  # YAML with the model's keys; None: properties/model/<name>.yaml
+    # Whether `pretrain_epochs` epochs with `train_stage: pretrain` come before the training. The
+    # model then loads `pre_model_path`, if given, with `train_stage: finetune`.
     first_stage: bool = False
 
     @property
@@ -73,7 +68,7 @@ def register(
     defaults: str | Path | None = None,
     first_stage: bool = False,
 ) -> type:
-    """Register a model by its class name, in this package and in RecBole.
+    """Register a model by its class name, in this package and in RecBole; a class decorator.
 
     Args:
         model: class of the model, a RecBole `SequentialRecommender`.
@@ -82,12 +77,8 @@ def register(
         defaults: YAML file with the model's keys; None for `properties/model/<name>.yaml`.
         first_stage: see `ModelEntry`.
 
-    Returns:
-        `model`, so that this can be a class decorator.
-
     Raises:
-        InputError: the name belongs to another registered model or to a model of RecBole, or
-            `defaults` is not a file.
+        InputError: the name belongs to another model, or `defaults` is not a file.
     """
     name = model.__name__
     if name in MODEL_TABLE and MODEL_TABLE[name].model is not model:

@@ -26,25 +26,15 @@ RESULTS_FILE = "results.jsonl"  # in checkpoint_dir, beside the runs' folders <d
 
 @dataclass(frozen=True)
 class SignificanceResult:
-    """Result of two paired tests over users; each user's value is the mean over seeds.
+    """Result of two paired tests over users; each user's value is the mean over seeds."""
 
-    Attributes:
-        metric: name such as `unseen_ndcg@10`.
-        left: mean of the first model over users and seeds.
-        right: mean of the second model.
-        p_value: two-sided p-value of the t-test.
-        p_ranks: two-sided p-value of Wilcoxon's signed-rank test, without users of equal values.
-        n_users: number of users that both models were tested on.
-        n_seeds: number of runs of the first and of the second model.
-    """
-
-    metric: str
-    left: float
-    right: float
-    p_value: float
-    p_ranks: float
-    n_users: int
-    n_seeds: tuple[int, int]
+    metric: str  # such as `unseen_ndcg@10`
+    left: float  # mean of the first model over users and seeds
+    right: float  # mean of the second model
+    p_value: float  # two-sided, of the t-test
+    p_ranks: float  # two-sided, of Wilcoxon's signed-rank test, without users of equal values
+    n_users: int  # users that both models were tested on
+    n_seeds: tuple[int, int]  # runs of the first and of the second model
 
     @property
     def change(self) -> float:

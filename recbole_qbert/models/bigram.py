@@ -14,9 +14,7 @@ from recbole_qbert.models.popularity import Popularity
 
 
 class BigramChain(Popularity):
-    """Ranks items by how often they followed the last item in training.
-
-    Items that never followed it come after all that did, by popularity.
+    """Ranks items by how often they followed the last item in training; the others by popularity.
 
     The config key `tie_break` orders equally frequent followers: `first` puts the one seen first in
     the training sequences first, `popularity` the more popular one (the stronger control).
@@ -25,9 +23,6 @@ class BigramChain(Popularity):
         pair_key: int64 [P], ascending, `last * N + next`.
         pair_score: float32 [P], >= 1; rank of the pair among all pairs, the best one highest.
         row_start: int64 [N + 1], first pair of each last item.
-
-    Raises:
-        InputError: `tie_break` is unknown.
     """
 
     pair_key: Tensor

@@ -2,22 +2,7 @@
 
 Paper: Q-BERT4Rec: Quantized Semantic-ID Representation Learning for Multimodal Recommendation.
 
-Deviations from the paper, by config key, and where they were measured (in `results/`):
-
-* `mask_mix` may contain `next_item`, which cuts a sequence to a random prefix and masks its last
-  item, as at inference: scientific.md, defaults.md.
-* `exclude_visible` removes a sequence's visible items from the softmax and the ranking, for data
-  in which no user repeats an item: scientific.md.
-* `label_smoothing` smooths the targets: beauty.md, scientific.md.
-* `position_order: backward` counts positions from the end of the sequence: instruments.md.
-* `mask_context: previous` adds the vector of the nearest visible item before a mask to the mask
-  token, so that the mask contains the last item: scientific.md, instruments.md.
-* `score: cosine` divides cosines by a temperature instead of using dot products: scientific.md.
-* `code_loss_weight` adds the cross-entropy of each code of a masked item: scientific.md.
-* `code_dropout_prob` drops codes of items in training: beauty.md.
-* `item_representation: hybrid` gives each item a row besides its codes, and `row_dropout_prob`
-  drops such rows in training: beauty.md, games.md.
-* `softmax_samples` samples the items of each step's softmax, for large catalogs: games.md.
+docs/design.md lists the deviations from the paper by config key, and where they were measured.
 
 Shapes: B batch, L positions, K levels, S_k codes in level k, N items (row 0 is padding), R scored
 items, D hidden, M masked positions in the batch, T tokens per item (1, or K for `flatten`).

@@ -1,10 +1,9 @@
 """Losses and scores of RecBole's models without redundant computation, equal to RecBole's.
 
-* RecBole pads every sequence to MAX_ITEM_LIST_LENGTH and computes on the padding, although most
-  rows are short prefixes. Here a batch is split into rows of 1, 2, 3-4, 5-8, ... items, and columns
-  that are padding in all rows of a part are removed. This is done on a CPU only: on a GPU, small
-  steps are bound by kernel launches, and five or six parts launch five or six times as many
-  (results/speed.md).
+* RecBole computes on the padding to MAX_ITEM_LIST_LENGTH, although most rows are short prefixes.
+  Here, on a CPU, a batch is split into rows of 1, 2, 3-4, 5-8, ... items, without the columns that
+  are padding in all rows of a part. On a GPU, small steps are bound by kernel launches, of which
+  five or six parts need five or six times as many (results/speed.md).
 * RecBole's BERT4Rec scores `mask_ratio * L` positions of every row, although short rows have few
   masks or none. Here only masked positions are scored, and only rows with masks are encoded.
 * RecBole encodes every prefix of a sequence separately, although a causal model's output at a

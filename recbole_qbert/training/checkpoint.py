@@ -1,14 +1,12 @@
 """Checkpoints as safetensors files: tensors and JSON, no pickles.
 
-A checkpoint is one safetensors file. The state's tensors are its tensors. All else (config, epoch,
-scores, nesting) is JSON in the file's header, after the SHA-256 of the whole file, so that any
-changed byte is detected.
+The tensors of a state are those of the file. All else (config, epoch, scores, nesting) is JSON in
+the header, after the SHA-256 of the whole file, so that any changed byte is detected.
 
 RecBole pickles its `Config` object, which PyTorch 2.6 and later refuse to load. `install()` makes
-RecBole's trainers write this format, and their `torch.load` read it, so that `load_data_and_model`
-and `resume_checkpoint` work unchanged. There is one exception: a model whose data have changed is
-refused, because RecBole would renumber the items, and the embedding rows would belong to other
-items. A pickle given as a checkpoint is refused without being unpickled.
+RecBole's trainers, `load_data_and_model` and `resume_checkpoint` use this format. A model whose
+data have changed is refused, because RecBole would renumber the items, and the embedding rows would
+belong to other items. A pickle given as a checkpoint is refused without being unpickled.
 """
 
 from __future__ import annotations

@@ -34,13 +34,8 @@ class ItemRepresentation(nn.Module):
     def code_loss(self, hidden: Tensor, items: Tensor, score: Score) -> Tensor:
         """Return the mean cross-entropy, over M items and K levels, of each code within its level.
 
-        Args:
-            hidden: [M, T * D] hidden vectors at the items' positions.
-            items: [M] item IDs.
-            score: maps [M, D] and [S_k, D] to logits [M, S_k].
-
-        Returns:
-            A scalar; 0 for representations without codes.
+        `hidden` [M, T * D] are the vectors at the positions of `items` [M]. `score` maps [M, D] and
+        [S_k, D] to logits [M, S_k]. Without codes the result is 0.
         """
         return hidden.new_zeros(())
 
