@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import chain, islice, repeat
 from numbers import Integral
 from pathlib import Path
@@ -218,15 +218,14 @@ class Recommender:
             for items_of, values, n in zip(names, best.values.tolist(), n_left, strict=True)
         ]
 
-    def _left_out(self, not_known: Iterable[str], n_without: int) -> str:
-        names = [*not_known]
+    def _left_out(self, not_known: Collection[str], n_without: int) -> str:
         parts = []
-        if names:
-            shown = preview([quote(name) for name in names[:11]])
-            parts.append(f"items unknown to the model ({len(names)}): {shown}")
+        if not_known:
+            shown = preview([quote(name) for name in islice(not_known, 11)])
+            parts.append(f"items unknown to the model ({len(not_known)}): {shown}")
         if n_without:
+            name = self.config["model"]
             parts.append(
-                f"histories without a known item, for which {self.config['model']} has no ranking "
-                f"({n_without})"
+                f"histories without a known item, which {name} cannot rank items for ({n_without})"
             )
         return "; ".join(parts)

@@ -57,20 +57,20 @@ def trimmed_loss(model: Any, config: Any) -> OfBatch:
     pretrains = config["model"] == "S3Rec" and config["train_stage"] == "pretrain"
     if pretrains and config["trim_padding"]:
         return functools.partial(first_stage_loss, model, cut=_may_cut(config))
-    loss: OfModel | None = None  # RecBole's
+    loss: OfModel | str = "calculate_loss"  # RecBole's
     if _known(config) and config["loss_type"] == "CE":
         if config["model"] == "BERT4Rec" and config["trim_padding"]:
             loss = masked_loss
         elif config["model"] not in BIDIRECTIONAL and _may_cut(config):
             loss = next_item_loss
     share = _known(config) and config["batch_by"] == "user" and config["model"] in CAUSAL
-    return _with_trimmed_forward(model, "calculate_loss", loss, config, share)
+    return _with_trimmed_forward(model, loss, config, share)
 
 
 def trimmed_scores(model: Any, config: Any) -> OfBatch:
     """Return a function equal to `model.full_sort_predict` [B, N]; see `trimmed_loss`."""
     apply_speedups(model, config)
-    return _with_trimmed_forward(model, "full_sort_predict", None, config, share=False)
+    return _with_trimmed_forward(model, "full_sort_predict", config, share=False)
 
 
 def _known(config: Any) -> bool:
@@ -83,22 +83,20 @@ def _may_cut(config: Any) -> bool:
     return bool(config["trim_padding"] and config["device"].type == "cpu")
 
 
-def _with_trimmed_forward(
-    model: Any, name: str, function: OfModel | None, config: Any, share: bool
-) -> OfBatch:
-    """Return `function`, or the model's method `name`, called on a view with a trimmed forward."""
+def _with_trimmed_forward(model: Any, function: OfModel | str, config: Any, share: bool) -> OfBatch:
+    """Return a function or method of the model, or of a view of it with a trimmed forward."""
+
+    def bound(view: Any) -> OfBatch:
+        if isinstance(function, str):
+            method: OfBatch = getattr(view, function)
+            return method
+        return functools.partial(function, view)
+
     cut = _known(config) and _may_cut(config)
     if not cut and not share:
-        own: OfBatch = functools.partial(function, model) if function else getattr(model, name)
-        return own
+        return bound(model)
     forward = TrimmedForward(model, cut, share)
-
-    def trimmed(interaction: Interaction) -> Tensor:
-        view = view_of(model, forward=forward)
-        method: OfBatch = functools.partial(function, view) if function else getattr(view, name)
-        return method(interaction)
-
-    return trimmed
+    return lambda interaction: bound(view_of(model, forward=forward))(interaction)
 
 
 def next_item_loss(model: Any, interaction: Interaction) -> Tensor:
