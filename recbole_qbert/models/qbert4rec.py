@@ -332,8 +332,8 @@ def _vocabulary_rows(dataset: Any, representation: str) -> tuple[Tensor, tuple[i
     if codes is None:
         raise InputError(
             f"item_representation {representation} needs semantic IDs and {dataset.dataset_name} "
-            f"has none; run `recbole-qbert tokenize --dataset={dataset.dataset_name}`, or set "
-            "semantic_id_file or item_representation: id"
+            f"has none; `recbole-qbert tokenize --dataset={dataset.dataset_name}` makes them (or "
+            "set semantic_id_file, or item_representation: id)"
         )
     rows = codes + torch.tensor(dataset.codec.offsets)
     rows[0] = 0

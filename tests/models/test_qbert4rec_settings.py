@@ -67,7 +67,7 @@ def test_codes_are_needed_by_all_but_id(representation: str) -> None:
     """A dataset without semantic IDs is refused with the two ways out."""
     dataset = ToyDataset()
     dataset.item_codes = None
-    with pytest.raises(InputError, match="set semantic_id_file or item_representation: id"):
+    with pytest.raises(InputError, match="set semantic_id_file, or item_representation: id"):
         QBERT4Rec(small_settings(item_representation=representation), dataset)
 
 
