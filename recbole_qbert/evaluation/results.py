@@ -120,7 +120,7 @@ def read_results(path: str | Path) -> list[RunResult]:
             results.append(RunResult(**read_line(line)))
         except (ValueError, TypeError):
             raise InputError(
-                f"{path}:{number}: not a result of this version, incomplete or damaged; delete the "
+                f"{path}:{number}: not a run of this version, incomplete or damaged; delete the "
                 "line, except for a complete result at its end"
             ) from None
     return results

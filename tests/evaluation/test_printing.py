@@ -109,7 +109,7 @@ def test_half_a_result_is_told_from_a_whole_one(tmp_path: Path) -> None:
     half = whole[: len(whole) // 2]
     for damaged in (half, half + whole):
         path.write_text(whole + damaged)
-        with pytest.raises(InputError, match=r"results.jsonl:2: not a result .* complete result"):
+        with pytest.raises(InputError, match=r"results.jsonl:2: not a run .* complete result"):
             read_results(path)
     path.write_text(whole + whole)
     assert len(read_results(path)) == 2
