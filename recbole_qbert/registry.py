@@ -1,13 +1,11 @@
 """Model table: model name -> model, dataset and trainer class.
 
-`register` adds a model to the table. It also makes RecBole's own lookups by name find the classes,
-so that `run_recbole`, `load_data_and_model` and `objective_function` accept the name. RecBole looks
+`register` adds a model to the table, and makes RecBole's own lookups by name find the classes, so
+that `run_recbole`, `load_data_and_model` and `objective_function` accept the name. RecBole looks
 for a model in a module of its own package named like the model, and for `<Model>Dataset` and
 `<Model>Trainer` as attributes of two of its packages (recbole/utils/utils.py,
-recbole/data/utils.py).
-
-RecBole's own sequential models also get this package's dataset and trainer, whether they run
-through this package or through `run_recbole`, so that all models are compared under one protocol.
+recbole/data/utils.py). RecBole's own sequential models also get this package's dataset and trainer,
+so that all models are compared under one protocol.
 """
 
 from __future__ import annotations

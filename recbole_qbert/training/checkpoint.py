@@ -218,22 +218,19 @@ def _class_named(module: ModuleType, name: str) -> type:
 
 
 def _load_safely(module: Any) -> None:
-    """Replace `torch.load` while `load_data_and_model` runs, because it imports torch itself."""
-    original = module.load_data_and_model
-
-    @functools.wraps(original)
-    def load_data_and_model(model_file: str) -> Any:
-        before = torch.load
-        torch.load = load
-        try:
-            return original(model_file)
-        finally:
-            torch.load = before
-
+    wrap_once(module, "load_data_and_model", _load_data_and_model)
     package: Any = sys.modules["recbole.quick_start"]
-    for each in (module, package):
-        if each is module or hasattr(each, "load_data_and_model"):
-            each.load_data_and_model = load_data_and_model
+    if hasattr(package, "load_data_and_model"):
+        package.load_data_and_model = module.load_data_and_model
+
+
+def _load_data_and_model(original: Any, model_file: str) -> Any:
+    """Replace `torch.load` while the original runs, because it imports torch itself."""
+    before, torch.load = torch.load, load
+    try:
+        return original(model_file)
+    finally:
+        torch.load = before
 
 
 def _save_recbole_checkpoint(

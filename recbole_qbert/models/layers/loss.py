@@ -21,7 +21,7 @@ SCORES_AT_ONCE = 2**22  # per chunk of `linear_cross_entropy`: 16 MiB, partly he
 
 def exclude_items(scores: Tensor, items: Tensor) -> Tensor:
     """Set padding and the listed items [M, E] to -inf in `scores` [M, N], in place; return them."""
-    return scores.scatter_(1, _with_padding(items), -torch.inf)
+    return scores.scatter_(1, F.pad(items, (1, 0)), -torch.inf)
 
 
 def smoothed_cross_entropy(
@@ -43,7 +43,7 @@ def smoothed_cross_entropy(
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
     loss: Tensor
-    loss, _ = _SmoothedCrossEntropy.apply(logits, targets, _with_padding(excluded), smoothing)
+    loss, _ = _SmoothedCrossEntropy.apply(logits, targets, F.pad(excluded, (1, 0)), smoothing)
     return loss
 
 
@@ -162,7 +162,3 @@ class _LinearCrossEntropy(torch.autograd.Function):
         of_hidden, of_weight, of_bias = ctx.saved_tensors
         of_bias = of_bias * gradient if of_bias is not None else None
         return of_hidden * gradient, of_weight * gradient, of_bias, None, None
-
-
-def _with_padding(items: Tensor) -> Tensor:
-    return F.pad(items, (1, 0))
