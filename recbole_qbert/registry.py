@@ -1,13 +1,11 @@
 """Model table: model name -> model, dataset and trainer class.
 
-`register` adds a model to the table. It also makes RecBole's own lookups by name find the classes,
-so that `run_recbole`, `load_data_and_model` and `objective_function` accept the name. RecBole looks
+`register` adds a model to the table, and makes RecBole's own lookups by name find the classes, so
+that `run_recbole`, `load_data_and_model` and `objective_function` accept the name. RecBole looks
 for a model in a module of its own package named like the model, and for `<Model>Dataset` and
 `<Model>Trainer` as attributes of two of its packages (recbole/utils/utils.py,
-recbole/data/utils.py).
-
-RecBole's own sequential models also get this package's dataset and trainer, whether they run
-through this package or through `run_recbole`, so that all models are compared under one protocol.
+recbole/data/utils.py). RecBole's own sequential models also get this package's dataset and trainer,
+so that all models are compared under one protocol.
 """
 
 from __future__ import annotations
@@ -44,21 +42,14 @@ class ModelEntry(NamedTuple):
 
     A model class states two more capabilities itself: `reads_semantic_ids(config)`, a static method
     (see `training.inputs`), and `takes_pretrained`, whether it starts from weights of `pretrain`.
-
-    Attributes:
-        model: the model's class.
-        dataset: its data set class.
-        trainer: its trainer class.
-        defaults: YAML with the model's keys; None: properties/model/<name>.yaml.
-        first_stage: whether `pretrain_epochs` epochs with `train_stage: pretrain` come before the
-            training. The model then loads `pre_model_path`, where that is given, with `train_stage:
-            finetune`; a bundle builds it without.
     """
 
     model: type
     dataset: type[SequentialDataset] = SemanticIDDataset
     trainer: type[ResumableTrainer] = ResumableTrainer
-    defaults: Path | None = None
+    defaults: Path | None = None  # YAML with the model's keys; None: properties/model/<name>.yaml
+    # Whether `pretrain_epochs` epochs with `train_stage: pretrain` come before the training. The
+    # model then loads `pre_model_path`, if given, with `train_stage: finetune`.
     first_stage: bool = False
 
     @property
@@ -79,7 +70,7 @@ def register(
     defaults: str | Path | None = None,
     first_stage: bool = False,
 ) -> type:
-    """Register a model by its class name, in this package and in RecBole.
+    """Register a model by its class name, in this package and in RecBole; a class decorator.
 
     Args:
         model: class of the model, a RecBole `SequentialRecommender`.
@@ -88,21 +79,17 @@ def register(
         defaults: YAML file with the model's keys; None for `properties/model/<name>.yaml`.
         first_stage: see `ModelEntry`.
 
-    Returns:
-        `model`, so that this can be a class decorator.
-
     Raises:
-        InputError: the name belongs to another registered model or to a model of RecBole, or
-            `defaults` is not a file.
+        InputError: the name belongs to another model, or `defaults` is not a file.
     """
     name = model.__name__
     if name in MODEL_TABLE and MODEL_TABLE[name].model is not model:
         raise InputError(f"model {name}: this name is already registered; choose another")
     if name not in MODEL_TABLE and _recbole_model(name) is not None:
         raise InputError(f"model {name}: RecBole has a model of that name; choose another")
-    if defaults is not None and not Path(defaults).is_file():
+    path = None if defaults is None else Path(defaults)
+    if path is not None and not path.is_file():
         raise InputError(f"model {name}: {defaults}: no such file of defaults")
-    path = Path(defaults) if defaults else None
     entry = ModelEntry(model, dataset, trainer, path, first_stage)
     MODEL_TABLE[name] = entry
     module_name = f"recbole.model.sequential_recommender.{name.lower()}"
@@ -121,7 +108,7 @@ def _let_recbole_find(name: str, entry: ModelEntry) -> None:
 
 
 def model_entry(name: str) -> ModelEntry:
-    """Return the entry of a registered model, or a new one for a sequential model of RecBole.
+    """Return the entry of a registered model or of a sequential model of RecBole.
 
     Raises:
         InputError: there is no such model, it is not sequential, or it cannot rank a catalog.
@@ -131,9 +118,7 @@ def model_entry(name: str) -> ModelEntry:
     check_model_name(name)
     model = _recbole_model(name)
     if model.type != ModelType.SEQUENTIAL:
-        raise InputError(
-            f"model {name}: not a sequential model, so it has no place in this protocol"
-        )
+        raise InputError(f"model {name}: not a sequential model, which this package requires")
     if model not in recbole_models():
         raise InputError(
             f"model {name}: it needs labels, a knowledge graph or RecBole's own data set, so it "
@@ -143,19 +128,14 @@ def model_entry(name: str) -> ModelEntry:
 
 
 def _recbole_entry(model: Any) -> ModelEntry:
-    """The entry of one of RecBole's own models."""
     return ModelEntry(model, first_stage=model is S3Rec)
 
 
 def check_model_name(name: str) -> None:
-    """Check that this table or RecBole has a model of the name.
-
-    Raises:
-        InputError: neither has.
-    """
+    """Raise an `InputError` if neither this table nor RecBole has a model of the name."""
     if name not in MODEL_TABLE and _recbole_model(name) is None:
         raise InputError(
-            f"model {name}: neither here ({', '.join(MODEL_TABLE)}) nor in RecBole"
+            f"model {name}: not a model of this package ({', '.join(MODEL_TABLE)}) or of RecBole"
             f"{did_you_mean(name, runnable_models())}"
         )
 
@@ -193,19 +173,10 @@ def recbole_models() -> tuple[type, ...]:
 
 
 def build_model(config: Any, dataset: Any) -> Any:
-    """Build the model that a config names.
-
-    Raises:
-        InputError: a model of RecBole cannot be built from these settings or this data set; gives
-            RecBole's exception.
-    """
-    model = model_entry(config["model"]).model
-    with recbole_error_context(
-        model,
-        f"{config['model']} on {config['dataset']}",
-        "cannot build it from these settings",
-        "see its keys in RecBole's documentation, and the columns that load_col reads",
-    ):
+    """Build the model of a config; an `InputError` gives RecBole's reason if that fails."""
+    model, place = model_entry(config["model"]).model, f"{config['model']} on {config['dataset']}"
+    remedy = "see its keys in RecBole's documentation, and the columns that load_col reads"
+    with recbole_error_context(model, place, "cannot build it from these settings", remedy):
         return model(config, dataset)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 
@@ -28,16 +28,9 @@ def error_context(where: str) -> Iterator[None]:
 def recbole_error_context(model: type, place: str, failed: str, remedy: str) -> Iterator[None]:
     """Turn any exception that one of RecBole's own models raises in the block into an `InputError`.
 
-    Exceptions of other models, `InputError` and out-of-memory errors pass unchanged.
-
-    Args:
-        model: class of the model.
-        place: the model and data set, as the message names them.
-        failed: the operation that RecBole could not do.
-        remedy: what the user can do.
-
-    Raises:
-        InputError: names the model, the original exception and the remedy.
+    Exceptions of other models, `InputError` and out-of-memory errors pass unchanged. The message
+    names the model and data set (`place`), what RecBole could not do (`failed`), the original
+    exception, and what the user can do (`remedy`).
     """
     try:
         yield
@@ -51,10 +44,7 @@ def recbole_error_context(model: type, place: str, failed: str, remedy: str) -> 
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `"; did you mean 'x'?"` for the closest known word, or an empty string.
-
-    Upper and lower case are not distinguished.
-    """
+    """Return `"; did you mean 'x'?"` for the closest known word in any case, or an empty string."""
     words = {each.lower(): each for each in sorted(known)}
     close = difflib.get_close_matches(word.lower(), words, n=1, cutoff=0.6)
     return f"; did you mean '{words[close[0]]}'?" if close else ""
@@ -66,28 +56,15 @@ def preview(words: Sequence[str], n: int = 10) -> str:
     return shown + (", …" if len(words) > n else "")
 
 
-def one_of(name: str, value: Any, allowed: Sequence[str]) -> None:
-    """Check that a value is one of the allowed words.
-
-    Raises:
-        InputError: it is not; the message gives `name`, all allowed words and the closest one.
-    """
+def one_of(name: str, value: Any, allowed: Collection[str]) -> None:
+    """Raise an `InputError` with all allowed words and the closest one if `value` is none."""
     if value not in allowed:
         hint = did_you_mean(str(value), allowed)
         raise InputError(f"{name}: {value!r} is none of {', '.join(allowed)}{hint}")
 
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:
-    """Parse a whole number, which may come as text from a command line.
-
-    Args:
-        name: name of the setting, for the message.
-        value: the number or its text.
-        least: smallest allowed value.
-
-    Raises:
-        InputError: the value is not a whole number, or is less than `least`.
-    """
+    """Parse a whole number of at least `least`, which may be text; an `InputError` names `name`."""
     text = "" if isinstance(value, bool) else str(value)
     if not text.isdecimal() or int(text) < least:
         raise InputError(f"{name}: {value!r} is not a whole number of at least {least}")
@@ -95,10 +72,6 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
 
 
 def check_seed(seed: Any) -> None:
-    """Check that a value can seed NumPy's generators (0 to 2**32 - 1).
-
-    Raises:
-        InputError: it cannot.
-    """
+    """Raise an `InputError` if a value cannot seed NumPy's generators (0 to 2**32 - 1)."""
     if whole_number("seed", seed, least=0) >= 2**32:
         raise InputError(f"seed: {seed} is more than {2**32 - 1}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
-import hashlib
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ import time
 import uuid
 import zipfile
 from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,65 +26,51 @@ from filelock import lock_descriptor, unlock_descriptor
 
 from recbole_qbert.common.errors import InputError
 
-_TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NOT_ALLOWED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 
 @contextlib.contextmanager
 def report_disk_full(path: str | Path) -> Iterator[None]:
-    """Turn a full disk or a missing permission, met while `path` is written, into a one-line error.
-
-    Raises:
-        InputError: in place of the `OSError`. Other `OSError`s pass unchanged.
-    """
+    """Raise an `InputError` for a full disk or missing permission, met while `path` is written."""
     try:
         yield
     except OSError as error:
-        raise _fault(error, path) or error from None
+        raise _explained(error, path) or error from None
 
 
 @contextlib.contextmanager
 def system_faults() -> Iterator[None]:
-    """Turn any `OSError` of the block that names a file, or a full disk, into a one-line error.
+    """Raise an `InputError` for any `OSError` of the block that names a file, or a full disk.
 
     This is the last resort of a command; code that knows more about the file reports it earlier.
-
-    Raises:
-        InputError: names the path, or, for a full disk without a path, the folders that are
-            written to. Other errors without a path pass unchanged.
     """
     try:
         yield
     except OSError as error:
         path = error.filename
         if path is None:
-            places = f"the current folder, checkpoint_dir or {tempfile.gettempdir()}"
-            raise (_fault(error, places) if _is_full(error) else None) or error from None
+            if not _is_full(error):
+                raise
+            path = f"the current folder, checkpoint_dir or {tempfile.gettempdir()}"
         path = os.fsdecode(path) if isinstance(path, str | bytes) else path
-        raise _fault(error, path) or InputError(f"{path}: {error.strerror}") from None
+        raise _explained(error, path) or InputError(f"{path}: {error.strerror}") from None
 
 
-def _fault(error: OSError, path: str | Path) -> InputError | None:
+def _explained(error: OSError, path: str | Path) -> InputError | None:
+    """Return a message with a remedy for a full disk or a missing permission."""
     if _is_full(error):
         reason = os.strerror(error.errno or errno.ENOSPC)
-        return InputError(
-            f"{path}: {reason}; make room there, and repeat the command (a training goes on with "
-            "--resume=True)"
-        )
+        remedy = "free space there and repeat the command (--resume=True continues a training)"
+        return InputError(f"{path}: {reason}; {remedy}")
     if error.errno in _NOT_ALLOWED:
-        return InputError(
-            f"{path}: {error.strerror}; give --checkpoint_dir, or the flag that this path is from, "
-            "a folder that you may write to"
-        )
+        remedy = "choose a writable folder with --checkpoint_dir or the flag that gave this path"
+        return InputError(f"{path}: {error.strerror}; {remedy}")
     return None
 
 
 def _is_full(error: OSError) -> bool:
-    """Return whether the error means a full disk.
-
-    NumPy reports a truncated write as `5 requested and 3 written`, without an error number.
-    """
+    """Return whether the error means a full disk, which NumPy reports without an error number."""
     return error.errno in _NO_ROOM or (error.errno is None and " requested and " in str(error))
 
 
@@ -93,11 +79,7 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file beside `path`, and rename it to `path` if the block succeeds.
 
     The data is flushed to disk before the rename, so that a kill at any moment leaves either the
-    old file or the new one.
-
-    Args:
-        path: destination; its folder is created.
-        mode: "w" for UTF-8 text without newline translation, "wb" for bytes.
+    old file or the new one. Mode "w" is UTF-8 text without newline translation, "wb" bytes.
 
     Raises:
         InputError: the disk is full, or `path` may not be written.
@@ -130,34 +112,21 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     Raises:
         InputError: the disk is full, or `path` may not be written.
     """
-    path = Path(path)
-    with report_disk_full(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        work = _beside(recovered(path))
-        work.mkdir()
+    path = recovered(Path(path))
+    work = _beside(path)
     try:
         with report_disk_full(path):
+            work.mkdir(parents=True)
             yield work
-        _take_place(work, path)
+        if path.exists():
+            os.replace(path, _beside(path, _OLD))
+        os.replace(work, path)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         recovered(path)
         raise
     for old in _moved_aside(path):
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _take_place(work: Path, path: Path) -> None:
-    """Rename `work` to `path`, moving any existing folder aside."""
-    while work.exists():
-        with contextlib.suppress(FileNotFoundError):
-            os.replace(path, _beside(path, _OLD))
-        try:
-            os.replace(work, path)
-        except OSError as error:
-            # Another process may have created `path` meanwhile; its folder is moved aside too.
-            if error.errno not in _TAKEN and not path.exists():
-                raise
 
 
 def recovered(path: Path) -> Path:
@@ -177,10 +146,7 @@ def _moved_aside(path: Path) -> list[Path]:
 
 
 def _beside(path: Path, suffix: str = "") -> Path:
-    """Return a new hidden name beside `path`.
-
-    Files are created under it with the user's default permissions, unlike those of `tempfile`.
-    """
+    """Return a new hidden name beside `path`; files under it get the user's default permissions."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{suffix}")
 
 
@@ -188,14 +154,13 @@ def append_line(path: str | Path, content: Mapping[str, Any]) -> None:
     """Append one JSON line with its SHA-256, and flush it to disk before returning.
 
     If the line cannot be written in full, the file is truncated to its previous length. If a kill
-    left half a line at the end, the new line starts on a fresh one. Concurrent writers wait for
-    each other.
+    left half a line at the end, the new line starts on a fresh one. Concurrent writers wait.
 
     Raises:
         InputError: the disk is full, or `path` may not be written.
     """
     path = Path(path)
-    line = _json_line({**content, "sha256": _sha256(_json_line(content))}) + b"\n"
+    line = _json_line({**content, "sha256": sha256(_json_line(content)).hexdigest()}) + b"\n"
     with report_disk_full(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a+b", buffering=0) as handle, held(handle):
@@ -213,17 +178,13 @@ def append_line(path: str | Path, content: Mapping[str, Any]) -> None:
 
 
 def read_line(line: str | bytes) -> dict[str, Any]:
-    """Parse a line that `append_line` wrote; a line without a SHA-256 is accepted unchecked.
-
-    Raises:
-        ValueError: the line is not a JSON object, or does not match its SHA-256.
-    """
+    """Parse a line of `append_line`, or raise a `ValueError`; the SHA-256 may be missing."""
     content = json.loads(line)
     if not isinstance(content, dict):
-        raise ValueError("no JSON object")
+        raise ValueError("not a JSON object")
     digest = content.pop("sha256", None)
-    if digest is not None and digest != _sha256(_json_line(content)):
-        raise ValueError("damaged: it is not what was written")
+    if digest is not None and digest != sha256(_json_line(content)).hexdigest():
+        raise ValueError("damaged: the line does not match its SHA-256")
     return content
 
 
@@ -231,24 +192,19 @@ def _json_line(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, ensure_ascii=False, sort_keys=True).encode()
 
 
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
 @contextlib.contextmanager
 def held(handle: IO[Any], wait_s: float = float("inf")) -> Iterator[bool]:
     """Lock an open file during the block; the system releases the lock when the process ends.
 
-    Where the file system does not support locks, nothing is locked.
-
-    Args:
-        handle: an open file; its content is not changed.
-        wait_s: seconds to wait for another process to release the lock.
-
-    Yields:
-        True if the lock was taken or is not supported, False if another process still holds it.
+    Yields False if another process still holds the lock after `wait_s` seconds, else True. Where
+    the file system does not support locks, nothing is locked.
     """
-    free = _lock(handle, time.monotonic() + wait_s)
+    deadline, free = time.monotonic() + wait_s, True
+    with contextlib.suppress(OSError):  # locks are not supported
+        while not (free := lock_descriptor(handle.fileno(), blocking=False)):
+            if time.monotonic() >= deadline:
+                break
+            time.sleep(0.05)
     yield free
     handle.flush()
     if free:
@@ -256,24 +212,12 @@ def held(handle: IO[Any], wait_s: float = float("inf")) -> Iterator[bool]:
             unlock_descriptor(handle.fileno())
 
 
-def _lock(handle: IO[Any], deadline: float) -> bool:
-    """Take the lock, retrying until `deadline` (`time.monotonic`); return whether it was free."""
-    with contextlib.suppress(OSError):
-        while not lock_descriptor(handle.fileno(), blocking=False):
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.05)
-    return True
-
-
 @contextlib.contextmanager
 def exclusive(path: str | Path, wait_s: float = 60.0) -> Iterator[None]:
-    """Hold the lock file `path` during the block.
-
-    The file contains this process's number and is not deleted afterwards.
+    """Hold the lock file `path`, which is not deleted afterwards, during the block.
 
     Raises:
-        InputError: another process still holds the lock after `wait_s` seconds; gives its number.
+        InputError: another process still holds it after `wait_s` seconds; gives its number.
     """
     path = Path(path)
     with report_disk_full(path):
@@ -281,12 +225,13 @@ def exclusive(path: str | Path, wait_s: float = 60.0) -> Iterator[None]:
         handle = open(path, "a+", encoding="utf-8")  # noqa: SIM115  closed below
     with handle, held(handle, wait_s) as free:
         if not free:
-            who = "no number known"
+            owner = ""
             with contextlib.suppress(OSError):  # Windows forbids reading a locked file
                 handle.seek(0)
-                who = handle.read().strip() or who
+                owner = handle.read().strip()
             raise InputError(
-                f"{path}: another process is at work here ({who}); wait for it, or end it"
+                f"{path}: another process uses this folder ({owner or 'number unknown'}); wait "
+                "until it ends, or end it"
             )
         handle.truncate(0)
         handle.write(f"process {os.getpid()}")
@@ -295,12 +240,9 @@ def exclusive(path: str | Path, wait_s: float = 60.0) -> Iterator[None]:
 
 
 def check_writable(folder: str | Path) -> None:
-    """Check that files can be written in a folder, which need not exist yet.
+    """Raise an `InputError` if files cannot be written in a folder, which need not exist yet.
 
     The folder is not created, and no file is left behind.
-
-    Raises:
-        InputError: names the folder and the reason.
     """
     place = Path(os.path.abspath(folder))
     missing: list[str] = []
@@ -309,14 +251,12 @@ def check_writable(folder: str | Path) -> None:
             missing.insert(0, place.name)
             place = place.parent
         if not place.is_dir():
-            raise NotADirectoryError(0, f"{place} is no folder")
+            raise NotADirectoryError(0, f"{place} is not a folder")
         with tempfile.TemporaryDirectory(dir=place) as trial:
             Path(trial, *missing).mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(
-            f"{folder}: cannot be written to ({reason}); give another folder"
-        ) from None
+        raise InputError(f"{folder}: is not writable ({reason}); give another folder") from None
 
 
 def sidecar_path(path: str | Path) -> Path:
@@ -328,54 +268,29 @@ def write_npz(path: str | Path, **arrays: np.ndarray) -> None:
     """Write an uncompressed `.npz` atomically; the same arrays give the same bytes.
 
     `np.savez` is not used, because on a full disk it leaves its archive open, whose finalizer then
-    prints an error about the closed file.
-
-    Args:
-        path: the file.
-        **arrays: its arrays by name; none of dtype object.
-
-    Raises:
-        InputError: the disk is full, or `path` may not be written.
+    prints an error about the closed file. Raises as `atomic_write`.
     """
-    with atomic_write(path, "wb") as handle:
-        archive = zipfile.ZipFile(handle, "w")
-        try:
-            for name, array in arrays.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
-            archive.close()
-        except BaseException:
-            archive.fp = None  # keeps the finalizer from writing to the closed file
-            raise
+    with atomic_write(path, "wb") as handle, zipfile.ZipFile(handle, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write indented JSON atomically.
-
-    Raises:
-        InputError: the disk is full, or `path` may not be written.
-    """
+    """Write indented JSON atomically; raises as `atomic_write`."""
     with atomic_write(path) as handle:
         json.dump(content, handle, indent=2, ensure_ascii=False, sort_keys=True)
         handle.write("\n")
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        InputError: the file is missing, not UTF-8 JSON, nested too deeply, or not an object.
-    """
+    """Read a JSON object; an `InputError` names a missing, invalid or too deeply nested file."""
     content: dict[str, Any] = _parsed(path, dict, "object")
     return content
 
 
 def read_json_list(path: str | Path) -> list[Any]:
-    """Read a JSON array.
-
-    Raises:
-        InputError: as in `read_json`.
-    """
+    """Read a JSON array; raises as `read_json`."""
     content: list[Any] = _parsed(path, list, "array")
     return content
 
@@ -388,7 +303,7 @@ def _parsed(path: str | Path, kind: type, called: str) -> Any:
         raise InputError(f"{path}: no such file") from None
     # Not UTF-8, not JSON, nested too deeply, or an integer with too many digits.
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON ({error}); make it again") from None
+        raise InputError(f"{path}: not valid JSON ({error}); create the file again") from None
     if not isinstance(content, kind):
-        raise InputError(f"{path}: a JSON {called} was expected; make it again")
+        raise InputError(f"{path}: not a JSON {called}; create the file again")
     return content

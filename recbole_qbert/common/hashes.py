@@ -15,15 +15,7 @@ def sha256_folder(folder: Path) -> dict[str, str]:
 
 
 def check_folder(folder: Path, digests: Mapping[str, str]) -> None:
-    """Check that a folder's files are unchanged since they were written.
-
-    Args:
-        folder: the folder.
-        digests: file name -> hex SHA-256, as `sha256_folder` returns.
-
-    Raises:
-        InputError: a file is missing or has other bytes; names it.
-    """
+    """Raise an `InputError` if a file of a folder does not have its SHA-256 of `sha256_folder`."""
     for name, digest in digests.items():
         if not (folder / name).is_file() or sha256_file(folder / name) != digest:
             raise InputError(

@@ -10,15 +10,10 @@ from torch import Tensor
 
 
 def rows_of_like_length(lengths: Tensor) -> list[Tensor]:
-    """Group rows of similar length: 0 or 1, 2, 3-4, 5-8, ... items.
+    """Group rows by their lengths [B]: 0 or 1, 2, 3-4, 5-8, ... items.
 
-    Padded to its longest row, a group is less than twice as long as any of its rows.
-
-    Args:
-        lengths: [B], length of each row.
-
-    Returns:
-        Row numbers of each non-empty group, shortest rows first.
+    Padded to its longest row, a group is less than twice as long as any of its rows. Returns row
+    numbers of each non-empty group, shortest rows first.
     """
     group = torch.bucketize(lengths, 2 ** torch.arange(32, device=lengths.device))
     order = group.argsort(stable=True)
@@ -32,15 +27,7 @@ def inverse_order(groups: list[Tensor]) -> Tensor:
 
 
 def pad_rows(packed: Tensor, real: Tensor) -> Tensor:
-    """Scatter packed rows into a padded tensor, with zeros at the padding.
-
-    Args:
-        packed: [P, D], the rows one after another.
-        real: [B, L] bool with P True entries, False at the padding.
-
-    Returns:
-        [B, L, D].
-    """
+    """Scatter packed rows [P, D] into zeros [B, L, D], at the P True entries of `real` [B, L]."""
     padded = packed.new_zeros(*real.shape, packed.size(1))
     padded[real] = packed
     return padded

@@ -36,14 +36,14 @@ class _Loader(yaml.SafeLoader):
         alias = self.check_event(yaml.AliasEvent)
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            raise _Refused(line, f"more than {MAX_DEPTH} levels within each other")
+            raise _Refused(line, f"more than {MAX_DEPTH} nested levels")
         before = self._nodes
         node = super().compose_node(parent, index)
         if alias and id(node) not in self._sizes:
-            raise _Refused(line, "an alias stands within what it repeats")
+            raise _Refused(line, "an alias is inside the value that it repeats")
         self._nodes += self._sizes[id(node)] if alias else 1
         if self._nodes > MAX_NODES:
-            raise _Refused(line, f"more than {MAX_NODES:,} values, with those that aliases repeat")
+            raise _Refused(line, f"more than {MAX_NODES:,} values, aliases expanded")
         self._depth -= 1
         self._sizes.setdefault(id(node), self._nodes - before)
         return node
@@ -75,13 +75,9 @@ def shipped(*parts: str) -> Path:
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML file that holds one mapping; 1e-3 is a number.
+    """Read a YAML file that holds one mapping, which may be empty; 1e-3 is a number.
 
-    Args:
-        path: a file, or a shipped one relative to `properties/`, such as `paper.yaml`.
-
-    Returns:
-        The mapping; empty for an empty file.
+    A path may be relative to the shipped `properties/`, such as `paper.yaml`.
 
     Raises:
         InputError: the file is missing, is not valid YAML, gives a key twice, is too large or too
@@ -94,8 +90,6 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
     except FileNotFoundError:
         raise InputError(f"{path}: no such config file") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: is a folder, not a config file") from None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     except _Refused as error:
@@ -108,14 +102,12 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: `key: value` lines were expected")
     for key in content:
         if not isinstance(key, str):
-            raise InputError(f"{path}: the key {key!r} is no word; quote it")
+            raise InputError(f"{path}: the key {key!r} is not text; quote it")
     return content
 
 
 def parse_value(value: Any) -> Any:
-    """Parse the value of `--key=value` as YAML: numbers, lists, `~`, true.
-
-    Anything that is not valid YAML is a string.
+    """Parse the value of `--key=value` as YAML: numbers, lists, `~`, true; or else it is text.
 
     Raises:
         InputError: the value is too large or too deep, or gives a key twice.

@@ -29,19 +29,15 @@ INSTALL = "pip install --no-deps recbole==1.2.1"
 
 
 def missing() -> str:
-    """Return the command that installs RecBole as a one-line message, or "" if it is installed."""
-    if importlib.util.find_spec("recbole") is not None:
-        return ""
-    return f"RecBole is not installed; run: {INSTALL}"
+    """Return a message with the command that installs RecBole, or "" if it is installed."""
+    found = importlib.util.find_spec("recbole")
+    return "" if found else f"RecBole is not installed; run: {INSTALL}"
 
 
 def require_installed() -> None:
-    """Fail early if RecBole is not installed (Python 3.12 and later).
+    """Raise an `ImportError` with the remedy if RecBole is not installed (Python 3.12 and later).
 
     RecBole's pins cannot be met there, so pip does not install it as a dependency.
-
-    Raises:
-        ImportError: RecBole is not installed; gives the command that installs it.
     """
     if line := missing():
         raise ImportError(line)
@@ -60,18 +56,15 @@ def lend_numpy_names() -> None:
     if not lent:
         return
 
-    def make(original: Callable[[Any], None]) -> Callable[[Any], None]:
-        def compatibility_settings(self: Any) -> None:
-            vars(numpy).update(lent)
-            try:
-                original(self)
-            finally:
-                for name in lent:
-                    delattr(numpy, name)
+    def compatibility_settings(original: Callable[..., Any], self: Any) -> None:
+        vars(numpy).update(lent)
+        try:
+            original(self)
+        finally:
+            for name in lent:
+                delattr(numpy, name)
 
-        return compatibility_settings
-
-    _wrap_once(Config, "compatibility_settings", make)
+    wrap_once(Config, "compatibility_settings", compatibility_settings)
 
 
 def silence_known_warnings() -> None:
@@ -112,30 +105,24 @@ def copy_argument_lists() -> None:
     """
     from recbole.config import Config
 
-    def make(original: Callable[[Any], None]) -> Callable[[Any], None]:
-        def _init_parameters_category(self: Any) -> None:
-            original(self)
-            self.parameters = {name: list(keys) for name, keys in self.parameters.items()}
+    def _init_parameters_category(original: Callable[..., Any], self: Any) -> None:
+        original(self)
+        self.parameters = {name: list(keys) for name, keys in self.parameters.items()}
 
-        return _init_parameters_category
-
-    _wrap_once(Config, "_init_parameters_category", make)
+    wrap_once(Config, "_init_parameters_category", _init_parameters_category)
 
 
 def honor_data_path() -> None:
     """Honor `data_path` for `ml-100k`; `Config` replaces it by RecBole's bundled sample."""
     from recbole.config import Config
 
-    def make(original: Callable[[Any], None]) -> Callable[[Any], None]:
-        def _set_default_parameters(self: Any) -> None:
-            original(self)
-            given = self.external_config_dict.get("data_path")
-            if given is not None:
-                self.final_config_dict["data_path"] = os.path.join(given, self.dataset)
+    def _set_default_parameters(original: Callable[..., Any], self: Any) -> None:
+        original(self)
+        given = self.external_config_dict.get("data_path")
+        if given is not None:
+            self.final_config_dict["data_path"] = os.path.join(given, self.dataset)
 
-        return _set_default_parameters
-
-    _wrap_once(Config, "_set_default_parameters", make)
+    wrap_once(Config, "_set_default_parameters", _set_default_parameters)
 
 
 def respect_device_choice() -> None:
@@ -148,46 +135,41 @@ def respect_device_choice() -> None:
     """
     from recbole.config import Config
 
-    def make(original: Callable[[Any], None]) -> Callable[[Any], None]:
-        def _init_device(self: Any) -> None:
-            settings = self.final_config_dict
-            visible = os.environ.get(_VISIBLE)
-            cpu = not settings.get("use_gpu", True)
-            if cpu:
-                settings["gpu_id"] = ""  # makes RecBole use the CPU
-            elif "gpu_id" not in self.external_config_dict:
-                together = range(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-                if visible is not None:
-                    settings["gpu_id"] = visible
-                elif len(together) > 1:
-                    settings["gpu_id"] = ",".join(map(str, together))
-            try:
-                original(self)
-            finally:
-                if cpu:  # otherwise every later Config of this process would find no GPU
-                    _restore_environment(_VISIBLE, visible)
+    def _init_device(original: Callable[..., Any], self: Any) -> None:
+        settings = self.final_config_dict
+        visible = os.environ.get(_VISIBLE)
+        cpu = not settings.get("use_gpu", True)
+        if cpu:
+            settings["gpu_id"] = ""  # makes RecBole use the CPU
+        elif "gpu_id" not in self.external_config_dict:
+            together = range(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+            if visible is not None:
+                settings["gpu_id"] = visible
+            elif len(together) > 1:
+                settings["gpu_id"] = ",".join(map(str, together))
+        try:
+            original(self)
+        finally:
+            if cpu:  # otherwise every later Config of this process would find no GPU
+                os.environ.pop(_VISIBLE, None)
+                os.environ.update({} if visible is None else {_VISIBLE: visible})
 
-        return _init_device
-
-    _wrap_once(Config, "_init_device", make)
+    wrap_once(Config, "_init_device", _init_device)
 
 
 def keep_anomaly_detection() -> None:
     """Keep autograd's anomaly detection as the caller set it; RecBole's `sine.py` turns it on.
 
-    Looking up any sequential model by name imports `sine.py`, so every RecBole training would check
-    each gradient for NaN, which is slower (results/speed.md). If `sine.py` was imported before this
+    Importing any sequential model imports `sine.py`, so every RecBole training would check each
+    gradient for NaN, which is slower (results/speed.md). If `sine.py` was imported before this
     package, the setting is left alone, because it may be the caller's.
     """
     import torch
 
-    @contextlib.contextmanager
-    def kept(_: ModuleType) -> Iterator[None]:
-        on, check_nan = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
-        yield
-        torch.autograd.set_detect_anomaly(on, check_nan)
+    on, check_nan = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
+    import recbole.model.sequential_recommender  # noqa: F401
 
-    around_import("recbole.model.sequential_recommender.sine", kept)
+    torch.autograd.set_detect_anomaly(on, check_nan)
 
 
 def ignore_foreign_flags() -> None:
@@ -197,17 +179,14 @@ def ignore_foreign_flags() -> None:
     """
     from recbole.config import Config
 
-    def make(original: Callable[..., Any]) -> Callable[..., Any]:
-        def _load_cmd_line(self: Any) -> dict[str, Any]:
-            program = Path(sys.argv[0] if sys.argv else "")
-            foreign = {program.name, program.parent.name} & FOREIGN_PROGRAMS
-            with isolated_argv(() if foreign else sys.argv[1:]):
-                settings: dict[str, Any] = original(self)
-            return settings
+    def _load_cmd_line(original: Callable[..., Any], self: Any) -> dict[str, Any]:
+        program = Path(sys.argv[0] if sys.argv else "")
+        foreign = {program.name, program.parent.name} & FOREIGN_PROGRAMS
+        with isolated_argv(() if foreign else sys.argv[1:]):
+            settings: dict[str, Any] = original(self)
+        return settings
 
-        return _load_cmd_line
-
-    _wrap_once(Config, "_load_cmd_line", make)
+    wrap_once(Config, "_load_cmd_line", _load_cmd_line)
 
 
 def log_below_the_checkpoints() -> None:
@@ -217,20 +196,17 @@ def log_below_the_checkpoints() -> None:
     """
     import recbole.utils
 
-    def make(original: Callable[[Any], None]) -> Callable[[Any], None]:
-        def init_logger(config: Any) -> None:
-            folder = Path(config["checkpoint_dir"])
-            folder.mkdir(parents=True, exist_ok=True)
-            before = Path.cwd()
-            os.chdir(folder)
-            try:
-                original(config)
-            finally:
-                os.chdir(before)
+    def init_logger(original: Callable[..., Any], config: Any) -> None:
+        folder = Path(config["checkpoint_dir"])
+        folder.mkdir(parents=True, exist_ok=True)
+        before = Path.cwd()
+        os.chdir(folder)
+        try:
+            original(config)
+        finally:
+            os.chdir(before)
 
-        return init_logger
-
-    _wrap_once(recbole.utils, "init_logger", make)
+    wrap_once(recbole.utils, "init_logger", init_logger)
     quick_start = sys.modules.get("recbole.quick_start.quick_start")  # imported the name directly
     if quick_start is not None:
         quick_start.init_logger = recbole.utils.init_logger  # type: ignore[attr-defined]
@@ -264,72 +240,52 @@ def isolated_argv(arguments: Sequence[str] = ()) -> Iterator[None]:
         sys.argv = before
 
 
-Around = Callable[[ModuleType], contextlib.AbstractContextManager[None]]
-
-
-def around_import(name: str, around: Around) -> None:
-    """Run the import of a module inside the context manager `around(module)`, whenever it happens.
-
-    If the module is imported already, `around(module)` is entered once with an empty block.
-    Repeated calls change nothing.
-    """
-    if name in _IMPORTER.waiting or getattr(sys.modules.get(name), _MARK, False):
-        return
+def after_import(name: str, action: Callable[[Any], None]) -> None:
+    """Call `action(module)` when a module is imported, now if it is already. Only once per name."""
     module = sys.modules.get(name)
-    if module is not None:
-        with around(module):
-            setattr(module, _MARK, True)
-        return
-    _IMPORTER.waiting[name] = around
-    if _IMPORTER not in sys.meta_path:
-        sys.meta_path.insert(0, _IMPORTER)
+    if module is None:
+        waiting = [each.name for each in sys.meta_path if isinstance(each, _AfterImport)]
+        if name not in waiting:
+            sys.meta_path.insert(0, _AfterImport(name, action))
+    elif not getattr(module, _MARK, False):
+        action(module)
+        setattr(module, _MARK, True)
 
 
-class _Importer(importlib.abc.MetaPathFinder):
-    """Import hook for the modules in `waiting`; all others are left to Python's own finders."""
+class _AfterImport(importlib.abc.MetaPathFinder):
+    """Import hook for one module; all others are left to Python's own finders."""
 
-    def __init__(self) -> None:
-        self.waiting: dict[str, Around] = {}
+    def __init__(self, name: str, action: Callable[[Any], None]):
+        self.name, self.action = name, action
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        around = self.waiting.get(name)
-        spec = around and importlib.machinery.PathFinder.find_spec(name, path, target)
-        if not around or not spec or not spec.loader:
+        spec = importlib.machinery.PathFinder.find_spec(name, path) if name == self.name else None
+        if spec is None or spec.loader is None:
             return None
         execute = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
-            with around(module):
-                execute(module)
-            setattr(module, _MARK, True)
-            del self.waiting[name]
-            if not self.waiting:
-                sys.meta_path.remove(self)
+            execute(module)
+            sys.meta_path.remove(self)
+            after_import(name, self.action)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
-_IMPORTER = _Importer()
-
-
-def _wrap_once(
-    owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]
-) -> None:
-    """Replace the method `name` of `owner` by `make(method)`, unless that was done before."""
+def wrap_once(owner: Any, name: str, around: Callable[..., Any]) -> None:
+    """Replace the method `name` of `owner` by `around(method, *arguments)`, but only once."""
     original = getattr(owner, name)
-    if getattr(original, _MARK, False):
+    marks: frozenset[str] = getattr(original, _MARK, frozenset())
+    mark = f"{around.__module__}.{around.__qualname__}"
+    if mark in marks:
         return
-    wrapped = functools.wraps(original)(make(original))
-    setattr(wrapped, _MARK, True)
+
+    @functools.wraps(original)
+    def wrapped(*args: Any, **named: Any) -> Any:
+        return around(original, *args, **named)
+
+    setattr(wrapped, _MARK, marks | {mark})
     setattr(owner, name, wrapped)
-
-
-def _restore_environment(name: str, value: str | None) -> None:
-    """Set an environment variable to `value`, or remove it for None."""
-    if value is None:
-        os.environ.pop(name, None)
-    else:
-        os.environ[name] = value

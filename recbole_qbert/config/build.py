@@ -29,49 +29,26 @@ from typing import Any
 
 import recbole
 from recbole.config import Config
-from recbole.utils import InputType, argument_list
+from recbole.utils import argument_list
 
 from recbole_qbert.common.errors import InputError, did_you_mean
 from recbole_qbert.common.yaml_files import load_yaml, parse_value, shipped
 from recbole_qbert.compat.recbole import isolated_argv
-from recbole_qbert.config.rules import LOSSES
+from recbole_qbert.config.rules import NOT_HERE
 from recbole_qbert.registry import model_entry
 
 # Stages of training. Together they are the paper's third stage.
 PRETRAIN, FINETUNE = "pretrain", "finetune"
 # Keys that RecBole's code reads, but that are in none of its lists and YAML files.
-RECBOLE_UNLISTED = frozenset(
-    # fmt: off
-    [
-        "model",
-        "dataset",
-        "config_files",
-        "nproc",
-        "world_size",
-        "ip",
-        "port",
-        "offset",
-        "local_rank",
-        "queue",
-        "numerical_features",
-        "discretization",
-        "seq_len",
-        "alias_of_user_id",
-        "alias_of_item_id",
-        "use_tuned",
-    ]
-    # fmt: on
+_UNLISTED = (
+    "model dataset config_files nproc world_size ip port offset local_rank queue use_tuned seq_len "
+    "numerical_features discretization alias_of_user_id alias_of_item_id"
 )
+RECBOLE_UNLISTED = frozenset(_UNLISTED.split())
 # Keys that RecBole's trainers read for some models only.
-MODEL_ONLY = frozenset({"reg_weight", "pretrain_epochs", "save_step"})
-# Keys that have an effect only in RecBole's own run, with the reason.
-NOT_HERE = {
-    "state": "RecBole's log is off",
-    "loss_decimal_place": "RecBole's log is off",
-    **dict.fromkeys(
-        ("world_size", "ip", "port", "offset", "local_rank", "queue"), "nproc starts processes"
-    ),
-}
+_MODEL_ONLY = frozenset({"reg_weight", "pretrain_epochs", "save_step"})
+# Exceptions that RecBole's `Config` raises for values that it cannot use.
+_CONFIG_ERRORS = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, AssertionError)
 
 
 def shipped_files(model: str, dataset: str, use_tuned: bool, stage: str = FINETUNE) -> list[Path]:
@@ -128,90 +105,28 @@ def build_config(
     with isolated_argv():
         try:
             return Config(model, dataset, config_dict=merge_settings(sizes or {}, users))
-        except (
-            ValueError,
-            TypeError,
-            KeyError,
-            AttributeError,
-            RuntimeError,
-            AssertionError,
-        ) as error:
-            raise InputError(
-                f"config of {model} on {dataset}: {' '.join(str(error).split())}"
-            ) from None
+        except _CONFIG_ERRORS as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"config of {model} on {dataset}: {reason}") from None
 
 
 def file_settings(model: str, files: Sequence[str | Path], stage: str = FINETUNE) -> dict[str, Any]:
-    """Read the settings of the user's YAML files for one model; later files win.
-
-    Raises:
-        InputError: a file cannot be read, or has an unknown key.
-    """
+    """Read the user's YAML files and return their settings for one model; later files win."""
     settings: dict[str, Any] = {}
     for file in files:
         settings = merge_settings(settings, settings_for(model, load_yaml(file), str(file), stage))
     return settings
 
 
-def check_model_rules(model: str, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Check settings that only some models support: loss, negatives, transform, masks.
-
-    Args:
-        model: name of the model.
-        settings: all settings of a run.
-        defaults: the settings without the user's.
-
-    Raises:
-        InputError: names the key.
-    """
-    entry = model_entry(model)
-    loss = settings["loss_type"]
-    losses = LOSSES.get(model, ("CE", "BPR"))
-    if "loss_type" not in _keys_read_by(entry.model):
-        losses = (defaults["loss_type"],)
-    if loss not in losses:
-        raise InputError(f"loss_type: {loss!r}: {model} has {' and '.join(losses)} alone")
-    kind = getattr(entry.model, "input_type", None)
-    pairs = kind == InputType.PAIRWISE or (kind is None and loss == "BPR")
-    drawn = settings["train_neg_sample_args"]
-    none = drawn in (None, "None") or drawn.get("distribution") == "none"
-    if pairs and none:
-        raise InputError(
-            f"train_neg_sample_args: {model} with loss_type {loss} needs negatives; leave it out"
-        )
-    if not pairs and not none:
-        raise InputError(
-            f"train_neg_sample_args: {model} with loss_type {loss} draws no negatives; leave it out"
-        )
-    if settings["transform"] != defaults["transform"]:
-        raise InputError(
-            f"transform: {settings['transform']!r}: {model} has {defaults['transform'] or 'none'}; "
-            "leave it out"
-        )
-    length = settings["MAX_ITEM_LIST_LENGTH"]
-    # RecBole allocates `mask_ratio * length` masks; with none of them the loss is NaN.
-    if settings["transform"] == "mask_itemseq" and int(settings["mask_ratio"] * length) < 1:
-        raise InputError(
-            f"MAX_ITEM_LIST_LENGTH: {length} items times mask_ratio {settings['mask_ratio']} leave "
-            f"no item to mask; raise one of them"
-        )
-
-
 def check_same_columns(configs: Sequence[tuple[str, Config]]) -> None:
-    """Check that all runs for one table have the same metrics and topk.
-
-    Args:
-        configs: name and config of each run.
-
-    Raises:
-        InputError: names two runs that differ.
-    """
+    """Raise an `InputError` if named configs of one table differ in metrics or topk."""
+    first, other = configs[0]
     for key in ("metrics", "topk"):
         for name, config in configs:
-            first, other = configs[0]
             if config[key] != other[key]:
                 raise InputError(
-                    f"{key}: {config[key]} of {name}, {other[key]} of {first}; give all the same"
+                    f"{key}: {name} has {config[key]}, {first} has {other[key]}; give all models "
+                    "the same value"
                 )
 
 
@@ -220,14 +135,8 @@ def settings_for(
 ) -> dict[str, Any]:
     """Return a file's settings for one model: common keys, then those under `per_model: <model>:`.
 
-    Args:
-        model: name of the model.
-        content: content of the file.
-        source: the file, for messages.
-        stage: stage of training.
-
     Raises:
-        InputError: `per_model` has another form, or a key is unknown.
+        InputError: `per_model` has another form, or a key is unknown; names `source`, the file.
     """
     common = {key: value for key, value in content.items() if key != "per_model"}
     sections = content.get("per_model") or {}
@@ -240,11 +149,7 @@ def settings_for(
 
 
 def check_keys(model: str, keys: Iterable[str], source: str, stage: str = FINETUNE) -> None:
-    """Check that RecBole or the model reads every key.
-
-    Raises:
-        InputError: a key is unknown; names the closest one.
-    """
+    """Raise an `InputError` with a "did you mean" for a key that nothing reads."""
     known = known_keys(model, stage)
     for key in keys:
         if key not in known:
@@ -259,26 +164,23 @@ def known_keys(model: str, stage: str = FINETUNE) -> frozenset[str]:
     for name in ("general", "training", "evaluation", "dataset"):
         keys |= set(getattr(argument_list, f"{name}_arguments"))
     entry = model_entry(model)
-    keys |= (_keys_read_by(entry.dataset) | _keys_read_by(entry.trainer)) - MODEL_ONLY
-    return frozenset(keys | _keys_read_by(entry.model))
+    keys |= (keys_read_by(entry.dataset) | keys_read_by(entry.trainer)) - _MODEL_ONLY
+    return frozenset(keys | keys_read_by(entry.model))
 
 
 @functools.lru_cache(maxsize=64)
 def default_settings(model: str, stage: str = FINETUNE) -> dict[str, Any]:
     """Return the defaults of RecBole and of this package, without those of a data set."""
     folder = Path(recbole.__file__).parent / "properties"
-    host = [folder / "overall.yaml", folder / "dataset" / "sample.yaml"]
-    host.append(folder / "model" / f"{model}.yaml")
+    names = ("overall.yaml", "dataset/sample.yaml", f"model/{model}.yaml")
+    files = [folder / name for name in names if (folder / name).is_file()]
     settings: dict[str, Any] = {}
-    for path in [
-        *(file for file in host if file.is_file()),
-        *shipped_files(model, "", False, stage),
-    ]:
+    for path in [*files, *shipped_files(model, "", False, stage)]:
         settings |= load_yaml(path)
     return settings
 
 
-def _keys_read_by(cls: type) -> set[str]:
+def keys_read_by(cls: type) -> set[str]:
     """Return the keys that occur as `config["key"]` in the source of a class and its bases.
 
     RecBole's models read some keys that are in no YAML file.
@@ -295,10 +197,7 @@ def _keys_read_by(cls: type) -> set[str]:
 
 
 def merge_settings(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge settings key by key; later ones win.
-
-    The mappings `mask_mix` and `mask_ratios` are merged entry by entry.
-    """
+    """Merge settings; the later ones win, also within the mappings `mask_mix` and `mask_ratios`."""
     merged = {**base, **update}
     for key in ("mask_mix", "mask_ratios"):
         if isinstance(base.get(key), dict) and isinstance(update.get(key), dict):

@@ -1,4 +1,4 @@
-"""`Fields`: validation of settings by a class's types and ranges, with one-line errors."""
+"""`Fields`: validation of settings by types and ranges, with one-line errors."""
 
 from __future__ import annotations
 
@@ -10,29 +10,25 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from recbole_qbert.common.errors import InputError, did_you_mean
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-WORDS = {"boolean": "True or False", "string": "text", "object": "a mapping", "null": "~"}
-# Additions to the error message of some keys.
-HINTS = {
+_WORDS = {"boolean": "True or False", "string": "text", "object": "a mapping", "null": "~"}
+# Remedies that follow the error messages of some keys.
+_HINTS = {
     "eval_args": "; leave it out",
-    "eval_args.split": "; for another split make its parts with recbole-qbert prepare split",
-    "eval_args.mode": "; the whole catalog is ranked",
-    "eval_args.order": "; a sequence is in order of time",
+    "eval_args.split": "; for another split make its parts with `recbole-qbert prepare split`",
+    "eval_args.mode": "; only full ranking is supported",
+    "eval_args.order": "; sequences are always ordered by time",
 }
 
 
 class Fields:
-    """Fields of a settings class, for validating values."""
+    """Types and ranges of the keys of a settings class (a `TypedDict`)."""
 
     def __init__(self, settings: type):
         self._adapter: TypeAdapter[Any] = TypeAdapter(settings)
         self._schema = self._adapter.json_schema()
 
     def check(self, settings: Mapping[str, Any]) -> None:
-        """Check that every value has its key's type and is in its range.
-
-        Raises:
-            InputError: names the first wrong key, its value and the allowed values.
-        """
+        """Raise an `InputError` with the first wrong key, its value and the allowed values."""
         try:
             self._adapter.validate_python(dict(settings))
         except ValidationError as error:
@@ -57,34 +53,31 @@ class Fields:
         """Return the alternatives of a union, or the schema itself."""
         return [self._resolved(each) for each in schema.get("anyOf", [schema])]
 
-    def described(self, schema: dict[str, Any]) -> str:
+    def _described(self, schema: dict[str, Any]) -> str:
         """Describe the allowed values: `a number in (0, 1]`, `one of none, linear, cosine`."""
-        parts = self.branches(schema)
-        if len(parts) > 1:
-            return " or ".join(self.described(each) for each in parts)
-        schema = parts[0]
-        choices = _choices(schema)
-        if choices:
+        schema = self._resolved(schema)
+        if "anyOf" in schema:
+            return " or ".join(map(self._described, schema["anyOf"]))
+        if choices := _choices(schema):
             return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
-        kind = str(schema.get("type"))
-        if kind == "integer":
+        kind, values = str(schema.get("type")), schema.get("additionalProperties")
+        if kind == "integer" and {"minimum", "maximum"} <= schema.keys():
             return f"a whole number from {schema['minimum']} to {schema['maximum']}"
+        if kind == "integer":
+            return f"a whole number in {_interval(schema)}"
         if kind == "number":
             return f"a number in {_interval(schema)}"
         if kind == "array":
-            return f"a list, each {self.described(self._resolved(schema['items']))}"
-        values = schema.get("additionalProperties")
+            return f"a list, each {self._described(schema['items'])}"
         if kind == "object" and isinstance(values, dict):
-            return f"a mapping, each {self.described(self._resolved(values))}"
+            return f"a mapping, each {self._described(values)}"
         if schema.get("examples"):
             return f"text like {', '.join(schema['examples'])}"
-        return WORDS[kind]
+        return _WORDS[kind]
 
     def _resolved(self, schema: dict[str, Any]) -> dict[str, Any]:
-        reference = schema.get("$ref")
-        found: dict[str, Any] = schema
-        if reference:
-            found = self._schema["$defs"][reference.rpartition("/")[2]]
+        name = schema.get("$ref", "").rpartition("/")[2]
+        found: dict[str, Any] = self._schema["$defs"][name] if name else schema
         return found
 
     def _message(self, place: tuple[int | str, ...], settings: Mapping[str, Any]) -> str:
@@ -99,29 +92,29 @@ class Fields:
             for other in value if keys else ():
                 if other not in keys:
                     hint = did_you_mean(str(other), keys) or f"; it has {', '.join(keys)}"
-                    return f"{path}: unknown key '{other}'{hint}{HINTS.get(path, '')}"
+                    return f"{path}: unknown key '{other}'{hint}{_HINTS.get(path, '')}"
             if part in keys:
                 path, schema = f"{path}.{part}", keys[str(part)]
                 if part not in value:
-                    return f"{path}: is missing in {value!r}{HINTS.get(path, '')}"
+                    return f"{path}: is missing in {value!r}{_HINTS.get(path, '')}"
                 value = value[part]
-        wanted = self.described(schema)
+        expected = self._described(schema)
         choices = [word for each in self.branches(schema) for word in _choices(each)]
         hint = did_you_mean(value, choices) if isinstance(value, str) else ""
-        wrong = f"none of {wanted[7:]}" if wanted.startswith("one of ") else f"not {wanted}"
-        return f"{path}: {value!r} is {wrong}{hint or HINTS.get(path, '')}"
+        wrong = f"none of {expected[7:]}" if expected.startswith("one of ") else f"not {expected}"
+        return f"{path}: {value!r} is {wrong}{hint or _HINTS.get(path, '')}"
 
 
 def _choices(schema: dict[str, Any]) -> list[str]:
     """Return the words that a schema lists."""
-    return [
-        str(each) for each in schema.get("enum", [schema["const"]] if "const" in schema else [])
-    ]
+    constant = [schema["const"]] if "const" in schema else []
+    return [str(each) for each in schema.get("enum", constant)]
 
 
 def _interval(schema: dict[str, Any]) -> str:
     """Format the bounds of a number as `(0, 1]`."""
     least, most = schema.get("minimum"), schema.get("maximum")
-    left = f"({schema['exclusiveMinimum']:g}" if least is None else f"[{least:g}"
-    right = f"{schema['exclusiveMaximum']:g})" if most is None else f"{most:.12g}]"
+    above, below = schema.get("exclusiveMinimum", "-inf"), schema.get("exclusiveMaximum", "inf")
+    left = f"({above}" if least is None else f"[{least:g}"
+    right = f"{below})" if most is None else f"{most:.12g}]"
     return f"{left}, {right}"

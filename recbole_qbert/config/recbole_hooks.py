@@ -14,16 +14,10 @@ from recbole.config import Config
 from recbole.utils import InputType
 
 from recbole_qbert.common.yaml_files import load_yaml
-from recbole_qbert.config.build import (
-    FINETUNE,
-    PRETRAIN,
-    check_keys,
-    check_model_rules,
-    file_settings,
-    merge_settings,
-    shipped_files,
-)
-from recbole_qbert.config.rules import check_effect, check_rules
+from recbole_qbert.compat.recbole import wrap_once
+from recbole_qbert.config import build
+from recbole_qbert.config.build import FINETUNE, PRETRAIN, merge_settings
+from recbole_qbert.config.rules import check_effect, check_model_rules, check_rules
 from recbole_qbert.config.settings import RUN
 from recbole_qbert.registry import check_model_name, is_sequential, model_entry
 
@@ -34,35 +28,34 @@ def install() -> None:
     RecBole reads default YAML files only from its own package, and evaluates strings of a config as
     Python expressions. With this, strings are parsed as literals, so that no config can run code.
     """
-    if getattr(Config, "reads_recbole_qbert", False):
-        return
-    find_model, load_internal = Config._get_model_and_dataset, Config._load_internal_config_dict
-    init_device = Config._init_device
-
-    def known_model(self: Config, model: Any, dataset: str | None) -> Any:
-        name = self.external_config_dict.get("model") if model is None else model
-        if isinstance(name, str):
-            check_model_name(name)
-        return find_model(self, model, dataset)
-
-    def load_with_layers(self: Config, model: str, model_class: type, dataset: str) -> None:
-        load_internal(self, model, model_class, dataset)
-        if is_sequential(model, model_class):
-            _load_layers(self, model, dataset)
-
-    def init_device_and_warn(self: Config) -> None:
-        asked = self.external_config_dict
-        init_device(self)
-        gpu_id = self.final_config_dict["gpu_id"] if "gpu_id" in asked else ""
-        if asked.get("use_gpu", bool(gpu_id)):
-            warn_without_gpu(gpu_id, self.final_config_dict["device"].type)
-
-    Config._get_model_and_dataset = known_model
-    Config._load_internal_config_dict = load_with_layers
-    Config._init_device = init_device_and_warn
+    wrap_once(Config, "_get_model_and_dataset", _with_known_model)
+    wrap_once(Config, "_load_internal_config_dict", _with_layers)
+    wrap_once(Config, "_init_device", _with_warning)
     Config._load_config_files = _load_files
     Config._convert_config_dict = _convert_literals
-    Config.reads_recbole_qbert = True
+
+
+def _with_known_model(find_model: Any, self: Config, model: Any, dataset: str | None) -> Any:
+    name = self.external_config_dict.get("model") if model is None else model
+    if isinstance(name, str):
+        check_model_name(name)
+    return find_model(self, model, dataset)
+
+
+def _with_layers(
+    load_internal: Any, self: Config, model: str, model_class: type, dataset: str
+) -> None:
+    load_internal(self, model, model_class, dataset)
+    if is_sequential(model, model_class):
+        _load_layers(self, model, dataset)
+
+
+def _with_warning(init_device: Any, self: Config) -> None:
+    asked = self.external_config_dict
+    init_device(self)
+    gpu_id = self.final_config_dict["gpu_id"] if "gpu_id" in asked else ""
+    if asked.get("use_gpu", bool(gpu_id)):
+        warn_without_gpu(gpu_id, self.final_config_dict["device"].type)
 
 
 def _load_layers(config: Config, model: str, dataset: str) -> None:
@@ -71,16 +64,18 @@ def _load_layers(config: Config, model: str, dataset: str) -> None:
     # A first stage of the model itself, such as S3Rec's, has the settings of its training.
     pretrains = model_entry(model).takes_pretrained
     stage = PRETRAIN if pretrains and users.get("train_stage") == PRETRAIN else FINETUNE
-    users = file_settings(model, config.given_files, stage)
+    users = build.file_settings(model, config.given_files, stage)
     for layer in (config.variable_config_dict, config.cmd_config_dict):
-        check_keys(model, layer, "config", stage)
+        build.check_keys(model, layer, "config", stage)
         users = merge_settings(users, layer)
     defaults = config.internal_config_dict
     recboles_negatives = defaults["train_neg_sample_args"]
-    for path in shipped_files(model, dataset, users.get("use_tuned", True) is not False, stage):
+    use_tuned = users.get("use_tuned", True) is not False
+    for path in build.shipped_files(model, dataset, use_tuned, stage):
         defaults = merge_settings(defaults, load_yaml(path))
     # The shipped default is cross-entropy without negatives, but pairwise losses need negatives.
-    if getattr(model_entry(model).model, "input_type", None) == InputType.PAIRWISE:
+    model_class = model_entry(model).model
+    if getattr(model_class, "input_type", None) == InputType.PAIRWISE:
         defaults["loss_type"] = "BPR"
     if users.get("loss_type", defaults["loss_type"]) == "BPR":
         defaults["train_neg_sample_args"] = recboles_negatives
@@ -88,7 +83,7 @@ def _load_layers(config: Config, model: str, dataset: str) -> None:
     RUN.check(settings)
     check_effect(users)
     check_rules(settings | {"model": model})
-    check_model_rules(model, settings, defaults)
+    check_model_rules(model, build.keys_read_by(model_class), settings, defaults)
     config.internal_config_dict = defaults
     config.external_config_dict = {key: settings[key] for key in users}
 
@@ -100,8 +95,8 @@ def warn_without_gpu(gpu_id: str, device: str) -> None:
     asked = [each for each in gpu_id.split(",") if each]
     if device == "cpu" or count < len(asked):
         which = f"gpu_id {gpu_id}" if asked else "a GPU"
-        place = "the CPU is used" if device == "cpu" else f"{count} of them are used"
-        print(f"recbole-qbert: {which}: there is none such here; {place}", file=sys.stderr)
+        place = "the CPU" if device == "cpu" else f"{count} of them"
+        print(f"recbole-qbert: {which} is not available; using {place}", file=sys.stderr)
 
 
 def _load_files(self: Config, files: Sequence[str | Path] | None) -> dict[str, Any]:

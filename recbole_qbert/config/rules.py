@@ -5,35 +5,42 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from recbole_qbert.common.errors import InputError, did_you_mean
+from recbole.utils import InputType
+
+from recbole_qbert.common.errors import InputError, one_of
 from recbole_qbert.evaluation.ranking import METRICS, UNSEEN, metric_names
 from recbole_qbert.registry import model_entry
 
+_GRAPH, _LOG = "no model here reads a knowledge graph", "RecBole's log is off"
 # RecBole's keys that nothing here reads -> (accepted values, reason). The accepted values describe
 # the actual behavior. A key without accepted values is always refused.
 NO_EFFECT: dict[str, tuple[tuple[Any, ...], str]] = {
-    "alias_of_entity_id": ((None,), "no model here reads a knowledge graph"),
-    "alias_of_relation_id": ((None,), "no model here reads a knowledge graph"),
-    "config_file": ((), "the files are named by config_files"),
-    "config_files": ((), "files are named on the command line alone"),
+    "alias_of_entity_id": ((None,), _GRAPH),
+    "alias_of_relation_id": ((None,), _GRAPH),
+    "config_file": ((), "the key is config_files"),
+    "config_files": ((), "it is read only from the command line"),
     "dataloaders_save_path": ((None,), "pickles are never read"),
     "dataset_save_path": ((None,), "pickles are never read"),
     "device": ((), "use_gpu and gpu_id choose it"),
-    "entity_kg_num_interval": ((None, "[0,inf)"), "no model here reads a knowledge graph"),
-    "kg_reverse_r": ((False,), "no model here reads a knowledge graph"),
+    "entity_kg_num_interval": ((None, "[0,inf)"), _GRAPH),
+    "kg_reverse_r": ((False,), _GRAPH),
     "metric_decimal_place": ((4,), "metrics are not rounded"),
     "preload_weight": ((None,), "no model here reads it; see item_vectors"),
-    "relation_kg_num_interval": ((None, "[0,inf)"), "no model here reads a knowledge graph"),
-    "repeatable": ((True,), "both rankings, with and without seen items, are always made"),
+    "relation_kg_num_interval": ((None, "[0,inf)"), _GRAPH),
+    "repeatable": ((True,), "both rankings, with and without seen items, are always computed"),
     "require_pow": ((False,), "no model here reads it"),
     "save_dataloaders": ((False,), "pickles are never written"),
     "save_dataset": ((False,), "pickles are never written"),
-    "save_step": ((50,), "the first stage of S3Rec keeps its last epoch"),
-    "threshold": ((None,), "labels play no part in a ranking"),
-    "valid_metric_bigger": ((True,), "all metrics here are better when bigger"),
+    "save_step": ((50,), "only the last epoch of S3Rec's first stage is saved"),
+    "threshold": ((None,), "rankings do not use labels"),
+    "valid_metric_bigger": ((True,), "larger values of all metrics are better"),
 }
+# Keys that have an effect only in RecBole's own run, with the reason.
+NOT_HERE = dict.fromkeys(("state", "loss_decimal_place"), _LOG) | dict.fromkeys(
+    ("world_size", "ip", "port", "offset", "local_rank", "queue"), "nproc starts processes"
+)
 # Losses of the models that do not support both CE and BPR.
-LOSSES = {"FPMC": ("BPR",)} | dict.fromkeys(
+_LOSSES = {"FPMC": ("BPR",)} | dict.fromkeys(
     ("BERT4RecFixed", "CORE", "GRU4RecCPR", "SASRecCPR"), ("CE",)
 )
 
@@ -41,28 +48,29 @@ LOSSES = {"FPMC": ("BPR",)} | dict.fromkeys(
 def check_rules(settings: Mapping[str, Any]) -> None:
     """Check rules that concern several settings, or one setting of some models.
 
-    Args:
-        settings: all settings of a run; types and ranges are checked already.
-
-    Raises:
-        InputError: names the keys and the remedy.
+    An `InputError` names the keys and the remedy. Types and ranges are checked already.
     """
     _check_metrics(settings)
-    _check_widths(settings)
+    width = next((key for key in ("hidden_size", "embedding_size") if settings.get(key)), "")
+    heads = settings.get("n_heads")
+    if width and heads and settings[width] % heads:
+        raise InputError(
+            f"{width} {settings[width]} is not a multiple of n_heads {heads}; change one of them"
+        )
     # PyTorch's encoder layer, which QBERT4Rec uses, supports only these.
-    if "layer_norm" in settings and settings["hidden_act"] not in ("gelu", "relu"):
-        raise InputError(f"hidden_act: {settings['hidden_act']!r} is none of gelu, relu")
+    if "layer_norm" in settings:
+        one_of("hidden_act", settings["hidden_act"], ("gelu", "relu"))
     mix = settings.get("mask_mix")
     if isinstance(mix, Mapping) and not sum(mix.values()):
-        raise InputError(f"mask_mix: {mix}: one weight must be above 0")
+        raise InputError(f"mask_mix: {mix}: at least one weight must be above 0")
     epochs, step = settings.get("epochs"), settings.get("eval_step")
     # A first stage, such as S3Rec's, has nothing to evaluate.
     two_stages = model_entry(settings["model"]).first_stage
     first_stage = two_stages and settings.get("train_stage") == "pretrain"
     if isinstance(epochs, int) and isinstance(step, int) and step > epochs and not first_stage:
         raise InputError(
-            f"eval_step: {step} epochs between evaluations, but only {epochs} epochs; one of them "
-            "must change"
+            f"eval_step: {step} epochs between evaluations, but only {epochs} epochs; change one "
+            "of them"
         )
     if settings.get("enable_scaler") and not settings.get("enable_amp"):
         raise InputError("enable_scaler: has no effect without enable_amp: True")
@@ -74,39 +82,52 @@ def _check_metrics(settings: Mapping[str, Any]) -> None:
     topk = [topk] if isinstance(topk, int) else topk
     for metric in metrics:
         if metric.lower() not in METRICS:
-            hint = did_you_mean(metric, METRICS)
-            raise InputError(f"metrics: {metric!r} is none of {', '.join(METRICS)}{hint}")
+            one_of("metrics", metric, METRICS)
     names = metric_names(metrics, topk)
     if len(set(names)) < len(names):
-        raise InputError(f"metrics, topk: {metrics}, {topk}: each is given once")
+        raise InputError(f"metrics, topk: {metrics}, {topk}: list each value once")
     names += [UNSEEN + name for name in names]
-    chosen = settings["valid_metric"]
-    if chosen.lower() not in names:
-        hint = did_you_mean(chosen, names)
-        raise InputError(f"valid_metric: {chosen!r} is none of {', '.join(names)}{hint}")
-
-
-def _check_widths(settings: Mapping[str, Any]) -> None:
-    heads = settings.get("n_heads")
-    for key in ("hidden_size", "embedding_size"):
-        width = settings.get(key)
-        if isinstance(width, int) and heads and width % heads:
-            raise InputError(
-                f"{key} {width} is not a multiple of n_heads {heads}; change one of them"
-            )
-        if width is not None:
-            return
+    if settings["valid_metric"].lower() not in names:
+        one_of("valid_metric", settings["valid_metric"], names)
 
 
 def check_effect(given: Mapping[str, Any]) -> None:
-    """Check that no key of RecBole is set to a value that would have no effect.
-
-    Args:
-        given: the user's settings.
-
-    Raises:
-        InputError: names the key and the reason.
-    """
+    """Raise an `InputError` if the user gives a key of RecBole a value that has no effect."""
     for key, (values, reason) in NO_EFFECT.items():
         if key in given and given[key] not in values:
             raise InputError(f"{key}: has no effect here: {reason}; leave it out")
+
+
+def check_model_rules(
+    model: str, keys: set[str], settings: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> None:
+    """Check settings that only some models support: loss, negatives, transform, masks.
+
+    `keys` are those that the model's class reads, `defaults` the settings without the user's. An
+    `InputError` names the key.
+    """
+    loss, transform = settings["loss_type"], settings["transform"]
+    losses = _LOSSES.get(model, ("CE", "BPR"))
+    if "loss_type" not in keys:
+        losses = (defaults["loss_type"],)
+    if loss not in losses:
+        raise InputError(f"loss_type: {loss!r}: {model} supports only {' and '.join(losses)}")
+    kind = getattr(model_entry(model).model, "input_type", None)
+    pairs = kind == InputType.PAIRWISE or (kind is None and loss == "BPR")
+    drawn = settings["train_neg_sample_args"]
+    none = drawn in (None, "None") or drawn.get("distribution") == "none"
+    if pairs == none:
+        verb = "requires" if pairs else "draws no"
+        raise InputError(
+            f"train_neg_sample_args: {model} with loss_type {loss} {verb} negatives; leave it out"
+        )
+    if transform != defaults["transform"]:
+        own = defaults["transform"] or "none"
+        raise InputError(f"transform: {transform!r}: {model} has {own}; leave it out")
+    # RecBole allocates `mask_ratio * length` masks; with none of them the loss is NaN.
+    length = settings["MAX_ITEM_LIST_LENGTH"]
+    if transform == "mask_itemseq" and int(settings["mask_ratio"] * length) < 1:
+        raise InputError(
+            f"MAX_ITEM_LIST_LENGTH: {length} items times mask_ratio {settings['mask_ratio']} leave "
+            f"no item to mask; increase one of them"
+        )

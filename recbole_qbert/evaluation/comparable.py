@@ -20,12 +20,8 @@ PARTS = ("users", "targets", "items")
 def tested_on(tested: Any) -> dict[str, str]:
     """Hash the test set of a model, independent of the order of rows in the file.
 
-    Args:
-        tested: dataset of the test rows.
-
-    Returns:
-        Hex SHA-256 by name: `users` and `targets` of the test rows; `items`, the catalog;
-        `numbering`, the mapping of users to internal IDs, which pairs the ranks of two runs.
+    Returns hex SHA-256 by name: `users` and `targets` of the test rows; `items`, the catalog;
+    `numbering`, the mapping of users to internal IDs, which pairs the ranks of two runs.
     """
     tokens = tested.field2id_token
     users = tokens[tested.uid_field][tested.inter_feat[tested.uid_field].numpy()]
@@ -52,37 +48,22 @@ def differences(one: RunResult, other: RunResult) -> list[str]:
         return ["data set"]
     if one.tested_on and other.tested_on:
         return [part for part in PARTS if one.tested_on[part] != other.tested_on[part]]
-    counted = {"users": "test rows", "items": "items"}
-    return [
-        part for part, count in counted.items() if one.counts.get(count) != other.counts.get(count)
-    ]
+    counted = (("users", "test rows"), ("items", "items"))
+    return [part for part, name in counted if one.counts.get(name) != other.counts.get(name)]
 
 
 def unlike_first(results: Sequence[RunResult]) -> list[str]:
-    """Describe how each run's test set differs from that of the first run on its data set.
-
-    Returns:
-        One text per run, such as `users, items`; "" if nothing differs.
-    """
+    """Return, per run, what differs from the first run on its data set, such as `users, items`."""
     first: dict[str, RunResult] = {}
-    return [
-        ", ".join(differences(first.setdefault(result.dataset, result), result))
-        for result in results
-    ]
+    return [", ".join(differences(first.setdefault(run.dataset, run), run)) for run in results]
 
 
 def notes(names: Sequence[str], unlike: Sequence[str]) -> list[str]:
-    """Return the footnotes of a table for its marked rows.
-
-    Args:
-        names: row titles.
-        unlike: the texts of `unlike_first`.
-    """
-    return list(
-        dict.fromkeys(
-            f"{MARK.strip()} {name}: other test {parts} than the first row of its data set: not "
-            "comparable"
-            for name, parts in zip(names, unlike, strict=True)
-            if parts
-        )
-    )
+    """Return a table's footnotes for the row titles `names` and the texts of `unlike_first`."""
+    found = [
+        f"{MARK.strip()} {name}: other test {parts} than the first row of its data set: not "
+        "comparable"
+        for name, parts in zip(names, unlike, strict=True)
+        if parts
+    ]
+    return list(dict.fromkeys(found))

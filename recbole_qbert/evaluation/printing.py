@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -24,7 +24,7 @@ from recbole_qbert.evaluation.results import (
 
 BORDER = 3  # width of a column's line and blanks
 NONE = "–"  # shown if a run lacks a metric
-Column = TypeVar("Column")
+SPLITS_AND_RANKINGS = [(split, *ranking) for split in ("valid", "test") for ranking in RANKINGS]
 
 
 def print_tables(results: Sequence[RunResult], console: Console) -> None:
@@ -34,40 +34,32 @@ def print_tables(results: Sequence[RunResult], console: Console) -> None:
 
 
 def fitting(
-    build: Callable[[Sequence[Column]], Table], columns: Sequence[Column], console: Console
+    build: Callable[[Sequence[Any]], Table], columns: Sequence[Any], console: Console
 ) -> list[Table]:
-    """Split a table by columns into tables that fit the console.
+    """Split a table by columns into tables that fit the console, with at least one column each.
 
-    Args:
-        build: builds a table with the given columns; it sets `no_wrap` for columns that must not
-            be wrapped.
-        columns: all columns.
-        console: the console.
-
-    Returns:
-        Tables with as many columns each as fit, at least one.
+    `build` makes a table of some columns; it sets `no_wrap` for those that must not be wrapped.
     """
     wide = console.options.update(width=100_000)
 
-    def needed(table: Table) -> int:
-        widths = []
+    def width_of(table: Table) -> int:
+        total = 1
         for column in table.columns:
-            cells = [
+            sizes = [
                 Measurement.get(console, wide, each) for each in (column.header, *column.cells)
             ]
-            widths.append(max(each.maximum if column.no_wrap else each.minimum for each in cells))
-        return sum(widths) + BORDER * len(widths) + 1
+            total += BORDER + max(each[1 if column.no_wrap else 0] for each in sizes)
+        return total
 
     tables: list[Table] = []
     left = list(columns)
     while left:
         n_columns = len(left)
-        while n_columns > 1 and needed(build(left[:n_columns])) > console.width:
+        while n_columns > 1 and width_of(build(left[:n_columns])) > console.width:
             n_columns -= 1
-        table = build(left[:n_columns])
-        if needed(table) > console.width:  # a single column: lines longer than the console
-            table.width = needed(table)
-        tables.append(table)
+        tables.append(build(left[:n_columns]))
+        if (width := width_of(tables[-1])) > console.width:  # one column, wider than the console
+            tables[-1].width = width
         left = left[n_columns:]
     return tables
 
@@ -80,8 +72,6 @@ def all_metrics(results: Sequence[RunResult]) -> list[str]:
 def metrics_tables(results: Sequence[RunResult], console: Console) -> list[Table]:
     """Build tables of valid and test metrics in both rankings, four rows per run."""
     unlike = comparable.unlike_first(results)
-    marked = zip(results, unlike, strict=True)
-    titles = [result.title + MARK * bool(parts) for result, parts in marked]
     footnotes = comparable.notes([result.title for result in results], unlike)
 
     def build(names: Sequence[str]) -> Table:
@@ -93,12 +83,12 @@ def metrics_tables(results: Sequence[RunResult], console: Console) -> list[Table
             table.add_column(column, no_wrap=column != "model", overflow="fold")
         for name in names:
             table.add_column(metric_title(name), justify="right", no_wrap=True)
-        for result, title in zip(results, titles, strict=True):
-            cells = [title.replace(" (", "\n("), "", "", ""]
-            rows = [(split, each) for split in ("valid", "test") for each in RANKINGS]
-            for cell, (split, (prefix, ranking)) in zip(cells, rows, strict=True):
+        for result, parts in zip(results, unlike, strict=True):
+            title = (result.title + MARK * bool(parts)).replace(" (", "\n(")
+            for split, prefix, ranking in SPLITS_AND_RANKINGS:
                 values = getattr(result, split)
-                table.add_row(cell, split, ranking, *(_text(values, prefix + n) for n in names))
+                table.add_row(title, split, ranking, *(_text(values, prefix + n) for n in names))
+                title = ""
             table.add_section()
         return table
 
@@ -140,66 +130,51 @@ def runs_tables(results: Sequence[RunResult], console: Console) -> list[Table]:
 def seeds_markdown(groups: Sequence[Sequence[RunResult]]) -> str:
     """Format means and sample standard deviations over seeds as a Markdown table.
 
-    Rows are valid and test in both rankings. Rows of one model are distinguished by their settings
-    and by the hash in their folder's name.
-
-    Args:
-        groups: groups of `group_runs`.
+    Rows are valid and test in both rankings. Groups (of `group_runs`) of one model are
+    distinguished by their settings and by the hash in their folder's name.
     """
     first = [group[0] for group in groups]
     names = all_metrics(first)
     settings = _settings(groups)
     unlike = comparable.unlike_first(first)
     head = ["data", "model", *["settings"] * any(settings), "repeats", "split", "ranking"]
-    head += [*map(metric_title, names), "seeds", "best epoch", "steps", "s a run"]
+    head += [*map(metric_title, names), "seeds", "best epoch", "steps", "seconds per run"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for group, one, text, parts in zip(groups, first, settings, unlike, strict=True):
         named = [one.dataset, one.title + MARK * bool(parts), *[text] * any(settings), one.repeats]
-        for split in ("valid", "test"):
-            for prefix, ranking in RANKINGS:
-                values = [getattr(run, split) for run in group]
-                row = [*named, split, ranking]
-                row += [
-                    mean_and_deviation([each[prefix + name] for each in values])
-                    if all(prefix + name in each for each in values)
-                    else NONE
-                    for name in names
-                ]
-                row.append(", ".join(str(run.seed) for run in group))
-                row.append(", ".join(str(run.best_epoch + 1) for run in group))
-                row.append(f"{statistics.mean(run.steps for run in group):.0f}")
-                row.append(f"{statistics.mean(run.seconds for run in group):.0f}")
-                lines.append("| " + " | ".join(row) + " |")
+        costs = [", ".join(str(run.seed) for run in group)]
+        costs.append(", ".join(str(run.best_epoch + 1) for run in group))
+        costs.append(f"{statistics.mean(run.steps for run in group):.0f}")
+        costs.append(f"{statistics.mean(run.seconds for run in group):.0f}")
+        for split, prefix, ranking in SPLITS_AND_RANKINGS:
+            runs = [getattr(run, split) for run in group]
+            cells = [
+                mean_and_deviation([values[prefix + name] for values in runs])
+                if all(prefix + name in values for values in runs)
+                else NONE
+                for name in names
+            ]
+            lines.append("| " + " | ".join([*named, split, ranking, *cells, *costs]) + " |")
     footnotes = comparable.notes([run.title for run in first], unlike)
     return "\n".join([*lines, *([""] * bool(footnotes)), *footnotes])
 
 
 def _settings(groups: Sequence[Sequence[RunResult]]) -> list[str]:
-    """Return the settings that distinguish each group from others of its model and data set.
-
-    "" for a group that is the only one.
-    """
-    found = [""] * len(groups)
-    alike: dict[tuple[str, str], list[int]] = {}
-    for place, group in enumerate(groups):
-        alike.setdefault((group[0].dataset, group[0].title), []).append(place)
-    for places in alike.values():
-        if len(places) > 1:
-            texts = differing_settings([groups[place][0] for place in places])
-            for place, text in zip(places, texts, strict=True):
-                found[place] = f"{text} @{groups[place][-1].hash}".strip()
+    """Return the settings that distinguish each group from others of its model and data set."""
+    found = []
+    for group in groups:
+        name = (group[0].dataset, group[0].title)
+        alike = [each for each in groups if (each[0].dataset, each[0].title) == name]
+        texts = differing_settings([each[0] for each in alike]) if len(alike) > 1 else [""]
+        text = texts[next(place for place, each in enumerate(alike) if each is group)]
+        found.append(f"{text} @{group[-1].hash}".strip() if len(alike) > 1 else "")
     return found
 
 
 def chosen_groups(results: Sequence[RunResult], which: str = "all") -> list[list[RunResult]]:
-    """Group runs for a table.
-
-    Args:
-        results: runs of a results file.
-        which: `last` keeps the latest settings of each model on each data set, `all` keeps all.
-    """
+    """Group runs for a table; `last` keeps the latest settings of each model on each data set."""
     groups = group_runs(results)
     if which != "last":
         return groups
-    latest = {(run.dataset, run.title): id(run) for run in results}
-    return [group for group in groups if any(id(run) in latest.values() for run in group)]
+    latest = {id(run) for run in {(run.dataset, run.title): run for run in results}.values()}
+    return [group for group in groups if any(id(run) in latest for run in group)]

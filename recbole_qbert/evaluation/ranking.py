@@ -17,6 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.evaluator import register as recbole_metrics
+from recbole.evaluator.base_metric import TopkMetric
+from recbole.utils import EvaluatorType
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -37,6 +40,32 @@ METRICS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "mrr": lambda rank, k: np.where(rank <= k, 1.0 / rank, 0.0),
     "map": lambda rank, k: np.where(rank <= k, 1.0 / rank, 0.0),
 }
+
+
+def register_metric(name: str, function: Callable[[np.ndarray, int], np.ndarray]) -> None:
+    """Register a metric, which `metrics` and `valid_metric` may then name in any case.
+
+    RecBole looks up metrics by name too, so its tables get an entry, which is never called.
+
+    Args:
+        name: name of the metric, without `@`.
+        function: maps the targets' ranks [rows], counted from 1, and k to values [rows]. Larger
+            values must be better.
+
+    Raises:
+        InputError: the name is not a word, or belongs to another metric.
+    """
+    name = name.lower()
+    if not name.isidentifier() or name.startswith(UNSEEN):
+        raise InputError(f"metric {name!r}: use letters, digits and _ only")
+    if METRICS.get(name) is function:
+        return
+    if name in METRICS or name in recbole_metrics.metrics_dict:
+        raise InputError(f"metric {name}: this name is already registered; choose another")
+    METRICS[name] = function
+    recbole_metrics.metric_types[name] = EvaluatorType.RANKING
+    recbole_metrics.metric_information[name] = TopkMetric.metric_need
+    recbole_metrics.metrics_dict[name] = TopkMetric
 
 
 class Lists(NamedTuple):
@@ -94,13 +123,7 @@ def target_ranks(
 
 
 def saw_all(seen: tuple[Tensor, Tensor], n_rows: int, n_items: int) -> Tensor:
-    """Return which rows' users have seen every item, the target included; bool [B].
-
-    Args:
-        seen: as in `target_ranks`.
-        n_rows: B.
-        n_items: number of items without padding.
-    """
+    """Return which of B rows' users have seen all of `n_items` items, the target too; bool [B]."""
     rows, items = seen
     full = torch.bincount(rows, minlength=n_rows) >= n_items
     if full.any():
@@ -111,13 +134,11 @@ def saw_all(seen: tuple[Tensor, Tensor], n_rows: int, n_items: int) -> Tensor:
 
 
 def check_ranked(raw: np.ndarray) -> None:
-    """Check that no rank is the mark 0 of `target_ranks`.
-
-    Raises:
-        InputError: one is: the model has diverged.
-    """
+    """Raise an `InputError` if a rank is the mark 0 of `target_ranks`: the model has diverged."""
     if not raw.all():
-        raise InputError("a row of scores has no finite value: the model has diverged")
+        raise InputError(
+            "a row of scores has no finite value: the model has diverged; lower learning_rate"
+        )
 
 
 def best_items(
@@ -125,14 +146,8 @@ def best_items(
 ) -> tuple[Tensor, Tensor]:
     """Return the best k of all items and of unseen items, where a seen target is a candidate.
 
-    Args:
-        scores: [B, N].
-        targets: [B].
-        seen: as in `target_ranks`.
-        k: length of the lists.
-
-    Returns:
-        Two int64 tensors [B, k] of item IDs, best first; 0 after the last candidate.
+    Takes scores [B, N] and the arguments of `target_ranks`. Returns two int64 tensors [B, k] of
+    item IDs, best first; 0 after the last candidate.
     """
     own = scores.gather(1, targets.unsqueeze(1))
     candidates = scores.clone()
@@ -206,34 +221,18 @@ def rank_targets(
 
 
 def save_ranks(path: str | Path, ranks: Ranks, item_counts: np.ndarray) -> None:
-    """Save each row's ranks and lists, for paired tests, user groups and coverage.
-
-    Args:
-        path: `.npz` file.
-        ranks: ranks with lists.
-        item_counts: [N], number of training occurrences of each item.
-    """
+    """Save ranks with lists, and the items' numbers of training occurrences [N], as `.npz`."""
     assert ranks.lists is not None
     targets, history, top, unseen_top = (part.astype(np.int32) for part in ranks.lists)
-    write_npz(
-        path,
-        users=ranks.users,
-        raw=ranks.raw,
-        unseen=ranks.unseen,
-        targets=targets,
-        history=history,
-        top=top,
-        unseen_top=unseen_top,
-        item_counts=item_counts,
-    )
+    lists = dict(targets=targets, history=history, top=top, unseen_top=unseen_top)
+    own = dict(users=ranks.users, raw=ranks.raw, unseen=ranks.unseen)
+    write_npz(path, **own, **lists, item_counts=item_counts)
 
 
 def read_ranks(path: str | Path) -> tuple[Ranks, np.ndarray | None]:
-    """Read a file of `save_ranks`.
+    """Read a file of `save_ranks`: the ranks, and the training counts of all items [N].
 
-    Returns:
-        The ranks, and the training counts of all items [N]. Files of older versions have neither
-        lists nor counts; both are None then.
+    Files of older versions have neither lists nor counts; both are None then.
 
     Raises:
         InputError: the file is missing, or is not a file of ranks.
@@ -247,11 +246,9 @@ def read_ranks(path: str | Path) -> tuple[Ranks, np.ndarray | None]:
             lists = Lists(*(stored[name] for name in fields))
             return ranks._replace(lists=lists), stored["item_counts"]
     except FileNotFoundError:
-        raise InputError(
-            f"{path}: no such file; the run's folder must be where it was made"
-        ) from None
+        raise InputError(f"{path}: no such file; was the run's folder moved?") from None
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not the ranks of a run ({error}); make it again") from None
+        raise InputError(f"{path}: not a file of ranks ({error}); repeat the run") from None
 
 
 def metric_names(metrics: Sequence[str], topk: Sequence[int]) -> list[str]:
@@ -267,11 +264,7 @@ def per_row(name: str, ranks: Ranks) -> np.ndarray:
 
 
 def summarize(ranks: Ranks, metrics: Sequence[str], topk: Sequence[int]) -> dict[str, float]:
-    """Average every metric over rows, in both rankings, unrounded.
-
-    Returns:
-        Means by name, such as `ndcg@10` and `unseen_ndcg@10`.
-    """
+    """Return the unrounded means of all metrics in both rankings, by names as `unseen_ndcg@10`."""
     names = metric_names(metrics, topk)
     names += [UNSEEN + name for name in names]
     return {name: math.fsum(per_row(name, ranks)) / len(ranks.raw) for name in names}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -92,8 +91,7 @@ class RunResult:
     def late(self) -> bool:
         """Whether the best epoch was the last allowed one, so that longer training may help.
 
-        False if the learning rate decays to zero by then (`lr_decay`), and for count-based models
-        (`loss_type: none`).
+        False if the learning rate decays to zero, and for count-based models.
         """
         decays = self.config["keys"].get("lr_decay") in ("linear", "cosine")
         return self.loss != "none" and not decays and self.best_epoch + 1 >= self.max_epochs
@@ -105,16 +103,12 @@ class RunResult:
 
 
 def append_result(path: str | Path, result: RunResult) -> None:
-    """Append one line to a results file; concurrent runs wait for each other."""
+    """Append one line to a results file."""
     append_line(path, asdict(result))
 
 
 def read_results(path: str | Path) -> list[RunResult]:
-    """Read all runs of a results file.
-
-    Raises:
-        InputError: the file is missing, or a line is damaged or not a run; names the line.
-    """
+    """Read all runs of a results file; an `InputError` names a missing file or damaged line."""
     try:
         with open(path, encoding="utf-8") as handle, held(handle):
             lines = handle.read().splitlines()
@@ -122,45 +116,22 @@ def read_results(path: str | Path) -> list[RunResult]:
         raise InputError(f"{path}: no such results file") from None
     results = []
     for number, line in enumerate(lines, start=1):
-        result = _parse(line)
-        if result is None:
-            raise InputError(f"{path}:{number}: {_describe_fault(line)}")
-        results.append(result)
+        try:
+            results.append(RunResult(**read_line(line)))
+        except (ValueError, TypeError):
+            raise InputError(
+                f"{path}:{number}: not a run of this version, incomplete or damaged; delete the "
+                "line, except for a complete result at its end"
+            ) from None
     return results
 
 
 def ranks_of(run: RunResult) -> tuple[Ranks, np.ndarray | None]:
-    """Read a run's test ranks and the training counts of all items; see `read_ranks`.
-
-    Raises:
-        InputError: the file is missing, or has changed since the run wrote it.
-    """
+    """Read a run's ranks as `read_ranks`; an `InputError` says if the file changed later."""
     path = Path(run.folder) / RANKS_FILE
     if run.ranks_sha256 and path.is_file() and sha256_file(path) != run.ranks_sha256:
-        raise InputError(f"{path}: changed since it was written; make the run again")
+        raise InputError(f"{path}: changed since it was written; repeat the run")
     return read_ranks(path)
-
-
-def _parse(line: str) -> RunResult | None:
-    try:
-        return RunResult(**read_line(line))
-    except (ValueError, TypeError):
-        return None
-
-
-def _describe_fault(line: str) -> str:
-    """Describe a line that is not a result, with a remedy that keeps any result in it."""
-    for found in re.finditer(r'\{"', line):
-        if found.start() and _parse(line[found.start() :]) is not None:
-            return (
-                f"half a result, and a whole one behind it; delete the first {found.start()} "
-                "characters of the line and keep the rest"
-            )
-    try:
-        json.loads(line)
-    except json.JSONDecodeError:
-        return "not a run of this version: half a result, or damaged; delete the line"
-    return "not a run of this version, or damaged; delete the line"
 
 
 def group_runs(results: Iterable[RunResult]) -> list[list[RunResult]]:
@@ -196,10 +167,8 @@ def differing_settings(runs: Sequence[RunResult]) -> list[str]:
 
 def _differing(flat: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the keys that all mappings have, with values that are not all equal."""
-    return [
-        key for key, value in flat[0].items()
-        if all(key in other for other in flat) and any(other[key] != value for other in flat)
-    ]  # fmt: skip
+    common = [key for key in flat[0] if all(key in other for other in flat)]
+    return [key for key in common if any(other[key] != flat[0][key] for other in flat)]
 
 
 def flat_settings(run: RunResult) -> dict[str, Any]:
@@ -223,14 +192,9 @@ def _short(value: Any) -> str:
 
 
 def choose(results: Sequence[RunResult], which: str) -> list[RunResult]:
-    """Return the runs of all seeds with the chosen settings.
+    """Return the runs of all seeds with the settings of `which`, or raise an `InputError`.
 
-    Args:
-        results: runs, in the order of the results file.
-        which: `last`, the eight digits at the end of a run's folder, or that folder.
-
-    Raises:
-        InputError: no run matches.
+    `which` is `last`, the eight digits at the end of a run's folder, or that folder.
     """
     if which == "last" and results:
         wanted = results[-1]
@@ -239,7 +203,7 @@ def choose(results: Sequence[RunResult], which: str) -> list[RunResult]:
         found = [run for run in results if run.hash == which or Path(run.folder).resolve() == path]
         if not found:
             known = preview(sorted({run.hash for run in results}))
-            raise InputError(f"{which}: no such run; give last, a run's folder, or one of {known}")
+            raise InputError(f"{which}: no such run; use last, a run's folder, or one of {known}")
         wanted = found[-1]
     return next(group for group in group_runs(results) if wanted in group)
 

@@ -26,25 +26,15 @@ RESULTS_FILE = "results.jsonl"  # in checkpoint_dir, beside the runs' folders <d
 
 @dataclass(frozen=True)
 class SignificanceResult:
-    """Result of two paired tests over users; each user's value is the mean over seeds.
+    """Result of two paired tests over users; each user's value is the mean over seeds."""
 
-    Attributes:
-        metric: name such as `unseen_ndcg@10`.
-        left: mean of the first model over users and seeds.
-        right: mean of the second model.
-        p_value: two-sided p-value of the t-test.
-        p_ranks: two-sided p-value of Wilcoxon's signed-rank test, without users of equal values.
-        n_users: number of users that both models were tested on.
-        n_seeds: number of runs of the first and of the second model.
-    """
-
-    metric: str
-    left: float
-    right: float
-    p_value: float
-    p_ranks: float
-    n_users: int
-    n_seeds: tuple[int, int]
+    metric: str  # such as `unseen_ndcg@10`
+    left: float  # mean of the first model over users and seeds
+    right: float  # mean of the second model
+    p_value: float  # two-sided, of the t-test
+    p_ranks: float  # two-sided, of Wilcoxon's signed-rank test, without users of equal values
+    n_users: int  # users that both models were tested on
+    n_seeds: tuple[int, int]  # runs of the first and of the second model
 
     @property
     def change(self) -> float:
@@ -62,10 +52,9 @@ class SignificanceResult:
 def read_runs(name: str) -> list[RunResult]:
     """Read the runs of all seeds of one model with one set of settings.
 
-    Args:
-        name: a run's folder, or `results.jsonl:MODEL` with MODEL as in the tables
-            (`QBERT4Rec (pretrained: A)`). If the model has several settings, append `@last`, or
-            `@` and the eight digits of a run's folder.
+    `name` is a run's folder, or `results.jsonl:MODEL` with MODEL as in the tables (`QBERT4Rec
+    (pretrained: A)`). If the model has several settings, append `@last`, or `@` and the eight
+    digits of a run's folder.
 
     Raises:
         InputError: there is no such file, no such run, or several settings to choose from.
@@ -75,15 +64,13 @@ def read_runs(name: str) -> list[RunResult]:
         return choose(read_results(folder.parent.parent / RESULTS_FILE), name)
     path, colon, title = name.rpartition(":")
     if not colon or not path:
-        raise InputError(
-            f"'{name}': write the results file, a colon and the model's name, or a run's folder"
-        )
+        raise InputError(f"'{name}': use results.jsonl:MODEL or a run's folder")
     title, _, which = title.partition("@")
     results = read_results(path)
     runs = [run for run in results if run.title == title]
     if not runs:
         known = preview(sorted({run.title for run in results}))
-        raise InputError(f"{path}: no run of {title} in it; it has {known or 'none'}")
+        raise InputError(f"{path}: no run of {title}; it has {known or 'none'}")
     if which:
         return choose(runs, which)
     groups = group_runs(runs)
@@ -92,8 +79,8 @@ def read_runs(name: str) -> list[RunResult]:
         each = zip(one, differing_settings(one), strict=True)
         listed = ", ".join(f"@{run.hash} ({text or run.dataset})" for run, text in each)
         raise InputError(
-            f"{path}: several settings of {title}: {listed}; write {name}@last, or @ and the "
-            "digits, or give a run's folder"
+            f"{path}: several settings of {title}: {listed}; use {name}@last, {name}@DIGITS or a "
+            "run's folder"
         )
     return groups[0]
 
@@ -101,55 +88,46 @@ def read_runs(name: str) -> list[RunResult]:
 def compare(
     left: Sequence[RunResult], right: Sequence[RunResult], metric: str
 ) -> SignificanceResult:
-    """Compare two models' runs on one data set by paired tests.
-
-    Args:
-        left: runs of the first model, one per seed.
-        right: runs of the second model.
-        metric: name such as `unseen_ndcg@10`.
+    """Compare two models' runs in a metric, such as `unseen_ndcg@10`, by paired tests.
 
     Raises:
         InputError: the metric is unknown, the test sets differ, or test ranks are missing.
     """
     kind, at, k = metric.removeprefix(UNSEEN).partition("@")
     if kind not in METRICS or not at or not k.isdigit() or int(k) < 1:
-        raise InputError(f"metric {metric!r}: write ndcg@10, unseen_hit@5, ...")
+        raise InputError(f"metric {metric!r}: use ndcg@10, unseen_hit@5, ...")
     check_comparable([*left, *right])
     users, (ours,) = values_by_user(left, [metric])
     others, (theirs,) = values_by_user(right, [metric])
     if not np.array_equal(users, others):
-        raise InputError("the runs tested other users; compare runs on the same data")
+        raise InputError("the runs have other users; compare runs on the same data")
     return paired_tests(metric, ours, theirs, (len(left), len(right)))
 
 
 def check_comparable(runs: Sequence[RunResult]) -> None:
-    """Check that all runs have the same test set and user numbering.
-
-    Raises:
-        InputError: they differ; names the difference.
-    """
+    """Raise an `InputError` that names the difference if test sets or user numberings differ."""
     first = runs[0]
     for run in runs[1:]:
         parts = differences(first, run)
         if parts == ["data set"]:
             raise InputError(
-                f"the runs are not of one data set: {first.dataset} and {run.dataset}; compare "
-                "like with like"
+                f"{first.dataset}, {run.dataset}: the runs are not of one data set; compare runs "
+                "on the same data"
             )
         if parts:
             raise InputError(
                 f"{first.title} and {run.title} were tested on other {' and other '.join(parts)} "
-                f"({described(first)}; {described(run)}); compare runs on the same data"
+                f"({_described(first)}; {_described(run)}); compare runs on the same data"
             )
-        numbered = (one.tested_on.get("numbering") for one in (first, run))
-        if len({each for each in numbered if each}) > 1:
+        numberings = {each.tested_on.get("numbering", "") for each in (first, run)} - {""}
+        if len(numberings) > 1:
             raise InputError(
-                f"{first.title} and {run.title}: the users stand in another order in the .inter "
-                "file, so that their ranks cannot be paired; run one of the two again"
+                f"{first.title} and {run.title}: the .inter file lists the users in another order, "
+                "so that ranks cannot be paired; repeat one of the runs"
             )
 
 
-def described(run: RunResult) -> str:
+def _described(run: RunResult) -> str:
     """Describe a run's test set: `seed 1: 30 test rows, 18 items`."""
     names = [name for name in ("test rows", "items") if name in run.counts]
     return f"seed {run.seed}: {', '.join(f'{run.counts[name]:,} {name}' for name in names)}"
@@ -189,26 +167,16 @@ def values_by_user(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Average metrics of each test user over runs.
 
-    Returns:
-        users: [U], internal IDs, sorted.
-        means: [metrics, U].
-
-    Raises:
-        InputError: test ranks are missing, or the runs tested different users.
+    Returns sorted internal IDs [U], and means [metrics, U]. An `InputError` says if test ranks are
+    missing, or the runs tested different users.
     """
-    total, users = np.zeros(0), None
+    values_of_runs, users = [], np.zeros(0)
     for run in runs:
         ranks, _ = ranks_of(run)
         order = np.argsort(ranks.users, kind="stable")
-        values = np.stack([per_row(metric, ranks)[order] for metric in metrics])
-        if users is None:
-            users, total = ranks.users[order], values
-        elif np.array_equal(users, ranks.users[order]):
-            total = total + values
-        else:
-            raise InputError(
-                f"{run.folder}: other users than the first run's; compare like with like"
-            )
-    assert users is not None  # callers give at least one run
+        values_of_runs.append(np.stack([per_row(metric, ranks)[order] for metric in metrics]))
+        if len(values_of_runs) > 1 and not np.array_equal(users, ranks.users[order]):
+            raise InputError(f"{run.folder}: other users than those of the first run")
+        users = ranks.users[order]
     # Sums in another order differ in the last bits; rounding makes equal values compare equal.
-    return users, np.round(total / len(runs), 12)
+    return users, np.round(sum(values_of_runs) / len(runs), 12)

@@ -60,22 +60,16 @@ class BERT4RecFixed(BERT4Rec):
 
     def predict(self, interaction: Interaction) -> Tensor:
         """Score one given item per row. [B]"""
-        return self._scores_of_next(interaction).gather(1, interaction[self.ITEM_ID].unsqueeze(1))[
-            :, 0
-        ]
+        scores = self.full_sort_predict(interaction)
+        return scores.gather(1, interaction[self.ITEM_ID].unsqueeze(1))[:, 0]
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Score the whole catalog. [B, N]"""
-        return self._scores_of_next(interaction)
-
-    def _scores_of_next(self, interaction: Interaction) -> Tensor:
         masks = torch.full_like(interaction[self.ITEM_SEQ_LEN], self.mask_token)
         items, lengths = self._append(interaction, masks)
-        return self._scores(self.gather_indexes(self.forward(items), lengths - 1))
+        hidden = self.gather_indexes(self.forward(items), lengths - 1)
+        return hidden @ self.item_embedding.weight[: self.n_items].T + self.output_bias
 
     def _append(self, interaction: Interaction, item: Tensor) -> tuple[Tensor, Tensor]:
         """Append one item to each history; return items [B, L] and lengths [B]."""
         return append_item(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], item)
-
-    def _scores(self, hidden: Tensor) -> Tensor:
-        return hidden @ self.item_embedding.weight[: self.n_items].T + self.output_bias

@@ -8,18 +8,13 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
-from torch.nn.functional import pad
 
-from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.errors import one_of
 from recbole_qbert.models.popularity import Popularity
-
-TIE_BREAKS = ("first", "popularity")
 
 
 class BigramChain(Popularity):
-    """Ranks items by how often they followed the last item in training.
-
-    Items that never followed it come after all that did, by popularity.
+    """Ranks items by how often they followed the last item in training; the others by popularity.
 
     The config key `tie_break` orders equally frequent followers: `first` puts the one seen first in
     the training sequences first, `popularity` the more popular one (the stronger control).
@@ -28,9 +23,6 @@ class BigramChain(Popularity):
         pair_key: int64 [P], ascending, `last * N + next`.
         pair_score: float32 [P], >= 1; rank of the pair among all pairs, the best one highest.
         row_start: int64 [N + 1], first pair of each last item.
-
-    Raises:
-        InputError: `tie_break` is unknown.
     """
 
     pair_key: Tensor
@@ -39,10 +31,7 @@ class BigramChain(Popularity):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        if config["tie_break"] not in TIE_BREAKS:
-            raise InputError(
-                f"tie_break: {config['tie_break']!r} is none of {', '.join(TIE_BREAKS)}"
-            )
+        one_of("tie_break", config["tie_break"], ("first", "popularity"))
         items, offsets = dataset.training_sequences()
         keys, counts, first = count_pairs(items, offsets, self.n_items)
         row_keys = torch.arange(self.n_items + 1) * self.n_items
@@ -56,17 +45,13 @@ class BigramChain(Popularity):
 
     def predict(self, interaction: Interaction) -> Tensor:
         """Score one candidate per row. [B]"""
-        items = interaction[self.ITEM_ID]
-        keys = self._last_items(interaction) * self.n_items + items
-        position = torch.searchsorted(self.pair_key, keys)
-        found = torch.searchsorted(self.pair_key, keys, right=True) > position
-        # `position` is P for keys above the last pair; the appended zero keeps the index valid.
-        scores = pad(self.pair_score, (0, 1))[position]
-        return torch.where(found, scores, self.popularity[items])
+        scores = self.full_sort_predict(interaction)
+        return scores.gather(1, interaction[self.ITEM_ID].unsqueeze(1))[:, 0]
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Score every item. [B, N]"""
-        last = self._last_items(interaction)
+        ends = (interaction[self.ITEM_SEQ_LEN] - 1).clamp(min=0)
+        last = interaction[self.ITEM_SEQ].gather(1, ends.unsqueeze(1)).squeeze(1)  # 0 if empty
         starts = self.row_start[last]
         lengths = self.row_start[last + 1] - starts
         rows = torch.repeat_interleave(lengths)  # [sum of lengths]: the batch row of each pair
@@ -76,20 +61,14 @@ class BigramChain(Popularity):
         scores[rows, self.pair_key[pairs] % self.n_items] = self.pair_score[pairs]
         return scores
 
-    def _last_items(self, interaction: Interaction) -> Tensor:
-        """Return the last item of each right-padded sequence, int64 [B]; 0 if it is empty."""
-        sequences = interaction[self.ITEM_SEQ]
-        ends = (interaction[self.ITEM_SEQ_LEN] - 1).clamp(min=0)
-        return sequences.gather(1, ends.unsqueeze(1)).squeeze(1)
-
 
 def count_pairs(items: Tensor, offsets: Tensor, n_items: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Count the adjacent item pairs inside each sequence.
+    """Count the adjacent item pairs inside each sequence, with N item IDs.
 
     Args:
         items: int64 [T], the sequences one after another.
         offsets: int64 [U + 1], start of each of the U sequences, and T; sequences may be empty.
-        n_items: number of item IDs N.
+        n_items: N.
 
     Returns:
         keys: int64 [P], ascending, `last * N + next`.

@@ -14,10 +14,8 @@ from torch import Tensor, nn
 class Popularity(SequentialRecommender):
     """Ranks items by their number of training interactions; base class of count-based models.
 
-    Nothing is trained. The counts are in buffers, so that checkpoints contain them.
-
-    Buffer, with N item IDs (0 is the padding):
-        popularity: float32 [N], training count scaled to [0, 1).
+    Nothing is trained. The buffer `popularity`, float32 [N] with N item IDs (0 is the padding), has
+    the training counts scaled to [0, 1).
     """
 
     input_type = InputType.POINTWISE

@@ -2,24 +2,7 @@
 
 Paper: Q-BERT4Rec: Quantized Semantic-ID Representation Learning for Multimodal Recommendation.
 
-Deviations from the paper, by config key, and where they were measured (in `results/`):
-
-* `mask_mix` may contain `next_item`, which cuts a sequence to a random prefix and masks its last
-  item, as at inference: scientific.md, defaults.md.
-* `exclude_visible` removes a sequence's visible items from the softmax and the ranking, for data
-  in which no user repeats an item: scientific.md.
-* `label_smoothing` smooths the targets: beauty.md, scientific.md.
-* `position_order: backward` counts positions from the end of the sequence: instruments.md.
-* `mask_context: previous` adds the vector of the nearest visible item before a mask to the mask
-  token, so that the mask contains the last item: scientific.md, instruments.md.
-* `score: cosine` divides cosines by a temperature instead of using dot products: scientific.md.
-* `code_loss_weight` adds the cross-entropy of each code of a masked item within its level:
-  scientific.md.
-* `code_dropout_prob` drops codes of items in training: beauty.md.
-* `item_representation: hybrid` gives each item a row besides its codes, and `row_dropout_prob`
-  drops such rows in training: beauty.md, games.md.
-* `softmax_samples` samples the items of each training step's softmax, for large catalogs:
-  games.md, speed.md.
+docs/design.md lists the deviations from the paper by config key, and where they were measured.
 
 Shapes: B batch, L positions, K levels, S_k codes in level k, N items (row 0 is padding), R scored
 items, D hidden, M masked positions in the batch, T tokens per item (1, or K for `flatten`).
@@ -68,9 +51,8 @@ class MaskedBatch(NamedTuple):
 
     def part(self, rows: slice) -> MaskedBatch:
         """Return a slice of the batch's rows, with the same item matrix."""
-        return self._replace(
-            items=self.items[rows], lengths=self.lengths[rows], mask=self.mask[rows]
-        )
+        items, lengths, mask = self.items[rows], self.lengths[rows], self.mask[rows]
+        return self._replace(items=items, lengths=lengths, mask=mask)
 
 
 class QBERT4Rec(SequentialRecommender):
@@ -130,32 +112,18 @@ class QBERT4Rec(SequentialRecommender):
         )
         self.tokens_per_item = self.items.tokens_per_item
         self.mask_token = nn.Parameter(torch.empty(self.tokens_per_item, config["hidden_size"]))
-        self.encoder = SequenceEncoder(
-            n_layers=config["n_layers"],
-            n_heads=config["n_heads"],
-            hidden_size=config["hidden_size"],
-            inner_size=config["inner_size"],
-            max_positions=self.max_seq_length * self.tokens_per_item,
-            hidden_dropout_prob=config["hidden_dropout_prob"],
-            attn_dropout_prob=config["attn_dropout_prob"],
-            hidden_act=config["hidden_act"],
-            layer_norm_eps=config["layer_norm_eps"],
-            norm_first=config["layer_norm"] == "pre",
-        )
+        self.encoder = SequenceEncoder(config, self.max_seq_length * self.tokens_per_item)
         nn.init.normal_(self.mask_token, std=config["initializer_range"])
         self.encoder.apply(lambda module: _init_weights(module, config["initializer_range"]))
 
     def forward(self, items: Tensor, lengths: Tensor, mask: Tensor, matrix: Tensor) -> Tensor:
-        """Compute the hidden vectors of the masked items, in the order of `mask.nonzero()`.
+        """Compute the masked items' hidden vectors [M, T * D], in the order of `mask.nonzero()`.
 
         Args:
             items: [B, L] right-padded item IDs; those at masked positions are ignored.
             lengths: [B].
             mask: [B, L] bool.
             matrix: [N, T * D] item matrix.
-
-        Returns:
-            [M, T * D].
         """
         n_tokens = self.tokens_per_item
         real = valid_positions(lengths, items.size(1))
@@ -184,11 +152,8 @@ class QBERT4Rec(SequentialRecommender):
 
         In distributed training every process calls this on the whole batch, with equal generators.
         """
-        items, lengths = append_item(
-            interaction[self.ITEM_SEQ],
-            interaction[self.ITEM_SEQ_LEN],
-            interaction[self.POS_ITEM_ID],
-        )
+        fields = (self.ITEM_SEQ, self.ITEM_SEQ_LEN, self.POS_ITEM_ID)
+        items, lengths = append_item(*(interaction[field] for field in fields))
         items = items[:, : int(lengths.max())]
         lengths, mask = draw_masks(
             lengths, items.size(1), self.mask_mix, self.mask_ratios, global_generator(items.device)
@@ -226,11 +191,8 @@ class QBERT4Rec(SequentialRecommender):
 
     def predict(self, interaction: Interaction) -> Tensor:
         """Score one given item per row. [B]"""
-        matrix = self.items(self._domain_rows(interaction))
-        hidden, visible = self._next_item_state(interaction, matrix)
-        item = interaction[self.ITEM_ID]
-        scores = self._score(hidden.unsqueeze(1), matrix[item].unsqueeze(1)).flatten()
-        return scores.masked_fill((visible == item.unsqueeze(1)).any(dim=1), -torch.inf)
+        scores = self.full_sort_predict(interaction)
+        return scores.gather(1, interaction[self.ITEM_ID].unsqueeze(1))[:, 0]
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Score the whole catalog exactly, in one pass. [B, N]
@@ -277,21 +239,21 @@ class QBERT4Rec(SequentialRecommender):
         return items.masked_fill(mask | ~valid_positions(lengths, items.size(1)), 0)
 
     def closed_form_macs(self) -> int:
-        """Multiply-accumulates of encoder and head for one user of full length.
+        """Count the multiply-accumulates of encoder and head for one user of full length.
 
-        With P = L * T positions, Q of them asked for, and an inner size of I, a block multiplies
-        2 P D^2 for keys and values, 2 Q D^2 for queries and outputs, 2 Q P D in the scores and sums
-        of attention, and 2 Q D I in the feed-forward layers. Q is P, and T, the one masked item, in
-        the last block. The head multiplies N T D, the padding row included.
+        With P = L * T positions, Q of them wanted, and an inner size of I, a block multiplies
+        2 P D^2 for keys and values, 2 Q D^2 for queries and outputs, 2 Q P D in attention, and
+        2 Q D I in the feed-forward layers. Q is P, and T, the masked item, in the last block. The
+        head multiplies N T D, the padding row included.
         """
         blocks = self.encoder.blocks.layers
         hidden_size, inner_size = self.mask_token.size(1), blocks[0].linear1.out_features
         positions = self.max_seq_length * self.tokens_per_item
 
-        def block(asked: int) -> int:
-            projections = 2 * (positions + asked) * hidden_size**2
-            attention = 2 * asked * positions * hidden_size
-            return projections + attention + 2 * asked * hidden_size * inner_size
+        def block(wanted: int) -> int:
+            projections = 2 * (positions + wanted) * hidden_size**2
+            attention = 2 * wanted * positions * hidden_size
+            return projections + attention + 2 * wanted * hidden_size * inner_size
 
         head = self.n_items * self.tokens_per_item * hidden_size
         return int((len(blocks) - 1) * block(positions) + block(self.tokens_per_item) + head)

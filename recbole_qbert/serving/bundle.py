@@ -29,21 +29,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from recbole_qbert._version import __version__
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.common.files import (
-    atomic_folder,
-    write_json,
-)
+from recbole_qbert.common.files import atomic_folder, write_json
 from recbole_qbert.common.hashes import sha256_folder
 from recbole_qbert.data.codec import quote
 from recbole_qbert.data.semid import write_semantic_ids
 from recbole_qbert.registry import model_entry
 from recbole_qbert.serving.stand_in import stand_in
 from recbole_qbert.speedups.trimmed_forward import trimmed_scores
-from recbole_qbert.training.checkpoint import (
-    DERIVED_KEYS,
-    config_to_json,
-    save_checkpoint,
-)
+from recbole_qbert.training.checkpoint import DERIVED_KEYS, config_to_json, save_checkpoint
 
 FORMAT = "recbole-qbert/bundle/2"
 REQUIRED = frozenset(("model.safetensors", "config.json", "items.json", "dataset.safetensors"))
@@ -83,14 +76,13 @@ def save_bundle(folder: str | Path, model: Any, config: Any, dataset: Any) -> No
     notes: dict[str, Any] = {}
     try:
         settings = settings_of(content, torch.device("cpu"))
-        twin = build_again(
-            settings, stand_in(settings, tokens, semantic_ids, notes, dataset), weights
-        )
+        empty = stand_in(settings, tokens, semantic_ids, notes, dataset)
+        twin = build_again(settings, empty, weights)
         ranks_empty_histories = _compare(model, config, twin, settings, len(tokens) + 1)
     except Exception as error:  # third-party models may raise anything
         raise NotBundled(
-            f"{name} has no bundle: it cannot be built again from one, or not rank items by a "
-            f"history alone ({describe_error(error)})"
+            f"{name} has no bundle: it cannot be rebuilt, or needs more than a history to rank "
+            f"items ({describe_error(error)})"
         ) from error
     with atomic_folder(folder) as work:
         (work / "model.safetensors").write_bytes(save(weights))
@@ -102,9 +94,8 @@ def save_bundle(folder: str | Path, model: Any, config: Any, dataset: Any) -> No
         except TypeError as error:
             raise NotBundled(f"{name} has no bundle: {describe_error(error)}") from error
         if semantic_ids is not None:
-            write_semantic_ids(
-                work / "items.semid", semantic_ids, {"copied_into": "a model bundle"}
-            )
+            origin = {"copied_into": "a model bundle"}
+            write_semantic_ids(work / "items.semid", semantic_ids, origin)
         manifest = {
             "format": FORMAT,
             "model": name,
@@ -118,14 +109,7 @@ def save_bundle(folder: str | Path, model: Any, config: Any, dataset: Any) -> No
 
 
 def _compare(model: Any, config: Any, twin: Any, settings: Config, n_items: int) -> bool:
-    """Check that a rebuilt model scores random histories as the trained one does.
-
-    Returns:
-        Whether it also ranks items for an empty history.
-
-    Raises:
-        ValueError: the scores differ.
-    """
+    """Return whether a rebuilt model, of equal scores or a `ValueError`, ranks an empty history."""
     width = config["MAX_ITEM_LIST_LENGTH"]
     lengths = torch.linspace(1, width, N_TRIED).long()
     items = torch.randint(1, n_items, (N_TRIED, width), generator=torch.Generator().manual_seed(0))
@@ -137,11 +121,9 @@ def _compare(model: Any, config: Any, twin: Any, settings: Config, n_items: int)
     model.train(training)
     found = scores_of(twin, settings, items, lengths)
     if not torch.allclose(found, expected, rtol=1e-3, atol=1e-3):
-        raise ValueError("it would give other scores")
+        raise ValueError("the rebuilt model gives other scores")
     try:
-        empty = scores_of(
-            twin, settings, torch.zeros_like(items[:1]), torch.zeros_like(lengths[:1])
-        )
+        empty = scores_of(twin, settings, items[:1] * 0, lengths[:1] * 0)
     except Exception:  # for example an index before the first position
         return False
     return bool(empty[:, 1:].isfinite().any() and not empty.isnan().any())
@@ -156,21 +138,15 @@ def settings_of(content: Mapping[str, Any], device: torch.device) -> Config:
     config = Config.__new__(Config)
     config.model, config.dataset = content["model"], content["dataset"]
     keys = {key: value for key, value in content["keys"].items() if key not in DERIVED_KEYS}
-    config.final_config_dict = {
-        **keys, "model": config.model, "dataset": config.dataset, "device": device
-    }  # fmt: skip
+    names = {"model": config.model, "dataset": config.dataset}
+    config.final_config_dict = {**keys, **names, "device": device}
     return config
 
 
 def build_again(config: Config, dataset: Any, weights: Mapping[str, Tensor]) -> Any:
-    """Build the model of a config and load weights; it is ready to score.
+    """Build the model of a config of `settings_of`, and load weights; it is ready to score.
 
-    No global random numbers are drawn.
-
-    Args:
-        config: config of `settings_of`.
-        dataset: dataset or stand-in.
-        weights: state dict.
+    No global random numbers are drawn. `dataset` is the real one or a `StandIn`.
 
     Raises:
         InputError: weights are NaN, or the config needs far more memory than the weights.
@@ -182,7 +158,7 @@ def build_again(config: Config, dataset: Any, weights: Mapping[str, Tensor]) -> 
         keys["train_stage"] = "pretrain"
     settings.final_config_dict = config.final_config_dict | keys
     if any(tensor.isnan().any() for tensor in weights.values()):
-        raise InputError("some of its weights are not numbers")
+        raise InputError("some weights are not numbers")
     room = ALLOWANCE + 4 * sum(TENSOR + tensor.numel() for tensor in weights.values())
     if config["MAX_ITEM_LIST_LENGTH"] > room:
         raise InputError(f"MAX_ITEM_LIST_LENGTH: {config['MAX_ITEM_LIST_LENGTH']} is too large")
@@ -219,14 +195,14 @@ class _Allowance(TorchDispatchMode):
     def _take(self, made: Any) -> None:
         self.room -= TENSOR + made.numel() if isinstance(made, Tensor) else TENSOR
         if self.room < 0:
-            raise InputError("the config asks for a model that is far larger than the weights")
+            raise InputError("the config describes a model that is far larger than the weights")
 
 
 @torch.no_grad()
 def scores_of(
     model: Any, config: Config, items: Tensor, lengths: Tensor, targets: Tensor | None = None
 ) -> Tensor:
-    """Score all items for each history; the result may be modified.
+    """Score all items [B, N] for each history; the result may be modified.
 
     Args:
         model: in evaluation mode.
@@ -234,9 +210,6 @@ def scores_of(
         items: [B, L], right-padded with zeros.
         lengths: [B].
         targets: [B], values of the target field, which must not affect the scores; default: item 1.
-
-    Returns:
-        [B, N] on the config's device.
     """
     targets = torch.ones_like(lengths) if targets is None else targets
     batch = Interaction(
@@ -257,31 +230,18 @@ def describe_error(error: Exception) -> str:
 
 @contextlib.contextmanager
 def going_together(folder: Path, remedy: str) -> Iterator[None]:
-    """Turn any exception that a folder's files cause in the block into an `InputError`.
-
-    Raises:
-        InputError: names the folder, the fault and the remedy.
-    """
+    """Turn any exception that a folder's files cause in the block into an `InputError`."""
     try:
         yield
     except Exception as error:  # an edited file can be wrong in any way
         raise InputError(
-            f"{folder}: its files do not go together; {remedy} ({describe_error(error)})"
+            f"{folder}: the files are inconsistent; {remedy} ({describe_error(error)})"
         ) from error
 
 
 def different_texts(where: str | Path, values: Any, called: str) -> list[str]:
-    """Check that a value is a non-empty list of distinct strings, and return it.
-
-    Args:
-        where: source of the value, for the message.
-        values: the value.
-        called: noun for the strings, for the message.
-
-    Raises:
-        InputError: it is not.
-    """
+    """Return `values`, or raise an `InputError` if it is no list of distinct strings."""
     known = isinstance(values, list) and values and {*map(type, values)} == {str}
     if not known or len({*values}) < len(values):
-        raise InputError(f"{where}: not a list of different {called}")
+        raise InputError(f"{where}: not a list of distinct {called}")
     return list(values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import chain, islice, repeat
 from numbers import Integral
 from pathlib import Path
@@ -20,24 +20,13 @@ from recbole_qbert.common.files import read_json, read_json_list, recovered
 from recbole_qbert.common.hashes import check_folder
 from recbole_qbert.data.codec import quote
 from recbole_qbert.data.semid import read_semantic_ids
-from recbole_qbert.serving.bundle import (
-    FORMAT,
-    REQUIRED,
-    SEMANTIC_IDS,
-    build_again,
-    describe_error,
-    different_texts,
-    going_together,
-    scores_of,
-    settings_of,
-)
+from recbole_qbert.serving import bundle
+from recbole_qbert.serving.bundle import describe_error, scores_of
 from recbole_qbert.serving.stand_in import stand_in
 from recbole_qbert.training.checkpoint import load_checkpoint
 
 SCORES_AT_ONCE = 1 << 24  # 64 MiB
 ROWS_AT_ONCE = 1024
-
-
 _NOT_LISTS = "histories is a list of lists of item tokens"
 
 
@@ -92,23 +81,17 @@ class Recommender:
         """
         folder = Path(folder)
         manifest = read_json(recovered(folder) / "manifest.json")
-        digests = manifest.get("sha256")
-        if (
-            manifest.get("format") != FORMAT
-            or not isinstance(digests, dict)
-            or digests.keys() not in (REQUIRED, REQUIRED | SEMANTIC_IDS)
-        ):
-            raise InputError(
-                f"{folder}: not a model bundle of this version; train and save it again"
-            )
+        digests: Any = manifest.get("sha256")
+        names = (bundle.REQUIRED, bundle.REQUIRED | bundle.SEMANTIC_IDS)
+        known = manifest.get("format") == bundle.FORMAT and isinstance(digests, dict)
+        if not known or digests.keys() not in names:
+            raise InputError(f"{folder}: not a model bundle of this version; train the model again")
         check_folder(folder, digests)
         try:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError, TypeError) as error:
-            raise InputError(
-                f"device: {device!r} cannot be used ({describe_error(error)})"
-            ) from None
-        with going_together(folder, "train and save it again"):
+            raise InputError(f"device: {device!r} is unusable ({describe_error(error)})") from None
+        with bundle.going_together(folder, "train the model again"):
             return cls._of_files(folder, manifest, torch.device(device))
 
     @classmethod
@@ -117,22 +100,21 @@ class Recommender:
     ) -> Recommender:
         content = read_json(folder / "config.json")
         if content["model"] != manifest["model"]:
-            raise InputError(f"{folder / 'manifest.json'}: its model is not that of the config")
+            raise InputError(f"{folder / 'manifest.json'}: the model is not that of config.json")
         path = folder / "items.json"
-        tokens = different_texts(path, read_json_list(path), "item tokens")
+        tokens = bundle.different_texts(path, read_json_list(path), "item tokens")
         if len(tokens) != manifest["n_items"]:
-            raise InputError(f"{path}: not as many items as the manifest says")
+            raise InputError(f"{path}: the number of items is not that of manifest.json")
         if not isinstance(manifest["ranks_empty_histories"], bool):
-            raise InputError(
-                f"{folder / 'manifest.json'}: ranks_empty_histories is neither yes nor no"
-            )
+            raise InputError(f"{folder / 'manifest.json'}: ranks_empty_histories is not a boolean")
         semantic_ids = None
-        if manifest["sha256"].keys() > REQUIRED:
+        if manifest["sha256"].keys() > bundle.REQUIRED:
             semantic_ids = read_semantic_ids(folder / "items.semid")
         weights = load_file(folder / "model.safetensors")
         notes = load_checkpoint(folder / "dataset.safetensors")
-        config = settings_of(content, device)
-        model = build_again(config, stand_in(config, tokens, semantic_ids, notes), weights)
+        config = bundle.settings_of(content, device)
+        dataset = stand_in(config, tokens, semantic_ids, notes)
+        model = bundle.build_again(config, dataset, weights)
         found = cls(model, config, tokens, manifest["ranks_empty_histories"])
         found.recommend([tokens[:1]], k=1)
         return found
@@ -211,14 +193,9 @@ class Recommender:
     def _best(
         self, ids: Tensor, row: Tensor, counts: Tensor, k: int, exclude_seen: bool
     ) -> list[list[tuple[str, float]]]:
-        """Rank items for a batch of histories.
+        """Rank `k` items for each of B histories.
 
-        Args:
-            ids: known items of all histories, in order.
-            row: row of each item in the batch.
-            counts: [B], number of items of each row.
-            k: number of items to return.
-            exclude_seen: exclude the items of a row.
+        `ids` are the known items of all histories, `row` their rows, `counts` [B] their numbers.
         """
         width = self.config["MAX_ITEM_LIST_LENGTH"]
         lengths = counts.clamp(max=width)
@@ -241,15 +218,14 @@ class Recommender:
             for items_of, values, n in zip(names, best.values.tolist(), n_left, strict=True)
         ]
 
-    def _left_out(self, not_known: Iterable[str], n_without: int) -> str:
-        names = [*not_known]
+    def _left_out(self, not_known: Collection[str], n_without: int) -> str:
         parts = []
-        if names:
-            shown = preview([quote(name) for name in names[:11]])
-            parts.append(f"items unknown to the model ({len(names)}): {shown}")
+        if not_known:
+            shown = preview([quote(name) for name in islice(not_known, 11)])
+            parts.append(f"items unknown to the model ({len(not_known)}): {shown}")
         if n_without:
+            name = self.config["model"]
             parts.append(
-                f"histories without a known item, for which {self.config['model']} has no ranking "
-                f"({n_without})"
+                f"histories without a known item, which {name} cannot rank items for ({n_without})"
             )
         return "; ".join(parts)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from logging import getLogger
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,35 +26,29 @@ _IDS = frozenset({FeatureType.TOKEN, FeatureType.TOKEN_SEQ})
 _SOURCES = frozenset(source.value for source in FeatureSource)
 
 
-class _Conversion(NamedTuple):
-    """Conversion of an attribute to its record and back."""
-
-    note: Callable[[Any], Any]
-    value: Callable[[Any], Any]
-
-
 def _each(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Return a function that applies `function` to every value of a mapping."""
     return lambda content: {key: function(value) for key, value in content.items()}
 
 
-# RecBole's attributes that are not plain values, or that hold user data, which is not recorded.
-CONVERSIONS = {
-    "field2type": _Conversion(_each(lambda kind: kind.value), _each(FeatureType)),
-    "field2source": _Conversion(
+# RecBole's attributes that are not plain values, or that hold user data, which is not recorded:
+# conversions of an attribute to its record and back.
+CONVERSIONS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "field2type": (_each(lambda kind: kind.value), _each(FeatureType)),
+    "field2source": (
         _each(lambda source: getattr(source, "value", source)),
         _each(lambda name: FeatureSource(name) if name in _SOURCES else name),
     ),
-    "field2id_token": _Conversion(_each(len), _each(range)),  # only sizes; no tokens of users
-    "item_feat": _Conversion(
+    "field2id_token": (_each(len), _each(range)),  # only sizes; no tokens of users
+    "item_feat": (
         lambda columns: None if columns is None else dict(columns.interaction),
         lambda columns: None if columns is None else Interaction(columns),
     ),
-    "inter_feat": _Conversion(
+    "inter_feat": (
         lambda columns: {name: values[:0] for name, values in columns.interaction.items()},
         Interaction,
     ),
-    "user_feat": _Conversion(lambda _: None, lambda _: None),
+    "user_feat": (lambda _: None, lambda _: None),
 }
 
 
@@ -67,12 +61,8 @@ def stand_in(
 ) -> Any:
     """Build a `StandIn` that is also an instance of the dataset class of the config's model.
 
-    Args:
-        config: config of the model.
-        tokens: tokens of the real items (without padding).
-        semantic_ids: semantic IDs of all these items, if the dataset has any.
-        notes: the record: attribute -> tensor or JSON value. New entries are added to it.
-        source: the real dataset; without it only recorded attributes are available.
+    `tokens` and `semantic_ids` are those of the real items, without padding. `notes` is the record:
+    attribute -> tensor or JSON value. With `source`, the real dataset, new entries are added to it.
     """
     dataset = model_entry(config["model"]).dataset
     return type("StandIn", (StandIn, dataset), {})(config, tokens, semantic_ids, notes, source)
@@ -108,28 +98,22 @@ class StandIn:
 
     def _noted(self, name: str) -> Any:
         """Return an attribute from the record, adding it from the source if it is missing."""
-        conversion = CONVERSIONS.get(name)
+        record, restore = CONVERSIONS.get(name, (lambda value: value,) * 2)
         if name not in self.notes:
             if self.source is None:
-                raise AttributeError(f"no {name!r} was noted of the data set")
-            value = getattr(self.source, name)
-            self.notes[name] = conversion.note(value) if conversion else value
-        note = self.notes[name]
-        return conversion.value(note) if conversion else note
+                raise AttributeError(f"the record of the data set has no {name!r}")
+            self.notes[name] = record(getattr(self.source, name))
+        return restore(self.notes[name])
 
     def get_item_feature(self) -> Interaction:
-        """Return the item features, one column [N, ...] each.
-
-        Raises:
-            InputError: a recorded column does not fit the recorded sizes.
-        """
+        """Return the item features [N, ...]; an `InputError` names one of a wrong size."""
         columns: Interaction = super().get_item_feature()  # type: ignore[misc]
         for field, column in columns.interaction.items():
             ids = self.field2type[field] in _IDS
             size = len(self.field2id_token[field]) if ids else 0
             n_items = len(self.field2id_token[self.iid_field])
             if len(column) != n_items or (ids and not 0 <= column.min() <= column.max() < size):
-                raise InputError(f"the item feature {field} does not fit its sizes")
+                raise InputError(f"the item feature {field} does not match its recorded size")
         return columns
 
     def training_sequences(self) -> tuple[Tensor, Tensor]:

@@ -14,20 +14,18 @@ import torch
 from recbole.data.dataloader import TrainDataLoader
 from recbole.data.interaction import Interaction
 
+from recbole_qbert.compat.recbole import wrap_once
+
 
 def install() -> None:
     """Let RecBole use `UserTrainDataLoader` for `batch_by: user`. Repeated calls change nothing."""
-    recboles = recbole.data.utils.get_dataloader
-    if getattr(recboles, "knows_batch_by", False):
-        return
+    wrap_once(recbole.data.utils, "get_dataloader", _get_dataloader)
 
-    def get_dataloader(config: Any, phase: str) -> Any:
-        if phase == "train" and config["batch_by"] == "user":
-            return UserTrainDataLoader
-        return recboles(config, phase)
 
-    get_dataloader.knows_batch_by = True  # type: ignore[attr-defined]
-    recbole.data.utils.get_dataloader = get_dataloader
+def _get_dataloader(original: Any, config: Any, phase: str) -> Any:
+    if phase == "train" and config["batch_by"] == "user":
+        return UserTrainDataLoader
+    return original(config, phase)
 
 
 class UserTrainDataLoader(TrainDataLoader):

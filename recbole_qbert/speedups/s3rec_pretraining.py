@@ -11,6 +11,7 @@ item, F attributes in all; D hidden.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -20,20 +21,25 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recbole_qbert.common.ragged import inverse_order, rows_of_like_length
-from recbole_qbert.models.layers.view import view_of
+
+
+def view_of(model: Any, **changed: Any) -> Any:
+    """Return a shallow copy of an `nn.Module` with other attributes and shared parameters.
+
+    Attributes set on the copy do not reach the model. So other threads, hooks,
+    DistributedDataParallel and compiled code are not affected.
+    """
+    view = copy.copy(model)
+    view.__dict__.update(changed)  # `setattr` would put modules into the shared `_modules` dict
+    return view
 
 
 def draw_masks_and_segments(model: S3Rec, items: Tensor, lengths: Tensor) -> list[Tensor]:
     """Draw masks and segments as RecBole's `reconstruct_pretrain_data`, without building targets.
 
-    Args:
-        model: the model.
-        items: [B, L], right-padded.
-        lengths: [B].
-
-    Returns:
-        Six tensors [B, L], left-padded: items with masks, the items, items with negatives at the
-        masks, items with a masked segment, the segment, a random segment of the batch.
+    Takes items [B, L], right-padded, and lengths [B]. Returns six tensors [B, L], left-padded:
+    items with masks, the items, items with negatives at the masks, items with a masked segment, the
+    segment, a random segment of the batch.
     """
     no_attributes = torch.zeros(len(model.item_feat), 1, dtype=torch.long)
     view = view_of(model, n_features=1, item_feat={model.FEATURE_FIELD: no_attributes})
@@ -57,12 +63,8 @@ def one_hot(attributes: Tensor, n_features: int, dtype: torch.dtype) -> Tensor:
 def first_stage_loss(model: S3Rec, interaction: Interaction, cut: bool) -> Tensor:
     """Return S3Rec's weighted sum of four losses.
 
-    They are associated attribute, masked item, masked attribute and segment prediction.
-
-    Args:
-        model: in its pretraining stage.
-        interaction: sequences [B, L], right-padded.
-        cut: encode groups of sequences of similar length separately, without their padding.
+    They are associated attribute, masked item, masked attribute and segment prediction. With `cut`,
+    groups of sequences of similar length are encoded separately, without their padding.
     """
     masked_items, *others = draw_masks_and_segments(
         model, interaction[model.ITEM_SEQ], interaction[model.ITEM_SEQ_LEN]
@@ -112,17 +114,15 @@ def _encode(model: S3Rec, items: Tensor, cut: bool) -> Tensor:
         return encoded
     length = items.size(1)
     widths = length - (items != 0).int().argmax(dim=1)
-    found, order = [], []
-    for rows in rows_of_like_length(widths):
+    found, groups = [], rows_of_like_length(widths)
+    for rows in groups:
         first = length - int(widths[rows].max())
-        found.append(
-            F.pad(_from_place(model, first).forward(items[rows, first:]), (0, 0, first, 0))
-        )
-        order.append(rows)
-    return torch.cat(found)[inverse_order(order)]
+        hidden = _from_position(model, first).forward(items[rows, first:])
+        found.append(F.pad(hidden, (0, 0, first, 0)))
+    return torch.cat(found)[inverse_order(groups)]
 
 
-def _from_place(model: S3Rec, first: int) -> S3Rec:
+def _from_position(model: S3Rec, first: int) -> S3Rec:
     """Return a view of the model whose first input column has position `first`."""
     table = model.position_embedding
     return view_of(model, position_embedding=lambda places: table(places + first))

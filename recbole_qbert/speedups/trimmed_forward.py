@@ -1,10 +1,9 @@
 """Losses and scores of RecBole's models without redundant computation, equal to RecBole's.
 
-* RecBole pads every sequence to MAX_ITEM_LIST_LENGTH and computes on the padding, although most
-  rows are short prefixes. Here a batch is split into rows of 1, 2, 3-4, 5-8, ... items, and columns
-  that are padding in all rows of a part are removed. This is done on a CPU only: on a GPU, small
-  steps are bound by kernel launches, and five or six parts launch five or six times as many
-  (results/speed.md).
+* RecBole computes on the padding to MAX_ITEM_LIST_LENGTH, although most rows are short prefixes.
+  Here, on a CPU, a batch is split into rows of 1, 2, 3-4, 5-8, ... items, without the columns that
+  are padding in all rows of a part. On a GPU, small steps are bound by kernel launches, of which
+  five or six parts need five or six times as many (results/speed.md).
 * RecBole's BERT4Rec scores `mask_ratio * L` positions of every row, although short rows have few
   masks or none. Here only masked positions are scored, and only rows with masks are encoded.
 * RecBole encodes every prefix of a sequence separately, although a causal model's output at a
@@ -36,14 +35,14 @@ from torch.nn import functional as F
 
 from recbole_qbert.common.ragged import inverse_order, rows_of_like_length
 from recbole_qbert.models.layers.loss import linear_cross_entropy
-from recbole_qbert.models.layers.view import view_of
-from recbole_qbert.speedups.s3rec_pretraining import first_stage_loss
+from recbole_qbert.speedups.s3rec_pretraining import first_stage_loss, view_of
 
 # Models in which no output depends on the padding behind a row. In causal ones an output depends
 # only on its own position and earlier ones, in bidirectional ones on all positions of the row.
 CAUSAL = frozenset({"FDSA", "GRU4Rec", "S3Rec", "SASRec", "SASRecF"})
 BIDIRECTIONAL = frozenset({"BERT4Rec", "BERT4RecFixed"})
 MODELS = CAUSAL | BIDIRECTIONAL | {"NARM"}
+BERT4REC_MASKS = "MASK_INDEX"  # RecBole's field of masked positions [B, M]; 0 means no mask
 
 OfBatch = Callable[[Interaction], Tensor]
 OfModel = Callable[[Any, Interaction], Tensor]  # the first argument is a model or a view of it
@@ -55,29 +54,23 @@ def trimmed_loss(model: Any, config: Any) -> OfBatch:
     Also replaces layers of the model (see `apply_speedups`).
     """
     apply_speedups(model, config)
-    if (
-        config["model"] == "S3Rec"
-        and config["train_stage"] == "pretrain"
-        and config["trim_padding"]
-    ):
+    pretrains = config["model"] == "S3Rec" and config["train_stage"] == "pretrain"
+    if pretrains and config["trim_padding"]:
         return functools.partial(first_stage_loss, model, cut=_may_cut(config))
-    loss: OfModel | None = None  # RecBole's
+    loss: OfModel | str = "calculate_loss"  # RecBole's
     if _known(config) and config["loss_type"] == "CE":
         if config["model"] == "BERT4Rec" and config["trim_padding"]:
             loss = masked_loss
         elif config["model"] not in BIDIRECTIONAL and _may_cut(config):
             loss = next_item_loss
     share = _known(config) and config["batch_by"] == "user" and config["model"] in CAUSAL
-    return _with_trimmed_forward(model, "calculate_loss", loss, config, share)
+    return _with_trimmed_forward(model, loss, config, share)
 
 
 def trimmed_scores(model: Any, config: Any) -> OfBatch:
-    """Return a function equal to `model.full_sort_predict`: scores of all items [B, N].
-
-    Also replaces layers of the model (see `apply_speedups`).
-    """
+    """Return a function equal to `model.full_sort_predict` [B, N]; see `trimmed_loss`."""
     apply_speedups(model, config)
-    return _with_trimmed_forward(model, "full_sort_predict", None, config, share=False)
+    return _with_trimmed_forward(model, "full_sort_predict", config, share=False)
 
 
 def _known(config: Any) -> bool:
@@ -90,29 +83,24 @@ def _may_cut(config: Any) -> bool:
     return bool(config["trim_padding"] and config["device"].type == "cpu")
 
 
-def _with_trimmed_forward(
-    model: Any, name: str, function: OfModel | None, config: Any, share: bool
-) -> OfBatch:
-    """Return `function`, or the model's method `name`, called on a view with a trimmed forward."""
+def _with_trimmed_forward(model: Any, function: OfModel | str, config: Any, share: bool) -> OfBatch:
+    """Return a function or method of the model, or of a view of it with a trimmed forward."""
+
+    def bound(view: Any) -> OfBatch:
+        if isinstance(function, str):
+            method: OfBatch = getattr(view, function)
+            return method
+        return functools.partial(function, view)
+
     cut = _known(config) and _may_cut(config)
     if not cut and not share:
-        own: OfBatch = functools.partial(function, model) if function else getattr(model, name)
-        return own
+        return bound(model)
     forward = TrimmedForward(model, cut, share)
-
-    def trimmed(interaction: Interaction) -> Tensor:
-        view = view_of(model, forward=forward)
-        method: OfBatch = functools.partial(function, view) if function else getattr(view, name)
-        return method(interaction)
-
-    return trimmed
+    return lambda interaction: bound(view_of(model, forward=forward))(interaction)
 
 
 def next_item_loss(model: Any, interaction: Interaction) -> Tensor:
-    """Return the mean cross-entropy of the rows' next items, as RecBole's CE models do.
-
-    BERT4Rec is the exception; see `masked_loss`.
-    """
+    """Return the mean cross-entropy of the rows' next items, as RecBole's CE models do."""
     # `forward` returns one vector per row here, also for S3Rec, whose own returns one per position:
     # that would be gigabytes.
     hidden = model.forward(interaction[model.ITEM_SEQ], interaction[model.ITEM_SEQ_LEN])
@@ -149,8 +137,8 @@ class TrimmedForward:
             model: its `forward` takes items [B, L], and also lengths [B] if it returns one vector
                 per row.
             cut: split batches into parts of rows of similar length.
-            share: in training, take the outputs of prefixes from longer rows; the model must be
-                causal.
+            share: in training, take the outputs of prefixes from longer rows; only for causal
+                models.
         """
         self.model, self.cut, self.share = model, cut, share
         self.original = model.forward
@@ -172,13 +160,7 @@ class TrimmedForward:
         return torch.cat(found)[inverse_order(order)[place]]
 
     def _answer_for_rows(self, whole: Tensor, place: Tensor, lengths: Tensor) -> Tensor:
-        """Return the output at the end of every row. [B, D]
-
-        Args:
-            whole: [U, L] rows to encode.
-            place: [B], for each row the row of `whole` that begins with it.
-            lengths: [B].
-        """
+        """Return the output at the end of every row [B, D]; see `merge_prefixes` for the rows."""
         found, order = [], []
         for rows, part in self._parts(whole):
             at = torch.full((len(whole),), -1, device=whole.device)
@@ -217,10 +199,7 @@ class TrimmedForward:
 
 
 def merge_prefixes(items: Tensor) -> tuple[Tensor, Tensor]:
-    """Remove rows that are a prefix of another row.
-
-    Args:
-        items: [B, L], right-padded with zeros; no zeros inside.
+    """Remove rows of `items` [B, L], right-padded with zeros, that are a prefix of another row.
 
     Returns:
         whole: [U, L], the remaining rows.
@@ -242,14 +221,8 @@ def _drop_prefixes(items: Tensor) -> tuple[Tensor, Tensor]:
     return items[last], last.cumsum(0) - last.long()
 
 
-# RecBole's layers -----------------------------------------------------------------------------
-
-
 def apply_speedups(model: Any, config: Any) -> None:
-    """Replace layers of a RecBole model by equivalent faster ones, if `trim_padding` is on.
-
-    Repeated calls change nothing.
-    """
+    """Replace layers of a RecBole model by equivalent faster ones, if `trim_padding` is on."""
     if not config["trim_padding"]:
         return
     for module in model.modules():
@@ -289,6 +262,3 @@ def mark_all_ends(model: BERT4Rec, item_seq: Tensor, item_seq_len: Tensor) -> Te
     """
     longer = F.pad(item_seq, (0, 1))  # [B, L + 1]
     return longer.scatter_(1, item_seq_len.unsqueeze(1), model.mask_token)[:, 1:]
-
-
-BERT4REC_MASKS = "MASK_INDEX"  # RecBole's field of masked positions [B, M]; 0 means no mask

@@ -1,40 +1,39 @@
 """Checkpoints as safetensors files: tensors and JSON, no pickles.
 
-A checkpoint is one safetensors file. The state's tensors are its tensors. All else (config, epoch,
-scores, nesting) is JSON in the file's header, after the SHA-256 of the whole file, so that any
-changed byte is detected.
+The tensors of a state are those of the file. All else (config, epoch, scores, nesting) is JSON in
+the header, after the SHA-256 of the whole file, so that any changed byte is detected.
 
 RecBole pickles its `Config` object, which PyTorch 2.6 and later refuse to load. `install()` makes
-RecBole's trainers write this format, and their `torch.load` read it, so that `load_data_and_model`
-and `resume_checkpoint` work unchanged. There is one exception: a model whose data have changed is
-refused, because RecBole would renumber the items, and the embedding rows would belong to other
-items. A pickle given as a checkpoint is refused without being unpickled.
+RecBole's trainers, `load_data_and_model` and `resume_checkpoint` use this format. A model whose
+data have changed is refused, because RecBole would renumber the items, and the embedding rows would
+belong to other items. A pickle given as a checkpoint is refused without being unpickled.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
+import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import recbole.trainer.trainer
 import safetensors
+import safetensors.torch
 import scipy.sparse
 import torch
 from recbole.config import Config
 from recbole.trainer import Trainer
-from safetensors.torch import save as safetensors_bytes
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import atomic_write
-from recbole_qbert.compat.recbole import around_import, isolated_argv
+from recbole_qbert.compat.recbole import after_import, isolated_argv, wrap_once
 from recbole_qbert.evaluation.results import UNSTORED_KEYS
 from recbole_qbert.training.inputs import check_inputs, inputs_of
 
@@ -47,26 +46,11 @@ HEAD = f'{{"__metadata__":{{"{FORMAT}":"'.encode()
 NO_DIGEST = "0" * 64
 _DIGEST_AT = 8 + len(HEAD)
 # Config keys that RecBole derives from others or from the machine when a Config is built.
-DERIVED_KEYS = frozenset(
-    # fmt: off
-    [
-        "MODEL_TYPE",
-        "MODEL_INPUT_TYPE",
-        "eval_type",
-        "device",
-        "valid_metric_bigger",
-        "single_spec",
-        "local_rank",
-        "valid_neg_sample_args",
-        "test_neg_sample_args",
-        "dataset",
-        "model",
-        "gpu_id",
-        "use_gpu",
-        "nproc",
-    ]
-    # fmt: on
+_DERIVED = (
+    "MODEL_TYPE MODEL_INPUT_TYPE eval_type device valid_metric_bigger single_spec local_rank "
+    "valid_neg_sample_args test_neg_sample_args dataset model gpu_id use_gpu nproc"
 )
+DERIVED_KEYS = frozenset(_DERIVED.split())
 
 
 def config_to_json(config: Config) -> dict[str, Any]:
@@ -91,12 +75,10 @@ def config_from_json(content: dict[str, Any]) -> Config:
 
 
 def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
-    """Write a state atomically.
+    """Write a state atomically; an existing file is replaced.
 
-    Args:
-        path: destination; an existing file is replaced.
-        state: nested dicts, lists and tuples of tensors, arrays, sparse matrices, numbers, strings
-            and None; the value under `config` may be a RecBole `Config`.
+    The state consists of nested dicts, lists and tuples of tensors, arrays, sparse matrices,
+    numbers, strings and None; the value under `config` may be a RecBole `Config`.
 
     Raises:
         TypeError: the state contains an object of another type.
@@ -107,7 +89,7 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
         state["config"] = config_to_json(state["config"])
     tensors: dict[str, torch.Tensor] = {}
     skeleton = _encode(state, tensors)
-    content = safetensors_bytes(tensors, {FORMAT: NO_DIGEST + json.dumps(skeleton)})
+    content = safetensors.torch.save(tensors, {FORMAT: NO_DIGEST + json.dumps(skeleton)})
     head, rest = content[:_DIGEST_AT], memoryview(content)[_DIGEST_AT + len(NO_DIGEST) :]
     assert head.endswith(HEAD), "safetensors no longer begins with the metadata"
     with atomic_write(path, "wb") as handle:
@@ -130,70 +112,39 @@ def state_sha256(state: dict[str, Any]) -> str:
 def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     """Read a file of `save_checkpoint`; `config` stays JSON (see `config_from_json`).
 
-    Args:
-        path: the file.
-        map_location: device of the tensors; None for the CPU.
+    `map_location` is the device of the tensors; None for the CPU.
 
     Raises:
-        InputError: the file is missing, damaged, or not a checkpoint of this format (for example a
-            pickle).
+        InputError: the file is missing, damaged, or not a checkpoint of this format.
     """
-    device = str(torch.device(map_location)) if map_location is not None else "cpu"
-    stamp = _stamp(path)
-    try:
-        with safetensors.safe_open(str(path), framework="pt", device=device) as handle:
-            metadata = handle.metadata() or {}
-            if FORMAT not in metadata:
-                raise InputError(
-                    f"{path}: a safetensors file, but not a checkpoint of this version: train the "
-                    "model again with this version"
-                )
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError):
-        if not os.path.isfile(path):
-            raise InputError(f"{path}: no such checkpoint file") from None
+    if not os.path.isfile(path):
+        raise InputError(f"{path}: no such checkpoint file")
+    content = Path(path).read_bytes()
+    if content[8:_DIGEST_AT] != HEAD:
         raise InputError(
-            f"{path}: not a safetensors checkpoint; pickled and broken files are never loaded: "
-            f"train the model again with this version"
-        ) from None
-    if metadata[FORMAT][: len(NO_DIGEST)] != _digest(path):
-        if _stamp(path) != stamp:  # the file was replaced between the two readings
-            return load_checkpoint(path, map_location)
-        raise InputError(
-            f"{path}: damaged: its bytes are not those that were written; train the model again"
+            f"{path}: not a checkpoint of this version; pickled and damaged files are never "
+            "loaded: train the model again with this version"
         )
+    digest = hashlib.sha256(content[:_DIGEST_AT] + NO_DIGEST.encode())
+    digest.update(memoryview(content)[_DIGEST_AT + len(NO_DIGEST) :])
+    if content[_DIGEST_AT : _DIGEST_AT + len(NO_DIGEST)] != digest.hexdigest().encode():
+        raise InputError(f"{path}: damaged: the SHA-256 differs; train the model again")
     try:
-        state = _decode(json.loads(metadata[FORMAT][len(NO_DIGEST) :]), tensors)
-    except (ValueError, TypeError, KeyError, RecursionError):
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        skeleton = json.loads(header["__metadata__"][FORMAT][len(NO_DIGEST) :])
+        tensors = safetensors.torch.load(content)
+        if map_location is not None and torch.device(map_location).type != "cpu":
+            tensors = {name: tensor.to(map_location) for name, tensor in tensors.items()}
+        state = _decode(skeleton, tensors)
+    except (ValueError, TypeError, KeyError, RecursionError, safetensors.SafetensorError):
         state = None
     if not isinstance(state, dict):
-        raise InputError(f"{path}: its header is broken; train the model again") from None
+        raise InputError(f"{path}: its header is broken; train the model again")
     return state
 
 
-def _stamp(path: str | Path) -> tuple[int, int] | None:
-    """Return inode and modification time, which change when a file is replaced."""
-    try:
-        stat = os.stat(path)
-    except OSError:
-        return None
-    return stat.st_ino, stat.st_mtime_ns
-
-
-def _digest(path: str | Path) -> str:
-    """Return the hex SHA-256 of a file with `NO_DIGEST` in place of its digest."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as handle:
-        digest.update(handle.read(_DIGEST_AT))
-        handle.seek(len(NO_DIGEST), os.SEEK_CUR)
-        digest.update(NO_DIGEST.encode())
-        for block in iter(lambda: handle.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _begins_as_one(path: Any) -> bool:
-    """Return whether a file begins like a checkpoint, even of another version or damaged."""
+def is_checkpoint(path: Any) -> bool:
+    """Return whether a file starts like a checkpoint, even of another version or damaged."""
     if not isinstance(path, (str, os.PathLike)) or not os.path.isfile(path):
         return False
     with open(path, "rb") as handle:
@@ -202,49 +153,25 @@ def _begins_as_one(path: Any) -> bool:
     return marks[0] in start or marks[1] in start  # one of them survives a damaged byte
 
 
-def is_checkpoint(path: Any) -> bool:
-    """Return whether a path names a file in this format."""
-    if not isinstance(path, (str, os.PathLike)) or not os.path.isfile(path):
-        return False
-    try:
-        with safetensors.safe_open(os.fspath(path), framework="pt") as handle:
-            return FORMAT in (handle.metadata() or {})
-    except (safetensors.SafetensorError, OSError):
-        return False
-
-
-# RecBole's modules that call `torch.load`, all of them on checkpoints.
-READERS = (
-    "recbole.trainer.trainer",
-    "recbole.model.sequential_recommender.s3rec",
-    "recbole.model.general_recommender.convncf",
-    "recbole.model.general_recommender.nais",
-    "recbole.model.general_recommender.neumf",
-    "recbole.model.general_recommender.ract",
-    "recbole.model.context_aware_recommender.kd_dagfm",
-)
-
-
 def install() -> None:
     """Make RecBole's trainers and loaders use this format. Repeated calls change nothing.
 
-    `torch.load` is replaced by `load` in RecBole's modules only.
+    `torch.load` is replaced by `load` in RecBole's modules only: in its trainer, in the module of a
+    model when a `Config` names the model, and in `load_data_and_model`.
     """
-    for name in READERS:
-        around_import(name, _reads_safely)
-    around_import("recbole.quick_start.quick_start", _loads_safely)
+    recbole.trainer.trainer.torch = _TORCH
+    wrap_once(Config, "_get_model_and_dataset", _with_safe_model)
+    after_import("recbole.quick_start.quick_start", _load_safely)
     Trainer._save_checkpoint = _save_recbole_checkpoint
 
 
 def load(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
     """Load a checkpoint of this format, or any other file by `torch.load` with weights only.
 
-    Replaces `torch.load` in RecBole's modules.
-
-    Raises:
-        InputError: the checkpoint is damaged, or its training data have changed.
+    Replaces `torch.load` in RecBole's modules. An `InputError` says if the checkpoint is damaged,
+    or its training data have changed.
     """
-    if not _begins_as_one(f):
+    if not is_checkpoint(f):
         if not args and "pickle_module" not in kwargs:
             kwargs.setdefault("weights_only", True)  # the default only since PyTorch 2.6
         return torch.serialization.load(f, map_location, *args, **kwargs)
@@ -252,8 +179,8 @@ def load(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
         map_location = "cpu"
     state = load_checkpoint(f, map_location)
     state["config"] = config = config_from_json(state["config"])
-    if os.path.isdir(config["data_path"]):  # without a data set there is nothing to mix up
-        remedy = "bring the old files back, or train the model again"
+    if os.path.isdir(config["data_path"]):  # without data, no rows can be mixed up
+        remedy = "restore the old files, or train the model again"
         check_inputs(f, state["inputs"], inputs_of(config), remedy)
     return state
 
@@ -269,39 +196,41 @@ class SafeTorch(ModuleType):
         return getattr(torch, name)
 
 
-@contextlib.contextmanager
-def _reads_safely(module: ModuleType) -> Iterator[None]:
-    yield
-    module.torch = SafeTorch()  # type: ignore[attr-defined]
-    # KD_DAGFM calls `eval` on the setting `teacher`, the name of a class in its module.
-    module.eval = functools.partial(_class_named, module)  # type: ignore[attr-defined]
+_TORCH = SafeTorch()
+
+
+def _with_safe_model(find_model: Any, self: Config, model: Any, dataset: Any) -> Any:
+    found = find_model(self, model, dataset)
+    for each in inspect.getmro(found[1]):
+        module: Any = sys.modules.get(each.__module__)
+        if each.__module__.startswith("recbole.model.") and hasattr(module, "torch"):
+            module.torch = _TORCH
+            # KD_DAGFM calls `eval` on the setting `teacher`, the name of a class in its module.
+            module.eval = functools.partial(_class_named, module)
+    return found
 
 
 def _class_named(module: ModuleType, name: str) -> type:
     found = getattr(module, name, None)
     if not isinstance(found, type):
-        raise InputError(f"{module.__name__}: {name!r} is the name of no class there")
+        raise InputError(f"{module.__name__}: {name!r} is not the name of a class there")
     return found
 
 
-@contextlib.contextmanager
-def _loads_safely(module: ModuleType) -> Iterator[None]:
-    """Replace `torch.load` while `load_data_and_model` runs, because it imports torch itself."""
-    yield
-    original = module.load_data_and_model
+def _load_safely(module: Any) -> None:
+    wrap_once(module, "load_data_and_model", _load_data_and_model)
+    package: Any = sys.modules["recbole.quick_start"]
+    if hasattr(package, "load_data_and_model"):
+        package.load_data_and_model = module.load_data_and_model
 
-    @functools.wraps(original)
-    def load_data_and_model(model_file: str) -> Any:
-        before = torch.load
-        torch.load = load
-        try:
-            return original(model_file)
-        finally:
-            torch.load = before
 
-    for each in (module, sys.modules["recbole.quick_start"]):
-        if each is module or hasattr(each, "load_data_and_model"):
-            each.load_data_and_model = load_data_and_model  # type: ignore[attr-defined]
+def _load_data_and_model(original: Any, model_file: str) -> Any:
+    """Replace `torch.load` while the original runs, because it imports torch itself."""
+    before, torch.load = torch.load, load
+    try:
+        return original(model_file)
+    finally:
+        torch.load = before
 
 
 def _save_recbole_checkpoint(
@@ -349,8 +278,7 @@ def _encode(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         tensors[name] = value.detach().contiguous().clone()
         return {"tensor": name}
     if isinstance(value, np.ndarray):
-        # The copy is needed for arrays with negative strides, which torch does not support.
-        return {"array": encode(torch.from_numpy(value.copy()))}
+        return {"array": encode(torch.from_numpy(value.copy()))}  # torch refuses negative strides
     if scipy.sparse.issparse(value):  # in EASE, ItemKNN and SLIMElastic
         cells = value.tocoo()
         return {"sparse": encode([value.format, value.shape, cells.data, cells.row, cells.col])}

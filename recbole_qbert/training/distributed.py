@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import recbole.trainer.trainer
 import torch
 import torch.distributed as dist
 from recbole.config import Config
@@ -36,8 +35,6 @@ from recbole_qbert.common.process import n_cores
 from recbole_qbert.common.process_group import is_main, sum_over_processes, world
 from recbole_qbert.speedups.trimmed_forward import BERT4REC_MASKS
 
-# Processes ---------------------------------------------------------------------------------------
-
 
 def launched() -> bool:
     """Return whether torchrun, or a launcher with the same variables, started several processes."""
@@ -49,10 +46,8 @@ def launch(n_processes: int, arguments: Sequence[str]) -> int:
     """Run `recbole-qbert <arguments>` in several processes of this machine.
 
     This equals `torchrun --standalone --nproc_per_node=N -m recbole_qbert <arguments>`, without
-    torchrun's own report of a failure.
-
-    Returns:
-        Exit status: 0, that of a failed process, or 128 plus a signal's number.
+    torchrun's own report of a failure. Returns the exit status: 0, that of a failed process, or 128
+    plus a signal's number.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -63,32 +58,29 @@ def launch(n_processes: int, arguments: Sequence[str]) -> int:
     flags = ["--standalone", f"--nproc_per_node={n_processes}", "-m", "recbole_qbert"]
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
+    message, status = "", 0
     try:
         torchrun([*flags, *arguments])
     except ChildFailedError as error:
         # Processes that torchrun itself ended have exit code -15 (SIGTERM); `max` prefers a
         # process that failed by itself.
         failure = max(error.failures.values(), key=lambda each: each.exitcode)
-        if failure.exitcode >= 0:
-            return failure.exitcode
-        ended = f"process {failure.local_rank} was ended by {failure.signal_name()}"
-        print(f"recbole-qbert: {ended}; add --resume=True to go on", file=sys.stderr)
-        return 128 - failure.exitcode
+        status = failure.exitcode if failure.exitcode >= 0 else 128 - failure.exitcode
+        if failure.exitcode < 0:
+            message = f"{failure.signal_name()} ended process {failure.local_rank}"
     except SignalException as error:
+        status = 128 + error.sigval
         if error.sigval == signal.SIGTERM:  # on Ctrl-C the processes themselves print this
-            print("recbole-qbert: stopped; add --resume=True to go on", file=sys.stderr)
-        return 128 + error.sigval
+            message = "stopped"
     finally:
         logging.disable(before)
-    return 0
+    if message:
+        print(f"recbole-qbert: {message}; add --resume=True to continue", file=sys.stderr)
+    return status
 
 
 def number_of_processes(given: Any) -> int:
-    """Return `nproc` as a number; 1 if it is not given.
-
-    Raises:
-        InputError: it is not a whole number of at least 1.
-    """
+    """Return `nproc` as a number, 1 if it is not given; an `InputError` if it is not a number."""
     return whole_number("nproc", 1 if given in (None, "") else given)
 
 
@@ -117,9 +109,7 @@ def first_error_only() -> Iterator[None]:
 
 @contextlib.contextmanager
 def joined(configs: Sequence[Config]) -> Iterator[None]:
-    """Initialize the process group for the block, and set each config's device.
-
-    Outside a distributed run nothing happens.
+    """Initialize the process group, if this is a distributed run, and set each config's device.
 
     Raises:
         InputError: there are more processes than GPUs.
@@ -142,31 +132,13 @@ def joined(configs: Sequence[Config]) -> Iterator[None]:
         dist.init_process_group("gloo")
     for config in configs:
         config["device"] = device
-    if not is_main():
-        for config in configs:
-            config["show_progress"] = False
-        _fall_silent()
+        config["show_progress"] = config["show_progress"] and is_main()
+    if not is_main():  # process 0 reports the same
+        logging.disable(logging.CRITICAL)
+        warnings.simplefilter("ignore")
     yield
     # Not in a `finally`: after an error, a peer in a collective call could block this process.
     dist.destroy_process_group()
-
-
-class _NoBoard:
-    """TensorBoard writer that writes nothing."""
-
-    def add_scalar(self, *_: Any) -> None: ...
-
-    def add_hparams(self, *_: Any) -> None: ...
-
-
-def _fall_silent() -> None:
-    """Disable logs, warnings and TensorBoard files; process 0 reports the same."""
-    logging.disable(logging.CRITICAL)
-    warnings.simplefilter("ignore")
-    recbole.trainer.trainer.get_tensorboard = lambda logger: _NoBoard()
-
-
-# Random numbers ----------------------------------------------------------------------------------
 
 
 def generator_states(device: torch.device) -> dict[str, Any]:
@@ -202,9 +174,6 @@ def own_randomness(device: torch.device, *entropy: int) -> Iterator[None]:
         set_generator_states(before, device)
 
 
-# Training ----------------------------------------------------------------------------------------
-
-
 class PartialLoss(nn.Module):
     """Loss of one process's share of a batch; the mean over processes is the batch's loss.
 
@@ -212,9 +181,9 @@ class PartialLoss(nn.Module):
     prefixes stay together (`batch_by: user`). Its loss is W * n_r / n * loss_r, where loss_r is the
     mean over the part's n_r terms, and n is the number of terms of the whole batch.
 
-    A model with random draws for the whole batch, such as masks, has two methods.
-    `draw_batch(interaction)` is called with equal generators in all processes; it returns an object
-    with `part(rows)` and `n_terms`. `batch_loss(batch)` is the loss of a part. For other models,
+    A model with random draws for the whole batch, such as masks, has two methods:
+    `draw_batch(interaction)`, called with equal generators in all processes, returns an object with
+    `part(rows)` and `n_terms`, and `batch_loss(batch)` is the loss of a part. For other models,
     `row_loss` is the loss. Random numbers within a part's loss, such as dropout, differ between
     processes.
     """
@@ -227,17 +196,14 @@ class PartialLoss(nn.Module):
         self.seed, self.rank, self.size = seed, rank, size
         self.step = 0  # since training began, steps before a resume included
         device = next(model.parameters()).device
-        # A process without rows needs a parameter with a gradient, or the others would wait for
-        # it. While all processes have rows, the parameter is unused, which avoids PyTorch's
-        # warning that `find_unused_parameters` found none.
+        # A process without rows needs a parameter with a gradient, or the others would wait. In
+        # other steps it is unused, which avoids a warning of `find_unused_parameters`.
         self.anchor = nn.Parameter(torch.zeros((), device=device))
 
     def forward(self, interaction: Interaction) -> Tensor:
         """Return a scalar; zero if B < W and this process has no rows."""
-        begin, end = (
-            -(-len(interaction) * rank // self.size) for rank in (self.rank, self.rank + 1)
-        )
-        rows = slice(begin, end)
+        ranks = (self.rank, self.rank + 1)
+        rows = slice(*(-(-len(interaction) * rank // self.size) for rank in ranks))
         if hasattr(self.model, "draw_batch"):
             whole = self.model.draw_batch(interaction)
             part, loss_of = whole.part(rows), self.model.batch_loss
@@ -264,8 +230,7 @@ def n_terms(interaction: Interaction) -> int:
 class ParallelLoss:
     """Replacement for a model's `calculate_loss` in distributed training.
 
-    In every process its value is the loss of the whole batch, and `backward` leaves the gradients
-    of the whole batch.
+    In every process its value is the loss, and `backward` leaves the gradients, of the whole batch.
     """
 
     def __init__(self, model: nn.Module, row_loss: Callable[[Interaction], Any], seed: int):

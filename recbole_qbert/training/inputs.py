@@ -14,9 +14,6 @@ from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.data.dataset import SEMANTIC_ID_FIELD, semantic_id_path
 from recbole_qbert.data.domain import DatasetPaths
 
-# Suffixes of optional files of a RecBole data set.
-ITEM_AND_USER = ("item", "user")
-
 
 def inputs_of(config: Config, domains: Sequence[DatasetPaths] = ()) -> dict[str, str]:
     """Return the hex SHA-256 of every file that a run reads, by name; see `input_files`."""
@@ -24,18 +21,17 @@ def inputs_of(config: Config, domains: Sequence[DatasetPaths] = ()) -> dict[str,
 
 
 def input_files(config: Config, domains: Sequence[DatasetPaths] = ()) -> dict[str, Path]:
-    """Return every existing file that a run reads, by name.
+    """Return every existing file that a run, or a pretraining on `domains`, reads, by name.
 
     These are the data set's atomic files, the semantic IDs if the model reads them, the item
     vectors, the pretrained model, and the sidecars of these. The names of item vectors and of the
     pretrained model are prefixed by the key that gives their path.
-
-    Args:
-        config: config of the run.
-        domains: data sets of a pretraining run, in place of the config's own.
     """
-    files = _corpus_files(domains) if domains else _run_files(config)
-    return {name: path for name, path in files if path.is_file()}
+    files = dict(_run_files(config)) if not domains else {}
+    for domain in domains:
+        inter, ids = domain.file("inter"), domain.file("semid")
+        files |= {inter.name: inter} | dict(_with_sidecar(ids))
+    return {name: path for name, path in files.items() if path.is_file()}
 
 
 def changed_files(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
@@ -46,17 +42,7 @@ def changed_files(before: Mapping[str, str], now: Mapping[str, str]) -> list[str
 def check_inputs(
     where: str | Path, before: Mapping[str, str], now: Mapping[str, str], remedy: str
 ) -> None:
-    """Check that input files are unchanged since an artifact was made.
-
-    Args:
-        where: the artifact, for the message.
-        before: inputs of the artifact.
-        now: current inputs.
-        remedy: what the user can do.
-
-    Raises:
-        InputError: they differ; names the files.
-    """
+    """Raise an `InputError` that names the inputs of the artifact `where` that changed."""
     if changed := changed_files(before, now):
         raise InputError(f"{where}: {', '.join(changed)} changed since it was made; {remedy}")
 
@@ -79,23 +65,16 @@ def reads_semantic_ids(config: Config) -> bool | None:
     return None if says is None else bool(says(config))
 
 
-def _corpus_files(domains: Sequence[DatasetPaths]) -> Iterator[tuple[str, Path]]:
-    for domain in domains:
-        yield from _named(domain.file("inter"))
-        yield from _with_sidecar(domain.file("semid"))
-
-
 def _run_files(config: Config) -> Iterator[tuple[str, Path]]:
     """Yield name and path of each file, whether or not it exists."""
     folder, name = Path(config["data_path"]), config["dataset"]
-    parts = [f"{part}.inter" for part in config["benchmark_filename"] or ()] or ["inter"]
-    others = [
-        *ITEM_AND_USER,
-        *(config["load_col"] or ()),
-        *(config["additional_feat_suffix"] or ()),
-    ]
-    for suffix in (*parts, *(each for each in others if each != "inter")):
-        yield from _named(folder / f"{name}.{suffix}")
+    suffixes = [f"{part}.inter" for part in config["benchmark_filename"] or ()] or ["inter"]
+    suffixes += ["item", "user", *(config["load_col"] or ())]
+    suffixes += config["additional_feat_suffix"] or ()
+    for suffix in suffixes:
+        if suffix != "inter" or not config["benchmark_filename"]:
+            path = folder / f"{name}.{suffix}"
+            yield path.name, path
     ids = semantic_id_path(config)
     if ids is not None and reads_semantic_ids(config) is not False:
         yield from _with_sidecar(ids)
@@ -105,13 +84,9 @@ def _run_files(config: Config) -> Iterator[tuple[str, Path]]:
     if config["pre_model_path"] and not config["pretrain_epochs"]:
         source = Path(config["pre_model_path"])
         for path in sorted(source.iterdir()) if source.is_dir() else [source]:
-            yield from _named(path, "pre_model_path/")
+            yield f"pre_model_path/{path.name}", path
 
 
-def _named(path: Path, head: str = "") -> Iterator[tuple[str, Path]]:
-    yield head + path.name, path
-
-
-def _with_sidecar(path: Path, head: str = "") -> Iterator[tuple[str, Path]]:
-    yield from _named(path, head)
-    yield from _named(sidecar_path(path), head)
+def _with_sidecar(path: Path, prefix: str = "") -> Iterator[tuple[str, Path]]:
+    for each in (path, sidecar_path(path)):
+        yield prefix + each.name, each

@@ -18,30 +18,22 @@ def epoch_line(
 ) -> str:
     """Format the last evaluation: loss, metric, `*` if it is the best so far, time left.
 
-    Args:
-        curve: rows with `epoch`, `train_loss`, `seconds` and metrics.
-        metric: name of the valid metric.
-        n_epochs: number of epochs of the run.
-        n_before: number of evaluations before a resume. They may be from another machine, so the
-            time left is estimated from the later ones.
+    `n_before` evaluations before a resume may be from another machine, so the time left is
+    estimated from the later ones.
     """
     last, done = curve[-1], int(curve[-1]["epoch"]) + 1
     best = "*" if last[metric] >= max(row[metric] for row in curve) else " "
-    begun = curve[n_before - 1] if n_before else {"seconds": 0.0, "epoch": -1.0}
-    an_epoch = (last["seconds"] - begun["seconds"]) / (last["epoch"] - begun["epoch"])
-    left = an_epoch * (n_epochs - done)
+    start = curve[n_before - 1] if n_before else {"seconds": 0.0, "epoch": -1.0}
+    per_epoch = (last["seconds"] - start["seconds"]) / (last["epoch"] - start["epoch"])
     return (
         f"  epoch {done:>3}/{n_epochs}  loss {last['train_loss']:.4f}  "
         f"valid {metric} {last[metric]:.4f}{best}  "
-        f"{last['seconds']:.0f} s, at most {left:.0f} s left"
+        f"{last['seconds']:.0f} s, at most {per_epoch * (n_epochs - done):.0f} s left"
     )
 
 
 def epoch_printer(trainer: Any, console: Console) -> Callable[[int, float], None]:
     """Return a trainer callback that prints a line after each evaluation on valid."""
-
-    def report(epoch: int, score: float) -> None:
-        n_epochs, n_before = trainer.config["epochs"], trainer.n_before
-        console.print(epoch_line(trainer.curve, trainer.valid_metric, n_epochs, n_before))
-
-    return report
+    return lambda epoch, score: console.print(
+        epoch_line(trainer.curve, trainer.valid_metric, trainer.config["epochs"], trainer.n_before)
+    )

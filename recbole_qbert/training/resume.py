@@ -11,20 +11,13 @@ from recbole_qbert.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 class FitState:
-    """Latest state of one fit, in one file.
+    """Latest state of one fit, in the file `path`; None keeps nothing.
 
-    A state is used only by a fit of equal identity, that is with the same settings and data. It is
-    written at most every `interval_s` seconds, so that short epochs are not slowed down.
+    A state is used only by a fit of equal `identity`, a hash of everything that the fit depends on.
+    It is written at most every `interval_s` seconds, so that short epochs are not slowed down.
     """
 
     def __init__(self, path: Path | None, identity: str, interval_s: float = 15.0):
-        """Prepare a state file.
-
-        Args:
-            path: the file; None keeps nothing.
-            identity: hash of everything that the fit depends on.
-            interval_s: least number of seconds between two writes.
-        """
         self.path, self.identity, self.interval_s = path, identity, interval_s
         self._written = time.monotonic()
 

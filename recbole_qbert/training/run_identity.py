@@ -33,12 +33,7 @@ def run_folder(config: Config) -> Path:
 
 
 def last_state_file(folder: Path, name: str) -> Path:
-    """Return the file that a run resumes from.
-
-    Args:
-        folder: folder of the run.
-        name: the model's name, or that of one of several runs in a folder.
-    """
+    """Return the file that a run resumes from; `name` is that of the model or run."""
     return folder / f"{name}.last.safetensors"
 
 
@@ -63,10 +58,7 @@ def latest_result(base: Path, folder: Path) -> RunResult | None:
 def changed_inputs(config: Config) -> list[str]:
     """Return the inputs that changed since the run in the config's folder was finished or begun.
 
-    The list is empty if there is no such run.
-
-    Raises:
-        InputError: the state that the run would resume from is damaged.
+    Empty if there is no such run. An `InputError` says if the state to resume from is damaged.
     """
     now, folder = inputs_of(config), run_folder(config)
     result = latest_result(Path(config["checkpoint_dir"]), folder)
@@ -81,14 +73,6 @@ def changed_inputs(config: Config) -> list[str]:
 
 
 def check_resumed(state: Path, inputs: Mapping[str, str]) -> None:
-    """Check that a state file, if it exists, belongs to the current inputs.
-
-    Args:
-        state: the state file.
-        inputs: current inputs, as `inputs_of` returns.
-
-    Raises:
-        InputError: inputs changed, or the file is damaged; names them.
-    """
+    """Raise an `InputError` if a state file is damaged or has other inputs than `inputs`."""
     if state.is_file():
         check_inputs(state, load_checkpoint(state)["inputs"], inputs, START_ANEW)

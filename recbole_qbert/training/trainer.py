@@ -7,13 +7,13 @@ ends with the same result, bit for bit on one CPU thread.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from time import perf_counter
+from types import SimpleNamespace
 from typing import Any
 
 import recbole.trainer.trainer
@@ -52,21 +52,22 @@ class ResumableTrainer(Trainer):
     def __init__(self, config: Any, model: Any, inputs: Mapping[str, str] | None = None):
         """Build the optimizer, and load the state to resume from.
 
-        Args:
-            config: config of the run.
-            model: model to train.
-            inputs: SHA-256 of the files that the run reads; default: those of the config.
+        `inputs` are the SHA-256 of the files that the run reads; default: those of the config.
 
         Raises:
             InputError: settings cannot be used, or the state belongs to another run.
         """
-        # RecBole creates the folder too, but fails if two processes do so at once.
-        Path(config["checkpoint_dir"]).mkdir(parents=True, exist_ok=True)
+        folder = Path(config["checkpoint_dir"])
+        folder.mkdir(parents=True, exist_ok=True)  # RecBole's own call fails in concurrent runs
         if not is_main():
             config["log_wandb"] = False
-        folder = Path(config["checkpoint_dir"])
-        with _tensorboard_below(folder):
+        # RecBole's own writer would create a folder `log_tensorboard` in the current folder.
+        module = recbole.trainer.trainer
+        original, module.get_tensorboard = module.get_tensorboard, lambda _: _board(folder)
+        try:
             super().__init__(config, model)
+        finally:
+            module.get_tensorboard = original
         self._choose_precision()
         self.inputs = inputs_of(config) if inputs is None else dict(inputs)
         name = self._name_of_files()
@@ -114,8 +115,6 @@ class ResumableTrainer(Trainer):
         elif self.enable_amp and self.enable_scaler and self.clip_grad_norm:
             raise InputError("enable_scaler clips scaled gradients; set clip_grad_norm: ~ with it")
 
-    # Training ----------------------------------------------------------------------------------
-
     def fit(
         self,
         train_data: Any,
@@ -125,12 +124,10 @@ class ResumableTrainer(Trainer):
         show_progress: bool = False,
         callback_fn: Callable[[int, float], None] | None = None,
     ) -> tuple[float, dict[str, float] | None]:
-        """Train as RecBole's `fit`, and save the whole state for `resume`.
+        """Train as RecBole's `fit`; return the best valid score and the metrics of that evaluation.
 
-        The state is saved after each evaluation on valid, or after each epoch without valid data.
-
-        Returns:
-            Best valid score and the metrics of that evaluation.
+        The state for `resume` is saved after each evaluation, or after each epoch without valid
+        data.
         """
         self._train_data = train_data
         self._without_valid = valid_data is None
@@ -171,7 +168,8 @@ class ResumableTrainer(Trainer):
 
         def after_step(*_: Any) -> None:
             self._has_stepped = True
-            self._step_schedule()
+            if self.schedule is not None:
+                self.schedule.step()
             if show_progress and self.gpu_available:
                 batches.set_postfix_str(f"GPU RAM: {get_gpu_usage(self.device)}", refresh=False)
 
@@ -201,26 +199,16 @@ class ResumableTrainer(Trainer):
 
     def _check_nan(self, loss: torch.Tensor) -> None:
         if not torch.isfinite(loss):
-            raise InputError(
-                f"{self.config['model']}: the training loss is {loss.item()}; lower learning_rate, "
-                f"or set clip_grad_norm"
-            )
-
-    def _step_schedule(self) -> None:
-        if self.schedule is not None:
-            self.schedule.step()
+            name, value = self.config["model"], loss.item()
+            remedy = "lower learning_rate, or set clip_grad_norm"
+            raise InputError(f"{name}: the training loss is {value}; {remedy}")
 
     def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, Any]:
         score, result = super()._valid_epoch(valid_data, show_progress)
         epoch = len(self.train_loss_dict) - 1
-        self.curve.append(
-            {
-                "epoch": epoch,
-                "train_loss": self.train_loss_dict[epoch] / len(self._train_data),  # mean per batch
-                "seconds": perf_counter() - self._started,
-                **{name: float(value) for name, value in result.items()},
-            }
-        )
+        mean_loss = self.train_loss_dict[epoch] / len(self._train_data)  # per batch
+        row = {"epoch": epoch, "train_loss": mean_loss, "seconds": perf_counter() - self._started}
+        self.curve.append(row | {name: float(value) for name, value in result.items()})
         if is_main():
             write_json(self.curve_file, {"valid_metric": self.valid_metric, "curve": self.curve})
         return score, result
@@ -230,8 +218,6 @@ class ResumableTrainer(Trainer):
             super()._save_checkpoint(epoch, verbose, **kwargs)
             if self._without_valid:
                 self._save_last_state(epoch)
-
-    # Evaluation --------------------------------------------------------------------------------
 
     @torch.no_grad()
     def evaluate(
@@ -256,13 +242,9 @@ class ResumableTrainer(Trainer):
         def wrap(batches: Iterable[Any]) -> Iterable[Any]:
             if not show_progress:
                 return batches
+            total = len(eval_data)
             return Progress(
-                batches,
-                total=len(eval_data),
-                ncols=100,
-                desc="Evaluate",
-                unit="step",
-                leave=False,
+                batches, total=total, ncols=100, desc="Evaluate", unit="step", leave=False
             )
 
         score = trimmed_scores(self.model, self.config)
@@ -275,8 +257,6 @@ class ResumableTrainer(Trainer):
         self.model.load_state_dict(state["state_dict"])
         self.model.load_other_parameter(state.get("other_parameter"))
         self.logger.info(f"Loading model structure and parameters from {path}")
-
-    # Resume ------------------------------------------------------------------------------------
 
     def _save_last_state(self, epoch: int) -> None:
         state = trainer_state(self, epoch)
@@ -293,27 +273,25 @@ class ResumableTrainer(Trainer):
     def resume_checkpoint(self, resume_file: str) -> None:
         """Load weights, optimizer and everything that `fit` needs to continue after `resume_file`.
 
-        Raises:
-            InputError: the file holds weights only, or was made with other settings or inputs.
+        An `InputError` says if the file has weights only, or was made with other settings or
+        inputs.
         """
         state = load_checkpoint(resume_file, self.device)
         if "resume" not in state:
-            raise InputError(
-                f"{resume_file}: holds weights only; resume from the file *.last.safetensors"
-            )
-        # S3Rec's pretrained model is in the run's folder, which may have been moved.
-        moves = ["pre_model_path"] if self.config["pretrain_epochs"] else []
-        free = RESUMABLE_CHANGES.union(moves)
+            raise InputError(f"{resume_file}: has only weights; resume from *.last.safetensors")
+        free = RESUMABLE_CHANGES
+        if self.config["pretrain_epochs"]:  # S3Rec's pretrained model may have moved with the run
+            free = free | {"pre_model_path"}
         changed = [
             key
             for key, value in state["config"]["keys"].items()
             if key not in free and key in self.config and self.config[key] != value
         ]
         if state["config"]["model"] != self.config["model"] or changed:
+            names = ", ".join(sorted(changed)) or "model"
             raise InputError(
-                f"{resume_file}: made with other settings "
-                f"({', '.join(sorted(changed)) or 'model'}); "
-                f"give the same ones, or another checkpoint_dir"
+                f"{resume_file}: was made with other settings ({names}); give the same ones, or "
+                "another checkpoint_dir"
             )
         check_inputs(resume_file, state["inputs"], self.inputs, START_ANEW)
         self.start_epoch = state["epoch"] + 1
@@ -341,20 +319,11 @@ class ResumableTrainer(Trainer):
         self._started = perf_counter() - (self.curve[-1]["seconds"] if self.curve else 0.0)
 
 
-@contextlib.contextmanager
-def _tensorboard_below(folder: Path) -> Iterator[None]:
-    """Make RecBole's trainer write TensorBoard files below `folder` during the block.
-
-    It would create a folder `log_tensorboard` in the current folder.
-    """
-    module = recbole.trainer.trainer
-    before = module.get_tensorboard
+def _board(folder: Path) -> Any:
+    """Return the TensorBoard writer of process 0, or one that writes nothing."""
     if is_main():
-        module.get_tensorboard = lambda _: SummaryWriter(str(folder / "tensorboard"))
-    try:
-        yield
-    finally:
-        module.get_tensorboard = before
+        return SummaryWriter(str(folder / "tensorboard"))
+    return SimpleNamespace(add_scalar=lambda *_: None, add_hparams=lambda *_: None)
 
 
 # Stored keys that may differ between a run and its continuation without changing its result.
@@ -369,13 +338,9 @@ def for_shared_folder(trainer: type[ResumableTrainer]) -> type[ResumableTrainer]
 def build_schedule(
     optimizer: Optimizer, *, n_steps: int, warmup_ratio: float, decay: str
 ) -> LambdaLR:
-    """Build a schedule: linear warm-up, then decay towards zero at `n_steps`.
+    """Build a schedule: linear warm-up in a share of the steps, then decay to zero at `n_steps`.
 
-    Args:
-        optimizer: the optimizer.
-        n_steps: number of steps in the whole training.
-        warmup_ratio: share of the steps in which the rate rises.
-        decay: `none`, `linear` or `cosine`.
+    `decay` is `none`, `linear` or `cosine`.
     """
     warmup = round(warmup_ratio * n_steps)
 

@@ -59,27 +59,27 @@ FAULTS = {
     "ranks no catalog": (["--model=DIN"], "model DIN: it needs labels"),
     "two tables": (
         ["--model=SASRec,GRU4Rec", "--config_files=two.yaml"],
-        "topk: [10, 20] of GRU4Rec, [1, 5, 10] of SASRec; give all the same",
+        "topk: GRU4Rec has [10, 20], SASRec has [1, 5, 10]; give all models the same value",
     ),
     "checkpoints below a file": (
         ["--model=SASRec", "--checkpoint_dir=bad.yaml"],
-        "checkpoint_dir: bad.yaml: cannot be written to",
+        "checkpoint_dir: bad.yaml: is not writable",
     ),
     "checkpoints in a file's folder": (
         ["--model=SASRec", "--checkpoint_dir=bad.yaml/a/b"],
-        "checkpoint_dir: bad.yaml/a/b: cannot be written to",
+        "checkpoint_dir: bad.yaml/a/b: is not writable",
     ),
     "checkpoints at a loop": (
         ["--model=SASRec", "--checkpoint_dir=loop/saved"],
-        "checkpoint_dir: loop/saved: cannot be written to",
+        "checkpoint_dir: loop/saved: is not writable",
     ),
     "checkpoints in /proc": (
         ["--model=SASRec", "--checkpoint_dir=/proc/x"],
-        "checkpoint_dir: /proc/x: cannot be written to",
+        "checkpoint_dir: /proc/x: is not writable",
     ),
     "checkpoints under a long name": (
         ["--model=SASRec", f"--checkpoint_dir={'n' * 300}"],
-        "cannot be written to (File name too long)",
+        "is not writable (File name too long)",
     ),
     "a run's folder is a file": (
         ["--model=SASRec", "--checkpoint_dir=taken"],

@@ -92,7 +92,7 @@ FAULTS = {
     "no field": (["embed", "text", *WHERE, "--fields=titel"], "did you mean 'title'"),
     "no pictures": (["embed", "image", *WHERE, "--folder=absent"], "absent"),
     "no ids": (["ids", "inspect", *WHERE, "--semantic_id_file=no.semid"], "no.semid"),
-    "no model": (["compare", "results.jsonl", "x"], "write the results file, a colon"),
+    "no model": (["compare", "results.jsonl", "x"], "use results.jsonl:MODEL"),
 }
 
 

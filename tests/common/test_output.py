@@ -148,7 +148,7 @@ def test_an_archive_on_a_full_disk_says_one_thing(
     np.savez(tmp_path / "numpy.npz", **arrays)
     n_bytes = (tmp_path / "numpy.npz").stat().st_size
     for size in (1, 100, 2500, 9000, n_bytes - 9000, n_bytes - 100, n_bytes - 1):
-        with room(size), pytest.raises(InputError, match=r"x\.npz: File too large; make room"):
+        with room(size), pytest.raises(InputError, match=r"x\.npz: File too large; free space"):
             write_npz(tmp_path / "x.npz", **arrays)
         gc.collect()
     assert said == []
@@ -159,7 +159,7 @@ def test_an_archive_on_a_full_disk_says_one_thing(
 
 def test_numpys_own_words_for_a_full_disk(tmp_path: Path) -> None:
     with (
-        pytest.raises(InputError, match=r"^here: .*; make room"),
+        pytest.raises(InputError, match=r"^here: .*; free space"),
         report_disk_full("here"),
         room(1000),
     ):
@@ -188,7 +188,7 @@ def test_a_folder_that_may_only_be_read_is_named(
 
 def test_faults_of_the_system_name_their_place(tmp_path: Path) -> None:
     for fault, says in (
-        (OSError(errno.ENOSPC, "full", "a/b"), "^a/b: No space left on device; make room"),
+        (OSError(errno.ENOSPC, "full", "a/b"), "^a/b: No space left on device; free space"),
         (OSError(errno.ENOSPC, "full"), "^the current folder, checkpoint_dir or .*: No space left"),
         (OSError(errno.ELOOP, "Too many symbolic links", b"a/b"), "^a/b: Too many symbolic links"),
     ):

@@ -30,12 +30,15 @@ REFUSED = {
     ),
     "within a list": ("space:\n  - a: 1\n    a: 2\n", f"line 3: 'a' {TWICE} 2"),
     "aliases of aliases": (BOMB, f"line 5: more than {MAX_NODES:,} values"),
-    "an alias of itself": ("a: &a [1, *a]\n", "line 1: an alias stands within"),
-    "an alias of its mapping": ("a: &a\n  b: *a\n", "line 2: an alias stands within"),
-    "deep lists": (f"metrics: {'[' * 5000}{']' * 5000}\n", f"line 1: more than {MAX_DEPTH} levels"),
+    "an alias of itself": ("a: &a [1, *a]\n", "line 1: an alias is inside"),
+    "an alias of its mapping": ("a: &a\n  b: *a\n", "line 2: an alias is inside"),
+    "deep lists": (
+        f"metrics: {'[' * 5000}{']' * 5000}\n",
+        f"line 1: more than {MAX_DEPTH} nested",
+    ),
     "deep mappings": (
         f"metrics: {'{a: ' * 5000}1{'}' * 5000}\n",
-        f"line 1: more than {MAX_DEPTH} levels",
+        f"line 1: more than {MAX_DEPTH} nested",
     ),
 }
 READERS: dict[str, Callable[[str], object]] = {
@@ -77,8 +80,8 @@ def test_refused_on_the_command_line(text: str) -> None:
         ("a: *b\n", "not valid YAML"),
         ("a: 1\n---\nb: 2\n", "not valid YAML"),
         ("a: \x00\n", "not valid YAML"),
-        ("off: 1\n", "the key False is no word; quote it"),
-        ("1: 2\n", "the key 1 is no word; quote it"),
+        ("off: 1\n", "the key False is not text; quote it"),
+        ("1: 2\n", "the key 1 is not text; quote it"),
     ],
 )
 def test_other_faults(tmp_path: Path, text: str, message: str) -> None:

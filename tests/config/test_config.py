@@ -143,9 +143,9 @@ def test_what_a_data_set_says_wins_over_a_models_file(
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"use_gpu": True, "gpu_id": 7}, "gpu_id 7: there is none such here; the CPU is used"),
-        ({"gpu_id": "7"}, "gpu_id 7: there is none such here; the CPU is used"),
-        ({"use_gpu": True}, "a GPU: there is none such here; the CPU is used"),
+        ({"use_gpu": True, "gpu_id": 7}, "gpu_id 7 is not available; using the CPU"),
+        ({"gpu_id": "7"}, "gpu_id 7 is not available; using the CPU"),
+        ({"use_gpu": True}, "a GPU is not available; using the CPU"),
         ({"use_gpu": False, "gpu_id": 7}, ""),
         ({}, ""),
     ],
@@ -313,7 +313,7 @@ def test_broken_files(tiny: Tiny, content: bytes | None, message: str) -> None:
     assert "\n" not in str(caught.value)
     (tiny.root / "empty.yaml").write_text("# nothing\n")
     assert build_config("QBERT4Rec", "toy", ["empty.yaml"])["seed"] == 2026
-    with pytest.raises(InputError, match="is a folder"):
+    with pytest.raises(InputError, match="Is a directory"):
         build_config("QBERT4Rec", "toy", [tiny.root])
 
 

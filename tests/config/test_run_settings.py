@@ -17,14 +17,8 @@ from recbole.config import Config
 from recbole_qbert.cli import main
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.yaml_files import load_yaml, parse_value
-from recbole_qbert.config.build import (
-    NOT_HERE,
-    PRETRAIN,
-    RECBOLE_UNLISTED,
-    build_config,
-    known_keys,
-)
-from recbole_qbert.config.rules import NO_EFFECT
+from recbole_qbert.config.build import PRETRAIN, RECBOLE_UNLISTED, build_config, known_keys
+from recbole_qbert.config.rules import NO_EFFECT, NOT_HERE
 from recbole_qbert.config.settings import RUN
 from recbole_qbert.registry import MODEL_TABLE, recbole_models
 
@@ -174,7 +168,7 @@ REFUSED = {
     "hidden_size=10 --n_heads=4": "hidden_size 10 is not a multiple of n_heads 4",
     "hidden_act=gleu": "did you mean 'gelu'",
     "topk=[]": "topk: [] is not",
-    "topk=[10, 10]": "each is given once",
+    "topk=[10, 10]": "list each value once",
     "topk=[500]": "valid_metric: 'NDCG@10' is none of hit@500",
     "metrics=[NDGC]": "metrics: 'NDGC' is none of hit, recall, precision, ndcg, mrr, map; did you "
     "mean 'ndcg'?",
@@ -198,7 +192,7 @@ REFUSED = {
     "eval_args={split: {LS: valid_and_test}, order: TO, mode: {test: uni9}}": "eval_args.mode",
     "eval_args={split: {LS: valid_and_test}, order: TO, group_by: none}": "eval_args.group_by",
     "train_neg_sample_args={sample_num: 5}": "with loss_type CE draws no negatives",
-    "loss_type=BPR --train_neg_sample_args=~": "with loss_type BPR needs negatives",
+    "loss_type=BPR --train_neg_sample_args=~": "with loss_type BPR requires negatives",
     "metric_decimal_place=2": "metric_decimal_place: has no effect here: metrics are not rounded",
     "loss_decimal_place=2": "loss_decimal_place: has no effect here",
     "state=DEBUG": "state: has no effect here",
@@ -249,15 +243,15 @@ def test_refused_in_recboles_own_config(tiny: Tiny, flags: str) -> None:
 @pytest.mark.parametrize(
     ("model", "settings", "message"),
     [
-        ("QBERT4Rec", {"loss_type": "BPR"}, "loss_type: 'BPR': QBERT4Rec has CE alone"),
-        ("IDBERT4Rec", {"loss_type": "none"}, "loss_type: 'none': IDBERT4Rec has CE alone"),
-        ("BERT4RecFixed", {"loss_type": "BPR"}, "BERT4RecFixed has CE alone"),
-        ("Popularity", {"loss_type": "CE"}, "Popularity has none alone"),
-        ("TransRec", {"loss_type": "CE"}, "TransRec has BPR alone"),
-        ("FPMC", {"loss_type": "CE"}, "FPMC has BPR alone"),
-        ("RepeatNet", {"loss_type": "BPR"}, "RepeatNet has CE alone"),
-        ("CORE", {"loss_type": "BPR"}, "CORE has CE alone"),
-        ("SASRec", {"loss_type": "none"}, "SASRec has CE and BPR alone"),
+        ("QBERT4Rec", {"loss_type": "BPR"}, "loss_type: 'BPR': QBERT4Rec supports only CE"),
+        ("IDBERT4Rec", {"loss_type": "none"}, "loss_type: 'none': IDBERT4Rec supports only CE"),
+        ("BERT4RecFixed", {"loss_type": "BPR"}, "BERT4RecFixed supports only CE"),
+        ("Popularity", {"loss_type": "CE"}, "Popularity supports only none"),
+        ("TransRec", {"loss_type": "CE"}, "TransRec supports only BPR"),
+        ("FPMC", {"loss_type": "CE"}, "FPMC supports only BPR"),
+        ("RepeatNet", {"loss_type": "BPR"}, "RepeatNet supports only CE"),
+        ("CORE", {"loss_type": "BPR"}, "CORE supports only CE"),
+        ("SASRec", {"loss_type": "none"}, "SASRec supports only CE and BPR"),
         ("QBERT4Rec", {"train_neg_sample_args": {"sample_num": 2}}, "draws no negatives"),
         ("QBERT4Rec", {"transform": "mask_itemseq"}, "transform: 'mask_itemseq': QBERT4Rec"),
         ("SASRec", {"transform": "inverse_itemseq"}, "SASRec has none; leave it out"),

@@ -465,7 +465,7 @@ def test_two_preparations_of_one_data_set_at_once(tmp_path: Path) -> None:
         assert parts.is_dir()
         done = subprocess.run(script(tmp_path, "--time=t"), capture_output=True, text=True)
         assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-        assert "another process is at work here" in done.stderr and str(os.getpid()) in done.stderr
+        assert "another process uses this folder" in done.stderr and str(os.getpid()) in done.stderr
         assert parts.is_dir()
     assert not parts.exists()
     calls = [
@@ -474,7 +474,7 @@ def test_two_preparations_of_one_data_set_at_once(tmp_path: Path) -> None:
     ]
     said = [call.communicate()[1].decode() for call in calls]
     for call, line in zip(calls, said, strict=True):
-        assert call.returncode == 0 or (call.returncode == 2 and "at work here" in line), line
+        assert call.returncode == 0 or (call.returncode == 2 and "uses this folder" in line), line
     assert 0 in [call.returncode for call in calls]
     rows = domain.file("inter").read_text().splitlines()[1:]
     assert rows == [f"a\tx\t{T}", f"a\ty\t{T + 1}"]

@@ -160,7 +160,7 @@ def test_the_order_of_rows_moves_the_numbering_alone(tiny: Tiny, runs: list[RunR
                  "--show_progress=False"]) == 0  # fmt: skip
     again = read_results("saved/results.jsonl")[-1]
     assert differences(runs[0], again) == []
-    with pytest.raises(InputError, match="another order in the .inter file"):
+    with pytest.raises(InputError, match="the .inter file lists the users in another order"):
         compare(runs[:1], [again], "ndcg@10")
     tiny.write_inter(
         [(user, "i0" if item == "i1" else item, time) for user, item, time in tiny.rows]

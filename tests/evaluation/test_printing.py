@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from pathlib import Path
 
 import pytest
@@ -108,14 +107,9 @@ def test_half_a_result_is_told_from_a_whole_one(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     whole = path.read_text()
     half = whole[: len(whole) // 2]
-    path.write_text(whole + half)
-    with pytest.raises(InputError, match=r"results.jsonl:2: not a run .*half a result.*delete the"):
-        read_results(path)
-    path.write_text(whole + half + whole)
-    with pytest.raises(InputError) as caught:
-        read_results(path)
-    assert "results.jsonl:2: half a result, and a whole one behind it" in str(caught.value)
-    n_characters = int(re.findall(r"delete the first (\d+) characters", str(caught.value))[0])
-    lines = path.read_text().splitlines()
-    path.write_text(f"{lines[0]}\n{lines[1][n_characters:]}\n")
+    for damaged in (half, half + whole):
+        path.write_text(whole + damaged)
+        with pytest.raises(InputError, match=r"results.jsonl:2: not a run .* complete result"):
+            read_results(path)
+    path.write_text(whole + whole)
     assert len(read_results(path)) == 2

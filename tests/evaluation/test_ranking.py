@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import Tiny
 from recbole.data.interaction import Interaction
 from recbole.evaluator import Evaluator
+from recbole.evaluator import register as recbole_metrics
 from recbole.evaluator.collector import Collector
 from torch import Tensor
 
@@ -26,6 +28,7 @@ from recbole_qbert.evaluation.ranking import (
     per_row,
     rank_targets,
     read_ranks,
+    register_metric,
     save_ranks,
     summarize,
     target_ranks,
@@ -334,10 +337,10 @@ def test_files_without_lists_and_files_of_others(tmp_path: Path) -> None:
     assert ranks.raw.tolist() == [1, 2]
     assert ranks.lists is None and counts is None
     np.savez(path, users=[3, 4])
-    with pytest.raises(InputError, match="r.npz: not the ranks of a run"):
+    with pytest.raises(InputError, match="r.npz: not a file of ranks"):
         read_ranks(path)
     path.write_bytes(b"PK\x03\x04broken")
-    with pytest.raises(InputError, match="r.npz: not the ranks of a run"):
+    with pytest.raises(InputError, match="r.npz: not a file of ranks"):
         read_ranks(path)
     with pytest.raises(InputError, match="gone.npz: no such file"):
         read_ranks(tmp_path / "gone.npz")
@@ -351,3 +354,31 @@ def test_a_diverged_model_is_an_error(value: float) -> None:
     loader: Any = _Loader(targets, seen)
     with pytest.raises(InputError, match="diverged"):
         rank_targets(_Table(scores), loader, torch.device("cpu"))
+
+
+def test_a_registered_metric_is_computed_in_both_rankings(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By this package and accepted by RecBole's `Config`; a name belongs to one function."""
+    tables = (METRICS, recbole_metrics.metric_types, recbole_metrics.metric_information)
+    for table in (*tables, recbole_metrics.metrics_dict):
+        for name in ("rbp", "own"):  # removes the entries after the test
+            monkeypatch.setitem(table, name, None)
+            monkeypatch.delitem(table, name)
+
+    def halves(rank: np.ndarray, k: int) -> np.ndarray:
+        return np.where(rank <= k, 0.5**rank, 0.0)
+
+    register_metric("RBP", halves)
+    register_metric("rbp", halves)
+    ranks = Ranks(np.arange(3), np.array([1, 2, 9]), np.array([1, 1, 3]))
+    found = summarize(ranks, ["RBP"], [5])
+    assert found == {"rbp@5": (0.5 + 0.25) / 3, "unseen_rbp@5": (0.5 + 0.5 + 0.125) / 3}
+    config = tiny.make_config("Popularity", metrics=["RBP"], valid_metric="unseen_RBP@10")
+    assert config["metrics"] == ["RBP"]
+    for name in ("rbp", "ndcg", "GAUC"):
+        with pytest.raises(InputError, match="already registered"):
+            register_metric(name, lambda rank, k: rank)
+    for name in ("", "a@b", "unseen_x"):
+        with pytest.raises(InputError, match="use letters"):
+            register_metric(name, halves)

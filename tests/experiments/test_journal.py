@@ -101,7 +101,7 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     try:
         assert holder.stdout.readline() == "held\n"
         assert path.read_text() == f"process {holder.pid}"
-        message = rf"another process is at work here \(process {holder.pid}\)"
+        message = rf"another process uses this folder \(process {holder.pid}\)"
         with pytest.raises(InputError, match=message), exclusive(path, wait_s=0.3):
             pass
     finally:

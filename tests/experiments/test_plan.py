@@ -179,7 +179,7 @@ ERRORS: dict[str, tuple[dict[str, Any], str]] = {
     "no models": ({"models": []}, "models: empty; give a list"),
     "no data sets": ({"datasets": None}, "datasets: empty; give a list"),
     "no seeds": ({"seeds": {}}, "seeds: empty; give a list"),
-    "unknown model": ({"models": ["SASRek"]}, "bench.yaml: models: model SASRek: neither here"),
+    "unknown model": ({"models": ["SASRek"]}, "bench.yaml: models: model SASRek: not a model"),
     "unusable setting": (
         {"settings": {**SETTINGS, "batch_by": "users"}},
         "QBERT4Rec on toy: batch_by: 'users' is none of row, user",

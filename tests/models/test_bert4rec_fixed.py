@@ -112,7 +112,7 @@ def test_every_item_is_a_label_and_so_is_the_last_one_alone(
     [
         ({"ft_ratio": 1.5}, "ft_ratio: 1.5 is not a number in"),
         ({"mask_ratio": 0.0}, "mask_ratio: 0.0 is not a number in"),
-        ({"loss_type": "BPR"}, "loss_type: 'BPR': BERT4RecFixed has CE alone"),
+        ({"loss_type": "BPR"}, "loss_type: 'BPR': BERT4RecFixed supports only CE"),
     ],
 )
 def test_bad_settings(tiny: Tiny, settings: dict[str, Any], message: str) -> None:

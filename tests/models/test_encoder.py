@@ -14,21 +14,20 @@ from recbole_qbert.models.layers.encoder import CPU_GROUPED, SequenceEncoder
 WIDTH, DEPTH = 11, 16
 
 
-def _encoder(**changes: Any) -> SequenceEncoder:
+def _encoder(max_positions: int = WIDTH, **changes: Any) -> SequenceEncoder:
     torch.manual_seed(0)
     settings: dict[str, Any] = {
         "n_layers": 2,
         "n_heads": 4,
         "hidden_size": DEPTH,
         "inner_size": 24,
-        "max_positions": WIDTH,
         "hidden_dropout_prob": 0.0,
         "attn_dropout_prob": 0.0,
         "hidden_act": "gelu",
         "layer_norm_eps": 1e-12,
-        "norm_first": False,
+        "layer_norm": "post",
     }
-    return SequenceEncoder(**{**settings, **changes})
+    return SequenceEncoder({**settings, **changes}, max_positions)
 
 
 def _batch(rows: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -69,7 +68,7 @@ def _assert_rows_alone(encoder: SequenceEncoder, rows: int) -> None:
 @pytest.mark.parametrize("training", [True, False])
 def test_a_batch_is_its_rows_alone(rows: int, norm_first: bool, training: bool) -> None:
     """Small and grouped batches, with and without PyTorch's inference path."""
-    encoder = _encoder(norm_first=norm_first).train(training)
+    encoder = _encoder(layer_norm="pre" if norm_first else "post").train(training)
     with torch.set_grad_enabled(training):
         _assert_rows_alone(encoder, rows)
 
@@ -106,7 +105,7 @@ def test_some_positions_are_what_pytorchs_own_blocks_make_of_them(
     rows: int, norm_first: bool, training: bool
 ) -> None:
     """Values and gradients of a few positions a row, against all blocks on all positions."""
-    encoder = _encoder(norm_first=norm_first).train(training)
+    encoder = _encoder(layer_norm="pre" if norm_first else "post").train(training)
     vectors, lengths, position_ids = _batch(rows)
     real = torch.arange(WIDTH) < lengths.unsqueeze(1)
     wanted = real & (torch.rand(rows, WIDTH) < 0.3)

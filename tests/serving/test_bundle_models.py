@@ -291,11 +291,11 @@ class Counting(LearnedScores):
     ("model", "message"),
     [
         (Secretive, "cannot hold a object"),
-        (Drawing, "would give other scores"),
-        (Broken, "would give other scores"),
-        (Cheating, "would give other scores"),
-        (Spoiled, "some of its weights are not numbers"),
-        (Counting, "would give other scores"),
+        (Drawing, "the rebuilt model gives other scores"),
+        (Broken, "the rebuilt model gives other scores"),
+        (Cheating, "the rebuilt model gives other scores"),
+        (Spoiled, "some weights are not numbers"),
+        (Counting, "the rebuilt model gives other scores"),
     ],
 )
 def test_a_third_partys_model_that_cannot_be_kept(tiny: Tiny, model: type, message: str) -> None:
@@ -319,6 +319,6 @@ def test_a_bundle_of_a_model_that_is_not_registered(tiny: Tiny, graph_model: typ
     save_bundle(tiny.root / "bundle", trainer.model, config, loaded.train._dataset)
     entry = model_entry("GraphModel")
     forget("GraphModel")
-    with pytest.raises(InputError, match="bundle: .*model GraphModel: neither here"):
+    with pytest.raises(InputError, match="bundle: .*model GraphModel: not a model of this package"):
         Recommender.load(tiny.root / "bundle")
     register(entry.model, entry.dataset)

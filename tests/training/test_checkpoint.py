@@ -259,6 +259,7 @@ def test_hostile_pickles_are_refused_where_torch_would_run_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PyTorch before 2.6 unpickles anything unless told not to; a caller may still ask for it."""
+    Config("S3Rec", "toy")  # makes the model's module safe
     modern = torch.serialization.load
 
     def legacy(
@@ -304,10 +305,11 @@ def test_a_text_that_recbole_evaluates_names_a_class(tiny: Tiny) -> None:
     """KD_DAGFM passes `teacher` of its config, which may be a checkpoint's, to `eval`."""
     from recbole.model.context_aware_recommender import kd_dagfm
 
+    Config("KD_DAGFM", "toy")
     assert "eval" in kd_dagfm.KD_DAGFM.__init__.__code__.co_names  # the module's own name
     assert kd_dagfm.eval("CrossNet") is kd_dagfm.CrossNet
     for text in (CODE, "deepcopy", "nn.Linear", ""):
-        with pytest.raises(InputError, match="is the name of no class there"):
+        with pytest.raises(InputError, match="is not the name of a class there"):
             kd_dagfm.eval(text)
     assert not (tiny.root / "trapped").exists()
 
@@ -326,14 +328,13 @@ def test_broken_files_are_input_errors(tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     for length in [*range(0, len(good), 23), len(good) - 1]:
         broken.write_bytes(good[:length])
-        assert not is_checkpoint(broken)
         with pytest.raises(InputError, match=str(broken)):
             load_checkpoint(broken)
     broken.write_bytes(good + b"more")
     with pytest.raises(InputError):
         load_checkpoint(broken)
     save_file({"a": torch.ones(1)}, broken)
-    with pytest.raises(InputError, match="not a checkpoint of this version: train the model again"):
+    with pytest.raises(InputError, match="not a checkpoint of this version; .* again with this"):
         load_checkpoint(broken)
 
 
@@ -484,6 +485,8 @@ def test_recboles_loaders_read_it_whenever_they_are_imported(tiny: Tiny, earlier
     script = (
         f"import sys, torch\n{earlier}import recbole_qbert\n"
         "from recbole.quick_start import load_data_and_model\n"
+        "from recbole.config import Config\n"
+        "Config('NeuMF', 'toy'), Config('NAIS', 'toy')\n"
         "from recbole.model.general_recommender import neumf, nais\n"
         "from recbole_qbert.training.checkpoint import load\n"
         "assert neumf.torch.load is nais.torch.load is load\n"

@@ -67,7 +67,7 @@ def test_a_folder_that_another_process_writes_is_left_alone(
     capsys.readouterr()
     with exclusive(lock):
         assert main(arguments) == 2
-    assert "another process is at work here" in (error := capsys.readouterr().err)
+    assert "another process uses this folder" in (error := capsys.readouterr().err)
     assert error.count("\n") == 1
     assert {path: path.read_bytes() for path in before} == before
     assert main(arguments) == 0  # it has ended
@@ -91,7 +91,7 @@ def test_a_killed_run_leaves_no_lock(tiny: Tiny) -> None:
         until(stamps, seconds=200)
         second = begin()
         _, error = second.communicate(timeout=200)
-        assert second.returncode == 2 and b"another process is at work here" in error
+        assert second.returncode == 2 and b"another process uses this folder" in error
     finally:
         first.kill()
         first.communicate()

@@ -24,42 +24,30 @@ CPU_GROUPED = 12
 class SequenceEncoder(nn.Module):
     """BERT-style encoder of embedded positions; its input is packed, one row after another."""
 
-    def __init__(
-        self,
-        *,
-        n_layers: int,
-        n_heads: int,
-        hidden_size: int,
-        inner_size: int,
-        max_positions: int,
-        hidden_dropout_prob: float,
-        attn_dropout_prob: float,
-        hidden_act: str,
-        layer_norm_eps: float,
-        norm_first: bool,
-    ):
+    def __init__(self, config: Any, max_positions: int):
+        """Build the encoder from the config's keys, for at most `max_positions` positions a row."""
         super().__init__()
-        self.position_embedding = nn.Embedding(max_positions, hidden_size)
-        self.input_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
-        self.dropout = Dropout(hidden_dropout_prob)
+        width, eps = config["hidden_size"], config["layer_norm_eps"]
+        dropout, norm_first = config["hidden_dropout_prob"], config["layer_norm"] == "pre"
+        self.position_embedding = nn.Embedding(max_positions, width)
+        self.input_norm = nn.LayerNorm(width, eps=eps)
+        self.dropout = Dropout(dropout)
         block = nn.TransformerEncoderLayer(
-            hidden_size,
-            n_heads,
-            inner_size,
-            dropout=hidden_dropout_prob,
-            activation=hidden_act,
-            layer_norm_eps=layer_norm_eps,
+            width,
+            config["n_heads"],
+            config["inner_size"],
+            dropout=dropout,
+            activation=config["hidden_act"],
+            layer_norm_eps=eps,
             batch_first=True,
             norm_first=norm_first,
         )
-        block.self_attn.dropout = attn_dropout_prob
-        block.dropout, block.dropout1, block.dropout2 = (
-            Dropout(hidden_dropout_prob) for _ in range(3)
-        )
+        block.self_attn.dropout = config["attn_dropout_prob"]
+        block.dropout, block.dropout1, block.dropout2 = (Dropout(dropout) for _ in range(3))
         self.blocks = nn.TransformerEncoder(
             block,
-            n_layers,
-            norm=nn.LayerNorm(hidden_size, eps=layer_norm_eps) if norm_first else None,
+            config["n_layers"],
+            norm=nn.LayerNorm(width, eps=eps) if norm_first else None,
             enable_nested_tensor=False,
         )
 

@@ -12,6 +12,7 @@ M masked positions.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,23 +28,14 @@ class ItemRepresentation(nn.Module):
     tokens_per_item: int = 1
 
     def forward(self, rows: Tensor | None = None) -> Tensor:
-        """Return the item matrix [N, T * D], or some rows of it.
-
-        Args:
-            rows: [R] item IDs, the first one padding; the result is [R, T * D]. Default: all items.
-        """
+        """Return the item matrix [N, T * D], or [R, T * D] for item IDs [R] from padding on."""
         raise NotImplementedError
 
     def code_loss(self, hidden: Tensor, items: Tensor, score: Score) -> Tensor:
         """Return the mean cross-entropy, over M items and K levels, of each code within its level.
 
-        Args:
-            hidden: [M, T * D] hidden vectors at the items' positions.
-            items: [M] item IDs.
-            score: maps [M, D] and [S_k, D] to logits [M, S_k].
-
-        Returns:
-            A scalar; 0 for representations without codes.
+        `hidden` [M, T * D] are the vectors at the positions of `items` [M]. `score` maps [M, D] and
+        [S_k, D] to logits [M, S_k]. Without codes the result is 0.
         """
         return hidden.new_zeros(())
 
@@ -134,22 +126,14 @@ class CodesPlusRow(SumOfCodes):
     """Item vector = sum of code vectors + a row per item, which starts at 0.
 
     Codes learn what items share; an item's row learns what distinguishes it from items with
-    similar content. In training, `row_dropout` is the probability with which each row is dropped;
+    similar content. In training, `row_dropout.p` is the probability with which each row is dropped;
     the others are scaled up. This trains the codes to represent items without a trained row.
     """
 
-    def __init__(
-        self,
-        hidden_size: int,
-        item_codes: Tensor,
-        codebook_sizes: Sequence[int],
-        init: float,
-        dropout: float,
-        row_dropout: float,
-    ):
-        super().__init__(hidden_size, item_codes, codebook_sizes, init, dropout)
+    def __init__(self, hidden_size: int, item_codes: Tensor, *args: Any):
+        super().__init__(hidden_size, item_codes, *args)
         self.rows = nn.Parameter(torch.zeros(len(item_codes) - 1, hidden_size))
-        self.row_dropout = nn.Dropout(row_dropout)
+        self.row_dropout = nn.Dropout(0.0)
 
     def forward(self, rows: Tensor | None = None) -> Tensor:
         own = self.rows if rows is None else self.rows[rows[1:] - 1]
@@ -197,17 +181,16 @@ def build_representation(
     Raises:
         ValueError: the name is unknown, or codes are missing.
     """
-    if name == "id" or (name == "word" and word_init == "random"):
-        return ItemRows(n_items, hidden_size, None, init)
-    if item_codes is None:
-        raise ValueError(f"item_representation {name} needs item codes")
-    if name == "word":
-        return ItemRows(n_items, hidden_size, item_codes, init)
-    if name in ("compose", "hybrid"):
-        # The sum of K independent code vectors then has standard deviation `init`.
-        code_init = init / item_codes.size(1) ** 0.5
-        shape = (hidden_size, item_codes, codebook_sizes, code_init, code_dropout)
-        return SumOfCodes(*shape) if name == "compose" else CodesPlusRow(*shape, row_dropout)
-    if name == "flatten":
-        return FlattenItems(hidden_size, item_codes, codebook_sizes, init, code_dropout)
-    raise ValueError(f"item_representation {name!r} is none of {', '.join(REPRESENTATIONS)}")
+    if name not in REPRESENTATIONS or (name != "id" and item_codes is None):
+        raise ValueError(f"item_representation {name!r} is unknown or needs item codes")
+    if name in ("id", "word"):
+        random = name == "id" or word_init == "random"
+        return ItemRows(n_items, hidden_size, None if random else item_codes, init)
+    assert item_codes is not None
+    # The sum of K independent code vectors then has standard deviation `init`.
+    init = init if name == "flatten" else init / item_codes.size(1) ** 0.5
+    kind = {"compose": SumOfCodes, "hybrid": CodesPlusRow, "flatten": FlattenItems}[name]
+    built: ItemRepresentation = kind(hidden_size, item_codes, codebook_sizes, init, code_dropout)
+    if isinstance(built, CodesPlusRow):
+        built.row_dropout.p = row_dropout
+    return built

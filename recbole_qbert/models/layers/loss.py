@@ -20,16 +20,8 @@ SCORES_AT_ONCE = 2**22  # per chunk of `linear_cross_entropy`: 16 MiB, partly he
 
 
 def exclude_items(scores: Tensor, items: Tensor) -> Tensor:
-    """Set the padding item and, in each row, the listed items to -inf, in place.
-
-    Args:
-        scores: [M, N].
-        items: [M, E] item IDs; rows may be filled up with 0.
-
-    Returns:
-        `scores`.
-    """
-    return scores.scatter_(1, _with_padding(items), -torch.inf)
+    """Set padding and the listed items [M, E] to -inf in `scores` [M, N], in place; return them."""
+    return scores.scatter_(1, F.pad(items, (1, 0)), -torch.inf)
 
 
 def smoothed_cross_entropy(
@@ -47,13 +39,11 @@ def smoothed_cross_entropy(
         excluded: [M, E] item IDs; rows may be filled up with 0.
         smoothing: probability mass shared by all remaining items, in [0, 1).
 
-    Returns:
-        A scalar.
     """
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
     loss: Tensor
-    loss, _ = _SmoothedCrossEntropy.apply(logits, targets, _with_padding(excluded), smoothing)
+    loss, _ = _SmoothedCrossEntropy.apply(logits, targets, F.pad(excluded, (1, 0)), smoothing)
     return loss
 
 
@@ -117,9 +107,6 @@ def linear_cross_entropy(
         bias: [N], or None.
         targets: [M].
         shares: [M] weights of the positions in the sum; default 1 / M each, the mean.
-
-    Returns:
-        A scalar.
     """
     if shares is None:
         shares = torch.full(targets.shape, 1 / len(targets), device=targets.device)
@@ -175,7 +162,3 @@ class _LinearCrossEntropy(torch.autograd.Function):
         of_hidden, of_weight, of_bias = ctx.saved_tensors
         of_bias = of_bias * gradient if of_bias is not None else None
         return of_hidden * gradient, of_weight * gradient, of_bias, None, None
-
-
-def _with_padding(items: Tensor) -> Tensor:
-    return F.pad(items, (1, 0))

@@ -49,13 +49,7 @@ def n_masked(lengths: Tensor, ratio: float) -> Tensor:
 def append_item(items: Tensor, lengths: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
     """Append one item to each right-padded sequence; a full sequence drops its oldest item.
 
-    Args:
-        items: [B, L].
-        lengths: [B], 0 to L.
-        item: [B].
-
-    Returns:
-        items [B, L] and lengths [B] with the item appended.
+    Takes and returns items [B, L] and lengths [B], 0 to L; `item` is [B].
     """
     full = lengths == items.size(1)
     items = torch.where(full.unsqueeze(1), items.roll(-1, dims=1), items)
@@ -135,14 +129,11 @@ def draw_masks(
         ratios: scheme -> share of the real positions that it masks (`next_item` needs none).
         generator: source of all randomness.
     """
-    weights = torch.tensor(
-        [float(mix.get(scheme, 0.0)) for scheme in SCHEMES], device=lengths.device
-    )
-    scheme_of_row = torch.multinomial(
-        weights, len(lengths), replacement=True, generator=generator
-    )  # [B]
+    n_rows, device = len(lengths), lengths.device
+    weights = torch.tensor([float(mix.get(scheme, 0.0)) for scheme in SCHEMES], device=device)
+    scheme_of_row = torch.multinomial(weights, n_rows, replacement=True, generator=generator)  # [B]
     lengths = lengths.clone()
-    mask = torch.zeros(len(lengths), max_length, dtype=torch.bool, device=lengths.device)
+    mask = torch.zeros(n_rows, max_length, dtype=torch.bool, device=device)
     for number, scheme in enumerate(SCHEMES):
         if weights[number] == 0:
             continue
@@ -180,10 +171,7 @@ def _randint(high: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def global_generator(device: torch.device) -> torch.Generator:
-    """Return the device's global generator.
-
-    RecBole seeds it, and checkpoints save and restore it.
-    """
+    """Return the device's global generator, which RecBole seeds and checkpoints save."""
     if device.type == "cuda":
         return torch.cuda.default_generators[device.index or torch.cuda.current_device()]
     return torch.default_generator
