@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -114,7 +115,8 @@ def _choices(schema: dict[str, Any]) -> list[str]:
 def _interval(schema: dict[str, Any]) -> str:
     """Format the bounds of a number as `(0, 1]`."""
     least, most = schema.get("minimum"), schema.get("maximum")
-    above, below = schema.get("exclusiveMinimum", "-inf"), schema.get("exclusiveMaximum", "inf")
-    left = f"({above}" if least is None else f"[{least:g}"
-    right = f"{below})" if most is None else f"{most:.12g}]"
+    above = schema.get("exclusiveMinimum", -math.inf)
+    below = schema.get("exclusiveMaximum", math.inf)
+    left = f"({above:g}" if least is None else f"[{least:g}"
+    right = f"{below:g})" if most is None else f"{most:.12g}]"
     return f"{left}, {right}"
