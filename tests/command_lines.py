@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_qbert.cli import GROUPS, find, overview
+from recbole_qbert.cli import GROUPS, find
 from recbole_qbert.commands.run import models_and_dataset
 from recbole_qbert.common.startup import script_line
 from recbole_qbert.common.yaml_files import load_yaml, split_files
@@ -58,7 +58,8 @@ def check_command(words: Sequence[str]) -> None:
     """One of `recbole-qbert`."""
     if words[-1:] in ([], ["..."], ["--help"]):  # a sentence names a command without its flags
         named = [word for word in words if word not in ("...", "--help")]
-        assert overview(named[0]) if named[0] in GROUPS and len(named) == 1 else find(named)
+        if named and (named[0] not in GROUPS or len(named) > 1):
+            find(named)
         return
     command, rest = find(words)
     options = command.parse(rest)
