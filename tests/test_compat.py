@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -219,6 +220,21 @@ def test_nothing_is_done_for_a_current_ray(monkeypatch: pytest.MonkeyPatch) -> N
     ray.restore_pandas_formatter()
     assert (warnings.filters, set(sys.modules)) == (filters, modules)
     assert not hasattr(pandas_format, "ExtensionArrayFormatter")
+
+
+def test_recbole_reports_to_a_current_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RecBole calls `tune.report(**metrics)`; Ray takes one mapping since 2.45."""
+    reported: list[Any] = []
+    module = SimpleNamespace(tune=SimpleNamespace(report=reported.append))
+    monkeypatch.setitem(sys.modules, "recbole.quick_start.quick_start", module)
+    monkeypatch.setattr(ray, "is_old", lambda: True)
+    ray.let_recbole_report()
+    assert module.tune.report == reported.append
+    monkeypatch.setattr(ray, "is_old", lambda: False)
+    for _ in range(2):
+        ray.let_recbole_report()
+    module.tune.report(**{"ndcg@10": 0.5, "hit@10": 1.0})
+    assert reported == [{"ndcg@10": 0.5, "hit@10": 1.0}]
 
 
 def test_argv_is_isolated_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from recbole_qbert.compat import ray, recbole
 
-WORKAROUNDS = (*recbole.WORKAROUNDS, ray.silence_known_warnings)
+WORKAROUNDS = (*recbole.WORKAROUNDS, ray.silence_known_warnings, ray.let_recbole_report)
 
 
 def apply() -> None:

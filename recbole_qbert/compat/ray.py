@@ -11,9 +11,12 @@ import importlib.util
 import sys
 import warnings
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import packaging.version
+
+from recbole_qbert.compat.recbole import after_import
 
 
 def is_old() -> bool:
@@ -63,6 +66,21 @@ def restore_pandas_formatter() -> None:
     name = "ExtensionArrayFormatter"
     if not hasattr(pandas_format, name):
         setattr(pandas_format, name, getattr(pandas_format, f"_{name}"))
+
+
+def let_recbole_report() -> None:
+    """Let RecBole's `objective_function` report metrics to Ray (2.45 and later).
+
+    It passes them as keyword arguments, which `ray.tune.report` no longer takes.
+    """
+    if not is_old():
+        after_import("recbole.quick_start.quick_start", report_keywords)
+
+
+def report_keywords(quick_start: Any) -> None:
+    """Replace the `tune` of RecBole's module by one whose `report` takes keyword arguments."""
+    tune = quick_start.tune
+    quick_start.tune = SimpleNamespace(report=lambda **metrics: tune.report(metrics))
 
 
 @contextlib.contextmanager
