@@ -83,7 +83,7 @@ FAULTS = {
     ),
     "a run's folder is a file": (
         ["--model=SASRec", "--checkpoint_dir=taken"],
-        "taken/toy is no folder",
+        "taken/toy is not a folder",
     ),
     "unknown key": (["--model=SASRec", "--learning_rat=1"], "did you mean 'learning_rate'"),
     "unknown key of one model": (["--model=BigramChain", "--hidden_size=8"], "unknown key"),

@@ -267,7 +267,7 @@ ERRORS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "columns": (
         {"per_model": {"SASRec": {"topk": [5, 10]}}},
-        "topk: [5, 10] of SASRec on toy, seed 1, [1, 5, 10] of QBERT4Rec on toy, seed 1",
+        "topk: SASRec on toy, seed 1 has [5, 10], QBERT4Rec on toy, seed 1 has [1, 5, 10]",
     ),
     "missing folder": ({"datasets": ["toy", "gone"]}, "gone: no such folder; data_path must name"),
     "missing vectors": (
