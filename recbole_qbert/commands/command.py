@@ -75,7 +75,7 @@ class Command:
         options = SimpleNamespace(**self._arguments(positional))
         for name, key in flags.items():
             text = given.pop(name, None)
-            if text is None and key.meaning.startswith("required"):
+            if not text and key.meaning.startswith("required"):
                 near = next((each for each in given if did_you_mean(each, [name])), None)
                 hint = f"; is --{near} meant for it?" if near else ""
                 raise InputError(f"--{name}=... is {key.meaning}{hint}")

@@ -128,7 +128,7 @@ def _merge(options: SimpleNamespace) -> int:
         rest = f"; left out, as not all have it: {', '.join(left_out)}" if left_out else ""
         print(f"{into.file(suffix)}: {rows:,} rows{rest}")
     for suffix, lacking in merged.without.items():
-        print(f"{into.file(suffix)}: not written, because {', '.join(lacking)} lack it")
+        print(f"{into.file(suffix)}: not written, because it is missing in {', '.join(lacking)}")
     return 0
 
 

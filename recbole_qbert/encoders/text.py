@@ -185,7 +185,7 @@ def _fitted_encoder(
     """
     place = Path(f"{out_path}.encoder.safetensors")
     if frozen_encoder is not None:
-        with error_context(f"frozen_encoder {frozen_encoder}"):
+        with error_context("frozen_encoder"):
             encoder = TfidfEncoder(load_checkpoint(frozen_encoder))
             if encoder.tags != wanted["tags"]:
                 raise InputError(f"made with --encoder={FITTED[encoder.tags]}; give that encoder")

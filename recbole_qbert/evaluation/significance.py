@@ -100,7 +100,8 @@ def compare(
     users, (ours,) = values_by_user(left, [metric])
     others, (theirs,) = values_by_user(right, [metric])
     if not np.array_equal(users, others):
-        raise InputError("the runs have other users; compare runs on the same data")
+        models = f"{left[0].title} and {right[0].title}"
+        raise InputError(f"{models} have different test users; compare runs on the same data")
     return paired_tests(metric, ours, theirs, (len(left), len(right)))
 
 

@@ -90,7 +90,7 @@ def test_colors_stay_on_a_terminal_only(
 # Closed pipes -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arguments", [["run", "--help"], ["table", "absent.jsonl"]])
+@pytest.mark.parametrize("arguments", [["run", "--help"], ["compare", "absent.jsonl"]])
 def test_a_closed_pipe_ends_quietly(tmp_path: Path, arguments: list[str]) -> None:
     """Of both outputs: the second command has something to say on stderr alone."""
     reader, writer = os.pipe()
@@ -126,7 +126,7 @@ def test_utf8_in_an_ascii_locale(tiny: Tiny) -> None:
     """Titles are read and printed; flags come as they were given."""
     item = tiny.folder / "toy.item"
     item.write_text(item.read_text().replace("Thing 1", "Trommel für 打楽器 €"), encoding="utf-8")
-    arguments = ["inspect", "--dataset=toy", "--data_path=.", "--title_field=title"]
+    arguments = ["ids", "inspect", "--dataset=toy", "--data_path=.", "--title_field=title"]
     process = command(*arguments, env=ASCII, stdout=subprocess.PIPE, cwd=tiny.root)
     output, errors = process.communicate(timeout=200)
     assert (process.returncode, errors) == (0, b"")

@@ -141,15 +141,15 @@ def test_times_of_some_only_are_refused(tmp_path: Path) -> None:
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     two(tmp_path)
     ids(tmp_path, "A", [[0, 1]])
-    command = ["merge", f"--data_path={tmp_path}", "--into=AB"]
+    command = ["prepare", "merge", f"--data_path={tmp_path}", "--into=AB"]
     assert main([*command, "--datasets=A,B"]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].endswith("AB.inter: 2 rows; left out, as not all have it: rating")
-    assert printed[1].endswith("AB.semid: not written, there is none of B")
+    assert printed[1].endswith("AB.semid: not written, because it is missing in B")
     assert len(printed) == 2
     for datasets, message in (
         ("A,B", "exists already"),
-        ("A,A", "name two or more"),
+        ("A,A", "name each data set once"),
         ("A", "name two or more"),
         ("A,C", "no such folder"),
     ):

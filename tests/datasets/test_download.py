@@ -238,7 +238,7 @@ FAULTS = {
     "hidden": (".a\tx\n", "is not a valid file name"),
     "status": ("status.tsv\tx\n", "is not a valid file name"),
     "twice": ("a\tx\na\ty\n", "'a' occurs 2 times"),
-    "empty": ("\n", "line 1 is empty"),
+    "empty": ("\n", "has no URL; give another file or column"),
 }
 
 
@@ -318,5 +318,5 @@ def test_the_script(server: RudeServer, tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert done.stdout == f"{tmp_path / 'out'}: 1 done, 1 failed\n"
-    assert done.stderr.splitlines()[-1].startswith("download.py: 1 of 2 failed (see ")
+    assert done.stderr.splitlines()[-1].startswith("recbole-qbert: 1 of 2 failed (see ")
     assert (tmp_path / "out" / "A.jpg").is_file()

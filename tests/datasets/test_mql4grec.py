@@ -131,7 +131,7 @@ def test_values_that_are_not_text_and_tuples_that_repeat(tmp_path: Path) -> None
     (tmp_path / "j" / "x.index.json").write_text(json.dumps({str(n): ["<a_1>"] for n in range(3)}))
     into = DatasetPaths("y", tmp_path / "y")
     (remark,) = import_json(tmp_path / "j", "x", into)["remarks"]
-    assert remark.startswith("y.semid is not written: ") and "share a tuple: 3" in remark
+    assert remark.startswith("y.semid is not written: ") and "has the same tuple" in remark
     assert into.file("item").read_text().splitlines()[1:] == [
         "A\ta b\ta_1", "B\t\ta_1", "C\tk, l\ta_1",
     ]  # fmt: skip
@@ -236,5 +236,5 @@ def test_the_scripts_and_recbole_alone(tmp_path: Path) -> None:
         for user, items in sequences.items()
     )
     done = subprocess.run(script, capture_output=True, text=True, timeout=250)
-    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("import_data.py: ")
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("recbole-qbert: ")
     shutil.rmtree(tmp_path / "dataset")

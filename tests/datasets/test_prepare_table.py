@@ -133,7 +133,7 @@ def test_script_from_files_to_what_recbole_loads(tmp_path: Path) -> None:
     )
     again = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert again.returncode == 2
-    assert again.stderr.startswith("table.py: ") and again.stderr.count("\n") == 1
+    assert again.stderr.startswith("recbole-qbert: ") and again.stderr.count("\n") == 1
     read = load_alone(tmp_path, ["shop"], tmp_path)["shop"]
     assert read["counts"] == [2, 2, 3] and read["items"] == ["10", "30"]
 

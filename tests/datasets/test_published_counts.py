@@ -75,6 +75,6 @@ def test_faults_are_one_line_and_status_2(
         capture_output=True, text=True, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr.count("\n") == 1 and done.stderr.startswith("amazon.py: ")
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("recbole-qbert: ")
     assert message in done.stderr
     assert not list(tmp_path.iterdir())

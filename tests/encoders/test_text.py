@@ -127,7 +127,7 @@ def test_embed_text_refusals(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             embed_text(*arguments, out)
-    with pytest.raises(InputError, match="frozen_encoder .*toy.item: .* not a safetensors"):
+    with pytest.raises(InputError, match="^frozen_encoder: .*toy.item: not a checkpoint of"):
         embed_text(path, ["title"], out, frozen_encoder=path)
     with pytest.raises(
         InputError, match="frozen_encoder is for tfidf and tags, not for 'sentence'"

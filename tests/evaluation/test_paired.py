@@ -123,7 +123,7 @@ def test_the_same_run_twice_counts_once(runs: list[RunResult]) -> None:
     path = Path("saved/results.jsonl")
     path.write_text(path.read_text() * 2)
     assert read_runs(f"{path}:BigramChain") == runs
-    assert main(["table", str(path)]) == 0
+    assert main(["compare", str(path)]) == 0
 
 
 @pytest.mark.parametrize(

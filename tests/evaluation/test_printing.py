@@ -50,7 +50,7 @@ def test_runs_with_other_metrics_stand_in_one_table(
     add_run(tmp_path, BAD, model="GRU4Rec", keys={"metrics": ["Hit"], "topk": [10]},
             test=few, valid=few)  # fmt: skip
     results = read_results(tmp_path / "results.jsonl")
-    assert main(["table", str(tmp_path / "results.jsonl")]) == 0
+    assert main(["compare", str(tmp_path / "results.jsonl")]) == 0
     lines = capsys.readouterr().out.splitlines()
     head = [cell.strip() for cell in lines[0].strip("|").split("|")]
     row = dict(zip(head, [cell.strip() for cell in lines[-1].strip("|").split("|")], strict=True))
@@ -95,7 +95,7 @@ def test_settings_of_one_model_are_told_apart(
         ("GRU4Rec", ""),
         ("SASRec", f"hidden_size=64 @{results[3].hash}"),
     ]
-    assert main(["table", str(path), "--runs=last"]) == 0
+    assert main(["compare", str(path), "--runs=last"]) == 0
     out = capsys.readouterr().out
     assert "settings" not in out and out.count("| SASRec |") == 4
     assert out.count("| .0000 |") and "hidden_size" not in out

@@ -306,7 +306,7 @@ def test_models_and_data_from_a_file(tiny: Tiny, capsys: pytest.CaptureFixture[s
 
 FAULTS = {
     "unknown model": (["--model=QBERT4Rek"], "did you mean 'QBERT4Rec'"),
-    "no model": ([], "--model=... is needed"),
+    "no model": ([], "--model=... is required"),
     "missing data": (["--model=SASRec", "--dataset=none"], "none: no such folder"),
     "unknown key": (["--model=SASRec", "--hidden_siz=8"], "did you mean 'hidden_size'"),
     "no catalog": (["--model=DIN"], "model DIN: it needs labels"),
@@ -336,7 +336,7 @@ def test_a_fault_is_one_line_and_status_2(
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["complexity", "--help"]) == 0
-    assert "--model=A" in capsys.readouterr().out
+    assert "--model=" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -299,8 +299,8 @@ def test_a_fault_is_one_line_before_anything_is_trained(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name its file first"),
-        (["--seeds=1"], "name its file first"),
+        ([], "benchmark: FILE is missing; write recbole-qbert benchmark FILE.yaml"),
+        (["--seeds=1"], "benchmark: FILE is missing; write recbole-qbert benchmark FILE.yaml"),
         (["gone.yaml"], "gone.yaml: no such config file"),
         (["bench.yaml", "--epoch=1"], "command line: unknown key 'epoch'"),
         (["bench.yaml", "--nproc=2"], "command line: 'nproc' cannot be set here"),

@@ -89,7 +89,7 @@ def test_a_killed_process_is_one_line_and_the_benchmark_goes_on_when_repeated(
     killer.join()
     (line,) = capsys.readouterr().err.splitlines()
     assert "on toy, seed 1: its process was killed by signal 9" in line
-    assert "repeat the command to go on" in line
+    assert "repeat the command to resume" in line
     until(lambda: not multiprocessing.active_children())
     assert not Path("saved/results.jsonl").exists()
 

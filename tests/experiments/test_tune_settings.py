@@ -94,7 +94,7 @@ FAULTS: dict[str, tuple[dict[str, Any], list[str], str]] = {
         [],
         "trials: 2 samples of a grid",
     ),
-    "resume": ({}, ["--resume=maybe"], "write --resume"),
+    "resume": ({}, ["--resume=maybe"], "--resume=maybe: write True or False"),
     "value of a trial": (
         {"space": {"train_stage": {"grid": ["finetune", "pretrain"]}}, "trials": 1},
         [],

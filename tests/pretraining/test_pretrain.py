@@ -223,7 +223,7 @@ def test_run_starts_from_it_and_prints_scratch_beside(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["--datasets="], "--datasets=A,B is needed"),
+        (["--datasets="], "--datasets=... is required"),
         (["--datasets=A,A"], "name each data set once"),
         (["--datasets=A,C"], "no such folder"),
         (["--datasets=A,B", "--domain_balanc=1"], "did you mean 'domain_balance'?"),
@@ -281,7 +281,7 @@ def test_sizes_for_a_target() -> None:
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pretrain", "--help"]) == 0
-    assert "--datasets=A,B" in capsys.readouterr().out
+    assert "--datasets=" in capsys.readouterr().out
 
 
 def test_the_pretrained_folder_is_written_where_it_says(
