@@ -124,8 +124,9 @@ def table(text: str, depth: int) -> Iterator[str]:
         else:
             value = values[parent][key.name]
             name = f"{parent}.{key.name}"
-        kind = key.kind or KINDS.get(type(value), "")
-        yield row([f"`{name}`", kind, default_of(key), key.meaning])
+        kind = KINDS.get(type(value), "") if key.kind in ("", "ours") else key.kind
+        meaning = f"(ours) {key.meaning}" if key.kind == "ours" else key.meaning
+        yield row([f"`{name}`", kind, default_of(key), meaning])
 
 
 def default_of(key: Key) -> str:

@@ -19,6 +19,7 @@ from recbole_qbert.commands.complexity import COMPLEXITY
 from recbole_qbert.commands.demo import DEMO, DOCTOR
 from recbole_qbert.commands.embed import EMBED
 from recbole_qbert.commands.ids import IDS
+from recbole_qbert.commands.keys import model_names, named_models
 from recbole_qbert.commands.prepare import PREPARE
 from recbole_qbert.commands.prepare_tools import TOOLS
 from recbole_qbert.commands.pretrain import PRETRAIN
@@ -91,6 +92,9 @@ def _parsed(words: list[str]) -> int | Callable[[], int]:
             print(overview("" if words[0].startswith("-") else words[0]))
             return 0
         command, rest = find(words)
+        if _asks_help(rest) and not set(named_models(rest)) <= set(model_names()):
+            # A plug-in may register the model, and plug-ins are loaded after `answer`.
+            return lambda: print(command.help(rest)) or 0
         if _asks_help(rest):
             print(command.help(rest))
             return 0

@@ -76,7 +76,8 @@ def register(
         model: class of the model, a RecBole `SequentialRecommender`.
         dataset: class of its dataset; `run` needs one derived from `SemanticIDDataset`.
         trainer: class of its trainer.
-        defaults: YAML file with the model's keys; None for `properties/model/<name>.yaml`.
+        defaults: YAML file with the model's keys; a relative path is looked up beside the file of
+            the class first. None for `properties/model/<name>.yaml`.
         first_stage: see `ModelEntry`.
 
     Raises:
@@ -88,6 +89,9 @@ def register(
     if name not in MODEL_TABLE and _recbole_model(name) is not None:
         raise InputError(f"model {name}: RecBole has a model of that name; choose another")
     path = None if defaults is None else Path(defaults)
+    source = getattr(sys.modules.get(model.__module__), "__file__", None)
+    if path is not None and source and (Path(source).parent / path).is_file():
+        path = Path(source).parent / path
     if path is not None and not path.is_file():
         raise InputError(f"model {name}: {defaults}: no such file of defaults")
     entry = ModelEntry(model, dataset, trainer, path, first_stage)

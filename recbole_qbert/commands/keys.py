@@ -110,17 +110,12 @@ def run_groups(arguments: Sequence[str] = ()) -> list[KeyGroup]:
     Raises:
         InputError: a model does not exist.
     """
-    given = " ".join(arguments)
-    models = re.findall(r"(?:--model|-m)[= ]([\w,]+)", given)
     groups = []
-    for model in [name for name in ",".join(models or ["QBERT4Rec"]).split(",") if name]:
+    for model in named_models(arguments) or ["QBERT4Rec"]:
         files = {"properties": shipped("model"), "recbole/properties": _recbole("model")}
         own = {title: folder / f"{model}.yaml" for title, folder in files.items()}
         if not any(path.is_file() for path in own.values()):
-            from recbole_qbert.registry import runnable_models
-
-            hint = did_you_mean(model, runnable_models())
-            raise InputError(f"model {model}: no such model{hint}")
+            groups.append(_registered_group(model))
         groups += [
             KeyGroup(f"Keys of {model} ({title}/model/{model}.yaml)", read(path), again=True)
             for title, path in own.items()
@@ -135,6 +130,28 @@ def run_groups(arguments: Sequence[str] = ()) -> list[KeyGroup]:
         for parts in (("overall.yaml",), ("dataset", "sample.yaml"))
     ]
     return groups
+
+
+def named_models(arguments: Sequence[str]) -> list[str]:
+    """Names of the models in `--model=A,B` or `-m A`."""
+    found = re.findall(r"(?:--model|-m)[= ]([\w,]+)", " ".join(arguments))
+    return [name for name in ",".join(found).split(",") if name]
+
+
+def _registered_group(model: str) -> KeyGroup:
+    """Group of the keys of a model that a plug-in or the user's program has registered.
+
+    Raises:
+        InputError: the model does not exist.
+    """
+    from recbole_qbert.registry import MODEL_TABLE, runnable_models
+
+    if model not in MODEL_TABLE:
+        hint = did_you_mean(model, runnable_models())
+        raise InputError(f"model {model}: no such model{hint}")
+    file = MODEL_TABLE[model].defaults
+    title = f"Keys of {model}" + (f" ({file.name})" if file else "")
+    return KeyGroup(title, read(file) if file else "", again=True)
 
 
 def model_names() -> list[str]:

@@ -37,6 +37,7 @@ from recbole_qbert.datasets.kcore import Rules, distinct_rows, tied_tests
 from recbole_qbert.datasets.times import odd_times
 from recbole_qbert.datasets.writer import Fields, write_dataset
 
+MIN_VALID = 0.1  # share of valid lines up to which the options are assumed to be wrong
 _SHOWN = 5  # rejected lines printed per stage
 # Which items are accepted, bool [n], by their tokens [n] and fields (strings [n] by name).
 Meets = Callable[[pa.Array, Mapping[str, pa.Array]], np.ndarray]
@@ -107,12 +108,17 @@ def prepare(
                **(options or {})}  # fmt: skip
     with open_cache(domain, overwrite) as parts:
         read = parse_file(parts / "interactions", SCHEMA, interactions)
-        if not read.n_rows:
+        n_lines = read.n_rows + sum(read.reasons.values())
+        if read.n_rows <= MIN_VALID * n_lines:
             names = preview([path.name for path in interactions.paths])
             reasons = "; ".join(f"{reason}: {n:,}" for reason, n in read.reasons.items())
+            valid = (
+                f"only {read.n_rows:,} of {n_lines:,} lines are" if read.n_rows else "no line is"
+            )
+            form = "valid interactions" if read.n_rows else "a valid interaction"
             raise InputError(
-                f"{names}: no line is a valid interaction ({reasons or 'the file is empty'}); "
-                "correct the file, or the options that describe it"
+                f"{names}: {valid} {form} ({reasons or 'the file is empty'}); correct the file, or "
+                "the options that describe it"
             )
         stages = [read]
         if items is not None:

@@ -166,7 +166,7 @@ def _data_sections(
             blocks += [Block("heading", section.title), *section.blocks]
         command = (
             f"recbole-qbert tokenize --dataset={domain.name}; this section alone: recbole-qbert "
-            f"inspect --dataset={domain.name} --html=ids.html"
+            f"ids inspect --dataset={domain.name} --html=ids.html"
         )
         sections = [
             space_section(facts.catalog, domain, tokenizer, request.projection),

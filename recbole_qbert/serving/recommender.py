@@ -20,6 +20,7 @@ from recbole_qbert.common.files import read_json, read_json_list, recovered
 from recbole_qbert.common.hashes import check_folder
 from recbole_qbert.data.codec import quote
 from recbole_qbert.data.semid import read_semantic_ids
+from recbole_qbert.registry import model_entry
 from recbole_qbert.serving import bundle
 from recbole_qbert.serving.bundle import describe_error, scores_of
 from recbole_qbert.serving.stand_in import stand_in
@@ -91,6 +92,14 @@ class Recommender:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError, TypeError) as error:
             raise InputError(f"device: {device!r} is unusable ({describe_error(error)})") from None
+        name = str(manifest.get("model"))
+        try:
+            model_entry(name)
+        except InputError as error:
+            raise InputError(
+                f"{folder}: {error}; if it is a model of your own, import the module that registers "
+                "it, or install its plug-in"
+            ) from None
         with bundle.going_together(folder, "train the model again"):
             return cls._of_files(folder, manifest, torch.device(device))
 

@@ -357,7 +357,12 @@ def test_fdsa_runs(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
         ("cat:token\ni0\tc", "kat", "cat", "no column 'kat'; it has item_id, cat; did you mean"),
         ("cat\ni0\tc", "cat", "cat", "toy.item: line 1: 'cat' is not 'name:type'"),
         ("cat:token\ni0", "cat", "cat", "toy.item: line 2: 1 fields where the header has 2"),
-        ("cat:token\ni0\tc", None, "cat", "not a feature of the items (semantic_id); add cat to the columns"),
+        (
+            "cat:token\ni0\tc",
+            None,
+            "cat",
+            "not a feature of the items (semantic_id); add cat to the columns",
+        ),
         ("cat:token\ni0\tc", None, "semid", "did you mean 'semantic_id'?"),
     ],
 )

@@ -85,7 +85,10 @@ FAULTS = {
     "no embeddings": (["tokenize", *WHERE], "no embeddings (toy.text.npz or toy.image.npz)"),
     "unknown key": (["tokenize", *WHERE, "--n_level=3"], "did you mean 'n_levels'"),
     "unknown inner key": (["tokenize", *WHERE, "--rqvae.epoch=3"], "did you mean 'epochs'"),
-    "wrong kind": (["tokenize", *WHERE, "--n_levels=many"], "n_levels: 'many' is not auto or a whole number from 1"),
+    "wrong kind": (
+        ["tokenize", *WHERE, "--n_levels=many"],
+        "n_levels: 'many' is not auto or a whole number from 1",
+    ),
     "unknown choice": (["tokenize", *WHERE, "--quantizer=vq"], "none of rqvae, rqkmeans, opq"),
     "unknown stream": (["tokenize", *WHERE, "--streams=txt"], "did you mean 'text'"),
     "no tokenizer": (["ids", "add-items", *WHERE], "no finished tokenizer"),

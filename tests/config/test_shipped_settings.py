@@ -23,7 +23,11 @@ FOLDER = Path(recbole_qbert.properties.__path__[0])
 # `benchmark` in tests/experiments/test_benchmark_shipped.py, of `tune` in test_tune_shipped.py, of
 # `pipeline` in test_workflows.py, of `command` in tests/commands/test_help.py.
 OTHERS = {*FOLDER.glob("*tokenize.yaml"), FOLDER / "published.yaml", FOLDER / "amazon.yaml"}
-OTHERS |= {path for name in ("benchmark", "tune", "pipeline", "command") for path in FOLDER.glob(f"{name}/*")}
+OTHERS |= {
+    path
+    for name in ("benchmark", "tune", "pipeline", "command")
+    for path in FOLDER.glob(f"{name}/*")
+}
 SHIPPED = sorted(set(FOLDER.rglob("*.yaml")) - OTHERS)
 TYPES: dict[str, tuple[type, ...]] = {
     "int": (int,),
