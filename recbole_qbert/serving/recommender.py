@@ -97,8 +97,8 @@ class Recommender:
             model_entry(name)
         except InputError as error:
             raise InputError(
-                f"{folder}: {error}; if it is a model of your own, import the module that registers "
-                "it, or install its plug-in"
+                f"{folder}: {error}; for a model of your own, import the module that registers it, "
+                "or install its plug-in"
             ) from None
         with bundle.going_together(folder, "train the model again"):
             return cls._of_files(folder, manifest, torch.device(device))

@@ -361,7 +361,7 @@ def test_fdsa_runs(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
             "cat:token\ni0\tc",
             None,
             "cat",
-            "not a feature of the items (semantic_id); add cat to the columns",
+            "not a feature of the items (semantic_id)",
         ),
         ("cat:token\ni0\tc", None, "semid", "did you mean 'semantic_id'?"),
     ],

@@ -318,3 +318,24 @@ def test_an_import_elsewhere_answers_nothing(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, str(script), "--help"], timeout=120)
     assert done.returncode == 0
+
+
+def test_help_of_a_registered_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The keys of its defaults file, which is found beside the module from any folder."""
+    (tmp_path / "toys.yaml").write_text("width: 3  # (int) width of the toy\n")
+    (tmp_path / "toys.py").write_text(
+        "from recbole.model.sequential_recommender import SASRec\n"
+        "from recbole_qbert.quick_start import register\n"
+        "class Toy(SASRec):\n    pass\n"
+        "register(Toy, defaults='toys.yaml')\n"
+    )
+    script = "import sys, toys; from recbole_qbert.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "run", "--model=Toy", "--help"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{REPOSITORY}"},
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"--width=3 +\(int\) width of the toy", done.stdout)

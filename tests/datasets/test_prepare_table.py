@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import subprocess
 import sys
 from datetime import date, timedelta
@@ -19,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recbole_alone import load_alone
 
+from recbole_qbert.cli import main
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.atomic import read_columns
 from recbole_qbert.data.atomic_writing import write_header, write_rows
@@ -316,3 +318,18 @@ def test_reserved_words_are_those_of_pandas() -> None:
     from pandas._libs.parsers import STR_NA_VALUES
 
     assert set(MISSING) == set(STR_NA_VALUES)
+
+
+def test_a_table_with_few_valid_rows_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Dates without `--time_unit=date`: one row of 30 happens to be a number."""
+    rows = "".join(f"u{n},i{n % 5},2024-05-{n % 28 + 1:02}\n" for n in range(29))
+    (tmp_path / "events.csv").write_text(f"who,what,when\nu,i,5\n{rows}")
+    arguments = [
+        "prepare", "table", "--dataset=shop", f"--data_path={tmp_path}", "--user=who",
+        f"--inter_file={tmp_path / 'events.csv'}", "--item=what", "--time=when",
+    ]  # fmt: skip
+    assert main(arguments) == 2
+    assert re.search("only 1 of 30 lines are valid interactions .*: 29", capfd.readouterr().err)
+    assert not (tmp_path / "shop" / "shop.inter").exists()

@@ -80,8 +80,8 @@ def depth_groups(catalog: Catalog) -> tuple[pd.DataFrame, pd.DataFrame]:
 def build_report(catalog: Catalog) -> dict[str, Any]:
     """Numbers of collisions and moved items that the sidecar reports.
 
-    Commands nest their reports differently, so numbers are searched by name, outer ones first. Those
-    of the whole tuples (`unique`) come before those of a stage.
+    Commands nest their reports differently, so numbers are searched by name, outer ones first.
+    Those of the whole tuples (`unique`) come before those of a stage.
     """
     names = ("collisions", "moved", "moved_per_level", "extra_level")
     found: dict[str, Any] = {}
