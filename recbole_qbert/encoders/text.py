@@ -187,8 +187,11 @@ def _fitted_encoder(
     if frozen_encoder is not None:
         with error_context("frozen_encoder"):
             encoder = TfidfEncoder(load_checkpoint(frozen_encoder))
-            if encoder.tags != wanted["tags"]:
-                raise InputError(f"made with --encoder={FITTED[encoder.tags]}; give that encoder")
+        if encoder.tags != wanted["tags"]:
+            raise InputError(
+                f"frozen_encoder: {frozen_encoder}: made with --encoder={FITTED[encoder.tags]}; "
+                "give that encoder"
+            )
         save_checkpoint(place, encoder.state())
         return encoder
     meta: dict[str, Any] = {}

@@ -101,7 +101,7 @@ def compare(
     others, (theirs,) = values_by_user(right, [metric])
     if not np.array_equal(users, others):
         models = f"{left[0].title} and {right[0].title}"
-        raise InputError(f"{models} have different test users; compare runs on the same data")
+        raise InputError(f"{models} were tested on different users; compare runs on the same data")
     return paired_tests(metric, ours, theirs, (len(left), len(right)))
 
 

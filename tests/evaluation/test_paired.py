@@ -80,7 +80,7 @@ def test_what_cannot_be_compared(runs: list[RunResult]) -> None:
     left = [_with_ranks(runs[0], "a", [1, 2])]
     with pytest.raises(InputError, match="ndcg@10"):
         compare(left, left, "auc@10")
-    with pytest.raises(InputError, match="other users"):
+    with pytest.raises(InputError, match="were tested on different users"):
         compare(left, [_with_ranks(runs[0], "b", [1, 2, 3])], "ndcg@10")
     with pytest.raises(InputError, match="no such file"):
         compare(left, [dataclasses.replace(runs[0], folder="gone")], "ndcg@10")

@@ -101,7 +101,7 @@ def test_users_that_differ_are_not_tested(tmp_path: Path) -> None:
     np.savez(other, **content | {"users": content["users"] + 1})
     (tmp_path / "x" / "results.jsonl").unlink()
     one = compared(tmp_path)
-    assert any("were tested on other users" in line for line in one.warnings)
+    assert any("were tested on different users" in line for line in one.warnings)
 
 
 def test_a_benchmark_is_found_as_it_was(tmp_path: Path) -> None:
