@@ -89,7 +89,9 @@ def prepare_table(
         source: the table of interactions.
         columns: its columns.
         items: the table of items and its columns; of several rows of an item, the fullest is used.
-        core, duplicates, ties: see `kcore.Rules`.
+        core: see `kcore.Rules`.
+        duplicates: see `kcore.Rules`.
+        ties: see `kcore.Rules`.
 
     Raises:
         InputError: a file, column or option is invalid, or no interaction is left.
