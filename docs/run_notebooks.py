@@ -6,6 +6,7 @@ python docs/run_notebooks.py
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -13,7 +14,9 @@ import nbclient
 import nbformat
 
 # Output without colors and moving bars, as wide as the tables need.
-PLAIN = {"TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "110", "TQDM_DISABLE": "1"}
+PLAIN = {"NO_COLOR": "1", "COLUMNS": "110", "TQDM_DISABLE": "1"}
+# Bold text and cursor movements, and halves of characters where a block of output ends.
+UNPRINTED = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r(?!\n)|\ufffd")
 
 if __name__ == "__main__":
     os.environ |= PLAIN
@@ -23,5 +26,8 @@ if __name__ == "__main__":
             nbclient.NotebookClient(notebook, timeout=900).execute(cwd=folder)
         for cell in notebook.cells:
             cell.metadata.pop("execution", None)  # times of the run
+            for output in cell.get("outputs", ()):
+                if "text" in output:
+                    output["text"] = UNPRINTED.sub("", output["text"])
         nbformat.write(notebook, path)
         print(f"{path}: written")
