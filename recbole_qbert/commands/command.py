@@ -9,14 +9,14 @@ from __future__ import annotations
 import shutil
 import textwrap
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from recbole_qbert.commands.keys import Key, KeyGroup, format_groups, keys_in, read
-from recbole_qbert.common.errors import InputError, did_you_mean
+from recbole_qbert.common.errors import InputError, did_you_mean, one_of
 from recbole_qbert.common.yaml_files import shipped
 
 if TYPE_CHECKING:
@@ -76,9 +76,7 @@ class Command:
         for name, key in flags.items():
             text = given.pop(name, None)
             if not text and key.meaning.startswith("required"):
-                near = next((each for each in given if did_you_mean(each, [name])), None)
-                hint = f"; is --{near} meant for it?" if near else ""
-                raise InputError(f"--{name}=... is {key.meaning}{hint}")
+                raise InputError(f"--{name}=... is {key.meaning}{meant_for(name, given)}")
             setattr(options, name, _typed(key, key.default if text is None else text))
         options.settings = given
         if given and self.keys is None:
@@ -188,10 +186,15 @@ def _typed(key: Key, text: str) -> Any:
             kind = "whole number" if number is int else "number"
             raise InputError(f"{name}: '{text}' is not a {kind}") from None
     allowed = [word.strip() for word in key.kind.split("|")]
-    if len(allowed) > 1 and text not in allowed:
-        hint = did_you_mean(text, allowed)
-        raise InputError(f"{name}: '{text}' is none of {', '.join(allowed)}{hint}")
+    if len(allowed) > 1:
+        one_of(name, text, allowed)
     return text
+
+
+def meant_for(key: str, given: Iterable[str]) -> str:
+    """Return `"; is --x meant for it?"` for the first given key close to a missing one, or ""."""
+    near = next((each for each in given if did_you_mean(each, [key])), None)
+    return f"; is --{near} meant for it?" if near else ""
 
 
 def different_names(flag: str, names: Sequence[str]) -> list[str]:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from recbole_qbert.commands.command import Command
 from recbole_qbert.common.errors import InputError, whole_number
+from recbole_qbert.data.domain import DatasetPaths
 
 if TYPE_CHECKING:
     from recbole_qbert.data.embeddings import EmbeddingTable
 
 
 def _file(options: SimpleNamespace, suffix: str) -> Path:
-    return Path(options.data_path) / options.dataset / f"{options.dataset}.{suffix}"
+    return DatasetPaths(options.dataset, options.data_path / options.dataset).file(suffix)
 
 
 def _text(options: SimpleNamespace) -> int:

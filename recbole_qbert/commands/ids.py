@@ -21,15 +21,15 @@ def _check(options: SimpleNamespace) -> int:
 def _inspect(options: SimpleNamespace) -> int:
     from recbole_qbert.reports.inspection.report import inspect
 
-    folder = options.data_path / options.dataset
-    item_file = folder / f"{options.dataset}.item"
+    domain = DatasetPaths(options.dataset, options.data_path / options.dataset)
+    item_file = domain.file("item")
     inspect(
-        options.semantic_id_file or folder / f"{options.dataset}.semid",
+        options.semantic_id_file or domain.file("semid"),
         item_path=options.item_file or (item_file if item_file.is_file() else None),
         title_field=options.title_field,
         category_field=options.category_field,
         category_part=options.category_part,
-        embeddings=_tables(options.embeddings, folder, options.dataset),
+        embeddings=_tables(options.embeddings, domain),
         images=options.images,
         html_path=options.html,
         prefix=options.prefix,
@@ -40,10 +40,10 @@ def _inspect(options: SimpleNamespace) -> int:
     return 0
 
 
-def _tables(named: list[str], folder: Path, dataset: str) -> dict[str, Path]:
+def _tables(named: list[str], domain: DatasetPaths) -> dict[str, Path]:
     """Parse `text=a.npz`, `image=b.npz`; none: the embedding tables of the data set."""
     if not named:
-        return DatasetPaths(dataset, folder).embedding_tables()
+        return domain.embedding_tables()
     tables = {}
     for part in named:
         name, equals, file = part.partition("=")

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from recbole_qbert.commands.command import Command, wide_console
+from recbole_qbert.commands.command import Command, meant_for, wide_console
 from recbole_qbert.commands.keys import run_groups
-from recbole_qbert.common.errors import InputError, did_you_mean
+from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.yaml_files import split_files
 
 
@@ -34,10 +34,9 @@ def models_and_dataset(settings: dict[str, str]) -> tuple[list[str], str, list[s
         dataset = dataset or str(content.get("dataset", ""))
     for key, value in (("model", models), ("dataset", dataset)):
         if not value:
-            near = [each for each in settings if did_you_mean(each, [key])]
-            hint = f"; is --{near[0]} meant for it?" if near else ""
             raise InputError(
-                f"--{key}=... is required, on the command line or in a config file{hint}"
+                f"--{key}=... is required, on the command line or in a config file"
+                f"{meant_for(key, settings)}"
             )
     for name in models:
         if models.count(name) > 1:
