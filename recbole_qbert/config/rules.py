@@ -109,7 +109,8 @@ def check_model_rules(
     """
     loss, transform = settings["loss_type"], settings["transform"]
     model_class = model_entry(model).model
-    losses = getattr(model_class, "loss_types", None) or _LOSSES.get(model, ("CE", "BPR"))
+    losses: tuple[str, ...] = _LOSSES.get(model, ("CE", "BPR"))
+    losses = getattr(model_class, "loss_types", losses)
     if "loss_type" not in keys:
         losses = (defaults["loss_type"],)
     if loss not in losses:
