@@ -137,6 +137,16 @@ def test_negatives_depend_on_the_seed(tiny: Tiny) -> None:
     assert losses[0].train_loss_dict == losses[1].train_loss_dict != losses[2].train_loss_dict
 
 
+@pytest.mark.parametrize("layers", ["ligr", "sasrec"])
+@pytest.mark.parametrize("loss", ["sampled_softmax", "gbce"])
+def test_it_learns_the_ring(tiny: Tiny, layers: str, loss: str) -> None:
+    """By chance the score is 1 / 6."""
+    given: dict[str, Any] = {"layers": layers, "loss": loss, "n_negatives": 8, "epochs": 20}
+    given |= {"hidden_dropout_prob": 0.1, "attn_dropout_prob": 0.1, "learning_rate": 0.01}
+    trainer, loaded = fitted(tiny.make_config("ESASRec", **given, eval_step=20))
+    assert trainer.evaluate(loaded.test)["hit@5"] > 0.6
+
+
 # Layers ------------------------------------------------------------------------------------------
 
 
