@@ -32,8 +32,10 @@ from recbole_qbert.common.errors import InputError, did_you_mean, recbole_error_
 from recbole_qbert.data.dataset import SemanticIDDataset
 from recbole_qbert.models.bert4rec_fixed import BERT4RecFixed
 from recbole_qbert.models.bigram import BigramChain
+from recbole_qbert.models.esasrec import ESASRec, GSASRec
 from recbole_qbert.models.popularity import Popularity
 from recbole_qbert.models.qbert4rec import IDBERT4Rec, QBERT4Rec
+from recbole_qbert.models.sasrec_content import SASRecContent
 from recbole_qbert.training.trainer import ResumableTrainer, for_shared_folder
 
 
@@ -210,4 +212,6 @@ def register_own_models() -> None:
     for model in recbole_models():
         _let_recbole_find(model.__name__, _recbole_entry(model))
     for model in (QBERT4Rec, IDBERT4Rec, BERT4RecFixed, Popularity, BigramChain):
+        register(model)
+    for model in (ESASRec, GSASRec, SASRecContent):
         register(model)

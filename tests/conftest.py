@@ -20,6 +20,7 @@ from recbole.utils import init_seed
 import recbole_qbert.training.trainer
 from recbole_qbert.common.hashes import sha256_folder
 from recbole_qbert.config.build import build_config, known_keys
+from recbole_qbert.data.embeddings import EmbeddingTable, write_embeddings
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
 from recbole_qbert.experiments.splits import Splits, load_splits
 from recbole_qbert.registry import build_model, model_entry
@@ -93,7 +94,21 @@ class Tiny:
             base["selected_features"] = ["semantic_id"]
         if model == "S3Rec":
             base["item_attribute"] = "semantic_id"
+        if model == "SASRecContent":
+            base["item_vectors"] = self.item_vectors()
         return base | settings
+
+    def item_vectors(self) -> dict[str, str]:
+        """Write the toy items' vectors of two modalities, if they are not there yet."""
+        draw, found = np.random.default_rng(5), {}
+        for name, width in (("text", 6), ("image", 5)):
+            path = self.folder / f"toy.{name}.npz"
+            vectors = draw.normal(size=(N_ITEMS, 1, width)).astype(np.float32)
+            table = EmbeddingTable(self.table.items, vectors, np.ones((N_ITEMS, 1), bool), {})
+            if not path.exists():
+                write_embeddings(path, table)
+            found[name] = str(path)
+        return found
 
     def make_config(
         self, model: str = "QBERT4Rec", dataset: str = "toy", **settings: Any

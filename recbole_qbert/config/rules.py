@@ -39,7 +39,8 @@ NO_EFFECT: dict[str, tuple[tuple[Any, ...], str]] = {
 NOT_HERE = dict.fromkeys(("state", "loss_decimal_place"), _LOG) | dict.fromkeys(
     ("world_size", "ip", "port", "offset", "local_rank", "queue"), "nproc starts processes"
 )
-# Losses of the models that do not support both CE and BPR.
+# Losses of the models that do not support both CE and BPR. A class can also list its own in
+# `loss_types`.
 _LOSSES = {"FPMC": ("BPR",)} | dict.fromkeys(
     ("BERT4RecFixed", "CORE", "GRU4RecCPR", "SASRecCPR"), ("CE",)
 )
@@ -107,12 +108,14 @@ def check_model_rules(
     `InputError` names the key.
     """
     loss, transform = settings["loss_type"], settings["transform"]
-    losses = _LOSSES.get(model, ("CE", "BPR"))
+    model_class = model_entry(model).model
+    losses: tuple[str, ...] = _LOSSES.get(model, ("CE", "BPR"))
+    losses = getattr(model_class, "loss_types", losses)
     if "loss_type" not in keys:
         losses = (defaults["loss_type"],)
     if loss not in losses:
         raise InputError(f"loss_type: {loss!r}: {model} supports only {' and '.join(losses)}")
-    kind = getattr(model_entry(model).model, "input_type", None)
+    kind = getattr(model_class, "input_type", None)
     pairs = kind == InputType.PAIRWISE or (kind is None and loss == "BPR")
     drawn = settings["train_neg_sample_args"]
     none = drawn in (None, "None") or drawn.get("distribution") == "none"

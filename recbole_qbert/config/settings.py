@@ -84,7 +84,8 @@ _KEYS_OF_KIND: tuple[tuple[Any, str], ...] = (
         bool,
         "reproducibility show_progress resume use_tuned use_gpu log_wandb save_dataset "
         "save_dataloaders repeatable valid_metric_bigger enable_amp enable_scaler shuffle "
-        "trim_padding require_pow filter_inter_by_user_or_item joint_train use_out_emb",
+        "trim_padding require_pow filter_inter_by_user_or_item joint_train use_out_emb use_ids "
+        "logq_correction",
     ),
     (bool | None, "normalize_all"),
     (
@@ -102,13 +103,13 @@ _KEYS_OF_KIND: tuple[tuple[Any, str], ...] = (
         Count,
         "nproc eval_batch_size save_step high_order interest_size k_interests kernel_size n_facet "
         "n_facet_all n_facet_hidden nh nv order_len prototype_size "
-        "short_item_length step",
+        "short_item_length step n_negatives n_experts",
     ),
     (Count | Auto, "eval_step epochs train_batch_size"),
     (
         Number,
         "metric_decimal_place loss_decimal_place steps_per_epoch valid_users pretrain_epochs "
-        "context_norm n_facet_context n_facet_emb n_facet_reranker",
+        "context_norm n_facet_context n_facet_emb n_facet_reranker whitening_dims",
     ),
     (Number | Auto, "stopping_step softmax_samples"),
     (Number | bool, "post_remove_context use_proj_bias"),
@@ -118,9 +119,9 @@ _KEYS_OF_KIND: tuple[tuple[Any, str], ...] = (
     (
         Dropout,
         "warmup_ratio attn_dropout_prob dropout_prob row_dropout_prob code_dropout_prob "
-        "label_smoothing item_dropout sess_dropout",
+        "label_smoothing item_dropout sess_dropout adapter_dropout_prob",
     ),
-    (Chance, "ft_ratio domain_balance weight"),
+    (Chance, "ft_ratio domain_balance weight gbce_t negative_power"),
     (Small, "layer_norm_eps mask_ratio"),
     (Positive, "temperature tau_ratio"),
     (
@@ -171,6 +172,8 @@ _OTHER_KEYS: dict[str, Any] = {
     "mask_mix": MaskMix | Auto,
     "mask_ratios": MaskRatios,
     "score": Literal["dot", "cosine"],
+    "layers": Literal["ligr", "sasrec"],
+    "loss": Literal["ce", "sampled_softmax", "gbce"],
     "mask_context": Literal["none", "previous"],
     "train_stage": Literal["pretrain", "finetune"],
     "pre_model_path": str | None,

@@ -38,7 +38,9 @@ from recbole_qbert.models.layers.loss import linear_cross_entropy
 from recbole_qbert.speedups.s3rec_pretraining import first_stage_loss, view_of
 
 # Models in which no output depends on the padding behind a row. In causal ones an output depends
-# only on its own position and earlier ones, in bidirectional ones on all positions of the row.
+# only on its own position and earlier ones, in bidirectional ones on all positions of the row. Any
+# other model whose `forward` is like SASRec's can declare that it is causal by a class attribute
+# `causal = True`; if its loss is SASRec's cross-entropy too, by an attribute `full_softmax = True`.
 CAUSAL = frozenset({"FDSA", "GRU4Rec", "S3Rec", "SASRec", "SASRecF"})
 BIDIRECTIONAL = frozenset({"BERT4Rec", "BERT4RecFixed"})
 MODELS = CAUSAL | BIDIRECTIONAL | {"NARM"}
@@ -57,13 +59,14 @@ def trimmed_loss(model: Any, config: Any) -> OfBatch:
     pretrains = config["model"] == "S3Rec" and config["train_stage"] == "pretrain"
     if pretrains and config["trim_padding"]:
         return functools.partial(first_stage_loss, model, cut=_may_cut(config))
-    loss: OfModel | str = "calculate_loss"  # RecBole's
-    if _known(config) and config["loss_type"] == "CE":
+    loss: OfModel | str = "calculate_loss"  # the model's own
+    if _known(model, config) and config["loss_type"] == "CE":
         if config["model"] == "BERT4Rec" and config["trim_padding"]:
             loss = masked_loss
         elif config["model"] not in BIDIRECTIONAL and _may_cut(config):
-            loss = next_item_loss
-    share = _known(config) and config["batch_by"] == "user" and config["model"] in CAUSAL
+            is_plain = config["model"] in MODELS or getattr(model, "full_softmax", False)
+            loss = next_item_loss if is_plain else loss
+    share = _known(model, config) and config["batch_by"] == "user" and _causal(model, config)
     return _with_trimmed_forward(model, loss, config, share)
 
 
@@ -73,9 +76,15 @@ def trimmed_scores(model: Any, config: Any) -> OfBatch:
     return _with_trimmed_forward(model, "full_sort_predict", config, share=False)
 
 
-def _known(config: Any) -> bool:
-    """Return whether the model is one of MODELS, and is not being pretrained."""
-    return config["model"] in MODELS and config["train_stage"] != "pretrain"
+def _causal(model: Any, config: Any) -> bool:
+    """Return whether the model is one of CAUSAL, or declares that it is."""
+    return config["model"] in CAUSAL or getattr(model, "causal", False)
+
+
+def _known(model: Any, config: Any) -> bool:
+    """Return whether the model is one of MODELS or causal, and is not being pretrained."""
+    known = config["model"] in MODELS or _causal(model, config)
+    return known and config["train_stage"] != "pretrain"
 
 
 def _may_cut(config: Any) -> bool:
@@ -92,7 +101,7 @@ def _with_trimmed_forward(model: Any, function: OfModel | str, config: Any, shar
             return method
         return functools.partial(function, view)
 
-    cut = _known(config) and _may_cut(config)
+    cut = _known(model, config) and _may_cut(config)
     if not cut and not share:
         return bound(model)
     forward = TrimmedForward(model, cut, share)

@@ -139,7 +139,9 @@ def test_a_killed_run_ends_as_the_unbroken_one(tiny: Tiny, flushed: None) -> Non
     assert trainer.curve[-1]["seconds"] > trainer.curve[1]["seconds"]
 
 
-@pytest.mark.parametrize("model", ["QBERT4Rec", "SASRec", "BigramChain"])
+@pytest.mark.parametrize(
+    "model", ["QBERT4Rec", "SASRec", "BigramChain", "ESASRec", "GSASRec", "SASRecContent"]
+)
 @pytest.mark.parametrize("epoch", [0, 1, 3])
 def test_a_run_that_dies_in_any_epoch_ends_as_the_unbroken_one(
     tiny: Tiny, model: str, epoch: int

@@ -1,0 +1,65 @@
+"""Dense content vectors as model inputs: fixed whitening, and an adapter of several experts.
+
+Shapes: N items (row 0 is padding), C dimension of the content vectors, D hidden, E experts.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+RARE = 1e-6  # components with less variance than this share of the largest are left out
+LEAST_NOISE = 0.01
+
+
+def whiten(vectors: Tensor, rows: Tensor, n_components: int) -> Tensor:
+    """Project vectors [N, C] to whitened principal components, fitted on the given rows only.
+
+    Over these rows the result has mean 0 and, as far as they vary, the identity as covariance.
+
+    Args:
+        vectors: [N, C].
+        rows: [T], numbers of the rows to fit on.
+        n_components: components to keep, those of largest variance first.
+
+    Returns:
+        float32 [N, min(C, n_components)]; columns of components that do not vary are 0.
+    """
+    vectors = vectors.double()
+    center = vectors[rows].mean(dim=0)
+    fitted = vectors[rows] - center
+    variances, axes = torch.linalg.eigh(fitted.T @ fitted / len(rows))  # ascending
+    variances, axes = variances.flip(0)[:n_components], axes.flip(1)[:, :n_components]
+    varies = variances > RARE * variances[:1].clamp(min=torch.finfo(torch.float64).tiny)
+    scale = torch.where(varies, variances.clamp(min=0) ** -0.5, 0.0)
+    return ((vectors - center) @ (axes * scale)).float()
+
+
+class ExpertAdapter(nn.Module):
+    """Mixture of linear experts with noisy gates (Hou et al., UniSRec, KDD 2022, eqs. 2-4).
+
+    With vector x, expert e gives (x - shift_e) W_e, "parametric whitening". The gates are the
+    softmax of x G, in training with Gaussian noise of standard deviation softplus(x S) + 0.01.
+    """
+
+    def __init__(self, n_inputs: int, n_outputs: int, n_experts: int, dropout: float, init: float):
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(n_experts, n_inputs))
+        self.weight = nn.Parameter(torch.empty(n_experts, n_inputs, n_outputs))
+        self.gate = nn.Parameter(torch.zeros(n_inputs, n_experts))
+        self.noise = nn.Parameter(torch.zeros(n_inputs, n_experts))
+        self.dropout = nn.Dropout(dropout)
+        nn.init.normal_(self.weight, std=init)
+
+    def forward(self, content: Tensor) -> Tensor:
+        """Return adapted vectors [N, D] of content vectors [N, C]."""
+        gates = content @ self.gate
+        if self.training:
+            spread = F.softplus(content @ self.noise) + LEAST_NOISE
+            gates = gates + torch.randn_like(gates) * spread
+        shares = gates.softmax(dim=1)  # [N, E]
+        experts = self.weight.permute(1, 0, 2).flatten(1)  # [C, E * D]: one product for all
+        found = (self.dropout(content) @ experts).unflatten(1, (len(self.weight), -1))
+        moved = (self.shift.unsqueeze(1) @ self.weight).squeeze(1)  # [E, D]
+        return (shares.unsqueeze(1) @ (found - moved)).squeeze(1)

@@ -1,0 +1,133 @@
+"""SASRec over dense item vectors, as UniSRec without pretraining.
+
+Hou et al., Towards Universal Sequence Representation Learning for Recommender Systems, KDD 2022.
+An item's vector is made from its content vectors (`item_vectors`, such as text and image) by
+whitening and an adapter of several experts. It is input and output of the network: scores are
+cosines over a temperature, as in the paper. The network is RecBole's SASRec.
+
+* `use_ids: True` adds a row of the item's own to its vector (the paper's transductive setting).
+* `use_ids: False` is the inductive setting: the model has no parameter of a single item.
+
+Differences from the paper: there is no pretraining; several tables are whitened by themselves and
+put side by side; the vectors of the catalog are computed once a step, so that an item has the same
+vector, with the same dropout and gate noise, as input and as output.
+
+Shapes: B rows, L positions, N items (row 0 is padding), C dimension of all tables, D hidden.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from recbole.data.interaction import Interaction
+from recbole.model.sequential_recommender import SASRec
+from torch import Tensor
+from torch.nn import functional as F
+
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.ragged import inverse_order, rows_of_like_length
+from recbole_qbert.models.layers.content import ExpertAdapter, whiten
+from recbole_qbert.models.layers.loss import linear_cross_entropy
+
+
+class SASRecContent(SASRec):
+    """SASRec over adapted content vectors; see the module docstring.
+
+    The buffer `content`, float32 [N, C], has the whitened vectors. Whitening is fitted on the items
+    of the training sequences, each counted once.
+
+    Raises:
+        InputError: `item_vectors` names no table.
+    """
+
+    loss_types = ("CE",)
+    content: Tensor
+
+    @staticmethod
+    def reads_semantic_ids(config: Any) -> bool:
+        """Return False: semantic IDs do not change this model (see `inputs.reads_semantic_ids`)."""
+        return False
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        names = list(config["item_vectors"] or {})
+        if not names:
+            raise InputError(
+                "item_vectors: SASRecContent needs at least one table; give item_vectors: "
+                "{text: FILE.npz}, a file of `recbole-qbert embed`"
+            )
+        super().__init__(config, dataset)
+        self.temperature = float(config["temperature"])
+        n_kept = int(config["whitening_dims"])
+        sizes = [int(dataset.field2seqlen[name]) for name in names]
+        items, _ = dataset.training_sequences()
+        content = torch.empty(0)  # a bundle has no training items; its weights bring the vectors
+        if len(items):
+            tables = [dataset.item_feat[name] for name in names]
+            if n_kept:
+                tables = [whiten(table, items.unique(), n_kept) for table in tables]
+            content = torch.cat(tables, dim=1).float()
+            content[0] = 0
+        self.register_buffer("content", content)
+        self.adapter = ExpertAdapter(
+            sum(min(size, n_kept or size) for size in sizes),
+            config["hidden_size"],
+            config["n_experts"],
+            config["adapter_dropout_prob"],
+            config["initializer_range"],
+        )
+        if not config["use_ids"]:
+            self.item_embedding = None
+
+    def item_matrix(self) -> Tensor:
+        """Return the vectors of all items [N, D]; in training, with dropout and gate noise."""
+        matrix: Tensor = self.adapter(self.content)
+        return matrix if self.item_embedding is None else matrix + self.item_embedding.weight
+
+    def forward(self, item_seq: Tensor, item_seq_len: Tensor, matrix: Tensor) -> Tensor:
+        """Encode right-padded items [B, L] of lengths [B] to the vector of each row's end. [B, D]
+
+        `matrix` is that of `item_matrix`. On a CPU, rows of similar length are encoded together,
+        without the columns that are padding in all of them.
+        """
+        if item_seq.device.type != "cpu":
+            return self._encode(item_seq, item_seq_len, matrix)
+        groups = rows_of_like_length(item_seq_len)
+        found = [
+            self._encode(item_seq[rows, : max(1, int(lengths.max()))], lengths, matrix)
+            for rows in groups
+            for lengths in [item_seq_len[rows]]
+        ]
+        return torch.cat(found)[inverse_order(groups)]
+
+    def _encode(self, items: Tensor, lengths: Tensor, matrix: Tensor) -> Tensor:
+        positions = self.position_embedding.weight[: items.size(1)]
+        hidden = self.dropout(self.LayerNorm(F.embedding(items, matrix) + positions))
+        hidden = self.trm_encoder(
+            hidden, self.get_attention_mask(items), output_all_encoded_layers=False
+        )[-1]
+        ends: Tensor = self.gather_indexes(hidden, lengths - 1)
+        return ends
+
+    def calculate_loss(self, interaction: Interaction) -> Tensor:
+        """Return the mean cross-entropy of the rows' targets over the catalog."""
+        hidden, matrix = self._hidden_and_items(interaction)
+        targets = interaction[self.POS_ITEM_ID] - 1
+        return linear_cross_entropy(hidden, matrix[1:], None, targets)
+
+    def predict(self, interaction: Interaction) -> Tensor:
+        """Score one given item per row. [B]"""
+        scores = self.full_sort_predict(interaction)
+        return scores.gather(1, interaction[self.ITEM_ID].unsqueeze(1))[:, 0]
+
+    def full_sort_predict(self, interaction: Interaction) -> Tensor:
+        """Score the whole catalog. [B, N]"""
+        hidden, matrix = self._hidden_and_items(interaction)
+        return hidden @ matrix.T
+
+    def _hidden_and_items(self, interaction: Interaction) -> tuple[Tensor, Tensor]:
+        """Return directions of the rows over the temperature [B, D], and of the items [N, D]."""
+        matrix = self.item_matrix()
+        items, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        hidden = F.normalize(self.forward(items, lengths, matrix), dim=1)
+        return hidden / self.temperature, F.normalize(matrix, dim=1)
