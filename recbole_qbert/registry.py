@@ -34,6 +34,8 @@ from recbole_qbert.models.bert4rec_fixed import BERT4RecFixed
 from recbole_qbert.models.bigram import BigramChain
 from recbole_qbert.models.popularity import Popularity
 from recbole_qbert.models.qbert4rec import IDBERT4Rec, QBERT4Rec
+from recbole_qbert.models.vqrec import VQRec
+from recbole_qbert.training.first_stage import FirstStageTrainer
 from recbole_qbert.training.trainer import ResumableTrainer, for_shared_folder
 
 
@@ -207,3 +209,4 @@ def register_own_models() -> None:
         _let_recbole_find(model.__name__, _recbole_entry(model))
     for model in (QBERT4Rec, IDBERT4Rec, BERT4RecFixed, Popularity, BigramChain):
         register(model)
+    register(VQRec, trainer=FirstStageTrainer, first_stage=True)
