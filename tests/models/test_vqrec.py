@@ -16,7 +16,15 @@ from recbole.data.interaction import Interaction
 from rich.console import Console
 from torch import Tensor
 from torch.nn import functional as F
-from toy_model import HOST_KEYS, MAX_LENGTH, ToyDataset, batch_of, shipped_settings, toy_histories
+from toy_model import (
+    HOST_KEYS,
+    MAX_LENGTH,
+    SIZES,
+    ToyDataset,
+    batch_of,
+    shipped_settings,
+    toy_histories,
+)
 from two_domains import Toys, make_toys, write_ids  # noqa: F401
 
 from recbole_qbert.common.errors import InputError
@@ -24,6 +32,7 @@ from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.merge import merge
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
 from recbole_qbert.experiments.run import run_models
+from recbole_qbert.models import vqrec
 from recbole_qbert.models.layers.reassignment import CodeReassignment
 from recbole_qbert.models.vqrec import VQRec
 from recbole_qbert.registry import build_model
@@ -44,10 +53,11 @@ NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0}
 FIRST = {"train_stage": "pretrain", "epochs": 1}
 
 
-def small_model(**changes: Any) -> VQRec:
+def small_model(sizes: tuple[int, ...] = SIZES, **changes: Any) -> VQRec:
     """A model of the toy data set, the same at every call."""
     torch.manual_seed(0)
-    return VQRec({**shipped_settings("VQRec"), **HOST_KEYS, **SMALL, **changes}, ToyDataset())
+    settings = {**shipped_settings("VQRec"), **HOST_KEYS, **SMALL, **changes}
+    return VQRec(settings, ToyDataset(sizes=sizes))
 
 
 def toy_batch() -> Interaction:
@@ -315,6 +325,31 @@ def test_a_bundle_of_the_frozen_phase(tiny: Tiny, how: str) -> None:
     with torch.no_grad():
         trainer.model.frozen_steps.zero_()
     assert not torch.allclose(scores(trainer.model, loaded.test), live)
+
+
+@pytest.mark.parametrize("stage", ["scratch", "pretrain", "learned", "random"])
+def test_mixed_precision(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16, with the loss that a GPU takes: finite gradients, and vectors not rounded."""
+
+    def loss_of_gpu(hidden: Tensor, weight: Tensor, _: None, targets: Tensor) -> Tensor:
+        return F.cross_entropy(F.linear(hidden, weight), targets)
+
+    monkeypatch.setattr(vqrec, "linear_cross_entropy", loss_of_gpu)
+    how = stage if stage in ("learned", "random") else "none"
+    sizes = {"train_stage": "pretrain" if stage == "pretrain" else "finetune", "reassign": how}
+    source = small_model(sizes=(4, 4, 4))
+    model = small_model(sizes=(4, 4, 4), pre_model_path="x", reassign_epochs=1, **sizes)
+    if how != "none":
+        model.start_from(source.state_dict())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model.calculate_loss(toy_batch()).backward()
+        gradients = [each.grad for each in model.parameters() if each.grad is not None]
+        assert gradients and all(each.isfinite().all() for each in gradients)
+        while model.frozen_steps > 0:
+            model.draw_batch(toy_batch())
+    if how != "none":
+        old = source.table.weight.unsqueeze(1)
+        assert (old == model.table.weight).all(dim=2).any(dim=0).all()
 
 
 # Runs --------------------------------------------------------------------------------------------

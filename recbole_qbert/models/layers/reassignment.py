@@ -38,16 +38,20 @@ class CodeReassignment(nn.Module):
 
     def forward(self, table: Tensor) -> Tensor:
         """Return the vectors of the new codes [K * C, D] from the pretrained ones [K * C, D]."""
+        with torch.autocast(table.device.type, enabled=False):  # vectors must not be rounded
+            return self._reassigned(table)
+
+    def _reassigned(self, table: Tensor) -> Tensor:
         levels, size, _ = self.logits.shape
         soft = self._soft()
         chosen = self._matching(soft) if self.how == "learned" else soft.argmax(dim=2)  # [K, C]
+        rows = chosen + size * torch.arange(levels, device=chosen.device).unsqueeze(1)
+        taken = table[rows.flatten()]
         if self.how == "random":
-            rows = chosen + size * torch.arange(levels, device=chosen.device).unsqueeze(1)
-            # The logits get gradients of 0, and an optimizer step has something to do.
-            return table[rows.flatten()] + 0.0 * self.logits.sum()
-        hard = torch.zeros_like(soft).scatter_(2, chosen.unsqueeze(2), 1.0)
-        straight = hard + soft - soft.detach()
-        return (straight @ table.view(levels, size, -1)).view_as(table)
+            # The logits get gradients of 0, without which a backward pass would fail.
+            return taken + 0.0 * self.logits.sum()
+        zero = soft - soft.detach()  # has the gradient of `soft`
+        return taken + (zero @ table.view(levels, size, -1)).view_as(table)
 
     def _soft(self) -> Tensor:
         """Return a matrix for each level whose columns sum to 1, and whose rows nearly do."""
