@@ -12,6 +12,7 @@ WWW 2023. The codes are semantic IDs; `properties/vqrec_tokenize.yaml` makes tho
 * In pretraining, a negative that is the row's own target is left out. The released code gives it
   the logit 0, and gives the first row of a batch the zero vector as its semi-synthetic negative.
 * Padding is not in the softmax.
+* With `reassign: random`, evaluation adds no noise, so that it can be repeated.
 
 Shapes: B rows, W rows of a whole batch in distributed training, L positions, K levels, S codes of
 all levels, N items (row 0 is padding), R items in use, D hidden.

