@@ -36,6 +36,8 @@ from recbole_qbert.models.esasrec import ESASRec, GSASRec
 from recbole_qbert.models.popularity import Popularity
 from recbole_qbert.models.qbert4rec import IDBERT4Rec, QBERT4Rec
 from recbole_qbert.models.sasrec_content import SASRecContent
+from recbole_qbert.models.vqrec import VQRec
+from recbole_qbert.training.first_stage import FirstStageTrainer
 from recbole_qbert.training.trainer import ResumableTrainer, for_shared_folder
 
 
@@ -215,3 +217,4 @@ def register_own_models() -> None:
         register(model)
     for model in (ESASRec, GSASRec, SASRecContent):
         register(model)
+    register(VQRec, trainer=FirstStageTrainer, first_stage=True)

@@ -40,6 +40,8 @@ def rows_with_targets(tiny: Tiny, shift: int) -> list[Row]:
         ("FDSA", {}),
         ("Popularity", {}),
         ("BigramChain", {}),
+        ("VQRec", {}),
+        ("VQRec", {"train_stage": "pretrain"}),
     ],
 )
 def test_targets_do_not_reach_the_training(

@@ -85,7 +85,7 @@ _KEYS_OF_KIND: tuple[tuple[Any, str], ...] = (
         "reproducibility show_progress resume use_tuned use_gpu log_wandb save_dataset "
         "save_dataloaders repeatable valid_metric_bigger enable_amp enable_scaler shuffle "
         "trim_padding require_pow filter_inter_by_user_or_item joint_train use_out_emb use_ids "
-        "logq_correction",
+        "logq_correction freeze_encoder",
     ),
     (bool | None, "normalize_all"),
     (
@@ -103,7 +103,7 @@ _KEYS_OF_KIND: tuple[tuple[Any, str], ...] = (
         Count,
         "nproc eval_batch_size save_step high_order interest_size k_interests kernel_size n_facet "
         "n_facet_all n_facet_hidden nh nv order_len prototype_size "
-        "short_item_length step n_negatives n_experts",
+        "short_item_length step n_negatives n_experts reassign_epochs sinkhorn_iterations",
     ),
     (Count | Auto, "eval_step epochs train_batch_size"),
     (
@@ -121,9 +121,9 @@ _KEYS_OF_KIND: tuple[tuple[Any, str], ...] = (
         "warmup_ratio attn_dropout_prob dropout_prob row_dropout_prob code_dropout_prob "
         "label_smoothing item_dropout sess_dropout adapter_dropout_prob",
     ),
-    (Chance, "ft_ratio domain_balance weight gbce_t negative_power"),
+    (Chance, "ft_ratio domain_balance weight gbce_t negative_power code_replace_prob"),
     (Small, "layer_norm_eps mask_ratio"),
-    (Positive, "temperature tau_ratio"),
+    (Positive, "temperature tau_ratio sinkhorn_temperature"),
     (
         Weight,
         "code_loss_weight aap_weight mip_weight map_weight sp_weight alpha reg_loss_ratio",
@@ -180,6 +180,7 @@ _OTHER_KEYS: dict[str, Any] = {
     "pre_model_codes": Literal["auto", "load", "skip"],
     "tie_break": Literal["first", "popularity"],
     "pretrain_batch_size": Count | None,
+    "reassign": Literal["none", "learned", "random"],
     "dilations": Annotated[list[Count], Field(min_length=1)],
     "dnn_type": Literal["trm", "ave"],
     "reranker_CAN_NUM": Count | Text,

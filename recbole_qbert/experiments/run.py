@@ -265,6 +265,7 @@ def prepare(
     if held is not None and not two_stages:
         held.enter_context(lock)
     trainer = entry.trainer(config, model)
+    pretrained_on += getattr(trainer, "pretrained_on", [])
     check_inputs(name, inputs, trainer.inputs, "it changed while it was read; start the run again")
     return PreparedRun(config, splits, model, trainer, counts, pretrained_on)
 

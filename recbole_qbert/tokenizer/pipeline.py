@@ -88,11 +88,15 @@ def tokenize(
     streams |= modality_streams(catalog, names)
 
     automatic = settings["n_levels"] == AUTO
+    fit_on = None
+    if settings["fit_items"] == "training":
+        trained = read_training_pairs(domains)["item_id"]
+        fit_on = np.isin(catalog.names, trained.unique())
     quantizers: dict[str, Quantizer] = {}
     fills: dict[str, np.ndarray] = {}
     blocks: list[np.ndarray] = []
     for name in names:
-        kept = _stage2(name, streams[name], folder, settings)
+        kept = _stage2(name, streams[name], fit_on, folder, settings)
         codes = kept["codes"]
         if automatic and (codes == codes[0]).all() and (blocks or name != names[-1]):
             logger.warning("streams: %s: all its vectors are equal; the stream is left out", name)
@@ -180,9 +184,13 @@ def _stage1(
 
 
 def _stage2(
-    name: str, stream: tuple[np.ndarray, np.ndarray], folder: Path, settings: Mapping[str, Any]
+    name: str,
+    stream: tuple[np.ndarray, np.ndarray],
+    fit_on: np.ndarray | None,
+    folder: Path,
+    settings: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Fit or load a stream's quantizer.
+    """Fit or load a stream's quantizer, on the items of `fit_on`, bool [N], or on all.
 
     Returns:
         `state`, with the states of the `quantizer` and the `fill` vector [D], and the `codes`
@@ -190,9 +198,10 @@ def _stage2(
     """
     vectors, present = stream
     method = settings["quantizer"]
-    if not present.any():
+    chosen = present if fit_on is None else present & fit_on
+    if not chosen.any():
         raise InputError(f"streams: {name}: no item has a vector; remove {name} from streams")
-    having = vectors if present.all() else vectors[present]
+    having = vectors if chosen.all() else vectors[chosen]
     n_levels, size = stream_sizes(settings, len(vectors), having)
     may_lack = settings["n_levels"] == AUTO and not isinstance(size, list)
     section = {"n_levels": n_levels, "codebook_size": size, **settings[method]}
@@ -215,7 +224,8 @@ def _stage2(
         codes = quantizer.encode(filled(vectors, present, fill))
         return {"state": {"quantizer": quantizer.state(), "fill": fill}, "codes": codes}
 
-    identity = stage_hash([method, section, may_lack, settings["seed"]], [vectors, present])
+    arrays = [vectors, present, *([] if fit_on is None else [fit_on])]
+    identity = stage_hash([method, section, may_lack, settings["seed"]], arrays)
     return _once(folder / f"stage2.{name}.safetensors", identity, run)
 
 

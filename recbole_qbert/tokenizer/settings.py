@@ -34,6 +34,7 @@ class TokenizeFields(TypedDict):
     quantizer: Text
     n_levels: Auto | Layers
     codebook_size: Auto | Codes | Annotated[list[Codes], Field(min_length=1)]
+    fit_items: Literal["all", "training"]
     unique: Literal["reallocate", "extra_level"]
     new_item_query: Literal["neighbors", "mean"]
     output: Annotated[str, Field(pattern=r"^([\w-]+\.)?semid$", examples=["semid", "text.semid"])]

@@ -12,6 +12,7 @@ from toy_domain import N_ITEMS, histories, item_names, small, write_domain, writ
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import read_json, sidecar_path
 from recbole_qbert.data.domain import DatasetPaths
+from recbole_qbert.data.embeddings import read_embeddings, write_embeddings
 from recbole_qbert.data.semid import read_semantic_ids
 from recbole_qbert.tokenizer import artifact, pipeline
 from recbole_qbert.tokenizer.artifact import Tokenizer
@@ -138,6 +139,38 @@ def test_held_out_interactions_never_reach_the_ids(tmp_path: Path) -> None:
     write_inter(domain, [items[1:] for items in histories("toy")], None)
     tokenize([domain], tmp_path / "c", small(**settings))
     assert _bytes(domain) != before  # training interactions do matter
+
+
+def test_quantizers_fitted_on_training_items(tmp_path: Path) -> None:
+    """Then the vector of an item that is only held out changes no codebook, only its own code."""
+    domain = write_domain(tmp_path)
+    held_out = "toy59"
+    histories_without = [
+        [*(item for item in items[:-2] if item != held_out), "toy1", held_out]
+        for items in histories("toy")
+    ]
+    write_inter(domain, histories_without, None)
+    rows = range(N_ITEMS)
+    found: dict[str, list[Tokenizer]] = {}
+    for seed in (1, 2):
+        write_table(domain, "text", rows, 12, 1, "words")
+        table = read_embeddings(domain.file("text.npz"))
+        if seed == 2:
+            table.vectors[table.items.index(held_out)] += 5
+            write_embeddings(domain.file("text.npz"), table)
+        for items in ("training", "all"):
+            settings = small(streams=["text"], quantizer="opq", fit_items=items)
+            made = tokenize([domain], tmp_path / f"{items}{seed}", settings)
+            assert made is not None
+            found.setdefault(items, []).append(made)
+    for items, (left, right) in found.items():
+        states = [each.quantizers["text"].state() for each in (left, right)]
+        same = all(np.array_equal(states[0][key], states[1][key]) for key in states[0])
+        assert same == (items == "training") == (left.vocabulary == right.vocabulary)
+        assert np.array_equal(left.fills["text"], right.fills["text"]) == (items == "training")
+    # The folder of the one does not serve the other.
+    again = tokenize([domain], tmp_path / "training2", small(streams=["text"], quantizer="opq"))
+    assert again is not None and again.vocabulary == found["all"][1].vocabulary
 
 
 def test_two_domains_share_one_vocabulary(tmp_path: Path) -> None:

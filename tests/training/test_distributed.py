@@ -265,6 +265,25 @@ def test_two_processes_end_as_one(tiny: Tiny, capsys: pytest.CaptureFixture[str]
     assert len(list(Path("two").rglob("bundle"))) == len(models)
 
 
+def test_two_processes_transfer_as_one(tiny: Tiny) -> None:
+    """VQRec: a contrast with the whole batch, then codes that are reassigned and handed over."""
+    sizes = ["--hidden_size=16", "--n_layers=1", "--n_heads=2", "--inner_size=32"]
+    dropouts = [f"--{key}={value}" for key, value in NO_DROPOUT.items()]
+    flags = ["run", *SMALL, "--model=VQRec", *sizes, *dropouts, "--pretrain_epochs=2"]
+    flags += ["--reassign=learned", "--reassign_epochs=2"]
+    assert main([*flags, "--checkpoint_dir=one"]) == 0
+    done = finished([*TORCHRUN, "-m", "recbole_qbert", *flags, "--checkpoint_dir=two"])
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr, done.stderr
+    ((one,), (two,)) = (read_results(f"{folder}/results.jsonl") for folder in ("one", "two"))
+    left, right = state(one), state(two)
+    assert left["state_dict"]["frozen_steps"] == right["state_dict"]["frozen_steps"] == 0
+    for name, weights in left["state_dict"].items():
+        torch.testing.assert_close(right["state_dict"][name], weights, rtol=0, atol=1e-3)
+    losses = left["resume"]["train_loss_dict"]
+    assert right["resume"]["train_loss_dict"] == pytest.approx(losses, rel=1e-4)
+
+
 def test_a_killed_run_ends_as_the_unbroken_one(tiny: Tiny) -> None:
     """With dropout; started by `--nproc=2`, and the peer of a killed process does not hang."""
     flags = ["--model=QBERT4Rec", *TINY_MODEL, "--code_dropout_prob=0.1"]

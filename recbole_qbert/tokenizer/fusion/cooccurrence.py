@@ -45,8 +45,8 @@ def read_training_pairs(domains: Sequence[DatasetPaths]) -> pd.DataFrame:
         path = domain.file("inter")
         if not path.is_file():
             raise InputError(
-                f"{path}: no such file, but co-occurrence in training requires it; add it, or set "
-                "--streams=content --id_query=random"
+                f"{path}: no such file, but co-occurrence in training, or fit_items: training, "
+                "requires it; add it, or set --streams=content --id_query=random --fit_items=all"
             )
         frames.append(f"{domain.name}/" + training_pairs(path))
     return pd.concat(frames, ignore_index=True)
