@@ -29,19 +29,23 @@ from recbole.model.sequential_recommender import S3Rec
 from recbole.utils import ModelType, get_model
 
 from recbole_qbert.common.errors import InputError, did_you_mean, recbole_error_context
-from recbole_qbert.data.dataset import SemanticIDDataset
+from recbole_qbert.data.dataset import PartialVectorsDataset, SemanticIDDataset
 from recbole_qbert.models.bert4rec_fixed import BERT4RecFixed
 from recbole_qbert.models.bigram import BigramChain
+from recbole_qbert.models.missrec import MISSRec
 from recbole_qbert.models.popularity import Popularity
 from recbole_qbert.models.qbert4rec import IDBERT4Rec, QBERT4Rec
+from recbole_qbert.training.checkpoint import load_checkpoint
 from recbole_qbert.training.trainer import ResumableTrainer, for_shared_folder
 
 
 class ModelEntry(NamedTuple):
     """The classes and capabilities that belong to a model name.
 
-    A model class states two more capabilities itself: `reads_semantic_ids(config)`, a static method
-    (see `training.inputs`), and `takes_pretrained`, whether it starts from weights of `pretrain`.
+    A model class states more capabilities itself: `reads_semantic_ids(config)`, a static method
+    (see `training.inputs`); `takes_pretrained`, whether it starts from weights of `pretrain`;
+    `begin_epoch(epoch)`, called before every epoch of a training; and `load_first_stage(weights)`,
+    called with the weights of `pre_model_path`, if given, with `train_stage: finetune`.
     """
 
     model: type
@@ -49,7 +53,7 @@ class ModelEntry(NamedTuple):
     trainer: type[ResumableTrainer] = ResumableTrainer
     defaults: Path | None = None  # YAML with the model's keys; None: properties/model/<name>.yaml
     # Whether `pretrain_epochs` epochs with `train_stage: pretrain` come before the training. The
-    # model then loads `pre_model_path`, if given, with `train_stage: finetune`.
+    # model then starts from `pre_model_path`, if given, with `train_stage: finetune`.
     first_stage: bool = False
 
     @property
@@ -177,7 +181,11 @@ def build_model(config: Any, dataset: Any) -> Any:
     model, place = model_entry(config["model"]).model, f"{config['model']} on {config['dataset']}"
     remedy = "see its keys in RecBole's documentation, and the columns that load_col reads"
     with recbole_error_context(model, place, "cannot build it from these settings", remedy):
-        return model(config, dataset)
+        built = model(config, dataset)
+    path = config["pre_model_path"]
+    if path and config["train_stage"] == "finetune" and hasattr(built, "load_first_stage"):
+        built.load_first_stage(load_checkpoint(path)["state_dict"])
+    return built
 
 
 def _recbole_model(name: str) -> Any:
@@ -207,3 +215,4 @@ def register_own_models() -> None:
         _let_recbole_find(model.__name__, _recbole_entry(model))
     for model in (QBERT4Rec, IDBERT4Rec, BERT4RecFixed, Popularity, BigramChain):
         register(model)
+    register(MISSRec, PartialVectorsDataset, first_stage=True)

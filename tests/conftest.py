@@ -93,7 +93,19 @@ class Tiny:
             base["selected_features"] = ["semantic_id"]
         if model == "S3Rec":
             base["item_attribute"] = "semantic_id"
+        if model == "MISSRec":
+            base["item_vectors"] = self.write_vectors()
         return base | settings
+
+    def write_vectors(self) -> dict[str, str]:
+        """Vectors of all items but a few, for two modalities; the setting that names them."""
+        draw, paths = np.random.default_rng(4), {}
+        for modality, dimension, lacking in (("text", 6, (3,)), ("image", 4, (5, 3, 21))):
+            vectors = draw.normal(size=(N_ITEMS, dimension)).astype(np.float32)
+            kept = [number for number in range(N_ITEMS) if number not in lacking]
+            paths[modality] = str(self.root / f"toy.{modality}.npz")
+            np.savez(paths[modality], items=[f"i{n}" for n in kept], vectors=vectors[kept])
+        return paths
 
     def make_config(
         self, model: str = "QBERT4Rec", dataset: str = "toy", **settings: Any

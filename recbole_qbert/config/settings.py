@@ -84,7 +84,7 @@ _KEYS_OF_KIND: tuple[tuple[Any, str], ...] = (
         bool,
         "reproducibility show_progress resume use_tuned use_gpu log_wandb save_dataset "
         "save_dataloaders repeatable valid_metric_bigger enable_amp enable_scaler shuffle "
-        "trim_padding require_pow filter_inter_by_user_or_item joint_train use_out_emb",
+        "trim_padding require_pow filter_inter_by_user_or_item joint_train use_out_emb use_ids",
     ),
     (bool | None, "normalize_all"),
     (
@@ -102,7 +102,7 @@ _KEYS_OF_KIND: tuple[tuple[Any, str], ...] = (
         Count,
         "nproc eval_batch_size save_step high_order interest_size k_interests kernel_size n_facet "
         "n_facet_all n_facet_hidden nh nv order_len prototype_size "
-        "short_item_length step",
+        "short_item_length step cluster_passes",
     ),
     (Count | Auto, "eval_step epochs train_batch_size"),
     (
@@ -118,14 +118,15 @@ _KEYS_OF_KIND: tuple[tuple[Any, str], ...] = (
     (
         Dropout,
         "warmup_ratio attn_dropout_prob dropout_prob row_dropout_prob code_dropout_prob "
-        "label_smoothing item_dropout sess_dropout",
+        "label_smoothing item_dropout sess_dropout item_drop_prob",
     ),
     (Chance, "ft_ratio domain_balance weight"),
-    (Small, "layer_norm_eps mask_ratio"),
+    (Small, "layer_norm_eps mask_ratio interest_ratio pretrain_interest_ratio"),
     (Positive, "temperature tau_ratio"),
     (
         Weight,
-        "code_loss_weight aap_weight mip_weight map_weight sp_weight alpha reg_loss_ratio",
+        "code_loss_weight aap_weight mip_weight map_weight sp_weight alpha reg_loss_ratio "
+        "orthogonality_weight sequence_loss_weight",
     ),
     (Literal["replace", "add"], "partition_merging_mode reranker_merging_mode"),
     (Literal["average", "max"], "pooling_type pooling_type_layer_1 pooling_type_layer_2"),
@@ -171,6 +172,7 @@ _OTHER_KEYS: dict[str, Any] = {
     "mask_mix": MaskMix | Auto,
     "mask_ratios": MaskRatios,
     "score": Literal["dot", "cosine"],
+    "fusion": Literal["shared", "item", "mean"],
     "mask_context": Literal["none", "previous"],
     "train_stage": Literal["pretrain", "finetune"],
     "pre_model_path": str | None,
