@@ -36,6 +36,8 @@ def rows_with_targets(tiny: Tiny, shift: int) -> list[Row]:
         ("FDSA", {}),
         ("Popularity", {}),
         ("BigramChain", {}),
+        ("MISSRec", {}),
+        ("MISSRec", {"use_ids": False}),
     ],
 )
 def test_targets_do_not_reach_the_training(

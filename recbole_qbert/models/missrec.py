@@ -39,7 +39,6 @@ import torch
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
-from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -195,11 +194,7 @@ class MISSRec(SequentialRecommender):
         rows = torch.arange(len(users), device=users.device)
         alike = F.cross_entropy((users @ others.T).float() / self.temperature, rows)
         overlap = overlap + more
-        return (
-            loss
-            + self.sequence_loss_weight * alike
-            + self.orthogonality_weight * overlap.mean()
-        )
+        return loss + self.sequence_loss_weight * alike + self.orthogonality_weight * overlap.mean()
 
     def predict(self, interaction: Interaction) -> Tensor:
         """Score one given item per row. [B]"""
@@ -209,9 +204,7 @@ class MISSRec(SequentialRecommender):
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Score the whole catalog. [B, N]"""
         adapted = self.adapted()
-        users, _ = self.forward(
-            interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], adapted
-        )
+        users, _ = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], adapted)
         return self._scores(users, adapted)
 
     def _vectors(self, modality: str) -> Tensor:
@@ -224,8 +217,9 @@ class MISSRec(SequentialRecommender):
         With m modalities present, an item's own vector has weight 1 / (m + 1).
         """
         chosen = slice(None) if items is None else items
-        present, factor = self.present[:, chosen], self.fusion_factor
-        factor = factor[chosen] if len(factor) > 1 else factor
+        present = self.present[:, chosen]
+        shared = len(self.fusion_factor) == 1
+        factor = self.fusion_factor if shared else self.fusion_factor[chosen]
         # A vector of zeros has no direction, and its gradient would be very large.
         vectors = adapted[:, chosen].masked_fill(~present.unsqueeze(2), 1.0)
         scores = fuse((users @ F.normalize(vectors, dim=2).mT).float(), present, factor)
@@ -283,6 +277,8 @@ def find_interests(
         centers: float32 [C, D].
         nearest: [V] numbers of centers from 0; -1 without centers.
     """
+    from sklearn.cluster import MiniBatchKMeans  # slow to import, and read by training alone
+
     seen = vectors[visible]
     if not len(seen):
         return vectors[:0], np.full(len(vectors), -1)

@@ -122,6 +122,8 @@ def test_every_shipped_file_builds_its_model(tiny: Tiny, path: Path) -> None:
             settings["selected_features"] = ["semantic_id"]
         if name == "S3Rec":
             settings["item_attribute"] = "semantic_id"
+        if name == "MISSRec":
+            settings["item_vectors"] = tiny.write_vectors()
         files = [path] if path.parent == FOLDER else []
         config = build_config(name, dataset, files, settings, stage)
         given = dict(config.final_config_dict)

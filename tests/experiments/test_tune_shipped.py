@@ -21,18 +21,20 @@ FIGURES = {
     "mask_ratio": ("mask_ratios.span", [0.15, 0.2, 0.25, 0.3]),
 }
 BASELINES = ("SASRec", "BERT4Rec", "GRU4Rec", "FDSA", "S3Rec")
+RIVALS = ("MISSRec",)  # those that are not RecBole's
 
 
 def test_they_are_there() -> None:
     files = {"demo", "qbert4rec", "sasrec_small", "near", "near_gru4rec", "near_qbert4rec"}
-    files |= {*FIGURES, *(name.lower() for name in BASELINES)}
+    files |= {*FIGURES, *(name.lower() for name in BASELINES + RIVALS)}
     assert {path.stem for path in SWEEPS} == files
 
 
 def test_baselines_have_one_budget() -> None:
     """As many trials, epochs and chances each; chosen in one column."""
-    plans = [make_plan(read_request(FOLDER / f"{name.lower()}.yaml", {})) for name in BASELINES]
-    assert [plan.request.model for plan in plans] == list(BASELINES)
+    names = BASELINES + RIVALS
+    plans = [make_plan(read_request(FOLDER / f"{name.lower()}.yaml", {})) for name in names]
+    assert [plan.request.model for plan in plans] == list(names)
     shared = ("trials", "scheduler", "grace", "reduction", "max_epochs", "baseline", "seed")
     for plan in plans:
         assert plan.n_drawn == 17

@@ -27,6 +27,8 @@ class InterestTransformer(nn.Module):
         sizes = (width, config["n_heads"], config["inner_size"], config["hidden_dropout_prob"])
         form = {"activation": config["hidden_act"], "layer_norm_eps": eps, "batch_first": True}
         self.position_embedding = nn.Embedding(max_length, width)
+        # Read by a row without interests. Zeros would have no variance, and thus huge gradients.
+        self.no_interest = nn.Parameter(torch.empty(width).normal_(std=config["initializer_range"]))
         self.input_norm = nn.LayerNorm(width, eps=eps)
         self.encoder = nn.TransformerEncoder(
             nn.TransformerEncoderLayer(*sizes, **form),
@@ -35,10 +37,9 @@ class InterestTransformer(nn.Module):
             enable_nested_tensor=False,
         )
         self.decoder = nn.TransformerDecoder(
-            nn.TransformerDecoderLayer(*sizes, **form),
-            config["n_layers"],
-            norm=nn.LayerNorm(width, eps=eps),
+            nn.TransformerDecoderLayer(*sizes, **form), config["n_layers"]
         )
+        self.output_norm = nn.LayerNorm(width, eps=eps)
         self.dropout = Dropout(config["hidden_dropout_prob"])
         for module in list(self.modules()):
             if isinstance(module, nn.MultiheadAttention):
@@ -56,8 +57,8 @@ class InterestTransformer(nn.Module):
             items: [B, L], right-padded with zeros.
             lengths: [B], 0 to L; an empty row is decoded as if it had one item, the padding.
             table: [N, D] item vectors.
-            interests: [B, T] rows of `centers`, padded with zeros at the end; T is at least 1.
-            centers: [C + 1, D] vectors of the interests, zeros first.
+            interests: [B, T] rows of `centers`, at the end 0 for none; T is at least 1.
+            centers: [C + 1, D] vectors of the interests; the first row is not read.
 
         Returns:
             last: [B, D].
@@ -79,9 +80,10 @@ class InterestTransformer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         real = interests[:, : max(1, int((interests > 0).sum(dim=1).max()))] > 0
         memory_padding = _never_all(~real)
-        memory = self.encoder(
-            centers[interests[:, : real.size(1)]], src_key_padding_mask=memory_padding
+        read = torch.where(
+            real.unsqueeze(2), centers[interests[:, : real.size(1)]], self.no_interest
         )
+        memory = self.encoder(read, src_key_padding_mask=memory_padding)
         total = (memory * real.unsqueeze(2)).sum(dim=1)
         mean = total / real.sum(dim=1, keepdim=True).clamp(min=1)
         overlap = mean.float().square().mean(dim=1)
@@ -100,7 +102,7 @@ class InterestTransformer(nn.Module):
             )
         ends = (lengths - 1).clamp(min=0)
         found = _block_at(last, hidden, ends, padding, memory, memory_padding)
-        return self.decoder.norm(found), overlap
+        return self.output_norm(found), overlap
 
 
 def _never_all(padding: Tensor) -> Tensor:
@@ -131,9 +133,7 @@ def _block_at(
     own = hidden[torch.arange(len(ends), device=ends.device), ends].unsqueeze(1)
     seen, _ = block.self_attn(own, hidden, hidden, key_padding_mask=padding, need_weights=False)
     own = block.norm1(own + block.dropout1(seen))
-    seen, _ = block.multihead_attn(
-        own, memory, memory, key_padding_mask=unread, need_weights=False
-    )
+    seen, _ = block.multihead_attn(own, memory, memory, key_padding_mask=unread, need_weights=False)
     own = block.norm2(own + block.dropout2(seen))
     inner = block.linear2(block.dropout(block.activation(block.linear1(own))))
     found: Tensor = block.norm3(own + block.dropout3(inner)).squeeze(1)
