@@ -68,6 +68,7 @@ class MISSRec(SequentialRecommender):
     visible: Tensor  # [N] whether an item occurs in training
     centers: Tensor  # [C + 1, D]
     clusters: Tensor  # [M, N] interest of each vector, 0 if there is none
+    fusion_factor: Tensor  # [1], or [N] for `fusion: item`
 
     @staticmethod
     def reads_semantic_ids(config: Any) -> bool:
@@ -111,10 +112,11 @@ class MISSRec(SequentialRecommender):
 
         one_of("fusion", config["fusion"], ("shared", "item", "mean"))
         per_item = config["fusion"] == "item" and not self.pretrains
-        self.fusion_factor = nn.Parameter(
-            torch.zeros(self.n_items if per_item else 1),
-            requires_grad=config["fusion"] != "mean",
-        )
+        factor = torch.zeros(self.n_items if per_item else 1)
+        if config["fusion"] == "mean":
+            self.register_buffer("fusion_factor", factor, persistent=False)
+        else:
+            self.fusion_factor = nn.Parameter(factor)
         self.ids: nn.Embedding | None = None
         if config["use_ids"] and not self.pretrains:
             self.ids = nn.Embedding(self.n_items, width)
@@ -148,8 +150,8 @@ class MISSRec(SequentialRecommender):
             InputError: the weights are of other sizes or modalities.
         """
         own = {name: each for name, each in self.named_parameters() if name != "ids.weight"}
-        if len(own["fusion_factor"]) != len(weights.get("fusion_factor", ())):
-            own.pop("fusion_factor")
+        if len(self.fusion_factor) != len(weights.get("fusion_factor", ())):
+            own.pop("fusion_factor", None)
         wrong = [n for n, each in own.items() if n not in weights or weights[n].shape != each.shape]
         if wrong:
             raise InputError(

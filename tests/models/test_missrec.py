@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import N_ITEMS, Tiny, assert_equal_weights, fitted, new_trainer, scores
+from conftest import (
+    N_ITEMS,
+    Tiny,
+    assert_equal_weights,
+    fitted,
+    new_trainer,
+    scores,
+    timed_rows,
+)
 from recbole.data.interaction import Interaction
 from rich.console import Console
 from torch.nn import functional as F
@@ -438,6 +446,22 @@ def test_a_run_of_two_stages(tiny: Tiny) -> None:
     for other in ({"inner_size": 8}, renamed):
         with pytest.raises(InputError, match="pre_model_path: .* is missing there or of another"):
             build(tiny, None, pre_model_path=path, **other)
+
+
+def test_a_first_stage_of_another_catalog(tiny: Tiny) -> None:
+    """As of several domains in one data set: nothing of it depends on the items."""
+    config = tiny.make_config("MISSRec", train_stage="pretrain", epochs=1)
+    first, _ = fitted(config)
+    assert first.model.ids is None
+    few = {user: tiny.sequences[user] for user in ("u1", "u2", "u3")}
+    tiny.write_inter(timed_rows(few))
+    for fusion in ("shared", "item", "mean"):
+        model, _ = build(tiny, None, pre_model_path=first.saved_model_file, fusion=fusion)
+        assert 1 < model.n_items < N_ITEMS
+        known = first.model.state_dict()
+        for name, each in model.named_parameters():
+            if name not in ("ids.weight", "fusion_factor"):
+                assert torch.equal(each, known[name]), name
 
 
 # Scores ------------------------------------------------------------------------------------------
