@@ -207,19 +207,20 @@ def test_vectors_of_items_that_are_targets_alone_move_no_interest(tiny: Tiny) ->
     hidden = tiny.sequences["u0"][-1]
     rows = [row for row in tiny.rows if row[1] != hidden] + [("u0", hidden, 1e6)]
     tiny.write_inter(rows)
-    found = []
+    found, own = [], []
     for shift in (0.0, 5.0):
-        settings = tiny.settings("MISSRec")
-        path = Path(settings["item_vectors"]["text"])
-        with np.load(path) as file:
+        paths = tiny.write_vectors()
+        with np.load(paths["text"]) as file:
             items, vectors = file["items"], file["vectors"]
         vectors[items == hidden] += shift
-        np.savez(path, items=items, vectors=vectors)
-        model, loaded = build(tiny, 2, item_vectors=settings["item_vectors"])
-        assert not model.visible[loaded.dataset.token2id("item_id", hidden)]
-        assert model.visible.sum() == N_ITEMS - 1
+        paths["text"] = str(tiny.root / f"moved{shift}.npz")
+        np.savez(paths["text"], items=items, vectors=vectors)
+        model, loaded = build(tiny, 2, item_vectors=paths)
+        number = loaded.dataset.token2id("item_id", hidden)
+        assert not model.visible[number] and model.visible.sum() == N_ITEMS - 1
         found.append(model.centers.clone())
-    assert torch.equal(*found)
+        own.append(model.vectors_text[number].clone())
+    assert torch.equal(*found) and not torch.equal(*own)
     torch.rand(3), np.random.rand(3)
     state = torch.get_rng_state()
     model.begin_epoch(2)
