@@ -29,23 +29,26 @@ from recbole.model.sequential_recommender import S3Rec
 from recbole.utils import ModelType, get_model
 
 from recbole_qbert.common.errors import InputError, did_you_mean, recbole_error_context
-from recbole_qbert.data.dataset import SemanticIDDataset
+from recbole_qbert.data.dataset import PartialVectorsDataset, SemanticIDDataset
 from recbole_qbert.models.bert4rec_fixed import BERT4RecFixed
 from recbole_qbert.models.bigram import BigramChain
 from recbole_qbert.models.esasrec import ESASRec, GSASRec
+from recbole_qbert.models.missrec import MISSRec
 from recbole_qbert.models.popularity import Popularity
 from recbole_qbert.models.qbert4rec import IDBERT4Rec, QBERT4Rec
 from recbole_qbert.models.sasrec_content import SASRecContent
 from recbole_qbert.models.vqrec import VQRec
-from recbole_qbert.training.first_stage import FirstStageTrainer
+from recbole_qbert.training.checkpoint import load_checkpoint
 from recbole_qbert.training.trainer import ResumableTrainer, for_shared_folder
 
 
 class ModelEntry(NamedTuple):
     """The classes and capabilities that belong to a model name.
 
-    A model class states two more capabilities itself: `reads_semantic_ids(config)`, a static method
-    (see `training.inputs`), and `takes_pretrained`, whether it starts from weights of `pretrain`.
+    A model class states more capabilities itself: `reads_semantic_ids(config)`, a static method
+    (see `training.inputs`); `takes_pretrained`, whether it starts from weights of `pretrain`;
+    `begin_epoch(epoch)`, called before every epoch of a training; and `load_first_stage(weights)`,
+    called with the weights of `pre_model_path`, if given, with `train_stage: finetune`.
     """
 
     model: type
@@ -53,7 +56,7 @@ class ModelEntry(NamedTuple):
     trainer: type[ResumableTrainer] = ResumableTrainer
     defaults: Path | None = None  # YAML with the model's keys; None: properties/model/<name>.yaml
     # Whether `pretrain_epochs` epochs with `train_stage: pretrain` come before the training. The
-    # model then loads `pre_model_path`, if given, with `train_stage: finetune`.
+    # model then starts from `pre_model_path`, if given, with `train_stage: finetune`.
     first_stage: bool = False
 
     @property
@@ -185,7 +188,26 @@ def build_model(config: Any, dataset: Any) -> Any:
     model, place = model_entry(config["model"]).model, f"{config['model']} on {config['dataset']}"
     remedy = "see its keys in RecBole's documentation, and the columns that load_col reads"
     with recbole_error_context(model, place, "cannot build it from these settings", remedy):
-        return model(config, dataset)
+        built = model(config, dataset)
+    if hasattr(built, "load_first_stage") and (state := first_stage_state(config)):
+        built.load_first_stage(state["state_dict"])
+    return built
+
+
+def first_stage_state(config: Any) -> dict[str, Any] | None:
+    """Return the checkpoint of a first stage that a training starts from; None: from scratch.
+
+    Raises:
+        InputError: `pre_model_path` is no checkpoint of the same model.
+    """
+    path = config["pre_model_path"]
+    if not path or config["train_stage"] != "finetune":
+        return None
+    state = load_checkpoint(path)
+    found, name = state["config"]["model"], config["model"]
+    if found != name:
+        raise InputError(f"pre_model_path: {path} is a {found}; give a checkpoint of {name}")
+    return state
 
 
 def _recbole_model(name: str) -> Any:
@@ -217,4 +239,5 @@ def register_own_models() -> None:
         register(model)
     for model in (ESASRec, GSASRec, SASRecContent):
         register(model)
-    register(VQRec, trainer=FirstStageTrainer, first_stage=True)
+    register(VQRec, first_stage=True)
+    register(MISSRec, PartialVectorsDataset, first_stage=True)

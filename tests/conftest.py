@@ -20,7 +20,6 @@ from recbole.utils import init_seed
 import recbole_qbert.training.trainer
 from recbole_qbert.common.hashes import sha256_folder
 from recbole_qbert.config.build import build_config, known_keys
-from recbole_qbert.data.embeddings import EmbeddingTable, write_embeddings
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
 from recbole_qbert.experiments.splits import Splits, load_splits
 from recbole_qbert.registry import build_model, model_entry
@@ -94,21 +93,19 @@ class Tiny:
             base["selected_features"] = ["semantic_id"]
         if model == "S3Rec":
             base["item_attribute"] = "semantic_id"
-        if model == "SASRecContent":
-            base["item_vectors"] = self.item_vectors()
+        if model in ("SASRecContent", "MISSRec"):
+            base["item_vectors"] = self.item_vectors(partial=model == "MISSRec")
         return base | settings
 
-    def item_vectors(self) -> dict[str, str]:
-        """Write the toy items' vectors of two modalities, if they are not there yet."""
-        draw, found = np.random.default_rng(5), {}
-        for name, width in (("text", 6), ("image", 5)):
-            path = self.folder / f"toy.{name}.npz"
-            vectors = draw.normal(size=(N_ITEMS, 1, width)).astype(np.float32)
-            table = EmbeddingTable(self.table.items, vectors, np.ones((N_ITEMS, 1), bool), {})
-            if not path.exists():
-                write_embeddings(path, table)
-            found[name] = str(path)
-        return found
+    def item_vectors(self, partial: bool = False) -> dict[str, str]:
+        """Write vectors of two modalities of all toy items, or of all but a few; their paths."""
+        draw, paths, kind = np.random.default_rng(5), {}, "partial" if partial else "full"
+        for modality, width, lacking in (("text", 6, (3,)), ("image", 5, (5, 3, 21))):
+            vectors = draw.normal(size=(N_ITEMS, width)).astype(np.float32)
+            kept = [n for n in range(N_ITEMS) if not (partial and n in lacking)]
+            paths[modality] = str(self.root / f"{kind}.{modality}.npz")
+            np.savez(paths[modality], items=[f"i{n}" for n in kept], vectors=vectors[kept])
+        return paths
 
     def make_config(
         self, model: str = "QBERT4Rec", dataset: str = "toy", **settings: Any

@@ -42,6 +42,8 @@ def rows_with_targets(tiny: Tiny, shift: int) -> list[Row]:
         ("BigramChain", {}),
         ("VQRec", {}),
         ("VQRec", {"train_stage": "pretrain"}),
+        ("MISSRec", {}),
+        ("MISSRec", {"use_ids": False}),
     ],
 )
 def test_targets_do_not_reach_the_training(

@@ -103,7 +103,8 @@ _KEYS_OF_KIND: tuple[tuple[Any, str], ...] = (
         Count,
         "nproc eval_batch_size save_step high_order interest_size k_interests kernel_size n_facet "
         "n_facet_all n_facet_hidden nh nv order_len prototype_size "
-        "short_item_length step n_negatives n_experts reassign_epochs sinkhorn_iterations",
+        "short_item_length step n_negatives n_experts reassign_epochs sinkhorn_iterations "
+        "cluster_passes",
     ),
     (Count | Auto, "eval_step epochs train_batch_size"),
     (
@@ -119,14 +120,15 @@ _KEYS_OF_KIND: tuple[tuple[Any, str], ...] = (
     (
         Dropout,
         "warmup_ratio attn_dropout_prob dropout_prob row_dropout_prob code_dropout_prob "
-        "label_smoothing item_dropout sess_dropout adapter_dropout_prob",
+        "label_smoothing item_dropout sess_dropout adapter_dropout_prob item_drop_prob",
     ),
     (Chance, "ft_ratio domain_balance weight gbce_t negative_power code_replace_prob"),
-    (Small, "layer_norm_eps mask_ratio"),
+    (Small, "layer_norm_eps mask_ratio interest_ratio pretrain_interest_ratio"),
     (Positive, "temperature tau_ratio sinkhorn_temperature"),
     (
         Weight,
-        "code_loss_weight aap_weight mip_weight map_weight sp_weight alpha reg_loss_ratio",
+        "code_loss_weight aap_weight mip_weight map_weight sp_weight alpha reg_loss_ratio "
+        "orthogonality_weight sequence_loss_weight",
     ),
     (Literal["replace", "add"], "partition_merging_mode reranker_merging_mode"),
     (Literal["average", "max"], "pooling_type pooling_type_layer_1 pooling_type_layer_2"),
@@ -174,6 +176,7 @@ _OTHER_KEYS: dict[str, Any] = {
     "score": Literal["dot", "cosine"],
     "layers": Literal["ligr", "sasrec"],
     "loss": Literal["ce", "sampled_softmax", "gbce"],
+    "fusion": Literal["shared", "item", "mean"],
     "mask_context": Literal["none", "previous"],
     "train_stage": Literal["pretrain", "finetune"],
     "pre_model_path": str | None,

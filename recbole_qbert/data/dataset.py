@@ -53,6 +53,8 @@ class SemanticIDDataset(StrictDataset):
         InputError: `augmentation` is unknown, a file cannot be used, or items have no semantic ID.
     """
 
+    partial_vectors = False  # whether items may lack some of the `item_vectors`
+
     def __init__(self, config: Any):
         one_of("augmentation", config["augmentation"], AUGMENTATIONS)
         self.semantic_ids: SemanticIDTable | None = None
@@ -100,12 +102,18 @@ class SemanticIDDataset(StrictDataset):
         if missing:
             unknown = column.index[~column.index.isin(tokens)].tolist()
             check_same_ids(path, unknown, missing)
-            others = f"; the file has {len(unknown)} items that the data set lacks: "
-            raise InputError(
-                f"{path}: {len(missing)} of {len(tokens)} items of the data set have no {field}: "
-                f"{preview(missing)}{others + preview(unknown) if unknown else ''}; make the file "
-                "again from the items of this data set"
-            )
+            partial = self.partial_vectors and feature_type == FeatureType.FLOAT_SEQ
+            if not partial or len(missing) == len(tokens):
+                others = f"; the file has {len(unknown)} items that the data set lacks: "
+                raise InputError(
+                    f"{path}: {len(missing)} of {len(tokens)} items of the data set have no "
+                    f"{field}: {preview(missing)}{others + preview(unknown) if unknown else ''}; "
+                    "make the file again from the items of this data set"
+                )
+            count = f"{len(missing):,} of {len(tokens):,} items have no {field}"
+            self._say(f"{path.name}: {count} ({preview(missing)})")
+            none = np.zeros_like(column.iloc[0])
+            column = pd.concat([column, pd.Series([none] * len(missing), index=missing)])
         self.item_feat[field] = column.loc[tokens].tolist()
         self.set_field_property(field, feature_type, FeatureSource.ITEM, max(map(len, column)))
 
@@ -319,6 +327,12 @@ class SemanticIDDataset(StrictDataset):
         users, items = self._training_pairs()
         pairs = Interaction({self.uid_field: users, self.iid_field: items})
         return self._create_sparse_matrix(pairs, self.uid_field, self.iid_field, form, None)
+
+
+class PartialVectorsDataset(SemanticIDDataset):
+    """Dataset of models that mask missing `item_vectors`: such an item has a vector of zeros."""
+
+    partial_vectors = True
 
 
 def semantic_id_path(config: Any) -> Path | None:

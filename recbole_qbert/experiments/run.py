@@ -41,7 +41,7 @@ from recbole_qbert.evaluation.ranking import LIST_LENGTH, RANKS_FILE, save_ranks
 from recbole_qbert.evaluation.results import UNSTORED_KEYS, RunResult, append_result
 from recbole_qbert.experiments.splits import Splits, data_counts, load_dataset, load_splits
 from recbole_qbert.pretraining.transfer import load_pretrained, read_source
-from recbole_qbert.registry import build_model, model_entry
+from recbole_qbert.registry import build_model, first_stage_state, model_entry
 from recbole_qbert.serving.bundle import NotBundled, save_bundle
 from recbole_qbert.training.checkpoint import config_from_json, config_to_json
 from recbole_qbert.training.distributed import joined
@@ -259,13 +259,15 @@ def prepare(
         pretrained_on = source.domains
         for line in load_pretrained(model, config, splits.train._dataset, source):
             console.print(f"  {line}", highlight=False, soft_wrap=True)
+    elif hasattr(model, "load_first_stage") and not two_stages:
+        state = first_stage_state(config)
+        pretrained_on = [] if state is None else [str(state["config"]["dataset"])]
     model = model.to(config["device"])
     size = f"{n_parameters(model):,} parameters"
     console.print(f"  {size}, device {config['device']}, folder {folder}", soft_wrap=True)
     if held is not None and not two_stages:
         held.enter_context(lock)
     trainer = entry.trainer(config, model)
-    pretrained_on += getattr(trainer, "pretrained_on", [])
     check_inputs(name, inputs, trainer.inputs, "it changed while it was read; start the run again")
     return PreparedRun(config, splits, model, trainer, counts, pretrained_on)
 

@@ -74,7 +74,7 @@ class VQRec(SequentialRecommender):
     makes these negatives mixed-domain. With `train_stage: finetune` the loss is the cross-entropy
     over the catalog (section 2.4).
 
-    After `start_from`, with `reassign` other than `none`, only the reassignment is trained for
+    After `load_first_stage`, with `reassign` other than `none`, only the reassignment is trained for
     `reassign_epochs` epochs. Then the table takes the reassigned vectors, and code vectors and
     LayerNorm are trained. The count of steps is a buffer, so that checkpoints hold it.
 
@@ -146,7 +146,7 @@ class VQRec(SequentialRecommender):
             self.initializer_range,
         )
 
-    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+    def load_first_stage(self, weights: Mapping[str, Tensor]) -> None:
         """Load the weights of a pretrained VQRec, and freeze what fine-tuning does not train.
 
         Raises:

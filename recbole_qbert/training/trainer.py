@@ -160,6 +160,8 @@ class ResumableTrainer(Trainer):
     ) -> Any:
         if self._parallel_loss is not None:
             self._parallel_loss.begin_epoch(epoch_idx * len(train_data))
+        if hasattr(self.model, "begin_epoch"):
+            self.model.begin_epoch(epoch_idx)
         loss_func = loss_func or self._parallel_loss or trimmed_loss(self.model, self.config)
         # RecBole's own progress bar writes control characters to files.
         batches: Any = train_data

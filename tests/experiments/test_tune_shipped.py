@@ -21,7 +21,7 @@ FIGURES = {
     "mask_ratio": ("mask_ratios.span", [0.15, 0.2, 0.25, 0.3]),
 }
 BASELINES = ("SASRec", "BERT4Rec", "GRU4Rec", "FDSA", "S3Rec")
-RIVALS = ("ESASRec", "GSASRec", "SASRecContent", "VQRec")
+RIVALS = ("ESASRec", "GSASRec", "MISSRec", "SASRecContent", "VQRec")
 
 
 def test_they_are_there() -> None:

@@ -340,7 +340,7 @@ def test_mixed_precision(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     source = small_model(sizes=(4, 4, 4))
     model = small_model(sizes=(4, 4, 4), pre_model_path="x", reassign_epochs=1, **sizes)
     if how != "none":
-        model.start_from(source.state_dict())
+        model.load_first_stage(source.state_dict())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         model.calculate_loss(toy_batch()).backward()
         gradients = [each.grad for each in model.parameters() if each.grad is not None]

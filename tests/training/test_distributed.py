@@ -282,6 +282,23 @@ def test_two_processes_transfer_as_one(tiny: Tiny) -> None:
         torch.testing.assert_close(right["state_dict"][name], weights, rtol=0, atol=1e-3)
     losses = left["resume"]["train_loss_dict"]
     assert right["resume"]["train_loss_dict"] == pytest.approx(losses, rel=1e-4)
+def test_interests_of_two_processes_are_those_of_one(tiny: Tiny) -> None:
+    """What a model does before an epoch is done once; without dropout the rest follows."""
+    vectors = json.dumps(tiny.settings("MISSRec")["item_vectors"])
+    flags = ["--model=MISSRec", *TINY_MODEL, f"--item_vectors={vectors}"]
+    flags += [f"--{key}={value}" for key, value in NO_DROPOUT.items()]
+    assert main(["run", *SMALL, *flags, "--checkpoint_dir=one"]) == 0
+    done = in_two(*flags, "--checkpoint_dir=two")
+    assert done.returncode == 0, done.stderr
+    one, two = (read_results(f"{name}/results.jsonl")[0] for name in ("one", "two"))
+    assert two.n_processes == 2
+    assert two.valid == pytest.approx(one.valid, abs=1e-6)
+    left, right = state(one), state(two)
+    losses = left["resume"]["train_loss_dict"]
+    assert right["resume"]["train_loss_dict"] == pytest.approx(losses, rel=1e-4)
+    assert torch.equal(left["state_dict"]["clusters"], right["state_dict"]["clusters"])
+    for name, weights in left["state_dict"].items():
+        torch.testing.assert_close(right["state_dict"][name], weights, rtol=0, atol=1e-3)
 
 
 def test_a_killed_run_ends_as_the_unbroken_one(tiny: Tiny) -> None:
