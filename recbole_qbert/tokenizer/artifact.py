@@ -128,6 +128,8 @@ class Tokenizer:
                 binder = Binder.from_state(state["binder"])
         ids = load_checkpoint(folder / "ids.safetensors")
         shapes, encoders = manifest["shapes"], manifest["encoders"]
+        # JSON files are sorted by key; the stages depend on the order of the modalities.
+        modalities = [name for name in manifest["settings"]["modalities"] if name in shapes]
         return cls(
             folder=folder,
             settings=manifest["settings"],
@@ -140,7 +142,7 @@ class Tokenizer:
             codebook_sizes=tuple(manifest["codebook_sizes"]),
             n_spare=manifest["n_spare"],
             report=manifest["report"],
-            kinds={name: TableKind(tuple(shapes[name]), encoders[name]) for name in shapes},
+            kinds={name: TableKind(tuple(shapes[name]), encoders[name]) for name in modalities},
             without_content=[(domain, item) for domain, item in ids["without_content"]],
         )
 

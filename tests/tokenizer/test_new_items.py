@@ -183,3 +183,15 @@ def _unit(domain: DatasetPaths) -> tuple[np.ndarray, np.ndarray]:
     table = read_embeddings(domain.file("text.npz"))
     vectors, _, _ = join(table, ["i60", "i61"], "text")
     return vectors[:, 0], np.ones(2, np.bool_)
+
+
+def test_a_stored_tokenizer_keeps_the_order_of_its_modalities(tmp_path: Path) -> None:
+    """Content vectors of old and new items are compared block by block."""
+    domain, made = _early(tmp_path, streams=["fused"])
+    loaded = Tokenizer.load(tmp_path / "tokenizer")
+    assert list(loaded.kinds) == list(made.kinds) == ["text", "image"]
+    found = []
+    for tokenizer in (made, loaded):
+        catalog = read_catalog([domain], list(tokenizer.kinds), tokenizer.keys, tokenizer.kinds)
+        found.append(new_streams(tokenizer, catalog)["fused"][0])
+    np.testing.assert_array_equal(*found)

@@ -142,21 +142,20 @@ class Binder:
 
     def contents_of(self, modalities: Modalities) -> np.ndarray:
         """Compute the modalities' behavior latents, zeros for a missing one. [n, (S - 1) E]"""
-        present = np.stack([mask for _, mask in modalities.values()], axis=1)
+        present = np.stack([modalities[name][1] for name in self.shifts], axis=1)
         size = self.model.identity.size(1)
         none = np.zeros((len(present), size), np.float32)
         return self.latents(modalities, none)[:, :-size] * np.repeat(present, size, axis=1)
 
     def inputs(self, modalities: Modalities) -> Inputs:
         """Standardize the vectors; those of items without the modality are zero, the mean."""
-        return {
-            name: (
-                torch.from_numpy((vectors - self.shifts[name]) * self.scales[name])
-                * torch.from_numpy(present)[:, None],
-                torch.from_numpy(present),
-            )
-            for name, (vectors, present) in modalities.items()
-        }
+        inputs = {}
+        for name, shift in self.shifts.items():
+            vectors, present = modalities[name]
+            there = torch.from_numpy(present)
+            scaled = torch.from_numpy((vectors - shift) * np.float32(self.scales[name]))
+            inputs[name] = (scaled * there[:, None], there)
+        return inputs
 
     def state(self) -> dict[str, Any]:
         """Return the state for `save_checkpoint` and `from_state`."""
@@ -165,6 +164,7 @@ class Binder:
             "n_items": len(self.model.identity),
             "codebook_sizes": [len(book) for book in self.model.codebooks],
             "weights": dict(self.model.state_dict()),
+            "modalities": list(self.shifts),  # their order is that of the segments
             "shifts": self.shifts,
             "scales": self.scales,
             "history": self.history,
@@ -174,13 +174,14 @@ class Binder:
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Binder:
         """Restore a binder from the result of `state`."""
-        dimensions = {name: len(shift) for name, shift in state["shifts"].items()}
+        names = state["modalities"]
+        shifts, scales = ({name: state[of][name] for name in names} for of in ("shifts", "scales"))
+        dimensions = {name: len(shift) for name, shift in shifts.items()}
         settings = BBQSettings(**state["settings"])
         with torch.random.fork_rng(devices=[]):  # the random weights are overwritten
             model = BehaviorBinding(state["n_items"], dimensions, state["codebook_sizes"], settings)
         model.load_state_dict(state["weights"])
-        names = ("shifts", "scales", "history", "contents")
-        return cls(model, *(state[name] for name in names))
+        return cls(model, shifts, scales, state["history"], state["contents"])
 
 
 def fit_binder(
