@@ -391,7 +391,7 @@ CONFIG |= {
     "_load_internal_config_dict",
     "_set_default_parameters",
 }
-OWN_MODELS = ("BERT4RecFixed", "BigramChain", "IDBERT4Rec", "Popularity", "QBERT4Rec")
+OWN_MODELS = ("BBQRec", "BERT4RecFixed", "BigramChain", "IDBERT4Rec", "Popularity", "QBERT4Rec")
 
 
 def test_an_import_changes_no_more_than_this(tmp_path: Path) -> None:
