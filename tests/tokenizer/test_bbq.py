@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from toy_domain import N_ITEMS, histories, item_names, small, write_domain, write_inter
 from torch.nn import functional as F
+from toy_domain import N_ITEMS, histories, item_names, small, write_domain, write_inter
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.domain import DatasetPaths

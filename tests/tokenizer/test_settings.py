@@ -96,7 +96,10 @@ def test_later_sources_win_key_by_key(tmp_path: Path) -> None:
         ({"rqvae.epochs": "many"}, "command line: rqvae.epochs: 'many' is not a whole number"),
         ({"rqvae": "3"}, "rqvae: 3 is not a mapping"),
         ({"quantizer": "kmeans"}, "quantizer: 'kmeans' is none of rqvae, rqkmeans, opq"),
-        ({"streams": "txt"}, "streams: 'txt' is none of text, image, fused, identity, bbq, content"),
+        (
+            {"streams": "txt"},
+            "streams: 'txt' is none of text, image, fused, identity, bbq, content",
+        ),
         ({"streams": "text,text"}, "['text', 'text']; give at least one name, and each name once"),
         ({"streams": "content,text"}, "content already includes the modalities"),
         ({"modalities": "a.b"}, "modalities: 'a.b'"),
