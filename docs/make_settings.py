@@ -55,8 +55,9 @@ class Part(NamedTuple):
 
 RUN = (
     Part("Keys of all models", "The protocol and the training.", "base.yaml"),
-    Part("Keys of QBERT4Rec", "IDBERT4Rec has the same keys.", "model/QBERT4Rec.yaml"),
+    Part("Keys of QBERT4Rec", "IDBERT4Rec and BBQRec have the same keys.", "model/QBERT4Rec.yaml"),
     Part("Keys of IDBERT4Rec", "What differs from QBERT4Rec.", "model/IDBERT4Rec.yaml"),
+    Part("Keys of BBQRec", "What differs from QBERT4Rec.", "model/BBQRec.yaml"),
     Part("Keys of BERT4Rec and BERT4RecFixed", "RecBole's keys.", "model/BERT4Rec.yaml"),
     Part("Keys of ESASRec", "eSASRec; GSASRec has the same keys.", "model/ESASRec.yaml"),
     Part("Keys of GSASRec", "What differs from ESASRec.", "model/GSASRec.yaml"),

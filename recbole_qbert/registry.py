@@ -30,6 +30,7 @@ from recbole.utils import ModelType, get_model
 
 from recbole_qbert.common.errors import InputError, did_you_mean, recbole_error_context
 from recbole_qbert.data.dataset import PartialVectorsDataset, SemanticIDDataset
+from recbole_qbert.models.bbqrec import BBQRec
 from recbole_qbert.models.bert4rec_fixed import BERT4RecFixed
 from recbole_qbert.models.bigram import BigramChain
 from recbole_qbert.models.esasrec import ESASRec, GSASRec
@@ -235,7 +236,7 @@ def register_own_models() -> None:
     """Register this package's models; called once, when the package is imported."""
     for model in recbole_models():
         _let_recbole_find(model.__name__, _recbole_entry(model))
-    for model in (QBERT4Rec, IDBERT4Rec, BERT4RecFixed, Popularity, BigramChain):
+    for model in (QBERT4Rec, IDBERT4Rec, BBQRec, BERT4RecFixed, Popularity, BigramChain):
         register(model)
     for model in (ESASRec, GSASRec, SASRecContent):
         register(model)

@@ -407,8 +407,8 @@ CONFIG |= {
     "_load_internal_config_dict",
     "_set_default_parameters",
 }
-OWN_MODELS = ("BERT4RecFixed", "BigramChain", "ESASRec", "GSASRec", "IDBERT4Rec", "MISSRec")
-OWN_MODELS += ("Popularity", "QBERT4Rec", "SASRecContent", "VQRec")
+OWN_MODELS = ("BBQRec", "BERT4RecFixed", "BigramChain", "ESASRec", "GSASRec", "IDBERT4Rec")
+OWN_MODELS += ("MISSRec", "Popularity", "QBERT4Rec", "SASRecContent", "VQRec")
 
 
 def test_an_import_changes_no_more_than_this(tmp_path: Path) -> None:

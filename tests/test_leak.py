@@ -31,6 +31,7 @@ def rows_with_targets(tiny: Tiny, shift: int) -> list[Row]:
         ("QBERT4Rec", {}),
         ("QBERT4Rec", {"item_representation": "word"}),
         ("IDBERT4Rec", {}),
+        ("BBQRec", {}),
         ("BERT4RecFixed", {}),
         ("ESASRec", {"n_negatives": 4, "negative_power": 0.5}),
         ("GSASRec", {}),

@@ -169,6 +169,7 @@ _OTHER_KEYS: dict[str, Any] = {
     "layer_norm": Literal["post", "pre"],
     "position_order": Literal["forward", "backward"],
     "item_representation": Literal["compose", "hybrid", "word", "flatten", "id"],
+    "attention_bias": Literal["none", "codes"],
     "word_init": Literal["codes", "random"],
     "exclude_visible": Literal["auto", "on", "off"] | bool,
     "mask_mix": MaskMix | Auto,

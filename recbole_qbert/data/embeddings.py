@@ -31,8 +31,8 @@ from recbole_qbert.data.codec import check_items, quote
 from recbole_qbert.data.semid import items_sha256, read_sidecar
 
 # Reserved names of tokenizer streams: the fused vectors of stage 1, co-occurrence in training
-# sequences, and every modality that has embeddings.
-FUSED, IDENTITY, CONTENT = "fused", "identity", "content"
+# sequences, behavior-bound latents, and every modality that has embeddings.
+FUSED, IDENTITY, BBQ, CONTENT = "fused", "identity", "bbq", "content"
 SIDECAR = {"format": "recbole-qbert/embeddings", "version": 1}
 _BROKEN = (ValueError, OSError, KeyError, EOFError, BadZipFile, zlib.error)  # of NumPy's readers
 
@@ -307,5 +307,5 @@ def check_modality(name: Any) -> None:
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", str(name)) or not isinstance(name, str):
         raise InputError(f"modalities: {name!r}; use only letters, digits, _ and -")
-    if name in (FUSED, IDENTITY, CONTENT) or hasattr(nn.ModuleDict, name):
+    if name in (FUSED, IDENTITY, BBQ, CONTENT) or hasattr(nn.ModuleDict, name):
         raise InputError(f"modalities: {name!r} is a reserved word; rename <dataset>.{name}.npz")

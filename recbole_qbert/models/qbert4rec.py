@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.dataset import TrainingRows
+from recbole_qbert.models.layers.attention_bias import UNKNOWN
 from recbole_qbert.models.layers.encoder import SequenceEncoder
 from recbole_qbert.models.layers.item_representation import build_representation
 from recbole_qbert.models.layers.loss import exclude_items, smoothed_cross_entropy
@@ -70,11 +71,12 @@ class QBERT4Rec(SequentialRecommender):
     input_type = InputType.POINTWISE
     takes_pretrained = True
     log_absence: Tensor
+    compared_codes: Tensor  # [N, K] of `attention_bias: codes`
 
     @staticmethod
     def reads_semantic_ids(config: Any) -> bool:
         """Return whether item vectors are made of codes; see `inputs.reads_semantic_ids`."""
-        return bool(config["item_representation"] != "id")
+        return config["item_representation"] != "id" or config["attention_bias"] == "codes"
 
     def __init__(self, config: Any, dataset: Any):
         super().__init__(config, dataset)
@@ -95,10 +97,12 @@ class QBERT4Rec(SequentialRecommender):
             absence = log_absence(rows, self.n_items, cut_share)
             self.register_buffer("log_absence", absence, persistent=False)
 
+        self.reweights_attention = config["attention_bias"] == "codes"
         item_codes: Tensor | None = None
         codebook_sizes: tuple[int, ...] = ()
         if self.item_representation != "id":
-            item_codes, codebook_sizes = _vocabulary_rows(dataset, self.item_representation)
+            reader = f"item_representation {self.item_representation}"
+            item_codes, codebook_sizes = _vocabulary_rows(dataset, reader)
         self.items = build_representation(
             self.item_representation,
             n_items=self.n_items,
@@ -112,26 +116,44 @@ class QBERT4Rec(SequentialRecommender):
         )
         self.tokens_per_item = self.items.tokens_per_item
         self.mask_token = nn.Parameter(torch.empty(self.tokens_per_item, config["hidden_size"]))
-        self.encoder = SequenceEncoder(config, self.max_seq_length * self.tokens_per_item)
+        n_levels = 0
+        if self.reweights_attention:
+            compared = _vocabulary_rows(dataset, "attention_bias codes")[0]
+            compared[0] = UNKNOWN
+            n_levels = compared.size(1)
+            self.register_buffer("compared_codes", compared, persistent=False)
+        n_positions = self.max_seq_length * self.tokens_per_item
+        self.encoder = SequenceEncoder(config, n_positions, n_levels)
         nn.init.normal_(self.mask_token, std=config["initializer_range"])
         self.encoder.apply(lambda module: _init_weights(module, config["initializer_range"]))
 
-    def forward(self, items: Tensor, lengths: Tensor, mask: Tensor, matrix: Tensor) -> Tensor:
+    def forward(
+        self,
+        items: Tensor,
+        lengths: Tensor,
+        mask: Tensor,
+        matrix: Tensor,
+        rows: Tensor | None = None,
+    ) -> Tensor:
         """Compute the masked items' hidden vectors [M, T * D], in the order of `mask.nonzero()`.
 
         Args:
-            items: [B, L] right-padded item IDs; those at masked positions are ignored.
+            items: [B, L] right-padded row numbers of `matrix`; those at masked positions are
+                ignored.
             lengths: [B].
             mask: [B, L] bool.
-            matrix: [N, T * D] item matrix.
+            matrix: [R, T * D] item matrix.
+            rows: [R] catalog IDs of its rows; None if it has all N items.
         """
         n_tokens = self.tokens_per_item
         real = valid_positions(lengths, items.size(1))
         hidden_by_mask = mask[real]  # [P], P real items in the batch
         vectors = F.embedding(items[real], matrix).view(-1, n_tokens, self.mask_token.size(1))
         masked: Tensor = self.mask_token
+        known = items.masked_fill(mask, 0)
         if self.mask_knows_previous:
-            previous = F.embedding(previous_visible(items, mask)[mask], matrix)
+            known = previous_visible(items, mask)
+            previous = F.embedding(known[mask], matrix)
             masked = masked + previous.view(-1, *masked.shape)
         vectors[hidden_by_mask] = masked
         tokens = torch.arange(items.size(1) * n_tokens, device=items.device).unsqueeze(0)
@@ -140,7 +162,11 @@ class QBERT4Rec(SequentialRecommender):
             tokens = token_lengths.unsqueeze(1) - 1 - tokens
         tokens = tokens.expand(len(items), -1)[real.repeat_interleave(n_tokens, dim=1)]
         wanted = mask.repeat_interleave(n_tokens, dim=1)
-        hidden = self.encoder(vectors.flatten(0, 1), token_lengths, tokens, wanted)
+        codes = None
+        if self.reweights_attention:
+            ids = known[real] if rows is None else rows[known[real]]
+            codes = self.compared_codes[ids.repeat_interleave(n_tokens)]
+        hidden = self.encoder(vectors.flatten(0, 1), token_lengths, tokens, wanted, codes)
         return hidden.view(-1, matrix.size(1))
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:
@@ -174,7 +200,7 @@ class QBERT4Rec(SequentialRecommender):
         """Return the loss of a masked batch, or of a part of it; see `calculate_loss`."""
         items, lengths, mask, matrix, rows, log_chance = batch
         targets = items[mask]  # [M]
-        hidden = self.forward(items, lengths, mask, matrix)
+        hidden = self.forward(items, lengths, mask, matrix, rows)
         logits = self._score(hidden, matrix)  # [M, R]
         if log_chance is not None:
             # Correct the logits for the sampling (log-Q correction, Yi et al., RecSys 2019). The
@@ -199,8 +225,9 @@ class QBERT4Rec(SequentialRecommender):
 
         In pretraining the catalog is that of the batch's domain.
         """
-        matrix = self.items(self._domain_rows(interaction))
-        hidden, visible = self._next_item_state(interaction, matrix)
+        rows = self._domain_rows(interaction)
+        matrix = self.items(rows)
+        hidden, visible = self._next_item_state(interaction, matrix, rows)
         return exclude_items(self._score(hidden, matrix), visible)
 
     def _domain_rows(self, interaction: Interaction) -> Tensor | None:
@@ -220,13 +247,15 @@ class QBERT4Rec(SequentialRecommender):
         directions = F.normalize(hidden, dim=-1) / self.temperature
         return directions @ F.normalize(rows, dim=-1).mT
 
-    def _next_item_state(self, interaction: Interaction, matrix: Tensor) -> tuple[Tensor, Tensor]:
+    def _next_item_state(
+        self, interaction: Interaction, matrix: Tensor, rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Append a mask to each history; return its hidden vector [B, T * D] and visible items."""
         history, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         items, lengths = append_item(history, lengths, torch.zeros_like(lengths))
         items = items[:, : int(lengths.max())]
         mask = torch.arange(items.size(1), device=items.device) == lengths.unsqueeze(1) - 1
-        hidden = self.forward(items, lengths, mask, matrix)
+        hidden = self.forward(items, lengths, mask, matrix, rows)
         return hidden, self._visible_items(items, lengths, mask)
 
     def _visible_items(self, items: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
@@ -326,14 +355,17 @@ def previous_visible(items: Tensor, mask: Tensor) -> Tensor:
     return items.gather(1, nearest.clamp(min=0)).masked_fill(nearest < 0, 0)
 
 
-def _vocabulary_rows(dataset: Any, representation: str) -> tuple[Tensor, tuple[int, ...]]:
-    """Return codes plus level offsets [N, K], all zero for padding, and the K codebook sizes."""
+def _vocabulary_rows(dataset: Any, reader: str) -> tuple[Tensor, tuple[int, ...]]:
+    """Return codes plus level offsets [N, K], all zero for padding, and the K codebook sizes.
+
+    `reader` is the setting that needs them, for the message.
+    """
     codes = getattr(dataset, "item_codes", None)
     if codes is None:
         raise InputError(
-            f"item_representation {representation} needs semantic IDs and {dataset.dataset_name} "
+            f"{reader} needs semantic IDs and {dataset.dataset_name} "
             f"has none; `recbole-qbert tokenize --dataset={dataset.dataset_name}` makes them (or "
-            "set semantic_id_file, or item_representation: id)"
+            "set semantic_id_file, or item_representation: id and attention_bias: none)"
         )
     rows = codes + torch.tensor(dataset.codec.offsets)
     rows[0] = 0

@@ -6,8 +6,9 @@
     ids.safetensors               items and their unique codes; grows with `ids add-items`
 
 A *stream* is one table of vectors with a quantizer of its own: `fused` (output of stage 1), a
-modality's vectors (`content` stands for every modality that has a table), or `identity` (vectors of
-co-occurrence in training). The levels of several streams are concatenated.
+modality's vectors (`content` stands for every modality that has a table), `identity` (vectors of
+co-occurrence in training), or `bbq` (behavior-bound latents, trained with their quantizer). The
+levels of several streams are concatenated.
 
 Shapes: N items, n or m some of them, K levels of all streams, D dimensions, C codes per level.
 """
@@ -25,9 +26,10 @@ from recbole_qbert._version import __version__
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import read_json, write_json
 from recbole_qbert.data.domain import DatasetPaths
-from recbole_qbert.data.embeddings import FUSED
+from recbole_qbert.data.embeddings import BBQ, FUSED
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
 from recbole_qbert.tokenizer.catalog import TableKind
+from recbole_qbert.tokenizer.fusion.bbq_fit import Binder
 from recbole_qbert.tokenizer.fusion.fit import Injector
 from recbole_qbert.tokenizer.quantizers.base import Quantizer
 from recbole_qbert.tokenizer.quantizers.registry import load_quantizer
@@ -47,6 +49,7 @@ class Tokenizer:
         folder: the tokenizer's folder.
         settings: those of `properties/tokenize.yaml`, overridden by the user's.
         injector: stage 1, or None if no stream needs it.
+        binder: encoders of the stream `bbq`, or None without it.
         quantizers: stage 2, one quantizer per stream, in the order of the levels.
         fills: for each stream, the vector [D] of items that have none.
         keys: (domain, item) of each item with an ID.
@@ -61,6 +64,7 @@ class Tokenizer:
     folder: Path
     settings: dict[str, Any]
     injector: Injector | None
+    binder: Binder | None
     quantizers: dict[str, Quantizer]
     fills: dict[str, np.ndarray]
     keys: list[tuple[str, str]]
@@ -116,10 +120,12 @@ class Tokenizer:
         injector = None
         if FUSED in manifest["streams"]:
             injector = Injector.from_state(load_checkpoint(folder / "stage1.safetensors")["state"])
-        quantizers, fills = {}, {}
+        quantizers, fills, binder = {}, {}, None
         for stream in manifest["streams"]:
             state = load_checkpoint(folder / f"stage2.{stream}.safetensors")["state"]
             quantizers[stream], fills[stream] = load_quantizer(state["quantizer"]), state["fill"]
+            if stream == BBQ:
+                binder = Binder.from_state(state["binder"])
         ids = load_checkpoint(folder / "ids.safetensors")
         shapes, encoders = manifest["shapes"], manifest["encoders"]
         # JSON files are sorted by key; the stages depend on the order of the modalities.
@@ -128,6 +134,7 @@ class Tokenizer:
             folder=folder,
             settings=manifest["settings"],
             injector=injector,
+            binder=binder,
             quantizers=quantizers,
             fills=fills,
             keys=[(domain, item) for domain, item in ids["keys"]],

@@ -1,6 +1,6 @@
 """Encoding of new items (`ids add-items`) through the frozen stages of a tokenizer.
 
-A new item has no trained ID vector, and no vector of co-occurrence in training. With
+A new item has no trained ID vector (of stage 1 or of `bbq`), and no vector of co-occurrence. With
 `new_item_query: neighbors`, it gets the mean of the vectors of the 10 items nearest to it in
 content; with `mean`, the mean of all items. For the stream `identity`, the content and
 co-occurrence vectors of the old items are reconstructed from their codes, because a tokenizer does
@@ -18,7 +18,7 @@ import numpy as np
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.nearest import nearest_items, unit_rows
 from recbole_qbert.data.domain import DatasetPaths
-from recbole_qbert.data.embeddings import FUSED, IDENTITY
+from recbole_qbert.data.embeddings import BBQ, FUSED, IDENTITY
 from recbole_qbert.tokenizer.artifact import Streams, Tokenizer
 from recbole_qbert.tokenizer.catalog import TokenizerInputs, read_catalog
 from recbole_qbert.tokenizer.collisions import reallocate
@@ -101,6 +101,10 @@ def new_streams(tokenizer: Tokenizer, catalog: TokenizerInputs) -> Streams:
         queries = tokenizer.injector.queries_for(catalog.parts, how)
         fused, _ = tokenizer.injector.fuse(catalog.parts, queries)
         streams[FUSED] = fused, np.ones(n_new, np.bool_)
+    if tokenizer.binder is not None:
+        modalities = modality_streams(catalog, list(tokenizer.kinds))
+        own = tokenizer.binder.identity_for(modalities, tokenizer.settings["new_item_query"])
+        streams[BBQ] = tokenizer.binder.latents(modalities, own), np.ones(n_new, np.bool_)
     return streams
 
 

@@ -19,11 +19,13 @@ import numpy as np
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.nearest import unit_rows
 from recbole_qbert.data.domain import DatasetPaths
-from recbole_qbert.data.embeddings import CONTENT, FUSED, IDENTITY
+from recbole_qbert.data.embeddings import BBQ, CONTENT, FUSED, IDENTITY
 from recbole_qbert.tokenizer.artifact import Streams, Tokenizer, filled
 from recbole_qbert.tokenizer.catalog import TokenizerInputs, read_catalog
 from recbole_qbert.tokenizer.collisions import extra_level, reallocate
 from recbole_qbert.tokenizer.fusion.agreement import agreement_report
+from recbole_qbert.tokenizer.fusion.bbq import BBQSettings
+from recbole_qbert.tokenizer.fusion.bbq_fit import Binder, TrainingSequences, fit_binder
 from recbole_qbert.tokenizer.fusion.cooccurrence import (
     cooccurrence,
     cooccurrence_vectors,
@@ -73,9 +75,11 @@ def tokenize(
         names += catalog.parts if name == CONTENT else [name]
     streams: Streams = {}
     report: dict[str, Any] = {}
-    counts = injector = None
-    if IDENTITY in names or settings["id_query"] == "interactions":
-        counts = cooccurrence(read_training_pairs(domains), catalog.names)
+    counts = pairs = injector = binder = None
+    by_interactions = IDENTITY in names or settings["id_query"] == "interactions"
+    if by_interactions or BBQ in names:
+        pairs = read_training_pairs(domains)
+        counts = cooccurrence(pairs, catalog.names) if by_interactions else None
     if FUSED in names or settings["until"] == "injection":
         kept = _stage1(catalog, counts, folder, settings)
         injector, report["stage 1"] = Injector.from_state(kept["state"]), kept["report"]
@@ -86,6 +90,11 @@ def tokenize(
         vectors = cooccurrence_vectors(counts, settings["identity_size"], settings["seed"])
         streams[IDENTITY] = (vectors, vectors.any(axis=1))
     streams |= modality_streams(catalog, names)
+    bound: dict[str, Any] = {}
+    if BBQ in names:
+        bound = _bind(catalog, pairs, counts, folder, settings)
+        binder, report[BBQ] = Binder.from_state(bound["state"]["binder"]), bound["report"]
+        streams[BBQ] = (bound["latents"], np.ones(len(catalog.keys), dtype=np.bool_))
 
     automatic = settings["n_levels"] == AUTO
     fit_on = None
@@ -96,7 +105,7 @@ def tokenize(
     fills: dict[str, np.ndarray] = {}
     blocks: list[np.ndarray] = []
     for name in names:
-        kept = _stage2(name, streams[name], fit_on, folder, settings)
+        kept = bound if name == BBQ else _stage2(name, streams[name], fit_on, folder, settings)
         codes = kept["codes"]
         if automatic and (codes == codes[0]).all() and (blocks or name != names[-1]):
             logger.warning("streams: %s: all its vectors are equal; the stream is left out", name)
@@ -121,6 +130,7 @@ def tokenize(
         folder=folder,
         settings=dict(settings),
         injector=injector,
+        binder=binder,
         quantizers=quantizers,
         fills=fills,
         keys=catalog.keys,
@@ -145,7 +155,7 @@ def modality_streams(catalog: TokenizerInputs, wanted: Sequence[str]) -> Streams
     """
     streams: Streams = {}
     for name in wanted:
-        if name in (FUSED, IDENTITY):
+        if name in (FUSED, IDENTITY, BBQ):
             continue
         if name not in catalog.parts:
             raise InputError(f"streams: {name}: no data set has a {name}.npz; run `embed` first")
@@ -181,6 +191,52 @@ def _stage1(
     arrays += [] if queries is None else [queries]
     identity = stage_hash([settings["injection"], seed, list(catalog.parts)], arrays)
     return _once(folder / "stage1.safetensors", identity, run)
+
+
+def _bind(
+    catalog: TokenizerInputs, pairs: Any, counts: Any, folder: Path, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Train or load the stream `bbq`.
+
+    Returns:
+        `state`, with the states of the `quantizer`, the `fill` vector [D] and the `binder`, the
+        `latents` [N, D], their `codes` [N, K], and a `report`.
+    """
+    model, seed = BBQSettings(**settings[BBQ]), settings["seed"]
+    modalities = modality_streams(catalog, list(catalog.parts))
+    sequences = TrainingSequences.of(pairs, catalog.names)
+    queries = None
+    if settings["id_query"] == "interactions":
+        queries = cooccurrence_vectors(counts, model.code_size, seed)
+    joined = np.concatenate([vectors for vectors, _ in modalities.values()], axis=1)
+    n_levels, size = stream_sizes(settings, len(joined), joined)
+    sizes = size if isinstance(size, list) else [size] * n_levels
+
+    def run() -> dict[str, Any]:
+        binder = fit_binder(
+            modalities,
+            sequences,
+            sizes,
+            model,
+            seed=seed,
+            queries=queries,
+            folder=folder / "stage2.bbq.training",
+            show_progress=settings["show_progress"],
+        )
+        latents, quantizer = binder.latents(modalities), binder.quantizer
+        fill = latents.mean(axis=0, dtype=np.float64).astype(np.float32)
+        return {
+            "state": {"quantizer": quantizer.state(), "fill": fill, "binder": binder.state()},
+            "latents": latents,
+            "codes": quantizer.encode(latents),
+            "report": binder.history[-1] if binder.history else {},
+        }
+
+    arrays = [array for pair in modalities.values() for array in pair]
+    arrays += [sequences.items.numpy(), sequences.lengths.numpy()]
+    arrays += [] if queries is None else [queries]
+    identity = stage_hash([settings[BBQ], sizes, seed, list(modalities)], arrays)
+    return _once(folder / "stage2.bbq.safetensors", identity, run)
 
 
 def _stage2(

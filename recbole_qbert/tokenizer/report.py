@@ -11,7 +11,7 @@ from recbole_qbert.tokenizer.artifact import Tokenizer
 
 
 def report_lines(tokenizer: Tokenizer) -> Iterator[str]:
-    """Yield the lines of the report: stage 1, the levels of each stream, collisions and moves."""
+    """Yield the lines of the report: stage 1, `bbq`, levels of each stream, collisions, moves."""
     report = tokenizer.report
     if "stage 1" in report:
         stage = report["stage 1"]
@@ -19,6 +19,8 @@ def report_lines(tokenizer: Tokenizer) -> Iterator[str]:
         depths = ", ".join(f"{n:,} at {depth}" for depth, n in enumerate(stage["depths"], 1))
         yield f"  items by depth (number of blocks): {depths}"
         yield "  share of the 10 nearest neighbors kept: " + _numbers(stage["neighbors"])
+    if "bbq" in report:
+        yield "bbq: " + _numbers(report["bbq"])
     level = 0
     for stream in tokenizer.quantizers:
         stage = report[f"stage 2, {stream}"]

@@ -14,7 +14,8 @@ from recbole_qbert.common.yaml_files import load_yaml, parse_value, shipped
 from recbole_qbert.config.fields import STRICT, Fields
 from recbole_qbert.config.settings import Auto, Count, Layers, Seed, Text
 from recbole_qbert.data.codec import CODEBOOK_LIMIT
-from recbole_qbert.data.embeddings import CONTENT, FUSED, IDENTITY, check_modality
+from recbole_qbert.data.embeddings import BBQ, CONTENT, FUSED, IDENTITY, check_modality
+from recbole_qbert.tokenizer.fusion.bbq import BBQSettings
 from recbole_qbert.tokenizer.fusion.model import InjectionSettings
 from recbole_qbert.tokenizer.quantizers.registry import METHODS
 from recbole_qbert.tokenizer.stages import check_sizes, read_settings
@@ -110,6 +111,7 @@ def _check_values(settings: Mapping[str, Any]) -> None:
     FIELDS.check({key: value for key, value in settings.items() if not isinstance(value, dict)})
     one_of("quantizer", settings["quantizer"], tuple(METHODS))
     read_settings(InjectionSettings, "injection", settings["injection"])
+    read_settings(BBQSettings, BBQ, settings[BBQ])
     for method, entry in METHODS.items():
         section = {"n_levels": 1, "codebook_size": 2, **settings[method]}
         if method == settings["quantizer"] or not entry.settings.missing(section):
@@ -127,7 +129,7 @@ def _check_combinations(settings: Mapping[str, Any]) -> None:
             f"injection.hidden_size: {size} is not a multiple of injection.n_heads {n_heads}"
         )
     modalities, streams = settings["modalities"], settings["streams"]
-    known = [*modalities, FUSED, IDENTITY, CONTENT]
+    known = [*modalities, FUSED, IDENTITY, BBQ, CONTENT]
     for stream in streams:
         one_of("streams", stream, known)
     for key, names in (("modalities", modalities), ("streams", streams)):

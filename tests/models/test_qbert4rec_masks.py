@@ -68,7 +68,10 @@ def test_a_mask_may_hold_the_item_before_it(
     model = small_model(item_representation=representation, mask_context="previous")
     read: list[Tensor] = []
 
-    def encoder(vectors: Tensor, lengths: Tensor, tokens: Tensor, wanted: Tensor) -> Tensor:
+    def encoder(
+        vectors: Tensor, lengths: Tensor, tokens: Tensor, wanted: Tensor, codes: Tensor | None
+    ) -> Tensor:
+        assert codes is None
         read.append(vectors)
         return vectors[wanted[0]]
 

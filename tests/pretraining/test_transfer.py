@@ -66,10 +66,11 @@ def test_everything_goes_over_where_all_is_the_same(tiny: Tiny, toys: Toys) -> N
             assert torch.equal(own, theirs)
 
 
-def test_scores_are_those_of_the_pretrained_model(tiny: Tiny, toys: Toys) -> None:
+@pytest.mark.parametrize("bias", ["none", "codes"])
+def test_scores_are_those_of_the_pretrained_model(tiny: Tiny, toys: Toys, bias: str) -> None:
     """The same history in domain B, asked of the pretrained and of the new model."""
-    folder, source = save(tiny, toys)
-    model, _ = start(tiny, folder)
+    folder, source = save(tiny, toys, attention_bias=bias)
+    model, _ = start(tiny, folder, attention_bias=bias)
     corpus, tokens = toys.corpus(), toys.tables["B"].items
     config = tiny.make_config(dataset="B")
     ids = new_trainer(config)[1].dataset.field2token_id["item_id"]

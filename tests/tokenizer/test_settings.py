@@ -15,6 +15,7 @@ from toy_domain import SMALL, write_domain
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.yaml_files import load_yaml
 from recbole_qbert.tokenizer.artifact import Tokenizer
+from recbole_qbert.tokenizer.fusion.bbq import BBQSettings
 from recbole_qbert.tokenizer.fusion.model import InjectionSettings
 from recbole_qbert.tokenizer.pipeline import tokenize
 from recbole_qbert.tokenizer.quantizers.opq import OPQSettings
@@ -40,7 +41,11 @@ def test_every_shipped_file_is_explained_and_accepted(path: Path) -> None:
     tokenize_settings([path])
 
 
-STAGES = [("injection", InjectionSettings), *((name, m.settings) for name, m in METHODS.items())]
+STAGES = [
+    ("injection", InjectionSettings),
+    ("bbq", BBQSettings),
+    *((name, method.settings) for name, method in METHODS.items()),
+]
 
 
 @pytest.mark.parametrize(("section", "kind"), STAGES, ids=str)
@@ -91,7 +96,10 @@ def test_later_sources_win_key_by_key(tmp_path: Path) -> None:
         ({"rqvae.epochs": "many"}, "command line: rqvae.epochs: 'many' is not a whole number"),
         ({"rqvae": "3"}, "rqvae: 3 is not a mapping"),
         ({"quantizer": "kmeans"}, "quantizer: 'kmeans' is none of rqvae, rqkmeans, opq"),
-        ({"streams": "txt"}, "streams: 'txt' is none of text, image, fused, identity, content"),
+        (
+            {"streams": "txt"},
+            "streams: 'txt' is none of text, image, fused, identity, bbq, content",
+        ),
         ({"streams": "text,text"}, "['text', 'text']; give at least one name, and each name once"),
         ({"streams": "content,text"}, "content already includes the modalities"),
         ({"modalities": "a.b"}, "modalities: 'a.b'"),

@@ -103,7 +103,8 @@ def ranks(result: RunResult) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("n_rows", [1, 2, 13])
 @pytest.mark.parametrize("size", [1, 2, 3])
 @pytest.mark.parametrize(
-    ("model", "samples"), [("QBERT4Rec", 0), ("QBERT4Rec", 5), ("SASRec", 0), ("BERT4Rec", 0)]
+    ("model", "samples"),
+    [("QBERT4Rec", 0), ("QBERT4Rec", 5), ("BBQRec", 5), ("SASRec", 0), ("BERT4Rec", 0)],
 )
 def test_the_mean_of_the_parts_is_the_batch(
     tiny: Tiny, model: str, samples: int, size: int, n_rows: int

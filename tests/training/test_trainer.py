@@ -140,7 +140,8 @@ def test_a_killed_run_ends_as_the_unbroken_one(tiny: Tiny, flushed: None) -> Non
 
 
 @pytest.mark.parametrize(
-    "model", ["QBERT4Rec", "SASRec", "BigramChain", "ESASRec", "GSASRec", "SASRecContent"]
+    "model",
+    ["QBERT4Rec", "BBQRec", "SASRec", "BigramChain", "ESASRec", "GSASRec", "SASRecContent"],
 )
 @pytest.mark.parametrize("epoch", [0, 1, 3])
 def test_a_run_that_dies_in_any_epoch_ends_as_the_unbroken_one(
@@ -330,7 +331,7 @@ def test_the_unseen_column_can_choose_the_epoch(
     assert load_checkpoint(trainer.saved_model_file)["epoch"] == 1
 
 
-@pytest.mark.parametrize("model", ["QBERT4Rec", "SASRec", "BigramChain"])
+@pytest.mark.parametrize("model", ["QBERT4Rec", "BBQRec", "SASRec", "BigramChain"])
 def test_evaluation_equals_recboles(tiny: Tiny, model: str) -> None:
     """Every metric that a rank decides, to RecBole's four decimals."""
     metrics = ["Hit", "NDCG", "Recall", "MRR", "Precision", "MAP"]

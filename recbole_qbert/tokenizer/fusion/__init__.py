@@ -1,1 +1,1 @@
-"""Stage 1 (section 3.3 of the paper): injection of text and image vectors into ID vectors."""
+"""Vectors fused from several modalities: stage 1 (section 3.3 of the paper), and `bbq`."""

@@ -18,6 +18,7 @@ from recbole_qbert.tokenizer.quantizers.rqkmeans import (
 )
 from recbole_qbert.tokenizer.quantizers.rqvae import RQVAEQuantizer, RQVAESettings
 from recbole_qbert.tokenizer.quantizers.rqvae_fit import fit_rqvae
+from recbole_qbert.tokenizer.quantizers.shared import SharedResidual
 from recbole_qbert.tokenizer.stages import QuantizerSettings, check_sizes, read_settings
 
 
@@ -42,6 +43,8 @@ METHODS: dict[str, Method] = {
     "rqkmeans": Method(RQKMeansSettings, fit_residual_kmeans, ResidualKMeans),
     "opq": Method(OPQSettings, fit_opq, OPQ),
 }
+# Quantizers that are trained with the vectors of their stream, and so cannot be chosen for others.
+OF_STREAMS: dict[str, type[Quantizer]] = {SharedResidual.method: SharedResidual}
 
 
 def fit_quantizer(
@@ -87,6 +90,7 @@ def load_quantizer(state: Mapping[str, Any]) -> Quantizer:
         InputError: the method is unknown.
     """
     method = state.get("method")
-    if method not in METHODS:
+    kinds = {name: chosen.kind for name, chosen in METHODS.items()} | OF_STREAMS
+    if method not in kinds:
         raise InputError(f"quantizer method {method!r} is unknown to this version; register it")
-    return METHODS[method].kind.from_state(state)
+    return kinds[method].from_state(state)
