@@ -74,8 +74,8 @@ class VQRec(SequentialRecommender):
     makes these negatives mixed-domain. With `train_stage: finetune` the loss is the cross-entropy
     over the catalog (section 2.4).
 
-    After `load_first_stage`, with `reassign` other than `none`, only the reassignment is trained for
-    `reassign_epochs` epochs. Then the table takes the reassigned vectors, and code vectors and
+    After `load_first_stage`, with `reassign` other than `none`, only the reassignment is trained
+    for `reassign_epochs` epochs. Then the table takes the reassigned vectors, and code vectors and
     LayerNorm are trained. The count of steps is a buffer, so that checkpoints hold it.
 
     Raises:

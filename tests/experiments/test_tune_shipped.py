@@ -75,7 +75,7 @@ def test_every_sweep_can_be_planned(
         assert key == "n_layers" or plan.configured["n_layers"] == 4
 
 
-@pytest.mark.parametrize("model", TUNED)
+@pytest.mark.parametrize("model", BASELINES)
 def test_near_starts_from_what_is_tuned(model: str) -> None:
     """For every model of RecBole's that we compare with."""
     name = "near_gru4rec" if model == "GRU4Rec" else "near"

@@ -283,6 +283,8 @@ def test_two_processes_transfer_as_one(tiny: Tiny) -> None:
         torch.testing.assert_close(right["state_dict"][name], weights, rtol=0, atol=1e-3)
     losses = left["resume"]["train_loss_dict"]
     assert right["resume"]["train_loss_dict"] == pytest.approx(losses, rel=1e-4)
+
+
 def test_interests_of_two_processes_are_those_of_one(tiny: Tiny) -> None:
     """What a model does before an epoch is done once; without dropout the rest follows."""
     vectors = json.dumps(tiny.settings("MISSRec")["item_vectors"])
