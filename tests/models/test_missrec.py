@@ -160,7 +160,7 @@ def test_an_item_without_any_modality(tiny: Tiny) -> None:
 
 def test_missing_vectors_are_said_and_their_file_checked(tiny: Tiny) -> None:
     _, loaded = build(tiny, None)
-    assert "toy.image.npz: 3 of 30 items have no image (i3, i5, i21)" in [
+    assert "partial.image.npz: 3 of 30 items have no image (i3, i5, i21)" in [
         ", ".join(sorted(note.split("; "))) for note in map(in_order, loaded.dataset.notes)
     ]
     path = tiny.root / "other.npz"
@@ -169,7 +169,7 @@ def test_missing_vectors_are_said_and_their_file_checked(tiny: Tiny) -> None:
         build(tiny, item_vectors={"text": str(path)})
     with pytest.raises(InputError, match="1 of 30 items of the data set have no text"):
         load_splits(
-            tiny.make_config("SASRec", item_vectors={"text": str(tiny.root / "toy.text.npz")})
+            tiny.make_config("SASRec", item_vectors={"text": str(tiny.root / "partial.text.npz")})
         )
 
 
@@ -443,7 +443,7 @@ def test_a_run_of_two_stages(tiny: Tiny) -> None:
         from_first = name != "ids.weight"
         assert torch.equal(each, first["state_dict"].get(name, each)), name
         assert torch.equal(each, dict(scratch.named_parameters())[name]) != from_first, name
-    renamed = {"item_vectors": {"other": str(tiny.root / "toy.text.npz")}}
+    renamed = {"item_vectors": {"other": str(tiny.root / "partial.text.npz")}}
     for other in ({"inner_size": 8}, renamed):
         with pytest.raises(InputError, match="pre_model_path: .* is missing there or of another"):
             build(tiny, None, pre_model_path=path, **other)
