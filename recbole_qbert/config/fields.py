@@ -18,6 +18,7 @@ _HINTS = {
     "eval_args.split": "; for another split make its parts with `recbole-qbert prepare split`",
     "eval_args.mode": "; only full ranking is supported",
     "eval_args.order": "; sequences are always ordered by time",
+    "output": "; it ends the name of the file <data_path>/<dataset>/<dataset>.<output>",
 }
 
 
