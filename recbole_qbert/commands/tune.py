@@ -24,6 +24,6 @@ TUNE = Command(
     arguments=("FILE.yaml",),
     details="recbole-qbert tune properties/tune/sasrec.yaml --dataset=Games --trials=20",
     keys=lambda words: [
-        file_group("Keys of the file, with the values of", "tune", "demo.yaml", depth=0)
+        file_group("Keys of the file; values of the demo", "tune", "demo.yaml", depth=0)
     ],
 )
