@@ -128,7 +128,8 @@ def check_make(words: Sequence[str]) -> None:
 
 def check_snakemake(words: Sequence[str]) -> None:
     """A shipped workflow and its variables; the flags by Snakemake's parser, if it is there."""
-    file = REPOSITORY / words[words.index("-s") + 1]
+    name = words[words.index("-s") + 1].replace("$(recbole-qbert --properties)", "properties")
+    file = REPOSITORY / name
     assert file.is_file(), file
     if "--config" in words:
         known = load_yaml(file.with_suffix(".yaml"))

@@ -112,7 +112,7 @@ def find_yaml(name: str | Path, folder: str = "") -> Path:
 def _say_shipped(name: str, file: Path) -> None:
     """Print that a shipped file is read, unless this is one of several processes of a command."""
     if multiprocessing.parent_process() is None and os.environ.get("RANK", "0") == "0":
-        print(f"recbole-qbert: no file {name} here; reading the shipped {file}", file=sys.stderr)
+        print(f"recbole-qbert: {name}: reading the shipped file {file}", file=sys.stderr)
 
 
 def load_yaml(path: str | Path, folder: str = "") -> dict[str, Any]:

@@ -140,10 +140,8 @@ def test_shipped_files_are_found_by_name(
     """Outside a clone, with one line that says so; a file of the user's own comes first."""
     for _ in range(2):
         assert load_yaml(name, folder) == yaml.safe_load(file.read_text())
-    assert (
-        capsys.readouterr().err
-        == f"recbole-qbert: no file {name} here; reading the shipped " + (f"{file}\n")
-    )
+    said = f"recbole-qbert: {name}: reading the shipped file {file}\n"
+    assert capsys.readouterr().err == said
     own = elsewhere / name
     own.parent.mkdir(parents=True, exist_ok=True)
     own.write_text("seed: 1\n")
