@@ -32,7 +32,8 @@ section with a dot: `--rqvae.epochs=100`. Keys marked (ours) are not RecBole's. 
 
 Later sources win, in this order: RecBole's defaults, `properties/base.yaml`, the model's file, the
 data set's file, the tuned file, your files, the command line; see [Training](train.md#settings).
-`recbole-qbert run --help` also lists RecBole's own keys.
+`recbole-qbert run --help` also lists RecBole's own keys. Files of `properties/` are found by name
+(`--config_files=paper.yaml`); `recbole-qbert --properties` prints their folder.
 """
 KINDS = {bool: "bool", int: "int", float: "float", str: "str", list: "list", dict: "dict"}
 

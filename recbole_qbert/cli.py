@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from recbole_qbert._version import __version__
 from recbole_qbert.commands.benchmark import BENCHMARK
 from recbole_qbert.commands.command import Command
-from recbole_qbert.commands.complete import SHELLS, candidates, script
+from recbole_qbert.commands.complete import SHELLS, candidates, needs_plugins, script
 from recbole_qbert.commands.complexity import COMPLEXITY
 from recbole_qbert.commands.demo import DEMO, DOCTOR
 from recbole_qbert.commands.embed import EMBED
 from recbole_qbert.commands.ids import IDS
-from recbole_qbert.commands.keys import model_names, named_models
+from recbole_qbert.commands.keys import unknown_names
 from recbole_qbert.commands.prepare import PREPARE
 from recbole_qbert.commands.prepare_tools import TOOLS
 from recbole_qbert.commands.pretrain import PRETRAIN
@@ -30,6 +30,8 @@ from recbole_qbert.commands.tune import TUNE
 from recbole_qbert.common.errors import InputError, did_you_mean
 from recbole_qbert.common.output import ended_by_closed_pipe, plain_output
 from recbole_qbert.common.signals import ended_by_sigterm
+from recbole_qbert.common.startup import plugins
+from recbole_qbert.common.yaml_files import shipped
 from recbole_qbert.compat import recbole
 
 # In the order of use. Commands of two words are sub-commands of the group with the first word.
@@ -77,13 +79,16 @@ def answer(arguments: Sequence[str]) -> None:
 def _parsed(words: list[str]) -> int | Callable[[], int]:
     """Return the function that runs the command, or the exit status if there is nothing to run."""
     if words[:1] == ["--complete"]:
-        print("\n".join(candidates(COMMANDS, words[1:])))
-        return 0
+        late = needs_plugins(COMMANDS, words[1:])
+        return _printed(lambda: "\n".join(candidates(COMMANDS, words[1:])), late)
     with _faults() as status:
         if not words:
             raise InputError("name a command; recbole-qbert --help lists them")
         if words[0] == "--version":
             print(__version__)
+            return 0
+        if words[0] == "--properties":
+            print(shipped())
             return 0
         if words[0].partition("=")[0] == "--completion":
             print(script(words[0].partition("=")[2]))
@@ -92,15 +97,25 @@ def _parsed(words: list[str]) -> int | Callable[[], int]:
             print(overview("" if words[0].startswith("-") else words[0]))
             return 0
         command, rest = find(words)
-        if _asks_help(rest) and not set(named_models(rest)) <= set(model_names()):
-            # A plug-in may register the model, and plug-ins are loaded after `answer`.
-            return lambda: print(command.help(rest)) or 0
         if _asks_help(rest):
-            print(command.help(rest))
-            return 0
+            late = command.keys is not None and (unknown_names(rest) or bool(plugins()))
+            return _printed(lambda: command.help(rest), late)
         options = command.parse(rest)
         return lambda: command.run(options)
     return status[0]
+
+
+def _printed(text: Callable[[], str], late: bool) -> int | Callable[[], int]:
+    """Print a text, or, if it is late, return the function that prints it with plug-ins loaded.
+
+    Plug-ins are loaded after `answer`. They do not exist without RecBole.
+    """
+
+    def show() -> int:
+        print(text())
+        return 0
+
+    return show if late and not recbole.missing() else show()
 
 
 def _asks_help(words: Sequence[str]) -> bool:
@@ -149,7 +164,8 @@ def overview(group: str = "") -> str:
     lines += ["", f"{head} COMMAND --help lists all flags of a command with types and defaults."]
     if not group:
         lines += [
-            "recbole-qbert --version prints the version. For completion in this shell:",
+            "recbole-qbert --version prints the version, --properties the folder of shipped files.",
+            "For completion in this shell:",
             f'  eval "$(recbole-qbert --completion={SHELLS[0]})"     (or {", ".join(SHELLS[1:])})',
         ]
     return "\n".join(lines)

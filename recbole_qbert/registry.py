@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import importlib.machinery
-import importlib.metadata
 import inspect
 import logging
 import sys
@@ -29,6 +28,7 @@ from recbole.model.sequential_recommender import S3Rec
 from recbole.utils import ModelType, get_model
 
 from recbole_qbert.common.errors import InputError, did_you_mean, recbole_error_context
+from recbole_qbert.common.startup import plugins
 from recbole_qbert.data.dataset import PartialVectorsDataset, SemanticIDDataset
 from recbole_qbert.models.bbqrec import BBQRec
 from recbole_qbert.models.bert4rec_fixed import BERT4RecFixed
@@ -67,7 +67,6 @@ class ModelEntry(NamedTuple):
 
 
 MODEL_TABLE: dict[str, ModelEntry] = {}
-PLUGINS = "recbole_qbert.plugins"  # group of entry points
 logger = logging.getLogger(__name__)
 
 
@@ -224,7 +223,7 @@ def load_plugins() -> None:
     Every process that imports this package calls this, so that models which plug-ins register also
     exist in worker processes. A plug-in that fails is reported and left out.
     """
-    for entry in importlib.metadata.entry_points(group=PLUGINS):
+    for entry in plugins():
         try:
             entry.load()
         except Exception as error:  # the other plug-ins and models still work

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_qbert.cli import GROUPS, find
+from recbole_qbert.cli import GROUPS, find, main
 from recbole_qbert.commands.run import models_and_dataset
 from recbole_qbert.common.startup import script_line
 from recbole_qbert.common.yaml_files import load_yaml, split_files
@@ -56,6 +56,9 @@ def check_line(words: Sequence[str]) -> None:
 
 def check_command(words: Sequence[str]) -> None:
     """One of `recbole-qbert`."""
+    if words[:1] and words[0].startswith("--"):  # --properties: no command, but printed at once
+        assert main(words) == 0
+        return
     if words[-1:] in ([], ["..."], ["--help"]):  # a sentence names a command without its flags
         named = [word for word in words if word not in ("...", "--help")]
         if named and (named[0] not in GROUPS or len(named) > 1):
@@ -128,7 +131,8 @@ def check_make(words: Sequence[str]) -> None:
 
 def check_snakemake(words: Sequence[str]) -> None:
     """A shipped workflow and its variables; the flags by Snakemake's parser, if it is there."""
-    file = REPOSITORY / words[words.index("-s") + 1]
+    name = words[words.index("-s") + 1].replace("$(recbole-qbert --properties)", "properties")
+    file = REPOSITORY / name
     assert file.is_file(), file
     if "--config" in words:
         known = load_yaml(file.with_suffix(".yaml"))

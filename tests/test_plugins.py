@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,18 +16,28 @@ from tune_toy import write_sweep
 PLUGIN = """
 from pathlib import Path
 
+from pydantic import Field
 from recbole.model.sequential_recommender import SASRec
 
 from recbole_qbert.quick_start import register
+from recbole_qbert.tokenizer.quantizers.opq import OPQ, fit_opq
+from recbole_qbert.tokenizer.quantizers.registry import METHODS, Method
+from recbole_qbert.tokenizer.stages import QuantizerSettings
 
 
 class PluginSASRec(SASRec):
     pass
 
 
+class Settings(QuantizerSettings):
+    clip: float = Field(0.25, description="share of the values")
+
+
 register(PluginSASRec, defaults=Path(__file__).with_suffix(".yaml"))
+METHODS["bins"] = Method(Settings, fit_opq, OPQ)
 """
 DEFAULTS = """
+own_key: 3  # (int) a key of the plug-in's model
 hidden_dropout_prob: 0.5
 attn_dropout_prob: 0.5
 hidden_act: gelu
@@ -50,11 +61,15 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
-def command(environment: dict[str, str], *words: str) -> str:
+def outputs(environment: dict[str, str], *words: str) -> tuple[str, str]:
     line = [sys.executable, "-W", "ignore", "-m", "recbole_qbert", *words]
     done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stderr
+    return done.stdout, done.stderr
+
+
+def command(environment: dict[str, str], *words: str) -> str:
+    return outputs(environment, *words)[1]
 
 
 def test_worker_processes_of_a_benchmark(tiny: Tiny, environment: dict[str, str]) -> None:
@@ -88,3 +103,34 @@ def test_a_bundle_is_loaded(tiny: Tiny, environment: dict[str, str]) -> None:
         [sys.executable, "-W", "ignore", "-c", code], env=environment, capture_output=True
     )
     assert done.returncode == 0 and done.stdout.startswith(b"[[('i"), done.stderr
+
+
+def test_help_knows_plugins(environment: dict[str, str]) -> None:
+    printed, _ = outputs(environment, "tokenize", "--help")
+    assert re.search(r"--quantizer=\w+ [^-]*quantizers: rqvae,\s+rqkmeans,\s+opq,\s+bins", printed)
+    assert re.search(r"quantizer bins:[^:]*--bins.clip=0.25 +share of the values", printed)
+    printed, _ = outputs(environment, "run", "--help", "--model=PluginSASRec")
+    assert re.search(r"models:[\w\s,]* PluginSASRec,", printed)
+    assert re.search(r"Keys of PluginSASRec [^:]*:\n +--own_key=3", printed)
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("run --model=Plugin", "--model=PluginSASRec"),
+        ("run --model=PluginSASRec --own", "--own_key="),
+        ("tokenize --quantizer=b", "--quantizer=bins"),
+        ("tokenize --bi", "--bins.clip="),
+    ],
+)
+def test_completion_knows_plugins(environment: dict[str, str], line: str, found: str) -> None:
+    assert outputs(environment, "--complete", *line.split())[0].split() == [found]
+
+
+def test_completion_does_not_load_plugins_in_vain(environment: dict[str, str]) -> None:
+    """Loading takes seconds; a plug-in that cannot be loaded says that it was tried."""
+    for line in ("run --hidden_s", "ru", "tokenize --n_lev", "run --model=SASRec --topk"):
+        printed, errors = outputs(environment, "--complete", *line.split())
+        assert printed.split() and errors == ""
+    printed, errors = outputs(environment, "embed", "text", "--help")
+    assert "--encoder" in printed and errors == ""

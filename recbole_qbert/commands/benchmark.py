@@ -27,12 +27,12 @@ BENCHMARK = Command(
     _benchmark,
     arguments=("FILE.yaml",),
     details="""
-        recbole-qbert benchmark properties/benchmark/demo.yaml --seeds=1,2,3
+        recbole-qbert benchmark demo --seeds=1,2,3
 
         A repeated command trains only what is missing. Exit status 2: a run failed.
         """,
     keys=lambda words: [
-        file_group("Keys of the file, with the values of", "benchmark", "demo.yaml", depth=0),
+        file_group("Keys of the file; values of the demo", "benchmark", "demo.yaml", depth=0),
         *run_groups(),
     ],
 )

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from recbole_qbert.commands.command import Command
-from recbole_qbert.common.errors import InputError, whole_number
+from recbole_qbert.common.errors import InputError, did_you_mean_path, whole_number
 from recbole_qbert.data.domain import DatasetPaths
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ def _vectors(options: SimpleNamespace) -> int:
     check_modality(options.modality)
     out = options.output or _file(options, f"{options.modality}.npz")
     if not out.parent.is_dir():
-        raise InputError(f"{out.parent}: no such folder; correct --data_path or --dataset")
+        hint = did_you_mean_path(out.parent)
+        raise InputError(f"{out.parent}: no such folder; correct --data_path or --dataset{hint}")
     table = import_matrix(options.matrix, options.items, options.modality, options.encoder)
     files = [path for path in (_file(options, "item"), _file(options, "inter")) if path.is_file()]
     found = ""

@@ -77,8 +77,8 @@ def _add_items(options: SimpleNamespace) -> int:
     from recbole_qbert.tokenizer.new_items import encode_new_items
     from recbole_qbert.tokenizer.report import without_content_line
 
-    tokenizer = Tokenizer.load(options.tokenizer or default_folder(options.data_path, names))
     domains = [find_domain(name, options.data_path) for name in names]
+    tokenizer = Tokenizer.load(options.tokenizer or default_folder(options.data_path, names))
     encoded = encode_new_items(tokenizer, domains)
     print(
         f"{tokenizer.folder}: {len(encoded.keys):,} new items, {encoded.moved:,} of them moved "

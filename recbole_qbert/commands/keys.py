@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from recbole_qbert.common.errors import InputError, did_you_mean
 from recbole_qbert.common.yaml_files import shipped
@@ -32,6 +33,15 @@ class Key(NamedTuple):
     meaning: str
     depth: int
 
+    @property
+    def choices(self) -> list[str]:
+        """Words that the value can be: `a | b (remark) | c` in the kind or the meaning."""
+        if self.kind == "bool" or self.default in ("True", "False"):
+            return ["True", "False"]
+        listed = self.kind if "|" in self.kind else re.sub(r" ?\([^()]*\)", "", self.meaning)
+        found = re.search(r"[\w-]+( \| [\w-]+)+(?= *([|:;,]|$))", listed)
+        return found[0].split(" | ") if found else []
+
 
 class KeyGroup(NamedTuple):
     """Keys under one title.
@@ -41,12 +51,21 @@ class KeyGroup(NamedTuple):
         text: YAML with a comment per line.
         depth: maximum depth of the listed keys.
         again: whether to list keys that an earlier group has listed already.
+        dotted: whether a flag can set a key of a mapping, as `--mapping.key=value`.
     """
 
     title: str
     text: str
     depth: int = 1
     again: bool = False
+    dotted: bool = False
+
+    def listed(self) -> Iterator[Key]:
+        """Yield the keys, those of mappings of a dotted group with their full names."""
+        section = ""
+        for key in keys_in(self.text, self.depth):
+            section = section if key.depth else key.name
+            yield key._replace(name=f"{section}.{key.name}") if key.depth and self.dotted else key
 
 
 def keys_in(text: str, depth: int = 1) -> list[Key]:
@@ -77,7 +96,7 @@ def format_groups(groups: Sequence[KeyGroup], width: int) -> list[str]:
 
 def _lines(group: KeyGroup, known: set[str], width: int) -> Iterator[str]:
     hidden = False
-    for key in keys_in(group.text, group.depth):
+    for key in group.listed():
         flag = f"--{key.name}"
         if key.depth == 0:
             hidden = flag in known and not group.again
@@ -86,8 +105,12 @@ def _lines(group: KeyGroup, known: set[str], width: int) -> Iterator[str]:
             continue
         indent = " " * _INDENT * (1 + 2 * key.depth)
         default = key.default or ("{...}" if key.kind == "dict" else "")
-        head = f"{indent}{key.name}: {default}" if key.depth else f"{indent}{flag}={default}"
+        plain = key.depth and not group.dotted
+        head = f"{indent}{key.name}: {default}" if plain else f"{indent}{flag}={default}"
         meaning = f"({key.kind}) {key.meaning}" if key.kind else key.meaning
+        names = NAMES[key.name]() if key.name in NAMES else []
+        if not set(names) <= set(key.choices):
+            meaning += f"; {key.name.removesuffix('s')}s: {', '.join(names)}"
         if len(head) < _COLUMN - 1:
             head = head.ljust(_COLUMN)
         elif meaning:
@@ -98,10 +121,25 @@ def _lines(group: KeyGroup, known: set[str], width: int) -> Iterator[str]:
         yield from wrapped or [head.rstrip()]
 
 
-def file_group(title: str, *parts: str, depth: int = 1) -> KeyGroup:
+def file_group(title: str, *parts: str, depth: int = 1, dotted: bool = False) -> KeyGroup:
     """Group of the keys of a shipped YAML file."""
     named = f"{title} ({'/'.join(('properties', *parts))})"
-    return KeyGroup(named, read(shipped(*parts)), depth)
+    return KeyGroup(named, read(shipped(*parts)), depth, dotted=dotted)
+
+
+def tokenize_groups(arguments: Sequence[str] = ()) -> list[KeyGroup]:
+    """Groups of the keys of `tokenize`: of the shipped file, then of registered quantizers."""
+    groups = [file_group("Keys of semantic IDs", "tokenize.yaml", dotted=True)]
+    for name, method in _registered(*_QUANTIZERS).items():
+        if method.settings.section:  # a section of the shipped file
+            continue
+        lines = [f"{name}:  # (dict) quantizer {name}"]
+        for key, field in method.settings.model_fields.items():
+            if key not in ("n_levels", "codebook_size"):  # not in the section
+                default = "" if field.is_required() else field.get_default()
+                lines.append(f"  {key}: {default}  # {field.description or ''}")
+        groups.append(KeyGroup(f"Keys of the quantizer {name}", "\n".join(lines), dotted=True))
+    return groups
 
 
 def run_groups(arguments: Sequence[str] = ()) -> list[KeyGroup]:
@@ -111,7 +149,7 @@ def run_groups(arguments: Sequence[str] = ()) -> list[KeyGroup]:
         InputError: a model does not exist.
     """
     groups = []
-    for model in named_models(arguments) or ["QBERT4Rec"]:
+    for model in named("model", arguments) or ["QBERT4Rec"]:
         files = {"properties": shipped("model"), "recbole/properties": _recbole("model")}
         own = {title: folder / f"{model}.yaml" for title, folder in files.items()}
         if not any(path.is_file() for path in own.values()):
@@ -132,10 +170,15 @@ def run_groups(arguments: Sequence[str] = ()) -> list[KeyGroup]:
     return groups
 
 
-def named_models(arguments: Sequence[str]) -> list[str]:
-    """Names of the models in `--model=A,B` or `-m A`."""
-    found = re.findall(r"(?:--model|-m)[= ]([\w,]+)", " ".join(arguments))
+def named(key: str, arguments: Sequence[str]) -> list[str]:
+    """Names in `--key=A,B` or, for a model, `-m A`."""
+    found = re.findall(rf"(?:--{key}|-{key[0]})[= ]([\w,]+)", " ".join(arguments))
     return [name for name in ",".join(found).split(",") if name]
+
+
+def unknown_names(arguments: Sequence[str]) -> bool:
+    """Return whether a line names a model or quantizer that may be registered only later."""
+    return any(not set(named(key, arguments)) <= set(names()) for key, names in NAMES.items())
 
 
 def _registered_group(model: str) -> KeyGroup:
@@ -155,14 +198,39 @@ def _registered_group(model: str) -> KeyGroup:
 
 
 def model_names() -> list[str]:
-    """Names of the models of this package and of RecBole's sequential models.
+    """Names of the models of this package, RecBole's that it runs, and registered ones.
 
-    They are read from files, which is fast. RecBole's few models that this package cannot run are
-    among them.
+    The first two are read from files, because importing RecBole takes seconds.
     """
     ours = [path.stem for path in shipped("model").glob("*.yaml")]
     listed = _recbole("..", "model", "sequential_recommender", "__init__.py")
-    return sorted({*ours, *re.findall(r"import (\w+)", read(listed))})
+    recboles = {*re.findall(r"import (\w+)", read(listed))} - _NOT_RUN
+    return sorted({*ours, _WITHOUT_FILE, *recboles, *_registered(*_MODELS)})
+
+
+def quantizer_names() -> list[str]:
+    """Names of the quantizers of this package, and registered ones."""
+    keys = keys_in(read(shipped("tokenize.yaml")), depth=0)
+    shipped_names = next(key.choices for key in keys if key.name == "quantizer")
+    return list(dict.fromkeys([*shipped_names, *_registered(*_QUANTIZERS)]))
+
+
+def _registered(module: str, table: str) -> dict[str, Any]:
+    """Content of a registry; {} while its module, whose import takes seconds, is not imported."""
+    found: dict[str, Any] = getattr(sys.modules.get(f"recbole_qbert.{module}"), table, {})
+    return found
+
+
+_MODELS = ("registry", "MODEL_TABLE")
+_QUANTIZERS = ("tokenizer.quantizers.registry", "METHODS")
+_WITHOUT_FILE = "BERT4RecFixed"  # it has the YAML file of BERT4Rec
+_NOT_RUN = {"DIEN", "DIN", "FEARec", "GRU4RecKG", "KSR"}  # see `registry.recbole_models`
+# Keys whose values are names to which plug-ins can add -> function that lists the names.
+NAMES: dict[str, Callable[[], list[str]]] = {
+    "model": model_names,
+    "models": model_names,
+    "quantizer": quantizer_names,
+}
 
 
 def _recbole(*parts: str) -> Path:

@@ -154,7 +154,7 @@ PREPARE = (
         _table,
         details="""
         recbole-qbert prepare table --dataset=Shop --inter_file=events.csv \\
-            --user=customer --item=article --time=date --time_unit=date \\
+            --user=customer --item=article --time=clicked_at --time_unit=date \\
             --item_file=articles.parquet --item_id=article --item_fields=name,brand:token
 
         Tables are CSV, TSV, Parquet or JSON lines. The command writes <dataset>.inter and .item, a

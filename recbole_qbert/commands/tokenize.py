@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from recbole_qbert.commands.command import Command, different_names
-from recbole_qbert.commands.keys import file_group
+from recbole_qbert.commands.keys import tokenize_groups
 from recbole_qbert.common.yaml_files import split_files
 from recbole_qbert.data.domain import default_folder
 
@@ -42,5 +42,5 @@ TOKENIZE = Command(
 
         Without new settings, a repeated command goes on where the last one stopped.
         """,
-    keys=lambda words: [file_group("Keys of semantic IDs", "tokenize.yaml")],
+    keys=tokenize_groups,
 )

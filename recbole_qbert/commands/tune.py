@@ -22,8 +22,8 @@ TUNE = Command(
     "Search the hyper-parameters of a model on the validation part; train the best trial.",
     _tune,
     arguments=("FILE.yaml",),
-    details="recbole-qbert tune properties/tune/sasrec.yaml --dataset=Games --trials=20",
+    details="recbole-qbert tune sasrec --dataset=Games --trials=20",
     keys=lambda words: [
-        file_group("Keys of the file, with the values of", "tune", "demo.yaml", depth=0)
+        file_group("Keys of the file; values of the demo", "tune", "demo.yaml", depth=0)
     ],
 )

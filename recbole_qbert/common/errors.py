@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -45,9 +46,40 @@ def recbole_error_context(model: type, place: str, failed: str, remedy: str) -> 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"` for the closest known word in any case, or an empty string."""
+    close = _closest(word, known)
+    return f"; did you mean '{close}'?" if close else ""
+
+
+def did_you_mean_path(path: str | Path) -> str:
+    """Return `"; did you mean 'x'?"` for the closest existing path, or an empty string.
+
+    Each part of the path that does not exist is replaced by the closest name in its folder: a
+    folder's, or at the end of the path one with the same suffix.
+    """
+    asked = Path(path)
+    found = Path(asked.anchor)
+    for place in [*reversed(asked.parents), asked]:
+        if place.name and not (found / place.name).exists():
+            suffix = asked.suffix if place == asked else ""
+            stems = [
+                each.name.removesuffix(suffix)
+                for each in (found.iterdir() if found.is_dir() else ())
+                if (each.suffix == suffix if place == asked else each.is_dir())
+            ]
+            close = _closest(place.name.removesuffix(suffix), stems)
+            if not close:
+                return ""
+            found /= close + suffix
+        else:
+            found /= place.name
+    return f"; did you mean '{found}'?" if found != asked else ""
+
+
+def _closest(word: str, known: Iterable[str]) -> str:
+    """Return the closest known word in any case, or an empty string."""
     words = {each.lower(): each for each in sorted(known)}
     close = difflib.get_close_matches(word.lower(), words, n=1, cutoff=0.6)
-    return f"; did you mean '{words[close[0]]}'?" if close else ""
+    return words[close[0]] if close else ""
 
 
 def preview(words: Sequence[str], n: int = 10) -> str:

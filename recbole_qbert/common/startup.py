@@ -1,7 +1,8 @@
-"""Start-up of the `recbole-qbert` command, before torch and RecBole are imported."""
+"""Start-up of the `recbole-qbert` command before torch and RecBole are imported; plug-ins."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import locale
 import os
 import subprocess
@@ -35,6 +36,11 @@ def script_line(words: list[str]) -> list[str]:
     if words and words[0].startswith("-"):
         return words if words == ["--version"] else ["run", *words]
     return words or ["demo"]
+
+
+def plugins() -> importlib.metadata.EntryPoints:
+    """Return the installed plug-ins, whose modules register models, quantizers and metrics."""
+    return importlib.metadata.entry_points(group="recbole_qbert.plugins")
 
 
 def use_utf8() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.resources
+import multiprocessing
+import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.errors import InputError, did_you_mean, did_you_mean_path
 
 MAX_DEPTH = 40  # nested collections
 MAX_NODES = 100_000  # keys and values; those that an alias repeats count each time
@@ -74,22 +78,55 @@ def shipped(*parts: str) -> Path:
     return Path(str(importlib.resources.files("recbole_qbert.properties").joinpath(*parts)))
 
 
-def load_yaml(path: str | Path) -> dict[str, Any]:
+def find_yaml(name: str | Path, folder: str = "") -> Path:
+    """Return the path of the YAML file of a name: a file of the user, or else a shipped file.
+
+    Names of the shipped `properties/benchmark/demo.yaml` are this path, `benchmark/demo.yaml`,
+    both without the suffix, and with the folder `benchmark` also `demo.yaml` and `demo`. A line
+    says once that a shipped file is read.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    file = Path(name)
+    if file.is_file():
+        return file
+    whole = file.parts[:1] == ("properties",)
+    for parts in [file.parts[1:]] if whole else [(folder, *file.parts), file.parts]:
+        found = shipped(*parts)
+        found = found.with_name(found.name.removesuffix(".yaml") + ".yaml")
+        if found.is_file():
+            _say_shipped(str(name), found)
+            return found
+    if file.exists():  # a folder, which cannot be read
+        return file
+    names = [each.relative_to(shipped()).as_posix() for each in shipped().rglob("*.yaml")]
+    known = [*names, *(f"properties/{each}" for each in names)]
+    if folder:
+        known += [each.stem for each in shipped(folder).glob("*.yaml")]
+    hint = did_you_mean_path(file) or did_you_mean(str(name), known)
+    raise InputError(f"{name}: no such config file{hint}")
+
+
+@functools.cache
+def _say_shipped(name: str, file: Path) -> None:
+    """Print that a shipped file is read, unless this is one of several processes of a command."""
+    if multiprocessing.parent_process() is None and os.environ.get("RANK", "0") == "0":
+        print(f"recbole-qbert: {name}: reading the shipped file {file}", file=sys.stderr)
+
+
+def load_yaml(path: str | Path, folder: str = "") -> dict[str, Any]:
     """Read a YAML file that holds one mapping, which may be empty; 1e-3 is a number.
 
-    A path may be relative to the shipped `properties/`, such as `paper.yaml`.
+    `path` and `folder` are those of `find_yaml`.
 
     Raises:
         InputError: the file is missing, is not valid YAML, gives a key twice, is too large or too
             deep, or is not a mapping with text keys; names the line where there is one.
     """
-    file = Path(path)
-    if not file.exists() and shipped(str(path)).is_file():
-        file = shipped(str(path))
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such config file") from None
+        text = find_yaml(path, folder).read_text(encoding="utf-8")
+        content = yaml.load(text, Loader=_Loader)  # noqa: S506
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     except _Refused as error:

@@ -44,6 +44,13 @@ class Fields:
         """Return the names of all fields."""
         return list(self._schema["properties"])
 
+    def words(self, key: str) -> list[str]:
+        """Return the words that a key's value can be; [] if there are none, or no such key."""
+        return self._words(self.allowed(key)) if key in self._schema["properties"] else []
+
+    def _words(self, schema: dict[str, Any]) -> list[str]:
+        return [word for each in self.branches(schema) for word in _choices(each)]
+
     def keys_within(self, schema: dict[str, Any]) -> dict[str, Any]:
         """Return the keys of the mappings that a schema allows, with their schemas."""
         found: dict[str, Any] = {}
@@ -101,8 +108,7 @@ class Fields:
                     return f"{path}: is missing in {value!r}{_HINTS.get(path, '')}"
                 value = value[part]
         expected = self._described(schema)
-        choices = [word for each in self.branches(schema) for word in _choices(each)]
-        hint = did_you_mean(value, choices) if isinstance(value, str) else ""
+        hint = did_you_mean(value, self._words(schema)) if isinstance(value, str) else ""
         wrong = f"none of {expected[7:]}" if expected.startswith("one of ") else f"not {expected}"
         return f"{path}: {value!r} is {wrong}{hint or _HINTS.get(path, '')}"
 

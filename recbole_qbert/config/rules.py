@@ -87,9 +87,21 @@ def _check_metrics(settings: Mapping[str, Any]) -> None:
     names = metric_names(metrics, topk)
     if len(set(names)) < len(names):
         raise InputError(f"metrics, topk: {metrics}, {topk}: list each value once")
-    names += [UNSEEN + name for name in names]
-    if settings["valid_metric"].lower() not in names:
-        one_of("valid_metric", settings["valid_metric"], names)
+    chosen = settings["valid_metric"]
+    if chosen.lower() in (*names, *(UNSEEN + name for name in names)):
+        return
+    ranking = chosen[: len(UNSEEN)] if chosen.lower().startswith(UNSEEN) else ""
+    metric, _, cutoff = chosen[len(ranking) :].partition("@")
+    if metric.lower() not in METRICS or not cutoff.isdecimal():
+        one_of("valid_metric", chosen, [*names, *(UNSEEN + name for name in names)])
+    lacks_metric = metric.lower() not in (each.lower() for each in metrics)
+    lacks_cutoff = int(cutoff) not in topk
+    other = f"{metrics[0] if lacks_metric else metric}@{topk[-1] if lacks_cutoff else cutoff}"
+    additions = [f"{metric} to metrics"] * lacks_metric + [f"{cutoff} to topk"] * lacks_cutoff
+    raise InputError(
+        f"valid_metric: {chosen} is not computed with metrics {metrics} and topk {topk}; set "
+        f"valid_metric={ranking}{other}, or add {' and '.join(additions)}"
+    )
 
 
 def check_effect(given: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from recbole_qbert.common.errors import InputError, did_you_mean
+from recbole_qbert.common.errors import InputError, did_you_mean, did_you_mean_path
 from recbole_qbert.data.codec import quote
 
 BLOCK_BYTES = 1 << 24  # parsed at a time
@@ -305,7 +305,8 @@ def _read_utf8(path: Path, encoding: str) -> bytes:
     try:
         data = path.read_bytes()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise InputError(f"{path}: no such file; correct the path") from None
+        hint = did_you_mean_path(path)
+        raise InputError(f"{path}: no such file; correct the path{hint}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); correct the path") from None
     try:

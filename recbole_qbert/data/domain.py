@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.errors import InputError, did_you_mean_path
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,10 @@ def find_domain(name: str, data_path: str | Path) -> DatasetPaths:
     """
     folder = Path(data_path) / name
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; data_path must name the folder that holds it")
+        raise InputError(
+            f"{folder}: no such folder; data_path must name the folder that holds it"
+            f"{did_you_mean_path(folder)}"
+        )
     return DatasetPaths(name, folder)
 
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.errors import InputError, did_you_mean_path
 from recbole_qbert.common.files import atomic_folder, read_json, write_json
 from recbole_qbert.common.hashes import check_folder, sha256_file, sha256_folder
 from recbole_qbert.data.atomic import read_atomic
@@ -79,7 +79,8 @@ def open_sequences(inter_path: str | Path) -> Sequences:
     """
     inter_path = Path(inter_path)
     if not inter_path.is_file():
-        raise InputError(f"{inter_path}: no such file; correct the path")
+        hint = did_you_mean_path(inter_path)
+        raise InputError(f"{inter_path}: no such file; correct the path{hint}")
     folder = inter_path.with_suffix(".sequences")
     digest = sha256_file(inter_path)
     if not _is_of(folder, digest):

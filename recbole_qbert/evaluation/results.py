@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_qbert.common.errors import InputError, preview
+from recbole_qbert.common.errors import InputError, did_you_mean_path, preview
 from recbole_qbert.common.files import append_line, held, read_line
 from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.evaluation.ranking import RANKS_FILE, UNSEEN, Ranks, metric_names, read_ranks
@@ -113,7 +113,7 @@ def read_results(path: str | Path) -> list[RunResult]:
         with open(path, encoding="utf-8") as handle, held(handle):
             lines = handle.read().splitlines()
     except FileNotFoundError:
-        raise InputError(f"{path}: no such results file") from None
+        raise InputError(f"{path}: no such results file{did_you_mean_path(path)}") from None
     results = []
     for number, line in enumerate(lines, start=1):
         try:

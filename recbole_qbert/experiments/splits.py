@@ -9,7 +9,7 @@ from recbole.config import Config
 from recbole.data import data_preparation
 from recbole.utils import FeatureSource, FeatureType, init_seed
 
-from recbole_qbert.common.errors import InputError, did_you_mean
+from recbole_qbert.common.errors import InputError, did_you_mean, did_you_mean_path
 from recbole_qbert.data.dataset import SEMANTIC_ID_FIELD, SemanticIDDataset
 from recbole_qbert.evaluation.ranking import saw_all
 from recbole_qbert.registry import model_entry
@@ -41,6 +41,7 @@ def load_dataset(dataset_class: type, config: Config) -> Any:
     if not path.is_dir():
         raise InputError(
             f"{path}: no such folder; data_path must name the folder that holds {path.name}/"
+            f"{did_you_mean_path(path)}"
         )
     try:
         return dataset_class(config)

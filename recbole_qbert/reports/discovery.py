@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from recbole_qbert.common.errors import InputError, preview
+from recbole_qbert.common.errors import InputError, did_you_mean_path, preview
 from recbole_qbert.evaluation.results import RunResult, read_results
 from recbole_qbert.experiments.benchmark import table_json as sidecar
 from recbole_qbert.experiments.tune.trial_log import EXPERIMENT
@@ -70,7 +70,8 @@ def find_results(folders: Sequence[Path]) -> Found:
     files: dict[Path, None] = {}
     for folder in folders:
         if not folder.is_dir():
-            raise InputError(f"{folder}: no such folder; give a folder with {RESULTS}")
+            hint = did_you_mean_path(folder)
+            raise InputError(f"{folder}: no such folder; give a folder with {RESULTS}{hint}")
         for place, inner, names in os.walk(folder):
             inner[:] = sorted({*inner} - SKIPPED - {name for name in inner if name[0] == "."})
             wanted = (RESULTS, sidecar.FILE, EXPERIMENT)

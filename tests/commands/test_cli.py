@@ -129,7 +129,10 @@ FAULTS = {
         ["--model=SASRec", "--metrics=[GAUC]"],
         "metrics: 'GAUC' is none of hit, ",
     ),
-    "valid metric": (["--model=SASRec", "--valid_metric=NDCG@7"], "valid_metric: 'NDCG@7' is none"),
+    "valid metric": (
+        ["--model=SASRec", "--valid_metric=NDCG@7"],
+        "valid_metric: NDCG@7 is not computed",
+    ),
     "sampled ranking": (
         ["--model=SASRec", "--eval_args={split: {LS: valid_and_test}, order: TO, mode: uni9}"],
         "eval_args.mode: 'uni9' is not full",

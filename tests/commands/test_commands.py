@@ -113,6 +113,33 @@ def test_a_fault_is_one_line_and_status_2(
     assert files_below(tiny.root) == before
 
 
+WITH_A_DATA_SET = (
+    "run --model=SASRec --dataset=",
+    "complexity --model=SASRec --dataset=",
+    "tokenize --dataset=",
+    "pretrain --datasets=",
+    "benchmark quick --controls=False --models=SASRec --dataset=",
+    "embed text --fields=title --dataset=",
+    "ids inspect --dataset=",
+    "ids add-items --dataset=",
+    "prepare stats --dataset=",
+    "prepare split --dataset=",
+    "prepare export --format=mql4grec --output=out --dataset=",
+    "prepare merge --into=both --datasets=toy,",
+)
+
+
+@pytest.mark.parametrize("line", WITH_A_DATA_SET)
+def test_a_misspelled_data_set_is_named_with_the_closest(
+    tiny: Tiny, line: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = files_below(tiny.root)
+    assert main([*f"{line}tooy".split(), "--data_path=."]) == 2
+    (error,) = capfd.readouterr().err.splitlines()[-1:]
+    assert "tooy" in error and "did you mean 'toy" in error
+    assert files_below(tiny.root) == before
+
+
 def test_help_names_the_keys(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tokenize", "--help"]) == 0
     assert "--dataset=" in capsys.readouterr().out

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,6 @@ import pytest
 
 from recbole_qbert.cli import COMMANDS, main
 from recbole_qbert.commands.command import Command
-from recbole_qbert.commands.complete import candidates
 from recbole_qbert.commands.keys import KeyGroup, format_groups, keys_in
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.config.build import PRETRAIN, default_settings
@@ -196,58 +194,6 @@ def test_a_missing_argument_is_named() -> None:
         command(arguments=("FILE",)).parse(["--name=n"])
 
 
-# Completion --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("line", "found"),
-    [
-        ("ru", {"run"}),
-        ("", {name.partition(" ")[0] for name in COMMANDS}),
-        ("ids ", {"check", "inspect", "from-columns", "add-items"}),
-        ("ids che", {"check"}),
-        ("embed text --enc", {"--encoder="}),
-        ("run --hidden_dr", {"--hidden_dropout_prob="}),
-        ("run --model=GRU4Rec --dropout", {"--dropout_prob="}),
-        ("run --model=Nothing --topk", {"--topk="}),
-        ("tune a.yaml --tri", {"--trials="}),
-        ("benchmark ", set()),
-    ],
-)
-def test_completion(line: str, found: set[str]) -> None:
-    assert set(candidates(COMMANDS, line.split(" "))) == found
-
-
-def test_models_are_completed() -> None:
-    assert candidates(COMMANDS, ["run", "--model=QB"]) == ["--model=QBERT4Rec"]
-    assert "--model=SASRec,BERT4Rec" in candidates(COMMANDS, ["run", "--model=SASRec,BERT"])
-
-
-@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
-def test_bash_completes(tmp_path: Path) -> None:
-    """The printed script, in a shell that has this command on its path."""
-    program = tmp_path / "recbole-qbert"
-    program.write_text(f"#!{sys.executable}\n{SCRIPT}")
-    program.chmod(0o755)
-    lines = {
-        "recbole-qbert benchm": "benchmark",
-        "recbole-qbert embed text --fiel": "--fields=",
-        "recbole-qbert run --model=QBERT4R": "QBERT4Rec",
-    }
-    script = 'eval "$(recbole-qbert --completion=bash)"\n' + "".join(
-        f"COMP_LINE='{line}'; COMP_POINT=${{#COMP_LINE}}; _recbole_qbert; echo ${{COMPREPLY[*]}}\n"
-        for line in lines
-    )
-    done = subprocess.run(
-        ["bash", "-c", script],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
-        timeout=120,
-    )
-    assert done.stdout.splitlines() == list(lines.values()), done.stderr
-
-
 # Without the slow imports -------------------------------------------------------------------------
 
 
@@ -264,6 +210,7 @@ def test_bash_completes(tmp_path: Path) -> None:
         (["compare", "a", "--wrong=1"], 2, "--wrong"),
         (["ids", "chekc"], 2, "'chekc' is no sub-command of ids .*; did you mean 'check'"),
         (["ids"], 2, "^recbole-qbert: ids: name one .check, inspect"),
+        (["--properties"], 0, r"properties$"),
         (["--completion=fish"], 2, "none of bash, zsh"),
         (["run", "--model"], 2, "^recbole-qbert: command line: --model has no value[^\n]*$"),
         (["benchmark", "x.yaml", "seeds"], 2, "'seeds' is no --key=value"),

@@ -7,10 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from recbole.config import Config
 
-from recbole_qbert.common.errors import InputError
-from recbole_qbert.common.yaml_files import MAX_DEPTH, MAX_NODES, load_yaml, parse_value
+from recbole_qbert.common import yaml_files
+from recbole_qbert.common.errors import InputError, did_you_mean_path
+from recbole_qbert.common.yaml_files import (
+    MAX_DEPTH,
+    MAX_NODES,
+    load_yaml,
+    parse_value,
+    shipped,
+)
 from recbole_qbert.config.build import build_config
 from recbole_qbert.experiments.benchmark.plan import read_plan
 from recbole_qbert.experiments.tune.settings import read_request
@@ -107,6 +115,92 @@ def test_aliases_and_merges_stay_allowed(tmp_path: Path) -> None:
         "two": {"epochs": 2, "topk": [1, 5], "seed": 3},
         "three": [1, 5],
     }
+
+
+SHIPPED = shipped("benchmark", "demo.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "file"),
+    [
+        ("properties/benchmark/demo.yaml", "", SHIPPED),
+        ("benchmark/demo.yaml", "", SHIPPED),
+        ("benchmark/demo", "benchmark", SHIPPED),
+        ("demo", "benchmark", SHIPPED),
+        ("demo.yaml", "benchmark", SHIPPED),
+        ("demo.yaml", "", shipped("demo.yaml")),
+        ("ml-100k", "benchmark", shipped("benchmark", "ml-100k.yaml")),
+        ("demo", "tune", shipped("tune", "demo.yaml")),
+        ("properties/paper.yaml", "", shipped("paper.yaml")),
+    ],
+)
+def test_shipped_files_are_found_by_name(
+    elsewhere: Path, name: str, folder: str, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Outside a clone, with one line that says so; a file of the user's own comes first."""
+    for _ in range(2):
+        assert load_yaml(name, folder) == yaml.safe_load(file.read_text())
+    said = f"recbole-qbert: {name}: reading the shipped file {file}\n"
+    assert capsys.readouterr().err == said
+    own = elsewhere / name
+    own.parent.mkdir(parents=True, exist_ok=True)
+    own.write_text("seed: 1\n")
+    assert load_yaml(name, folder) == {"seed": 1}
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder outside the repository, in which nothing has been said yet."""
+    monkeypatch.chdir(tmp_path)
+    yaml_files._say_shipped.cache_clear()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "meant"),
+    [
+        ("propertes/bench.yaml", "", "properties/bench.yaml"),
+        ("properties/bnch.yaml", "", "properties/bench.yaml"),
+        ("propertes/benhc.yaml", "", "properties/bench.yaml"),
+        ("mime.yaml", "", "mine.yaml"),
+        ("propertes/paper.yaml", "", "properties/paper.yaml"),
+        ("tune/sasrc.yaml", "", "tune/sasrec.yaml"),
+        ("scientifc", "benchmark", "scientific"),
+        ("sasrek", "tune", "sasrec"),
+        ("zzzzzz", "tune", ""),
+    ],
+)
+def test_a_missing_file_is_named_with_the_closest(
+    elsewhere: Path, name: str, folder: str, meant: str
+) -> None:
+    (elsewhere / "properties").mkdir()
+    for file in ("properties/bench.yaml", "mine.yaml", "mine.inter"):
+        (elsewhere / file).write_text("seed: 1\n")
+    with pytest.raises(InputError) as caught:
+        load_yaml(name, folder)
+    hint = f"; did you mean '{meant}'?" if meant else ""
+    assert str(caught.value) == f"{name}: no such config file{hint}"
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("data/scietific", "data/Scientific"),
+        ("dta/Scientific", "data/Scientific"),
+        ("dta/scientifc/scientifc.inter", "data/Scientific/Scientific.inter"),
+        ("data/Scientific/Scientific.semid", ""),  # the .inter file is not meant
+        ("data/Scientific", ""),
+        ("data/Quite another", ""),
+        ("nothing/at/all", ""),
+    ],
+)
+def test_the_closest_path(elsewhere: Path, path: str, meant: str) -> None:
+    (elsewhere / "data" / "Scientific").mkdir(parents=True)
+    (elsewhere / "data" / "Scientific" / "Scientific.inter").touch()
+    (elsewhere / "data" / "scientific.zip").touch()
+    for start in (Path(), elsewhere):
+        hint = f"; did you mean '{start / meant}'?" if meant else ""
+        assert did_you_mean_path(start / path) == hint
 
 
 @pytest.mark.parametrize(

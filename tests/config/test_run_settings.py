@@ -169,7 +169,9 @@ REFUSED = {
     "hidden_act=gleu": "did you mean 'gelu'",
     "topk=[]": "topk: [] is not",
     "topk=[10, 10]": "list each value once",
-    "topk=[500]": "valid_metric: 'NDCG@10' is none of hit@500",
+    "topk=[500]": "set valid_metric=NDCG@500, or add 10 to topk",
+    "valid_metric=NDCG@": "valid_metric: 'NDCG@' is none of hit@1",
+    "valid_metric=NDCG": "valid_metric: 'NDCG' is none of hit@1",
     "metrics=[NDGC]": "metrics: 'NDGC' is none of hit, recall, precision, ndcg, mrr, map; did you "
     "mean 'ndcg'?",
     "valid_metric=NDGC@10": "did you mean 'ndcg@10'",
@@ -238,6 +240,29 @@ def test_refused_in_recboles_own_config(tiny: Tiny, flags: str) -> None:
         given[key] = parse_value(value)
     with pytest.raises(InputError, match=re.escape(REFUSED[flags])):
         Config("SASRec", "toy", config_dict=given)
+
+
+@pytest.mark.parametrize(
+    ("settings", "remedy", "additions"),
+    [
+        ({"topk": [5, 20]}, "NDCG@20", {"topk": [5, 20, 10]}),
+        ({"metrics": ["Hit"]}, "Hit@10", {"metrics": ["Hit", "NDCG"]}),
+        ({"metrics": "MRR", "topk": 3}, "MRR@3", {"metrics": ["MRR", "NDCG"], "topk": [3, 10]}),
+        ({"valid_metric": "unseen_hit@7"}, "unseen_hit@10", {"topk": [1, 5, 10, 7]}),
+    ],
+)
+def test_the_remedy_for_valid_metric_is_one(
+    tiny: Tiny, settings: dict[str, Any], remedy: str, additions: dict[str, Any]
+) -> None:
+    """The message names a value and additions; either of the two is taken."""
+    with pytest.raises(InputError) as caught:
+        build_config("SASRec", "toy", (), settings)
+    set_to, _, add = str(caught.value).partition("; set valid_metric=")[2].partition(", or add ")
+    assert set_to == remedy
+    keys = sorted(re.findall(r"\w+ to (metrics|topk)", add))
+    assert keys == sorted(additions)
+    build_config("SASRec", "toy", (), settings | {"valid_metric": set_to})
+    build_config("SASRec", "toy", (), settings | additions)
 
 
 @pytest.mark.parametrize(

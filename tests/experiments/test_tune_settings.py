@@ -88,7 +88,7 @@ FAULTS: dict[str, tuple[dict[str, Any], list[str], str]] = {
     ),
     "section on the command line": ({}, ["--space=x"], "--space: give it in the file"),
     "name": ({"name": "a/b"}, [], "name: 'a/b' is not a folder name"),
-    "protocol of a trial": ({}, ["--valid_metric=NDCG@7"], "valid_metric: 'NDCG@7' is none"),
+    "protocol of a trial": ({}, ["--valid_metric=NDCG@7"], "valid_metric: NDCG@7 is not computed"),
     "samples of a grid": (
         {"space": {"n_layers": {"grid": [1, 2]}}},
         [],

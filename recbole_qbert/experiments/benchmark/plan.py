@@ -184,7 +184,7 @@ def read_plan(path: str | Path, flags: Mapping[str, str]) -> BenchmarkPlan:
     """Read and check the YAML file of a benchmark.
 
     Args:
-        path: the YAML file.
+        path: the YAML file, or the name of a shipped one such as `demo`.
         flags: `--key=value` flags, which override the file: top-level keys of the file other than
             mappings (`dataset` is another name of `datasets`), settings of all runs, of one row as
             `models.<row>.<key>`, or of the stages as `ids.<key>` and `pretrain.<key>`. `models`
@@ -195,7 +195,8 @@ def read_plan(path: str | Path, flags: Mapping[str, str]) -> BenchmarkPlan:
         InputError: an unknown key, an unknown model, or a value that cannot be used.
     """
     source = str(path)
-    content = {key: value for key, value in load_yaml(path).items() if value is not None}
+    content = load_yaml(path, "benchmark")
+    content = {key: value for key, value in content.items() if value is not None}
     _check_known(content, KEYS, source)
     given = {key: parse_value(value) for key, value in flags.items()}
     if "dataset" in given:

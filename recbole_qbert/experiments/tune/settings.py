@@ -121,7 +121,7 @@ def read_request(file: str | Path, given: Mapping[str, Any]) -> SweepRequest:
         InputError: an unknown key in the file, or a value of the wrong type.
     """
     # `~` stands for the default.
-    content = {key: value for key, value in load_yaml(file).items() if value is not None}
+    content = {key: value for key, value in load_yaml(file, "tune").items() if value is not None}
     known = SweepRequest.model_fields.keys() - {"source"}
     for key in content:
         if key not in known:
