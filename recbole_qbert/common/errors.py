@@ -18,11 +18,11 @@ class InputError(Exception):
 
 @contextlib.contextmanager
 def error_context(where: str) -> Iterator[None]:
-    """Prefix every `InputError` raised in the block with `where`."""
+    """Name the place of every `InputError` raised in the block, also of faults in settings."""
     try:
         yield
     except InputError as error:
-        raise InputError(f"{where}: {error}") from None
+        raise InputError(f"{where}: {str(error).removeprefix('command line: ')}") from None
 
 
 @contextlib.contextmanager

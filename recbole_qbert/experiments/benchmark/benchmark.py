@@ -21,7 +21,6 @@ from recbole_qbert.experiments.benchmark.plan import (
     BenchmarkPlan,
     ModelRow,
     Settings,
-    stage_context,
 )
 from recbole_qbert.experiments.benchmark.scores import Row, Scores, score
 from recbole_qbert.experiments.benchmark.table_json import write_sidecar
@@ -156,7 +155,7 @@ def _pretraining(
 def _pretrained(plan: BenchmarkPlan, model_row: ModelRow, dataset: str) -> Path:
     """Folder of a row's own pretrained model, named by its settings."""
     sources, settings = _pretraining(plan, model_row, dataset)
-    with stage_context(f"{plan.source}: models: {model_row.name}: pretrain"):
+    with error_context(f"{plan.source}: models: {model_row.name}: pretrain"):
         config = pretrain_config(sources, (), settings, dataset)
     return Path(config["checkpoint_dir"]) / PRETRAINED
 

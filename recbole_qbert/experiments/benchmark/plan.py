@@ -10,7 +10,6 @@ A row may have its own semantic IDs (`ids`, settings of `tokenize`) and its own 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -152,7 +151,7 @@ class BenchmarkPlan(PlanFile):
 
     def id_settings(self, model_row: ModelRow) -> Settings:
         """Settings of `tokenize` for a row with `ids`."""
-        with stage_context(f"{self.source}: models: {model_row.name}: ids"):
+        with error_context(f"{self.source}: models: {model_row.name}: ids"):
             return tokenize_settings((), {**_flat(self.ids), **_flat(model_row.ids or {})})
 
     def pretraining_of(self, model_row: ModelRow) -> tuple[list[str], Settings]:
@@ -169,15 +168,6 @@ class BenchmarkPlan(PlanFile):
         if not sources:
             raise InputError(f"{place}: no data sets to pretrain on; give --sources=A,B")
         return sources, settings
-
-
-@contextlib.contextmanager
-def stage_context(place: str) -> Iterator[None]:
-    """Name the place of an error in the settings of `tokenize` or `pretrain`."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{place}: {str(error).removeprefix('command line: ')}") from None
 
 
 def read_plan(path: str | Path, flags: Mapping[str, str]) -> BenchmarkPlan:
