@@ -252,8 +252,8 @@ RECOMMEND = Command(
             --user=customer --item=article --time=when --time_unit=date --output=lists.tsv
 
         BUNDLE is the folder of a bundle or a run, results.jsonl for its latest run, or
-        results.jsonl:MODEL as in compare. The output has the columns user, rank, item, score and, if
-        titles are known, title. A killed command continues when it is repeated.
+        results.jsonl:MODEL as in compare. The output has the columns user, rank, item, score, and
+        title if titles are known. A killed command continues when it is repeated.
         """,
 )
 EVALUATE = Command(

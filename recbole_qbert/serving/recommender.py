@@ -15,23 +15,15 @@ import pandas as pd
 import pyarrow as pa
 import torch
 from recbole.config import Config
-from safetensors.torch import load_file
 from torch import Tensor
 
 from recbole_qbert.common.errors import InputError, preview
-from recbole_qbert.common.files import read_json, read_json_list, recovered
-from recbole_qbert.common.hashes import check_folder
 from recbole_qbert.data.codec import quote
-from recbole_qbert.data.semid import read_semantic_ids
-from recbole_qbert.registry import model_entry
-from recbole_qbert.serving import bundle
-from recbole_qbert.serving.bundle import describe_error
 from recbole_qbert.serving.explanation import Explanation, explain_items
 from recbole_qbert.serving.frames import frame_interactions
 from recbole_qbert.serving.histories import Histories, grouped
+from recbole_qbert.serving.loading import load_bundle
 from recbole_qbert.serving.scoring import TopK, rows_at_once, top_k
-from recbole_qbert.serving.stand_in import stand_in
-from recbole_qbert.training.checkpoint import load_checkpoint
 
 _NOT_LISTS = "histories is a list of lists of item tokens"
 
@@ -93,56 +85,7 @@ class Recommender:
             InputError: the folder is not a bundle, a file was changed, the files are inconsistent,
                 or the device cannot be used.
         """
-        folder = Path(folder)
-        manifest = read_json(recovered(folder) / "manifest.json")
-        digests: Any = manifest.get("sha256")
-        needed = (bundle.REQUIRED, bundle.REQUIRED | bundle.SEMANTIC_IDS)
-        known = manifest.get("format") == bundle.FORMAT and isinstance(digests, dict)
-        if not known or digests.keys() - {bundle.TITLES} not in needed:
-            raise InputError(f"{folder}: not a model bundle of this version; train the model again")
-        check_folder(folder, digests)
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError, TypeError) as error:
-            raise InputError(f"device: {device!r} is unusable ({describe_error(error)})") from None
-        name = str(manifest.get("model"))
-        try:
-            model_entry(name)
-        except InputError as error:
-            raise InputError(
-                f"{folder}: {error}; for a model of your own, import the module that registers it, "
-                "or install its plug-in"
-            ) from None
-        with bundle.going_together(folder, "train the model again"):
-            return cls._of_files(folder, manifest, torch.device(device))
-
-    @classmethod
-    def _of_files(
-        cls, folder: Path, manifest: Mapping[str, Any], device: torch.device
-    ) -> Recommender:
-        content = read_json(folder / "config.json")
-        if content["model"] != manifest["model"]:
-            raise InputError(f"{folder / 'manifest.json'}: the model is not that of config.json")
-        path = folder / "items.json"
-        tokens = bundle.different_texts(path, read_json_list(path), "item tokens")
-        if len(tokens) != manifest["n_items"]:
-            raise InputError(f"{path}: the number of items is not that of manifest.json")
-        titles = None
-        if bundle.TITLES in manifest["sha256"]:
-            titles = read_json_list(folder / bundle.TITLES)
-            if {*map(type, titles)} != {str} or len(titles) != len(tokens):
-                raise InputError(f"{folder / bundle.TITLES}: not a list of one title for each item")
-        semantic_ids = None
-        if manifest["sha256"].keys() >= bundle.SEMANTIC_IDS:
-            semantic_ids = read_semantic_ids(folder / "items.semid")
-        weights = load_file(folder / "model.safetensors")
-        notes = load_checkpoint(folder / "dataset.safetensors")
-        config = bundle.settings_of(content, device)
-        dataset = stand_in(config, tokens, semantic_ids, notes)
-        model = bundle.build_again(config, dataset, weights)
-        found = cls(model, config, tokens, titles, dataset.item_codes)
-        found.recommend([tokens[:1]], k=1)
-        return found
+        return cls(*load_bundle(folder, device))
 
     def recommend(
         self,
@@ -198,8 +141,7 @@ class Recommender:
                 raise InputError(_left_out(not_known, without))
             found += self._lists(read, k, exclude_seen, allowed)
         if without and len(without) == len(found):
-            remedy = "give at least one item that the model was trained on"
-            raise InputError(f"{_left_out(not_known, without)}; {remedy}")
+            raise _nothing_known(not_known)
         if not_known or without:
             warnings.warn(_left_out(not_known, without), stacklevel=2)
         return found
@@ -222,7 +164,7 @@ class Recommender:
             user: its column of users.
             item: its column of items; text or whole numbers.
             time: its column of times, numbers or dates; None if the rows are in order of time.
-            k: see `recommend`, as all further arguments.
+            k: see `recommend`, as the further arguments.
 
         Returns:
             Columns `user`, `rank`, `item`, `score` and, if there are titles, `title`. Users are in
@@ -238,7 +180,7 @@ class Recommender:
         histories = grouped(codes, ids, len(users), times)
         without = np.flatnonzero(histories.lengths == 0).tolist()
         if len(without) == len(users):
-            raise InputError(f"frame: no row has an item that the model knows, in column {item!r}")
+            raise _nothing_known(lost)
         if lost or without:
             warnings.warn(_left_out(dict.fromkeys(lost), without), stacklevel=2)
         named = users.filter(pa.array(histories.lengths > 0))
@@ -264,7 +206,7 @@ class Recommender:
             asked_for = preview([*map(quote, lost[1])]) or "none"
             raise InputError(f"items to explain: {asked_for}; give items that the model knows")
         if not len(read.items):
-            raise InputError(_left_out(dict.fromkeys(lost[0]), [0]))
+            raise _nothing_known(lost[0])
         (last,), (length,) = read.last_items(self.config["MAX_ITEM_LIST_LENGTH"])
         words = self._names.tolist(), ["", *(self.titles or [""] * len(self.tokens))]
         scoring = (self.model, self.config, last[:length], asked.flat()[1])
@@ -305,16 +247,10 @@ class Recommender:
         allowed: Tensor | None = None,
         batch_size: int | None = None,
     ) -> Iterator[pa.Table]:
-        """Yield the best `k` items of users, batch by batch.
+        """Yield tables of `schema` with the best `k` items of B users, batch by batch.
 
-        Args:
-            users: tokens of B users.
-            histories: B histories with at least one item each.
-            k: see `recommend`, as `exclude_seen` and `batch_size`.
-            allowed: mask of the method `allowed`.
-
-        Returns:
-            Tables of `schema`.
+        `users` are tokens; each of the B `histories` has an item. `allowed` is from the method of
+        that name; for the others see `recommend`.
         """
         step = self._batch_size(batch_size)
         for start in range(0, len(histories), step):
@@ -388,6 +324,13 @@ class Recommender:
             for row, items, values, n in zip(rows, names, scores, n_left, strict=True):
                 found[row] = [*zip(items[:n], values[:n], strict=True)]
         return found
+
+
+def _nothing_known(lost: Collection[str]) -> InputError:
+    """Return the error for histories that are empty, or have the unknown items `lost` alone."""
+    shown = preview([*map(quote, islice(lost, 11))])
+    found = f"no item is known to the model: {shown}" if lost else "no items"
+    return InputError(f"history: {found}; give at least one item that the model was trained on")
 
 
 def _left_out(not_known: Collection[str], without: list[int]) -> str:
