@@ -86,12 +86,14 @@ def top_k(
 
 
 def _best(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the `k` highest scores [B, k] and their columns; equal scores by column."""
-    values, items = scores.topk(k, dim=1)
-    # `topk` takes any of the items that tie with the last one.
-    last = values[:, -1:]
-    tied = (scores == last).sum(dim=1) > (values == last).sum(dim=1)
-    tied &= last.squeeze(1) > -torch.inf
+    """Return the `k` highest scores [B, k] and their columns; equal scores by column.
+
+    Column 0 must be -inf.
+    """
+    values, items = scores.topk(k + 1, dim=1)
+    # If the next score equals the last one, `topk` has taken any of the items with this score.
+    tied = (values[:, k] == values[:, k - 1]) & (values[:, k] > -torch.inf)
+    values, items = values[:, :k], items[:, :k]
     if tied.any():
         ordered = scores[tied].sort(dim=1, descending=True, stable=True)
         values[tied], items[tied] = ordered.values[:, :k], ordered.indices[:, :k]
