@@ -54,8 +54,10 @@ def _load(options: SimpleNamespace) -> tuple[Path, Recommender]:
     import torch
 
     from recbole_qbert.common.process import flush_denormals
-    from recbole_qbert.serving.recommender import Recommender
+    from recbole_qbert.serving.recommender import Recommender, within
 
+    if options.batch_size is not None:
+        within("--batch_size", options.batch_size)
     flush_denormals()
     folder = find_bundle(options.bundle, options.dataset)
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -219,6 +221,8 @@ def _histories(
 
 
 def _evaluate(options: SimpleNamespace) -> int:
+    if options.json and options.json.is_dir():
+        raise InputError(f"--json={options.json}: is a folder; name a file")
     folder, recommender = _load(options)
 
     from recbole_qbert.common.files import write_json

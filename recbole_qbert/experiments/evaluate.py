@@ -105,8 +105,8 @@ def _scores(
 ) -> tuple[Callable[[Interaction], Tensor], list[str]]:
     """Return a function that scores the items of a data set [B, N], and remarks.
 
-    Items that the bundle does not know are left out of histories, and have the score -inf. If a
-    history has no other items, all scores are 0, so that every item ties with the target.
+    Items that the bundle does not know are left out of the last L items of a history, and have the
+    score -inf. If no item is left, all scores are 0, so that every item ties with the target.
     """
     model, config = recommender.model, recommender.config
     tokens = [str(token) for token in dataset.field2id_token[dataset.iid_field][1:]]
