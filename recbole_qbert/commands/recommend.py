@@ -44,7 +44,10 @@ def find_bundle(name: str, dataset: str | None = None) -> Path:
     fitting = [run for run in runs if dataset in (None, run.dataset)]
     if not fitting:
         known = preview(sorted({run.dataset for run in runs})) or "none"
-        raise InputError(f"{name}: no run on {dataset}; it has runs on {known}")
+        raise InputError(
+            f"{name}: no run on {dataset}; it has runs on {known}; for a model of another data set, "
+            "give the folder of its bundle"
+        )
     if not fitting[-1].bundle:
         raise InputError(f"{name}: the latest run, of {fitting[-1].title}, has no bundle")
     return Path(fitting[-1].bundle)
@@ -158,12 +161,12 @@ def _write_all(
     from rich.console import Console
 
     from recbole_qbert.data.atomic_writing import write_header
-    from recbole_qbert.experiments.export import Lists, export, file_sources, tables
+    from recbole_qbert.experiments.export import ListSettings, export, file_sources, tables
     from recbole_qbert.serving.part_files import write_tsv
     from recbole_qbert.serving.recommender import within
 
     within("--k", options.k, len(recommender.tokens))
-    wanted = Lists(
+    wanted = ListSettings(
         options.k,
         options.exclude_seen,
         recommender.allowed(lists["candidates"], lists["exclude"] or ()),

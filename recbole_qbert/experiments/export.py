@@ -22,7 +22,7 @@ ROWS_OF_A_PART = 1 << 18  # a killed export loses at most the work for these
 
 
 @dataclass(frozen=True)
-class Lists:
+class ListSettings:
     """What to recommend to each user; see `Recommender.recommend`."""
 
     k: int = 10
@@ -32,7 +32,7 @@ class Lists:
 
 
 def tables(
-    recommender: Recommender, given: UserHistories, wanted: Lists, progress: bool = False
+    recommender: Recommender, given: UserHistories, wanted: ListSettings, progress: bool = False
 ) -> Iterator[pa.Table]:
     """Yield the recommendations for all users, some users at a time."""
     with Progress(total=len(given.users), desc="users", unit="users", disable=not progress) as bar:
@@ -44,7 +44,7 @@ def tables(
 def export(
     recommender: Recommender,
     given: UserHistories,
-    wanted: Lists,
+    wanted: ListSettings,
     output: Path,
     format: str,
     sources: Mapping[str, Any],
@@ -95,14 +95,14 @@ def file_sources(paths: Sequence[Path]) -> dict[str, str]:
     return {str(path): sha256_file(path) for path in paths}
 
 
-def _bounds(given: UserHistories, wanted: Lists) -> list[tuple[int, int]]:
+def _bounds(given: UserHistories, wanted: ListSettings) -> list[tuple[int, int]]:
     n_users = len(given.users)
     step = max(1, ROWS_OF_A_PART // wanted.k)
     return [(start, min(start + step, n_users)) for start in range(0, n_users, step)]
 
 
 def _part(
-    recommender: Recommender, given: UserHistories, wanted: Lists, start: int, end: int
+    recommender: Recommender, given: UserHistories, wanted: ListSettings, start: int, end: int
 ) -> pa.Table:
     users, histories = given.users.slice(start, end - start), given.histories.part(start, end)
     return pa.concat_tables(
