@@ -42,11 +42,13 @@ def find_bundle(name: str, dataset: str | None = None) -> Path:
     else:
         return path
     fitting = [run for run in runs if dataset in (None, run.dataset)]
+    if not runs:
+        raise InputError(f"{name}: no runs in it yet")
     if not fitting:
-        known = preview(sorted({run.dataset for run in runs})) or "none"
+        known = preview(sorted({run.dataset for run in runs}))
         raise InputError(
-            f"{name}: no run on {dataset}; it has runs on {known}; for a model of another data set, "
-            "give the folder of its bundle"
+            f"{name}: no run on {dataset}; it has runs on {known}; to use a model of another data "
+            "set, give the folder of its bundle"
         )
     if not fitting[-1].bundle:
         raise InputError(f"{name}: the latest run, of {fitting[-1].title}, has no bundle")
