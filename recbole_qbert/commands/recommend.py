@@ -106,18 +106,23 @@ def _is_table(path: Path | None) -> bool:
     return path is not None and path.suffix != ".inter"
 
 
+def _title_file(options: SimpleNamespace) -> Path | None:
+    """Return the `.item` file of `--title_field`; None for the titles in the bundle."""
+    if options.item_file and not options.title_field:
+        raise InputError("--item_file: give the field of the titles with --title_field as well")
+    if not options.title_field:
+        return None
+    if options.item_file is None and not options.dataset:
+        raise InputError("--title_field names a field of --item_file; give this file as well")
+    return options.item_file or options.data_path / options.dataset / f"{options.dataset}.item"
+
+
 def _set_titles(recommender: Recommender, options: SimpleNamespace) -> None:
     from recbole_qbert.serving.titles import read_titles
 
-    if options.title_field:
-        file = options.item_file
-        if file is None and options.dataset:
-            file = options.data_path / options.dataset / f"{options.dataset}.item"
-        if file is None:
-            raise InputError("--title_field names a field of --item_file; give this file as well")
+    file = _title_file(options)
+    if file is not None:
         recommender.titles = read_titles(file, recommender.tokens, options.title_field)
-    elif options.item_file:
-        raise InputError("--item_file: give the field of the titles with --title_field as well")
 
 
 def _tokens(options: SimpleNamespace, name: str) -> list[str] | None:
@@ -185,11 +190,13 @@ def _write_all(
             write_tsv(sys.stdout.buffer, table)
             sys.stdout.buffer.flush()
         return
-    named = (folder / "manifest.json", file, options.candidates, options.exclude)
+    lists_of_items = (options.candidates, options.exclude)
+    named = (folder / "manifest.json", file, *lists_of_items, _title_file(options))
     sources: dict[str, Any] = file_sources([path for path in named if path is not None])
-    if options.title_field:
-        sources["titles"] = [str(options.item_file), options.title_field]
-    sources |= {name: getattr(options, name) for name in (*_TABLE_FLAGS, "time_unit", "encoding")}
+    flags = (*_TABLE_FLAGS, "time_unit", "encoding", "title_field")
+    sources |= {name: getattr(options, name) for name in flags}
+    # A file of candidates may become one of exclusions.
+    sources["lists"] = [str(path) for path in lists_of_items]
     progress = console.is_terminal
     there = export(recommender, given, wanted, options.output, format, sources, progress)
     if there:
