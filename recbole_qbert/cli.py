@@ -23,6 +23,7 @@ from recbole_qbert.commands.keys import unknown_names
 from recbole_qbert.commands.prepare import PREPARE
 from recbole_qbert.commands.prepare_tools import TOOLS
 from recbole_qbert.commands.pretrain import PRETRAIN
+from recbole_qbert.commands.recommend import EVALUATE, RECOMMEND
 from recbole_qbert.commands.results import COMPARE, REPORT
 from recbole_qbert.commands.run import RUN
 from recbole_qbert.commands.tokenize import TOKENIZE
@@ -38,8 +39,8 @@ from recbole_qbert.compat import recbole
 COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
-        DEMO, *PREPARE, *TOOLS, *EMBED, TOKENIZE, *IDS, RUN, PRETRAIN, BENCHMARK, TUNE, COMPLEXITY,
-        COMPARE, REPORT, DOCTOR,
+        DEMO, *PREPARE, *TOOLS, *EMBED, TOKENIZE, *IDS, RUN, RECOMMEND, EVALUATE, PRETRAIN,
+        BENCHMARK, TUNE, COMPLEXITY, COMPARE, REPORT, DOCTOR,
     )
 }  # fmt: skip
 GROUPS = {

@@ -96,12 +96,7 @@ def prepare_table(
     Raises:
         InputError: a file, column or option is invalid, or no interaction is left.
     """
-    unit = columns.time_unit
-    one_of("time_unit", unit, (*SECONDS, DATE))
-    wanted = {"user": columns.user, "item": columns.item}
-    wanted |= {"rating": columns.rating} if columns.rating else {}
-    wanted |= {"time": columns.time} if columns.time else {}
-    source.check(list(wanted.values()))
+    unit, wanted = columns.time_unit, wanted_columns(source, columns)
     described, cells = None, {}
     if items:
         table, item_columns = items
@@ -115,7 +110,7 @@ def prepare_table(
         domain,
         Source(
             [source.path],
-            lambda path, rejects: _interactions(source, wanted, unit, rejects, progress),
+            lambda path, rejects: interactions(source, wanted, unit, rejects, progress),
             {"source": repr(source), "columns": repr(columns)},
         ),
         Rules(core, duplicates, ties, timed=columns.time is not None),
@@ -154,9 +149,27 @@ def item_cells(columns: ItemColumns, source: TableFile) -> dict[str, str]:
     return cells
 
 
-def _interactions(
+def wanted_columns(source: TableFile, columns: Columns) -> dict[str, str]:
+    """Return the columns to read by their meaning: user, item, rating, time.
+
+    Raises:
+        InputError: the table lacks one, or the unit of the times is unknown.
+    """
+    one_of("time_unit", columns.time_unit, (*SECONDS, DATE))
+    named = {name: getattr(columns, name) for name in ("user", "item", "rating", "time")}
+    wanted = {name: column for name, column in named.items() if column}
+    source.check(list(wanted.values()))
+    return wanted
+
+
+def interactions(
     source: TableFile, wanted: dict[str, str], unit: str, rejects: Rejects, progress: bool
 ) -> Iterator[pa.Table]:
+    """Yield the usable rows of a table in blocks, as `interactions.usable`; reject the others.
+
+    `wanted` is from `wanted_columns`, `unit` is that of the times. Without times, the time is the
+    row number.
+    """
     ids = {name: _Ids(source.path, wanted[name], rejects) for name in ("user", "item")}
     times = _DATES if unit == DATE else _TIMES
     for numbers, table in _read(source, wanted, unit, rejects, progress):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -73,29 +73,43 @@ def metrics_tables(results: Sequence[RunResult], console: Console) -> list[Table
     """Build tables of valid and test metrics in both rankings, four rows per run."""
     unlike = comparable.unlike_first(results)
     footnotes = comparable.notes([result.title for result in results], unlike)
+    models = [
+        ((result.title + MARK * bool(parts)).replace(" (", "\n("), result.valid, result.test)
+        for result, parts in zip(results, unlike, strict=True)
+    ]
+    return rankings_tables(results[0].dataset, models, all_metrics(results), console, footnotes)
+
+
+def rankings_tables(
+    dataset: str,
+    models: Sequence[tuple[str, Mapping[str, float], Mapping[str, float]]],
+    metrics: Sequence[str],
+    console: Console,
+    footnotes: Sequence[str] = (),
+) -> list[Table]:
+    """Build tables of models, given as title, valid metrics and test metrics."""
 
     def build(names: Sequence[str]) -> Table:
         table = Table(
-            title=f"{results[0].dataset}: leave-one-out, the whole catalog ranked",
+            title=f"{dataset}: leave-one-out, the whole catalog ranked",
             caption="\n".join(footnotes) or None,
         )
         for column in ("model", "split", "ranking"):
             table.add_column(column, no_wrap=column != "model", overflow="fold")
         for name in names:
             table.add_column(metric_title(name), justify="right", no_wrap=True)
-        for result, parts in zip(results, unlike, strict=True):
-            title = (result.title + MARK * bool(parts)).replace(" (", "\n(")
+        for title, valid, test in models:
             for split, prefix, ranking in SPLITS_AND_RANKINGS:
-                values = getattr(result, split)
+                values = valid if split == "valid" else test
                 table.add_row(title, split, ranking, *(_text(values, prefix + n) for n in names))
                 title = ""
             table.add_section()
         return table
 
-    return fitting(build, all_metrics(results), console)
+    return fitting(build, metrics, console)
 
 
-def _text(values: dict[str, float], name: str) -> str:
+def _text(values: Mapping[str, float], name: str) -> str:
     return f"{values[name]:.4f}" if name in values else NONE
 
 

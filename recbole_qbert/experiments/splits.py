@@ -58,17 +58,23 @@ def load_splits(config: Config) -> Splits:
     """
     init_seed(config["seed"], config["reproducibility"])
     dataset = load_dataset(model_entry(config["model"]).dataset, config)
+    notes = _check_features(dataset, config)
+    splits = split_dataset(dataset, config)
+    if isinstance(dataset, SemanticIDDataset):  # a third-party data set may have no notes
+        dataset.notes += notes + _full_users(splits)
+    return splits
+
+
+def split_dataset(dataset: Any, config: Config) -> Splits:
+    """Split a data set of `load_dataset`; an `InputError` says if the data are too few."""
     too_short = InputError(f"dataset {config['dataset']}: {TOO_SHORT}")
     if config["benchmark_filename"] is None:  # RecBole crashes if no user has two interactions
         counts = dataset.inter_feat[dataset.uid_field].value_counts()
         if counts.max() < FEWEST_INTERACTIONS:
             raise too_short
-    notes = _check_features(dataset, config)
     splits = Splits(dataset, *data_preparation(config, dataset))
     if len(splits.valid._dataset) == 0 or len(splits.test._dataset) == 0:
         raise too_short
-    if isinstance(dataset, SemanticIDDataset):  # a third-party data set may have no notes
-        dataset.notes += notes + _full_users(splits)
     return splits
 
 

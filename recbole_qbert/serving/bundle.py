@@ -5,10 +5,10 @@
     items.json           raw item tokens; index i is internal ID i + 1 (0 is padding)
     dataset.safetensors  attributes of the data set that the model needs: sizes, item features
     items.semid          semantic IDs, if the data set has any, and items.semid.json
+    titles.json          titles of the items, in the same order, if the `.item` file has any
     manifest.json        format, model name, hashes of the files above, versions, data counts
 
-No file in it can run code. The folder is written atomically. Shapes: B histories, N items (padding
-included), L = MAX_ITEM_LIST_LENGTH.
+No file in it can run code. The folder is written atomically.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 from recbole.config import Config
-from recbole.data.interaction import Interaction
 from safetensors.torch import save
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -34,13 +33,15 @@ from recbole_qbert.common.hashes import sha256_folder
 from recbole_qbert.data.codec import quote
 from recbole_qbert.data.semid import write_semantic_ids
 from recbole_qbert.registry import model_entry
+from recbole_qbert.serving.scoring import scores_of
 from recbole_qbert.serving.stand_in import stand_in
-from recbole_qbert.speedups.trimmed_forward import trimmed_scores
+from recbole_qbert.serving.titles import usual_titles
 from recbole_qbert.training.checkpoint import DERIVED_KEYS, config_to_json, save_checkpoint
 
 FORMAT = "recbole-qbert/bundle/2"
 REQUIRED = frozenset(("model.safetensors", "config.json", "items.json", "dataset.safetensors"))
 SEMANTIC_IDS = frozenset(("items.semid", "items.semid.json"))
+TITLES = "titles.json"
 # Limit on the numbers that a model may allocate when it is built: ALLOWANCE plus four times those
 # of its weights. Each tensor counts as TENSOR numbers more.
 ALLOWANCE, TENSOR = 1 << 24, 1 << 12
@@ -78,7 +79,7 @@ def save_bundle(folder: str | Path, model: Any, config: Any, dataset: Any) -> No
         settings = settings_of(content, torch.device("cpu"))
         empty = stand_in(settings, tokens, semantic_ids, notes, dataset)
         twin = build_again(settings, empty, weights)
-        ranks_empty_histories = _compare(model, config, twin, settings, len(tokens) + 1)
+        _compare(model, config, twin, settings, len(tokens) + 1)
     except Exception as error:  # third-party models may raise anything
         raise NotBundled(
             f"{name} has no bundle: it cannot be rebuilt, or needs more than a history to rank "
@@ -87,8 +88,10 @@ def save_bundle(folder: str | Path, model: Any, config: Any, dataset: Any) -> No
     with atomic_folder(folder) as work:
         (work / "model.safetensors").write_bytes(save(weights))
         write_json(work / "config.json", content)
-        with open(work / "items.json", "w", encoding="utf-8") as handle:
-            json.dump(tokens, handle, ensure_ascii=False)
+        _write_texts(work / "items.json", tokens)
+        item_file = Path(config["data_path"]) / f"{config['dataset']}.item"
+        if (titles := usual_titles(item_file, tokens)) is not None:
+            _write_texts(work / TITLES, titles)
         try:
             save_checkpoint(work / "dataset.safetensors", notes)
         except TypeError as error:
@@ -102,14 +105,18 @@ def save_bundle(folder: str | Path, model: Any, config: Any, dataset: Any) -> No
             "version": __version__,
             "torch": torch.__version__,
             "n_items": len(tokens),
-            "ranks_empty_histories": ranks_empty_histories,
             "sha256": sha256_folder(work),
         }
         write_json(work / "manifest.json", manifest)
 
 
-def _compare(model: Any, config: Any, twin: Any, settings: Config, n_items: int) -> bool:
-    """Return whether a rebuilt model, of equal scores or a `ValueError`, ranks an empty history."""
+def _write_texts(path: Path, texts: list[str]) -> None:
+    with open(path, "w", encoding="utf-8") as handle:
+        json.dump(texts, handle, ensure_ascii=False)
+
+
+def _compare(model: Any, config: Any, twin: Any, settings: Config, n_items: int) -> None:
+    """Raise a `ValueError` if a rebuilt model gives other scores."""
     width = config["MAX_ITEM_LIST_LENGTH"]
     lengths = torch.linspace(1, width, N_TRIED).long()
     items = torch.randint(1, n_items, (N_TRIED, width), generator=torch.Generator().manual_seed(0))
@@ -122,11 +129,6 @@ def _compare(model: Any, config: Any, twin: Any, settings: Config, n_items: int)
     found = scores_of(twin, settings, items, lengths)
     if not torch.allclose(found, expected, rtol=1e-3, atol=1e-3):
         raise ValueError("the rebuilt model gives other scores")
-    try:
-        empty = scores_of(twin, settings, items[:1] * 0, lengths[:1] * 0)
-    except Exception:  # for example an index before the first position
-        return False
-    return bool(empty[:, 1:].isfinite().any() and not empty.isnan().any())
 
 
 def settings_of(content: Mapping[str, Any], device: torch.device) -> Config:
@@ -196,27 +198,6 @@ class _Allowance(TorchDispatchMode):
         self.room -= TENSOR + made.numel() if isinstance(made, Tensor) else TENSOR
         if self.room < 0:
             raise InputError("the config describes a model that is far larger than the weights")
-
-
-@torch.no_grad()
-def scores_of(
-    model: Any, config: Config, items: Tensor, lengths: Tensor, targets: Tensor | None = None
-) -> Tensor:
-    """Score all items [B, N] for each history; the result may be modified.
-
-    Args:
-        model: in evaluation mode.
-        config: config of the model.
-        items: [B, L], right-padded with zeros.
-        lengths: [B].
-        targets: [B], values of the target field, which must not affect the scores; default: item 1.
-    """
-    targets = torch.ones_like(lengths) if targets is None else targets
-    batch = Interaction(
-        {model.ITEM_SEQ: items, model.ITEM_SEQ_LEN: lengths, model.POS_ITEM_ID: targets}
-    )
-    scores: Tensor = trimmed_scores(model, config)(batch.to(config["device"]))
-    return scores.view(len(items), -1).float().clone()
 
 
 def describe_error(error: Exception) -> str:

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import cached_property
 from itertools import chain, islice, repeat
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import torch
 from recbole.config import Config
-from safetensors.torch import load_file
 from torch import Tensor
 
 from recbole_qbert.common.errors import InputError, preview
-from recbole_qbert.common.files import read_json, read_json_list, recovered
-from recbole_qbert.common.hashes import check_folder
 from recbole_qbert.data.codec import quote
-from recbole_qbert.data.semid import read_semantic_ids
-from recbole_qbert.registry import model_entry
-from recbole_qbert.serving import bundle
-from recbole_qbert.serving.bundle import describe_error, scores_of
-from recbole_qbert.serving.stand_in import stand_in
-from recbole_qbert.training.checkpoint import load_checkpoint
+from recbole_qbert.serving.explanation import Explanation, explain_items
+from recbole_qbert.serving.frames import frame_interactions
+from recbole_qbert.serving.histories import Histories, grouped
+from recbole_qbert.serving.loading import load_bundle
+from recbole_qbert.serving.scoring import TopK, rows_at_once, top_k
 
-SCORES_AT_ONCE = 1 << 24  # 64 MiB
-ROWS_AT_ONCE = 1024
 _NOT_LISTS = "histories is a list of lists of item tokens"
 
 
@@ -41,7 +38,7 @@ def _check_lists(values: Iterable[Any]) -> None:
         raise InputError(_NOT_LISTS)
 
 
-def _within(name: str, value: Any, most: int | None = None) -> int:
+def within(name: str, value: Any, most: int | None = None) -> int:
     """Check that a value is a whole number from 1 to `most`."""
     number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else 0
     if number < 1:
@@ -58,13 +55,21 @@ class Recommender:
         model: the model, ready to score.
         config: config of the model, with its device.
         tokens: item tokens, by internal ID - 1.
-        ranks_empty_histories: whether the model also ranks items for an empty history.
+        titles: titles of the items in the order of `tokens`, "" for items without one; None if the
+            bundle has none.
+        codes: codes of the semantic IDs [N, K], by internal ID; None without semantic IDs.
     """
 
-    def __init__(self, model: Any, config: Config, tokens: list[str], ranks_empty_histories: bool):
+    def __init__(
+        self,
+        model: Any,
+        config: Config,
+        tokens: list[str],
+        titles: list[str] | None = None,
+        codes: Tensor | None = None,
+    ):
         self.model, self.config = model, config
-        self.tokens = tokens
-        self.ranks_empty_histories = ranks_empty_histories
+        self.tokens, self.titles, self.codes = tokens, titles, codes
         self._ids = {token: number for number, token in enumerate(tokens, start=1)}
         self._names = np.array(["", *tokens], dtype=object)
 
@@ -80,53 +85,7 @@ class Recommender:
             InputError: the folder is not a bundle, a file was changed, the files are inconsistent,
                 or the device cannot be used.
         """
-        folder = Path(folder)
-        manifest = read_json(recovered(folder) / "manifest.json")
-        digests: Any = manifest.get("sha256")
-        names = (bundle.REQUIRED, bundle.REQUIRED | bundle.SEMANTIC_IDS)
-        known = manifest.get("format") == bundle.FORMAT and isinstance(digests, dict)
-        if not known or digests.keys() not in names:
-            raise InputError(f"{folder}: not a model bundle of this version; train the model again")
-        check_folder(folder, digests)
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError, TypeError) as error:
-            raise InputError(f"device: {device!r} is unusable ({describe_error(error)})") from None
-        name = str(manifest.get("model"))
-        try:
-            model_entry(name)
-        except InputError as error:
-            raise InputError(
-                f"{folder}: {error}; for a model of your own, import the module that registers it, "
-                "or install its plug-in"
-            ) from None
-        with bundle.going_together(folder, "train the model again"):
-            return cls._of_files(folder, manifest, torch.device(device))
-
-    @classmethod
-    def _of_files(
-        cls, folder: Path, manifest: Mapping[str, Any], device: torch.device
-    ) -> Recommender:
-        content = read_json(folder / "config.json")
-        if content["model"] != manifest["model"]:
-            raise InputError(f"{folder / 'manifest.json'}: the model is not that of config.json")
-        path = folder / "items.json"
-        tokens = bundle.different_texts(path, read_json_list(path), "item tokens")
-        if len(tokens) != manifest["n_items"]:
-            raise InputError(f"{path}: the number of items is not that of manifest.json")
-        if not isinstance(manifest["ranks_empty_histories"], bool):
-            raise InputError(f"{folder / 'manifest.json'}: ranks_empty_histories is not a boolean")
-        semantic_ids = None
-        if manifest["sha256"].keys() > bundle.REQUIRED:
-            semantic_ids = read_semantic_ids(folder / "items.semid")
-        weights = load_file(folder / "model.safetensors")
-        notes = load_checkpoint(folder / "dataset.safetensors")
-        config = bundle.settings_of(content, device)
-        dataset = stand_in(config, tokens, semantic_ids, notes)
-        model = bundle.build_again(config, dataset, weights)
-        found = cls(model, config, tokens, manifest["ranks_empty_histories"])
-        found.recommend([tokens[:1]], k=1)
-        return found
+        return cls(*load_bundle(folder, device))
 
     def recommend(
         self,
@@ -135,6 +94,8 @@ class Recommender:
         exclude_seen: bool = True,
         unknown: str = "skip",
         batch_size: int | None = None,
+        candidates: Collection[str] | None = None,
+        exclude: Collection[str] = (),
     ) -> list[list[tuple[str, float]]]:
         """Return the best `k` items for each history.
 
@@ -145,24 +106,25 @@ class Recommender:
             k: number of items; fewer are returned if a history leaves fewer.
             exclude_seen: exclude all items of a history, also those beyond the maximum length.
             unknown: treatment of items that the model does not know, and of histories without a
-                known item if the model needs one. `skip` ignores such items, recommends nothing for
-                such histories, and warns; `raise` raises an error.
+                known item. `skip` ignores such items, recommends nothing for such histories, and
+                warns; `raise` raises an error.
             batch_size: histories scored at once; default: at most 1,024, and as many as keep the
                 scores within 64 MiB.
+            candidates: tokens of the items to rank; None for all items.
+            exclude: tokens of items that are never recommended.
 
         Returns:
-            For each history, (token, score) pairs, best first. Scores are logits, not
-            probabilities.
+            For each history, (token, score) pairs, best first; equal scores in the order of
+            `tokens`. Scores are logits, not probabilities.
 
         Raises:
-            InputError: a setting or a history cannot be used.
+            InputError: a setting or a history cannot be used, or no history has a known item.
         """
-        k = _within("k", k, len(self.tokens))
+        k = within("k", k, len(self.tokens))
         if unknown not in ("skip", "raise"):
             raise InputError(f"unknown: {unknown!r} is none of skip, raise")
-        if batch_size is None:
-            batch_size = min(ROWS_AT_ONCE, max(1, SCORES_AT_ONCE // len(self._names)))
-        batch_size = _within("batch_size", batch_size)
+        batch_size = self._batch_size(batch_size)
+        allowed = self.allowed(candidates, exclude)
         _check_lists([histories])
         try:
             rows = iter(histories)
@@ -170,21 +132,170 @@ class Recommender:
             raise InputError(_NOT_LISTS) from None
         found: list[list[tuple[str, float]]] = []
         not_known: dict[str, None] = {}
-        n_without = 0
+        without: list[int] = []
         while batch := [*islice(rows, batch_size)]:
-            ids, row, lost = self._read(batch)
+            read, lost = self._read(batch)
             not_known.update(dict.fromkeys(lost))
-            counts = torch.bincount(row, minlength=len(batch))
-            n_without += 0 if self.ranks_empty_histories else int((counts == 0).sum())
-            if unknown == "raise" and (not_known or n_without):
-                raise InputError(self._left_out(not_known, n_without))
-            found += self._best(ids, row, counts, k, exclude_seen)
-        if not_known or n_without:
-            warnings.warn(self._left_out(not_known, n_without), stacklevel=2)
+            without += (np.flatnonzero(read.lengths == 0) + len(found)).tolist()
+            if unknown == "raise" and (not_known or without):
+                raise InputError(_left_out(not_known, without))
+            found += self._lists(read, k, exclude_seen, allowed)
+        if without and len(without) == len(found):
+            raise _nothing_known(not_known)
+        if not_known or without:
+            warnings.warn(_left_out(not_known, without), stacklevel=2)
         return found
 
-    def _read(self, batch: list[Any]) -> tuple[Tensor, Tensor, list[str]]:
-        """Return the known items' internal IDs, their rows in the batch, and the unknown items."""
+    def recommend_frame(
+        self,
+        frame: pd.DataFrame,
+        user: str,
+        item: str,
+        time: str | None = None,
+        k: int = 10,
+        exclude_seen: bool = True,
+        candidates: Collection[str] | None = None,
+        exclude: Collection[str] = (),
+    ) -> pd.DataFrame:
+        """Return the best `k` items for each user of a table of interactions.
+
+        Args:
+            frame: one row per interaction.
+            user: its column of users.
+            item: its column of items; text or whole numbers.
+            time: its column of times, numbers or dates; None if the rows are in order of time.
+            k: see `recommend`, as the further arguments.
+
+        Returns:
+            Columns `user`, `rank`, `item`, `score` and, if there are titles, `title`. Users are in
+            the order of their first rows. Users without a known item are left out with a warning.
+
+        Raises:
+            InputError: a column or a setting cannot be used, or no user has a known item.
+        """
+        k = within("k", k, len(self.tokens))
+        allowed = self.allowed(candidates, exclude)
+        users, codes, items, times = frame_interactions(frame, user, item, time)
+        ids, lost = self.ids_of(items)
+        histories = grouped(codes, ids, len(users), times)
+        without = np.flatnonzero(histories.lengths == 0).tolist()
+        if len(without) == len(users):
+            raise _nothing_known(lost)
+        if lost or without:
+            warnings.warn(_left_out(dict.fromkeys(lost), without), stacklevel=2)
+        named = users.filter(pa.array(histories.lengths > 0))
+        tables = self.tables(named, histories.without_empty(), k, exclude_seen, allowed)
+        return pa.concat_tables(tables).to_pandas()
+
+    def explain(
+        self, history: Iterable[Any], items: Iterable[Any], n_removals: int = 3
+    ) -> list[Explanation]:
+        """Explain the scores of items after one history.
+
+        Args:
+            history: item tokens, oldest first; the last `MAX_ITEM_LIST_LENGTH` are explained.
+            items: tokens of the items to explain.
+            n_removals: number of history items listed whose removal lowers the score most.
+
+        Raises:
+            InputError: no item of the history is known, or an item to explain is unknown or one
+                that the model does not rank after this history.
+        """
+        (read, asked), lost = zip(*map(self._read, ([history], [items])), strict=True)
+        if lost[1] or not len(asked.items):
+            asked_for = preview([*map(quote, lost[1])]) or "none"
+            raise InputError(f"items to explain: {asked_for}; give items that the model knows")
+        if not len(read.items):
+            raise _nothing_known(lost[0])
+        (last,), (length,) = read.last_items(self.config["MAX_ITEM_LIST_LENGTH"])
+        words = self._names.tolist(), ["", *(self.titles or [""] * len(self.tokens))]
+        scoring = (self.model, self.config, last[:length], asked.flat()[1])
+        return explain_items(*scoring, self.codes, *words, n_removals)
+
+    def allowed(
+        self, candidates: Collection[str] | None, exclude: Collection[str] = ()
+    ) -> Tensor | None:
+        """Return a mask of the items that may be recommended, bool [N]; None for all.
+
+        Unknown tokens are left out with a warning.
+
+        Raises:
+            InputError: no known candidate is left.
+        """
+        if candidates is None and not exclude:
+            return None
+        mask = torch.full((len(self._names),), candidates is None)
+        lost: list[str] = []
+        for tokens, value in ((candidates or (), True), (exclude, False)):
+            read, unknown = self._read([tokens])
+            mask[read.flat()[1]] = value
+            lost += unknown
+        mask[0] = False
+        if not mask.any():
+            raise InputError("candidates: none is known to the model and not excluded; give others")
+        if lost:
+            message = f"candidates and exclude: {_left_out(dict.fromkeys(lost), [])}"
+            warnings.warn(message, stacklevel=3)
+        return mask.to(self.config["device"])
+
+    def tables(
+        self,
+        users: pa.Array,
+        histories: Histories,
+        k: int,
+        exclude_seen: bool = True,
+        allowed: Tensor | None = None,
+        batch_size: int | None = None,
+    ) -> Iterator[pa.Table]:
+        """Yield tables of `schema` with the best `k` items of B users, batch by batch.
+
+        `users` are tokens; each of the B `histories` has an item. `allowed` is from the method of
+        that name; for the others see `recommend`.
+        """
+        step = self._batch_size(batch_size)
+        for start in range(0, len(histories), step):
+            part = histories.part(start, start + step)
+            top = top_k(self.model, self.config, part, k, exclude_seen, allowed)
+            yield self._table(users.slice(start, step), top)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of tables of recommendations: user, rank, item, score, and title if known."""
+        fields = [("user", pa.string()), ("rank", pa.int32()), ("item", pa.string())]
+        fields += [("score", pa.float32())]
+        return pa.schema([*fields, *([("title", pa.string())] if self.titles else [])])
+
+    def _table(self, users: pa.Array, top: TopK) -> pa.Table:
+        rows, places = np.nonzero(top.items)
+        numbers = pa.array(top.items[rows, places] - 1)
+        columns = [
+            users.take(pa.array(rows)),
+            pa.array((places + 1).astype(np.int32)),
+            self._texts[0].take(numbers),
+            pa.array(top.scores[rows, places]),
+            *(texts.take(numbers) for texts in self._texts[1:]),
+        ]
+        return pa.table(columns, schema=self.schema)
+
+    @cached_property
+    def _texts(self) -> list[pa.Array]:
+        """Item tokens and, if there are any, titles, as Arrow arrays."""
+        texts = [self.tokens, *([self.titles] if self.titles else [])]
+        return [pa.array(each, pa.string()) for each in texts]
+
+    def ids_of(self, tokens: pa.Array) -> tuple[np.ndarray, list[str]]:
+        """Return the internal ID of each token, int32 [n], 0 for unknown ones, and the latter."""
+        encoded = tokens.dictionary_encode()
+        words = encoded.dictionary.to_pylist()
+        ids = np.fromiter(map(self._ids.get, words, repeat(0)), np.int32, len(words))
+        lost = [words[place] for place in np.flatnonzero(ids == 0)]
+        return ids[encoded.indices.to_numpy()], lost
+
+    def _batch_size(self, given: int | None) -> int:
+        return rows_at_once(len(self._names)) if given is None else within("batch_size", given)
+
+    def _read(self, batch: list[Any]) -> tuple[Histories, list[str]]:
+        """Return the known items of each history of a batch, and the unknown items."""
         _check_lists(batch)
         try:
             lists = [*map(list, batch)]
@@ -197,44 +308,38 @@ class Recommender:
         ids = np.fromiter(map(self._ids.get, words, repeat(0)), np.int64, len(words))
         row = np.repeat(np.arange(len(lists)), [*map(len, lists)])
         lost = [words[place] for place in np.flatnonzero(ids == 0)]
-        return torch.from_numpy(ids[ids > 0]), torch.from_numpy(row[ids > 0]), lost
+        return grouped(row, ids, len(lists)), lost
 
-    def _best(
-        self, ids: Tensor, row: Tensor, counts: Tensor, k: int, exclude_seen: bool
+    def _lists(
+        self, histories: Histories, k: int, exclude_seen: bool, allowed: Tensor | None
     ) -> list[list[tuple[str, float]]]:
-        """Rank `k` items for each of B histories.
+        """Rank `k` items for each history; a history without items gets none."""
+        found: list[list[tuple[str, float]]] = [[] for _ in range(len(histories))]
+        rows = np.flatnonzero(histories.lengths > 0).tolist()
+        if rows:
+            full = histories.without_empty()
+            top = top_k(self.model, self.config, full, k, exclude_seen, allowed)
+            n_left = (top.items > 0).sum(axis=1).tolist()
+            names, scores = self._names[top.items].tolist(), top.scores.tolist()
+            for row, items, values, n in zip(rows, names, scores, n_left, strict=True):
+                found[row] = [*zip(items[:n], values[:n], strict=True)]
+        return found
 
-        `ids` are the known items of all histories, `row` their rows, `counts` [B] their numbers.
-        """
-        width = self.config["MAX_ITEM_LIST_LENGTH"]
-        lengths = counts.clamp(max=width)
-        place = torch.arange(len(row)) - (counts.cumsum(0) - lengths)[row]
-        last = place >= 0
-        items = torch.zeros(len(counts), width, dtype=torch.long)
-        items[row[last], place[last]] = ids[last]
-        without = (counts == 0) & (not self.ranks_empty_histories)
-        items[without, 0], lengths[without] = 1, 1  # any item, so that the model can score the row
-        scores = scores_of(self.model, self.config, items, lengths)
-        scores[:, 0] = -torch.inf
-        scores[without.to(scores.device)] = -torch.inf
-        if exclude_seen:
-            scores[row.to(scores.device), ids.to(scores.device)] = -torch.inf
-        best = scores.topk(k, dim=1)
-        names = self._names[best.indices.cpu().numpy()].tolist()
-        n_left = (best.values > -torch.inf).sum(dim=1).tolist()
-        return [
-            [*zip(items_of[:n], values[:n], strict=True)]
-            for items_of, values, n in zip(names, best.values.tolist(), n_left, strict=True)
-        ]
 
-    def _left_out(self, not_known: Collection[str], n_without: int) -> str:
-        parts = []
-        if not_known:
-            shown = preview([quote(name) for name in islice(not_known, 11)])
-            parts.append(f"items unknown to the model ({len(not_known)}): {shown}")
-        if n_without:
-            name = self.config["model"]
-            parts.append(
-                f"histories without a known item, which {name} cannot rank items for ({n_without})"
-            )
-        return "; ".join(parts)
+def _nothing_known(lost: Collection[str]) -> InputError:
+    """Return the error for histories that are empty, or have the unknown items `lost` alone."""
+    shown = preview([*map(quote, islice(lost, 11))])
+    found = f"no item is known to the model: {shown}" if lost else "no items"
+    return InputError(f"history: {found}; give at least one item that the model was trained on")
+
+
+def _left_out(not_known: Collection[str], without: list[int]) -> str:
+    """Describe unknown items, and the histories (numbers from 0) without a known item."""
+    parts = []
+    if not_known:
+        shown = preview([quote(name) for name in islice(not_known, 11)])
+        parts.append(f"items unknown to the model ({len(not_known)}): {shown}")
+    if without:
+        first = f", first: number {without[0] + 1}"
+        parts.append(f"histories without a known item ({len(without)}{first})")
+    return "; ".join(parts)

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
 from recbole_qbert.experiments.splits import Splits
-from recbole_qbert.serving import recommender as recommender_module
+from recbole_qbert.serving import scoring
 from recbole_qbert.serving.bundle import save_bundle
 from recbole_qbert.serving.recommender import Recommender
 from recbole_qbert.training.checkpoint import load_checkpoint, save_checkpoint
@@ -35,6 +35,7 @@ FILES = [
     "items.semid",
     "items.semid.json",
     "manifest.json",
+    "titles.json",
 ]
 
 Lists = list[list[tuple[str, float]]]
@@ -129,14 +130,9 @@ def test_recommend_is_the_live_ranking(
 
 
 def test_histories_of_any_length(tiny: Tiny) -> None:
-    """None at all, an empty one, and longer than the model reads: all its items are seen."""
-    live, loaded, folder = bundled(tiny, exclude_visible="off")
-    recommender = Recommender.load(folder)
+    """None at all, and longer than the model reads: all its items are seen."""
+    recommender = Recommender.load(bundled(tiny, exclude_visible="off")[2])
     assert recommender.recommend([]) == []
-    (found,) = recommender.recommend([[]], k=3)
-    expected = live_scores(live, loaded, [])
-    best = loaded.dataset.field2id_token["item_id"][int(expected[1:].argmax()) + 1]
-    assert (len(found), found[0][0]) == (3, best)
     history = [f"i{number}" for number in range(25)]
     (found,) = recommender.recommend([history], k=30)
     assert {item for item, _ in found} == {f"i{number}" for number in range(25, 30)}
@@ -227,36 +223,46 @@ def test_unknown_items_are_left_out_and_named(recommender: Recommender, batch_si
     """Or refused, by choice."""
     histories = [["i1", "x", "i2"], ["i3"], [7, "x"], [], ["y"] * 3]
     with pytest.warns(
-        UserWarning, match=r"^items unknown to the model \(3\): 'x', '7', 'y'$"
+        UserWarning,
+        match=r"^items unknown to the model \(3\): 'x', '7', 'y'; "
+        r"histories without a known item \(3, first: number 3\)$",
     ) as caught:
         found = recommender.recommend(histories, k=5, batch_size=batch_size)
     assert caught[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        expected = recommender.recommend([["i1", "i2"], ["i3"], [], [], []], k=5)
-    assert_same_lists(found, expected)
+        expected = recommender.recommend([["i1", "i2"], ["i3"]], k=5)
+    assert_same_lists(found, [*expected, [], [], []])
     with pytest.raises(InputError, match=r"^items unknown to the model \(\d\): 'x'"):
         recommender.recommend(histories, unknown="raise", batch_size=batch_size)
-    many = [[f"new{number}" for number in range(1000)]]
+    many = [["i1", *(f"new{number}" for number in range(1000))]]
     with pytest.warns(UserWarning, match=r"\(1000\): 'new0', .*'new9', …$"):
         recommender.recommend(many)
     with pytest.warns(UserWarning) as caught:
-        recommender.recommend([["a\nb\x1b[2J", "c" * 10**6]])
+        recommender.recommend([["i1", "a\nb\x1b[2J", "c" * 10**6]])
     said = str(caught[0].message)
     assert said.isprintable()
     assert len(said) < 200
 
 
-def test_histories_without_items_where_a_model_needs_one(tiny: Tiny) -> None:
-    """SASRec reads the place before the first one: nothing is recommended, and that is said."""
-    recommender = Recommender.load(bundled(tiny, "SASRec")[2])
-    assert not recommender.ranks_empty_histories
-    with pytest.warns(UserWarning, match=r"without a known item, which SASRec .* \(2\)$"):
+@pytest.mark.parametrize("model", ["QBERT4Rec", "SASRec", "Popularity"])
+def test_histories_without_a_known_item(copied: Callable[[str], Path], model: str) -> None:
+    """No model ranks after them: they get no items, which is said; alone they are refused."""
+    recommender = Recommender.load(copied(model))
+    said = r"histories without a known item \(2, first: number 2\)$"
+    with pytest.warns(UserWarning, match=said):
         found = recommender.recommend([["i1"], [], ["x"], ["i2"]], k=5)
     first, last = recommender.recommend([["i1"], ["i2"]], k=5)
     assert_same_lists(found, [first, [], [], last])
-    with pytest.raises(InputError, match=r"^histories without a known item.* \(1\)$"):
+    with pytest.raises(InputError, match=r"^histories without a known item.* \(1, first: number 2"):
         recommender.recommend([["i1"], []], unknown="raise")
+    for histories, shown in (
+        ([[]], "no items"),
+        ([["x", "y"]], "no item is known to the model: 'x', 'y'"),
+        ([[], ["x"]], "no item is known to the model: 'x'"),
+    ):
+        with pytest.raises(InputError, match=f"^history: {shown}; give at least one item"):
+            recommender.recommend(histories)
 
 
 def test_batches_are_bounded(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,8 +275,8 @@ def test_batches_are_bounded(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Non
         sizes.append(len(items))
         return original(model, config, items, lengths)
 
-    original = recommender_module.scores_of
-    monkeypatch.setattr(recommender_module, "scores_of", counted)
+    original = scoring.scores_of
+    monkeypatch.setattr(scoring, "scores_of", counted)
     whole = recommender.recommend(histories)
     assert sizes == [40]
     for batch_size, n_batches in ((1, 40), (7, 6), (40, 1), (1000, 1)):
@@ -280,10 +286,10 @@ def test_batches_are_bounded(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Non
         assert max(sizes) <= batch_size
         assert_same_lists(parts, whole)
     sizes.clear()
-    monkeypatch.setattr(recommender_module, "SCORES_AT_ONCE", 8 * 31 + 5)
+    monkeypatch.setattr(scoring, "SCORES_AT_ONCE", 8 * 31 + 5)
     recommender.recommend(iter(histories))
     assert sizes == [8] * 5
-    monkeypatch.setattr(recommender_module, "SCORES_AT_ONCE", 1)  # more items than that
+    monkeypatch.setattr(scoring, "SCORES_AT_ONCE", 1)  # more items than that
     assert len(recommender.recommend(histories[:2])) == 2
     assert sizes[-2:] == [1, 1]
 
@@ -390,9 +396,6 @@ GONE = object()
         {"n_items": 29},
         {"n_items": "30"},
         {"n_items": GONE},
-        {"ranks_empty_histories": GONE},
-        {"ranks_empty_histories": None},
-        {"ranks_empty_histories": "yes"},
     ],
 )
 def test_an_edited_manifest_is_refused(

@@ -1,0 +1,141 @@
+"""Evaluation of a bundle on a data set, as `run` evaluates its models.
+
+Shapes: B rows, L history, N items of the data set with padding, M items of the bundle with padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import torch
+from recbole.data.interaction import Interaction
+from torch import Tensor
+
+from recbole_qbert.common.errors import InputError, preview
+from recbole_qbert.common.process import quiet_recbole
+from recbole_qbert.common.progress import Progress
+from recbole_qbert.data.codec import quote
+from recbole_qbert.data.loading import StrictDataset
+from recbole_qbert.evaluation.ranking import metric_names, rank_targets, summarize
+from recbole_qbert.experiments.splits import load_dataset, split_dataset
+from recbole_qbert.registry import model_entry
+from recbole_qbert.serving.histories import compacted
+from recbole_qbert.serving.recommender import Recommender
+from recbole_qbert.serving.scoring import scores_of
+from recbole_qbert.speedups.trimmed_forward import trimmed_scores
+from recbole_qbert.training.checkpoint import config_from_json, config_to_json
+
+
+class Evaluation(NamedTuple):
+    """Unrounded metrics in both rankings, by names such as `unseen_ndcg@10`."""
+
+    names: list[str]  # metrics without `unseen_`, in the configured order
+    valid: dict[str, float]
+    test: dict[str, float]
+    notes: list[str]  # remarks on the data that a reader must know
+
+
+def evaluate(
+    recommender: Recommender,
+    dataset: str,
+    data_path: str | Path,
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """Rank the valid and test targets of a data set.
+
+    Filters, split, metrics and history length are those of the run that made the bundle. On the
+    data set and device of that run, the metrics equal the recorded ones.
+
+    Args:
+        recommender: the loaded bundle.
+        dataset: name of the data set.
+        data_path: folder that holds `<dataset>/`. Only the interactions are read.
+        batch_size: users per batch; None for that of the run.
+        progress: whether to show a progress bar.
+
+    Raises:
+        InputError: the data cannot be read, or no item of the data set is known to the bundle.
+    """
+    quiet_recbole()
+    content = config_to_json(recommender.config)
+    content["dataset"] = dataset
+    content["keys"] |= {
+        "data_path": str(data_path),
+        "use_gpu": False,
+        "semantic_id_file": None,
+        "item_vectors": None,
+    }
+    if batch_size is not None:
+        content["keys"]["eval_batch_size"] = batch_size
+    config = config_from_json(content)
+    own_class = _interactions_of(model_entry(config["model"]).dataset)
+    splits = split_dataset(load_dataset(own_class, config), config)
+    score, notes = _scores(recommender, splits.dataset)
+
+    def metrics_of(split: Any) -> dict[str, float]:
+        bar = {"total": len(split), "desc": "Evaluate", "unit": "step", "leave": False}
+        ranks = rank_targets(
+            recommender.model,
+            split,
+            recommender.config["device"],
+            lambda batches: Progress(batches, disable=not progress, **bar),
+            score=score,
+        )
+        return summarize(ranks, config["metrics"], config["topk"])
+
+    names = metric_names(config["metrics"], config["topk"])
+    notes = [*splits.dataset.notes, *notes]
+    return Evaluation(names, metrics_of(splits.valid), metrics_of(splits.test), notes)
+
+
+def _interactions_of(dataset: type) -> type:
+    """Return a class of a model's data set that reads neither semantic IDs nor item vectors.
+
+    The bundle has its own, and those of another data set need not fit.
+    """
+    return type(dataset.__name__, (dataset,), {"_load_data": StrictDataset._load_data})
+
+
+def _scores(
+    recommender: Recommender, dataset: Any
+) -> tuple[Callable[[Interaction], Tensor], list[str]]:
+    """Return a function that scores the items of a data set [B, N], and remarks.
+
+    Items that the bundle does not know are left out of the last L items of a history, and have the
+    score -inf. If no item is left, all scores are 0, so that every item ties with the target.
+    """
+    model, config = recommender.model, recommender.config
+    tokens = [str(token) for token in dataset.field2id_token[dataset.iid_field][1:]]
+    if tokens == recommender.tokens:
+        return trimmed_scores(model, config), []
+    ids, lost = recommender.ids_of(pa.array(tokens, pa.string()))
+    if len(lost) == len(tokens):
+        raise InputError(
+            f"dataset {dataset.dataset_name}: none of its items is known to the bundle "
+            f"({preview([*map(quote, lost)], 3)}); give the data set that the bundle is for"
+        )
+    own = torch.cat([torch.zeros(1, dtype=torch.long), torch.from_numpy(ids).long()])  # [N]
+
+    def score(interaction: Interaction) -> Tensor:
+        items, lengths = compacted(own[interaction[model.ITEM_SEQ].cpu()])
+        empty = lengths == 0
+        items[empty, 0], lengths[empty] = 1, 1
+        scores = scores_of(model, config, items, lengths)[:, own.to(config["device"])]
+        scores[empty.to(scores.device)] = 0.0
+        return scores.masked_fill_((own == 0).to(scores.device), -torch.inf)
+
+    others = len(recommender.tokens) - (len(tokens) - len(lost))
+    notes = []
+    if lost:
+        notes.append(
+            f"{len(lost):,} of {len(tokens):,} items are unknown to the bundle "
+            f"({preview([*map(quote, lost)], 3)}); they are left out of histories, and a target "
+            "among them ranks last"
+        )
+    if others:
+        notes.append(f"{others:,} items of the bundle are not in the data set and are not ranked")
+    return score, notes
