@@ -176,11 +176,12 @@ class ItemIndex:
 
     def _vectors(self, part: slice) -> Tensor:
         """Return the vectors of some items, not divided by their norms."""
-        codes = self.codes[part].int()
-        vectors = [table[own] for table, own in zip(self.tables, codes.unbind(1), strict=True)]
+        by_level = zip(self.tables, self.codes[part].int().unbind(1), strict=True)
         if self.per_level:
-            return torch.cat(vectors, dim=1)
-        total = functools.reduce(Tensor.add_, vectors)
+            return torch.cat([table[codes] for table, codes in by_level], dim=1)
+        total = self.tables.new_zeros(part.stop - part.start, self.width)
+        for table, codes in by_level:
+            total += table[codes]
         return total if self.rows is None else total.add_(self.rows[part])
 
     @functools.cached_property

@@ -94,7 +94,9 @@ def check(catalog: Catalog, queries: Tensor, k: int, method: str, **restrictions
     # The items have these scores, and none stands twice.
     own = scores.gather(1, items.clamp(min=0)).where(items >= 0, -torch.inf)
     torch.testing.assert_close(values.double(), own, rtol=0, atol=tolerance)
-    assert all(len(row) == len(set(row)) for row in ([i for i in r if i >= 0] for r in items.tolist()))
+    assert all(
+        len(row) == len(set(row)) for row in ([i for i in r if i >= 0] for r in items.tolist())
+    )
     if not queries.frac().any() and catalog.index.norms is None:
         assert (items == want_items).all()
 
