@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "recbole_qbert"
 LAYERS = (
     ("_version",),
     ("common",),
-    ("data", "compat"),
+    ("data", "compat", "topk"),
     ("evaluation", "models"),
     ("speedups",),
     ("training",),

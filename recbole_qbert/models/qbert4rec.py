@@ -23,7 +23,7 @@ from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.dataset import TrainingRows
 from recbole_qbert.models.layers.attention_bias import UNKNOWN
 from recbole_qbert.models.layers.encoder import SequenceEncoder
-from recbole_qbert.models.layers.item_representation import build_representation
+from recbole_qbert.models.layers.item_representation import CodeItems, build_representation
 from recbole_qbert.models.layers.loss import exclude_items, smoothed_cross_entropy
 from recbole_qbert.models.layers.masking import (
     append_item,
@@ -31,6 +31,7 @@ from recbole_qbert.models.layers.masking import (
     global_generator,
     valid_positions,
 )
+from recbole_qbert.topk.index import ItemIndex
 
 DOMAIN_FIELD = "domain"  # column of a pretraining batch: its domain's number, equal in all rows
 
@@ -230,6 +231,26 @@ class QBERT4Rec(SequentialRecommender):
         hidden, visible = self._next_item_state(interaction, matrix, rows)
         return exclude_items(self._score(hidden, matrix), visible)
 
+    def item_index(self) -> ItemIndex | None:
+        """Return an index of items 1 to N - 1, numbered from 0; None if items have no codes."""
+        if not isinstance(self.items, CodeItems):
+            return None
+        return self.items.index(cosine=self.temperature is not None)
+
+    @torch.no_grad()
+    def queries(self, interaction: Interaction) -> tuple[Tensor, Tensor]:
+        """Return the queries [B, T * D] of `item_index`, and the items to exclude [B, L].
+
+        The product of a query and an item's vector, divided by its norm for `cosine`, is the score
+        of `full_sort_predict`. Vectors are computed for the items of the histories alone. Excluded
+        items are numbered from 1; 0 is padding.
+        """
+        history = interaction[self.ITEM_SEQ]
+        rows, small = torch.unique(F.pad(history, (1, 0)), return_inverse=True)  # with padding
+        batch = Interaction({**interaction.interaction, self.ITEM_SEQ: small[:, 1:]})
+        hidden, visible = self._next_item_state(batch, self.items(rows))
+        return self._direction(hidden), rows[visible]
+
     def _domain_rows(self, interaction: Interaction) -> Tensor | None:
         """Return the catalog IDs of the batch's domain, padding first; None without domains."""
         if not self.domain_starts:
@@ -241,11 +262,17 @@ class QBERT4Rec(SequentialRecommender):
 
     def _score(self, hidden: Tensor, rows: Tensor) -> Tensor:
         """Compute logits [..., M, R] of rows [..., R, D] for hidden vectors [..., M, D]."""
+        rows = rows if self.temperature is None else F.normalize(rows, dim=-1)
+        return self._direction(hidden) @ rows.mT
+
+    def _direction(self, hidden: Tensor) -> Tensor:
+        """Divide hidden vectors by their norms and the temperature, if the score is a cosine.
+
+        The temperature is applied to M * D numbers instead of M * R.
+        """
         if self.temperature is None:
-            return hidden @ rows.mT
-        # Apply the temperature to M * D numbers instead of M * R.
-        directions = F.normalize(hidden, dim=-1) / self.temperature
-        return directions @ F.normalize(rows, dim=-1).mT
+            return hidden
+        return F.normalize(hidden, dim=-1) / self.temperature
 
     def _next_item_state(
         self, interaction: Interaction, matrix: Tensor, rows: Tensor | None = None

@@ -356,3 +356,34 @@ def test_loss_is_the_mean_over_all_masked_positions(monkeypatch: pytest.MonkeyPa
     for row, target in zip(logits.tolist(), targets, strict=True):
         terms.append(math.log(math.fsum(map(math.exp, row))) - row[target])
     assert loss == pytest.approx(math.fsum(terms) / len(terms), rel=1e-5)
+
+
+# Top-k by codes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("score", ["dot", "cosine"])
+@pytest.mark.parametrize("representation", REPRESENTATIONS)
+@pytest.mark.parametrize("exclude", ["on", "off"])
+def test_the_item_index_has_the_scores_of_the_whole_catalog(
+    representation: str, score: str, exclude: str
+) -> None:
+    """`queries` and `item_index` give the best items of `full_sort_predict`, one number lower."""
+    settings = {"item_representation": representation, "score": score, "exclude_visible": exclude}
+    model = small_model(**settings).eval()
+    index = model.item_index()
+    assert (index is None) == (representation in ("id", "word"))
+    if index is None:
+        return
+    if representation == "hybrid":  # rows start at 0
+        torch.nn.init.normal_(model.items.rows)
+        index = model.item_index()
+    batch = batch_of(toy_histories(), [1] * 20)
+    with torch.no_grad():
+        want = model.full_sort_predict(batch)[:, 1:]
+    queries, visible = model.queries(batch)
+    rows, columns = visible.nonzero(as_tuple=True)
+    excluded = (rows, visible[rows, columns] - 1)
+    for method in ("dense", "codes", "auto"):
+        values, items = index.top_k(queries, 5, excluded, method=method)
+        torch.testing.assert_close(values, want.topk(5, dim=1).values)
+        torch.testing.assert_close(want.gather(1, items), values)

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recbole_qbert.topk.index import ItemIndex
+
 Score = Callable[[Tensor, Tensor], Tensor]
 REPRESENTATIONS = ("compose", "hybrid", "word", "flatten", "id")
 
@@ -104,6 +106,17 @@ class CodeItems(ItemRepresentation):
             total = total + F.cross_entropy(logits, codes - first)
             first += logits.size(1)
         return total / len(chosen)
+
+    def index(self, cosine: bool) -> ItemIndex:
+        """Return an index of all items but the padding, for scores as `cosine` says."""
+        first_rows = self.item_codes.new_tensor([0, *self.codebook_sizes[:-1]]).cumsum(0)
+        return ItemIndex(
+            self.item_codes[1:] - first_rows,
+            self.table.weight.split(self.codebook_sizes),
+            getattr(self, "rows", None),
+            cosine,
+            per_level=self.token_for_each_level,
+        )
 
     def _code_logits(self, hidden: Tensor, score: Score) -> Sequence[Tensor]:
         """Return the logits of each level's codes: K tensors [M, S_k]."""

@@ -1,0 +1,1 @@
+"""Exact top-k of items whose scores are sums of code scores."""

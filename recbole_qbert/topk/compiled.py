@@ -1,0 +1,263 @@
+"""Compiled search of `pruned`: loops over sorted items that skip what cannot be among the best k.
+
+Items lie in runs of equal leading codes. An upper bound of a run is the score of these codes and
+the highest score of every other level. What passes is scored in blocks: four levels at a time, in
+descending order of their highest score, until few items can still pass. The remaining ones are
+scored exactly, levels in their own order.
+
+With norms, an item passes if its sum of code scores is at least the k-th best score times its norm.
+With rows, the length of an item's row bounds its product with the query. A tighter bound, for items
+that pass this one, multiplies the leading principal components of the row, in 8 bits.
+
+All bounds are lowered or raised by `slack`, so that rounding excludes no item. Functions that are
+called for each run or item take arrays: passing a tuple of arrays takes as long as scoring an item.
+
+Shapes: B queries, K levels, C codes, N items, G runs, D hidden, H components in 8 bits, S groups of
+four levels.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+BLOCK = 1024  # items scored together; their partial sums stay in the cache
+FEW = 64  # a block is scored exactly as soon as at most one of so many items can pass
+
+_compile = njit(nogil=True, cache=True, error_model="numpy")
+# Sums in any order, so that the compiler can use vector instructions.
+_compile_product = njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+
+
+class SortedItems(NamedTuple):
+    """Items in the order of their leading codes. Fields that a catalog does not have are empty."""
+
+    items: np.ndarray  # [N] item at each place
+    codes: np.ndarray  # [K, N] by place
+    starts: np.ndarray  # [G + 1] first place of each run
+    n_seconds: int  # runs with one first code: codes of the second level, or 1
+    norms: np.ndarray  # [N] by place
+    least_norms: np.ndarray  # [G]
+    most_norms: np.ndarray  # [G]
+    lengths: np.ndarray  # [N] lengths of the rows, by place
+    most_lengths: np.ndarray  # [G]
+    heads: np.ndarray  # int8 [N, H] leading components of the rows, by place
+    steps: np.ndarray  # [N] size of a unit in `heads`
+    tails: np.ndarray  # [N] length of the other components
+    rows: np.ndarray  # [N, D] by item
+
+
+class Queries(NamedTuple):
+    """Scores of codes, and what bounds need."""
+
+    scores: np.ndarray  # [B, K + 1, C]; the last level is 0
+    n_prefix: int  # levels of a run: 0, 1 or 2
+    groups: np.ndarray  # [B, C] first codes by descending score, or [B, 1] if a run has no levels
+    order: np.ndarray  # [B, 4 * S] levels after those of a run by descending maximum, then K
+    rests: np.ndarray  # [B, S + 1] sum of the maxima from each group of four levels on
+    slack: np.ndarray  # [B]
+    vectors: np.ndarray  # [B, D]
+    lengths: np.ndarray  # [B] lengths of the vectors
+    heads: np.ndarray  # [B, H] their leading components
+    head_lengths: np.ndarray  # [B]
+    tail_lengths: np.ndarray  # [B]
+
+
+class Candidates(NamedTuple):
+    """Restrictions of the items, and the best so far."""
+
+    excluded_starts: np.ndarray  # [B + 1]
+    excluded: np.ndarray  # items, ascending within each query
+    allowed: np.ndarray  # bool [N] by item, or empty
+    bounds: np.ndarray  # [B] score that k items reach, shared by the threads of a query
+    values: np.ndarray  # [B, k] descending
+    best: np.ndarray  # [B, k] their items
+
+
+@_compile
+def search(
+    items: SortedItems,
+    queries: Queries,
+    found: Candidates,
+    first: int,
+    end: int,
+    shard: int,
+    n_shards: int,
+) -> None:
+    """Search one of `n_shards` parts of the runs for each query from `first` to `end`."""
+    buffer, margins = np.empty(BLOCK, np.float32), np.empty(items.n_seconds, np.float32)
+    for row in range(first, end):
+        for group in queries.groups[row, shard::n_shards]:
+            _search_group(items, queries, found, row, group, buffer, margins)
+
+
+@_compile
+def _search_group(
+    items: SortedItems,
+    queries: Queries,
+    found: Candidates,
+    row: int,
+    group: int,
+    buffer: np.ndarray,
+    margins: np.ndarray,
+) -> None:
+    """Search the runs that share a first code, adjacent ones in one block."""
+    starts, norms, lengths = items.starts, items.norms, items.lengths
+    scores, length, n_runs = queries.scores[row], queries.lengths[row], margins.size
+    base = scores[0 if queries.n_prefix else -1, group]
+    seconds = scores[1 if queries.n_prefix > 1 else -1]
+    bound = max(found.values[row, -1], found.bounds[row])
+    first = group * n_runs
+    most = base + queries.rests[row, 0] + queries.slack[row]
+    run_norms = items.least_norms if bound > 0 else items.most_norms
+    _fill(margins, most, bound, run_norms[first : first + n_runs])
+    _add(margins, length, items.most_lengths[first : first + n_runs])
+    start = end = starts[first]  # of the block
+    for second in range(n_runs):
+        if margins[second] + seconds[second] < 0:
+            continue
+        place, run_end = starts[first + second], starts[first + second + 1]
+        while place < run_end:
+            if end - start == BLOCK or end != place:
+                bound = _search_block(items, queries, found, row, start, buffer[: end - start])
+                start = end = place
+            taken = min(run_end - place, BLOCK - (end - start))
+            block = buffer[end - start : end - start + taken]
+            _fill(block, base + seconds[second], bound, norms[place : place + taken])
+            _add(block, length, lengths[place : place + taken])
+            end += taken
+            place += taken
+    _search_block(items, queries, found, row, start, buffer[: end - start])
+
+
+@_compile
+def _fill(block: np.ndarray, score: np.float32, bound: np.float32, norms: np.ndarray) -> None:
+    """Write a score, minus the sum that each item needs to pass."""
+    if norms.size:
+        for i in range(block.size):
+            block[i] = score - bound * norms[i]
+    else:
+        block[:] = score - bound
+
+
+@_compile
+def _add(block: np.ndarray, length: np.float32, lengths: np.ndarray) -> None:
+    """Add the most that each item's row can contribute, if there are rows."""
+    for i in range(lengths.size):
+        block[i] += length * lengths[i]
+
+
+@_compile
+def _search_block(
+    items: SortedItems,
+    queries: Queries,
+    found: Candidates,
+    row: int,
+    start: int,
+    block: np.ndarray,
+) -> np.float32:
+    """Score a block's items as far as they can pass and insert them; return the new bound."""
+    scores, slack, rests = queries.scores[row], queries.slack[row], queries.rests[row]
+    codes, norms, lengths = items.codes, items.norms, items.lengths
+    rest = _add_levels(codes, scores, queries.order[row], rests, slack, start, block)
+    limit = -rest - slack
+    values, best = found.values[row], found.best[row]
+    excluded = found.excluded[found.excluded_starts[row] : found.excluded_starts[row + 1]]
+    vector, length = queries.vectors[row], queries.lengths[row]
+    head, tail_length = queries.heads[row], queries.tail_lengths[row]
+    # Rounding to 8 bits moves each component by at most half a step.
+    rounding = queries.head_lengths[row] * np.float32(0.5 * math.sqrt(head.size))
+    for i in range(block.size):
+        if block[i] < limit:
+            continue
+        place = start + i
+        item = items.items[place]
+        if found.allowed.size and not found.allowed[item]:
+            continue
+        if lengths.size:
+            most = items.steps[place] * (_product(items.heads[place], head) + rounding)
+            most += tail_length * items.tails[place]
+            if block[i] - length * lengths[place] + most < limit:
+                continue
+        score = _code_sum(codes, scores, place)
+        if lengths.size:
+            score += _product(items.rows[item], vector)
+        if norms.size:
+            score /= norms[place]
+        if _is_better(score, item, values[-1], best[-1]) and not _contains(excluded, item):
+            _insert(values, best, score, item)
+    bound = max(values[-1], found.bounds[row])
+    found.bounds[row] = bound
+    return bound
+
+
+@_compile
+def _add_levels(
+    codes: np.ndarray,
+    scores: np.ndarray,
+    order: np.ndarray,
+    rests: np.ndarray,
+    slack: np.float32,
+    start: int,
+    block: np.ndarray,
+) -> np.float32:
+    """Add scores of levels until few items can pass; return the most that the others can add."""
+    end, n_levels = start + block.size, len(codes)
+    for four in range(rests.size - 1):
+        # The last level of `scores`, of zeros, may use any codes.
+        a, b, c, d = order[4 * four], order[4 * four + 1], order[4 * four + 2], order[4 * four + 3]
+        scores_a, scores_b, scores_c, scores_d = scores[a], scores[b], scores[c], scores[d]
+        codes_a, codes_b = codes[a % n_levels, start:end], codes[b % n_levels, start:end]
+        codes_c, codes_d = codes[c % n_levels, start:end], codes[d % n_levels, start:end]
+        for i in range(block.size):
+            left = scores_a[codes_a[i]] + scores_b[codes_b[i]]
+            block[i] += left + (scores_c[codes_c[i]] + scores_d[codes_d[i]])
+        limit = -rests[four + 1] - slack
+        n_left = 0
+        for i in range(block.size):
+            n_left += block[i] >= limit
+        if n_left * FEW <= block.size:
+            return rests[four + 1]
+    return rests[-1]
+
+
+@_compile_product
+def _product(left: np.ndarray, right: np.ndarray) -> np.float32:
+    total = np.float32(0)
+    for i in range(left.size):
+        total += np.float32(left[i]) * right[i]
+    return total
+
+
+@_compile
+def _code_sum(codes: np.ndarray, scores: np.ndarray, place: int) -> np.float32:
+    """Add an item's code scores, levels in their order."""
+    total = np.float32(0)
+    for level in range(len(codes)):
+        total += scores[level, codes[level, place]]
+    return total
+
+
+@_compile
+def _is_better(score: float, item: int, other_score: float, other: int) -> bool:
+    """Whether an item ranks before another: by score, then by number."""
+    return score > other_score or (score == other_score and item < other)
+
+
+@_compile
+def _contains(ascending: np.ndarray, item: int) -> bool:
+    at = np.searchsorted(ascending, item)
+    return bool(at < ascending.size and ascending[at] == item)
+
+
+@_compile
+def _insert(values: np.ndarray, best: np.ndarray, score: float, item: int) -> None:
+    """Insert an item in the place of the last one."""
+    at = values.size - 1
+    while at > 0 and _is_better(score, item, values[at - 1], best[at - 1]):
+        values[at], best[at] = values[at - 1], best[at - 1]
+        at -= 1
+    values[at], best[at] = score, item

@@ -1,0 +1,186 @@
+"""Search with upper bounds (`pruned`): items sorted once, queries prepared, one thread per part.
+
+Shapes: B queries, K levels, C codes, N items, D hidden, H components in 8 bits.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from recbole_qbert.topk.compiled import Candidates, Queries, SortedItems, search
+
+HEAD = 32  # components of a row in 8 bits
+# Items of an average run of two levels and of one; where there are fewer, a run is of fewer levels.
+TWO_LEVELS, ONE_LEVEL = 8, 1024
+ALONE = 1 << 18  # items times queries that one thread searches in less time than threads need
+ROUNDING = 4e-6  # of the largest sum: bound of the error of float32 sums
+
+_NONE = np.empty(0, np.float32)
+
+
+class PrunedItems:
+    """Items sorted for the search.
+
+    Args:
+        codes: [N, K], an unsigned or int32 type.
+        n_codes: C, more than the largest code.
+        norms: [N], positive; None if scores are not divided.
+        rows: float32 [N, D]; None if items have no rows of their own.
+    """
+
+    def __init__(
+        self, codes: np.ndarray, n_codes: int, norms: np.ndarray | None, rows: np.ndarray | None
+    ):
+        n_items, n_levels = codes.shape
+        two = n_levels > 1 and n_items >= TWO_LEVELS * n_codes**2
+        one = n_items >= ONE_LEVEL * n_codes
+        self.n_prefix = 2 if two else int(one)
+        n_seconds = n_codes if two else 1
+        n_runs = n_codes**self.n_prefix
+        runs = np.zeros(n_items, np.min_scalar_type(n_runs))
+        for own in codes.T[: self.n_prefix]:
+            runs = runs * runs.dtype.type(n_codes) + own.astype(runs.dtype)
+        places = runs.argsort(kind="stable").astype(np.int32)
+        starts = np.zeros(n_runs + 1, np.int64)
+        np.bincount(runs, minlength=n_runs).cumsum(out=starts[1:])
+        by_place = np.empty((n_levels, n_items), codes.dtype)
+        for level, own in enumerate(by_place):
+            np.take(codes[:, level], places, out=own)
+        norms = _NONE if norms is None else norms[places]
+        lengths = steps = tails = _NONE
+        heads = np.empty((0, 0), np.int8)
+        self.basis = np.empty((0, 0), np.float32)
+        if rows is not None:
+            # Principal axes of the rows, so that few components hold most of a row's length.
+            self.basis = np.linalg.eigh((rows.T @ rows).astype(np.float64))[1][:, ::-1]
+            self.basis = np.ascontiguousarray(self.basis, dtype=np.float32)
+            lengths, heads, steps, tails = _components(rows, self.basis, places)
+        self.sorted = SortedItems(
+            items=places,
+            codes=by_place,
+            starts=starts,
+            n_seconds=n_seconds,
+            norms=norms,
+            least_norms=_by_run(np.minimum, norms, starts),
+            most_norms=_by_run(np.maximum, norms, starts),
+            lengths=lengths,
+            most_lengths=_by_run(np.maximum, lengths, starts),
+            heads=heads,
+            steps=steps,
+            tails=tails,
+            rows=np.empty((0, 0), np.float32) if rows is None else np.ascontiguousarray(rows),
+        )
+        self.largest = [float(each.max()) if each.size else 1.0 for each in (norms, lengths)]
+
+    def search(
+        self,
+        scores: np.ndarray,
+        vectors: np.ndarray,
+        k: int,
+        excluded: tuple[np.ndarray, np.ndarray],
+        allowed: np.ndarray | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return scores and items [B, k], best first; -inf and -1 after the last candidate.
+
+        Args:
+            scores: float32 [B, K + 1, C] of the codes; the last level is 0.
+            vectors: float32 [B, D].
+            k: number of items.
+            excluded: query numbers [S], ascending, and items [S], ascending within a query.
+            allowed: bool [N], or None.
+        """
+        n_queries = len(scores)
+        queries = self._prepare(scores, vectors)
+        n_threads = torch.get_num_threads()
+        if n_queries * len(self.sorted.items) <= ALONE:
+            n_threads = 1
+        n_shards = -(-n_threads // n_queries)  # parts of the runs, where queries are few
+        bounds = np.full(n_queries, -np.inf, np.float32)
+        starts = np.searchsorted(excluded[0], np.arange(n_queries + 1))
+        mask = np.empty(0, bool) if allowed is None else allowed
+        values = np.full((n_shards, n_queries, k), -np.inf, np.float32)
+        best = np.full((n_shards, n_queries, k), -1, np.int64)
+        found = [
+            Candidates(starts, excluded[1], mask, bounds, *each)
+            for each in zip(values, best, strict=True)
+        ]
+        cuts = np.linspace(0, n_queries, min(n_threads, n_queries) + 1).astype(int).tolist()
+        tasks = [
+            (self.sorted, queries, own, first, end, shard, n_shards)
+            for shard, own in enumerate(found)
+            for first, end in pairwise(cuts)
+        ]
+        if len(tasks) == 1:
+            search(*tasks[0])
+        else:
+            with ThreadPoolExecutor(n_threads) as pool:
+                list(pool.map(lambda task: search(*task), tasks))
+        if n_shards == 1:
+            return values[0], best[0]
+        all_values, all_items = np.concatenate(values, axis=1), np.concatenate(best, axis=1)
+        order = np.lexsort((all_items, -all_values))[:, :k]
+        return np.take_along_axis(all_values, order, 1), np.take_along_axis(all_items, order, 1)
+
+    def _prepare(self, scores: np.ndarray, vectors: np.ndarray) -> Queries:
+        most, first = scores.max(axis=2), self.n_prefix
+        n_queries, n_levels = len(most), most.shape[1] - 1
+        n_fours = -(-(n_levels - first) // 4)
+        order = np.full((n_queries, 4 * n_fours), n_levels)
+        order[:, : n_levels - first] = first + np.argsort(-most[:, first:n_levels], axis=1)
+        sums = np.take_along_axis(most, order, axis=1).reshape(n_queries, n_fours, 4).sum(axis=2)
+        rests = np.zeros((n_queries, n_fours + 1), np.float32)
+        rests[:, :-1] = sums[:, ::-1].cumsum(axis=1)[:, ::-1]
+        lengths = np.linalg.norm(vectors, axis=1)
+        largest = np.abs(scores).max(axis=2).sum(axis=1) + lengths * sum(self.largest)
+        groups = np.zeros((n_queries, 1), np.int64)
+        if first:
+            groups = np.argsort(-scores[:, 0], axis=1)
+        heads = tails = vectors[:, :0]
+        if self.basis.size:
+            rotated = vectors @ self.basis
+            heads, tails = rotated[:, :HEAD], rotated[:, HEAD:]
+        return Queries(
+            scores=scores,
+            n_prefix=first,
+            groups=groups,
+            order=order,
+            rests=rests,
+            slack=(ROUNDING * largest).astype(np.float32),
+            vectors=vectors,
+            lengths=lengths,
+            heads=np.ascontiguousarray(heads),
+            head_lengths=np.linalg.norm(heads, axis=1),
+            tail_lengths=np.linalg.norm(tails, axis=1),
+        )
+
+
+def _by_run(reduce: np.ufunc, values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Reduce the values of each run, 0 for an empty run. [G], or empty without values."""
+    if not values.size:
+        return values
+    reduced, full = np.zeros(len(starts) - 1, np.float32), starts[1:] > starts[:-1]
+    reduced[full] = reduce.reduceat(values, starts[:-1][full])
+    return reduced
+
+
+def _components(
+    rows: np.ndarray, basis: np.ndarray, places: np.ndarray, chunk: int = 1 << 16
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the fields `lengths`, `heads`, `steps` and `tails` of `SortedItems`."""
+    n_items, size = len(rows), min(HEAD, rows.shape[1])
+    lengths, steps, tails = np.empty((3, n_items), np.float32)
+    heads = np.empty((n_items, size), np.int8)
+    for first in range(0, n_items, chunk):
+        part = slice(first, first + chunk)
+        own = rows[places[part]]
+        rotated = own @ basis
+        head = rotated[:, :size]
+        lengths[part] = np.linalg.norm(own, axis=1)
+        steps[part] = np.abs(head).max(axis=1) / 127
+        tails[part] = np.linalg.norm(rotated[:, size:], axis=1)
+        heads[part] = np.rint(head / np.maximum(steps[part], 1e-30)[:, None])
+    return lengths, heads, steps, tails
