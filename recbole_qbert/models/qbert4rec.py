@@ -19,11 +19,14 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recbole_qbert.common.errors import InputError
-from recbole_qbert.data.dataset import TrainingRows
 from recbole_qbert.models.layers.attention_bias import UNKNOWN
+from recbole_qbert.models.layers.catalog_sample import log_absence, sample_catalog
 from recbole_qbert.models.layers.encoder import SequenceEncoder
-from recbole_qbert.models.layers.item_representation import CodeItems, build_representation
+from recbole_qbert.models.layers.item_representation import (
+    CodeItems,
+    build_representation,
+    code_rows,
+)
 from recbole_qbert.models.layers.loss import exclude_items, smoothed_cross_entropy
 from recbole_qbert.models.layers.masking import (
     append_item,
@@ -98,12 +101,16 @@ class QBERT4Rec(SequentialRecommender):
             absence = log_absence(rows, self.n_items, cut_share)
             self.register_buffer("log_absence", absence, persistent=False)
 
+        remedy = (
+            f"`recbole-qbert tokenize --dataset={dataset.dataset_name}` makes them (or set "
+            "semantic_id_file, or item_representation: id and attention_bias: none)"
+        )
         self.reweights_attention = config["attention_bias"] == "codes"
         item_codes: Tensor | None = None
         codebook_sizes: tuple[int, ...] = ()
         if self.item_representation != "id":
             reader = f"item_representation {self.item_representation}"
-            item_codes, codebook_sizes = _vocabulary_rows(dataset, reader)
+            item_codes, codebook_sizes = code_rows(dataset, reader, remedy)
         self.items = build_representation(
             self.item_representation,
             n_items=self.n_items,
@@ -119,7 +126,7 @@ class QBERT4Rec(SequentialRecommender):
         self.mask_token = nn.Parameter(torch.empty(self.tokens_per_item, config["hidden_size"]))
         n_levels = 0
         if self.reweights_attention:
-            compared = _vocabulary_rows(dataset, "attention_bias codes")[0]
+            compared = code_rows(dataset, "attention_bias codes", remedy)[0]
             compared[0] = UNKNOWN
             n_levels = compared.size(1)
             self.register_buffer("compared_codes", compared, persistent=False)
@@ -248,7 +255,7 @@ class QBERT4Rec(SequentialRecommender):
         history = interaction[self.ITEM_SEQ]
         rows, small = torch.unique(F.pad(history, (1, 0)), return_inverse=True)  # with padding
         batch = Interaction({**interaction.interaction, self.ITEM_SEQ: small[:, 1:]})
-        hidden, visible = self._next_item_state(batch, self.items(rows))
+        hidden, visible = self._next_item_state(batch, self.items(rows), rows)
         return self._direction(hidden), rows[visible]
 
     def _domain_rows(self, interaction: Interaction) -> Tensor | None:
@@ -319,84 +326,11 @@ class IDBERT4Rec(QBERT4Rec):
     """Control without semantic IDs: the same encoder with one random row per item."""
 
 
-def log_absence(rows: TrainingRows, n_items: int, cut_share: float) -> Tensor:
-    """Compute the log-probability that no row of a training batch contains an item.
-
-    `next_item` cuts a row of n items to its first 2, ..., n items with equal probability, so the
-    item at position p (from 0) stays with probability (n - p) / (n - 1). Rows are treated as drawn
-    independently, which is exact if a batch holds one row or all rows.
-
-    Args:
-        rows: training rows, with the probability of each to be in a batch.
-        n_items: N, padding included.
-        cut_share: expected share of a batch's rows that `next_item` cuts.
-
-    Returns:
-        [N]; 0 for items in no row, -inf for items in every batch.
-    """
-    n = rows.lengths.repeat_interleave(rows.lengths)  # [T]
-    starts = rows.lengths.cumsum(0) - rows.lengths
-    place = torch.arange(len(rows.items)) - starts.repeat_interleave(rows.lengths)
-    left_by_cut = ((n - place) / (n - 1).clamp(min=1)).clamp(max=1)
-    kept = 1 - cut_share * (1 - left_by_cut.double())
-    # If a row repeats an item, its first position decides: a cut removes it last.
-    row = torch.arange(len(rows.lengths)).repeat_interleave(rows.lengths)
-    pairs, pair = torch.unique(row * n_items + rows.items, return_inverse=True)
-    kept = torch.zeros(len(pairs), dtype=kept.dtype).scatter_reduce(0, pair, kept, "amax")
-    absent = torch.log1p(-rows.chance[pairs // n_items] * kept)
-    return torch.zeros(n_items, dtype=kept.dtype).index_add(0, pairs % n_items, absent).float()
-
-
-def sample_catalog(
-    items: Tensor, n_samples: int, log_absence: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Restrict the catalog to the items of a batch and a random sample of others.
-
-    Args:
-        items: [B, L] item IDs, 0 at padding.
-        n_samples: number of items to draw without replacement, uniformly.
-        log_absence: [N] log-probability that no row of a batch contains the item.
-        generator: source of randomness.
-
-    Returns:
-        items: [B, L], `items` renumbered within the small catalog.
-        scored: [R], IDs of the small catalog's items, ascending from the padding.
-        log_chance: [R], log-probability of each of them to be in it.
-    """
-    n_items = len(log_absence)
-    order = torch.randperm(n_items - 1, generator=generator, device=items.device)
-    within = torch.zeros(n_items, dtype=torch.bool, device=items.device)
-    within[order[:n_samples] + 1] = True
-    within[items.flatten()] = True
-    within[0] = True
-    scored = within.nonzero().squeeze(1)
-    numbers = within.cumsum(0) - 1
-    not_drawn = 1 - n_samples / (n_items - 1)
-    return numbers[items], scored, torch.log1p(-not_drawn * log_absence[scored].exp())
-
-
 def previous_visible(items: Tensor, mask: Tensor) -> Tensor:
     """Return the nearest unmasked item at or before each position, or 0 if there is none. [B, L]"""
     places = torch.arange(items.size(1), device=items.device).expand_as(items)
     nearest = torch.where(mask, -1, places).cummax(dim=1).values
     return items.gather(1, nearest.clamp(min=0)).masked_fill(nearest < 0, 0)
-
-
-def _vocabulary_rows(dataset: Any, reader: str) -> tuple[Tensor, tuple[int, ...]]:
-    """Return codes plus level offsets [N, K], all zero for padding, and the K codebook sizes.
-
-    `reader` is the setting that needs them, for the message.
-    """
-    codes = getattr(dataset, "item_codes", None)
-    if codes is None:
-        raise InputError(
-            f"{reader} needs semantic IDs and {dataset.dataset_name} "
-            f"has none; `recbole-qbert tokenize --dataset={dataset.dataset_name}` makes them (or "
-            "set semantic_id_file, or item_representation: id and attention_bias: none)"
-        )
-    rows = codes + torch.tensor(dataset.codec.offsets)
-    rows[0] = 0
-    return rows, tuple(dataset.codec.codebook_sizes)
 
 
 def _resolve_exclude_visible(setting: Any, dataset: Any) -> bool:

@@ -35,6 +35,7 @@ from torch.nn import functional as F
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.ragged import inverse_order, rows_of_like_length
+from recbole_qbert.models.layers.item_representation import code_rows
 from recbole_qbert.models.layers.loss import linear_cross_entropy
 from recbole_qbert.models.layers.reassignment import CodeReassignment
 
@@ -302,16 +303,9 @@ class VQRec(SequentialRecommender):
 
 def _codes_of(dataset: Any) -> tuple[Tensor, tuple[int, ...], Tensor]:
     """Return rows of the code table [N, K], the K codebook sizes and the vocabulary's hash."""
-    codes = getattr(dataset, "item_codes", None)
-    if codes is None:
-        name = dataset.dataset_name
-        raise InputError(
-            f"VQRec needs semantic IDs and {name} has none; `recbole-qbert tokenize "
-            f"--dataset={name} --config_files=properties/vqrec_tokenize.yaml` makes them (or set "
-            "semantic_id_file)"
-        )
-    rows = codes + torch.tensor(dataset.codec.offsets)
-    rows[0] = 0
+    name = dataset.dataset_name
+    command = f"`recbole-qbert tokenize --dataset={name} --config_files=vqrec_tokenize.yaml`"
+    rows, sizes = code_rows(dataset, "VQRec", f"{command} makes them (or set semantic_id_file)")
     vocabulary = getattr(getattr(dataset, "semantic_ids", None), "vocabulary", "")
     digest = hashlib.sha256(vocabulary.encode()).digest()
-    return rows, tuple(dataset.codec.codebook_sizes), torch.tensor(list(digest), dtype=torch.uint8)
+    return rows, sizes, torch.tensor(list(digest), dtype=torch.uint8)

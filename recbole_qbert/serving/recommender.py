@@ -24,6 +24,7 @@ from recbole_qbert.serving.frames import frame_interactions
 from recbole_qbert.serving.histories import Histories, grouped
 from recbole_qbert.serving.loading import load_bundle
 from recbole_qbert.serving.scoring import TopK, rows_at_once, top_k
+from recbole_qbert.topk.index import ItemIndex
 
 _NOT_LISTS = "histories is a list of lists of item tokens"
 
@@ -255,7 +256,7 @@ class Recommender:
         step = self._batch_size(batch_size)
         for start in range(0, len(histories), step):
             part = histories.part(start, start + step)
-            top = top_k(self.model, self.config, part, k, exclude_seen, allowed)
+            top = top_k(self.model, self.config, part, k, exclude_seen, allowed, self._index)
             yield self._table(users.slice(start, step), top)
 
     @property
@@ -292,7 +293,16 @@ class Recommender:
         return ids[encoded.indices.to_numpy()], lost
 
     def _batch_size(self, given: int | None) -> int:
-        return rows_at_once(len(self._names)) if given is None else within("batch_size", given)
+        if given is not None:
+            return within("batch_size", given)
+        return rows_at_once(len(self._names), self._index)
+
+    @cached_property
+    def _index(self) -> ItemIndex | None:
+        """Index of the items' codes, for models that have one."""
+        make = getattr(self.model, "item_index", None)
+        found: ItemIndex | None = make() if make else None
+        return found
 
     def _read(self, batch: list[Any]) -> tuple[Histories, list[str]]:
         """Return the known items of each history of a batch, and the unknown items."""
@@ -318,7 +328,7 @@ class Recommender:
         rows = np.flatnonzero(histories.lengths > 0).tolist()
         if rows:
             full = histories.without_empty()
-            top = top_k(self.model, self.config, full, k, exclude_seen, allowed)
+            top = top_k(self.model, self.config, full, k, exclude_seen, allowed, self._index)
             n_left = (top.items > 0).sum(axis=1).tolist()
             names, scores = self._names[top.items].tolist(), top.scores.tolist()
             for row, items, values, n in zip(rows, names, scores, n_left, strict=True):

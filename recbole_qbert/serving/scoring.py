@@ -15,6 +15,8 @@ from torch import Tensor
 
 from recbole_qbert.serving.histories import Histories
 from recbole_qbert.speedups.trimmed_forward import trimmed_scores
+from recbole_qbert.topk.index import ItemIndex
+from recbole_qbert.topk.scan import best
 
 SCORES_AT_ONCE = 1 << 24  # 64 MiB
 ROWS_AT_ONCE = 1024
@@ -27,9 +29,13 @@ class TopK(NamedTuple):
     scores: np.ndarray  # float32 [B, k]; -inf after the last candidate
 
 
-def rows_at_once(n_items: int) -> int:
-    """Return how many histories to score at once: at most 1,024, and 64 MiB of scores."""
-    return min(ROWS_AT_ONCE, max(1, SCORES_AT_ONCE // n_items))
+def rows_at_once(n_items: int, index: ItemIndex | None) -> int:
+    """Return how many histories to score at once: at most 1,024, and 64 MiB of scores.
+
+    `index` is that of `top_k`, which holds no more scores than this for any number of histories.
+    """
+    by_codes = index is not None and index.method_for(ROWS_AT_ONCE, 1) != "dense"
+    return ROWS_AT_ONCE if by_codes else min(ROWS_AT_ONCE, max(1, SCORES_AT_ONCE // n_items))
 
 
 @torch.no_grad()
@@ -45,11 +51,8 @@ def scores_of(
         lengths: [B].
         targets: [B], values of the target field, which must not affect the scores; default: item 1.
     """
-    targets = torch.ones_like(lengths) if targets is None else targets
-    batch = Interaction(
-        {model.ITEM_SEQ: items, model.ITEM_SEQ_LEN: lengths, model.POS_ITEM_ID: targets}
-    )
-    scores: Tensor = trimmed_scores(model, config)(batch.to(config["device"]))
+    batch = _batch(model, config, items, lengths, targets)
+    scores: Tensor = trimmed_scores(model, config)(batch)
     return scores.view(len(items), -1).float().clone()
 
 
@@ -60,6 +63,7 @@ def top_k(
     k: int,
     exclude_seen: bool = True,
     allowed: Tensor | None = None,
+    index: ItemIndex | None = None,
 ) -> TopK:
     """Rank the best `k` items for each history.
 
@@ -72,31 +76,50 @@ def top_k(
         k: at most N - 1.
         exclude_seen: exclude all items of a history, also those before its last L.
         allowed: bool [N], the candidates, on the model's device; None: all items.
+        index: result of the model's `item_index`, which large catalogs are searched with.
     """
-    scores = scores_of(model, config, *histories.last_items(config["MAX_ITEM_LIST_LENGTH"]))
+    batch = histories.last_items(config["MAX_ITEM_LIST_LENGTH"])
+    if index is not None and index.method_for(len(histories), k) != "dense":
+        seen = histories.flat() if exclude_seen else None
+        return _top_k_by_codes(model, config, batch, k, seen, allowed, index)
+    scores = scores_of(model, config, *batch)
     scores[:, 0] = -torch.inf
     if allowed is not None:
         scores.masked_fill_(~allowed, -torch.inf)
     if exclude_seen:
         rows, items = (each.to(scores.device) for each in histories.flat())
         scores[rows, items] = -torch.inf
-    values, best = _best(scores, k)
-    best = best.masked_fill(values == -torch.inf, 0)
-    return TopK(best.cpu().numpy(), values.cpu().numpy())
+    values, found = best(scores, k)
+    found = found.masked_fill(values == -torch.inf, 0)
+    return TopK(found.cpu().numpy(), values.cpu().numpy())
 
 
-def _best(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the `k` highest scores [B, k] and their columns; equal scores by column.
+def _batch(
+    model: Any, config: Config, items: Tensor, lengths: Tensor, targets: Tensor | None = None
+) -> Interaction:
+    targets = torch.ones_like(lengths) if targets is None else targets
+    fields = {model.ITEM_SEQ: items, model.ITEM_SEQ_LEN: lengths, model.POS_ITEM_ID: targets}
+    return Interaction(fields).to(config["device"])
 
-    Column 0 must be -inf.
-    """
-    values, items = scores.topk(k + 1, dim=1)
-    # If the next score equals the last one, `topk` has taken any of the items with this score.
-    tied = (values[:, k] == values[:, k - 1]) & (values[:, k] > -torch.inf)
-    values, items = values[:, :k], items[:, :k]
-    if tied.any():
-        ordered = scores[tied].sort(dim=1, descending=True, stable=True)
-        values[tied], items[tied] = ordered.values[:, :k], ordered.indices[:, :k]
-    items, place = items.sort(dim=1)
-    values, order = values.gather(1, place).sort(dim=1, descending=True, stable=True)
-    return values, items.gather(1, order)
+
+def _top_k_by_codes(
+    model: Any,
+    config: Config,
+    batch: tuple[Tensor, Tensor],
+    k: int,
+    seen: tuple[Tensor, Tensor] | None,
+    allowed: Tensor | None,
+    index: ItemIndex,
+) -> TopK:
+    """Rank as `top_k`, without a score for every item; `seen` are row numbers and items."""
+    queries, hidden = model.queries(_batch(model, config, *batch))
+    rows, places = hidden.nonzero(as_tuple=True)
+    items = hidden[rows, places]
+    if seen is not None:
+        rows, items = (
+            torch.cat([own, more.to(own.device)])
+            for own, more in zip((rows, items), seen, strict=True)
+        )
+    mask = None if allowed is None else allowed[1:]
+    values, found = index.top_k(queries, k, (rows, items - 1), mask)
+    return TopK((found + 1).cpu().numpy(), values.cpu().numpy())

@@ -46,7 +46,7 @@ def best_in_parts(
             rows, items = excluded
             inside = (items >= part.start) & (items < part.stop)
             scores[rows[inside], items[inside] - part.start] = -torch.inf
-        values, items = _best(scores, min(k, scores.size(1)))
+        values, items = best(scores, min(k, scores.size(1)))
         items += part.start
         if found is not None:
             values, items = torch.cat([found[0], values], 1), torch.cat([found[1], items], 1)
@@ -58,12 +58,21 @@ def best_in_parts(
     return found
 
 
-def _best(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the best k columns; of equal scores those of the lowest columns, in their order."""
-    n_read = min(k + 1, scores.size(1))  # one more, since any of tied columns may be in `topk`
-    values, columns = scores.topk(n_read, dim=1)
-    tied = (values[:, 1:] == values[:, :-1]).any(dim=1)
-    if tied.any():
-        ordered = scores[tied].sort(dim=1, descending=True, stable=True)
-        columns[tied] = ordered.indices[:, :n_read]
-    return values[:, :k], columns[:, :k]
+def best(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k highest scores and their columns [B, k]; equal scores by column.
+
+    Args:
+        scores: [B, n].
+        k: at most n.
+    """
+    values, columns = scores.topk(min(k + 1, scores.size(1)), dim=1)
+    if values.size(1) > k:
+        # If the next score equals the last one, `topk` has taken any of the columns with it.
+        tied = (values[:, k] == values[:, k - 1]) & (values[:, k] > -torch.inf)
+        values, columns = values[:, :k], columns[:, :k]
+        if tied.any():
+            ordered = scores[tied].sort(dim=1, descending=True, stable=True)
+            values[tied], columns[tied] = ordered.values[:, :k], ordered.indices[:, :k]
+    columns, place = columns.sort(dim=1)
+    values, order = values.gather(1, place).sort(dim=1, descending=True, stable=True)
+    return values, columns.gather(1, order)

@@ -19,9 +19,10 @@ from toy_model import (
 )
 
 from recbole_qbert.data.dataset import TrainingRows
+from recbole_qbert.models.layers.catalog_sample import log_absence, sample_catalog
 from recbole_qbert.models.layers.item_representation import REPRESENTATIONS, CodeItems, ItemRows
 from recbole_qbert.models.layers.masking import draw_masks
-from recbole_qbert.models.qbert4rec import QBERT4Rec, log_absence, sample_catalog
+from recbole_qbert.models.qbert4rec import QBERT4Rec
 
 OFFSETS = (0, 3, 7)
 

@@ -13,7 +13,9 @@ from test_bundle import bundled
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.serving.histories import Histories, compacted, grouped, offsets_of
 from recbole_qbert.serving.recommender import Recommender
-from recbole_qbert.serving.scoring import _best, scores_of, top_k
+from recbole_qbert.serving.scoring import scores_of, top_k
+from recbole_qbert.topk.index import ItemIndex
+from recbole_qbert.topk.scan import best
 
 
 def plain_top(
@@ -54,6 +56,34 @@ def test_a_sort_of_all_scores_gives_the_same(tiny: Tiny, model: str) -> None:
                     assert items[n:] == [0] * (k - n)
 
 
+@pytest.mark.parametrize("model", ["QBERT4Rec", "BBQRec", "IDBERT4Rec"])
+@pytest.mark.parametrize("method", ["codes", "pruned"])
+def test_search_by_codes(
+    tiny: Tiny, model: str, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the index chooses, lists are the same; IDBERT4Rec has no codes and no index."""
+    if method == "pruned":
+        pytest.importorskip("numba")
+    recommender = Recommender.load(bundled(tiny, model)[2])
+    draw = np.random.default_rng(1)
+    lists = [[f"i{n}" for n in draw.integers(0, N_ITEMS, length)] for length in (1, 2, 8, 9, 29)]
+    settings: list[dict[str, Any]] = [{}, {"exclude_seen": False}, {"candidates": ["i3", "i7"]}]
+    plain = [recommender.recommend(lists, k=6, **each) for each in settings]
+    asked: list[int] = []
+
+    def choose(index: Any, n_queries: int, k: int) -> str:
+        asked.append(n_queries)
+        return method
+
+    monkeypatch.setattr(ItemIndex, "method_for", choose)
+    for found, each in zip(plain, settings, strict=True):
+        again = recommender.recommend(lists, k=6, **each)
+        for one, other in zip(found, again, strict=True):
+            assert [item for item, _ in one] == [item for item, _ in other]
+            assert [score for _, score in one] == pytest.approx([s for _, s in other], abs=1e-4)
+    assert bool(asked) == (model != "IDBERT4Rec")
+
+
 def test_equal_scores_at_the_end_of_a_list() -> None:
     """Which of them are taken does not depend on the rows beside."""
     draw = torch.Generator().manual_seed(0)
@@ -61,7 +91,7 @@ def test_equal_scores_at_the_end_of_a_list() -> None:
     scores[:, 0] = -torch.inf
     scores[scores == 0] = -torch.inf
     for k in (1, 7, 30, 49):
-        values, items = _best(scores.clone(), k)
+        values, items = best(scores.clone(), k)
         order = scores.sort(dim=1, descending=True, stable=True)
         assert torch.equal(values, order.values[:, :k])
         real = values > -torch.inf

@@ -18,10 +18,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recbole_qbert.common.errors import InputError
 from recbole_qbert.topk.index import ItemIndex
 
 Score = Callable[[Tensor, Tensor], Tensor]
 REPRESENTATIONS = ("compose", "hybrid", "word", "flatten", "id")
+
+
+def code_rows(dataset: Any, reader: str, remedy: str) -> tuple[Tensor, tuple[int, ...]]:
+    """Return codes plus level offsets [N, K], all zero for padding, and the K codebook sizes.
+
+    Args:
+        dataset: data set, perhaps without semantic IDs.
+        reader: what needs the codes, for the message.
+        remedy: what else the user can do, for the message.
+
+    Raises:
+        InputError: the data set has no semantic IDs.
+    """
+    codes, name = getattr(dataset, "item_codes", None), dataset.dataset_name
+    if codes is None:
+        raise InputError(f"{reader} needs semantic IDs and {name} has none; {remedy}")
+    rows = codes + torch.tensor(dataset.codec.offsets)
+    rows[0] = 0
+    return rows, tuple(dataset.codec.codebook_sizes)
 
 
 class ItemRepresentation(nn.Module):
