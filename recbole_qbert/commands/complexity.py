@@ -6,10 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
-from recbole_qbert.commands.command import Command, wide_console
+from recbole_qbert.commands.command import Command
 from recbole_qbert.commands.keys import run_groups
 from recbole_qbert.commands.run import models_and_dataset
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.output import new_console
 
 
 def _complexity(options: SimpleNamespace) -> int:
@@ -27,7 +28,7 @@ def _complexity(options: SimpleNamespace) -> int:
     from recbole_qbert.experiments.complexity import complexity_table, measure
     from recbole_qbert.experiments.splits import load_splits
 
-    console = wide_console()
+    console = new_console()
     configs = [build_config(model, dataset, files, settings) for model in models]
     flush_denormals()
     quiet_recbole()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
-from recbole_qbert.commands.command import Command, different_names, wide_console
+from recbole_qbert.commands.command import Command, different_names
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.output import new_console
 from recbole_qbert.data.domain import DatasetPaths, default_folder
 
 
@@ -35,7 +36,7 @@ def _inspect(options: SimpleNamespace) -> int:
         prefix=options.prefix,
         example_items=options.items,
         n_examples=options.n_examples,
-        console=wide_console(),
+        console=new_console(),
     )
     return 0
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 from recbole_qbert.commands.command import Command, different_names
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.output import new_console
 from recbole_qbert.data.domain import DatasetPaths
 
 
@@ -97,15 +98,13 @@ def _shares(given: list[str]) -> list[float]:
 
 
 def _stats(options: SimpleNamespace) -> int:
-    from rich.console import Console
-
     from recbole_qbert.common.files import write_json
     from recbole_qbert.data.domain import find_domain
     from recbole_qbert.datasets.stats import gather_stats
     from recbole_qbert.reports.dataset_statistics import print_stats, write_page
 
     facts = gather_stats(find_domain(options.dataset, options.data_path), options.pictures)
-    print_stats(facts, Console(highlight=False))
+    print_stats(facts, new_console(highlight=False))
     if options.json:
         write_json(options.json, facts)
     if options.html:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import select
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WIDTH = 100  # columns of tables in files and pipes
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
@@ -25,6 +30,40 @@ class _Plain:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def new_console(**settings: Any) -> Console:
+    """Make a console as wide as the terminal; in a file or pipe, of COLUMNS or 100 columns.
+
+    Args:
+        settings: further arguments of rich's `Console`.
+    """
+    from rich.console import Console
+
+    console = Console(**settings)
+    given = os.environ.get("COLUMNS", "")
+    if not console.is_terminal and not (given.isdigit() and int(given)):
+        console.width = WIDTH  # rich would take the width of a terminal on stdin or stderr
+    return console
+
+
+def counted(n: int, noun: str) -> str:
+    """Format a number with its noun: `1 item`, `1,234 items`, `2 categories`."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("ry") else f"{noun}s"
+    return f"{n:,} {noun if n == 1 else plural}"
+
+
+def duration(seconds: float) -> str:
+    """Format as `1 h 05 min`, `12 min` or `40 s`."""
+    minutes = round(seconds / 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes} min" if minutes >= 2 else f"{seconds:.0f} s"
+
+
+def time_left(seconds: float) -> str:
+    """Format an upper bound of the remaining time, after a comma; "" if nothing remains."""
+    return f", at most {duration(math.ceil(seconds))} left" if seconds > 0 else ""
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from rich.text import Text
 from recbole_qbert.common.errors import InputError, did_you_mean, preview
 from recbole_qbert.common.progress import Progress
 from recbole_qbert.data.domain import DatasetPaths, default_folder, find_domain
-from recbole_qbert.evaluation.ranking import UNSEEN
+from recbole_qbert.evaluation.ranking import UNSEEN, metric_key
 from recbole_qbert.reports.charts import Palette
 from recbole_qbert.reports.comparisons import ComparisonData, compare_all
 from recbole_qbert.reports.discovery import Found, find_results
@@ -123,7 +123,7 @@ def _metric(asked: str, comparisons: Sequence[ComparisonData]) -> str:
 
     Charts always show both rankings.
     """
-    metric = asked.lower().removeprefix(UNSEEN).replace("hr@", "hit@")
+    metric = metric_key(asked).removeprefix(UNSEEN)
     known = {name for one in comparisons for row in one.scores.rows for name in row.metrics}
     if known and metric not in known:
         names = sorted(known)

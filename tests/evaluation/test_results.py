@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from recbole_qbert.common.process import peak_memory_mb, reset_peak_memory
-from recbole_qbert.evaluation.results import mean_and_deviation, metric_title, short
+from recbole_qbert.evaluation.results import metric_title, short
 
 
 @pytest.mark.parametrize(
@@ -16,12 +16,6 @@ from recbole_qbert.evaluation.results import mean_and_deviation, metric_title, s
 )
 def test_short(value: float, text: str) -> None:
     assert short(value) == text
-
-
-def test_mean_and_deviation() -> None:
-    """.1 and .2: mean .15, deviation .1 / sqrt(2)."""
-    assert mean_and_deviation([0.1, 0.2]) == ".1500 (.0707)"
-    assert mean_and_deviation([0.25]) == ".2500"
 
 
 def test_metric_titles() -> None:

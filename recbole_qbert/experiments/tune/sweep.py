@@ -23,7 +23,8 @@ from recbole_qbert.common.process import flush_denormals, quiet_recbole, version
 from recbole_qbert.common.signals import own_sigterm
 from recbole_qbert.config.build import build_config
 from recbole_qbert.evaluation.printing import print_tables
-from recbole_qbert.evaluation.results import RunResult
+from recbole_qbert.evaluation.results import RunResult, metric_title
+from recbole_qbert.experiments.benchmark.outputs import print_table
 from recbole_qbert.experiments.run import prepare, publish
 from recbole_qbert.experiments.splits import data_counts, load_splits
 from recbole_qbert.experiments.tune.report import (
@@ -219,7 +220,7 @@ def _conclude(plan: SweepPlan, recorder: Recorder, console: Console) -> RunResul
     """Select the best trial, write its settings, and test it unless that run is finished."""
     trials, metric, length = recorder.trials, recorder.metric, recorder.length
     recorder.write_csv()
-    console.print(trials_table(trials, recorder.keys, metric, length))
+    print_table(trials_table(trials, recorder.keys, metric, length), console)
     for trial in trials:
         if trial.state == FAILED:
             line = f"trial {trial.number} failed: {trial.fault}"
@@ -230,7 +231,7 @@ def _conclude(plan: SweepPlan, recorder: Recorder, console: Console) -> RunResul
     file = plan.folder / BEST_YAML
     settings = plan.trial_settings(best.number)
     head = (
-        f"Trial {best.number} of {len(trials)}: valid {metric} {best.best:.6f}\n"
+        f"Trial {best.number} of {len(trials)}: valid {metric_title(metric)} {best.best:.6f}\n"
         f"{describe(best.values)}\n"
         f"recbole-qbert run --config_files={BEST_YAML}"
     )
