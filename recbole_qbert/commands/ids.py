@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 from recbole_qbert.commands.command import Command, different_names
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.common.output import new_console
+from recbole_qbert.common.output import counted, new_console
 from recbole_qbert.data.domain import DatasetPaths, default_folder
 
 
@@ -66,7 +66,10 @@ def _from_columns(options: SimpleNamespace) -> int:
         options.vocabulary,
         options.beside,
     )
-    print(f"{options.output}: {table.n_items:,} items, {table.n_levels} levels, all tuples unique")
+    print(
+        f"{options.output}: {counted(table.n_items, 'item')}, {counted(table.n_levels, 'level')}, "
+        "all IDs unique"
+    )
     return 0
 
 
@@ -82,8 +85,8 @@ def _add_items(options: SimpleNamespace) -> int:
     domains = [find_domain(name, options.data_path) for name in names]
     encoded = encode_new_items(tokenizer, domains)
     print(
-        f"{tokenizer.folder}: {len(encoded.keys):,} new items, {encoded.moved:,} of them moved "
-        f"to a free tuple; {len(tokenizer.keys):,} items in all"
+        f"{tokenizer.folder}: {counted(len(encoded.keys), 'new item')}, {encoded.moved:,} of them "
+        f"moved to a free tuple; {counted(len(tokenizer.keys), 'item')} in all"
     )
     if encoded.without_content:
         print(without_content_line(encoded.without_content))

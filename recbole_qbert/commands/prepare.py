@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 from recbole_qbert.commands.command import Command
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.common.output import new_console
+from recbole_qbert.common.output import counted, new_console
 from recbole_qbert.data.domain import DatasetPaths
 
 
@@ -129,8 +129,8 @@ def _export(options: SimpleNamespace) -> int:
 
 def _print_counts(folder: Path, facts: dict[str, int]) -> None:
     print(
-        f"{folder}: {facts['users']:,} users, {facts['items']:,} items, "
-        f"{facts['interactions']:,} interactions"
+        f"{folder}: {counted(facts['users'], 'user')}, {counted(facts['items'], 'item')}, "
+        f"{counted(facts['interactions'], 'interaction')}"
     )
 
 

@@ -47,10 +47,12 @@ def new_console(**settings: Any) -> Console:
     return console
 
 
-def counted(n: int, noun: str) -> str:
-    """Format a number with its noun: `1 item`, `1,234 items`, `2 categories`."""
-    plural = f"{noun[:-1]}ies" if noun.endswith("ry") else f"{noun}s"
-    return f"{n:,} {noun if n == 1 else plural}"
+def counted(n: int, noun: str, plural: str = "") -> str:
+    """Format a number with its noun, such as `1 item` or `1,234 items`.
+
+    `plural` is needed where it is not `noun` and an s: `counted(n, "item has", "items have")`.
+    """
+    return f"{n:,} {noun if n == 1 else plural or f'{noun}s'}"
 
 
 def duration(seconds: float) -> str:

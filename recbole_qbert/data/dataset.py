@@ -27,6 +27,7 @@ from recbole.utils import FeatureSource, FeatureType
 from torch import Tensor
 
 from recbole_qbert.common.errors import InputError, one_of, preview
+from recbole_qbert.common.output import counted
 from recbole_qbert.data.budget import DataSize, resolve_auto
 from recbole_qbert.data.embeddings import read_embeddings
 from recbole_qbert.data.loading import StrictDataset, check_same_ids
@@ -100,7 +101,7 @@ class SemanticIDDataset(StrictDataset):
         if missing:
             unknown = column.index[~column.index.isin(tokens)].tolist()
             check_same_ids(path, unknown, missing)
-            others = f"; the file has {len(unknown)} items that the data set lacks: "
+            others = f"; the file has {counted(len(unknown), 'item')} that the data set lacks: "
             raise InputError(
                 f"{path}: {len(missing)} of {len(tokens)} items of the data set have no {field}: "
                 f"{preview(missing)}{others + preview(unknown) if unknown else ''}; make the file "

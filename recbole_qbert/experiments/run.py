@@ -246,8 +246,8 @@ def prepare(
         check_resumed(last_state_file(Path(folder), name), inputs)
     splits = load_splits(config)
     counts = data_counts(*splits)
-    counted = ", ".join(f"{key} {value:,}" for key, value in counts.items())
-    console.print(f"  {counted}", soft_wrap=True)
+    line = ", ".join(f"{key} {value:,}" for key, value in counts.items())
+    console.print(f"  {line}", soft_wrap=True)
     ids = semantic_id_path(config)
     if ids is not None and ids.name in inputs:
         line = f"  semantic IDs {ids}, SHA-256 {inputs[ids.name][:8]}"
@@ -270,7 +270,7 @@ def prepare(
         for line in load_pretrained(model, config, splits.train._dataset, source):
             console.print(f"  {line}", highlight=False, soft_wrap=True)
     model = model.to(config["device"])
-    size = f"{n_parameters(model):,} parameters"
+    size = counted(n_parameters(model), "parameter")
     console.print(f"  {size}, device {config['device']}, folder {folder}", soft_wrap=True)
     if held is not None and not two_stages:
         held.enter_context(lock)

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from recbole_qbert.common.errors import error_context
 from recbole_qbert.common.files import check_writable, exclusive
-from recbole_qbert.common.output import new_console
+from recbole_qbert.common.output import counted, new_console
 from recbole_qbert.common.process import flush_denormals, quiet_recbole
 from recbole_qbert.common.process_group import barrier, is_main, sum_over_processes, world
 from recbole_qbert.common.yaml_files import load_yaml
@@ -212,8 +212,8 @@ def _pretrain(
     with exclusive(folder / LOCK, wait_s=0) if is_main() else contextlib.nullcontext():
         trainer = PretrainTrainer(config, model, inputs)
         console.print(
-            f"  {n_parameters(model):,} parameters, {len(batches):,} steps an epoch, device "
-            f"{config['device']}, folder {folder}"
+            f"  {counted(n_parameters(model), 'parameter')}, {counted(len(batches), 'step')} an "
+            f"epoch, device {config['device']}, folder {folder}"
         )
         report, show = epoch_printer(trainer, console), config["show_progress"]
         trainer.fit(batches, valid, verbose=False, show_progress=show, callback_fn=report)

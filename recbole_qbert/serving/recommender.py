@@ -18,6 +18,7 @@ from torch import Tensor
 from recbole_qbert.common.errors import InputError, preview
 from recbole_qbert.common.files import read_json, read_json_list, recovered
 from recbole_qbert.common.hashes import check_folder
+from recbole_qbert.common.output import counted
 from recbole_qbert.data.codec import quote
 from recbole_qbert.data.semid import read_semantic_ids
 from recbole_qbert.registry import model_entry
@@ -47,7 +48,7 @@ def _within(name: str, value: Any, most: int | None = None) -> int:
     if number < 1:
         raise InputError(f"{name}: {value!r} is not a whole number of at least 1")
     if most is not None and number > most:
-        raise InputError(f"{name}: {number} is more than the {most} items")
+        raise InputError(f"{name}: {number} is more than {counted(most, 'item')}")
     return number
 
 

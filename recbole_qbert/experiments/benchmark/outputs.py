@@ -51,6 +51,7 @@ def to_rich(sheet: BenchmarkTable, console: Console) -> list[Table]:
     def build(numbers: Sequence[int]) -> Table:
         caption = "\n".join(sheet.notes)
         table = Table(title=Text(sheet.title), caption=Text(caption) if caption else None)
+        table.caption_justify = "left"
         places = [*range(sheet.n_names), *numbers]
         for place in places:
             if place < sheet.n_names:  # names may wrap, numbers may not

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from recbole_qbert.common.output import counted
 from recbole_qbert.evaluation import comparable
 from recbole_qbert.evaluation.comparable import MARK
 from recbole_qbert.evaluation.ranking import RANKS_FILE
@@ -68,11 +69,13 @@ def all_sheets(scores: Scores) -> list[BenchmarkTable]:
 
 def metrics_sheet(scores: Scores) -> BenchmarkTable:
     """Table of all metrics in both rankings, with the improvement of the reference."""
-    counted = [row.name not in scores.unlike for row in scores.rows]
+    comparable_rows = [row.name not in scores.unlike for row in scores.rows]
     sections, notes = [], []
     for prefix, ranking in RANKINGS:
         columns = [
-            mark_column([row.over_seeds("test", prefix + name) for row in scores.rows], counted)
+            mark_column(
+                [row.over_seeds("test", prefix + name) for row in scores.rows], comparable_rows
+            )
             for name in scores.metrics
         ]
         lines = [
@@ -85,7 +88,7 @@ def metrics_sheet(scores: Scores) -> BenchmarkTable:
     if scores.tested:
         notes.append(
             f"* p < {SIGNIFICANT} in both paired tests (t-test and Wilcoxon over users, on means "
-            f"over seeds), Holm's correction over {len(scores.others)} comparisons"
+            f"over seeds), Holm's correction over {counted(len(scores.others), 'comparison')}"
         )
     notes += comparable.notes(list(scores.unlike), list(scores.unlike.values()))
     title = f"{scores.dataset}: test, whole catalog ranked, mean ± deviation over seeds"
@@ -200,7 +203,7 @@ def groups_sheet(scores: Scores, kind: str) -> BenchmarkTable:
     head = ["model", *[COVERAGE] * covered]
     for group in GROUPS[kind]:
         size = scores.group_sizes[group_metric("users", kind, group.name)]
-        head.append(f"{group.name}\n{size:,} users")
+        head.append(f"{group.name}\n{counted(size, 'user')}")
     sections = []
     for prefix, ranking in RANKINGS:
         lines = []

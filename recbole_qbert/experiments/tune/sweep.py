@@ -19,6 +19,7 @@ from rich.console import Console
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import exclusive, read_json, report_disk_full, write_json
 from recbole_qbert.common.hashes import sha256_file
+from recbole_qbert.common.output import counted
 from recbole_qbert.common.process import flush_denormals, quiet_recbole, versions
 from recbole_qbert.common.signals import own_sigterm
 from recbole_qbert.config.build import build_config
@@ -76,8 +77,8 @@ def sweep(plan: SweepPlan, console: Console, resume: bool = False) -> RunResult:
     request = plan.request
     repeated = plan.n_drawn - len(plan.trials)
     console.print(
-        f"[bold]{request.model}[/bold] on {request.dataset}: {plan.n_drawn} trials planned "
-        f"({n_grid(plan.space)} in the grid x {request.trials} samples"
+        f"[bold]{request.model}[/bold] on {request.dataset}: {counted(plan.n_drawn, 'trial')} "
+        f"planned ({n_grid(plan.space)} in the grid x {counted(request.trials, 'sample')}"
         + " + the baseline" * request.baseline
         + ")"
         + f", {repeated} of them duplicates, which are left out" * bool(repeated),
@@ -165,8 +166,8 @@ def _check_same(folder: Path, there: dict[str, Any], asked: dict[str, Any]) -> N
         )
     if len(trials) < len(earlier):
         raise InputError(
-            f"{folder}: this sweep has {len(earlier)} trials, and {len(trials)} were requested; "
-            f"give --trials={there['samples']} or more"
+            f"{folder}: this sweep has {counted(len(earlier), 'trial')}, and {len(trials)} were "
+            f"requested; give --trials={there['samples']} or more"
         )
 
 
