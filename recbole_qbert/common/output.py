@@ -57,10 +57,10 @@ def counted(n: int, noun: str, plural: str = "") -> str:
 
 def duration(seconds: float) -> str:
     """Format as `1 h 05 min`, `12 min` or `40 s`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    return f"{minutes} min" if minutes >= 2 else f"{seconds:.0f} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
 
 
 def time_left(seconds: float) -> str:

@@ -129,6 +129,6 @@ def check_model_rules(
     length = settings["MAX_ITEM_LIST_LENGTH"]
     if transform == "mask_itemseq" and int(settings["mask_ratio"] * length) < 1:
         raise InputError(
-            f"MAX_ITEM_LIST_LENGTH: {length} items times mask_ratio {settings['mask_ratio']} leave "
-            f"no item to mask; increase one of them"
+            f"MAX_ITEM_LIST_LENGTH: {length} times mask_ratio {settings['mask_ratio']} leaves no "
+            "item to mask; increase one of them"
         )

@@ -93,7 +93,7 @@ class SemanticIDCodec:
         level, code = parse_token(token[1:-1] if bracketed else token)
         if level >= self.n_levels:
             raise InputError(
-                f"token {quote(token)}: the IDs have {counted(self.n_levels, 'level')}"
+                f"token {quote(token)}: the IDs have only {counted(self.n_levels, 'level')}"
             )
         if code >= self.codebook_sizes[level]:
             raise InputError(f"token {quote(token)}: {_range_of(level, self.codebook_sizes)}")

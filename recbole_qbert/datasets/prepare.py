@@ -225,7 +225,8 @@ def _order_facts(
     if tied:
         remarks.append(
             f"{tied:,} of {counted(tests, 'test target')} ({tied / tests:.1%}) "
-            f"have the same time as the item before them, so their order is unknown (--ties={rules.ties})"
+            "have the same time as the item before them, so their order is unknown "
+            f"(--ties={rules.ties})"
         )
     return facts, remarks
 

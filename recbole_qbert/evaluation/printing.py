@@ -20,7 +20,7 @@ from recbole_qbert.evaluation.results import (
 )
 
 BORDER = 3  # width of a column's line and blanks
-FOLDED = 10  # least width of a column of long words
+FOLDED = 4  # least width of a column of words, where they must be folded
 NONE = "–"  # shown if a run lacks a metric
 SPLITS_AND_RANKINGS = [(split, *ranking) for split in ("valid", "test") for ranking in RANKINGS]
 

@@ -61,8 +61,8 @@ def report_lines(tokenizer: Tokenizer) -> Iterator[str]:
 def without_content_line(keys: Sequence[tuple[str, str]]) -> str:
     """Format the number and the names of the items without content."""
     names = preview([quote(item) for _, item in keys])
-    items = counted(len(keys), "item")
-    return f"{items} without vectors: given the codes of the mean vector ({names})"
+    items = counted(len(keys), "item has", "items have")
+    return f"{items} no vector of any modality and got the codes of the mean vector: {names}"
 
 
 def _numbers(values: dict[str, Any]) -> str:

@@ -19,7 +19,9 @@ def test_short(value: float, text: str) -> None:
 
 
 def test_metric_titles() -> None:
-    assert [metric_title(name) for name in ("hit@10", "ndcg@5")] == ["HR@10", "NDCG@5"]
+    names = ("hit@10", "ndcg@5", "unseen_NDCG@10", "mrr@1", "recall@3")
+    titles = ["HR@10", "NDCG@5", "unseen_NDCG@10", "MRR@1", "Recall@3"]
+    assert [metric_title(name) for name in names] == titles
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone can forget a peak")

@@ -108,8 +108,8 @@ def summary_lines(facts: Facts) -> list[str]:
     if catalog.without_content:
         names = preview(list(map(printable, sorted(catalog.without_content))))
         lines.append(
-            f"{counted(len(catalog.without_content), 'item')} without vectors, given the codes of "
-            f"the mean vector: {names}"
+            f"{counted(len(catalog.without_content), 'item has', 'items have')} no vector of any "
+            f"modality and got the codes of the mean vector: {names}"
         )
     return lines
 
@@ -306,7 +306,7 @@ def _groups_title(facts: Facts) -> str:
 
 def _build_notes(facts: Facts) -> list[str]:
     build, n = facts.build, facts.catalog.n_items
-    notes = ["All tuples are unique."]
+    notes = ["All IDs are unique."]
     if facts.catalog.source is None:
         notes.append(NO_SIDECAR)
     elif not build:
@@ -315,11 +315,11 @@ def _build_notes(facts: Facts) -> list[str]:
         count = build["collisions"]
         items = counted(count, "item")
         notes.append(
-            f"Before reallocation, {items} ({count / n:.1%}) had the tuple of another item."
+            f"Before reallocation, {items} ({count / n:.1%}) repeated another item's codes."
         )
     if "moved" in build:
         items = counted(build["moved"], "item")
-        notes.append(f"{items} ({build['moved'] / n:.1%}) moved to a free tuple.")
+        notes.append(f"{items} ({build['moved'] / n:.1%}) moved to free codes.")
     if "moved_per_level" in build:
         levels = zip(facts.usage["level"], build["moved_per_level"], strict=False)
         notes.append(
