@@ -114,7 +114,7 @@ def run_models(
         results = []
         for config, done in plan:
             if done is None:
-                console.print(f"[bold]{config['model']}[/bold] on {dataset}")
+                console.print(f"[bold]{config['model']}[/bold] on {dataset}", soft_wrap=True)
             results.append(done or run_model(config, console, names))
         print_tables(results, console)
     return results

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
+from recbole_qbert.common.output import counted
 from recbole_qbert.datasets.times import as_dates
 from recbole_qbert.reports.charts import COLUMNS, CURVES, Chart, Series, group_colors
 from recbole_qbert.reports.console import print_sections
@@ -27,7 +28,7 @@ def write_page(path: Path, facts: dict[str, Any]) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    counts = ", ".join(f"{value:,} {name}" for name, value in facts["counts"].items())
+    counts = ", ".join(counted(n, name.removesuffix("s")) for name, n in facts["counts"].items())
     write_text(path, render(f"{facts['dataset']}: {counts}", [], _sections(facts)))
 
 

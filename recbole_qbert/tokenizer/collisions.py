@@ -128,7 +128,7 @@ def _check_room(n_items: int, n_taken: int, sizes: tuple[int, ...]) -> None:
     if n_items + n_taken > places:
         others = f" and {n_taken} tuples in use" if n_taken else ""
         raise InputError(
-            f"{counted(n_items, 'item')}{others} exceed {counted(places, 'tuple')} of codebook "
+            f"{counted(n_items, 'item')}{others} exceed the {counted(places, 'tuple')} of codebook "
             f"sizes {' x '.join(map(str, sizes))}; increase codebook_size or n_levels"
         )
 

@@ -454,7 +454,7 @@ def test_failed_calls_say_one_line_and_leave_nothing(
 def test_a_failed_call_leaves_what_was_there(tmp_path: Path) -> None:
     prepared(tmp_path, f"u,i,t\na,x,{T}\n")
     before = {path.name: path.read_bytes() for path in (tmp_path / "d").iterdir()}
-    with pytest.raises(InputError, match="none of 1 interactions is left"):
+    with pytest.raises(InputError, match="none of 1 interaction is left"):
         prepared(tmp_path, f"u,i,t\na,x,{T}\n", core=3)
     assert {path.name: path.read_bytes() for path in (tmp_path / "d").iterdir()} == before
 

@@ -51,10 +51,13 @@ def test_by_hand(runs: list[RunResult]) -> None:
     assert str(compare(left, others, "NDCG@10")).startswith(
         "BigramChain against SASRec on toy, NDCG@10: 0.5625 against 0.3750 (+50.0 %), p = 0.39 "
     )
-    deeper = [_settings(run, n_layers=5, zeta=1, eta=2, theta=3) for run in right]
+    keys = {"learning_rate": 0.5, "epochs": 7, "topk": [10], "eval_step": 2}
+    deeper = [dataclasses.replace(run, config=_settings(run, **keys).config) for run in right]
     head, *settings = str(compare(left, deeper, "unseen_hr@10")).splitlines()
     assert f"BigramChain @{left[-1].hash} against BigramChain @{deeper[-1].hash} on toy" in head
     assert len(settings) == 2
+    for key in keys:
+        assert all(f"{key}=" in line for line in settings)
 
 
 def test_wilcoxon_by_hand() -> None:
