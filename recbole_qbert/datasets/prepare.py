@@ -304,11 +304,11 @@ def _counts_table(
         table.add_column(field, justify="right", no_wrap=True)
     for name, (ours, theirs) in rows.items():
         known = {} if theirs is None else theirs.counts._asdict()
-        counts = {field: getattr(ours, field) for field in fields}
-        table.add_row(
-            name,
-            *(f"{n:,}" + f" ({n - known[f]:+,})" * (f in known) for f, n in counts.items()),
-        )
+        cells = [f"{getattr(ours, field):,}" for field in fields]
+        if known:
+            pairs = zip(cells, fields, strict=True)
+            cells = [f"{cell} ({getattr(ours, f) - known[f]:+,})" for cell, f in pairs]
+        table.add_row(name, *cells)
         if known:
             table.add_row("  published", *(f"{known[field]:,}" for field in fields), style="dim")
     return table

@@ -257,7 +257,9 @@ def _copy(tensor: Tensor, given: Tensor | None, part: bool) -> tuple[int, str]:
     if part and given.shape[1:] == tensor.shape[1:] and len(given) != len(tensor):
         n = min(len(given), len(tensor))
         tensor[:n] = given[:n]
-        why = f"{len(tensor) - n} of {counted(len(tensor), 'row')} new" if n < len(tensor) else ""
+        why = (
+            f"{len(tensor) - n} of {counted(len(tensor), 'row')} are new" if n < len(tensor) else ""
+        )
         return tensor[:n].numel(), why
     if given.shape != tensor.shape:
         return 0, f"its shape was {list(given.shape)} and is now {list(tensor.shape)}"

@@ -14,6 +14,7 @@ from rich.tree import Tree
 
 from recbole_qbert.common.output import counted
 from recbole_qbert.experiments.benchmark.outputs import print_table
+from recbole_qbert.experiments.benchmark.tables import BenchmarkTable
 from recbole_qbert.reports.page import Example, ItemTree, ReportSection
 
 
@@ -25,7 +26,7 @@ def print_sections(sections: Sequence[ReportSection], console: Console) -> None:
         "missing": lambda text, console: _print_lines(["", text], console),
         "paragraphs": _print_lines,
         "warnings": _print_lines,
-        "table": print_table,
+        "table": _print_table,
         "trees": _print_trees,
         "examples": _print_examples,
     }
@@ -42,6 +43,11 @@ def _print_heading(text: str, console: Console) -> None:
 def _print_lines(lines: Sequence[str], console: Console) -> None:
     for line in lines:
         console.print(Text(line))
+
+
+def _print_table(sheet: BenchmarkTable, console: Console) -> None:
+    console.print()
+    print_table(sheet, console)
 
 
 def _print_trees(trees: Sequence[ItemTree], console: Console) -> None:

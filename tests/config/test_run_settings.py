@@ -274,7 +274,7 @@ def test_refused_in_recboles_own_config(tiny: Tiny, flags: str) -> None:
                                     "next_item": 0}}, "one weight must be above 0"),
         ("QBERT4Rec", {"exclude_visible": "atuo"}, "did you mean 'auto'"),
         ("BERT4Rec", {"MAX_ITEM_LIST_LENGTH": 1}, "MAX_ITEM_LIST_LENGTH: 1 times mask_ratio"),
-        ("BERT4Rec", {"MAX_ITEM_LIST_LENGTH": 4}, "leave no item to mask"),
+        ("BERT4Rec", {"MAX_ITEM_LIST_LENGTH": 4}, "leaves no item to mask"),
         ("CORE", {"embedding_size": 9, "n_heads": 2}, "embedding_size 9 is not a multiple"),
         ("NextItNet", {"dilations": []}, "dilations: [] is not a list"),
         ("S3Rec", {"pretrain_batch_size": 0}, "pretrain_batch_size: 0 is not"),

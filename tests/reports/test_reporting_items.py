@@ -232,7 +232,7 @@ def test_a_report_goes_on_without_a_bundle_that_cannot_be_loaded(
     assert main(["report", "saved", "--data_path=."]) == 0
     warnings = [line for line in capsys.readouterr().out.splitlines() if "Warning" in line]
     (line,) = warnings
-    assert line.startswith("Warning: no example users: ") and "'NotInstalled'" in line
+    assert line.startswith("Warning: no example users: ") and "model NotInstalled" in line
     assert "plug-in" in line and 'id="users"' not in Path("report.html").read_text()
     assert main(["report", "saved", "--data_path=.", "--title_field=absent"]) == 2
 

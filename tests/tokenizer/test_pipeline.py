@@ -314,4 +314,7 @@ def test_items_without_content_are_counted_named_and_kept(tmp_path: Path) -> Non
     source = read_json(sidecar_path(domain.file("semid")))["source"]
     assert source["without_content"] == nothing
     said = "\n".join(report_lines(tokenizer))
-    assert "12 items have no vector of any modality and got the codes of the mean vector: 'toy3'" in said
+    assert (
+        "12 items have no vector of any modality and got the codes of the mean vector: 'toy3'"
+        in said
+    )
