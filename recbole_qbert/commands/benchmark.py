@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from types import SimpleNamespace
 
-from recbole_qbert.commands.command import Command, wide_console
+from recbole_qbert.commands.command import Command
 from recbole_qbert.commands.keys import file_group, run_groups
+from recbole_qbert.common.output import new_console
 
 
 def _benchmark(options: SimpleNamespace) -> int:
@@ -14,7 +15,7 @@ def _benchmark(options: SimpleNamespace) -> int:
     from recbole_qbert.experiments.benchmark.plan import read_plan
 
     plan = read_plan(options.file, options.settings)
-    failures = benchmark(plan, options.output, wide_console(), options.retrain)
+    failures = benchmark(plan, options.output, new_console(), options.retrain)
     for failure in failures:
         print(f"recbole-qbert: {failure}", file=sys.stderr)
     return 2 if failures else 0

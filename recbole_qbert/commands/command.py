@@ -13,14 +13,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from recbole_qbert.commands.keys import Key, KeyGroup, format_groups, keys_in, read
 from recbole_qbert.common.errors import InputError, did_you_mean, one_of
 from recbole_qbert.common.yaml_files import shipped
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 SHORT = {"-m": "--model", "-d": "--dataset"}  # RecBole's
 
@@ -206,11 +203,3 @@ def different_names(flag: str, names: Sequence[str]) -> list[str]:
     if len(set(names)) < len(names):
         raise InputError(f"--{flag}={','.join(names)}: name each data set once")
     return list(names)
-
-
-def wide_console() -> Console:
-    """Console with at least 110 columns if the output is not a terminal, so that tables fit."""
-    from rich.console import Console
-
-    console = Console()
-    return console if console.is_terminal else Console(width=max(110, console.width))

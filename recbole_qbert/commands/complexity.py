@@ -6,15 +6,17 @@ from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
-from recbole_qbert.commands.command import Command, wide_console
+from recbole_qbert.commands.command import Command
 from recbole_qbert.commands.keys import run_groups
 from recbole_qbert.commands.run import models_and_dataset
-from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.errors import InputError, one_of
+from recbole_qbert.common.output import new_console
 
 
 def _complexity(options: SimpleNamespace) -> int:
     settings = options.settings
-    file = settings.pop("json", "")
+    file, form = settings.pop("json", ""), settings.pop("format", "table")
+    one_of("--format", form, ("table", "markdown", "latex"))
     if file and Path(file).is_dir():
         raise InputError(f"--json={file}: is a folder; name a file")
     models, dataset, files = models_and_dataset(settings)
@@ -24,10 +26,11 @@ def _complexity(options: SimpleNamespace) -> int:
     from recbole_qbert.common.files import write_json
     from recbole_qbert.common.process import flush_denormals, machine, quiet_recbole, versions
     from recbole_qbert.config.build import build_config
+    from recbole_qbert.experiments.benchmark.outputs import print_table
     from recbole_qbert.experiments.complexity import complexity_table, measure
     from recbole_qbert.experiments.splits import load_splits
 
-    console = wide_console()
+    console = new_console()
     configs = [build_config(model, dataset, files, settings) for model in models]
     flush_denormals()
     quiet_recbole()
@@ -36,7 +39,7 @@ def _complexity(options: SimpleNamespace) -> int:
     for config in configs:
         splits = load_splits(config)
         found.append(measure(config, splits.train._dataset, splits.test))
-    console.print(complexity_table(found))
+    print_table(complexity_table(found), console, form)
     console.print(
         f"{where['machine']}, threads: {where['threads']}, torch {torch.__version__}",
         highlight=False,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from recbole_qbert.commands.command import Command, wide_console
+from recbole_qbert.commands.command import Command
+from recbole_qbert.common.output import new_console
 
 
 def _demo(options: SimpleNamespace) -> int:
     from recbole_qbert.experiments.demo import run_demo
 
-    run_demo(options.folder, wide_console(), options.posters)
+    run_demo(options.folder, new_console(), options.posters)
     return 0
 
 

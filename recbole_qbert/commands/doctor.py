@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from packaging.requirements import Requirement
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from recbole_qbert import compat
+from recbole_qbert.common.output import new_console
 from recbole_qbert.compat import recbole
 
 DISTRIBUTION = "recbole-qbert"
@@ -215,7 +215,7 @@ def main() -> int:
     for check in results:
         mark = Text("ok", "green") if check.ok else Text("FAIL", "bold red")
         table.add_row(Text(check.name), mark, Text(check.detail), Text(check.remedy))
-    Console().print(table)
+    new_console().print(table)
     return 0 if all(check.ok for check in results) else 1
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from recbole_qbert.commands.command import Command
 from recbole_qbert.common.errors import InputError, did_you_mean_path, whole_number
+from recbole_qbert.common.output import counted
 from recbole_qbert.data.domain import DatasetPaths
 
 if TYPE_CHECKING:
@@ -73,8 +74,8 @@ def _print_summary(out: Path, table: EmbeddingTable) -> int:
     n_missing = len(table.meta.get("missing", {}))
     parts = f"{table.n_parts} x " if table.n_parts > 1 else ""
     print(
-        f"{out}: {table.n_items:,} items, {parts}{table.dimension} dimensions, "
-        f"{n_missing:,} items without"
+        f"{out}: {counted(table.n_items, 'item')}, {parts}{counted(table.dimension, 'dimension')}, "
+        f"{counted(n_missing, 'item')} without a vector"
     )
     return 0
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
-from recbole_qbert.commands.command import Command, different_names, wide_console
+from recbole_qbert.commands.command import Command, different_names
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.output import counted, new_console
 from recbole_qbert.data.domain import DatasetPaths, default_folder
 
 
@@ -35,7 +36,7 @@ def _inspect(options: SimpleNamespace) -> int:
         prefix=options.prefix,
         example_items=options.items,
         n_examples=options.n_examples,
-        console=wide_console(),
+        console=new_console(),
     )
     return 0
 
@@ -65,7 +66,10 @@ def _from_columns(options: SimpleNamespace) -> int:
         options.vocabulary,
         options.beside,
     )
-    print(f"{options.output}: {table.n_items:,} items, {table.n_levels} levels, all tuples unique")
+    print(
+        f"{options.output}: {counted(table.n_items, 'item')}, {counted(table.n_levels, 'level')}, "
+        "all IDs unique"
+    )
     return 0
 
 
@@ -81,8 +85,8 @@ def _add_items(options: SimpleNamespace) -> int:
     tokenizer = Tokenizer.load(options.tokenizer or default_folder(options.data_path, names))
     encoded = encode_new_items(tokenizer, domains)
     print(
-        f"{tokenizer.folder}: {len(encoded.keys):,} new items, {encoded.moved:,} of them moved "
-        f"to a free tuple; {len(tokenizer.keys):,} items in all"
+        f"{tokenizer.folder}: {counted(len(encoded.keys), 'new item')}, {encoded.moved:,} of them "
+        f"moved to a free tuple; {counted(len(tokenizer.keys), 'item')} in all"
     )
     if encoded.without_content:
         print(without_content_line(encoded.without_content))

@@ -7,12 +7,11 @@ from types import SimpleNamespace
 
 from recbole_qbert.commands.command import Command
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.output import counted, new_console
 from recbole_qbert.data.domain import DatasetPaths
 
 
 def _amazon(options: SimpleNamespace) -> int:
-    from rich.console import Console
-
     from recbole_qbert.datasets.amazon import Options, find_files, prepare_amazon, published
     from recbole_qbert.datasets.prepare import report
 
@@ -24,7 +23,7 @@ def _amazon(options: SimpleNamespace) -> int:
         found = find_files(options.folder, options.category, options.release)
         files = [given or other for given, other in zip(files, found, strict=True)]
     domain = DatasetPaths(name, options.data_path / name)
-    console = Console(highlight=False)
+    console = new_console(highlight=False)
     for path in (*files[0], *files[1]):
         console.print(f"Reads {path}", soft_wrap=True)
     settings = Options(
@@ -44,8 +43,6 @@ def _amazon(options: SimpleNamespace) -> int:
 
 
 def _table(options: SimpleNamespace) -> int:
-    from rich.console import Console
-
     from recbole_qbert.datasets.prepare import report
     from recbole_qbert.datasets.table import Columns, ItemColumns, prepare_table
     from recbole_qbert.datasets.table_source import open_source
@@ -65,7 +62,7 @@ def _table(options: SimpleNamespace) -> int:
     elif options.item_fields or options.item_id:
         raise InputError("--item_id and --item_fields require --item_file; give it as well")
     domain = DatasetPaths(options.dataset, options.data_path / options.dataset)
-    console = Console(highlight=False)
+    console = new_console(highlight=False)
     made = prepare_table(
         domain, source, columns, items,
         core=options.core, duplicates=options.duplicates, ties=options.ties,
@@ -76,14 +73,12 @@ def _table(options: SimpleNamespace) -> int:
 
 
 def _movielens(options: SimpleNamespace) -> int:
-    from rich.console import Console
-
     from recbole_qbert.datasets.movielens import Extras, prepare_movielens, published
     from recbole_qbert.datasets.prepare import report
 
     name = options.dataset or options.folder.resolve().name
     domain = DatasetPaths(name, options.data_path / name)
-    console = Console(highlight=False)
+    console = new_console(highlight=False)
     made = prepare_movielens(
         domain,
         options.folder,
@@ -134,8 +129,8 @@ def _export(options: SimpleNamespace) -> int:
 
 def _print_counts(folder: Path, facts: dict[str, int]) -> None:
     print(
-        f"{folder}: {facts['users']:,} users, {facts['items']:,} items, "
-        f"{facts['interactions']:,} interactions"
+        f"{folder}: {counted(facts['users'], 'user')}, {counted(facts['items'], 'item')}, "
+        f"{counted(facts['interactions'], 'interaction')}"
     )
 
 

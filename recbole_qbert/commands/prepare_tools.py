@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 from recbole_qbert.commands.command import Command, different_names
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.output import counted, new_console
 from recbole_qbert.data.domain import DatasetPaths
 
 
@@ -64,7 +65,9 @@ def _split(options: SimpleNamespace) -> int:
     domain = DatasetPaths(options.dataset, options.data_path / options.dataset)
     paths = [Path(part) for part in options.parts or [domain.file("inter")]]
     if options.parts and len(paths) != 3:
-        raise InputError(f"--parts: {len(paths)} files; give three, train, valid and test")
+        raise InputError(
+            f"--parts: {counted(len(paths), 'file')}; give three, train, valid and test"
+        )
     sequences = read_sequences(*paths)
     if options.parts:
         rows = own_parts(sequences, paths)
@@ -82,7 +85,10 @@ def _split(options: SimpleNamespace) -> int:
         "from": {path.name: sha256_file(path) for path in paths},
     }
     counts = write_split(domain, sequences, rows, options.max_length, source)
-    print(f"{domain.folder}: " + ", ".join(f"{part} {n:,} rows" for part, n in counts.items()))
+    print(
+        f"{domain.folder}: "
+        + ", ".join(f"{part} {counted(n, 'row')}" for part, n in counts.items())
+    )
     for line in explain(leak(sequences, rows)):
         print(line)
     print(f"use it with --config_files={domain.file('split.yaml')}")
@@ -97,15 +103,13 @@ def _shares(given: list[str]) -> list[float]:
 
 
 def _stats(options: SimpleNamespace) -> int:
-    from rich.console import Console
-
     from recbole_qbert.common.files import write_json
     from recbole_qbert.data.domain import find_domain
     from recbole_qbert.datasets.stats import gather_stats
     from recbole_qbert.reports.dataset_statistics import print_stats, write_page
 
     facts = gather_stats(find_domain(options.dataset, options.data_path), options.pictures)
-    print_stats(facts, Console(highlight=False))
+    print_stats(facts, new_console(highlight=False))
     if options.json:
         write_json(options.json, facts)
     if options.html:
@@ -126,7 +130,7 @@ def _merge(options: SimpleNamespace) -> int:
     for suffix, rows in merged.rows.items():
         left_out = merged.left_out.get(suffix)
         rest = f"; left out, as not all have it: {', '.join(left_out)}" if left_out else ""
-        print(f"{into.file(suffix)}: {rows:,} rows{rest}")
+        print(f"{into.file(suffix)}: {counted(rows, 'row')}{rest}")
     for suffix, lacking in merged.without.items():
         print(f"{into.file(suffix)}: not written, because it is missing in {', '.join(lacking)}")
     return 0

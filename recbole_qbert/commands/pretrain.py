@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from recbole_qbert.commands.command import Command, different_names, wide_console
+from recbole_qbert.commands.command import Command, different_names
 from recbole_qbert.commands.keys import file_group, run_groups
 from recbole_qbert.commands.run import in_processes
+from recbole_qbert.common.output import new_console
 from recbole_qbert.common.yaml_files import split_files
 
 
@@ -23,7 +24,7 @@ def _pretrain(options: SimpleNamespace) -> int:
     from recbole_qbert.pretraining.fit import pretrain
 
     pretrain(
-        datasets, files, options.settings, options.target, wide_console(), options.retrain,
+        datasets, files, options.settings, options.target, new_console(), options.retrain,
         options.output,
     )  # fmt: skip
     return 0

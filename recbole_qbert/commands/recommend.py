@@ -7,8 +7,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from recbole_qbert.commands.command import Command, wide_console
+from recbole_qbert.commands.command import Command
 from recbole_qbert.common.errors import InputError, did_you_mean, preview
+from recbole_qbert.common.output import counted, new_console
 
 if TYPE_CHECKING:
     from recbole_qbert.datasets.histories import UserHistories
@@ -149,7 +150,7 @@ def _print_one(
     for rank, (item, score) in enumerate(found, start=1):
         cells = [str(rank), item, f"{score:.4f}", *([titles[item]] if titles else [])]
         table.add_row(*cells)
-    console = wide_console()
+    console = new_console()
     console.print(table)
     if options.explain:
         for each in recommender.explain(options.history, [item for item, _ in found]):
@@ -165,8 +166,6 @@ def _write_all(
     folder: Path,
     format: str | None,
 ) -> None:
-    from rich.console import Console
-
     from recbole_qbert.data.atomic_writing import write_header
     from recbole_qbert.experiments.export import ListSettings, export, file_sources, tables
     from recbole_qbert.serving.part_files import write_tsv
@@ -179,7 +178,7 @@ def _write_all(
         recommender.allowed(lists["candidates"], lists["exclude"] or ()),
         options.batch_size,
     )
-    console = Console(highlight=False, stderr=format is None)
+    console = new_console(highlight=False, stderr=format is None)
     file, given = _histories(recommender, options, console.is_terminal)
     for remark in given.remarks:
         console.print(remark, soft_wrap=True, markup=False)
@@ -200,8 +199,8 @@ def _write_all(
     progress = console.is_terminal
     there = export(recommender, given, wanted, options.output, format, sources, progress)
     if there:
-        console.print(f"Continued after {there:,} users")
-    console.print(f"{options.output}: {len(given.users):,} users", soft_wrap=True)
+        console.print(f"Continued after {counted(there, 'user')}")
+    console.print(f"{options.output}: {counted(len(given.users), 'user')}", soft_wrap=True)
 
 
 def _histories(
@@ -241,7 +240,7 @@ def _evaluate(options: SimpleNamespace) -> int:
     from recbole_qbert.evaluation.printing import rankings_tables
     from recbole_qbert.experiments.evaluate import evaluate
 
-    console = wide_console()
+    console = new_console()
     model, dataset = recommender.config["model"], options.dataset or recommender.config["dataset"]
     where = (dataset, options.data_path, options.batch_size)
     names, valid, test, notes = evaluate(recommender, *where, progress=console.is_terminal)

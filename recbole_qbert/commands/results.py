@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
-from recbole_qbert.commands.command import Command, wide_console
+from recbole_qbert.commands.command import Command
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.output import new_console
 
 
 def _compare(options: SimpleNamespace) -> int:
@@ -15,13 +16,17 @@ def _compare(options: SimpleNamespace) -> int:
 
         print(compare(read_runs(options.left), read_runs(options.right), options.metric))
         return 0
-    from recbole_qbert.evaluation.printing import chosen_groups, seeds_markdown
+    from recbole_qbert.evaluation.printing import chosen_groups
     from recbole_qbert.evaluation.results import read_results
+    from recbole_qbert.experiments.benchmark.outputs import print_table
+    from recbole_qbert.reports.seeds import seeds_sheets
 
     results = read_results(options.left)
     if not results:
         raise InputError(f"{options.left}: no runs in it yet")
-    print(seeds_markdown(chosen_groups(results, options.runs)))
+    console = new_console()
+    for sheet in seeds_sheets(chosen_groups(results, options.runs)):
+        print_table(sheet, console, options.format)
     return 0
 
 
@@ -31,7 +36,7 @@ def _report(options: SimpleNamespace) -> int:
     asked = vars(options)
     del asked["settings"]
     asked["folders"] = tuple(map(Path, asked.pop("folder")))
-    report(ReportRequest(**asked), wide_console())
+    report(ReportRequest(**asked), new_console())
     return 0
 
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from recbole_qbert.commands.command import Command, meant_for, wide_console
+from recbole_qbert.commands.command import Command, meant_for
 from recbole_qbert.commands.keys import run_groups
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.output import new_console
 from recbole_qbert.common.yaml_files import split_files
 
 
@@ -75,7 +76,7 @@ def _run(options: SimpleNamespace) -> int:
         return status
     from recbole_qbert.experiments.run import run_models
 
-    run_models(models, dataset, files, settings, wide_console())
+    run_models(models, dataset, files, settings, new_console())
     return 0
 
 

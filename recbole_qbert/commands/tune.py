@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from recbole_qbert.commands.command import Command, wide_console
+from recbole_qbert.commands.command import Command
 from recbole_qbert.commands.keys import file_group
+from recbole_qbert.common.output import new_console
 
 
 def _tune(options: SimpleNamespace) -> int:
@@ -13,7 +14,7 @@ def _tune(options: SimpleNamespace) -> int:
     from recbole_qbert.experiments.tune.sweep import sweep
 
     plan = make_plan(read_request(options.file, options.settings))
-    sweep(plan, wide_console(), options.resume)
+    sweep(plan, new_console(), options.resume)
     return 0
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import select
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WIDTH = 100  # columns of tables in files and pipes
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
@@ -25,6 +30,42 @@ class _Plain:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def new_console(**settings: Any) -> Console:
+    """Make a console as wide as the terminal; in a file or pipe, of COLUMNS or 100 columns.
+
+    Args:
+        settings: further arguments of rich's `Console`.
+    """
+    from rich.console import Console
+
+    console = Console(**settings)
+    given = os.environ.get("COLUMNS", "")
+    if not console.is_terminal and not (given.isdigit() and int(given)):
+        console.width = WIDTH  # rich would take the width of a terminal on stdin or stderr
+    return console
+
+
+def counted(n: int, noun: str, plural: str = "") -> str:
+    """Format a number with its noun, such as `1 item` or `1,234 items`.
+
+    `plural` is needed where it is not `noun` and an s: `counted(n, "item has", "items have")`.
+    """
+    return f"{n:,} {noun if n == 1 else plural or f'{noun}s'}"
+
+
+def duration(seconds: float) -> str:
+    """Format as `1 h 05 min`, `12 min` or `40 s`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
+
+
+def time_left(seconds: float) -> str:
+    """Format an upper bound of the remaining time, after a comma; "" if nothing remains."""
+    return f", at most {duration(math.ceil(seconds))} left" if seconds > 0 else ""
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 from recbole.utils import InputType
 
 from recbole_qbert.common.errors import InputError, one_of
+from recbole_qbert.common.output import counted
 from recbole_qbert.evaluation.ranking import METRICS, UNSEEN, metric_names
 from recbole_qbert.registry import model_entry
 
@@ -70,8 +71,8 @@ def check_rules(settings: Mapping[str, Any]) -> None:
     first_stage = two_stages and settings.get("train_stage") == "pretrain"
     if isinstance(epochs, int) and isinstance(step, int) and step > epochs and not first_stage:
         raise InputError(
-            f"eval_step: {step} epochs between evaluations, but only {epochs} epochs; change one "
-            "of them"
+            f"eval_step: {counted(step, 'epoch')} between evaluations, but only "
+            f"{counted(epochs, 'epoch')}; change one of them"
         )
     if settings.get("enable_scaler") and not settings.get("enable_amp"):
         raise InputError("enable_scaler: has no effect without enable_amp: True")
@@ -143,6 +144,6 @@ def check_model_rules(
     length = settings["MAX_ITEM_LIST_LENGTH"]
     if transform == "mask_itemseq" and int(settings["mask_ratio"] * length) < 1:
         raise InputError(
-            f"MAX_ITEM_LIST_LENGTH: {length} items times mask_ratio {settings['mask_ratio']} leave "
-            f"no item to mask; increase one of them"
+            f"MAX_ITEM_LIST_LENGTH: {length} times mask_ratio {settings['mask_ratio']} leaves no "
+            "item to mask; increase one of them"
         )

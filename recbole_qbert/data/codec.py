@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.output import counted
 
 # Most codes of a level. Without a limit, a stray digit would allocate a table of many gigabytes.
 CODEBOOK_LIMIT = 1 << 20
@@ -91,7 +92,9 @@ class SemanticIDCodec:
         bracketed = token.startswith("<") and token.endswith(">")
         level, code = parse_token(token[1:-1] if bracketed else token)
         if level >= self.n_levels:
-            raise InputError(f"token {quote(token)}: there are only {self.n_levels} levels")
+            raise InputError(
+                f"token {quote(token)}: the IDs have only {counted(self.n_levels, 'level')}"
+            )
         if code >= self.codebook_sizes[level]:
             raise InputError(f"token {quote(token)}: {_range_of(level, self.codebook_sizes)}")
         return level, code
@@ -125,7 +128,10 @@ def check_items(items: Sequence[str], n_rows: int, named: str, place: Callable[[
     if not items:
         raise InputError(f"{named}: no items; give at least one")
     if len(items) != n_rows:
-        raise InputError(f"{named}: {len(items)} items and {n_rows} rows; give one row per item")
+        raise InputError(
+            f"{named}: {counted(len(items), 'item')} and {counted(n_rows, 'row')}; give one row "
+            "per item"
+        )
     if not all(isinstance(item, str) and item for item in items) or _UNFIT.search("".join(items)):
         fits = [isinstance(item, str) and item and not _UNFIT.search(item) for item in items]
         row = next(row for row, good in enumerate(fits) if not good)
@@ -173,8 +179,8 @@ def check_codes(
         one, two = int(order[neighbor]), int(order[neighbor + 1])
         raise InputError(
             f"{named}: {place(two)}, semantic_id: item {quote(items[two])} has the same tuple as "
-            f"item {quote(items[one])} on {place(one)} ({len(repeats)} such rows); make the tuples "
-            "unique by reallocation, or add a level"
+            f"item {quote(items[one])} on {place(one)} ({counted(len(repeats), 'such row')}); "
+            "make the tuples unique by reallocation, or add a level"
         )
 
 

@@ -27,6 +27,7 @@ from recbole.utils import FeatureSource, FeatureType
 from torch import Tensor
 
 from recbole_qbert.common.errors import InputError, one_of, preview
+from recbole_qbert.common.output import counted
 from recbole_qbert.data.budget import DataSize, resolve_auto
 from recbole_qbert.data.embeddings import read_embeddings
 from recbole_qbert.data.loading import StrictDataset, check_same_ids
@@ -104,13 +105,13 @@ class SemanticIDDataset(StrictDataset):
             check_same_ids(path, unknown, missing)
             partial = self.partial_vectors and feature_type == FeatureType.FLOAT_SEQ
             if not partial or len(missing) == len(tokens):
-                others = f"; the file has {len(unknown)} items that the data set lacks: "
+                others = f"; the file has {counted(len(unknown), 'item')} that the data set lacks: "
                 raise InputError(
                     f"{path}: {len(missing)} of {len(tokens)} items of the data set have no "
                     f"{field}: {preview(missing)}{others + preview(unknown) if unknown else ''}; "
                     "make the file again from the items of this data set"
                 )
-            count = f"{len(missing):,} of {len(tokens):,} items have no {field}"
+            count = f"{len(missing):,} of {counted(len(tokens), 'item')} have no {field}"
             self._say(f"{path.name}: {count} ({preview(missing)})")
             none = np.zeros_like(column.iloc[0])
             column = pd.concat([column, pd.Series([none] * len(missing), index=missing)])

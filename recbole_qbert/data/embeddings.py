@@ -26,6 +26,7 @@ from torch import nn
 from recbole_qbert.common.errors import InputError, error_context, preview
 from recbole_qbert.common.files import sidecar_path, write_json, write_npz
 from recbole_qbert.common.hashes import sha256_file
+from recbole_qbert.common.output import counted
 from recbole_qbert.data.atomic import read_lines
 from recbole_qbert.data.codec import check_items, quote
 from recbole_qbert.data.semid import items_sha256, read_sidecar
@@ -110,9 +111,11 @@ class Coverage:
     unknown: tuple[str, ...] = ()  # items of the table that were not requested
 
     def __str__(self) -> str:
-        parts = [f"{self.n_present} of {self.n_items} items have a vector"]
+        parts = [f"{self.n_present:,} of {counted(self.n_items, 'item')} have a vector"]
         if self.missing:
-            parts.append(f"{len(self.missing)} have none: {_examples(self.missing)}")
+            parts.append(
+                f"{counted(len(self.missing), 'has', 'have')} none: {_examples(self.missing)}"
+            )
         if self.unknown:
             parts.append(
                 f"the table has {len(self.unknown)} more that the data set does not know: "
@@ -218,7 +221,8 @@ def join(
     present = rows >= 0
     if len(rows) and not present.any():
         raise InputError(
-            f"{named}: none of the {len(rows)} requested items has a vector; their tokens are like "
+            f"{named}: none of {counted(len(rows), 'requested item')} has a vector; their tokens "
+            "are like "
             f"{quote(items[0])}, those of the table like {quote(table.items[0])}; make the table "
             "from the items of this data set"
         )
@@ -264,8 +268,8 @@ def import_matrix(
         vectors = _as_parts(matrix)
         if len(vectors) != len(tokens):
             raise InputError(
-                f"{len(vectors)} rows, but {items_path} has {len(tokens)} tokens; give one token "
-                "per row, each on a line"
+                f"{counted(len(vectors), 'row')}, but {items_path} has "
+                f"{counted(len(tokens), 'token')}; give one token per row, each on a line"
             )
         mask = vectors.any(axis=2)
         present = mask.any(axis=1)

@@ -18,6 +18,7 @@ from recbole.data.dataset import SequentialDataset
 from recbole.utils import FeatureSource, FeatureType
 
 from recbole_qbert.common.errors import InputError, preview
+from recbole_qbert.common.output import counted
 from recbole_qbert.data.atomic import Atomic, read_atomic
 from recbole_qbert.data.codec import quote
 
@@ -157,7 +158,7 @@ class StrictDataset(SequentialDataset):
             count = int(self.inter_feat[ids[0]].isin(lacking).sum())
             self._say(
                 f"{file}: {len(lacking)} of {len(tokens):,} {kind}s have no row; their "
-                f"features are missing ({preview(lacking)}; {count:,} interactions)"
+                f"features are missing ({preview(lacking)}; {counted(count, 'interaction')})"
             )
         if len(known) < len(feat):
             names = preview(feat[ids[0]][~feat.index.isin(known.index)].tolist(), 3)

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from recbole_qbert.common.errors import InputError, preview
 from recbole_qbert.common.files import atomic_write, read_json, sidecar_path, write_json
 from recbole_qbert.common.hashes import sha256_file
+from recbole_qbert.common.output import counted
 from recbole_qbert.data.atomic import Atomic, read_atomic
 from recbole_qbert.data.codec import (
     CODE,
@@ -172,7 +173,7 @@ def read_semantic_ids(
     sizes = checked_sizes(codebook_sizes, str(named))
     if len(sizes) != codes.shape[1]:
         raise InputError(
-            f"{named}: codebook_sizes has {len(sizes)} levels, the rows of {path} have "
+            f"{named}: codebook_sizes has {counted(len(sizes), 'level')}, the rows of {path} have "
             f"{codes.shape[1]}; give one size per level"
         )
     vocabulary = str((sidecar or {}).get("vocabulary") or f"sha256:{sha256_file(path)}")
@@ -282,7 +283,7 @@ def check_semantic_ids(path: str | Path, inter_path: str | Path | None = None) -
         InputError: a file has a fault, or items of the `.inter` file have no semantic ID.
     """
     table = read_semantic_ids(path)
-    report = [f"{path}: {table.n_items} items, {table.n_levels} levels"]
+    report = [f"{path}: {counted(table.n_items, 'item')}, {counted(table.n_levels, 'level')}"]
     report.append("codebook sizes: " + " ".join(map(str, table.codebook_sizes)))
     for level, size in enumerate(table.codebook_sizes):
         used = len(np.unique(table.codes[:, level]))
@@ -298,6 +299,7 @@ def check_semantic_ids(path: str | Path, inter_path: str | Path | None = None) -
         table.check_known(items, str(inter_path))
         report.append(
             f"coverage: all {len(items)} items of {inter_path} have a semantic ID; "
-            f"{table.n_items - len(items)} other items have no interaction there"
+            f"{counted(table.n_items - len(items), 'other item has', 'other items have')} no "
+            "interaction there"
         )
     return report

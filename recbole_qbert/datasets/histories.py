@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from recbole_qbert.common.errors import InputError, preview
+from recbole_qbert.common.output import counted
 from recbole_qbert.data.atomic import read_atomic
 from recbole_qbert.data.codec import quote
 from recbole_qbert.data.sequences import FIELDS, TIME
@@ -74,11 +75,11 @@ class _Rows:
                 "of items"
             )
         if n_unknown:
-            remarks.append(f"{n_unknown:,} rows with items unknown to the model: {shown}")
+            remarks.append(f"{counted(n_unknown, 'row')} with items unknown to the model: {shown}")
         if not known.all():
             first = quote(tokens[int(known.argmin())])
             remarks.append(
-                f"{int((~known).sum()):,} of {len(tokens):,} users have no known item and get no "
+                f"{int((~known).sum()):,} of {counted(len(tokens), 'user')} have no known item and get no "
                 f"recommendations, first: {first}"
             )
         return UserHistories(tokens.filter(pa.array(known)), histories.without_empty(), remarks)
@@ -114,7 +115,7 @@ def table_histories(
             rows.add(ids_of, user, item, time.to_numpy())
     n_rejected = sum(rejects.reasons.values())
     example = first.getvalue().strip().replace("\t", ": ")
-    remarks = [f"{n_rejected:,} rows cannot be used, first: {example}"] * bool(n_rejected)
+    remarks = [f"{counted(n_rejected, 'row')} cannot be used, first: {example}"] * bool(n_rejected)
     remarks += [f"{count:,} {note}" for note, count in sorted((+rejects.notes).items())]
     return rows.histories(source.path, remarks)
 

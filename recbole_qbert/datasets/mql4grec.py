@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 from recbole_qbert.common.errors import InputError, error_context, preview
 from recbole_qbert.common.files import atomic_write, read_json
 from recbole_qbert.common.hashes import sha256_file
+from recbole_qbert.common.output import counted
 from recbole_qbert.data.atomic import LARGE, read_atomic
 from recbole_qbert.data.codec import parse_token, quote
 from recbole_qbert.data.domain import DatasetPaths
@@ -117,8 +118,8 @@ def _rows(content: Mapping[str, Any], n_items: int, path: Path) -> list[Any]:
     missing = [str(number) for number in range(n_items) if str(number) not in content]
     if missing:
         raise InputError(
-            f"{path}: {len(missing)} items are missing: {preview(missing, 3)}; create the file "
-            f"again from all {n_items} items"
+            f"{path}: {counted(len(missing), 'item is', 'items are')} missing: "
+            f"{preview(missing, 3)}; create the file again from all {n_items} items"
         )
     return [content[str(number)] for number in range(n_items)]
 
@@ -155,7 +156,8 @@ def _semantic_ids(cells: Sequence[str], items: Sequence[str], path: Path) -> Sem
     for item, pairs in zip(items, tuples, strict=True):
         if [level for level, _ in pairs] != levels or not pairs:
             raise InputError(
-                f"{path}: item {quote(item)}: give one code of each of the {len(levels)} levels"
+                f"{path}: item {quote(item)}: give one code of each of "
+                f"{counted(len(levels), 'level')}"
             )
     codes = np.array([[code for _, code in pairs] for pairs in tuples], dtype=np.int64)
     return SemanticIDTable(tuple(items), codes, tuple((codes.max(axis=0) + 1).tolist()))

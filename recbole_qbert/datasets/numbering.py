@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from recbole_qbert.common.errors import InputError, preview
 from recbole_qbert.common.files import atomic_write, sidecar_path
 from recbole_qbert.common.hashes import sha256_file
+from recbole_qbert.common.output import counted
 from recbole_qbert.data.atomic import LARGE, read_lines
 from recbole_qbert.data.codec import quote
 from recbole_qbert.data.domain import DatasetPaths
@@ -123,7 +124,8 @@ def item_numbers(domain: DatasetPaths, inter: Interactions, items: Sequence[str]
     if numbers.null_count:
         unknown = pc.filter(inter.item_tokens, pc.is_null(numbers)).to_pylist()
         raise InputError(
-            f"{domain.file('inter')}: {len(unknown)} items are not in {domain.file('item')}: "
+            f"{domain.file('inter')}: {counted(len(unknown), 'item is', 'items are')} not in "
+            f"{domain.file('item')}: "
             f"{preview([quote(item) for item in unknown], 3)}; add their rows"
         )
     codes: np.ndarray = numbers.to_numpy().astype(np.int64)[inter.items]

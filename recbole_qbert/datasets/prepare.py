@@ -9,6 +9,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from recbole_qbert.common.errors import InputError, preview
+from recbole_qbert.common.output import counted
 from recbole_qbert.data.codec import quote
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.datasets.arrow_cache import ParsedFile, Source, open_cache, parse_file
@@ -36,6 +38,7 @@ from recbole_qbert.datasets.items import Records, item_columns, read_records
 from recbole_qbert.datasets.kcore import Rules, distinct_rows, tied_tests
 from recbole_qbert.datasets.times import odd_times
 from recbole_qbert.datasets.writer import Fields, write_dataset
+from recbole_qbert.evaluation.printing import fitting
 
 MIN_VALID = 0.1  # share of valid lines up to which the options are assumed to be wrong
 _SHOWN = 5  # rejected lines printed per stage
@@ -128,8 +131,8 @@ def prepare(
         if not len(inter.users):
             asked = ", ".join(f"{key}={value}" for key, value in options.items() if value)
             raise InputError(
-                f"{domain.name}: none of {raw.interactions:,} interactions is left with {asked}; "
-                "relax these options"
+                f"{domain.name}: none of {counted(raw.interactions, 'interaction')} is left with "
+                f"{asked}; relax these options"
             )
         columns, coverage, repeated = None, dict[str, int](), 0
         facts, remarks = _order_facts(inter, rules, unit, unit_flag)
@@ -210,18 +213,20 @@ def _order_facts(
     remarks = [f"Warning: {odd[1]}"] if odd else []
     if inter.repeats:
         remarks.append(
-            f"{inter.repeats:,} repeated rows were removed (--duplicates={rules.duplicates})"
+            f"{counted(inter.repeats, 'repeated row was', 'repeated rows were')} removed "
+            f"(--duplicates={rules.duplicates})"
         )
     if identical:
         same = "user, item, rating and time" if rules.timed else "user, item and rating"
         remarks.append(
-            f"{identical:,} rows are identical to another one in {same}; --duplicates=identical "
-            "keeps one of each"
+            f"{counted(identical, 'row is', 'rows are')} identical to another one in {same}; "
+            "--duplicates=identical keeps one of each"
         )
     if tied:
         remarks.append(
-            f"{tied:,} of {tests:,} test targets ({tied / tests:.1%}) have the same time as the "
-            f"item before them, so their order is unknown (--ties={rules.ties})"
+            f"{tied:,} of {counted(tests, 'test target')} ({tied / tests:.1%}) "
+            "have the same time as the item before them, so their order is unknown "
+            f"(--ties={rules.ties})"
         )
     return facts, remarks
 
@@ -238,9 +243,12 @@ def _catalog_facts(
     remarks = []
     shown = ", ".join(map(quote, missing[:2].to_pylist()))
     if unused:
-        remarks.append(f"{unused:,} items of {file} have no interactions and are not written")
+        remarks.append(f"{counted(unused, 'item')} of {file} without interactions, not written")
     if len(missing):
-        remarks.append(f"{len(missing):,} items have interactions but no row in {file}: {shown}")
+        remarks.append(
+            f"{counted(len(missing), 'item has', 'items have')} interactions but no row in "
+            f"{file}: {shown}"
+        )
     if described < len(written) / 2 and items.unknown:
         other = ", ".join(map(quote, items.unknown))
         remarks.append(
@@ -262,35 +270,47 @@ def report(domain: DatasetPaths, made: Prepared, console: Console, **others: Pub
     """
     ours = {"raw": made.raw, "final": made.final}
     names = {"raw": "all usable lines", "final": f"written to {domain.folder}"}
-    console.print(_counts_table({names[key]: (ours[key], others.get(key)) for key in ours}))
+    rows = {names[key]: (ours[key], others.get(key)) for key in ours}
+    for table in fitting(partial(_counts_table, rows), Counts._fields, console):
+        console.print(table, crop=False)
     lines = [comparison(ours[key], found) for key, found in others.items()]
     if made.coverage:
         shares = [f"{name} {n / made.final.items:.1%}" for name, n in made.coverage.items()]
         lines.append(f"Coverage of items: {', '.join(shares)}")
     lines += made.remarks
     if made.repeated:
-        lines.append(f"{made.repeated:,} records were dropped in favor of fuller ones of an item")
+        lines.append(
+            f"{counted(made.repeated, 'record was', 'records were')} dropped in favor of fuller "
+            "ones of an item"
+        )
     if made.reasons:
         total = sum(made.reasons.values())
-        lines.append(f"{total:,} lines were rejected; {domain.file('rejected')} lists all of them:")
+        lines.append(
+            f"{counted(total, 'line was', 'lines were')} rejected; see {domain.file('rejected')}:"
+        )
         lines += [f"  {n:,}: {reason}" for reason, n in made.reasons.items()]
         lines += [f"  {line.rstrip()}" for line in made.rejected]
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
 
 
-def _counts_table(rows: Mapping[str, tuple[Counts, Published | None]]) -> Table:
+def _counts_table(
+    rows: Mapping[str, tuple[Counts, Published | None]], fields: Sequence[str]
+) -> Table:
     """Build a table of counts, with their differences from the published ones in brackets."""
     table = Table()
-    for column in ("", *Counts._fields):
-        table.add_column(column, justify="right" if column else "left")
+    table.add_column("", overflow="fold")
+    for field in fields:
+        table.add_column(field, justify="right", no_wrap=True)
     for name, (ours, theirs) in rows.items():
-        cells = [f"{value:,}" for value in ours]
-        if theirs is not None:
-            cells = [f"{cell} ({ours[i] - theirs.counts[i]:+,})" for i, cell in enumerate(cells)]
+        known = {} if theirs is None else theirs.counts._asdict()
+        cells = [f"{getattr(ours, field):,}" for field in fields]
+        if known:
+            pairs = zip(cells, fields, strict=True)
+            cells = [f"{cell} ({getattr(ours, f) - known[f]:+,})" for cell, f in pairs]
         table.add_row(name, *cells)
-        if theirs is not None:
-            table.add_row("  published", *(f"{value:,}" for value in theirs.counts), style="dim")
+        if known:
+            table.add_row("  published", *(f"{known[field]:,}" for field in fields), style="dim")
     return table
 
 

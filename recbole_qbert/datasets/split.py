@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from recbole_qbert.common.errors import InputError, preview
 from recbole_qbert.common.files import atomic_write, write_json
 from recbole_qbert.common.hashes import sha256_file
+from recbole_qbert.common.output import counted
 from recbole_qbert.data.atomic import Atomic, read_atomic
 from recbole_qbert.data.atomic_writing import write_header, write_rows
 from recbole_qbert.data.domain import DatasetPaths
@@ -152,7 +153,7 @@ def own_parts(sequences: Interactions, paths: Sequence[Path]) -> list[np.ndarray
         item = sequences.item_tokens[int(sequences.items[row])].as_py()
         raise InputError(
             f"{paths[parts[row]]} and {paths[parts[other]]}: both have user {user!r} and item "
-            f"{item!r} at the same time ({len(clash)} such rows); keep each in one part"
+            f"{item!r} at the same time ({counted(len(clash), 'such row')}); keep each in one part"
         )
     has_history = sequences.places > 0
     return [np.flatnonzero((parts == each) & has_history) for each in range(len(paths))]
@@ -220,7 +221,8 @@ def write_split(
     blank = pc.filter(tokens, pc.match_substring(tokens, " "))
     if len(blank):
         raise InputError(
-            f"{into.name}: {len(blank)} item tokens contain blanks "
+            f"{into.name}: {counted(len(blank), 'item token contains', 'item tokens contain')} "
+            "blanks "
             f"({preview(blank[:3].to_pylist())}), which separate the items of a history; rename "
             "the items"
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from recbole_qbert.common.output import counted
 
 SECONDS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}  # units per second
 DATE = "date"  # ISO 8601, UTC if without a time zone
@@ -102,15 +105,24 @@ def odd_times(times: np.ndarray, unit: str, flag: str) -> tuple[dict[str, Any], 
     facts = {"outside": n_outside, "first": first, "last": last, "years": years,
              "unit": likely, "fitting": fitting}  # fmt: skip
     text = (
-        f"{n_outside:,} of {len(times):,} times are outside the years {years[0]} to {years[1]} "
-        f"(range: {_day(first)} to {_day(last)})"
+        f"{n_outside:,} of {counted(len(times), 'time is', 'times are')} outside the years "
+        f"{years[0]} to {years[1]} (range: {_day(first)} to {_day(last)})"
     )
     if not fitting:
         return facts, f"{text}; correct them"
-    text += f"; {fitting:,} of them are plausible in {_WORDS[likely]}"
+    text += f"; {counted(fitting, 'of them is', 'of them are')} plausible in {_WORDS[likely]}"
     if fitting < len(times) / 2 or not flag:
         return facts, f"{text}, not {_WORDS[unit]}: convert all times to one unit"
     return facts, f"{text}: {flag}={likely}"
+
+
+def as_dates(times: Sequence[float]) -> list[str] | None:
+    """Format times as UTC, `1997-09-20 03:05:10`; None if they are not plausible in one unit."""
+    unit, fitting = _likely_unit(np.array(times))
+    if fitting < len(times):
+        return None
+    dates = [datetime.fromtimestamp(time / SECONDS[unit], timezone.utc) for time in times]
+    return [f"{date:%Y-%m-%d %H:%M:%S}" for date in dates]
 
 
 def _likely_unit(numbers: np.ndarray) -> tuple[str, int]:

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 
 from recbole_qbert.common.errors import InputError, preview
 from recbole_qbert.common.files import atomic_write, sidecar_path
+from recbole_qbert.common.output import counted
 from recbole_qbert.data.atomic import LARGE, read_atomic, read_columns
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.embeddings import EmbeddingTable, read_embeddings, write_embeddings
@@ -87,7 +88,11 @@ def import_folder(folder: Path, name: str, into: DatasetPaths) -> dict[str, Any]
         for path in (into.file("text.npz"), sidecar_path(into.file("text.npz"))):
             path.unlink(missing_ok=True)
     changed = sum(as_cell(text) != text for text in texts.values())
-    remarks = [f"{changed} texts had control characters, replaced by blanks"] if changed else []
+    remarks = (
+        [f"{counted(changed, 'text')} had control characters, replaced by blanks"]
+        if changed
+        else []
+    )
     dimension = 0 if vectors is None else int(vectors.shape[2])
     counts = inter.counts._asdict()
     return {**counts, "items": n_items, "dimension": dimension, "remarks": remarks}
@@ -126,7 +131,7 @@ def _join_rows(paths: list[Path]) -> tuple[list[str], np.ndarray, np.ndarray]:
     if wrong.any():
         raise InputError(
             f"{place(int(wrong.argmax()))}: the history and the target are not numbers of items "
-            f"({wrong.sum()} such lines); create the files again"
+            f"({counted(wrong.sum(), 'such line')}); create the files again"
         )
     split = pc.split_pattern(items, " ").combine_chunks()
     codes = split.flatten().cast(pa.int64()).to_numpy()
@@ -148,7 +153,8 @@ def _join_rows(paths: list[Path]) -> tuple[list[str], np.ndarray, np.ndarray]:
     if broken.any():
         raise InputError(
             f"{place(int(order[broken.argmax()]))}: the history does not end with the target of "
-            f"the user's row before it ({broken.sum()} such lines); create the files again"
+            f"the user's row before it ({counted(broken.sum(), 'such line')}); create the files "
+            "again"
         )
     counts = np.bincount(owner, weights=ends + 1 - begin).astype(np.int64)
     return users.dictionary.to_pylist(), sequences, counts
@@ -161,8 +167,8 @@ def _read_features(path: Path, n_items: int) -> np.ndarray | None:
     size = path.stat().st_size
     if not size or size % (4 * n_items):
         raise InputError(
-            f"{path}: {size} bytes are not a float32 matrix of {n_items} rows; give the file of "
-            "this data set"
+            f"{path}: {size} bytes are not a float32 matrix of {counted(n_items, 'row')}; give "
+            "the file of this data set"
         )
     vectors = np.fromfile(path, dtype=np.float32)
     if not np.isfinite(vectors).all():
@@ -217,7 +223,7 @@ def export_folder(domain: DatasetPaths, folder: Path, text_fields: list[str]) ->
             handle.write(features.tobytes())
     dimension = 0 if features is None else int(features.shape[1])
     alone = int((np.bincount(inter.users) == 1).sum())
-    lost = [f"{alone} users with a single item, who have no history"] if alone else []
+    lost = [f"{counted(alone, 'user')} with a single item and so without history"] if alone else []
     counts = inter.counts._asdict()
     return {**counts, "items": len(items), "dimension": dimension, "lost": lost}
 
@@ -232,6 +238,7 @@ def _features(domain: DatasetPaths, items: list[str]) -> np.ndarray | None:
     missing = [item for item in items if item not in rows]
     if missing:
         raise InputError(
-            f"{path}: {len(missing)} items have no vector: {preview(missing, 3)}; UniSRec needs all"
+            f"{path}: {counted(len(missing), 'item has', 'items have')} no vector: "
+            f"{preview(missing, 3)}; UniSRec needs all"
         )
     return table.pooled()[[rows[item] for item in items]].astype(np.float32)

@@ -26,6 +26,7 @@ import numpy as np
 
 from recbole_qbert.common.errors import InputError, one_of, preview, whole_number
 from recbole_qbert.common.files import atomic_write, read_json, sidecar_path, write_json
+from recbole_qbert.common.output import counted
 from recbole_qbert.common.progress import Progress
 from recbole_qbert.common.signals import own_sigterm
 from recbole_qbert.data.codec import check_items, quote
@@ -201,7 +202,7 @@ def _gather(folder: Path, shards: Sequence[Shard], meta: Mapping[str, Any]) -> E
     if not present.any():
         _clear(folder)
         raise InputError(
-            f"{folder.with_suffix('')}: none of the {len(items)} items has a vector: "
+            f"{folder.with_suffix('')}: none of {counted(len(items), 'item')} has a vector: "
             f"{_reasons(missing, 3)}; give items with content"
         )
     vectors, filled = np.empty((0, 0, 0), np.float32), 0

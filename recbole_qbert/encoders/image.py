@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.output import counted
 from recbole_qbert.data.codec import quote
 from recbole_qbert.data.embeddings import EmbeddingTable
 from recbole_qbert.data.items import ITEM_FIELD, item_file_entry, read_item_table
@@ -117,7 +118,7 @@ def find_pictures(
     if not any(path is not None and path.is_file() for path in paths):
         wanted = paths[0] or below / f"{items[0]}{SUFFIXES[0]}"
         raise InputError(
-            f"{item_path}: none of its {len(paths)} items has a picture file; for example, "
+            f"{item_path}: none of {counted(len(paths), 'item')} has a picture file; for example, "
             f"{wanted} was expected for item {quote(items[0])}: correct the folder or the column"
         )
     return items, paths

@@ -1,8 +1,7 @@
-"""Result tables: for the screen, where no number is ever cut, and as Markdown."""
+"""Tables of runs on the console. No number is cut."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,13 +15,12 @@ from recbole_qbert.evaluation.results import (
     LATE,
     RANKINGS,
     RunResult,
-    differing_settings,
     group_runs,
-    mean_and_deviation,
     metric_title,
 )
 
 BORDER = 3  # width of a column's line and blanks
+FOLDED = 4  # least width of a column of words, where they must be folded
 NONE = "–"  # shown if a run lacks a metric
 SPLITS_AND_RANKINGS = [(split, *ranking) for split in ("valid", "test") for ranking in RANKINGS]
 
@@ -38,17 +36,20 @@ def fitting(
 ) -> list[Table]:
     """Split a table by columns into tables that fit the console, with at least one column each.
 
-    `build` makes a table of some columns; it sets `no_wrap` for those that must not be wrapped.
+    `build` makes a table of some columns; it sets `no_wrap` for those that must not be wrapped. The
+    words of the others are folded if one column is too wide.
     """
     wide = console.options.update(width=100_000)
 
-    def width_of(table: Table) -> int:
+    def width_of(table: Table, longest: int = 100_000) -> int:
         total = 1
         for column in table.columns:
             sizes = [
                 Measurement.get(console, wide, each) for each in (column.header, *column.cells)
             ]
-            total += BORDER + max(each[1 if column.no_wrap else 0] for each in sizes)
+            total += BORDER + max(
+                each.maximum if column.no_wrap else min(each.minimum, longest) for each in sizes
+            )
         return total
 
     tables: list[Table] = []
@@ -58,8 +59,8 @@ def fitting(
         while n_columns > 1 and width_of(build(left[:n_columns])) > console.width:
             n_columns -= 1
         tables.append(build(left[:n_columns]))
-        if (width := width_of(tables[-1])) > console.width:  # one column, wider than the console
-            tables[-1].width = width
+        if width_of(tables[-1]) > console.width:
+            tables[-1].width = max(console.width, width_of(tables[-1], FOLDED))
         left = left[n_columns:]
     return tables
 
@@ -119,7 +120,7 @@ def runs_tables(results: Sequence[RunResult], console: Console) -> list[Table]:
         "seed": lambda run: str(run.seed),
         "loss": lambda run: run.loss,
         "repeats": lambda run: run.repeats,
-        "chosen by": lambda run: run.valid_metric,
+        "chosen by": lambda run: metric_title(run.valid_metric),
         "best epoch": lambda run: f"{run.best_epoch + 1} of {run.epochs}{' !' if run.late else ''}",
         "stopped early": lambda run: "yes" if run.stopped_early else "no",
         "steps": lambda run: f"{run.steps:,}",
@@ -139,50 +140,6 @@ def runs_tables(results: Sequence[RunResult], console: Console) -> list[Table]:
         return table
 
     return fitting(build, list(cells), console)
-
-
-def seeds_markdown(groups: Sequence[Sequence[RunResult]]) -> str:
-    """Format means and sample standard deviations over seeds as a Markdown table.
-
-    Rows are valid and test in both rankings. Groups (of `group_runs`) of one model are
-    distinguished by their settings and by the hash in their folder's name.
-    """
-    first = [group[0] for group in groups]
-    names = all_metrics(first)
-    settings = _settings(groups)
-    unlike = comparable.unlike_first(first)
-    head = ["data", "model", *["settings"] * any(settings), "repeats", "split", "ranking"]
-    head += [*map(metric_title, names), "seeds", "best epoch", "steps", "seconds per run"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for group, one, text, parts in zip(groups, first, settings, unlike, strict=True):
-        named = [one.dataset, one.title + MARK * bool(parts), *[text] * any(settings), one.repeats]
-        costs = [", ".join(str(run.seed) for run in group)]
-        costs.append(", ".join(str(run.best_epoch + 1) for run in group))
-        costs.append(f"{statistics.mean(run.steps for run in group):.0f}")
-        costs.append(f"{statistics.mean(run.seconds for run in group):.0f}")
-        for split, prefix, ranking in SPLITS_AND_RANKINGS:
-            runs = [getattr(run, split) for run in group]
-            cells = [
-                mean_and_deviation([values[prefix + name] for values in runs])
-                if all(prefix + name in values for values in runs)
-                else NONE
-                for name in names
-            ]
-            lines.append("| " + " | ".join([*named, split, ranking, *cells, *costs]) + " |")
-    footnotes = comparable.notes([run.title for run in first], unlike)
-    return "\n".join([*lines, *([""] * bool(footnotes)), *footnotes])
-
-
-def _settings(groups: Sequence[Sequence[RunResult]]) -> list[str]:
-    """Return the settings that distinguish each group from others of its model and data set."""
-    found = []
-    for group in groups:
-        name = (group[0].dataset, group[0].title)
-        alike = [each for each in groups if (each[0].dataset, each[0].title) == name]
-        texts = differing_settings([each[0] for each in alike]) if len(alike) > 1 else [""]
-        text = texts[next(place for place, each in enumerate(alike) if each is group)]
-        found.append(f"{text} @{group[-1].hash}".strip() if len(alike) > 1 else "")
-    return found
 
 
 def chosen_groups(results: Sequence[RunResult], which: str = "all") -> list[list[RunResult]]:

@@ -40,6 +40,15 @@ METRICS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "mrr": lambda rank, k: np.where(rank <= k, 1.0 / rank, 0.0),
     "map": lambda rank, k: np.where(rank <= k, 1.0 / rank, 0.0),
 }
+# Names of metrics in tables.
+TITLES = {
+    "hit": "HR",
+    "recall": "Recall",
+    "precision": "Precision",
+    "ndcg": "NDCG",
+    "mrr": "MRR",
+    "map": "MAP",
+}
 
 
 def register_metric(name: str, function: Callable[[np.ndarray, int], np.ndarray]) -> None:
@@ -48,21 +57,21 @@ def register_metric(name: str, function: Callable[[np.ndarray, int], np.ndarray]
     RecBole looks up metrics by name too, so its tables get an entry, which is never called.
 
     Args:
-        name: name of the metric, without `@`.
+        name: name of the metric, without `@`; tables show it as it is given.
         function: maps the targets' ranks [rows], counted from 1, and k to values [rows]. Larger
             values must be better.
 
     Raises:
         InputError: the name is not a word, or belongs to another metric.
     """
-    name = name.lower()
+    title, name = name, name.lower()
     if not name.isidentifier() or name.startswith(UNSEEN):
         raise InputError(f"metric {name!r}: use letters, digits and _ only")
     if METRICS.get(name) is function:
         return
     if name in METRICS or name in recbole_metrics.metrics_dict:
         raise InputError(f"metric {name}: this name is already registered; choose another")
-    METRICS[name] = function
+    METRICS[name], TITLES[name] = function, title
     recbole_metrics.metric_types[name] = EvaluatorType.RANKING
     recbole_metrics.metric_information[name] = TopkMetric.metric_need
     recbole_metrics.metrics_dict[name] = TopkMetric
@@ -254,6 +263,11 @@ def read_ranks(path: str | Path) -> tuple[Ranks, np.ndarray | None]:
 def metric_names(metrics: Sequence[str], topk: Sequence[int]) -> list[str]:
     """Return metric names such as `hit@1`, in the given order; both rankings use them."""
     return [f"{metric.lower()}@{k}" for metric in metrics for k in topk]
+
+
+def metric_key(text: str) -> str:
+    """Return the name of a metric as results store it: `HR@10` -> `hit@10`."""
+    return text.lower().replace("hr@", "hit@")
 
 
 def per_row(name: str, ranks: Ranks) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +13,14 @@ import numpy as np
 from recbole_qbert.common.errors import InputError, did_you_mean_path, preview
 from recbole_qbert.common.files import append_line, held, read_line
 from recbole_qbert.common.hashes import sha256_file
-from recbole_qbert.evaluation.ranking import RANKS_FILE, UNSEEN, Ranks, metric_names, read_ranks
+from recbole_qbert.evaluation.ranking import (
+    RANKS_FILE,
+    TITLES,
+    UNSEEN,
+    Ranks,
+    metric_names,
+    read_ranks,
+)
 
 # Config keys about invocation, display and logging, which are not stored with a run.
 UNSTORED_KEYS = frozenset(
@@ -25,7 +31,6 @@ PATH_KEYS = frozenset({"checkpoint_dir", "data_path"})
 # Config keys in which runs of the same settings may differ.
 PER_RUN_KEYS = PATH_KEYS | UNSTORED_KEYS | {"seed"}
 LATE = "! the best epoch was the last allowed one: train longer"
-MOST_KEYS = 3  # settings that are shown to distinguish rows of a table
 RANKINGS = (("", "all items"), (UNSEEN, "seen excluded"))
 
 
@@ -148,21 +153,22 @@ def group_runs(results: Iterable[RunResult]) -> list[list[RunResult]]:
     return [list(group.values()) for group in groups.values()]
 
 
-def differing_settings(runs: Sequence[RunResult]) -> list[str]:
+def differing_settings(runs: Sequence[RunResult], most: int | None = None) -> list[str]:
     """Describe each run by the settings in which the runs differ: `n_layers=2 score=cosine`.
 
-    Settings that some runs lack, as those of older versions may, are ignored. Runs with the same
-    settings are described by the hashes of their data: `toy.inter=1a2b3c4d`.
+    Settings that some runs lack, as those of older versions may, are shown only if nothing else
+    differs. Runs with the same settings are described by the hashes of their data:
+    `toy.inter=1a2b3c4d`. `most` limits the number of settings.
     """
-    flat = [flat_settings(run) for run in runs]
-    keys = _differing(flat)
-    if not keys:
-        flat = [{name: digest[:8] for name, digest in run.data_sha256.items()} for run in runs]
-        keys = _differing(flat)
-    more = " ..." if len(keys) > MOST_KEYS else ""
-    return [
-        " ".join(f"{key}={_short(own[key])}" for key in keys[:MOST_KEYS]) + more for own in flat
-    ]
+    settings = [flat_settings(run) for run in runs]
+    data = [{name: digest[:8] for name, digest in run.data_sha256.items()} for run in runs]
+    every = dict.fromkeys(key for own in settings for key in own)
+    padded = [{key: own.get(key, "unset") for key in every} for own in settings]
+    for flat in (settings, data, padded):
+        if keys := _differing(flat):
+            break
+    more = " ..." if len(keys) > len(keys[:most]) else ""
+    return [" ".join(f"{key}={_short(own[key])}" for key in keys[:most]) + more for own in flat]
 
 
 def _differing(flat: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -209,16 +215,12 @@ def choose(results: Sequence[RunResult], which: str) -> list[RunResult]:
 
 
 def metric_title(name: str) -> str:
-    """Return a metric's name as papers write it: `hit@10` -> `HR@10`."""
-    return name.replace("hit", "HR").replace("ndcg", "NDCG")
+    """Return a metric's name as papers write it, or as it was registered: `hit@10` -> `HR@10`."""
+    prefix = UNSEEN if name.lower().startswith(UNSEEN) else ""
+    kind, at, k = name[len(prefix) :].partition("@")
+    return f"{prefix}{TITLES.get(kind.lower(), kind)}{at}{k}"
 
 
 def short(value: float) -> str:
     """Format with four decimals, without the leading zero."""
     return f"{value:.4f}".replace("0.", ".", 1)
-
-
-def mean_and_deviation(values: Sequence[float]) -> str:
-    """Format the mean, followed by the sample standard deviation of several values in brackets."""
-    mean = short(statistics.mean(values))
-    return mean if len(values) == 1 else f"{mean} ({short(statistics.stdev(values))})"

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import ttest_rel, wilcoxon
 
 from recbole_qbert.common.errors import InputError, preview
+from recbole_qbert.common.output import counted
 from recbole_qbert.evaluation.comparable import differences
-from recbole_qbert.evaluation.ranking import METRICS, UNSEEN, per_row
+from recbole_qbert.evaluation.ranking import METRICS, UNSEEN, metric_key, per_row
 from recbole_qbert.evaluation.results import (
     RunResult,
     choose,
     differing_settings,
     group_runs,
+    metric_title,
     ranks_of,
     read_results,
 )
@@ -35,6 +37,9 @@ class SignificanceResult:
     p_ranks: float  # two-sided, of Wilcoxon's signed-rank test, without users of equal values
     n_users: int  # users that both models were tested on
     n_seeds: tuple[int, int]  # runs of the first and of the second model
+    names: tuple[str, str] = ("", "")  # of the models; with `@` and digits of a folder if equal
+    dataset: str = ""
+    settings: tuple[str, str] = ("", "")  # settings that differ, if the models have one name
 
     @property
     def change(self) -> float:
@@ -42,11 +47,15 @@ class SignificanceResult:
         return (self.left / self.right - 1) * 100 if self.right else float("inf")
 
     def __str__(self) -> str:
-        return (
-            f"{self.metric}: {self.left:.4f} against {self.right:.4f} ({self.change:+.1f} %), "
+        pairs = zip(self.names, self.settings, strict=True)
+        line = (
+            f"{' against '.join(self.names)} on {self.dataset}, {metric_title(self.metric)}: "
+            f"{self.left:.4f} against {self.right:.4f} ({self.change:+.1f} %), "
             f"p = {self.p_value:.2g} (paired t-test) and {self.p_ranks:.2g} (Wilcoxon) over "
-            f"{self.n_users:,} users, means over {self.n_seeds[0]} and {self.n_seeds[1]} seeds"
+            f"{counted(self.n_users, 'user')}, means over {self.n_seeds[0]} and "
+            f"{counted(self.n_seeds[1], 'seed')}"
         )
+        return "\n".join([line, *(f"{name}: {text}" for name, text in pairs if text)])
 
 
 def read_runs(name: str) -> list[RunResult]:
@@ -93,6 +102,7 @@ def compare(
     Raises:
         InputError: the metric is unknown, the test sets differ, or test ranks are missing.
     """
+    metric = metric_key(metric)
     kind, at, k = metric.removeprefix(UNSEEN).partition("@")
     if kind not in METRICS or not at or not k.isdigit() or int(k) < 1:
         raise InputError(f"metric {metric!r}: use ndcg@10, unseen_hit@5, ...")
@@ -102,7 +112,16 @@ def compare(
     if not np.array_equal(users, others):
         models = f"{left[0].title} and {right[0].title}"
         raise InputError(f"{models} were tested on different users; compare runs on the same data")
-    return paired_tests(metric, ours, theirs, (len(left), len(right)))
+    names, settings = [side[0].title for side in (left, right)], ["", ""]
+    if names[0] == names[1]:
+        names = [f"{side[0].title} @{side[-1].hash}" for side in (left, right)]
+        settings = differing_settings([left[0], right[0]])
+    return replace(
+        paired_tests(metric, ours, theirs, (len(left), len(right))),
+        names=(names[0], names[1]),
+        dataset=left[0].dataset,
+        settings=(settings[0], settings[1]),
+    )
 
 
 def check_comparable(runs: Sequence[RunResult]) -> None:

@@ -30,12 +30,12 @@ import numpy as np
 import torch
 from recbole.config import Config
 from recbole.data.interaction import Interaction
-from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.experiments.benchmark.tables import BenchmarkTable, TableCell
 from recbole_qbert.models.layers.item_representation import ItemRepresentation
 from recbole_qbert.registry import build_model
 from recbole_qbert.speedups.trimmed_forward import apply_speedups
@@ -219,7 +219,7 @@ def best_items(model: Any, batch: Interaction) -> Tensor:
     return scores.topk(min(TOP_K, scores.size(1))).indices
 
 
-def complexity_table(found: Sequence[Complexity]) -> Table:
+def complexity_table(found: Sequence[Complexity]) -> BenchmarkTable:
     """Table with a column per model; the paper's values, if any, are next to QBERT4Rec's."""
     columns: list[tuple[str, dict[str, str]]] = []
     for one in found:
@@ -228,20 +228,22 @@ def complexity_table(found: Sequence[Complexity]) -> Table:
             flops, size, latency = PAPER_TABLE_6[one.dataset]
             cells = {PARAMETERS: f"{size} M", MACS: f"{flops}", PAPER_LATENCY: f"{latency}"}
             columns.append(("Table 6", cells))
-    table = Table(title=f"{found[0].dataset}: the whole catalog ranked for one user")
-    table.add_column("")
-    for name, _ in columns:
-        table.add_column(name, justify="right", overflow="fold")
+    sections: list[tuple[str, list[list[TableCell]]]] = [("", [])]
     for label in dict.fromkeys([*columns[0][1], PAPER_LATENCY]):
-        if label in (PARAMETERS, MACS, PAPER_LATENCY) or label.endswith("median"):
-            table.add_section()
         texts = [cells.get(label, "") for _, cells in columns]
+        if label in (PARAMETERS, MACS, PAPER_LATENCY) or label.endswith("median"):
+            sections.append(("", []))
         if any(texts):
-            table.add_row(label, *texts)
-    table.caption = (
-        f"1 MAC = 2 FLOPs; the paper counts L x parameters; ms: scores of all items, best {TOP_K}"
+            sections[-1][1].append([*map(TableCell, (label, *texts))])
+    return BenchmarkTable(
+        f"{found[0].dataset}: the whole catalog ranked for one user",
+        ("", *(name for name, _ in columns)),
+        [section for section in sections if section[1]],
+        [
+            "1 MAC = 2 FLOPs; the paper counts L x parameters; ms: scores of all items, best "
+            f"{TOP_K}"
+        ],
     )
-    return table
 
 
 def _cells(one: Complexity) -> dict[str, str]:

@@ -90,7 +90,7 @@ def example_users(bundle: str, domain: DatasetPaths) -> Table:
     recommended = Recommender.load(bundle).recommend(histories.tolist(), k=3)
     table = Table(title="Recommendations of QBERT4Rec for five users", show_lines=True)
     for column in ("user", "last movies", "recommended"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
 
     def lines(items: Sequence[str]) -> str:
         return "\n".join(titles.get(item, item) for item in items)

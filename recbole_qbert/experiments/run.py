@@ -18,6 +18,7 @@ from rich.console import Console
 from recbole_qbert.common.errors import InputError, error_context
 from recbole_qbert.common.files import check_writable, exclusive
 from recbole_qbert.common.hashes import sha256_file
+from recbole_qbert.common.output import counted, new_console
 from recbole_qbert.common.process import (
     flush_denormals,
     machine,
@@ -95,7 +96,7 @@ def run_models(
         InputError: a setting or file cannot be used. The settings and data of all models are
             checked, and all models are built, before the first one is trained.
     """
-    console = console or Console()
+    console = console or new_console()
     configs = [build_config(model, dataset, files, settings) for model in models]
     for config in configs:
         check_run(config)
@@ -110,7 +111,11 @@ def run_models(
     with joined([config for config, _ in plan]):
         console = console if is_main() else Console(quiet=True)
         names = [str(file) for file in files]
-        results = [done or run_model(config, console, names) for config, done in plan]
+        results = []
+        for config, done in plan:
+            if done is None:
+                console.print(f"[bold]{config['model']}[/bold] on {dataset}", soft_wrap=True)
+            results.append(done or run_model(config, console, names))
         print_tables(results, console)
     return results
 
@@ -193,6 +198,8 @@ def check_models(configs: Sequence[Config]) -> None:
 def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> RunResult:
     """Train one model, select its best epoch on valid, test it once, and append the result.
 
+    The caller prints the names of the model and the data set.
+
     Args:
         config: settings of the run; `checkpoint_dir` is the common folder and is replaced by the
             run's own one.
@@ -210,8 +217,7 @@ def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> Ru
     used = [path.name for path in shipped] + list(files)
     base, folder = Path(config["checkpoint_dir"]), run_folder(config)
     config["checkpoint_dir"] = str(folder)
-    line = f"[bold]{name}[/bold] on {dataset}, settings from {', '.join(used)}"
-    console.print(line, soft_wrap=True)
+    console.print(f"  settings from {', '.join(used)}", markup=False, soft_wrap=True)
     with contextlib.ExitStack() as held:
         training = prepare(config, console, held)
         train(training, epoch_printer(training.trainer, console))
@@ -240,8 +246,12 @@ def prepare(
         check_resumed(last_state_file(Path(folder), name), inputs)
     splits = load_splits(config)
     counts = data_counts(*splits)
-    counted = ", ".join(f"{key} {value:,}" for key, value in counts.items())
-    console.print(f"  {counted}", soft_wrap=True)
+    line = ", ".join(f"{key} {value:,}" for key, value in counts.items())
+    console.print(f"  {line}", soft_wrap=True)
+    ids = semantic_id_path(config)
+    if ids is not None and ids.name in inputs:
+        line = f"  semantic IDs {ids}, SHA-256 {inputs[ids.name][:8]}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     for note in splits.dataset.notes:
         console.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
 
@@ -263,7 +273,7 @@ def prepare(
         state = first_stage_state(config)
         pretrained_on = [] if state is None else [str(state["config"]["dataset"])]
     model = model.to(config["device"])
-    size = f"{n_parameters(model):,} parameters"
+    size = counted(n_parameters(model), "parameter")
     console.print(f"  {size}, device {config['device']}, folder {folder}", soft_wrap=True)
     if held is not None and not two_stages:
         held.enter_context(lock)
@@ -313,7 +323,7 @@ def publish(
             save_bundle(bundle, model, config, splits.train._dataset)
         except NotBundled as error:
             bundle = ""
-            console = console or Console()
+            console = console or new_console()
             console.print(f"  {error}", highlight=False, markup=False, soft_wrap=True)
     metric = trainer.valid_metric
     result = RunResult(
@@ -381,7 +391,7 @@ def run_first_stage(config: Config, console: Console) -> str:
     first = config_from_json({"model": name, "dataset": config["dataset"], "keys": keys})
     entry = model_entry(name)
     train_data, _, _ = data_preparation(first, load_dataset(entry.dataset, first))
-    console.print(f"  {name} pretraining, {first['epochs']} epochs")
+    console.print(f"  {name} pretraining, {counted(first['epochs'], 'epoch')}")
     init_seed(first["seed"], first["reproducibility"])
     model = build_model(first, train_data._dataset).to(first["device"])
     trainer = entry.trainer(first, model)

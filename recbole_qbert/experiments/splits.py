@@ -10,6 +10,7 @@ from recbole.data import data_preparation
 from recbole.utils import FeatureSource, FeatureType, init_seed
 
 from recbole_qbert.common.errors import InputError, did_you_mean, did_you_mean_path
+from recbole_qbert.common.output import counted
 from recbole_qbert.data.dataset import SEMANTIC_ID_FIELD, SemanticIDDataset
 from recbole_qbert.evaluation.ranking import saw_all
 from recbole_qbert.registry import model_entry
@@ -83,8 +84,8 @@ def _full_users(splits: Splits) -> list[str]:
     tested, n_items = splits.test._dataset, splits.dataset.item_num - 1
     full = int(saw_all(tested.seen_items(tested.inter_feat), len(tested), n_items).sum())
     text = (
-        f"{full:,} of {len(tested):,} test users have seen all {n_items:,} items; "
-        "among unseen items their targets rank last"
+        f"{full:,} of {counted(len(tested), 'test user')} have seen "
+        f"all {counted(n_items, 'item')}; among unseen items their targets rank last"
     )
     return [text] * bool(full)
 

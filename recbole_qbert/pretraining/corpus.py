@@ -23,6 +23,7 @@ from recbole.data.interaction import Interaction
 from torch import Tensor
 
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.output import counted
 from recbole_qbert.data.dataset import TrainingRows
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.semid import SemanticIDCodec, SemanticIDTable, read_semantic_ids
@@ -167,7 +168,8 @@ class Corpus:
     def describe(self) -> list[str]:
         """Return one line of statistics per domain, and a line on which domains share codes."""
         lines = [
-            f"{part.name}: {len(part.users):,} users, {part.ids.n_items:,} items, "
+            f"{part.name}: {counted(len(part.users), 'user')}, "
+            f"{counted(part.ids.n_items, 'item')}, "
             f"{int(part.sequences.lengths[part.users].sum()) - len(part.users):,} training "
             "interactions"
             for part in self.parts

@@ -19,12 +19,14 @@ from rich.console import Console
 
 from recbole_qbert.common.errors import error_context
 from recbole_qbert.common.files import check_writable, exclusive
+from recbole_qbert.common.output import counted, new_console
 from recbole_qbert.common.process import flush_denormals, quiet_recbole
 from recbole_qbert.common.process_group import barrier, is_main, sum_over_processes, world
 from recbole_qbert.common.yaml_files import load_yaml
 from recbole_qbert.config.build import PRETRAIN, build_config, shipped_files
 from recbole_qbert.data.domain import DatasetPaths, find_domain
 from recbole_qbert.evaluation.ranking import Ranks, check_ranked, summarize, target_ranks
+from recbole_qbert.evaluation.results import metric_title
 from recbole_qbert.models.qbert4rec import QBERT4Rec
 from recbole_qbert.pretraining.corpus import Corpus, FieldNames
 from recbole_qbert.pretraining.loader import TrainingBatches, ValidRows, valid_users
@@ -118,7 +120,7 @@ def pretrain(
     Raises:
         InputError: a setting or a file is invalid.
     """
-    console = console or Console()
+    console = console or new_console()
     config = pretrain_config(datasets, files, settings, target)
     folder = Path(config["checkpoint_dir"])
     with error_context("checkpoint_dir"):
@@ -210,15 +212,15 @@ def _pretrain(
     with exclusive(folder / LOCK, wait_s=0) if is_main() else contextlib.nullcontext():
         trainer = PretrainTrainer(config, model, inputs)
         console.print(
-            f"  {n_parameters(model):,} parameters, {len(batches):,} steps an epoch, device "
-            f"{config['device']}, folder {folder}"
+            f"  {counted(n_parameters(model), 'parameter')}, {counted(len(batches), 'step')} an "
+            f"epoch, device {config['device']}, folder {folder}"
         )
         report, show = epoch_printer(trainer, console), config["show_progress"]
         trainer.fit(batches, valid, verbose=False, show_progress=show, callback_fn=report)
         trainer.evaluate(valid)
         metric = trainer.valid_metric
         found = ", ".join(f"{part} {each[metric]:.4f}" for part, each in trainer.by_domain.items())
-        console.print(f"  best epoch, valid {metric}: {found}")
+        console.print(f"  best epoch, valid {metric_title(metric)}: {found}")
         if is_main():
             save_pretrained(place, model, config, corpus, inputs)
         console.print(f"  written: {place}", soft_wrap=True, highlight=False)

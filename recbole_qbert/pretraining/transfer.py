@@ -33,6 +33,7 @@ from recbole_qbert.common.files import (
     write_json,
 )
 from recbole_qbert.common.hashes import check_folder, sha256_folder
+from recbole_qbert.common.output import counted
 from recbole_qbert.config.settings import Count, Text
 from recbole_qbert.data.semid import read_semantic_ids
 from recbole_qbert.models.qbert4rec import QBERT4Rec
@@ -256,7 +257,9 @@ def _copy(tensor: Tensor, given: Tensor | None, part: bool) -> tuple[int, str]:
     if part and given.shape[1:] == tensor.shape[1:] and len(given) != len(tensor):
         n = min(len(given), len(tensor))
         tensor[:n] = given[:n]
-        why = f"{len(tensor) - n} of {len(tensor)} rows are new" if n < len(tensor) else ""
+        why = (
+            f"{len(tensor) - n} of {counted(len(tensor), 'row')} are new" if n < len(tensor) else ""
+        )
         return tensor[:n].numel(), why
     if given.shape != tensor.shape:
         return 0, f"its shape was {list(given.shape)} and is now {list(tensor.shape)}"
@@ -304,5 +307,9 @@ def _copy_rows(
         own, theirs = (torch.tensor(part) for part in zip(*known, strict=True))
         tensor[own] = given[theirs]
     missing = [token for token in tokens if token not in places]
-    why = f"{len(missing)} items are new ({preview(missing, 3)})" if missing else ""
+    why = (
+        f"{counted(len(missing), 'item is', 'items are')} new ({preview(missing, 3)})"
+        if missing
+        else ""
+    )
     return len(known) * tensor.shape[1], why

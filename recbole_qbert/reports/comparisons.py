@@ -7,7 +7,7 @@ have the same model, their names include the results file or the settings in whi
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from recbole_qbert.experiments.benchmark.plan import REFERENCE, ModelRow
 from recbole_qbert.experiments.benchmark.scores import Row, Scores, score
 from recbole_qbert.experiments.benchmark.table_json import read_sidecar
 from recbole_qbert.reports.discovery import Found, Run
+
+MOST_KEYS = 3  # settings in the name of a row
 
 
 @dataclass(frozen=True)
@@ -160,10 +162,16 @@ def _names(groups: Sequence[Sequence[RunResult]], places: Sequence[str]) -> list
             continue
         for where in dict.fromkeys(places[place] for place in alike):
             here = [place for place in alike if places[place] == where]
-            settings = differing_settings([groups[place][0] for place in here])
+            settings = differing_settings([groups[place][0] for place in here], MOST_KEYS)
             for place, text in zip(here, settings, strict=True):
                 names[place] = ", ".join(filter(None, (title, where, text)))
+    return distinct(names)
+
+
+def distinct(names: Iterable[str]) -> list[str]:
+    """Number the names that occur more than once: `x`, `y (1)`, `y (2)`."""
+    given = list(names)
     return [
-        name if names.count(name) == 1 else f"{name} ({names[: place + 1].count(name)})"
-        for place, name in enumerate(names)
+        name if given.count(name) == 1 else f"{name} ({given[: place + 1].count(name)})"
+        for place, name in enumerate(given)
     ]

@@ -12,6 +12,8 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from recbole_qbert.common.output import counted
+from recbole_qbert.experiments.benchmark.outputs import print_table
 from recbole_qbert.experiments.benchmark.tables import BenchmarkTable
 from recbole_qbert.reports.page import Example, ItemTree, ReportSection
 
@@ -44,25 +46,17 @@ def _print_lines(lines: Sequence[str], console: Console) -> None:
 
 
 def _print_table(sheet: BenchmarkTable, console: Console) -> None:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    for place, column in enumerate(sheet.head):
-        table.add_column(column, justify="left" if place < sheet.n_names else "right", no_wrap=True)
-    for _, rows in sheet.sections:
-        for row in rows:
-            table.add_row(*(Text(cell.text) for cell in row))
-    _print_heading(sheet.title, console)
-    console.print(table)
-    _print_lines(sheet.notes, console)
+    console.print()
+    print_table(sheet, console)
 
 
 def _print_trees(trees: Sequence[ItemTree], console: Console) -> None:
     for tree in trees:
-        console.print(_grown(tree, None), no_wrap=True, overflow="ellipsis")
+        console.print(_grown(tree, None))
 
 
 def _grown(shown: ItemTree, parent: Tree | None) -> Tree:
-    size = f"  {shown.size:,} item{'' if shown.size == 1 else 's'}"
-    label = Text.assemble((shown.prefix, "bold cyan"), size)
+    label = Text.assemble((shown.prefix, "bold cyan"), f"  {counted(shown.size, 'item')}")
     tree = Tree(label) if parent is None else parent.add(label)
     for child in shown.children:
         _grown(child, tree)
@@ -78,7 +72,7 @@ def _print_examples(examples: Sequence[Example], console: Console) -> None:
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, expand=True)
         columns = []
         for items in example.lists:
-            table.add_column(Text(items.title), ratio=1, no_wrap=True, overflow="ellipsis")
+            table.add_column(Text(items.title), ratio=1, overflow="fold")
             columns.append([f"{c.note}  {c.title}" for c in items.cards] or [f"({items.missing})"])
         for row in zip_longest(*columns, fillvalue=""):
             table.add_row(*map(Text, row))

@@ -9,6 +9,8 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
+from recbole_qbert.common.output import counted
+from recbole_qbert.datasets.times import as_dates
 from recbole_qbert.reports.charts import COLUMNS, CURVES, Chart, Series, group_colors
 from recbole_qbert.reports.console import print_sections
 from recbole_qbert.reports.page import Block, ReportSection, frame_table, render
@@ -26,7 +28,7 @@ def write_page(path: Path, facts: dict[str, Any]) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    counts = ", ".join(f"{value:,} {name}" for name, value in facts["counts"].items())
+    counts = ", ".join(counted(n, name.removesuffix("s")) for name, n in facts["counts"].items())
     write_text(path, render(f"{facts['dataset']}: {counts}", [], _sections(facts)))
 
 
@@ -37,6 +39,9 @@ def _sections(facts: dict[str, Any]) -> list[ReportSection]:
     lengths = frame_table("Interactions per user and item", spreads, formats)
     shares = {k: f"{v:.1%}" for k, v in facts["popularity"].items() if k.startswith("share")}
     times, split = facts["times"], facts["leave_one_out"]
+    raw = times["first"], times["last"]
+    dates = as_dates(raw)
+    first, last = [f"{each} UTC" for each in dates] if dates else [f"{each:,.0f}" for each in raw]
     tied = times["tied test targets"] / max(1, split["test"])
     counts = [
         *_lines(facts["dataset"], _counted(facts["counts"])),
@@ -55,8 +60,8 @@ def _sections(facts: dict[str, Any]) -> list[ReportSection]:
         *_lines(
             "Times",
             {
-                "first": f"{times['first']:,.0f}",
-                "last": f"{times['last']:,.0f}",
+                "first": first,
+                "last": last,
                 "rows with the time of the user's previous row": f"{times['ties']:,}",
                 "test targets with the time of the previous item": (
                     f"{times['tied test targets']:,} ({tied:.1%})"

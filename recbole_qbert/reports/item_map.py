@@ -13,6 +13,7 @@ from sklearn.manifold import TSNE
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import read_json
 from recbole_qbert.common.nearest import unit_rows
+from recbole_qbert.common.output import counted
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.reports.charts import (
     COLUMNS,
@@ -203,7 +204,7 @@ def depth_chart(stage: Stage1) -> Chart:
     """Chart of the number of items that stop after each block."""
     total = max(1, sum(stage.depths))
     texts = tuple(
-        f"after block {depth}: {count:,} items, {count / total:.1%}"
+        f"after block {depth}: {counted(count, 'item')}, {count / total:.1%}"
         for depth, count in enumerate(stage.depths, start=1)
     )
     names = tuple(str(depth) for depth in range(1, len(stage.depths) + 1))

@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.text import Text
 
 from recbole_qbert.common.errors import InputError, did_you_mean, preview
+from recbole_qbert.common.output import counted
 from recbole_qbert.common.progress import Progress
 from recbole_qbert.data.domain import DatasetPaths, default_folder, find_domain
-from recbole_qbert.evaluation.ranking import UNSEEN
+from recbole_qbert.evaluation.ranking import UNSEEN, metric_key
 from recbole_qbert.reports.charts import Palette
 from recbole_qbert.reports.comparisons import ComparisonData, compare_all
 from recbole_qbert.reports.discovery import Found, find_results
@@ -25,7 +26,7 @@ from recbole_qbert.reports.learning import learning_section
 from recbole_qbert.reports.page import Block, ReportSection, render, write_page
 from recbole_qbert.reports.sweeps import sweeps_section
 from recbole_qbert.reports.tables import tables_section
-from recbole_qbert.reports.users import best_bundle, users_section
+from recbole_qbert.reports.users import UnusableBundle, best_bundle, users_section
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def report(request: ReportRequest, console: Console) -> list[ReportSection]:
         "tables": lambda: [tables_section(comparisons, metric, palette)],
         "learning curves": lambda: [learning_section(comparisons, metric, palette)],
         "sweeps": lambda: [sweeps_section(found, comparisons, metric, palette)],
-        "items and users": lambda: _data_sections(request, found, domain, facts),
+        "items and users": lambda: _data_sections(request, found, domain, facts, console),
     }
     sections: list[ReportSection] = []
     bar = Progress(steps.items(), desc="report", unit="part")
@@ -80,7 +81,7 @@ def report(request: ReportRequest, console: Console) -> list[ReportSection]:
         sections += [section for section in step() if section is not None]
     _number_keys(sections)
     numbers = {"run": found.runs, "benchmark": found.benchmarks, "sweep": found.sweeps}
-    words = [f"{len(each)} {word}{'s' * (len(each) != 1)}" for word, each in numbers.items()]
+    words = [counted(len(each), word) for word, each in numbers.items()]
     folders = " ".join(found.name(folder) for folder in found.folders)
     text = render(
         f"Results: {', '.join(found.datasets) or found.name(found.sweeps[0])}",
@@ -95,7 +96,7 @@ def report(request: ReportRequest, console: Console) -> list[ReportSection]:
 
         charts = [chart for section in sections for chart in section.charts]
         paths = write_plots(request.plots, charts)
-        _print(console, f"{len(paths)} plots written to {request.plots}")
+        _print(console, f"{counted(len(paths), 'plot')} written to {request.plots}")
     size = write_page(request.output, text)
     names = ", ".join(section.title for section in sections)
     _print(console, f"Page written to {request.output} ({size / 1e6:.1f} MB): {names}")
@@ -123,7 +124,7 @@ def _metric(asked: str, comparisons: Sequence[ComparisonData]) -> str:
 
     Charts always show both rankings.
     """
-    metric = asked.lower().removeprefix(UNSEEN).replace("hr@", "hit@")
+    metric = metric_key(asked).removeprefix(UNSEEN)
     known = {name for one in comparisons for row in one.scores.rows for name in row.metrics}
     if known and metric not in known:
         names = sorted(known)
@@ -152,7 +153,11 @@ def _domain(request: ReportRequest, found: Found) -> DatasetPaths | None:
 
 
 def _data_sections(
-    request: ReportRequest, found: Found, domain: DatasetPaths | None, facts: Facts | None
+    request: ReportRequest,
+    found: Found,
+    domain: DatasetPaths | None,
+    facts: Facts | None,
+    console: Console,
 ) -> list[ReportSection | None]:
     """Make the sections of a data set: item vectors, semantic IDs and example users."""
     sections: list[ReportSection | None] = []
@@ -176,7 +181,10 @@ def _data_sections(
     if run is not None:
         file = next(each.file for each in found.runs if each.result is run)
         name = found.name(file)
-        sections.append(users_section(run, name, domain, request.title_field, request.n_users))
+        try:
+            sections.append(users_section(run, name, domain, request.title_field, request.n_users))
+        except UnusableBundle as error:  # the other sections do not depend on the bundle
+            _print(console, f"Warning: no example users: {error}")
     return sections
 
 

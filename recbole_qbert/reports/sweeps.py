@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import read_json
+from recbole_qbert.common.output import counted
 from recbole_qbert.evaluation.ranking import UNSEEN
 from recbole_qbert.evaluation.results import RANKINGS, flat_settings, metric_title
 from recbole_qbert.experiments.benchmark.scores import Row
@@ -82,7 +83,7 @@ def sweeps_section(
         one = read_experiment(folder)
         if one is not None and one.trials:
             name, n = found.name(folder), len(one.trials)
-            title = f"{one.title}, {n} trial{'s' * (n != 1)}"
+            title = f"{one.title}, {counted(n, 'trial')}"
             blocks += [Block("heading", title), Block("paragraphs", [name])]
             blocks += [Block("charts", charts) for charts in experiment_charts(one, palette)]
             sources.append(f"{name}/{TRIALS_CSV}")
@@ -210,7 +211,7 @@ def parallel_chart(one: Experiment) -> Chart:
         )
     return Chart(
         key=slug("parallel", one.folder.name, one.dataset),
-        title=f"{one.title}: all {len(one.trials)} trials",
+        title=f"{one.title}: {counted(len(one.trials), 'trial')}",
         kind=CURVES,
         series=tuple(series),
         note="One line per trial. Darker lines have a higher valid metric; the best is orange.",
@@ -269,7 +270,7 @@ def _run_chart(
         spreads = [row.over_seeds("test", metric) for _, row in points]
         error = tuple(each.deviation or 0.0 for each in spreads)
         texts = tuple(
-            f"{key}={short(x)}: {each.mean:.4f}, {len(each.values)} seeds"
+            f"{key}={short(x)}: {each.mean:.4f}, {counted(len(each.values), 'seed')}"
             for (x, _), each in zip(points, spreads, strict=True)
         )
         xs, means = tuple(x for x, _ in points), tuple(each.mean for each in spreads)

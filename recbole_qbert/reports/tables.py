@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from recbole_qbert.common.output import counted
 from recbole_qbert.evaluation.results import RANKINGS, metric_title
 from recbole_qbert.experiments.benchmark.published import published_figures, published_source
 from recbole_qbert.experiments.benchmark.scores import (
@@ -81,7 +82,7 @@ def _bars(
     for row, one in zip(scores.rows, spreads, strict=True):
         deviation = f" ± {one.deviation:.4f}" if one.deviation is not None else ""
         n = len(one.values)
-        texts.append(f"{row.name}: {one.mean:.4f}{deviation}, {n} seed{'s' * (n > 1)}")
+        texts.append(f"{row.name}: {one.mean:.4f}{deviation}, {counted(n, 'seed')}")
     series = Series(
         name=metric_title(metric),
         color=tuple(palette[row.name] for row in scores.rows),

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.output import counted
 from recbole_qbert.data.atomic import read_columns
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.sequences import read_interactions
@@ -19,6 +21,10 @@ from recbole_qbert.serving.recommender import Recommender
 LENGTH = 10  # recommended items per user
 N_HISTORY = 8  # number of last items of a history that are shown
 LEAST = 4  # fewest interactions of a test user
+
+
+class UnusableBundle(InputError):
+    """The bundle of a run cannot be loaded, for example without the plug-in of its model."""
 
 
 class ExampleUser(NamedTuple):
@@ -61,7 +67,8 @@ def users_section(
         The section; None if there are no interactions or no suitable users.
 
     Raises:
-        InputError: a file cannot be used, or the bundle was changed.
+        UnusableBundle: the bundle cannot be loaded.
+        InputError: another file cannot be used.
     """
     if not domain.file("inter").is_file():
         return None
@@ -93,7 +100,10 @@ def users_section(
 
 def example_users(run: RunResult, domain: DatasetPaths, n_users: int) -> list[ExampleUser]:
     """Select users, evenly spaced among test users whose items the model knows."""
-    recommender = Recommender.load(run.bundle)
+    try:
+        recommender = Recommender.load(run.bundle)
+    except InputError as error:
+        raise UnusableBundle(str(error)) from error
     known = set(recommender.tokens)
     frame = read_interactions(domain.file("inter"))
     frame = frame.astype({"user_id": object, "item_id": object})
@@ -133,7 +143,7 @@ def _view(example: ExampleUser, titles: Mapping[str, str]) -> Example:
     outcome = f"No hit: the next item is not among the {len(example.recommended)} best."
     if example.rank:
         outcome = f"Hit: the next item has rank {example.rank}."
-    more = f"... {n_hidden:,} earlier items" if n_hidden else ""
+    more = f"... {counted(n_hidden, 'earlier item')}" if n_hidden else ""
     lists = (
         ItemList("History, the latest item last", cards(example.history[-N_HISTORY:]), more=more),
         ItemList("Next item", cards([example.target])),

@@ -18,6 +18,7 @@ from recbole.config import Config
 from torch import Tensor
 
 from recbole_qbert.common.errors import InputError, preview
+from recbole_qbert.common.output import counted
 from recbole_qbert.data.codec import quote
 from recbole_qbert.serving.explanation import Explanation, explain_items
 from recbole_qbert.serving.frames import frame_interactions
@@ -45,7 +46,7 @@ def within(name: str, value: Any, most: int | None = None) -> int:
     if number < 1:
         raise InputError(f"{name}: {value!r} is not a whole number of at least 1")
     if most is not None and number > most:
-        raise InputError(f"{name}: {number} is more than the {most} items")
+        raise InputError(f"{name}: {number} is more than {counted(most, 'item')}")
     return number
 
 

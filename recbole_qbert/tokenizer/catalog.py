@@ -14,6 +14,7 @@ import numpy as np
 
 from recbole_qbert.common.errors import InputError, did_you_mean
 from recbole_qbert.common.hashes import sha256_file
+from recbole_qbert.common.output import counted
 from recbole_qbert.common.yaml_files import load_yaml, shipped
 from recbole_qbert.data.atomic import read_columns
 from recbole_qbert.data.domain import DatasetPaths
@@ -119,8 +120,8 @@ def read_catalog(
             )
     if modalities and not any(mask.any() for _, mask in catalog.parts.values()):
         raise InputError(
-            f"{domains[0].folder}: none of {len(catalog.keys)} items has embeddings, for example "
-            f"{catalog.keys[0][1]!r}; compute the embeddings of all items again"
+            f"{domains[0].folder}: none of {counted(len(catalog.keys), 'item')} has embeddings, "
+            f"for example {catalog.keys[0][1]!r}; compute the embeddings of all items again"
         )
     return catalog
 

@@ -12,6 +12,7 @@ import pandas as pd
 
 from recbole_qbert.common.errors import InputError, one_of
 from recbole_qbert.common.hashes import sha256_file
+from recbole_qbert.common.output import counted
 from recbole_qbert.data.codec import level_letters, quote
 from recbole_qbert.data.items import ITEM_FIELD, item_file_entry, read_item_fields
 from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids, write_semantic_ids
@@ -78,7 +79,7 @@ def build_from_columns(
         if report["collisions"]:
             level = level_letters(len(sizes) - 1)
             report["extra_level"] = {"level": level, "codebook_size": sizes[-1]}
-            remedy = f"level {level} ({sizes[-1]} codes) was appended"
+            remedy = f"level {level} ({counted(sizes[-1], 'code')}) was appended"
     if report["collisions"]:
         logger.warning(
             "%s: %d of %d items have the tuple of another item; %s",

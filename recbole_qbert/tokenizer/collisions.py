@@ -39,6 +39,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.output import counted
 
 Distances = Callable[[np.ndarray], np.ndarray]
 
@@ -127,8 +128,8 @@ def _check_room(n_items: int, n_taken: int, sizes: tuple[int, ...]) -> None:
     if n_items + n_taken > places:
         others = f" and {n_taken} tuples in use" if n_taken else ""
         raise InputError(
-            f"{n_items} items{others} exceed the {places} tuples of codebook sizes "
-            f"{' x '.join(map(str, sizes))}; increase codebook_size or n_levels"
+            f"{counted(n_items, 'item')}{others} exceed the {counted(places, 'tuple')} of codebook "
+            f"sizes {' x '.join(map(str, sizes))}; increase codebook_size or n_levels"
         )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from recbole_qbert.common.errors import preview
+from recbole_qbert.common.output import counted
 from recbole_qbert.data.codec import level_letters, quote
 from recbole_qbert.tokenizer.artifact import Tokenizer
 
@@ -24,39 +25,46 @@ def report_lines(tokenizer: Tokenizer) -> Iterator[str]:
     level = 0
     for stream in tokenizer.quantizers:
         stage = report[f"stage 2, {stream}"]
-        yield f"stage 2, {stream}: {stage['collisions']:,} collisions in its own levels"
+        same = counted(stage["collisions"], "item repeats", "items repeat")
+        yield f"stage 2, {stream}: {same} another item's codes in the levels of this stream"
         for row in stage["levels"]:
             yield (
                 f"  level {level_letters(level)}: {row['used']} of {row['codebook_size']} codes "
                 f"used, perplexity {row['perplexity']:.1f}, "
                 f"relative error {row['relative_error']:.4f}, "
                 f"{row['shared']:.0%} of items share their code, "
-                f"{row['mean_group']:.1f} items a code"
+                f"mean of {row['mean_group']:.1f} items per code"
             )
             level += 1
     if tokenizer.n_spare:
         last = tokenizer.codebook_sizes[-1]
-        yield f"{tokenizer.n_spare} extra levels of {last} codes separate items with equal codes"
+        extra = counted(tokenizer.n_spare, "extra level")
+        yield f"{extra} of {counted(last, 'code')} to separate items with equal codes"
     unique = report["unique"]
     if "moved" in unique:
         moves = ", ".join(
             f"{level_letters(place)} {n:,}" for place, n in enumerate(unique["moved_per_level"])
         )
-        yield (
-            f"unique: {unique['collisions']:,} collisions before, {unique['moved']:,} items moved "
-            f"(level: {moves})"
-        )
+        same = counted(unique["collisions"], "item repeats", "items repeat")
+        moved = counted(unique["moved"], "item")
+        yield f"whole IDs: {same} another item's codes in all levels"
+        yield f"  {moved} moved to free codes (by level: {moves})"
+    elif size := unique["extra_level_size"]:
+        yield f"whole IDs: an extra level of {counted(size, 'code')} separates items of equal codes"
     else:
-        yield f"unique: extra level of {unique['extra_level_size'] or 0} codes"
+        yield "whole IDs: no two items had equal codes, so no extra level was needed"
     if tokenizer.without_content:
         yield without_content_line(tokenizer.without_content)
-    yield f"{len(tokenizer.keys):,} items, {len(tokenizer.codebook_sizes)} levels, all unique"
+    items = counted(len(tokenizer.keys), "item")
+    levels = counted(len(tokenizer.codebook_sizes), "level")
+    yield f"{items}, {levels}, all IDs unique"
 
 
 def without_content_line(keys: Sequence[tuple[str, str]]) -> str:
     """Format the number and the names of the items without content."""
     names = preview([quote(item) for _, item in keys])
-    return f"{len(keys):,} items without any content have the codes of the mean vector: {names}"
+    items = counted(len(keys), "item has", "items have")
+    return f"{items} no vector of any modality and got the codes of the mean vector: {names}"
 
 
 def _numbers(values: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from recbole_qbert.common.errors import InputError, did_you_mean
+from recbole_qbert.common.output import counted
 from recbole_qbert.common.yaml_files import load_yaml, shipped
 from recbole_qbert.config.fields import STRICT, Fields
 from recbole_qbert.config.settings import Layers
@@ -113,8 +114,8 @@ def check_sizes(n_levels: Any, codebook_size: Any) -> None:
     several = isinstance(codebook_size, list) and isinstance(n_levels, int)
     if several and len(codebook_size) != n_levels:
         raise InputError(
-            f"codebook_size: {codebook_size} has {len(codebook_size)} sizes for {n_levels} levels; "
-            "give one number, or one number per level"
+            f"codebook_size: {codebook_size} has {counted(len(codebook_size), 'size')} for "
+            f"{counted(n_levels, 'level')}; give one number, or one number per level"
         )
 
 

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from recbole_qbert.common.errors import InputError, whole_number
+from recbole_qbert.common.output import counted
 from recbole_qbert.common.process import n_cores
 from recbole_qbert.common.process_group import is_main, sum_over_processes, world
 from recbole_qbert.speedups.trimmed_forward import BERT4REC_MASKS
@@ -122,8 +123,8 @@ def joined(configs: Sequence[Config]) -> Iterator[None]:
         n_local, n_gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
         if n_local > n_gpus:
             raise InputError(
-                f"{n_local} processes share {n_gpus} GPUs; start fewer (nproc), name more (gpu_id) "
-                f"or set use_gpu: False"
+                f"{n_local} processes share {counted(n_gpus, 'GPU')}; start fewer (nproc), name "
+                "more (gpu_id) or set use_gpu: False"
             )
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)

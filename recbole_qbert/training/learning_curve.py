@@ -7,6 +7,9 @@ from typing import Any
 
 from rich.console import Console
 
+from recbole_qbert.common.output import duration, time_left
+from recbole_qbert.evaluation.results import metric_title
+
 
 def best_evaluation(curve: Sequence[Mapping[str, float]], metric: str) -> tuple[float, int]:
     """Return the best value of a metric and its epoch; the last one of equals, as in RecBole."""
@@ -27,8 +30,8 @@ def epoch_line(
     per_epoch = (last["seconds"] - start["seconds"]) / (last["epoch"] - start["epoch"])
     return (
         f"  epoch {done:>3}/{n_epochs}  loss {last['train_loss']:.4f}  "
-        f"valid {metric} {last[metric]:.4f}{best}  "
-        f"{last['seconds']:.0f} s, at most {per_epoch * (n_epochs - done):.0f} s left"
+        f"valid {metric_title(metric)} {last[metric]:.4f}{best}  "
+        f"{duration(last['seconds'])}{time_left(per_epoch * (n_epochs - done))}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -405,11 +406,24 @@ def test_missing_semantic_ids_of_a_later_model(
     assert files_below(Path()) == before
 
 
+def test_a_run_names_the_semantic_ids_that_it_reads(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--dataset=toy", "--data_path=.", "--epochs=1", "--use_gpu=False", "--n_heads=2"]
+    assert main(["run", "--model=QBERT4Rec", *where, "--hidden_size=16"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "QBERT4Rec on toy"
+    digest = hashlib.sha256((tiny.folder / "toy.semid").read_bytes()).hexdigest()[:8]
+    assert f"  semantic IDs toy/toy.semid, SHA-256 {digest}" in lines
+    assert main(["run", "--model=BigramChain", "--dataset=toy", "--data_path=."]) == 0
+    assert "semantic IDs" not in capsys.readouterr().out
+
+
 def test_lines_stay_whole_where_the_console_is_narrow(tiny: Tiny) -> None:
     stream = io.StringIO()
     result = run_model(tiny.make_config("BigramChain"), Console(file=stream, width=40))
     lines = [line.strip() for line in stream.getvalue().splitlines()]
-    ends = {"users 40,": "test rows 40", "BigramChain on": ".yaml"}
+    ends = {"users 40,": "test rows 40", "settings from": ".yaml"}
     for start, end in ends.items():
         assert any(line.startswith(start) and line.endswith(end) for line in lines)
     assert any(line.endswith(f"folder {result.folder}") for line in lines)

@@ -40,9 +40,9 @@ def test_the_whole_way(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["embed", "text", *WHERE, "--fields=title,class", "--merge"]) == 0
     assert "toy.text.npz: 30 items" in capsys.readouterr().out
     assert main(["embed", "image", *WHERE, "--folder=pictures"]) == 0
-    assert "20 items, 928 dimensions, 10 items without" in capsys.readouterr().out
+    assert "20 items, 928 dimensions, 10 items without a vector" in capsys.readouterr().out
     assert main(["tokenize", *WHERE, *SMALL, "--streams=fused,identity"]) == 0
-    assert "30 items, 4 levels, all unique" in capsys.readouterr().out
+    assert "30 items, 4 levels, all IDs unique" in capsys.readouterr().out
     assert read_semantic_ids(tiny.folder / "toy.semid").n_items == 30
 
     assert main(["ids", "inspect", *WHERE, "--title_field=title", "--category_field=class",
@@ -56,7 +56,7 @@ def test_the_whole_way(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     text = ["embed", "text", *WHERE, "--fields=title,class", "--merge"]
     assert main([*text, f"--frozen_encoder={frozen}"]) == 0
     assert main(["ids", "add-items", *WHERE]) == 0
-    assert "1 new items" in capsys.readouterr().out
+    assert "1 new item, " in capsys.readouterr().out
     assert read_semantic_ids(tiny.folder / "toy.semid").n_items == 31
 
     before = (tiny.folder / "toy.semid").read_bytes()

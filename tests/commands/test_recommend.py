@@ -17,7 +17,7 @@ import pytest
 from conftest import N_ITEMS, Tiny, files_below, timed_rows
 
 from recbole_qbert.cli import main
-from recbole_qbert.commands.command import wide_console
+from recbole_qbert.common.output import new_console
 from recbole_qbert.evaluation.results import RunResult, read_results
 from recbole_qbert.experiments import export
 from recbole_qbert.experiments.evaluate import evaluate
@@ -269,7 +269,7 @@ def test_evaluate_gives_what_run_recorded(
 ) -> None:
     """To the last digit, also without the files that only training reads."""
     settings = tiny.settings(model, epochs=1, metrics=["Hit", "NDCG", "MRR"])
-    (result,) = run_models([model], "toy", settings=settings, console=wide_console())
+    (result,) = run_models([model], "toy", settings=settings, console=new_console())
     table = capsys.readouterr().out
     for path in (*tiny.folder.glob("toy.semid*"), tiny.folder / "toy.item"):
         path.unlink()

@@ -18,16 +18,31 @@ from conftest import Tiny
 from test_files import room
 
 from recbole_qbert.cli import main
-from recbole_qbert.common import progress
+from recbole_qbert.common import output, progress
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import report_disk_full, system_faults, write_npz
-from recbole_qbert.common.output import ended_by_closed_pipe, plain_output
+from recbole_qbert.common.output import (
+    counted,
+    duration,
+    ended_by_closed_pipe,
+    plain_output,
+    time_left,
+)
 from recbole_qbert.common.progress import Progress
 
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 RUN = ["run", "--dataset=toy", "--data_path=.", "--use_gpu=False", "--epochs=2", "--n_heads=2"]
 RUN += ["--hidden_size=16", "--train_batch_size=16"]
+
+# Ends of ranges, shares and means.
+PLURAL_ALWAYS = {
+    "{self.length.epochs_of(trial)} epochs",
+    "{length.epochs_of(best)} epochs",
+    "{row['shared']:.0%} of items",
+    "{row['mean_group']:.1f} items",
+    "{found.n_nearest} nearest items",
+}
 
 
 class Terminal(io.StringIO):
@@ -85,6 +100,78 @@ def test_colors_stay_on_a_terminal_only(
             print("\x1b[1;35mTrain\x1b[0m \x1b[2Kend", file=stream)
     assert terminal.getvalue().startswith("\x1b[1;35m")
     assert capsys.readouterr().out == "Train end\n"
+
+
+@pytest.mark.parametrize(
+    ("columns", "width"), [("", 100), ("0", 100), ("wide", 100), ("57", 57), ("140", 140)]
+)
+def test_tables_in_a_pipe_are_as_wide_as_columns_says(columns: str, width: int) -> None:
+    code = """if True:
+        from recbole_qbert.common.output import new_console
+        print(new_console().width, end="")
+    """
+    line = [sys.executable, "-c", code]
+    done = subprocess.run(line, env={**os.environ, "COLUMNS": columns}, capture_output=True)
+    assert done.stdout == str(width).encode()
+
+
+def test_every_command_that_prints_tables_keeps_the_width(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No number is cut, which an ellipsis would show, and no line of a table is longer.
+
+    Other lines, such as those with paths, are never wrapped.
+    """
+    where = ["--dataset=toy", "--data_path=."]
+    commands = (
+        ["run", "--model=BigramChain", *where],
+        ["compare", "saved/results.jsonl"],
+        ["prepare", "stats", *where],
+        ["ids", "inspect", *where, "--title_field=title", "--category_field=class"],
+    )
+    for width in (100, 60):
+        monkeypatch.setenv("COLUMNS", str(width))
+        for arguments in commands:
+            assert main(arguments) == 0
+            lines = capsys.readouterr().out.splitlines()
+            tables = [line for line in lines if line[:1] in ("│", "┃", "┏", "└", "├", "┡")]
+            assert tables or arguments[0] == "ids"
+            assert not any("…" in line for line in lines), arguments
+            assert all(len(line) <= width for line in tables), arguments
+
+
+def test_counts_with_their_nouns() -> None:
+    assert [counted(n, "item") for n in (0, 1, 2, 1234)] == [
+        "0 items", "1 item", "2 items", "1,234 items"
+    ]  # fmt: skip
+    assert counted(1, "category", "categories") == "1 category"
+    assert counted(2, "item has", "items have") == "2 items have"
+
+
+def test_no_message_has_one_of_several() -> None:
+    """Numbers stand with their nouns through `counted`, unless they are always more than one."""
+    pattern = re.compile(
+        r"(?<!of )(?<!all )\{(?!counted)[^{}]*\}(?: [a-z]+)? "
+        r"(items|users|rows|lines|trials|seeds|epochs)\b"
+    )
+    package = Path(output.__file__).parents[1]
+    found = {
+        match.group(0)
+        for path in package.rglob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if 'f"' in line
+        for match in pattern.finditer(line)
+    }
+    assert found <= PLURAL_ALWAYS, found - PLURAL_ALWAYS
+
+
+def test_durations() -> None:
+    assert [duration(each) for each in (0.2, 35.0, 99.0, 119.0, 185.0, 3590.0, 3900.0)] == [
+        "0 s", "35 s", "99 s", "2 min", "3 min", "1 h 00 min", "1 h 05 min"
+    ]  # fmt: skip
+    assert [time_left(each) for each in (0.0, 0.1, 1.0, 7200.0)] == [
+        "", ", at most 1 s left", ", at most 1 s left", ", at most 2 h 00 min left"
+    ]  # fmt: skip
 
 
 # Closed pipes -------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ def test_check_report(tmp_path: Path) -> None:
         "level b: 2/5 codes used",
         f"sidecar: {path}.json matches the file",
         f"coverage: all 2 items of {inter} have a semantic ID; "
-        "1 other items have no interaction there",
+        "1 other item has no interaction there",
     ]
     sidecar_path(path).unlink()
     assert check_semantic_ids(path)[-1].startswith("sidecar: none")

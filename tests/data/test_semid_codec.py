@@ -30,7 +30,7 @@ def test_codec_by_hand() -> None:
     ("token", "fragment"),
     [
         ("a_4", "'a_4': code out of range; level a has codes 0 to 3"),
-        ("d_0", "there are only 3 levels"),
+        ("d_0", "the IDs have only 3 levels"),
         *(
             (token, f"{token!r} is not a level token")
             for token in ("", "A_1", "a_-1", "a_01", "a_9999999", "a_1\n", "a_\u0663", "<a_1")

@@ -144,7 +144,7 @@ def test_sidecar_of_other_data_is_refused(tmp_path: Path) -> None:
         ({"format": "other\n"}, r"format is 'other\n', not 'recbole-qbert/semid'"),
         ({"version": 2}, "version is '2', not 1"),
         ({"sha256": None}, "its sha256 is not that of"),
-        ({"codebook_sizes": [4]}, "1 levels, the rows"),
+        ({"codebook_sizes": [4]}, "1 level, the rows"),
         ({"codebook_sizes": [4, 2]}, "out of range"),
         ({"codebook_sizes": [4, "5"]}, "one integer from 1 to"),
         ({"codebook_sizes": 4}, "one integer from 1 to"),

@@ -16,7 +16,7 @@ from recbole_qbert.data.semid import SemanticIDTable
     ("items", "codes", "sizes", "fragment"),
     [
         ((), np.zeros((0, 2), np.int64), (2, 2), "no items"),
-        (("x", "y"), [[0, 0]], (2, 2), "2 items and 1 rows"),
+        (("x", "y"), [[0, 0]], (2, 2), "2 items and 1 row"),
         (("x", "x"), [[0, 0], [0, 1]], (2, 2), "row 1, item_id: item 'x' is on row 0 already"),
         (("x", "y"), [[0, 1], [0, 1]], (2, 2), "item 'x' on row 0"),
         (

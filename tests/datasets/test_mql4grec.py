@@ -208,9 +208,9 @@ def test_faults_of_json(tmp_path: Path, fault: str) -> None:
 def test_an_item_without_a_row(tmp_path: Path) -> None:
     write_inter(tmp_path / "x" / "x.inter", placed({"u": ["p", "q"]}))
     (tmp_path / "x" / "x.item").write_text("item_id:token\nq\n")
-    with pytest.raises(InputError, match="1 items are not in .*x.item: 'p'; add their rows"):
+    with pytest.raises(InputError, match="1 item is not in .*x.item: 'p'; add their rows"):
         export_json(DatasetPaths("x", tmp_path / "x"), tmp_path / "out")
-    with pytest.raises(InputError, match="1 items are not in .*x.item: 'p'; add their rows"):
+    with pytest.raises(InputError, match="1 item is not in .*x.item: 'p'; add their rows"):
         export_folder(DatasetPaths("x", tmp_path / "x"), tmp_path / "out", [])
 
 

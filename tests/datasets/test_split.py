@@ -126,7 +126,7 @@ def test_faults(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="two increasing numbers"):
         cut_offs(read, [0.9, 0.8])
     before = files_below(tmp_path)
-    with pytest.raises(InputError, match="1 item tokens contain blanks"):
+    with pytest.raises(InputError, match="1 item token contains blanks"):
         write_split(DatasetPaths("x", tmp_path), read, leave_one_out(read), 0, {})
     assert files_below(tmp_path) == before
     for rows, message in (

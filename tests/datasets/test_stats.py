@@ -140,7 +140,7 @@ def test_script(tmp_path: Path) -> None:
     facts = json.loads((tmp_path / "s.json").read_text())
     assert facts == json.loads(json.dumps(gather_stats(domain)))
     page = (tmp_path / "s.html").read_text()
-    assert "d: 1 users, 2 items, 2 interactions" in page and 'src="http' not in page
+    assert "d: 1 user, 2 items, 2 interactions" in page and 'src="http' not in page
     done = subprocess.run([*command, "--dataset=e"], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
 

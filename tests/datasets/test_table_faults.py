@@ -139,7 +139,7 @@ def test_ids_of_two_tables_that_do_not_agree(tmp_path: Path) -> None:
     said = remark(made, "Warning")
     assert "only 1 of 4 items with interactions are in i.csv" in said
     assert "IDs such as 'B0', 'B1', i.csv has 'b0', 'b1'" in said
-    assert remark(made, "4 items of i.csv have no interactions")
+    assert remark(made, "4 items of i.csv without interactions")
     assert remark(made, "3 items have interactions but no row in i.csv: 'B0', 'B1'")
     assert sidecar["rows_without_interactions"] == 4 and sidecar["items_without_a_row"] == 3
     _, made, _ = prepared(tmp_path, events, items="id,c\nB0,1\nB1,2\nB3,4\n")
@@ -454,7 +454,7 @@ def test_failed_calls_say_one_line_and_leave_nothing(
 def test_a_failed_call_leaves_what_was_there(tmp_path: Path) -> None:
     prepared(tmp_path, f"u,i,t\na,x,{T}\n")
     before = {path.name: path.read_bytes() for path in (tmp_path / "d").iterdir()}
-    with pytest.raises(InputError, match="none of 1 interactions is left"):
+    with pytest.raises(InputError, match="none of 1 interaction is left"):
         prepared(tmp_path, f"u,i,t\na,x,{T}\n", core=3)
     assert {path.name: path.read_bytes() for path in (tmp_path / "d").iterdir()} == before
 

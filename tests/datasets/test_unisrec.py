@@ -62,7 +62,7 @@ def test_quotes_and_users_without_a_history(tmp_path: Path) -> None:
     assert (tmp_path / "again" / "x.text").read_text() == path.read_text()
     write_inter(tmp_path / "y" / "y.inter", placed({"u": ["p", "q"], "v": ["p"]}))
     facts = export_folder(DatasetPaths("y", tmp_path / "y"), tmp_path / "out", [])
-    assert facts["lost"] == ["1 users with a single item, who have no history"]
+    assert facts["lost"] == ["1 user with a single item and so without history"]
 
 
 def test_a_history_that_is_not_so(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def test_missing_items_are_listed_and_counted(
 
 
 def test_no_vector_at_all(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"x\.npz: none of the 10 items .* 'i0' \(no number\)"):
+    with pytest.raises(InputError, match=r"x\.npz: none of 10 items .* 'i0' \(no number\)"):
         encode(Recorder(), tmp_path / "x.npz", [""] * 10)
     assert files_below(tmp_path) == []
 

@@ -47,6 +47,17 @@ def test_by_hand(runs: list[RunResult]) -> None:
     assert found.p_value == pytest.approx(0.391, abs=5e-4)
     assert (found.n_users, found.n_seeds) == (4, (2, 1))
     assert "+50.0 %" in str(found)
+    others = [dataclasses.replace(run, model="SASRec") for run in right]
+    assert str(compare(left, others, "NDCG@10")).startswith(
+        "BigramChain against SASRec on toy, NDCG@10: 0.5625 against 0.3750 (+50.0 %), p = 0.39 "
+    )
+    keys = {"learning_rate": 0.5, "epochs": 7, "topk": [10], "eval_step": 2}
+    deeper = [dataclasses.replace(run, config=_settings(run, **keys).config) for run in right]
+    head, *settings = str(compare(left, deeper, "unseen_hr@10")).splitlines()
+    assert f"BigramChain @{left[-1].hash} against BigramChain @{deeper[-1].hash} on toy" in head
+    assert len(settings) == 2
+    for key in keys:
+        assert all(f"{key}=" in line for line in settings)
 
 
 def test_wilcoxon_by_hand() -> None:
@@ -72,7 +83,9 @@ def test_real_runs_equal_themselves(
     """A model without seeds is as good as itself: nothing to test, and no fault."""
     name = "saved/results.jsonl:BigramChain"
     assert main(["compare", name, name, "--metric=hit@5"]) == 0
-    assert "(+0.0 %)" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    side = f"BigramChain @{runs[-1].hash}"
+    assert said.startswith(f"{side} against {side} on toy, HR@5: ") and "(+0.0 %)" in said
     assert compare(runs, runs, "hit@5").left == pytest.approx(runs[0].test["hit@5"])
 
 

@@ -11,8 +11,10 @@ from toy_results import add_run
 
 from recbole_qbert.cli import main
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.evaluation.printing import chosen_groups, print_tables, seeds_markdown
+from recbole_qbert.evaluation.printing import chosen_groups, print_tables
 from recbole_qbert.evaluation.results import RunResult, group_runs, read_results
+from recbole_qbert.experiments.benchmark.outputs import to_markdown
+from recbole_qbert.reports.seeds import seeds_sheets
 
 GOOD, BAD = [1, 1, 2, 3], [4, 5, 5, 2]
 SAME = {"users": "u", "targets": "t", "items": "i", "numbering": "n"}
@@ -50,11 +52,11 @@ def test_runs_with_other_metrics_stand_in_one_table(
     add_run(tmp_path, BAD, model="GRU4Rec", keys={"metrics": ["Hit"], "topk": [10]},
             test=few, valid=few)  # fmt: skip
     results = read_results(tmp_path / "results.jsonl")
-    assert main(["compare", str(tmp_path / "results.jsonl")]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    head = [cell.strip() for cell in lines[0].strip("|").split("|")]
-    row = dict(zip(head, [cell.strip() for cell in lines[-1].strip("|").split("|")], strict=True))
-    assert (row["HR@10"], row["NDCG@10"], row["HR@1"]) == (".5000", "–", "–")
+    assert main(["compare", str(tmp_path / "results.jsonl"), "--format=markdown"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    head, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    row = [dict(zip(head, row, strict=False)) for row in rows if row[0] == "GRU4Rec"][3]
+    assert (row["HR@10"], row["NDCG@10"], row["HR@1"]) == ("<u>.5000</u>", "–", "–")
     shown = printed(results, 110)
     assert "0.2500" in shown and "–" in shown
 
@@ -71,10 +73,10 @@ def test_rows_that_are_not_comparable_are_marked(tmp_path: Path) -> None:
     shown = printed(results, 110)
     assert shown.count("FDSA †") == shown.count("† FDSA: other test") == 1
     assert "other test targets, items than the first row" in " ".join(shown.split())
-    lines = seeds_markdown(group_runs(results)).splitlines()
-    assert sum("| FDSA † |" in line for line in lines) == 4
-    assert not any("SASRec †" in line or "GRU4Rec †" in line for line in lines)
-    assert lines[-1].startswith("† FDSA: other test targets, items")
+    text = to_markdown(seeds_sheets(group_runs(results))[0])
+    assert text.count("| FDSA † |") == 4
+    assert "SASRec †" not in text and "GRU4Rec †" not in text
+    assert "\n- † FDSA: other test targets, items" in text
 
 
 def test_settings_of_one_model_are_told_apart(
@@ -85,20 +87,48 @@ def test_settings_of_one_model_are_told_apart(
     add_run(tmp_path, GOOD, model="GRU4Rec")
     add_run(tmp_path, BAD, keys={"hidden_size": 64, "n_layers": 2})
     path = tmp_path / "results.jsonl"
-    lines = seeds_markdown(chosen_groups(read_results(path))).splitlines()
-    assert lines[0].startswith("| data | model | settings | repeats |")
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
-    settings = list(dict.fromkeys((cell[1], cell[2]) for cell in cells))
+    sheet, _ = seeds_sheets(chosen_groups(read_results(path)))
     results = read_results(path)
-    assert settings == [
-        ("SASRec", f"hidden_size=32 @{results[1].hash}"),
-        ("GRU4Rec", ""),
-        ("SASRec", f"hidden_size=64 @{results[3].hash}"),
-    ]
-    assert main(["compare", str(path), "--runs=last"]) == 0
+    assert results[1].hash == results[3].hash  # the toy's folders
+    first, last = (f"SASRec @{results[1].hash} ({number})" for number in (1, 2))
+    for _, rows in sheet.sections:
+        assert [row[0].text for row in rows] == [first, "GRU4Rec", last]
+    assert sheet.notes == [f"{first}: hidden_size=32", f"{last}: hidden_size=64"]
+    assert main(["compare", str(path), "--runs=last", "--format=markdown"]) == 0
     out = capsys.readouterr().out
-    assert "settings" not in out and out.count("| SASRec |") == 4
-    assert out.count("| .0000 |") and "hidden_size" not in out
+    assert out.count("| SASRec |") == 5 and "hidden_size" not in out  # four of metrics, one of runs
+
+
+@pytest.mark.parametrize("width", ["60", "100", ""])
+def test_all_settings_that_differ_are_shown_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: str
+) -> None:
+    """However many they are, and also where one run alone has the setting."""
+    keys = {f"long_setting_{n}": n for n in range(7)}
+    add_run(tmp_path, GOOD, keys=keys, folder=str(tmp_path / "toy" / "SASRec-11111111"))
+    add_run(tmp_path, GOOD, keys={key: 9 for key in keys}, folder="SASRec-22222222")
+    add_run(tmp_path, GOOD, dataset="second", keys={"alone": 5}, folder="SASRec-33333333")
+    add_run(tmp_path, GOOD, dataset="second", folder="SASRec-44444444")
+    monkeypatch.setenv("COLUMNS", width)
+    assert main(["compare", str(tmp_path / "results.jsonl")]) == 0
+    out = capsys.readouterr().out
+    assert "…" not in out and max(map(len, out.splitlines())) <= int(width or 100)
+    text = " ".join(out.split())
+    for key, n in keys.items():
+        assert f"{key}={n}" in text and f"{key}=9" in text
+    assert "SASRec @33333333: alone=5" in text and "SASRec @44444444: alone=unset" in text
+
+
+def test_means_and_deviations_of_a_results_file(tmp_path: Path) -> None:
+    """Ranks 1, 1, 2, 3 and 4, 5, 5, 2: HR@1 of .5 and 0, mean .25, deviation .5 / sqrt(2)."""
+    add_run(tmp_path, GOOD, seed=1)
+    add_run(tmp_path, BAD, seed=2)
+    metrics, runs = seeds_sheets(group_runs(read_results(tmp_path / "results.jsonl")))
+    assert metrics.head == ("model", "HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10")
+    headings = [heading for heading, _ in metrics.sections]
+    assert headings[::3] == ["valid, all items", "test, seen excluded"]
+    assert metrics.sections[2][1][0][1].text == ".2500 ± .3536"
+    assert runs.head[3:6] == ("chosen by", "seeds", "best epoch")  # no budget is stated
 
 
 def test_half_a_result_is_told_from_a_whole_one(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,11 +16,14 @@ from recbole.data.interaction import Interaction
 from recbole.evaluator import Evaluator
 from recbole.evaluator import register as recbole_metrics
 from recbole.evaluator.collector import Collector
+from rich.console import Console
 from torch import Tensor
 
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.evaluation.printing import print_tables
 from recbole_qbert.evaluation.ranking import (
     METRICS,
+    TITLES,
     Lists,
     Ranks,
     best_items,
@@ -33,6 +37,8 @@ from recbole_qbert.evaluation.ranking import (
     summarize,
     target_ranks,
 )
+from recbole_qbert.evaluation.results import metric_title
+from recbole_qbert.experiments.run import run_model
 
 NONE_SEEN = (torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long))
 
@@ -360,7 +366,7 @@ def test_a_registered_metric_is_computed_in_both_rankings(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By this package and accepted by RecBole's `Config`; a name belongs to one function."""
-    tables = (METRICS, recbole_metrics.metric_types, recbole_metrics.metric_information)
+    tables = (METRICS, TITLES, recbole_metrics.metric_types, recbole_metrics.metric_information)
     for table in (*tables, recbole_metrics.metrics_dict):
         for name in ("rbp", "own"):  # removes the entries after the test
             monkeypatch.setitem(table, name, None)
@@ -375,6 +381,13 @@ def test_a_registered_metric_is_computed_in_both_rankings(
     found = summarize(ranks, ["RBP"], [5])
     assert found == {"rbp@5": (0.5 + 0.25) / 3, "unseen_rbp@5": (0.5 + 0.5 + 0.125) / 3}
     config = tiny.make_config("Popularity", metrics=["RBP"], valid_metric="unseen_RBP@10")
+    stream = io.StringIO()
+    result = run_model(config, Console(file=stream, width=200))
+    print_tables([result], Console(file=stream, width=200))
+    shown = stream.getvalue()
+    assert "valid unseen_RBP@10 " in shown  # the line of an epoch
+    assert " RBP@10 " in shown and " unseen_RBP@10 " in shown and "rbp" not in shown
+    assert metric_title("rbp@5") == metric_title("RBP@5") == "RBP@5"
     assert config["metrics"] == ["RBP"]
     for name in ("rbp", "ndcg", "GAUC"):
         with pytest.raises(InputError, match="already registered"):

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from recbole_qbert.common.process import peak_memory_mb, reset_peak_memory
-from recbole_qbert.evaluation.results import mean_and_deviation, metric_title, short
+from recbole_qbert.evaluation.results import metric_title, short
 
 
 @pytest.mark.parametrize(
@@ -18,14 +18,10 @@ def test_short(value: float, text: str) -> None:
     assert short(value) == text
 
 
-def test_mean_and_deviation() -> None:
-    """.1 and .2: mean .15, deviation .1 / sqrt(2)."""
-    assert mean_and_deviation([0.1, 0.2]) == ".1500 (.0707)"
-    assert mean_and_deviation([0.25]) == ".2500"
-
-
 def test_metric_titles() -> None:
-    assert [metric_title(name) for name in ("hit@10", "ndcg@5")] == ["HR@10", "NDCG@5"]
+    names = ("hit@10", "ndcg@5", "unseen_NDCG@10", "mrr@1", "recall@3")
+    titles = ["HR@10", "NDCG@5", "unseen_NDCG@10", "MRR@1", "Recall@3"]
+    assert [metric_title(name) for name in names] == titles
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone can forget a peak")

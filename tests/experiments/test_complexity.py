@@ -18,6 +18,7 @@ from rich.console import Console
 from recbole_qbert.cli import main
 from recbole_qbert.config.build import build_config
 from recbole_qbert.data.semid import SemanticIDTable
+from recbole_qbert.experiments.benchmark.outputs import print_table
 from recbole_qbert.experiments.complexity import (
     PAPER_TABLE_6,
     Complexity,
@@ -228,7 +229,7 @@ def _measured(model: str, dataset: str) -> Complexity:
 def _rendered(*found: Complexity) -> list[list[str]]:
     """The cells of each line of the table."""
     page = io.StringIO()
-    Console(width=110, file=page).print(complexity_table(found))
+    print_table(complexity_table(found), Console(width=110, file=page))
     lines = page.getvalue().replace("┃", "│").splitlines()
     return [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
 

@@ -52,6 +52,9 @@ def test_two_at_a_time_give_what_one_at_a_time_gives(
     for label in ("[1/4] QBERT4Rec on toy, seed 1: ", "[4/4] SASRec on toy, seed 2: "):
         for line in ("started", "epoch   2/2", "done, "):
             assert f"{label}{line}" in out
+        assert f"{label}settings from base.yaml" in out
+    for line in out.splitlines():  # a line names its run once
+        assert line.count(" on toy") < 2
 
     assert main(["benchmark", path, "--checkpoint_dir=two", "--max_concurrent=2"]) == 0
     assert len(lines_of("two")) == 4

@@ -9,11 +9,11 @@ from typing import Any
 
 from rich.console import Console
 
+from recbole_qbert.experiments.benchmark.outputs import print_table
 from recbole_qbert.experiments.tune.report import (
     Length,
     Recorder,
     best_trial,
-    duration,
     trials_table,
     write_csv,
 )
@@ -83,18 +83,15 @@ def test_csv(tmp_path: Path) -> None:
     assert rows[3].keys() == rows[0].keys()
 
 
-def text(renderable: Any) -> str:
-    console = Console(file=io.StringIO(), width=120)
-    console.print(renderable)
-    return console.file.getvalue()  # type: ignore[attr-defined]
-
-
 def test_table() -> None:
-    whole = text(trials_table(trials(), KEYS, "NDCG@10", LENGTH))
+    output = io.StringIO()
+    print_table(trials_table(trials(), KEYS, "ndcg@10", LENGTH), Console(file=output, width=120))
+    whole = output.getvalue()
+    assert "best valid NDCG@10" in whole
     assert "0.4000*" in whole and "0.001235" in whole
     assert all(state in whole for state in ("finished", "failed", "stopped", "waiting", "running"))
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in whole.splitlines()]
-    told = {row[0]: (row[3], row[5]) for row in rows if len(row) == 6}
+    told = {row[0]: (row[4], row[1]) for row in rows if len(row) == 6}
     assert told == {
         "1": ("3 of 4", "finished, stopped early"),
         "2": ("1 of 4", "failed"),
@@ -125,12 +122,15 @@ def test_time_left(tmp_path: Path) -> None:
         found.reported(5, report)
     # 10 s an evaluation; 4 of the waiting trial and 2 of the running one are left.
     assert found.seconds_left() == 60.0
-    assert [duration(each) for each in (35.0, 119.0, 185.0, 3900.0)] == [
-        "35 s",
-        "2 min",
-        "3 min",
-        "1 h 05 min",
-    ]
+    # Nothing of Ray's start is in the estimate, and nothing is left after the last evaluation.
+    now = 1000.0
+    again = recorder(tmp_path, [trial(1, [], "waiting")], Console(quiet=True), now=lambda: now)
+    now = 2000.0
+    again.started(1)
+    times = (2010.0, 2020.0, 2030.0, 2040.0)
+    for now, report in zip(times, trial(5, [0.1] * 4, "x").reports, strict=True):
+        again.reported(1, report)
+        assert again.seconds_left() == 2040.0 - now
 
 
 def test_a_line_per_event(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_line_per_event(tmp_path: Path) -> None:
     found.failed(2, "learning_rate: a, b")
     assert output.getvalue().splitlines() == [
         "trial 5/5  n_layers=5 learning_rate=0.001235  resumed",
-        "trial 5/5  epoch   1  valid NDCG@10 0.3000*  0 s, at most 0 s left",
+        "trial 5/5  epoch   1  valid NDCG@10 0.3000*  0 s",
         "trial 3/5  stopped by ASHA  1 of 4 epochs  best valid NDCG@10 0.4000",
         "trial 1/5  finished, stopped early  3 of 4 epochs  best valid NDCG@10 0.4000",
         "trial 2/5  failed  1 of 4 epochs  best valid NDCG@10 0.9000  learning_rate: a, b",

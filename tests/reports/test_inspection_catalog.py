@@ -57,7 +57,7 @@ def test_find(toy: Toy, prefix: str, rows: tuple[int, int]) -> None:
             "a_0 b_2",
             "toy.semid has no item with this prefix; .* 4 items with 'a_0' is one of b_0, b_1",
         ),
-        ("a_0 b_0 c_0 d_0", "there are only 3 levels"),
+        ("a_0 b_0 c_0 d_0", "the IDs have only 3 levels"),
     ],
 )
 def test_prefixes_that_cannot_be(toy: Toy, prefix: str, message: str) -> None:

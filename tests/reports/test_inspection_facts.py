@@ -250,7 +250,7 @@ def test_a_tree_accounts_for_every_item(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("vectors", "items", "message"),
     [
-        ([[0.0], [1.0]], ["i0", "i1"], "1 items of toy.semid have a vector that is not zero"),
+        ([[0.0], [1.0]], ["i0", "i1"], "1 item of toy.semid with a vector that is not zero"),
         ([[1.0], [1.0]], ["a", "b"], r"has no item of toy.semid \(which has 'i0'"),
     ],
 )

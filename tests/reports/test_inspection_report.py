@@ -61,7 +61,8 @@ def test_items_without_content_are_marked(toy: Toy) -> None:
     table = read_semantic_ids(toy.semid)
     write_semantic_ids(toy.semid, table, {"method": "tokenize", "without_content": ["i4", "i6"]})
     text = _report(toy.semid, example_items=["i4", "i5"], **_everything(toy))
-    assert "2 items have no content; their codes are those of the mean vector: i4, i6" in text
+    said = "2 items have no vector of any modality and got the codes of the mean vector: i4, i6"
+    assert said in " ".join(text.split())
     assert "Thing number 4 (no content) [i4]" in text
     assert "Thing number 5 [i5]" in text
     page = toy.folder / "page.html"
@@ -71,14 +72,14 @@ def test_items_without_content_are_marked(toy: Toy) -> None:
 
 def test_console_says_the_numbers(toy: Toy) -> None:
     text = _report(toy.semid, **_everything(toy), n_examples=2)
-    lines = [" ".join(line.split()) for line in text.splitlines()]
+    lines = [" ".join(line.replace("│", " ").split()) for line in text.splitlines()]
     assert "8 items, 3 levels, codebooks 4 x 4 x 4" in lines
     assert "a 4 4 100.0% 3.4 a_0 4" in lines
     assert "a b 5 2 25.0% 0.75 2" in lines  # groups, alone, share alone, others, largest
     assert "3-4 1 - -" in lines  # one group of four items shares a
-    assert "Before reallocation, 3 items (37.5%) collided." in lines
-    assert "By level: a 0, b 0, c 2" in lines
-    assert "│ ├── c_0 Thing number 0" in lines
+    assert "Before reallocation, 3 items (37.5%) repeated another item's codes." in lines
+    assert "Moved, by level: a 0, b 0, c 2" in lines
+    assert "├── c_0 Thing number 0" in lines
     assert any(line.startswith("a 2 6 1 0.833") for line in lines)
     assert "other items that share a: 3, a..b: 1" in lines
     assert max(map(len, text.splitlines())) <= 110

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import N_ITEMS, Tiny
 
+from recbole_qbert.cli import main
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import write_json
 from recbole_qbert.data.domain import DatasetPaths
@@ -219,6 +221,20 @@ def test_the_section_of_users_marks_hits(tiny: Tiny) -> None:
     assert bare is not None and "--title_field=FIELD" in str(bare.blocks[0])
     domain.file("inter").unlink()
     assert users_section(result, "r", domain, None, 5) is None
+
+
+def test_a_report_goes_on_without_a_bundle_that_cannot_be_loaded(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = Path(run(tiny).bundle, "manifest.json")
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(content | {"model": "NotInstalled"}))
+    assert main(["report", "saved", "--data_path=."]) == 0
+    warnings = [line for line in capsys.readouterr().out.splitlines() if "Warning" in line]
+    (line,) = warnings
+    assert line.startswith("Warning: no example users: ") and "model NotInstalled" in line
+    assert "plug-in" in line and 'id="users"' not in Path("report.html").read_text()
+    assert main(["report", "saved", "--data_path=.", "--title_field=absent"]) == 2
 
 
 def test_the_best_bundle_on_valid(tiny: Tiny) -> None:

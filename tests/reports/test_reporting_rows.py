@@ -54,7 +54,10 @@ def test_rows_of_one_model_are_told_apart(tmp_path: Path) -> None:
     other = tmp_path / "other"
     add_run(other, GOOD, keys={"a": 1})
     add_run(other, GOOD, seed=3, keys={"b": 1})
-    assert set(named(other)) == {"SASRec (1)", "SASRec (2)"}
+    assert set(named(other)) == {"SASRec, a=1 b=unset", "SASRec, a=unset b=1"}
+    for seed, file in ((1, "toy.user"), (2, "toy.item")):
+        add_run(tmp_path / "same", GOOD, seed=seed, data_sha256={file: "a"})
+    assert set(named(tmp_path / "same")) == {"SASRec (1)", "SASRec (2)"}
 
 
 def test_a_run_that_was_repeated_counts_once(tmp_path: Path) -> None:

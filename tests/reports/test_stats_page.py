@@ -14,6 +14,32 @@ from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.datasets.stats import gather_stats
 from recbole_qbert.reports.dataset_statistics import print_stats, write_page
 
+
+@pytest.mark.parametrize(
+    ("unit", "first", "last"),
+    [
+        (1, "1997-09-20 03:05:10 UTC", "1998-04-22 23:10:38 UTC"),
+        (1000, "1997-09-20 03:05:10 UTC", "1998-04-22 23:10:38 UTC"),
+        (0.001, "874,725", "893,287"),  # of no unit: as they are
+    ],
+)
+def test_times_are_dates_where_they_can_be(
+    tmp_path: Path, unit: float, first: str, last: str
+) -> None:
+    """The first and last time of ml-100k, by `date -u -d @874724710`; JSON keeps the numbers."""
+    domain = DatasetPaths("d", tmp_path / "d")
+    domain.folder.mkdir()
+    times = [874724710 * unit, 893286638 * unit]
+    rows = [f"u\t{item}\t{time!r}" for item, time in zip("ab", times, strict=True)]
+    header = "user_id:token\titem_id:token\ttimestamp:float"
+    domain.file("inter").write_text("\n".join([header, *rows, ""]))
+    facts = gather_stats(domain)
+    stream = io.StringIO()
+    print_stats(facts, Console(file=stream, width=100))
+    assert f"first: {first}\nlast: {last}\n" in stream.getvalue()
+    assert [facts["times"]["first"], facts["times"]["last"]] == times
+
+
 ROWS = ["u\ta\t1", "u\tb\t2", "u\t<b>\t2", "v\ta\t3"]
 
 

@@ -121,7 +121,7 @@ def test_new_items_without_any_vector_are_refused(tmp_path: Path) -> None:
     domain, tokenizer = _early(tmp_path, streams=["text"])
     lines = ["item_id:token", *item_names("toy")[: N_ITEMS - HELD], "nowhere", ""]
     domain.file("item").write_text("\n".join(lines), encoding="utf-8")
-    with pytest.raises(InputError, match="none of 1 items has embeddings, for example 'nowhere'"):
+    with pytest.raises(InputError, match="none of 1 item has embeddings, for example 'nowhere'"):
         encode_new_items(tokenizer, [domain])
 
 

@@ -47,7 +47,7 @@ def test_every_item_gets_a_tuple_of_its_own(tmp_path: Path, quantizer: str) -> N
     # The two items of equal content have ID vectors of their own, so the count is not known.
     assert report["unique"]["moved"] == report["unique"]["collisions"]
     said = "\n".join(report_lines(tokenizer))
-    assert f"{N_ITEMS} items, 3 levels, all unique" in said
+    assert f"{N_ITEMS} items, 3 levels, all IDs unique" in said
 
 
 def test_streams_stand_side_by_side_in_their_order(tmp_path: Path) -> None:
@@ -347,4 +347,7 @@ def test_items_without_content_are_counted_named_and_kept(tmp_path: Path) -> Non
     source = read_json(sidecar_path(domain.file("semid")))["source"]
     assert source["without_content"] == nothing
     said = "\n".join(report_lines(tokenizer))
-    assert "12 items without any content have the codes of the mean vector: 'toy3'" in said
+    assert (
+        "12 items have no vector of any modality and got the codes of the mean vector: 'toy3'"
+        in said
+    )

@@ -16,7 +16,7 @@ from recbole_qbert.config.build import build_config, check_same_columns
 from recbole_qbert.data.domain import DatasetPaths, find_domain
 from recbole_qbert.evaluation.ranking import RANKS_FILE
 from recbole_qbert.evaluation.results import RunResult
-from recbole_qbert.experiments.benchmark.outputs import to_rich, write_files
+from recbole_qbert.experiments.benchmark.outputs import print_table, write_files
 from recbole_qbert.experiments.benchmark.plan import (
     BenchmarkPlan,
     ModelRow,
@@ -73,8 +73,7 @@ def benchmark(
     scores = collect(plan, results)
     sheets = [all_sheets(one) for one in scores]
     for sheet in [sheet for one in sheets for sheet in one]:
-        for table in to_rich(sheet, console):
-            console.print(table, crop=False)
+        print_table(sheet, console)
     write_files(folder, scores, sheets, failures)
     write_sidecar(folder, scores, failures, plan.source)
     console.print(f"written: {folder}/table.md, .csv, .tex, .json", soft_wrap=True, highlight=False)

@@ -36,12 +36,22 @@ LATEX_SPECIAL = str.maketrans(
 )
 
 
+def print_table(sheet: BenchmarkTable, console: Console, form: str = "table") -> None:
+    """Print a table, by default for the terminal; `form` is `table` or one of `FORMATS`."""
+    if form in FORMATS:
+        console.out(FORMATS[form](sheet), highlight=False)
+        return
+    for table in to_rich(sheet, console):
+        console.print(table, crop=False)
+
+
 def to_rich(sheet: BenchmarkTable, console: Console) -> list[Table]:
     """Convert a table for the terminal; a wide one is split by columns into several tables."""
 
     def build(numbers: Sequence[int]) -> Table:
         caption = "\n".join(sheet.notes)
         table = Table(title=Text(sheet.title), caption=Text(caption) if caption else None)
+        table.caption_justify = "left"
         places = [*range(sheet.n_names), *numbers]
         for place in places:
             if place < sheet.n_names:  # names may wrap, numbers may not
@@ -98,6 +108,9 @@ def to_latex(sheet: BenchmarkTable) -> str:
 def _latex_row(row: Sequence[TableCell]) -> str:
     cells = (LATEX[entry.mark] % entry.text.translate(LATEX_SPECIAL) for entry in row)
     return " & ".join(cells) + r" \\"
+
+
+FORMATS = {"markdown": to_markdown, "latex": to_latex}
 
 
 def csv_lines(scores: Scores) -> Iterator[list[str]]:

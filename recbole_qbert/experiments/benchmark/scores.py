@@ -162,9 +162,7 @@ def score(dataset: str, rows: tuple[Row, ...], reference: str) -> Scores:
     Raises:
         InputError: the runs of the rows cannot be paired.
     """
-    names = rows[0].metrics
-    if "hit@1" in names:
-        names = [name for name in names if name != "ndcg@1"]  # NDCG@1 equals HR@1
+    names = shown_metrics(rows[0].metrics)
     first = next((row for row in rows if row.name == reference), None)
     unlike = {}
     for row in rows:
@@ -174,6 +172,11 @@ def score(dataset: str, rows: tuple[Row, ...], reference: str) -> Scores:
     others = [row for row in rows if row is not first and row.name not in unlike]
     tested = _tests(first, others, names) if first is not None else {}
     return Scores(dataset, rows, tuple(names), first, tested, unlike)
+
+
+def shown_metrics(names: Sequence[str]) -> list[str]:
+    """Return the metrics that tables show: all but NDCG@1 where there is HR@1, which equals it."""
+    return [name for name in names if name != "ndcg@1" or "hit@1" not in names]
 
 
 def _tests(

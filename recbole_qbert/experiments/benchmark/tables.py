@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from recbole_qbert.common.output import counted
 from recbole_qbert.evaluation import comparable
 from recbole_qbert.evaluation.comparable import MARK
 from recbole_qbert.evaluation.ranking import RANKS_FILE
 from recbole_qbert.evaluation.results import LATE, RANKINGS, metric_title, short
+from recbole_qbert.experiments.benchmark.plan import NOT_STATED
 from recbole_qbert.experiments.benchmark.published import published_figures, published_source
 from recbole_qbert.experiments.benchmark.scores import (
     COVERAGE,
@@ -67,11 +69,13 @@ def all_sheets(scores: Scores) -> list[BenchmarkTable]:
 
 def metrics_sheet(scores: Scores) -> BenchmarkTable:
     """Table of all metrics in both rankings, with the improvement of the reference."""
-    counted = [row.name not in scores.unlike for row in scores.rows]
+    comparable_rows = [row.name not in scores.unlike for row in scores.rows]
     sections, notes = [], []
     for prefix, ranking in RANKINGS:
         columns = [
-            mark_column([row.over_seeds("test", prefix + name) for row in scores.rows], counted)
+            mark_column(
+                [row.over_seeds("test", prefix + name) for row in scores.rows], comparable_rows
+            )
             for name in scores.metrics
         ]
         lines = [
@@ -84,7 +88,7 @@ def metrics_sheet(scores: Scores) -> BenchmarkTable:
     if scores.tested:
         notes.append(
             f"* p < {SIGNIFICANT} in both paired tests (t-test and Wilcoxon over users, on means "
-            f"over seeds), Holm's correction over {len(scores.others)} comparisons"
+            f"over seeds), Holm's correction over {counted(len(scores.others), 'comparison')}"
         )
     notes += comparable.notes(list(scores.unlike), list(scores.unlike.values()))
     title = f"{scores.dataset}: test, whole catalog ranked, mean ± deviation over seeds"
@@ -199,7 +203,7 @@ def groups_sheet(scores: Scores, kind: str) -> BenchmarkTable:
     head = ["model", *[COVERAGE] * covered]
     for group in GROUPS[kind]:
         size = scores.group_sizes[group_metric("users", kind, group.name)]
-        head.append(f"{group.name}\n{size:,} users")
+        head.append(f"{group.name}\n{counted(size, 'user')}")
     sections = []
     for prefix, ranking in RANKINGS:
         lines = []
@@ -223,29 +227,29 @@ def groups_sheet(scores: Scores, kind: str) -> BenchmarkTable:
 
 
 def runs_sheet(scores: Scores) -> BenchmarkTable:
-    """Table of the conditions of the runs: loss, protocol, tuning budget and cost."""
-    head = "model,loss,repeats,selection,budget,seeds,best epoch,steps,s,parameters,MB"
-    lines = []
+    """Table of the conditions of the runs: loss, protocol, tuning budget (if stated) and cost."""
+    stated = any(row.model_row.budget != NOT_STATED for row in scores.rows)
+    rows = []
     for row in scores.rows:
         one = row.runs[0]
         epochs = (f"{run.best_epoch + 1}{' !' if run.late else ''}" for run in row.runs)
         early = any(run.stopped_early for run in row.runs)
-        texts = [
-            row.name,
-            one.loss,
-            one.repeats,
-            metric_title(one.valid_metric),
-            row.model_row.budget,
-            ", ".join(str(run.seed) for run in row.runs),
-            ", ".join(epochs) + f" of {one.max_epochs}" + ", stopped early" * early,
-            f"{statistics.mean(run.steps for run in row.runs):.0f}",
-            f"{statistics.mean(run.seconds for run in row.runs):.0f}",
-            f"{one.n_parameters:,}",
-            f"{max(run.peak_memory_mb for run in row.runs):.0f}",
-        ]
-        lines.append([*map(TableCell, texts)])
+        rows.append({
+            "model": row.name,
+            "loss": one.loss,
+            "repeats": one.repeats,
+            "chosen by": metric_title(one.valid_metric),
+            **({"budget": row.model_row.budget} if stated else {}),
+            "seeds": ", ".join(str(run.seed) for run in row.runs),
+            "best epoch": ", ".join(epochs) + f" of {one.max_epochs}" + ", stopped early" * early,
+            "steps": f"{statistics.mean(run.steps for run in row.runs):.0f}",
+            "s": f"{statistics.mean(run.seconds for run in row.runs):.0f}",
+            "parameters": f"{one.n_parameters:,}",
+            "MB": f"{max(run.peak_memory_mb for run in row.runs):.0f}",
+        })  # fmt: skip
+    lines = [[*map(TableCell, cells.values())] for cells in rows]
     notes = ["s: mean training time per seed, including validation; MB: maximum over seeds"]
     notes += [LATE] * any(run.late for row in scores.rows for run in row.runs)
     return BenchmarkTable(
-        f"{scores.dataset}: runs", tuple(head.split(",")), [("", lines)], notes, n_names=5
+        f"{scores.dataset}: runs", tuple(rows[0]), [("", lines)], notes, n_names=4 + stated
     )

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from recbole_qbert.common.files import atomic_write, read_json
+from recbole_qbert.common.output import duration, time_left
+from recbole_qbert.evaluation.results import metric_title
+from recbole_qbert.experiments.benchmark.tables import BenchmarkTable, TableCell
 from recbole_qbert.experiments.tune.settings import describe, short
 from recbole_qbert.experiments.tune.trial_log import (
     FAILED,
@@ -79,29 +80,22 @@ def write_csv(path: Path, trials: Sequence[Trial], keys: Sequence[str], length: 
 
 def trials_table(
     trials: Sequence[Trial], keys: Sequence[str], metric: str, length: Length
-) -> Table:
+) -> BenchmarkTable:
     """Table of all trials, with a star at the best one."""
-    best, table = best_trial(trials), Table()
-    for column in ("trial", *keys, "epochs", f"best valid {metric}"):
-        table.add_column(column, justify="right", overflow="fold")
-    table.add_column("state")
-    for trial in trials:
-        table.add_row(
+    best = best_trial(trials)
+    rows = [
+        [
             str(trial.number),
-            *(escape(short(trial.values[key])) for key in keys),
-            length.epochs_of(trial),
-            f"{trial.best:.4f}{'*' if trial is best else ' '}" if trial.best is not None else "",
             length.state_of(trial),
-        )
-    return table
-
-
-def duration(seconds: float) -> str:
-    """Format as `1 h 05 min`, `12 min` or `40 s`."""
-    minutes = round(seconds / 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    return f"{minutes} min" if minutes >= 2 else f"{seconds:.0f} s"
+            *(short(trial.values[key]) for key in keys),
+            length.epochs_of(trial),
+            "" if trial.best is None else f"{trial.best:.4f}{'*' if trial is best else ' '}",
+        ]
+        for trial in trials
+    ]
+    head = ("trial", "state", *keys, "epochs", f"best valid {metric_title(metric)}")
+    lines = [[*map(TableCell, row)] for row in rows]
+    return BenchmarkTable("Trials", head, [("", lines)], n_names=2)
 
 
 class Recorder:
@@ -124,9 +118,12 @@ class Recorder:
         self.trials, self.keys, self.metric, self.length = trials, keys, metric, length
         self._folder, self._log, self._console = folder, TrialLog(folder / REPORTS), console
         self._now, self._started, self._n_reports = now, now(), 0
+        self._has_begun = False
 
     def started(self, number: int) -> None:
         """Mark a trial as running; it may resume an earlier process."""
+        if not self._has_begun:  # the time that Ray needs to start is not part of the estimate
+            self._started, self._has_begun = self._now(), True
         trial = self.trials[number - 1]
         again = trial.state == RUNNING or bool(trial.reports)
         trial.state = RUNNING
@@ -143,8 +140,9 @@ class Recorder:
         mark = "*" if report["valid"] >= report["best_valid"] else " "
         self._print(
             trial,
-            f"epoch {report['epoch'] + 1:>3}  valid {self.metric} {report['valid']:.4f}{mark}  "
-            f"{report['seconds']:.0f} s, at most {duration(self.seconds_left())} left",
+            f"epoch {report['epoch'] + 1:>3}  valid {metric_title(self.metric)} "
+            f"{report['valid']:.4f}{mark}  "
+            f"{duration(report['seconds'])}{time_left(self.seconds_left())}",
         )
 
     def ended(self, number: int, stopped: bool) -> None:
@@ -167,7 +165,7 @@ class Recorder:
         parts = [self.length.state_of(trial)]
         if trial.best is not None:
             parts.append(f"{self.length.epochs_of(trial)} epochs")
-            parts.append(f"best valid {self.metric} {trial.best:.4f}")
+            parts.append(f"best valid {metric_title(self.metric)} {trial.best:.4f}")
         self._print(trial, "  ".join([*parts, *[fault] * bool(fault)]))
 
     def seconds_left(self) -> float:

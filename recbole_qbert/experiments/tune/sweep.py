@@ -19,11 +19,13 @@ from rich.console import Console
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import exclusive, read_json, report_disk_full, write_json
 from recbole_qbert.common.hashes import sha256_file
+from recbole_qbert.common.output import counted
 from recbole_qbert.common.process import flush_denormals, quiet_recbole, versions
 from recbole_qbert.common.signals import own_sigterm
 from recbole_qbert.config.build import build_config
 from recbole_qbert.evaluation.printing import print_tables
-from recbole_qbert.evaluation.results import RunResult
+from recbole_qbert.evaluation.results import RunResult, metric_title
+from recbole_qbert.experiments.benchmark.outputs import print_table
 from recbole_qbert.experiments.run import prepare, publish
 from recbole_qbert.experiments.splits import data_counts, load_splits
 from recbole_qbert.experiments.tune.report import (
@@ -75,8 +77,8 @@ def sweep(plan: SweepPlan, console: Console, resume: bool = False) -> RunResult:
     request = plan.request
     repeated = plan.n_drawn - len(plan.trials)
     console.print(
-        f"[bold]{request.model}[/bold] on {request.dataset}: {plan.n_drawn} trials planned "
-        f"({n_grid(plan.space)} in the grid x {request.trials} samples"
+        f"[bold]{request.model}[/bold] on {request.dataset}: {counted(plan.n_drawn, 'trial')} "
+        f"planned ({n_grid(plan.space)} in the grid x {counted(request.trials, 'sample')}"
         + " + the baseline" * request.baseline
         + ")"
         + f", {repeated} of them duplicates, which are left out" * bool(repeated),
@@ -164,8 +166,8 @@ def _check_same(folder: Path, there: dict[str, Any], asked: dict[str, Any]) -> N
         )
     if len(trials) < len(earlier):
         raise InputError(
-            f"{folder}: this sweep has {len(earlier)} trials, and {len(trials)} were requested; "
-            f"give --trials={there['samples']} or more"
+            f"{folder}: this sweep has {counted(len(earlier), 'trial')}, and {len(trials)} were "
+            f"requested; give --trials={there['samples']} or more"
         )
 
 
@@ -219,7 +221,7 @@ def _conclude(plan: SweepPlan, recorder: Recorder, console: Console) -> RunResul
     """Select the best trial, write its settings, and test it unless that run is finished."""
     trials, metric, length = recorder.trials, recorder.metric, recorder.length
     recorder.write_csv()
-    console.print(trials_table(trials, recorder.keys, metric, length))
+    print_table(trials_table(trials, recorder.keys, metric, length), console)
     for trial in trials:
         if trial.state == FAILED:
             line = f"trial {trial.number} failed: {trial.fault}"
@@ -230,7 +232,7 @@ def _conclude(plan: SweepPlan, recorder: Recorder, console: Console) -> RunResul
     file = plan.folder / BEST_YAML
     settings = plan.trial_settings(best.number)
     head = (
-        f"Trial {best.number} of {len(trials)}: valid {metric} {best.best:.6f}\n"
+        f"Trial {best.number} of {len(trials)}: valid {metric_title(metric)} {best.best:.6f}\n"
         f"{describe(best.values)}\n"
         f"recbole-qbert run --config_files={BEST_YAML}"
     )

@@ -17,6 +17,7 @@ import pandas as pd
 
 from recbole_qbert.common.errors import InputError, did_you_mean, error_context, one_of, preview
 from recbole_qbert.common.files import read_json, sidecar_path
+from recbole_qbert.common.output import counted
 from recbole_qbert.data.codec import IntArray, SemanticIDCodec, level_letters, quote
 from recbole_qbert.data.items import ITEM_FIELD, read_item_fields
 from recbole_qbert.data.semid import read_semantic_ids
@@ -131,7 +132,8 @@ class Catalog:
                 used = [f"{level_letters(depth)}_{code}" for code in np.unique(column)]
                 raise InputError(
                     f"{where}: {self.name} has no item with this prefix; the next code of the "
-                    f"{group.size} items with {quote(self.prefix(group))} is one of {preview(used)}"
+                    f"{counted(group.size, 'item')} with {quote(self.prefix(group))} is one of "
+                    f"{preview(used)}"
                 )
             group = ItemGroup(depth + 1, group.start + start, group.start + end)
         return group

@@ -14,6 +14,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.output import counted
 from recbole_qbert.data.codec import IntArray
 from recbole_qbert.data.embeddings import read_embeddings
 from recbole_qbert.reports.inspection.catalog import (
@@ -70,8 +71,8 @@ def open_space(name: str, path: str | Path, catalog: Catalog) -> Space:
     rows, vectors, largest = rows[largest > 0], vectors[largest > 0], largest[largest > 0]
     if len(rows) < 2:
         raise InputError(
-            f"{path}: {len(rows)} items of {catalog.name} have a vector that is not zero; "
-            "nearest items need at least two"
+            f"{path}: {counted(len(rows), 'item')} of {catalog.name} with a vector that is not "
+            "zero; nearest items need at least two"
         )
     vectors /= largest[:, None]  # avoids overflow of squares
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 
 from recbole_qbert.common.errors import InputError, preview
+from recbole_qbert.common.output import counted
 from recbole_qbert.data.pictures import UnreadablePicture, open_picture
 from recbole_qbert.datasets.items import picture_files
 from recbole_qbert.reports.inspection.catalog import Catalog
@@ -53,7 +54,7 @@ class Pictures:
 
     def summary(self, has_page: bool) -> str:
         """One line on the numbers of available, shown and unreadable pictures."""
-        line = f"Pictures: {self.n_items:,} of {self._n_catalog:,} items have a file"
+        line = f"Pictures: {self.n_items:,} of {counted(self._n_catalog, 'item')} have a file"
         if not has_page:
             return f"{line}; only the page shows them (--html=report.html)"
         line += f"; the page shows {len(self._made) - len(self.unreadable):,}"

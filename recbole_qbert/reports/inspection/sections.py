@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_qbert.common.errors import preview
+from recbole_qbert.common.output import counted
 from recbole_qbert.reports.charts import COLUMNS, PALE, Chart, Series, group_colors
 from recbole_qbert.reports.inspection.catalog import (
     Catalog,
@@ -89,7 +90,10 @@ def summary_lines(facts: Facts) -> list[str]:
     """Lines on the file, and on the items with titles, categories, embeddings and content."""
     catalog = facts.catalog
     sizes = " x ".join(map(str, catalog.codebook_sizes))
-    lines = [f"{catalog.n_items:,} items, {catalog.n_levels} levels, codebooks {sizes}"]
+    lines = [
+        f"{counted(catalog.n_items, 'item')}, {counted(catalog.n_levels, 'level')}, codebooks "
+        f"{sizes}"
+    ]
     if catalog.titles is None:
         lines.append(NO_TITLES)
     counts = [
@@ -100,12 +104,12 @@ def summary_lines(facts: Facts) -> list[str]:
     counts += [(found.n_items, f"an embedding '{found.name}'") for found in facts.agreements]
     for count, name in counts:
         verb = "has" if count == 1 else "have"
-        lines.append(f"{count:,} of {catalog.n_items:,} items {verb} {name}")
+        lines.append(f"{count:,} of {counted(catalog.n_items, 'item')} {verb} {name}")
     if catalog.without_content:
         names = preview(list(map(printable, sorted(catalog.without_content))))
         lines.append(
-            f"{len(catalog.without_content):,} items have no content; their codes are those of "
-            f"the mean vector: {names}"
+            f"{counted(len(catalog.without_content), 'item has', 'items have')} no vector of any "
+            f"modality and got the codes of the mean vector: {names}"
         )
     return lines
 
@@ -252,7 +256,7 @@ def _agreement(facts: Facts) -> list[Block]:
         rows.append((found.name, nearest, found.overlap, found.overlap_chance))
         notes.append(
             f"Shares of the {found.n_nearest} nearest items by cosine of '{found.name}'; mean over "
-            f"{found.n_asked:,} of {found.n_items:,} items."
+            f"{found.n_asked:,} of {counted(found.n_items, 'item')}."
         )
     chart = _columns(
         "agreement-figure",
@@ -280,9 +284,10 @@ def _purity(facts: Facts) -> tuple[Block, ...]:
     title = "Purity of the groups by category"
     chart = _columns("purity-figure", title, drawn.index, bars, ".3f", y_title="from 0 to 1")
     notes = [
-        f"Categories: {found.label}; {found.n_categories:,} categories of {found.n_items:,} items; "
-        f"{found.n_without:,} items have none. The most common one, '{found.largest}', has "
-        f"{found.largest_share:.1%}.",
+        f"Categories: {found.label}; {counted(found.n_categories, 'category', 'categories')} of "
+        f"{counted(found.n_items, 'item')}; "
+        f"{counted(found.n_without, 'item has', 'items have')} none. The most common one, "
+        f"'{found.largest}', has {found.largest_share:.1%}.",
         "single: items that do not share their group, which are left out of the row. by chance: "
         "mean over permuted categories. gain: 0% is chance, 100% is perfect.",
     ]
@@ -301,19 +306,25 @@ def _groups_title(facts: Facts) -> str:
 
 def _build_notes(facts: Facts) -> list[str]:
     build, n = facts.build, facts.catalog.n_items
-    notes = ["All tuples are unique."]
+    notes = ["All IDs are unique."]
     if facts.catalog.source is None:
         notes.append(NO_SIDECAR)
     elif not build:
         notes.append("The sidecar does not report collisions.")
     if "collisions" in build:
         count = build["collisions"]
-        notes.append(f"Before reallocation, {count:,} items ({count / n:.1%}) collided.")
+        items = counted(count, "item")
+        notes.append(
+            f"Before reallocation, {items} ({count / n:.1%}) repeated another item's codes."
+        )
     if "moved" in build:
-        notes.append(f"Items with a changed code: {build['moved']:,} ({build['moved'] / n:.1%}).")
+        items = counted(build["moved"], "item")
+        notes.append(f"{items} ({build['moved'] / n:.1%}) moved to free codes.")
     if "moved_per_level" in build:
         levels = zip(facts.usage["level"], build["moved_per_level"], strict=False)
-        notes.append("By level: " + ", ".join(f"{level} {count:,}" for level, count in levels))
+        notes.append(
+            "Moved, by level: " + ", ".join(f"{level} {count:,}" for level, count in levels)
+        )
     if "extra_level" in build:
         level = build["extra_level"]["level"]
         notes.append(f"Level {level} was added to make equal tuples unique.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from recbole_qbert.common.output import counted
 from recbole_qbert.reports.charts import PALE, TREE, Box, Chart
 from recbole_qbert.reports.inspection.catalog import Catalog, ItemGroup, largest_groups, spread
 from recbole_qbert.reports.inspection.facts import Facts
@@ -85,7 +86,7 @@ def _label(catalog: Catalog, group: ItemGroup, parent: ItemGroup | None) -> str:
 def _hover(catalog: Catalog, group: ItemGroup, common: tuple[str, float] | None) -> str:
     lines = [catalog.prefix(group)]
     if group.size > 1:
-        lines[0] += f"  {group.size:,} items"
+        lines[0] += f"  {counted(group.size, 'item')}"
     if common:
         share = f"  {common[1]:.0%}" if group.size > 1 else ""
         lines.append(f"{_short(common[0])}{share}")

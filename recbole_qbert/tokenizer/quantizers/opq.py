@@ -16,6 +16,7 @@ import faiss
 import numpy as np
 
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.output import counted
 from recbole_qbert.config.settings import Count
 from recbole_qbert.tokenizer.quantizers.base import (
     Quantizer,
@@ -121,8 +122,8 @@ def _check_sizes(settings: OPQSettings, n_vectors: int) -> int:
         )
     if n_vectors < size:
         raise InputError(
-            f"opq: {n_vectors} vectors are fewer than the {size} codes of a level; decrease "
-            "codebook_size, or use rqkmeans"
+            f"opq: {counted(n_vectors, 'vector is', 'vectors are')} fewer than the {size} codes "
+            "of a level; decrease codebook_size, or use rqkmeans"
         )
     return size
 
