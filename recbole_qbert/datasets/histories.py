@@ -78,9 +78,9 @@ class _Rows:
             remarks.append(f"{counted(n_unknown, 'row')} with items unknown to the model: {shown}")
         if not known.all():
             first = quote(tokens[int(known.argmin())])
+            of_all = f"{int((~known).sum()):,} of {counted(len(tokens), 'user')}"
             remarks.append(
-                f"{int((~known).sum()):,} of {counted(len(tokens), 'user')} have no known item and get no "
-                f"recommendations, first: {first}"
+                f"{of_all} have no known item and get no recommendations, first: {first}"
             )
         return UserHistories(tokens.filter(pa.array(known)), histories.without_empty(), remarks)
 

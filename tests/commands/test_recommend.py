@@ -152,8 +152,8 @@ def test_lists_as_a_stream(tiny: Tiny, run: RunResult) -> None:
         ["ann", str(rank), item] for rank, (item, _) in enumerate(expected, start=1)
     ]
     assert made.stderr.splitlines()[-3:] == [
-        "1 rows cannot be used, first: events.csv:5: user ID is blank",
-        "1 rows with items unknown to the model: 'zz'",
+        "1 row cannot be used, first: events.csv:5: user ID is blank",
+        "1 row with items unknown to the model: 'zz'",
         "1 of 2 users have no known item and get no recommendations, first: 'bob'",
     ]
 
