@@ -18,7 +18,7 @@ from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.semid import read_semantic_ids
 from recbole_qbert.tokenizer.artifact import Tokenizer
 from recbole_qbert.tokenizer.fusion import bbq_fit
-from recbole_qbert.tokenizer.fusion.bbq import BBQSettings, BehaviorBinding, club
+from recbole_qbert.tokenizer.fusion.bbq import BBQSettings, BehaviorBinding, SegmentNorm, club
 from recbole_qbert.tokenizer.fusion.bbq_fit import TrainingSequences
 from recbole_qbert.tokenizer.new_items import encode_new_items
 from recbole_qbert.tokenizer.pipeline import tokenize
@@ -167,6 +167,39 @@ def test_every_part_of_the_loss_trains_what_it_should() -> None:
     model.surprise(latents, inputs).backward()
     got = {name.partition(".")[0] for name, p in model.named_parameters() if p.grad is not None}
     assert got == {"gaussians"}
+
+
+def test_moments_of_a_segment() -> None:
+    """In training those of the step's items that exist, of which a tenth is kept; else the kept."""
+    norm, present = SegmentNorm(2), torch.tensor([True, True, False])
+    latents = torch.tensor([[1.0, 0.0], [3.0, 4.0], [50.0, 50.0]])
+    found = norm(latents, present)
+    assert torch.allclose(found[:2], torch.tensor([[-1.0, -1.0], [1.0, 1.0]]), atol=1e-4)
+    assert torch.allclose(norm.mean, torch.tensor([0.2, 0.2]))
+    assert torch.allclose(norm.variance, torch.tensor([1.0, 1.3]))
+    norm.settle(latents[:2])
+    assert torch.allclose(norm.eval()(latents, ~present)[:2], found[:2])
+    one = norm.train()(latents, ~present)  # of one item alone nothing can be said
+    assert torch.allclose(one[:2], found[:2])
+
+
+def test_a_decoder_without_the_specific_latent() -> None:
+    """Where `kept` is False, it is as if the latent were zero; CLUB and the rest stay."""
+    model, inputs = _model().eval(), _inputs()
+    latents = model.encode(inputs)
+    sequences, lengths = torch.tensor([[0, 2, 4]]), torch.tensor([3])
+    kept = torch.tensor([[row % 2 == 0, True] for row in range(9)])
+    given = (inputs, torch.arange(9), sequences, lengths)
+    terms, _ = model.loss(latents, *given, kept)
+    plain, _ = model.loss(latents, *given)
+    without = latents.specific["text"] * kept[:, :1]
+    zeros = latents._replace(specific={**latents.specific, "text": without})
+    expected, _ = model.loss(zeros, *given)
+    text = "reconstruction-text"
+    torch.testing.assert_close(terms[text], expected[text])
+    assert not torch.allclose(terms[text], plain[text])
+    for name in plain.keys() - {text}:
+        torch.testing.assert_close(terms[name], plain[name])
 
 
 # Training histories ------------------------------------------------------------------------------

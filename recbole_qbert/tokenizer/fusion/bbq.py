@@ -6,13 +6,15 @@ are a reconstruction. For each modality m of an item with vector x_m:
 
     z_m = behavior encoder(x_m),  s_m = specific encoder(x_m);  z_ID: a learned vector of the item
     ẑ   = residual quantization of z with codebooks shared by all z_m and z_ID
-    L   = mean |x_m - decoder([ẑ_m; s_m])|^2 + L_rq                 (L_rq as in eq. 8 of Q-BERT4Rec)
+    L   = mean |x_m - decoder([ẑ_m; d s_m])|^2 + L_rq               (L_rq as in eq. 8 of Q-BERT4Rec)
           + club_weight  sum over m of CLUB(z_m, s_m)
           + contrast_weight  InfoNCE(history, next item)
 
-CLUB (Cheng et al., ICML 2020) is an upper bound of the mutual information, here of the behavior and
-the specific vector, by a learned Gaussian q(s | z). A GRU reads the ẑ of a history, averaged over
-the modalities and z_ID; the contrast is with the other items of the step's histories.
+d is 0 or 1 at random (`specific_dropout`): with s_m always at hand, the codes would hold almost
+none of the content. CLUB (Cheng et al., ICML 2020) is an upper bound of the mutual information,
+here of the behavior and the specific vector, by a learned Gaussian q(s | z). A GRU reads the ẑ of a
+history, averaged over the modalities and z_ID; the contrast is with the other items of the step's
+histories.
 
 Shapes: n items, S segments (the modalities, then z_ID), E dimensions of a latent, D_m dimensions of
 a modality, K levels, S_k codes of level k, U histories of at most T items.
@@ -28,11 +30,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recbole_qbert.config.settings import Count, Number, Positive, Weight, Width
+from recbole_qbert.config.settings import Chance, Count, Number, Positive, Weight, Width
 from recbole_qbert.tokenizer.quantizers.rqvae import choose, squared_length
 from recbole_qbert.tokenizer.stages import StageSettings
 
 _MOST_LOG_VARIANCE = 5.0  # keeps the Gaussian of CLUB from becoming a point
+_MOMENTUM = 0.1  # share of a step in the moments of a segment
+_IDENTITY = "z_ID"  # segment of the items' learned vectors
 
 Inputs = Mapping[str, tuple[Tensor, Tensor]]
 """Maps each modality to its standardized vectors [n, D_m] and a mask bool [n]."""
@@ -48,6 +52,7 @@ class BBQSettings(StageSettings):
     beta: Weight
     club_weight: Weight
     contrast_weight: Weight
+    specific_dropout: Chance
     temperature: Positive
     history: Annotated[int, Field(ge=1, le=10_000)]
     users_per_step: Count
@@ -70,6 +75,39 @@ class Quantized(NamedTuple):
     vectors: Tensor  # [n, E]; gradients flow to the latents and to the codewords
     loss: Tensor  # eq. 8, a scalar
     codes: Tensor  # int64 [n, K]
+
+
+class SegmentNorm(nn.Module):
+    """Gives the latents of a segment mean 0 and variance 1 in each dimension.
+
+    Without one scale and center, segments could not share codebooks: a segment whose latents lie
+    close together, compared with their distance from 0, would have one code for most items.
+
+    In training, the moments are those of the step's items; otherwise, those that were kept.
+    """
+
+    mean: Tensor  # [E]
+    variance: Tensor  # [E]
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("variance", torch.ones(size))
+
+    def forward(self, latents: Tensor, present: Tensor) -> Tensor:
+        """Normalize [n, E]; the moments are those of the items in `present`, bool [n]."""
+        mean, variance = self.mean, self.variance
+        if self.training and present.sum() > 1:
+            mean, variance = _moments(latents[present])
+            self.mean.lerp_(mean.detach(), _MOMENTUM)
+            self.variance.lerp_(variance.detach(), _MOMENTUM)
+        return (latents - mean) / (variance + 1e-5).sqrt()
+
+    @torch.no_grad()
+    def settle(self, latents: Tensor) -> None:
+        """Keep the moments of latents [n, E]."""
+        if len(latents) > 1:
+            self.mean, self.variance = _moments(latents)
 
 
 class BehaviorBinding(nn.Module):
@@ -102,6 +140,7 @@ class BehaviorBinding(nn.Module):
         self.decoders = of_modalities(lambda width: _mlp([2 * size, *hidden[::-1], width]))
         self.gaussians = of_modalities(lambda _: _mlp([size, size, 2 * size]))
         self.identity = nn.Parameter(torch.randn(n_items, size))
+        self.norms = nn.ModuleDict({name: SegmentNorm(size) for name in (*dimensions, _IDENTITY)})
         self.reader = nn.GRU(size, size, batch_first=True)
         self.codebooks = nn.ParameterList(
             [nn.Parameter(torch.zeros(count, size)) for count in codebook_sizes]
@@ -111,13 +150,24 @@ class BehaviorBinding(nn.Module):
         """Encode the modalities of items; an item without a modality has that of the mean item."""
         named = inputs.items()
         return Latents(
-            {name: _normalized(self.behavior[name](vectors)) for name, (vectors, _) in named},
-            {name: _normalized(self.specific[name](vectors)) for name, (vectors, _) in named},
+            {
+                name: self.norms[name](self.behavior[name](each), there)
+                for name, (each, there) in named
+            },
+            {name: _unit_scale(self.specific[name](each)) for name, (each, _) in named},
         )
 
     def segments(self, behavior: Mapping[str, Tensor], identity: Tensor) -> Tensor:
         """Stack the latents to quantize, [n, S, E]; `identity` is z_ID [n, E]."""
-        return torch.stack([*behavior.values(), _normalized(identity)], dim=1)
+        everyone = torch.ones(len(identity), dtype=torch.bool)
+        return torch.stack([*behavior.values(), self.norms[_IDENTITY](identity, everyone)], dim=1)
+
+    @torch.no_grad()
+    def settle(self, inputs: Inputs) -> None:
+        """Keep the moments of all training items in the norms."""
+        for name, (vectors, present) in inputs.items():
+            self.norms[name].settle(self.behavior[name](vectors[present]))
+        self.norms[_IDENTITY].settle(self.identity)
 
     def quantize(self, latents: Tensor) -> Quantized:
         """Quantize latents [n, E] with the shared codebooks (eqs. 6 and 8)."""
@@ -150,7 +200,13 @@ class BehaviorBinding(nn.Module):
         return total
 
     def loss(
-        self, latents: Latents, inputs: Inputs, rows: Tensor, sequences: Tensor, lengths: Tensor
+        self,
+        latents: Latents,
+        inputs: Inputs,
+        rows: Tensor,
+        sequences: Tensor,
+        lengths: Tensor,
+        kept: Tensor | None = None,
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Compute the weighted terms of L by name, and the codes.
 
@@ -160,6 +216,8 @@ class BehaviorBinding(nn.Module):
             rows: [n] numbers of these items, of their z_ID.
             sequences: [U, T] right-padded histories, places in `rows`.
             lengths: [U], each from 2 to T.
+            kept: [n, M] bool, whether the decoder of a modality gets the specific latent of an
+                item, or zeros; None: it always does.
 
         Returns:
             Terms whose sum is minimized, and codes int64 [m, K] of all latents that exist.
@@ -175,6 +233,7 @@ class BehaviorBinding(nn.Module):
             specific = latents.specific[name]
             if not present.any():
                 continue
+            specific = specific if kept is None else specific * kept[:, segment, None]
             decoded = self.decoders[name](torch.cat([vectors[:, segment], specific], dim=1))
             terms[f"reconstruction-{name}"] = squared_length((decoded - wanted)[present], "mean")
             behavior = latents.behavior[name][present]
@@ -217,9 +276,14 @@ def club(values: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
     return ((others - own) / log_variance.exp()).sum(dim=1).mean() / 2
 
 
-def _normalized(latents: Tensor) -> Tensor:
-    """Give all latents [n, E] one scale, without which they could not share codebooks."""
+def _unit_scale(latents: Tensor) -> Tensor:
+    """Give each latent [n, E] mean 0 and variance 1 over its dimensions."""
     return F.layer_norm(latents, latents.shape[1:])
+
+
+def _moments(latents: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and variance over [n, E], both [E]."""
+    return latents.mean(dim=0), latents.var(dim=0, unbiased=False)
 
 
 def _mlp(widths: Sequence[int]) -> nn.Sequential:

@@ -237,6 +237,7 @@ def fit_binder(
                     )
                 kept.keep(training.state())
     kept.clear()
+    training.model.settle(training.inputs)
     training.binder.contents = training.binder.contents_of(modalities)
     return training.binder
 
@@ -340,7 +341,9 @@ class _Training:
         surprise.backward()
         self.of_gaussians.step()
         places = torch.searchsorted(rows, sequences)
-        terms, codes = self.model.loss(latents, inputs, rows, places, lengths)
+        chance = torch.rand(len(rows), len(inputs), generator=self.generator)
+        kept = chance >= self.settings.specific_dropout
+        terms, codes = self.model.loss(latents, inputs, rows, places, lengths, kept)
         total = torch.stack(list(terms.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
@@ -351,8 +354,12 @@ class _Training:
     @torch.no_grad()
     def _latents(self) -> Tensor:
         """Compute all latents that exist, [m, E], in the order of items and segments."""
+        trains = self.model.training
+        self.model.settle(self.inputs)
+        self.model.eval()
         behavior = self.model.encode(self.inputs).behavior
         stacked = self.model.segments(behavior, self.model.identity)
+        self.model.train(trains)
         masks = [present for _, present in self.inputs.values()]
         return stacked[torch.stack([*masks, torch.ones_like(masks[0])], dim=1)]
 
