@@ -44,8 +44,8 @@ def _originals(options: argparse.Namespace, rng: np.random.Generator) -> tuple[A
         tables /= 2.0 ** (np.arange(options.levels) % STREAM / 2)[:, None, None]
         vectors = tables[np.arange(options.levels), codes[: options.queries]].sum(axis=1)
         near = vectors + near * vectors.std()
-    # Of half the length of the sum of code vectors, and in few directions.
-    rows *= np.linspace(2, 0, options.dimension, dtype=np.float32) * options.levels**0.5 / 2
+    # As in trained models: .4 of the length of the sum of code vectors, longer in some directions.
+    rows *= np.linspace(2, 0, options.dimension, dtype=np.float32) * options.levels**0.5 / 4
     made = (tables.astype(np.float32), rows if options.hybrid else None, near.astype(np.float32))
     return (codes, *(each if each is None else torch.from_numpy(each) for each in made), True)
 

@@ -166,6 +166,8 @@ def _search_block(
     limit = -rest - slack
     values, best = found.values[row], found.best[row]
     excluded = found.excluded[found.excluded_starts[row] : found.excluded_starts[row + 1]]
+    heads, steps, tails, rows = items.heads, items.steps, items.tails, items.rows
+    numbers, allowed = items.items, found.allowed
     vector, length = queries.vectors[row], queries.lengths[row]
     head, tail_length = queries.heads[row], queries.tail_lengths[row]
     # Rounding to 8 bits moves each component by at most half a step.
@@ -174,17 +176,17 @@ def _search_block(
         if block[i] < limit:
             continue
         place = start + i
-        item = items.items[place]
-        if found.allowed.size and not found.allowed[item]:
+        item = numbers[place]
+        if allowed.size and not allowed[item]:
             continue
         if lengths.size:
-            most = items.steps[place] * (_product(items.heads[place], head) + rounding)
-            most += tail_length * items.tails[place]
+            most = steps[place] * (_product(heads, place, head) + rounding)
+            most += tail_length * tails[place]
             if block[i] - length * lengths[place] + most < limit:
                 continue
         score = _code_sum(codes, scores, place)
         if lengths.size:
-            score += _product(items.rows[item], vector)
+            score += _product(rows, item, vector)
         if norms.size:
             score /= norms[place]
         if _is_better(score, item, values[-1], best[-1]) and not _contains(excluded, item):
@@ -225,10 +227,11 @@ def _add_levels(
 
 
 @_compile_product
-def _product(left: np.ndarray, right: np.ndarray) -> np.float32:
+def _product(vectors: np.ndarray, number: int, other: np.ndarray) -> np.float32:
+    """Multiply one of the vectors by another."""
     total = np.float32(0)
-    for i in range(left.size):
-        total += np.float32(left[i]) * right[i]
+    for i in range(other.size):
+        total += np.float32(vectors[number, i]) * other[i]
     return total
 
 

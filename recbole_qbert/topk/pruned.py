@@ -5,6 +5,8 @@ Shapes: B queries, K levels, C codes, N items, D hidden, H components in 8 bits.
 
 from __future__ import annotations
 
+import functools
+import os
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -16,7 +18,9 @@ from recbole_qbert.topk.compiled import Candidates, Queries, SortedItems, search
 HEAD = 32  # components of a row in 8 bits
 # Items of an average run of two levels and of one; where there are fewer, a run is of fewer levels.
 TWO_LEVELS, ONE_LEVEL = 8, 1024
-ALONE = 1 << 18  # items times queries that one thread searches in less time than threads need
+# Codes, of all items and queries, that one thread searches in less time than several need. A row
+# counts as so many codes.
+ALONE, ROW = 1 << 23, 16
 ROUNDING = 4e-6  # of the largest sum: bound of the error of float32 sums
 
 _NONE = np.empty(0, np.float32)
@@ -96,7 +100,8 @@ class PrunedItems:
         n_queries = len(scores)
         queries = self._prepare(scores, vectors)
         n_threads = torch.get_num_threads()
-        if n_queries * len(self.sorted.items) <= ALONE:
+        n_levels, n_items = self.sorted.codes.shape
+        if n_queries * n_items * (n_levels + ROW * bool(self.basis.size)) <= ALONE:
             n_threads = 1
         n_shards = -(-n_threads // n_queries)  # parts of the runs, where queries are few
         bounds = np.full(n_queries, -np.inf, np.float32)
@@ -117,8 +122,7 @@ class PrunedItems:
         if len(tasks) == 1:
             search(*tasks[0])
         else:
-            with ThreadPoolExecutor(n_threads) as pool:
-                list(pool.map(lambda task: search(*task), tasks))
+            list(_pool(n_threads, os.getpid()).map(lambda task: search(*task), tasks))
         if n_shards == 1:
             return values[0], best[0]
         all_values, all_items = np.concatenate(values, axis=1), np.concatenate(best, axis=1)
@@ -156,6 +160,12 @@ class PrunedItems:
             head_lengths=np.linalg.norm(heads, axis=1),
             tail_lengths=np.linalg.norm(tails, axis=1),
         )
+
+
+@functools.cache
+def _pool(n_threads: int, process: int) -> ThreadPoolExecutor:
+    """Return the threads of a process; a fork does not copy its parent's."""
+    return ThreadPoolExecutor(n_threads, thread_name_prefix="topk")
 
 
 def _by_run(reduce: np.ufunc, values: np.ndarray, starts: np.ndarray) -> np.ndarray:

@@ -220,19 +220,21 @@ def test_threads_share_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_numba
-def test_few_items_are_scored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bounds exclude items: most code scores could be wrong without an effect."""
+def test_runs_below_the_bound_are_not_read() -> None:
+    """Codes of runs that cannot reach the best five become the best codes, without an effect."""
     catalog = Catalog(11, 40_000, [16] * 4)
     query = catalog.queries(1)
     values, items = catalog.index.top_k(query, 5, method="pruned")
-    # The lower half of each level's codes get far lower scores; the five best keep theirs.
     scores = catalog.index.code_scores(query)[0]
-    kept = scores > scores.median(dim=1, keepdim=True).values
-    assert kept.gather(1, catalog.codes[items[0]].T).all()
-    lowered = F.pad((scores - 100 * ~kept).unsqueeze(0), (0, 0, 0, 1)).numpy()
-    none = np.empty(0, np.int64)
-    found = catalog.index._sorted.search(lowered, query.numpy(), 5, (none, none), None)
-    assert found[1].tolist() == items.tolist() and np.allclose(found[0], values.numpy())
+    layout = catalog.index._sorted.sorted
+    first, second = (torch.from_numpy(layout.codes[level].astype(int)) for level in (0, 1))
+    most = scores[0][first] + scores[1][second] + scores[2:].amax(dim=1).sum()
+    # The first run is searched before there is a bound.
+    hopeless = ((most < values[0, -1]) & (first != scores[0].argmax())).numpy()
+    assert hopeless.mean() > 0.5
+    layout.codes[2:, hopeless] = scores[2:].argmax(dim=1).numpy()[:, None]
+    again = catalog.index.top_k(query, 5, method="pruned")
+    assert torch.equal(again[0], values) and torch.equal(again[1], items)
 
 
 def test_auto_chooses_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
