@@ -245,7 +245,7 @@ def _code_sum(codes: np.ndarray, scores: np.ndarray, place: int) -> np.float32:
 
 
 @_compile
-def _is_better(score: float, item: int, other_score: float, other: int) -> bool:
+def _is_better(score: np.float32, item: int, other_score: np.float32, other: int) -> bool:
     """Whether an item ranks before another: by score, then by number."""
     return score > other_score or (score == other_score and item < other)
 
@@ -257,7 +257,7 @@ def _contains(ascending: np.ndarray, item: int) -> bool:
 
 
 @_compile
-def _insert(values: np.ndarray, best: np.ndarray, score: float, item: int) -> None:
+def _insert(values: np.ndarray, best: np.ndarray, score: np.float32, item: int) -> None:
     """Insert an item in the place of the last one."""
     at = values.size - 1
     while at > 0 and _is_better(score, item, values[at - 1], best[at - 1]):
