@@ -247,7 +247,7 @@ def _code_sum(codes: np.ndarray, scores: np.ndarray, place: int) -> np.float32:
 @_compile
 def _is_better(score: np.float32, item: int, other_score: np.float32, other: int) -> bool:
     """Whether an item ranks before another: by score, then by number."""
-    return score > other_score or (score == other_score and item < other)
+    return bool(score > other_score or (score == other_score and item < other))
 
 
 @_compile

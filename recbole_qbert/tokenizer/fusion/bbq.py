@@ -23,7 +23,7 @@ a modality, K levels, S_k codes of level k, U histories of at most T items.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple, cast
 
 import torch
 from pydantic import Field
@@ -165,9 +165,9 @@ class BehaviorBinding(nn.Module):
     @torch.no_grad()
     def settle(self, inputs: Inputs) -> None:
         """Keep the moments of all training items in the norms."""
-        for name, (vectors, present) in inputs.items():
-            self.norms[name].settle(self.behavior[name](vectors[present]))
-        self.norms[_IDENTITY].settle(self.identity)
+        found = {name: self.behavior[name](each[there]) for name, (each, there) in inputs.items()}
+        for name, latents in {**found, _IDENTITY: self.identity}.items():
+            cast(SegmentNorm, self.norms[name]).settle(latents)
 
     def quantize(self, latents: Tensor) -> Quantized:
         """Quantize latents [n, E] with the shared codebooks (eqs. 6 and 8)."""
