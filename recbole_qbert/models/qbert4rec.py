@@ -101,16 +101,13 @@ class QBERT4Rec(SequentialRecommender):
             absence = log_absence(rows, self.n_items, cut_share)
             self.register_buffer("log_absence", absence, persistent=False)
 
-        remedy = (
-            f"`recbole-qbert tokenize --dataset={dataset.dataset_name}` makes them (or set "
-            "semantic_id_file, or item_representation: id and attention_bias: none)"
-        )
+        other = "set semantic_id_file, or item_representation: id and attention_bias: none"
         self.reweights_attention = config["attention_bias"] == "codes"
         item_codes: Tensor | None = None
         codebook_sizes: tuple[int, ...] = ()
         if self.item_representation != "id":
             reader = f"item_representation {self.item_representation}"
-            item_codes, codebook_sizes = code_rows(dataset, reader, remedy)
+            item_codes, codebook_sizes = code_rows(dataset, reader, other=other)
         self.items = build_representation(
             self.item_representation,
             n_items=self.n_items,
@@ -126,7 +123,7 @@ class QBERT4Rec(SequentialRecommender):
         self.mask_token = nn.Parameter(torch.empty(self.tokens_per_item, config["hidden_size"]))
         n_levels = 0
         if self.reweights_attention:
-            compared = code_rows(dataset, "attention_bias codes", remedy)[0]
+            compared = code_rows(dataset, "attention_bias codes", other=other)[0]
             compared[0] = UNKNOWN
             n_levels = compared.size(1)
             self.register_buffer("compared_codes", compared, persistent=False)

@@ -303,9 +303,7 @@ class VQRec(SequentialRecommender):
 
 def _codes_of(dataset: Any) -> tuple[Tensor, tuple[int, ...], Tensor]:
     """Return rows of the code table [N, K], the K codebook sizes and the vocabulary's hash."""
-    name = dataset.dataset_name
-    command = f"`recbole-qbert tokenize --dataset={name} --config_files=vqrec_tokenize.yaml`"
-    rows, sizes = code_rows(dataset, "VQRec", f"{command} makes them (or set semantic_id_file)")
+    rows, sizes = code_rows(dataset, "VQRec", " --config_files=vqrec_tokenize.yaml")
     vocabulary = getattr(getattr(dataset, "semantic_ids", None), "vocabulary", "")
     digest = hashlib.sha256(vocabulary.encode()).digest()
     return rows, sizes, torch.tensor(list(digest), dtype=torch.uint8)

@@ -25,20 +25,27 @@ Score = Callable[[Tensor, Tensor], Tensor]
 REPRESENTATIONS = ("compose", "hybrid", "word", "flatten", "id")
 
 
-def code_rows(dataset: Any, reader: str, remedy: str) -> tuple[Tensor, tuple[int, ...]]:
+def code_rows(
+    dataset: Any, reader: str, flags: str = "", other: str = "set semantic_id_file"
+) -> tuple[Tensor, tuple[int, ...]]:
     """Return codes plus level offsets [N, K], all zero for padding, and the K codebook sizes.
 
     Args:
         dataset: data set, perhaps without semantic IDs.
         reader: what needs the codes, for the message.
-        remedy: what else the user can do, for the message.
+        flags: flags of `tokenize` that make them, for the message.
+        other: what the user can do instead, for the message.
 
     Raises:
         InputError: the data set has no semantic IDs.
     """
-    codes, name = getattr(dataset, "item_codes", None), dataset.dataset_name
+    codes = getattr(dataset, "item_codes", None)
     if codes is None:
-        raise InputError(f"{reader} needs semantic IDs and {name} has none; {remedy}")
+        name = dataset.dataset_name
+        raise InputError(
+            f"{reader} needs semantic IDs and {name} has none; `recbole-qbert tokenize "
+            f"--dataset={name}{flags}` makes them (or {other})"
+        )
     rows = codes + torch.tensor(dataset.codec.offsets)
     rows[0] = 0
     return rows, tuple(dataset.codec.codebook_sizes)
