@@ -46,7 +46,7 @@ def within(name: str, value: Any, most: int | None = None) -> int:
     if number < 1:
         raise InputError(f"{name}: {value!r} is not a whole number of at least 1")
     if most is not None and number > most:
-        raise InputError(f"{name}: {number} is more than {counted(most, 'item')}")
+        raise InputError(f"{name}: {number} is more than the {counted(most, 'item')}")
     return number
 
 
