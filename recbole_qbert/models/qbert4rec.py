@@ -31,7 +31,9 @@ from recbole_qbert.models.layers.masking import (
     global_generator,
     valid_positions,
 )
+from recbole_qbert.models.layers.vocabulary import vocabulary_rows
 
+NO_CODES = ", or item_representation: id and attention_bias: none"
 DOMAIN_FIELD = "domain"  # column of a pretraining batch: its domain's number, equal in all rows
 
 
@@ -102,7 +104,7 @@ class QBERT4Rec(SequentialRecommender):
         codebook_sizes: tuple[int, ...] = ()
         if self.item_representation != "id":
             reader = f"item_representation {self.item_representation}"
-            item_codes, codebook_sizes = _vocabulary_rows(dataset, reader)
+            item_codes, codebook_sizes = vocabulary_rows(dataset, reader, others=NO_CODES)
         self.items = build_representation(
             self.item_representation,
             n_items=self.n_items,
@@ -118,7 +120,7 @@ class QBERT4Rec(SequentialRecommender):
         self.mask_token = nn.Parameter(torch.empty(self.tokens_per_item, config["hidden_size"]))
         n_levels = 0
         if self.reweights_attention:
-            compared = _vocabulary_rows(dataset, "attention_bias codes")[0]
+            compared = vocabulary_rows(dataset, "attention_bias codes", others=NO_CODES)[0]
             compared[0] = UNKNOWN
             n_levels = compared.size(1)
             self.register_buffer("compared_codes", compared, persistent=False)
@@ -353,23 +355,6 @@ def previous_visible(items: Tensor, mask: Tensor) -> Tensor:
     places = torch.arange(items.size(1), device=items.device).expand_as(items)
     nearest = torch.where(mask, -1, places).cummax(dim=1).values
     return items.gather(1, nearest.clamp(min=0)).masked_fill(nearest < 0, 0)
-
-
-def _vocabulary_rows(dataset: Any, reader: str) -> tuple[Tensor, tuple[int, ...]]:
-    """Return codes plus level offsets [N, K], all zero for padding, and the K codebook sizes.
-
-    `reader` is the setting that needs them, for the message.
-    """
-    codes = getattr(dataset, "item_codes", None)
-    if codes is None:
-        raise InputError(
-            f"{reader} needs semantic IDs and {dataset.dataset_name} "
-            f"has none; `recbole-qbert tokenize --dataset={dataset.dataset_name}` makes them (or "
-            "set semantic_id_file, or item_representation: id and attention_bias: none)"
-        )
-    rows = codes + torch.tensor(dataset.codec.offsets)
-    rows[0] = 0
-    return rows, tuple(dataset.codec.codebook_sizes)
 
 
 def _resolve_exclude_visible(setting: Any, dataset: Any) -> bool:

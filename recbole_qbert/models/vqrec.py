@@ -37,6 +37,7 @@ from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.ragged import inverse_order, rows_of_like_length
 from recbole_qbert.models.layers.loss import linear_cross_entropy
 from recbole_qbert.models.layers.reassignment import CodeReassignment
+from recbole_qbert.models.layers.vocabulary import vocabulary_rows
 
 
 class VectorBatch(NamedTuple):
@@ -101,9 +102,10 @@ class VQRec(SequentialRecommender):
         self.reassign, self.epochs = config["reassign"], config["epochs"]
         self.reassign_epochs = int(config["reassign_epochs"])
         self.initializer_range = config["initializer_range"]
-        codes, self.codebook_sizes, vocabulary = _codes_of(dataset)
+        flags = " --config_files=properties/vqrec_tokenize.yaml"
+        codes, self.codebook_sizes = vocabulary_rows(dataset, "VQRec", flags)
         self.register_buffer("item_codes", codes)
-        self.register_buffer("vocabulary", vocabulary)
+        self.register_buffer("vocabulary", _vocabulary_hash(dataset))
         self.register_buffer("frozen_steps", torch.zeros((), dtype=torch.long))
 
         width, eps = config["hidden_size"], config["layer_norm_eps"]
@@ -300,18 +302,7 @@ class VQRec(SequentialRecommender):
                 self.table.weight.copy_(self.reassignment(self.table.weight))
 
 
-def _codes_of(dataset: Any) -> tuple[Tensor, tuple[int, ...], Tensor]:
-    """Return rows of the code table [N, K], the K codebook sizes and the vocabulary's hash."""
-    codes = getattr(dataset, "item_codes", None)
-    if codes is None:
-        name = dataset.dataset_name
-        raise InputError(
-            f"VQRec needs semantic IDs and {name} has none; `recbole-qbert tokenize "
-            f"--dataset={name} --config_files=properties/vqrec_tokenize.yaml` makes them (or set "
-            "semantic_id_file)"
-        )
-    rows = codes + torch.tensor(dataset.codec.offsets)
-    rows[0] = 0
+def _vocabulary_hash(dataset: Any) -> Tensor:
+    """Return the SHA-256 of the name of the code vocabulary, uint8 [32]."""
     vocabulary = getattr(getattr(dataset, "semantic_ids", None), "vocabulary", "")
-    digest = hashlib.sha256(vocabulary.encode()).digest()
-    return rows, tuple(dataset.codec.codebook_sizes), torch.tensor(list(digest), dtype=torch.uint8)
+    return torch.tensor(list(hashlib.sha256(vocabulary.encode()).digest()), dtype=torch.uint8)
