@@ -19,7 +19,6 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.dataset import TrainingRows
 from recbole_qbert.models.layers.attention_bias import UNKNOWN
 from recbole_qbert.models.layers.encoder import SequenceEncoder

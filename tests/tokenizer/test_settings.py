@@ -106,7 +106,10 @@ def test_later_sources_win_key_by_key(tmp_path: Path) -> None:
         ({"modalities": "text,type"}, "modalities: 'type'"),
         ({"modalities": "fused"}, "modalities: 'fused'"),
         ({"output": "../x.semid"}, "output: '../x.semid' is not text like semid, text.semid"),
-        ({"output": "a/X.semid"}, "it ends the name of the file <data_path>/<dataset>/<dataset>.<ou"),
+        (
+            {"output": "a/X.semid"},
+            "it ends the name of the file <data_path>/<dataset>/<dataset>.<ou",
+        ),
         ({"output": "inter"}, "output: 'inter' is not text like semid"),
         ({"rqvae.gradient": "rotate"}, "rqvae.gradient: 'rotate' is none of ste, rotation; did"),
         ({"quantizer": "rqkmean"}, "none of rqvae, rqkmeans, opq; did you mean 'rqkmeans'?"),

@@ -86,10 +86,8 @@ class CodeGenerator(nn.Module):
         token, total = node, node.float()
         invalid = total[:, 0]
         for depth, limits in enumerate(trie.ranges):
-            if depth:
-                state.select(parent)  # noqa: F821 (of the depth before)
             log_probs = self._log_probs(self.t5.step(self.tokens(token), state), limits)
-            child, real = trie.children(depth, node)  # [B, W, F]
+            child, real = trie.expand(depth, node)  # [B, W, F]
             gained = _gather(log_probs, trie.tokens(depth + 1, child), limits)
             gained = gained.masked_fill(~real, -torch.inf)
             lost = 1 - gained.exp().sum(dim=2)
@@ -97,7 +95,8 @@ class CodeGenerator(nn.Module):
             # Every beam has a child, so that at least so many candidates are real.
             n_beams = min(width, trie.n_nodes[depth + 1])
             total, place = (total.unsqueeze(2) + gained).flatten(1).topk(n_beams, dim=1)
-            parent = place // child.size(2)
+            if depth + 1 < len(trie.ranges):
+                state.select(place // child.size(2))
             node = child.flatten(1).gather(1, place)
             token = trie.tokens(depth + 1, node)
         return Beams(trie.leaf_items[node], total, invalid)
@@ -117,7 +116,7 @@ class CodeGenerator(nn.Module):
 
     def _scores(self, memory: Memory, items: Tensor, trie: CodeTrie) -> Tensor:
         """Score items of tokens [W, K] for each row. [B, W]"""
-        state = self.t5.start(memory, len(items))
+        state = self.t5.start(memory)
         shape = (len(memory.real), *items.shape)
         targets = items.expand(shape)  # [B, W, K]
         token = torch.zeros_like(targets[:, :, 0])

@@ -84,12 +84,7 @@ class CodeTrie(nn.Module):
     def _keep(self, name: str, values: Tensor) -> None:
         self.register_buffer(name, values, persistent=False)
 
-    @property
-    def depth(self) -> int:
-        """Number of tokens K of an ID."""
-        return len(self.ranges)
-
-    def children(self, depth: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
+    def expand(self, depth: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """Return the children of nodes [B, W] of a depth.
 
         Returns:

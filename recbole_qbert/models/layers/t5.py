@@ -36,22 +36,32 @@ class Memory:
 
 @dataclass
 class DecoderState:
-    """Keys and values of every block; the lists have one pair for each block.
+    """Keys and values of every block; the lists have one entry for each block.
 
     Attributes:
-        memory: those of the encoder output, [B, H, S, E].
+        memory: those of the encoder output, [B, H, S, E] each.
         real: bool [B, 1, 1, S], False at padding.
-        past: those of the tokens so far, [B, W, T, H, E].
+        past: those of the tokens so far, T pairs of [B, W, H, E]; W is 1 where all beams share one.
     """
 
     memory: list[tuple[Tensor, Tensor]]
     real: Tensor
-    past: list[tuple[Tensor, Tensor]]
+    past: list[list[tuple[Tensor, Tensor]]]
 
     def select(self, beams: Tensor) -> None:
         """Replace the W beams by `beams` [B, W'], numbers of the present ones."""
         rows = torch.arange(len(beams), device=beams.device).unsqueeze(1)
-        self.past = [(keys[rows, beams], values[rows, beams]) for keys, values in self.past]
+
+        def selected(each: Tensor) -> Tensor:
+            n_beams = each.size(1)
+            if n_beams == 1:
+                return each
+            chosen = each.flatten(0, 1).index_select(0, (beams + rows * n_beams).flatten())
+            return chosen.unflatten(0, beams.shape)
+
+        self.past = [
+            [(selected(keys), selected(values)) for keys, values in pairs] for pairs in self.past
+        ]
 
 
 class T5EncoderDecoder(nn.Module):
@@ -95,9 +105,10 @@ class T5EncoderDecoder(nn.Module):
             eos_token_id=None,
             use_cache=False,
         )
-        self.encoder: Any = T5Stack(copy.deepcopy(config))
+        stack: Any = T5Stack
+        self.encoder = stack(copy.deepcopy(config))
         config.is_decoder, config.num_layers = True, n_decoder_layers
-        self.decoder: Any = T5Stack(config)
+        self.decoder = stack(config)
         self.encoder.embed_tokens = self.decoder.embed_tokens = None
 
     def encode(self, embedded: Tensor, real: Tensor) -> Memory:
@@ -114,17 +125,15 @@ class T5EncoderDecoder(nn.Module):
         ).last_hidden_state
         return found
 
-    def start(self, memory: Memory, n_beams: int = 1) -> DecoderState:
-        """Return the state before the first token of each row's beams."""
-        pairs, past = [], []
+    def start(self, memory: Memory) -> DecoderState:
+        """Return the state before the first token."""
+        pairs = []
         for block in self.decoder.block:
             attention = block.layer[1].EncDecAttention
             both = (attention.k(memory.hidden), attention.v(memory.hidden))
             keys, values = (self._heads(each).transpose(1, 2) for each in both)
             pairs.append((keys, values))
-            none = keys.new_empty(len(keys), n_beams, 0, keys.size(1), self.head_size)
-            past.append((none, none))
-        return DecoderState(pairs, memory.real[:, None, None], past)
+        return DecoderState(pairs, memory.real[:, None, None], [[] for _ in pairs])
 
     def step(self, embedded: Tensor, state: DecoderState) -> Tensor:
         """Decode one more token of every beam, [B, W, D] to [B, W, D], and extend the state.
@@ -132,19 +141,21 @@ class T5EncoderDecoder(nn.Module):
         There is no dropout: this is for evaluation mode.
         """
         hidden = embedded
-        n_tokens = state.past[0][0].size(2) + 1
+        n_tokens = len(state.past[0]) + 1
         table = self.decoder.block[0].layer[0].SelfAttention
-        bias = table.compute_bias(n_tokens, n_tokens)[0, :, -1]  # [H, T]
-        past = []
-        for block, memory, before in zip(self.decoder.block, state.memory, state.past, strict=True):
+        bias = table.compute_bias(n_tokens, n_tokens)[0, :, -1].T  # [T, H]
+        for block, memory, past in zip(self.decoder.block, state.memory, state.past, strict=True):
             own, cross, feed_forward = block.layer
             attention, normed = own.SelfAttention, own.layer_norm(hidden)
             query = self._heads(attention.q(normed))  # [B, W, H, E]
-            new = (self._heads(f(normed)).unsqueeze(2) for f in (attention.k, attention.v))
-            keys, values = (torch.cat(pair, dim=2) for pair in zip(before, new, strict=True))
-            past.append((keys, values))
-            weights = (torch.einsum("bwhe,bwthe->bwht", query, keys) + bias).softmax(dim=3)
-            mixed = torch.einsum("bwht,bwthe->bwhe", weights, values)
+            past.append((self._heads(attention.k(normed)), self._heads(attention.v(normed))))
+            # An ID has a few tokens, so that sums over each of them cost less than products of
+            # many small matrices.
+            weights = (
+                torch.stack([(query * keys).sum(dim=3) for keys, _ in past]) + bias[:, None, None]
+            )
+            weights = weights.softmax(dim=0).unsqueeze(4)  # [T, B, W, H, 1]
+            mixed = sum(weight * values for weight, (_, values) in zip(weights, past, strict=True))
             hidden = hidden + attention.o(mixed.flatten(2))
             attention = cross.EncDecAttention
             query = self._heads(attention.q(cross.layer_norm(hidden))).transpose(1, 2)
@@ -152,7 +163,6 @@ class T5EncoderDecoder(nn.Module):
             mixed = F.scaled_dot_product_attention(query, *memory, attn_mask=state.real, scale=1.0)
             hidden = hidden + attention.o(mixed.transpose(1, 2).flatten(2))
             hidden = feed_forward(hidden)
-        state.past = past
         found: Tensor = self.decoder.final_layer_norm(hidden)
         return found
 
