@@ -16,6 +16,7 @@ from recbole_qbert.evaluation.ranking import rank_targets
 from recbole_qbert.experiments.run import run_models
 from recbole_qbert.models.layers.t5 import Memory
 from recbole_qbert.registry import build_model
+from recbole_qbert.serving.bundle import NotBundled, save_bundle
 
 ALL = {"beam_size": N_ITEMS}
 FIVE: dict[str, Any] = {"topk": [1, 5], "valid_metric": "NDCG@5"}
@@ -137,6 +138,13 @@ def test_a_user_token_is_shared_by_users(tiny: Tiny) -> None:
         assert not torch.allclose(found[one], found[two])
     plain = built(tiny, **ALL)[0].full_sort_predict(batch)[:, 1:]
     assert torch.equal(plain[0], plain[1])
+
+
+def test_a_user_token_needs_more_than_a_history(tiny: Tiny) -> None:
+    model, loaded = built(tiny, user_tokens=3)
+    config = tiny.make_config("TIGER", user_tokens=3)
+    with pytest.raises(NotBundled, match="needs more than a history to rank items"):
+        save_bundle(tiny.root / "bundle", model, config, loaded.train._dataset)
 
 
 def test_padding_and_batches_change_no_score(tiny: Tiny) -> None:
