@@ -6,7 +6,7 @@
     python -m benchmarks memory --dataset=Games --data_path=dataset
     python -m benchmarks best --dataset=Instruments --data_path=dataset --budget=400
     python -m benchmarks race --dataset=Instruments --data_path=dataset --epochs=6
-    python -m benchmarks dropout | quantize | prepare | corpus | new_items | topk
+    python -m benchmarks dropout | quantize | prepare | corpus | new_items | topk | generate
     python -m benchmarks speed --help                   # options of one of them
 
 The sides of a comparison are measured in turns, for five rounds after a warm-up (`--rounds=`,
@@ -42,6 +42,7 @@ MODULES = {
     "corpus": "corpus",
     "new_items": "new_items",
     "topk": "topk",
+    "generate": "generate",
 }
 # Commands of `all`, in sizes that take about eleven minutes on two cores.
 ALL = (

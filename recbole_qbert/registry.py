@@ -38,6 +38,7 @@ from recbole_qbert.models.missrec import MISSRec
 from recbole_qbert.models.popularity import Popularity
 from recbole_qbert.models.qbert4rec import IDBERT4Rec, QBERT4Rec
 from recbole_qbert.models.sasrec_content import SASRecContent
+from recbole_qbert.models.tiger import TIGER
 from recbole_qbert.models.vqrec import VQRec
 from recbole_qbert.training.checkpoint import load_checkpoint
 from recbole_qbert.training.trainer import ResumableTrainer, for_shared_folder
@@ -48,8 +49,10 @@ class ModelEntry(NamedTuple):
 
     A model class states more capabilities itself: `reads_semantic_ids(config)`, a static method
     (see `training.inputs`); `takes_pretrained`, whether it starts from weights of `pretrain`;
-    `begin_epoch(epoch)`, called before every epoch of a training; and `load_first_stage(weights)`,
-    called with the weights of `pre_model_path`, if given, with `train_stage: finetune`.
+    `begin_epoch(epoch)`, called before every epoch of a training; `load_first_stage(weights)`,
+    called with the weights of `pre_model_path`, if given, with `train_stage: finetune`;
+    `check_candidates(scores, seen)`, called with the scores of every batch that is ranked; and
+    `ranking_note()`, a line that is printed after the test.
     """
 
     model: type
@@ -239,5 +242,6 @@ def register_own_models() -> None:
         register(model)
     for model in (ESASRec, GSASRec, SASRecContent):
         register(model)
+    register(TIGER)
     register(VQRec, first_stage=True)
     register(MISSRec, PartialVectorsDataset, first_stage=True)

@@ -37,6 +37,8 @@ TINY_SIZES: dict[str, Any] = {
     "embedding_size": 16,
     "inner_size": 32,
     "num_layers": 1,
+    "n_decoder_layers": 1,
+    "head_size": 8,
 }
 Row = tuple[str, str, float]
 # What an edited file may hold in place of its JSON, in Latin-1.

@@ -408,7 +408,7 @@ CONFIG |= {
     "_set_default_parameters",
 }
 OWN_MODELS = ("BBQRec", "BERT4RecFixed", "BigramChain", "ESASRec", "GSASRec", "IDBERT4Rec")
-OWN_MODELS += ("MISSRec", "Popularity", "QBERT4Rec", "SASRecContent", "VQRec")
+OWN_MODELS += ("MISSRec", "Popularity", "QBERT4Rec", "SASRecContent", "TIGER", "VQRec")
 
 
 def test_an_import_changes_no_more_than_this(tmp_path: Path) -> None:

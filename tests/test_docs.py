@@ -133,6 +133,8 @@ def test_the_settings_page_is_up_to_date() -> None:
     script = runpy.run_path(str(REPOSITORY / "docs" / "make_settings.py"))
     page = (REPOSITORY / "docs" / "settings.md").read_text("utf-8")
     assert page == script["settings_page"](), "run: python docs/make_settings.py"
+    for path in (REPOSITORY / "properties" / "model").glob("*.yaml"):
+        assert f"Source: `properties/model/{path.name}`" in page
 
 
 # Commands ----------------------------------------------------------------------------------------

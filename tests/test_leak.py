@@ -41,6 +41,8 @@ def rows_with_targets(tiny: Tiny, shift: int) -> list[Row]:
         ("FDSA", {}),
         ("Popularity", {}),
         ("BigramChain", {}),
+        ("TIGER", {}),
+        ("TIGER", {"user_tokens": 3}),
         ("VQRec", {}),
         ("VQRec", {"train_stage": "pretrain"}),
         ("MISSRec", {}),

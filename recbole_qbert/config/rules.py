@@ -54,7 +54,7 @@ def check_rules(settings: Mapping[str, Any]) -> None:
     """
     _check_metrics(settings)
     width = next((key for key in ("hidden_size", "embedding_size") if settings.get(key)), "")
-    heads = settings.get("n_heads")
+    heads = settings.get("n_heads") if "head_size" not in settings else None
     if width and heads and settings[width] % heads:
         raise InputError(
             f"{width} {settings[width]} is not a multiple of n_heads {heads}; change one of them"

@@ -104,19 +104,20 @@ _KEYS_OF_KIND: tuple[tuple[Any, str], ...] = (
         "nproc eval_batch_size save_step high_order interest_size k_interests kernel_size n_facet "
         "n_facet_all n_facet_hidden nh nv order_len prototype_size "
         "short_item_length step n_negatives n_experts reassign_epochs sinkhorn_iterations "
-        "cluster_passes",
+        "cluster_passes beam_size",
     ),
     (Count | Auto, "eval_step epochs train_batch_size"),
     (
         Number,
         "metric_decimal_place loss_decimal_place steps_per_epoch valid_users pretrain_epochs "
-        "context_norm n_facet_context n_facet_emb n_facet_reranker whitening_dims",
+        "context_norm n_facet_context n_facet_emb n_facet_reranker whitening_dims "
+        "user_tokens",
     ),
     (Number | Auto, "stopping_step softmax_samples"),
     (Number | bool, "post_remove_context use_proj_bias"),
     (Annotated[int, Field(ge=-1024, le=1024)], "n_facet_MLP n_facet_window"),
-    (Layers, "n_layers n_heads num_layers block_num"),
-    (Width, "hidden_size inner_size embedding_size"),
+    (Layers, "n_layers n_decoder_layers n_heads num_layers block_num"),
+    (Width, "hidden_size inner_size embedding_size head_size"),
     (
         Dropout,
         "warmup_ratio attn_dropout_prob dropout_prob row_dropout_prob code_dropout_prob "
@@ -175,6 +176,7 @@ _OTHER_KEYS: dict[str, Any] = {
     "mask_mix": MaskMix | Auto,
     "mask_ratios": MaskRatios,
     "score": Literal["dot", "cosine"],
+    "ranking": Literal["beam", "exact"],
     "layers": Literal["ligr", "sasrec"],
     "loss": Literal["ce", "sampled_softmax", "gbce"],
     "fusion": Literal["shared", "item", "mean"],

@@ -186,7 +186,9 @@ def rank_targets(
     In a distributed run each process ranks its share of the batches, and all return all ranks.
 
     Args:
-        model: a RecBole model; set to evaluation mode.
+        model: a RecBole model; set to evaluation mode. If it scores some items only, it can have a
+            method `check_candidates(scores, seen)`, which raises an `InputError` if they are too
+            few; see `models.tiger`.
         loader: RecBole's loader of a `SemanticIDDataset`.
         device: device of the model.
         wrap: wraps the loader, for a progress bar.
@@ -198,6 +200,7 @@ def rank_targets(
     """
     model.eval()
     score = score or model.full_sort_predict
+    check = getattr(model, "check_candidates", None)
     process, n_processes = world()
     # Each part is [3, B], the fields of `Ranks`, or with lists [5 + 2 * top_k, B], followed by
     # the fields of `Lists`. Batches of other processes are zeros, so that the sum collects all.
@@ -211,6 +214,8 @@ def rank_targets(
         rows, items = (each.to(device) for each in dataset.seen_items(interaction))
         targets = targets.to(device)
         scores = score(interaction.to(device)).view(len(targets), -1)
+        if check is not None:
+            check(scores, (rows, items))
         ranks = target_ranks(scores, targets, (rows, items))
         users = interaction[dataset.uid_field].to(device)
         fields = [users, *ranks]

@@ -304,7 +304,7 @@ def publish(
         training: run after training; its trainer has the learning curve.
         base: folder of `results.jsonl`.
         files: names of the YAML files that the settings are from.
-        console: console to print on if the model cannot be bundled.
+        console: console to print on.
     """
     config, splits, model, trainer = training[:4]
     folder = Path(config["checkpoint_dir"])
@@ -313,6 +313,9 @@ def publish(
     trainer.list_length = LIST_LENGTH
     test = trainer.evaluate(splits.test, load_best_model=False)
     test_seconds = perf_counter() - started
+    console = console or new_console()
+    if note := getattr(model, "ranking_note", str)():
+        console.print(f"  {note}", highlight=False, markup=False, soft_wrap=True)
     bundle = str(folder / "bundle")
     if is_main():
         items, _ = splits.train._dataset.training_sequences()
@@ -323,7 +326,6 @@ def publish(
             save_bundle(bundle, model, config, splits.train._dataset)
         except NotBundled as error:
             bundle = ""
-            console = console or new_console()
             console.print(f"  {error}", highlight=False, markup=False, soft_wrap=True)
     metric = trainer.valid_metric
     result = RunResult(

@@ -22,11 +22,7 @@ from torch.nn import functional as F
 from recbole_qbert.models.layers.attention_bias import UNKNOWN
 from recbole_qbert.models.layers.catalog_sample import log_absence, sample_catalog
 from recbole_qbert.models.layers.encoder import SequenceEncoder
-from recbole_qbert.models.layers.item_representation import (
-    CodeItems,
-    build_representation,
-    code_rows,
-)
+from recbole_qbert.models.layers.item_representation import CodeItems, build_representation
 from recbole_qbert.models.layers.loss import exclude_items, smoothed_cross_entropy
 from recbole_qbert.models.layers.masking import (
     append_item,
@@ -34,8 +30,10 @@ from recbole_qbert.models.layers.masking import (
     global_generator,
     valid_positions,
 )
+from recbole_qbert.models.layers.vocabulary import vocabulary_rows
 from recbole_qbert.topk.index import ItemIndex
 
+NO_CODES = ", or item_representation: id and attention_bias: none"
 DOMAIN_FIELD = "domain"  # column of a pretraining batch: its domain's number, equal in all rows
 
 
@@ -101,13 +99,12 @@ class QBERT4Rec(SequentialRecommender):
             absence = log_absence(rows, self.n_items, cut_share)
             self.register_buffer("log_absence", absence, persistent=False)
 
-        other = "set semantic_id_file, or item_representation: id and attention_bias: none"
         self.reweights_attention = config["attention_bias"] == "codes"
         item_codes: Tensor | None = None
         codebook_sizes: tuple[int, ...] = ()
         if self.item_representation != "id":
             reader = f"item_representation {self.item_representation}"
-            item_codes, codebook_sizes = code_rows(dataset, reader, other=other)
+            item_codes, codebook_sizes = vocabulary_rows(dataset, reader, others=NO_CODES)
         self.items = build_representation(
             self.item_representation,
             n_items=self.n_items,
@@ -123,7 +120,7 @@ class QBERT4Rec(SequentialRecommender):
         self.mask_token = nn.Parameter(torch.empty(self.tokens_per_item, config["hidden_size"]))
         n_levels = 0
         if self.reweights_attention:
-            compared = code_rows(dataset, "attention_bias codes", other=other)[0]
+            compared = vocabulary_rows(dataset, "attention_bias codes", others=NO_CODES)[0]
             compared[0] = UNKNOWN
             n_levels = compared.size(1)
             self.register_buffer("compared_codes", compared, persistent=False)

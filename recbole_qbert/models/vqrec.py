@@ -1,7 +1,7 @@
 """VQ-Rec: items as mean-pooled vectors of product-quantization codes of their text.
 
 Hou et al., Learning Vector-Quantized Item Representation for Transferable Sequential Recommenders,
-WWW 2023. The codes are semantic IDs; `properties/vqrec_tokenize.yaml` makes those of the paper
+WWW 2023. The codes are semantic IDs; `vqrec_tokenize.yaml` makes those of the paper
 (section 2.2). Sizes and the variant `reassign: random` are those of the released code
 (github.com/RUCAIBox/VQ-Rec). The differences from it are:
 
@@ -35,9 +35,9 @@ from torch.nn import functional as F
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.ragged import inverse_order, rows_of_like_length
-from recbole_qbert.models.layers.item_representation import code_rows
 from recbole_qbert.models.layers.loss import linear_cross_entropy
 from recbole_qbert.models.layers.reassignment import CodeReassignment
+from recbole_qbert.models.layers.vocabulary import vocabulary_rows
 
 
 class VectorBatch(NamedTuple):
@@ -102,9 +102,10 @@ class VQRec(SequentialRecommender):
         self.reassign, self.epochs = config["reassign"], config["epochs"]
         self.reassign_epochs = int(config["reassign_epochs"])
         self.initializer_range = config["initializer_range"]
-        codes, self.codebook_sizes, vocabulary = _codes_of(dataset)
+        flags = " --config_files=vqrec_tokenize.yaml"
+        codes, self.codebook_sizes = vocabulary_rows(dataset, "VQRec", flags)
         self.register_buffer("item_codes", codes)
-        self.register_buffer("vocabulary", vocabulary)
+        self.register_buffer("vocabulary", _vocabulary_hash(dataset))
         self.register_buffer("frozen_steps", torch.zeros((), dtype=torch.long))
 
         width, eps = config["hidden_size"], config["layer_norm_eps"]
@@ -301,9 +302,7 @@ class VQRec(SequentialRecommender):
                 self.table.weight.copy_(self.reassignment(self.table.weight))
 
 
-def _codes_of(dataset: Any) -> tuple[Tensor, tuple[int, ...], Tensor]:
-    """Return rows of the code table [N, K], the K codebook sizes and the vocabulary's hash."""
-    rows, sizes = code_rows(dataset, "VQRec", " --config_files=vqrec_tokenize.yaml")
+def _vocabulary_hash(dataset: Any) -> Tensor:
+    """Return the SHA-256 of the name of the code vocabulary, uint8 [32]."""
     vocabulary = getattr(getattr(dataset, "semantic_ids", None), "vocabulary", "")
-    digest = hashlib.sha256(vocabulary.encode()).digest()
-    return rows, sizes, torch.tensor(list(digest), dtype=torch.uint8)
+    return torch.tensor(list(hashlib.sha256(vocabulary.encode()).digest()), dtype=torch.uint8)

@@ -150,6 +150,7 @@ def test_who_reads_semantic_ids_is_a_matter_of_the_model(tiny: Tiny) -> None:
         ("BERT4RecFixed", {}, False),
         ("Popularity", {}, False),
         ("BigramChain", {}, False),
+        ("TIGER", {}, True),
         ("VQRec", {}, True),
         ("SASRec", {}, False),
         ("FDSA", {"selected_features": ["semantic_id"]}, True),

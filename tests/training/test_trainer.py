@@ -141,7 +141,16 @@ def test_a_killed_run_ends_as_the_unbroken_one(tiny: Tiny, flushed: None) -> Non
 
 @pytest.mark.parametrize(
     "model",
-    ["QBERT4Rec", "BBQRec", "SASRec", "BigramChain", "ESASRec", "GSASRec", "SASRecContent"],
+    [
+        "QBERT4Rec",
+        "BBQRec",
+        "SASRec",
+        "BigramChain",
+        "ESASRec",
+        "GSASRec",
+        "SASRecContent",
+        "TIGER",
+    ],
 )
 @pytest.mark.parametrize("epoch", [0, 1, 3])
 def test_a_run_that_dies_in_any_epoch_ends_as_the_unbroken_one(

@@ -18,37 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recbole_qbert.common.errors import InputError
 from recbole_qbert.topk.index import ItemIndex
 
 Score = Callable[[Tensor, Tensor], Tensor]
 REPRESENTATIONS = ("compose", "hybrid", "word", "flatten", "id")
-
-
-def code_rows(
-    dataset: Any, reader: str, flags: str = "", other: str = "set semantic_id_file"
-) -> tuple[Tensor, tuple[int, ...]]:
-    """Return codes plus level offsets [N, K], all zero for padding, and the K codebook sizes.
-
-    Args:
-        dataset: data set, perhaps without semantic IDs.
-        reader: what needs the codes, for the message.
-        flags: flags of `tokenize` that make them, for the message.
-        other: what the user can do instead, for the message.
-
-    Raises:
-        InputError: the data set has no semantic IDs.
-    """
-    codes = getattr(dataset, "item_codes", None)
-    if codes is None:
-        name = dataset.dataset_name
-        raise InputError(
-            f"{reader} needs semantic IDs and {name} has none; `recbole-qbert tokenize "
-            f"--dataset={name}{flags}` makes them (or {other})"
-        )
-    rows = codes + torch.tensor(dataset.codec.offsets)
-    rows[0] = 0
-    return rows, tuple(dataset.codec.codebook_sizes)
 
 
 class ItemRepresentation(nn.Module):
