@@ -29,6 +29,8 @@ torch.set_num_threads(1)
 N_ITEMS = 30
 N_USERS = 40
 CODEBOOK_SIZES = (8, 8, 8)
+OWN_MODELS = ("BBQRec", "BERT4RecFixed", "BigramChain", "ESASRec", "GSASRec", "IDBERT4Rec")
+OWN_MODELS += ("MISSRec", "Popularity", "QBERT4Rec", "SASRecContent", "TIGER", "VQRec")
 # Applied where the model knows the key; what a test sets wins.
 TINY_SIZES: dict[str, Any] = {
     "n_layers": 1,

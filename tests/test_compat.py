@@ -17,6 +17,7 @@ import numpy as np
 import pandas.io.formats.format as pandas_format
 import pytest
 import torch
+from conftest import OWN_MODELS
 from recbole.config import Config
 from recbole.utils import argument_list
 from scipy.sparse import dok_matrix
@@ -407,8 +408,6 @@ CONFIG |= {
     "_load_internal_config_dict",
     "_set_default_parameters",
 }
-OWN_MODELS = ("BBQRec", "BERT4RecFixed", "BigramChain", "ESASRec", "GSASRec", "IDBERT4Rec")
-OWN_MODELS += ("MISSRec", "Popularity", "QBERT4Rec", "SASRecContent", "TIGER", "VQRec")
 
 
 def test_an_import_changes_no_more_than_this(tmp_path: Path) -> None:

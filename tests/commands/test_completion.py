@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import OWN_MODELS
 
 from recbole_qbert.cli import COMMANDS
 from recbole_qbert.commands import keys as keys_module
@@ -23,7 +24,6 @@ from recbole_qbert.tokenizer.quantizers.registry import METHODS
 from recbole_qbert.tokenizer.settings import FIELDS
 
 SCRIPT = "import sys\nfrom recbole_qbert.cli import main\nsys.exit(main())\n"
-OWN_MODELS = ["BERT4RecFixed", "BigramChain", "IDBERT4Rec", "Popularity", "QBERT4Rec"]
 
 
 @pytest.mark.parametrize(
@@ -52,8 +52,8 @@ def test_completion(line: str, found: set[str]) -> None:
         ("run --model=QB", "QBERT4Rec"),
         ("run --model=SASRec,BERT", "SASRec,BERT4Rec SASRec,BERT4RecFixed"),
         ("tokenize --quantizer=", "rqvae rqkmeans opq"),
-        ("tokenize --streams=", "content identity fused"),
-        ("tokenize --streams=content,", "content,identity content,fused"),
+        ("tokenize --streams=", "content identity fused bbq"),
+        ("tokenize --streams=content,", "content,identity content,fused content,bbq"),
         ("tokenize --rqvae.norm=", "mean sum"),
         ("tokenize --rqvae.restart_dead_codes=F", "False"),
         ("tokenize --rqvae=", ""),
