@@ -15,6 +15,7 @@ from recbole.data.interaction import Interaction
 from torch import Tensor
 
 from recbole_qbert.common.errors import InputError, preview
+from recbole_qbert.common.output import counted
 from recbole_qbert.common.process import quiet_recbole
 from recbole_qbert.common.progress import Progress
 from recbole_qbert.data.codec import quote
@@ -137,5 +138,6 @@ def _scores(
             "among them ranks last"
         )
     if others:
-        notes.append(f"{others:,} items of the bundle are not in the data set and are not ranked")
+        are = counted(others, "item of the bundle is", "items of the bundle are")
+        notes.append(f"{are} not in the data set and not ranked")
     return score, notes

@@ -31,6 +31,7 @@ from recbole.utils import InputType
 from torch import Tensor
 
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.output import counted
 from recbole_qbert.common.ragged import inverse_order, rows_of_like_length
 from recbole_qbert.models.layers.code_generator import CodeGenerator
 from recbole_qbert.models.layers.code_trie import PADDING, CodeTrie
@@ -138,8 +139,9 @@ class TIGER(SequentialRecommender):
         if short.any():
             n_seen = (self.n_items - 1 - unseen.sum(dim=1))[short].max()
             raise InputError(
-                f"beam_size: {self.beam_size} beams leave {int(n_found[short].min())} items for "
-                f"topk {self.largest_k} where the items that a user has seen are excluded; "
+                f"beam_size: {self.beam_size} beams leave "
+                f"{counted(int(n_found[short].min()), 'item')} for topk {self.largest_k} where the "
+                "items that a user has seen are excluded; "
                 f"{int(n_seen) + self.largest_k} beams are enough for these users, or set "
                 "ranking: exact"
             )

@@ -169,7 +169,7 @@ class ItemIndex:
                 if len(each) and (int(each.min()) < 0 or int(each.max()) >= limit):
                     raise InputError(f"excluded: a number is not within 0 to {limit - 1}")
         if allowed is not None and (allowed.dtype != torch.bool or allowed.shape != (len(self),)):
-            raise InputError(f"allowed: not a boolean for each of the {len(self)} items")
+            raise InputError(f"allowed: not one boolean an item, {len(self)} in all")
 
     def _parts(self) -> list[slice]:
         return [*parts(len(self), self.width)]

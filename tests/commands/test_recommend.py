@@ -313,7 +313,7 @@ def test_evaluate_on_items_that_the_bundle_does_not_know(tiny: Tiny, run: RunRes
     assert found.test["unseen_hit@5"] == pytest.approx(np.mean(unseen_hits))
     assert [note.partition(" (")[0] for note in found.notes] == [
         f"3 of {len(items)} items are unknown to the bundle",
-        "3 items of the bundle are not in the data set and are not ranked",
+        "3 items of the bundle are not in the data set and not ranked",
     ]
 
 

@@ -286,7 +286,7 @@ def test_without_numba_codes_ranks_with_a_notice(monkeypatch: pytest.MonkeyPatch
         ({"queries": torch.zeros(1, 5)}, r"queries: \(1, 5\) is not queries x 4"),
         ({"k": 0}, "k: 0 is not a whole number of at least 1"),
         ({"method": "prune"}, "did you mean 'pruned'"),
-        ({"allowed": torch.ones(2, dtype=torch.bool)}, "allowed: not a boolean for each"),
+        ({"allowed": torch.ones(2, dtype=torch.bool)}, "allowed: not one boolean an item"),
         ({"excluded": (torch.tensor([0]), torch.tensor([1]))}, "excluded: a number is not within"),
         ({"excluded": (torch.tensor([1]), torch.tensor([0]))}, "excluded: a number is not within"),
     ],
