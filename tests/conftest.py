@@ -211,6 +211,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tiny]:
     """The toy data; the working directory is the test's folder, the command line is empty."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["pytest"])  # RecBole reads the flags of whoever runs it
+    monkeypatch.delenv("COLUMNS", raising=False)  # set by pytest-xdist; tables follow it
     folder = tmp_path / "toy"
     folder.mkdir()
     sequences, table = toy_sequences(), toy_table()

@@ -221,6 +221,7 @@ def test_a_killed_export_goes_on(
     tiny: Tiny, run: RunResult, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The file is that of an export without a kill, byte for byte."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as here; more threads round differently
     words = ["recommend", RESULTS, "--dataset=toy", "--data_path=.", "--k=3"]
     program = f"""
 import os, signal, sys
