@@ -303,7 +303,11 @@ def test_interests_of_two_processes_are_those_of_one(tiny: Tiny) -> None:
     assert right["resume"]["train_loss_dict"] == pytest.approx(losses, rel=1e-4)
     assert torch.equal(left["state_dict"]["clusters"], right["state_dict"]["clusters"])
     for name, weights in left["state_dict"].items():
-        torch.testing.assert_close(right["state_dict"][name], weights, rtol=0, atol=1e-3)
+        pair = [right["state_dict"][name], weights]
+        if name.endswith("in_proj_bias"):
+            # No score depends on the biases of keys, so that their gradient is rounding alone.
+            pair = [torch.stack(each.chunk(3))[[0, 2]] for each in pair]
+        torch.testing.assert_close(*pair, rtol=0, atol=1e-3)
 
 
 def test_a_killed_run_ends_as_the_unbroken_one(tiny: Tiny) -> None:
