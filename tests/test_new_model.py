@@ -87,7 +87,7 @@ def test_it_runs_in_two_stages_and_recommends(
     tiny: Tiny, code_mean: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["run", "--model=CodeMean,SASRec", *FLAGS, "--checkpoint_dir=saved"]) == 0
-    assert "CodeMean pretraining, 1 epochs" in capsys.readouterr().out
+    assert "CodeMean pretraining, 1 epoch" in capsys.readouterr().out
     result = lines_of("saved")[0]
     assert result["model"] == "CodeMean"
     assert result["test"].keys() == lines_of("saved")[1]["test"].keys()

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import torch
 from recbole.config import Config
-from recbole.data import data_preparation
 from recbole.utils import init_seed
 from rich.console import Console
 
@@ -27,10 +26,9 @@ from recbole_qbert.common.process import (
     reset_peak_memory,
     versions,
 )
-from recbole_qbert.common.process_group import barrier, is_main, world
+from recbole_qbert.common.process_group import is_main, world
 from recbole_qbert.config.build import (
     FINETUNE,
-    PRETRAIN,
     build_config,
     check_same_columns,
     shipped_files,
@@ -39,12 +37,13 @@ from recbole_qbert.data.dataset import SemanticIDDataset, semantic_id_path
 from recbole_qbert.evaluation.comparable import tested_on
 from recbole_qbert.evaluation.printing import print_tables
 from recbole_qbert.evaluation.ranking import LIST_LENGTH, RANKS_FILE, save_ranks
-from recbole_qbert.evaluation.results import UNSTORED_KEYS, RunResult, append_result
-from recbole_qbert.experiments.splits import Splits, data_counts, load_dataset, load_splits
+from recbole_qbert.evaluation.results import RunResult, append_result
+from recbole_qbert.experiments.first_stage import run_first_stage
+from recbole_qbert.experiments.splits import Splits, data_counts, load_splits
 from recbole_qbert.pretraining.transfer import load_pretrained, read_source
 from recbole_qbert.registry import build_model, first_stage_state, model_entry
 from recbole_qbert.serving.bundle import NotBundled, save_bundle
-from recbole_qbert.training.checkpoint import config_from_json, config_to_json
+from recbole_qbert.training.checkpoint import config_to_json
 from recbole_qbert.training.distributed import joined
 from recbole_qbert.training.inputs import check_inputs, inputs_of, reads_semantic_ids
 from recbole_qbert.training.learning_curve import best_evaluation, epoch_printer
@@ -367,36 +366,3 @@ def publish(
     if is_main():
         append_result(base / "results.jsonl", result)
     return result
-
-
-def run_first_stage(config: Config, console: Console) -> str:
-    """Train a model's first stage for `pretrain_epochs` epochs, for `pre_model_path`.
-
-    The model is built with `train_stage: pretrain` and trained on one row a user, the whole
-    training sequence.
-
-    Returns:
-        The checkpoint of the last epoch.
-    """
-    name, folder = config["model"], Path(config["checkpoint_dir"]) / "pretrain"
-    changes = {
-        "train_stage": PRETRAIN,
-        "epochs": config["pretrain_epochs"],
-        "augmentation": "none",
-        # There are far fewer rows than in the second stage, so smaller batches give more steps.
-        "train_batch_size": config["pretrain_batch_size"] or config["train_batch_size"],
-        "checkpoint_dir": str(folder),
-        "use_gpu": config["use_gpu"],
-        **{key: config[key] for key in UNSTORED_KEYS if key in config},
-    }
-    keys = config_to_json(config)["keys"] | changes
-    first = config_from_json({"model": name, "dataset": config["dataset"], "keys": keys})
-    entry = model_entry(name)
-    train_data, _, _ = data_preparation(first, load_dataset(entry.dataset, first))
-    console.print(f"  {name} pretraining, {counted(first['epochs'], 'epoch')}")
-    init_seed(first["seed"], first["reproducibility"])
-    model = build_model(first, train_data._dataset).to(first["device"])
-    trainer = entry.trainer(first, model)
-    trainer.fit(train_data, None, verbose=False, show_progress=first["show_progress"])
-    barrier()  # the main process writes the file
-    return str(trainer.saved_model_file)

@@ -177,7 +177,7 @@ def test_a_user_who_saw_almost_all_items_needs_no_more_beams(tiny: Tiny) -> None
     score = torch.zeros(1, N_ITEMS + 1)
     model.check_candidates(score, seen)
     score[0, 29] = -torch.inf
-    with pytest.raises(InputError, match="leave 1 items"):
+    with pytest.raises(InputError, match="leave 1 item"):
         model.check_candidates(score, seen)
     model.check_candidates(torch.full_like(score, torch.nan), seen)  # reported as divergence
 

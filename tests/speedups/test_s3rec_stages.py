@@ -11,7 +11,7 @@ from conftest import Tiny
 from rich.console import Console
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.experiments.run import run_first_stage
+from recbole_qbert.experiments.first_stage import run_first_stage
 from recbole_qbert.training.checkpoint import load_checkpoint
 from recbole_qbert.training.trainer import ResumableTrainer
 
