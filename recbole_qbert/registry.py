@@ -238,10 +238,8 @@ def register_own_models() -> None:
     """Register this package's models; called once, when the package is imported."""
     for model in recbole_models():
         _let_recbole_find(model.__name__, _recbole_entry(model))
-    for model in (QBERT4Rec, IDBERT4Rec, BBQRec, BERT4RecFixed, Popularity, BigramChain):
+    own = (QBERT4Rec, IDBERT4Rec, BBQRec, BERT4RecFixed, Popularity, BigramChain)
+    for model in (*own, ESASRec, GSASRec, SASRecContent, TIGER):
         register(model)
-    for model in (ESASRec, GSASRec, SASRecContent):
-        register(model)
-    register(TIGER)
     register(VQRec, first_stage=True)
     register(MISSRec, PartialVectorsDataset, first_stage=True)

@@ -18,12 +18,12 @@ from recbole_qbert.common.errors import InputError, preview
 from recbole_qbert.common.output import counted
 from recbole_qbert.common.process import quiet_recbole
 from recbole_qbert.common.progress import Progress
+from recbole_qbert.common.ragged import compacted
 from recbole_qbert.data.codec import quote
 from recbole_qbert.data.loading import StrictDataset
 from recbole_qbert.evaluation.ranking import metric_names, rank_targets, summarize
 from recbole_qbert.experiments.splits import load_dataset, split_dataset
 from recbole_qbert.registry import model_entry
-from recbole_qbert.serving.histories import compacted
 from recbole_qbert.serving.recommender import Recommender
 from recbole_qbert.serving.scoring import scores_of
 from recbole_qbert.speedups.trimmed_forward import trimmed_scores

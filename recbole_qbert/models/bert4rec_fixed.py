@@ -28,9 +28,10 @@ from torch import Tensor
 
 from recbole_qbert.models.layers.loss import linear_cross_entropy
 from recbole_qbert.models.layers.masking import append_item, draw_masks, global_generator
+from recbole_qbert.models.layers.prediction import PredictsByRanking
 
 
-class BERT4RecFixed(BERT4Rec):
+class BERT4RecFixed(PredictsByRanking, BERT4Rec):
     """BERT4Rec as in the paper; see the module docstring.
 
     A share `ft_ratio` of the rows has only the last item masked, as in fine-tuning. In all other
@@ -57,11 +58,6 @@ class BERT4RecFixed(BERT4Rec):
         table, targets = self.item_embedding.weight[: self.n_items], items[mask]
         shares = (1 / (n_rows * mask.sum(dim=1)))[mask.nonzero()[:, 0]]
         return linear_cross_entropy(hidden, table, self.output_bias, targets, shares)
-
-    def predict(self, interaction: Interaction) -> Tensor:
-        """Score one given item per row. [B]"""
-        scores = self.full_sort_predict(interaction)
-        return scores.gather(1, interaction[self.ITEM_ID].unsqueeze(1))[:, 0]
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Score the whole catalog. [B, N]"""

@@ -10,10 +10,11 @@ from recbole.data.interaction import Interaction
 from torch import Tensor
 
 from recbole_qbert.common.errors import one_of
+from recbole_qbert.models.layers.prediction import PredictsByRanking
 from recbole_qbert.models.popularity import Popularity
 
 
-class BigramChain(Popularity):
+class BigramChain(PredictsByRanking, Popularity):
     """Ranks items by how often they followed the last item in training; the others by popularity.
 
     The config key `tie_break` orders equally frequent followers: `first` puts the one seen first in
@@ -42,11 +43,6 @@ class BigramChain(Popularity):
         self.register_buffer("pair_key", keys)
         self.register_buffer("pair_score", place)
         self.register_buffer("row_start", torch.searchsorted(keys, row_keys))
-
-    def predict(self, interaction: Interaction) -> Tensor:
-        """Score one candidate per row. [B]"""
-        scores = self.full_sort_predict(interaction)
-        return scores.gather(1, interaction[self.ITEM_ID].unsqueeze(1))[:, 0]
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Score every item. [B, N]"""

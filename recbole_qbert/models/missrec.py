@@ -38,21 +38,24 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.model.sequential_recommender import SASRec
 from recbole.utils import InputType
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_qbert.common.errors import InputError, one_of
 from recbole_qbert.common.process_group import is_main, sum_over_processes
+from recbole_qbert.common.ragged import compacted
 from recbole_qbert.data.embeddings import check_modality
 from recbole_qbert.models.layers.interest_transformer import InterestTransformer
 from recbole_qbert.models.layers.masking import valid_positions
+from recbole_qbert.models.layers.prediction import PredictsByRanking
 
 ABSENT = -1e4  # weight logit of a missing modality; finite in half precision too
 KMEANS_BATCH = 2048  # vectors per step of k-means; 1.1 C if that is more, as in the release
 
 
-class MISSRec(SequentialRecommender):
+class MISSRec(PredictsByRanking, SequentialRecommender):
     """Multimodal interest-aware encoder-decoder; see the module docstring.
 
     `dataset` is a `PartialVectorsDataset`; every entry of `item_vectors` is a modality. A vector of
@@ -121,7 +124,8 @@ class MISSRec(SequentialRecommender):
         if config["use_ids"] and not self.pretrains:
             self.ids = nn.Embedding(self.n_items, width)
         self.transformer = InterestTransformer(config, self.max_seq_length)
-        self.apply(lambda module: _init_weights(module, config["initializer_range"]))
+        self.initializer_range = config["initializer_range"]
+        self.apply(lambda module: SASRec._init_weights(self, module))
 
     def begin_epoch(self, epoch: int) -> None:
         """Find the interests again, from the adaptors as they are; called before every epoch.
@@ -197,11 +201,6 @@ class MISSRec(SequentialRecommender):
         alike = F.cross_entropy((users @ others.T).float() / self.temperature, rows)
         overlap = overlap + more
         return loss + self.sequence_loss_weight * alike + self.orthogonality_weight * overlap.mean()
-
-    def predict(self, interaction: Interaction) -> Tensor:
-        """Score one given item per row. [B]"""
-        scores = self.full_sort_predict(interaction)
-        return scores.gather(1, interaction[self.ITEM_ID].unsqueeze(1))[:, 0]
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Score the whole catalog. [B, N]"""
@@ -305,13 +304,4 @@ def drop_items(items: Tensor, lengths: Tensor, chance: float) -> tuple[Tensor, T
     real = valid_positions(lengths, items.size(1))
     kept = real & (draw >= chance)
     kept |= real & (draw == draw.masked_fill(~real, -1.0).amax(dim=1, keepdim=True))
-    order = kept.int().argsort(dim=1, descending=True, stable=True)
-    return (items * kept).gather(1, order), kept.sum(dim=1)
-
-
-def _init_weights(module: nn.Module, std: float) -> None:
-    """Initialize as RecBole's sequential models do."""
-    if isinstance(module, (nn.Linear, nn.Embedding)):
-        nn.init.normal_(module.weight, std=std)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)
+    return compacted(items * kept)

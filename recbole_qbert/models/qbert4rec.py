@@ -30,6 +30,7 @@ from recbole_qbert.models.layers.masking import (
     global_generator,
     valid_positions,
 )
+from recbole_qbert.models.layers.prediction import PredictsByRanking
 from recbole_qbert.models.layers.vocabulary import vocabulary_rows
 from recbole_qbert.topk.index import ItemIndex
 
@@ -58,7 +59,7 @@ class MaskedBatch(NamedTuple):
         return self._replace(items=items, lengths=lengths, mask=mask)
 
 
-class QBERT4Rec(SequentialRecommender):
+class QBERT4Rec(PredictsByRanking, SequentialRecommender):
     """Bidirectional encoder over item vectors composed of semantic-ID codes.
 
     `dataset` is a `SemanticIDDataset`, or any object with `num(field)`, `item_codes`, `codec`,
@@ -216,11 +217,6 @@ class QBERT4Rec(SequentialRecommender):
             targets = targets if rows is None else rows[targets]
             loss = loss + self.code_loss_weight * self.items.code_loss(hidden, targets, self._score)
         return loss
-
-    def predict(self, interaction: Interaction) -> Tensor:
-        """Score one given item per row. [B]"""
-        scores = self.full_sort_predict(interaction)
-        return scores.gather(1, interaction[self.ITEM_ID].unsqueeze(1))[:, 0]
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Score the whole catalog exactly, in one pass. [B, N]

@@ -29,9 +29,10 @@ from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.ragged import inverse_order, rows_of_like_length
 from recbole_qbert.models.layers.content import ExpertAdapter, whiten
 from recbole_qbert.models.layers.loss import linear_cross_entropy
+from recbole_qbert.models.layers.prediction import PredictsByRanking
 
 
-class SASRecContent(SASRec):
+class SASRecContent(PredictsByRanking, SASRec):
     """SASRec over adapted content vectors; see the module docstring.
 
     The buffer `content`, float32 [N, C], has the whitened vectors. Whitening is fitted on the items
@@ -114,11 +115,6 @@ class SASRecContent(SASRec):
         hidden, matrix = self._hidden_and_items(interaction)
         targets = interaction[self.POS_ITEM_ID] - 1
         return linear_cross_entropy(hidden, matrix[1:], None, targets)
-
-    def predict(self, interaction: Interaction) -> Tensor:
-        """Score one given item per row. [B]"""
-        scores = self.full_sort_predict(interaction)
-        return scores.gather(1, interaction[self.ITEM_ID].unsqueeze(1))[:, 0]
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Score the whole catalog. [B, N]"""

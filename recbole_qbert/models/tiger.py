@@ -21,7 +21,6 @@ beams, N items (row 0 is padding).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,7 +31,7 @@ from torch import Tensor
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.output import counted
-from recbole_qbert.common.ragged import inverse_order, rows_of_like_length
+from recbole_qbert.common.ragged import by_length
 from recbole_qbert.models.layers.code_generator import CodeGenerator
 from recbole_qbert.models.layers.code_trie import PADDING, CodeTrie
 from recbole_qbert.models.layers.t5 import Memory, T5EncoderDecoder
@@ -115,7 +114,7 @@ class TIGER(SequentialRecommender):
             found = beams.scores.new_full((len(rows), self.n_items), -torch.inf)
             return found.scatter_(1, beams.items, beams.scores)
 
-        found = self._by_length(interaction, scores)
+        found = by_length(interaction[self.ITEM_SEQ_LEN], scores)
         # Without a history there is nothing to generate from.
         empty = interaction[self.ITEM_SEQ_LEN] == 0
         return found.masked_fill(empty.unsqueeze(1), -torch.inf)
@@ -170,12 +169,4 @@ class TIGER(SequentialRecommender):
             targets = self.trie.item_tokens[interaction[field][rows]]
             return self.generator.token_scores(self.forward(interaction, rows), targets, self.trie)
 
-        return self._by_length(interaction, scores)
-
-    def _by_length(self, interaction: Interaction, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """Apply a function of row numbers to the rows of a batch; on a CPU without most padding."""
-        lengths = interaction[self.ITEM_SEQ_LEN]
-        if lengths.device.type != "cpu":  # many small steps cost more there than padding
-            return function(torch.arange(len(lengths), device=lengths.device))
-        groups = rows_of_like_length(lengths)
-        return torch.cat([function(rows) for rows in groups])[inverse_order(groups)]
+        return by_length(interaction[self.ITEM_SEQ_LEN], scores)

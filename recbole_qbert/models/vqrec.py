@@ -34,8 +34,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.common.ragged import inverse_order, rows_of_like_length
+from recbole_qbert.common.ragged import by_length
 from recbole_qbert.models.layers.loss import linear_cross_entropy
+from recbole_qbert.models.layers.prediction import PredictsByRanking
 from recbole_qbert.models.layers.reassignment import CodeReassignment
 from recbole_qbert.models.layers.vocabulary import vocabulary_rows
 
@@ -67,7 +68,7 @@ class VectorBatch(NamedTuple):
         )
 
 
-class VQRec(SequentialRecommender):
+class VQRec(PredictsByRanking, SequentialRecommender):
     """SASRec's encoder over mean-pooled code vectors, with cosine scores.
 
     With `train_stage: pretrain` it is trained by contrast with the targets of other rows and with
@@ -195,12 +196,7 @@ class VQRec(SequentialRecommender):
             lengths: [B], each at least 1.
             matrix: [R, D].
         """
-        if items.device.type != "cpu":
-            return self._encode(items, lengths, matrix)
-        # On a CPU, padding costs as much time as items.
-        groups = rows_of_like_length(lengths)
-        found = [self._encode(items[rows], lengths[rows], matrix) for rows in groups]
-        return torch.cat(found)[inverse_order(groups)]
+        return by_length(lengths, lambda rows: self._encode(items[rows], lengths[rows], matrix))
 
     def _encode(self, items: Tensor, lengths: Tensor, matrix: Tensor) -> Tensor:
         """Encode rows, without the columns that are padding in all of them; see `forward`."""
@@ -271,11 +267,6 @@ class VQRec(SequentialRecommender):
         logits = logits.masked_fill(equal, -torch.inf)
         synthetic = (hidden * F.normalize(batch.synthetic, dim=1)).sum(dim=1, keepdim=True)
         return F.cross_entropy(torch.cat([logits, synthetic], dim=1), own)
-
-    def predict(self, interaction: Interaction) -> Tensor:
-        """Score one given item per row. [B]"""
-        scores = self.full_sort_predict(interaction)
-        return scores.gather(1, interaction[self.ITEM_ID].unsqueeze(1))[:, 0]
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Return the cosine of each history with the whole catalog. [B, N]"""

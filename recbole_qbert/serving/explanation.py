@@ -14,8 +14,8 @@ from recbole.config import Config
 from torch import Tensor
 
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.ragged import compacted
 from recbole_qbert.data.codec import level_letters, quote
-from recbole_qbert.serving.histories import compacted
 from recbole_qbert.serving.scoring import rows_at_once, scores_of
 
 

@@ -84,9 +84,3 @@ def grouped(
     keys = (users,) if times is None else (times, users)
     order = np.lexsort(keys)  # stable
     return Histories(items[order], offsets_of(np.bincount(users, minlength=n_users)))
-
-
-def compacted(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Move the zeros of each row [B, L] behind its items; also return the numbers of items [B]."""
-    order = (rows == 0).to(torch.uint8).argsort(dim=1, stable=True)
-    return rows.gather(1, order), (rows > 0).sum(dim=1)

@@ -16,9 +16,8 @@ from torch import Tensor
 from recbole_qbert.serving.histories import Histories
 from recbole_qbert.speedups.trimmed_forward import trimmed_scores
 from recbole_qbert.topk.index import ItemIndex
-from recbole_qbert.topk.scan import best
+from recbole_qbert.topk.scan import SCORES_AT_ONCE, best
 
-SCORES_AT_ONCE = 1 << 24  # 64 MiB
 ROWS_AT_ONCE = 1024
 
 

@@ -99,8 +99,8 @@ def tokenize(
     automatic = settings["n_levels"] == AUTO
     fit_on = None
     if settings["fit_items"] == "training":
-        trained = read_training_pairs(domains)["item_id"]
-        fit_on = np.isin(catalog.names, trained.unique())
+        pairs = read_training_pairs(domains) if pairs is None else pairs
+        fit_on = np.isin(catalog.names, pairs["item_id"].unique())
     quantizers: dict[str, Quantizer] = {}
     fills: dict[str, np.ndarray] = {}
     blocks: list[np.ndarray] = []

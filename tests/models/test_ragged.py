@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_qbert.common.ragged import pad_rows, rows_of_like_length
+from recbole_qbert.common.ragged import by_length, pad_rows, rows_of_like_length
 
 
 @settings(max_examples=60, deadline=None)
@@ -22,6 +22,20 @@ def test_rows_of_like_length(lengths: list[int]) -> None:
         assert min(own) > longest or longest == 0
         assert max(own) < 2 * max(1, min(own))
         longest = max(own)
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=st.lists(st.integers(0, 70), min_size=1, max_size=40))
+def test_results_by_length_are_in_the_order_of_the_rows(lengths: list[int]) -> None:
+    groups: list[list[int]] = []
+
+    def of_rows(rows: torch.Tensor) -> torch.Tensor:
+        groups.append(rows.tolist())
+        return torch.stack([rows, rows * 2], dim=1)
+
+    found = by_length(torch.tensor(lengths), of_rows)
+    assert found.tolist() == [[row, 2 * row] for row in range(len(lengths))]
+    assert groups == [rows.tolist() for rows in rows_of_like_length(torch.tensor(lengths))]
 
 
 @settings(max_examples=60, deadline=None)

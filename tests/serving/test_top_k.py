@@ -11,7 +11,8 @@ from conftest import N_ITEMS, Tiny
 from test_bundle import bundled
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.serving.histories import Histories, compacted, grouped, offsets_of
+from recbole_qbert.common.ragged import compacted
+from recbole_qbert.serving.histories import Histories, grouped, offsets_of
 from recbole_qbert.serving.recommender import Recommender
 from recbole_qbert.serving.scoring import scores_of, top_k
 from recbole_qbert.topk.index import ItemIndex

@@ -20,10 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.common.nearest import nearest_items
 from recbole_qbert.common.progress import Progress
 from recbole_qbert.tokenizer.fusion.bbq import BBQSettings, BehaviorBinding, Inputs
-from recbole_qbert.tokenizer.fusion.fit import N_NEIGHBORS
+from recbole_qbert.tokenizer.fusion.fit import neighbor_means
 from recbole_qbert.tokenizer.quantizers.base import one_thread
 from recbole_qbert.tokenizer.quantizers.rqkmeans import RQKMeansSettings, fit_residual_kmeans
 from recbole_qbert.tokenizer.quantizers.rqvae import choose
@@ -132,13 +131,10 @@ class Binder:
         `contents_of`, or `mean` if the item has no modality.
         """
         trained = self.model.identity.detach().numpy()
-        n_new = len(next(iter(new.values()))[0])
-        mean = np.repeat(trained.mean(axis=0, keepdims=True), n_new, axis=0)
         if how == "mean":
-            return mean
-        found = self.contents_of(new)
-        rows, _ = nearest_items(self.contents, N_NEIGHBORS, found)
-        return np.where(found.any(axis=1, keepdims=True), trained[rows].mean(axis=1), mean)
+            n_new = len(next(iter(new.values()))[0])
+            return np.repeat(trained.mean(axis=0, keepdims=True), n_new, axis=0)
+        return neighbor_means(trained, self.contents, self.contents_of(new))
 
     def contents_of(self, modalities: Modalities) -> np.ndarray:
         """Compute the modalities' behavior latents, zeros for a missing one. [n, (S - 1) E]"""

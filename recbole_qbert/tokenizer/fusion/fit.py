@@ -72,13 +72,11 @@ class Injector:
         nearest in content (cosine of `contents_of`), or `mean` if the item has no modality.
         """
         trained = self.model.query.detach().numpy()
-        n_new = len(next(iter(new.values()))[0])
-        mean = trained.mean(axis=0, keepdims=True)
         if how == "mean":
-            return np.repeat(mean, n_new, axis=0)
+            n_new = len(next(iter(new.values()))[0])
+            return np.repeat(trained.mean(axis=0, keepdims=True), n_new, axis=0)
         found = contents_of(self.model, to_tensors(new, self.centers))
-        rows, _ = nearest_items(self.contents, N_NEIGHBORS, found)
-        return np.where(found.any(axis=1, keepdims=True), trained[rows].mean(axis=1), mean)
+        return neighbor_means(trained, self.contents, found)
 
     def state(self) -> dict[str, Any]:
         """Return the state for `save_checkpoint` and `from_state`."""
@@ -100,6 +98,22 @@ class Injector:
         model = CrossModalInjection(state["n_items"], state["dimensions"], settings)
         model.load_state_dict(state["weights"])
         return cls(model, state["centers"], state["contents"], state["history"])
+
+
+def neighbor_means(trained: np.ndarray, contents: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Average the trained vectors of the nearest items in content (cosine).
+
+    Args:
+        trained: [N, D] vectors of the training items.
+        contents: [N, C] their contents.
+        found: [n, C] contents of new items; for one of zeros, the average is over all items.
+
+    Returns:
+        [n, D].
+    """
+    rows, _ = nearest_items(contents, N_NEIGHBORS, found)
+    mean = trained.mean(axis=0, keepdims=True)
+    return np.where(found.any(axis=1, keepdims=True), trained[rows].mean(axis=1), mean)
 
 
 def fit_injector(
