@@ -153,8 +153,11 @@ class ItemIndex:
 
     def code_scores(self, queries: Tensor) -> Tensor:
         """Return the scores of all codes, [B, K, C]; 0 where a level has fewer than C codes."""
-        parts = queries.view(len(queries), -1, self.tables.size(2)).transpose(0, 1)
-        return (parts @ self.tables.mT).transpose(0, 1)  # from [K, B, C]
+        if self.per_level:
+            parts = queries.view(len(queries), *self.tables.shape[::2]).transpose(0, 1)
+            return (parts @ self.tables.mT).transpose(0, 1)  # from [K, B, C]
+        # One product: PyTorch spreads a batch of small ones over threads, which costs more.
+        return (queries @ self.tables.flatten(0, 1).T).view(-1, *self.tables.shape[:2])
 
     def _check(
         self, queries: Tensor, excluded: tuple[Tensor, Tensor] | None, allowed: Tensor | None
