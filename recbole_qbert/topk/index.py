@@ -134,12 +134,12 @@ class ItemIndex:
         if method == "pruned":
             values, items = self._pruned(queries, n_found, excluded, allowed)
         else:
-            score = self._dense_scores if method == "dense" else self._code_sums
-            restrictions = (excluded, allowed)
-            values, items = best_in_parts(
-                score(queries), len(self), len(queries), n_found, *restrictions
-            )
+            score = (self._dense_scores if method == "dense" else self._code_sums)(queries)
+            sizes = len(self), len(queries), n_found
+            values, items = best_in_parts(score, *sizes, excluded, allowed)
         items = items.masked_fill(values == -torch.inf, -1)
+        if n_found == k:
+            return values, items
         padding = (0, k - n_found)
         return F.pad(values, padding, value=-torch.inf), F.pad(items, padding, value=-1)
 
@@ -212,7 +212,7 @@ class ItemIndex:
         return score
 
     def _compiles(self) -> bool:
-        return self.codes.device.type == "cpu" and importlib.util.find_spec("numba") is not None
+        return self.codes.device.type == "cpu" and _has_numba()
 
     @functools.cached_property
     def _sorted(self) -> PrunedItems:
@@ -246,3 +246,8 @@ class ItemIndex:
             None if allowed is None else allowed.numpy(),
         )
         return torch.from_numpy(values), torch.from_numpy(items)
+
+
+@functools.cache
+def _has_numba() -> bool:
+    return importlib.util.find_spec("numba") is not None
