@@ -143,7 +143,8 @@ class PrunedItems:
             groups = np.argsort(-scores[:, 0], axis=1)
         heads, rounding = vectors[:, :0], lengths
         if self.basis.size:
-            rotated = vectors @ self.basis
+            # PyTorch's product, since NumPy's leaves waiting threads, which slow the search down.
+            rotated = (torch.from_numpy(vectors) @ torch.from_numpy(self.basis)).numpy()
             n_parts = len(self.steps) - 1
             tails = np.linalg.norm(rotated[:, n_parts:], axis=1, keepdims=True)
             heads = np.hstack([rotated[:, :n_parts], tails]) * self.steps

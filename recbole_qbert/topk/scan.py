@@ -64,6 +64,18 @@ def _best(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     values, columns = scores.topk(n_read, dim=1)
     tied = (values[:, 1:] == values[:, :-1]).any(dim=1)
     if tied.any():
-        ordered = scores[tied].sort(dim=1, descending=True, stable=True)
-        columns[tied] = ordered.indices[:, :n_read]
+        columns[tied] = _by_column(scores[tied], values[tied, -1:])[:, :n_read]
     return values[:, :k], columns[:, :k]
+
+
+def _by_column(scores: Tensor, least: Tensor) -> Tensor:
+    """Sort the columns of at least a score [B, 1], which as many columns as are read have.
+
+    Rows with more such columns than others are cut to the fewest.
+    """
+    rows, columns = (scores >= least).nonzero(as_tuple=True)
+    order = scores[rows, columns].argsort(descending=True, stable=True)
+    order = order[rows[order].argsort(stable=True)]
+    counts = rows.bincount()
+    place = torch.arange(int(counts.min()), device=rows.device)
+    return columns[order[(counts.cumsum(0) - counts).unsqueeze(1) + place]]
