@@ -7,18 +7,18 @@ scored exactly, levels in their own order.
 
 With norms, an item passes if its sum of code scores is at least the k-th best score times its norm.
 With rows, the length of an item's row bounds its product with the query. A tighter bound, for items
-that pass this one, multiplies the leading principal components of the row, in 8 bits.
+that pass this one, multiplies the leading principal components of the row, in 8 bits, and the
+length of what is left of the row.
 
 All bounds are lowered or raised by `slack`, so that rounding excludes no item. Functions that are
 called for each run or item take arrays: passing a tuple of arrays takes as long as scoring an item.
 
-Shapes: B queries, K levels, C codes, N items, G runs, D hidden, H components in 8 bits, S groups of
+Shapes: B queries, K levels, C codes, N items, G runs, D hidden, H numbers of 8 bits, S groups of
 four levels.
 """
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -44,9 +44,7 @@ class SortedItems(NamedTuple):
     most_norms: np.ndarray  # [G]
     lengths: np.ndarray  # [N] lengths of the rows, by place
     most_lengths: np.ndarray  # [G]
-    heads: np.ndarray  # int8 [N, H] leading components of the rows, by place
-    steps: np.ndarray  # [N] size of a unit in `heads`
-    tails: np.ndarray  # [N] length of the other components
+    heads: np.ndarray  # int8 [N, H] components of the rows, by place, and the length of the others
     rows: np.ndarray  # [N, D] by item
 
 
@@ -61,9 +59,8 @@ class Queries(NamedTuple):
     slack: np.ndarray  # [B]
     vectors: np.ndarray  # [B, D]
     lengths: np.ndarray  # [B] lengths of the vectors
-    heads: np.ndarray  # [B, H] their leading components
-    head_lengths: np.ndarray  # [B]
-    tail_lengths: np.ndarray  # [B]
+    heads: np.ndarray  # [B, H] factors of the `heads` of items
+    rounding: np.ndarray  # [B] most that rounding to 8 bits changes their product
 
 
 class Candidates(NamedTuple):
@@ -166,24 +163,20 @@ def _search_block(
     limit = -rest - slack
     values, best = found.values[row], found.best[row]
     excluded = found.excluded[found.excluded_starts[row] : found.excluded_starts[row + 1]]
-    heads, steps, tails, rows = items.heads, items.steps, items.tails, items.rows
+    heads, head, rounding = items.heads, queries.heads[row], queries.rounding[row]
     numbers, allowed = items.items, found.allowed
-    vector, length = queries.vectors[row], queries.lengths[row]
-    head, tail_length = queries.heads[row], queries.tail_lengths[row]
-    # Rounding to 8 bits moves each component by at most half a step.
-    rounding = queries.head_lengths[row] * np.float32(0.5 * math.sqrt(head.size))
-    for i in range(block.size):
-        if block[i] < limit:
-            continue
+    rows, vector, length = items.rows, queries.vectors[row], queries.lengths[row]
+    picks = _pick(block, limit)
+    if lengths.size:
+        # Without branches, so that the processor reads several items at once.
+        for i in picks:
+            most = _product(heads, start + i, head) + rounding
+            block[i] += most - length * lengths[start + i]
+    for i in picks:
         place = start + i
         item = numbers[place]
-        if allowed.size and not allowed[item]:
+        if block[i] < limit or (allowed.size and not allowed[item]):
             continue
-        if lengths.size:
-            most = steps[place] * (_product(heads, place, head) + rounding)
-            most += tail_length * tails[place]
-            if block[i] - length * lengths[place] + most < limit:
-                continue
         score = _code_sum(codes, scores, place)
         if lengths.size:
             score += _product(rows, item, vector)
@@ -224,6 +217,17 @@ def _add_levels(
         if n_left * FEW <= block.size:
             return rests[four + 1]
     return rests[-1]
+
+
+@_compile
+def _pick(block: np.ndarray, limit: np.float32) -> np.ndarray:
+    """Return the numbers of the items that can pass."""
+    picks, n = np.empty(block.size, np.int64), 0
+    for i in range(block.size):
+        if block[i] >= limit:
+            picks[n] = i
+            n += 1
+    return picks[:n]
 
 
 @_compile_product

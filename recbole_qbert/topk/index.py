@@ -134,12 +134,12 @@ class ItemIndex:
         if method == "pruned":
             values, items = self._pruned(queries, n_found, excluded, allowed)
         else:
-            score = self._dense_scores if method == "dense" else self._code_sums
-            restrictions = (excluded, allowed)
-            values, items = best_in_parts(
-                score(queries), len(self), len(queries), n_found, *restrictions
-            )
+            score = (self._dense_scores if method == "dense" else self._code_sums)(queries)
+            sizes = len(self), len(queries), n_found
+            values, items = best_in_parts(score, *sizes, excluded, allowed)
         items = items.masked_fill(values == -torch.inf, -1)
+        if n_found == k:
+            return values, items
         padding = (0, k - n_found)
         return F.pad(values, padding, value=-torch.inf), F.pad(items, padding, value=-1)
 
@@ -153,8 +153,11 @@ class ItemIndex:
 
     def code_scores(self, queries: Tensor) -> Tensor:
         """Return the scores of all codes, [B, K, C]; 0 where a level has fewer than C codes."""
-        parts = queries.view(len(queries), -1, self.tables.size(2)).transpose(0, 1)
-        return (parts @ self.tables.mT).transpose(0, 1)  # from [K, B, C]
+        if self.per_level:
+            parts = queries.view(len(queries), *self.tables.shape[::2]).transpose(0, 1)
+            return (parts @ self.tables.mT).transpose(0, 1)  # from [K, B, C]
+        # One product: PyTorch spreads a batch of small ones over threads, which costs more.
+        return (queries @ self.tables.flatten(0, 1).T).view(-1, *self.tables.shape[:2])
 
     def _check(
         self, queries: Tensor, excluded: tuple[Tensor, Tensor] | None, allowed: Tensor | None
@@ -209,7 +212,7 @@ class ItemIndex:
         return score
 
     def _compiles(self) -> bool:
-        return self.codes.device.type == "cpu" and importlib.util.find_spec("numba") is not None
+        return self.codes.device.type == "cpu" and _has_numba()
 
     @functools.cached_property
     def _sorted(self) -> PrunedItems:
@@ -243,3 +246,8 @@ class ItemIndex:
             None if allowed is None else allowed.numpy(),
         )
         return torch.from_numpy(values), torch.from_numpy(items)
+
+
+@functools.cache
+def _has_numba() -> bool:
+    return importlib.util.find_spec("numba") is not None

@@ -1,6 +1,6 @@
 """Search with upper bounds (`pruned`): items sorted once, queries prepared, one thread per part.
 
-Shapes: B queries, K levels, C codes, N items, D hidden, H components in 8 bits.
+Shapes: B queries, K levels, C codes, N items, D hidden, H numbers of 8 bits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 from recbole_qbert.topk.compiled import Candidates, Queries, SortedItems, search
 
-HEAD = 32  # components of a row in 8 bits
+HEAD = 32  # numbers of 8 bits for a row: components, and the length of the others
 # Items of an average run of two levels and of one; where there are fewer, a run is of fewer levels.
 TWO_LEVELS, ONE_LEVEL = 8, 1024
 # Codes, of all items and queries, that one thread searches in less time than several need. A row
@@ -55,14 +55,14 @@ class PrunedItems:
         for level, own in enumerate(by_place):
             np.take(codes[:, level], places, out=own)
         norms = _NONE if norms is None else norms[places]
-        lengths = steps = tails = _NONE
+        lengths = _NONE
         heads = np.empty((0, 0), np.int8)
         self.basis = np.empty((0, 0), np.float32)
         if rows is not None:
             # Principal axes of the rows, so that few components hold most of a row's length.
             self.basis = np.linalg.eigh((rows.T @ rows).astype(np.float64))[1][:, ::-1]
             self.basis = np.ascontiguousarray(self.basis, dtype=np.float32)
-            lengths, heads, steps, tails = _components(rows, self.basis, places)
+            lengths, heads, self.steps = _components(rows, self.basis, places)
         self.sorted = SortedItems(
             items=places,
             codes=by_place,
@@ -74,8 +74,6 @@ class PrunedItems:
             lengths=lengths,
             most_lengths=_by_run(np.maximum, lengths, starts),
             heads=heads,
-            steps=steps,
-            tails=tails,
             rows=np.empty((0, 0), np.float32) if rows is None else np.ascontiguousarray(rows),
         )
         self.largest = [float(each.max()) if each.size else 1.0 for each in (norms, lengths)]
@@ -143,10 +141,15 @@ class PrunedItems:
         groups = np.zeros((n_queries, 1), np.int64)
         if first:
             groups = np.argsort(-scores[:, 0], axis=1)
-        heads = tails = vectors[:, :0]
+        heads, rounding = vectors[:, :0], lengths
         if self.basis.size:
-            rotated = vectors @ self.basis
-            heads, tails = rotated[:, :HEAD], rotated[:, HEAD:]
+            # PyTorch's product, since NumPy's leaves waiting threads, which slow the search down.
+            rotated = (torch.from_numpy(vectors) @ torch.from_numpy(self.basis)).numpy()
+            n_parts = len(self.steps) - 1
+            tails = np.linalg.norm(rotated[:, n_parts:], axis=1, keepdims=True)
+            heads = np.hstack([rotated[:, :n_parts], tails]) * self.steps
+            # A component moves by at most half a step; the length of the others is rounded up.
+            rounding = np.linalg.norm(heads[:, :-1], axis=1) * np.float32(0.5 * n_parts**0.5)
         return Queries(
             scores=scores,
             n_prefix=first,
@@ -157,8 +160,7 @@ class PrunedItems:
             vectors=vectors,
             lengths=lengths,
             heads=np.ascontiguousarray(heads),
-            head_lengths=np.linalg.norm(heads, axis=1),
-            tail_lengths=np.linalg.norm(tails, axis=1),
+            rounding=rounding,
         )
 
 
@@ -179,18 +181,25 @@ def _by_run(reduce: np.ufunc, values: np.ndarray, starts: np.ndarray) -> np.ndar
 
 def _components(
     rows: np.ndarray, basis: np.ndarray, places: np.ndarray, chunk: int = 1 << 16
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return the fields `lengths`, `heads`, `steps` and `tails` of `SortedItems`."""
-    n_items, size = len(rows), min(HEAD, rows.shape[1])
-    lengths, steps, tails = np.empty((3, n_items), np.float32)
-    heads = np.empty((n_items, size), np.int8)
-    for first in range(0, n_items, chunk):
-        part = slice(first, first + chunk)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return `lengths` and `heads` of `SortedItems`, and the sizes of a unit in `heads` [H]."""
+    n_parts = min(HEAD - 1, rows.shape[1])
+    lengths = np.empty(len(rows), np.float32)
+    heads = np.empty((len(rows), n_parts + 1), np.int8)
+    step = tail_step = np.float32(0)
+    chunks = [slice(first, first + chunk) for first in range(0, len(rows), chunk)]
+    for part in chunks:
+        rotated = rows[part] @ basis
+        tails = np.linalg.norm(rotated[:, n_parts:], axis=1)
+        step = max(step, np.abs(rotated[:, :n_parts]).max())
+        tail_step = max(tail_step, tails.max())
+    # Units of one size for all items, so that a bound reads nothing but the item's 8-bit numbers.
+    steps = np.full(n_parts + 1, max(step / 127, 1e-30), np.float32)
+    steps[-1] = max(tail_step / 126, 1e-30)
+    for part in chunks:
         own = rows[places[part]]
         rotated = own @ basis
-        head = rotated[:, :size]
         lengths[part] = np.linalg.norm(own, axis=1)
-        steps[part] = np.abs(head).max(axis=1) / 127
-        tails[part] = np.linalg.norm(rotated[:, size:], axis=1)
-        heads[part] = np.rint(head / np.maximum(steps[part], 1e-30)[:, None])
-    return lengths, heads, steps, tails
+        heads[part, :-1] = np.rint(rotated[:, :n_parts] / steps[0])
+        heads[part, -1] = np.ceil(np.linalg.norm(rotated[:, n_parts:], axis=1) / steps[-1])
+    return lengths, heads, steps

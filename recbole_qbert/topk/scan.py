@@ -71,8 +71,24 @@ def best(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
         tied = (values[:, k] == values[:, k - 1]) & (values[:, k] > -torch.inf)
         values, columns = values[:, :k], columns[:, :k]
         if tied.any():
-            ordered = scores[tied].sort(dim=1, descending=True, stable=True)
-            values[tied], columns[tied] = ordered.values[:, :k], ordered.indices[:, :k]
+            columns[tied] = _first_columns(scores[tied], values[tied, -1:], k)
     columns, place = columns.sort(dim=1)
     values, order = values.gather(1, place).sort(dim=1, descending=True, stable=True)
     return values, columns.gather(1, order)
+
+
+def _first_columns(scores: Tensor, least: Tensor, k: int) -> Tensor:
+    """Return the k columns of the highest scores, of equal scores the first columns.
+
+    Args:
+        scores: [B, n].
+        least: the k-th highest score of each row [B, 1].
+        k: number of columns.
+    """
+    # Only the few columns that can be among the k are sorted, not all n.
+    rows, columns = (scores >= least).nonzero(as_tuple=True)
+    order = scores[rows, columns].argsort(descending=True, stable=True)
+    order = order[rows[order].argsort(stable=True)]
+    counts = rows.bincount()
+    starts = (counts.cumsum(0) - counts).unsqueeze(1)
+    return columns[order[starts + torch.arange(k, device=rows.device)]]

@@ -179,6 +179,19 @@ def test_scores_of_one_sign_with_norms(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_a_long_vector_is_the_best_of_negative_scores(method: str) -> None:
+    """Items of first code 0 have the highest sums, but those of code 1 and long vectors win."""
+    first, last = torch.arange(800) % 4, torch.arange(800) // 4 % 2
+    codes = torch.stack([first, torch.zeros_like(first), last * (first > 0)], dim=1)
+    lengths = torch.tensor([[0.0, 0.1], [0.0, 30.0]])
+    downhill = torch.stack([-1 - torch.arange(4) / 10, torch.zeros(4)], dim=1)
+    long_first = ItemIndex(codes, [downhill, torch.zeros(1, 2), lengths], cosine=True)
+    values, items = long_first.top_k(torch.tensor([[1.0, 0.0]]), 5, method=method)
+    assert items.tolist() == [[5, 13, 21, 29, 37]]
+    assert values.tolist()[0] == pytest.approx([-1.1 / (1.1**2 + 30**2) ** 0.5] * 5)
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_equal_scores_rank_by_number(method: str) -> None:
     """All items have the same codes: items 0, 1, ..., without the excluded ones."""
     index_of_one = ItemIndex(torch.zeros(3000, 3, dtype=torch.long), [torch.ones(1, 2)] * 3)
@@ -221,18 +234,21 @@ def test_threads_share_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_numba
 def test_runs_below_the_bound_are_not_read() -> None:
-    """Codes of runs that cannot reach the best five become the best codes, without an effect."""
-    catalog = Catalog(11, 40_000, [16] * 4)
+    """Norms near 0 would lift items of runs that cannot reach the best five, if they were read."""
+    catalog = Catalog(11, 40_000, [16] * 4, cosine=True)
     query = catalog.queries(1)
     values, items = catalog.index.top_k(query, 5, method="pruned")
     scores = catalog.index.code_scores(query)[0]
     layout = catalog.index._sorted.sorted
-    first, second = (torch.from_numpy(layout.codes[level].astype(int)) for level in (0, 1))
-    most = scores[0][first] + scores[1][second] + scores[2:].amax(dim=1).sum()
+    codes = [torch.from_numpy(own.astype(int)) for own in layout.codes]
+    base = scores[0][codes[0]] + scores[1][codes[1]]
+    least = torch.from_numpy(layout.least_norms)[codes[0] * 16 + codes[1]]
     # The first run is searched before there is a bound.
-    hopeless = ((most < values[0, -1]) & (first != scores[0].argmax())).numpy()
-    assert hopeless.mean() > 0.5
-    layout.codes[2:, hopeless] = scores[2:].argmax(dim=1).numpy()[:, None]
+    unread = base + scores[2:].amax(dim=1).sum() < values[0, -1] * least
+    unread &= codes[0] != scores[0].argmax()
+    total = base + scores[2][codes[2]] + scores[3][codes[3]]
+    assert unread.float().mean() > 0.2 and (unread & (total > 0)).any()
+    layout.norms[unread.numpy()] = 1e-9
     again = catalog.index.top_k(query, 5, method="pruned")
     assert torch.equal(again[0], values) and torch.equal(again[1], items)
 
