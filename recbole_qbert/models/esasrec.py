@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from recbole.data.interaction import Interaction
 from recbole.model.sequential_recommender import SASRec
 from torch import Tensor, nn
@@ -57,6 +58,12 @@ class ESASRec(SASRec):
         self.n_negatives = min(int(config["n_negatives"]), n_others)
         self.scores_all = self.n_negatives == n_others
         self.beta = gbce_power(self.n_negatives, n_others, float(config["gbce_t"]))
+        # Adam remembers the first gradients for thousands of steps. Where all scores are near 0,
+        # those of the negatives are some hundred times larger than later. At this offset they are
+        # as large as the target's. No ranking depends on it.
+        self.offset: nn.Parameter | None = None
+        if self.calibrated and config["gbce_offset"]:
+            self.offset = nn.Parameter(torch.tensor(math.log(self.beta / self.n_negatives)))
         items, _ = dataset.training_sequences()
         self.sampler = NegativeSampler(items, self.n_items, float(config["negative_power"]))
         if config["layers"] == "ligr":
@@ -71,6 +78,8 @@ class ESASRec(SASRec):
             return loss
         hidden = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
         positive, negative, log_expected = self._scores(hidden, interaction[self.POS_ITEM_ID])
+        if self.offset is not None:
+            positive, negative = positive + self.offset, negative + self.offset
         if self.calibrated:
             return gbce(positive, negative, self.n_negatives, self.beta)
         return sampled_softmax(positive, negative, log_expected if self.corrected else None)

@@ -77,6 +77,7 @@ def test_all_negatives_give_the_full_softmax(tiny: Tiny) -> None:
         {"loss": "sampled_softmax", "logq_correction": True},
         {"loss": "sampled_softmax", "logq_correction": False},
         {"loss": "gbce", "gbce_t": 0.75},
+        {"loss": "gbce", "gbce_t": 0.75, "gbce_offset": False},
         {"loss": "gbce", "gbce_t": 0.0, "negative_power": 1.0},
         {"loss": "gbce", "gbce_t": 0.3, "n_negatives": 99},
     ],
@@ -96,7 +97,8 @@ def test_the_loss_against_a_loop(tiny: Tiny, settings: dict[str, Any]) -> None:
     beta = (n / 29) * (settings.get("gbce_t", 0) * (1 - 29 / n) + 29 / n)
     total, hits = 0.0, 0
     for row, target in enumerate(BATCH["item_id"].tolist()):
-        score = (model.item_embedding.weight @ hidden[row]).tolist()
+        offset = 0.0 if model.offset is None else model.offset.item()
+        score = (model.item_embedding.weight @ hidden[row] + offset).tolist()
         others = [item for item in drawn[row].tolist() if item != target]
         hits += len(drawn[row]) - len(others)
         if settings["loss"] == "gbce":
@@ -145,6 +147,21 @@ def test_it_learns_the_ring(tiny: Tiny, layers: str, loss: str) -> None:
     given |= {"hidden_dropout_prob": 0.1, "attn_dropout_prob": 0.1, "learning_rate": 0.01}
     trainer, loaded = fitted(tiny.make_config("ESASRec", **given, eval_step=20))
     assert trainer.evaluate(loaded.test)["hit@5"] > 0.6
+
+
+@pytest.mark.parametrize("t", [0.0, 0.75, 1.0])
+def test_the_offset_balances_target_and_negatives(tiny: Tiny, t: float) -> None:
+    """Where all scores are 0, and without it the negatives' gradient is larger; no score has it."""
+    sums = []
+    for offset in (True, False):
+        model = build(tiny, "GSASRec", gbce_t=t, gbce_offset=offset, n_negatives=20).train()
+        torch.nn.init.zeros_(model.item_embedding.weight)
+        hidden = model(BATCH["item_id_list"], BATCH["item_length"]).sum(dim=0)
+        model.calculate_loss(BATCH).backward()
+        gradient = model.item_embedding.weight.grad @ hidden
+        sums.append(gradient.sum().item())
+        assert model.full_sort_predict(BATCH).count_nonzero() == 0
+    assert abs(sums[0]) < 0.1 * abs(sums[1])
 
 
 # Layers ------------------------------------------------------------------------------------------
