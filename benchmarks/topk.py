@@ -9,6 +9,10 @@ independently, the worst case of upper bounds.
 
 `mean score` is that of the best ten items, and must be the same for all sides. Memory of a large
 catalog: `--items=10000000 --sides=pruned`.
+
+`--ranks` ranks a target of each query instead, all queries together, as full-ranking evaluation
+does: `dense` from all scores, `pruned` by counting. A target is the item at a rank drawn
+log-uniformly from 1 to the number of items; `mean score` is the mean rank.
 """
 
 from __future__ import annotations
@@ -101,12 +105,44 @@ def _catalog(options: argparse.Namespace) -> tuple[Any, Any]:
     return ItemIndex(given, [*tables], own_rows, cosine), queries
 
 
+def _targets(index: Any, queries: Any) -> Any:
+    """Return an item [Q] for each query, at a random rank."""
+    import torch
+
+    places = np.exp(np.random.default_rng(2026).random(len(queries)) * np.log(len(index)))
+    found = []
+    for query, place in zip(queries, places.astype(int).tolist(), strict=True):
+        _, items = index.top_k(query.unsqueeze(0), place, method="codes")
+        found.append(int(items[0, -1]))
+    return torch.tensor(found)
+
+
+def _ranks(index: Any, queries: Any, targets: Any, method: str) -> Any:
+    """Rank the targets [Q] from all scores (`dense`) or by counting (`pruned`)."""
+    import torch
+    from torch.nn import functional as F
+
+    from recbole_qbert.evaluation.ranking import target_ranks
+
+    none = (torch.empty(0, dtype=torch.long),) * 2
+    if method == "pruned":
+        return index.count_reaching(queries, targets, none)[0]
+    if method != "dense":
+        raise SystemExit("--ranks measures --sides=dense,pruned only")
+    scores = F.pad(index._dense_scores(queries)(slice(None)), (1, 0))
+    return target_ranks(scores, targets + 1, none)[0]
+
+
 def _side(method: str) -> Callable[[argparse.Namespace], Measure]:
     def side(options: argparse.Namespace) -> Measure:
         index, queries = _catalog(options)
         found: list[float] = []
+        targets = _targets(index, queries) if options.ranks else queries
 
         def work() -> None:
+            if options.ranks:
+                found[:] = _ranks(index, queries, targets, method).tolist()
+                return
             found[:] = [
                 float(index.top_k(query.unsqueeze(0), 10, method=method)[0].mean())
                 for query in queries
@@ -141,6 +177,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--random", action="store_true", help="independent codes and queries")
     parser.add_argument("--bundle", help="folder of a trained QBERT4Rec")
     parser.add_argument("--queries", type=int, default=20)
+    parser.add_argument("--ranks", action="store_true", help="rank targets; sides dense, pruned")
 
 
 BENCHMARKS = {

@@ -30,6 +30,8 @@ from recbole_qbert.common.process_group import sum_over_processes, world
 UNSEEN = "unseen_"
 RANKS_FILE = "test_ranks.npz"  # in a run's folder
 LIST_LENGTH = 10  # best items stored per test row
+SCORES_AT_ONCE = 1 << 27  # 512 MiB: rows of a batch are scored in parts if it has more scores
+Pairs = tuple[Tensor, Tensor]  # row numbers and item IDs
 
 # With one relevant item, recall equals hit, and average precision and MRR are 1 / rank.
 METRICS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
@@ -99,9 +101,7 @@ class Ranks(NamedTuple):
     lists: Lists | None = None
 
 
-def target_ranks(
-    scores: Tensor, targets: Tensor, seen: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor]:
+def target_ranks(scores: Tensor, targets: Tensor, seen: Pairs) -> tuple[Tensor, Tensor]:
     """Compute the targets' ranks among all items and among unseen items.
 
     If a user has seen every item, no unseen item can be recommended; the second rank of that target
@@ -131,7 +131,7 @@ def target_ranks(
     return raw, unseen.masked_fill(nothing_new, n_items)
 
 
-def saw_all(seen: tuple[Tensor, Tensor], n_rows: int, n_items: int) -> Tensor:
+def saw_all(seen: Pairs, n_rows: int, n_items: int) -> Tensor:
     """Return which of B rows' users have seen all of `n_items` items, the target too; bool [B]."""
     rows, items = seen
     full = torch.bincount(rows, minlength=n_rows) >= n_items
@@ -150,9 +150,7 @@ def check_ranked(raw: np.ndarray) -> None:
         )
 
 
-def best_items(
-    scores: Tensor, targets: Tensor, seen: tuple[Tensor, Tensor], k: int
-) -> tuple[Tensor, Tensor]:
+def best_items(scores: Tensor, targets: Tensor, seen: Pairs, k: int) -> tuple[Tensor, Tensor]:
     """Return the best k of all items and of unseen items, where a seen target is a candidate.
 
     Takes scores [B, N] and the arguments of `target_ranks`. Returns two int64 tensors [B, k] of
@@ -180,6 +178,7 @@ def rank_targets(
     wrap: Callable[[Iterable[Any]], Iterable[Any]] = iter,
     top_k: int = 0,
     score: Callable[[Any], Tensor] | None = None,
+    by_codes: Callable[..., tuple[Tensor, ...]] | None = None,
 ) -> Ranks:
     """Rank the target of every row of a full-sort loader.
 
@@ -194,6 +193,8 @@ def rank_targets(
         wrap: wraps the loader, for a progress bar.
         top_k: length of the lists of best items; 0 for no lists.
         score: replacement for the model's `full_sort_predict(interaction) -> [B, N]`.
+        by_codes: replacement for scores, which takes a batch, its targets, the seen pairs and
+            `top_k`; see `indexed_ranks.ranks_by_codes`.
 
     Raises:
         InputError: the scores of a row are all infinite or NaN.
@@ -207,22 +208,21 @@ def rank_targets(
     parts = []
     n_fields = 3 + (2 + 2 * top_k if top_k else 0)
     dataset = loader._dataset  # `loader.dataset` depends on a global flag of RecBole
+    step = max(1, SCORES_AT_ONCE // dataset.item_num)
     for number, (interaction, _, _, targets) in enumerate(wrap(loader)):
         if number % n_processes != process:
             parts.append(torch.zeros(n_fields, len(targets), dtype=torch.long, device=device))
             continue
         rows, items = (each.to(device) for each in dataset.seen_items(interaction))
-        targets = targets.to(device)
-        scores = score(interaction.to(device)).view(len(targets), -1)
-        if check is not None:
-            check(scores, (rows, items))
-        ranks = target_ranks(scores, targets, (rows, items))
-        users = interaction[dataset.uid_field].to(device)
-        fields = [users, *ranks]
+        targets, interaction = targets.to(device), interaction.to(device)
+        if by_codes is not None:
+            found = by_codes(interaction, targets, (rows, items), top_k)
+        else:
+            found = _ranks_by_scores(score, check, interaction, targets, (rows, items), top_k, step)
+        fields = [interaction[dataset.uid_field], *found[:2]]
         if top_k:
             fields += [targets, torch.bincount(rows, minlength=len(targets))]
-            raw, unseen = best_items(scores, targets, (rows, items), top_k)
-            fields += [*raw.T, *unseen.T]
+            fields += [*found[2].T, *found[3].T]
         parts.append(torch.stack(fields))
     together = sum_over_processes(torch.cat(parts, dim=1)).cpu().numpy()
     check_ranked(together[1])
@@ -232,6 +232,34 @@ def rank_targets(
         best = together[5:].T  # [rows, 2 x top_k]
         lists = Lists(together[3], together[4], best[:, :top_k], best[:, top_k:])
     return Ranks(users, own_raw, own_unseen, lists)
+
+
+def _ranks_by_scores(
+    score: Callable[[Any], Tensor],
+    check: Callable[[Tensor, Pairs], None] | None,
+    interaction: Any,
+    targets: Tensor,
+    seen: Pairs,
+    top_k: int,
+    step: int,
+) -> tuple[Tensor, ...]:
+    """Return the results of `target_ranks` and, if `top_k` is not 0, `best_items`.
+
+    The rows are scored `step` at a time.
+    """
+    found = []
+    for start in range(0, len(targets), step):
+        part = slice(start, start + step)
+        inside = (seen[0] >= start) & (seen[0] < start + step)
+        known = seen[0][inside] - start, seen[1][inside]
+        own = targets[part]
+        scores = score(interaction[part] if step < len(targets) else interaction)
+        scores = scores.view(len(own), -1)
+        if check is not None:
+            check(scores, known)
+        ranks = target_ranks(scores, own, known)
+        found.append((*ranks, *(best_items(scores, own, known, top_k) if top_k else ())))
+    return tuple(torch.cat(each) for each in zip(*found, strict=True))
 
 
 def save_ranks(path: str | Path, ranks: Ranks, item_counts: np.ndarray) -> None:

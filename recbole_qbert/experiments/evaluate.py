@@ -21,6 +21,7 @@ from recbole_qbert.common.progress import Progress
 from recbole_qbert.common.ragged import compacted
 from recbole_qbert.data.codec import quote
 from recbole_qbert.data.loading import StrictDataset
+from recbole_qbert.evaluation.indexed_ranks import ranks_by_codes
 from recbole_qbert.evaluation.ranking import metric_names, rank_targets, summarize
 from recbole_qbert.experiments.splits import load_dataset, split_dataset
 from recbole_qbert.registry import model_entry
@@ -75,7 +76,7 @@ def evaluate(
     config = config_from_json(content)
     own_class = _interactions_of(model_entry(config["model"]).dataset)
     splits = split_dataset(load_dataset(own_class, config), config)
-    score, notes = _scores(recommender, splits.dataset)
+    score, by_codes, notes = _scores(recommender, splits.dataset)
 
     def metrics_of(split: Any) -> dict[str, float]:
         bar = {"total": len(split), "desc": "Evaluate", "unit": "step", "leave": False}
@@ -85,6 +86,7 @@ def evaluate(
             recommender.config["device"],
             lambda batches: Progress(batches, disable=not progress, **bar),
             score=score,
+            by_codes=by_codes,
         )
         return summarize(ranks, config["metrics"], config["topk"])
 
@@ -103,8 +105,8 @@ def _interactions_of(dataset: type) -> type:
 
 def _scores(
     recommender: Recommender, dataset: Any
-) -> tuple[Callable[[Interaction], Tensor], list[str]]:
-    """Return a function that scores the items of a data set [B, N], and remarks.
+) -> tuple[Callable[[Interaction], Tensor], Callable[..., tuple[Tensor, ...]] | None, list[str]]:
+    """Return a function that scores the items of a data set [B, N], `ranks_by_codes`, and remarks.
 
     Items that the bundle does not know are left out of the last L items of a history, and have the
     score -inf. If no item is left, all scores are 0, so that every item ties with the target.
@@ -112,7 +114,7 @@ def _scores(
     model, config = recommender.model, recommender.config
     tokens = [str(token) for token in dataset.field2id_token[dataset.iid_field][1:]]
     if tokens == recommender.tokens:
-        return trimmed_scores(model, config), []
+        return trimmed_scores(model, config), ranks_by_codes(model), []
     ids, lost = recommender.ids_of(pa.array(tokens, pa.string()))
     if len(lost) == len(tokens):
         raise InputError(
@@ -140,4 +142,4 @@ def _scores(
     if others:
         are = counted(others, "item of the bundle is", "items of the bundle are")
         notes.append(f"{are} not in the data set and not ranked")
-    return score, notes
+    return score, None, notes

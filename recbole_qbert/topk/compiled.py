@@ -72,6 +72,7 @@ class Candidates(NamedTuple):
     bounds: np.ndarray  # [B] score that k items reach, shared by the threads of a query
     values: np.ndarray  # [B, k] descending
     best: np.ndarray  # [B, k] their items
+    n_reached: np.ndarray  # [B] items that reach `bounds`; empty if the best are searched
 
 
 @_compile
@@ -84,7 +85,10 @@ def search(
     shard: int,
     n_shards: int,
 ) -> None:
-    """Search one of `n_shards` parts of the runs for each query from `first` to `end`."""
+    """Search one of `n_shards` parts of the runs for each query from `first` to `end`.
+
+    If `n_reached` is not empty, items are counted and not inserted, and restrictions are ignored.
+    """
     buffer, margins = np.empty(BLOCK, np.float32), np.empty(items.n_seconds, np.float32)
     for row in range(first, end):
         for group in queries.groups[row, shard::n_shards]:
@@ -156,7 +160,7 @@ def _search_block(
     start: int,
     block: np.ndarray,
 ) -> np.float32:
-    """Score a block's items as far as they can pass and insert them; return the new bound."""
+    """Score a block's items as far as they can pass, insert or count them; return the new bound."""
     scores, slack, rests = queries.scores[row], queries.slack[row], queries.rests[row]
     codes, norms, lengths = items.codes, items.norms, items.lengths
     rest = _add_levels(codes, scores, queries.order[row], rests, slack, start, block)
@@ -166,6 +170,7 @@ def _search_block(
     heads, head, rounding = items.heads, queries.heads[row], queries.rounding[row]
     numbers, allowed = items.items, found.allowed
     rows, vector, length = items.rows, queries.vectors[row], queries.lengths[row]
+    n_reached, bound = found.n_reached, found.bounds[row]
     picks = _pick(block, limit)
     if lengths.size:
         # Without branches, so that the processor reads several items at once.
@@ -177,12 +182,10 @@ def _search_block(
         item = numbers[place]
         if block[i] < limit or (allowed.size and not allowed[item]):
             continue
-        score = _code_sum(codes, scores, place)
-        if lengths.size:
-            score += _product(rows, item, vector)
-        if norms.size:
-            score /= norms[place]
-        if _is_better(score, item, values[-1], best[-1]) and not _contains(excluded, item):
+        score = _score(codes, scores, norms, rows, vector, item, place)
+        if n_reached.size:
+            n_reached[row] += score >= bound
+        elif _is_better(score, item, values[-1], best[-1]) and not _contains(excluded, item):
             _insert(values, best, score, item)
     bound = max(values[-1], found.bounds[row])
     found.bounds[row] = bound
@@ -240,12 +243,44 @@ def _product(vectors: np.ndarray, number: int, other: np.ndarray) -> np.float32:
 
 
 @_compile
-def _code_sum(codes: np.ndarray, scores: np.ndarray, place: int) -> np.float32:
-    """Add an item's code scores, levels in their order."""
+def _score(
+    codes: np.ndarray,
+    scores: np.ndarray,
+    norms: np.ndarray,
+    rows: np.ndarray,
+    vector: np.ndarray,
+    item: int,
+    place: int,
+) -> np.float32:
+    """Score an item exactly, levels in their order."""
     total = np.float32(0)
     for level in range(len(codes)):
         total += scores[level, codes[level, place]]
+    if rows.size:
+        total += _product(rows, item, vector)
+    if norms.size:
+        total /= norms[place]
     return total
+
+
+@_compile
+def score_pairs(
+    items: SortedItems, queries: Queries, rows: np.ndarray, places: np.ndarray
+) -> np.ndarray:
+    """Score pairs of a query [S] and the place of an item [S] as `search` does. float32 [S]"""
+    found = np.empty(len(rows), np.float32)
+    for i in range(len(rows)):
+        row, place = rows[i], places[i]
+        found[i] = _score(
+            items.codes,
+            queries.scores[row],
+            items.norms,
+            items.rows,
+            queries.vectors[row],
+            items.items[place],
+            place,
+        )
+    return found
 
 
 @_compile

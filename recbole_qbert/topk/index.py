@@ -143,6 +143,31 @@ class ItemIndex:
         padding = (0, k - n_found)
         return F.pad(values, padding, value=-torch.inf), F.pad(items, padding, value=-1)
 
+    @torch.no_grad()
+    def count_reaching(
+        self, queries: Tensor, targets: Tensor, pairs: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Count the items whose score is at least that of each query's target, by `pruned`.
+
+        Args:
+            queries: as for `top_k`.
+            targets: [B] items.
+            pairs: query numbers [S] and items [S].
+
+        Returns:
+            int64 [B], the target counted; and bool [S], which of the pairs' items are counted.
+
+        Raises:
+            InputError: a query is not finite.
+        """
+        self._check(queries, pairs, None)
+        numbers = (pairs[0].numpy(), pairs[1].numpy())
+        queries = queries.float()
+        counts, counted = self._sorted.count(
+            self._padded_scores(queries), queries.numpy(), targets.numpy(), numbers
+        )
+        return torch.from_numpy(counts), torch.from_numpy(counted)
+
     def method_for(self, n_queries: int, k: int) -> str:
         """Return what `auto` chooses; measured with `python -m benchmarks topk`."""
         dense = len(self) * self.width <= MATRIX
@@ -234,18 +259,22 @@ class ItemIndex:
         excluded: tuple[Tensor, Tensor] | None,
         allowed: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        scores = F.pad(self.code_scores(queries), (0, 0, 0, 1))
         pairs = torch.empty(0, dtype=torch.long)
         if excluded is not None:
             pairs = torch.unique(excluded[0] * len(self) + excluded[1])
         values, items = self._sorted.search(
-            scores.numpy(),
+            self._padded_scores(queries),
             queries.numpy(),
             k,
             ((pairs // len(self)).numpy(), (pairs % len(self)).numpy()),
             None if allowed is None else allowed.numpy(),
         )
         return torch.from_numpy(values), torch.from_numpy(items)
+
+    def _padded_scores(self, queries: Tensor) -> np.ndarray:
+        """Return the scores of all codes and a level of zeros, [B, K + 1, C]."""
+        scores: np.ndarray = F.pad(self.code_scores(queries), (0, 0, 0, 1)).numpy()
+        return scores
 
 
 @functools.cache

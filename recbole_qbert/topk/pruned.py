@@ -13,7 +13,13 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from recbole_qbert.topk.compiled import Candidates, Queries, SortedItems, search
+from recbole_qbert.topk.compiled import (
+    Candidates,
+    Queries,
+    SortedItems,
+    score_pairs,
+    search,
+)
 
 HEAD = 32  # numbers of 8 bits for a row: components, and the length of the others
 # Items of an average run of two levels and of one; where there are fewer, a run is of fewer levels.
@@ -24,6 +30,8 @@ ALONE, ROW = 1 << 23, 16
 ROUNDING = 4e-6  # of the largest sum: bound of the error of float32 sums
 
 _NONE = np.empty(0, np.float32)
+_NO_COUNT = np.empty(0, np.int64)
+Pairs = tuple[np.ndarray, np.ndarray]  # query numbers and items
 
 
 class PrunedItems:
@@ -83,7 +91,7 @@ class PrunedItems:
         scores: np.ndarray,
         vectors: np.ndarray,
         k: int,
-        excluded: tuple[np.ndarray, np.ndarray],
+        excluded: Pairs,
         allowed: np.ndarray | None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return scores and items [B, k], best first; -inf and -1 after the last candidate.
@@ -95,25 +103,69 @@ class PrunedItems:
             excluded: query numbers [S], ascending, and items [S], ascending within a query.
             allowed: bool [N], or None.
         """
-        n_queries = len(scores)
         queries = self._prepare(scores, vectors)
-        n_threads = torch.get_num_threads()
-        n_levels, n_items = self.sorted.codes.shape
-        if n_queries * n_items * (n_levels + ROW * bool(self.basis.size)) <= ALONE:
-            n_threads = 1
-        n_shards = -(-n_threads // n_queries)  # parts of the runs, where queries are few
-        bounds = np.full(n_queries, -np.inf, np.float32)
-        starts = np.searchsorted(excluded[0], np.arange(n_queries + 1))
+        starts = np.searchsorted(excluded[0], np.arange(len(scores) + 1))
         mask = np.empty(0, bool) if allowed is None else allowed
-        values = np.full((n_shards, n_queries, k), -np.inf, np.float32)
-        best = np.full((n_shards, n_queries, k), -1, np.int64)
+        bounds = np.full(len(scores), -np.inf, np.float32)
+        n_threads, n_shards = self._threads(len(scores))
+        values = np.full((n_shards, len(scores), k), -np.inf, np.float32)
+        best = np.full((n_shards, len(scores), k), -1, np.int64)
         found = [
-            Candidates(starts, excluded[1], mask, bounds, *each)
+            Candidates(starts, excluded[1], mask, bounds, *each, n_reached=_NO_COUNT)
             for each in zip(values, best, strict=True)
         ]
+        self._run(queries, found, n_threads)
+        if n_shards == 1:
+            return values[0], best[0]
+        all_values, all_items = np.concatenate(values, axis=1), np.concatenate(best, axis=1)
+        order = np.lexsort((all_items, -all_values))[:, :k]
+        return np.take_along_axis(all_values, order, 1), np.take_along_axis(all_items, order, 1)
+
+    def count(
+        self, scores: np.ndarray, vectors: np.ndarray, targets: np.ndarray, pairs: Pairs
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Count the items whose score is at least that of a target.
+
+        Args:
+            scores: see `search`.
+            vectors: see `search`.
+            targets: [B] items.
+            pairs: query numbers [S] and items [S].
+
+        Returns:
+            int64 [B], the targets counted; and bool [S], which of the pairs are counted.
+        """
+        queries = self._prepare(scores, vectors)
+        own = score_pairs(self.sorted, queries, np.arange(len(scores)), self._places[targets])
+        reaches = score_pairs(self.sorted, queries, pairs[0], self._places[pairs[1]])
+        n_threads, n_shards = self._threads(len(scores))
+        counts = np.zeros((n_shards, len(scores)), np.int64)
+        empty = (np.zeros(len(scores) + 1, np.int64), np.empty(0, np.int64), np.empty(0, bool))
+        none = np.full((len(scores), 1), -np.inf, np.float32), np.full((len(scores), 1), -1)
+        self._run(queries, [Candidates(*empty, own, *none, each) for each in counts], n_threads)
+        return counts.sum(axis=0), reaches >= own[pairs[0]]
+
+    @functools.cached_property
+    def _places(self) -> np.ndarray:
+        """Place of each item [N]."""
+        places = np.empty(len(self.sorted.items), np.int32)
+        places[self.sorted.items] = np.arange(len(places), dtype=np.int32)
+        return places
+
+    def _threads(self, n_queries: int) -> tuple[int, int]:
+        """Return the numbers of threads and of parts of the runs, for queries that are few."""
+        n_levels, n_items = self.sorted.codes.shape
+        if n_queries * n_items * (n_levels + ROW * bool(self.basis.size)) <= ALONE:
+            return 1, 1
+        n_threads = torch.get_num_threads()
+        return n_threads, -(-n_threads // n_queries)
+
+    def _run(self, queries: Queries, found: list[Candidates], n_threads: int) -> None:
+        """Search for all queries; `found` has one entry for each part of the runs."""
+        n_queries = len(queries.scores)
         cuts = np.linspace(0, n_queries, min(n_threads, n_queries) + 1).astype(int).tolist()
         tasks = [
-            (self.sorted, queries, own, first, end, shard, n_shards)
+            (self.sorted, queries, own, first, end, shard, len(found))
             for shard, own in enumerate(found)
             for first, end in pairwise(cuts)
         ]
@@ -121,11 +173,6 @@ class PrunedItems:
             search(*tasks[0])
         else:
             list(_pool(n_threads, os.getpid()).map(lambda task: search(*task), tasks))
-        if n_shards == 1:
-            return values[0], best[0]
-        all_values, all_items = np.concatenate(values, axis=1), np.concatenate(best, axis=1)
-        order = np.lexsort((all_items, -all_values))[:, :k]
-        return np.take_along_axis(all_values, order, 1), np.take_along_axis(all_items, order, 1)
 
     def _prepare(self, scores: np.ndarray, vectors: np.ndarray) -> Queries:
         most, first = scores.max(axis=2), self.n_prefix

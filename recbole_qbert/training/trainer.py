@@ -29,6 +29,7 @@ from recbole_qbert.common.files import write_json
 from recbole_qbert.common.process_group import barrier, is_main, world
 from recbole_qbert.common.progress import Progress
 from recbole_qbert.data.dataset import SemanticIDDataset
+from recbole_qbert.evaluation.indexed_ranks import ranks_by_codes
 from recbole_qbert.evaluation.ranking import Ranks, rank_targets, summarize
 from recbole_qbert.evaluation.results import PATH_KEYS
 from recbole_qbert.speedups.trimmed_forward import trimmed_loss, trimmed_scores
@@ -250,7 +251,15 @@ class ResumableTrainer(Trainer):
             )
 
         score = trimmed_scores(self.model, self.config)
-        self.ranks = rank_targets(self.model, eval_data, self.device, wrap, self.list_length, score)
+        self.ranks = rank_targets(
+            self.model,
+            eval_data,
+            self.device,
+            wrap,
+            self.list_length,
+            score,
+            ranks_by_codes(self.model),
+        )
         return OrderedDict(summarize(self.ranks, self.config["metrics"], self.config["topk"]))
 
     def _load_weights(self, path: str) -> None:

@@ -20,6 +20,7 @@ from rich.console import Console
 from torch import Tensor
 
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.evaluation import ranking
 from recbole_qbert.evaluation.printing import print_tables
 from recbole_qbert.evaluation.ranking import (
     METRICS,
@@ -233,6 +234,7 @@ class _SeenDataset:
     """Tells the seen items of a batch by its users."""
 
     uid_field = "user_id"
+    item_num = 25
 
     def __init__(self, seen: list[list[int]]) -> None:
         self.seen = seen
@@ -265,8 +267,12 @@ class _Table(torch.nn.Module):
         return self.scores[interaction["user_id"]].flatten()
 
 
-def test_rank_targets_joins_the_batches() -> None:
+@pytest.mark.parametrize("scores_at_once", [1, 75, 10**6])
+def test_rank_targets_joins_the_batches(
+    monkeypatch: pytest.MonkeyPatch, scores_at_once: int
+) -> None:
     """Rows in the loader's order, the last batch shorter, every rank that of the plain loop."""
+    monkeypatch.setattr(ranking, "SCORES_AT_ONCE", scores_at_once)
     scores, targets, seen = _case(8, "ties")
     wrapped: list[int] = []
 
@@ -312,10 +318,11 @@ def test_more_places_than_items() -> None:
     assert unseen.tolist() == [[1] + [0] * 9]
 
 
-def test_lists_are_joined_and_stored(tmp_path: Path) -> None:
+def test_lists_are_joined_and_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over batches, to a file and back; without lists nothing else changes."""
     scores, targets, seen = _case(8, "distinct")
     loader: Any = _Loader(targets, seen)
+    monkeypatch.setattr(ranking, "SCORES_AT_ONCE", 60)
     plain = rank_targets(_Table(scores), loader, torch.device("cpu"))
     ranks = rank_targets(_Table(scores), loader, torch.device("cpu"), top_k=10)
     assert plain.lists is None and ranks.lists is not None
