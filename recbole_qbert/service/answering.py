@@ -1,0 +1,121 @@
+"""Answers to the requests of a batch, as JSON. This runs in the thread of the model."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any, NamedTuple
+
+import torch
+
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.serving.recommender import Recommender, nothing_known
+
+
+class ListsJob(NamedTuple):
+    """Lists of the best items for histories.
+
+    Jobs with the same `options` share the passes of the model.
+    """
+
+    histories: list[list[str]]
+    k: int
+    options: tuple[bool, tuple[str, ...] | None, tuple[str, ...]]  # exclude_seen, candidates, ...
+    several: bool  # whether the answer is a list of results
+
+
+class ExplainJob(NamedTuple):
+    """Explanations of items after one history."""
+
+    history: list[str]
+    items: list[str]
+    n_removals: int
+
+
+Job = ListsJob | ExplainJob
+
+
+class Answerer:
+    """Answers batches of jobs with a recommender."""
+
+    def __init__(self, recommender: Recommender, max_batch_size: int):
+        """Take a recommender, and the number of histories that it scores at once."""
+        self._recommender, self._max_batch_size = recommender, max_batch_size
+        titles = recommender.titles
+        self._titles = dict(zip(recommender.tokens, titles, strict=True)) if titles else None
+
+    def __call__(self, jobs: Sequence[Job]) -> list[bytes | InputError]:
+        """Return the JSON of each job's answer, or the error in its request."""
+        found: dict[int, bytes | InputError] = {}
+        groups: dict[Any, list[int]] = {}
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # unknown items are in the answers
+            for place, job in enumerate(jobs):
+                try:
+                    if isinstance(job, ExplainJob):
+                        found[place] = self._explained(job)
+                        continue
+                    self._check(job)
+                    groups.setdefault(job.options, []).append(place)
+                except InputError as error:
+                    found[place] = error
+            for places in groups.values():
+                try:
+                    answers = self._listed([jobs[place] for place in places])
+                except InputError as error:  # the same in each of them
+                    answers = [error] * len(places)
+                found |= zip(places, answers, strict=True)
+        return [found[place] for place in range(len(jobs))]
+
+    def _check(self, job: ListsJob) -> None:
+        """Raise an `InputError` if no history has a known item."""
+        unknown = self._recommender.unknown(chain.from_iterable(job.histories))
+        known = {*chain.from_iterable(job.histories)} - {*unknown}
+        if not known:
+            raise nothing_known(unknown)
+
+    def _listed(self, jobs: Sequence[ListsJob]) -> list[bytes]:
+        """Answer jobs of the same options."""
+        exclude_seen, candidates, exclude = jobs[0].options
+        lists = iter(
+            self._recommender.recommend(
+                [history for job in jobs for history in job.histories],
+                max(job.k for job in jobs),
+                exclude_seen,
+                batch_size=self._max_batch_size,
+                candidates=candidates,
+                exclude=exclude,
+            )
+        )
+        return [
+            self._lists_answer(job, [next(lists)[: job.k] for _ in job.histories]) for job in jobs
+        ]
+
+    def _lists_answer(self, job: ListsJob, lists: list[list[tuple[str, float]]]) -> bytes:
+        unknown = self._recommender.unknown
+        of_options = unknown([*(job.options[1] or ()), *job.options[2]])
+        results = [
+            {"recommendations": [*map(self._ranked, found)], "unknown": unknown(history)}
+            for history, found in zip(job.histories, lists, strict=True)
+        ]
+        if job.several:
+            return _json({"results": results, "unknown": of_options})
+        (result,) = results
+        return _json(result | {"unknown": [*dict.fromkeys(result["unknown"] + of_options)]})
+
+    def _ranked(self, pair: tuple[str, float]) -> dict[str, Any]:
+        item, score = pair
+        title = {} if self._titles is None else {"title": self._titles[item]}
+        return {"item": item, "score": score, **title}
+
+    def _explained(self, job: ExplainJob) -> bytes:
+        found = self._recommender.explain(job.history, job.items, job.n_removals)
+        explanations = [each.as_json() for each in found]
+        unknown = self._recommender.unknown(job.history)
+        return _json({"explanations": explanations, "unknown": unknown})
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
