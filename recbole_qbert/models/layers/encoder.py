@@ -155,7 +155,7 @@ def _block_at(
     keys = block.norm1(hidden) if block.norm_first else hidden
     barred: dict[str, Tensor] = {"key_padding_mask": padding}
     if mask is not None:
-        rows = mask.unflatten(0, (len(hidden), -1))  # [B, H, L, L]
+        rows = mask.view(hidden.size(0), -1, *mask.shape[1:])  # [B, H, L, L]
         queries = columns[:, None, :, None].expand(-1, rows.size(1), -1, rows.size(3))
         barred = {"attn_mask": rows.gather(2, queries).flatten(0, 1)}
     seen, _ = block.self_attn(keys.gather(1, places), keys, keys, need_weights=False, **barred)
