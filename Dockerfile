@@ -15,7 +15,6 @@ RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/wh
 
 RUN useradd --create-home recbole
 USER recbole
-WORKDIR /home/recbole
 EXPOSE 8000
 HEALTHCHECK --start-period=60s CMD \
     ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health', timeout=5)"]

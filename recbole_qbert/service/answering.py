@@ -41,15 +41,16 @@ class Answerer:
     """Answers batches of jobs with a recommender."""
 
     def __init__(self, recommender: Recommender, max_batch_size: int):
-        """Take a recommender, and the number of histories that it scores at once."""
-        self._recommender, self._max_batch_size = recommender, max_batch_size
+        """Take a recommender, and the largest number of histories that it scores at once."""
+        self._recommender = recommender
+        self._max_batch_size = min(max_batch_size, recommender.rows_at_once())
         titles = recommender.titles
         self._titles = dict(zip(recommender.tokens, titles, strict=True)) if titles else None
 
     def __call__(self, jobs: Sequence[Job]) -> list[bytes | InputError]:
         """Return the JSON of each job's answer, or the error in its request."""
         found: dict[int, bytes | InputError] = {}
-        groups: dict[Any, list[int]] = {}
+        groups: dict[Any, dict[int, ListsJob]] = {}
         with torch.inference_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # unknown items are in the answers
             for place, job in enumerate(jobs):
@@ -58,15 +59,14 @@ class Answerer:
                         found[place] = self._explained(job)
                         continue
                     self._check(job)
-                    groups.setdefault(job.options, []).append(place)
+                    groups.setdefault(job.options, {})[place] = job
                 except InputError as error:
                     found[place] = error
-            for places in groups.values():
+            for group in groups.values():
                 try:
-                    answers = self._listed([jobs[place] for place in places])
+                    found |= zip(group, self._listed([*group.values()]), strict=True)
                 except InputError as error:  # the same in each of them
-                    answers = [error] * len(places)
-                found |= zip(places, answers, strict=True)
+                    found |= dict.fromkeys(group, error)
         return [found[place] for place in range(len(jobs))]
 
     def _check(self, job: ListsJob) -> None:
@@ -96,14 +96,16 @@ class Answerer:
     def _lists_answer(self, job: ListsJob, lists: list[list[tuple[str, float]]]) -> bytes:
         unknown = self._recommender.unknown
         of_options = unknown([*(job.options[1] or ()), *job.options[2]])
+        lost = [*map(unknown, job.histories)]
+        ranked = [[*map(self._ranked, found)] for found in lists]
+        if not job.several:
+            named = [*dict.fromkeys(lost[0] + of_options)]
+            return _json({"recommendations": ranked[0], "unknown": named})
         results = [
-            {"recommendations": [*map(self._ranked, found)], "unknown": unknown(history)}
-            for history, found in zip(job.histories, lists, strict=True)
+            {"recommendations": found, "unknown": named}
+            for found, named in zip(ranked, lost, strict=True)
         ]
-        if job.several:
-            return _json({"results": results, "unknown": of_options})
-        (result,) = results
-        return _json(result | {"unknown": [*dict.fromkeys(result["unknown"] + of_options)]})
+        return _json({"results": results, "unknown": of_options})
 
     def _ranked(self, pair: tuple[str, float]) -> dict[str, Any]:
         item, score = pair

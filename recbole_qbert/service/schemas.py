@@ -24,14 +24,16 @@ class _Request(BaseModel):
 class ListOptions(_Request):
     """What to rank, for all histories of a request."""
 
-    k: int = Field(10, ge=1, strict=True, description="Number of items to recommend.")
+    k: int = Field(default=10, ge=1, strict=True, description="Number of items to recommend.")
     exclude_seen: bool = Field(
-        True, strict=True, description="Whether to leave out all items of the history."
+        default=True, strict=True, description="Whether to leave out all items of the history."
     )
     candidates: list[Token] | None = Field(
-        None, description="Tokens of the items to rank; by default all items of the model."
+        default=None, description="Tokens of the items to rank; by default all items of the model."
     )
-    exclude: list[Token] = Field([], description="Tokens of items that are not recommended.")
+    exclude: list[Token] = Field(
+        default=[], description="Tokens of items that are not recommended."
+    )
 
 
 class RecommendRequest(ListOptions):
@@ -54,7 +56,10 @@ class ExplainRequest(_Request):
         min_length=1, max_length=N_EXPLAINED, description="Tokens of the items to explain."
     )
     n_removals: int = Field(
-        3, ge=0, strict=True, description="Number of listed items whose removal lowers the score."
+        default=3,
+        ge=0,
+        strict=True,
+        description="Number of listed items whose removal lowers the score.",
     )
 
 
@@ -63,7 +68,9 @@ class RankedItem(BaseModel):
 
     item: str = Field(description="Item token.")
     score: float = Field(description="Score of the model: a logit, not a probability.")
-    title: str | None = Field(None, description="Title; missing if the bundle has no titles.")
+    title: str | None = Field(
+        default=None, description="Title; missing if the bundle has no titles."
+    )
 
 
 class RecommendAnswer(BaseModel):

@@ -26,7 +26,7 @@ def listening(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = str(getattr(error, "strerror", None) or error).partition(" (")[0]
         raise InputError(f"--host={host} --port={port}: {reason}; give another address") from None
 
 
@@ -45,7 +45,9 @@ def make_server(recommender: Recommender, folder: Path, limits: ServiceLimits) -
     return uvicorn.Server(config)
 
 
-def serve(recommender: Recommender, folder: Path, limits: ServiceLimits, listener: socket.socket) -> None:
+def serve(
+    recommender: Recommender, folder: Path, limits: ServiceLimits, listener: socket.socket
+) -> None:
     """Answer requests until SIGTERM or SIGINT.
 
     Then no connection is accepted, and requests that have arrived are answered before the return.

@@ -111,7 +111,7 @@ def _traced(recommender: Recommender) -> bytes:
     width = recommender.config["MAX_ITEM_LIST_LENGTH"]
     items = torch.ones(2, width, dtype=torch.long)
     items[1, 1:] = 0
-    found = io.BytesIO()
+    found: Any = io.BytesIO()
     with _exporting(width):
         torch.onnx.export(
             ItemScores(recommender).eval(),
@@ -123,7 +123,8 @@ def _traced(recommender: Recommender) -> bytes:
             opset_version=OPSET,
             dynamo=False,
         )
-    return found.getvalue()
+    content: bytes = found.getvalue()
+    return content
 
 
 @contextlib.contextmanager

@@ -125,7 +125,7 @@ class Recommender:
         k = within("k", k, len(self.tokens))
         if unknown not in ("skip", "raise"):
             raise InputError(f"unknown: {unknown!r} is none of skip, raise")
-        batch_size = self._batch_size(batch_size)
+        batch_size = self.rows_at_once(batch_size)
         allowed = self.allowed(candidates, exclude)
         _check_lists([histories])
         try:
@@ -254,7 +254,7 @@ class Recommender:
         `users` are tokens; each of the B `histories` has an item. `allowed` is from the method of
         that name; for the others see `recommend`.
         """
-        step = self._batch_size(batch_size)
+        step = self.rows_at_once(batch_size)
         for start in range(0, len(histories), step):
             part = histories.part(start, start + step)
             top = top_k(self.model, self.config, part, k, exclude_seen, allowed, self._index)
@@ -297,7 +297,8 @@ class Recommender:
         """Return the tokens that are not items of the model, each one once, in their order."""
         return [token for token in dict.fromkeys(tokens) if token not in self._ids]
 
-    def _batch_size(self, given: int | None) -> int:
+    def rows_at_once(self, given: int | None = None) -> int:
+        """Return how many histories to score at once: `given`, or as many as fit (`recommend`)."""
         if given is not None:
             return within("batch_size", given)
         return rows_at_once(len(self._names), self._index)
