@@ -1,6 +1,6 @@
 """Requests a second, latency and memory of `recbole-qbert serve` under parallel clients.
 
-A QBERT4Rec is trained for one step on random interactions with at most `--items` items. A round
+A QBERT4Rec is trained for one epoch on random interactions with at most `--items` items. A round
 starts the service in a process of its own. `--clients` clients send requests for `--seconds`, each
 one its next request after the answer to the last. A history has 1 to 50 items. `batched` is the
 service with its defaults, `alone` scores each request by itself. Any answer but 200 with `--k`
@@ -151,7 +151,7 @@ def _train(options: argparse.Namespace) -> None:
     sizes = (options.users, 10 * options.users)
     write_domain(options.folder, DATASET, sizes, numbers << 12, rng)
     where = {"data_path": str(options.folder), "checkpoint_dir": str(options.folder / "saved")}
-    given = {"epochs": 1, "steps_per_epoch": 1, "show_progress": False}
+    given = {"epochs": 1, "show_progress": False}
     given["MAX_ITEM_LIST_LENGTH"] = LONGEST
     (result,) = run_models(["QBERT4Rec"], DATASET, settings=where | given)
     Path(result.bundle).rename(options.folder / "bundle")
@@ -161,7 +161,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=10.0, help="of a round")
     parser.add_argument("--items", type=int, default=10_000, help="at most, in the catalog")
-    parser.add_argument("--users", type=int, default=2000, help="of the training")
+    parser.add_argument("--users", type=int, default=1000, help="of the training")
     parser.add_argument("--k", type=int, default=10)
 
 
