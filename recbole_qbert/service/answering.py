@@ -14,15 +14,20 @@ from recbole_qbert.common.errors import InputError
 from recbole_qbert.serving.recommender import Recommender, nothing_known
 
 
-class ListsJob(NamedTuple):
-    """Lists of the best items for histories.
+class ListOptions(NamedTuple):
+    """Which items are ranked."""
 
-    Jobs with the same `options` share the passes of the model.
-    """
+    exclude_seen: bool
+    candidates: tuple[str, ...] | None
+    exclude: tuple[str, ...]
+
+
+class ListsJob(NamedTuple):
+    """Lists of the best items for histories."""
 
     histories: list[list[str]]
     k: int
-    options: tuple[bool, tuple[str, ...] | None, tuple[str, ...]]  # exclude_seen, candidates, ...
+    options: ListOptions
     several: bool  # whether the answer is a list of results
 
 
@@ -35,6 +40,9 @@ class ExplainJob(NamedTuple):
 
 
 Job = ListsJob | ExplainJob
+# Up to this number, excluded items are taken out of a longer list, so that requests with different
+# ones share the passes of the model.
+N_TAKEN_OUT = 100
 
 
 class Answerer:
@@ -50,7 +58,7 @@ class Answerer:
     def __call__(self, jobs: Sequence[Job]) -> list[bytes | InputError]:
         """Return the JSON of each job's answer, or the error in its request."""
         found: dict[int, bytes | InputError] = {}
-        groups: dict[Any, dict[int, ListsJob]] = {}
+        groups: dict[ListOptions, dict[int, ListsJob]] = {}
         with torch.inference_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # unknown items are in the answers
             for place, job in enumerate(jobs):
@@ -59,12 +67,12 @@ class Answerer:
                         found[place] = self._explained(job)
                         continue
                     self._check(job)
-                    groups.setdefault(job.options, {})[place] = job
+                    groups.setdefault(self._shared(job.options), {})[place] = job
                 except InputError as error:
                     found[place] = error
-            for group in groups.values():
+            for shared, group in groups.items():
                 try:
-                    found |= zip(group, self._listed([*group.values()]), strict=True)
+                    found |= zip(group, self._listed([*group.values()], shared), strict=True)
                 except InputError as error:  # the same in each of them
                     found |= dict.fromkeys(group, error)
         return [found[place] for place in range(len(jobs))]
@@ -76,28 +84,33 @@ class Answerer:
         if not known:
             raise nothing_known(unknown)
 
-    def _listed(self, jobs: Sequence[ListsJob]) -> list[bytes]:
-        """Answer jobs of the same options."""
-        exclude_seen, candidates, exclude = jobs[0].options
+    def _shared(self, options: ListOptions) -> ListOptions:
+        """Return the options of the passes of the model; jobs with the same ones share them."""
+        few = len(options.exclude) < min(N_TAKEN_OUT, len(self._recommender.tokens))
+        return options._replace(exclude=()) if few and options.candidates is None else options
+
+    def _listed(self, jobs: Sequence[ListsJob], shared: ListOptions) -> list[bytes]:
+        """Answer jobs with the same shared options."""
+        n_excluded = 0 if shared.exclude else max(len(job.options.exclude) for job in jobs)
         lists = iter(
             self._recommender.recommend(
                 [history for job in jobs for history in job.histories],
-                max(job.k for job in jobs),
-                exclude_seen,
+                min(max(job.k for job in jobs) + n_excluded, len(self._recommender.tokens)),
                 batch_size=self._max_batch_size,
-                candidates=candidates,
-                exclude=exclude,
+                **shared._asdict(),
             )
         )
-        return [
-            self._lists_answer(job, [next(lists)[: job.k] for _ in job.histories]) for job in jobs
-        ]
+        return [self._lists_answer(job, [next(lists) for _ in job.histories]) for job in jobs]
 
     def _lists_answer(self, job: ListsJob, lists: list[list[tuple[str, float]]]) -> bytes:
         unknown = self._recommender.unknown
-        of_options = unknown([*(job.options[1] or ()), *job.options[2]])
+        exclude = {*job.options.exclude}
+        of_options = unknown([*(job.options.candidates or ()), *job.options.exclude])
         lost = [*map(unknown, job.histories)]
-        ranked = [[*map(self._ranked, found)] for found in lists]
+        ranked = [
+            [*map(self._ranked, [pair for pair in found if pair[0] not in exclude][: job.k])]
+            for found in lists
+        ]
         if not job.several:
             named = [*dict.fromkeys(lost[0] + of_options)]
             return _json({"recommendations": ranked[0], "unknown": named})

@@ -19,7 +19,7 @@ from recbole_qbert.common.output import counted
 from recbole_qbert.common.process import flush_denormals
 from recbole_qbert.data.codec import quote
 from recbole_qbert.service import schemas
-from recbole_qbert.service.answering import Answerer, ExplainJob, Job, ListsJob
+from recbole_qbert.service.answering import Answerer, ExplainJob, Job, ListOptions, ListsJob
 from recbole_qbert.service.batching import Batcher, QueueFull, TooLate
 from recbole_qbert.service.guard import Guard
 from recbole_qbert.service.metrics import CONTENT_TYPE, Metrics
@@ -81,7 +81,7 @@ def make_app(recommender: Recommender, folder: Path, limits: ServiceLimits) -> F
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with batcher.running():
             # The first pass is slow.
-            await batcher.answer(_lists_job([recommender.tokens[:1]], schemas.ListOptions()))
+            await batcher.answer(_lists_job([recommender.tokens[:1]], schemas.ListRequest()))
             yield
 
     app = FastAPI(
@@ -149,11 +149,11 @@ def make_app(recommender: Recommender, folder: Path, limits: ServiceLimits) -> F
 
 
 def _lists_job(
-    histories: list[list[str]], options: schemas.ListOptions, several: bool = False
+    histories: list[list[str]], request: schemas.ListRequest, several: bool = False
 ) -> ListsJob:
-    candidates = None if options.candidates is None else tuple(options.candidates)
-    named = (options.exclude_seen, candidates, tuple(options.exclude))
-    return ListsJob(histories, options.k, named, several)
+    candidates = None if request.candidates is None else tuple(request.candidates)
+    options = ListOptions(request.exclude_seen, candidates, tuple(request.exclude))
+    return ListsJob(histories, request.k, options, several)
 
 
 def _n_rows(job: Job) -> int:

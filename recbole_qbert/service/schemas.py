@@ -21,7 +21,7 @@ class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
 
 
-class ListOptions(_Request):
+class ListRequest(_Request):
     """What to rank, for all histories of a request."""
 
     k: int = Field(default=10, ge=1, strict=True, description="Number of items to recommend.")
@@ -36,13 +36,13 @@ class ListOptions(_Request):
     )
 
 
-class RecommendRequest(ListOptions):
+class RecommendRequest(ListRequest):
     """One history."""
 
     items: History
 
 
-class BatchRequest(ListOptions):
+class BatchRequest(ListRequest):
     """Several histories."""
 
     histories: list[History] = Field(min_length=1, description="The histories.")

@@ -28,6 +28,7 @@ pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 pytest.importorskip("prometheus_client")
 
+from recbole_qbert.service import answering  # noqa: E402
 from recbole_qbert.service.app import ServiceLimits, make_app  # noqa: E402
 from recbole_qbert.service.server import listening, make_server  # noqa: E402
 
@@ -189,6 +190,39 @@ def test_parallel_clients_with_different_options(
     rows = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     assert float(rows["recbole_qbert_batch_rows_sum"]) == 301  # and the first one, at the start
     assert float(rows["recbole_qbert_batch_rows_count"]) < 250
+
+
+@pytest.mark.parametrize("n_taken_out", [0, 3, 100])
+def test_different_exclusions_share_a_pass(
+    recommender: Recommender, n_taken_out: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken out of a longer list or of the ranking, the lists are the same."""
+    monkeypatch.setattr(answering, "N_TAKEN_OUT", n_taken_out)
+    answerer, draw = answering.Answerer(recommender, 64), random.Random(1)
+    jobs = []
+    for n_excluded in (0, 1, 2, 2, 25, 29, 30):
+        items = [f"i{n}" for n in draw.sample(range(N_ITEMS), 4)]
+        exclude = tuple(f"i{n}" for n in draw.sample(range(N_ITEMS), n_excluded))
+        for k in (1, 20):
+            options = answering.ListOptions(True, None, exclude)
+            jobs.append(answering.ListsJob([items], k, options, several=False))
+    ask, passes = recommender.recommend, []
+
+    def counted(histories: list[list[str]], *args: Any, **named: Any) -> Any:
+        passes.append(len(histories))
+        return ask(histories, *args, **named)
+
+    monkeypatch.setattr(recommender, "recommend", counted)
+    answers = answerer(jobs)
+    monkeypatch.undo()
+    for job, found in zip(jobs, answers, strict=True):
+        if len(job.options.exclude) == N_ITEMS:
+            assert str(found).startswith("candidates: none is known")
+            continue
+        assert isinstance(found, bytes)
+        (expected,) = ask(job.histories, job.k, exclude=job.options.exclude)
+        assert [item for item, _ in pairs(json.loads(found))] == [item for item, _ in expected]
+    assert passes == {0: [2] * 7, 3: [8, 2, 2, 2], 100: [12, 2]}[n_taken_out]
 
 
 def test_explanations_are_those_of_the_recommender(
