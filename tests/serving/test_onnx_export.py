@@ -42,6 +42,7 @@ def exported(folder: Path) -> Any:
         ("BBQRec", {}),
         ("VQRec", {}),
         ("ESASRec", {}),
+        ("SASRecContent", {}),
         ("SASRec", {}),
         ("BERT4Rec", {}),
         ("GRU4Rec", {}),
