@@ -7,6 +7,7 @@
     python -m benchmarks best --dataset=Instruments --data_path=dataset --budget=400
     python -m benchmarks race --dataset=Instruments --data_path=dataset --epochs=6
     python -m benchmarks dropout | quantize | prepare | corpus | new_items | topk | generate
+    python -m benchmarks service --clients=32 --seconds=60 --rounds=1 --warm_up=0 --sides=batched
     python -m benchmarks speed --help                   # options of one of them
 
 The sides of a comparison are measured in turns, for five rounds after a warm-up (`--rounds=`,
@@ -43,6 +44,7 @@ MODULES = {
     "new_items": "new_items",
     "topk": "topk",
     "generate": "generate",
+    "service": "service",
 }
 # Commands of `all`, in sizes that take about eleven minutes on two cores.
 ALL = (

@@ -26,6 +26,7 @@ from recbole_qbert.commands.pretrain import PRETRAIN
 from recbole_qbert.commands.recommend import EVALUATE, RECOMMEND
 from recbole_qbert.commands.results import COMPARE, REPORT
 from recbole_qbert.commands.run import RUN
+from recbole_qbert.commands.serve import EXPORT_ONNX, SERVE
 from recbole_qbert.commands.tokenize import TOKENIZE
 from recbole_qbert.commands.tune import TUNE
 from recbole_qbert.common.errors import InputError, did_you_mean
@@ -39,8 +40,8 @@ from recbole_qbert.compat import recbole
 COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
-        DEMO, *PREPARE, *TOOLS, *EMBED, TOKENIZE, *IDS, RUN, RECOMMEND, EVALUATE, PRETRAIN,
-        BENCHMARK, TUNE, COMPLEXITY, COMPARE, REPORT, DOCTOR,
+        DEMO, *PREPARE, *TOOLS, *EMBED, TOKENIZE, *IDS, RUN, RECOMMEND, SERVE, EXPORT_ONNX,
+        EVALUATE, PRETRAIN, BENCHMARK, TUNE, COMPLEXITY, COMPARE, REPORT, DOCTOR,
     )
 }  # fmt: skip
 GROUPS = {

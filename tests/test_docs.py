@@ -30,6 +30,7 @@ PAGES = [README, REPOSITORY / "CONTRIBUTING.md", *DOCS]
 LINKED = [*PAGES, REPOSITORY / "CHANGELOG.md", *sorted((REPOSITORY / "results").glob("*.md"))]
 PROGRAMS = ("recbole-qbert", "python", "snakemake", "make", "torchrun")
 SETUP = (".", "pip", "export", "ray", "git", "cd", "rm", "uv", "for", "done", ".venv/bin/pip")
+SETUP += ("curl",)  # tests/commands/test_serve.py runs these
 FIRST_ITEM = 50  # tokens of the toy items in the examples are those of ml-100k: 50, 51, ...
 
 

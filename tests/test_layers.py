@@ -18,6 +18,7 @@ LAYERS = (
     ("registry",),
     ("config",),
     ("serving",),
+    ("service",),
     ("encoders", "tokenizer", "pretraining", "datasets"),
     ("experiments",),
     ("quick_start",),

@@ -56,18 +56,28 @@ def find_bundle(name: str, dataset: str | None = None) -> Path:
     return Path(fitting[-1].bundle)
 
 
-def _load(options: SimpleNamespace) -> tuple[Path, Recommender]:
+def load_recommender(options: SimpleNamespace) -> tuple[Path, Recommender]:
+    """Load the bundle of a command with the flags `dataset` and `device`; also return its folder.
+
+    Raises:
+        InputError: see `find_bundle` and `Recommender.load`.
+    """
     import torch
 
     from recbole_qbert.common.process import flush_denormals
-    from recbole_qbert.serving.recommender import Recommender, within
+    from recbole_qbert.serving.recommender import Recommender
 
-    if options.batch_size is not None:
-        within("--batch_size", options.batch_size)
     flush_denormals()
     folder = find_bundle(options.bundle, options.dataset)
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     return folder, Recommender.load(folder, device)
+
+
+def _check_batch_size(options: SimpleNamespace) -> None:
+    from recbole_qbert.serving.recommender import within
+
+    if options.batch_size is not None:
+        within("--batch_size", options.batch_size)
 
 
 def _recommend(options: SimpleNamespace) -> int:
@@ -89,7 +99,8 @@ def _recommend(options: SimpleNamespace) -> int:
     format = None
     if options.output:
         format = check_output(options.output, options.output_format, options.overwrite)
-    folder, recommender = _load(options)
+    _check_batch_size(options)
+    folder, recommender = load_recommender(options)
     _set_titles(recommender, options)
     lists = {name: _tokens(options, name) for name in ("candidates", "exclude")}
     with warnings.catch_warnings(record=True) as caught:
@@ -234,7 +245,8 @@ def _histories(
 def _evaluate(options: SimpleNamespace) -> int:
     if options.json and options.json.is_dir():
         raise InputError(f"--json={options.json}: is a folder; name a file")
-    folder, recommender = _load(options)
+    _check_batch_size(options)
+    folder, recommender = load_recommender(options)
 
     from recbole_qbert.common.files import write_json
     from recbole_qbert.evaluation.printing import rankings_tables

@@ -26,6 +26,17 @@ def error_context(where: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def needs_extra(extra: str) -> Iterator[None]:
+    """Turn the failed import of a package of an extra in the block into an `InputError`."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{error.name} is not installed; run: pip install 'recbole-qbert[{extra}]'"
+        ) from None
+
+
+@contextlib.contextmanager
 def recbole_error_context(model: type, place: str, failed: str, remedy: str) -> Iterator[None]:
     """Turn any exception that one of RecBole's own models raises in the block into an `InputError`.
 

@@ -40,8 +40,8 @@ def by_length(lengths: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
     Returns:
         The results, in the order of the rows. [B, ...]
     """
-    if lengths.device.type != "cpu":
-        return function(torch.arange(len(lengths), device=lengths.device))
+    if lengths.device.type != "cpu" or torch.jit.is_tracing():  # a trace has no groups
+        return function(torch.arange(lengths.size(0), device=lengths.device))
     groups = rows_of_like_length(lengths)
     return torch.cat([function(rows) for rows in groups])[inverse_order(groups)]
 

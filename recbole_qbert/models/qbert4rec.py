@@ -152,18 +152,18 @@ class QBERT4Rec(PredictsByRanking, SequentialRecommender):
         real = valid_positions(lengths, items.size(1))
         hidden_by_mask = mask[real]  # [P], P real items in the batch
         vectors = F.embedding(items[real], matrix).view(-1, n_tokens, self.mask_token.size(1))
-        masked: Tensor = self.mask_token
         known = items.masked_fill(mask, 0)
+        # ONNX does not broadcast the right side of an indexed assignment.
+        masked = self.mask_token.expand(known[mask].size(0), -1, -1)  # [M, T, D]
         if self.mask_knows_previous:
             known = previous_visible(items, mask)
-            previous = F.embedding(known[mask], matrix)
-            masked = masked + previous.view(-1, *masked.shape)
+            masked = masked + F.embedding(known[mask], matrix).view(masked.shape)
         vectors[hidden_by_mask] = masked
         tokens = torch.arange(items.size(1) * n_tokens, device=items.device).unsqueeze(0)
         token_lengths = lengths * n_tokens
         if self.backward_positions:
             tokens = token_lengths.unsqueeze(1) - 1 - tokens
-        tokens = tokens.expand(len(items), -1)[real.repeat_interleave(n_tokens, dim=1)]
+        tokens = tokens.expand(items.size(0), -1)[real.repeat_interleave(n_tokens, dim=1)]
         wanted = mask.repeat_interleave(n_tokens, dim=1)
         codes = None
         if self.reweights_attention:

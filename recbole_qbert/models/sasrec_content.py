@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.common.ragged import inverse_order, rows_of_like_length
+from recbole_qbert.common.ragged import by_length
 from recbole_qbert.models.layers.content import ExpertAdapter, whiten
 from recbole_qbert.models.layers.loss import linear_cross_entropy
 from recbole_qbert.models.layers.prediction import PredictsByRanking
@@ -88,18 +88,15 @@ class SASRecContent(PredictsByRanking, SASRec):
     def forward(self, item_seq: Tensor, item_seq_len: Tensor, matrix: Tensor) -> Tensor:
         """Encode right-padded items [B, L] of lengths [B] to the vector of each row's end. [B, D]
 
-        `matrix` is that of `item_matrix`. On a CPU, rows of similar length are encoded together,
-        without the columns that are padding in all of them.
+        `matrix` is that of `item_matrix`. On a CPU, rows of similar length are encoded together.
+        Columns that are padding in all rows are left out.
         """
-        if item_seq.device.type != "cpu":
-            return self._encode(item_seq, item_seq_len, matrix)
-        groups = rows_of_like_length(item_seq_len)
-        found = [
-            self._encode(item_seq[rows, : max(1, int(lengths.max()))], lengths, matrix)
-            for rows in groups
-            for lengths in [item_seq_len[rows]]
-        ]
-        return torch.cat(found)[inverse_order(groups)]
+
+        def ends(rows: Tensor) -> Tensor:
+            lengths = item_seq_len[rows]
+            return self._encode(item_seq[rows, : max(1, int(lengths.max()))], lengths, matrix)
+
+        return by_length(item_seq_len, ends)
 
     def _encode(self, items: Tensor, lengths: Tensor, matrix: Tensor) -> Tensor:
         positions = self.position_embedding.weight[: items.size(1)]

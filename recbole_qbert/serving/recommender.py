@@ -125,7 +125,7 @@ class Recommender:
         k = within("k", k, len(self.tokens))
         if unknown not in ("skip", "raise"):
             raise InputError(f"unknown: {unknown!r} is none of skip, raise")
-        batch_size = self._batch_size(batch_size)
+        batch_size = self.rows_at_once(batch_size)
         allowed = self.allowed(candidates, exclude)
         _check_lists([histories])
         try:
@@ -143,7 +143,7 @@ class Recommender:
                 raise InputError(_left_out(not_known, without))
             found += self._lists(read, k, exclude_seen, allowed)
         if without and len(without) == len(found):
-            raise _nothing_known(not_known)
+            raise nothing_known(not_known)
         if not_known or without:
             warnings.warn(_left_out(not_known, without), stacklevel=2)
         return found
@@ -182,7 +182,7 @@ class Recommender:
         histories = grouped(codes, ids, len(users), times)
         without = np.flatnonzero(histories.lengths == 0).tolist()
         if len(without) == len(users):
-            raise _nothing_known(lost)
+            raise nothing_known(lost)
         if lost or without:
             warnings.warn(_left_out(dict.fromkeys(lost), without), stacklevel=2)
         named = users.filter(pa.array(histories.lengths > 0))
@@ -208,7 +208,7 @@ class Recommender:
             asked_for = preview([*map(quote, lost[1])]) or "none"
             raise InputError(f"items to explain: {asked_for}; give items that the model knows")
         if not len(read.items):
-            raise _nothing_known(lost[0])
+            raise nothing_known(lost[0])
         (last,), (length,) = read.last_items(self.config["MAX_ITEM_LIST_LENGTH"])
         words = self._names.tolist(), ["", *(self.titles or [""] * len(self.tokens))]
         scoring = (self.model, self.config, last[:length], asked.flat()[1])
@@ -254,7 +254,7 @@ class Recommender:
         `users` are tokens; each of the B `histories` has an item. `allowed` is from the method of
         that name; for the others see `recommend`.
         """
-        step = self._batch_size(batch_size)
+        step = self.rows_at_once(batch_size)
         for start in range(0, len(histories), step):
             part = histories.part(start, start + step)
             top = top_k(self.model, self.config, part, k, exclude_seen, allowed, self._index)
@@ -293,7 +293,12 @@ class Recommender:
         lost = [words[place] for place in np.flatnonzero(ids == 0)]
         return ids[encoded.indices.to_numpy()], lost
 
-    def _batch_size(self, given: int | None) -> int:
+    def unknown(self, tokens: Iterable[str]) -> list[str]:
+        """Return the tokens that are not items of the model, each one once, in their order."""
+        return [token for token in dict.fromkeys(tokens) if token not in self._ids]
+
+    def rows_at_once(self, given: int | None = None) -> int:
+        """Return how many histories to score at once: `given`, or as many as fit (`recommend`)."""
         if given is not None:
             return within("batch_size", given)
         return rows_at_once(len(self._names), self._index)
@@ -337,7 +342,7 @@ class Recommender:
         return found
 
 
-def _nothing_known(lost: Collection[str]) -> InputError:
+def nothing_known(lost: Collection[str]) -> InputError:
     """Return the error for histories that are empty, or have the unknown items `lost` alone."""
     shown = preview([*map(quote, islice(lost, 11))])
     found = f"no item is known to the model: {shown}" if lost else "no items"

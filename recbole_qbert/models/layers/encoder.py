@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from recbole_qbert.common.ragged import pad_rows, rows_of_like_length
 from recbole_qbert.models.layers.attention_bias import CodeAttentionBias, similarity_bins
 from recbole_qbert.models.layers.dropout import Dropout
-from recbole_qbert.models.layers.masking import valid_positions
+from recbole_qbert.models.layers.masking import positions, valid_positions
 
 # On a CPU, padding costs as much time as items, so that a batch is split into groups of rows of
 # similar length. Smaller batches than this are not split.
@@ -147,13 +147,15 @@ def _block_at(
 ) -> Tensor:
     """Compute an `nn.TransformerEncoderLayer` at the wanted positions only. [M, D]"""
     counts = wanted.sum(dim=1)
-    columns = wanted.int().argsort(dim=1, descending=True, stable=True)[:, : int(counts.max())]
+    # Wanted positions first, both in their order. ONNX has no stable sort.
+    order = positions(counts, wanted.size(1)) + wanted.size(1) * ~wanted
+    columns = order.topk(int(counts.max()), largest=False).indices
     there = valid_positions(counts, columns.size(1))  # [B, Q], Q: most wanted positions of a row
     places = columns.unsqueeze(2).expand(-1, -1, hidden.size(2))
     keys = block.norm1(hidden) if block.norm_first else hidden
     barred: dict[str, Tensor] = {"key_padding_mask": padding}
     if mask is not None:
-        rows = mask.unflatten(0, (len(hidden), -1))  # [B, H, L, L]
+        rows = mask.view(hidden.size(0), -1, *mask.shape[1:])  # [B, H, L, L]
         queries = columns[:, None, :, None].expand(-1, rows.size(1), -1, rows.size(3))
         barred = {"attn_mask": rows.gather(2, queries).flatten(0, 1)}
     seen, _ = block.self_attn(keys.gather(1, places), keys, keys, need_weights=False, **barred)

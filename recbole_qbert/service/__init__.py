@@ -1,0 +1,1 @@
+"""HTTP service of recommendations; its modules need the extra `serve`."""
