@@ -30,7 +30,9 @@ N_ITEMS = 30
 N_USERS = 40
 CODEBOOK_SIZES = (8, 8, 8)
 OWN_MODELS = ("BBQRec", "BERT4RecFixed", "BigramChain", "ESASRec", "GSASRec", "IDBERT4Rec")
-OWN_MODELS += ("MISSRec", "Popularity", "QBERT4Rec", "SASRecContent", "TIGER", "VQRec")
+OWN_MODELS += ("MISSRec", "P5CID", "Popularity", "QBERT4Rec", "SASRecContent", "TIGER", "VIP5")
+OWN_MODELS += ("VQRec",)
+READ_VECTORS = ("MISSRec", "SASRecContent", "VIP5")
 # Applied where the model knows the key; what a test sets wins.
 TINY_SIZES: dict[str, Any] = {
     "n_layers": 1,
@@ -41,6 +43,9 @@ TINY_SIZES: dict[str, Any] = {
     "num_layers": 1,
     "n_decoder_layers": 1,
     "head_size": 8,
+    "n_clusters": 3,
+    "max_leaf": 4,
+    "id_base": 4,
 }
 Row = tuple[str, str, float]
 # What an edited file may hold in place of its JSON, in Latin-1.
@@ -97,8 +102,8 @@ class Tiny:
             base["selected_features"] = ["semantic_id"]
         if model == "S3Rec":
             base["item_attribute"] = "semantic_id"
-        if model in ("SASRecContent", "MISSRec"):
-            base["item_vectors"] = self.item_vectors(partial=model == "MISSRec")
+        if model in READ_VECTORS:
+            base["item_vectors"] = self.item_vectors(partial=model != "SASRecContent")
         return base | settings
 
     def item_vectors(self, partial: bool = False) -> dict[str, str]:

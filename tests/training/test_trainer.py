@@ -150,6 +150,8 @@ def test_a_killed_run_ends_as_the_unbroken_one(tiny: Tiny, flushed: None) -> Non
         "GSASRec",
         "SASRecContent",
         "TIGER",
+        "P5CID",
+        "VIP5",
     ],
 )
 @pytest.mark.parametrize("epoch", [0, 1, 3])
