@@ -55,7 +55,7 @@ def generation_figures(model: Any, loader: Any, ranks: Ranks, config: Any) -> di
         )
         assert ranks.lists is not None and exact.lists is not None  # both were asked for
         n_rows = len(exact.users)
-        beams = Ranks(*(column[:n_rows] for column in ranks[:3]))
+        beams = Ranks(ranks.users[:n_rows], ranks.raw[:n_rows], ranks.unseen[:n_rows])
         wanted, held = exact.lists.raw, ranks.lists.raw[:n_rows]
         same = (wanted[:, :, None] == held[:, None]).any(axis=2)
         found |= {"exact_rows": n_rows, "same_items": float(np.mean(same[wanted > 0]))}

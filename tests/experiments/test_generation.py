@@ -20,7 +20,7 @@ from recbole_qbert.experiments.run import run_models
 from recbole_qbert.reports.report import ReportRequest, report
 
 
-def tested(tiny: Tiny, model: str, **settings: Any) -> tuple[Any, Any, dict[str, float]]:
+def figures_of(tiny: Tiny, model: str, **settings: Any) -> tuple[Any, Any, dict[str, float]]:
     """A trained model's trainer and data, and its figures after the test."""
     trainer, loaded = fitted(tiny.make_config(model, eval_batch_size=7, **settings))
     trainer.list_length = LIST_LENGTH
@@ -31,7 +31,7 @@ def tested(tiny: Tiny, model: str, **settings: Any) -> tuple[Any, Any, dict[str,
 
 def test_the_gain_is_that_of_exact_scores(tiny: Tiny) -> None:
     """On the first rows, by ranks of a plain comparison."""
-    trainer, loaded, figures = tested(tiny, "TIGER", beam_size=22, exact_rows=17)
+    trainer, loaded, figures = figures_of(tiny, "TIGER", beam_size=22, exact_rows=17)
     assert figures["exact_rows"] == 17
     assert figures["valid_beams"] == 1 and 0 < figures["outside"] < 1
     found = scores(trainer.model, loaded.test)[:17]
@@ -50,7 +50,7 @@ def test_the_gain_is_that_of_exact_scores(tiny: Tiny) -> None:
 
 def test_all_beams_lose_nothing(tiny: Tiny) -> None:
     for model in ("TIGER", "MQL4GRec"):
-        _, _, figures = tested(tiny, model, beam_size=N_ITEMS)
+        _, _, figures = figures_of(tiny, model, beam_size=N_ITEMS)
         assert figures["same_items"] == 1
         gains = {name: value for name, value in figures.items() if name.startswith("exact_gain_")}
         assert len(gains) == 12 and not any(gains.values())
@@ -60,9 +60,9 @@ def test_all_beams_lose_nothing(tiny: Tiny) -> None:
 
 
 def test_who_has_no_figures(tiny: Tiny) -> None:
-    assert tested(tiny, "SASRec")[2] == {} and generation_note({}, "ndcg@10") == ""
-    assert tested(tiny, "TIGER", ranking="exact")[2] == {}
-    figures = tested(tiny, "TIGER", exact_rows=0)[2]
+    assert figures_of(tiny, "SASRec")[2] == {} and generation_note({}, "ndcg@10") == ""
+    assert figures_of(tiny, "TIGER", ranking="exact")[2] == {}
+    figures = figures_of(tiny, "TIGER", exact_rows=0)[2]
     assert figures.keys() == {"valid_beams", "outside"}
     assert generation_note(figures, "ndcg@10").endswith("is that of no item")
 
