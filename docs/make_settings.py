@@ -68,6 +68,7 @@ RUN = (
     Part("Keys of TIGER", "It needs semantic IDs.", "model/TIGER.yaml"),
     Part("Keys of P5CID", "It makes its own IDs.", "model/P5CID.yaml"),
     Part("Keys of VIP5", "It needs item_vectors.", "model/VIP5.yaml"),
+    Part("Keys of MQL4GRec", "It needs semantic IDs of text and image.", "model/MQL4GRec.yaml"),
     Part("Keys of S3Rec", "Beside RecBole's keys.", "model/S3Rec.yaml"),
     Part("Keys of Popularity", "Nothing is trained.", "model/Popularity.yaml"),
     Part("Keys of BigramChain", "Beside the keys of Popularity.", "model/BigramChain.yaml"),

@@ -43,6 +43,7 @@ def rows_with_targets(tiny: Tiny, shift: int) -> list[Row]:
         ("BigramChain", {}),
         ("TIGER", {}),
         ("TIGER", {"user_tokens": 3}),
+        ("MQL4GRec", {}),
         ("P5CID", {}),
         ("P5CID", {"leaf_tokens": "item"}),
         ("VIP5", {}),

@@ -97,6 +97,7 @@ class Ranks(NamedTuple):
     raw: np.ndarray  # among all items
     unseen: np.ndarray  # among the unseen items and the target
     lists: Lists | None = None
+    credited: np.ndarray | None = None  # of the target's group among all groups of items
 
 
 def target_ranks(
@@ -180,6 +181,7 @@ def rank_targets(
     wrap: Callable[[Iterable[Any]], Iterable[Any]] = iter,
     top_k: int = 0,
     score: Callable[[Any], Tensor] | None = None,
+    groups: Tensor | None = None,
 ) -> Ranks:
     """Rank the target of every row of a full-sort loader.
 
@@ -188,12 +190,14 @@ def rank_targets(
     Args:
         model: a RecBole model; set to evaluation mode. If it scores some items only, it can have a
             method `check_candidates(scores, seen)`, which raises an `InputError` if they are too
-            few; see `models.tiger`.
+            few; see `models.layers.beam_ranking`.
         loader: RecBole's loader of a `SemanticIDDataset`.
         device: device of the model.
         wrap: wraps the loader, for a progress bar.
         top_k: length of the lists of best items; 0 for no lists.
         score: replacement for the model's `full_sort_predict(interaction) -> [B, N]`.
+        groups: group of each item [N], 0 for padding; each group is then also ranked by its best
+            item (`Ranks.credited`).
 
     Raises:
         InputError: the scores of a row are all infinite or NaN.
@@ -203,9 +207,10 @@ def rank_targets(
     check = getattr(model, "check_candidates", None)
     process, n_processes = world()
     # Each part is [3, B], the fields of `Ranks`, or with lists [5 + 2 * top_k, B], followed by
-    # the fields of `Lists`. Batches of other processes are zeros, so that the sum collects all.
+    # the fields of `Lists`. With groups, their ranks are the last row. Batches of other processes
+    # are zeros, so that the sum collects all.
     parts = []
-    n_fields = 3 + (2 + 2 * top_k if top_k else 0)
+    n_fields = 3 + (2 + 2 * top_k if top_k else 0) + (groups is not None)
     dataset = loader._dataset  # `loader.dataset` depends on a global flag of RecBole
     for number, (interaction, _, _, targets) in enumerate(wrap(loader)):
         if number % n_processes != process:
@@ -223,15 +228,26 @@ def rank_targets(
             fields += [targets, torch.bincount(rows, minlength=len(targets))]
             raw, unseen = best_items(scores, targets, (rows, items), top_k)
             fields += [*raw.T, *unseen.T]
+        if groups is not None:
+            fields.append(_group_ranks(scores, targets, groups))
         parts.append(torch.stack(fields))
     together = sum_over_processes(torch.cat(parts, dim=1)).cpu().numpy()
     check_ranked(together[1])
     users, own_raw, own_unseen = together[:3]
     lists = None
     if top_k:
-        best = together[5:].T  # [rows, 2 x top_k]
+        best = together[5 : 5 + 2 * top_k].T
         lists = Lists(together[3], together[4], best[:, :top_k], best[:, top_k:])
-    return Ranks(users, own_raw, own_unseen, lists)
+    credited = None if groups is None else together[-1]
+    return Ranks(users, own_raw, own_unseen, lists, credited)
+
+
+def _group_ranks(scores: Tensor, targets: Tensor, groups: Tensor) -> Tensor:
+    """Return the rank of each target's group among all groups, each by its best item. [B]"""
+    best = scores.new_full((len(scores), int(groups.max()) + 1), -math.inf)
+    best.scatter_reduce_(1, groups.expand(len(scores), -1), scores, "amax")
+    nothing = targets.new_zeros(0)
+    return target_ranks(best, groups[targets], (nothing, nothing))[0]
 
 
 def save_ranks(path: str | Path, ranks: Ranks, item_counts: np.ndarray) -> None:

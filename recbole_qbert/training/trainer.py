@@ -250,7 +250,10 @@ class ResumableTrainer(Trainer):
             )
 
         score = trimmed_scores(self.model, self.config)
-        self.ranks = rank_targets(self.model, eval_data, self.device, wrap, self.list_length, score)
+        groups = getattr(self.model, "code_groups", None)
+        self.ranks = rank_targets(
+            self.model, eval_data, self.device, wrap, self.list_length, score, groups
+        )
         return OrderedDict(summarize(self.ranks, self.config["metrics"], self.config["topk"]))
 
     def _load_weights(self, path: str) -> None:

@@ -128,6 +128,8 @@ def test_every_shipped_file_builds_its_model(tiny: Tiny, path: Path) -> None:
             settings["item_attribute"] = "semantic_id"
         if name in READ_VECTORS:
             settings["item_vectors"] = tiny.item_vectors()
+        if name == "MQL4GRec":
+            settings |= {"text_levels": 2, "image_levels": 1}
         files = [path] if path.parent == FOLDER else []
         config = build_config(name, dataset, files, settings, stage)
         given = dict(config.final_config_dict)

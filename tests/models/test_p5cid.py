@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import N_ITEMS, Tiny, fitted, new_trainer, scores, timed_rows
-from recbole.data.interaction import Interaction
+from conftest import N_ITEMS, Tiny, first_batch, fitted, new_trainer, scores, timed_rows
 from torch import Tensor, nn
 
 from recbole_qbert.common.errors import InputError
@@ -29,12 +28,6 @@ def built(tiny: Tiny, model: str, **settings: Any) -> tuple[Any, Any]:
         for weight in trainer.model.parameters():
             weight += 0.1 * torch.randn(weight.shape, generator=draw)
     return trainer.model.eval(), loaded
-
-
-def first_batch(loader: Any) -> Interaction:
-    """The first batch of a loader, without RecBole's further columns."""
-    batch = next(iter(loader))
-    return batch[0] if isinstance(batch, tuple) else batch
 
 
 def memory_of(model: Any, items: list[int]) -> Memory:
@@ -111,7 +104,7 @@ def test_all_ways_to_score_are_brute_force(tiny: Tiny, model_name: str) -> None:
     own = expected.gather(1, targets.unsqueeze(1)).squeeze(1)
     torch.testing.assert_close(given, own, rtol=1e-4, atol=1e-4)
     assert float(loss) == pytest.approx(-sum(means) / len(means), rel=1e-4)
-    assert model.ranking_note().startswith(f"beam search: {N_ITEMS} of {N_ITEMS} beams end at an")
+    assert model.beam_statistics()["valid_beams"] == 1.0
 
 
 @pytest.mark.parametrize("model_name", BOTH)
@@ -147,13 +140,13 @@ def test_every_weight_is_trained(tiny: Tiny, model_name: str) -> None:
         assert weight.grad is not None and weight.grad.abs().sum() > 0, name
 
 
-@pytest.mark.parametrize("model_name", BOTH)
-def test_it_learns(tiny: Tiny, model_name: str) -> None:
-    """The next item of the ring."""
-    calm = {"dropout_prob": 0.0, "learning_rate": 0.01, "weight_decay": 0.0, "lr_decay": "none"}
-    config = tiny.make_config(model_name, epochs=30, eval_step=30, **calm)
+@pytest.mark.parametrize(("model_name", "least"), [("P5CID", 0.6), ("VIP5", 0.4)])
+def test_it_learns(tiny: Tiny, model_name: str, least: float) -> None:
+    """The next item of the ring; the images of VIP5 say nothing about it."""
+    calm = {"dropout_prob": 0.0, "learning_rate": 0.005, "weight_decay": 0.0, "lr_decay": "none"}
+    config = tiny.make_config(model_name, epochs=25, eval_step=25, **calm)
     trainer, loaded = fitted(config)
-    assert trainer.evaluate(loaded.test)["hit@5"] > 0.6  # .17 by chance
+    assert trainer.evaluate(loaded.test)["hit@5"] > least  # .17 by chance
 
 
 @pytest.mark.parametrize("model_name", BOTH)
@@ -191,7 +184,8 @@ def test_a_run_has_a_bundle_that_recommends(
     """Without the data; histories of known items, seen items left out."""
     settings = tiny.settings(model_name, beam_size=25)
     (result,) = run_models([model_name], "toy", settings=settings)
-    assert "beam search: 25 of 25 beams end at an item; " in capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "beam search: 100.0% of the beams end at an item; " in printed
     (tiny.folder / "toy.inter").unlink()
     ((best, *others),) = Recommender.load(result.bundle).recommend([["i1", "i2"]], k=5)
     assert len(others) == 4 and best[1] >= others[0][1]

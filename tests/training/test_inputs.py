@@ -151,6 +151,7 @@ def test_who_reads_semantic_ids_is_a_matter_of_the_model(tiny: Tiny) -> None:
         ("Popularity", {}, False),
         ("BigramChain", {}, False),
         ("TIGER", {}, True),
+        ("MQL4GRec", {}, True),
         ("P5CID", {}, False),
         ("VIP5", {}, False),
         ("VQRec", {}, True),

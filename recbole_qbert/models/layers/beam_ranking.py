@@ -32,19 +32,20 @@ class RanksByBeams:
     ITEM_SEQ_LEN: str
 
     def set_up_ranking(self, config: Any) -> None:
-        """Read `ranking` and `beam_size`.
+        """Read `ranking`, `beam_size` and `exact_rows`.
 
         Raises:
             InputError: `beam_size` is below the largest cut-off.
         """
         self.ranks_exactly = config["ranking"] == "exact"
         self.beam_size, self.largest_k = int(config["beam_size"]), max(config["topk"])
+        self.exact_rows = 0 if self.ranks_exactly else int(config["exact_rows"])
         if not self.ranks_exactly and self.beam_size < self.largest_k:
             raise InputError(
                 f"beam_size: {self.beam_size} beams cannot fill the list of topk "
                 f"{self.largest_k}; increase beam_size, or set ranking: exact"
             )
-        self.n_searched, self.n_found, self.invalid = 0, 0, 0.0
+        self._n_searches, self._n_beams, self._n_valid, self._invalid = 0, 0, 0, 0.0
 
     def score_rows(self, interaction: Interaction, rows: Tensor, exact: bool) -> Tensor:
         """Score all items for some rows of a batch, -inf where there is no score. [R, N]"""
@@ -52,7 +53,14 @@ class RanksByBeams:
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Return the scores of the items that the search found, else -inf. [B, N]"""
-        lengths, exact = interaction[self.ITEM_SEQ_LEN], self.ranks_exactly
+        return self._ranked(interaction, self.ranks_exactly)
+
+    def exact_scores(self, interaction: Interaction) -> Tensor:
+        """Return the scores of all items, as with `ranking: exact`. [B, N]"""
+        return self._ranked(interaction, exact=True)
+
+    def _ranked(self, interaction: Interaction, exact: bool) -> Tensor:
+        lengths = interaction[self.ITEM_SEQ_LEN]
         found = by_length(lengths, lambda rows: self.score_rows(interaction, rows, exact))
         # Without a history there is nothing to generate from.
         return found.masked_fill((lengths == 0).unsqueeze(1), -torch.inf)
@@ -65,9 +73,10 @@ class RanksByBeams:
         if exact:
             return self.generator.exact_scores(memory, trie)
         beams = self.generator.search(memory, trie, self.beam_size)
-        self.n_searched += len(beams.scores)
-        self.n_found += int(beams.scores.isfinite().sum())
-        self.invalid += float(beams.invalid.sum())
+        self._n_searches += len(beams.scores)
+        self._n_beams += beams.scores.numel()
+        self._n_valid += int(beams.scores.isfinite().sum())
+        self._invalid += float(beams.invalid.sum())
         found = beams.scores.new_full((len(beams.scores), len(trie.item_tokens)), -torch.inf)
         return found.scatter_(1, beams.items, beams.scores)
 
@@ -97,13 +106,14 @@ class RanksByBeams:
                 "ranking: exact"
             )
 
-    def ranking_note(self) -> str:
-        """Return a line on the beam searches since the last call; empty if there were none."""
-        if not self.n_searched:
-            return ""
-        found, invalid = self.n_found / self.n_searched, self.invalid / self.n_searched
-        self.n_searched, self.n_found, self.invalid = 0, 0, 0.0
-        return (
-            f"beam search: {found:g} of {min(self.beam_size, self.n_items - 1)} beams end at an "
-            f"item; {invalid:.1%} of the probability next to the beams is that of no item"
-        )
+    def beam_statistics(self) -> dict[str, float]:
+        """Return statistics of this process's searches since the last call; empty without any.
+
+        `valid_beams` is the share of beams that end at an item; `outside` the mean probability of
+        leaving the beams for a tuple of no item.
+        """
+        if not self._n_searches:
+            return {}
+        valid, outside = self._n_valid / self._n_beams, self._invalid / self._n_searches
+        self._n_searches, self._n_beams, self._n_valid, self._invalid = 0, 0, 0, 0.0
+        return {"valid_beams": valid, "outside": outside}

@@ -20,7 +20,7 @@ from recbole_qbert.common.ragged import by_length
 from recbole_qbert.models.layers.beam_ranking import RanksByBeams
 from recbole_qbert.models.layers.code_generator import CodeGenerator
 from recbole_qbert.models.layers.code_trie import PADDING, CodeTrie
-from recbole_qbert.models.layers.t5 import Memory, T5EncoderDecoder
+from recbole_qbert.models.layers.t5 import Memory
 
 
 class GenerativeRecommender(RanksByBeams, SequentialRecommender):
@@ -55,17 +55,7 @@ class GenerativeRecommender(RanksByBeams, SequentialRecommender):
             n_tokens: number of tokens that the encoder and the decoder read, padding included.
         """
         self.trie = CodeTrie(item_tokens, ranges)
-        width = config["hidden_size"]
-        blocks = T5EncoderDecoder(
-            hidden_size=width,
-            inner_size=config["inner_size"],
-            n_heads=config["n_heads"],
-            head_size=config["head_size"],
-            n_layers=config["n_layers"],
-            n_decoder_layers=config["n_decoder_layers"],
-            dropout=config["dropout_prob"],
-        )
-        self.generator = CodeGenerator(n_tokens, blocks, width)
+        self.generator = CodeGenerator.from_config(config, n_tokens)
 
     def forward(self, interaction: Interaction, rows: Tensor) -> Memory:
         """Encode the histories of some rows of a batch [B]."""
