@@ -39,7 +39,7 @@ class RanksByBeams:
         """
         self.ranks_exactly = config["ranking"] == "exact"
         self.beam_size, self.largest_k = int(config["beam_size"]), max(config["topk"])
-        self.exact_rows = 0 if self.ranks_exactly else int(config["exact_rows"])
+        self.exact_rows = 0 if self.ranks_exactly else int(config["exact_rows"] or 0)
         if not self.ranks_exactly and self.beam_size < self.largest_k:
             raise InputError(
                 f"beam_size: {self.beam_size} beams cannot fill the list of topk "
