@@ -7,13 +7,14 @@ others by raw token. Shapes: N items (row 0 is padding), K tokens of the longest
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 import torch
-from scipy.linalg import eigh, qr, svd
-from scipy.sparse.linalg import eigsh
+from scipy.linalg import qr, svd
+from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from recbole_qbert.data.dataset import PartialVectorsDataset, SemanticIDDataset
 
 MAX_DEPTH = 8  # clusters are split so many times at most
 DENSE_NODES = 500  # graphs up to this size are solved exactly, also with equal eigenvalues
+MAX_RESTARTS = 1000  # of the iterative solver for larger graphs
 
 
 class CollaborativeDataset(SemanticIDDataset):
@@ -132,21 +134,31 @@ def _clusters(graph: sp.csr_matrix, n_clusters: int) -> np.ndarray:
     n_clusters = min(n_clusters, n_nodes - 1)
     if n_clusters < 2:
         return np.zeros(n_nodes, dtype=np.int64)
-    scale = np.maximum(graph.sum(axis=1).A1, 1.0) ** -0.5
+    scale = np.maximum(np.asarray(graph.sum(axis=1)).ravel(), 1.0) ** -0.5
     similar = sp.diags(scale) @ graph @ sp.diags(scale)
     # The rounding of sums depends on the number of threads.
     with threadpool_limits(limits=1):
-        if n_nodes <= DENSE_NODES:
-            top = [n_nodes - n_clusters, n_nodes - 1]
-            vectors = eigh(similar.toarray(), subset_by_index=top)[1]
-        else:
-            start = np.random.default_rng(0).random(n_nodes)
-            vectors = eigsh(similar, n_clusters, which="LA", v0=start)[1]
-        vectors = vectors * scale[:, None]  # [n, n_clusters]
+        vectors = _top_eigenvectors(similar, n_clusters) * scale[:, None]  # [n, n_clusters]
         corners = qr(vectors.T, mode="r", pivoting=True)[1][:n_clusters]
         left, _, right = svd(vectors[corners].T)
         labels: np.ndarray = np.abs(vectors @ (left @ right)).argmax(axis=1)
     return labels
+
+
+def _top_eigenvectors(matrix: sp.spmatrix, n_vectors: int) -> np.ndarray:
+    """Return the eigenvectors of the largest eigenvalues of a symmetric matrix. [n, n_vectors]"""
+    n_rows = matrix.shape[0]
+    if n_rows > DENSE_NODES:
+        start = np.random.default_rng(0).random(n_rows)
+        # It does not converge if too many eigenvalues are equal.
+        with contextlib.suppress(ArpackNoConvergence):
+            found: np.ndarray = eigsh(
+                matrix, n_vectors, which="LA", v0=start, maxiter=MAX_RESTARTS
+            )[1]
+            return found
+    # LAPACK's drivers for some of the eigenvectors fail if too many eigenvalues are equal.
+    found = np.linalg.eigh(matrix.toarray())[1][:, -n_vectors:]
+    return found
 
 
 def _of_items(tokens: np.ndarray, order: np.ndarray) -> Tensor:

@@ -12,15 +12,18 @@ Deviations from the release:
   T5-small (width 512, 8 heads of 64, inner width 2048) and extends its word vocabulary.
 * The words of the prompt are `prompt_tokens` learned tokens. The release draws one of ten prompts
   in English for each row; its prompts name the user, ours does not, so that a history is enough.
-* The output layer is not tied to the input tokens.
+* The output layer is not tied to the input tokens. There is no end token, since no ID is the
+  beginning of another.
 * The weight of two items is the number of their pairs in either order. In the release, the smaller
   of both directions overwrites the other.
 * An item without a neighbor in the graph has a token of its own, as an item that is not in training
   has in the release.
-* All prefixes of a sequence are training rows. The release draws a random target for each.
+* All prefixes of a sequence are training rows; the release draws random targets. The best epoch is
+  that of the best `valid_metric`; the release's is that of HR@10 on validation.
 * A beam's score is the log-probability of its tokens, whatever their number, so that enough beams
   rank all items exactly. `generate` divides it by the number of tokens. The release stops after 10
-  tokens, so that longer IDs are never found; here the longest ID is the limit.
+  tokens, so that longer IDs are never found; here the longest ID is the limit. There are 50 beams
+  for 20, so that lists are full where seen items are excluded.
 """
 
 from __future__ import annotations

@@ -22,7 +22,8 @@ Deviations from the release:
   without the user's name, so that a history is enough.
 * All prefixes of a sequence are training rows. The release draws one of the last three training
   items as the target.
-* Beams follow the tree of existing items; the release's are not constrained.
+* Beams follow the tree of existing items; the release's are not constrained. There are 50 for 20,
+  and no end token, since all numbers have as many digits.
 * An item without a vector has no visual token. Several `item_vectors` are joined.
 * The output layer is not tied to the input tokens.
 

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from conftest import N_ITEMS, Row, Tiny, timed_rows
 from sklearn.cluster import SpectralClustering
 
+from recbole_qbert.data import item_ids
 from recbole_qbert.experiments.splits import load_splits
 
 IDs = dict[str, tuple[int, ...]]
@@ -111,6 +113,36 @@ def test_tokens_of_nodes_and_leaves(tiny: Tiny, leaf_tokens: str) -> None:
             assert sorted(numbers) == list(range(first, first + len(numbers)))
             assert len(numbers) <= 3
         assert len(leaves) > 5
+
+
+def disconnected(*sizes: int) -> sp.csr_matrix:
+    """Complete graphs of these sizes, without an edge between them."""
+    return sp.block_diag([np.ones((size, size)) - np.eye(size) for size in sizes]).tocsr()
+
+
+@pytest.mark.parametrize("sizes", [(300, 5, 5, 5, 350), (5, 300, 350), (2,) * 300], ids=str)
+def test_large_graphs_in_parts(sizes: tuple[int, ...]) -> None:
+    """As many clusters as parts are the parts; it also ends where many eigenvalues are equal."""
+    graph = disconnected(*sizes)
+    parts = np.repeat(np.arange(len(sizes)), sizes)
+    labels = item_ids._clusters(graph, len(sizes))
+    pairs = set(zip(parts.tolist(), labels.tolist(), strict=True))
+    assert len(pairs) == len(set(labels)) == len(sizes)
+    more = item_ids._clusters(graph, 20)
+    assert 1 < len(set(more)) <= 20 and len(more) == sum(sizes)
+
+
+def test_both_solvers_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The iterative one for large graphs, and the dense one."""
+    draw = np.random.default_rng(2)
+    groups = np.repeat(np.arange(6), 30)
+    chance = np.where(groups[:, None] == groups, 0.4, 0.02)
+    half = np.triu(draw.random(chance.shape) < chance, 1).astype(float)
+    graph = sp.csr_matrix(half + half.T)
+    expected = item_ids._clusters(graph, 6)
+    assert len(set(expected)) == 6
+    monkeypatch.setattr(item_ids, "DENSE_NODES", 0)
+    np.testing.assert_array_equal(item_ids._clusters(graph, 6), expected)
 
 
 def blocks(n_users: int = 60) -> dict[str, list[str]]:
