@@ -23,8 +23,9 @@ Differences from the code:
   and no sentencepiece vocabulary;
 * no end token, since all tuples of a language have one length;
 * 50 beams and not 20, so that lists are full where seen items are excluded;
-* items are ranked, not tuples: items that share their tuples tie. Metrics with a credit for a shared
-  text tuple are reported apart (`code_groups`); the code has this credit in the text search alone;
+* items are ranked, not tuples: items that share their tuples tie. Metrics with a credit for a
+  shared text tuple are reported apart (`code_groups`); the code has this credit in the text search
+  alone;
 * the best epoch is that of the best metric on validation, not of the lowest loss;
 * samples of all tasks are in every step, in the shares that they have in the code's epoch.
 

@@ -92,6 +92,8 @@ def test_the_tables_show_them(tiny: Tiny) -> None:
     credited = results[2].generation["credited_hit@10"]
     assert cells["MQL4GRec"]["collisions credited: HR@10"] == f"{credited:.4f}".lstrip("0")
     assert generation_sheets(score("toy", rows[:1], "")) == []
+    (alone,) = generation_sheets(score("toy", rows[:2], ""))
+    assert alone.head == sheet.head[:-2] and alone.notes == sheet.notes[:-1]
     page = tiny.root / "page.html"
     report(ReportRequest((tiny.root / "saved",), page), Console(quiet=True))
     assert "toy: generation of codes, test" in page.read_text(encoding="utf-8")

@@ -237,7 +237,8 @@ def groups_sheet(scores: Scores, kind: str) -> BenchmarkTable:
 
 def generation_sheets(scores: Scores) -> list[BenchmarkTable]:
     """Return a table of the searches of rows that generate codes; empty without such rows."""
-    rows = [row for row in scores.rows if any(run.generation for run in row.runs)]
+    known = {row.name: {key for run in row.runs for key in run.generation} for row in scores.rows}
+    rows = [row for row in scores.rows if known[row.name]]
     if not rows:
         return []
     metrics = [each for each in scores.metrics if each in GROUP_METRICS] or [scores.metrics[-1]]
@@ -252,6 +253,8 @@ def generation_sheets(scores: Scores) -> list[BenchmarkTable]:
         columns[EXACT_GAIN + name] = gain
     for name in metrics:
         columns[CREDITED + name] = (f"collisions credited: {metric_title(name)}", plus_minus)
+    shown = set().union(*known.values())
+    columns = {key: column for key, column in columns.items() if key in shown}
 
     def text(row: Row, key: str, form: Callable[[MeanStd], str]) -> str:
         values = [run.generation[key] for run in row.runs if key in run.generation]
@@ -261,13 +264,16 @@ def generation_sheets(scores: Scores) -> list[BenchmarkTable]:
         [TableCell(row.name), *(TableCell(text(row, k, form)) for k, (_, form) in columns.items())]
         for row in rows
     ]
-    notes = [
-        "valid beams: share that ends at an item; no item: probability next to the beams of tuples "
-        "of no item",
-        f"same top {LIST_LENGTH}: share of an exact ranking's best items that the beams found; "
-        "exact: change of the metric if the users compared are ranked exactly, all items",
-        "collisions credited: items with the target's codes count as the target, all items",
-    ]
+    explained = {
+        "valid_beams": "valid beams: share that ends at an item; no item: probability next to the "
+        "beams of tuples of no item",
+        "exact_rows": f"same top {LIST_LENGTH}: share of an exact ranking's best items that the "
+        "beams found; exact: change of the metric if the users compared are ranked exactly, all "
+        "items",
+        CREDITED + metrics[0]: "collisions credited: items with the target's codes count as the "
+        "target, all items",
+    }
+    notes = [note for key, note in explained.items() if key in columns]
     title = f"{scores.dataset}: generation of codes, test"
     head = ("model", *(name for name, _ in columns.values()))
     return [BenchmarkTable(title, head, [("", lines)], notes)]
