@@ -30,15 +30,19 @@ from recbole.utils import ModelType, get_model
 from recbole_qbert.common.errors import InputError, did_you_mean, recbole_error_context
 from recbole_qbert.common.startup import plugins
 from recbole_qbert.data.dataset import PartialVectorsDataset, SemanticIDDataset
+from recbole_qbert.data.item_ids import CollaborativeDataset, SequentialIDDataset
 from recbole_qbert.models.bbqrec import BBQRec
 from recbole_qbert.models.bert4rec_fixed import BERT4RecFixed
 from recbole_qbert.models.bigram import BigramChain
 from recbole_qbert.models.esasrec import ESASRec, GSASRec
 from recbole_qbert.models.missrec import MISSRec
+from recbole_qbert.models.mql4grec import MQL4GRec
+from recbole_qbert.models.p5cid import P5CID
 from recbole_qbert.models.popularity import Popularity
 from recbole_qbert.models.qbert4rec import IDBERT4Rec, QBERT4Rec
 from recbole_qbert.models.sasrec_content import SASRecContent
 from recbole_qbert.models.tiger import TIGER
+from recbole_qbert.models.vip5 import VIP5
 from recbole_qbert.models.vqrec import VQRec
 from recbole_qbert.training.checkpoint import load_checkpoint
 from recbole_qbert.training.trainer import ResumableTrainer, for_shared_folder
@@ -52,7 +56,7 @@ class ModelEntry(NamedTuple):
     `begin_epoch(epoch)`, called before every epoch of a training; `load_first_stage(weights)`,
     called with the weights of `pre_model_path`, if given, with `train_stage: finetune`;
     `check_candidates(scores, seen)`, called with the scores of every batch that is ranked; and
-    `ranking_note()`, a line that is printed after the test.
+    `code_groups`, the group of each item with equal codes, or None (see `Ranks.credited`).
     """
 
     model: type
@@ -239,7 +243,9 @@ def register_own_models() -> None:
     for model in recbole_models():
         _let_recbole_find(model.__name__, _recbole_entry(model))
     own = (QBERT4Rec, IDBERT4Rec, BBQRec, BERT4RecFixed, Popularity, BigramChain)
-    for model in (*own, ESASRec, GSASRec, SASRecContent, TIGER):
+    for model in (*own, ESASRec, GSASRec, MQL4GRec, SASRecContent, TIGER):
         register(model)
+    register(P5CID, CollaborativeDataset)
+    register(VIP5, SequentialIDDataset)
     register(VQRec, first_stage=True)
     register(MISSRec, PartialVectorsDataset, first_stage=True)

@@ -30,7 +30,9 @@ N_ITEMS = 30
 N_USERS = 40
 CODEBOOK_SIZES = (8, 8, 8)
 OWN_MODELS = ("BBQRec", "BERT4RecFixed", "BigramChain", "ESASRec", "GSASRec", "IDBERT4Rec")
-OWN_MODELS += ("MISSRec", "Popularity", "QBERT4Rec", "SASRecContent", "TIGER", "VQRec")
+OWN_MODELS += ("MISSRec", "MQL4GRec", "P5CID", "Popularity", "QBERT4Rec", "SASRecContent", "TIGER")
+OWN_MODELS += ("VIP5", "VQRec")
+READ_VECTORS = ("MISSRec", "SASRecContent", "VIP5")
 # Applied where the model knows the key; what a test sets wins.
 TINY_SIZES: dict[str, Any] = {
     "n_layers": 1,
@@ -41,6 +43,11 @@ TINY_SIZES: dict[str, Any] = {
     "num_layers": 1,
     "n_decoder_layers": 1,
     "head_size": 8,
+    "text_levels": 2,
+    "image_levels": 1,
+    "n_clusters": 3,
+    "max_leaf": 4,
+    "id_base": 4,
 }
 Row = tuple[str, str, float]
 # What an edited file may hold in place of its JSON, in Latin-1.
@@ -97,8 +104,8 @@ class Tiny:
             base["selected_features"] = ["semantic_id"]
         if model == "S3Rec":
             base["item_attribute"] = "semantic_id"
-        if model in ("SASRecContent", "MISSRec"):
-            base["item_vectors"] = self.item_vectors(partial=model == "MISSRec")
+        if model in READ_VECTORS:
+            base["item_vectors"] = self.item_vectors(partial=model != "SASRecContent")
         return base | settings
 
     def item_vectors(self, partial: bool = False) -> dict[str, str]:
@@ -161,6 +168,26 @@ def fitted(config: Config) -> tuple[Any, Splits]:
     trainer, loaded = new_trainer(config)
     trainer.fit(loaded.train, loaded.valid, verbose=False)
     return trainer, loaded
+
+
+def renumber(loaded: Splits) -> None:
+    """Change the internal numbers of all items of loaded data, with those of the users kept."""
+    order = torch.randperm(N_ITEMS, generator=torch.Generator().manual_seed(2)) + 1
+    new = torch.cat([torch.zeros(1, dtype=torch.long), order])  # old number -> new number
+    done = set()
+    for part in (loaded.train, loaded.valid, loaded.test):
+        own = part._dataset
+        own.inter_feat["item_id"] = new[own.inter_feat["item_id"]]
+        own.item_codes = torch.empty_like(own.item_codes).index_copy(0, new, own.item_codes)
+        if id(own._flat) not in done:
+            own._flat["item_id"] = new[own._flat["item_id"]]
+        done.add(id(own._flat))
+
+
+def first_batch(loader: Any) -> Any:
+    """The first batch of a loader, without RecBole's further columns."""
+    batch = next(iter(loader))
+    return batch[0] if isinstance(batch, tuple) else batch
 
 
 def loss_and_gradients(loss: Any, model: Any) -> tuple[float, dict[str, torch.Tensor]]:

@@ -85,7 +85,7 @@ _KEYS_OF_KIND: tuple[tuple[Any, str], ...] = (
         "reproducibility show_progress resume use_tuned use_gpu log_wandb save_dataset "
         "save_dataloaders repeatable valid_metric_bigger enable_amp enable_scaler shuffle "
         "trim_padding require_pow filter_inter_by_user_or_item joint_train use_out_emb use_ids "
-        "logq_correction gbce_offset freeze_encoder",
+        "logq_correction gbce_offset freeze_encoder asymmetric alignment",
     ),
     (bool | None, "normalize_all"),
     (
@@ -104,14 +104,14 @@ _KEYS_OF_KIND: tuple[tuple[Any, str], ...] = (
         "nproc eval_batch_size save_step high_order interest_size k_interests kernel_size n_facet "
         "n_facet_all n_facet_hidden nh nv order_len prototype_size "
         "short_item_length step n_negatives n_experts reassign_epochs sinkhorn_iterations "
-        "cluster_passes beam_size",
+        "cluster_passes beam_size text_levels image_levels n_clusters max_leaf visual_tokens",
     ),
     (Count | Auto, "eval_step epochs train_batch_size"),
     (
         Number,
         "metric_decimal_place loss_decimal_place steps_per_epoch valid_users pretrain_epochs "
         "context_norm n_facet_context n_facet_emb n_facet_reranker whitening_dims "
-        "user_tokens",
+        "user_tokens prompt_tokens exact_rows adapter_reduction",
     ),
     (Number | Auto, "stopping_step softmax_samples"),
     (Number | bool, "post_remove_context use_proj_bias"),
@@ -177,6 +177,10 @@ _OTHER_KEYS: dict[str, Any] = {
     "mask_ratios": MaskRatios,
     "score": Literal["dot", "cosine"],
     "ranking": Literal["beam", "exact"],
+    "languages": Literal["text", "image", "both"],
+    "leaf_tokens": Literal["shared", "item"],
+    "id_base": Annotated[int, Field(ge=2, le=1_000_000)],
+    "frozen": Literal["none", "tables", "backbone"],
     "layers": Literal["ligr", "sasrec"],
     "loss": Literal["ce", "sampled_softmax", "gbce"],
     "fusion": Literal["shared", "item", "mean"],

@@ -99,6 +99,7 @@ class Ranks(NamedTuple):
     raw: np.ndarray  # among all items
     unseen: np.ndarray  # among the unseen items and the target
     lists: Lists | None = None
+    credited: np.ndarray | None = None  # of the target's group among all groups of items
 
 
 def target_ranks(scores: Tensor, targets: Tensor, seen: Pairs) -> tuple[Tensor, Tensor]:
@@ -179,6 +180,7 @@ def rank_targets(
     top_k: int = 0,
     score: Callable[[Any], Tensor] | None = None,
     by_codes: Callable[..., tuple[Tensor, ...]] | None = None,
+    groups: Tensor | None = None,
 ) -> Ranks:
     """Rank the target of every row of a full-sort loader.
 
@@ -187,7 +189,7 @@ def rank_targets(
     Args:
         model: a RecBole model; set to evaluation mode. If it scores some items only, it can have a
             method `check_candidates(scores, seen)`, which raises an `InputError` if they are too
-            few; see `models.tiger`.
+            few; see `models.layers.beam_ranking`.
         loader: RecBole's loader of a `SemanticIDDataset`.
         device: device of the model.
         wrap: wraps the loader, for a progress bar.
@@ -195,6 +197,8 @@ def rank_targets(
         score: replacement for the model's `full_sort_predict(interaction) -> [B, N]`.
         by_codes: replacement for scores, which takes a batch, its targets, the seen pairs and
             `top_k`; see `indexed_ranks.ranks_by_codes`.
+        groups: group of each item [N], 0 for padding; each group is then also ranked by its best
+            item (`Ranks.credited`).
 
     Raises:
         InputError: the scores of a row are all infinite or NaN.
@@ -204,9 +208,10 @@ def rank_targets(
     check = getattr(model, "check_candidates", None)
     process, n_processes = world()
     # Each part is [3, B], the fields of `Ranks`, or with lists [5 + 2 * top_k, B], followed by
-    # the fields of `Lists`. Batches of other processes are zeros, so that the sum collects all.
+    # the fields of `Lists`. With groups, their ranks are the last row. Batches of other processes
+    # are zeros, so that the sum collects all.
     parts = []
-    n_fields = 3 + (2 + 2 * top_k if top_k else 0)
+    n_fields = 3 + (2 + 2 * top_k if top_k else 0) + (groups is not None)
     dataset = loader._dataset  # `loader.dataset` depends on a global flag of RecBole
     step = max(1, SCORES_AT_ONCE // dataset.item_num)
     for number, (interaction, _, _, targets) in enumerate(wrap(loader)):
@@ -218,20 +223,33 @@ def rank_targets(
         if by_codes is not None:
             found = by_codes(interaction, targets, (rows, items), top_k)
         else:
-            found = _ranks_by_scores(score, check, interaction, targets, (rows, items), top_k, step)
+            found = _ranks_by_scores(
+                score, check, interaction, targets, (rows, items), top_k, groups, step
+            )
         fields = [interaction[dataset.uid_field], *found[:2]]
         if top_k:
             fields += [targets, torch.bincount(rows, minlength=len(targets))]
             fields += [*found[2].T, *found[3].T]
+        if groups is not None:
+            fields.append(found[-1])
         parts.append(torch.stack(fields))
     together = sum_over_processes(torch.cat(parts, dim=1)).cpu().numpy()
     check_ranked(together[1])
     users, own_raw, own_unseen = together[:3]
     lists = None
     if top_k:
-        best = together[5:].T  # [rows, 2 x top_k]
+        best = together[5 : 5 + 2 * top_k].T
         lists = Lists(together[3], together[4], best[:, :top_k], best[:, top_k:])
-    return Ranks(users, own_raw, own_unseen, lists)
+    credited = None if groups is None else together[-1]
+    return Ranks(users, own_raw, own_unseen, lists, credited)
+
+
+def _group_ranks(scores: Tensor, targets: Tensor, groups: Tensor) -> Tensor:
+    """Return the rank of each target's group among all groups, each by its best item. [B]"""
+    best = scores.new_full((len(scores), int(groups.max()) + 1), -math.inf)
+    best.scatter_reduce_(1, groups.expand(len(scores), -1), scores, "amax")
+    nothing = targets.new_zeros(0)
+    return target_ranks(best, groups[targets], (nothing, nothing))[0]
 
 
 def _ranks_by_scores(
@@ -241,9 +259,10 @@ def _ranks_by_scores(
     targets: Tensor,
     seen: Pairs,
     top_k: int,
+    groups: Tensor | None,
     step: int,
 ) -> tuple[Tensor, ...]:
-    """Return the results of `target_ranks` and, if `top_k` is not 0, `best_items`.
+    """Return the results of `target_ranks`, `best_items` (if `top_k` is not 0) and `_group_ranks`.
 
     The rows are scored `step` at a time.
     """
@@ -257,8 +276,12 @@ def _ranks_by_scores(
         scores = scores.view(len(own), -1)
         if check is not None:
             check(scores, known)
-        ranks = target_ranks(scores, own, known)
-        found.append((*ranks, *(best_items(scores, own, known, top_k) if top_k else ())))
+        results = [*target_ranks(scores, own, known)]
+        if top_k:
+            results += best_items(scores, own, known, top_k)
+        if groups is not None:
+            results.append(_group_ranks(scores, own, groups))
+        found.append(results)
     return tuple(torch.cat(each) for each in zip(*found, strict=True))
 
 

@@ -32,6 +32,8 @@ PATH_KEYS = frozenset({"checkpoint_dir", "data_path"})
 PER_RUN_KEYS = PATH_KEYS | UNSTORED_KEYS | {"seed"}
 LATE = "! the best epoch was the last allowed one: train longer"
 RANKINGS = (("", "all items"), (UNSEEN, "seen excluded"))
+# Prefixes of metrics in `RunResult.generation`.
+CREDITED, EXACT_GAIN = "credited_", "exact_gain_"
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class RunResult:
     steps: int = 0  # optimizer steps in all epochs
     tested_on: dict[str, str] = field(default_factory=dict)  # see `comparable.tested_on`
     ranks_sha256: str = ""  # of the file of test ranks
+    # Of models that generate codes; see `experiments.generation`.
+    generation: dict[str, float] = field(default_factory=dict)
 
     @property
     def title(self) -> str:

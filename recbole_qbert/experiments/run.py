@@ -39,6 +39,11 @@ from recbole_qbert.evaluation.printing import print_tables
 from recbole_qbert.evaluation.ranking import LIST_LENGTH, RANKS_FILE, save_ranks
 from recbole_qbert.evaluation.results import RunResult, append_result
 from recbole_qbert.experiments.first_stage import run_first_stage
+from recbole_qbert.experiments.generation import (
+    beam_statistics,
+    generation_figures,
+    generation_note,
+)
 from recbole_qbert.experiments.splits import Splits, data_counts, load_splits
 from recbole_qbert.pretraining.transfer import load_pretrained, read_source
 from recbole_qbert.registry import build_model, first_stage_state, model_entry
@@ -308,18 +313,20 @@ def publish(
     config, splits, model, trainer = training[:4]
     folder = Path(config["checkpoint_dir"])
     valid = trainer.evaluate(splits.valid)
+    beam_statistics(model)  # starts anew: searches of validation are not reported
     started = perf_counter()
     trainer.list_length = LIST_LENGTH
     test = trainer.evaluate(splits.test, load_best_model=False)
     test_seconds = perf_counter() - started
     console = console or new_console()
-    if note := getattr(model, "ranking_note", str)():
+    assert trainer.ranks is not None  # set by the evaluation above
+    generation = generation_figures(model, splits.test, trainer.ranks, config)
+    if note := generation_note(generation, trainer.valid_metric):
         console.print(f"  {note}", highlight=False, markup=False, soft_wrap=True)
     bundle = str(folder / "bundle")
     if is_main():
         items, _ = splits.train._dataset.training_sequences()
         item_counts = torch.bincount(items, minlength=splits.dataset.item_num)
-        assert trainer.ranks is not None  # set by the evaluation above
         save_ranks(folder / RANKS_FILE, trainer.ranks, item_counts.numpy())
         try:
             save_bundle(bundle, model, config, splits.train._dataset)
@@ -358,6 +365,7 @@ def publish(
         n_processes=world()[1],
         steps=len(trainer.train_loss_dict) * len(splits.train),
         tested_on=tested_on(splits.test._dataset),
+        generation=generation,
     )
     done = latest_result(base, folder) if config["resume"] else None
     same = ("data_sha256", "valid", "test", "ranks_sha256")

@@ -20,7 +20,6 @@ all levels, N items (row 0 is padding), R items in use, D hidden.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -35,10 +34,11 @@ from torch.nn import functional as F
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.ragged import by_length
+from recbole_qbert.models.layers.first_stage import with_weights
 from recbole_qbert.models.layers.loss import linear_cross_entropy
 from recbole_qbert.models.layers.prediction import PredictsByRanking
 from recbole_qbert.models.layers.reassignment import CodeReassignment
-from recbole_qbert.models.layers.vocabulary import vocabulary_rows
+from recbole_qbert.models.layers.vocabulary import vocabulary_hash, vocabulary_rows
 
 
 class VectorBatch(NamedTuple):
@@ -106,7 +106,7 @@ class VQRec(PredictsByRanking, SequentialRecommender):
         flags = " --config_files=vqrec_tokenize.yaml"
         codes, self.codebook_sizes = vocabulary_rows(dataset, "VQRec", flags)
         self.register_buffer("item_codes", codes)
-        self.register_buffer("vocabulary", _vocabulary_hash(dataset))
+        self.register_buffer("vocabulary", vocabulary_hash(dataset))
         self.register_buffer("frozen_steps", torch.zeros((), dtype=torch.long))
 
         width, eps = config["hidden_size"], config["layer_norm_eps"]
@@ -156,18 +156,10 @@ class VQRec(PredictsByRanking, SequentialRecommender):
             InputError: the sizes differ, the codes of both have other meanings and are not
                 reassigned, or `reassign_epochs` leave no epoch to train.
         """
-        own = self.state_dict()
         kept = {"item_codes", "vocabulary", "frozen_steps"}
-        kept |= {name for name in own if name.startswith("reassignment.")}
-        for name in own.keys() - kept:
-            given = weights.get(name)
-            if given is None or given.shape != own[name].shape:
-                was = "missing" if given is None else list(given.shape)
-                raise InputError(
-                    f"pre_model_path: {name} is {was} there and {list(own[name].shape)} here; use "
-                    "the same sizes, MAX_ITEM_LIST_LENGTH, and numbers of levels and codes"
-                )
-            own[name] = given
+        kept |= {name for name in self.state_dict() if name.startswith("reassignment.")}
+        remedy = "use the same sizes, MAX_ITEM_LIST_LENGTH, and numbers of levels and codes"
+        own = with_weights(self, weights, kept, remedy)
         if self.reassign == "none" and not torch.equal(
             weights["vocabulary"].cpu(), self.vocabulary.cpu()
         ):
@@ -291,9 +283,3 @@ class VQRec(PredictsByRanking, SequentialRecommender):
         if self.frozen_steps == 0:
             with torch.no_grad():
                 self.table.weight.copy_(self.reassignment(self.table.weight))
-
-
-def _vocabulary_hash(dataset: Any) -> Tensor:
-    """Return the SHA-256 of the name of the code vocabulary, uint8 [32]."""
-    vocabulary = getattr(getattr(dataset, "semantic_ids", None), "vocabulary", "")
-    return torch.tensor(list(hashlib.sha256(vocabulary.encode()).digest()), dtype=torch.uint8)

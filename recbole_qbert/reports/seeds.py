@@ -15,6 +15,7 @@ from recbole_qbert.experiments.benchmark.tables import (
     NONE,
     BenchmarkTable,
     TableCell,
+    generation_sheets,
     mark_column,
     plus_minus,
     runs_sheet,
@@ -23,7 +24,7 @@ from recbole_qbert.reports.comparisons import distinct
 
 
 def seeds_sheets(groups: Sequence[Sequence[RunResult]]) -> list[BenchmarkTable]:
-    """Make two tables for each data set: valid and test in both rankings, and the runs.
+    """Make tables for each data set: valid and test in both rankings, generation, and the runs.
 
     The rows are groups of `group_runs`. If a model has several settings, its rows are named by the
     digits of the last run's folder, and a note below the table lists the settings that differ.
@@ -38,7 +39,7 @@ def seeds_sheets(groups: Sequence[Sequence[RunResult]]) -> list[BenchmarkTable]:
         )
         metrics = shown_metrics(all_metrics([group[0] for group in here]))
         scores = replace(score(dataset, rows, ""), metrics=tuple(metrics))
-        sheets += [_metrics_sheet(scores, notes), runs_sheet(scores)]
+        sheets += [_metrics_sheet(scores, notes), *generation_sheets(scores), runs_sheet(scores)]
     return sheets
 
 

@@ -19,6 +19,7 @@ from recbole_qbert.experiments.benchmark.tables import (
     GROUP_TITLES,
     OLD_RUN,
     comparisons_sheet,
+    generation_sheets,
     groups_sheet,
     metrics_sheet,
     published_sheet,
@@ -70,6 +71,7 @@ def _comparison(one: ComparisonData, metric: str, palette: Palette, number: str)
     blocks += _groups(scores, metric, palette, number)
     if scores.tested:
         blocks.append(Block("table", comparisons_sheet(scores)))
+    blocks += [Block("table", sheet) for sheet in generation_sheets(scores)]
     return [*blocks, Block("table", runs_sheet(scores))]
 
 

@@ -41,7 +41,8 @@ def build_from_columns(
 
     Args:
         item_path: RecBole `.item` file with an `item_id` column.
-        columns: code columns; the j-th token of each cell has the letter of level j.
+        columns: code columns; the j-th token of each cell has the letter of level j. With `beside`
+            there may be none.
         out_path: the `.semid` file to write; its sidecar records the inputs and the report.
         codebook_size: number of codes of each level that comes from a column.
         unique: `reallocate` or `extra_level`.
@@ -54,11 +55,13 @@ def build_from_columns(
         which has as many codes as the largest group of equal tuples has items.
 
     Raises:
-        InputError: a cell is not a list of level tokens like that of the first row, or a code is
-            not below `codebook_size`.
+        InputError: a cell is not a list of level tokens like that of the first row, a code is not
+            below `codebook_size`, or there is neither a column nor a file.
     """
     one_of("unique", unique, ("reallocate", "extra_level"))
-    frame = read_item_fields(item_path, columns)
+    if not (columns or beside):
+        raise InputError("columns: give columns with codes, or .semid files in beside")
+    frame = read_item_fields(item_path, columns or [ITEM_FIELD])
     blocks = [_parse_codes(item_path, frame, column, codebook_size) for column in columns]
     tokens = frame[ITEM_FIELD].tolist()
     levels_per_column = [block.shape[1] for block in blocks]

@@ -251,6 +251,7 @@ class ResumableTrainer(Trainer):
             )
 
         score = trimmed_scores(self.model, self.config)
+        groups = getattr(self.model, "code_groups", None)
         self.ranks = rank_targets(
             self.model,
             eval_data,
@@ -259,6 +260,7 @@ class ResumableTrainer(Trainer):
             self.list_length,
             score,
             ranks_by_codes(self.model),
+            groups,
         )
         return OrderedDict(summarize(self.ranks, self.config["metrics"], self.config["topk"]))
 

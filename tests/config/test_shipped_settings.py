@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import recbole_qbert.properties
 import yaml
-from conftest import Tiny
+from conftest import READ_VECTORS, Tiny
 
 from recbole_qbert.common.yaml_files import load_yaml
 from recbole_qbert.config.build import FINETUNE, PRETRAIN, build_config, settings_for, shipped_files
@@ -126,8 +126,10 @@ def test_every_shipped_file_builds_its_model(tiny: Tiny, path: Path) -> None:
             settings["selected_features"] = ["semantic_id"]
         if name == "S3Rec":
             settings["item_attribute"] = "semantic_id"
-        if name in ("SASRecContent", "MISSRec"):
+        if name in READ_VECTORS:
             settings["item_vectors"] = tiny.item_vectors()
+        if name == "MQL4GRec":
+            settings |= {"text_levels": 2, "image_levels": 1}
         files = [path] if path.parent == FOLDER else []
         config = build_config(name, dataset, files, settings, stage)
         given = dict(config.final_config_dict)

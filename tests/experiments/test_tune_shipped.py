@@ -21,7 +21,8 @@ FIGURES = {
     "mask_ratio": ("mask_ratios.span", [0.15, 0.2, 0.25, 0.3]),
 }
 BASELINES = ("SASRec", "BERT4Rec", "GRU4Rec", "FDSA", "S3Rec")  # tuned on the shipped data sets
-RIVALS = ("BBQRec", "ESASRec", "GSASRec", "MISSRec", "SASRecContent", "TIGER", "VQRec")
+RIVALS = ("BBQRec", "ESASRec", "GSASRec", "MISSRec", "MQL4GRec", "P5CID", "SASRecContent", "TIGER")
+RIVALS += ("VIP5", "VQRec")
 
 
 def test_they_are_there() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import N_ITEMS, Tiny, fitted, new_trainer, scores
+from conftest import N_ITEMS, Tiny, first_batch, fitted, new_trainer, renumber, scores
 from torch import Tensor
 
 from recbole_qbert.common.errors import InputError
@@ -26,12 +26,6 @@ def built(tiny: Tiny, **settings: Any) -> tuple[Any, Any]:
     """A model with new weights in evaluation mode, and the data."""
     trainer, loaded = new_trainer(tiny.make_config("TIGER", **settings))
     return trainer.model.eval(), loaded
-
-
-def first_batch(loader: Any) -> Any:
-    """The first batch of a loader, without RecBole's further columns."""
-    batch = next(iter(loader))
-    return batch[0] if isinstance(batch, tuple) else batch
 
 
 def test_the_scores_are_those_of_codes_one_by_one(tiny: Tiny) -> None:
@@ -86,8 +80,8 @@ def test_few_beams_leave_the_other_items_without_a_score(tiny: Tiny) -> None:
     kept = found > -torch.inf
     assert (kept.sum(dim=1) == 5).all()
     torch.testing.assert_close(found[kept], everything[kept], rtol=1e-5, atol=1e-5)
-    assert model.ranking_note().startswith("beam search: 5 of 5 beams end at an item; ")
-    assert model.ranking_note() == ""
+    assert model.beam_statistics()["valid_beams"] == 1
+    assert model.beam_statistics() == {}
 
 
 def test_it_learns(tiny: Tiny) -> None:
@@ -95,20 +89,6 @@ def test_it_learns(tiny: Tiny) -> None:
     calm = {"dropout_prob": 0.0, "learning_rate": 0.01, "weight_decay": 0.0, "lr_decay": "none"}
     trainer, loaded = fitted(tiny.make_config("TIGER", epochs=20, eval_step=20, **calm, **ALL))
     assert trainer.evaluate(loaded.test)["hit@5"] > 0.6  # .17 by chance
-
-
-def renumber(loaded: Any) -> None:
-    """Change the internal numbers of all items of loaded data, with those of the users kept."""
-    order = torch.randperm(N_ITEMS, generator=torch.Generator().manual_seed(2)) + 1
-    new = torch.cat([torch.zeros(1, dtype=torch.long), order])  # old number -> new number
-    done = set()
-    for part in (loaded.train, loaded.valid, loaded.test):
-        own = part._dataset
-        own.inter_feat["item_id"] = new[own.inter_feat["item_id"]]
-        own.item_codes = torch.empty_like(own.item_codes).index_copy(0, new, own.item_codes)
-        if id(own._flat) not in done:
-            own._flat["item_id"] = new[own._flat["item_id"]]
-        done.add(id(own._flat))
 
 
 @pytest.mark.parametrize("beam_size", [20, N_ITEMS])
@@ -223,5 +203,9 @@ def test_levels_may_have_different_numbers_of_codes(tiny: Tiny) -> None:
 def test_a_run_prints_what_the_beams_found(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     settings = tiny.settings("TIGER", beam_size=25)
     (result,) = run_models(["TIGER"], "toy", settings=settings)
-    assert "beam search: 25 of 25 beams end at an item; " in capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "beam search: 100.0% of the beams end at an item; " in printed
+    assert (
+        "ranking 40 users exactly keeps 100.0% of their top 10 and changes NDCG@10 by " in printed
+    )
     assert result.bundle

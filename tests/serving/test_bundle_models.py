@@ -48,7 +48,7 @@ OF_RECBOLE = (
     # fmt: on
 )
 OF_USERS = ("Caser", "FOSSIL", "FPMC", "HGN", "HRM", "NPE", "SHAN", "TransRec")
-READ_FEATURES = {"FDSA", "GRU4RecF", "MISSRec", "S3Rec", "SASRecF"}
+READ_FEATURES = {"FDSA", "GRU4RecF", "MISSRec", "S3Rec", "SASRecF", "VIP5"}
 
 
 def own_scores(model: Any, loaded: Any, histories: list[list[str]]) -> list[dict[str, float]]:

@@ -67,6 +67,10 @@ def test_levels_of_a_file_follow_the_columns(tmp_path: Path) -> None:
     )
     assert table.codes_for(["x", "y"]).tolist() == [[1, 2, 0], [1, 2, 5]]
     assert table.codebook_sizes == (256, 256, 6)
+    alone = build_from_columns(
+        _code_file(tmp_path, rows), [], tmp_path / "x.semid", beside=[tmp_path / "other.semid"] * 2
+    )
+    assert alone.codes_for(["x", "y"]).tolist() == [[0, 0], [5, 5]]
     few = SemanticIDTable(("y",), np.array([[5]]), (6,))
     write_semantic_ids(tmp_path / "few.semid", few, {})
     with pytest.raises(InputError, match="1 of 2 items have no semantic ID: 'x'"):
@@ -148,7 +152,7 @@ def test_file_refusals(tmp_path: Path) -> None:
             build_from_columns(_code_file(tmp_path, rows), columns, out, **settings)
 
     refused("did you mean 'left'", good, ["lefd"])
-    refused("give a list of one or more", good, [])
+    refused("give columns with codes, or .semid files in beside", good, [])
     refused("line 4: item 'x' occurs a second time", [*good, "x\ta_2\t"], ["left"])
     refused("no rows follow the header", [], ["left"])
     refused("'realocate' is none of reallocate, extra_level", good, ["left"], unique="realocate")

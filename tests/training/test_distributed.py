@@ -231,11 +231,14 @@ def test_a_fault_is_one_line_and_status_2(tiny: Tiny, arguments: list[str], mess
 
 def test_two_processes_end_as_one(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     """Started by torchrun; one line, folder and bundle as ever, numbers equal without dropout."""
-    models = ["QBERT4Rec", "SASRec", "TIGER", "BigramChain"]
+    models = ["QBERT4Rec", "SASRec", "TIGER", "MQL4GRec", "P5CID", "VIP5", "BigramChain"]
     sizes = {"hidden_size": 16, "n_layers": 1, "n_heads": 2, "inner_size": 32, **NO_DROPOUT}
     sections = {"QBERT4Rec": {**sizes, "code_dropout_prob": 0.1}, "SASRec": sizes}
     tiger = {"hidden_size": 16, "n_layers": 1, "n_decoder_layers": 1, "n_heads": 2, "head_size": 8}
     sections["TIGER"] = {**tiger, "inner_size": 32, "dropout_prob": 0.0}
+    sections["MQL4GRec"] = {**sections["TIGER"], "text_levels": 2, "image_levels": 1}
+    sections["P5CID"] = {**sections["TIGER"], "n_clusters": 3, "max_leaf": 4}
+    sections["VIP5"] = {**sections["TIGER"], "item_vectors": tiny.item_vectors(partial=True)}
     Path("small.yaml").write_text(json.dumps({"per_model": sections}))
     flags = ["run", *SMALL, f"--model={','.join(models)}", "--config_files=small.yaml"]
     assert main([*flags, "--checkpoint_dir=one"]) == 0
@@ -245,8 +248,8 @@ def test_two_processes_end_as_one(tiny: Tiny, capsys: pytest.CaptureFixture[str]
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr and "recbole" not in done.stderr, done.stderr
     assert done.stdout.count("leave-one-out") == 1
-    assert done.stdout.count("epoch   1/4") == 4
-    assert len(list(Path("two").rglob("events*"))) == n_events == 8  # of steps and of settings
+    assert done.stdout.count("epoch   1/4") == 7
+    assert len(list(Path("two").rglob("events*"))) == n_events == 14  # of steps and of settings
 
     ones, twos = read_results("one/results.jsonl"), read_results("two/results.jsonl")
     assert [result.model for result in twos] == models

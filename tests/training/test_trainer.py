@@ -150,6 +150,9 @@ def test_a_killed_run_ends_as_the_unbroken_one(tiny: Tiny, flushed: None) -> Non
         "GSASRec",
         "SASRecContent",
         "TIGER",
+        "MQL4GRec",
+        "P5CID",
+        "VIP5",
     ],
 )
 @pytest.mark.parametrize("epoch", [0, 1, 3])

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from recbole_qbert.common.output import counted
 from recbole_qbert.evaluation import comparable
 from recbole_qbert.evaluation.comparable import MARK
-from recbole_qbert.evaluation.ranking import RANKS_FILE
-from recbole_qbert.evaluation.results import LATE, RANKINGS, metric_title, short
+from recbole_qbert.evaluation.ranking import LIST_LENGTH, RANKS_FILE
+from recbole_qbert.evaluation.results import (
+    CREDITED,
+    EXACT_GAIN,
+    LATE,
+    RANKINGS,
+    metric_title,
+    short,
+)
 from recbole_qbert.experiments.benchmark.plan import NOT_STATED
 from recbole_qbert.experiments.benchmark.published import published_figures, published_source
 from recbole_qbert.experiments.benchmark.scores import (
@@ -21,8 +28,10 @@ from recbole_qbert.experiments.benchmark.scores import (
     GROUPS,
     SIGNIFICANT,
     MeanStd,
+    Row,
     Scores,
     group_metric,
+    spread,
 )
 
 BEST, SECOND = "best", "second"
@@ -64,7 +73,7 @@ def all_sheets(scores: Scores) -> list[BenchmarkTable]:
     published = published_sheet(scores, published_figures(scores.dataset), published_source())
     sheets += [published] * bool(published.sections)
     sheets += [groups_sheet(scores, kind) for kind in GROUPS if scores.group_sizes]
-    return [*sheets, runs_sheet(scores)]
+    return [*sheets, *generation_sheets(scores), runs_sheet(scores)]
 
 
 def metrics_sheet(scores: Scores) -> BenchmarkTable:
@@ -224,6 +233,50 @@ def groups_sheet(scores: Scores, kind: str) -> BenchmarkTable:
     notes = [f"{COVERAGE}: share of all items that occur in the top 10 of any user"] * covered
     notes += [f"{row.name}: {OLD_RUN}" for row in scores.rows if not row.details]
     return BenchmarkTable(title, tuple(head), sections, notes)
+
+
+def generation_sheets(scores: Scores) -> list[BenchmarkTable]:
+    """Return a table of the searches of rows that generate codes; empty without such rows."""
+    known = {row.name: {key for run in row.runs for key in run.generation} for row in scores.rows}
+    rows = [row for row in scores.rows if known[row.name]]
+    if not rows:
+        return []
+    metrics = [each for each in scores.metrics if each in GROUP_METRICS] or [scores.metrics[-1]]
+    columns: dict[str, tuple[str, Callable[[MeanStd], str]]] = {
+        "valid_beams": ("valid beams", lambda value: f"{value.mean:.1%}"),
+        "outside": ("no item", lambda value: f"{value.mean:.1%}"),
+        "exact_rows": ("users compared", lambda value: f"{value.mean:.0f}"),
+        "same_items": (f"same top {LIST_LENGTH}", lambda value: f"{value.mean:.1%}"),
+    }
+    for name in metrics:
+        gain = (f"exact: {metric_title(name)}", lambda value: f"{value.mean:+.4f}")
+        columns[EXACT_GAIN + name] = gain
+    for name in metrics:
+        columns[CREDITED + name] = (f"collisions credited: {metric_title(name)}", plus_minus)
+    shown = set().union(*known.values())
+    columns = {key: column for key, column in columns.items() if key in shown}
+
+    def text(row: Row, key: str, form: Callable[[MeanStd], str]) -> str:
+        values = [run.generation[key] for run in row.runs if key in run.generation]
+        return form(spread(values)) if len(values) == len(row.runs) else NONE
+
+    lines = [
+        [TableCell(row.name), *(TableCell(text(row, k, form)) for k, (_, form) in columns.items())]
+        for row in rows
+    ]
+    explained = {
+        "valid_beams": "valid beams: share that ends at an item; no item: probability next to the "
+        "beams of tuples of no item",
+        "exact_rows": f"same top {LIST_LENGTH}: share of an exact ranking's best items that the "
+        "beams found; exact: change of the metric if the users compared are ranked exactly, all "
+        "items",
+        CREDITED + metrics[0]: "collisions credited: items with the target's codes count as the "
+        "target, all items",
+    }
+    notes = [note for key, note in explained.items() if key in columns]
+    title = f"{scores.dataset}: generation of codes, test"
+    head = ("model", *(name for name, _ in columns.values()))
+    return [BenchmarkTable(title, head, [("", lines)], notes)]
 
 
 def runs_sheet(scores: Scores) -> BenchmarkTable:

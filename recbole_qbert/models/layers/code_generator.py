@@ -11,7 +11,7 @@ Shapes: B rows, W beams, S encoder tokens, K tokens of an item, V tokens of the 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,20 @@ class CodeGenerator(nn.Module):
         self.tokens = nn.Embedding(n_tokens, hidden_size)
         self.t5 = t5
         self.head = nn.Linear(hidden_size, n_tokens, bias=False)
+
+    @classmethod
+    def from_config(cls, config: Any, n_tokens: int) -> CodeGenerator:
+        """Build the network with new weights and the sizes of a model's config."""
+        blocks = T5EncoderDecoder(
+            hidden_size=config["hidden_size"],
+            inner_size=config["inner_size"],
+            n_heads=config["n_heads"],
+            head_size=config["head_size"],
+            n_layers=config["n_layers"],
+            n_decoder_layers=config["n_decoder_layers"],
+            dropout=config["dropout_prob"],
+        )
+        return cls(n_tokens, blocks, config["hidden_size"])
 
     def encode(self, embedded: Tensor, real: Tensor) -> Memory:
         """Encode embedded tokens [B, S, D]; `real` [B, S] is False at padding."""

@@ -1,7 +1,8 @@
-"""Rows of the code table of a data set's semantic IDs."""
+"""Rows of the code table of a data set's semantic IDs, and the identity of their vocabulary."""
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import torch
@@ -34,3 +35,9 @@ def vocabulary_rows(
     rows = codes + torch.tensor(dataset.codec.offsets)
     rows[0] = 0
     return rows, tuple(dataset.codec.codebook_sizes)
+
+
+def vocabulary_hash(dataset: Any) -> Tensor:
+    """Return the SHA-256 of the name of the code vocabulary, uint8 [32]."""
+    vocabulary = getattr(getattr(dataset, "semantic_ids", None), "vocabulary", "")
+    return torch.tensor(list(hashlib.sha256(vocabulary.encode()).digest()), dtype=torch.uint8)
