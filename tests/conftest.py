@@ -29,7 +29,15 @@ torch.set_num_threads(1)
 N_ITEMS = 30
 N_USERS = 40
 CODEBOOK_SIZES = (8, 8, 8)
-OWN_MODELS = ("BBQRec", "BERT4RecFixed", "BigramChain", "ESASRec", "GSASRec", "IDBERT4Rec")
+OWN_MODELS = (
+    "BBQRec",
+    "BERT4RecFixed",
+    "BigramChain",
+    "ContentKNN",
+    "ESASRec",
+    "GSASRec",
+    "IDBERT4Rec",
+)
 OWN_MODELS += ("MISSRec", "Popularity", "QBERT4Rec", "SASRecContent", "TIGER", "VQRec")
 # Applied where the model knows the key; what a test sets wins.
 TINY_SIZES: dict[str, Any] = {
@@ -97,8 +105,8 @@ class Tiny:
             base["selected_features"] = ["semantic_id"]
         if model == "S3Rec":
             base["item_attribute"] = "semantic_id"
-        if model in ("SASRecContent", "MISSRec"):
-            base["item_vectors"] = self.item_vectors(partial=model == "MISSRec")
+        if model in ("SASRecContent", "MISSRec", "ContentKNN"):
+            base["item_vectors"] = self.item_vectors(partial=model != "SASRecContent")
         return base | settings
 
     def item_vectors(self, partial: bool = False) -> dict[str, str]:

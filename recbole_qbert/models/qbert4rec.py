@@ -31,6 +31,7 @@ from recbole_qbert.models.layers.masking import (
     valid_positions,
 )
 from recbole_qbert.models.layers.prediction import PredictsByRanking
+from recbole_qbert.models.layers.trained_items import softmax_items
 from recbole_qbert.models.layers.vocabulary import vocabulary_rows
 from recbole_qbert.topk.index import ItemIndex
 
@@ -93,6 +94,10 @@ class QBERT4Rec(PredictsByRanking, SequentialRecommender):
         self.code_loss_weight = float(config["code_loss_weight"])
         self.exclude_visible = _resolve_exclude_visible(config["exclude_visible"], dataset)
         self.domain_starts: list[int] = getattr(dataset, "domain_starts", [])
+        # In pretraining, every domain has only the items of its sequences.
+        self.softmax_items = (
+            None if self.domain_starts else softmax_items(config, dataset, self.n_items)
+        )
         self.softmax_samples = int(config["softmax_samples"])
         if self.softmax_samples:
             rows = dataset.training_rows(config["train_batch_size"], self.max_seq_length)
@@ -188,6 +193,8 @@ class QBERT4Rec(PredictsByRanking, SequentialRecommender):
             lengths, items.size(1), self.mask_mix, self.mask_ratios, global_generator(items.device)
         )
         rows, log_chance = self._domain_rows(interaction), None
+        if self.softmax_items is not None:
+            items, rows = self.softmax_items.places[items], self.softmax_items.rows
         n_items = self.n_items if rows is None else len(rows)
         if 0 < self.softmax_samples < n_items - 1:
             absence = self.log_absence if rows is None else self.log_absence[rows]
@@ -233,6 +240,15 @@ class QBERT4Rec(PredictsByRanking, SequentialRecommender):
         if not isinstance(self.items, CodeItems):
             return None
         return self.items.index(cosine=self.temperature is not None)
+
+    def with_items(self, codes: Tensor) -> dict[str, Tensor]:
+        """Return the weights with new items of the given codes [n, K]; see `item_representation`.
+
+        Raises:
+            InputError: items have vectors of their own, without codes.
+        """
+        grown = self.items.with_items(codes)
+        return {**self.state_dict(), **{f"items.{name}": value for name, value in grown.items()}}
 
     @torch.no_grad()
     def queries(self, interaction: Interaction) -> tuple[Tensor, Tensor]:

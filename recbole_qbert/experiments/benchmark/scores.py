@@ -12,7 +12,13 @@ import numpy as np
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.evaluation.comparable import PARTS, differences
-from recbole_qbert.evaluation.groups import BY_HISTORY, BY_TARGET, coverage, means_by_group
+from recbole_qbert.evaluation.groups import (
+    BY_COLD,
+    BY_HISTORY,
+    BY_TARGET,
+    coverage,
+    means_by_group,
+)
 from recbole_qbert.evaluation.ranking import LIST_LENGTH, Lists, Ranks
 from recbole_qbert.evaluation.results import RANKINGS, RunResult, ranks_of
 from recbole_qbert.evaluation.significance import (
@@ -26,7 +32,7 @@ from recbole_qbert.experiments.benchmark.plan import ModelRow
 SIGNIFICANT = 0.05
 COVERAGE = f"coverage@{LIST_LENGTH}"
 GROUP_METRICS = ("hit@10", "ndcg@10")
-GROUPS = {"target": BY_TARGET, "history": BY_HISTORY}
+GROUPS = {"item": BY_COLD, "target": BY_TARGET, "history": BY_HISTORY}
 
 
 class MeanStd(NamedTuple):
@@ -111,11 +117,17 @@ class Scores:
         for row in self.rows:
             if stored := _read(row.runs[0]):
                 return {
-                    group_metric("users", kind, group.name): int(group.rows(stored[2][kind]).sum())
-                    for kind, groups in GROUPS.items()
-                    for group in groups
+                    group_metric("users", kind, group.name): int(group.rows(counts).sum())
+                    for kind, counts in stored[2].items()
+                    for group in GROUPS[kind]
                 }
         return {}
+
+    @property
+    def group_kinds(self) -> list[str]:
+        """Kinds of groups that the runs have: all of `GROUPS`, `item` only with `cold_items`."""
+        first = {kind: group_metric("users", kind, GROUPS[kind][0].name) for kind in GROUPS}
+        return [kind for kind, name in first.items() if name in self.group_sizes]
 
 
 def spread(values: Sequence[float]) -> MeanStd:
@@ -135,6 +147,8 @@ def _read(run: RunResult) -> tuple[Ranks, Lists, dict[str, np.ndarray]] | None:
     if ranks.lists is None or counts is None:
         return None
     by = {"target": counts[ranks.lists.targets], "history": ranks.lists.history}
+    if ranks.lists.cold is not None:
+        by["item"] = ranks.lists.cold.astype(np.int64)
     return ranks, ranks.lists, by
 
 
@@ -147,10 +161,10 @@ def details_of(run: RunResult) -> dict[str, float]:
     for prefix, _ in RANKINGS:
         shown = lists.unseen if prefix else lists.raw
         found[prefix + COVERAGE] = coverage(shown, run.counts["items"])
-        for kind, groups in GROUPS.items():
+        for kind, sizes in by.items():
             for metric in GROUP_METRICS:
-                means = means_by_group(prefix + metric, ranks, by[kind], groups)
-                for group, mean in zip(groups, means, strict=True):
+                means = means_by_group(prefix + metric, ranks, sizes, GROUPS[kind])
+                for group, mean in zip(GROUPS[kind], means, strict=True):
                     if mean is not None:
                         found[group_metric(prefix + metric, kind, group.name)] = mean
     return found

@@ -28,6 +28,7 @@ from recbole_qbert.experiments.benchmark.scores import (
 BEST, SECOND = "best", "second"
 NONE = "–"
 GROUP_TITLES = {
+    "item": "test users by whether their target was drawn by cold_items",
     "target": "test users by how often their target occurs in training",
     "history": "test users by the number of items before their target",
 }
@@ -63,7 +64,7 @@ def all_sheets(scores: Scores) -> list[BenchmarkTable]:
         sheets.append(comparisons_sheet(scores))
     published = published_sheet(scores, published_figures(scores.dataset), published_source())
     sheets += [published] * bool(published.sections)
-    sheets += [groups_sheet(scores, kind) for kind in GROUPS if scores.group_sizes]
+    sheets += [groups_sheet(scores, kind) for kind in scores.group_kinds]
     return [*sheets, runs_sheet(scores)]
 
 
