@@ -29,16 +29,16 @@ torch.set_num_threads(1)
 N_ITEMS = 30
 N_USERS = 40
 CODEBOOK_SIZES = (8, 8, 8)
-OWN_MODELS = (
-    "BBQRec",
-    "BERT4RecFixed",
-    "BigramChain",
-    "ContentKNN",
-    "ESASRec",
-    "GSASRec",
+OWN_MODELS = ("BBQRec", "BERT4RecFixed", "BigramChain", "ContentKNN", "ESASRec", "GSASRec")
+OWN_MODELS += (
     "IDBERT4Rec",
+    "MISSRec",
+    "Popularity",
+    "QBERT4Rec",
+    "SASRecContent",
+    "TIGER",
+    "VQRec",
 )
-OWN_MODELS += ("MISSRec", "Popularity", "QBERT4Rec", "SASRecContent", "TIGER", "VQRec")
 # Applied where the model knows the key; what a test sets wins.
 TINY_SIZES: dict[str, Any] = {
     "n_layers": 1,

@@ -108,8 +108,8 @@ def _add_items(options: SimpleNamespace) -> int:
         print(added_line(output, added, len(bundle.loaded.tokens) + len(added)))
     elif encoded.keys:
         print(
-            "models trained before do not know the new items; --bundle adds them to a bundle, and a "
-            "model trained again knows those with interactions in its .inter file"
+            "models trained before do not know the new items; --bundle adds them to a bundle, and "
+            "a model trained again knows those with interactions in its .inter file"
         )
     return 0
 

@@ -236,7 +236,7 @@ def rank_targets(
 
 
 def with_cold(ranks: Ranks, cold_items: np.ndarray | None) -> Ranks:
-    """Mark the rows whose target is in `cold_items`, bool [N]; None leaves the ranks as they are."""
+    """Mark the rows whose target is in `cold_items`, bool [N]; None: leave the ranks unchanged."""
     if cold_items is None or ranks.lists is None:
         return ranks
     return ranks._replace(lists=ranks.lists._replace(cold=cold_items[ranks.lists.targets]))
@@ -267,7 +267,7 @@ def read_ranks(path: str | Path) -> tuple[Ranks, np.ndarray | None]:
             if "targets" not in stored:
                 return ranks, None
             fields = ("targets", "history", "top", "unseen_top")
-            cold = stored["cold"] if "cold" in stored else None
+            cold = stored.get("cold")
             lists = Lists(*(stored[name] for name in fields), cold)
             return ranks._replace(lists=lists), stored["item_counts"]
     except FileNotFoundError:

@@ -70,6 +70,8 @@ def _comparison(one: ComparisonData, metric: str, palette: Palette, number: str)
     blocks += _groups(scores, metric, palette, number)
     if scores.tested:
         blocks.append(Block("table", comparisons_sheet(scores)))
+    if scores.tested_cold:
+        blocks.append(Block("table", comparisons_sheet(scores, cold=True)))
     return [*blocks, Block("table", runs_sheet(scores))]
 
 

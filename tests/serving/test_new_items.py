@@ -151,7 +151,7 @@ def test_command(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     embed(range(N_ITEMS))
     sizes = ["--modalities=text", "--n_levels=2", "--codebook_size=6"]
     assert main(["tokenize", *data, *sizes]) == 0
-    folder = _bundle(tiny)
+    _bundle(tiny)
     embed(range(N_ITEMS + 2))
     with open(tiny.folder / "toy.item", "a", encoding="utf-8") as handle:
         handle.write("i30\tThe thirtieth\tplain\ni31\tThe last\tplain\n")

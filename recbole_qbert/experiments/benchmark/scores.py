@@ -103,6 +103,8 @@ class Scores:
     reference: Row | None  # the row that is tested against all others; None if it has no run
     tested: dict[str, dict[str, Tested]]  # name of the other row -> metric of a ranking -> test
     unlike: dict[str, str] = field(default_factory=dict)
+    # The same tests over the users with a cold target; empty without `cold_items`.
+    tested_cold: dict[str, dict[str, Tested]] = field(default_factory=dict)
 
     @property
     def others(self) -> list[Row]:
@@ -185,7 +187,17 @@ def score(dataset: str, rows: tuple[Row, ...], reference: str) -> Scores:
             unlike[row.name] = ", ".join(differ)
     others = [row for row in rows if row is not first and row.name not in unlike]
     tested = _tests(first, others, names) if first is not None else {}
-    return Scores(dataset, rows, tuple(names), first, tested, unlike)
+    cold = _cold_users(first) if first is not None else None
+    tested_cold = _tests(first, others, names, cold) if first and cold is not None else {}
+    return Scores(dataset, rows, tuple(names), first, tested, unlike, tested_cold)
+
+
+def _cold_users(row: Row) -> np.ndarray | None:
+    """Return the users with a cold target; None without `cold_items`, or if there is none."""
+    stored = _read(row.runs[0])
+    if stored is None or stored[1].cold is None or not stored[1].cold.any():
+        return None
+    return stored[0].users[stored[1].cold]
 
 
 def shown_metrics(names: Sequence[str]) -> list[str]:
@@ -194,18 +206,23 @@ def shown_metrics(names: Sequence[str]) -> list[str]:
 
 
 def _tests(
-    reference: Row, others: Sequence[Row], names: Sequence[str]
+    reference: Row, others: Sequence[Row], names: Sequence[str], only: np.ndarray | None = None
 ) -> dict[str, dict[str, Tested]]:
-    """Test the reference against the other rows; Holm's correction is over these rows."""
+    """Test the reference against the other rows, over all users or `only` some of them.
+
+    Holm's correction is over these rows.
+    """
     check_comparable([run for row in (reference, *others) for run in row.runs])
     metrics = [prefix + name for prefix, _ in RANKINGS for name in names]
     users, ours = values_by_user(reference.runs, metrics)
+    chosen = np.isin(users, users if only is None else only)
     values = []
     for row in others:
         their_users, theirs = values_by_user(row.runs, metrics)
         if not np.array_equal(users, their_users):
             raise InputError(f"{row.name} and {reference.name} were tested on different users")
-        values.append((row, (len(reference.runs), len(row.runs)), theirs))
+        values.append((row, (len(reference.runs), len(row.runs)), theirs[:, chosen]))
+    ours = ours[:, chosen]
     tested: dict[str, dict[str, Tested]] = {row.name: {} for row in others}
     for place, metric in enumerate(metrics):
         tests = [paired_tests(metric, ours[place], theirs[place], n) for _, n, theirs in values]
