@@ -75,6 +75,7 @@ class QBERT4Rec(PredictsByRanking, SequentialRecommender):
     input_type = InputType.POINTWISE
     takes_pretrained = True
     log_absence: Tensor
+    untrained: Tensor  # [N] bool, with `new_item_bonus`
     compared_codes: Tensor  # [N, K] of `attention_bias: codes`
 
     @staticmethod
@@ -98,6 +99,11 @@ class QBERT4Rec(PredictsByRanking, SequentialRecommender):
         self.softmax_items = (
             None if self.domain_starts else softmax_items(config, dataset, self.n_items)
         )
+        self.new_item_bonus = float(config["new_item_bonus"] or 0.0)  # bundles may lack the key
+        if self.new_item_bonus and not self.domain_starts:
+            untrained = torch.ones(self.n_items, dtype=torch.bool)
+            untrained[dataset.training_sequences()[0]] = False
+            self.register_buffer("untrained", untrained)
         self.softmax_samples = int(config["softmax_samples"])
         if self.softmax_samples:
             rows = dataset.training_rows(config["train_batch_size"], self.max_seq_length)
@@ -233,11 +239,17 @@ class QBERT4Rec(PredictsByRanking, SequentialRecommender):
         rows = self._domain_rows(interaction)
         matrix = self.items(rows)
         hidden, visible = self._next_item_state(interaction, matrix, rows)
-        return exclude_items(self._score(hidden, matrix), visible)
+        scores = self._score(hidden, matrix)
+        if self.new_item_bonus and rows is None:
+            scores += self.new_item_bonus * self.untrained
+        return exclude_items(scores, visible)
 
     def item_index(self) -> ItemIndex | None:
-        """Return an index of items 1 to N - 1, numbered from 0; None if items have no codes."""
-        if not isinstance(self.items, CodeItems):
+        """Return an index of items 1 to N - 1, numbered from 0.
+
+        None if items have no codes, or some have a bonus, which an index does not add.
+        """
+        if not isinstance(self.items, CodeItems) or self.new_item_bonus:
             return None
         return self.items.index(cosine=self.temperature is not None)
 
@@ -247,8 +259,10 @@ class QBERT4Rec(PredictsByRanking, SequentialRecommender):
         Raises:
             InputError: items have vectors of their own, without codes.
         """
-        grown = self.items.with_items(codes)
-        return {**self.state_dict(), **{f"items.{name}": value for name, value in grown.items()}}
+        grown = {f"items.{name}": value for name, value in self.items.with_items(codes).items()}
+        if self.new_item_bonus:
+            grown["untrained"] = F.pad(self.untrained, (0, len(codes)), value=True)
+        return {**self.state_dict(), **grown}
 
     @torch.no_grad()
     def queries(self, interaction: Interaction) -> tuple[Tensor, Tensor]:

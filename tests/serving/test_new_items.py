@@ -98,6 +98,18 @@ def _batch(items: torch.Tensor, lengths: torch.Tensor) -> Any:
     return Interaction({"item_id_list": items, "item_length": lengths})
 
 
+def test_the_bonus_of_new_items(tiny: Tiny) -> None:
+    """The same model with a bonus ranks the added items higher by it, and only these."""
+    found = []
+    for bonus in (0.0, 2.0):
+        folder = _bundle(tiny, new_item_bonus=bonus, exclude_visible="off")
+        _grown(tiny, folder, folder)
+        grown = Recommender.load(folder)
+        found.append(scores_of(grown.model, grown.config, *trial_histories(8, N_ITEMS + 1)))
+    torch.testing.assert_close(found[1][:, N_ITEMS + 1 :], found[0][:, N_ITEMS + 1 :] + 2.0)
+    assert torch.equal(found[1][:, : N_ITEMS + 1], found[0][:, : N_ITEMS + 1])
+
+
 def test_in_place_and_a_second_time(tiny: Tiny) -> None:
     folder = _bundle(tiny)
     assert _grown(tiny, folder, folder) == [*NEW]
