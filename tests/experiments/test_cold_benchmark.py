@@ -104,7 +104,7 @@ def test_ids_that_may_know_held_out_interactions(
     tiny: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The data set's own IDs are refused; named by the user, or without held-out items, not."""
-    path = _plan(tiny, models=["QBERT4Rec"])
+    path = _plan(tiny, models=["QBERT4Rec"], per_model={})
     assert main(["benchmark", path]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "QBERT4Rec on toy: cold_items: toy.semid may be made with" in line
@@ -112,5 +112,6 @@ def test_ids_that_may_know_held_out_interactions(
     for flag in ("--semantic_id_file=toy/toy.semid", "--cold_interactions=keep"):
         assert main(["benchmark", path, flag]) == 0
     pretrained = [{"name": "p", "model": "QBERT4Rec", "ids": {}, "pretrain": {"sources": ["toy"]}}]
-    assert main(["benchmark", _plan(tiny, models=pretrained, reference="p")]) == 2
+    path = _plan(tiny, models=pretrained, reference="p", per_model={})
+    assert main(["benchmark", path]) == 2
     assert "pretraining would read the held-out interactions" in capsys.readouterr().err
