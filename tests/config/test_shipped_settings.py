@@ -126,7 +126,7 @@ def test_every_shipped_file_builds_its_model(tiny: Tiny, path: Path) -> None:
             settings["selected_features"] = ["semantic_id"]
         if name == "S3Rec":
             settings["item_attribute"] = "semantic_id"
-        if name in ("SASRecContent", "MISSRec"):
+        if name in ("SASRecContent", "MISSRec", "ContentKNN"):
             settings["item_vectors"] = tiny.item_vectors()
         files = [path] if path.parent == FOLDER else []
         config = build_config(name, dataset, files, settings, stage)
