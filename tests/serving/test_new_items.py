@@ -183,3 +183,34 @@ def test_command(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     assert "the bundle has all items already; nothing written" in capsys.readouterr().out
     assert main(["ids", "add-items", *data, "--output=x"]) == 2
     assert "--output: is the folder of a new bundle" in capsys.readouterr().err
+
+
+def test_a_folder_of_new_items_alone(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    """As docs/serve.md has it: their text through the fitted encoder, their IDs, the bundle."""
+    data, fields = ["--dataset=toy", "--data_path=."], ["--fields=title,class", "--merge"]
+    assert main(["embed", "text", *data, *fields, "--n_components=8"]) == 0
+    assert main(["tokenize", *data, "--modalities=text", "--n_levels=2", "--codebook_size=6"]) == 0
+    folder, before = _bundle(tiny), (tiny.folder / "toy.semid").read_bytes()
+    Path("new/toy").mkdir(parents=True)
+    header = (tiny.folder / "toy.item").read_text(encoding="utf-8").partition("\n")[0]
+    Path("new/toy/toy.item").write_text(f"{header}\nz1\tThing 4 too\tred\n", encoding="utf-8")
+    data = ["--dataset=toy", "--data_path=new"]
+    assert (
+        main(
+            [
+                "embed",
+                "text",
+                *data,
+                *fields,
+                "--frozen_encoder=toy/toy.text.npz.encoder.safetensors",
+            ]
+        )
+        == 0
+    )
+    command = ["ids", "add-items", *data, "--tokenizer=toy/tokenizer", f"--bundle={folder}"]
+    assert main(command) == 0
+    assert "1 new item; 31 items in all" in capsys.readouterr().out
+    assert (tiny.folder / "toy.semid").read_bytes() == before
+    recommender = Recommender.load(folder)
+    assert recommender.tokens[-1] == "z1"
+    assert recommender.titles is not None and recommender.titles[-1] == "Thing 4 too"
