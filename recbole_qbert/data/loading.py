@@ -154,7 +154,8 @@ class StrictDataset(SequentialDataset):
         if settings is None:
             return
         fields = (self.uid_field, self.iid_field, self.time_field)
-        split = hold_out(*(self.inter_feat[field] for field in fields), settings)
+        users, items, times = (self.inter_feat[field] for field in fields)
+        split = hold_out(users, items, times, settings)
         self.inter_feat = self.inter_feat.iloc[split.rows].reset_index(drop=True)
         self.cold_items = split.items
         how = "marked, but trained on" if settings.keeps else "held out of training"

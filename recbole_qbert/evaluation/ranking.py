@@ -267,8 +267,8 @@ def read_ranks(path: str | Path) -> tuple[Ranks, np.ndarray | None]:
             if "targets" not in stored:
                 return ranks, None
             fields = ("targets", "history", "top", "unseen_top")
-            cold = stored.get("cold")
-            lists = Lists(*(stored[name] for name in fields), cold)
+            lists = Lists(*(stored[name] for name in fields))
+            lists = lists._replace(cold=stored.get("cold"))
             return ranks._replace(lists=lists), stored["item_counts"]
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; was the run's folder moved?") from None
