@@ -83,7 +83,8 @@ def add_items(bundle: OpenBundle, new: SemanticIDTable, item_file: Path, output:
     """
     model, config, tokens, titles, _ = bundle.loaded
     common = [item for item in bundle.table.items if item in new]
-    if (bundle.table.codes_for(common) != new.codes_for(common)).any():
+    same_levels = bundle.table.codebook_sizes == new.codebook_sizes
+    if not same_levels or (bundle.table.codes_for(common) != new.codes_for(common)).any():
         raise InputError(f"{bundle.folder}: old items have other semantic IDs; train again")
     known = {*tokens}
     added = [item for item in new.items if item not in known]
