@@ -71,6 +71,7 @@ RUN = (
     Part("Keys of MQL4GRec", "It needs semantic IDs of text and image.", "model/MQL4GRec.yaml"),
     Part("Keys of S3Rec", "Beside RecBole's keys.", "model/S3Rec.yaml"),
     Part("Keys of Popularity", "Nothing is trained.", "model/Popularity.yaml"),
+    Part("Keys of ContentKNN", "Beside the keys of Popularity.", "model/ContentKNN.yaml"),
     Part("Keys of BigramChain", "Beside the keys of Popularity.", "model/BigramChain.yaml"),
 )
 # Keys that a command takes beside its flags, below the section of the command.

@@ -34,6 +34,7 @@ from recbole_qbert.data.item_ids import CollaborativeDataset, SequentialIDDatase
 from recbole_qbert.models.bbqrec import BBQRec
 from recbole_qbert.models.bert4rec_fixed import BERT4RecFixed
 from recbole_qbert.models.bigram import BigramChain
+from recbole_qbert.models.content_knn import ContentKNN
 from recbole_qbert.models.esasrec import ESASRec, GSASRec
 from recbole_qbert.models.missrec import MISSRec
 from recbole_qbert.models.mql4grec import MQL4GRec
@@ -249,3 +250,4 @@ def register_own_models() -> None:
     register(VIP5, SequentialIDDataset)
     register(VQRec, first_stage=True)
     register(MISSRec, PartialVectorsDataset, first_stage=True)
+    register(ContentKNN, PartialVectorsDataset)

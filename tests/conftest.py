@@ -29,10 +29,10 @@ torch.set_num_threads(1)
 N_ITEMS = 30
 N_USERS = 40
 CODEBOOK_SIZES = (8, 8, 8)
-OWN_MODELS = ("BBQRec", "BERT4RecFixed", "BigramChain", "ESASRec", "GSASRec", "IDBERT4Rec")
-OWN_MODELS += ("MISSRec", "MQL4GRec", "P5CID", "Popularity", "QBERT4Rec", "SASRecContent", "TIGER")
-OWN_MODELS += ("VIP5", "VQRec")
-READ_VECTORS = ("MISSRec", "SASRecContent", "VIP5")
+OWN_MODELS = ("BBQRec", "BERT4RecFixed", "BigramChain", "ContentKNN", "ESASRec", "GSASRec")
+OWN_MODELS += ("IDBERT4Rec", "MISSRec", "MQL4GRec", "P5CID", "Popularity", "QBERT4Rec")
+OWN_MODELS += ("SASRecContent", "TIGER", "VIP5", "VQRec")
+READ_VECTORS = ("ContentKNN", "MISSRec", "SASRecContent", "VIP5")
 # Applied where the model knows the key; what a test sets wins.
 TINY_SIZES: dict[str, Any] = {
     "n_layers": 1,

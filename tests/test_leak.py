@@ -30,6 +30,8 @@ def rows_with_targets(tiny: Tiny, shift: int) -> list[Row]:
     [
         ("QBERT4Rec", {}),
         ("QBERT4Rec", {"item_representation": "word"}),
+        ("QBERT4Rec", {"softmax_items": "trained"}),
+        ("ContentKNN", {}),
         ("IDBERT4Rec", {}),
         ("BBQRec", {}),
         ("BERT4RecFixed", {}),

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from recbole_qbert.commands.command import Command, different_names
+from recbole_qbert.commands.recommend import find_bundle
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.output import counted, new_console
 from recbole_qbert.data.domain import DatasetPaths, default_folder
@@ -75,14 +76,24 @@ def _from_columns(options: SimpleNamespace) -> int:
 
 def _add_items(options: SimpleNamespace) -> int:
     names = different_names("dataset", options.dataset)
+    if options.bundle and len(names) > 1:
+        raise InputError("--bundle: is of one data set; give one --dataset")
+    if options.output and not options.bundle:
+        raise InputError("--output: is the folder of a new bundle; give the old one with --bundle")
 
     from recbole_qbert.data.domain import find_domain
+    from recbole_qbert.data.semid import read_semantic_ids
+    from recbole_qbert.serving.new_items import add_items, added_line, open_bundle
     from recbole_qbert.tokenizer.artifact import Tokenizer
     from recbole_qbert.tokenizer.new_items import encode_new_items
     from recbole_qbert.tokenizer.report import without_content_line
 
     domains = [find_domain(name, options.data_path) for name in names]
     tokenizer = Tokenizer.load(options.tokenizer or default_folder(options.data_path, names))
+    bundle = None
+    if options.bundle:
+        # Checked first, so that nothing is written if the bundle cannot take new items.
+        bundle = open_bundle(find_bundle(options.bundle, names[0]), tokenizer.vocabulary)
     encoded = encode_new_items(tokenizer, domains)
     print(
         f"{tokenizer.folder}: {counted(len(encoded.keys), 'new item')}, {encoded.moved:,} of them "
@@ -90,10 +101,15 @@ def _add_items(options: SimpleNamespace) -> int:
     )
     if encoded.without_content:
         print(without_content_line(encoded.without_content))
-    if encoded.keys:
+    if bundle is not None:
+        ids = read_semantic_ids(domains[0].file(tokenizer.settings["output"]))
+        output = options.output or bundle.folder
+        added = add_items(bundle, ids, domains[0].file("item"), output)
+        print(added_line(output, added, len(bundle.loaded.tokens) + len(added)))
+    elif encoded.keys:
         print(
-            "models trained before do not know the new items; one trained again knows those with "
-            "interactions in its .inter file"
+            "models trained before do not know the new items; --bundle adds them to a bundle, and "
+            "a model trained again knows those with interactions in its .inter file"
         )
     return 0
 
@@ -118,7 +134,16 @@ IDS = (
     ),
     Command(
         "ids add-items",
-        "Make semantic IDs for new items with the frozen tokenizer; no existing ID changes.",
+        "Make semantic IDs for new items with the frozen tokenizer, and add the items to a trained "
+        "model's bundle; no existing ID or score changes.",
         _add_items,
+        details="""
+        recbole-qbert ids add-items --dataset=X
+        recbole-qbert ids add-items --dataset=X --bundle=saved/results.jsonl:QBERT4Rec
+
+        The new items are those of the .item file and of the embedding tables of the data set that
+        have no ID yet. --bundle is the folder of a bundle or a run, results.jsonl for its latest
+        run, or results.jsonl:MODEL.
+        """,
     ),
 )

@@ -74,6 +74,8 @@ def check_rules(settings: Mapping[str, Any]) -> None:
             f"eval_step: {counted(step, 'epoch')} between evaluations, but only "
             f"{counted(epochs, 'epoch')}; change one of them"
         )
+    if settings.get("cold_items") and settings.get("benchmark_filename"):
+        raise InputError("cold_items: needs one .inter file; leave out benchmark_filename")
     if settings.get("enable_scaler") and not settings.get("enable_amp"):
         raise InputError("enable_scaler: has no effect without enable_amp: True")
 

@@ -85,7 +85,7 @@ _KEYS_OF_KIND: tuple[tuple[Any, str], ...] = (
         "reproducibility show_progress resume use_tuned use_gpu log_wandb save_dataset "
         "save_dataloaders repeatable valid_metric_bigger enable_amp enable_scaler shuffle "
         "trim_padding require_pow filter_inter_by_user_or_item joint_train use_out_emb use_ids "
-        "logq_correction gbce_offset freeze_encoder asymmetric alignment",
+        "logq_correction gbce_offset freeze_encoder asymmetric alignment center_vectors",
     ),
     (bool | None, "normalize_all"),
     (
@@ -124,18 +124,23 @@ _KEYS_OF_KIND: tuple[tuple[Any, str], ...] = (
         "label_smoothing item_dropout sess_dropout adapter_dropout_prob item_drop_prob",
     ),
     (Chance, "ft_ratio domain_balance weight gbce_t negative_power code_replace_prob"),
-    (Small, "layer_norm_eps mask_ratio interest_ratio pretrain_interest_ratio"),
+    (Small, "layer_norm_eps mask_ratio interest_ratio pretrain_interest_ratio recency"),
     (Positive, "temperature tau_ratio sinkhorn_temperature"),
     (
         Weight,
         "code_loss_weight aap_weight mip_weight map_weight sp_weight alpha reg_loss_ratio "
-        "orthogonality_weight sequence_loss_weight",
+        "orthogonality_weight sequence_loss_weight new_item_bonus",
     ),
     (Literal["replace", "add"], "partition_merging_mode reranker_merging_mode"),
     (Literal["average", "max"], "pooling_type pooling_type_layer_1 pooling_type_layer_2"),
 )
 _OTHER_KEYS: dict[str, Any] = {
     "seed": Seed,
+    "cold_items": Dropout,
+    "cold_seed": Seed,
+    "cold_targets": Literal["test", "valid"],
+    "cold_interactions": Literal["drop", "keep"],
+    "softmax_items": Literal["all", "trained"],
     "state": Level,
     "gpu_id": Number | str | tuple[Number, ...],
     "worker": Annotated[int, Field(ge=0, le=1024)],

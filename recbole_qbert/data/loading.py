@@ -21,6 +21,7 @@ from recbole_qbert.common.errors import InputError, preview
 from recbole_qbert.common.output import counted
 from recbole_qbert.data.atomic import Atomic, read_atomic
 from recbole_qbert.data.codec import quote
+from recbole_qbert.data.cold import cold_settings, hold_out
 
 KEYS = {"user": "USER_ID_FIELD", "item": "ITEM_ID_FIELD"}
 
@@ -30,6 +31,7 @@ class StrictDataset(SequentialDataset):
 
     Attributes:
         notes: remarks on the data that a reader of the results must know.
+        cold_items: sorted tokens of the items that `cold_items` holds out of training.
     """
 
     item_feat: Any  # RecBole sets these to DataFrames, and when it builds to Interactions
@@ -38,10 +40,12 @@ class StrictDataset(SequentialDataset):
 
     def __init__(self, config: Any):
         self.notes: list[str] = []
+        self.cold_items: np.ndarray = np.array([], dtype=object)
         super().__init__(config)
 
     def _load_data(self, token: str, dataset_path: str) -> None:
         super()._load_data(token, dataset_path)
+        self._hold_out()
         for kind in KEYS:
             self._complete(kind)
 
@@ -72,6 +76,12 @@ class StrictDataset(SequentialDataset):
             if kind in (FeatureType.FLOAT, FeatureType.FLOAT_SEQ):
                 self.field2bucketnum[name] = 2
         return pd.DataFrame(columns)
+
+    def cold_mask(self) -> np.ndarray | None:
+        """Return which items `cold_items` drew, bool [N] by internal ID; None without it."""
+        if not len(self.cold_items):
+            return None
+        return np.isin(self.field2id_token[self.iid_field].astype(str), self.cold_items.astype(str))
 
     def _ids(self, kind: str) -> list[str]:
         """Return the columns that hold IDs of users or of items, RecBole's own one first."""
@@ -137,6 +147,23 @@ class StrictDataset(SequentialDataset):
         return [each[:limit] for each in file.lists(name, between)]
 
     # Users and items ---------------------------------------------------------------------------
+
+    def _hold_out(self) -> None:
+        """Leave out the interactions of the items that `cold_items` draws; see `data.cold`."""
+        settings = cold_settings(self.config)
+        if settings is None:
+            return
+        fields = (self.uid_field, self.iid_field, self.time_field)
+        users, items, times = (self.inter_feat[field] for field in fields)
+        split = hold_out(users, items, times, settings)
+        self.inter_feat = self.inter_feat.iloc[split.rows].reset_index(drop=True)
+        self.cold_items = split.items
+        how = "marked, but trained on" if settings.keeps else "held out of training"
+        counts = [counted(split.n_left_out, "interaction"), counted(split.n_users, "user")]
+        self._say(
+            f"cold_items: {counted(len(split.items), 'item')} {how}; {counts[0]} and {counts[1]} "
+            "left out"
+        )
 
     def _complete(self, kind: str) -> None:
         """Add feature rows for users or items that lack one; drop those without interactions.

@@ -115,6 +115,17 @@ class SemanticIDTable:
             columns.append([f"{letters}_{code}" for code in self.codes[:, level].tolist()])
         return list(map(" ".join, zip(*columns, strict=True)))
 
+    def __contains__(self, item: object) -> bool:
+        return item in self._rows
+
+    def joined(self, other: SemanticIDTable) -> SemanticIDTable:
+        """Return this table followed by the items of `other` that it lacks; raises as the class."""
+        new = [item for item in other.items if item not in self]
+        codes = np.concatenate([self.codes, other.codes_for(new)])
+        return SemanticIDTable(
+            (*self.items, *new), codes, self.codebook_sizes, vocabulary=self.vocabulary
+        )
+
     def codes_for(self, items: Sequence[str]) -> IntArray:
         """Return the codes [n, K] of n items, in the given order.
 

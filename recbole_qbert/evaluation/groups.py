@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recbole_qbert.evaluation.ranking import Ranks, per_row
+from recbole_qbert.evaluation.ranking import UNSEEN, Ranks, per_row
 
 
 class UserGroup(NamedTuple):
@@ -31,6 +31,8 @@ BY_HISTORY = (
     UserGroup("11-20", 11, 20),
     _OVER_20,
 )
+# Groups by whether `cold_items` drew the target, 1 or 0.
+BY_COLD = (UserGroup("cold", 1, 1), UserGroup("warm", 0, 0))
 
 
 def means_by_group(
@@ -43,6 +45,23 @@ def means_by_group(
     values = per_row(metric, ranks)
     rows_of_groups = [kind.rows(counts) for kind in kinds]
     return [float(values[rows].mean()) if rows.any() else None for rows in rows_of_groups]
+
+
+def cold_summary(ranks: Ranks) -> list[str]:
+    """Describe HR@10 and NDCG@10 of cold and warm targets; nothing without `cold_items`."""
+    if ranks.lists is None or ranks.lists.cold is None:
+        return []
+    lines = []
+    for ranking, called in (("", "all items"), (UNSEEN, "seen excluded")):
+        found = {
+            name: means_by_group(ranking + name, ranks, ranks.lists.cold, BY_COLD)
+            for name in ("hit@10", "ndcg@10")
+        }
+        for place, group in enumerate(BY_COLD):
+            values = [means[place] for means in found.values()]
+            texts = ["none" if value is None else f"{value:.4f}" for value in values]
+            lines.append(f"{group.name} targets, {called}: HR@10 {texts[0]}, NDCG@10 {texts[1]}")
+    return lines
 
 
 def coverage(lists: np.ndarray, n_items: int) -> float:

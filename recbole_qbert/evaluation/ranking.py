@@ -90,6 +90,7 @@ class Lists(NamedTuple):
     history: np.ndarray  # [rows] number of items before the target
     raw: np.ndarray  # [rows, k] best of all items, best first
     unseen: np.ndarray  # [rows, k] best of the unseen items and the target, best first
+    cold: np.ndarray | None = None  # bool [rows], whether `cold_items` drew the target
 
 
 class Ranks(NamedTuple):
@@ -285,11 +286,20 @@ def _ranks_by_scores(
     return tuple(torch.cat(each) for each in zip(*found, strict=True))
 
 
+def with_cold(ranks: Ranks, cold_items: np.ndarray | None) -> Ranks:
+    """Mark the rows whose target is in `cold_items`, bool [N]; None: leave the ranks unchanged."""
+    if cold_items is None or ranks.lists is None:
+        return ranks
+    return ranks._replace(lists=ranks.lists._replace(cold=cold_items[ranks.lists.targets]))
+
+
 def save_ranks(path: str | Path, ranks: Ranks, item_counts: np.ndarray) -> None:
     """Save ranks with lists, and the items' numbers of training occurrences [N], as `.npz`."""
     assert ranks.lists is not None
-    targets, history, top, unseen_top = (part.astype(np.int32) for part in ranks.lists)
+    *own_lists, cold = ranks.lists
+    targets, history, top, unseen_top = (part.astype(np.int32) for part in own_lists)
     lists = dict(targets=targets, history=history, top=top, unseen_top=unseen_top)
+    lists |= {} if cold is None else {"cold": cold}
     own = dict(users=ranks.users, raw=ranks.raw, unseen=ranks.unseen)
     write_npz(path, **own, **lists, item_counts=item_counts)
 
@@ -309,6 +319,7 @@ def read_ranks(path: str | Path) -> tuple[Ranks, np.ndarray | None]:
                 return ranks, None
             fields = ("targets", "history", "top", "unseen_top")
             lists = Lists(*(stored[name] for name in fields))
+            lists = lists._replace(cold=stored.get("cold"))
             return ranks._replace(lists=lists), stored["item_counts"]
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; was the run's folder moved?") from None

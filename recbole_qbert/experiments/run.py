@@ -33,10 +33,12 @@ from recbole_qbert.config.build import (
     check_same_columns,
     shipped_files,
 )
+from recbole_qbert.data.cold import cold_settings
 from recbole_qbert.data.dataset import SemanticIDDataset, semantic_id_path
 from recbole_qbert.evaluation.comparable import tested_on
+from recbole_qbert.evaluation.groups import cold_summary
 from recbole_qbert.evaluation.printing import print_tables
-from recbole_qbert.evaluation.ranking import LIST_LENGTH, RANKS_FILE, save_ranks
+from recbole_qbert.evaluation.ranking import LIST_LENGTH, RANKS_FILE, save_ranks, with_cold
 from recbole_qbert.evaluation.results import RunResult, append_result
 from recbole_qbert.experiments.first_stage import run_first_stage
 from recbole_qbert.experiments.generation import (
@@ -167,6 +169,12 @@ def check_files(config: Config, made: Container[str] = ()) -> None:
     paths = [] if config["benchmark_filename"] else [folder / f"{dataset}.inter"]
     paths += map(Path, (config["item_vectors"] or {}).values())
     reads_ids = config["semantic_id_file"] or reads_semantic_ids(config)
+    cold = cold_settings(config)
+    if cold and not cold.keeps and reads_ids and not config["semantic_id_file"]:
+        raise InputError(
+            f"cold_items: {dataset}.semid may be made with the interactions of the held-out items; "
+            "give the rows of a benchmark `ids: {}`, or name a file with semantic_id_file"
+        )
     if reads_ids and "semantic_id_file" not in made:
         paths.append(semantic_id_path(config) or folder / f"{dataset}.semid")
     for path in paths:
@@ -327,7 +335,10 @@ def publish(
     if is_main():
         items, _ = splits.train._dataset.training_sequences()
         item_counts = torch.bincount(items, minlength=splits.dataset.item_num)
-        save_ranks(folder / RANKS_FILE, trainer.ranks, item_counts.numpy())
+        ranks = with_cold(trainer.ranks, splits.dataset.cold_mask())
+        save_ranks(folder / RANKS_FILE, ranks, item_counts.numpy())
+        for line in cold_summary(ranks):
+            console.print(f"  {line}", highlight=False, soft_wrap=True)
         try:
             save_bundle(bundle, model, config, splits.train._dataset)
         except NotBundled as error:

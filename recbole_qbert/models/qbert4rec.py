@@ -31,6 +31,7 @@ from recbole_qbert.models.layers.masking import (
     valid_positions,
 )
 from recbole_qbert.models.layers.prediction import PredictsByRanking
+from recbole_qbert.models.layers.trained_items import softmax_items
 from recbole_qbert.models.layers.vocabulary import vocabulary_rows
 from recbole_qbert.topk.index import ItemIndex
 
@@ -74,6 +75,7 @@ class QBERT4Rec(PredictsByRanking, SequentialRecommender):
     input_type = InputType.POINTWISE
     takes_pretrained = True
     log_absence: Tensor
+    untrained: Tensor  # [N] bool, with `new_item_bonus`
     compared_codes: Tensor  # [N, K] of `attention_bias: codes`
 
     @staticmethod
@@ -93,6 +95,15 @@ class QBERT4Rec(PredictsByRanking, SequentialRecommender):
         self.code_loss_weight = float(config["code_loss_weight"])
         self.exclude_visible = _resolve_exclude_visible(config["exclude_visible"], dataset)
         self.domain_starts: list[int] = getattr(dataset, "domain_starts", [])
+        # In pretraining, every domain has only the items of its sequences.
+        self.softmax_items = (
+            None if self.domain_starts else softmax_items(config, dataset, self.n_items)
+        )
+        self.new_item_bonus = float(config["new_item_bonus"] or 0.0)  # bundles may lack the key
+        if self.new_item_bonus and not self.domain_starts:
+            untrained = torch.ones(self.n_items, dtype=torch.bool)
+            untrained[dataset.training_sequences()[0]] = False
+            self.register_buffer("untrained", untrained)
         self.softmax_samples = int(config["softmax_samples"])
         if self.softmax_samples:
             rows = dataset.training_rows(config["train_batch_size"], self.max_seq_length)
@@ -188,6 +199,8 @@ class QBERT4Rec(PredictsByRanking, SequentialRecommender):
             lengths, items.size(1), self.mask_mix, self.mask_ratios, global_generator(items.device)
         )
         rows, log_chance = self._domain_rows(interaction), None
+        if self.softmax_items is not None:
+            items, rows = self.softmax_items.places[items], self.softmax_items.rows
         n_items = self.n_items if rows is None else len(rows)
         if 0 < self.softmax_samples < n_items - 1:
             absence = self.log_absence if rows is None else self.log_absence[rows]
@@ -226,13 +239,30 @@ class QBERT4Rec(PredictsByRanking, SequentialRecommender):
         rows = self._domain_rows(interaction)
         matrix = self.items(rows)
         hidden, visible = self._next_item_state(interaction, matrix, rows)
-        return exclude_items(self._score(hidden, matrix), visible)
+        scores = self._score(hidden, matrix)
+        if self.new_item_bonus and rows is None:
+            scores += self.new_item_bonus * self.untrained
+        return exclude_items(scores, visible)
 
     def item_index(self) -> ItemIndex | None:
-        """Return an index of items 1 to N - 1, numbered from 0; None if items have no codes."""
-        if not isinstance(self.items, CodeItems):
+        """Return an index of items 1 to N - 1, numbered from 0.
+
+        None if items have no codes, or some have a bonus, which an index does not add.
+        """
+        if not isinstance(self.items, CodeItems) or self.new_item_bonus:
             return None
         return self.items.index(cosine=self.temperature is not None)
+
+    def with_items(self, codes: Tensor) -> dict[str, Tensor]:
+        """Return the weights with new items of the given codes [n, K]; see `item_representation`.
+
+        Raises:
+            InputError: items have vectors of their own, without codes.
+        """
+        grown = {f"items.{name}": value for name, value in self.items.with_items(codes).items()}
+        if self.new_item_bonus:
+            grown["untrained"] = F.pad(self.untrained, (0, len(codes)), value=True)
+        return {**self.state_dict(), **grown}
 
     @torch.no_grad()
     def queries(self, interaction: Interaction) -> tuple[Tensor, Tensor]:

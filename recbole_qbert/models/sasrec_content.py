@@ -30,6 +30,7 @@ from recbole_qbert.common.ragged import by_length
 from recbole_qbert.models.layers.content import ExpertAdapter, whiten
 from recbole_qbert.models.layers.loss import linear_cross_entropy
 from recbole_qbert.models.layers.prediction import PredictsByRanking
+from recbole_qbert.models.layers.trained_items import softmax_items
 
 
 class SASRecContent(PredictsByRanking, SASRec):
@@ -77,6 +78,7 @@ class SASRecContent(PredictsByRanking, SASRec):
             config["adapter_dropout_prob"],
             config["initializer_range"],
         )
+        self.softmax_items = softmax_items(config, dataset, self.n_items)
         if not config["use_ids"]:
             self.item_embedding = None
 
@@ -110,7 +112,10 @@ class SASRecContent(PredictsByRanking, SASRec):
     def calculate_loss(self, interaction: Interaction) -> Tensor:
         """Return the mean cross-entropy of the rows' targets over the catalog."""
         hidden, matrix = self._hidden_and_items(interaction)
-        targets = interaction[self.POS_ITEM_ID] - 1
+        targets = interaction[self.POS_ITEM_ID]
+        if self.softmax_items is not None:
+            targets, matrix = self.softmax_items.places[targets], matrix[self.softmax_items.rows]
+        targets = targets - 1
         return linear_cross_entropy(hidden, matrix[1:], None, targets)
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:

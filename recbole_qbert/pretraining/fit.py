@@ -17,7 +17,7 @@ from recbole.config import Config
 from recbole.utils import init_seed
 from rich.console import Console
 
-from recbole_qbert.common.errors import error_context
+from recbole_qbert.common.errors import InputError, error_context
 from recbole_qbert.common.files import check_writable, exclusive
 from recbole_qbert.common.output import counted, new_console
 from recbole_qbert.common.process import flush_denormals, quiet_recbole
@@ -171,6 +171,8 @@ def pretrain_config(
     name = "+".join(datasets)
     sizes = tuned_sizes(target) if target else {}
     config = build_config(MODEL, name, files, settings, stage=PRETRAIN, sizes=sizes)
+    if config["cold_items"]:
+        raise InputError("cold_items: pretraining reads all interactions; leave it out")
     folder = Path(config["checkpoint_dir"]) / "pretrain" / name
     config["checkpoint_dir"] = str(folder / f"{MODEL}-seed{config['seed']}-{run_hash(config)}")
     return config

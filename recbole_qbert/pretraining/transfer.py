@@ -45,6 +45,7 @@ from recbole_qbert.training.checkpoint import config_to_json
 FORMAT = "recbole-qbert/pretrained/2"
 CONTENTS = frozenset(("model.safetensors", "config.json", "items.json", "corpus.json"))
 TABLE, ROWS, CODES = "items.table.weight", "items.rows", "items.item_codes"
+OF_DATA = (CODES, "untrained")  # buffers that the data set determines
 POSITIONS = "encoder.position_embedding.weight"
 # Settings that must be equal for the pretrained weights to keep their meaning.
 ARCHITECTURE = (
@@ -228,7 +229,7 @@ def load_pretrained(
     own = model.state_dict()
     n_loaded, left = 0, []
     for name, tensor in own.items():
-        if name == CODES:
+        if name in OF_DATA:
             continue
         if name == TABLE:
             n, why = _copy_codes(tensor, dataset.semantic_ids, settings["pre_model_codes"], source)
@@ -240,7 +241,7 @@ def load_pretrained(
         n_loaded += n
         left += [f"{name}: {why}"] if why else []
     model.load_state_dict(own)
-    total = sum(tensor.numel() for name, tensor in own.items() if name != CODES)
+    total = sum(tensor.numel() for name, tensor in own.items() if name not in OF_DATA)
     names = " + ".join(source.domains)
     loaded = f"{n_loaded:,} of {total:,} parameters loaded, pretrained on {names}"
     return [loaded, *lines, *(f"not loaded: {line}" for line in left)]

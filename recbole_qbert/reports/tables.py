@@ -72,6 +72,8 @@ def _comparison(one: ComparisonData, metric: str, palette: Palette, number: str)
     if scores.tested:
         blocks.append(Block("table", comparisons_sheet(scores)))
     blocks += [Block("table", sheet) for sheet in generation_sheets(scores)]
+    if scores.tested_cold:
+        blocks.append(Block("table", comparisons_sheet(scores, cold=True)))
     return [*blocks, Block("table", runs_sheet(scores))]
 
 
@@ -110,6 +112,13 @@ def _errors(spreads: Sequence[MeanStd]) -> tuple[float, ...]:
     return tuple(one.deviation or 0.0 for one in spreads)
 
 
+GROUP_AXES = {
+    "item": "target",
+    "target": "training interactions of the target",
+    "history": "items before it",
+}
+
+
 def _groups(scores: Scores, metric: str, palette: Palette, number: str) -> list[Block]:
     """Tables and charts by groups of users: target popularity and history length."""
     ranked = replace(scores, rows=tuple(row for row in scores.rows if has_ranks(row)))
@@ -119,7 +128,7 @@ def _groups(scores: Scores, metric: str, palette: Palette, number: str) -> list[
         return [Block("missing", f"No groups of users. All runs: {OLD_RUN}.")]
     shown = metric if metric in GROUP_METRICS else GROUP_METRICS[-1]
     blocks = []
-    for kind in GROUPS:
+    for kind in ranked.group_kinds:
         charts = [_group_chart(ranked, kind, shown, palette, number, *each) for each in RANKINGS]
         blocks += [Block("charts", charts), Block("table", groups_sheet(ranked, kind))]
     return blocks
@@ -146,6 +155,6 @@ def _group_chart(
         title=f"{scores.dataset}: {metric_title(metric)}, {ranking}, of {GROUP_TITLES[kind]}",
         kind=CURVES,
         series=tuple(series),
-        x_title="training interactions of the target" if kind == "target" else "items before it",
+        x_title=GROUP_AXES[kind],
         y_title=metric_title(metric),
     )

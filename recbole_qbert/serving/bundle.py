@@ -18,7 +18,7 @@ import copy
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from recbole.config import Config
@@ -31,7 +31,7 @@ from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import atomic_folder, write_json
 from recbole_qbert.common.hashes import sha256_folder
 from recbole_qbert.data.codec import quote
-from recbole_qbert.data.semid import write_semantic_ids
+from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
 from recbole_qbert.registry import model_entry
 from recbole_qbert.serving.scoring import scores_of
 from recbole_qbert.serving.stand_in import stand_in
@@ -70,10 +70,7 @@ def save_bundle(folder: str | Path, model: Any, config: Any, dataset: Any) -> No
     name, content = config["model"], config_to_json(config)
     tokens = [str(token) for token in dataset.field2id_token[dataset.iid_field][1:]]
     semantic_ids = getattr(dataset, "semantic_ids", None)
-    weights = {  # copies, because safetensors refuses shared and non-contiguous tensors
-        key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for key, tensor in model.state_dict().items()
-    }
+    weights = storable(model.state_dict())
     notes: dict[str, Any] = {}
     try:
         settings = settings_of(content, torch.device("cpu"))
@@ -85,29 +82,59 @@ def save_bundle(folder: str | Path, model: Any, config: Any, dataset: Any) -> No
             f"{name} has no bundle: it cannot be rebuilt, or needs more than a history to rank "
             f"items ({describe_error(error)})"
         ) from error
+    item_file = Path(config["data_path"]) / f"{config['dataset']}.item"
+    titles = usual_titles(item_file, tokens)
+    write_bundle(folder, BundleContent(content, tokens, titles, semantic_ids, notes, weights))
+
+
+class BundleContent(NamedTuple):
+    """What the files of a bundle hold; see the module docstring."""
+
+    config: dict[str, Any]  # of `config_to_json`
+    tokens: list[str]
+    titles: list[str] | None
+    semantic_ids: SemanticIDTable | None
+    notes: dict[str, Any]  # the record of a `StandIn`
+    weights: dict[str, Tensor]
+
+
+def write_bundle(folder: str | Path, bundle: BundleContent) -> None:
+    """Write the files of a bundle; an older bundle in `folder` is replaced.
+
+    Raises:
+        NotBundled: the record cannot be stored. Nothing is written.
+    """
+    name = bundle.config["model"]
     with atomic_folder(folder) as work:
-        (work / "model.safetensors").write_bytes(save(weights))
-        write_json(work / "config.json", content)
-        _write_texts(work / "items.json", tokens)
-        item_file = Path(config["data_path"]) / f"{config['dataset']}.item"
-        if (titles := usual_titles(item_file, tokens)) is not None:
-            _write_texts(work / TITLES, titles)
+        (work / "model.safetensors").write_bytes(save(bundle.weights))
+        write_json(work / "config.json", bundle.config)
+        _write_texts(work / "items.json", bundle.tokens)
+        if bundle.titles is not None:
+            _write_texts(work / TITLES, bundle.titles)
         try:
-            save_checkpoint(work / "dataset.safetensors", notes)
+            save_checkpoint(work / "dataset.safetensors", bundle.notes)
         except TypeError as error:
             raise NotBundled(f"{name} has no bundle: {describe_error(error)}") from error
-        if semantic_ids is not None:
+        if bundle.semantic_ids is not None:
             origin = {"copied_into": "a model bundle"}
-            write_semantic_ids(work / "items.semid", semantic_ids, origin)
+            write_semantic_ids(work / "items.semid", bundle.semantic_ids, origin)
         manifest = {
             "format": FORMAT,
             "model": name,
             "version": __version__,
             "torch": torch.__version__,
-            "n_items": len(tokens),
+            "n_items": len(bundle.tokens),
             "sha256": sha256_folder(work),
         }
         write_json(work / "manifest.json", manifest)
+
+
+def storable(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy weights, because safetensors refuses shared and non-contiguous tensors."""
+    return {
+        key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for key, tensor in weights.items()
+    }
 
 
 def _write_texts(path: Path, texts: list[str]) -> None:
@@ -117,10 +144,7 @@ def _write_texts(path: Path, texts: list[str]) -> None:
 
 def _compare(model: Any, config: Any, twin: Any, settings: Config, n_items: int) -> None:
     """Raise a `ValueError` if a rebuilt model gives other scores."""
-    width = config["MAX_ITEM_LIST_LENGTH"]
-    lengths = torch.linspace(1, width, N_TRIED).long()
-    items = torch.randint(1, n_items, (N_TRIED, width), generator=torch.Generator().manual_seed(0))
-    items[torch.arange(width) >= lengths.unsqueeze(1)] = 0
+    items, lengths = trial_histories(config["MAX_ITEM_LIST_LENGTH"], n_items)
     training = model.training
     # Some models read the target field without using it. The two models get different targets, so
     # that scores that depend on the target differ.
@@ -129,6 +153,14 @@ def _compare(model: Any, config: Any, twin: Any, settings: Config, n_items: int)
     found = scores_of(twin, settings, items, lengths)
     if not torch.allclose(found, expected, rtol=1e-3, atol=1e-3):
         raise ValueError("the rebuilt model gives other scores")
+
+
+def trial_histories(width: int, n_items: int) -> tuple[Tensor, Tensor]:
+    """Draw histories of N items, padding included, to compare scores: items [B, L], lengths [B]."""
+    lengths = torch.linspace(1, width, N_TRIED).long()
+    items = torch.randint(1, n_items, (N_TRIED, width), generator=torch.Generator().manual_seed(0))
+    items[torch.arange(width) >= lengths.unsqueeze(1)] = 0
+    return items, lengths
 
 
 def settings_of(content: Mapping[str, Any], device: torch.device) -> Config:

@@ -45,6 +45,10 @@ def test_every_shipped_benchmark_builds_all_its_cells(tiny: Tiny, path: Path) ->
         shutil.copytree(tiny.folder, tiny.root / dataset)
         for file in (tiny.root / dataset).iterdir():
             file.rename(file.with_name(file.name.replace("toy", dataset, 1)))
+        for modality in ("text", "image"):  # item_vectors are paths from the current folder
+            vectors = Path("dataset", dataset, f"{dataset}.{modality}.npz")
+            vectors.parent.mkdir(parents=True, exist_ok=True)
+            vectors.touch()
     plan = read_plan(path, {"data_path": str(tiny.root), "use_gpu": "False"})
     cells = planned_runs(plan)
     assert len(cells) == len(plan.model_rows) * len(plan.seeds) * len(plan.datasets)

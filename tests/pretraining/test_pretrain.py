@@ -230,6 +230,7 @@ def test_run_starts_from_it_and_prints_scratch_beside(
         (["--datasets=A,B", "--domain_balance=2"], "domain_balance: 2"),
         (["--datasets=A,B", "--valid_users=-1"], "valid_users: -1 is not a whole number from 0"),
         (["--datasets=A,B", "--train_batch_size=many"], "'many' is not a whole number"),
+        (["--datasets=A,B", "--cold_items=0.1"], "cold_items: pretraining reads all interactions"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -253,6 +254,7 @@ def test_bad_input_is_one_line(
         ("--pre_model_codes=all", "pre_model_codes: 'all' is none of auto, load, skip"),
         ("--train_stage=pretrain", "recbole-qbert pretrain --datasets=A,B"),
         ("--domain_balance=1", "unknown key 'domain_balance'"),
+        ("--cold_items=0.1", "cold_items: toy.semid may be made with the interactions"),
     ],
 )
 def test_run_refuses_before_anything_is_trained(

@@ -13,9 +13,11 @@ from rich.console import Console
 
 from recbole_qbert.common.errors import InputError, error_context
 from recbole_qbert.config.build import build_config, check_same_columns
+from recbole_qbert.data.cold import ColdSettings, cold_settings
 from recbole_qbert.data.domain import DatasetPaths, find_domain
 from recbole_qbert.evaluation.ranking import RANKS_FILE
 from recbole_qbert.evaluation.results import RunResult
+from recbole_qbert.experiments.benchmark.ids import make_ids
 from recbole_qbert.experiments.benchmark.outputs import print_table, write_files
 from recbole_qbert.experiments.benchmark.plan import (
     BenchmarkPlan,
@@ -29,7 +31,6 @@ from recbole_qbert.experiments.parallel import Job, run_parallel
 from recbole_qbert.experiments.run import check_files, check_run
 from recbole_qbert.pretraining.fit import PRETRAINED, pretrain, pretrain_config
 from recbole_qbert.registry import model_entry
-from recbole_qbert.tokenizer.pipeline import tokenize
 from recbole_qbert.training.run_identity import changed_inputs, finished_run, run_folder
 
 # Settings of the runs that also apply to pretraining.
@@ -122,21 +123,28 @@ def _cell(
 ) -> PlannedRun:
     settings = {**plan.settings_of(model_row, dataset), "seed": seed, **(changes or {})}
     made: Settings = {}
-    if model_row.ids is not None:
-        made["semantic_id_file"] = str(_ids(plan, model_row, dataset).file("semid"))
     if model_row.pretrain is not None:
         made["pre_model_path"] = str(_pretrained(plan, model_row, dataset))
     with error_context(f"{model_row.name} on {dataset}"):
         config = build_config(model_row.model, dataset, plan.config_files, {**settings, **made})
+        cold = cold_settings(config)
+        if cold and model_row.pretrain is not None:
+            raise InputError("cold_items: pretraining would read the held-out interactions")
+        if model_row.ids is not None:
+            made["semantic_id_file"] = str(_ids(plan, model_row, dataset, cold).file("semid"))
+            config["semantic_id_file"] = made["semantic_id_file"]
         check_run(config, made)
         check_files(config, made)
     config["resume"] = True  # if there is a training state to resume
     return PlannedRun(model_row, dataset, seed, config)
 
 
-def _ids(plan: BenchmarkPlan, model_row: ModelRow, dataset: str) -> DatasetPaths:
+def _ids(
+    plan: BenchmarkPlan, model_row: ModelRow, dataset: str, cold: ColdSettings | None
+) -> DatasetPaths:
     """Folder of a row's own semantic IDs, named by their settings."""
     settings = {**plan.id_settings(model_row), "show_progress": None}  # display only
+    settings |= {"cold_items": cold} if cold else {}
     text = json.dumps(settings, sort_keys=True, default=str)
     name = f"{dataset}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     return DatasetPaths(dataset, Path(plan.checkpoint_dir, "ids", name))
@@ -165,28 +173,19 @@ def _make_stages(plan: BenchmarkPlan, cells: Sequence[PlannedRun], console: Cons
     for cell in rows.values():
         model_row, dataset = cell.model_row, cell.dataset
         if model_row.ids is not None:
-            work = _ids(plan, model_row, dataset)
+            cold = cold_settings(cell.config)
+            work = _ids(plan, model_row, dataset, cold)
             console.print(
                 f"{model_row.name}: semantic IDs in {work.folder}", soft_wrap=True, highlight=False
             )
-            make_ids(find_domain(dataset, plan.data_path), work, plan.id_settings(model_row))
+            source = find_domain(dataset, plan.data_path)
+            make_ids(source, work, plan.id_settings(model_row), cold)
         if model_row.pretrain is not None:
             sources, settings = _pretraining(plan, model_row, dataset)
             pretrain(sources, (), settings, dataset, console, retrain=True)
         with error_context(f"{model_row.name} on {dataset}"):
             check_run(cell.config)
             check_files(cell.config)
-
-
-def make_ids(domain: DatasetPaths, work: DatasetPaths, settings: Settings) -> None:
-    """Tokenize a data set in the folder of `work`, without changing the data set's own IDs."""
-    work.folder.mkdir(parents=True, exist_ok=True)
-    for path in domain.folder.glob(f"{domain.name}.*"):
-        if path.name.endswith((".inter", ".item", ".npz", ".npz.json")):
-            link = work.folder / path.name
-            link.unlink(missing_ok=True)
-            link.symlink_to(path.resolve())
-    tokenize([work], work.folder / "tokenizer", settings)
 
 
 def _finished(config: Config) -> RunResult | None:

@@ -12,7 +12,13 @@ import numpy as np
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.evaluation.comparable import PARTS, differences
-from recbole_qbert.evaluation.groups import BY_HISTORY, BY_TARGET, coverage, means_by_group
+from recbole_qbert.evaluation.groups import (
+    BY_COLD,
+    BY_HISTORY,
+    BY_TARGET,
+    coverage,
+    means_by_group,
+)
 from recbole_qbert.evaluation.ranking import LIST_LENGTH, Lists, Ranks
 from recbole_qbert.evaluation.results import RANKINGS, RunResult, ranks_of
 from recbole_qbert.evaluation.significance import (
@@ -26,7 +32,7 @@ from recbole_qbert.experiments.benchmark.plan import ModelRow
 SIGNIFICANT = 0.05
 COVERAGE = f"coverage@{LIST_LENGTH}"
 GROUP_METRICS = ("hit@10", "ndcg@10")
-GROUPS = {"target": BY_TARGET, "history": BY_HISTORY}
+GROUPS = {"item": BY_COLD, "target": BY_TARGET, "history": BY_HISTORY}
 
 
 class MeanStd(NamedTuple):
@@ -97,6 +103,8 @@ class Scores:
     reference: Row | None  # the row that is tested against all others; None if it has no run
     tested: dict[str, dict[str, Tested]]  # name of the other row -> metric of a ranking -> test
     unlike: dict[str, str] = field(default_factory=dict)
+    # The same tests over the users with a cold target; empty without `cold_items`.
+    tested_cold: dict[str, dict[str, Tested]] = field(default_factory=dict)
 
     @property
     def others(self) -> list[Row]:
@@ -111,11 +119,17 @@ class Scores:
         for row in self.rows:
             if stored := _read(row.runs[0]):
                 return {
-                    group_metric("users", kind, group.name): int(group.rows(stored[2][kind]).sum())
-                    for kind, groups in GROUPS.items()
-                    for group in groups
+                    group_metric("users", kind, group.name): int(group.rows(counts).sum())
+                    for kind, counts in stored[2].items()
+                    for group in GROUPS[kind]
                 }
         return {}
+
+    @property
+    def group_kinds(self) -> list[str]:
+        """Kinds of groups that the runs have: all of `GROUPS`, `item` only with `cold_items`."""
+        first = {kind: group_metric("users", kind, GROUPS[kind][0].name) for kind in GROUPS}
+        return [kind for kind, name in first.items() if name in self.group_sizes]
 
 
 def spread(values: Sequence[float]) -> MeanStd:
@@ -135,6 +149,8 @@ def _read(run: RunResult) -> tuple[Ranks, Lists, dict[str, np.ndarray]] | None:
     if ranks.lists is None or counts is None:
         return None
     by = {"target": counts[ranks.lists.targets], "history": ranks.lists.history}
+    if ranks.lists.cold is not None:
+        by["item"] = ranks.lists.cold.astype(np.int64)
     return ranks, ranks.lists, by
 
 
@@ -147,10 +163,10 @@ def details_of(run: RunResult) -> dict[str, float]:
     for prefix, _ in RANKINGS:
         shown = lists.unseen if prefix else lists.raw
         found[prefix + COVERAGE] = coverage(shown, run.counts["items"])
-        for kind, groups in GROUPS.items():
+        for kind, sizes in by.items():
             for metric in GROUP_METRICS:
-                means = means_by_group(prefix + metric, ranks, by[kind], groups)
-                for group, mean in zip(groups, means, strict=True):
+                means = means_by_group(prefix + metric, ranks, sizes, GROUPS[kind])
+                for group, mean in zip(GROUPS[kind], means, strict=True):
                     if mean is not None:
                         found[group_metric(prefix + metric, kind, group.name)] = mean
     return found
@@ -171,7 +187,17 @@ def score(dataset: str, rows: tuple[Row, ...], reference: str) -> Scores:
             unlike[row.name] = ", ".join(differ)
     others = [row for row in rows if row is not first and row.name not in unlike]
     tested = _tests(first, others, names) if first is not None else {}
-    return Scores(dataset, rows, tuple(names), first, tested, unlike)
+    cold = _cold_users(first) if first is not None else None
+    tested_cold = _tests(first, others, names, cold) if first and cold is not None else {}
+    return Scores(dataset, rows, tuple(names), first, tested, unlike, tested_cold)
+
+
+def _cold_users(row: Row) -> np.ndarray | None:
+    """Return the users with a cold target; None without `cold_items`, or if there is none."""
+    stored = _read(row.runs[0])
+    if stored is None or stored[1].cold is None or not stored[1].cold.any():
+        return None
+    return stored[0].users[stored[1].cold]
 
 
 def shown_metrics(names: Sequence[str]) -> list[str]:
@@ -180,18 +206,23 @@ def shown_metrics(names: Sequence[str]) -> list[str]:
 
 
 def _tests(
-    reference: Row, others: Sequence[Row], names: Sequence[str]
+    reference: Row, others: Sequence[Row], names: Sequence[str], only: np.ndarray | None = None
 ) -> dict[str, dict[str, Tested]]:
-    """Test the reference against the other rows; Holm's correction is over these rows."""
+    """Test the reference against the other rows, over all users or `only` some of them.
+
+    Holm's correction is over these rows.
+    """
     check_comparable([run for row in (reference, *others) for run in row.runs])
     metrics = [prefix + name for prefix, _ in RANKINGS for name in names]
     users, ours = values_by_user(reference.runs, metrics)
+    chosen = np.isin(users, users if only is None else only)
     values = []
     for row in others:
         their_users, theirs = values_by_user(row.runs, metrics)
         if not np.array_equal(users, their_users):
             raise InputError(f"{row.name} and {reference.name} were tested on different users")
-        values.append((row, (len(reference.runs), len(row.runs)), theirs))
+        values.append((row, (len(reference.runs), len(row.runs)), theirs[:, chosen]))
+    ours = ours[:, chosen]
     tested: dict[str, dict[str, Tested]] = {row.name: {} for row in others}
     for place, metric in enumerate(metrics):
         tests = [paired_tests(metric, ours[place], theirs[place], n) for _, n, theirs in values]

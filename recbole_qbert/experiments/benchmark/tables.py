@@ -37,6 +37,7 @@ from recbole_qbert.experiments.benchmark.scores import (
 BEST, SECOND = "best", "second"
 NONE = "–"
 GROUP_TITLES = {
+    "item": "test users by whether their target was drawn by cold_items",
     "target": "test users by how often their target occurs in training",
     "history": "test users by the number of items before their target",
 }
@@ -70,9 +71,11 @@ def all_sheets(scores: Scores) -> list[BenchmarkTable]:
     sheets = [metrics_sheet(scores)]
     if scores.tested:
         sheets.append(comparisons_sheet(scores))
+    if scores.tested_cold:
+        sheets.append(comparisons_sheet(scores, cold=True))
     published = published_sheet(scores, published_figures(scores.dataset), published_source())
     sheets += [published] * bool(published.sections)
-    sheets += [groups_sheet(scores, kind) for kind in GROUPS if scores.group_sizes]
+    sheets += [groups_sheet(scores, kind) for kind in scores.group_kinds]
     return [*sheets, *generation_sheets(scores), runs_sheet(scores)]
 
 
@@ -148,13 +151,16 @@ def change_text(change: float) -> str:
     return f"{change:+.1f} %" if math.isfinite(change) else NONE
 
 
-def comparisons_sheet(scores: Scores) -> BenchmarkTable:
-    """Table of the reference against every other row: change and both p-values."""
+def comparisons_sheet(scores: Scores, cold: bool = False) -> BenchmarkTable:
+    """Table of the reference against every other row: change and both p-values.
+
+    With `cold`, the tests are over the users with a cold target.
+    """
     assert scores.reference is not None  # otherwise nothing was tested
     sections = []
     for prefix, ranking in RANKINGS:
         lines = []
-        for name, tests in scores.tested.items():
+        for name, tests in (scores.tested_cold if cold else scores.tested).items():
             found = [tests[prefix + metric] for metric in scores.metrics]
             texts = [
                 f"{change_text(one.change)}\n{p_text(one.p_value)} / {p_text(one.p_ranks)}"
@@ -163,6 +169,7 @@ def comparisons_sheet(scores: Scores) -> BenchmarkTable:
             lines.append([*map(TableCell, (name, *texts))])
         sections.append((ranking, lines))
     title = f"{scores.dataset}: {scores.reference.name} vs. each other row"
+    title += ", cold targets" * cold
     notes = ["change of the mean; p of the t-test / of Wilcoxon's test, after Holm's correction"]
     head = ("other row", *map(metric_title, scores.metrics))
     return BenchmarkTable(title, head, sections, notes)

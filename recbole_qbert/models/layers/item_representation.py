@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recbole_qbert.common.errors import InputError
 from recbole_qbert.topk.index import ItemIndex
 
 Score = Callable[[Tensor, Tensor], Tensor]
@@ -40,6 +41,14 @@ class ItemRepresentation(nn.Module):
         [S_k, D] to logits [M, S_k]. Without codes the result is 0.
         """
         return hidden.new_zeros(())
+
+    def with_items(self, codes: Tensor) -> dict[str, Tensor]:
+        """Return the weights with new items of the given codes [n, K], without level offsets.
+
+        Raises:
+            InputError: a new item would need a vector that only training makes.
+        """
+        raise InputError("each of its items has a vector that only training makes")
 
 
 class ItemRows(ItemRepresentation):
@@ -107,11 +116,19 @@ class CodeItems(ItemRepresentation):
             first += logits.size(1)
         return total / len(chosen)
 
+    def with_items(self, codes: Tensor) -> dict[str, Tensor]:
+        rows = codes.to(self.item_codes) + self._first_rows
+        return {**self.state_dict(), "item_codes": torch.cat([self.item_codes, rows])}
+
+    @property
+    def _first_rows(self) -> Tensor:
+        """Row of `table` of each level's code 0, [K]."""
+        return self.item_codes.new_tensor([0, *self.codebook_sizes[:-1]]).cumsum(0)
+
     def index(self, cosine: bool) -> ItemIndex:
         """Return an index of all items but the padding, for scores as `cosine` says."""
-        first_rows = self.item_codes.new_tensor([0, *self.codebook_sizes[:-1]]).cumsum(0)
         return ItemIndex(
-            self.item_codes[1:] - first_rows,
+            self.item_codes[1:] - self._first_rows,
             self.table.weight.split(self.codebook_sizes),
             getattr(self, "rows", None),
             cosine,
@@ -153,6 +170,10 @@ class CodesPlusRow(SumOfCodes):
         if self.training and self.row_dropout.p:
             own = own * self.row_dropout(own.new_ones(len(own), 1))
         return super().forward(rows) + F.pad(own, (0, 0, 1, 0))
+
+    def with_items(self, codes: Tensor) -> dict[str, Tensor]:
+        """Return the weights with new items, whose rows are 0 as in row dropout."""
+        return {**super().with_items(codes), "rows": F.pad(self.rows, (0, 0, 0, len(codes)))}
 
 
 class FlattenItems(CodeItems):
