@@ -16,8 +16,9 @@ Deviations from the release:
   paper. Here they are trained; `frozen: tables` freezes them. `frozen: backbone` trains what the
   release trains: visual network, adapters and norms. It needs pretrained blocks to make sense.
 * An item's number is its rank by first training interaction; items that are not in training follow.
-  Its tokens are the digits to `id_base`. The release counts test interactions too, so that the test
-  item is often the next number, and splits decimal numbers into sub-words.
+  Its tokens are the digits to the base `id_base`. The release splits the decimal numbers of P5 into
+  sub-words. P5's users report that these numbers also count test interactions, so that the target
+  is often the next number; its authors dispute it.
 * Only the sequential task is trained. The words of the prompt are `prompt_tokens` learned tokens,
   without the user's name, so that a history is enough.
 * All prefixes of a sequence are training rows. The release draws one of the last three training
