@@ -334,9 +334,10 @@ def test_metrics_count_requests_by_path_and_status(start: Callable[..., Service]
         ("/explain", {"items": ["i1"], "explain": ["i2"] * 101}, 422, "explain: List should have"),
         ("/explain", {"items": ["i1"], "explain": ["x"]}, 422, "items to explain: 'x'; give items"),
         ("/explain", {"items": ["i1"], "explain": ["i1"]}, 422, "'i1': the model does not rank"),
-        ("/nothing", {}, 404, "POST /nothing: Not Found"),
-        ("/health", {}, 405, "POST /health: Method Not Allowed"),
-        ("/recommend", None, 405, "GET /recommend: Method Not Allowed"),
+        ("/nothing", {}, 404, "POST '/nothing': Not Found"),
+        (f"/{'x' * 5000}%0A", {}, 404, "…': Not Found"),
+        ("/health", {}, 405, "POST '/health': Method Not Allowed"),
+        ("/recommend", None, 405, "GET '/recommend': Method Not Allowed"),
     ],
 )
 def test_wrong_requests_get_one_line(
