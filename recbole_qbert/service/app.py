@@ -80,9 +80,8 @@ def make_app(recommender: Recommender, folder: Path, limits: ServiceLimits) -> F
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        answerer([_lists_job([recommender.tokens[:1]], schemas.ListRequest())])  # the first is slow
         async with batcher.running():
-            # The first pass is slow.
-            await batcher.answer(_lists_job([recommender.tokens[:1]], schemas.ListRequest()))
             yield
 
     app = FastAPI(
