@@ -28,9 +28,10 @@ def _serve(options: SimpleNamespace) -> int:
             within(f"--{name}", value)
         elif value is None or not (0 < value < math.inf or (name, value) == ("max_wait_ms", 0)):
             raise InputError(f"--{name}={value}: give a number above 0")
-    torch.set_num_threads(within("--threads", options.threads or n_cores()))
+    threads = within("--threads", options.threads or n_cores())
     with listening(options.host, options.port) as listener:
         folder, recommender = load_recommender(options)
+        torch.set_num_threads(threads)
         serve(recommender, folder, limits, listener)
     return 0
 

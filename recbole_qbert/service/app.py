@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from recbole_qbert._version import __version__
 from recbole_qbert.common.errors import InputError, did_you_mean
@@ -79,9 +80,8 @@ def make_app(recommender: Recommender, folder: Path, limits: ServiceLimits) -> F
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        answerer([_lists_job([recommender.tokens[:1]], schemas.ListRequest())])  # the first is slow
         async with batcher.running():
-            # The first pass is slow.
-            await batcher.answer(_lists_job([recommender.tokens[:1]], schemas.ListRequest()))
             yield
 
     app = FastAPI(
@@ -138,7 +138,8 @@ def make_app(recommender: Recommender, folder: Path, limits: ServiceLimits) -> F
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
     _add_errors(app)
-    metrics = Metrics(frozenset(route.path for route in app.routes), batcher.__len__)
+    paths = frozenset(route.path for route in app.routes if isinstance(route, Route))
+    metrics = Metrics(paths, batcher.__len__)
     app.add_middleware(
         Guard,
         max_body_bytes=limits.max_body_bytes,
@@ -176,7 +177,9 @@ def _add_errors(app: FastAPI) -> None:
     async def wrong_request(request: Request, error: HTTPException) -> Response:
         headers = dict(error.headers or {})
         return _error(
-            error.status_code, f"{request.method} {request.url.path}: {error.detail}", headers
+            error.status_code,
+            f"{request.method} {quote(request.url.path)}: {error.detail}",
+            headers,
         )
 
     @app.exception_handler(QueueFull)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -14,7 +15,6 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-PREFIX = "recbole_qbert_"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _ROWS = tuple(float(2**power) for power in range(11))
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -27,7 +27,7 @@ class Metrics:
         """Take the paths that are counted one by one, and what tells the length of the queue."""
         self._paths, self._registry = paths, CollectorRegistry()
         ProcessCollector(registry=self._registry)
-        of_all = {"namespace": "recbole_qbert", "registry": self._registry}
+        of_all: dict[str, Any] = {"namespace": "recbole_qbert", "registry": self._registry}
         self._requests = Counter("requests", "Requests answered.", ("path", "status"), **of_all)
         self._seconds = Histogram(
             "request_seconds",

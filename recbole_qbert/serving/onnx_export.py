@@ -162,10 +162,11 @@ def _largest_difference(recommender: Recommender, content: bytes) -> float:
     """Compare scores of random histories of all lengths, in batches of several sizes."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors are raised too
+    options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
     width = recommender.config["MAX_ITEM_LIST_LENGTH"]
     draw = torch.Generator().manual_seed(0)
-    lengths = torch.randperm(2 * width, generator=draw) % width + 1
+    lengths = torch.randperm(max(width, 2 * _AT_ONCE), generator=draw) % width + 1
     items = torch.randint(1, len(recommender.tokens) + 1, (len(lengths), width), generator=draw)
     items[torch.arange(width) >= lengths.unsqueeze(1)] = 0
     differences = []

@@ -188,7 +188,7 @@ def test_parallel_clients_with_different_options(
         assert [s for _, s in pairs(found)] == pytest.approx([s for _, s in expected], abs=1e-5)
     text = service.ask_whole("/metrics")[2].decode()
     rows = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
-    assert float(rows["recbole_qbert_batch_rows_sum"]) == 301  # and the first one, at the start
+    assert float(rows["recbole_qbert_batch_rows_sum"]) == 300
     assert float(rows["recbole_qbert_batch_rows_count"]) < 250
 
 
@@ -334,9 +334,10 @@ def test_metrics_count_requests_by_path_and_status(start: Callable[..., Service]
         ("/explain", {"items": ["i1"], "explain": ["i2"] * 101}, 422, "explain: List should have"),
         ("/explain", {"items": ["i1"], "explain": ["x"]}, 422, "items to explain: 'x'; give items"),
         ("/explain", {"items": ["i1"], "explain": ["i1"]}, 422, "'i1': the model does not rank"),
-        ("/nothing", {}, 404, "POST /nothing: Not Found"),
-        ("/health", {}, 405, "POST /health: Method Not Allowed"),
-        ("/recommend", None, 405, "GET /recommend: Method Not Allowed"),
+        ("/nothing", {}, 404, "POST '/nothing': Not Found"),
+        (f"/{'x' * 5000}%0A", {}, 404, "…': Not Found"),
+        ("/health", {}, 405, "POST '/health': Method Not Allowed"),
+        ("/recommend", None, 405, "GET '/recommend': Method Not Allowed"),
     ],
 )
 def test_wrong_requests_get_one_line(
@@ -363,6 +364,21 @@ def test_wrong_requests_beside_right_ones(
     for request, (_, found) in zip(requests[:10], answers, strict=False):
         (expected,) = recommender.recommend([request["items"]])
         assert [item for item, _ in pairs(found)] == [item for item, _ in expected]
+
+
+def test_a_fault_of_the_service_is_logged_and_passes(
+    start: Callable[..., Service],
+    recommender: Recommender,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    service = start()
+    with monkeypatch.context() as patch:
+        patch.setattr(recommender, "recommend", lambda *args, **named: 1 / 0)
+        status, found = service.ask("/recommend", {"items": ["i1"]})
+        assert status == 500 and found["error"].startswith("internal error")
+    assert service.ask("/recommend", {"items": ["i1"]})[0] == 200
+    assert "ZeroDivisionError" in caplog.text
 
 
 def test_text_of_another_type_is_named(start: Callable[..., Service]) -> None:
