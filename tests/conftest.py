@@ -227,10 +227,11 @@ def files_below(folder: Path) -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def denormals() -> Iterator[None]:
-    """A command run in this process flushes denormal numbers; the next test shall not."""
+def process_wide_switches() -> Iterator[None]:
+    """Undo what a command run in this process sets for all of it."""
     yield
     torch.set_flush_denormal(False)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -71,12 +72,10 @@ def test_the_tables_show_them(tiny: Tiny) -> None:
     """Of a benchmark, `compare` and the report; runs without figures have no row."""
     models = ["SASRec", "TIGER", "MQL4GRec"]
     settings = {**tiny.settings("MQL4GRec"), **tiny.settings("TIGER")}
-    for key in ("text_levels", "image_levels"):
-        settings.pop(key, None)
-    sizes = "per_model: {MQL4GRec: {text_levels: 2, image_levels: 1}}"
-    (tiny.root / "sizes.yaml").write_text(sizes)
-    for key in ("head_size", "n_decoder_layers"):
-        settings.pop(key, None)
+    small = {key: settings.pop(key) for key in ("head_size", "n_decoder_layers")}
+    levels = {key: settings.pop(key) for key in ("text_levels", "image_levels")}
+    sizes = {"per_model": {"TIGER": small, "MQL4GRec": {**small, **levels}}}
+    (tiny.root / "sizes.yaml").write_text(json.dumps(sizes))
     run_models(models, "toy", [tiny.root / "sizes.yaml"], settings)
     results = read_results(tiny.root / "saved/results.jsonl")
     rows = tuple(Row(ModelRow(each.model, each.model), (each,)) for each in results)

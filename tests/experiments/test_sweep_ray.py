@@ -117,6 +117,7 @@ def guarded(root: Path) -> Callable[..., None]:
     return run
 
 
+@pytest.mark.slow
 def test_a_sweep_and_a_worker_that_is_killed(
     tiny: Tiny, cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +179,7 @@ main(["tune", "sweep.yaml", "--address=" + sys.argv[1]])
 """
 
 
+@pytest.mark.slow
 def test_a_killed_driver(tiny: Tiny, cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a cluster that stays; the second trial goes on, the first one is not run again."""
     common: dict[str, Any] = {"space": {"n_layers": {"grid": [1, 2]}}, "trials": 1}
