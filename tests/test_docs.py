@@ -202,6 +202,7 @@ def run_lines(block: str, left_out: str, *more: str) -> None:
             subprocess.run([sys.executable, script, *rest[1:]], check=True, capture_output=True)
 
 
+@pytest.mark.slow
 def test_the_quick_start_of_the_readme_runs(films: Tiny) -> None:
     (block,) = (each for each in blocks(README, "sh") if "embed text" in each)
     small = ("--epochs=1", "--MAX_ITEM_LIST_LENGTH=8", "--show_progress=False")

@@ -72,6 +72,7 @@ def command(environment: dict[str, str], *words: str) -> str:
     return outputs(environment, *words)[1]
 
 
+@pytest.mark.slow
 def test_worker_processes_of_a_benchmark(tiny: Tiny, environment: dict[str, str]) -> None:
     models = ["PluginSASRec", "SASRec"]
     path = write_plan(tiny, models=models, reference="SASRec", settings={**SETTINGS, "epochs": 1})

@@ -85,6 +85,7 @@ def test_recboles_own_defaults_are_in_range() -> None:
         assert content or path.stem in others
 
 
+@pytest.mark.slow
 def test_every_key_that_recbole_takes_has_a_field_or_a_reason() -> None:
     """No key may be given that nothing checks."""
     derived = {"MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "single_spec", "local_rank"}

@@ -214,6 +214,7 @@ def test_an_item_without_a_row(tmp_path: Path) -> None:
         export_folder(DatasetPaths("x", tmp_path / "x"), tmp_path / "out", [])
 
 
+@pytest.mark.slow
 def test_the_scripts_and_recbole_alone(tmp_path: Path) -> None:
     """JSON to atomic files that RecBole itself loads, and on to a UniSRec folder."""
     sequences = {f"{user}": [(user + k) % 9 for k in range(5)] for user in range(8)}

@@ -178,6 +178,7 @@ def test_ratings_only_files_give_the_same_interactions(tmp_path: Path, release: 
     assert made.raw == (5, 5, 12)
 
 
+@pytest.mark.slow
 def test_neither_order_of_lines_nor_hash_seed_nor_block_size_matters(tmp_path: Path) -> None:
     """The same bytes, from processes of their own."""
     written = set()

@@ -459,6 +459,7 @@ def test_a_failed_call_leaves_what_was_there(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in (tmp_path / "d").iterdir()} == before
 
 
+@pytest.mark.slow
 def test_two_preparations_of_one_data_set_at_once(tmp_path: Path) -> None:
     domain = DatasetPaths("d", tmp_path / "ds" / "d")
     with open_cache(domain, False) as parts:

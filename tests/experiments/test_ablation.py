@@ -77,6 +77,7 @@ def differing(runs: list[RunResult]) -> set[str]:
     return {key for key in keys[0] if any(each.get(key) != keys[0][key] for each in keys)}
 
 
+@pytest.mark.slow
 def test_masks(tiny: Tiny) -> None:
     assert main(command(tiny, "masks", "--seeds=1,2")) == 0
     found = results(tiny)

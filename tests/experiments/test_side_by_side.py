@@ -35,6 +35,7 @@ def begun(folder: str) -> list[Path]:
     return sorted(Path(folder).glob("toy/*/*.last.safetensors"))
 
 
+@pytest.mark.slow
 def test_two_at_a_time_give_what_one_at_a_time_gives(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,6 +98,7 @@ def test_a_killed_process_is_one_line_and_the_benchmark_goes_on_when_repeated(
     assert not Path("saved/results.jsonl").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 130)]
 )

@@ -155,6 +155,7 @@ def test_a_sweep_killed_at_any_event_ends_as_the_unbroken_one(
     assert best[0] | {"checkpoint_dir": ""} == best[1] | {"checkpoint_dir": ""}
 
 
+@pytest.mark.slow
 def test_a_sweep_is_lengthened(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -251,6 +251,7 @@ class Events:
         self.ends[number] = fault
 
 
+@pytest.mark.slow
 def test_faults_and_gpus_of_processes(tmp_path: Path, cluster: str) -> None:
     """Each fault becomes one line, and the others run on; two share the GPU."""
 
@@ -306,6 +307,7 @@ with ray_adapter.connected(None):
 """
 
 
+@pytest.mark.slow
 def test_too_little_memory_costs_the_trials_and_not_the_sweep(tmp_path: Path) -> None:
     environment = {
         **os.environ,

@@ -140,6 +140,7 @@ def demo(tiny: Tiny) -> Path:
     return Path("properties/pipeline/demo.smk")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_demo_goes_on_after_a_kill_and_runs_what_changed(demo: Path) -> None:
     tables = Path("saved/benchmark/table.md")

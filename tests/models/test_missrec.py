@@ -375,6 +375,7 @@ def test_a_killed_run_ends_as_the_unbroken_one(tiny: Tiny) -> None:
         assert_equal_weights(left["state_dict"], right["state_dict"])
 
 
+@pytest.mark.slow
 def test_it_learns_the_ring(tiny: Tiny) -> None:
     """The next item is most often the neighbor; guessing has a hit@1 of 1/30."""
     settings = {"epochs": 12, "hidden_dropout_prob": 0.1, "learning_rate": 0.01}

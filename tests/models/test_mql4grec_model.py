@@ -221,6 +221,7 @@ def test_image_codes_alone(tiny: Tiny) -> None:
     assert ((2 * once).exp().sum(dim=0) <= 1 + 1e-5).all()
 
 
+@pytest.mark.slow
 def test_it_learns(tiny: Tiny) -> None:
     """The next item of the ring, whose codes say nothing about its place."""
     settings = {**CALM, "learning_rate": 0.01, "lr_decay": "none", "epochs": 15, "eval_step": 15}

@@ -140,6 +140,7 @@ def test_every_weight_is_trained(tiny: Tiny, model_name: str) -> None:
         assert weight.grad is not None and weight.grad.abs().sum() > 0, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model_name", "least"), [("P5CID", 0.6), ("VIP5", 0.4)])
 def test_it_learns(tiny: Tiny, model_name: str, least: float) -> None:
     """The next item of the ring; the images of VIP5 say nothing about it."""

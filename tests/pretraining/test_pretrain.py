@@ -174,6 +174,7 @@ def test_retrain_goes_on_or_begins_anew_and_writes_where_it_is_told(
     assert "--retrain=maybe: write True or False" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_processes_pretrain_as_one(tiny: Tiny, toys: Toys) -> None:
     """Also the first to read the domains: no sequences are there yet."""
     still = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "eval_batch_size": 3}

@@ -68,6 +68,7 @@ def test_all_formats_have_the_same_rows(tmp_path: Path, format: str) -> None:
     assert len(pq.read_table(path) if format == "parquet" else path.read_text()) in (0, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_parts_of_a_killed_process_are_kept(tmp_path: Path, format: str) -> None:
     """Killed while the third part is made, and again while the parts are joined."""

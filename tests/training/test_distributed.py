@@ -229,6 +229,7 @@ def test_a_fault_is_one_line_and_status_2(tiny: Tiny, arguments: list[str], mess
 # Runs --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_processes_end_as_one(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     """Started by torchrun; one line, folder and bundle as ever, numbers equal without dropout."""
     models = ["QBERT4Rec", "SASRec", "TIGER", "MQL4GRec", "P5CID", "VIP5", "BigramChain"]
@@ -271,6 +272,7 @@ def test_two_processes_end_as_one(tiny: Tiny, capsys: pytest.CaptureFixture[str]
     assert len(list(Path("two").rglob("bundle"))) == len(models)
 
 
+@pytest.mark.slow
 def test_two_processes_transfer_as_one(tiny: Tiny) -> None:
     """VQRec: a contrast with the whole batch, then codes that are reassigned and handed over."""
     sizes = ["--hidden_size=16", "--n_layers=1", "--n_heads=2", "--inner_size=32"]
@@ -290,6 +292,7 @@ def test_two_processes_transfer_as_one(tiny: Tiny) -> None:
     assert right["resume"]["train_loss_dict"] == pytest.approx(losses, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_interests_of_two_processes_are_those_of_one(tiny: Tiny) -> None:
     """What a model does before an epoch is done once; without dropout the rest follows."""
     vectors = json.dumps(tiny.settings("MISSRec")["item_vectors"])
@@ -313,6 +316,7 @@ def test_interests_of_two_processes_are_those_of_one(tiny: Tiny) -> None:
         torch.testing.assert_close(*pair, rtol=0, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_the_unbroken_one(tiny: Tiny) -> None:
     """With dropout; started by `--nproc=2`, and the peer of a killed process does not hang."""
     flags = ["--model=QBERT4Rec", *TINY_MODEL, "--code_dropout_prob=0.1"]
