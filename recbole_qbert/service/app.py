@@ -42,7 +42,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 class ServiceLimits(NamedTuple):
-    """ServiceLimits of the service: the flags of `recbole-qbert serve`."""
+    """Limits of the service: the flags of `recbole-qbert serve`."""
 
     max_batch_size: int
     max_wait_ms: float
