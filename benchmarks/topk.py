@@ -137,10 +137,10 @@ def _side(method: str) -> Callable[[argparse.Namespace], Measure]:
     def side(options: argparse.Namespace) -> Measure:
         index, queries = _catalog(options)
         found: list[float] = []
-        targets = _targets(index, queries) if options.ranks else queries
+        targets = _targets(index, queries) if options.ranks else None
 
         def work() -> None:
-            if options.ranks:
+            if targets is not None:
                 found[:] = _ranks(index, queries, targets, method).tolist()
                 return
             found[:] = [

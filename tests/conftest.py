@@ -108,6 +108,11 @@ class Tiny:
             base["item_vectors"] = self.item_vectors(partial=model != "SASRecContent")
         return base | settings
 
+    def remove_semantic_ids(self) -> None:
+        """Delete the IDs of the toy data set."""
+        for path in self.folder.glob("toy.semid*"):
+            path.unlink()
+
     def item_vectors(self, partial: bool = False) -> dict[str, str]:
         """Write vectors of two modalities of all toy items, or of all but a few; their paths."""
         draw, paths, kind = np.random.default_rng(5), {}, "partial" if partial else "full"

@@ -226,9 +226,7 @@ class MQL4GRec(RanksByBeams, SequentialRecommender):
 
     def _history(self, interaction: Interaction, rows: Tensor, name: str) -> Tensor:
         """Return the tokens of the histories of some rows. [R, L * K]"""
-        lengths = interaction[self.ITEM_SEQ_LEN][rows]
-        items = interaction[self.ITEM_SEQ][rows, : max(1, int(lengths.max()))]
-        return self._language(name).tokens(items).flatten(1)
+        return self._language(name).tokens(self.histories(interaction, rows)).flatten(1)
 
     def _encoded(self, tokens: Tensor, task: int | None = None) -> Memory:
         """Encode tokens [R, S] after the prompt of a task."""

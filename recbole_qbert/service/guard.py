@@ -1,4 +1,4 @@
-"""ServiceLimits on what a client may send, and on how long it may take.
+"""Limits on what a client may send, and on how long it may take.
 
 `Guard` is an ASGI middleware for the bodies of requests. `GuardedProtocol` is uvicorn's HTTP
 protocol with limits on connections, on the heads of requests and on the reading of answers, which

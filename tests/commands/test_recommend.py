@@ -272,8 +272,8 @@ def test_evaluate_gives_what_run_recorded(
     settings = tiny.settings(model, epochs=1, metrics=["Hit", "NDCG", "MRR"])
     (result,) = run_models([model], "toy", settings=settings, console=new_console())
     table = capsys.readouterr().out
-    for path in (*tiny.folder.glob("toy.semid*"), tiny.folder / "toy.item"):
-        path.unlink()
+    tiny.remove_semantic_ids()
+    (tiny.folder / "toy.item").unlink()
     assert main(["evaluate", RESULTS, "--data_path=.", "--json=found.json"]) == 0
     found = json.loads(Path("found.json").read_text())
     assert found["valid"] == result.valid and found["test"] == result.test

@@ -168,8 +168,7 @@ def test_items_without_a_neighbor_have_a_token_of_their_own(tiny: Tiny) -> None:
     """Items that are targets alone, and one whose users have no other training item."""
     more = {"a": ["i1", "i2", "new1", "new2"], "b": ["solo", "solo", "new3", "i1"]}
     tiny.write_inter(timed_rows(blocks() | more))
-    for path in tiny.folder.glob("toy.semid*"):
-        path.unlink()
+    tiny.remove_semantic_ids()
     ids = ids_of(tiny, n_clusters=3, max_leaf=10)
     assert len(ids) == N_ITEMS + 4
     private = [ids[item] for item in ("new1", "new2", "new3", "solo")]

@@ -321,8 +321,7 @@ def test_settings_that_cannot_be(tiny: Tiny, settings: dict[str, Any], said: str
 def test_a_language_that_is_not_read_needs_no_levels(tiny: Tiny) -> None:
     model, _ = built(tiny, languages="text", image_levels=9)
     assert len(model.generator.tokens.weight) == 1 + 16
-    for path in tiny.folder.glob("toy.semid*"):
-        path.unlink()
+    tiny.remove_semantic_ids()
     _, loaded = new_trainer(tiny.make_config("SASRec"))
     with pytest.raises(InputError, match=r"MQL4GRec needs semantic IDs .*--streams=text,image`"):
         build_model(tiny.make_config("MQL4GRec"), loaded.train._dataset)

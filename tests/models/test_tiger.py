@@ -180,8 +180,7 @@ def test_settings_that_cannot_be(tiny: Tiny, settings: dict[str, Any], said: str
 
 
 def test_it_needs_semantic_ids(tiny: Tiny) -> None:
-    for path in tiny.folder.glob("toy.semid*"):
-        path.unlink()
+    tiny.remove_semantic_ids()
     _, loaded = new_trainer(tiny.make_config("SASRec"))
     with pytest.raises(InputError, match=r"TIGER needs semantic IDs .* tokenize --dataset=toy`"):
         build_model(tiny.make_config("TIGER"), loaded.train._dataset)

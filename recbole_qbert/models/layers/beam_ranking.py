@@ -1,6 +1,7 @@
 """`RanksByBeams`: full ranking for models that generate the codes of items.
 
-Shapes: B rows of a batch, R rows of a part of it, N items (row 0 is padding), T leaves of a trie.
+Shapes: B rows of a batch, R rows of a part of it, L items of a history, N items (row 0 is padding),
+T leaves of a trie.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class RanksByBeams:
 
     generator: CodeGenerator
     n_items: int
+    ITEM_SEQ: str
     ITEM_SEQ_LEN: str
 
     def set_up_ranking(self, config: Any) -> None:
@@ -50,6 +52,12 @@ class RanksByBeams:
     def score_rows(self, interaction: Interaction, rows: Tensor, exact: bool) -> Tensor:
         """Score all items for some rows of a batch, -inf where there is no score. [R, N]"""
         raise NotImplementedError
+
+    def histories(self, interaction: Interaction, rows: Tensor) -> Tensor:
+        """Return the items of some rows, without columns that are padding in all of them. [R, L]"""
+        lengths = interaction[self.ITEM_SEQ_LEN][rows]
+        items: Tensor = interaction[self.ITEM_SEQ][rows, : max(1, int(lengths.max()))]
+        return items
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Return the scores of the items that the search found, else -inf. [B, N]"""

@@ -2,8 +2,7 @@
 
 The score of an item is the log-probability of its tokens.
 
-Shapes: B rows, R rows of a part of a batch, L items, K tokens of an item, N items (row 0 is
-padding).
+Shapes: B rows, R rows of a part of a batch, K tokens of an item, N items (row 0 is padding).
 """
 
 from __future__ import annotations
@@ -60,12 +59,6 @@ class GenerativeRecommender(RanksByBeams, SequentialRecommender):
     def forward(self, interaction: Interaction, rows: Tensor) -> Memory:
         """Encode the histories of some rows of a batch [B]."""
         raise NotImplementedError
-
-    def histories(self, interaction: Interaction, rows: Tensor) -> Tensor:
-        """Return the items of some rows, without columns that are padding in all of them. [B, L]"""
-        lengths = interaction[self.ITEM_SEQ_LEN][rows]
-        items: Tensor = interaction[self.ITEM_SEQ][rows, : max(1, int(lengths.max()))]
-        return items
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:
         """Return the cross-entropy of the tokens, a mean over each target and then over rows."""
