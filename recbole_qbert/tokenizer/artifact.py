@@ -1,7 +1,7 @@
 """Fitted tokenizer: its frozen stages, the IDs assigned so far, and its folder.
 
     tokenizer.json                settings, streams, report of each stage
-    stage1.safetensors            the injector, the fused vectors and a report
+    stage1.safetensors            the trained stage 1, the fused vectors and a report
     stage2.<stream>.safetensors   a quantizer and the codes of all items
     ids.safetensors               items and their unique codes; grows with `ids add-items`
 
@@ -30,7 +30,7 @@ from recbole_qbert.data.embeddings import BBQ, FUSED
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
 from recbole_qbert.tokenizer.catalog import TableKind
 from recbole_qbert.tokenizer.fusion.bbq_fit import Binder
-from recbole_qbert.tokenizer.fusion.fit import Injector
+from recbole_qbert.tokenizer.fusion.stage1 import TrainedFusion, load_stage1
 from recbole_qbert.tokenizer.quantizers.base import Quantizer
 from recbole_qbert.tokenizer.quantizers.registry import load_quantizer
 from recbole_qbert.training.checkpoint import load_checkpoint, save_checkpoint, state_sha256
@@ -48,7 +48,7 @@ class Tokenizer:
     Attributes:
         folder: the tokenizer's folder.
         settings: those of `properties/tokenize.yaml`, overridden by the user's.
-        injector: stage 1, or None if no stream needs it.
+        stage1: None if no stream needs it.
         binder: encoders of the stream `bbq`, or None without it.
         quantizers: stage 2, one quantizer per stream, in the order of the levels.
         fills: for each stream, the vector [D] of items that have none.
@@ -63,7 +63,7 @@ class Tokenizer:
 
     folder: Path
     settings: dict[str, Any]
-    injector: Injector | None
+    stage1: TrainedFusion | None
     binder: Binder | None
     quantizers: dict[str, Quantizer]
     fills: dict[str, np.ndarray]
@@ -117,9 +117,9 @@ class Tokenizer:
         manifest = read_json(folder / MANIFEST)
         if manifest.get("format") != FORMAT:
             raise InputError(f"{folder / MANIFEST}: written by another version; tokenize again")
-        injector = None
+        stage1 = None
         if FUSED in manifest["streams"]:
-            injector = Injector.from_state(load_checkpoint(folder / "stage1.safetensors")["state"])
+            stage1 = load_stage1(load_checkpoint(folder / "stage1.safetensors")["state"])
         quantizers, fills, binder = {}, {}, None
         for stream in manifest["streams"]:
             state = load_checkpoint(folder / f"stage2.{stream}.safetensors")["state"]
@@ -133,7 +133,7 @@ class Tokenizer:
         return cls(
             folder=folder,
             settings=manifest["settings"],
-            injector=injector,
+            stage1=stage1,
             binder=binder,
             quantizers=quantizers,
             fills=fills,

@@ -96,10 +96,10 @@ def new_streams(tokenizer: Tokenizer, catalog: TokenizerInputs) -> Streams:
     n_new = len(catalog.keys)
     if IDENTITY in tokenizer.quantizers:
         streams[IDENTITY] = _identity(tokenizer, streams, n_new)
-    if tokenizer.injector is not None:
+    if tokenizer.stage1 is not None:
         how = tokenizer.settings["new_item_query"]
-        queries = tokenizer.injector.queries_for(catalog.parts, how)
-        fused, _ = tokenizer.injector.fuse(catalog.parts, queries)
+        queries = tokenizer.stage1.queries_for(catalog.parts, how)
+        fused, _ = tokenizer.stage1.fuse(catalog.parts, queries)
         streams[FUSED] = fused, np.ones(n_new, np.bool_)
     if tokenizer.binder is not None:
         modalities = modality_streams(catalog, list(tokenizer.kinds))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,18 @@ from recbole_qbert.tokenizer.catalog import TokenizerInputs, read_catalog
 from recbole_qbert.tokenizer.collisions import extra_level, reallocate
 from recbole_qbert.tokenizer.fusion.agreement import agreement_report
 from recbole_qbert.tokenizer.fusion.bbq import BBQSettings
-from recbole_qbert.tokenizer.fusion.bbq_fit import Binder, TrainingSequences, fit_binder
+from recbole_qbert.tokenizer.fusion.bbq_fit import Binder, fit_binder
 from recbole_qbert.tokenizer.fusion.cooccurrence import (
     cooccurrence,
     cooccurrence_vectors,
     read_training_pairs,
 )
-from recbole_qbert.tokenizer.fusion.fit import Injector, fit_injector
+from recbole_qbert.tokenizer.fusion.fit import fit_injector
 from recbole_qbert.tokenizer.fusion.model import InjectionSettings
+from recbole_qbert.tokenizer.fusion.next_item import NextItemSettings
+from recbole_qbert.tokenizer.fusion.next_item_fit import fit_next_item
+from recbole_qbert.tokenizer.fusion.sequences import TrainingSequences
+from recbole_qbert.tokenizer.fusion.stage1 import TrainedFusion, load_stage1
 from recbole_qbert.tokenizer.quantizers.base import Quantizer
 from recbole_qbert.tokenizer.quantizers.registry import fit_quantizer, load_quantizer
 from recbole_qbert.tokenizer.settings import modalities_to_read
@@ -75,16 +80,18 @@ def tokenize(
         names += catalog.parts if name == CONTENT else [name]
     streams: Streams = {}
     report: dict[str, Any] = {}
-    counts = pairs = injector = binder = None
+    counts = pairs = stage1 = binder = None
+    fuses = FUSED in names or settings["until"] == "fusion"
     by_interactions = IDENTITY in names or settings["id_query"] == "interactions"
+    by_interactions |= fuses and settings["fusion"] == NextItemSettings.section
     if by_interactions or BBQ in names:
         pairs = read_training_pairs(domains)
         counts = cooccurrence(pairs, catalog.names) if by_interactions else None
-    if FUSED in names or settings["until"] == "injection":
-        kept = _stage1(catalog, counts, folder, settings)
-        injector, report["stage 1"] = Injector.from_state(kept["state"]), kept["report"]
+    if fuses:
+        kept = _stage1(catalog, pairs, counts, folder, settings)
+        stage1, report["stage 1"] = load_stage1(kept["state"]), kept["report"]
         streams[FUSED] = (kept["fused"], np.ones(len(catalog.keys), dtype=np.bool_))
-    if settings["until"] == "injection":
+    if settings["until"] == "fusion":
         return None
     if IDENTITY in names:
         vectors = cooccurrence_vectors(counts, settings["identity_size"], settings["seed"])
@@ -129,7 +136,7 @@ def tokenize(
     tokenizer = Tokenizer(
         folder=folder,
         settings=dict(settings),
-        injector=injector,
+        stage1=stage1,
         binder=binder,
         quantizers=quantizers,
         fills=fills,
@@ -166,30 +173,39 @@ def modality_streams(catalog: TokenizerInputs, wanted: Sequence[str]) -> Streams
 
 
 def _stage1(
-    catalog: TokenizerInputs, counts: Any, folder: Path, settings: Mapping[str, Any]
+    catalog: TokenizerInputs, pairs: Any, counts: Any, folder: Path, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Train or load stage 1; return its `state`, the `fused` vectors h [N, D] and a `report`."""
-    model, seed = InjectionSettings(**settings["injection"]), settings["seed"]
-    queries = None
-    if settings["id_query"] == "interactions":
-        queries = cooccurrence_vectors(counts, model.hidden_size, seed)
+    name, seed, parts = settings["fusion"], settings["seed"], catalog.parts
+    how: dict[str, Any] = {"seed": seed, "folder": folder}
+    how["show_progress"] = settings["show_progress"]
+    arrays = [array for pair in parts.values() for array in pair]
+    fit: Callable[[], TrainedFusion]
+    if name == NextItemSettings.section:
+        model = NextItemSettings(**settings[name])
+        behavior = cooccurrence_vectors(counts, settings["identity_size"], seed)
+        behavior = unit_rows(behavior)
+        sequences = TrainingSequences.of(pairs, catalog.names)
+        arrays += [behavior, sequences.items.numpy(), sequences.lengths.numpy()]
+        fit = partial(fit_next_item, parts, behavior, sequences, model, **how)
+    else:
+        paper, queries = InjectionSettings(**settings[name]), None
+        if settings["id_query"] == "interactions":
+            queries = cooccurrence_vectors(counts, paper.hidden_size, seed)
+            arrays.append(queries)
+        fit = partial(fit_injector, parts, paper, queries=queries, **how)
 
     def run() -> dict[str, Any]:
-        show = settings["show_progress"]
-        injector = fit_injector(
-            catalog.parts, model, seed=seed, queries=queries, folder=folder, show_progress=show
-        )
-        fused, depths = injector.fuse(catalog.parts)
+        stage1 = fit()
+        fused, depths = stage1.fuse(parts)
         report = {
-            "loss": injector.history[-1] if injector.history else {},
-            "depths": np.bincount(depths, minlength=model.max_depth + 1)[1:].tolist(),
-            "neighbors": agreement_report(fused, catalog.parts, counts),
+            "loss": stage1.history[-1] if stage1.history else {},
+            "depths": np.bincount(depths, minlength=settings[name]["max_depth"] + 1)[1:].tolist(),
+            "neighbors": agreement_report(fused, parts, counts),
         }
-        return {"state": injector.state(), "fused": fused, "report": report}
+        return {"state": stage1.state(), "fused": fused, "report": report}
 
-    arrays = [array for pair in catalog.parts.values() for array in pair]
-    arrays += [] if queries is None else [queries]
-    identity = stage_hash([settings["injection"], seed, list(catalog.parts)], arrays)
+    identity = stage_hash([name, settings[name], seed, list(parts)], arrays)
     return _once(folder / "stage1.safetensors", identity, run)
 
 

@@ -17,6 +17,7 @@ from recbole_qbert.data.codec import CODEBOOK_LIMIT
 from recbole_qbert.data.embeddings import BBQ, CONTENT, FUSED, IDENTITY, check_modality
 from recbole_qbert.tokenizer.fusion.bbq import BBQSettings
 from recbole_qbert.tokenizer.fusion.model import InjectionSettings
+from recbole_qbert.tokenizer.fusion.next_item import NextItemSettings
 from recbole_qbert.tokenizer.quantizers.registry import METHODS
 from recbole_qbert.tokenizer.stages import check_sizes, read_settings
 
@@ -31,6 +32,7 @@ class TokenizeFields(TypedDict):
     modalities: list[Text]
     streams: list[Text]
     identity_size: Count
+    fusion: Literal["injection", "next_item"]
     id_query: Literal["random", "interactions"]
     quantizer: Text
     n_levels: Auto | Layers
@@ -39,7 +41,7 @@ class TokenizeFields(TypedDict):
     unique: Literal["reallocate", "extra_level"]
     new_item_query: Literal["neighbors", "mean"]
     output: Annotated[str, Field(pattern=r"^([\w-]+\.)?semid$", examples=["semid", "text.semid"])]
-    until: Literal["injection", "quantization", "ids"]
+    until: Literal["fusion", "quantization", "ids"]
     seed: Seed
     show_progress: bool
 
@@ -87,7 +89,7 @@ def tokenize_settings(
 
 def modalities_to_read(settings: Mapping[str, Any]) -> list[str]:
     """Return the modalities whose tables are read; none if `identity` is the only stream."""
-    alone = settings["streams"] == [IDENTITY] and settings["until"] != "injection"
+    alone = settings["streams"] == [IDENTITY] and settings["until"] != "fusion"
     return [] if alone else list(settings["modalities"])
 
 
@@ -110,7 +112,8 @@ def _check_values(settings: Mapping[str, Any]) -> None:
     """Check each value by itself."""
     FIELDS.check({key: value for key, value in settings.items() if not isinstance(value, dict)})
     one_of("quantizer", settings["quantizer"], tuple(METHODS))
-    read_settings(InjectionSettings, "injection", settings["injection"])
+    for stage in (InjectionSettings, NextItemSettings):
+        read_settings(stage, stage.section, settings[stage.section])
     read_settings(BBQSettings, BBQ, settings[BBQ])
     for method, entry in METHODS.items():
         section = {"n_levels": 1, "codebook_size": 2, **settings[method]}
@@ -123,11 +126,12 @@ def _check_values(settings: Mapping[str, Any]) -> None:
 def _check_combinations(settings: Mapping[str, Any]) -> None:
     """Check that the values agree with each other."""
     check_sizes(settings["n_levels"], settings["codebook_size"])
-    size, n_heads = (settings["injection"][key] for key in ("hidden_size", "n_heads"))
-    if size % n_heads:
-        raise InputError(
-            f"injection.hidden_size: {size} is not a multiple of injection.n_heads {n_heads}"
-        )
+    for section in (InjectionSettings.section, NextItemSettings.section):
+        size, n_heads = (settings[section][key] for key in ("hidden_size", "n_heads"))
+        if size % n_heads:
+            raise InputError(
+                f"{section}.hidden_size: {size} is not a multiple of {section}.n_heads {n_heads}"
+            )
     modalities, streams = settings["modalities"], settings["streams"]
     known = [*modalities, FUSED, IDENTITY, BBQ, CONTENT]
     for stream in streams:

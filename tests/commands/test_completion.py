@@ -20,6 +20,7 @@ from recbole_qbert.config.fields import Fields
 from recbole_qbert.config.settings import RUN
 from recbole_qbert.registry import recbole_models
 from recbole_qbert.tokenizer.fusion.model import InjectionSettings
+from recbole_qbert.tokenizer.fusion.next_item import NextItemSettings
 from recbole_qbert.tokenizer.quantizers.registry import METHODS
 from recbole_qbert.tokenizer.settings import FIELDS
 
@@ -98,7 +99,7 @@ def test_listed_words_are_those_that_the_settings_take() -> None:
         assert set(words) == set(RUN.words(name)) or narrower and set(words) < set(RUN.words(name))
     found = listed(tokenize_groups())
     classes: dict[str, Any] = {name: method.settings for name, method in METHODS.items()}
-    classes["injection"] = InjectionSettings
+    classes |= {"injection": InjectionSettings, "next_item": NextItemSettings}
     for name, words in found.items():
         section, _, key = name.rpartition(".")
         fields = Fields(classes[section]) if section else FIELDS

@@ -19,7 +19,7 @@ from recbole_qbert.data.semid import read_semantic_ids
 from recbole_qbert.tokenizer.artifact import Tokenizer
 from recbole_qbert.tokenizer.fusion import bbq_fit
 from recbole_qbert.tokenizer.fusion.bbq import BBQSettings, BehaviorBinding, SegmentNorm, club
-from recbole_qbert.tokenizer.fusion.bbq_fit import TrainingSequences
+from recbole_qbert.tokenizer.fusion.sequences import TrainingSequences
 from recbole_qbert.tokenizer.new_items import encode_new_items
 from recbole_qbert.tokenizer.pipeline import tokenize
 from recbole_qbert.tokenizer.quantizers.registry import load_quantizer

@@ -48,9 +48,11 @@ def _early(folder: Path, **settings: object) -> tuple[DatasetPaths, Tokenizer]:
     return domain, tokenizer
 
 
+@pytest.mark.parametrize("fusion", ["injection", "next_item"])
 @pytest.mark.parametrize("query", ["neighbors", "mean"])
-def test_new_items_join_and_no_old_id_moves(tmp_path: Path, query: str) -> None:
-    domain, _ = _early(tmp_path, streams=["fused", "text"], new_item_query=query)
+def test_new_items_join_and_no_old_id_moves(tmp_path: Path, query: str, fusion: str) -> None:
+    given = {"streams": ["fused", "text"], "fusion": fusion, "new_item_query": query}
+    domain, _ = _early(tmp_path, **given)
     before = read_semantic_ids(domain.file("semid"))
     encoded = encode_new_items(Tokenizer.load(tmp_path / "tokenizer"), [domain])
     assert [item for _, item in encoded.keys] == sorted(item_names("toy")[N_ITEMS - HELD :])

@@ -21,6 +21,7 @@ from recbole_qbert.tokenizer.report import report_lines
 from recbole_qbert.training import checkpoint
 
 ALL_STREAMS = ["fused", "text", "image", "identity"]
+FUSIONS = {"injection": "fit_injector", "next_item": "fit_next_item"}  # and what trains each
 
 
 def _bytes(domain: DatasetPaths) -> bytes:
@@ -33,10 +34,11 @@ def _run(folder: Path, name: str = "toy", shuffle: int | None = None, **changes:
     return _bytes(domain)
 
 
+@pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("quantizer", ["rqkmeans", "opq", "rqvae"])
-def test_every_item_gets_a_tuple_of_its_own(tmp_path: Path, quantizer: str) -> None:
+def test_every_item_gets_a_tuple_of_its_own(tmp_path: Path, quantizer: str, fusion: str) -> None:
     domain = write_domain(tmp_path)
-    settings = small(streams=["fused"], quantizer=quantizer, rqvae__epochs=3)
+    settings = small(streams=["fused"], fusion=fusion, quantizer=quantizer, rqvae__epochs=3)
     tokenizer = tokenize([domain], tmp_path / "tokenizer", settings)
     assert tokenizer is not None
     table = read_semantic_ids(domain.file("semid"))
@@ -64,22 +66,29 @@ def test_streams_stand_side_by_side_in_their_order(tmp_path: Path) -> None:
     np.testing.assert_array_equal(*tokenizer.codes[rows, 3:6])
 
 
-def test_same_seed_same_bytes_and_row_order_is_immaterial(tmp_path: Path) -> None:
-    first = _run(tmp_path / "a", streams=ALL_STREAMS)
-    assert _run(tmp_path / "b", streams=ALL_STREAMS) == first
-    assert _run(tmp_path / "c", streams=ALL_STREAMS, shuffle=3) == first
-    assert _run(tmp_path / "d", streams=ALL_STREAMS, seed=1) != first
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_same_seed_same_bytes_and_row_order_is_immaterial(tmp_path: Path, fusion: str) -> None:
+    settings = {"streams": ALL_STREAMS, "fusion": fusion}
+    first = _run(tmp_path / "a", **settings)
+    assert _run(tmp_path / "b", **settings) == first
+    assert _run(tmp_path / "c", **settings, shuffle=3) == first
+    assert _run(tmp_path / "d", **settings, seed=1) != first
 
 
 @pytest.mark.parametrize(
-    "killed", ["fit_injector", "fit_quantizer", "reallocate", "write_semantic_ids"]
+    ("fusion", "killed"),
+    [
+        *FUSIONS.items(),
+        *(("injection", each) for each in ("fit_quantizer", "reallocate", "write_semantic_ids")),
+    ],
 )
 def test_a_killed_run_goes_on_to_the_same_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fusion: str, killed: str
 ) -> None:
-    wanted = _run(tmp_path / "whole", streams=["fused", "text"])
+    settings, fit = {"streams": ["fused", "text"], "fusion": fusion}, FUSIONS[fusion]
+    wanted = _run(tmp_path / "whole", **settings)
     calls: list[str] = []
-    modules = dict.fromkeys(["fit_injector", "fit_quantizer", "reallocate"], pipeline)
+    modules = dict.fromkeys([fit, "fit_quantizer", "reallocate"], pipeline)
     modules["write_semantic_ids"] = artifact
 
     def counted(name: str) -> Any:
@@ -96,12 +105,12 @@ def test_a_killed_run_goes_on_to_the_same_file(
     for name, module in modules.items():
         monkeypatch.setattr(module, name, counted(name))
     with pytest.raises(KeyboardInterrupt):
-        _run(tmp_path / "killed", streams=["fused", "text"])
+        _run(tmp_path / "killed", **settings)
     done = list(calls)
-    assert _run(tmp_path / "killed", streams=["fused", "text"]) == wanted
+    assert _run(tmp_path / "killed", **settings) == wanted
     # What was finished before the kill is not done again.
-    if killed != "fit_injector":
-        assert calls.count("fit_injector") == 1
+    if killed != fit:
+        assert calls.count(fit) == 1
     if done.count("fit_quantizer") == 2:
         assert calls.count("fit_quantizer") == 2
 
@@ -109,7 +118,7 @@ def test_a_killed_run_goes_on_to_the_same_file(
 def test_stage_by_stage_equals_one_go(tmp_path: Path) -> None:
     wanted = _run(tmp_path / "one")
     domain, folder = write_domain(tmp_path / "steps"), tmp_path / "steps" / "tokenizer"
-    for until in ("injection", "quantization"):
+    for until in ("fusion", "quantization"):
         assert tokenize([domain], folder, small(until=until)) is None
         assert not domain.file("semid").exists()
     tokenize([domain], folder, small())
@@ -122,8 +131,9 @@ def test_changed_settings_are_not_taken_from_an_earlier_run(tmp_path: Path) -> N
     assert _run(tmp_path / "again", n_levels=2, codebook_size=16) == wanted
 
 
-def test_held_out_interactions_never_reach_the_ids(tmp_path: Path) -> None:
-    settings = {"streams": ["fused", "identity"], "id_query": "interactions"}
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_held_out_interactions_never_reach_the_ids(tmp_path: Path, fusion: str) -> None:
+    settings = {"streams": ["fused"], "fusion": fusion, "id_query": "interactions"}
     domain = write_domain(tmp_path)
     tokenize([domain], tmp_path / "a", small(**settings))
     before = _bytes(domain)

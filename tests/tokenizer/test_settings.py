@@ -17,6 +17,7 @@ from recbole_qbert.common.yaml_files import load_yaml
 from recbole_qbert.tokenizer.artifact import Tokenizer
 from recbole_qbert.tokenizer.fusion.bbq import BBQSettings
 from recbole_qbert.tokenizer.fusion.model import InjectionSettings
+from recbole_qbert.tokenizer.fusion.next_item import NextItemSettings
 from recbole_qbert.tokenizer.pipeline import tokenize
 from recbole_qbert.tokenizer.quantizers.opq import OPQSettings
 from recbole_qbert.tokenizer.quantizers.registry import METHODS, Method, fit_quantizer
@@ -43,6 +44,7 @@ def test_every_shipped_file_is_explained_and_accepted(path: Path) -> None:
 
 STAGES = [
     ("injection", InjectionSettings),
+    ("next_item", NextItemSettings),
     ("bbq", BBQSettings),
     *((name, method.settings) for name, method in METHODS.items()),
 ]
@@ -115,6 +117,7 @@ def test_later_sources_win_key_by_key(tmp_path: Path) -> None:
         ({"quantizer": "rqkmean"}, "none of rqvae, rqkmeans, opq; did you mean 'rqkmeans'?"),
         ({"injection.batch_size": "1"}, "injection.batch_size: 1 is not a whole number from 2"),
         ({"injection.n_heads": "3"}, "injection.hidden_size: 256 is not a multiple"),
+        ({"next_item.n_heads": "3"}, "next_item.hidden_size: 128 is not a multiple"),
         ({"codebook_size": "1"}, "codebook_size: 1 is not auto or a whole number from 2"),
         ({"codebook_size": "[8, many]"}, "codebook_size: [8, 'many'] is not auto or"),
         ({"codebook_size": "[8, 8]", "n_levels": "3"}, "[8, 8] has 2 sizes for 3 levels"),

@@ -24,6 +24,10 @@ SMALL: dict[str, Any] = {
     "injection.max_depth": 3,
     "injection.epochs": 4,
     "injection.batch_size": 16,
+    "next_item.hidden_size": 16,
+    "next_item.inner_size": 16,
+    "next_item.max_depth": 3,
+    "next_item.epochs": 4,
 }
 
 

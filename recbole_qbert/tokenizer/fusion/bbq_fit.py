@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.progress import Progress
 from recbole_qbert.tokenizer.fusion.bbq import BBQSettings, BehaviorBinding, Inputs
 from recbole_qbert.tokenizer.fusion.fit import neighbor_means
+from recbole_qbert.tokenizer.fusion.sequences import TrainingSequences
 from recbole_qbert.tokenizer.quantizers.base import one_thread
 from recbole_qbert.tokenizer.quantizers.rqkmeans import RQKMeansSettings, fit_residual_kmeans
 from recbole_qbert.tokenizer.quantizers.rqvae import choose
@@ -36,49 +36,6 @@ _BLOCK = 4096  # items encoded at once at inference
 
 Modalities = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """Maps each modality to its vectors float32 [n, D_m] and a mask bool [n]."""
-
-
-@dataclass(frozen=True)
-class TrainingSequences:
-    """Items of each user in time order, users with fewer than two left out.
-
-    Attributes:
-        items: rows of the catalog, int64, one user after another.
-        starts: first place of each user.
-        lengths: number of items of each user, at least 2.
-    """
-
-    items: Tensor
-    starts: Tensor
-    lengths: Tensor
-
-    @classmethod
-    def of(cls, pairs: pd.DataFrame, names: Sequence[str]) -> TrainingSequences:
-        """Number the items of `read_training_pairs` by their place in `names`."""
-        rows = pd.Index(names).get_indexer(pd.Index(pairs["item_id"]))
-        users = pd.factorize(pairs["user_id"], sort=True)[0]
-        order = np.argsort(users, kind="stable")
-        order = order[rows[order] >= 0]
-        lengths = np.bincount(users[order])
-        order = order[lengths[users[order]] > 1]
-        lengths = lengths[lengths > 1]
-        found = (rows[order], np.cumsum(lengths) - lengths, lengths)
-        return cls(*(torch.from_numpy(each.astype(np.int64)) for each in found))
-
-    def draw(self, n_users: int, most: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw users, with replacement, and for each a window of at most `most` items.
-
-        Returns:
-            [U, T], right-padded with the window's last item, and lengths [U]; U is 0 if there are
-            no users.
-        """
-        if not len(self.starts):
-            return torch.empty(0, most, dtype=torch.int64), self.lengths
-        users = torch.randint(len(self.starts), (n_users,), generator=generator)
-        lengths = self.lengths[users].clamp(max=most)
-        places = (self.lengths[users] - lengths + 1) * torch.rand(n_users, generator=generator)
-        steps = torch.minimum(torch.arange(int(lengths.max())), lengths.unsqueeze(1) - 1)
-        return self.items[(self.starts[users] + places.long()).unsqueeze(1) + steps], lengths
 
 
 @dataclass

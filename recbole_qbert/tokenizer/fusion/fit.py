@@ -82,6 +82,7 @@ class Injector:
         """Return the state for `save_checkpoint` and `from_state`."""
         dimensions = {name: layer.in_features for name, layer in self.model.projections.items()}
         return {
+            "fusion": InjectionSettings.section,
             "settings": self.model.settings.model_dump(),
             "n_items": len(self.model.query),
             "dimensions": dimensions,
@@ -144,7 +145,7 @@ def fit_injector(
     n_items = len(next(iter(parts.values()))[0])
     if not any(present.any() for _, present in parts.values()):
         raise InputError("stage 1: no item has a vector; compute embeddings of these items")
-    centers = {name: _center(*pair) for name, pair in parts.items()}
+    centers = {name: center(*pair) for name, pair in parts.items()}
     centered = to_tensors(parts, centers)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -227,7 +228,7 @@ def _unit_parts(vectors: np.ndarray) -> np.ndarray:
     return unit_rows(vectors.reshape(-1, dimension)).reshape(n_items, n_parts, dimension)
 
 
-def _center(vectors: np.ndarray, present: np.ndarray) -> np.ndarray:
+def center(vectors: np.ndarray, present: np.ndarray) -> np.ndarray:
     """Compute the mean of the normalized present vectors, [D_m]; zeros if there are none."""
     if not present.any():
         return np.zeros(vectors.shape[2], dtype=np.float32)
