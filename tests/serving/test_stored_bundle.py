@@ -1,4 +1,4 @@
-"""Bundles that another Python wrote (`store_bundle.py`) load here and give the lists they gave there."""
+"""Bundles of another Python (`store_bundle.py` wrote them) give the lists they gave there."""
 
 from __future__ import annotations
 
