@@ -6,6 +6,7 @@
     python -m benchmarks memory --dataset=Games --data_path=dataset
     python -m benchmarks best --dataset=Instruments --data_path=dataset --budget=400
     python -m benchmarks race --dataset=Instruments --data_path=dataset --epochs=6
+    python -m benchmarks models --dataset=Scientific --data_path=dataset
     python -m benchmarks dropout | quantize | prepare | corpus | new_items | topk | generate
     python -m benchmarks service --clients=32 --seconds=60 --rounds=1 --warm_up=0 --sides=batched
     python -m benchmarks speed --help                   # options of one of them
@@ -38,6 +39,7 @@ MODULES = {
     "best": "sides",
     "race": "sides",
     "dropout": "sides",
+    "models": "models",
     "quantize": "quantize",
     "prepare": "prepare",
     "corpus": "corpus",

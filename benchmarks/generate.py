@@ -1,10 +1,10 @@
 """Users a second of TIGER's beam search, against transformers' `generate` with a prefix function.
 
-The network has TIGER's sizes and new weights; the catalog and the histories are random. `search` is
-the package's, over a batch of users. `loop` calls `generate` for one user after another, `batch`
-for a batch of users; both look the allowed tokens up in a dict of prefixes. All sides have the same
-weights and the same softmax, so they find the same items, which tests/models/test_generator.py
-checks.
+The network has the default sizes of TIGER, or those of the options, and new weights; catalog and
+histories are random. `search` is the package's, over a batch of users. `loop` calls `generate`
+for one user after another, `batch` for a batch of users; both look the allowed tokens up in a dict
+of prefixes. All sides have the same weights and the same softmax, so they find the same items,
+which tests/models/test_generator.py checks.
 """
 
 from __future__ import annotations
@@ -90,15 +90,15 @@ def _parts(options: argparse.Namespace) -> tuple[Any, Any, Any]:
     tokens[1:] = codes + 1 + CODEBOOK_SIZE * torch.arange(N_LEVELS)
     trie = CodeTrie(tokens, [(0, n_tokens)] * N_LEVELS)
     blocks = T5EncoderDecoder(
-        hidden_size=128,
-        inner_size=1024,
-        n_heads=6,
-        head_size=64,
-        n_layers=6,
-        n_decoder_layers=6,
+        hidden_size=options.hidden_size,
+        inner_size=options.inner_size,
+        n_heads=options.n_heads,
+        head_size=options.head_size,
+        n_layers=options.n_layers,
+        n_decoder_layers=options.n_layers,
         dropout=0.0,
     )
-    generator = CodeGenerator(n_tokens, blocks, 128).eval()
+    generator = CodeGenerator(n_tokens, blocks, options.hidden_size).eval()
     histories = torch.randint(1, len(tokens), (options.users, options.length))
     return generator, trie, tokens[histories].flatten(1)
 
@@ -140,6 +140,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--items", type=int, default=12_000)
     parser.add_argument("--length", type=int, default=20, help="items of a history")
     parser.add_argument("--beams", type=int, default=50)
+    parser.add_argument("--n_layers", type=int, default=6, help="blocks of encoder and decoder")
+    parser.add_argument("--n_heads", type=int, default=6)
+    parser.add_argument("--head_size", type=int, default=64)
+    parser.add_argument("--hidden_size", type=int, default=128)
+    parser.add_argument("--inner_size", type=int, default=1024)
     parser.add_argument("--users", type=int, default=128, help="users a round of search")
     parser.add_argument("--slow_users", type=int, default=16, help="users a round of generate")
 

@@ -33,13 +33,13 @@ BATCH_SIZE = 256
 N_LEVELS, CODEBOOK_SIZE = 12, 256
 
 
-def _data_options(parser: argparse.ArgumentParser) -> None:
+def data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", default="ml-100k")
     parser.add_argument("--data_path", help="default: dataset; of ml-100k RecBole's own sample")
 
 
 def _size_options(parser: argparse.ArgumentParser) -> None:
-    _data_options(parser)
+    data_options(parser)
     parser.add_argument("--hidden_size", type=int, default=128)
     parser.add_argument("--n_layers", type=int, default=2)
     parser.add_argument("--length", type=int, default=50)
@@ -51,7 +51,7 @@ def _speed_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _peer_options(parser: argparse.ArgumentParser) -> None:
-    _data_options(parser)
+    data_options(parser)
     parser.add_argument("--peer", default="SASRec", help="a model of RecBole's")
     parser.add_argument("--steps", type=int, default=4, help="training steps a round")
 
@@ -63,7 +63,7 @@ def _best_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _race_options(parser: argparse.ArgumentParser) -> None:
-    _data_options(parser)
+    data_options(parser)
     parser.add_argument("--semantic_id_file")
     parser.add_argument("--budget", type=float, default=1800, help="seconds a side may train")
 
@@ -84,12 +84,12 @@ def data_path(options: argparse.Namespace) -> str:
     return str(Path(spec.origin).parent / "dataset_example")
 
 
-def _made_up_ids(options: argparse.Namespace) -> Path:
+def made_up_ids(options: argparse.Namespace, n_levels: int = N_LEVELS) -> Path:
     """Return the path of the file that `write_made_up_ids` writes."""
-    return Path(options.folder) / "made-up.semid"
+    return Path(options.folder) / f"made-up-{n_levels}.semid"
 
 
-def write_made_up_ids(options: argparse.Namespace) -> None:
+def write_made_up_ids(options: argparse.Namespace, n_levels: int = N_LEVELS) -> None:
     """Write random semantic IDs for all items of the data set."""
     import numpy as np
 
@@ -100,10 +100,10 @@ def write_made_up_ids(options: argparse.Namespace) -> None:
     domain = find_domain(options.dataset, data_path(options))
     files = [file for file in map(domain.file, ("inter", "item")) if file.exists()]
     items = sorted({item for file in files for item in read_columns(file, ["item_id"])["item_id"]})
-    sizes = (CODEBOOK_SIZE,) * N_LEVELS
-    codes = np.random.default_rng(2026).integers(CODEBOOK_SIZE, size=(len(items), N_LEVELS))
+    sizes = (CODEBOOK_SIZE,) * n_levels
+    codes = np.random.default_rng(2026).integers(CODEBOOK_SIZE, size=(len(items), n_levels))
     table = SemanticIDTable(tuple(items), codes, sizes, vocabulary="made up")
-    write_semantic_ids(_made_up_ids(options), table, {"made_by": "benchmarks/sides.py"})
+    write_semantic_ids(made_up_ids(options, n_levels), table, {"made_by": "benchmarks/sides.py"})
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def _plain_recbole(options: argparse.Namespace) -> tuple[Any, Any, Any]:
 
 def _same_size(model: str, options: argparse.Namespace) -> tuple[Any, Any, Any]:
     """Build a model of this package in the size of the options; see `_built`."""
-    ids = {"semantic_id_file": str(_made_up_ids(options))} if model == "QBERT4Rec" else {}
+    ids = {"semantic_id_file": str(made_up_ids(options))} if model == "QBERT4Rec" else {}
     return _built(model, options.dataset, _settings(options) | ids)
 
 
@@ -174,7 +174,7 @@ def _forever(batches: Iterable[Any]) -> Iterator[Any]:
         yield from batches
 
 
-def _training(model: Any, loss: Callable[[Any], Any], train: Any, steps: int) -> Measure:
+def training_rate(model: Any, loss: Callable[[Any], Any], train: Any, steps: int) -> Measure:
     """Measure `steps` training steps per round, including batch creation, on the model's device."""
     import torch
 
@@ -231,7 +231,7 @@ def _speed(build: Callable[[argparse.Namespace], tuple[Any, Any, Any]]) -> Any:
 
         torch.set_num_threads(options.threads)
         model, train, valid = build(options)
-        training = _training(model, model.calculate_loss, train, options.steps)
+        training = training_rate(model, model.calculate_loss, train, options.steps)
         ranking = _ranking(model, valid)
         return lambda number: {**training(number), **ranking(number)}
 
@@ -245,15 +245,15 @@ def _peer(**settings: Any) -> Any:
         import torch
 
         torch.set_num_threads(options.threads)
-        given = {"semantic_id_file": str(_made_up_ids(options)), **settings}
+        given = {"semantic_id_file": str(made_up_ids(options)), **settings}
         if options.peer == "S3Rec":  # its first stage trains on sequences, in small batches
             given |= {"augmentation": "none", "train_batch_size": 128}
-        model, train, _ = _as_tuned(options.peer, options, **given)
+        model, train, _ = as_tuned(options.peer, options, **given)
 
         from recbole_qbert.speedups.trimmed_forward import trimmed_loss
 
         model = model.to(train.config["device"])
-        return _training(model, trimmed_loss(model, train.config), train, options.steps)
+        return training_rate(model, trimmed_loss(model, train.config), train, options.steps)
 
     return side
 
@@ -318,7 +318,7 @@ def _of_size(model: str, options: argparse.Namespace) -> tuple[Any, Any, Any]:
     return _built(model, options.dataset, settings)
 
 
-def _as_tuned(model: str, options: argparse.Namespace, **extra: Any) -> tuple[Any, Any, Any]:
+def as_tuned(model: str, options: argparse.Namespace, **extra: Any) -> tuple[Any, Any, Any]:
     """Build a model with the shipped settings for the data set, evaluated after each epoch."""
     settings = {"data_path": data_path(options), "eval_step": 1, **_quiet(options)}
     settings |= {"valid_metric": "unseen_NDCG@10"}
@@ -328,9 +328,9 @@ def _as_tuned(model: str, options: argparse.Namespace, **extra: Any) -> tuple[An
 
 
 def _qbert4rec_as_asked(model: str, options: argparse.Namespace) -> tuple[Any, Any, Any]:
-    """Call `_as_tuned` with the IDs and the `--key=value` of the command line."""
+    """Call `as_tuned` with the IDs and the `--key=value` of the command line."""
     given = {"semantic_id_file": options.semantic_id_file, **options.settings}
-    return _as_tuned(model, options, **given)
+    return as_tuned(model, options, **given)
 
 
 def _dropout(ours: bool) -> Any:
@@ -436,8 +436,8 @@ BENCHMARKS = {
     ),
     "race": Benchmark(
         sides={
-            "SASRec padded": _trained("SASRec", _as_tuned, "unseen_ndcg@10", trim_padding=False),
-            "SASRec": _trained("SASRec", _as_tuned, "unseen_ndcg@10"),
+            "SASRec padded": _trained("SASRec", as_tuned, "unseen_ndcg@10", trim_padding=False),
+            "SASRec": _trained("SASRec", as_tuned, "unseen_ndcg@10"),
             "QBERT4Rec": _trained("QBERT4Rec", _qbert4rec_as_asked, "unseen_ndcg@10"),
         },
         pairs=[("QBERT4Rec", "SASRec padded"), ("QBERT4Rec", "SASRec")],

@@ -134,6 +134,14 @@ def test_modality_leaves_the_data_set_unchanged(
     assert len(results(tiny)) == 5 and last.seed == 2
     assert last.config["keys"]["semantic_id_file"] == text.config["keys"]["semantic_id_file"]
 
+    # With `ids.seed: run`, each seed reads IDs that were made with it.
+    flags = ("--seeds=3,4", "--models=text", "--reference=text", "--ids.seed=run")
+    assert main(command(tiny, "modality", *flags)) == 0
+    for run, seed in zip(results(tiny)[5:], (3, 4), strict=True):
+        file = Path(run.config["keys"]["semantic_id_file"])
+        source = json.loads(Path(f"{file}.json").read_text(encoding="utf-8"))["source"]
+        assert run.seed == source["settings"]["seed"] == seed
+
     # Other vectors change the IDs, so the run that read the old ones is refused.
     add_embeddings(tiny, seed=3)
     assert main(command(tiny, "modality", "--seeds=1", "--models=text")) == 2

@@ -131,7 +131,7 @@ def _cell(
         if cold and model_row.pretrain is not None:
             raise InputError("cold_items: pretraining would read the held-out interactions")
         if model_row.ids is not None:
-            made["semantic_id_file"] = str(_ids(plan, model_row, dataset, cold).file("semid"))
+            made["semantic_id_file"] = str(_ids(plan, model_row, dataset, seed, cold).file("semid"))
             config["semantic_id_file"] = made["semantic_id_file"]
         check_run(config, made)
         check_files(config, made)
@@ -140,10 +140,10 @@ def _cell(
 
 
 def _ids(
-    plan: BenchmarkPlan, model_row: ModelRow, dataset: str, cold: ColdSettings | None
+    plan: BenchmarkPlan, model_row: ModelRow, dataset: str, seed: int, cold: ColdSettings | None
 ) -> DatasetPaths:
     """Folder of a row's own semantic IDs, named by their settings."""
-    settings = {**plan.id_settings(model_row), "show_progress": None}  # display only
+    settings = {**plan.id_settings(model_row, seed), "show_progress": None}  # display only
     settings |= {"cold_items": cold} if cold else {}
     text = json.dumps(settings, sort_keys=True, default=str)
     name = f"{dataset}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
@@ -169,18 +169,23 @@ def _pretrained(plan: BenchmarkPlan, model_row: ModelRow, dataset: str) -> Path:
 
 def _make_stages(plan: BenchmarkPlan, cells: Sequence[PlannedRun], console: Console) -> None:
     """Make the rows' own semantic IDs and pretrained models, and check them."""
-    rows = {(cell.model_row.name, cell.dataset): cell for cell in cells}
-    for cell in rows.values():
-        model_row, dataset = cell.model_row, cell.dataset
+    stages = {
+        (cell.model_row.name, cell.dataset, plan.id_seed(cell.model_row, cell.seed)): cell
+        for cell in cells
+    }
+    pretrained = set()
+    for cell in stages.values():
+        model_row, dataset, seed = cell.model_row, cell.dataset, cell.seed
         if model_row.ids is not None:
             cold = cold_settings(cell.config)
-            work = _ids(plan, model_row, dataset, cold)
+            work = _ids(plan, model_row, dataset, seed, cold)
             console.print(
                 f"{model_row.name}: semantic IDs in {work.folder}", soft_wrap=True, highlight=False
             )
             source = find_domain(dataset, plan.data_path)
-            make_ids(source, work, plan.id_settings(model_row), cold)
-        if model_row.pretrain is not None:
+            make_ids(source, work, plan.id_settings(model_row, seed), cold)
+        if model_row.pretrain is not None and (model_row.name, dataset) not in pretrained:
+            pretrained.add((model_row.name, dataset))
             sources, settings = _pretraining(plan, model_row, dataset)
             pretrain(sources, (), settings, dataset, console, retrain=True)
         with error_context(f"{model_row.name} on {dataset}"):

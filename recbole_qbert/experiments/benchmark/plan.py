@@ -99,6 +99,7 @@ PLAN, ROW = Fields(PlanFile), Fields(RowFields)
 KEYS, ROW_KEYS = frozenset(PLAN.keys()), frozenset(ROW.keys())
 LISTS = ("models", "datasets", "seeds", "sources", "config_files")
 STAGES = ("ids", "pretrain")
+SEED_OF_RUN = "run"  # value of ids.seed: each run has IDs made with its own seed
 SECTIONS = ("settings", "per_model", "per_dataset", *STAGES)  # not set as a whole by flags
 
 
@@ -149,10 +150,17 @@ class BenchmarkPlan(PlanFile):
             merged = merge_settings(merged, layer)
         return {**merged, "data_path": self.data_path, "checkpoint_dir": self.checkpoint_dir}
 
-    def id_settings(self, model_row: ModelRow) -> Settings:
-        """Settings of `tokenize` for a row with `ids`."""
+    def id_settings(self, model_row: ModelRow, seed: int) -> Settings:
+        """Settings of `tokenize` for the run with a seed of a row with `ids`."""
+        given = {**_flat(self.ids), **_flat(model_row.ids or {})}
+        if given.get("seed") == SEED_OF_RUN:
+            given["seed"] = seed
         with error_context(f"{self.source}: models: {model_row.name}: ids"):
-            return tokenize_settings((), {**_flat(self.ids), **_flat(model_row.ids or {})})
+            return tokenize_settings((), given)
+
+    def id_seed(self, model_row: ModelRow, seed: int) -> Any:
+        """Seed of `tokenize` for the run with a seed; None without `ids`."""
+        return None if model_row.ids is None else self.id_settings(model_row, seed)["seed"]
 
     def pretraining_of(self, model_row: ModelRow) -> tuple[list[str], Settings]:
         """Sources and settings of `pretrain` for a row with `pretrain`.
@@ -310,7 +318,7 @@ def _check_settings(plan: BenchmarkPlan, rows: Sequence[ModelRow], datasets: Seq
     for row in plan.model_rows:
         _check_section(row.settings, f"{source}: models: {row.name}: settings", [row.model])
         if row.ids is not None:
-            plan.id_settings(row)
+            plan.id_settings(row, 0)
         if row.pretrain is not None:
             plan.pretraining_of(row)
 
