@@ -24,7 +24,7 @@ from recbole_qbert.data.embeddings import BBQ, CONTENT, FUSED, IDENTITY
 from recbole_qbert.tokenizer.artifact import Streams, Tokenizer, filled
 from recbole_qbert.tokenizer.catalog import TokenizerInputs, read_catalog
 from recbole_qbert.tokenizer.collisions import extra_level, reallocate
-from recbole_qbert.tokenizer.fusion.agreement import agreement_report
+from recbole_qbert.tokenizer.fusion.agreement import agreement_report, depth_report
 from recbole_qbert.tokenizer.fusion.bbq import BBQSettings
 from recbole_qbert.tokenizer.fusion.bbq_fit import Binder, fit_binder
 from recbole_qbert.tokenizer.fusion.cooccurrence import (
@@ -180,6 +180,10 @@ def _stage1(
     how: dict[str, Any] = {"seed": seed, "folder": folder}
     how["show_progress"] = settings["show_progress"]
     arrays = [array for pair in parts.values() for array in pair]
+    users = None
+    if pairs is not None:
+        named = pairs.drop_duplicates()["item_id"].value_counts()
+        users = named.reindex(catalog.names, fill_value=0).to_numpy()
     fit: Callable[[], TrainedFusion]
     if name == NextItemSettings.section:
         model = NextItemSettings(**settings[name])
@@ -201,6 +205,7 @@ def _stage1(
         report = {
             "loss": stage1.history[-1] if stage1.history else {},
             "depths": np.bincount(depths, minlength=settings[name]["max_depth"] + 1)[1:].tolist(),
+            "depth_with": depth_report(depths, parts, users),
             "neighbors": agreement_report(fused, parts, counts),
         }
         return {"state": stage1.state(), "fused": fused, "report": report}

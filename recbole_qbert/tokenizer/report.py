@@ -19,6 +19,8 @@ def report_lines(tokenizer: Tokenizer) -> Iterator[str]:
         yield "stage 1: " + _numbers(stage["loss"])
         depths = ", ".join(f"{n:,} at {depth}" for depth, n in enumerate(stage["depths"], 1))
         yield f"  items by depth (number of blocks): {depths}"
+        if stage["depth_with"]:
+            yield "  rank correlation of depth with: " + _numbers(stage["depth_with"])
         yield "  share of the 10 nearest neighbors kept: " + _numbers(stage["neighbors"])
     if "bbq" in report:
         yield "bbq: " + _numbers(report["bbq"])

@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 from recbole_qbert.tokenizer.fusion import agreement
-from recbole_qbert.tokenizer.fusion.agreement import agreement_report
+from recbole_qbert.tokenizer.fusion.agreement import agreement_report, depth_report
 
 N_ITEMS = 60
 
@@ -123,3 +123,15 @@ def test_small_catalogs() -> None:
     nobody, one = np.zeros((4, 1), np.bool_), np.eye(4, 1, dtype=np.bool_)
     parts = {"text": (_vectors(2, 4, 1, 3), nobody), "image": (_vectors(2, 4, 1, 3), one)}
     assert agreement_report(_vectors(1, 4, 3), parts, sp.csr_matrix((4, 4))) == {"chance": 1.0}
+
+
+def test_depths_are_compared_by_rank() -> None:
+    """By hand: three pairs of four items are in the order of the parts, with one tie."""
+    text = np.zeros((4, 3, 2), np.float32), np.tri(4, 3, dtype=bool)  # 1, 2, 3 and 3 parts
+    depths = np.array([1, 3, 2, 4])
+    found = depth_report(depths, {"text": text}, users=np.array([40, 9, 10, 1]))
+    # Ranks 1 3 2 4 of the depths against 1 2 3.5 3.5: 3 over the roots of 5 and 4.5.
+    assert found["parts"] == pytest.approx(3 / (5 * 4.5) ** 0.5)
+    assert found["users"] == pytest.approx(-1)
+    assert depth_report(depths, {"text": (text[0], np.ones((4, 3), bool))}) == {}
+    assert depth_report(np.ones(4), {"text": text}, users=depths) == {}

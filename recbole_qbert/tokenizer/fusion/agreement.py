@@ -1,4 +1,4 @@
-"""Agreement of the fused vectors' neighborhoods with those of their sources.
+"""Agreement of fused vectors with their sources, and of depths with popularity and content.
 
 Shapes: N items, Q sampled items, J parts of a modality, D_m dimensions of a modality.
 """
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from recbole_qbert.common.nearest import nearest_items, overlap, unit_rows
 
@@ -49,6 +50,29 @@ def agreement_report(
             result["training"] = overlap(_of_rows(fused, rows), _most_common(counts[rows]))
     result["chance"] = min(1.0, _K / max(1, len(fused) - 1))
     return result
+
+
+def depth_report(
+    depths: np.ndarray, parts: Mapping[str, tuple[np.ndarray, np.ndarray]], users: Any = None
+) -> dict[str, float]:
+    """Compute rank correlations (Spearman) of the items' depths.
+
+    Args:
+        depths: int64 [N].
+        parts: see `agreement_report`.
+        users: [N] number of training users of each item.
+
+    Returns:
+        The correlation with `parts`, the number of vectors that an item has, and with `users`; a
+        number that is equal for all items is left out.
+    """
+    sizes = {"parts": sum(present.sum(axis=1) for _, present in parts.values()), "users": users}
+    given = {name: each for name, each in sizes.items() if each is not None}
+    return {
+        name: float(spearmanr(depths, each).statistic)
+        for name, each in given.items()
+        if np.ptp(depths) and np.ptp(each)
+    }
 
 
 def _of_rows(vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
