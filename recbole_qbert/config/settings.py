@@ -129,7 +129,8 @@ _KEYS_OF_KIND: tuple[tuple[Any, str], ...] = (
     (
         Weight,
         "code_loss_weight aap_weight mip_weight map_weight sp_weight alpha reg_loss_ratio "
-        "orthogonality_weight sequence_loss_weight new_item_bonus",
+        "orthogonality_weight sequence_loss_weight new_item_bonus popularity_discount "
+        "logit_adjustment",
     ),
     (Literal["replace", "add"], "partition_merging_mode reranker_merging_mode"),
     (Literal["average", "max"], "pooling_type pooling_type_layer_1 pooling_type_layer_2"),

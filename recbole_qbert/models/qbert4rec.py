@@ -30,8 +30,9 @@ from recbole_qbert.models.layers.masking import (
     global_generator,
     valid_positions,
 )
+from recbole_qbert.models.layers.popularity_terms import PopularityTerms, popularity_terms
 from recbole_qbert.models.layers.prediction import PredictsByRanking
-from recbole_qbert.models.layers.trained_items import softmax_items
+from recbole_qbert.models.layers.trained_items import SoftmaxItems, softmax_items
 from recbole_qbert.models.layers.vocabulary import vocabulary_rows
 from recbole_qbert.topk.index import ItemIndex
 
@@ -75,7 +76,6 @@ class QBERT4Rec(PredictsByRanking, SequentialRecommender):
     input_type = InputType.POINTWISE
     takes_pretrained = True
     log_absence: Tensor
-    untrained: Tensor  # [N] bool, with `new_item_bonus`
     compared_codes: Tensor  # [N, K] of `attention_bias: codes`
 
     @staticmethod
@@ -95,15 +95,12 @@ class QBERT4Rec(PredictsByRanking, SequentialRecommender):
         self.code_loss_weight = float(config["code_loss_weight"])
         self.exclude_visible = _resolve_exclude_visible(config["exclude_visible"], dataset)
         self.domain_starts: list[int] = getattr(dataset, "domain_starts", [])
+        self.softmax_items: SoftmaxItems | None = None
+        self.popularity_terms: PopularityTerms | None = None
         # In pretraining, every domain has only the items of its sequences.
-        self.softmax_items = (
-            None if self.domain_starts else softmax_items(config, dataset, self.n_items)
-        )
-        self.new_item_bonus = float(config["new_item_bonus"] or 0.0)  # bundles may lack the key
-        if self.new_item_bonus and not self.domain_starts:
-            untrained = torch.ones(self.n_items, dtype=torch.bool)
-            untrained[dataset.training_sequences()[0]] = False
-            self.register_buffer("untrained", untrained)
+        if not self.domain_starts:
+            self.softmax_items = softmax_items(config, dataset, self.n_items)
+            self.popularity_terms = popularity_terms(config, dataset, self.n_items)
         self.softmax_samples = int(config["softmax_samples"])
         if self.softmax_samples:
             rows = dataset.training_rows(config["train_batch_size"], self.max_seq_length)
@@ -223,6 +220,9 @@ class QBERT4Rec(PredictsByRanking, SequentialRecommender):
             # items of the row itself are always in the sample.
             correction = log_chance.to(logits.dtype).repeat(len(logits), 1)
             logits -= correction.scatter_(1, items[mask.nonzero()[:, 0]], 0.0)
+        if self.popularity_terms is not None:
+            terms = self.popularity_terms.in_training
+            logits += (terms if rows is None else terms[rows]).to(logits.dtype)
         visible = self._visible_items(items, lengths, mask)[mask.nonzero()[:, 0]]  # [M, L]
         visible = visible.masked_fill(visible == targets.unsqueeze(1), 0)
         loss = smoothed_cross_entropy(logits, targets, visible, self.label_smoothing)
@@ -240,16 +240,17 @@ class QBERT4Rec(PredictsByRanking, SequentialRecommender):
         matrix = self.items(rows)
         hidden, visible = self._next_item_state(interaction, matrix, rows)
         scores = self._score(hidden, matrix)
-        if self.new_item_bonus and rows is None:
-            scores += self.new_item_bonus * self.untrained
+        if self.popularity_terms is not None:
+            scores += self.popularity_terms.at_ranking
         return exclude_items(scores, visible)
 
     def item_index(self) -> ItemIndex | None:
         """Return an index of items 1 to N - 1, numbered from 0.
 
-        None if items have no codes, or some have a bonus, which an index does not add.
+        None if items have no codes, or terms by popularity, which an index does not add.
         """
-        if not isinstance(self.items, CodeItems) or self.new_item_bonus:
+        terms = self.popularity_terms
+        if not isinstance(self.items, CodeItems) or (terms is not None and terms.ranks):
             return None
         return self.items.index(cosine=self.temperature is not None)
 
@@ -260,8 +261,8 @@ class QBERT4Rec(PredictsByRanking, SequentialRecommender):
             InputError: items have vectors of their own, without codes.
         """
         grown = {f"items.{name}": value for name, value in self.items.with_items(codes).items()}
-        if self.new_item_bonus:
-            grown["untrained"] = F.pad(self.untrained, (0, len(codes)), value=True)
+        if self.popularity_terms is not None:
+            grown["popularity_terms.counts"] = self.popularity_terms.with_items(len(codes))
         return {**self.state_dict(), **grown}
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import loss_and_gradients, new_trainer, scores
+from conftest import loss_and_gradients, new_trainer
 from torch.nn import functional as F
 
 SETTINGS: dict[str, Any] = {
@@ -71,14 +71,3 @@ def test_content_alone(make_config: Callable[..., Any], which: str) -> None:
     model.content[cold] += 1.0
     after = model.calculate_loss(batch).item()
     assert (before == after) == (which == "trained")
-
-
-def test_a_bonus_for_new_items(make_config: Callable[..., Any]) -> None:
-    """Their scores are higher by the bonus, before visible items are excluded."""
-    plain, loaded = new_trainer(make_config(cold_items=0.2))
-    given, _ = new_trainer(make_config(cold_items=0.2, new_item_bonus=0.75))
-    cold = torch.from_numpy(loaded.dataset.cold_mask()[1:])
-    before, after = (scores(trainer.model, loaded.test) for trainer in (plain, given))
-    torch.testing.assert_close(after[:, cold], before[:, cold] + 0.75)
-    assert torch.equal(after[:, ~cold], before[:, ~cold])
-    assert plain.model.item_index() is not None and given.model.item_index() is None
