@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import assert_equal_weights
+from torch import nn
 from torch.nn import functional as F
 
 from recbole_qbert.common.errors import InputError
@@ -116,6 +117,30 @@ def test_the_loss_is_that_of_a_loop_over_places(trained: NextItemStage) -> None:
                 distances.append(1 - F.cosine_similarity(rebuilt, content, dim=0))
             expected = SETTINGS.reconstruction_weight * torch.stack(distances).mean()
             torch.testing.assert_close(terms[f"reconstruction-{name}"], expected)
+
+
+def test_a_block_reads_as_the_attention_of_torch(trained: NextItemStage) -> None:
+    """With the same weights, for items that lack some or all keys."""
+    block, size = trained.model.blocks[1], SETTINGS.hidden_size
+    twin = nn.MultiheadAttention(size, SETTINGS.n_heads, add_zero_attn=True, batch_first=True)
+    layers = (block.query, block.key, block.value)
+    twin.load_state_dict(
+        {
+            "in_proj_weight": torch.cat([layer.weight for layer in layers]),
+            # The bias of keys is the same for all keys but that of zeros, and is left out here.
+            "in_proj_bias": torch.cat([block.query.bias, torch.zeros(size), block.value.bias]),
+            "out_proj.weight": block.output.weight,
+            "out_proj.bias": block.output.bias,
+        }
+    )
+    draw = torch.Generator().manual_seed(0)
+    hidden, keys = (torch.randn(shape, generator=draw) for shape in ((5, size), (5, 6, size)))
+    absent = torch.rand(5, 6, generator=draw) < 0.5
+    absent[0] = True
+    with torch.no_grad():
+        found = block.output(block._read(hidden, keys, absent))
+        expected, _ = twin(hidden.unsqueeze(1), keys, keys, key_padding_mask=absent)
+    torch.testing.assert_close(found, expected[:, 0])
 
 
 def test_what_an_item_lacks_plays_no_role(trained: NextItemStage) -> None:

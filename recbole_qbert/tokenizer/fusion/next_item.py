@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_qbert.config.settings import Chance, Count, Layers, Number, Positive, Weight, Width
+from recbole_qbert.models.layers.dropout import Dropout
 from recbole_qbert.tokenizer.fusion.model import halting
 from recbole_qbert.tokenizer.stages import StageSettings
 
@@ -75,26 +76,42 @@ class FusionBlock(nn.Module):
 
     def __init__(self, settings: NextItemSettings):
         super().__init__()
-        size, dropout = settings.hidden_size, settings.dropout_prob
-        # An item without content attends to a key of zeros alone.
-        self.attention = nn.MultiheadAttention(
-            size, settings.n_heads, dropout=dropout, add_zero_attn=True, batch_first=True
-        )
+        size, self.n_heads = settings.hidden_size, settings.n_heads
+        self.query, self.value, self.output = (nn.Linear(size, size) for _ in range(3))
+        # A bias of keys would be the same for all of them, and change nothing.
+        self.key = nn.Linear(size, size, bias=False)
         self.attention_norm, self.feed_forward_norm = nn.LayerNorm(size), nn.LayerNorm(size)
+        self.dropout = Dropout(settings.dropout_prob)
         self.feed_forward = nn.Sequential(
             nn.Linear(size, settings.inner_size),
             nn.GELU(),
-            nn.Dropout(dropout),
+            Dropout(settings.dropout_prob),
             nn.Linear(settings.inner_size, size),
         )
 
     def forward(self, hidden: Tensor, keys: Tensor, absent: Tensor) -> Tensor:
         """Apply the block to [n, D], keys [n, E, D] and their mask `absent` bool [n, E]. [n, D]"""
-        query = self.attention_norm(hidden).unsqueeze(1)
-        read, _ = self.attention(query, keys, keys, key_padding_mask=absent, need_weights=False)
-        hidden = hidden + read.squeeze(1)
+        hidden = hidden + self.output(self._read(self.attention_norm(hidden), keys, absent))
         found: Tensor = hidden + self.feed_forward(self.feed_forward_norm(hidden))
         return found
+
+    def _read(self, hidden: Tensor, keys: Tensor, absent: Tensor) -> Tensor:
+        """Compute attention of several heads. [n, D]
+
+        There is one query for each item, so the layers of keys and values are applied to the query
+        and to the mixed keys; for every key they would cost E times as much. One more key of zeros,
+        with a value of zeros, is for items without content.
+        """
+        query = self.query(hidden).unflatten(1, (self.n_heads, -1))  # [n, H, D / H]
+        into, out_of = (
+            each.weight.unflatten(0, query.shape[1:]) for each in (self.key, self.value)
+        )
+        wanted = torch.einsum("nhd,hdD->nhD", query, into) / query.size(2) ** 0.5
+        scores = (wanted @ keys.mT).masked_fill(absent.unsqueeze(1), -torch.inf)  # [n, H, E]
+        weights = self.dropout(F.pad(scores, (0, 1)).softmax(dim=2))[:, :, :-1]
+        mixed = torch.einsum("nhD,hdD->nhd", weights @ keys, out_of)
+        bias = self.value.bias.unflatten(0, query.shape[1:]) * weights.sum(dim=2, keepdim=True)
+        return (mixed + bias).flatten(1)
 
 
 class HistoryEncoder(nn.Module):
@@ -106,9 +123,10 @@ class HistoryEncoder(nn.Module):
         layer = nn.TransformerEncoderLayer(
             size, settings.n_heads, settings.inner_size, dropout, "gelu", batch_first=True
         )
+        layer.dropout, layer.dropout1, layer.dropout2 = (Dropout(dropout) for _ in range(3))
         self.input = nn.Linear(size, size)
         self.position = nn.Embedding(settings.history, size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = nn.TransformerEncoder(
             layer, settings.encoder_layers, enable_nested_tensor=False
         )
@@ -139,6 +157,7 @@ class NextItemFusion(nn.Module):
         super().__init__()
         self.settings = settings
         size, depth = settings.hidden_size, settings.max_depth
+        self.dropout = Dropout(settings.dropout_prob)
         self.query = nn.Linear(behavior_size, size)
         self.views = nn.ModuleDict(
             {name: nn.Linear(width, settings.views * size) for name, width in dimensions.items()}
@@ -159,8 +178,7 @@ class NextItemFusion(nn.Module):
         settings, keys, absent = self.settings, [], []
         for name, views in self.views.items():
             vectors, present = inputs[name]
-            dropped = F.dropout(vectors, settings.dropout_prob, self.training)
-            each = views(dropped).unflatten(2, (settings.views, -1))  # [n, J, V, D]
+            each = views(self.dropout(vectors)).unflatten(2, (settings.views, -1))  # [n, J, V, D]
             keys.append(each.flatten(1, 2))
             absent.append(~present.repeat_interleave(settings.views, dim=1))
         hidden = self.query(self._dropped(behavior))
@@ -215,7 +233,7 @@ class NextItemFusion(nn.Module):
         if not self.training:
             return behavior
         kept = torch.rand(len(behavior), 1) >= self.settings.behavior_dropout
-        return F.dropout(behavior, self.settings.dropout_prob) * kept
+        return self.dropout(behavior) * kept
 
     def _shares(self, states: list[Tensor]) -> Tensor:
         """Compute the share of each depth in h, [n, S]; with `gate: fixed`, the last has all."""
