@@ -47,6 +47,7 @@ from recbole_qbert.common.errors import InputError, one_of
 from recbole_qbert.common.process_group import is_main, sum_over_processes
 from recbole_qbert.common.ragged import compacted
 from recbole_qbert.data.embeddings import check_modality
+from recbole_qbert.models.layers.first_stage import with_weights
 from recbole_qbert.models.layers.interest_transformer import InterestTransformer
 from recbole_qbert.models.layers.masking import valid_positions
 from recbole_qbert.models.layers.prediction import PredictsByRanking
@@ -153,18 +154,12 @@ class MISSRec(PredictsByRanking, SequentialRecommender):
         Raises:
             InputError: the weights are of other sizes or modalities.
         """
-        own = {name: each for name, each in self.named_parameters() if name != "ids.weight"}
+        kept = self.state_dict().keys() - {name for name, _ in self.named_parameters()}
+        kept |= {"ids.weight"}
         if len(self.fusion_factor) != len(weights.get("fusion_factor", ())):
-            own.pop("fusion_factor", None)
-        wrong = [n for n, each in own.items() if n not in weights or weights[n].shape != each.shape]
-        if wrong:
-            raise InputError(
-                f"pre_model_path: {wrong[0]} is missing there or of another size; give a first "
-                "stage of MISSRec with the same sizes and item_vectors"
-            )
-        with torch.no_grad():
-            for name, each in own.items():
-                each.copy_(weights[name])
+            kept |= {"fusion_factor"}
+        remedy = "give a first stage of MISSRec with the same sizes and item_vectors"
+        self.load_state_dict(with_weights(self, weights, kept, remedy))
 
     def adapted(self) -> Tensor:
         """Return the adapted vectors of all items, zeros where one is missing. [M, N, D]"""

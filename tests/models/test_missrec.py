@@ -446,7 +446,7 @@ def test_a_run_of_two_stages(tiny: Tiny) -> None:
         assert torch.equal(each, dict(scratch.named_parameters())[name]) != from_first, name
     renamed = {"item_vectors": {"other": str(tiny.root / "partial.text.npz")}}
     for other in ({"inner_size": 8}, renamed):
-        with pytest.raises(InputError, match="pre_model_path: .* is missing there or of another"):
+        with pytest.raises(InputError, match="pre_model_path: .* is .* there and .* here; give a"):
             build(tiny, None, pre_model_path=path, **other)
 
 
