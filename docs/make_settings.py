@@ -62,6 +62,7 @@ RUN = (
     Part("Keys of BERT4Rec and BERT4RecFixed", "RecBole's keys.", "model/BERT4Rec.yaml"),
     Part("Keys of ESASRec", "eSASRec; GSASRec has the same keys.", "model/ESASRec.yaml"),
     Part("Keys of GSASRec", "What differs from ESASRec.", "model/GSASRec.yaml"),
+    Part("Keys of SASRecCodes", "A control for QBERT4Rec.", "model/SASRecCodes.yaml"),
     Part("Keys of SASRecContent", "It needs item_vectors.", "model/SASRecContent.yaml"),
     Part("Keys of MISSRec", "It needs item_vectors.", "model/MISSRec.yaml"),
     Part("Keys of VQRec", "It needs semantic IDs.", "model/VQRec.yaml"),

@@ -41,6 +41,7 @@ from recbole_qbert.models.mql4grec import MQL4GRec
 from recbole_qbert.models.p5cid import P5CID
 from recbole_qbert.models.popularity import Popularity
 from recbole_qbert.models.qbert4rec import IDBERT4Rec, QBERT4Rec
+from recbole_qbert.models.sasrec_codes import SASRecCodes
 from recbole_qbert.models.sasrec_content import SASRecContent
 from recbole_qbert.models.tiger import TIGER
 from recbole_qbert.models.vip5 import VIP5
@@ -244,7 +245,7 @@ def register_own_models() -> None:
     for model in recbole_models():
         _let_recbole_find(model.__name__, _recbole_entry(model))
     own = (QBERT4Rec, IDBERT4Rec, BBQRec, BERT4RecFixed, Popularity, BigramChain)
-    for model in (*own, ESASRec, GSASRec, MQL4GRec, SASRecContent, TIGER):
+    for model in (*own, ESASRec, GSASRec, MQL4GRec, SASRecCodes, SASRecContent, TIGER):
         register(model)
     register(P5CID, CollaborativeDataset)
     register(VIP5, SequentialIDDataset)

@@ -31,7 +31,7 @@ N_USERS = 40
 CODEBOOK_SIZES = (8, 8, 8)
 OWN_MODELS = ("BBQRec", "BERT4RecFixed", "BigramChain", "ContentKNN", "ESASRec", "GSASRec")
 OWN_MODELS += ("IDBERT4Rec", "MISSRec", "MQL4GRec", "P5CID", "Popularity", "QBERT4Rec")
-OWN_MODELS += ("SASRecContent", "TIGER", "VIP5", "VQRec")
+OWN_MODELS += ("SASRecCodes", "SASRecContent", "TIGER", "VIP5", "VQRec")
 READ_VECTORS = ("ContentKNN", "MISSRec", "SASRecContent", "VIP5")
 # Applied where the model knows the key; what a test sets wins.
 TINY_SIZES: dict[str, Any] = {

@@ -21,19 +21,16 @@ from typing import Any
 
 import torch
 from recbole.data.interaction import Interaction
-from recbole.model.sequential_recommender import SASRec
 from torch import Tensor
-from torch.nn import functional as F
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.common.ragged import by_length
 from recbole_qbert.models.layers.content import ExpertAdapter, whiten
 from recbole_qbert.models.layers.loss import linear_cross_entropy
-from recbole_qbert.models.layers.prediction import PredictsByRanking
+from recbole_qbert.models.layers.sasrec_over_items import SASRecOverItems
 from recbole_qbert.models.layers.trained_items import softmax_items
 
 
-class SASRecContent(PredictsByRanking, SASRec):
+class SASRecContent(SASRecOverItems):
     """SASRec over adapted content vectors; see the module docstring.
 
     The buffer `content`, float32 [N, C], has the whitened vectors. Whitening is fitted on the items
@@ -43,7 +40,6 @@ class SASRecContent(PredictsByRanking, SASRec):
         InputError: `item_vectors` names no table.
     """
 
-    loss_types = ("CE",)
     content: Tensor
 
     @staticmethod
@@ -59,7 +55,6 @@ class SASRecContent(PredictsByRanking, SASRec):
                 "{text: FILE.npz}, a file of `recbole-qbert embed`"
             )
         super().__init__(config, dataset)
-        self.temperature = float(config["temperature"])
         n_kept = int(config["whitening_dims"])
         sizes = [int(dataset.field2seqlen[name]) for name in names]
         items, _ = dataset.training_sequences()
@@ -87,28 +82,6 @@ class SASRecContent(PredictsByRanking, SASRec):
         matrix: Tensor = self.adapter(self.content)
         return matrix if self.item_embedding is None else matrix + self.item_embedding.weight
 
-    def forward(self, item_seq: Tensor, item_seq_len: Tensor, matrix: Tensor) -> Tensor:
-        """Encode right-padded items [B, L] of lengths [B] to the vector of each row's end. [B, D]
-
-        `matrix` is that of `item_matrix`. On a CPU, rows of similar length are encoded together.
-        Columns that are padding in all rows are left out.
-        """
-
-        def ends(rows: Tensor) -> Tensor:
-            lengths = item_seq_len[rows]
-            return self._encode(item_seq[rows, : max(1, int(lengths.max()))], lengths, matrix)
-
-        return by_length(item_seq_len, ends)
-
-    def _encode(self, items: Tensor, lengths: Tensor, matrix: Tensor) -> Tensor:
-        positions = self.position_embedding.weight[: items.size(1)]
-        hidden = self.dropout(self.LayerNorm(F.embedding(items, matrix) + positions))
-        hidden = self.trm_encoder(
-            hidden, self.get_attention_mask(items), output_all_encoded_layers=False
-        )[-1]
-        ends: Tensor = self.gather_indexes(hidden, lengths - 1)
-        return ends
-
     def calculate_loss(self, interaction: Interaction) -> Tensor:
         """Return the mean cross-entropy of the rows' targets over the catalog."""
         hidden, matrix = self._hidden_and_items(interaction)
@@ -117,15 +90,3 @@ class SASRecContent(PredictsByRanking, SASRec):
             targets, matrix = self.softmax_items.places[targets], matrix[self.softmax_items.rows]
         targets = targets - 1
         return linear_cross_entropy(hidden, matrix[1:], None, targets)
-
-    def full_sort_predict(self, interaction: Interaction) -> Tensor:
-        """Score the whole catalog. [B, N]"""
-        hidden, matrix = self._hidden_and_items(interaction)
-        return hidden @ matrix.T
-
-    def _hidden_and_items(self, interaction: Interaction) -> tuple[Tensor, Tensor]:
-        """Return directions of the rows over the temperature [B, D], and of the items [N, D]."""
-        matrix = self.item_matrix()
-        items, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        hidden = F.normalize(self.forward(items, lengths, matrix), dim=1)
-        return hidden / self.temperature, F.normalize(matrix, dim=1)
