@@ -234,10 +234,11 @@ class _Fit:
         """Make one step; return its loss."""
         model, settings = self.stage.model.train(), self.settings
         epoch, batch = divmod(self.step, self.n_batches)
-        order = torch.Generator().manual_seed(self.seed + epoch)
+        first = self.seed << 32  # of the seeds of all draws; there are fewer than 2 ** 31 steps
+        order = torch.Generator().manual_seed(first + (1 << 31) + epoch)
         users = torch.randperm(len(self.sequences.starts), generator=order)
         users = users.tensor_split(self.n_batches)[batch]
-        torch.manual_seed((self.seed << 32) + self.step)
+        torch.manual_seed(first + self.step)
         draw, log_chance = torch.default_generator, None
         places, lengths = self.sequences.windows(users, settings.history + 1, draw)
         rows: Any = slice(None)
