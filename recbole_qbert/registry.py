@@ -55,10 +55,11 @@ class ModelEntry(NamedTuple):
 
     A model class states more capabilities itself: `reads_semantic_ids(config)`, a static method
     (see `training.inputs`); `takes_pretrained`, whether it starts from weights of `pretrain`;
-    `begin_epoch(epoch)`, called before every epoch of a training; `load_first_stage(weights)`,
-    called with the weights of `pre_model_path`, if given, with `train_stage: finetune`;
-    `check_candidates(scores, seen)`, called with the scores of every batch that is ranked; and
-    `code_groups`, the group of each item with equal codes, or None (see `Ranks.credited`).
+    `needs_item_vectors`, whether it needs `item_vectors`; `begin_epoch(epoch)`, called before every
+    epoch of a training; `load_first_stage(weights)`, called with the weights of `pre_model_path`,
+    if given, with `train_stage: finetune`; `check_candidates(scores, seen)`, called with the scores
+    of every batch that is ranked; and `code_groups`, the group of each item with equal codes, or
+    None (see `Ranks.credited`).
     """
 
     model: type

@@ -31,17 +31,16 @@ def find_bundle(name: str, dataset: str | None = None) -> Path:
     """
     from recbole_qbert.evaluation.results import read_results
     from recbole_qbert.evaluation.significance import read_runs
+    from recbole_qbert.serving.loading import folder_of_bundle
 
     path = Path(name)
-    if (path / "bundle").is_dir():
-        return path / "bundle"
     file, _, model = name.rpartition(":")
     if path.is_file():
         runs = read_results(path)
     elif model and Path(file).is_file():
-        runs = read_runs(name)
+        runs = read_runs(name, dataset)
     else:
-        return path
+        return folder_of_bundle(path)
     fitting = [run for run in runs if dataset in (None, run.dataset)]
     if not runs:
         raise InputError(f"{name}: no runs in it yet")
@@ -82,7 +81,7 @@ def _check_batch_size(options: SimpleNamespace) -> None:
 
 def _recommend(options: SimpleNamespace) -> int:
     sources = [name for name in ("history", "history_file", "dataset") if getattr(options, name)]
-    if len(sources) != 1 and sources != ["history_file", "dataset"]:
+    if not sources or sources[:2] == ["history", "history_file"]:
         raise InputError("give one of --history, --history_file and --dataset")
     if options.explain and not options.history:
         raise InputError("--explain explains one history; give it with --history")
@@ -90,7 +89,10 @@ def _recommend(options: SimpleNamespace) -> int:
         raise InputError("--output takes the users of --history_file or --dataset")
     for name in _TABLE_FLAGS:
         if getattr(options, name) and not _is_table(options.history_file):
-            raise InputError(f"--{name} describes a table; give the table with --history_file")
+            raise InputError(
+                f"--{name} describes a table, such as a .csv or .parquet file; an .inter file has "
+                "its own columns"
+            )
 
     import warnings
 
@@ -106,7 +108,7 @@ def _recommend(options: SimpleNamespace) -> int:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         if options.history:
-            _print_one(recommender, options, lists)
+            _print_one(recommender, options, lists, folder)
         else:
             _write_all(recommender, options, lists, folder, format)
     for each in {str(each.message): None for each in caught}:
@@ -146,7 +148,10 @@ def _tokens(options: SimpleNamespace, name: str) -> list[str] | None:
 
 
 def _print_one(
-    recommender: Recommender, options: SimpleNamespace, lists: dict[str, list[str] | None]
+    recommender: Recommender,
+    options: SimpleNamespace,
+    lists: dict[str, list[str] | None],
+    folder: Path,
 ) -> None:
     from rich.table import Table
 
@@ -162,6 +167,7 @@ def _print_one(
         cells = [str(rank), item, f"{score:.4f}", *([titles[item]] if titles else [])]
         table.add_row(*cells)
     console = new_console()
+    console.print(_named(recommender, folder), soft_wrap=True, highlight=False, markup=False)
     console.print(table)
     if options.explain:
         for each in recommender.explain(options.history, [item for item, _ in found]):
@@ -190,6 +196,7 @@ def _write_all(
         options.batch_size,
     )
     console = new_console(highlight=False, stderr=format is None)
+    console.print(_named(recommender, folder), soft_wrap=True, markup=False)
     file, given = _histories(recommender, options, console.is_terminal)
     for remark in given.remarks:
         console.print(remark, soft_wrap=True, markup=False)
@@ -208,10 +215,20 @@ def _write_all(
     # A file of candidates may become one of exclusions.
     sources["lists"] = [str(path) for path in lists_of_items]
     progress = console.is_terminal
-    there = export(recommender, given, wanted, options.output, format, sources, progress)
-    if there:
-        console.print(f"Continued after {counted(there, 'user')}")
-    console.print(f"{options.output}: {counted(len(given.users), 'user')}", soft_wrap=True)
+    done = export(recommender, given, wanted, options.output, format, sources, progress)
+    if done.n_there:
+        console.print(f"Continued after {counted(done.n_there, 'user')}")
+    text = f"{options.output}: {counted(len(given.users) - done.n_empty, 'user')}"
+    if done.n_empty:
+        text += f"; {counted(done.n_empty, 'user')} without an item to recommend"
+    if done.n_short:
+        text += f"; {counted(done.n_short, 'list')} shorter than {options.k}"
+    console.print(text, soft_wrap=True)
+
+
+def _named(recommender: Recommender, folder: Path) -> str:
+    config = recommender.config
+    return f"{config['model']} trained on {config['dataset']}, {folder}"
 
 
 def _histories(

@@ -12,10 +12,21 @@ from recbole_qbert.common.errors import InputError, did_you_mean_path
 
 @dataclass(frozen=True)
 class DatasetPaths:
-    """One data set. Its folder holds `<name>.item`, `<name>.inter`, `<name>.<modality>.npz`."""
+    """One data set. Its folder holds `<name>.item`, `<name>.inter`, `<name>.<modality>.npz`.
+
+    Raises:
+        InputError: the name is not that of one folder, so that files would lie elsewhere.
+    """
 
     name: str
     folder: Path
+
+    def __post_init__(self) -> None:
+        if Path(self.name).name != self.name or self.name in ("", ".."):
+            raise InputError(
+                f"{self.name!r}: not a name of a data set; give a name without slashes, and its "
+                "parent folder as data_path"
+            )
 
     def file(self, suffix: str) -> Path:
         """Return `<folder>/<name>.<suffix>`."""

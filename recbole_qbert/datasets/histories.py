@@ -62,7 +62,10 @@ class _Rows:
 
     def histories(self, path: Path, remarks: list[str]) -> UserHistories:
         if not self.items:
-            raise InputError(f"{path}: no usable row; correct the file or the names of its columns")
+            why = f" ({remarks[0]})" if remarks else ""
+            raise InputError(
+                f"{path}: no usable row{why}; correct the file or the names of its columns"
+            )
         chunks = pa.chunked_array(self.users).unify_dictionaries().chunks
         tokens, codes = chunks[0].dictionary, np.concatenate([each.indices for each in chunks])
         ids = np.concatenate(self.items)

@@ -91,7 +91,8 @@ def embed_text(
         device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
         frozen_encoder: for `tfidf` and `tags`, the `.encoder.safetensors` of an earlier run, which
             encodes these items without a new fit.
-        refit: for `tfidf` and `tags`, fit to all items, even if `out_path` holds a table.
+        refit: for `tfidf` and `tags`, fit to all items, even if `out_path` holds a table of
+            another fit.
 
     Raises:
         InputError: an argument or the item file is invalid.
@@ -208,6 +209,11 @@ def _fitted_encoder(
                 return encoder
     encoder = TfidfEncoder.fit([part for parts in texts.values() for part in parts], **wanted)
     if _state_of(meta) not in (None, encoder.describe()["state_sha256"]):
+        if not refit:
+            raise InputError(
+                f"{out_path}: its encoder was fitted with other fields, texts or settings; correct "
+                "these, or set --refit=True, after which all semantic IDs must be made again"
+            )
         logger.warning(
             "%s: the encoder is fitted again; semantic IDs of the earlier vectors do not fit the "
             "new ones: run tokenize again",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,22 +117,38 @@ def append_result(path: str | Path, result: RunResult) -> None:
 
 
 def read_results(path: str | Path) -> list[RunResult]:
-    """Read all runs of a results file; an `InputError` names a missing file or damaged line."""
+    """Read all runs of a results file; an `InputError` names a missing file or damaged line.
+
+    A run's folder is that beside the file, if it is there, so that results can be moved.
+    """
     try:
         with open(path, encoding="utf-8") as handle, held(handle):
             lines = handle.read().splitlines()
     except FileNotFoundError:
         raise InputError(f"{path}: no such results file{did_you_mean_path(path)}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a results file; give results.jsonl") from None
     results = []
     for number, line in enumerate(lines, start=1):
+        if number == 1 and not line.startswith("{"):
+            raise InputError(f"{path}: not a results file; give results.jsonl")
         try:
-            results.append(RunResult(**read_line(line)))
+            results.append(_beside(RunResult(**read_line(line)), Path(path)))
         except (ValueError, TypeError):
             raise InputError(
                 f"{path}:{number}: not a run of this version, incomplete or damaged; delete the "
                 "line, except for a complete result at its end"
             ) from None
     return results
+
+
+def _beside(result: RunResult, file: Path) -> RunResult:
+    """Name the folder and the bundle beside the results file, if they are there."""
+    folder = file.parent / result.dataset / Path(result.folder).name
+    if not folder.is_dir():
+        return result
+    bundle = str(folder / "bundle") if result.bundle else ""
+    return replace(result, folder=str(folder), bundle=bundle)
 
 
 def ranks_of(run: RunResult) -> tuple[Ranks, np.ndarray | None]:
@@ -168,7 +184,9 @@ def differing_settings(runs: Sequence[RunResult], most: int | None = None) -> li
     data = [{name: digest[:8] for name, digest in run.data_sha256.items()} for run in runs]
     every = dict.fromkeys(key for own in settings for key in own)
     padded = [{key: own.get(key, "unset") for key in every} for own in settings]
-    for flat in (settings, data, padded):
+    named = dict.fromkeys(name for own in data for name in own)
+    all_data = [{name: own.get(name, "none") for name in named} for own in data]
+    for flat in (settings, all_data, padded):
         if keys := _differing(flat):
             break
     more = " ..." if len(keys) > len(keys[:most]) else ""

@@ -58,8 +58,8 @@ class SignificanceResult:
         return "\n".join([line, *(f"{name}: {text}" for name, text in pairs if text)])
 
 
-def read_runs(name: str) -> list[RunResult]:
-    """Read the runs of all seeds of one model with one set of settings.
+def read_runs(name: str, dataset: str | None = None) -> list[RunResult]:
+    """Read the runs of all seeds of one model with one set of settings, on one data set if named.
 
     `name` is a run's folder, or `results.jsonl:MODEL` with MODEL as in the tables (`QBERT4Rec
     (pretrained: A)`). If the model has several settings, append `@last`, or `@` and the eight
@@ -76,20 +76,28 @@ def read_runs(name: str) -> list[RunResult]:
         raise InputError(f"'{name}': use results.jsonl:MODEL or a run's folder")
     title, _, which = title.partition("@")
     results = read_results(path)
-    runs = [run for run in results if run.title == title]
-    if not runs:
+    of_model = [run for run in results if run.title == title]
+    runs = [run for run in of_model if dataset in (None, run.dataset)]
+    if not of_model:
         known = preview(sorted({run.title for run in results}))
         raise InputError(f"{path}: no run of {title}; it has {known or 'none'}")
+    if not runs:
+        known = preview(sorted({run.dataset for run in of_model}))
+        raise InputError(f"{path}: no run of {title} on {dataset}; it has runs on {known}")
     if which:
         return choose(runs, which)
     groups = group_runs(runs)
     if len(groups) > 1:
         one = [group[-1] for group in groups]
-        each = zip(one, differing_settings(one), strict=True)
-        listed = ", ".join(f"@{run.hash} ({text or run.dataset})" for run, text in each)
+        what, texts = "settings", differing_settings(one, most=3)
+        if len({run.dataset for run in one}) > 1:
+            what, texts = "data sets", [run.dataset for run in one]
+        listed = ", ".join(f"@{run.hash} ({text})" for run, text in zip(one, texts, strict=True))
+        # Runs with other data but equal settings have one folder.
+        digits = f", {name}@DIGITS" if len({run.hash for run in one}) == len(one) else ""
         raise InputError(
-            f"{path}: several settings of {title}: {listed}; use {name}@last, {name}@DIGITS or a "
-            "run's folder"
+            f"{path}: several {what} of {title}: {listed}; use {name}@last{digits} or a run's "
+            "folder"
         )
     return groups[0]
 

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 from torch import Tensor
@@ -31,6 +31,14 @@ class ListSettings:
     batch_size: int | None = None
 
 
+class Exported(NamedTuple):
+    """What `export` has written."""
+
+    n_there: int  # users whose recommendations a killed export had left
+    n_empty: int  # users without an item to recommend; those of a killed export are not counted
+    n_short: int  # lists of fewer than k items, likewise
+
+
 def tables(
     recommender: Recommender, given: UserHistories, wanted: ListSettings, progress: bool = False
 ) -> Iterator[pa.Table]:
@@ -49,7 +57,7 @@ def export(
     format: str,
     sources: Mapping[str, Any],
     progress: bool = False,
-) -> int:
+) -> Exported:
     """Write the recommendations for all users to a file; continue after a kill.
 
     Args:
@@ -61,15 +69,16 @@ def export(
         sources: JSON values from which bundle, users, histories and candidates follow, such as
             hashes of files.
         progress: whether to show a progress bar.
-
-    Returns:
-        Number of users whose recommendations a killed export had left.
     """
-    bounds = _bounds(given, wanted)
+    bounds, n_empty, n_short = _bounds(given, wanted), 0, 0
     with Progress(total=len(given.users), desc="users", unit="users", disable=not progress) as bar:
 
         def make(start: int, end: int) -> pa.Table:
+            nonlocal n_empty, n_short
             table = _part(recommender, given, wanted, start, end)
+            lengths = table["user"].value_counts().field("counts").to_numpy(zero_copy_only=False)
+            n_empty += end - start - len(lengths)
+            n_short += int((lengths < wanted.k).sum())
             bar.update(end - start)
             return table
 
@@ -87,7 +96,7 @@ def export(
             "format": format,
         }
         n_there = write_in_parts(output, format, recommender.schema, parts, plan)
-    return bounds[n_there - 1][1] if n_there else 0
+    return Exported(bounds[n_there - 1][1] if n_there else 0, n_empty, n_short)
 
 
 def file_sources(paths: Sequence[Path]) -> dict[str, str]:

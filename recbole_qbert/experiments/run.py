@@ -47,6 +47,7 @@ from recbole_qbert.experiments.generation import (
     generation_note,
 )
 from recbole_qbert.experiments.splits import Splits, data_counts, load_splits
+from recbole_qbert.models.layers.content import vector_names
 from recbole_qbert.pretraining.transfer import load_pretrained, read_source
 from recbole_qbert.registry import build_model, first_stage_state, model_entry
 from recbole_qbert.serving.bundle import NotBundled, save_bundle
@@ -161,8 +162,10 @@ def check_files(config: Config, made: Container[str] = ()) -> None:
     """Check that the interactions, semantic IDs and item vectors of a run exist.
 
     Raises:
-        InputError: names the missing file, and the command that makes semantic IDs.
+        InputError: names the missing file or setting, and the command that makes semantic IDs.
     """
+    if getattr(model_entry(config["model"]).model, "needs_item_vectors", False):
+        vector_names(config)
     folder, dataset = Path(config["data_path"]), config["dataset"]
     if not folder.is_dir():
         return  # `load_dataset` reports it

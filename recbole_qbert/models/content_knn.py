@@ -9,7 +9,7 @@ from recbole.data.interaction import Interaction
 from torch import Tensor
 from torch.nn import functional as F
 
-from recbole_qbert.common.errors import InputError
+from recbole_qbert.models.layers.content import vector_names
 from recbole_qbert.models.layers.masking import valid_positions
 from recbole_qbert.models.layers.prediction import PredictsByRanking
 from recbole_qbert.models.popularity import Popularity
@@ -30,15 +30,11 @@ class ContentKNN(PredictsByRanking, Popularity):
         InputError: `item_vectors` names no table.
     """
 
+    needs_item_vectors = True
     content: Tensor
 
     def __init__(self, config: Any, dataset: Any) -> None:
-        names = list(config["item_vectors"] or {})
-        if not names:
-            raise InputError(
-                "item_vectors: ContentKNN needs at least one table; give item_vectors: "
-                "{text: FILE.npz}, a file of `recbole-qbert embed`"
-            )
+        names = vector_names(config)
         super().__init__(config, dataset)
         self.recency = float(config["recency"])
         items, _ = dataset.training_sequences()

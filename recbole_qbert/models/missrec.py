@@ -43,10 +43,11 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recbole_qbert.common.errors import InputError, one_of
+from recbole_qbert.common.errors import one_of
 from recbole_qbert.common.process_group import is_main, sum_over_processes
 from recbole_qbert.common.ragged import compacted
 from recbole_qbert.data.embeddings import check_modality
+from recbole_qbert.models.layers.content import vector_names
 from recbole_qbert.models.layers.first_stage import with_weights
 from recbole_qbert.models.layers.interest_transformer import InterestTransformer
 from recbole_qbert.models.layers.masking import valid_positions
@@ -68,6 +69,7 @@ class MISSRec(PredictsByRanking, SequentialRecommender):
     """
 
     input_type = InputType.POINTWISE
+    needs_item_vectors = True
     present: Tensor  # [M, N] whether an item has the modality
     visible: Tensor  # [N] whether an item occurs in training
     centers: Tensor  # [C + 1, D]
@@ -82,13 +84,7 @@ class MISSRec(PredictsByRanking, SequentialRecommender):
     def __init__(self, config: Any, dataset: Any):
         super().__init__(config, dataset)
         one_of("hidden_act", config["hidden_act"], ("gelu", "relu"))
-        self.modalities = sorted(config["item_vectors"] or {})
-        if not self.modalities:
-            raise InputError(
-                "item_vectors: MISSRec needs vectors of at least one modality; set item_vectors: "
-                f"{{text: file.npz}} (`recbole-qbert embed text --dataset={config['dataset']}` "
-                "makes one)"
-            )
+        self.modalities = sorted(vector_names(config))
         self.seed = int(config["seed"])
         self.pretrains = config["train_stage"] == "pretrain"
         self.cluster_passes = int(config["cluster_passes"])

@@ -23,8 +23,7 @@ import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
-from recbole_qbert.common.errors import InputError
-from recbole_qbert.models.layers.content import ExpertAdapter, whiten
+from recbole_qbert.models.layers.content import ExpertAdapter, vector_names, whiten
 from recbole_qbert.models.layers.loss import linear_cross_entropy
 from recbole_qbert.models.layers.sasrec_over_items import SASRecOverItems
 from recbole_qbert.models.layers.trained_items import softmax_items
@@ -40,6 +39,7 @@ class SASRecContent(SASRecOverItems):
         InputError: `item_vectors` names no table.
     """
 
+    needs_item_vectors = True
     content: Tensor
 
     @staticmethod
@@ -48,12 +48,7 @@ class SASRecContent(SASRecOverItems):
         return False
 
     def __init__(self, config: Any, dataset: Any) -> None:
-        names = list(config["item_vectors"] or {})
-        if not names:
-            raise InputError(
-                "item_vectors: SASRecContent needs at least one table; give item_vectors: "
-                "{text: FILE.npz}, a file of `recbole-qbert embed`"
-            )
+        names = vector_names(config)
         super().__init__(config, dataset)
         n_kept = int(config["whitening_dims"])
         sizes = [int(dataset.field2seqlen[name]) for name in names]

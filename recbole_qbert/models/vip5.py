@@ -41,7 +41,7 @@ from recbole.data.interaction import Interaction
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recbole_qbert.common.errors import InputError
+from recbole_qbert.models.layers.content import vector_names
 from recbole_qbert.models.layers.generative import GenerativeRecommender
 from recbole_qbert.models.layers.item_prompt import ItemPrompt
 from recbole_qbert.models.layers.t5 import Memory, T5EncoderDecoder
@@ -56,6 +56,7 @@ class VIP5(GenerativeRecommender):
         InputError: `item_vectors` is empty, or as in `GenerativeRecommender`.
     """
 
+    needs_item_vectors = True
     vectors: Tensor  # [N, C]
 
     @staticmethod
@@ -65,12 +66,7 @@ class VIP5(GenerativeRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        names = sorted(config["item_vectors"] or {})
-        if not names:
-            raise InputError(
-                "item_vectors: VIP5 needs image vectors; set item_vectors: {image: file.npz} "
-                f"(`recbole-qbert embed image --dataset={config['dataset']}` makes one)"
-            )
+        names = sorted(vector_names(config))
         columns = dataset.get_item_feature()
         vectors = torch.cat([columns[name] for name in names], dim=1).float()
         self.register_buffer("vectors", vectors, persistent=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from recbole_qbert.common.errors import InputError, did_you_mean_path, preview
@@ -79,7 +79,7 @@ def find_results(folders: Sequence[Path]) -> Found:
     runs = {}
     for file in (path for path in files if path.name == RESULTS):
         for result in read_results(file):
-            run = Run(_located(result, file), file)
+            run = Run(result, file)
             runs[Path(run.result.folder).resolve()] = run
     found = Found(
         folders=tuple(folders),
@@ -93,12 +93,3 @@ def find_results(folders: Sequence[Path]) -> Found:
             f"the checkpoint_dir of `run`, `benchmark` or `tune`, which contains {RESULTS}"
         )
     return found
-
-
-def _located(result: RunResult, file: Path) -> RunResult:
-    """Update a run's folder to the one next to the results file, in case the results were moved."""
-    beside = file.parent / result.dataset / Path(result.folder).name
-    if not beside.is_dir():
-        return result
-    bundle = str(beside / "bundle") if result.bundle else ""
-    return replace(result, folder=str(beside), bundle=bundle)

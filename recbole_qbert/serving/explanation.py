@@ -72,7 +72,7 @@ class Explanation:
             f"without {named(removal.item)} the score falls by {removal.drop:.4f}"
             for removal in self.removals
         ]
-        return found or ["no shared code, and no single item of the history raises its score"]
+        return found or ["no shared code, and no removal of an item lowers its score"]
 
 
 def explain_items(

@@ -12,7 +12,7 @@ from recbole.config import Config
 from safetensors.torch import load_file
 from torch import Tensor
 
-from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.errors import InputError, did_you_mean_path
 from recbole_qbert.common.files import read_json, read_json_list, recovered
 from recbole_qbert.common.hashes import check_folder
 from recbole_qbert.data.semid import read_semantic_ids
@@ -35,10 +35,19 @@ class LoadedBundle(NamedTuple):
     codes: Tensor | None
 
 
+def folder_of_bundle(folder: Path) -> Path:
+    """Return the folder of a bundle, given this folder or that of its run."""
+    return folder / "bundle" if (folder / "bundle").is_dir() else folder
+
+
 def load_bundle(folder: str | Path, device: str) -> LoadedBundle:
     """Load a bundle and score one history; raises as `Recommender.load`."""
-    folder = Path(folder)
-    manifest = read_json(recovered(folder) / "manifest.json")
+    folder = folder_of_bundle(Path(folder))
+    if not recovered(folder).is_dir():
+        raise InputError(f"{folder}: no such folder of a bundle{did_you_mean_path(folder)}")
+    if not (folder / "manifest.json").is_file():
+        raise InputError(f"{folder}: not the folder of a bundle; it has no manifest.json")
+    manifest = read_json(folder / "manifest.json")
     digests: Any = manifest.get("sha256")
     needed = (bundle.REQUIRED, bundle.REQUIRED | bundle.SEMANTIC_IDS)
     known = manifest.get("format") == bundle.FORMAT and isinstance(digests, dict)

@@ -228,8 +228,11 @@ class Recommender:
             return None
         mask = torch.full((len(self._names),), candidates is None)
         lost: list[str] = []
-        for tokens, value in ((candidates or (), True), (exclude, False)):
-            read, unknown = self._read([tokens])
+        given = (("candidates", candidates or (), True), ("exclude", exclude, False))
+        for name, tokens, value in given:
+            if isinstance(tokens, str | bytes) or not isinstance(tokens, Iterable):
+                raise InputError(f"{name}: {tokens!r} is not a list of item tokens")
+            read, unknown = self._read([list(tokens)])
             mask[read.flat()[1]] = value
             lost += unknown
         mask[0] = False

@@ -15,6 +15,7 @@ Shapes: N items, n or m some of them, K levels of all streams, D dimensions, C c
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,15 +26,18 @@ import numpy as np
 from recbole_qbert._version import __version__
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import read_json, write_json
+from recbole_qbert.common.output import counted
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.embeddings import BBQ, FUSED
-from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
+from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids, write_semantic_ids
 from recbole_qbert.tokenizer.catalog import TableKind
 from recbole_qbert.tokenizer.fusion.bbq_fit import Binder
 from recbole_qbert.tokenizer.fusion.stage1 import TrainedFusion, load_stage1
 from recbole_qbert.tokenizer.quantizers.base import Quantizer
 from recbole_qbert.tokenizer.quantizers.registry import load_quantizer
 from recbole_qbert.training.checkpoint import load_checkpoint, save_checkpoint, state_sha256
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "recbole-qbert/tokenizer/2"
 MANIFEST = "tokenizer.json"
@@ -190,7 +194,26 @@ class Tokenizer:
                     item for name, item in self.without_content if name == domain.name
                 ],
             }
-            write_semantic_ids(domain.file(self.settings["output"]), table, source)
+            path = domain.file(self.settings["output"])
+            _warn_of_other_ids(path, table)
+            write_semantic_ids(path, table, source)
+
+
+def _warn_of_other_ids(path: Path, table: SemanticIDTable) -> None:
+    """Report how many items have other IDs than in the file that is replaced."""
+    try:
+        old = read_semantic_ids(path)
+    except InputError:  # no file, or one that cannot be read
+        return
+    common = [item for item in table.items if item in old]
+    n_other = len(common)
+    if old.n_levels == table.n_levels:
+        n_other = int((old.codes_for(common) != table.codes_for(common)).any(axis=1).sum())
+    if n_other:
+        logger.warning(
+            "%s: %s of %s other semantic IDs than before; train models that read them again",
+            path, f"{n_other:,}", counted(len(common), "item has", "items have"),
+        )  # fmt: skip
 
 
 def filled(vectors: np.ndarray, present: np.ndarray, fill: np.ndarray) -> np.ndarray:

@@ -165,11 +165,15 @@ TABLE = ["--history_file=events.csv", "--user=who", "--item=what"]
     ("words", "said"),
     [
         ([], "give one of --history, --history_file and --dataset"),
-        (["--history=i1", "--dataset=toy"], "give one of --history, --history_file"),
+        (["--history=i1", "--history_file=x.csv"], "give one of --history, --history_file"),
+        (
+            ["--history=i1", "--dataset=top"],
+            "saved/results.jsonl: no run on top; it has runs on toy",
+        ),
         (["--history=zz"], "history: no item is known to the model: 'zz'; give at least one"),
         (["--history=,"], "give one of --history"),
         (["--history=i1", "--output=o.tsv"], "--output takes the users of --history_file or"),
-        (["--history=i1", "--user=who"], "--user describes a table; give the table with"),
+        (["--history=i1", "--user=who"], "--user describes a table, such as a .csv"),
         (["--dataset=toy", "--item=what"], "--item describes a table"),
         (["--dataset=toy", "--data_path=.", "--explain"], "--explain explains one history"),
         (["--dataset=top"], "saved/results.jsonl: no run on top; it has runs on toy"),

@@ -93,7 +93,7 @@ def test_the_examples_of_the_page_run(service: tuple[subprocess.Popen[str], str]
         (["--timeout_s=inf"], "--timeout_s=inf: give a number above 0"),
         (["--max_wait_ms=nan"], "--max_wait_ms=nan: give a number above 0"),
         (["--max_wait_ms=-1"], "--max_wait_ms=-1.0: give a number above 0"),
-        (["--port=0", "--max_wait_ms=0"], "none/manifest.json: no such file"),
+        (["--port=0", "--max_wait_ms=0"], "none: no such folder of a bundle"),
     ],
 )
 def test_wrong_flags_get_one_line(

@@ -222,7 +222,7 @@ def test_a_frozen_encoder_lies_beside_its_new_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["text", "removed", "setting", "fields", "state"])
-def test_the_encoder_is_fitted_anew_where_more_than_items_changed(
+def test_the_encoder_is_fitted_anew_on_request_where_more_than_items_changed(
     tmp_path: Path, change: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     out, fields = tmp_path / "t.npz", ["title", "brand"]
@@ -240,7 +240,11 @@ def test_the_encoder_is_fitted_anew_where_more_than_items_changed(
     else:
         Path(f"{out}.encoder.safetensors").write_bytes(b"broken")
     path = write_items(tmp_path / "b.item", rows)
-    found = embed_text(path, fields, out, **settings)
+    before = out.read_bytes(), Path(f"{out}.encoder.safetensors").read_bytes()
+    with pytest.raises(InputError, match="fitted with other fields, texts or settings"):
+        embed_text(path, fields, out, **settings)
+    assert before == (out.read_bytes(), Path(f"{out}.encoder.safetensors").read_bytes())
+    found = embed_text(path, fields, out, refit=True, **settings)
     fresh = embed_text(path, fields, tmp_path / "fresh.npz", **settings)
     np.testing.assert_array_equal(found.vectors, fresh.vectors)
     assert "run tokenize again" in caplog.text

@@ -108,7 +108,8 @@ def _settings(run: RunResult, **keys: object) -> RunResult:
     digits = f"{len(keys)}{abs(hash(str(keys))) % 10**7:07d}"
     folder = f"{run.folder.rpartition('-')[0]}-{digits}"
     config = run.config | {"keys": run.config["keys"] | keys}
-    return dataclasses.replace(run, config=config, folder=folder)
+    bundle = f"{folder}/bundle"
+    return dataclasses.replace(run, config=config, folder=folder, bundle=bundle)
 
 
 def test_one_of_several_settings_is_chosen(runs: list[RunResult]) -> None:

@@ -65,7 +65,7 @@ def test_who_has_no_figures(tiny: Tiny) -> None:
     assert figures_of(tiny, "TIGER", ranking="exact")[2] == {}
     figures = figures_of(tiny, "TIGER", exact_rows=0)[2]
     assert figures.keys() == {"valid_beams", "outside"}
-    assert generation_note(figures, "ndcg@10").endswith("is that of no item")
+    assert generation_note(figures, "ndcg@10").endswith("leads to codes of no item")
 
 
 def test_the_tables_show_them(tiny: Tiny) -> None:

@@ -57,7 +57,8 @@ def test_rows_of_one_model_are_told_apart(tmp_path: Path) -> None:
     assert set(named(other)) == {"SASRec, a=1 b=unset", "SASRec, a=unset b=1"}
     for seed, file in ((1, "toy.user"), (2, "toy.item")):
         add_run(tmp_path / "same", GOOD, seed=seed, data_sha256={file: "a"})
-    assert set(named(tmp_path / "same")) == {"SASRec (1)", "SASRec (2)"}
+    lacking = {"SASRec, toy.user=a toy.item=none", "SASRec, toy.user=none toy.item=a"}
+    assert set(named(tmp_path / "same")) == lacking
 
 
 def test_a_run_that_was_repeated_counts_once(tmp_path: Path) -> None:

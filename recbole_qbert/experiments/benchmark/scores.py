@@ -115,15 +115,38 @@ class Scores:
 
     @cached_property
     def group_sizes(self) -> dict[str, int]:
-        """Number of test users by `group_metric` name of the group; empty without top lists."""
+        """Number of test users by `group_metric` name of the group; empty without top lists.
+
+        They are those of the first row that has top lists.
+        """
+        return next(iter(self._sizes.values()), {})
+
+    @cached_property
+    def _sizes(self) -> dict[str, dict[str, int]]:
+        """`group_sizes` of each row that has top lists, by its name."""
+        found = {}
         for row in self.rows:
             if stored := _read(row.runs[0]):
-                return {
+                found[row.name] = {
                     group_metric("users", kind, group.name): int(group.rows(counts).sum())
                     for kind, counts in stored[2].items()
                     for group in GROUPS[kind]
                 }
-        return {}
+        return found
+
+    def other_groups(self, kind: str) -> list[str]:
+        """Describe the rows whose groups of a kind have other sizes than `group_sizes`.
+
+        A row that was trained on other interactions has other counts of them.
+        """
+        names = [group_metric("users", kind, group.name) for group in GROUPS[kind]]
+        first = [self.group_sizes[name] for name in names]
+        described = []
+        for row, sizes in self._sizes.items():
+            own = [sizes.get(name, 0) for name in names]
+            if own != first:
+                described.append(f"{row}: {', '.join(f'{size:,}' for size in own)} users")
+        return described
 
     @property
     def group_kinds(self) -> list[str]:

@@ -239,6 +239,8 @@ def groups_sheet(scores: Scores, kind: str) -> BenchmarkTable:
     title = f"{scores.dataset}: {titles} of {GROUP_TITLES[kind]}"
     notes = [f"{COVERAGE}: share of all items that occur in the top 10 of any user"] * covered
     notes += [f"{row.name}: {OLD_RUN}" for row in scores.rows if not row.details]
+    notes += [f"trained on other interactions, so its groups differ: {text}"
+              for text in scores.other_groups(kind)]  # fmt: skip
     return BenchmarkTable(title, tuple(head), sections, notes)
 
 
@@ -272,8 +274,8 @@ def generation_sheets(scores: Scores) -> list[BenchmarkTable]:
         for row in rows
     ]
     explained = {
-        "valid_beams": "valid beams: share that ends at an item; no item: probability next to the "
-        "beams of tuples of no item",
+        "valid_beams": "valid beams: share that ends at an item; no item: probability that leads "
+        "to codes of no item",
         "exact_rows": f"same top {LIST_LENGTH}: share of an exact ranking's best items that the "
         "beams found; exact: change of the metric if the users compared are ranked exactly, all "
         "items",

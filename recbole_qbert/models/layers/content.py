@@ -5,12 +5,27 @@ Shapes: N items (row 0 is padding), C dimension of the content vectors, D hidden
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recbole_qbert.common.errors import InputError
+
 RARE = 1e-6  # components with less variance than this share of the largest are left out
 LEAST_NOISE = 0.01
+
+
+def vector_names(config: Any) -> list[str]:
+    """Return the names of a config's `item_vectors`; an `InputError` if there are none."""
+    names = list(config["item_vectors"] or {})
+    if not names:
+        raise InputError(
+            f"item_vectors: {config['model']} needs at least one table; set item_vectors: "
+            "{text: FILE.npz}, a file of `recbole-qbert embed`"
+        )
+    return names
 
 
 def whiten(vectors: Tensor, rows: Tensor, n_components: int) -> Tensor:
