@@ -317,7 +317,7 @@ def test_every_weight_is_trained(tiny: Tiny) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"item_vectors": {}}, "item_vectors: MISSRec needs vectors of at least one modality"),
+        ({"item_vectors": {}}, "item_vectors: MISSRec needs at least one table"),
         ({"interest_ratio": 0.0}, "interest_ratio: 0.0 is not a number in"),
         ({"fusion": "sum"}, "fusion: 'sum' is none of shared, item, mean"),
         ({"hidden_act": "swish"}, "hidden_act: 'swish' is none of gelu, relu"),
