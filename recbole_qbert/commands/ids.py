@@ -95,17 +95,19 @@ def _add_items(options: SimpleNamespace) -> int:
         # Checked first, so that nothing is written if the bundle cannot take new items.
         bundle = open_bundle(find_bundle(options.bundle, names[0]), tokenizer.vocabulary)
     encoded = encode_new_items(tokenizer, domains)
+    output = tokenizer.settings["output"]
+    written = ", ".join(str(domain.file(output)) for domain in domains)
     print(
-        f"{tokenizer.folder}: {counted(len(encoded.keys), 'new item')}, {encoded.moved:,} of them "
+        f"{written}: {counted(len(encoded.keys), 'new item')}, {encoded.moved:,} of them "
         f"moved to a free tuple; {counted(len(tokenizer.keys), 'item')} in all"
     )
     if encoded.without_content:
         print(without_content_line(encoded.without_content))
     if bundle is not None:
-        ids = read_semantic_ids(domains[0].file(tokenizer.settings["output"]))
-        output = options.output or bundle.folder
-        added = add_items(bundle, ids, domains[0].file("item"), output)
-        print(added_line(output, added, len(bundle.loaded.tokens) + len(added)))
+        ids = read_semantic_ids(domains[0].file(output))
+        folder = options.output or bundle.folder
+        added = add_items(bundle, ids, domains[0].file("item"), folder)
+        print(added_line(folder, added, len(bundle.loaded.tokens) + len(added)))
     elif encoded.keys:
         print(
             "models trained before do not know the new items; --bundle adds them to a bundle, and "

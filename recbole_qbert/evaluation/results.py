@@ -30,7 +30,7 @@ UNSTORED_KEYS = frozenset(
 PATH_KEYS = frozenset({"checkpoint_dir", "data_path"})
 # Config keys in which runs of the same settings may differ.
 PER_RUN_KEYS = PATH_KEYS | UNSTORED_KEYS | {"seed"}
-LATE = "! the best epoch was the last allowed one: train longer"
+LATE = "! the best epoch was the last allowed one, at a constant learning rate: train longer"
 RANKINGS = (("", "all items"), (UNSEEN, "seen excluded"))
 # Prefixes of metrics in `RunResult.generation`.
 CREDITED, EXACT_GAIN = "credited_", "exact_gain_"

@@ -135,7 +135,7 @@ def _check_modalities(domains: Sequence[DatasetPaths], modalities: Sequence[str]
     if there and (lacking or (modalities and not there.intersection(modalities))):
         name = (lacking or modalities)[0]
         raise InputError(
-            f"modalities: {name!r}: no data set has a {name}.npz; the tables are "
+            f"modalities: {name!r}: no data set has the table {name}.npz; the tables are "
             f"{', '.join(sorted(there))}{did_you_mean(name, there)}"
         )
 

@@ -185,8 +185,8 @@ ERRORS: dict[str, tuple[dict[str, Any], str]] = {
         "QBERT4Rec on toy: batch_by: 'users' is none of row, user",
     ),
     "general model": ({"models": ["BPR"]}, "not a sequential model"),
-    "entry without model": ({"models": [{"name": "x"}]}, "models: {'name': 'x'}: give a name"),
-    "entry of a number": ({"models": [3]}, "models: 3: give a name"),
+    "entry without model": ({"models": [{"name": "x"}]}, "models: {'name': 'x'}: give the name"),
+    "entry of a number": ({"models": [3]}, "models: 3: give the name"),
     "key of an entry": (
         {"models": [{"model": "SASRec", "setting": {}}]},
         "models: unknown key 'setting'; did you mean 'settings'?",

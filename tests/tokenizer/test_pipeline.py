@@ -239,7 +239,7 @@ def test_missing_things_are_named(tmp_path: Path) -> None:
         tokenize([DatasetPaths("bare", tmp_path / "bare")], tmp_path / "t", small())
     domain = write_domain(tmp_path)
     domain.file("image.npz").unlink()
-    with pytest.raises(InputError, match="streams: image: no data set has a image.npz"):
+    with pytest.raises(InputError, match="streams: image: no data set has the table image.npz"):
         tokenize([domain], tmp_path / "t", small(streams=["image"]))
     assert not domain.file("semid").exists()
 
@@ -249,7 +249,7 @@ def test_missing_things_are_named(tmp_path: Path) -> None:
     [
         (["text", "imgae"], "'imgae': .* the tables are image, text; did you mean 'image'"),
         (["Text"], "'Text': .*; did you mean 'text'"),
-        (["sound"], "'sound': no data set has a sound.npz; the tables are image, text$"),
+        (["sound"], "'sound': no data set has the table sound.npz; the tables are image, text$"),
     ],
 )
 def test_a_modality_that_is_not_there_is_refused(
@@ -266,7 +266,7 @@ def test_a_table_of_another_name_is_told_of(tmp_path: Path) -> None:
     domain = write_domain(tmp_path)
     domain.file("image.npz").unlink()
     domain.file("text.npz").rename(domain.file("clip.npz"))
-    with pytest.raises(InputError, match="no data set has a text.npz; the tables are clip"):
+    with pytest.raises(InputError, match="no data set has the table text.npz; the tables are clip"):
         tokenize([domain], tmp_path / "t", small())
     assert tokenize([domain], tmp_path / "t", small(modalities=["clip"])) is not None
 
