@@ -165,7 +165,9 @@ def modality_streams(catalog: TokenizerInputs, wanted: Sequence[str]) -> Streams
         if name in (FUSED, IDENTITY, BBQ):
             continue
         if name not in catalog.parts:
-            raise InputError(f"streams: {name}: no data set has the table {name}.npz; run `embed` first")
+            raise InputError(
+                f"streams: {name}: no data set has the table {name}.npz; run `embed` first"
+            )
         vectors, present = catalog.parts[name]
         counts = np.maximum(present.sum(axis=1, keepdims=True), 1)
         streams[name] = (unit_rows(vectors.sum(axis=1) / counts), present.any(axis=1))

@@ -287,7 +287,9 @@ def _row(entry: Any, source: str) -> ModelRow:
     """Parse a row: a model name, or a mapping with the keys of `RowFields`."""
     content: Any = {"model": entry} if isinstance(entry, str) else entry
     if not isinstance(content, dict) or not isinstance(content.get("model"), str):
-        raise InputError(f"{source}: models: {entry!r}: give the name of a model, or {{model: NAME, ...}}")
+        raise InputError(
+            f"{source}: models: {entry!r}: give the name of a model, or {{model: NAME, ...}}"
+        )
     place = f"{source}: models"
     content = {key: value for key, value in content.items() if value is not None}
     _check_known(content, ROW_KEYS, place)
