@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Benchmark, Measure, of_quantities, peak_bytes, timed
-from benchmarks.sides import as_tuned, data_options, data_path, made_up_ids, training_rate
+from benchmarks.sides import (
+    as_tuned,
+    data_options,
+    data_path,
+    made_up_ids,
+    ranking_rate,
+    training_rate,
+)
 from benchmarks.sides import write_made_up_ids as write_ids
 
 N_LEVELS = {"TIGER": 4, "MQL4GRec": 8, "VQRec": 32}
@@ -69,22 +76,16 @@ def _side(name: str) -> Any:
             model.begin_epoch(0)
         training = training_rate(model, trimmed_loss(model, train.config), train, options.steps)
         score = trimmed_scores(model, train.config)
+        ranking = ranking_rate(model, score, valid)
         batch = next(iter(valid))[0]
 
-        def rank(interaction: Any) -> None:
-            with torch.no_grad():
-                score(interaction).view(len(interaction), -1).topk(10)
-
         def one_by_one() -> None:
-            for row in range(N_SINGLE):
-                rank(batch[row : row + 1])
+            with torch.no_grad():
+                for row in range(N_SINGLE):
+                    score(batch[row : row + 1]).view(1, -1).topk(10)
 
         def measure(number: int) -> dict[str, float]:
-            found = dict(training(number))
-            model.eval()
-            seconds, cpu_seconds = timed(lambda: rank(batch))
-            found["users ranked a second"] = len(batch) / seconds
-            found["users ranked a CPU second"] = len(batch) / cpu_seconds
+            found = {**training(number), **ranking(number)}
             found["ms for one user"] = 1000 * timed(one_by_one)[0] / N_SINGLE
             found["peak MB"] = peak_bytes() / 2**20
             return found

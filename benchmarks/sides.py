@@ -203,15 +203,15 @@ def training_rate(model: Any, loss: Callable[[Any], Any], train: Any, steps: int
     return measure
 
 
-def _ranking(model: Any, valid: Any) -> Measure:
-    """Measure the ranking of one batch of users per round."""
+def ranking_rate(model: Any, score: Callable[[Any], Any], valid: Any) -> Measure:
+    """Measure the ranking of one batch of users per round; `score` is as `full_sort_predict`."""
     import torch
 
     batches = _forever(valid)
 
     def work() -> None:
         interaction = next(batches)[0]
-        model.full_sort_predict(interaction).view(len(interaction), -1).topk(10)
+        score(interaction).view(len(interaction), -1).topk(10)
 
     def measure(number: int) -> Reading:
         model.eval()
@@ -232,7 +232,7 @@ def _speed(build: Callable[[argparse.Namespace], tuple[Any, Any, Any]]) -> Any:
         torch.set_num_threads(options.threads)
         model, train, valid = build(options)
         training = training_rate(model, model.calculate_loss, train, options.steps)
-        ranking = _ranking(model, valid)
+        ranking = ranking_rate(model, model.full_sort_predict, valid)
         return lambda number: {**training(number), **ranking(number)}
 
     return side

@@ -49,6 +49,16 @@ TINY_SIZES: dict[str, Any] = {
     "max_leaf": 4,
     "id_base": 4,
 }
+NO_DROPOUT: dict[str, Any] = dict.fromkeys(
+    ("hidden_dropout_prob", "attn_dropout_prob", "code_dropout_prob", "row_dropout_prob"), 0.0
+)
+# QBERT4Rec's loss without draws, so that it can be computed again as a plain cross-entropy.
+PLAIN_LOSS: dict[str, Any] = NO_DROPOUT | {
+    "code_loss_weight": 0.0,
+    "label_smoothing": 0.0,
+    "score": "dot",
+    "exclude_visible": "off",
+}
 Row = tuple[str, str, float]
 # What an edited file may hold in place of its JSON, in Latin-1.
 OTHER_JSON = {

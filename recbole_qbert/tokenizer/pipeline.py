@@ -182,10 +182,6 @@ def _stage1(
     how: dict[str, Any] = {"seed": seed, "folder": folder}
     how["show_progress"] = settings["show_progress"]
     arrays = [array for pair in parts.values() for array in pair]
-    users = None
-    if pairs is not None:
-        named = pairs.drop_duplicates()["item_id"].value_counts()
-        users = named.reindex(catalog.names, fill_value=0).to_numpy()
     fit: Callable[[], TrainedFusion]
     if name == NextItemSettings.section:
         model = NextItemSettings(**settings[name])
@@ -204,6 +200,10 @@ def _stage1(
     def run() -> dict[str, Any]:
         stage1 = fit()
         fused, depths = stage1.fuse(parts)
+        users = None
+        if pairs is not None:
+            named = pairs.drop_duplicates()["item_id"].value_counts()
+            users = named.reindex(catalog.names, fill_value=0).to_numpy()
         report = {
             "loss": stage1.history[-1] if stage1.history else {},
             "depths": np.bincount(depths, minlength=settings[name]["max_depth"] + 1)[1:].tolist(),

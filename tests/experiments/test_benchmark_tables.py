@@ -311,7 +311,8 @@ def test_runs_say_what_one_must_know(make_run: MakeRun) -> None:
     line = ["ours", "CE", "excluded", "NDCG@10", "9 trials", "1, 2"]
     line += ["2, 9 ! of 9, stopped early", "70", "15", "1,234", "200"]
     assert texts(sheet) == [[line]]
-    assert sheet.notes[-1].startswith("! the best epoch was the last allowed one, at a constant")
+    late = "! the best epoch was the last allowed one, at a constant learning rate: train longer"
+    assert sheet.notes[-1] == late
     assert sheet.head[3:5] == ("chosen by", "budget")
     calm = score("toy", (Row(row.model_row, runs[:1]),), "ours")
     assert len(runs_sheet(calm).notes) == 1

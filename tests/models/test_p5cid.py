@@ -204,7 +204,11 @@ def test_a_run_has_a_bundle_that_recommends(
         ("VIP5", {"id_base": 1}, "id_base: 1 is not a whole number"),
         ("VIP5", {"frozen": "all"}, "frozen: 'all' is none of none, tables, backbone"),
         ("VIP5", {"visual_tokens": 0}, "visual_tokens: 0 is not"),
-        ("VIP5", {"item_vectors": {}}, "item_vectors: VIP5 needs at least one table"),
+        (
+            "VIP5",
+            {"item_vectors": {}},
+            "item_vectors: VIP5 needs at least one table; set item_vectors",
+        ),
     ],
 )
 def test_settings_that_cannot_be(

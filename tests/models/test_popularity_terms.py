@@ -7,20 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import N_ITEMS, Tiny, new_trainer, scores
+from conftest import N_ITEMS, PLAIN_LOSS, Tiny, new_trainer, scores
 from torch.nn import functional as F
-
-# Without draws, so that a loss can be computed again.
-PLAIN: dict[str, Any] = {
-    "code_loss_weight": 0.0,
-    "label_smoothing": 0.0,
-    "score": "dot",
-    "exclude_visible": "off",
-    "hidden_dropout_prob": 0.0,
-    "attn_dropout_prob": 0.0,
-    "code_dropout_prob": 0.0,
-    "row_dropout_prob": 0.0,
-}
 
 
 def training_counts(tiny: Tiny, loaded: Any) -> torch.Tensor:
@@ -55,7 +43,7 @@ def test_a_discount_for_popular_items(tiny: Tiny) -> None:
 @pytest.mark.parametrize("samples", [0, 12])
 def test_the_adjustment_is_in_the_training_logits_alone(tiny: Tiny, samples: int) -> None:
     """Against a cross-entropy over adjusted columns; scores at ranking are those without it."""
-    config = tiny.make_config(logit_adjustment=0.8, softmax_samples=samples, **PLAIN)
+    config = tiny.make_config(logit_adjustment=0.8, softmax_samples=samples, **PLAIN_LOSS)
     trainer, loaded = new_trainer(config)
     model = trainer.model
     torch.manual_seed(3)
@@ -72,6 +60,6 @@ def test_the_adjustment_is_in_the_training_logits_alone(tiny: Tiny, samples: int
     logits[:, 0] = -torch.inf
     targets = drawn.items[drawn.mask]
     torch.testing.assert_close(loss.detach(), F.cross_entropy(logits, targets))
-    plain, _ = new_trainer(tiny.make_config(softmax_samples=samples, **PLAIN))
+    plain, _ = new_trainer(tiny.make_config(softmax_samples=samples, **PLAIN_LOSS))
     assert torch.equal(scores(model, loaded.test), scores(plain.model, loaded.test))
     assert model.item_index() is not None

@@ -7,22 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CODEBOOK_SIZES, N_ITEMS, first_batch, new_trainer
+from conftest import CODEBOOK_SIZES, N_ITEMS, NO_DROPOUT, first_batch, new_trainer
 from torch.nn import functional as F
-
-PLAIN = {
-    "hidden_dropout_prob": 0.0,
-    "attn_dropout_prob": 0.0,
-    "code_dropout_prob": 0.0,
-    "row_dropout_prob": 0.0,
-}
 
 
 @pytest.mark.parametrize("name", ["compose", "hybrid", "id"])
 def test_the_loss_is_that_of_cosines(make_config: Callable[..., Any], name: str) -> None:
     """Cross-entropy with smoothing over items 1 to N, and over the codes of each level."""
     settings = {"temperature": 0.2, "label_smoothing": 0.3, "code_loss_weight": 0.7}
-    config = make_config("SASRecCodes", item_representation=name, **settings, **PLAIN)
+    config = make_config("SASRecCodes", item_representation=name, **settings, **NO_DROPOUT)
     trainer, loaded = new_trainer(config)
     model, batch = trainer.model, first_batch(loaded.train)
     matrix = model.item_matrix()

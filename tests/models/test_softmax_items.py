@@ -7,20 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import loss_and_gradients, new_trainer
+from conftest import PLAIN_LOSS, loss_and_gradients, new_trainer
 from torch.nn import functional as F
 
-SETTINGS: dict[str, Any] = {
-    "cold_items": 0.2,
-    "code_loss_weight": 0.0,
-    "label_smoothing": 0.0,
-    "score": "dot",
-    "exclude_visible": "off",
-    "hidden_dropout_prob": 0.0,
-    "attn_dropout_prob": 0.0,
-    "code_dropout_prob": 0.0,
-    "row_dropout_prob": 0.0,
-}
+SETTINGS: dict[str, Any] = {"cold_items": 0.2, **PLAIN_LOSS}
 
 
 @pytest.mark.parametrize("samples", [0, 12])

@@ -133,7 +133,7 @@ def test_changed_settings_are_not_taken_from_an_earlier_run(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_held_out_interactions_never_reach_the_ids(tmp_path: Path, fusion: str) -> None:
-    settings = {"streams": ["fused"], "fusion": fusion, "id_query": "interactions"}
+    settings = {"streams": ["fused", "identity"], "fusion": fusion, "id_query": "interactions"}
     domain = write_domain(tmp_path)
     tokenize([domain], tmp_path / "a", small(**settings))
     before = _bytes(domain)

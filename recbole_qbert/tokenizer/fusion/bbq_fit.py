@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.progress import Progress
 from recbole_qbert.tokenizer.fusion.bbq import BBQSettings, BehaviorBinding, Inputs
-from recbole_qbert.tokenizer.fusion.fit import neighbor_means
+from recbole_qbert.tokenizer.fusion.fit import queries_of_new
 from recbole_qbert.tokenizer.fusion.sequences import TrainingSequences
 from recbole_qbert.tokenizer.quantizers.base import one_thread
 from recbole_qbert.tokenizer.quantizers.rqkmeans import RQKMeansSettings, fit_residual_kmeans
@@ -82,16 +82,9 @@ class Binder:
         return torch.cat(blocks).numpy()
 
     def identity_for(self, new: Modalities, how: str) -> np.ndarray:
-        """Estimate z_ID of new items, which have no trained one, float32 [n, E].
-
-        `mean` is that of all training items. `neighbors` is that of the 10 which are nearest by
-        `contents_of`, or `mean` if the item has no modality.
-        """
+        """Estimate z_ID of new items, float32 [n, E]; see `queries_of_new`."""
         trained = self.model.identity.detach().numpy()
-        if how == "mean":
-            n_new = len(next(iter(new.values()))[0])
-            return np.repeat(trained.mean(axis=0, keepdims=True), n_new, axis=0)
-        return neighbor_means(trained, self.contents, self.contents_of(new))
+        return queries_of_new(trained, self.contents, self.contents_of(new), how)
 
     def contents_of(self, modalities: Modalities) -> np.ndarray:
         """Compute the modalities' behavior latents, zeros for a missing one. [n, (S - 1) E]"""

@@ -66,17 +66,9 @@ class Injector:
         return torch.cat(fused).numpy(), torch.cat(depths).numpy()
 
     def queries_for(self, new: Parts, how: str) -> np.ndarray:
-        """Estimate the ID vectors of new items, which have no trained ones, float32 [n, D].
-
-        `mean` is the mean query of all training items. `neighbors` is that of the 10 which are
-        nearest in content (cosine of `contents_of`), or `mean` if the item has no modality.
-        """
-        trained = self.model.query.detach().numpy()
-        if how == "mean":
-            n_new = len(next(iter(new.values()))[0])
-            return np.repeat(trained.mean(axis=0, keepdims=True), n_new, axis=0)
+        """Estimate the ID vectors of new items, float32 [n, D]; see `queries_of_new`."""
         found = contents_of(self.model, to_tensors(new, self.centers))
-        return neighbor_means(trained, self.contents, found)
+        return queries_of_new(self.model.query.detach().numpy(), self.contents, found, how)
 
     def state(self) -> dict[str, Any]:
         """Return the state for `save_checkpoint` and `from_state`."""
@@ -101,19 +93,25 @@ class Injector:
         return cls(model, state["centers"], state["contents"], state["history"])
 
 
-def neighbor_means(trained: np.ndarray, contents: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Average the trained vectors of the nearest items in content (cosine).
+def queries_of_new(
+    trained: np.ndarray, contents: np.ndarray, found: np.ndarray, how: str
+) -> np.ndarray:
+    """Estimate the vectors of new items, which have no trained ones.
 
     Args:
         trained: [N, D] vectors of the training items.
         contents: [N, C] their contents.
-        found: [n, C] contents of new items; for one of zeros, the average is over all items.
+        found: [n, C] contents of the new items.
+        how: `mean`: the mean of all training items | `neighbors`: that of the 10 which are nearest
+            in content (cosine), or `mean` for an item whose contents are zeros.
 
     Returns:
         [n, D].
     """
-    rows, _ = nearest_items(contents, N_NEIGHBORS, found)
     mean = trained.mean(axis=0, keepdims=True)
+    if how == "mean":
+        return np.repeat(mean, len(found), axis=0)
+    rows, _ = nearest_items(contents, N_NEIGHBORS, found)
     return np.where(found.any(axis=1, keepdims=True), trained[rows].mean(axis=1), mean)
 
 

@@ -23,7 +23,7 @@ from torch.nn.functional import normalize
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.progress import Progress
 from recbole_qbert.models.layers.catalog_sample import sample_catalog
-from recbole_qbert.tokenizer.fusion.fit import Parts, center, neighbor_means
+from recbole_qbert.tokenizer.fusion.fit import Parts, center, queries_of_new
 from recbole_qbert.tokenizer.fusion.next_item import (
     Inputs,
     NextItemFusion,
@@ -80,15 +80,8 @@ class NextItemStage:
         return torch.cat(fused).numpy(), torch.cat(depths).round().long().numpy()
 
     def queries_for(self, new: Parts, how: str) -> np.ndarray:
-        """Estimate the behavior vectors of new items, float32 [n, A].
-
-        `mean` is the mean of all training items. `neighbors` is that of the 10 which are nearest in
-        content (cosine of `contents_of`), or `mean` if the item has no modality.
-        """
-        if how == "mean":
-            n_new = len(next(iter(new.values()))[0])
-            return np.repeat(self.behavior.mean(axis=0, keepdims=True), n_new, axis=0)
-        return neighbor_means(self.behavior, self.contents, self.contents_of(new))
+        """Estimate the behavior vectors of new items, float32 [n, A]; see `queries_of_new`."""
+        return queries_of_new(self.behavior, self.contents, self.contents_of(new), how)
 
     def contents_of(self, parts: Parts) -> np.ndarray:
         """Compute content vectors, float32 [n, M * D]; those of a missing modality are zeros.
