@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import pickle
 import subprocess
 import sys
 import warnings
@@ -17,7 +18,7 @@ import numpy as np
 import pandas.io.formats.format as pandas_format
 import pytest
 import torch
-from conftest import OWN_MODELS
+from conftest import OWN_MODELS, Tiny
 from recbole.config import Config
 from recbole.utils import argument_list
 from scipy.sparse import dok_matrix
@@ -105,6 +106,33 @@ def test_a_numpy_that_has_the_names_is_left_alone(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Config, "compatibility_settings", native)
     recbole.lend_numpy_names()
     assert Config.compatibility_settings is native
+
+
+RECEIVED = """
+import pickle, sys
+import recbole_qbert
+from recbole_qbert.experiments.splits import load_splits
+dataset = load_splits(pickle.load(sys.stdin.buffer)).dataset
+print(dataset.item_feat["size"].sum().item())
+"""
+
+
+def test_a_process_that_receives_a_config_reads_numbers_in_sequence(tiny: Tiny) -> None:
+    """As the processes of a parallel benchmark do; the first item has no row, which RecBole fills."""
+    items = sorted({item for sequence in tiny.sequences.values() for item in sequence})
+    lines = [f"{item}\t1 2.5" for item in items[1:]]
+    path = tiny.folder / "toy.item"
+    path.write_text("\n".join(["item_id:token\tsize:float_seq", *lines, ""]), encoding="utf-8")
+    columns = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "size"]}
+    config = tiny.make_config("SASRec", load_col=columns)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", RECEIVED],
+        input=pickle.dumps(config),
+        capture_output=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert float(done.stdout.split()[-1]) == 3.5 * len(lines)
 
 
 WITHOUT_RECBOLE = """
@@ -403,6 +431,7 @@ print(json.dumps([changed, same, added]))
 # All that the import changes of RecBole, and of nothing else.
 CONFIG = {"_convert_config_dict", "_init_device", "_init_parameters_category", "_load_cmd_line"}
 CONFIG |= {
+    "__setstate__",
     "_get_model_and_dataset",
     "_load_config_files",
     "_load_internal_config_dict",

@@ -67,6 +67,23 @@ def lend_numpy_names() -> None:
     wrap_once(Config, "compatibility_settings", compatibility_settings)
 
 
+def set_numpy_names_for_received_configs() -> None:
+    """Set the names that RecBole reads, such as `np.float`, in a process that receives a `Config`.
+
+    `Config.__init__` sets them in its own process alone. A `Config` that arrives by pickle, as in
+    the processes of a parallel benchmark, left them unset, and a field of type `float_seq` stopped
+    the run.
+    """
+    from recbole.config import Config
+
+    def __setstate__(self: Any, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.compatibility_settings()
+
+    if "__setstate__" not in vars(Config):
+        Config.__setstate__ = __setstate__
+
+
 def silence_known_warnings() -> None:
     """Silence RecBole's deprecated calls of PyTorch (2.4 and later) and pandas (2.1 and later).
 
@@ -215,6 +232,7 @@ def log_below_the_checkpoints() -> None:
 WORKAROUNDS: tuple[Callable[[], None], ...] = (
     require_installed,
     lend_numpy_names,
+    set_numpy_names_for_received_configs,
     silence_known_warnings,
     restore_dok_update,
     keep_anomaly_detection,
