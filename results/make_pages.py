@@ -1,6 +1,6 @@
 """Fill the marked tables of README.md and results/*.md from the tables that `benchmark` wrote.
 
-    recbole-qbert benchmark table2 --output=results/tables/table2     # only missing runs are trained
+    recbole-qbert benchmark table2 --output=results/tables/table2    # trains missing runs alone
     python results/make_pages.py
 
 A marked table stands between a line with its source and a line `<!-- end -->`:
@@ -8,9 +8,9 @@ A marked table stands between a line with its source and a line `<!-- end -->`:
     <!-- sheet: table2: Scientific: runs -->
     <!-- means: table2: Scientific: valid unseen_ndcg@10, hit@10, unseen_hit@10 -->
 
-`sheet` copies a table of `results/tables/table2/table.md` by its title, with its notes. `means` takes
-means and deviations of these metrics from `table.csv`; they are those of test without `valid`. A
-test checks that the pages are up to date.
+`sheet` copies a table of `results/tables/table2/table.md` by its title, with its notes. `means`
+takes means and deviations of these metrics from `table.csv`; they are those of test without
+`valid`. A test checks that the pages are up to date.
 """
 
 from __future__ import annotations
@@ -101,7 +101,11 @@ def rows_of(name: str, dataset: str) -> tuple[dict[str, dict[Place, MeanStd]], d
 def place_of(metric: str) -> Place:
     """Return where a metric such as `valid unseen_ndcg@10` stands in `table.csv`."""
     split, _, key = metric.rpartition(" ")
-    return split or "test", dict(RANKINGS)[UNSEEN * key.startswith(UNSEEN)], key.removeprefix(UNSEEN)
+    return (
+        split or "test",
+        dict(RANKINGS)[UNSEEN * key.startswith(UNSEEN)],
+        key.removeprefix(UNSEEN),
+    )
 
 
 def title_of(place: Place) -> str:

@@ -118,7 +118,7 @@ print(dataset.item_feat["size"].sum().item())
 
 
 def test_a_process_that_receives_a_config_reads_numbers_in_sequence(tiny: Tiny) -> None:
-    """As the processes of a parallel benchmark do; the first item has no row, which RecBole fills."""
+    """As in a parallel benchmark. The first item has no row, so that RecBole fills it."""
     items = sorted({item for sequence in tiny.sequences.values() for item in sequence})
     lines = [f"{item}\t1 2.5" for item in items[1:]]
     path = tiny.folder / "toy.item"

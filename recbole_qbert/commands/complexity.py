@@ -9,7 +9,8 @@ from types import SimpleNamespace
 from recbole_qbert.commands.command import Command
 from recbole_qbert.commands.keys import run_groups
 from recbole_qbert.commands.run import models_and_dataset
-from recbole_qbert.common.errors import InputError, one_of
+from recbole_qbert.common.errors import one_of
+from recbole_qbert.common.files import check_output_file
 from recbole_qbert.common.output import new_console
 
 
@@ -17,8 +18,8 @@ def _complexity(options: SimpleNamespace) -> int:
     settings = options.settings
     file, form = settings.pop("json", ""), settings.pop("format", "table")
     one_of("--format", form, ("table", "markdown", "latex"))
-    if file and Path(file).is_dir():
-        raise InputError(f"--json={file}: is a folder; name a file")
+    if file:
+        check_output_file("json", Path(file))
     models, dataset, files = models_and_dataset(settings)
 
     import torch
@@ -45,10 +46,7 @@ def _complexity(options: SimpleNamespace) -> int:
         highlight=False,
     )
     if file:
-        try:
-            write_json(file, where | {"models": [asdict(one) for one in found]})
-        except OSError as error:
-            raise InputError(f"--json={file}: {error.strerror}") from None
+        write_json(file, where | {"models": [asdict(one) for one in found]})
     return 0
 
 

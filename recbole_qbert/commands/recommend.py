@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from recbole_qbert.commands.command import Command
 from recbole_qbert.common.errors import InputError, did_you_mean, preview
+from recbole_qbert.common.files import check_output_file
 from recbole_qbert.common.output import counted, new_console
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def _recommend(options: SimpleNamespace) -> int:
         format = check_output(options.output, options.output_format, options.overwrite)
     _check_batch_size(options)
     folder, recommender = load_recommender(options)
-    _set_titles(recommender, options)
+    set_titles(recommender, options)
     lists = {name: _tokens(options, name) for name in ("candidates", "exclude")}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -131,7 +132,12 @@ def _title_file(options: SimpleNamespace) -> Path | None:
     return options.item_file or options.data_path / options.dataset / f"{options.dataset}.item"
 
 
-def _set_titles(recommender: Recommender, options: SimpleNamespace) -> None:
+def set_titles(recommender: Recommender, options: SimpleNamespace) -> None:
+    """Read the titles that the flags `title_field`, `item_file` and `dataset` name, if any.
+
+    Raises:
+        InputError: the flags do not name a file, or it lacks the field.
+    """
     from recbole_qbert.serving.titles import read_titles
 
     file = _title_file(options)
@@ -260,8 +266,8 @@ def _histories(
 
 
 def _evaluate(options: SimpleNamespace) -> int:
-    if options.json and options.json.is_dir():
-        raise InputError(f"--json={options.json}: is a folder; name a file")
+    if options.json:
+        check_output_file("json", options.json)
     _check_batch_size(options)
     folder, recommender = load_recommender(options)
 

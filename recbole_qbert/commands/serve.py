@@ -6,8 +6,9 @@ import math
 from types import SimpleNamespace
 
 from recbole_qbert.commands.command import Command
-from recbole_qbert.commands.recommend import load_recommender
+from recbole_qbert.commands.recommend import load_recommender, set_titles
 from recbole_qbert.common.errors import InputError, needs_extra
+from recbole_qbert.common.files import check_output_file
 
 _TIMES = ("max_wait_ms", "timeout_s", "client_timeout_s")
 
@@ -31,6 +32,7 @@ def _serve(options: SimpleNamespace) -> int:
     threads = within("--threads", options.threads or n_cores())
     with listening(options.host, options.port) as listener:
         folder, recommender = load_recommender(options)
+        set_titles(recommender, options)
         torch.set_num_threads(threads)
         serve(recommender, folder, limits, listener)
     return 0
@@ -40,8 +42,7 @@ def _export(options: SimpleNamespace) -> int:
     from recbole_qbert.common.output import new_console
     from recbole_qbert.common.process import quiet_recbole
 
-    if options.output.is_dir():
-        raise InputError(f"--output={options.output}: is a folder; name a file")
+    check_output_file("output", options.output)
     if options.output.exists() and not options.overwrite:
         raise InputError(f"--output={options.output}: exists; add --overwrite to replace it")
     with needs_extra("onnx"):

@@ -24,7 +24,7 @@ from typing import IO, Any
 import numpy as np
 from filelock import lock_descriptor, unlock_descriptor
 
-from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.errors import InputError, error_context
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NOT_ALLOWED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
@@ -257,6 +257,14 @@ def check_writable(folder: str | Path) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{folder}: is not writable ({reason}); give another folder") from None
+
+
+def check_output_file(flag: str, path: Path) -> None:
+    """Raise an `InputError` if the file that `--<flag>` names cannot be written."""
+    with error_context(f"--{flag}={path}"):
+        if path.is_dir():
+            raise InputError("is a folder; name a file")
+        check_writable(path.parent)
 
 
 def sidecar_path(path: str | Path) -> Path:

@@ -135,4 +135,11 @@ def _merged_ids(domains: Sequence[DatasetPaths]) -> SemanticIDTable:
         codes.append(table.codes + vocabularies.index(table.vocabulary) * np.array(own))
     vocabulary = vocabularies[0] if len(vocabularies) == 1 else ""
     joint = tuple(len(vocabularies) * size for size in own)
-    return SemanticIDTable(tuple(items), np.concatenate(codes), joint, vocabulary=vocabulary)
+    (extra, *others) = {table.extra_level for table in tables}
+    return SemanticIDTable(
+        tuple(items),
+        np.concatenate(codes),
+        joint,
+        vocabulary=vocabulary,
+        extra_level=None if others else extra,
+    )

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import InitVar, dataclass, field
+from dataclasses import InitVar, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,8 @@ class SemanticIDTable:
         file: file of the rows; with it, error messages give line numbers.
         vocabulary: name of the code vocabulary; files with equal names share the meaning of their
             codes. A file whose sidecar names none gets its own, named by the hash of its bytes.
+        extra_level: level that only counts the items of equal tuples (`unique: extra_level`); None
+            if there is none.
 
     Raises:
         InputError: one of these does not hold.
@@ -62,6 +64,7 @@ class SemanticIDTable:
     codebook_sizes: tuple[int, ...]
     file: InitVar[Atomic | None] = None
     vocabulary: str = ""
+    extra_level: int | None = None
 
     def __post_init__(self, file: Atomic | None) -> None:
         named = "semantic IDs" if file is None else str(file.path)
@@ -122,9 +125,7 @@ class SemanticIDTable:
         """Return this table followed by the items of `other` that it lacks; raises as the class."""
         new = [item for item in other.items if item not in self]
         codes = np.concatenate([self.codes, other.codes_for(new)])
-        return SemanticIDTable(
-            (*self.items, *new), codes, self.codebook_sizes, vocabulary=self.vocabulary
-        )
+        return replace(self, items=(*self.items, *new), codes=codes, file=None)
 
     def codes_for(self, items: Sequence[str]) -> IntArray:
         """Return the codes [n, K] of n items, in the given order.
@@ -187,9 +188,10 @@ def read_semantic_ids(
             f"{named}: codebook_sizes has {counted(len(sizes), 'level')}, the rows of {path} have "
             f"{codes.shape[1]}; give one size per level"
         )
-    vocabulary = str((sidecar or {}).get("vocabulary") or f"sha256:{sha256_file(path)}")
+    stated = sidecar or {}
+    vocabulary = str(stated.get("vocabulary") or f"sha256:{sha256_file(path)}")
     items = tuple(file.columns[ITEM_FIELD].to_pylist())
-    return SemanticIDTable(items, codes, sizes, file, vocabulary)
+    return SemanticIDTable(items, codes, sizes, file, vocabulary, stated.get("extra_level"))
 
 
 def _parse_codes(file: Atomic) -> IntArray:
@@ -274,6 +276,7 @@ def write_semantic_ids(path: str | Path, table: SemanticIDTable, source: Mapping
             "sha256": sha256_file(path),
             "items_sha256": items_sha256(table.items),
             **({"vocabulary": table.vocabulary} if table.vocabulary else {}),
+            **({} if table.extra_level is None else {"extra_level": table.extra_level}),
             "source": dict(source),
         },
     )

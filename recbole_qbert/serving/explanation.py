@@ -84,6 +84,7 @@ def explain_items(
     tokens: Sequence[str],
     titles: Sequence[str],
     n_removals: int,
+    extra_level: int | None = None,
 ) -> list[Explanation]:
     """Explain the scores of items after a history.
 
@@ -96,6 +97,7 @@ def explain_items(
         tokens: N item tokens.
         titles: N titles.
         n_removals: largest number of removals in an explanation.
+        extra_level: level of the codes that only counts the items of equal tuples, if there is one.
 
     Raises:
         InputError: the model does not rank an item after this history.
@@ -111,7 +113,7 @@ def explain_items(
         drop, order = drops[:, place].sort(descending=True, stable=True)
         pairs = zip(distinct[order].tolist(), drop.tolist(), strict=True)
         removals = [Removal(tokens[each], value) for each, value in pairs if value > 0]
-        shared = () if codes is None else _shared_codes(codes, item, distinct, tokens)
+        shared = () if codes is None else _shared_codes(codes, item, distinct, tokens, extra_level)
         explained.append(
             Explanation(
                 tokens[item],
@@ -151,9 +153,12 @@ def leave_one_out(
 
 
 def _shared_codes(
-    codes: Tensor, item: int, distinct: Tensor, tokens: Sequence[str]
+    codes: Tensor, item: int, distinct: Tensor, tokens: Sequence[str], extra_level: int | None
 ) -> tuple[SharedCode, ...]:
-    """Return the codes of an item that the items [D] of a history have at the same levels."""
+    """Return the codes of an item that the items [D] of a history have at the same levels.
+
+    Equal codes of `extra_level` mean nothing and are left out.
+    """
     same = codes[distinct] == codes[item]  # [D, K]
     return tuple(
         SharedCode(
@@ -161,5 +166,5 @@ def _shared_codes(
             tuple(tokens[each] for each in distinct[same[:, level]].tolist()),
         )
         for level in range(codes.size(1))
-        if same[:, level].any()
+        if level != extra_level and same[:, level].any()
     )

@@ -33,6 +33,7 @@ class LoadedBundle(NamedTuple):
     tokens: list[str]
     titles: list[str] | None
     codes: Tensor | None
+    extra_level: int | None
 
 
 def folder_of_bundle(folder: Path) -> Path:
@@ -93,4 +94,5 @@ def _of_files(folder: Path, manifest: Mapping[str, Any], device: torch.device) -
     model = bundle.build_again(config, dataset, weights)
     # Some inconsistencies appear only when the model scores.
     top_k(model, config, Histories(np.array([1]), np.array([0, 1])), k=1)
-    return LoadedBundle(model, config, tokens, titles, dataset.item_codes)
+    extra_level = semantic_ids.extra_level if semantic_ids is not None else None
+    return LoadedBundle(model, config, tokens, titles, dataset.item_codes, extra_level)

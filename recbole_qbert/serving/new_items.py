@@ -81,7 +81,7 @@ def add_items(bundle: OpenBundle, new: SemanticIDTable, item_file: Path, output:
     Raises:
         InputError: an old item has another ID in `new`, or an ID is taken.
     """
-    model, config, tokens, titles, _ = bundle.loaded
+    model, config, tokens, titles, *_ = bundle.loaded
     common = [item for item in bundle.table.items if item in new]
     same_levels = bundle.table.codebook_sizes == new.codebook_sizes
     if not same_levels or (bundle.table.codes_for(common) != new.codes_for(common)).any():

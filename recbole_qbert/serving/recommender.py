@@ -60,6 +60,7 @@ class Recommender:
         titles: titles of the items in the order of `tokens`, "" for items without one; None if the
             bundle has none.
         codes: codes of the semantic IDs [N, K], by internal ID; None without semantic IDs.
+        extra_level: level of them that only counts the items of equal tuples; None without one.
     """
 
     def __init__(
@@ -69,9 +70,11 @@ class Recommender:
         tokens: list[str],
         titles: list[str] | None = None,
         codes: Tensor | None = None,
+        extra_level: int | None = None,
     ):
         self.model, self.config = model, config
-        self.tokens, self.titles, self.codes = tokens, titles, codes
+        self.tokens, self.titles = tokens, titles
+        self.codes, self.extra_level = codes, extra_level
         self._ids = {token: number for number, token in enumerate(tokens, start=1)}
         self._names = np.array(["", *tokens], dtype=object)
 
@@ -212,7 +215,7 @@ class Recommender:
         (last,), (length,) = read.last_items(self.config["MAX_ITEM_LIST_LENGTH"])
         words = self._names.tolist(), ["", *(self.titles or [""] * len(self.tokens))]
         scoring = (self.model, self.config, last[:length], asked.flat()[1])
-        return explain_items(*scoring, self.codes, *words, n_removals)
+        return explain_items(*scoring, self.codes, *words, n_removals, self.extra_level)
 
     def allowed(
         self, candidates: Collection[str] | None, exclude: Collection[str] = ()

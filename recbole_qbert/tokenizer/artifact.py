@@ -178,11 +178,16 @@ class Tokenizer:
     def write_ids(self, domains: Sequence[DatasetPaths], sources: Mapping[str, Any]) -> None:
         """Write the `.semid` file of each domain, and the input files' hashes to its sidecar."""
         names = np.array([name for name, _ in self.keys], dtype=object)
+        last = len(self.codebook_sizes) - 1
         for domain in domains:
             rows = np.flatnonzero(names == domain.name)
             items = tuple(self.keys[row][1] for row in rows)
             table = SemanticIDTable(
-                items, self.codes[rows], self.codebook_sizes, vocabulary=self.vocabulary
+                items,
+                self.codes[rows],
+                self.codebook_sizes,
+                vocabulary=self.vocabulary,
+                extra_level=last if self.report["unique"].get("extra_level") else None,
             )
             source = {
                 "method": "tokenize",

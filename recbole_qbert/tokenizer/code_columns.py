@@ -16,7 +16,12 @@ from recbole_qbert.common.output import counted
 from recbole_qbert.data.codec import level_letters, quote
 from recbole_qbert.data.items import ITEM_FIELD, item_file_entry, read_item_fields
 from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids, write_semantic_ids
-from recbole_qbert.tokenizer.collisions import extra_level, reallocate, usage_distances
+from recbole_qbert.tokenizer.collisions import (
+    extra_level,
+    extra_level_report,
+    reallocate,
+    usage_distances,
+)
 from recbole_qbert.tokenizer.quantizers.base import count_collisions
 
 logger = logging.getLogger(__name__)
@@ -77,12 +82,11 @@ def build_from_columns(
         result = reallocate(given, lambda rows: usage_distances(given, sizes, rows), sizes, tokens)
         codes, report, remedy = result.codes, result.report(), "they were moved to free codes"
     else:
-        codes, sizes = extra_level(given, sizes, tokens)
-        report["extra_level"] = None
-        if report["collisions"]:
-            level = level_letters(len(sizes) - 1)
-            report["extra_level"] = {"level": level, "codebook_size": sizes[-1]}
-            remedy = f"level {level} ({counted(sizes[-1], 'code')}) was appended"
+        codes, after = extra_level(given, sizes, tokens)
+        report["extra_level"] = added = extra_level_report(sizes, after)
+        sizes = after
+        if added:
+            remedy = f"level {added['level']} ({counted(sizes[-1], 'code')}) was appended"
     if report["collisions"]:
         logger.warning(
             "%s: %d of %d items have the tuple of another item; %s",
@@ -98,7 +102,13 @@ def build_from_columns(
         "unique": unique,
         "report": report,
     }
-    table = SemanticIDTable(tuple(tokens), codes, sizes, vocabulary=vocabulary)
+    table = SemanticIDTable(
+        tuple(tokens),
+        codes,
+        sizes,
+        vocabulary=vocabulary,
+        extra_level=len(sizes) - 1 if report.get("extra_level") else None,
+    )
     write_semantic_ids(out_path, table, source)
     logger.info("%s: %d items, %d levels", out_path, len(tokens), len(sizes))
     return table

@@ -40,6 +40,7 @@ import pandas as pd
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.output import counted
+from recbole_qbert.data.codec import level_letters
 
 Distances = Callable[[np.ndarray], np.ndarray]
 
@@ -241,6 +242,13 @@ def extra_level(
     if not place.any():
         return codes, tuple(codebook_sizes)
     return np.column_stack([codes, place]), (*codebook_sizes, int(place.max()) + 1)
+
+
+def extra_level_report(before: Sequence[int], after: Sequence[int]) -> dict[str, Any] | None:
+    """Describe the level that `extra_level` appended to codebook sizes; None if it did not."""
+    if len(after) == len(before):
+        return None
+    return {"level": level_letters(len(before)), "codebook_size": after[-1]}
 
 
 def usage_distances(

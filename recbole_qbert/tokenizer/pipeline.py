@@ -23,7 +23,7 @@ from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.embeddings import BBQ, CONTENT, FUSED, IDENTITY
 from recbole_qbert.tokenizer.artifact import Streams, Tokenizer, filled
 from recbole_qbert.tokenizer.catalog import TokenizerInputs, read_catalog
-from recbole_qbert.tokenizer.collisions import extra_level, reallocate
+from recbole_qbert.tokenizer.collisions import extra_level, extra_level_report, reallocate
 from recbole_qbert.tokenizer.fusion.agreement import agreement_report, depth_report
 from recbole_qbert.tokenizer.fusion.bbq import BBQSettings
 from recbole_qbert.tokenizer.fusion.bbq_fit import Binder, fit_binder
@@ -328,8 +328,8 @@ def _make_unique(tokenizer: Tokenizer, names: Sequence[str], streams: Streams) -
     codes, sizes = tokenizer.codes, tokenizer.codebook_sizes
     if tokenizer.settings["unique"] == "extra_level":
         tokenizer.codes, tokenizer.codebook_sizes = extra_level(codes, sizes, names)
-        added = tokenizer.codebook_sizes[len(sizes) :]
-        tokenizer.report["unique"] = {"extra_level_size": added[0] if added else None}
+        added = extra_level_report(sizes, tokenizer.codebook_sizes)
+        tokenizer.report["unique"] = {"extra_level": added}
         return
     result = reallocate(codes, lambda rows: tokenizer.distances(streams, rows), sizes, names)
     tokenizer.codes = result.codes

@@ -51,8 +51,9 @@ def report_lines(tokenizer: Tokenizer) -> Iterator[str]:
         moved = counted(unique["moved"], "item")
         yield f"whole IDs: {same} another item's codes in all levels"
         yield f"  {moved} moved to free codes (by level: {moves})"
-    elif size := unique["extra_level_size"]:
-        yield f"whole IDs: an extra level of {counted(size, 'code')} separates items of equal codes"
+    elif added := unique["extra_level"]:
+        codes = counted(added["codebook_size"], "code")
+        yield f"whole IDs: an extra level of {codes} separates items of equal codes"
     else:
         yield "whole IDs: no two items had equal codes, so no extra level was needed"
     if tokenizer.without_content:

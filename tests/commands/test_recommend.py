@@ -337,6 +337,10 @@ def test_faults_of_evaluate(tiny: Tiny, run: RunResult, capsys: pytest.CaptureFi
             "--batch_size: 0 is not a whole number of at least 1",
         ),
         (["--data_path=.", "--json=toy"], "--json=toy: is a folder; name a file"),
+        (
+            ["--data_path=.", "--json=toy/toy.inter/x"],
+            "--json=toy/toy.inter/x: toy/toy.inter: is not writable",
+        ),
     ):
         assert main(["evaluate", bundle, *words]) == 2
         error = capsys.readouterr().err

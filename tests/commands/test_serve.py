@@ -25,6 +25,7 @@ from recbole_qbert.commands.serve import EXPORT_ONNX, SERVE
 from recbole_qbert.experiments.run import run_models
 
 ROOT = Path(__file__).parents[2]
+DATA = "--data_path=."
 
 
 @pytest.fixture
@@ -103,6 +104,22 @@ def test_wrong_flags_get_one_line(
     assert main(["serve", "none", *flags]) == 2
     said = capsys.readouterr().err
     assert error in said and said.count("\n") == 1
+
+
+def test_titles_of_another_field(
+    tiny: Tiny, bundle: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("fastapi")
+    from recbole_qbert.service import server
+
+    served = []
+    monkeypatch.setattr(server, "serve", lambda recommender, *_: served.append(recommender))
+    assert main(["serve", bundle, "--port=0", "--title_field=class", "--dataset=toy", DATA]) == 0
+    (recommender,) = served
+    titles = dict(zip(recommender.tokens, recommender.titles, strict=True))
+    assert titles["i1"] == "red" and titles["i2"] == "green"
+    assert main(["serve", bundle, "--port=0", "--title_field=no", "--dataset=toy", DATA]) == 2
+    assert "no column 'no'" in capsys.readouterr().err
 
 
 def test_a_port_in_use_gets_one_line(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from conftest import Tiny
 from test_bundle import bundled
 
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.data.semid import write_semantic_ids
 from recbole_qbert.serving.recommender import Recommender
 
 
@@ -57,6 +59,32 @@ def test_shared_codes_are_those_of_the_file(tiny: Tiny) -> None:
                 expected.append((code, tuple(having)))
         assert [tuple(shared) for shared in found.shared_codes] == expected
         assert len(found.removals) <= 3
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_an_extra_level_is_no_shared_code(tiny: Tiny, level: int) -> None:
+    """It counts the items of equal tuples, so that equal numbers mean nothing."""
+    plain = Recommender.load(bundled(tiny)[2])
+    assert plain.extra_level is None
+    table = replace(tiny.table, extra_level=level, file=None)
+    write_semantic_ids(tiny.folder / "toy.semid", table, {})
+    recommender = Recommender.load(bundled(tiny)[2])
+    assert recommender.extra_level == level
+    history, items = (
+        [f"i{number}" for number in (3, 9, 12, 20, 7)],
+        [f"i{n}" for n in range(22, 30)],
+    )
+    letter = f"{'abcdefgh'[level]}_"
+    for found, before in zip(
+        recommender.explain(history, items), plain.explain(history, items), strict=True
+    ):
+        kept = [each for each in before.shared_codes if not each.code.startswith(letter)]
+        assert list(found.shared_codes) == kept
+    assert any(
+        shared.code.startswith(letter)
+        for found in plain.explain(history, items)
+        for shared in found.shared_codes
+    )
 
 
 def test_text_and_json(tiny: Tiny) -> None:

@@ -72,6 +72,15 @@ def test_scores_are_those_of_the_live_model(
         np.testing.assert_allclose(alone[0], scores, atol=1e-5)
 
 
+@pytest.mark.parametrize("output", ["toy", "toy/toy.inter/model.onnx"])
+def test_an_output_that_cannot_be_written(
+    tiny: Tiny, output: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Said before the bundle is loaded: there is none."""
+    assert main(["export-onnx", "none", f"--output={output}"]) == 2
+    assert capsys.readouterr().err.startswith(f"recbole-qbert: --output={output}: ")
+
+
 def test_the_file_names_its_bundle(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     folder = bundled(tiny)[2]
     exported(folder)

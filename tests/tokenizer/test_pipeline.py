@@ -214,6 +214,10 @@ def test_an_extra_level_in_place_of_reallocation(tmp_path: Path) -> None:
     assert len(tokenizer.codebook_sizes) == 2
     groups = np.bincount(tokenizer.codes[:, 0])
     assert tokenizer.codebook_sizes[1] == groups.max()
+    assert read_semantic_ids(domain.file("semid")).extra_level == 1
+    settings = small(streams=["text"], n_levels=2)
+    tokenize([domain], tmp_path / "moved", settings)
+    assert read_semantic_ids(domain.file("semid")).extra_level is None
 
 
 def test_a_tokenizer_read_again_encodes_as_before(tmp_path: Path) -> None:
