@@ -10,7 +10,6 @@ from recbole_qbert.commands.command import Command
 from recbole_qbert.commands.keys import run_groups
 from recbole_qbert.commands.run import models_and_dataset
 from recbole_qbert.common.errors import one_of
-from recbole_qbert.common.files import check_output_file
 from recbole_qbert.common.output import new_console
 
 
@@ -19,6 +18,8 @@ def _complexity(options: SimpleNamespace) -> int:
     file, form = settings.pop("json", ""), settings.pop("format", "table")
     one_of("--format", form, ("table", "markdown", "latex"))
     if file:
+        from recbole_qbert.common.files import check_output_file
+
         check_output_file("json", Path(file))
     models, dataset, files = models_and_dataset(settings)
 

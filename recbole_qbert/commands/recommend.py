@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from recbole_qbert.commands.command import Command
 from recbole_qbert.common.errors import InputError, did_you_mean, preview
-from recbole_qbert.common.files import check_output_file
 from recbole_qbert.common.output import counted, new_console
 
 if TYPE_CHECKING:
@@ -266,12 +265,13 @@ def _histories(
 
 
 def _evaluate(options: SimpleNamespace) -> int:
+    from recbole_qbert.common.files import check_output_file, write_json
+
     if options.json:
         check_output_file("json", options.json)
     _check_batch_size(options)
     folder, recommender = load_recommender(options)
 
-    from recbole_qbert.common.files import write_json
     from recbole_qbert.evaluation.printing import rankings_tables
     from recbole_qbert.experiments.evaluate import evaluate
 

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from recbole_qbert.commands.command import Command
 from recbole_qbert.commands.recommend import load_recommender, set_titles
 from recbole_qbert.common.errors import InputError, needs_extra
-from recbole_qbert.common.files import check_output_file
 
 _TIMES = ("max_wait_ms", "timeout_s", "client_timeout_s")
 
@@ -41,6 +40,8 @@ def _serve(options: SimpleNamespace) -> int:
 def _export(options: SimpleNamespace) -> int:
     from recbole_qbert.common.output import new_console
     from recbole_qbert.common.process import quiet_recbole
+
+    from recbole_qbert.common.files import check_output_file
 
     check_output_file("output", options.output)
     if options.output.exists() and not options.overwrite:
