@@ -38,10 +38,9 @@ def _serve(options: SimpleNamespace) -> int:
 
 
 def _export(options: SimpleNamespace) -> int:
+    from recbole_qbert.common.files import check_output_file
     from recbole_qbert.common.output import new_console
     from recbole_qbert.common.process import quiet_recbole
-
-    from recbole_qbert.common.files import check_output_file
 
     check_output_file("output", options.output)
     if options.output.exists() and not options.overwrite:
