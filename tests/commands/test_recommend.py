@@ -211,6 +211,20 @@ def test_faults_of_recommend(
     assert files_below(Path()) == before
 
 
+def test_a_table_without_a_usable_row(
+    tiny: Tiny, run: RunResult, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The line gives the number of rows, and the first of them with the reason."""
+    Path("events.csv").write_text("who,what,when\nu1,,5\nu2,,6\n")
+    words = ["--history_file=events.csv", "--user=who", "--item=what", "--time=when"]
+    capsys.readouterr()
+    assert main(["recommend", RESULTS, *words, "--output=o.tsv"]) == 2
+    error = capsys.readouterr().err
+    said = "events.csv: no usable row (2 rows cannot be used, first: "
+    assert said in error and error.count("\n") == 1
+    assert not Path("o.tsv").exists()
+
+
 @pytest.mark.parametrize("name", ["no", "no.jsonl", "saved/results.jsonl:GRU4Rec", "toy"])
 def test_what_is_no_bundle(
     tiny: Tiny, run: RunResult, name: str, capsys: pytest.CaptureFixture[str]

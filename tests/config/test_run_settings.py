@@ -341,3 +341,13 @@ def test_what_is_taken(tiny: Tiny) -> None:
     ):
         build_config("SASRec", "toy", (), settings)
     build_config("BERT4Rec", "toy", (), {"MAX_ITEM_LIST_LENGTH": 5})
+
+
+def test_a_key_of_one_of_several_models(tiny: Tiny, capfd: pytest.CaptureFixture[str]) -> None:
+    """The line says whose key it is, in place of a guess of another key."""
+    words = ["run", "--model=SASRec,QBERT4Rec,GRU4Rec", "--dataset=toy", "--data_path=."]
+    before = files_below(tiny.root)
+    assert main([*words, "--mask_mix={span: 1}"]) == 2
+    said = "command line: mask_mix is a key of QBERT4Rec, not of SASRec, GRU4Rec; put it below "
+    assert said in capfd.readouterr().err
+    assert files_below(tiny.root) == before

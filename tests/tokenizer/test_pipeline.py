@@ -220,6 +220,22 @@ def test_an_extra_level_in_place_of_reallocation(tmp_path: Path) -> None:
     assert read_semantic_ids(domain.file("semid")).extra_level is None
 
 
+def test_other_ids_than_before_are_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    domain = write_domain(tmp_path)
+    tokenize([domain], tmp_path / "first", small(streams=["text"], n_levels=2))
+    before = read_semantic_ids(domain.file("semid"))
+    tokenize([domain], tmp_path / "same", small(streams=["text"], n_levels=2))
+    assert "than before" not in caplog.text
+    tokenize([domain], tmp_path / "other", small(streams=["text"], n_levels=2, seed=7))
+    codes = read_semantic_ids(domain.file("semid")).codes_for(before.items)
+    n_other = int((codes != before.codes).any(axis=1).sum())
+    assert n_other > 1
+    said = f"toy.semid: {n_other} of {len(codes)} items have other semantic IDs than before"
+    assert said in caplog.text
+
+
 def test_a_tokenizer_read_again_encodes_as_before(tmp_path: Path) -> None:
     domain = write_domain(tmp_path)
     made = tokenize([domain], tmp_path / "tokenizer", small(streams=["fused", "text"]))
