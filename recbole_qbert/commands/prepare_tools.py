@@ -52,6 +52,7 @@ def _split(options: SimpleNamespace) -> int:
     from recbole_qbert.datasets.split import (
         cut_offs,
         explain,
+        few_users,
         leak,
         leave_one_out,
         own_parts,
@@ -79,9 +80,13 @@ def _split(options: SimpleNamespace) -> int:
         raise InputError("--method=temporal needs --shares=0.8,0.9, or --valid_from, --test_from")
     else:
         rows = temporal(sequences, options.valid_from, options.test_from)
+    if options.train_users != 1:
+        rows = few_users(sequences, rows, options.train_users, options.seed)
     source = {
         "method": "own parts" if options.parts else options.method,
         "max_length": options.max_length,
+        "train_users": options.train_users,
+        "seed": options.seed,
         "from": {path.name: sha256_file(path) for path in paths},
     }
     counts = write_split(domain, sequences, rows, options.max_length, source)

@@ -159,6 +159,26 @@ def own_parts(sequences: Interactions, paths: Sequence[Path]) -> list[np.ndarray
     return [np.flatnonzero((parts == each) & has_history) for each in range(len(paths))]
 
 
+def few_users(
+    sequences: Interactions, rows: Sequence[np.ndarray], share: float, seed: int
+) -> list[np.ndarray]:
+    """Keep the training targets of a random share of their users, and all other targets.
+
+    Raises:
+        InputError: `share` is not above 0 and at most 1, or is less than one user.
+    """
+    train, *others = rows
+    users = np.unique(sequences.users[train])
+    n_kept = round(share * len(users)) if 0 < share <= 1 else 0
+    if not n_kept:
+        raise InputError(
+            f"train_users: {share} of {counted(len(users), 'user')}; give a share above 0 and at "
+            "most 1 that leaves a user"
+        )
+    kept = np.random.default_rng(seed).choice(users, n_kept, replace=False)
+    return [train[np.isin(sequences.users[train], kept)], *others]
+
+
 def leak(sequences: Interactions, rows: Sequence[np.ndarray]) -> dict[str, Any]:
     """Measure the leakage of a split; see the lines of `explain`.
 
@@ -166,8 +186,10 @@ def leak(sequences: Interactions, rows: Sequence[np.ndarray]) -> dict[str, Any]:
         The share of test targets whose item is not in training and, with timestamps, the share of
         test targets before the last training target.
     """
-    train, valid, test = rows
-    known = np.unique(np.delete(sequences.items, np.concatenate([valid, test])))
+    train, _, test = rows
+    last = np.full(len(sequences.user_tokens), -1)  # training target of each user
+    np.maximum.at(last, sequences.users[train], train)
+    known = np.unique(sequences.items[np.arange(len(sequences.users)) <= last[sequences.users]])
     cold = float(np.mean(~np.isin(sequences.items[test], known))) if len(test) else 0.0
     facts: dict[str, Any] = {"test_targets_never_in_training": round(cold, 6)}
     if sequences.timed and len(train) and len(test):

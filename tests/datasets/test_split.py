@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from recbole_qbert.cli import main
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.yaml_files import load_yaml
 from recbole_qbert.config.build import build_config
@@ -110,6 +112,43 @@ def test_a_cut_in_time_and_its_leak(tmp_path: Path) -> None:
     assert cut_offs(read, [0.5, 0.9]) == tuple(
         np.quantile(sorted(read.times), [0.5, 0.9], method="higher")
     )
+
+
+def test_few_users_to_train_on(tmp_path: Path) -> None:
+    """All rows of a third of the users, and no item of the others counts as trained on."""
+    sequences = {f"u{n}": [f"i{(n * 7 + place) % 40}" for place in range(6)] for n in range(30)}
+    folder = tmp_path / "x"
+    folder.mkdir()
+    write_inter(folder / "x.inter", placed(sequences))
+    words = ["prepare", "split", "--dataset=x", f"--data_path={tmp_path}", "--max_length=0"]
+    assert main([*words, "--train_users=0.3333", "--seed=3"]) == 0
+    found = {part: rows_of(folder / f"x.{part}.inter") for part in PARTS}
+    users = {user for user, _, _ in found["train"]}
+    assert len(users) == 10
+    expected = by_hand(sequences, 0)
+    assert found["train"] == [row for row in expected["train"] if row[0] in users]
+    assert found["valid"] == expected["valid"] and found["test"] == expected["test"]
+    trained = {item for user in users for item in sequences[user][:-2]}
+    cold = [item not in trained for _, _, item in found["test"]]
+    facts = json.loads((folder / "x.split.json").read_text())
+    assert facts["test_targets_never_in_training"] == pytest.approx(np.mean(cold), abs=1e-6)
+    assert (facts["train_users"], facts["seed"]) == (0.3333, 3)
+    assert main([*words, "--train_users=0.3333", "--seed=4"]) == 0
+    assert {user for user, _, _ in rows_of(folder / "x.train.inter")} != users
+
+
+@pytest.mark.parametrize("share", ["0", "1.5", "-1", "nan", "0.001"])
+def test_a_share_of_users_that_cannot_be(
+    tmp_path: Path, share: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x").mkdir()
+    write_inter(tmp_path / "x" / "x.inter", placed({"u": ["a", "b", "c", "d"]}))
+    before = files_below(tmp_path)
+    words = ["prepare", "split", "--dataset=x", f"--data_path={tmp_path}"]
+    assert main([*words, f"--train_users={share}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("recbole-qbert: train_users: ") and error.count("\n") == 1
+    assert files_below(tmp_path) == before
 
 
 def test_faults(tmp_path: Path) -> None:
