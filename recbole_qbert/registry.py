@@ -245,9 +245,11 @@ def register_own_models() -> None:
     """Register this package's models; called once, when the package is imported."""
     for model in recbole_models():
         _let_recbole_find(model.__name__, _recbole_entry(model))
-    own = (QBERT4Rec, IDBERT4Rec, BBQRec, BERT4RecFixed, Popularity, BigramChain)
-    for model in (*own, ESASRec, GSASRec, MQL4GRec, SASRecCodes, SASRecContent, TIGER):
+    own = (BERT4RecFixed, Popularity, BigramChain, ESASRec, GSASRec, MQL4GRec)
+    for model in (*own, SASRecCodes, SASRecContent, TIGER):
         register(model)
+    for model in (QBERT4Rec, IDBERT4Rec, BBQRec):
+        register(model, PartialVectorsDataset)
     register(P5CID, CollaborativeDataset)
     register(VIP5, SequentialIDDataset)
     register(VQRec, first_stage=True)

@@ -19,8 +19,10 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recbole_qbert.common.errors import InputError
 from recbole_qbert.models.layers.attention_bias import UNKNOWN
 from recbole_qbert.models.layers.catalog_sample import log_absence, sample_catalog
+from recbole_qbert.models.layers.content import AdaptedContent
 from recbole_qbert.models.layers.encoder import SequenceEncoder
 from recbole_qbert.models.layers.item_representation import CodeItems, build_representation
 from recbole_qbert.models.layers.loss import exclude_items, smoothed_cross_entropy
@@ -126,6 +128,14 @@ class QBERT4Rec(PredictsByRanking, SequentialRecommender):
             row_dropout=config["row_dropout_prob"],
         )
         self.tokens_per_item = self.items.tokens_per_item
+        self.content: AdaptedContent | None = None
+        if config["use_content"]:
+            if self.tokens_per_item > 1:
+                raise InputError(
+                    "use_content: a vector cannot be added to the separate tokens of "
+                    f"item_representation: {self.item_representation}; choose another one"
+                )
+            self.content = AdaptedContent(config, dataset)
         self.mask_token = nn.Parameter(torch.empty(self.tokens_per_item, config["hidden_size"]))
         n_levels = 0
         if self.reweights_attention:
@@ -137,6 +147,11 @@ class QBERT4Rec(PredictsByRanking, SequentialRecommender):
         self.encoder = SequenceEncoder(config, n_positions, n_levels)
         nn.init.normal_(self.mask_token, std=config["initializer_range"])
         self.encoder.apply(lambda module: _init_weights(module, config["initializer_range"]))
+
+    def item_matrix(self, rows: Tensor | None = None) -> Tensor:
+        """Return the item matrix [N, T * D], or [R, T * D] for item IDs [R] from padding on."""
+        matrix: Tensor = self.items(rows)
+        return matrix if self.content is None else matrix + self.content(rows)
 
     def forward(
         self,
@@ -207,7 +222,7 @@ class QBERT4Rec(PredictsByRanking, SequentialRecommender):
                 items, self.softmax_samples, absence, global_generator(items.device)
             )
             rows = scored if rows is None else rows[scored]
-        return MaskedBatch(items, lengths, mask, self.items(rows), rows, log_chance)
+        return MaskedBatch(items, lengths, mask, self.item_matrix(rows), rows, log_chance)
 
     def batch_loss(self, batch: MaskedBatch) -> Tensor:
         """Return the loss of a masked batch, or of a part of it; see `calculate_loss`."""
@@ -237,7 +252,7 @@ class QBERT4Rec(PredictsByRanking, SequentialRecommender):
         In pretraining the catalog is that of the batch's domain.
         """
         rows = self._domain_rows(interaction)
-        matrix = self.items(rows)
+        matrix = self.item_matrix(rows)
         hidden, visible = self._next_item_state(interaction, matrix, rows)
         scores = self._score(hidden, matrix)
         if self.popularity_terms is not None:
@@ -252,10 +267,13 @@ class QBERT4Rec(PredictsByRanking, SequentialRecommender):
         terms = self.popularity_terms
         if not isinstance(self.items, CodeItems) or (terms is not None and terms.ranks):
             return None
-        return self.items.index(cosine=self.temperature is not None)
+        content = None if self.content is None else self.content()[1:]
+        return self.items.index(self.temperature is not None, content)
 
     def with_items(self, codes: Tensor) -> dict[str, Tensor]:
         """Return the weights with new items of the given codes [n, K]; see `item_representation`.
+
+        With `use_content`, the new items count as items without content.
 
         Raises:
             InputError: items have vectors of their own, without codes.
@@ -263,6 +281,8 @@ class QBERT4Rec(PredictsByRanking, SequentialRecommender):
         grown = {f"items.{name}": value for name, value in self.items.with_items(codes).items()}
         if self.popularity_terms is not None:
             grown["popularity_terms.counts"] = self.popularity_terms.with_items(len(codes))
+        if self.content is not None:
+            grown["content.content"] = F.pad(self.content.content, (0, 0, 0, len(codes)))
         return {**self.state_dict(), **grown}
 
     @torch.no_grad()
@@ -276,7 +296,7 @@ class QBERT4Rec(PredictsByRanking, SequentialRecommender):
         history = interaction[self.ITEM_SEQ]
         rows, small = torch.unique(F.pad(history, (1, 0)), return_inverse=True)  # with padding
         batch = Interaction({**interaction.interaction, self.ITEM_SEQ: small[:, 1:]})
-        hidden, visible = self._next_item_state(batch, self.items(rows), rows)
+        hidden, visible = self._next_item_state(batch, self.item_matrix(rows), rows)
         return self._direction(hidden), rows[visible]
 
     def _domain_rows(self, interaction: Interaction) -> Tensor | None:

@@ -19,11 +19,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
-from recbole_qbert.models.layers.content import ExpertAdapter, vector_names, whiten
+from recbole_qbert.models.layers.content import ExpertAdapter, content_table
 from recbole_qbert.models.layers.loss import linear_cross_entropy
 from recbole_qbert.models.layers.sasrec_over_items import SASRecOverItems
 from recbole_qbert.models.layers.trained_items import softmax_items
@@ -32,8 +31,7 @@ from recbole_qbert.models.layers.trained_items import softmax_items
 class SASRecContent(SASRecOverItems):
     """SASRec over adapted content vectors; see the module docstring.
 
-    The buffer `content`, float32 [N, C], has the whitened vectors. Whitening is fitted on the items
-    of the training sequences, each counted once.
+    The buffer `content`, float32 [N, C], is the table of `content_table`.
 
     Raises:
         InputError: `item_vectors` names no table.
@@ -48,21 +46,11 @@ class SASRecContent(SASRecOverItems):
         return False
 
     def __init__(self, config: Any, dataset: Any) -> None:
-        names = vector_names(config)
         super().__init__(config, dataset)
-        n_kept = int(config["whitening_dims"])
-        sizes = [int(dataset.field2seqlen[name]) for name in names]
-        items, _ = dataset.training_sequences()
-        content = torch.empty(0)  # a bundle has no training items; its weights bring the vectors
-        if len(items):
-            tables = [dataset.item_feat[name] for name in names]
-            if n_kept:
-                tables = [whiten(table, items.unique(), n_kept) for table in tables]
-            content = torch.cat(tables, dim=1).float()
-            content[0] = 0
+        content, width = content_table(config, dataset)
         self.register_buffer("content", content)
         self.adapter = ExpertAdapter(
-            sum(min(size, n_kept or size) for size in sizes),
+            width,
             config["hidden_size"],
             config["n_experts"],
             config["adapter_dropout_prob"],

@@ -173,6 +173,11 @@ def pretrain_config(
     config = build_config(MODEL, name, files, settings, stage=PRETRAIN, sizes=sizes)
     if config["cold_items"]:
         raise InputError("cold_items: pretraining reads all interactions; leave it out")
+    if config["use_content"]:
+        raise InputError(
+            "use_content: pretraining reads no item_vectors; leave it out here, and set it for the "
+            "training that follows"
+        )
     folder = Path(config["checkpoint_dir"]) / "pretrain" / name
     config["checkpoint_dir"] = str(folder / f"{MODEL}-seed{config['seed']}-{run_hash(config)}")
     return config

@@ -125,12 +125,18 @@ class CodeItems(ItemRepresentation):
         """Row of `table` of each level's code 0, [K]."""
         return self.item_codes.new_tensor([0, *self.codebook_sizes[:-1]]).cumsum(0)
 
-    def index(self, cosine: bool) -> ItemIndex:
-        """Return an index of all items but the padding, for scores as `cosine` says."""
+    def index(self, cosine: bool, content: Tensor | None = None) -> ItemIndex:
+        """Return an index of all items but the padding, for scores as `cosine` says.
+
+        `content` [N - 1, D] is added to the items' vectors.
+        """
+        own: Tensor | None = getattr(self, "rows", None)
+        if content is not None:
+            own = content if own is None else own + content
         return ItemIndex(
             self.item_codes[1:] - self._first_rows,
             self.table.weight.split(self.codebook_sizes),
-            getattr(self, "rows", None),
+            own,
             cosine,
             per_level=self.token_for_each_level,
         )
