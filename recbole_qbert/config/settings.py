@@ -85,7 +85,8 @@ _KEYS_OF_KIND: tuple[tuple[Any, str], ...] = (
         "reproducibility show_progress resume use_tuned use_gpu log_wandb save_dataset "
         "save_dataloaders repeatable valid_metric_bigger enable_amp enable_scaler shuffle "
         "trim_padding require_pow filter_inter_by_user_or_item joint_train use_out_emb use_ids "
-        "use_content logq_correction gbce_offset freeze_encoder asymmetric alignment center_vectors",
+        "use_content logq_correction gbce_offset freeze_encoder asymmetric alignment "
+        "center_vectors",
     ),
     (bool | None, "normalize_all"),
     (
