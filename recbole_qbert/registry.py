@@ -57,9 +57,9 @@ class ModelEntry(NamedTuple):
     (see `training.inputs`); `takes_pretrained`, whether it starts from weights of `pretrain`;
     `needs_item_vectors`, whether it needs `item_vectors`; `begin_epoch(epoch)`, called before every
     epoch of a training; `load_first_stage(weights)`, called with the weights of `pre_model_path`,
-    if given, with `train_stage: finetune`; `check_candidates(scores, seen)`, called with the scores
-    of every batch that is ranked; and `code_groups`, the group of each item with equal codes, or
-    None (see `Ranks.credited`).
+    if given, with `train_stage: finetune`; `fill_candidates(interaction, scores, seen)`, called for
+    every batch that is ranked (see `models.layers.beam_ranking`); and `code_groups`, the group of
+    each item with equal codes, or None (see `Ranks.credited`).
     """
 
     model: type

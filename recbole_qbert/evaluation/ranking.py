@@ -189,8 +189,8 @@ def rank_targets(
 
     Args:
         model: a RecBole model; set to evaluation mode. If it scores some items only, it can have a
-            method `check_candidates(scores, seen)`, which raises an `InputError` if they are too
-            few; see `models.layers.beam_ranking`.
+            method `fill_candidates(interaction, scores, seen)`, which returns scores of more items
+            where they are too few; see `models.layers.beam_ranking`.
         loader: RecBole's loader of a `SemanticIDDataset`.
         device: device of the model.
         wrap: wraps the loader, for a progress bar.
@@ -206,7 +206,7 @@ def rank_targets(
     """
     model.eval()
     score = score or model.full_sort_predict
-    check = getattr(model, "check_candidates", None)
+    fill = getattr(model, "fill_candidates", None)
     process, n_processes = world()
     # Each part is [3, B], the fields of `Ranks`, or with lists [5 + 2 * top_k, B], followed by
     # the fields of `Lists`. With groups, their ranks are the last row. Batches of other processes
@@ -225,7 +225,7 @@ def rank_targets(
             found = by_codes(interaction, targets, (rows, items), top_k)
         else:
             found = _ranks_by_scores(
-                score, check, interaction, targets, (rows, items), top_k, groups, step
+                score, fill, interaction, targets, (rows, items), top_k, groups, step
             )
         fields = [interaction[dataset.uid_field], *found[:2]]
         if top_k:
@@ -255,7 +255,7 @@ def _group_ranks(scores: Tensor, targets: Tensor, groups: Tensor) -> Tensor:
 
 def _ranks_by_scores(
     score: Callable[[Any], Tensor],
-    check: Callable[[Tensor, Pairs], None] | None,
+    fill: Callable[[Any, Tensor, Pairs], Tensor] | None,
     interaction: Any,
     targets: Tensor,
     seen: Pairs,
@@ -273,10 +273,10 @@ def _ranks_by_scores(
         inside = (seen[0] >= start) & (seen[0] < start + step)
         known = seen[0][inside] - start, seen[1][inside]
         own = targets[part]
-        scores = score(interaction[part] if step < len(targets) else interaction)
-        scores = scores.view(len(own), -1)
-        if check is not None:
-            check(scores, known)
+        batch = interaction[part] if step < len(targets) else interaction
+        scores = score(batch).view(len(own), -1)
+        if fill is not None:
+            scores = fill(batch, scores, known)
         results = [*target_ranks(scores, own, known)]
         if top_k:
             results += best_items(scores, own, known, top_k)

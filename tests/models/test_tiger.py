@@ -140,26 +140,50 @@ def test_padding_and_batches_change_no_score(tiny: Tiny) -> None:
     torch.testing.assert_close(together.gather(1, padded.items), padded.scores)
 
 
-def test_too_few_beams_for_unseen_items_are_refused(tiny: Tiny) -> None:
-    """The number that the message gives is enough."""
+def test_users_with_many_seen_items_get_more_beams(tiny: Tiny) -> None:
+    """Their lists are full, with the scores of a search with all beams; others stay."""
     model, loaded = built(tiny, beam_size=5, **FIVE)
-    with pytest.raises(InputError, match="beam_size: 5 beams leave . items for topk 5 ") as said:
-        rank_targets(model, loaded.test, torch.device("cpu"))
-    n_beams = int(str(said.value).split("; ")[1].split()[0])
-    assert n_beams == 5 + 11  # the longest sequence of a user before the test target
-    model = built(tiny, beam_size=n_beams, **FIVE)[0]
-    assert len(rank_targets(model, loaded.test, torch.device("cpu")).raw) == 40
+    everything = built(tiny, **ALL)[0]
+    everything.load_state_dict(model.state_dict())
+    batch = first_batch(loaded.test)
+    seen = loaded.test._dataset.seen_items(batch)
+    few, many = model.full_sort_predict(batch), everything.full_sort_predict(batch)
+    found = model.fill_candidates(batch, few, seen)
+    assert model.beam_size == 5
+    kept = found > -torch.inf
+    torch.testing.assert_close(found[kept], many[kept], rtol=1e-5, atol=1e-5)
+    n_seen = torch.bincount(seen[0], minlength=len(batch))
+    unseen = kept.index_put(seen, torch.tensor(False))
+    assert (unseen.sum(dim=1) >= 5).all()
+    before = (few > -torch.inf).index_put(seen, torch.tensor(False)).sum(dim=1)
+    assert (before < 5).any()
+    for row, n in enumerate(n_seen.tolist()):
+        n_beams = next(5 << m for m in range(9) if 5 << m >= n + 5) if before[row] < 5 else 5
+        assert kept[row].sum() == min(n_beams, N_ITEMS)
+        alone = [
+            batch[[row]],
+            few[[row]],
+            (torch.zeros(n, dtype=torch.long), seen[1][seen[0] == row]),
+        ]
+        torch.testing.assert_close(model.fill_candidates(*alone)[0], found[row])
+
+
+def test_the_evaluation_fills_the_lists(tiny: Tiny) -> None:
+    model, loaded = built(tiny, beam_size=5, **FIVE)
+    ranks = rank_targets(model, loaded.test, torch.device("cpu"), top_k=5)
+    assert ranks.lists is not None and len(ranks.raw) == 40
+    assert (ranks.lists.unseen > 0).all()
 
 
 def test_a_user_who_saw_almost_all_items_needs_no_more_beams(tiny: Tiny) -> None:
-    model, _ = built(tiny, **ALL)
-    seen = (torch.zeros(28, dtype=torch.long), torch.arange(1, 29))
+    model, loaded = built(tiny, **ALL)
+    batch, seen = first_batch(loaded.test)[[0]], (torch.zeros(28).long(), torch.arange(1, 29))
     score = torch.zeros(1, N_ITEMS + 1)
-    model.check_candidates(score, seen)
+    assert model.fill_candidates(batch, score, seen) is score
     score[0, 29] = -torch.inf
-    with pytest.raises(InputError, match="leave 1 item"):
-        model.check_candidates(score, seen)
-    model.check_candidates(torch.full_like(score, torch.nan), seen)  # reported as divergence
+    assert (model.fill_candidates(batch, score, seen)[0, 1:] > -torch.inf).all()
+    lost = torch.full_like(score, torch.nan)  # reported as divergence
+    assert model.fill_candidates(batch, lost, seen) is lost
 
 
 @pytest.mark.parametrize(

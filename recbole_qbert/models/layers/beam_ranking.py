@@ -13,7 +13,6 @@ from recbole.data.interaction import Interaction
 from torch import Tensor
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.common.output import counted
 from recbole_qbert.common.ragged import by_length
 from recbole_qbert.models.layers.code_generator import CodeGenerator
 from recbole_qbert.models.layers.code_trie import CodeTrie
@@ -25,7 +24,8 @@ class RanksByBeams:
 
     A model calls `set_up_ranking` when it is built, and defines `generator` and `score_rows`. With
     `ranking: beam`, only the items at the end of the `beam_size` best beams have a score, all
-    others have -inf. With `ranking: exact`, all items have one.
+    others have -inf; `fill_candidates` searches further for users with many seen items. With
+    `ranking: exact`, all items have one.
     """
 
     generator: CodeGenerator
@@ -88,31 +88,41 @@ class RanksByBeams:
         found = beams.scores.new_full((len(beams.scores), len(trie.item_tokens)), -torch.inf)
         return found.scatter_(1, beams.items, beams.scores)
 
-    def check_candidates(self, scores: Tensor, seen: tuple[Tensor, Tensor]) -> None:
-        """Check that the unseen items with a score fill the lists of the largest cut-off.
+    def fill_candidates(
+        self, interaction: Interaction, scores: Tensor, seen: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """Search again for the users whose unseen items do not fill lists of the largest cut-off.
+
+        Such a user gets `beam_size` times a power of two, enough for the seen items and the list.
+        The number depends on this user alone, not on the others of the batch.
 
         Args:
+            interaction: B rows.
             scores: [B, N] of `full_sort_predict`.
             seen: row numbers and item IDs of the items that each row's user has seen.
 
-        Raises:
-            InputError: there are too few of them in a row.
+        Returns:
+            The scores, with those of such users replaced. [B, N]
         """
         unseen = torch.ones_like(scores, dtype=torch.bool)
         unseen[:, 0] = False
         unseen[seen] = False
         n_found = (unseen & (scores > -torch.inf)).sum(dim=1)
-        wanted = unseen.sum(dim=1).clamp(max=self.largest_k)
-        short = (n_found < wanted) & ~scores.isnan().any(dim=1)
-        if short.any():
-            n_seen = (self.n_items - 1 - unseen.sum(dim=1))[short].max()
-            raise InputError(
-                f"beam_size: {self.beam_size} beams leave "
-                f"{counted(int(n_found[short].min()), 'item')} for topk {self.largest_k} where the "
-                "items that a user has seen are excluded; "
-                f"{int(n_seen) + self.largest_k} beams are enough for these users, or set "
-                "ranking: exact"
-            )
+        n_unseen = unseen.sum(dim=1)
+        short = (n_found < n_unseen.clamp(max=self.largest_k)) & ~scores.isnan().any(dim=1)
+        if self.ranks_exactly or not short.any():
+            return scores
+        enough = self.n_items - 1 - n_unseen + self.largest_k  # beams end at different items
+        doublings = (enough / self.beam_size).log2().ceil().long()
+        scores, size = scores.clone(), self.beam_size
+        try:
+            for number in doublings[short].unique().tolist():
+                rows = (short & (doublings == number)).nonzero().squeeze(1)
+                self.beam_size = size << number
+                scores[rows] = self._ranked(interaction[rows], exact=False)
+        finally:
+            self.beam_size = size
+        return scores
 
     def beam_statistics(self) -> dict[str, float]:
         """Return statistics of this process's searches since the last call; empty without any.
