@@ -160,6 +160,13 @@ def test_the_order_of_the_cells(tiny: Tiny) -> None:
     assert all(cell.config["resume"] for cell in cells)
 
 
+def test_a_row_with_fewer_seeds(tiny: Tiny) -> None:
+    rows = ["QBERT4Rec", {"model": "SASRec", "seeds": [1]}]
+    cells = planned_runs(plan_of(tiny, models=rows, seeds=[3, 1], controls=False))
+    found = [(cell.model_row.name, cell.seed) for cell in cells]
+    assert found == [("QBERT4Rec", 3), ("QBERT4Rec", 1), ("SASRec", 1)]
+
+
 def test_a_pretrained_row_stands_beside_itself_from_scratch(tiny: Tiny) -> None:
     settings = {**SETTINGS, "epochs": 1, "data_path": ".", "checkpoint_dir": "first"}
     (run,) = run_models(["QBERT4Rec"], "toy", (), settings)

@@ -94,7 +94,11 @@ def planned_runs(plan: BenchmarkPlan) -> list[PlannedRun]:
     for dataset in plan.datasets:
         find_domain(dataset, plan.data_path)
         for seed in plan.seeds:
-            row = [_cell(plan, model_row, dataset, seed) for model_row in plan.model_rows]
+            row = [
+                _cell(plan, model_row, dataset, seed)
+                for model_row in plan.model_rows
+                if not model_row.seeds or seed in model_row.seeds
+            ]
             cells += _with_scratch(plan, row)
     check_same_columns([(str(cell), cell.config) for cell in cells])
     return cells

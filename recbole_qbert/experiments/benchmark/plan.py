@@ -89,6 +89,7 @@ class RowFields(TypedDict, total=False):
     name: Text
     model: Text
     budget: Text
+    seeds: list[Seed]
     settings: dict[Text, Any]
     ids: dict[Text, Any]
     pretrain: dict[Text, Any]
@@ -115,6 +116,7 @@ class ModelRow:
     model: str  # name of a model in the registry or in RecBole
     settings: Settings = field(default_factory=dict)
     budget: str = NOT_STATED  # tuning budget of the settings, in the user's words
+    seeds: Sequence[int] = ()  # those of the benchmark that the row has; empty: all
     ids: Settings | None = None
     pretrain: Settings | None = None
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # by data set
