@@ -184,6 +184,10 @@ def test_a_user_who_saw_almost_all_items_needs_no_more_beams(tiny: Tiny) -> None
     assert (model.fill_candidates(batch, score, seen)[0, 1:] > -torch.inf).all()
     lost = torch.full_like(score, torch.nan)  # reported as divergence
     assert model.fill_candidates(batch, lost, seen) is lost
+    batch.interaction["item_length"] = torch.tensor([0])  # nothing to search from
+    nothing = (torch.zeros(0).long(),) * 2
+    found = model.fill_candidates(batch, torch.full_like(score, -torch.inf), nothing)
+    assert (found == -torch.inf).all()
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ class RanksByBeams:
         if self.ranks_exactly or not short.any():
             return scores
         enough = self.n_items - 1 - n_unseen + self.largest_k  # beams end at different items
-        doublings = (enough / self.beam_size).log2().ceil().long()
+        doublings = (enough / self.beam_size).log2().ceil().long().clamp(min=0)
         scores, size = scores.clone(), self.beam_size
         try:
             for number in doublings[short].unique().tolist():
