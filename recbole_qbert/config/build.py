@@ -8,7 +8,7 @@ Layers, in order; later ones win:
 4. `properties/dataset/<dataset>.yaml`
 5. `properties/tuned/<model>-<dataset>.yaml`, unless `use_tuned: False`
 6. in pretraining, `properties/pretrain.yaml`, then the model sizes tuned for the target data set
-7. the user's files: common keys, then those under `per_model: <model>:`
+7. the user's files: common keys, then those under `per_model: <model>:` of its bases and its own
 8. the user's `--key=value`
 
 A model that builds on another one (IDBERT4Rec on QBERT4Rec) takes all of the other's files first,
@@ -23,7 +23,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from recbole_qbert.common.errors import InputError, did_you_mean
 from recbole_qbert.common.yaml_files import load_yaml, parse_value, shipped
 from recbole_qbert.compat.recbole import isolated_argv
 from recbole_qbert.config.rules import NOT_HERE
-from recbole_qbert.registry import model_entry
+from recbole_qbert.registry import MODEL_TABLE, model_entry
 
 # Stages of training. Together they are the paper's third stage.
 PRETRAIN, FINETUNE = "pretrain", "finetune"
@@ -145,7 +145,25 @@ def settings_for(
     for name, section in sections.items():
         check_keys(name, section, f"{source}: per_model", stage)
     check_keys(model, common, source, stage)
-    return common | sections.get(model, {})
+    for settings in of_model(sections, model):
+        common = merge_settings(common, settings)
+    return common
+
+
+def lineage(model: str) -> list[str]:
+    """Names of the registered base models of a model, the most general first, and its own name."""
+    bases = [base.__name__ for base in reversed(model_entry(model).model.__mro__)]
+    return [name for name in bases if name in MODEL_TABLE or name == model]
+
+
+def of_model(per_model: Mapping[str, dict[str, Any]], model: str) -> Iterator[dict[str, Any]]:
+    """Yield the `per_model` settings that apply to a model: of its base models, then its own."""
+    # A control of QBERT4Rec takes QBERT4Rec's sizes, but keeps the keys that make it a control.
+    path = shipped("model", f"{model}.yaml")
+    decided = load_yaml(path) if path.is_file() else {}
+    for name in lineage(model):
+        settings = per_model.get(name, {})
+        yield {key: v for key, v in settings.items() if name == model or key not in decided}
 
 
 def check_keys(model: str, keys: Iterable[str], source: str, stage: str = FINETUNE) -> None:

@@ -36,6 +36,8 @@ from recbole_qbert.data.semid import SemanticIDCodec, SemanticIDTable, read_sema
 SEMANTIC_ID_FIELD = "semantic_id"
 # Interaction column: position of the row's target item in the flat arrays.
 TARGET_POSITION_FIELD = "row_in_sequences"
+# Interaction column of ready-made (benchmark) splits: number of the row's history in the files.
+HISTORY_FIELD = "row_in_histories"
 AUGMENTATIONS = ("none", "windows", "prefix")
 
 
@@ -61,6 +63,7 @@ class SemanticIDDataset(StrictDataset):
         self.semantic_ids: SemanticIDTable | None = None
         self.item_codes: Tensor | None = None
         self._flat: dict[str, Tensor] = {}
+        self._histories: tuple[Tensor, Tensor] | None = None  # of ready-made splits: items, offsets
         super().__init__(config)
         if self.semantic_ids is not None:
             tokens = self.field2id_token[self.iid_field][1:]
@@ -129,6 +132,12 @@ class SemanticIDDataset(StrictDataset):
         super()._change_feat_format()
 
     def _benchmark_presets(self) -> None:
+        whole = self.inter_feat[f"{self.iid_field}{self.config['LIST_SUFFIX']}"]
+        lengths = torch.tensor([*map(len, whole)])
+        items = torch.from_numpy(np.concatenate([*whole, np.zeros(0, dtype=np.int64)]))
+        self._histories = items.long(), _ends(lengths)
+        self.inter_feat[HISTORY_FIELD] = np.arange(len(whole))
+        self.set_field_property(HISTORY_FIELD, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
         # Models have no position embeddings for histories longer than MAX_ITEM_LIST_LENGTH.
         for field in list(self.inter_feat):
             name = f"{field}{self.config['LIST_SUFFIX']}"
@@ -303,15 +312,17 @@ class SemanticIDDataset(StrictDataset):
     def seen_items(self, interaction: Interaction) -> tuple[Tensor, Tensor]:
         """Return all items before each row's target, also those beyond MAX_ITEM_LIST_LENGTH.
 
-        In ready-made (benchmark) splits, only the items in the row's history are known.
+        In ready-made (benchmark) splits, only the items of the row's history in the file are known.
 
         Returns:
             Row numbers within the batch [S] and item IDs [S].
         """
-        if TARGET_POSITION_FIELD not in interaction:
-            history = interaction[self.item_id_list_field]
-            batch, place = history.nonzero(as_tuple=True)
-            return batch, history[batch, place]
+        if self._histories is not None:
+            items, offsets = self._histories
+            chosen = interaction[HISTORY_FIELD].cpu()
+            start, lengths = offsets[chosen], offsets.diff()[chosen]
+            batch = torch.repeat_interleave(torch.arange(len(chosen)), lengths)
+            return batch, items[ragged_arange(start, lengths)]
         rows = interaction[TARGET_POSITION_FIELD].cpu()
         start = self._user_start[interaction[self.uid_field].cpu()]
         lengths = rows - start

@@ -79,18 +79,19 @@ def _encoded(files: Sequence[Atomic], name: str) -> pa.DictionaryArray:
 
 
 def leave_one_out(sequences: Interactions) -> list[np.ndarray]:
-    """Split leave-one-out.
+    """Split leave-one-out, as `run` does.
 
-    For users with three items or more, the last item is the test target and the second to last the
-    validation target. All other items with a history are training targets.
+    For users with three items or more, the last item is the test target. For users with four or
+    more, the second to last is the validation target. All other items with a history are training
+    targets.
     """
-    places = sequences.places
-    after = np.bincount(sequences.users)[sequences.users] - 1 - places  # items after this one
-    enough = places + after >= 2
+    places, size = sequences.places, np.bincount(sequences.users)[sequences.users]
+    after = size - 1 - places  # items after this one
+    tested, validated = (size >= 3) & (after == 0), (size >= 4) & (after == 1)
     return [
-        np.flatnonzero((places > 0) & ~(enough & (after < 2))),
-        np.flatnonzero(enough & (after == 1)),
-        np.flatnonzero(enough & (after == 0)),
+        np.flatnonzero((places > 0) & ~tested & ~validated),
+        np.flatnonzero(validated),
+        np.flatnonzero(tested),
     ]
 
 

@@ -92,7 +92,7 @@ def rankings_tables(
 
     def build(names: Sequence[str]) -> Table:
         table = Table(
-            title=f"{dataset}: leave-one-out, the whole catalog ranked",
+            title=f"{dataset}: the whole catalog ranked",
             caption="\n".join(footnotes) or None,
         )
         for column in ("model", "split", "ranking"):

@@ -28,7 +28,7 @@ RESULTS_FILE = "results.jsonl"  # in checkpoint_dir, beside the runs' folders <d
 
 @dataclass(frozen=True)
 class SignificanceResult:
-    """Result of two paired tests over users; each user's value is the mean over seeds."""
+    """Result of two paired tests over users; a user's value is the mean over rows and seeds."""
 
     metric: str  # such as `unseen_ndcg@10`
     left: float  # mean of the first model over users and seeds
@@ -193,7 +193,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def values_by_user(
     runs: Sequence[RunResult], metrics: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Average metrics of each test user over runs.
+    """Average metrics of each test user over the user's test rows, and over runs.
+
+    Rows of one user are not independent, so that a test over rows would find too much.
 
     Returns sorted internal IDs [U], and means [metrics, U]. An `InputError` says if test ranks are
     missing, or the runs tested different users.
@@ -206,5 +208,7 @@ def values_by_user(
         if len(values_of_runs) > 1 and not np.array_equal(users, ranks.users[order]):
             raise InputError(f"{run.folder}: other users than those of the first run")
         users = ranks.users[order]
+    users, starts, n_rows = np.unique(users, return_index=True, return_counts=True)
+    totals = np.add.reduceat(sum(values_of_runs), starts, axis=1)
     # Sums in another order differ in the last bits; rounding makes equal values compare equal.
-    return users, np.round(sum(values_of_runs) / len(runs), 12)
+    return users, np.round(totals / n_rows / len(runs), 12)

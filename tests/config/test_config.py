@@ -207,6 +207,27 @@ def test_a_section_for_one_model(tiny: Tiny) -> None:
             build_config("SASRec", "toy", ["a.yaml"])
 
 
+def test_a_section_for_a_base_model(tiny: Tiny) -> None:
+    """As in a benchmark: a control takes QBERT4Rec's sizes, and keeps what makes it a control.
+
+    `mask_ratios` of the section is merged with the file's common one.
+    """
+    (tiny.root / "a.yaml").write_text(
+        "mask_ratios: {random: 0.5}\nper_model:\n"
+        "  QBERT4Rec: {hidden_size: 24, item_representation: compose, mask_ratios: {span: 0.2}}\n"
+        "  IDBERT4Rec: {inner_size: 40}\n"
+    )
+    ours, control = (
+        build_config(model, "toy", ["a.yaml"]) for model in ("QBERT4Rec", "IDBERT4Rec")
+    )
+    assert (ours["hidden_size"], ours["item_representation"]) == (24, "compose")
+    assert ours["inner_size"] == 512
+    assert (control["hidden_size"], control["item_representation"]) == (24, "id")
+    assert control["inner_size"] == 40
+    for config in (ours, control):
+        assert (config["mask_ratios"]["random"], config["mask_ratios"]["span"]) == (0.5, 0.2)
+
+
 def test_the_mask_dictionaries_are_merged(tiny: Tiny) -> None:
     """Entries that a user leaves out keep their value, but for `auto`; other dicts are replaced."""
     defaults = load_yaml(shipped("model", "QBERT4Rec.yaml"))

@@ -53,8 +53,10 @@ def by_hand(sequences: dict[str, list[str]], length: int) -> dict[str, list[Row]
     for user, items in sequences.items():
         for place in range(1, len(items)):
             part = "train"
-            if len(items) >= 3 and place >= len(items) - 2:
-                part = "test" if place == len(items) - 1 else "valid"
+            if len(items) >= 3 and place == len(items) - 1:
+                part = "test"
+            elif len(items) >= 4 and place == len(items) - 2:
+                part = "valid"
             start = max(0, place - length) if length else 0
             parts[part].append((user, items[start:place], items[place]))
     return parts
@@ -275,6 +277,26 @@ def test_a_run_on_the_split_is_a_run_on_the_whole(tiny: Tiny, augmentation: str)
         }  # fmt: skip
 
 
+def test_seen_items_of_a_split_do_not_depend_on_the_length_of_inputs(tiny: Tiny) -> None:
+    """The items of the history in the file, whatever a model reads of it."""
+    read = read_sequences(tiny.folder / "toy.inter")
+    write_split(DatasetPaths("toy", tiny.folder), read, leave_one_out(read), 0, {})
+    split = tiny.folder / "toy.split.yaml"
+    found = []
+    for files, length in (([], 3), ([split], 3), ([split], 50)):
+        given = tiny.settings("SASRec", MAX_ITEM_LIST_LENGTH=length)
+        loaded = load_splits(build_config("SASRec", "toy", files, given))
+        seen = {}
+        for batch, *_ in loaded.test:
+            rows, items = loaded.test._dataset.seen_items(batch)
+            for row, user in enumerate(batch["user_id"].tolist()):
+                tokens = loaded.dataset.id2token("item_id", items[rows == row])
+                seen[str(loaded.dataset.id2token("user_id", user))] = sorted(tokens)
+        found.append(seen)
+    assert found[0] == {user: sorted(items[:-1]) for user, items in tiny.sequences.items()}
+    assert found[1] == found[0] and found[2] == found[0]
+
+
 def run_on(tiny: Tiny, model: str, *files: Path, **settings: Any) -> dict[str, float]:
     """Test metrics of a run."""
     given = tiny.settings(model, **{"epochs": 1, "MAX_ITEM_LIST_LENGTH": 12, **settings})
@@ -287,5 +309,7 @@ def test_metrics_on_the_split_are_those_on_the_whole(tiny: Tiny) -> None:
     split = tiny.folder / "toy.split.yaml"
     for model in ("BigramChain", "Popularity"):
         assert run_on(tiny, model, split) == run_on(tiny, model)
-    for model in ("QBERT4Rec", "SASRec"):  # with histories longer than the model takes
-        assert set(run_on(tiny, model, split, MAX_ITEM_LIST_LENGTH=4)) >= {"ndcg@10"}
+    short = {"MAX_ITEM_LIST_LENGTH": 4}  # histories longer than the model takes
+    assert run_on(tiny, "Popularity", split, **short) == run_on(tiny, "Popularity", **short)
+    for model in ("QBERT4Rec", "SASRec"):
+        assert set(run_on(tiny, model, split, **short)) >= {"ndcg@10"}

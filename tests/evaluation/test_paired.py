@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Tiny
+from scipy.stats import ttest_rel
 
 from recbole_qbert.cli import main
 from recbole_qbert.common.errors import InputError
@@ -58,6 +59,27 @@ def test_by_hand(runs: list[RunResult]) -> None:
     assert len(settings) == 2
     for key in keys:
         assert all(f"{key}=" in line for line in settings)
+
+
+def test_rows_of_one_user_count_once(runs: list[RunResult]) -> None:
+    """A temporal split has several test rows a user: users 0 to 3 have 3, 1, 2 and 1."""
+    found = []
+    for run, name, raw in (
+        (runs[0], "a", [1, 1, 3, 1, 20, 3, 20]),
+        (runs[0], "b", [20, 20, 20, 1, 20, 20, 20]),
+    ):
+        Path(name).mkdir()
+        ranks, users = np.array(raw), np.array([0, 0, 0, 1, 2, 2, 3])
+        order = np.array([4, 0, 6, 2, 3, 5, 1])
+        file = Path(name) / "test_ranks.npz"
+        np.savez(file, users=users[order], raw=ranks[order], unseen=ranks[order])
+        found.append(dataclasses.replace(run, folder=name, ranks_sha256=sha256_file(file)))
+    result = compare(found[:1], found[1:], "ndcg@10")
+    # Means of the users: (1 + 1 + .5) / 3, 1, (0 + .5) / 2 and 0, against 0, 1, 0 and 0.
+    ours, theirs = np.array([2.5 / 3, 1, 0.25, 0]), np.array([0, 1, 0, 0])
+    assert (result.n_users, result.left) == (4, pytest.approx(ours.mean()))
+    assert result.p_value == pytest.approx(ttest_rel(ours, theirs).pvalue)
+    assert "over 4 users" in str(result)
 
 
 def test_wilcoxon_by_hand() -> None:

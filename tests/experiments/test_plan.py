@@ -11,12 +11,12 @@ from toy_plan import SETTINGS, SIZES, write_plan
 
 from recbole_qbert.cli import main
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.config.build import lineage
 from recbole_qbert.experiments.benchmark.benchmark import planned_runs
 from recbole_qbert.experiments.benchmark.plan import (
     NOT_STATED,
     BenchmarkPlan,
     ModelRow,
-    lineage,
     read_plan,
 )
 from recbole_qbert.experiments.run import run_models
@@ -158,6 +158,12 @@ def test_the_order_of_the_cells(tiny: Tiny) -> None:
     ]
     assert [cell.config["seed"] for cell in cells] == [3, 3, 1, 1]
     assert all(cell.config["resume"] for cell in cells)
+
+
+def test_ids_of_a_model_that_reads_none(tiny: Tiny) -> None:
+    rows = ["QBERT4Rec", {"name": "plain", "model": "SASRec", "ids": {"streams": ["identity"]}}]
+    with pytest.raises(InputError, match="plain on toy: ids: the model reads no semantic IDs"):
+        planned_runs(plan_of(tiny, models=rows, controls=False))
 
 
 def test_a_row_with_fewer_seeds(tiny: Tiny) -> None:

@@ -31,6 +31,7 @@ from recbole_qbert.experiments.parallel import Job, run_parallel
 from recbole_qbert.experiments.run import check_files, check_run
 from recbole_qbert.pretraining.fit import PRETRAINED, pretrain, pretrain_config
 from recbole_qbert.registry import model_entry
+from recbole_qbert.training.inputs import reads_semantic_ids
 from recbole_qbert.training.run_identity import changed_inputs, finished_run, run_folder
 
 # Settings of the runs that also apply to pretraining.
@@ -135,6 +136,8 @@ def _cell(
         if cold and model_row.pretrain is not None:
             raise InputError("cold_items: pretraining would read the held-out interactions")
         if model_row.ids is not None:
+            if reads_semantic_ids(config) is False:
+                raise InputError("ids: the model reads no semantic IDs; leave it out of this row")
             made["semantic_id_file"] = str(_ids(plan, model_row, dataset, seed, cold).file("semid"))
             config["semantic_id_file"] = made["semantic_id_file"]
         check_run(config, made)

@@ -10,7 +10,7 @@ A row may have its own semantic IDs (`ids`, settings of `tokenize`) and its own 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,11 @@ from typing_extensions import TypedDict
 
 from recbole_qbert.common.errors import InputError, did_you_mean, error_context
 from recbole_qbert.common.yaml_files import load_yaml, parse_value, split_files
-from recbole_qbert.config.build import check_keys, known_keys, merge_settings, shipped
+from recbole_qbert.config.build import check_keys, known_keys, lineage, merge_settings, of_model
 from recbole_qbert.config.fields import STRICT, Fields
 from recbole_qbert.config.settings import Count, Seed, Text
 from recbole_qbert.models.popularity import Popularity
-from recbole_qbert.registry import MODEL_TABLE, model_entry
+from recbole_qbert.registry import model_entry
 from recbole_qbert.tokenizer.settings import tokenize_settings
 
 Settings = dict[str, Any]
@@ -144,8 +144,8 @@ class BenchmarkPlan(PlanFile):
         of_dataset: Settings = {**self.per_dataset.get(dataset, {})}
         per_model = of_dataset.pop("per_model", {})
         layers = [_readable(model_row, self.settings), _readable(model_row, of_dataset)]
-        layers += _of_model(self.per_model, model_row.model)
-        layers += _of_model(per_model, model_row.model)
+        layers += of_model(self.per_model, model_row.model)
+        layers += of_model(per_model, model_row.model)
         layers += [model_row.settings, _readable(model_row, self.given)]
         merged: Settings = {}
         for layer in layers:
@@ -258,22 +258,6 @@ def _with_row_flags(model_rows: Sequence[ModelRow], given: Settings) -> list[Mod
             )
         rows[name] = replace(rows[name], settings={**rows[name].settings, key: given.pop(flag)})
     return list(rows.values())
-
-
-def lineage(model: str) -> list[str]:
-    """Names of the registered base models of a model, the most general first, and its own name."""
-    bases = [base.__name__ for base in reversed(model_entry(model).model.__mro__)]
-    return [name for name in bases if name in MODEL_TABLE or name == model]
-
-
-def _of_model(per_model: Mapping[str, Settings], model: str) -> Iterator[Settings]:
-    """Yield the `per_model` settings that apply to a model: of its base models, then its own."""
-    # A control of QBERT4Rec takes QBERT4Rec's sizes, but keeps the keys that make it a control.
-    path = shipped("model", f"{model}.yaml")
-    decided = load_yaml(path) if path.is_file() else {}
-    for name in lineage(model):
-        settings = per_model.get(name, {})
-        yield {key: v for key, v in settings.items() if name == model or key not in decided}
 
 
 def _readable(model_row: ModelRow, settings: Settings) -> Settings:
