@@ -175,6 +175,19 @@ def check_keys(model: str, keys: Iterable[str], source: str, stage: str = FINETU
             raise InputError(f"{source}: unknown key '{key}' for {model}{hint}")
 
 
+def check_common_keys(models: Sequence[str], settings: Mapping[str, Any]) -> None:
+    """Raise an `InputError` if some models know a setting and others do not."""
+    for key in settings:
+        strange = [model for model in models if key not in known_keys(model)]
+        if 0 < len(strange) < len(models):
+            others = ", ".join(model for model in models if model not in strange)
+            raise InputError(
+                f"command line: {key} is a key of {others}, not of {', '.join(strange)}; put it "
+                f"below `per_model: {{{others.partition(',')[0]}: ...}}` in a file of "
+                "--config_files, or run the models in turn"
+            )
+
+
 @functools.lru_cache(maxsize=64)
 def known_keys(model: str, stage: str = FINETUNE) -> frozenset[str]:
     """Return all keys that a run of `model` accepts."""

@@ -30,8 +30,8 @@ from recbole_qbert.common.process_group import is_main, world
 from recbole_qbert.config.build import (
     FINETUNE,
     build_config,
+    check_common_keys,
     check_same_columns,
-    known_keys,
     shipped_files,
 )
 from recbole_qbert.data.cold import cold_settings
@@ -105,7 +105,7 @@ def run_models(
             checked, and all models are built, before the first one is trained.
     """
     console = console or new_console()
-    _check_common_keys(models, settings or {})
+    check_common_keys(models, settings or {})
     configs = [build_config(model, dataset, files, settings) for model in models]
     for config in configs:
         check_run(config)
@@ -127,19 +127,6 @@ def run_models(
             results.append(done or run_model(config, console, names))
         print_tables(results, console)
     return results
-
-
-def _check_common_keys(models: Sequence[str], settings: Mapping[str, Any]) -> None:
-    """Raise an `InputError` if some models know a setting and others do not."""
-    for key in settings:
-        strange = [model for model in models if key not in known_keys(model)]
-        if 0 < len(strange) < len(models):
-            others = ", ".join(model for model in models if model not in strange)
-            raise InputError(
-                f"command line: {key} is a key of {others}, not of {', '.join(strange)}; put it "
-                f"below `per_model: {{{others.partition(',')[0]}: ...}}` in a file of "
-                "--config_files, or run the models in turn"
-            )
 
 
 def check_run(config: Config, made: Container[str] = ()) -> None:

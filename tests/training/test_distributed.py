@@ -248,7 +248,7 @@ def test_two_processes_end_as_one(tiny: Tiny, capsys: pytest.CaptureFixture[str]
     done = finished(command)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr and "recbole" not in done.stderr, done.stderr
-    assert done.stdout.count("leave-one-out") == 1
+    assert done.stdout.count("the whole catalog ranked") == 1
     assert done.stdout.count("epoch   1/4") == 7
     assert len(list(Path("two").rglob("events*"))) == n_events == 14  # of steps and of settings
 
