@@ -22,7 +22,7 @@ from typing import Any
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
-from recbole_qbert.models.layers.content import ExpertAdapter, content_table
+from recbole_qbert.models.layers.content import content_and_adapter
 from recbole_qbert.models.layers.loss import linear_cross_entropy
 from recbole_qbert.models.layers.sasrec_over_items import SASRecOverItems
 from recbole_qbert.models.layers.trained_items import softmax_items
@@ -31,7 +31,7 @@ from recbole_qbert.models.layers.trained_items import softmax_items
 class SASRecContent(SASRecOverItems):
     """SASRec over adapted content vectors; see the module docstring.
 
-    The buffer `content`, float32 [N, C], is the table of `content_table`.
+    The buffer `content`, float32 [N, C], is the table of `content_and_adapter`.
 
     Raises:
         InputError: `item_vectors` names no table.
@@ -47,15 +47,8 @@ class SASRecContent(SASRecOverItems):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        content, width = content_table(config, dataset)
+        content, self.adapter = content_and_adapter(config, dataset)
         self.register_buffer("content", content)
-        self.adapter = ExpertAdapter(
-            width,
-            config["hidden_size"],
-            config["n_experts"],
-            config["adapter_dropout_prob"],
-            config["initializer_range"],
-        )
         self.softmax_items = softmax_items(config, dataset, self.n_items)
         if not config["use_ids"]:
             self.item_embedding = None

@@ -51,29 +51,35 @@ def whiten(vectors: Tensor, rows: Tensor, n_components: int) -> Tensor:
     return ((vectors - center) @ (axes * scale)).float()
 
 
-def content_table(config: Any, dataset: Any) -> tuple[Tensor, int]:
-    """Return the content of all items: the `item_vectors` side by side, whitened, and its width C.
+def content_and_adapter(config: Any, dataset: Any) -> tuple[Tensor, ExpertAdapter]:
+    """Return the `item_vectors` of all items side by side, whitened, and an adapter for them.
 
     With `whitening_dims: 0` the vectors stay as they are. Whitening is fitted on the items of the
     training sequences, each counted once. A vector of zeros counts as missing: it stays zero, which
     is the mean of whitened vectors.
 
     Returns:
-        float32 [N, C], zero for padding, and C. A bundle has no training items; it gets an empty
-        table, since its weights bring the vectors.
+        float32 [N, C], zero for padding, and the adapter from C to D. A bundle has no training
+        items; it gets an empty table, since its weights bring the vectors.
     """
     names, n_kept = vector_names(config), int(config["whitening_dims"])
     sizes = [int(dataset.field2seqlen[name]) for name in names]
-    width = sum(min(size, n_kept or size) for size in sizes)
+    adapter = ExpertAdapter(
+        sum(min(size, n_kept or size) for size in sizes),
+        config["hidden_size"],
+        config["n_experts"],
+        config["adapter_dropout_prob"],
+        config["initializer_range"],
+    )
     trained = dataset.training_sequences()[0].unique()
     if not len(trained):
-        return torch.empty(0), width
+        return torch.empty(0), adapter
     tables = [dataset.item_feat[name] for name in names]
     if n_kept:
         tables = [_whitened(table, trained, n_kept) for table in tables]
     content = torch.cat(tables, dim=1).float()
     content[0] = 0
-    return content, width
+    return content, adapter
 
 
 def _whitened(table: Tensor, trained: Tensor, n_kept: int) -> Tensor:
@@ -83,21 +89,14 @@ def _whitened(table: Tensor, trained: Tensor, n_kept: int) -> Tensor:
 
 
 class AdaptedContent(nn.Module):
-    """Vectors of items from their content: `content_table`, then an `ExpertAdapter`."""
+    """Vectors of items from their content; see `content_and_adapter`."""
 
     content: Tensor  # [N, C]
 
     def __init__(self, config: Any, dataset: Any):
         super().__init__()
-        content, width = content_table(config, dataset)
+        content, self.adapter = content_and_adapter(config, dataset)
         self.register_buffer("content", content)
-        self.adapter = ExpertAdapter(
-            width,
-            config["hidden_size"],
-            config["n_experts"],
-            config["adapter_dropout_prob"],
-            config["initializer_range"],
-        )
 
     def forward(self, rows: Tensor | None = None) -> Tensor:
         """Return the vectors of all items [N, D], or of items [R] from padding on; padding is 0."""
