@@ -319,15 +319,15 @@ class SemanticIDDataset(StrictDataset):
         """
         if self._histories is not None:
             items, offsets = self._histories
-            chosen = interaction[HISTORY_FIELD].cpu()
-            start, lengths = offsets[chosen], offsets.diff()[chosen]
-            batch = torch.repeat_interleave(torch.arange(len(chosen)), lengths)
-            return batch, items[ragged_arange(start, lengths)]
-        rows = interaction[TARGET_POSITION_FIELD].cpu()
-        start = self._user_start[interaction[self.uid_field].cpu()]
-        lengths = rows - start
-        batch = torch.repeat_interleave(torch.arange(len(rows)), lengths)
-        return batch, self._flat[self.iid_field][ragged_arange(start, lengths)]
+            rows = interaction[HISTORY_FIELD].cpu()
+            start, end = offsets[rows], offsets[rows + 1]
+        else:
+            items = self._flat[self.iid_field]
+            end = interaction[TARGET_POSITION_FIELD].cpu()
+            start = self._user_start[interaction[self.uid_field].cpu()]
+        lengths = end - start
+        batch = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+        return batch, items[ragged_arange(start, lengths)]
 
     def inter_matrix(self, form: str = "coo", value_field: str | None = None) -> Any:
         """Return the sparse user x item matrix of `training_sequences`.
