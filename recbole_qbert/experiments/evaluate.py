@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import torch
+from recbole.config import Config
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
@@ -23,7 +24,7 @@ from recbole_qbert.data.codec import quote
 from recbole_qbert.data.loading import StrictDataset
 from recbole_qbert.evaluation.indexed_ranks import ranks_by_codes
 from recbole_qbert.evaluation.ranking import metric_names, rank_targets, summarize
-from recbole_qbert.experiments.splits import load_dataset, split_dataset
+from recbole_qbert.experiments.splits import Splits, load_dataset, split_dataset
 from recbole_qbert.registry import model_entry
 from recbole_qbert.serving.recommender import Recommender
 from recbole_qbert.serving.scoring import scores_of
@@ -62,20 +63,7 @@ def evaluate(
     Raises:
         InputError: the data cannot be read, or no item of the data set is known to the bundle.
     """
-    quiet_recbole()
-    content = config_to_json(recommender.config)
-    content["dataset"] = dataset
-    content["keys"] |= {
-        "data_path": str(data_path),
-        "use_gpu": False,
-        "semantic_id_file": None,
-        "item_vectors": None,
-    }
-    if batch_size is not None:
-        content["keys"]["eval_batch_size"] = batch_size
-    config = config_from_json(content)
-    own_class = _interactions_of(model_entry(config["model"]).dataset)
-    splits = split_dataset(load_dataset(own_class, config), config)
+    splits, config = splits_of(recommender, dataset, data_path, batch_size)
     score, by_codes, notes = _scores(recommender, splits.dataset)
 
     def metrics_of(split: Any) -> dict[str, float]:
@@ -93,6 +81,26 @@ def evaluate(
     names = metric_names(config["metrics"], config["topk"])
     notes = [*splits.dataset.notes, *notes]
     return Evaluation(names, metrics_of(splits.valid), metrics_of(splits.test), notes)
+
+
+def splits_of(
+    recommender: Recommender, dataset: str, data_path: str | Path, batch_size: int | None = None
+) -> tuple[Splits, Config]:
+    """Split a data set as the run that made the bundle did; see `evaluate`. Also its config."""
+    quiet_recbole()
+    content = config_to_json(recommender.config)
+    content["dataset"] = dataset
+    content["keys"] |= {
+        "data_path": str(data_path),
+        "use_gpu": False,
+        "semantic_id_file": None,
+        "item_vectors": None,
+    }
+    if batch_size is not None:
+        content["keys"]["eval_batch_size"] = batch_size
+    config = config_from_json(content)
+    own_class = _interactions_of(model_entry(config["model"]).dataset)
+    return split_dataset(load_dataset(own_class, config), config), config
 
 
 def _interactions_of(dataset: type) -> type:

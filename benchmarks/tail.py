@@ -1,0 +1,78 @@
+"""What a popularity discount costs and gives, for trained models: python -m benchmarks.tail --help.
+
+The discount is a ranking term, so that one trained model is ranked with each value. Prints a
+Markdown table; metrics rank unseen items, means over the runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from recbole_qbert.evaluation.groups import BY_TARGET, coverage, means_by_group
+from recbole_qbert.evaluation.ranking import LIST_LENGTH, rank_targets, summarize
+from recbole_qbert.experiments.evaluate import splits_of
+from recbole_qbert.models.layers.popularity_terms import PopularityTerms
+from recbole_qbert.serving.recommender import Recommender
+from recbole_qbert.speedups.trimmed_forward import trimmed_scores
+
+NDCG, HIT = f"unseen_ndcg@{LIST_LENGTH}", f"unseen_hit@{LIST_LENGTH}"
+HEAD = ("valid NDCG@10", "NDCG@10", "HR@10", "coverage@10", *(group.name for group in BY_TARGET))
+
+
+def frontier(run: Path, data_path: Path, discounts: list[float]) -> np.ndarray:
+    """Rank the targets of a run's data set with each discount.
+
+    Args:
+        run: folder of a run or bundle of QBERT4Rec.
+        data_path: folder of the data sets.
+        discounts: F values of `popularity_discount`.
+
+    Returns:
+        float [F, 8], the columns of `HEAD`; groups are HR@10 of test users by their target's number
+        of training interactions, NaN for an empty group.
+    """
+    recommender = Recommender.load(run)
+    model: Any = recommender.model
+    splits, config = splits_of(recommender, recommender.config["dataset"], data_path)
+    items, _ = splits.train._dataset.training_sequences()
+    counts = torch.bincount(items, minlength=splits.dataset.item_num)
+    rows = []
+    for discount in discounts:
+        model.popularity_terms = PopularityTerms(counts, 0.0, discount, 0.0)
+        score = trimmed_scores(model, config)
+        found = [
+            rank_targets(model, split, torch.device("cpu"), top_k=LIST_LENGTH, score=score)
+            for split in (splits.valid, splits.test)
+        ]
+        valid, test = (summarize(each, config["metrics"], config["topk"]) for each in found)
+        lists = found[1].lists
+        assert lists is not None
+        groups = means_by_group(HIT, found[1], counts.numpy()[lists.targets], BY_TARGET)
+        share = coverage(lists.unseen, splits.dataset.item_num - 1)
+        rows.append([valid[NDCG], test[NDCG], test[HIT], share, *groups])
+    return np.array(rows, dtype=np.float64)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tail", description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs with different seeds")
+    parser.add_argument("--data_path", type=Path, default=Path("dataset"))
+    parser.add_argument("--discounts", default="0,0.05,0.1,0.15,0.2,0.3,0.4,0.5")
+    given = parser.parse_args()
+    discounts = [float(each) for each in given.discounts.split(",")]
+    means = np.mean([frontier(run, given.data_path, discounts) for run in given.runs], axis=0)
+    print("| discount | " + " | ".join(HEAD) + " |")
+    print("|---:" * (1 + len(HEAD)) + "|")
+    for discount, row in zip(discounts, means, strict=True):
+        cells = ("–" if np.isnan(each) else f"{each:.4f}".lstrip("0") for each in row)
+        print(f"| {discount:g} | " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
