@@ -55,10 +55,13 @@ def recbole_error_context(model: type, place: str, failed: str, remedy: str) -> 
         raise InputError(f"model {place}: RecBole {failed} ({kind}: {text}); {remedy}") from error
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `"; did you mean 'x'?"` for the closest known word in any case, or an empty string."""
+def did_you_mean(word: str, known: Iterable[str], suffix: str = "") -> str:
+    """Return `"; did you mean 'x'?"` for the closest known word in any case, or an empty string.
+
+    `suffix` is added to that word.
+    """
     close = _closest(word, known)
-    return f"; did you mean '{close}'?" if close else ""
+    return f"; did you mean '{close}{suffix}'?" if close else ""
 
 
 def did_you_mean_path(path: str | Path) -> str:

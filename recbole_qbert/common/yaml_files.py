@@ -100,11 +100,15 @@ def find_yaml(name: str | Path, folder: str = "") -> Path:
             return found
     if file.exists():  # a folder, which cannot be read
         return file
-    names = [each.relative_to(shipped()).as_posix() for each in shipped().rglob("*.yaml")]
+    # Suffixes are left out, because all names have the same.
+    files = (each.relative_to(shipped()).with_suffix("") for each in shipped(folder).rglob("*.yaml"))
+    names = [each.as_posix() for each in files]
     known = [*names, *(f"properties/{each}" for each in names)]
     if folder:
-        known += [each.stem for each in shipped(folder).glob("*.yaml")]
-    hint = did_you_mean_path(file) or did_you_mean(str(name), known)
+        known += [each.removeprefix(f"{folder}/") for each in names]
+    word = str(name).removesuffix(".yaml")
+    suffix = str(name).removeprefix(word)
+    hint = did_you_mean_path(file) or did_you_mean(word, known, suffix)
     raise InputError(f"{name}: no such config file{hint}")
 
 

@@ -167,7 +167,12 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("tune/sasrc.yaml", "", "tune/sasrec.yaml"),
         ("scientifc", "benchmark", "scientific"),
         ("sasrek", "tune", "sasrec"),
+        ("sasrek.yaml", "tune", "sasrec.yaml"),
+        ("tune/sasrek", "tune", "tune/sasrec"),
         ("zzzzzz", "tune", ""),
+        ("nothing.yaml", "", ""),
+        ("nothing.yaml", "benchmark", ""),
+        ("TIGRE.yaml", "benchmark", ""),  # a file of a model is no benchmark
     ],
 )
 def test_a_missing_file_is_named_with_the_closest(
