@@ -101,7 +101,9 @@ def find_yaml(name: str | Path, folder: str = "") -> Path:
     if file.exists():  # a folder, which cannot be read
         return file
     # Suffixes are left out, because all names have the same.
-    files = (each.relative_to(shipped()).with_suffix("") for each in shipped(folder).rglob("*.yaml"))
+    files = (
+        each.relative_to(shipped()).with_suffix("") for each in shipped(folder).rglob("*.yaml")
+    )
     names = [each.as_posix() for each in files]
     known = [*names, *(f"properties/{each}" for each in names)]
     if folder:

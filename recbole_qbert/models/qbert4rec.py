@@ -260,15 +260,13 @@ class QBERT4Rec(PredictsByRanking, SequentialRecommender):
         return exclude_items(scores, visible)
 
     def item_index(self) -> ItemIndex | None:
-        """Return an index of items 1 to N - 1, numbered from 0.
-
-        None if items have no codes, or terms by popularity, which an index does not add.
-        """
-        terms = self.popularity_terms
-        if not isinstance(self.items, CodeItems) or (terms is not None and terms.ranks):
+        """Return an index of items 1 to N - 1, numbered from 0; None if items have no codes."""
+        if not isinstance(self.items, CodeItems):
             return None
         content = None if self.content is None else self.content()[1:]
-        return self.items.index(self.temperature is not None, content)
+        terms = self.popularity_terms
+        added = terms.at_ranking[1:] if terms is not None and terms.ranks else None
+        return self.items.index(self.temperature is not None, content, added)
 
     def with_items(self, codes: Tensor) -> dict[str, Tensor]:
         """Return the weights with new items of the given codes [n, K]; see `item_representation`.
@@ -289,8 +287,8 @@ class QBERT4Rec(PredictsByRanking, SequentialRecommender):
     def queries(self, interaction: Interaction) -> tuple[Tensor, Tensor]:
         """Return the queries [B, T * D] of `item_index`, and the items to exclude [B, L].
 
-        The product of a query and an item's vector, divided by its norm for `cosine`, is the score
-        of `full_sort_predict`. Vectors are computed for the items of the histories alone. Excluded
+        The product of a query and an item's vector, divided by its norm for `cosine`, plus the
+        item's term, is the score of `full_sort_predict`. Vectors are computed for the items of the histories alone. Excluded
         items are numbered from 1; 0 is padding.
         """
         history = interaction[self.ITEM_SEQ]

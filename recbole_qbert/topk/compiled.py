@@ -6,6 +6,7 @@ descending order of their highest score, until few items can still pass. The rem
 scored exactly, levels in their own order.
 
 With norms, an item passes if its sum of code scores is at least the k-th best score times its norm.
+A term that is added to the score of an item counts as the term times its norm in that sum.
 With rows, the length of an item's row bounds its product with the query. A tighter bound, for items
 that pass this one, multiplies the leading principal components of the row, in 8 bits, and the
 length of what is left of the row.
@@ -42,6 +43,9 @@ class SortedItems(NamedTuple):
     norms: np.ndarray  # [N] by place
     least_norms: np.ndarray  # [G]
     most_norms: np.ndarray  # [G]
+    terms: np.ndarray  # [N] added to the scores, by place
+    offsets: np.ndarray  # [N] terms times norms, by place
+    most_offsets: np.ndarray  # [G]
     lengths: np.ndarray  # [N] lengths of the rows, by place
     most_lengths: np.ndarray  # [G]
     heads: np.ndarray  # int8 [N, H] components of the rows, by place, and the length of the others
@@ -106,7 +110,7 @@ def _search_group(
     margins: np.ndarray,
 ) -> None:
     """Search the runs that share a first code, adjacent ones in one block."""
-    starts, norms, lengths = items.starts, items.norms, items.lengths
+    starts, norms, lengths, offsets = items.starts, items.norms, items.lengths, items.offsets
     scores, length, n_runs = queries.scores[row], queries.lengths[row], margins.size
     base = scores[0 if queries.n_prefix else -1, group]
     seconds = scores[1 if queries.n_prefix > 1 else -1]
@@ -116,6 +120,7 @@ def _search_group(
     run_norms = items.least_norms if bound > 0 else items.most_norms
     _fill(margins, most, bound, run_norms[first : first + n_runs])
     _add(margins, length, items.most_lengths[first : first + n_runs])
+    _add(margins, np.float32(1), items.most_offsets[first : first + n_runs])
     start = end = starts[first]  # of the block
     for second in range(n_runs):
         if margins[second] + seconds[second] < 0:
@@ -129,6 +134,7 @@ def _search_group(
             block = buffer[end - start : end - start + taken]
             _fill(block, base + seconds[second], bound, norms[place : place + taken])
             _add(block, length, lengths[place : place + taken])
+            _add(block, np.float32(1), offsets[place : place + taken])
             end += taken
             place += taken
     _search_block(items, queries, found, row, start, buffer[: end - start])
@@ -145,10 +151,10 @@ def _fill(block: np.ndarray, score: np.float32, bound: np.float32, norms: np.nda
 
 
 @_compile
-def _add(block: np.ndarray, length: np.float32, lengths: np.ndarray) -> None:
-    """Add the most that each item's row can contribute, if there are rows."""
-    for i in range(lengths.size):
-        block[i] += length * lengths[i]
+def _add(block: np.ndarray, factor: np.float32, numbers: np.ndarray) -> None:
+    """Add a multiple of each item's number, if there are numbers."""
+    for i in range(numbers.size):
+        block[i] += factor * numbers[i]
 
 
 @_compile
@@ -170,6 +176,7 @@ def _search_block(
     heads, head, rounding = items.heads, queries.heads[row], queries.rounding[row]
     numbers, allowed = items.items, found.allowed
     rows, vector, length = items.rows, queries.vectors[row], queries.lengths[row]
+    terms = items.terms
     n_reached, bound = found.n_reached, found.bounds[row]
     picks = _pick(block, limit)
     if lengths.size:
@@ -182,7 +189,7 @@ def _search_block(
         item = numbers[place]
         if block[i] < limit or (allowed.size and not allowed[item]):
             continue
-        score = _score(codes, scores, norms, rows, vector, item, place)
+        score = _score(codes, scores, norms, terms, rows, vector, item, place)
         if n_reached.size:
             n_reached[row] += score >= bound
         elif _is_better(score, item, values[-1], best[-1]) and not _contains(excluded, item):
@@ -247,6 +254,7 @@ def _score(
     codes: np.ndarray,
     scores: np.ndarray,
     norms: np.ndarray,
+    terms: np.ndarray,
     rows: np.ndarray,
     vector: np.ndarray,
     item: int,
@@ -260,6 +268,8 @@ def _score(
         total += _product(rows, item, vector)
     if norms.size:
         total /= norms[place]
+    if terms.size:
+        total += terms[place]
     return total
 
 
@@ -275,6 +285,7 @@ def score_pairs(
             items.codes,
             queries.scores[row],
             items.norms,
+            items.terms,
             items.rows,
             queries.vectors[row],
             items.items[place],

@@ -1,8 +1,8 @@
 """Exact top-k of items by their semantic IDs, without a score for every item in memory.
 
 The score of an item is the sum of the scores of its codes, plus the product of the query and the
-item's row (`hybrid`), divided by the norm of the item's vector (`cosine`). Three methods return the
-same items, with scores that differ by rounding alone:
+item's row (`hybrid`), divided by the norm of the item's vector (`cosine`), plus a term of the item.
+Three methods return the same items, with scores that differ by rounding alone:
 
     dense    product of the queries and the matrix of item vectors
     codes    sum of code scores, for some items at a time
@@ -52,6 +52,7 @@ class ItemIndex:
         cosine: divide scores by the norms of the item vectors.
         per_level: an item vector is the concatenation of its code vectors, and a query is
             [B, K * D]. Otherwise an item vector is a sum, and a query is [B, D].
+        terms: [N], added to the scores of the items; None for none.
 
     Raises:
         InputError: a code is out of range, a vector is not finite, or the shapes do not fit.
@@ -64,6 +65,7 @@ class ItemIndex:
         rows: Tensor | None = None,
         cosine: bool = False,
         per_level: bool = False,
+        terms: Tensor | None = None,
     ):
         sizes = [len(table) for table in tables]
         if codes.ndim != 2 or not len(codes) or codes.size(1) != len(sizes):
@@ -73,6 +75,8 @@ class ItemIndex:
                 raise InputError(f"codes: level {level} is not within 0 to {size - 1}")
         if rows is not None and (per_level or rows.shape != (len(codes), tables[0].size(1))):
             raise InputError("rows: not one vector for each item, of the size of code vectors")
+        if terms is not None and terms.shape != (len(codes),):
+            raise InputError(f"terms: {tuple(terms.shape)} is not one number for each item")
         if not all(each.isfinite().all() for each in (*tables, *([] if rows is None else [rows]))):
             raise InputError("a vector of a code or an item is not finite: the model has diverged")
         kinds = (torch.uint8, torch.int16, torch.int32)
@@ -81,6 +85,7 @@ class ItemIndex:
         self.tables = pad_sequence([*tables], batch_first=True).detach().float()  # [K, C, D]
         self.rows = None if rows is None else rows.detach().float()
         self.per_level = per_level
+        self.terms = None if terms is None else terms.detach().float()
         self.norms: Tensor | None = None
         if cosine:
             norms = [self._vectors(part).norm(dim=1) for part in self._parts()]
@@ -218,7 +223,11 @@ class ItemIndex:
         return matrix if self.norms is None else matrix.div_(self.norms.unsqueeze(1))
 
     def _dense_scores(self, queries: Tensor) -> Callable[[slice], Tensor]:
-        return lambda part: queries @ self._matrix[part].T
+        def score(part: slice) -> Tensor:
+            scores = queries @ self._matrix[part].T
+            return scores if self.terms is None else scores.add_(self.terms[part])
+
+        return score
 
     def _code_sums(self, queries: Tensor) -> Callable[[slice], Tensor]:
         # [C, B]: an item's code picks the scores of all queries.
@@ -232,6 +241,8 @@ class ItemIndex:
                 total += self.rows[part] @ queries.T
             if self.norms is not None:
                 total /= self.norms[part].unsqueeze(1)
+            if self.terms is not None:
+                total += self.terms[part].unsqueeze(1)
             return total.T.contiguous()
 
         return score
@@ -244,12 +255,11 @@ class ItemIndex:
         from recbole_qbert.topk.pruned import PrunedItems
 
         codes = self.codes.numpy()
-        norms, rows = (None if each is None else each.numpy() for each in (self.norms, self.rows))
+        given = (self.norms, self.rows, self.terms)
         return PrunedItems(
             codes.view(np.uint16) if codes.dtype == np.int16 else codes,
             self.tables.size(1),
-            norms,
-            rows,
+            *(None if each is None else each.numpy() for each in given),
         )
 
     def _pruned(

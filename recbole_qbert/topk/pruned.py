@@ -42,10 +42,16 @@ class PrunedItems:
         n_codes: C, more than the largest code.
         norms: [N], positive; None if scores are not divided.
         rows: float32 [N, D]; None if items have no rows of their own.
+        terms: float32 [N], added to the scores; None for none.
     """
 
     def __init__(
-        self, codes: np.ndarray, n_codes: int, norms: np.ndarray | None, rows: np.ndarray | None
+        self,
+        codes: np.ndarray,
+        n_codes: int,
+        norms: np.ndarray | None,
+        rows: np.ndarray | None,
+        terms: np.ndarray | None,
     ):
         n_items, n_levels = codes.shape
         two = n_levels > 1 and n_items >= TWO_LEVELS * n_codes**2
@@ -63,6 +69,8 @@ class PrunedItems:
         for level, own in enumerate(by_place):
             np.take(codes[:, level], places, out=own)
         norms = _NONE if norms is None else norms[places]
+        terms = _NONE if terms is None else terms[places]
+        offsets = terms * norms if terms.size and norms.size else terms
         lengths = _NONE
         heads = np.empty((0, 0), np.int8)
         self.basis = np.empty((0, 0), np.float32)
@@ -79,12 +87,16 @@ class PrunedItems:
             norms=norms,
             least_norms=_by_run(np.minimum, norms, starts),
             most_norms=_by_run(np.maximum, norms, starts),
+            terms=terms,
+            offsets=offsets,
+            most_offsets=_by_run(np.maximum, offsets, starts),
             lengths=lengths,
             most_lengths=_by_run(np.maximum, lengths, starts),
             heads=heads,
             rows=np.empty((0, 0), np.float32) if rows is None else np.ascontiguousarray(rows),
         )
         self.largest = [float(each.max()) if each.size else 1.0 for each in (norms, lengths)]
+        self.largest_offset = float(np.abs(terms).max(initial=0)) * self.largest[0]
 
     def search(
         self,
@@ -185,6 +197,7 @@ class PrunedItems:
         rests[:, :-1] = sums[:, ::-1].cumsum(axis=1)[:, ::-1]
         lengths = np.linalg.norm(vectors, axis=1)
         largest = np.abs(scores).max(axis=2).sum(axis=1) + lengths * sum(self.largest)
+        largest += self.largest_offset
         groups = np.zeros((n_queries, 1), np.int64)
         if first:
             groups = np.argsort(-scores[:, 0], axis=1)

@@ -19,11 +19,18 @@ pytest.importorskip("numba")
 @pytest.mark.parametrize("form", ["compose", "hybrid", "flatten"])
 @pytest.mark.parametrize("exclude_visible", [True, False])
 @pytest.mark.parametrize("score", ["cosine", "dot"])
+@pytest.mark.parametrize("discount", [0.0, 0.4])
 def test_ranks_are_those_of_all_scores(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, form: str, exclude_visible: bool, score: str
+    tiny: Tiny,
+    monkeypatch: pytest.MonkeyPatch,
+    form: str,
+    exclude_visible: bool,
+    score: str,
+    discount: float,
 ) -> None:
     """Both columns and both lists, for every row; targets are also items of the history."""
     given: dict[str, Any] = {"item_representation": form, "score": score}
+    given["popularity_discount"] = discount
     config = tiny.make_config("QBERT4Rec", **given, exclude_visible=exclude_visible)
     trainer, loaded = new_trainer(config)
     model = trainer.model.eval()

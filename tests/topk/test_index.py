@@ -41,6 +41,7 @@ class Catalog:
         per_level: bool = False,
         whole: bool = False,
         used: float = 1.0,
+        terms: bool = False,
     ):
         rng = np.random.default_rng(seed)
         # A power makes some codes frequent; `used` leaves the upper codes of each level without
@@ -51,7 +52,8 @@ class Catalog:
         made = lambda *shape: torch.from_numpy(np.asarray(draw(shape), np.float32))  # noqa: E731
         self.tables = [made(size, width) for size in sizes]
         self.rows = made(n_items, width) if rows else None
-        self.index = ItemIndex(self.codes, self.tables, self.rows, cosine, per_level)
+        self.terms = made(n_items) * 2 if terms else None
+        self.index = ItemIndex(self.codes, self.tables, self.rows, cosine, per_level, self.terms)
         own = [table[codes] for table, codes in zip(self.tables, self.codes.T, strict=True)]
         vectors = (torch.cat(own, 1) if per_level else sum(own)).double()  # type: ignore[union-attr]
         vectors = vectors if self.rows is None else vectors + self.rows
@@ -71,6 +73,8 @@ def expected(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sort all items by score, then by number. Also returns all scores."""
     scores = queries.double() @ catalog.vectors.T
+    if catalog.terms is not None:
+        scores += catalog.terms
     if allowed is not None:
         scores[:, ~allowed] = -torch.inf
     if excluded is not None:
@@ -109,7 +113,7 @@ def check(catalog: Catalog, queries: Tensor, k: int, method: str, **restrictions
     sizes=st.lists(st.sampled_from([1, 2, 3, 4, 17, 300]), min_size=1, max_size=12),
     k=st.integers(1, 30),
     n_queries=st.integers(1, 5),
-    flags=st.tuples(*[st.booleans()] * 5),
+    flags=st.tuples(*[st.booleans()] * 6),
 )
 def test_methods_rank_as_sorted_scores(
     method: str,
@@ -121,8 +125,9 @@ def test_methods_rank_as_sorted_scores(
     flags: tuple[bool, ...],
 ) -> None:
     """Any numbers of levels, codes and items; ties, k > N, excluded and allowed items."""
-    rows, cosine, per_level, whole, restricted = flags
-    catalog = Catalog(seed, n_items, sizes, 8, rows and not per_level, cosine, per_level, whole)
+    rows, cosine, per_level, whole, restricted, terms = flags
+    kind = (rows and not per_level, cosine, per_level, whole)
+    catalog = Catalog(seed, n_items, sizes, 8, *kind, terms=terms)
     rng = np.random.default_rng(seed)
     restrictions: dict[str, object] = {}
     if restricted:
@@ -147,12 +152,15 @@ def test_methods_rank_as_sorted_scores(
         (4000, [40] * 7, 1.0),
     ],
 )
-@pytest.mark.parametrize("kind", ["sum", "cosine", "hybrid", "cosine hybrid", "per level"])
+@pytest.mark.parametrize(
+    "kind", ["sum", "cosine", "hybrid", "cosine hybrid", "per level", "terms", "cosine terms"]
+)
 def test_methods_rank_catalogs_in_runs(
     method: str, n_items: int, sizes: list[int], used: float, kind: str
 ) -> None:
     """One query and several; wide rows, so that components beyond those in 8 bits matter."""
     flags = {"rows": "hybrid" in kind, "cosine": "cosine" in kind, "per_level": kind == "per level"}
+    flags["terms"] = "terms" in kind
     for whole in (False, True):
         catalog = Catalog(7, n_items, sizes, 40, **flags, whole=whole, used=used)
         for n_queries in (1, 3):
@@ -298,6 +306,7 @@ def test_without_numba_codes_ranks_with_a_notice(monkeypatch: pytest.MonkeyPatch
         ({"codes": torch.zeros(0, 2, dtype=torch.long)}, r"codes: \(0, 2\) is not items x 2"),
         ({"rows": torch.zeros(2, 4)}, "rows: not one vector"),
         ({"rows": torch.full((1, 4), torch.nan)}, "not finite"),
+        ({"terms": torch.zeros(2)}, r"terms: \(2,\) is not one number for each item"),
         ({"queries": torch.full((1, 4), torch.inf)}, "queries: not finite"),
         ({"queries": torch.zeros(1, 5)}, r"queries: \(1, 5\) is not queries x 4"),
         ({"k": 0}, "k: 0 is not a whole number of at least 1"),
@@ -312,10 +321,12 @@ def test_what_cannot_be_is_refused(change: dict[str, object], message: str) -> N
     arguments: dict[str, object] = {
         "codes": torch.tensor([[255, 2]], dtype=torch.uint8),
         "rows": None,
+        "terms": None,
         "queries": torch.zeros(1, 4),
     }
     arguments |= change
     tables = [torch.zeros(256, 4), torch.zeros(3, 4)]
     with pytest.raises(InputError, match=message):
-        codes, rows, queries = (arguments.pop(name) for name in ("codes", "rows", "queries"))
-        ItemIndex(codes, tables, rows).top_k(queries, **arguments)  # type: ignore
+        names = ("codes", "rows", "terms", "queries")
+        codes, rows, terms, queries = (arguments.pop(name) for name in names)
+        ItemIndex(codes, tables, rows, terms=terms).top_k(queries, **arguments)  # type: ignore

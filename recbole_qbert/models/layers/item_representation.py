@@ -125,10 +125,12 @@ class CodeItems(ItemRepresentation):
         """Row of `table` of each level's code 0, [K]."""
         return self.item_codes.new_tensor([0, *self.codebook_sizes[:-1]]).cumsum(0)
 
-    def index(self, cosine: bool, content: Tensor | None = None) -> ItemIndex:
+    def index(
+        self, cosine: bool, content: Tensor | None = None, terms: Tensor | None = None
+    ) -> ItemIndex:
         """Return an index of all items but the padding, for scores as `cosine` says.
 
-        `content` [N - 1, D] is added to the items' vectors.
+        `content` [N - 1, D] is added to the items' vectors, `terms` [N - 1] to their scores.
         """
         own: Tensor | None = getattr(self, "rows", None)
         if content is not None:
@@ -139,6 +141,7 @@ class CodeItems(ItemRepresentation):
             own,
             cosine,
             per_level=self.token_for_each_level,
+            terms=terms,
         )
 
     def _code_logits(self, hidden: Tensor, score: Score) -> Sequence[Tensor]:
