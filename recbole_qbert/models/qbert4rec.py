@@ -288,8 +288,8 @@ class QBERT4Rec(PredictsByRanking, SequentialRecommender):
         """Return the queries [B, T * D] of `item_index`, and the items to exclude [B, L].
 
         The product of a query and an item's vector, divided by its norm for `cosine`, plus the
-        item's term, is the score of `full_sort_predict`. Vectors are computed for the items of the histories alone. Excluded
-        items are numbered from 1; 0 is padding.
+        item's term, is the score of `full_sort_predict`. Vectors are computed for the items of the
+        histories alone. Excluded items are numbered from 1; 0 is padding.
         """
         history = interaction[self.ITEM_SEQ]
         rows, small = torch.unique(F.pad(history, (1, 0)), return_inverse=True)  # with padding
