@@ -23,7 +23,9 @@ def runs(tiny: Tiny) -> list[RunResult]:
     """Runs with each discount, trained alike."""
     found = []
     for discount in DISCOUNTS:
-        settings = tiny.settings("QBERT4Rec", epochs=1, popularity_discount=discount)
+        terms = {"popularity_discount": discount, "new_item_bonus": 0.5}
+        cold = {"cold_items": 0.1, "semantic_id_file": "toy/toy.semid"}
+        settings = tiny.settings("QBERT4Rec", epochs=1, **cold, **terms)
         found += run_models(["QBERT4Rec"], "toy", settings=settings)
     return found
 
@@ -45,10 +47,41 @@ def test_the_table_has_means_over_the_runs(
 ) -> None:
     words = [runs[0].folder, runs[0].folder, "--data_path=.", "--discounts=0,0.4"]
     monkeypatch.setattr(sys, "argv", ["tail", *words])
-    main()
+    assert main() == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "| discount | " + " | ".join(HEAD) + " |"
     cells = lines[3].split(" | ")
     assert cells[0] == "| 0.4"
     value = frontier(Path(runs[0].folder), Path("."), [0.4])[0, 0]
     assert cells[1] == f"{value:.4f}".lstrip("0")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["none"], "none: no such folder of a bundle"),
+        (["RUN", "--discounts=x"], "discounts: 'x' is not numbers with commas between them"),
+        (["RUN", "--discounts=0,-1"], "popularity_discount: -1.0 is not a number in [0"),
+        (["RUN", "--discounts=nan"], "popularity_discount: nan is not a number"),
+        (["RUN", "--data_path=gone"], "gone"),
+        (["OTHER"], "SASRec has no popularity_discount; give a run of QBERT4Rec"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(
+    tiny: Tiny,
+    words: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folders = {}
+    for word, model in (("RUN", "QBERT4Rec"), ("OTHER", "SASRec")):
+        if word in words:
+            settings = tiny.settings(model, epochs=1)
+            folders[word] = run_models([model], "toy", settings=settings)[0].folder
+    capsys.readouterr()
+    given = [folders.get(word, word) for word in words]
+    monkeypatch.setattr(sys, "argv", ["tail", "--data_path=.", *given])
+    assert main() == 2
+    said = capsys.readouterr()
+    assert message in said.err and len(said.err.splitlines()) == 1 and not said.out

@@ -79,7 +79,7 @@ class Fields:
         if kind == "array":
             return f"a list, each {self._described(schema['items'])}"
         if kind == "object" and isinstance(values, dict):
-            return f"a mapping, each {self._described(values)}"
+            return f"a mapping {{name: value}}, each value {self._described(values)}"
         if schema.get("examples"):
             return f"text like {', '.join(schema['examples'])}"
         return _WORDS[kind]

@@ -88,7 +88,7 @@ def generation_note(figures: Mapping[str, float], metric: str) -> str:
         return ""
     line = (
         f"beam search: {figures['valid_beams']:.1%} of the beams end at an item; "
-        f"{figures['outside']:.1%} of the probability leads to codes of no item"
+        f"{max(figures['outside'], 0.0):.1%} of the probability leads to codes of no item"
     )
     if "exact_rows" not in figures:
         return line

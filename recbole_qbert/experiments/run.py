@@ -358,7 +358,7 @@ def publish(
         test=dict(test),
         valid_metric=metric,
         exclude_visible=bool(getattr(model, "exclude_visible", False)),
-        loss=str(config["loss_type"]),
+        loss=str(config["loss"] if "loss" in config else config["loss_type"]),
         best_epoch=best_evaluation(trainer.curve, metric)[1],
         epochs=len(trainer.train_loss_dict),
         max_epochs=config["epochs"],

@@ -255,7 +255,7 @@ class QBERT4Rec(PredictsByRanking, SequentialRecommender):
         matrix = self.item_matrix(rows)
         hidden, visible = self._next_item_state(interaction, matrix, rows)
         scores = self._score(hidden, matrix)
-        if self.popularity_terms is not None:
+        if self.popularity_terms is not None and self.popularity_terms.ranks:
             scores += self.popularity_terms.at_ranking
         return exclude_items(scores, visible)
 

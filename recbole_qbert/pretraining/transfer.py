@@ -45,7 +45,8 @@ from recbole_qbert.training.checkpoint import config_to_json
 FORMAT = "recbole-qbert/pretrained/2"
 CONTENTS = frozenset(("model.safetensors", "config.json", "items.json", "corpus.json"))
 TABLE, ROWS, CODES = "items.table.weight", "items.rows", "items.item_codes"
-OF_DATA = (CODES, "untrained", "content.content")  # buffers that the data set determines
+# Buffers that the data set determines.
+OF_DATA = (CODES, "popularity_terms.counts", "content.content")
 POSITIONS = "encoder.position_embedding.weight"
 # Settings that must be equal for the pretrained weights to keep their meaning.
 ARCHITECTURE = (

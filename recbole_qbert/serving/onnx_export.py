@@ -82,7 +82,10 @@ class ItemScores(nn.Module):
         model = recommender.model
         apply_speedups(model, recommender.config)
         if isinstance(getattr(model, "items", None), ItemRepresentation):
-            model = view_of(model, items=_FixedItems(model.items()))
+            fixed: dict[str, Any] = {"items": _FixedItems(model.item_matrix())}
+            if getattr(model, "content", None) is not None:
+                fixed["content"] = None  # the matrix has it
+            model = view_of(model, **fixed)
         self.model = model
 
     def forward(self, items: Tensor) -> Tensor:

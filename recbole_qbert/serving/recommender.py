@@ -240,6 +240,8 @@ class Recommender:
             lost += unknown
         mask[0] = False
         if not mask.any():
+            if candidates is None:
+                raise InputError("exclude: it has all items of the model; exclude fewer")
             raise InputError("candidates: none is known to the model and not excluded; give others")
         if lost:
             message = f"candidates and exclude: {_left_out(dict.fromkeys(lost), [])}"

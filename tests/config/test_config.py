@@ -342,6 +342,10 @@ def test_broken_files(tiny: Tiny, content: bytes | None, message: str) -> None:
     ("settings", "message"),
     [
         ({"eval_args": "x"}, "eval_args: 'x' is not a mapping"),
+        (
+            {"item_vectors": "{text:a.npz}"},  # the blank after the colon is missing
+            "item_vectors: {'text:a.npz': None} is not a mapping {name: value}, each value text",
+        ),
         ({"epochs": "2.5"}, "epochs: 2.5 is not a whole number"),
         ({"learning_rate": "fast"}, "learning_rate: 'fast' is not a number"),
         ({"show_progress": "1"}, "show_progress: 1 is not True or False"),

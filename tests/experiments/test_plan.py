@@ -226,7 +226,7 @@ ERRORS: dict[str, tuple[dict[str, Any], str]] = {
     "settings no mapping": ({"settings": [1]}, "settings: [1] is not a mapping"),
     "section no mapping": (
         {"per_model": {"SASRec": 3}},
-        "per_model: {'SASRec': 3} is not a mapping, each a mapping",
+        "per_model: {'SASRec': 3} is not a mapping {name: value}, each value a mapping",
     ),
     "section of nobody": (
         {"per_model": {"SASRek": {}}},

@@ -12,6 +12,7 @@ from recbole.data.interaction import Interaction
 from torch.nn import functional as F
 
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.experiments.run import run_models
 from recbole_qbert.models.layers.ligr import LiGRBlock
 from recbole_qbert.speedups.trimmed_forward import trimmed_loss, trimmed_scores
 
@@ -129,6 +130,14 @@ def test_gsasrec_is_sasrec_with_gbce(tiny: Tiny) -> None:
         torch.manual_seed(3)
         losses.append(each.calculate_loss(BATCH).item())
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    ("model", "loss"), [("ESASRec", "sampled_softmax"), ("GSASRec", "gbce"), ("SASRec", "CE")]
+)
+def test_results_name_the_loss(tiny: Tiny, model: str, loss: str) -> None:
+    (result,) = run_models([model], "toy", settings=tiny.settings(model, epochs=1))
+    assert result.loss == loss
 
 
 def test_negatives_depend_on_the_seed(tiny: Tiny) -> None:

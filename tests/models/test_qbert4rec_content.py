@@ -138,6 +138,16 @@ def test_bad_settings(tiny: Tiny, settings: dict[str, Any], said: str) -> None:
         new_trainer(tiny.make_config(**content(tiny) | settings))
 
 
+def test_vectors_of_zeros_alone(tiny: Tiny) -> None:
+    """A table made by hand; `embed` writes none."""
+    settings = content(tiny)
+    path = settings["item_vectors"]["image"]
+    table = dict(np.load(path))
+    np.savez(path, **{**table, "vectors": np.zeros_like(table["vectors"])})
+    with pytest.raises(InputError, match="item_vectors: image: no item of the training data has"):
+        new_trainer(tiny.make_config(**settings))
+
+
 def test_pretraining_refuses_it(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     before = files_below(tiny.root)
     words = ["pretrain", "--datasets=toy", "--data_path=.", "--use_content=True", "--epochs=1"]

@@ -175,6 +175,26 @@ def test_a_bundle_is_a_source(tiny: Tiny) -> None:
         assert torch.equal(own, theirs)
 
 
+@pytest.mark.parametrize("kind", ["terms", "content"])
+def test_what_the_data_determine_stays_that_of_the_new_data(tiny: Tiny, kind: str) -> None:
+    """All buffers: codes, training counts, content; the source has held items out of training."""
+    settings: dict[str, Any] = {"popularity_discount": 0.5, "new_item_bonus": 1.5}
+    if kind == "content":
+        settings = {"use_content": True, "item_vectors": tiny.item_vectors()}
+    config = tiny.make_config(**settings, cold_items=0.2)
+    trainer, loaded = fitted(config)
+    folder = tiny.root / "bundle"
+    save_bundle(folder, trainer.model, config, loaded.train._dataset)
+    model, lines = start(tiny, folder, "toy", **settings)
+    fresh, _ = new_trainer(tiny.make_config(**settings))
+    expected = dict(fresh.model.named_buffers())
+    assert len(lines) == 1 and expected
+    for name, buffer in model.named_buffers():
+        assert torch.equal(buffer, expected[name]), name
+    name = "popularity_terms.counts" if kind == "terms" else "content.content"
+    assert not torch.equal(dict(trainer.model.named_buffers())[name], expected[name])
+
+
 def test_a_bundle_of_another_model_is_no_source(tiny: Tiny) -> None:
     config = tiny.make_config("SASRec")
     trainer, loaded = fitted(config)

@@ -38,6 +38,10 @@ def exported(folder: Path) -> Any:
         ("QBERT4Rec", {"item_representation": "flatten", "position_order": "backward"}),
         ("QBERT4Rec", {"item_representation": "word", "mask_context": "none", "score": "dot"}),
         ("QBERT4Rec", {"n_layers": 2, "layer_norm": "pre"}),
+        ("QBERT4Rec", {"popularity_discount": 0.4, "new_item_bonus": 0.3, "cold_items": 0.1}),
+        ("QBERT4Rec", {"logit_adjustment": 0.3}),
+        ("QBERT4Rec", {"use_content": True}),
+        ("QBERT4Rec", {"use_content": True, "item_representation": "word"}),
         ("IDBERT4Rec", {}),
         ("BBQRec", {}),
         ("VQRec", {}),
@@ -52,6 +56,8 @@ def test_scores_are_those_of_the_live_model(
     tiny: Tiny, model: str, settings: dict[str, Any]
 ) -> None:
     """Histories of all lengths, together and one by one."""
+    if "use_content" in settings:
+        settings = {**settings, "item_vectors": tiny.item_vectors()}
     live, loaded, folder = bundled(tiny, model, **settings)
     session = exported(folder)
     (given,), (answer,) = session.get_inputs(), session.get_outputs()

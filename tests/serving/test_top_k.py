@@ -116,6 +116,8 @@ def test_candidates_by_token(tiny: Tiny) -> None:
     for candidates, exclude in ((["x"], []), ([], []), (["i4"], ["i4"])):
         with pytest.raises(InputError, match="^candidates: none is known to the model and not"):
             recommender.recommend(history, k=3, candidates=candidates, exclude=exclude)
+    with pytest.raises(InputError, match="^exclude: it has all items of the model"):
+        recommender.recommend(history, k=3, exclude=[item for item, _ in whole] + ["i1", "i2"])
 
 
 def test_grouping_is_that_of_a_plain_loop() -> None:

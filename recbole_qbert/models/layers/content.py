@@ -76,16 +76,20 @@ def content_and_adapter(config: Any, dataset: Any) -> tuple[Tensor, ExpertAdapte
         return torch.empty(0), adapter
     tables = [dataset.item_feat[name] for name in names]
     if n_kept:
-        tables = [_whitened(table, trained, n_kept) for table in tables]
+        pairs = zip(names, tables, strict=True)
+        tables = [_whitened(name, table, trained, n_kept) for name, table in pairs]
     content = torch.cat(tables, dim=1).float()
     content[0] = 0
     return content, adapter
 
 
-def _whitened(table: Tensor, trained: Tensor, n_kept: int) -> Tensor:
+def _whitened(name: str, table: Tensor, trained: Tensor, n_kept: int) -> Tensor:
     """Whiten a table [N, C], fitted on the rows [T] that have a vector."""
     present = table.any(dim=1)
-    return whiten(table, trained[present[trained]], n_kept) * present.unsqueeze(1)
+    rows = trained[present[trained]]
+    if not len(rows):
+        raise InputError(f"item_vectors: {name}: no item of the training data has a vector")
+    return whiten(table, rows, n_kept) * present.unsqueeze(1)
 
 
 class AdaptedContent(nn.Module):

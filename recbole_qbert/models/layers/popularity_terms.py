@@ -42,12 +42,16 @@ class PopularityTerms(nn.Module):
     @property
     def at_ranking(self) -> Tensor:
         """Terms at ranking. [N]"""
-        return self.bonus * (self.counts == 0) - self.discount * self.counts.log1p()
+        return self.bonus * (self.counts == 0) - self.discount * self._log_counts
 
     @property
     def in_training(self) -> Tensor:
         """Terms in training. [N]"""
-        return self.adjustment * self.counts.log1p()
+        return self.adjustment * self._log_counts
+
+    @property
+    def _log_counts(self) -> Tensor:
+        return self.counts.float().log1p()  # ONNX has no logarithm of integers
 
     def with_items(self, n_new: int) -> Tensor:
         """Return the counts with those of new items."""
