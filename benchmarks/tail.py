@@ -18,7 +18,7 @@ from recbole_qbert.config.settings import RUN
 from recbole_qbert.evaluation.groups import BY_TARGET, coverage, means_by_group
 from recbole_qbert.evaluation.ranking import LIST_LENGTH, rank_targets, summarize
 from recbole_qbert.experiments.evaluate import splits_of
-from recbole_qbert.models.layers.popularity_terms import PopularityTerms
+from recbole_qbert.models.layers.popularity_terms import PopularityTerms, training_counts
 from recbole_qbert.models.qbert4rec import QBERT4Rec
 from recbole_qbert.serving.recommender import Recommender
 from recbole_qbert.speedups.trimmed_forward import trimmed_scores
@@ -52,8 +52,7 @@ def frontier(run: Path, data_path: Path, discounts: list[float]) -> np.ndarray:
         raise InputError(
             f"{run}: the data set in {data_path} has other items; give that of the run"
         )
-    items, _ = splits.train._dataset.training_sequences()
-    counts = torch.bincount(items, minlength=model.n_items)
+    counts = training_counts(splits.train._dataset, model.n_items)
     bonus = 0.0 if model.popularity_terms is None else model.popularity_terms.bonus
     rows = []
     for discount in discounts:

@@ -49,6 +49,7 @@ from recbole_qbert.experiments.generation import (
 )
 from recbole_qbert.experiments.splits import Splits, data_counts, load_splits
 from recbole_qbert.models.layers.content import vector_names
+from recbole_qbert.models.layers.popularity_terms import training_counts
 from recbole_qbert.pretraining.transfer import load_pretrained, read_source
 from recbole_qbert.registry import build_model, first_stage_state, model_entry
 from recbole_qbert.serving.bundle import NotBundled, save_bundle
@@ -338,8 +339,7 @@ def publish(
         console.print(f"  {note}", highlight=False, markup=False, soft_wrap=True)
     bundle = str(folder / "bundle")
     if is_main():
-        items, _ = splits.train._dataset.training_sequences()
-        item_counts = torch.bincount(items, minlength=splits.dataset.item_num)
+        item_counts = training_counts(splits.train._dataset, splits.dataset.item_num)
         ranks = with_cold(trainer.ranks, splits.dataset.cold_mask())
         save_ranks(folder / RANKS_FILE, ranks, item_counts.numpy())
         for line in cold_summary(ranks):

@@ -10,6 +10,8 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import Tensor, nn
 
+from recbole_qbert.models.layers.popularity_terms import training_counts
+
 
 class Popularity(SequentialRecommender):
     """Ranks items by their number of training interactions; base class of count-based models.
@@ -28,8 +30,7 @@ class Popularity(SequentialRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        items, _ = dataset.training_sequences()
-        seen = torch.bincount(items, minlength=self.n_items)
+        seen = training_counts(dataset, self.n_items)
         seen[0] = 0
         self.register_buffer("popularity", seen.float() / (seen.max() + 1))
         # RecBole's trainer needs a parameter: it always builds an optimizer and calls backward().

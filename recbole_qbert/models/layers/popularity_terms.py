@@ -58,11 +58,15 @@ class PopularityTerms(nn.Module):
         return F.pad(self.counts, (0, n_new))
 
 
+def training_counts(dataset: Any, n_items: int) -> Tensor:
+    """Count the training interactions of each item of a train split. int64 [N]"""
+    return torch.bincount(dataset.training_sequences()[0], minlength=n_items)
+
+
 def popularity_terms(config: Any, dataset: Any, n_items: int) -> PopularityTerms | None:
     """Return the terms of a config; None if it sets none."""
     keys = ("new_item_bonus", "popularity_discount", "logit_adjustment")
     weights = [float(config[key] or 0.0) for key in keys]  # bundles may lack a key
     if not any(weights):
         return None
-    counts = torch.bincount(dataset.training_sequences()[0], minlength=n_items)
-    return PopularityTerms(counts, *weights)
+    return PopularityTerms(training_counts(dataset, n_items), *weights)
