@@ -31,6 +31,7 @@ from recbole_qbert.models.layers.sampled_loss import (
     gbce,
     gbce_power,
     sampled_softmax,
+    scores_of_drawn,
 )
 
 
@@ -97,7 +98,7 @@ class ESASRec(SASRec):
             return scores.gather(1, own)[:, 0], exclude_items(scores.clone(), own), None
         drawn = self.sampler(len(targets), self.n_negatives)  # [B, S]
         positive = (hidden * F.embedding(targets, table)).sum(dim=1)
-        negative = (F.embedding(drawn, table) @ hidden.unsqueeze(2)).squeeze(2)
+        negative = scores_of_drawn(hidden, table, drawn)
         log_expected = self.sampler.log_chance[drawn] + math.log(self.n_negatives)
         return positive, negative.masked_fill(drawn == own, -math.inf), log_expected
 

@@ -13,6 +13,7 @@ from recbole_qbert.models.layers.sampled_loss import (
     gbce,
     gbce_power,
     sampled_softmax,
+    scores_of_drawn,
 )
 
 ITEMS = torch.tensor([1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3])  # 4, 9 and 1 times; item 4 never
@@ -56,6 +57,33 @@ def test_every_item_once_is_the_full_softmax() -> None:
     torch.testing.assert_close(found, whole)
     gradients = [torch.autograd.grad(loss, scores)[0] for loss in (whole, found)]
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize(("n_items", "n_negatives"), [(30, 4), (300, 3)])  # all scored; drawn only
+def test_scores_of_drawn_items_are_dot_products(n_items: int, n_negatives: int) -> None:
+    """Values and gradients equal those of one product for each pair, with items drawn twice."""
+    torch.manual_seed(0)
+    hidden = torch.randn(130, 8, dtype=torch.float64, requires_grad=True)
+    table = torch.randn(n_items, 8, dtype=torch.float64, requires_grad=True)
+    drawn = torch.randint(1, n_items, (130, n_negatives))
+    drawn[:, 1] = drawn[:, 0]
+    weights = torch.randn(drawn.shape, dtype=torch.float64)
+    found = scores_of_drawn(hidden, table, drawn)
+    plain = torch.stack([(hidden * table[items]).sum(dim=1) for items in drawn.T], dim=1)
+    torch.testing.assert_close(found, plain)
+    gradients = [
+        torch.autograd.grad((scores * weights).sum(), [hidden, table]) for scores in (found, plain)
+    ]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5])
+def test_draws_follow_the_chances(power: float) -> None:
+    """All items but padding are drawn, as often as their probabilities say."""
+    torch.manual_seed(0)
+    sampler = NegativeSampler(ITEMS, 5, power)
+    share = torch.bincount(sampler(4000, 10).flatten(), minlength=5) / 40_000
+    torch.testing.assert_close(share, sampler.log_chance.exp(), atol=0.01, rtol=0)
 
 
 def test_the_exponent_by_hand() -> None:

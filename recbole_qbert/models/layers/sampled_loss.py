@@ -1,13 +1,18 @@
-"""Losses over a sample of the catalog, and the draw of the sample.
+"""Losses over a sample of the catalog, the draw of the sample and its scores.
 
-Shapes: B rows, S negatives of each row, N items (0 is padding).
+Shapes: B rows, S negatives of each row, N items (0 is padding), D hidden.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+DENSE_RATIO = 20  # items of the catalog for each negative up to which all are scored
+CACHED_ROWS = 64  # rows whose drawn vectors are gathered at a time, to stay in the cache
 
 
 class NegativeSampler(nn.Module):
@@ -29,6 +34,7 @@ class NegativeSampler(nn.Module):
         weights = torch.bincount(items, minlength=n_items).clamp(min=1).double() ** power
         weights[0] = 0
         chance = weights / weights.sum()
+        self.uniform = power == 0
         self.register_buffer("cumulative", chance.cumsum(0), persistent=False)
         self.register_buffer("log_chance", chance.log().float(), persistent=False)
 
@@ -36,9 +42,61 @@ class NegativeSampler(nn.Module):
         """Draw items [B, S] with the global generator of the device; never padding."""
         size, device = (n_rows, n_negatives), self.cumulative.device
         draw = torch.rand(size, dtype=torch.float64, device=device)
+        if self.uniform:
+            return 1 + (draw * (len(self.cumulative) - 1)).long()
         # The sum of all probabilities can be slightly below 1.
         drawn = torch.searchsorted(self.cumulative, draw, right=True)
         return drawn.clamp(max=len(self.cumulative) - 1)
+
+
+def scores_of_drawn(hidden: Tensor, table: Tensor, drawn: Tensor) -> Tensor:
+    """Score drawn items: the dot products of each row with its own items. [B, S]
+
+    On a CPU it takes the faster of two ways (results/speed.md): if S is a large part of N, all
+    scores by one matrix product; otherwise `_DrawnScores`.
+
+    Args:
+        hidden: [B, D].
+        table: [N, D].
+        drawn: int64 [B, S], rows of `table`; repeats are allowed.
+    """
+    if hidden.device.type != "cpu":
+        return (F.embedding(drawn, table) @ hidden.unsqueeze(2)).squeeze(2)
+    if len(table) <= DENSE_RATIO * drawn.size(1):
+        return (hidden @ table.T).gather(1, drawn)
+    scores: Tensor = _DrawnScores.apply(hidden, table, drawn)
+    return scores
+
+
+class _DrawnScores(torch.autograd.Function):
+    """Scores of drawn items [B, S] with two passes over their vectors and no copy of all of them.
+
+    The plain product keeps all drawn vectors [B, S, D], and adds their gradients to the table one
+    at a time. Here both gradients are weighted sums, computed by `embedding_bag`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, table: Tensor, drawn: Tensor) -> Tensor:
+        ctx.save_for_backward(hidden, table, drawn)
+        parts = zip(drawn.split(CACHED_ROWS), hidden.unsqueeze(2).split(CACHED_ROWS), strict=True)
+        return torch.cat([F.embedding(items, table) @ rows for items, rows in parts]).squeeze(2)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        hidden, table, drawn = ctx.saved_tensors
+        gradient = gradients[0].contiguous()
+        of_hidden = F.embedding_bag(drawn, table, per_sample_weights=gradient, mode="sum")
+        # One bag for each item: the rows that drew it.
+        order = drawn.flatten().argsort()
+        counts = torch.bincount(drawn.flatten(), minlength=len(table))
+        of_table = F.embedding_bag(
+            order // drawn.size(1),
+            hidden,
+            counts.cumsum(0) - counts,
+            per_sample_weights=gradient.flatten()[order],
+            mode="sum",
+        )
+        return of_hidden, of_table, None
 
 
 def sampled_softmax(
