@@ -102,7 +102,11 @@ def _catalog(options: argparse.Namespace) -> tuple[Any, Any]:
             mixed = rows[copied] * (1 - changed) + rows[other] * (1 - (1 - changed) ** 2) ** 0.5
             own_rows[part] = mixed
     given = torch.from_numpy(codes.astype(np.int16) if kind == np.uint16 else codes)
-    return ItemIndex(given, [*tables], own_rows, cosine), queries
+    terms = None
+    if options.discount:  # training counts as of the codes of `_originals`: 1, 1/2, 1/3, ...
+        counts = options.items / (1 + rng.permutation(options.items))
+        terms = torch.from_numpy(-options.discount * np.log1p(counts))
+    return ItemIndex(given, [*tables], own_rows, cosine, terms=terms), queries
 
 
 def _targets(index: Any, queries: Any) -> Any:
@@ -176,6 +180,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--changed", type=float, default=0.3, help="share of copied codes")
     parser.add_argument("--random", action="store_true", help="independent codes and queries")
     parser.add_argument("--bundle", help="folder of a trained QBERT4Rec")
+    parser.add_argument("--discount", type=float, default=0.0, help="popularity_discount")
     parser.add_argument("--queries", type=int, default=20)
     parser.add_argument("--ranks", action="store_true", help="rank targets; sides dense, pruned")
 

@@ -6,6 +6,7 @@ The flags of a command are the keys of `properties/command/<command>.yaml`, one 
 
 from __future__ import annotations
 
+import csv
 import shutil
 import textwrap
 from collections import deque
@@ -166,7 +167,8 @@ def _typed(key: Key, text: str) -> Any:
     """
     name = f"--{key.name}={text}"
     if key.kind == "list":
-        return [part for part in text.split(",") if part]
+        # As in CSV: an entry that holds a comma stands in double quotes.
+        return [part for row in csv.reader(text.splitlines()) for part in row if part]
     if not text:
         return False if key.kind == "bool" else None
     if key.kind == "path":

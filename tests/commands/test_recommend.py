@@ -171,6 +171,7 @@ TABLE = ["--history_file=events.csv", "--user=who", "--item=what"]
             "saved/results.jsonl: no run on top; it has runs on toy",
         ),
         (["--history=zz"], "history: no item is known to the model: 'zz'; give at least one"),
+        (['--history="z,z",y'], "history: no item is known to the model: 'z,z', 'y'"),
         (["--history=,"], "give one of --history"),
         (["--history=i1", "--output=o.tsv"], "--output takes the users of --history_file or"),
         (["--history=i1", "--user=who"], "--user describes a table, such as a .csv"),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 DENSE_RATIO = 20  # items of the catalog for each negative up to which all are scored
-CACHED_ROWS = 64  # rows whose drawn vectors are gathered at a time, to stay in the cache
+CACHED_ROWS = 64  # rows whose drawn vectors are gathered at a time, into one buffer
 
 
 class NegativeSampler(nn.Module):
@@ -78,8 +78,17 @@ class _DrawnScores(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, table: Tensor, drawn: Tensor) -> Tensor:
         ctx.save_for_backward(hidden, table, drawn)
-        parts = zip(drawn.split(CACHED_ROWS), hidden.unsqueeze(2).split(CACHED_ROWS), strict=True)
-        return torch.cat([F.embedding(items, table) @ rows for items, rows in parts]).squeeze(2)
+        n_drawn = drawn.size(1)
+        gathered = table.new_empty(CACHED_ROWS * n_drawn, table.size(1))
+        scores = hidden.new_empty(len(hidden), n_drawn, 1)
+        for first in range(0, len(hidden), CACHED_ROWS):
+            rows = slice(first, first + CACHED_ROWS)
+            items = drawn[rows].flatten()
+            vectors = gathered[: len(items)]
+            torch.index_select(table, 0, items, out=vectors)
+            vectors = vectors.view(-1, n_drawn, table.size(1))
+            torch.bmm(vectors, hidden[rows].unsqueeze(2), out=scores[rows])
+        return scores.squeeze(2)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
