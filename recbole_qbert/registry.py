@@ -57,9 +57,9 @@ class ModelEntry(NamedTuple):
     (see `training.inputs`); `takes_pretrained`, whether it starts from weights of `pretrain`;
     `needs_item_vectors`, whether it needs `item_vectors`; `begin_epoch(epoch)`, called before every
     epoch of a training; `load_first_stage(weights)`, called with the weights of `pre_model_path`,
-    if given, with `train_stage: finetune`; `fill_candidates(interaction, scores, seen)`, called for
-    every batch that is ranked (see `models.layers.beam_ranking`); and `code_groups`, the group of
-    each item with equal codes, or None (see `Ranks.credited`).
+    if given, unless `train_stage: pretrain`; `fill_candidates(interaction, scores, seen)`, called
+    for every batch that is ranked (see `models.layers.beam_ranking`); and `code_groups`, the group
+    of each item with equal codes, or None (see `Ranks.credited`).
     """
 
     model: type
@@ -211,7 +211,7 @@ def first_stage_state(config: Any) -> dict[str, Any] | None:
         InputError: `pre_model_path` is no checkpoint of the same model.
     """
     path = config["pre_model_path"]
-    if not path or config["train_stage"] != "finetune":
+    if not path or config["train_stage"] == "pretrain":
         return None
     state = load_checkpoint(path)
     found, name = state["config"]["model"], config["model"]

@@ -1,4 +1,4 @@
-"""SASRec over dense item vectors, as UniSRec without pretraining.
+"""SASRec over dense item vectors, as UniSRec.
 
 Hou et al., Towards Universal Sequence Representation Learning for Recommender Systems, KDD 2022.
 An item's vector is made from its content vectors (`item_vectors`, such as text and image) by
@@ -8,21 +8,29 @@ cosines over a temperature, as in the paper. The network is RecBole's SASRec.
 * `use_ids: True` adds a row of the item's own to its vector (the paper's transductive setting).
 * `use_ids: False` is the inductive setting: the model has no parameter of a single item.
 
-Differences from the paper: there is no pretraining; several tables are whitened by themselves and
-put side by side; the vectors of the catalog are computed once a step, so that an item has the same
-vector, with the same dropout and gate noise, as input and as output.
+With `whitening_dims: 0`, as in the paper, a model of one data set is a start for another one whose
+vectors are of the same encoders (`pre_model_path`): network and adapter go over, rows of items do
+not. `prepare merge` makes one data set of several.
+
+Differences from the paper: what is pretrained learns the next item, as in the second stage, and not
+by contrasts; several tables are whitened by themselves and put side by side; the vectors of the
+catalog are computed once a step, so that an item has the same vector, with the same dropout and
+gate noise, as input and as output.
 
 Shapes: B rows, L positions, N items (row 0 is padding), C dimension of all tables, D hidden.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
+from recbole_qbert.common.errors import InputError
 from recbole_qbert.models.layers.content import content_and_adapter
+from recbole_qbert.models.layers.first_stage import with_weights
 from recbole_qbert.models.layers.loss import linear_cross_entropy
 from recbole_qbert.models.layers.sasrec_over_items import SASRecOverItems
 from recbole_qbert.models.layers.trained_items import softmax_items
@@ -49,9 +57,25 @@ class SASRecContent(SASRecOverItems):
         super().__init__(config, dataset)
         content, self.adapter = content_and_adapter(config, dataset)
         self.register_buffer("content", content)
+        self.whitened = bool(config["whitening_dims"])
         self.softmax_items = softmax_items(config, dataset, self.n_items)
         if not config["use_ids"]:
             self.item_embedding = None
+
+    def load_first_stage(self, weights: Mapping[str, Tensor]) -> None:
+        """Load the network and the adapter of a model of other data; items keep their own rows.
+
+        Raises:
+            InputError: the sizes differ, or the vectors are whitened.
+        """
+        if self.whitened:
+            raise InputError(
+                "pre_model_path: whitened vectors of two data sets are not comparable; set "
+                "whitening_dims: 0 in both trainings"
+            )
+        kept = {"content", "item_embedding.weight"}
+        remedy = "use the same sizes, MAX_ITEM_LIST_LENGTH, n_experts and item_vectors"
+        self.load_state_dict(with_weights(self, weights, kept, remedy))
 
     def item_matrix(self) -> Tensor:
         """Return the vectors of all items [N, D]; in training, with dropout and gate noise."""

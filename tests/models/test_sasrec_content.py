@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import N_ITEMS, Row, Tiny, fitted, new_trainer, scores
+from conftest import N_ITEMS, Row, Tiny, fitted, new_trainer, scores, timed_rows
 from recbole.data.interaction import Interaction
 from torch.nn import functional as F
 
@@ -216,6 +216,28 @@ def test_it_learns_from_content_alone(tiny: Tiny) -> None:
     given |= {"hidden_dropout_prob": 0.1, "attn_dropout_prob": 0.1, "learning_rate": 0.01}
     trainer, loaded = fitted(tiny.make_config("SASRecContent", **given))
     assert trainer.evaluate(loaded.test)["hit@5"] > 0.7
+
+
+@pytest.mark.parametrize("use_ids", [True, False])
+def test_another_data_set_starts_from_its_network_and_adapter(tiny: Tiny, use_ids: bool) -> None:
+    """Its rows of items, and its catalog, are its own."""
+    raw: dict[str, Any] = {"whitening_dims": 0, "epochs": 1}
+    first, _ = fitted(tiny.make_config("SASRecContent", use_ids=False, **raw))
+    tiny.write_inter(timed_rows({user: tiny.sequences[user] for user in ("u1", "u2", "u3")}))
+    given = {"pre_model_path": first.saved_model_file, "use_ids": use_ids, **raw}
+    model, _ = build(tiny, **given)
+    assert 1 < model.n_items < N_ITEMS and (model.item_embedding is not None) is use_ids
+    known = first.model.state_dict()
+    names = [name for name, _ in model.named_parameters() if name != "item_embedding.weight"]
+    assert {name.partition(".")[0] for name in names} >= {"adapter", "trm_encoder"}
+    for name in names:
+        assert torch.equal(model.state_dict()[name], known[name]), name
+    for other, said in (
+        ({"whitening_dims": 3}, "whitened vectors of two data sets are not comparable"),
+        ({"n_experts": 3}, "adapter.shift is .* there and .* here; use the same sizes"),
+    ):
+        with pytest.raises(InputError, match=said):
+            build(tiny, **{**given, **other})
 
 
 @pytest.mark.parametrize(
