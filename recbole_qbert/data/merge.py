@@ -1,4 +1,4 @@
-"""Merge several data sets into one: atomic files and semantic IDs.
+"""Merge several data sets into one: atomic files, semantic IDs and vectors of items.
 
 Tokens are named `<dataset>/<token>`. `recbole_qbert.pretraining` joins data sets in memory. This
 module writes the joint data set, for running any model on all domains at once.
@@ -20,6 +20,8 @@ from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.data.atomic import LARGE, Atomic, read_atomic
 from recbole_qbert.data.atomic_writing import write_header, write_rows
 from recbole_qbert.data.domain import DatasetPaths
+from recbole_qbert.data.embedding_kinds import common_kind
+from recbole_qbert.data.embeddings import EmbeddingTable, read_embeddings, write_embeddings
 from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids, write_semantic_ids
 from recbole_qbert.data.sequences import ITEM, TIME, USER
 
@@ -33,20 +35,22 @@ class Merged(NamedTuple):
 
 
 def merge(domains: Sequence[DatasetPaths], into: DatasetPaths) -> Merged:
-    """Write `into`'s `.inter`, and its `.item` and `.semid` if all domains have one.
+    """Write `into`'s `.inter`, and `.item`, `.semid` and tables of vectors that all domains have.
 
     Columns that some domains lack are left out. Semantic IDs of the first vocabulary keep their
     codes. In every level, the codes of each other vocabulary follow those of the one before.
 
     Raises:
         InputError: `into` exists, a file cannot be used, columns of one name have two types, only
-            some domains have times, or two items of different domains share a tuple.
+            some domains have times, two items of different domains share a tuple, or the vectors
+            of a modality are of different encoders.
     """
     if into.folder.exists():
         raise InputError(f"{into.folder} exists already; give another name, or remove it")
+    tables = {f"{name}.npz" for domain in domains for name in domain.embedding_tables()}
     without = {
         suffix: [domain.name for domain in domains if not domain.file(suffix).is_file()]
-        for suffix in ("item", "semid")
+        for suffix in ("item", "semid", *sorted(tables))
     }
     suffixes = ["inter", *(["item"] if not without["item"] else [])]
     files = {
@@ -59,6 +63,7 @@ def merge(domains: Sequence[DatasetPaths], into: DatasetPaths) -> Merged:
         for suffix in suffixes
     }
     table = None if without["semid"] else _merged_ids(domains)
+    vectors = {suffix: _merged_vectors(domains, suffix) for suffix in tables if not without[suffix]}
     counts = {}
     for suffix in suffixes:
         counts[suffix] = _write(into.file(suffix), domains, files[suffix], cells[suffix])
@@ -66,6 +71,9 @@ def merge(domains: Sequence[DatasetPaths], into: DatasetPaths) -> Merged:
         hashes = {domain.name: sha256_file(domain.file("semid")) for domain in domains}
         write_semantic_ids(into.file("semid"), table, {"method": "merge", "files": hashes})
         counts["semid"] = table.n_items
+    for suffix, merged in sorted(vectors.items()):
+        write_embeddings(into.file(suffix), merged)
+        counts[suffix] = merged.n_items
     some = {suffix: names for suffix, names in without.items() if 0 < len(names) < len(domains)}
     names = {suffix: [cell.partition(":")[0] for cell in left_out[suffix]] for suffix in suffixes}
     return Merged(counts, names, some)
@@ -142,4 +150,17 @@ def _merged_ids(domains: Sequence[DatasetPaths]) -> SemanticIDTable:
         joint,
         vocabulary=vocabulary,
         extra_level=None if others else extra,
+    )
+
+
+def _merged_vectors(domains: Sequence[DatasetPaths], suffix: str) -> EmbeddingTable:
+    """Return one table with the vectors of all domains."""
+    modality = suffix.removesuffix(".npz")
+    tables = {domain.name: read_embeddings(domain.file(suffix)) for domain in domains}
+    kind = common_kind(modality, tables)
+    return EmbeddingTable(
+        tuple(f"{name}/{item}" for name, table in tables.items() for item in table.items),
+        np.concatenate([table.vectors for table in tables.values()]),
+        np.concatenate([table.mask for table in tables.values()]),
+        {"modality": modality, "encoder": kind.encoder},
     )

@@ -28,9 +28,9 @@ from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import read_json, write_json
 from recbole_qbert.common.output import counted
 from recbole_qbert.data.domain import DatasetPaths
+from recbole_qbert.data.embedding_kinds import TableKind
 from recbole_qbert.data.embeddings import BBQ, FUSED
 from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids, write_semantic_ids
-from recbole_qbert.tokenizer.catalog import TableKind
 from recbole_qbert.tokenizer.fusion.bbq_fit import Binder
 from recbole_qbert.tokenizer.fusion.stage1 import TrainedFusion, load_stage1
 from recbole_qbert.tokenizer.quantizers.base import Quantizer

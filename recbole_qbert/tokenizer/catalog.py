@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -18,22 +18,10 @@ from recbole_qbert.common.output import counted
 from recbole_qbert.common.yaml_files import load_yaml, shipped
 from recbole_qbert.data.atomic import read_columns
 from recbole_qbert.data.domain import DatasetPaths
+from recbole_qbert.data.embedding_kinds import TableKind, common_kind
 from recbole_qbert.data.embeddings import EmbeddingTable, join, read_embeddings
 
 logger = logging.getLogger(__name__)
-
-# Keys of an encoder's description that do not affect whether vectors are comparable.
-_MACHINE_KEYS = frozenset(
-    {"batch_size", "device", "dtype", "torch", "transformers", "open_clip", "scikit_learn"}
-    | {"scikit_image", "pillow", "timm"}
-)
-
-
-class TableKind(NamedTuple):
-    """What must be equal for the tables of one modality to be comparable."""
-
-    shape: tuple[int, int]  # number of parts, dimension
-    encoder: Any  # description of the encoder, from the sidecar
 
 
 @dataclass(frozen=True)
@@ -114,7 +102,8 @@ def read_catalog(
         return catalog
     for modality in modalities:
         if modality in tables:
-            catalog.kinds[modality] = _common_kind(modality, tables[modality], kinds)
+            required = None if kinds is None else kinds[modality]
+            catalog.kinds[modality] = common_kind(modality, tables[modality], required)
             catalog.parts[modality] = _join_domains(
                 catalog, modality, tables[modality], domains, may_lack=bool(known)
             )
@@ -146,38 +135,6 @@ def _items(domain: DatasetPaths, tables: Sequence[EmbeddingTable]) -> set[str]:
     if not files:
         return {item for table in tables for item in table.items}
     return {item for path in files for item in read_columns(path, ["item_id"])["item_id"]}
-
-
-def _common_kind(
-    modality: str, tables: Mapping[str, EmbeddingTable], kinds: Mapping[str, TableKind] | None
-) -> TableKind:
-    """Check that the tables of one modality are of one kind, the required one; return it."""
-    first, example = next(iter(tables.items()))
-    wanted = TableKind((example.n_parts, example.dimension), example.meta.get("encoder"))
-    origin, remedy = f"{first}.{modality}.npz", "embed both data sets with one encoder"
-    if kinds is not None:
-        wanted, origin = kinds[modality], "the tokenizer"
-        remedy = "embed again with --frozen_encoder=FILE, or make all IDs again with tokenize"
-    for name, table in tables.items():
-        if _comparable(table.meta.get("encoder")) != _comparable(wanted.encoder):
-            raise InputError(
-                f"{name}.{modality}.npz: its encoder, or the data that it was fitted on, differs "
-                f"from that of {origin}; {remedy}"
-            )
-        shape = (table.n_parts, table.dimension)
-        if shape != wanted.shape:
-            raise InputError(
-                f"{name}.{modality}.npz: {shape[0]} parts of dimension {shape[1]}, but {origin} "
-                f"has {wanted.shape[0]} of {wanted.shape[1]}; {remedy}"
-            )
-    return wanted
-
-
-def _comparable(encoder: Any) -> Any:
-    """Return the part of an encoder's description that must be equal for comparable vectors."""
-    if not isinstance(encoder, Mapping):
-        return encoder
-    return {key: value for key, value in encoder.items() if key not in _MACHINE_KEYS}
 
 
 def _join_domains(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from recbole_qbert.cli import main
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.atomic import read_columns
 from recbole_qbert.data.domain import DatasetPaths
+from recbole_qbert.data.embeddings import EmbeddingTable, read_embeddings, write_embeddings
 from recbole_qbert.data.merge import merge
 from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids, write_semantic_ids
 
@@ -110,6 +112,35 @@ def test_shared_tuples_are_refused_and_nothing_is_written(tmp_path: Path) -> Non
     ids(tmp_path, "A", [[0, 1], [2, 3]])
     ids(tmp_path, "B", [[2, 3]])
     with pytest.raises(InputError, match=r"'B/i0' has the same tuple as item 'A/i1'"):
+        merge(parts, DatasetPaths("AB", tmp_path / "AB"))
+    assert not (tmp_path / "AB").exists()
+
+
+def vectors(root: Path, name: str, items: list[str], encoder: str = "E") -> np.ndarray:
+    drawn = np.random.default_rng(len(name)).normal(size=(len(items), 1, 3)).astype(np.float32)
+    mask = np.ones((len(items), 1), dtype=np.bool_)
+    table = EmbeddingTable(tuple(items), drawn, mask, {"modality": "text", "encoder": encoder})
+    write_embeddings(root / name / f"{name}.text.npz", table)
+    return drawn
+
+
+def test_vectors_that_all_have(tmp_path: Path) -> None:
+    parts = two(tmp_path)
+    both = [vectors(tmp_path, "A", ["i", "j"]), vectors(tmp_path, "B", ["i"])]
+    (tmp_path / "A" / "A.text.npz").rename(tmp_path / "A" / "A.text.npz.kept")
+    assert merge(parts, DatasetPaths("one", tmp_path / "one")).without == {"text.npz": ["A"]}
+    (tmp_path / "A" / "A.text.npz.kept").rename(tmp_path / "A" / "A.text.npz")
+    assert merge(parts, DatasetPaths("AB", tmp_path / "AB")).rows["text.npz"] == 3
+    table = read_embeddings(tmp_path / "AB" / "AB.text.npz")
+    assert table.items == ("A/i", "A/j", "B/i") and table.meta["encoder"] == "E"
+    assert np.array_equal(table.vectors, np.concatenate(both))
+
+
+def test_vectors_of_different_encoders_are_refused(tmp_path: Path) -> None:
+    parts = two(tmp_path)
+    vectors(tmp_path, "A", ["i"])
+    vectors(tmp_path, "B", ["i"], "another")
+    with pytest.raises(InputError, match=r"B\.text\.npz: its encoder, .* that of A\.text\.npz"):
         merge(parts, DatasetPaths("AB", tmp_path / "AB"))
     assert not (tmp_path / "AB").exists()
 
