@@ -7,7 +7,8 @@
     python -m benchmarks best --dataset=Instruments --data_path=dataset --budget=400
     python -m benchmarks race --dataset=Instruments --data_path=dataset --epochs=6
     python -m benchmarks models --dataset=Scientific --data_path=dataset
-    python -m benchmarks dropout | quantize | prepare | corpus | new_items | topk | generate
+    python -m benchmarks dropout | negatives | quantize | prepare | corpus | new_items | topk
+    python -m benchmarks generate --dataset=Scientific --data_path=dataset
     python -m benchmarks service --clients=32 --seconds=60 --rounds=1 --warm_up=0 --sides=batched
     python -m benchmarks speed --help                   # options of one of them
 
@@ -39,6 +40,7 @@ MODULES = {
     "best": "sides",
     "race": "sides",
     "dropout": "sides",
+    "negatives": "negatives",
     "models": "models",
     "quantize": "quantize",
     "prepare": "prepare",
