@@ -8,7 +8,7 @@
     python -m benchmarks race --dataset=Instruments --data_path=dataset --epochs=6
     python -m benchmarks models --dataset=Scientific --data_path=dataset
     python -m benchmarks dropout | negatives | quantize | prepare | corpus | new_items | topk
-    python -m benchmarks generate --dataset=Scientific --data_path=dataset
+    python -m benchmarks generate --threads=2
     python -m benchmarks service --clients=32 --seconds=60 --rounds=1 --warm_up=0 --sides=batched
     python -m benchmarks speed --help                   # options of one of them
 
