@@ -117,23 +117,15 @@ def kept_neighbors(
     starts = np.cumsum([0, *table.codebook_sizes[:-1]])
     shared = np.zeros((len(codes), sum(table.codebook_sizes)), dtype=np.float32)
     np.put_along_axis(shared, codes + starts, 1, axis=1)
-    by_codes = _others(shared)
+    by_codes, _ = nearest_items(shared, N_NEIGHBORS)
     is_hidden = np.array([item in hidden for _, item in catalog.keys])
     kept = {}
     for name, (vectors, _) in catalog.parts.items():
         pooled = unit_rows(vectors.sum(axis=1))
-        near = _others(pooled - pooled.mean(axis=0))
+        near, _ = nearest_items(pooled - pooled.mean(axis=0), N_NEIGHBORS)
         for which, rows in (("hidden", is_hidden), ("others", ~is_hidden)):
             kept[f"10-NN {name}, {which}"] = overlap(near[rows], by_codes[rows])
     return kept
-
-
-def _others(vectors: np.ndarray) -> np.ndarray:
-    """Find the nearest rows of each row, without itself."""
-    found, _ = nearest_items(vectors, N_NEIGHBORS + 1)
-    other = found != np.arange(len(found))[:, None]
-    other[other.all(axis=1), -1] = False
-    return found[other].reshape(len(found), N_NEIGHBORS)
 
 
 def ranked(

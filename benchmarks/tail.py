@@ -48,9 +48,11 @@ def frontier(run: Path, data_path: Path, discounts: list[float]) -> np.ndarray:
         name = recommender.config["model"]
         raise InputError(f"{run}: {name} has no popularity_discount; give a run of QBERT4Rec")
     splits, config = splits_of(recommender, recommender.config["dataset"], data_path)
-    if splits.dataset.item_num != model.n_items:
+    tokens = splits.dataset.field2id_token[splits.dataset.iid_field][1:]
+    if [*map(str, tokens)] != recommender.tokens:
         raise InputError(
-            f"{run}: the data set in {data_path} has other items; give that of the run"
+            f"{run}: the data set in {data_path} has other items, or in another order; give that "
+            "of the run"
         )
     counts = training_counts(splits.train._dataset, model.n_items)
     bonus = 0.0 if model.popularity_terms is None else model.popularity_terms.bonus

@@ -81,6 +81,7 @@ def _add_items(options: SimpleNamespace) -> int:
     if options.output and not options.bundle:
         raise InputError("--output: is the folder of a new bundle; give the old one with --bundle")
 
+    from recbole_qbert.common.files import exclusive_folder
     from recbole_qbert.data.domain import find_domain
     from recbole_qbert.data.semid import read_semantic_ids
     from recbole_qbert.serving.new_items import add_items, added_line, open_bundle
@@ -89,12 +90,14 @@ def _add_items(options: SimpleNamespace) -> int:
     from recbole_qbert.tokenizer.report import without_content_line
 
     domains = [find_domain(name, options.data_path) for name in names]
-    tokenizer = Tokenizer.load(options.tokenizer or default_folder(options.data_path, names))
-    bundle = None
-    if options.bundle:
-        # Checked first, so that nothing is written if the bundle cannot take new items.
-        bundle = open_bundle(find_bundle(options.bundle, names[0]), tokenizer.vocabulary)
-    encoded = encode_new_items(tokenizer, domains)
+    folder = options.tokenizer or default_folder(options.data_path, names)
+    with exclusive_folder(folder):
+        tokenizer = Tokenizer.load(folder)
+        bundle = None
+        if options.bundle:
+            # Checked first, so that nothing is written if the bundle cannot take new items.
+            bundle = open_bundle(find_bundle(options.bundle, names[0]), tokenizer.vocabulary)
+        encoded = encode_new_items(tokenizer, domains)
     output = tokenizer.settings["output"]
     written = ", ".join(str(domain.file(output)) for domain in domains)
     print(
@@ -105,9 +108,9 @@ def _add_items(options: SimpleNamespace) -> int:
         print(without_content_line(encoded.without_content))
     if bundle is not None:
         ids = read_semantic_ids(domains[0].file(output))
-        folder = options.output or bundle.folder
-        added = add_items(bundle, ids, domains[0].file("item"), folder)
-        print(added_line(folder, added, len(bundle.loaded.tokens) + len(added)))
+        target = options.output or bundle.folder
+        added = add_items(bundle, ids, domains[0].file("item"), target)
+        print(added_line(target, added, len(bundle.loaded.tokens) + len(added)))
     elif encoded.keys:
         print(
             "models trained before do not know the new items; --bundle adds them to a bundle, and "

@@ -30,11 +30,11 @@ def find_bundle(name: str, dataset: str | None = None) -> Path:
         InputError: there is no such run, or it has no bundle.
     """
     from recbole_qbert.evaluation.results import read_results
-    from recbole_qbert.evaluation.significance import read_runs
+    from recbole_qbert.evaluation.significance import read_runs, split_name
     from recbole_qbert.serving.loading import folder_of_bundle
 
     path = Path(name)
-    file, _, model = name.rpartition(":")
+    file, model = split_name(name)
     if path.is_file():
         runs = read_results(path)
     elif model and Path(file).is_file():

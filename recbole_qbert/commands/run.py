@@ -29,7 +29,7 @@ def models_and_dataset(settings: dict[str, str]) -> tuple[list[str], str, list[s
     models = [name for name in settings.pop("model", "").split(",") if name]
     dataset = settings.pop("dataset", "")
     files = split_files(settings.pop("config_files", ""))
-    for file in files:
+    for file in reversed(files):  # the last file that names one counts, as for all settings
         content = load_yaml(file)
         models = models or str(content.get("model", "")).replace(",", " ").split()
         dataset = dataset or str(content.get("dataset", ""))
@@ -60,7 +60,7 @@ def in_processes(command: Sequence[str], nproc: str | None, files: Sequence[str]
     from recbole_qbert.training.distributed import launch, launched, number_of_processes
 
     given: Any = nproc
-    for file in files:
+    for file in reversed(files):
         given = given or load_yaml(file).get("nproc")
     n_processes = number_of_processes(given)
     return launch(n_processes, command) if n_processes > 1 and not launched() else None

@@ -1,7 +1,7 @@
 """Atomic file writing, append-only logs, file locks, hashes and JSON sidecars.
 
-Every artifact `x` has a sidecar `x.json` that records the hashes of its inputs, shapes, seed and
-counts.
+Tables of vectors, `.semid` files and prepared `.inter` files have a sidecar `x.json` that records
+the hashes of their inputs, shapes, seed and counts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import IO, Any
 import numpy as np
 from filelock import lock_descriptor, unlock_descriptor
 
-from recbole_qbert.common.errors import InputError, error_context
+from recbole_qbert.common.errors import InputError, did_you_mean_path, error_context
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NOT_ALLOWED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
@@ -54,7 +54,9 @@ def system_faults() -> Iterator[None]:
                 raise
             path = f"the current folder, checkpoint_dir or {tempfile.gettempdir()}"
         path = os.fsdecode(path) if isinstance(path, str | bytes) else path
-        raise _explained(error, path) or InputError(f"{path}: {error.strerror}") from None
+        raise _explained(error, path) or InputError(
+            f"{path}: {error.strerror}; correct the path{did_you_mean_path(path)}"
+        ) from None
 
 
 def _explained(error: OSError, path: str | Path) -> InputError | None:
@@ -118,9 +120,16 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         with report_disk_full(path):
             work.mkdir(parents=True)
             yield work
-        if path.exists():
-            os.replace(path, _beside(path, _OLD))
-        os.replace(work, path)
+        while True:
+            if path.exists():
+                os.replace(path, _beside(path, _OLD))
+            try:
+                os.replace(work, path)
+                break
+            except OSError:
+                if not path.exists():
+                    raise
+                # A reader took the folder moved aside for that of a killed process: again.
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         recovered(path)
@@ -237,6 +246,26 @@ def exclusive(path: str | Path, wait_s: float = 60.0) -> Iterator[None]:
         handle.write(f"process {os.getpid()}")
         handle.flush()
         yield
+
+
+@contextlib.contextmanager
+def exclusive_folder(folder: Path) -> Iterator[None]:
+    """Create a folder and hold a lock in it during the block.
+
+    At the end, a folder that holds nothing but the lock is removed.
+
+    Raises:
+        InputError: another process holds the lock.
+    """
+    with exclusive(folder / _LOCK, wait_s=0):
+        try:
+            yield
+        finally:
+            if folder.is_dir() and [path.name for path in folder.iterdir()] == [_LOCK]:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+_LOCK = "lock"
 
 
 def check_writable(folder: str | Path) -> None:

@@ -26,7 +26,8 @@ def nearest_items(
             is excluded from its own neighbors.
 
     Returns:
-        rows: int64 [Q, k], nearest first; ties are ordered by row.
+        rows: int64 [Q, k], nearest first, equal ones by row. Of several rows that are equal at the
+            last place, any can be returned.
         cosines: float32 [Q, k], their similarities.
     """
     catalog = unit_rows(vectors)

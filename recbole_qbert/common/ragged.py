@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,3 +58,10 @@ def pad_rows(packed: Tensor, real: Tensor) -> Tensor:
     padded = packed.new_zeros(*real.shape, packed.size(1))
     padded[real] = packed
     return padded
+
+
+def ranges(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Concatenate the ranges `start, start + 1, ..., end - 1` of all pairs."""
+    lengths = ends - starts
+    shift = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
+    return np.arange(lengths.sum()) + shift

@@ -259,22 +259,33 @@ def isolated_argv(arguments: Sequence[str] = ()) -> Iterator[None]:
 
 
 def after_import(name: str, action: Callable[[Any], None]) -> None:
-    """Call `action(module)` when a module is imported, now if it is already. Only once per name."""
+    """Call `action(module)` when a module is imported, now if it is already; once per action."""
     module = sys.modules.get(name)
-    if module is None:
-        waiting = [each.name for each in sys.meta_path if isinstance(each, _AfterImport)]
-        if name not in waiting:
-            sys.meta_path.insert(0, _AfterImport(name, action))
-    elif not getattr(module, _MARK, False):
+    if module is not None:
+        _apply(module, action)
+        return
+    hooks = [each for each in sys.meta_path if isinstance(each, _AfterImport) and each.name == name]
+    if not hooks:
+        hooks = [_AfterImport(name)]
+        sys.meta_path.insert(0, hooks[0])
+    hooks[0].actions.append(action)
+
+
+def _apply(module: ModuleType, action: Callable[[Any], None]) -> None:
+    """Call the action, unless an equal one was called for this module before."""
+    marks: frozenset[str] = getattr(module, _MARK, frozenset())
+    mark = f"{action.__module__}.{action.__qualname__}"
+    if mark not in marks:
         action(module)
-        setattr(module, _MARK, True)
+        setattr(module, _MARK, marks | {mark})
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):
     """Import hook for one module; all others are left to Python's own finders."""
 
-    def __init__(self, name: str, action: Callable[[Any], None]):
-        self.name, self.action = name, action
+    def __init__(self, name: str):
+        self.name = name
+        self.actions: list[Callable[[Any], None]] = []
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -287,7 +298,8 @@ class _AfterImport(importlib.abc.MetaPathFinder):
         def exec_module(module: ModuleType) -> None:
             execute(module)
             sys.meta_path.remove(self)
-            after_import(name, self.action)
+            for action in self.actions:
+                _apply(module, action)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec

@@ -267,14 +267,18 @@ def _unquoted(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.if_else(whole, inner, column)
 
 
+_SEPARATORS = {"\t": "tab", ",": "comma", " ": "blank"}
+
+
 def _check_row_lengths(path: Path, text: str, n_fields: int, separator: str) -> None:
     """Raise an InputError for the first row whose number of fields is not `n_fields`."""
     for number, line in enumerate(text.split("\n"), 1):
         found = line.count(separator) + 1
         if line not in ("", "\r") and found != n_fields:
+            mark = _SEPARATORS.get(separator, repr(separator))
             raise InputError(
                 f"{path}: line {number}: {found} fields where the header has {n_fields}; "
-                "separate fields with one tab and remove tabs inside a field"
+                f"separate fields with one {mark} and remove each {mark} inside a field"
             )
 
 

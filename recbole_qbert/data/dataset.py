@@ -367,7 +367,9 @@ def _ends(lengths: Tensor) -> Tensor:
 def ragged_arange(starts: Tensor, lengths: Tensor) -> Tensor:
     """Concatenate B ranges: `lengths[b]` consecutive integers from `starts[b]`. [sum of lengths]"""
     ahead = lengths.cumsum(0) - lengths
-    return torch.arange(int(lengths.sum())) + torch.repeat_interleave(starts - ahead, lengths)
+    return torch.arange(int(lengths.sum()), device=lengths.device) + torch.repeat_interleave(
+        starts - ahead, lengths
+    )
 
 
 def sequence_starts(users: Tensor) -> Tensor:

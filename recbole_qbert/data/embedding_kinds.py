@@ -11,7 +11,7 @@ from recbole_qbert.data.embeddings import EmbeddingTable
 # Keys of an encoder's description that do not affect whether vectors are comparable.
 _MACHINE_KEYS = frozenset(
     {"batch_size", "device", "dtype", "torch", "transformers", "open_clip", "scikit_learn"}
-    | {"scikit_image", "pillow", "timm"}
+    | {"scikit_image", "pillow", "timm", "torchvision"}
 )
 
 

@@ -7,8 +7,8 @@ They are in a folder `<ds>.sequences/` beside the `.inter` file:
     tokens.json    raw token of each item number
     meta.json      SHA-256 of the `.inter` file and of the files above, counts
 
-The last item of each user, the test target, is left out, so that code that learns from these
-sequences cannot see the test targets. Shapes: T interactions without those, U users, N items.
+The last item of each user, the test target of leave-one-out, is left out, so that code that learns
+from these sequences cannot see it. Shapes: T interactions without those, U users, N items.
 """
 
 from __future__ import annotations

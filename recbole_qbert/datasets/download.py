@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from recbole_qbert.common.errors import InputError, one_of
-from recbole_qbert.common.files import atomic_write, check_writable
+from recbole_qbert.common.files import atomic_write, check_writable, exclusive_folder
 from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.data.atomic import read_lines
 from recbole_qbert.data.codec import quote
@@ -135,7 +135,14 @@ def download(
         raise InputError(f"{offline}: no such folder; give the folder with the files")
     folder = Path(folder)
     check_writable(folder)
-    (folder / PARTS).mkdir(parents=True, exist_ok=True)
+    fetcher = Fetcher(folder, options or HttpOptions(), pictures, offline)
+    with exclusive_folder(folder / PARTS):
+        return _download(entries, folder, fetcher, again, check)
+
+
+def _download(
+    entries: Sequence[Download], folder: Path, fetcher: Fetcher, again: Sequence[str], check: bool
+) -> Counter[str]:
     records = read_status(folder)
     _write_status(folder, records, entries)
 
@@ -153,7 +160,7 @@ def download(
         or (record.state == DONE and not intact(entry, record))
     ]
     with open(folder / STATUS, "a", encoding="utf-8", newline="") as journal:
-        for record in Fetcher(folder, options or HttpOptions(), pictures, offline).all(todo):
+        for record in fetcher.all(todo):
             records[record.name] = record
             journal.write(_row(record))
             journal.flush()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,11 +26,13 @@ from recbole_qbert.common.errors import InputError, preview
 from recbole_qbert.common.files import atomic_write, write_json
 from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.common.output import counted
+from recbole_qbert.common.ragged import ranges
 from recbole_qbert.data.atomic import Atomic, read_atomic
 from recbole_qbert.data.atomic_writing import write_header, write_rows
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.merge import ITEM, TIME, USER
 from recbole_qbert.datasets.interactions import Interactions
+from recbole_qbert.datasets.kcore import held_out
 
 PARTS = ("train", "valid", "test")
 CELLS = (f"{USER}:token", f"{ITEM}_list:token_seq", f"{ITEM}:token")
@@ -67,7 +70,9 @@ def read_sequences(*paths: Path) -> Interactions:
         users.dictionary, items.dictionary, users.indices.to_numpy().astype(np.int64),
         items.indices.to_numpy().astype(np.int64), times, parts=parts,
     )  # fmt: skip
-    return read.take(np.lexsort((times, parts, read.users)))  # stable
+    read = read.take(np.lexsort((times, parts, read.users)))  # stable
+    untimed = any(TIME not in file.names for file in files)
+    return replace(read, times=read.places.astype(np.float64)) if untimed else read
 
 
 def _encoded(files: Sequence[Atomic], name: str) -> pa.DictionaryArray:
@@ -85,14 +90,8 @@ def leave_one_out(sequences: Interactions) -> list[np.ndarray]:
     more, the second to last is the validation target. All other items with a history are training
     targets.
     """
-    places, size = sequences.places, np.bincount(sequences.users)[sequences.users]
-    after = size - 1 - places  # items after this one
-    tested, validated = (size >= 3) & (after == 0), (size >= 4) & (after == 1)
-    return [
-        np.flatnonzero((places > 0) & ~tested & ~validated),
-        np.flatnonzero(validated),
-        np.flatnonzero(tested),
-    ]
+    train, valid, test = held_out(sequences.users)
+    return [np.flatnonzero(rows) for rows in (train & (sequences.places > 0), valid, test)]
 
 
 def temporal(sequences: Interactions, valid_from: float, test_from: float) -> list[np.ndarray]:
@@ -290,10 +289,3 @@ def write_part(
             items.take(pa.array(sequences.items[chosen])),
         ]
         write_rows(handle, columns)
-
-
-def ranges(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Concatenate the ranges `start, start + 1, ..., end - 1` of all pairs."""
-    lengths = ends - starts
-    shift = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
-    return np.arange(lengths.sum()) + shift

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from recbole_qbert.common.errors import InputError, preview
 from recbole_qbert.common.files import atomic_write, sidecar_path
 from recbole_qbert.common.output import counted
+from recbole_qbert.common.ragged import ranges
 from recbole_qbert.data.atomic import LARGE, read_atomic, read_columns
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.embeddings import EmbeddingTable, read_embeddings, write_embeddings
@@ -41,7 +42,6 @@ from recbole_qbert.datasets.split import (
     CELLS,
     PARTS,
     leave_one_out,
-    ranges,
     read_sequences,
     write_part,
 )

@@ -25,7 +25,13 @@ from zipfile import BadZipFile
 import numpy as np
 
 from recbole_qbert.common.errors import InputError, one_of, preview, whole_number
-from recbole_qbert.common.files import atomic_write, read_json, sidecar_path, write_json
+from recbole_qbert.common.files import (
+    atomic_write,
+    exclusive_folder,
+    read_json,
+    sidecar_path,
+    write_json,
+)
 from recbole_qbert.common.output import counted
 from recbole_qbert.common.progress import Progress
 from recbole_qbert.common.signals import own_sigterm
@@ -88,31 +94,32 @@ def encode_items(
     read = list(inputs if fingerprints is None else fingerprints)
     content = [FORMAT, list(items), read, description, modality, shard_size]
     text = json.dumps(content, default=os.fspath, sort_keys=True)
-    _open_folder(folder, hashlib.sha256(text.encode()).hexdigest())
-    pending = [shard for shard in shards if not _part_path(folder, shard.number).exists()]
-    if engine == "local" or not pending:
-        results = ((shard.number, encode_shard(encoder, shard)) for shard in pending)
-    else:
-        with own_sigterm():
-            from recbole_qbert.encoders.over_ray import encode_over_ray
+    with exclusive_folder(folder):
+        _open_folder(folder, hashlib.sha256(text.encode()).hexdigest())
+        pending = [shard for shard in shards if not _part_path(folder, shard.number).exists()]
+        if engine == "local" or not pending:
+            results = ((shard.number, encode_shard(encoder, shard)) for shard in pending)
+        else:
+            with own_sigterm():
+                from recbole_qbert.encoders.over_ray import encode_over_ray
 
-        del encoder  # each worker creates its own
-        on_gpu = str(description.get("device", "cpu")).startswith("cuda")
-        results = encode_over_ray(encoder_factory, pending, on_gpu)
+            del encoder  # each worker creates its own
+            on_gpu = str(description.get("device", "cpu")).startswith("cuda")
+            results = encode_over_ray(encoder_factory, pending, on_gpu)
 
-    n_done = len(items) - sum(len(shard.items) for shard in pending)
-    if n_done:
-        logger.info("%s: %d of %d items are encoded already", folder, n_done, len(items))
-    bar = Progress(total=len(items), initial=n_done, unit=" items", desc=f"embed {modality}")
-    with bar, contextlib.closing(results):
-        for number, data in results:
-            with atomic_write(_part_path(folder, number), "wb") as handle:
-                handle.write(data)
-            bar.update(len(shards[number].items))
+        n_done = len(items) - sum(len(shard.items) for shard in pending)
+        if n_done:
+            logger.info("%s: %d of %d items are encoded already", folder, n_done, len(items))
+        bar = Progress(total=len(items), initial=n_done, unit=" items", desc=f"embed {modality}")
+        with bar, contextlib.closing(results):
+            for number, data in results:
+                with atomic_write(_part_path(folder, number), "wb") as handle:
+                    handle.write(data)
+                bar.update(len(shards[number].items))
 
-    table = _gather(folder, shards, {"modality": modality, "encoder": description, **meta})
-    write_embeddings(out_path, table)
-    _clear(folder)
+        table = _gather(folder, shards, {"modality": modality, "encoder": description, **meta})
+        write_embeddings(out_path, table)
+        _clear(folder)
     missing = table.meta["missing"]
     if missing:
         counts = Counter(missing.values()).most_common(5)
@@ -187,8 +194,6 @@ def _clear(folder: Path) -> None:
     for pattern in ("[0-9]*.npz", ".*.part"):
         for path in folder.glob(pattern):
             path.unlink()
-    with contextlib.suppress(OSError):
-        folder.rmdir()
 
 
 def _gather(folder: Path, shards: Sequence[Shard], meta: Mapping[str, Any]) -> EmbeddingTable:

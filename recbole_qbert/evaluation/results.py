@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -107,7 +108,8 @@ class RunResult:
 
     @property
     def stopped_early(self) -> bool:
-        """Whether training ended before the last allowed epoch, because valid did not improve."""
+        """Whether training ended before the last allowed epoch: valid did not improve, or, in a
+        sweep, the scheduler stopped it."""
         return self.epochs < self.max_epochs
 
 
@@ -123,7 +125,7 @@ def read_results(path: str | Path) -> list[RunResult]:
     """
     try:
         with open(path, encoding="utf-8") as handle, held(handle):
-            lines = handle.read().splitlines()
+            lines = handle.read().removesuffix("\n").split("\n")  # texts may hold other line ends
     except FileNotFoundError:
         raise InputError(f"{path}: no such results file{did_you_mean_path(path)}") from None
     except UnicodeDecodeError:
@@ -245,4 +247,9 @@ def metric_title(name: str) -> str:
 
 def short(value: float) -> str:
     """Format with four decimals, without the leading zero."""
-    return f"{value:.4f}".replace("0.", ".", 1)
+    return without_zero(f"{value:.4f}")
+
+
+def without_zero(text: str) -> str:
+    """Remove the zero before the point of a number between -1 and 1."""
+    return re.sub(r"^([+-]?)0\.", r"\1.", text)

@@ -58,6 +58,14 @@ class SignificanceResult:
         return "\n".join([line, *(f"{name}: {text}" for name, text in pairs if text)])
 
 
+def split_name(name: str) -> tuple[str, str]:
+    """Split `results.jsonl:MODEL` at the colon after the name of a file; titles may hold colons."""
+    colons = [place for place, letter in enumerate(name) if letter == ":"]
+    files = [place for place in colons if Path(name[:place]).is_file()]
+    place = (files or colons or [len(name)])[0 if files else -1]
+    return name[:place], name[place + 1 :]
+
+
 def read_runs(name: str, dataset: str | None = None) -> list[RunResult]:
     """Read the runs of all seeds of one model with one set of settings, on one data set if named.
 
@@ -71,8 +79,8 @@ def read_runs(name: str, dataset: str | None = None) -> list[RunResult]:
     folder = Path(name)
     if folder.is_dir():
         return choose(read_results(folder.parent.parent / RESULTS_FILE), name)
-    path, colon, title = name.rpartition(":")
-    if not colon or not path:
+    path, title = split_name(name)
+    if not path or not title:
         raise InputError(f"'{name}': use results.jsonl:MODEL or a run's folder")
     title, _, which = title.partition("@")
     results = read_results(path)
@@ -164,8 +172,11 @@ def _described(run: RunResult) -> str:
 def paired_tests(
     metric: str, ours: np.ndarray, theirs: np.ndarray, n_seeds: tuple[int, int]
 ) -> SignificanceResult:
-    """Run both tests on two models' values of the same users [U]; p is 1 if no user differs."""
-    differ = bool(np.any(ours != theirs))
+    """Run both tests on two models' values of the same users [U].
+
+    p is 1 if no user differs, or there is only one.
+    """
+    differ = len(ours) > 1 and bool(np.any(ours != theirs))
     return SignificanceResult(
         metric=metric,
         left=float(ours.mean()),

@@ -10,6 +10,7 @@ from recbole.data.interaction import Interaction
 from torch import Tensor
 
 from recbole_qbert.common.errors import one_of
+from recbole_qbert.data.dataset import ragged_arange
 from recbole_qbert.models.layers.prediction import PredictsByRanking
 from recbole_qbert.models.popularity import Popularity
 
@@ -37,12 +38,15 @@ class BigramChain(PredictsByRanking, Popularity):
         keys, counts, first = count_pairs(items, offsets, self.n_items)
         row_keys = torch.arange(self.n_items + 1) * self.n_items
         behind = -first if config["tie_break"] == "first" else self.popularity[keys % self.n_items]
+        starts = torch.searchsorted(keys, row_keys)
+        # The rank among the pairs of one last item: by count, then by the tie rule.
         place = torch.empty(len(keys))
-        order = np.lexsort((behind.numpy(), counts.numpy()))  # by count, then by the tie rule
-        place[torch.from_numpy(order)] = torch.arange(1, len(keys) + 1, dtype=torch.float32)
+        last = keys // self.n_items
+        order = np.lexsort((behind.numpy(), counts.numpy(), last.numpy()))
+        place[torch.from_numpy(order)] = (1 + torch.arange(len(keys)) - starts[last]).float()
         self.register_buffer("pair_key", keys)
         self.register_buffer("pair_score", place)
-        self.register_buffer("row_start", torch.searchsorted(keys, row_keys))
+        self.register_buffer("row_start", starts)
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Score every item. [B, N]"""
@@ -51,8 +55,7 @@ class BigramChain(PredictsByRanking, Popularity):
         starts = self.row_start[last]
         lengths = self.row_start[last + 1] - starts
         rows = torch.repeat_interleave(lengths)  # [sum of lengths]: the batch row of each pair
-        first = torch.cumsum(lengths, dim=0) - lengths
-        pairs = starts[rows] + torch.arange(len(rows), device=rows.device) - first[rows]
+        pairs = ragged_arange(starts, lengths)
         scores = self.popularity.expand(len(last), -1).clone()
         scores[rows, self.pair_key[pairs] % self.n_items] = self.pair_score[pairs]
         return scores

@@ -9,7 +9,7 @@ from recbole.data.interaction import Interaction
 from torch import Tensor
 from torch.nn import functional as F
 
-from recbole_qbert.models.layers.content import vector_names
+from recbole_qbert.models.layers.content import rows_with_vectors, vector_names
 from recbole_qbert.models.layers.masking import valid_positions
 from recbole_qbert.models.layers.prediction import PredictsByRanking
 from recbole_qbert.models.popularity import Popularity
@@ -45,9 +45,10 @@ class ContentKNN(PredictsByRanking, Popularity):
             for name in names:
                 vectors = dataset.item_feat[name].float()
                 present = vectors.any(dim=1, keepdim=True)
+                rows = rows_with_vectors(name, vectors, trained)
                 vectors = F.normalize(vectors, dim=1)
                 if config["center_vectors"]:
-                    vectors = vectors - vectors[trained[present[trained, 0]]].mean(dim=0)
+                    vectors = vectors - vectors[rows].mean(dim=0)
                 tables.append(F.normalize(vectors, dim=1) * present)
             content = F.normalize(torch.cat(tables, dim=1), dim=1)
             content[0] = 0

@@ -6,8 +6,8 @@ whose semantic-ID files name the same vocabulary share code embeddings. In each 
 distinct vocabularies are concatenated.
 
 The last item of a user with n items (the test target) is not read. The second to last item is the
-validation target, and the first n - 2 are for training. Users with fewer than 4 items are left out,
-as in RecBole's split.
+validation target, and the first n - 2 are for training. Users with fewer than 4 items are left out
+(RecBole trains on them, too).
 
 Shapes: B rows, L positions, K levels, N items of all domains, N_d items of domain d.
 """
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.output import counted
+from recbole_qbert.common.ragged import ranges
 from recbole_qbert.data.dataset import TrainingRows
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.semid import SemanticIDCodec, SemanticIDTable, read_semantic_ids
@@ -48,8 +49,7 @@ class Part(NamedTuple):
         start, end = self.sequences.offsets[users], self.sequences.offsets[users + 1] - TRAINING
         lengths = np.maximum(end - start, 0)
         lengths = lengths if last is None else np.minimum(lengths, last)
-        ahead = lengths.cumsum() - lengths
-        source = np.arange(lengths.sum()) + np.repeat(end - lengths - ahead, lengths)
+        source = ranges(end - lengths, end)
         return self.number_of[self.sequences.items[source]].astype(np.int64), lengths
 
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from recbole_qbert.common.output import counted
 from recbole_qbert.evaluation.results import RANKINGS, metric_title
-from recbole_qbert.experiments.benchmark.published import published_figures, published_source
 from recbole_qbert.experiments.benchmark.scores import (
     GROUP_METRICS,
     GROUPS,
@@ -22,7 +21,7 @@ from recbole_qbert.experiments.benchmark.tables import (
     generation_sheets,
     groups_sheet,
     metrics_sheet,
-    published_sheet,
+    published_sheets,
     runs_sheet,
 )
 from recbole_qbert.reports.charts import BARS, CURVES, Chart, Palette, Series, slug
@@ -65,9 +64,7 @@ def _comparison(one: ComparisonData, metric: str, palette: Palette, number: str)
         bars = [_bars(scores, metric, palette, number, *ranking) for ranking in RANKINGS]
         blocks.append(Block("charts", bars))
     blocks.append(Block("table", metrics_sheet(scores)))
-    published = published_figures(scores.dataset)
-    if any(row.model_row.model in published for row in scores.rows):
-        blocks.append(Block("table", published_sheet(scores, published, published_source())))
+    blocks += [Block("table", sheet) for sheet in published_sheets(scores)]
     blocks += _groups(scores, metric, palette, number)
     if scores.tested:
         blocks.append(Block("table", comparisons_sheet(scores)))

@@ -131,7 +131,7 @@ def write_in_parts(
                 FORMATS[format].write(handle, make())
         with atomic_write(path, "wb") as handle:
             FORMATS[format].join(handle, files, schema)
-    shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
     return n_there
 
 

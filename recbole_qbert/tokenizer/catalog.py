@@ -99,6 +99,8 @@ def read_catalog(
         keys.update((domain.name, item) for item in _items(domain, own))
     catalog = TokenizerInputs(sorted(keys.difference(known)), {}, {}, sources)
     if not catalog.keys:
+        if not known:
+            raise InputError(f"{domains[0].folder}: its .item and .inter files have no items")
         return catalog
     for modality in modalities:
         if modality in tables:

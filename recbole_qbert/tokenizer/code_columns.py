@@ -73,6 +73,7 @@ def build_from_columns(
     sizes = (codebook_size,) * sum(levels_per_column)
     for path in beside:
         table = read_semantic_ids(path)
+        table.check_known(tokens, str(path))
         blocks.append(table.codes_for(tokens))
         sizes += table.codebook_sizes
     given = np.concatenate(blocks, axis=1)

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.files import exclusive_folder
 from recbole_qbert.common.nearest import unit_rows
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.embeddings import BBQ, CONTENT, FUSED, IDENTITY
-from recbole_qbert.tokenizer.artifact import Streams, Tokenizer, filled
+from recbole_qbert.tokenizer.artifact import MANIFEST, Streams, Tokenizer, filled
 from recbole_qbert.tokenizer.catalog import TokenizerInputs, read_catalog
 from recbole_qbert.tokenizer.collisions import extra_level, extra_level_report, reallocate
 from recbole_qbert.tokenizer.fusion.agreement import agreement_report, depth_report
@@ -72,8 +73,16 @@ def tokenize(
         ends the pipeline earlier.
 
     Raises:
-        InputError: a file or setting is invalid, or a codebook collapsed.
+        InputError: a file or setting is invalid, a codebook collapsed, or another process uses the
+            folder.
     """
+    with exclusive_folder(folder):
+        return _tokenize(domains, folder, settings)
+
+
+def _tokenize(
+    domains: Sequence[DatasetPaths], folder: Path, settings: Mapping[str, Any]
+) -> Tokenizer | None:
     catalog = read_catalog(domains, modalities_to_read(settings))
     names: list[str] = []
     for name in settings["streams"]:
@@ -82,7 +91,8 @@ def tokenize(
     report: dict[str, Any] = {}
     counts = pairs = stage1 = binder = None
     fuses = FUSED in names or settings["until"] == "fusion"
-    by_interactions = IDENTITY in names or settings["id_query"] == "interactions"
+    queries = settings["id_query"] == "interactions" and (fuses or BBQ in names)
+    by_interactions = IDENTITY in names or queries
     by_interactions |= fuses and settings["fusion"] == NextItemSettings.section
     if by_interactions or BBQ in names:
         pairs = read_training_pairs(domains)
@@ -309,13 +319,17 @@ def _stage2(
 
 
 def _once(path: Path, identity: str, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Load a stage's file if it exists with this hash; else run the stage and write the file."""
+    """Load a stage's file if it exists with this hash; else run the stage and write the file.
+
+    The manifest of an earlier tokenizer goes first: its IDs would be read with the new stage.
+    """
     if is_checkpoint(path):
         content = load_checkpoint(path)
         if content.get("identity") == identity:
             logger.info("%s: already done", path.name)
             return content
     content = {"identity": identity, **run()}
+    (path.parent / MANIFEST).unlink(missing_ok=True)
     save_checkpoint(path, content)
     work = path.with_suffix(".training")
     if work.is_dir() and not any(work.iterdir()):

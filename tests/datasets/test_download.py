@@ -62,7 +62,7 @@ def test_everything_good_arrives_once(server: RudeServer, tmp_path: Path) -> Non
         "stalled.jpg": picture(seed=9), "busy.jpg": picture(seed=7), "broken.jpg": picture(seed=8),
         "endless.jpg": picture(seed=4), "second.jpg": picture(seed=2),
     }  # fmt: skip
-    assert set(files_below(tmp_path / "out")) == {*expected, "status.tsv", ".parts"}
+    assert set(files_below(tmp_path / "out")) == {*expected, "status.tsv"}
     for name, body in expected.items():
         assert (tmp_path / "out" / name).read_bytes() == body
         record = records[name.partition(".")[0]]
@@ -191,7 +191,7 @@ def test_checksums_and_damage(server: RudeServer, tmp_path: Path) -> None:
     entries = [wrong, second, Download("z.gz", (server.url("gzip"),))]
     assert download(entries, tmp_path, FAST) == {FAILED: 1, DONE: 2}
     assert (tmp_path / "z.gz").read_bytes() == b"\x1f\x8bnot really"
-    assert set(files_below(tmp_path)) == {"second", "z.gz", "status.tsv", ".parts"}
+    assert set(files_below(tmp_path)) == {"second", "z.gz", "status.tsv"}
     assert "SHA-256" in read_status(tmp_path)["wrong"].reason
 
     (tmp_path / "second").write_bytes(b"x" * len(picture(seed=2)))

@@ -28,12 +28,13 @@ def make_ids(
     frozen. The held-out items get their IDs as new items do.
     """
     work.folder.mkdir(parents=True, exist_ok=True)
+    for path in work.folder.glob(f"{work.name}.*"):  # of an earlier call
+        if path.is_symlink():
+            path.unlink()
     suffixes = (".npz", ".npz.json") if cold else (".inter", ".item", ".npz", ".npz.json")
     for path in domain.folder.glob(f"{domain.name}.*"):
         if path.name.endswith(suffixes):
-            link = work.folder / path.name
-            link.unlink(missing_ok=True)
-            link.symlink_to(path.resolve())
+            (work.folder / path.name).symlink_to(path.resolve())
     if cold is None:
         tokenize([work], work.folder / "tokenizer", settings)
         return

@@ -209,7 +209,8 @@ def read_plan(path: str | Path, flags: Mapping[str, str]) -> BenchmarkPlan:
     for stage in STAGES:
         flags_of_stage = [key for key in given if key.startswith(f"{stage}.")]
         own = {key.removeprefix(f"{stage}."): given.pop(key) for key in flags_of_stage}
-        content[stage] = content.get(stage, {}) | own
+        stated = content.get(stage, {})
+        content[stage] = {**stated, **own} if isinstance(stated, Mapping) else stated
     for key in LISTS:
         content[key] = _as_list(content.get(key))
         if len({str(value) for value in content[key]}) < len(content[key]):

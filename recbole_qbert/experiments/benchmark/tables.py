@@ -19,6 +19,7 @@ from recbole_qbert.evaluation.results import (
     RANKINGS,
     metric_title,
     short,
+    without_zero,
 )
 from recbole_qbert.experiments.benchmark.plan import NOT_STATED
 from recbole_qbert.experiments.benchmark.published import published_figures, published_source
@@ -73,10 +74,15 @@ def all_sheets(scores: Scores) -> list[BenchmarkTable]:
         sheets.append(comparisons_sheet(scores))
     if scores.tested_cold:
         sheets.append(comparisons_sheet(scores, cold=True))
-    published = published_sheet(scores, published_figures(scores.dataset), published_source())
-    sheets += [published] * bool(published.sections)
+    sheets += published_sheets(scores)
     sheets += [groups_sheet(scores, kind) for kind in scores.group_kinds]
     return [*sheets, *generation_sheets(scores), runs_sheet(scores)]
+
+
+def published_sheets(scores: Scores) -> list[BenchmarkTable]:
+    """Build the table of published values; none if no row has one."""
+    sheet = published_sheet(scores, published_figures(scores.dataset), published_source())
+    return [sheet] if sheet.sections else []
 
 
 def metrics_sheet(scores: Scores) -> BenchmarkTable:
@@ -177,7 +183,7 @@ def comparisons_sheet(scores: Scores, cold: bool = False) -> BenchmarkTable:
 
 def p_text(value: float) -> str:
     """Format a p-value with three decimals: `.012`, `<.001`."""
-    return "<.001" if value < 0.0005 else f"{value:.3f}".replace("0.", ".", 1)
+    return "<.001" if value < 0.0005 else without_zero(f"{value:.3f}")
 
 
 def published_sheet(
@@ -204,7 +210,7 @@ def published_sheet(
             lines = [[row.name, "ours"], ["", "published"], ["", "difference"]]
             for name in metrics:
                 ours, other = row.over_seeds("test", name).mean, figures.get(name, math.nan)
-                change = f"{ours - other:+.4f}".replace("0.", ".", 1)
+                change = without_zero(f"{ours - other:+.4f}")
                 for line, text in zip(lines, (short(ours), short(other), change), strict=True):
                     line.append(NONE if "nan" in text else text)
             sections.append(("", [[*map(TableCell, line)] for line in lines]))

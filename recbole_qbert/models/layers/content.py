@@ -85,11 +85,20 @@ def content_and_adapter(config: Any, dataset: Any) -> tuple[Tensor, ExpertAdapte
 
 def _whitened(name: str, table: Tensor, trained: Tensor, n_kept: int) -> Tensor:
     """Whiten a table [N, C], fitted on the rows [T] that have a vector."""
-    present = table.any(dim=1)
-    rows = trained[present[trained]]
+    rows = rows_with_vectors(name, table, trained)
+    return whiten(table, rows, n_kept) * table.any(dim=1, keepdim=True)
+
+
+def rows_with_vectors(name: str, table: Tensor, trained: Tensor) -> Tensor:
+    """Return those of the training items [T] that have a vector in a table [N, C].
+
+    Raises:
+        InputError: there are none.
+    """
+    rows = trained[table.any(dim=1)[trained]]
     if not len(rows):
         raise InputError(f"item_vectors: {name}: no item of the training data has a vector")
-    return whiten(table, rows, n_kept) * present.unsqueeze(1)
+    return rows
 
 
 class AdaptedContent(nn.Module):

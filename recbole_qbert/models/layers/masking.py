@@ -173,5 +173,6 @@ def _randint(high: Tensor, generator: torch.Generator) -> Tensor:
 def global_generator(device: torch.device) -> torch.Generator:
     """Return the device's global generator, which RecBole seeds and checkpoints save."""
     if device.type == "cuda":
-        return torch.cuda.default_generators[device.index or torch.cuda.current_device()]
+        current = torch.cuda.current_device() if device.index is None else device.index
+        return torch.cuda.default_generators[current]
     return torch.default_generator

@@ -16,6 +16,7 @@ import pandas as pd
 
 from recbole_qbert.data.codec import IntArray, level_letters
 from recbole_qbert.reports.inspection.catalog import Catalog
+from recbole_qbert.tokenizer.quantizers.base import usage
 
 N_PERMUTATIONS = 20
 
@@ -43,11 +44,11 @@ def level_usage(catalog: Catalog) -> pd.DataFrame:
     """
     rows = []
     for level, size in enumerate(catalog.codebook_sizes):
+        found = usage(catalog.codes[:, level], size)
         counts = np.bincount(catalog.codes[:, level])
-        shares = counts[counts > 0] / counts.sum()
-        perplexity = float(np.exp(-(shares * np.log(shares)).sum()))
-        top, letters, n = int(counts.argmax()), level_letters(level), len(shares)
-        rows.append((letters, size, n, n / size, perplexity, f"{letters}_{top}", counts[top]))
+        top, letters = int(counts.argmax()), level_letters(level)
+        figures = (found["used"], found["usage"], found["perplexity"])
+        rows.append((letters, size, *figures, f"{letters}_{top}", counts[top]))
     columns = ["level", "codes", "used", "share used", "perplexity", "most common", "its items"]
     return pd.DataFrame(rows, columns=columns)
 

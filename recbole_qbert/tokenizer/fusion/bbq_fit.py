@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.progress import Progress
 from recbole_qbert.tokenizer.fusion.bbq import BBQSettings, BehaviorBinding, Inputs
-from recbole_qbert.tokenizer.fusion.fit import queries_of_new
+from recbole_qbert.tokenizer.fusion.fit import queries_of_new, take
 from recbole_qbert.tokenizer.fusion.sequences import TrainingSequences
 from recbole_qbert.tokenizer.quantizers.base import one_thread
 from recbole_qbert.tokenizer.quantizers.rqkmeans import RQKMeansSettings, fit_residual_kmeans
@@ -77,7 +77,7 @@ class Binder:
         with one_thread(), torch.no_grad():
             for start in range(0, len(own), _BLOCK):
                 block = slice(start, start + _BLOCK)
-                behavior = self.model.encode(_take(inputs, block)).behavior
+                behavior = self.model.encode(take(inputs, block)).behavior
                 blocks.append(self.model.segments(behavior, own[block]).flatten(1))
         return torch.cat(blocks).numpy()
 
@@ -280,7 +280,7 @@ class _Training:
         most, users = self.settings.history + 1, self.settings.users_per_step
         sequences, lengths = self.sequences.draw(users, most, self.generator)
         rows = torch.unique(torch.cat([share, sequences.flatten()]))
-        inputs = _take(self.inputs, rows)
+        inputs = take(self.inputs, rows)
         latents = self.model.encode(inputs)
         surprise = self.model.surprise(latents, inputs)
         self.of_gaussians.zero_grad(set_to_none=True)  # also those of the loss of the step before
@@ -328,7 +328,3 @@ def _moments(vectors: np.ndarray, dimension: int) -> tuple[np.ndarray, float]:
     mean = vectors.mean(axis=0, dtype=np.float64)
     deviation = float(np.sqrt(((vectors - mean) ** 2).mean()))
     return mean.astype(np.float32), 1.0 / deviation if deviation > 1e-6 else 1.0
-
-
-def _take(inputs: Inputs, rows: Any) -> dict[str, tuple[Tensor, Tensor]]:
-    return {name: (vectors[rows], present[rows]) for name, (vectors, present) in inputs.items()}

@@ -19,6 +19,7 @@ from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.nearest import nearest_items, unit_rows
 from recbole_qbert.common.progress import Progress
 from recbole_qbert.tokenizer.fusion.model import CrossModalInjection, InjectionSettings
+from recbole_qbert.tokenizer.quantizers.base import one_thread
 from recbole_qbert.tokenizer.stages import stage_hash
 from recbole_qbert.training.resume import FitState
 
@@ -48,6 +49,7 @@ class Injector:
     def __post_init__(self) -> None:
         self.model.eval()
 
+    @one_thread()
     def fuse(self, parts: Parts, queries: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
         """Fuse the parts of the training items or, with `queries` [n, D], of any items.
 
@@ -88,7 +90,8 @@ class Injector:
     def from_state(cls, state: Mapping[str, Any]) -> Injector:
         """Restore an injector from the result of `state`."""
         settings = InjectionSettings(**state["settings"])
-        model = CrossModalInjection(state["n_items"], state["dimensions"], settings)
+        with torch.random.fork_rng(devices=[]):  # its random weights are replaced
+            model = CrossModalInjection(state["n_items"], state["dimensions"], settings)
         model.load_state_dict(state["weights"])
         return cls(model, state["centers"], state["contents"], state["history"])
 
@@ -115,6 +118,7 @@ def queries_of_new(
     return np.where(found.any(axis=1, keepdims=True), trained[rows].mean(axis=1), mean)
 
 
+@one_thread()
 def fit_injector(
     parts: Parts,
     settings: InjectionSettings,
@@ -188,6 +192,7 @@ def fit_injector(
     return Injector(model, centers, contents_of(model, centered), history)
 
 
+@one_thread()
 def contents_of(
     model: CrossModalInjection, parts: Mapping[str, tuple[Tensor, Tensor]]
 ) -> np.ndarray:
