@@ -246,9 +246,9 @@ def register_own_models() -> None:
     for model in recbole_models():
         _let_recbole_find(model.__name__, _recbole_entry(model))
     own = (BERT4RecFixed, Popularity, BigramChain, ESASRec, GSASRec, MQL4GRec)
-    for model in (*own, SASRecCodes, SASRecContent, TIGER):
+    for model in (*own, SASRecCodes, TIGER):
         register(model)
-    for model in (QBERT4Rec, IDBERT4Rec, BBQRec):
+    for model in (QBERT4Rec, IDBERT4Rec, BBQRec, SASRecContent):
         register(model, PartialVectorsDataset)
     register(P5CID, CollaborativeDataset)
     register(VIP5, SequentialIDDataset)

@@ -47,6 +47,7 @@ from recbole_qbert.experiments.generation import (
     generation_figures,
     generation_note,
 )
+from recbole_qbert.experiments.id_split import check_id_split
 from recbole_qbert.experiments.splits import Splits, data_counts, load_splits
 from recbole_qbert.models.layers.content import vector_names
 from recbole_qbert.models.layers.popularity_terms import training_counts
@@ -191,6 +192,8 @@ def check_files(config: Config, made: Container[str] = ()) -> None:
                     f"run `recbole-qbert tokenize --dataset={dataset}`, or set semantic_id_file"
                 )
             raise InputError(f"{path}: no such file; {config['model']} reads it; {remedy}")
+        if path.suffix == ".semid":
+            check_id_split(config, path)
 
 
 def check_models(configs: Sequence[Config]) -> None:
@@ -204,13 +207,20 @@ def check_models(configs: Sequence[Config]) -> None:
     quiet_recbole()
     for number, config in enumerate(configs):
         check_files(config)
-        if not number:
-            continue
-        trial = copy.copy(config)  # reading the data replaces `auto` by numbers
-        trial.final_config_dict = dict(config.final_config_dict)
-        with error_context(config["model"]):
-            splits = load_splits(trial)
-        build_model(trial, splits.train._dataset)
+        if number:
+            with error_context(config["model"]):
+                check_model(config)
+
+
+def check_model(config: Config) -> None:
+    """Read the data of a run and build its model; the config stays as it is.
+
+    Raises:
+        InputError: see `load_splits` and `build_model`.
+    """
+    trial = copy.copy(config)  # reading the data replaces `auto` by numbers
+    trial.final_config_dict = dict(config.final_config_dict)
+    build_model(trial, load_splits(trial).train._dataset)
 
 
 def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> RunResult:
@@ -268,6 +278,7 @@ def prepare(
     console.print(f"  {line}", soft_wrap=True)
     ids = semantic_id_path(config)
     if ids is not None and ids.name in inputs:
+        check_id_split(config, ids)
         line = f"  semantic IDs {ids}, SHA-256 {inputs[ids.name][:8]}"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     for note in splits.dataset.notes:

@@ -95,7 +95,7 @@ def _tokenize(
     by_interactions = IDENTITY in names or queries
     by_interactions |= fuses and settings["fusion"] == NextItemSettings.section
     if by_interactions or BBQ in names:
-        pairs = read_training_pairs(domains)
+        pairs = read_training_pairs(domains, settings["split"])
         counts = cooccurrence(pairs, catalog.names) if by_interactions else None
     if fuses:
         kept = _stage1(catalog, pairs, counts, folder, settings)
@@ -116,7 +116,7 @@ def _tokenize(
     automatic = settings["n_levels"] == AUTO
     fit_on = None
     if settings["fit_items"] == "training":
-        pairs = read_training_pairs(domains) if pairs is None else pairs
+        pairs = read_training_pairs(domains, settings["split"]) if pairs is None else pairs
         fit_on = np.isin(catalog.names, pairs["item_id"].unique())
     quantizers: dict[str, Quantizer] = {}
     fills: dict[str, np.ndarray] = {}

@@ -38,6 +38,7 @@ class TokenizeFields(TypedDict):
     n_levels: Auto | Layers
     codebook_size: Auto | Codes | Annotated[list[Codes], Field(min_length=1)]
     fit_items: Literal["all", "training"]
+    split: Literal["leave_one_out", "files"]
     unique: Literal["reallocate", "extra_level"]
     new_item_query: Literal["neighbors", "mean"]
     output: Annotated[str, Field(pattern=r"^([\w-]+\.)?semid$", examples=["semid", "text.semid"])]

@@ -223,6 +223,18 @@ def test_runs_of_other_data_are_no_results(tiny: Tiny, capsys: pytest.CaptureFix
     ]
 
 
+def test_data_of_all_rows_are_read_before_the_first_trains(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tiny.root / "other.npz"
+    np.savez(path, items=["x1", "x2"], vectors=np.ones((2, 3), dtype=np.float32))
+    content = {"model": "SASRecContent", "settings": {"item_vectors": {"text": str(path)}}}
+    assert main(["benchmark", str(write_plan(tiny, models=["QBERT4Rec", content]))]) == 2
+    assert "SASRecContent on toy: " in (said := capsys.readouterr().err)
+    assert "30 of 30 items of the data set have no text" in said
+    assert not Path("saved/results.jsonl").exists()
+
+
 def test_nothing_but_failures(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_plan(tiny, models=["QBERT4Rec"], per_model={"QBERT4Rec": DIVERGING})
     assert main(["benchmark", str(path)]) == 2

@@ -12,9 +12,12 @@ import pytest
 import scipy.sparse as sp
 
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.data.domain import DatasetPaths
+from recbole_qbert.datasets.split import cut_offs, read_sequences, temporal, write_split
 from recbole_qbert.tokenizer.fusion.cooccurrence import (
     cooccurrence,
     cooccurrence_vectors,
+    read_training_pairs,
     training_pairs,
 )
 
@@ -187,3 +190,28 @@ def test_a_time_that_is_no_number_names_its_line(tmp_path: Path, time: str) -> N
     path.write_text("\n".join(lines), encoding="utf-8")
     with pytest.raises(InputError, match=rf"x\.inter: line 6, timestamp: '{time}' is not a finite"):
         training_pairs(path)
+
+
+@pytest.mark.parametrize("first", [10, 3])  # times are in sequence, or some sequences interleave
+def test_the_training_part_of_a_split_in_time(tmp_path: Path, first: int) -> None:
+    """All interactions before the cut, of users with two of them, in the order of time."""
+    sequences = _random_histories()
+    rows = [
+        (user, item, float(first * number + place))
+        for number, (user, items) in enumerate(sequences.items())
+        for place, item in enumerate(items)
+    ]
+    path = tmp_path / "x.inter"
+    header = "user_id:token\titem_id:token\ttimestamp:float"
+    text = "\n".join("\t".join(map(str, row)) for row in rows)
+    path.write_text(f"{header}\n{text}\n", encoding="utf-8")
+    read, domain = read_sequences(path), DatasetPaths("x", tmp_path)
+    cut, late = cut_offs(read, [0.6, 0.8])
+    write_split(domain, read, temporal(read, cut, late), 2, {"method": "temporal"})
+    expected: Histories = {}
+    for user, item, time in rows:
+        if time < cut:
+            expected.setdefault(f"x/{user}", []).append(f"x/{item}")
+    pairs = read_training_pairs([domain], "files")
+    found = {str(user): rows["item_id"].tolist() for user, rows in pairs.groupby("user_id")}
+    assert found == {user: items for user, items in expected.items() if len(items) > 1}

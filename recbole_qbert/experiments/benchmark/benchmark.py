@@ -12,6 +12,8 @@ from recbole.config import Config
 from rich.console import Console
 
 from recbole_qbert.common.errors import InputError, error_context
+from recbole_qbert.common.output import counted
+from recbole_qbert.common.process import quiet_recbole
 from recbole_qbert.config.build import build_config, check_same_columns
 from recbole_qbert.data.cold import ColdSettings, cold_settings
 from recbole_qbert.data.domain import DatasetPaths, find_domain
@@ -28,7 +30,7 @@ from recbole_qbert.experiments.benchmark.scores import Row, Scores, score
 from recbole_qbert.experiments.benchmark.table_json import write_sidecar
 from recbole_qbert.experiments.benchmark.tables import all_sheets
 from recbole_qbert.experiments.parallel import Job, run_parallel
-from recbole_qbert.experiments.run import check_files, check_run
+from recbole_qbert.experiments.run import check_files, check_model, check_run
 from recbole_qbert.pretraining.fit import PRETRAINED, pretrain, pretrain_config
 from recbole_qbert.registry import model_entry
 from recbole_qbert.training.inputs import reads_semantic_ids
@@ -241,6 +243,7 @@ def run_planned(
     _check_inputs([cell for cell in cells if not cell.model_row.has_stages], retrain)
     _make_stages(plan, staged, console)
     _check_inputs(staged, retrain)
+    _check_data(cells, console)
     files = [*plan.config_files, plan.source]
     jobs = [
         Job(f"[{number}/{len(cells)}] {cell}", cell.config, files)
@@ -254,6 +257,20 @@ def run_planned(
         else:
             results.append((cell, answer))
     return results, failures
+
+
+def _check_data(cells: Sequence[PlannedRun], console: Console) -> None:
+    """Read the data and build the model of each row that has no result yet, but the first."""
+    quiet_recbole()
+    rows: dict[tuple[str, str], PlannedRun] = {}
+    for cell in cells:
+        rows.setdefault((cell.model_row.name, cell.dataset), cell)
+    todo = [cell for cell in rows.values() if _finished(cell.config) is None][1:]
+    if todo:
+        console.print(f"reading the data of {counted(len(todo), 'more row')}")
+    for cell in todo:
+        with error_context(f"{cell.model_row.name} on {cell.dataset}"):
+            check_model(cell.config)
 
 
 def collect(plan: BenchmarkPlan, results: Sequence[tuple[PlannedRun, RunResult]]) -> list[Scores]:

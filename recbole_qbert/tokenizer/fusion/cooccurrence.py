@@ -1,7 +1,8 @@
 """Item vectors from co-occurrence, the initial ID vectors of stage 1.
 
-Only training interactions count. The last two items of each user in time order (the validation and
-the test target of the leave-one-out protocol) are removed before counting.
+Only training interactions count. By default, the last two items of each user in time order (the
+validation and the test target of the leave-one-out protocol) are removed before counting. With
+`split: files` they are those of the training part of `prepare split`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from sklearn.utils.extmath import randomized_svd
 from threadpoolctl import threadpool_limits
 
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.data.atomic import read_columns
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.sequences import read_interactions
 
@@ -34,21 +36,46 @@ def training_pairs(inter_path: str | Path) -> pd.DataFrame:
     return frame.loc[from_the_end >= HELD_OUT, ["user_id", "item_id"]].astype(object)
 
 
-def read_training_pairs(domains: Sequence[DatasetPaths]) -> pd.DataFrame:
-    """Read the `training_pairs` of all domains; users and items are named `<domain>/<token>`.
+def pairs_of_part(path: str | Path) -> pd.DataFrame:
+    """Read `user_id` and `item_id` of the interactions of a training part of `prepare split`.
+
+    A row has a target and the items before it. The rows of a user are in the order of time, so that
+    the first one's history and all targets are the whole sequence. See `training_pairs`.
 
     Raises:
-        InputError: a domain has no `.inter` file, or it is invalid.
+        InputError: the file cannot be read.
     """
+    frame = read_columns(path, ["user_id", "item_id_list", "item_id"])
+    first = frame.drop_duplicates("user_id")
+    histories = first["item_id_list"].str.split().rename("item_id").explode().dropna()
+    before = first[["user_id"]].join(histories, how="inner")
+    pairs = pd.concat([before, frame[["user_id", "item_id"]]], ignore_index=True)
+    return pairs.sort_values("user_id", kind="stable", ignore_index=True)
+
+
+def read_training_pairs(
+    domains: Sequence[DatasetPaths], split: str = "leave_one_out"
+) -> pd.DataFrame:
+    """Read the training interactions of all domains; names are `<domain>/<token>`.
+
+    Args:
+        domains: the data sets.
+        split: `leave_one_out`: `training_pairs` of `.inter`; `files`: `pairs_of_part` of
+            `.train.inter`.
+
+    Raises:
+        InputError: a domain has no such file, or it is invalid.
+    """
+    suffix, read = ("train.inter", pairs_of_part) if split == "files" else ("inter", training_pairs)
     frames = []
     for domain in domains:
-        path = domain.file("inter")
+        path = domain.file(suffix)
         if not path.is_file():
             raise InputError(
                 f"{path}: no such file, but co-occurrence in training, or fit_items: training, "
                 "requires it; add it, or set --streams=content --id_query=random --fit_items=all"
             )
-        frames.append(f"{domain.name}/" + training_pairs(path))
+        frames.append(f"{domain.name}/" + read(path))
     return pd.concat(frames, ignore_index=True)
 
 

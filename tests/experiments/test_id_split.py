@@ -1,0 +1,99 @@
+"""Semantic IDs that learned from targets of another split are refused before a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from conftest import Tiny
+
+from recbole_qbert.cli import main
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.files import read_json, write_json
+from recbole_qbert.experiments.id_split import check_id_split, learns_from_interactions
+
+
+def tokenized(tiny: Tiny, *flags: str) -> None:
+    words = ["tokenize", "--dataset=toy", f"--data_path={tiny.root}", "--rqkmeans.restarts=1"]
+    assert main([*words, *flags]) == 0
+
+
+def split(tiny: Tiny, *flags: str) -> None:
+    assert main(["prepare", "split", "--dataset=toy", f"--data_path={tiny.root}", *flags]) == 0
+
+
+def refused(tiny: Tiny, files: bool) -> bool:
+    given: dict[str, Any] = {"benchmark_filename": ["train", "valid", "test"]} if files else {}
+    path = tiny.folder / "toy.semid"
+    try:
+        check_id_split(tiny.make_config("QBERT4Rec", **given), path)
+    except InputError as error:
+        wanted = "files" if files else "leave_one_out"
+        assert f"tokenize --dataset=toy --split={wanted}" in str(error)
+        return True
+    return False
+
+
+TEMPORAL = ("--method=temporal", "--shares=0.6,0.8")
+
+
+@pytest.mark.parametrize(
+    ("method", "ids", "files", "leaks"),
+    [
+        (TEMPORAL, ("--streams=identity",), True, True),
+        (TEMPORAL, ("--streams=identity",), False, False),
+        (TEMPORAL, ("--streams=identity", "--split=files"), True, False),
+        (TEMPORAL, ("--streams=identity", "--split=files"), False, True),
+        (TEMPORAL, ("--streams=content", "--modalities=text"), True, False),
+        ((), ("--streams=identity",), True, False),
+        ((), ("--streams=identity", "--split=files"), False, False),
+    ],
+)
+def test_which_ids_a_split_takes(
+    tiny: Tiny, method: tuple[str, ...], ids: tuple[str, ...], files: bool, leaks: bool
+) -> None:
+    split(tiny, *method)
+    words = ["embed", "text", "--dataset=toy", f"--data_path={tiny.root}", "--fields=class"]
+    assert main(words) == 0
+    tokenized(tiny, *ids)
+    assert refused(tiny, files) is leaks
+
+
+def test_a_run_stops_before_it_trains(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    split(tiny, *TEMPORAL)
+    tokenized(tiny, "--streams=identity")
+    words = ["run", "--model=QBERT4Rec", "--dataset=toy", f"--data_path={tiny.root}"]
+    capsys.readouterr()
+    assert main([*words, f"--config_files={tiny.folder / 'toy.split.yaml'}"]) == 2
+    said = capsys.readouterr().err
+    assert "of which some are valid or test targets of this run" in said
+    assert said.count("\n") == 1
+
+
+def test_ids_of_other_sources_are_not_checked(tiny: Tiny) -> None:
+    split(tiny, *TEMPORAL)
+    tokenized(tiny, "--streams=identity")
+    sidecar = tiny.folder / "toy.semid.json"
+    content = read_json(sidecar)
+    content["source"]["method"] = "columns"
+    write_json(sidecar, content)
+    assert not refused(tiny, True)
+    sidecar.unlink()
+    assert not refused(tiny, True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "learns"),
+    [
+        ({"streams": ["content"]}, False),
+        ({"streams": ["content", "identity"]}, True),
+        ({"streams": ["bbq"]}, True),
+        ({"streams": ["fused"], "fusion": "next_item"}, True),
+        ({"streams": ["fused"], "fusion": "injection", "id_query": "random"}, False),
+        ({"streams": ["fused"], "fusion": "injection", "id_query": "interactions"}, True),
+        ({"streams": ["text"], "id_query": "interactions"}, False),
+        ({"streams": ["text"], "fit_items": "training"}, True),
+    ],
+)
+def test_which_settings_learn_from_interactions(settings: dict[str, Any], learns: bool) -> None:
+    assert learns_from_interactions(settings) is learns
