@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.__main__ import ALL, MODULES, command_of, parse
@@ -26,6 +27,10 @@ from benchmarks.harness import (
     take_turns,
     timed,
 )
+from benchmarks.new_items import kept_neighbors
+from recbole_qbert.data.domain import DatasetPaths
+from recbole_qbert.data.embeddings import EmbeddingTable, write_embeddings
+from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
 
 ROOT = Path(__file__).parents[1]
 
@@ -225,3 +230,18 @@ def test_the_peak_of_a_light_process_is_not_that_of_its_parent():
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     assert 5 << 20 < int(done.stdout) < 100 << 20 < len(held)
+
+
+def test_neighbors_of_the_items_of_a_small_catalog(tmp_path: Path):
+    """Each of four items has the same three neighbors by any measure."""
+    domain = DatasetPaths("x", tmp_path)
+    items = ("a", "b", "c", "d")
+    domain.file("item").write_text("\n".join(["item_id:token", *items, ""]))
+    vectors = np.random.default_rng(0).normal(size=(4, 1, 6)).astype(np.float32)
+    meta = {"modality": "text", "encoder": {"name": "toy"}}
+    table = EmbeddingTable(items, vectors, np.ones((4, 1), np.bool_), meta)
+    write_embeddings(domain.file("text.npz"), table)
+    codes = np.array([[0, 1], [0, 2], [1, 0], [2, 0]])
+    write_semantic_ids(domain.file("semid"), SemanticIDTable(items, codes, (3, 3)), {})
+    found = kept_neighbors(domain, domain.file("semid"), ["text"], {"c"})
+    assert found == {"10-NN text, hidden": 1.0, "10-NN text, others": 1.0}

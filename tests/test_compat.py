@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import json
 import os
@@ -480,3 +481,34 @@ def test_a_callers_anomaly_detection_is_kept(on: bool) -> None:
     assert (
         subprocess.run([sys.executable, "-W", "ignore", "-c", script], timeout=200).returncode == 0
     )
+
+
+@pytest.mark.parametrize("n_before", range(3))
+def test_each_action_after_an_import_runs_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_before: int
+) -> None:
+    """So many of two actions are registered before the import, both after it, each twice."""
+    name = "imported_by_a_test"
+    (tmp_path / f"{name}.py").write_text("number = 7\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, name, sys)  # its end removes the module again
+    del sys.modules[name]
+    finders = list(sys.meta_path)
+    monkeypatch.setattr(sys, "meta_path", [*finders])
+    called: list[tuple[str, int]] = []
+
+    def first(module: Any) -> None:
+        called.append(("first", module.number))
+
+    def second(module: Any) -> None:
+        called.append(("second", module.number))
+
+    for action in [first, second][:n_before] * 2:
+        recbole.after_import(name, action)
+    assert called == []
+    importlib.import_module(name)
+    assert [each for each, _ in called] == ["first", "second"][:n_before]
+    for action in [first, second] * 2:
+        recbole.after_import(name, action)
+    assert called == [("first", 7), ("second", 7)]
+    assert sys.meta_path == finders

@@ -19,10 +19,12 @@ from rich.console import Console
 
 from recbole_qbert.cli import main
 from recbole_qbert.commands.command import parse_settings
+from recbole_qbert.commands.run import in_processes, models_and_dataset
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
 from recbole_qbert.evaluation.results import read_results
 from recbole_qbert.experiments.run import run_model, run_models
+from recbole_qbert.training import distributed
 from recbole_qbert.training.checkpoint import load_checkpoint
 
 SMALL = [
@@ -273,6 +275,32 @@ def test_ids_from_columns(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> Non
         arguments = ["ids", "from-columns", "codes.item", "c.semid", "--columns=c"]
         assert main([*arguments, f"--unique={unique}"]) == 0
         assert f"c.semid: 2 items, {levels} levels" in capsys.readouterr().out
+
+
+def test_the_last_config_file_names_models_and_data(tmp_path: Path) -> None:
+    files = [str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml")]
+    Path(files[0]).write_text("model: SASRec\ndataset: one\n")
+    Path(files[1]).write_text("model: GRU4Rec, TIGER\ndataset: two\n")
+    for order, models, dataset in (
+        (files, ["GRU4Rec", "TIGER"], "two"),
+        (files[::-1], ["SASRec"], "one"),
+    ):
+        given = {"config_files": ",".join(order)}
+        assert models_and_dataset(dict(given)) == (models, dataset, order)
+        given["model"] = "NARM"  # the command line counts first
+        assert models_and_dataset(given) == (["NARM"], dataset, order)
+        assert given == {}
+
+
+def test_the_last_config_file_gives_the_number_of_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [str(tmp_path / f"{name}.yaml") for name in "abc"]
+    for file, text in zip(files, ("nproc: 3", "nproc: 2", "seed: 1"), strict=True):
+        Path(file).write_text(text)
+    monkeypatch.setattr(distributed, "launch", lambda n_processes, command: n_processes)
+    assert in_processes(["run"], None, files) == 2
+    assert in_processes(["run"], "4", files) == 4
 
 
 def test_three_models_one_table_three_lines(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:

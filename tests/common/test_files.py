@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Tiny
+from conftest import Tiny, files_below
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import (
     append_line,
     atomic_folder,
     atomic_write,
+    exclusive_folder,
     read_line,
     recovered,
 )
@@ -114,6 +115,62 @@ def test_a_failed_rename_puts_the_older_one_back(
         write(folder, "2")
     assert read(folder) == "1"
     assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("n_reads", [1, 2])
+def test_a_reader_between_the_renames_does_not_stop_the_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_reads: int
+) -> None:
+    """It takes the writer for killed, and moves the older folder back."""
+    folder, replace = tmp_path / "x", os.replace
+    write(folder, "1")
+    found: list[str] = []
+
+    def interrupted(source: Path, target: Path) -> None:
+        replace(source, target)
+        if source == folder and len(found) < n_reads:
+            found.append(read(folder))
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    write(folder, "2")
+    assert found == ["1"] * n_reads
+    assert read(folder) == "2"
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_locked_folder_that_stays_empty_is_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "x"
+    with exclusive_folder(folder):
+        assert files_below(tmp_path) == ["x", "x/lock"]
+    assert files_below(tmp_path) == []
+    with pytest.raises(KeyboardInterrupt), exclusive_folder(folder):
+        raise KeyboardInterrupt
+    assert files_below(tmp_path) == []
+
+
+def test_a_locked_folder_with_files_stays(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), exclusive_folder(tmp_path / "x"):
+        (tmp_path / "x" / "a").touch()
+        raise KeyboardInterrupt
+    assert files_below(tmp_path) == ["x", "x/a", "x/lock"]
+    with exclusive_folder(tmp_path / "x"):  # the lock is free again
+        pass
+    assert files_below(tmp_path) == ["x", "x/a", "x/lock"]
+
+
+def test_a_locked_folder_is_refused_to_another_process(tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom pathlib import Path\n"
+        "from recbole_qbert.common.files import exclusive_folder\n"
+        "with exclusive_folder(Path(sys.argv[1])):\n    pass\n"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", script, str(tmp_path / "x")]
+    with exclusive_folder(tmp_path / "x"):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+        assert files_below(tmp_path) == ["x", "x/lock"]
+    said = f"x/lock: another process uses this folder (process {os.getpid()}); wait"
+    assert done.returncode == 1 and said in done.stderr
+    assert subprocess.run(command, timeout=200).returncode == 0
 
 
 @pytest.mark.parametrize(("umask", "modes"), [(0o022, (0o755, 0o644)), (0o027, (0o750, 0o640))])

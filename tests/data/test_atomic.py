@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.data.atomic import read_columns
+from recbole_qbert.data.atomic import read_atomic, read_columns
 
 HEADER = "item_id:token\ttitle:token_seq\tyear:float\n"
 
@@ -63,6 +63,22 @@ def test_refusals(
         read_columns(path, fields)
     for part in [str(path), *parts]:
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("separator", "named"), [("\t", "tab"), (",", "comma"), (" ", "blank"), (";", "';'")]
+)
+def test_a_wrong_number_of_fields_names_the_separator(
+    tmp_path: Path, separator: str, named: str
+) -> None:
+    rows = [["item_id:token", "year:float"], ["a", "1"], ["b", "2", "3"]]
+    path = _write(tmp_path, "".join(separator.join(row) + "\n" for row in rows))
+    with pytest.raises(InputError) as caught:
+        read_atomic(path, separator=separator)
+    assert str(caught.value) == (
+        f"{path}: line 3: 3 fields where the header has 2; separate fields with one {named} and "
+        f"remove each {named} inside a field"
+    )
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -203,6 +203,28 @@ def test_own_parts_keep_their_order_and_refuse_what_is_in_two(tmp_path: Path) ->
         own_parts(read, paths)
 
 
+def test_without_times_the_leakage_is_unknown(tmp_path: Path) -> None:
+    rows = ["u\ta", "v\tb", "u\tc", "u\td", "v\ta", "v\tc"]
+    path = tmp_path / "x.inter"
+    path.write_text("\n".join(["user_id:token\titem_id:token", *rows, ""]), encoding="utf-8")
+    read = read_sequences(path)
+    assert read.times.tolist() == [0, 1, 2, 0, 1, 2]
+    facts = leak(read, leave_one_out(read))
+    assert facts == {"test_targets_never_in_training": 1.0}  # d and c; u trains on a, c, v on b, a
+    assert explain(facts)[0].startswith("leakage is unknown: the timestamps are positions")
+    with pytest.raises(InputError, match="are positions in the sequences, not times"):
+        temporal(read, 1, 2)
+
+
+def test_own_parts_without_times_may_repeat_an_item(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{name}.inter" for name in "abc"]
+    for path, items in zip(paths, ("xy", "x", "y"), strict=True):
+        rows = [f"u\t{item}" for item in items]
+        path.write_text("\n".join(["user_id:token\titem_id:token", *rows, ""]), encoding="utf-8")
+    read = read_sequences(*paths)
+    assert [rows.tolist() for rows in own_parts(read, paths)] == [[1], [2], [3]]
+
+
 def test_ranges() -> None:
     assert ranges(np.array([3, 7, 9]), np.array([5, 7, 12])).tolist() == [3, 4, 9, 10, 11]
 

@@ -9,13 +9,20 @@ import numpy as np
 import pytest
 from conftest import Tiny
 from scipy.stats import ttest_rel
+from toy_results import add_run
 
 from recbole_qbert.cli import main
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.evaluation.comparable import differences
 from recbole_qbert.evaluation.results import RunResult, append_result, read_results
-from recbole_qbert.evaluation.significance import compare, holm, paired_tests, read_runs
+from recbole_qbert.evaluation.significance import (
+    compare,
+    holm,
+    paired_tests,
+    read_runs,
+    split_name,
+)
 
 
 @pytest.fixture
@@ -90,6 +97,11 @@ def test_wilcoxon_by_hand() -> None:
     assert (nothing.p_value, nothing.p_ranks, nothing.change) == (1.0, 1.0, 0.0)
 
 
+def test_one_user_decides_nothing() -> None:
+    found = paired_tests("hit@1", np.array([1.0]), np.array([0.5]), (1, 1))
+    assert (found.p_value, found.p_ranks, found.change) == (1.0, 1.0, 100.0)
+
+
 def test_holm_by_hand() -> None:
     """.01 x 4 = .04; .02 x 3 = .06; .03 x 2 = .06; .5 x 1 = .5, each at least the one before."""
     assert holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
@@ -153,6 +165,25 @@ def test_one_of_several_settings_is_chosen(runs: list[RunResult]) -> None:
     assert read_runs(others[0].folder) == others
     with pytest.raises(InputError, match=f"nothing: no such run; .*{runs[0].hash}"):
         read_runs(f"{name}@nothing")
+
+
+@pytest.mark.parametrize("folder", ["a", "a:b"])
+def test_a_title_may_hold_a_colon(tmp_path: Path, folder: str) -> None:
+    run = add_run(tmp_path / folder, [1, 1, 3, 20], "QBERT4Rec", pretrained_on=["A"])
+    add_run(tmp_path / folder, [1, 1, 3, 20], "QBERT4Rec")
+    file, title = f"{tmp_path}/{folder}/results.jsonl", "QBERT4Rec (pretrained: A)"
+    assert split_name(f"{file}:{title}") == (file, title)
+    assert read_runs(f"{file}:{title}") == [run]
+
+
+def test_a_name_without_a_results_file(tmp_path: Path) -> None:
+    missing = f"{tmp_path}/gone.jsonl"
+    assert split_name(f"{missing}:SASRec") == (missing, "SASRec")
+    assert split_name("SASRec") == ("SASRec", "")
+    with pytest.raises(InputError, match=r"^.*/gone\.jsonl: no such results file"):
+        read_runs(f"{missing}:SASRec")
+    with pytest.raises(InputError, match=r"^'SASRec': use results\.jsonl:MODEL"):
+        read_runs("SASRec")
 
 
 def test_the_same_run_twice_counts_once(runs: list[RunResult]) -> None:

@@ -4,18 +4,47 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from toy_results import add_run
 
 from recbole_qbert.common.process import peak_memory_mb, reset_peak_memory
-from recbole_qbert.evaluation.results import metric_title, short
+from recbole_qbert.evaluation.results import metric_title, read_results, short, without_zero
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.08244, ".0824"), (0.0, ".0000"), (1.0, "1.0000"), (-0.0375, "-.0375")]
+    ("value", "text"),
+    [
+        (0.08244, ".0824"),
+        (0.1234, ".1234"),
+        (0.0, ".0000"),
+        (1.0, "1.0000"),
+        (-0.0375, "-.0375"),
+        (-0.5, "-.5000"),
+        (10.0123, "10.0123"),
+        (20.53, "20.5300"),
+        (float("nan"), "nan"),
+    ],
 )
 def test_short(value: float, text: str) -> None:
     assert short(value) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "without"),
+    [("+0.5", "+.5"), ("-0.05", "-.05"), ("0.012", ".012"), ("10.03", "10.03"), ("0", "0")],
+)
+def test_without_zero(text: str, without: str) -> None:
+    assert without_zero(text) == without
+
+
+def test_line_ends_inside_a_setting(tmp_path: Path) -> None:
+    """JSON leaves them as they are; Python's `splitlines` would end a line at each."""
+    keys = {"note": "a\u2028b\u2029c\x85d"}
+    runs = [add_run(tmp_path, [1, 1, 3, 20], seed=seed, keys=keys) for seed in (1, 2)]
+    assert "\u2028" in (tmp_path / "results.jsonl").read_text(encoding="utf-8")
+    assert read_results(tmp_path / "results.jsonl") == runs
 
 
 def test_metric_titles() -> None:

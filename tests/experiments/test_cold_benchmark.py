@@ -12,9 +12,13 @@ from conftest import N_ITEMS, Tiny
 from toy_plan import SETTINGS, lines_of, write_plan
 
 from recbole_qbert.cli import main
+from recbole_qbert.data.domain import DatasetPaths, find_domain
 from recbole_qbert.data.embeddings import EmbeddingTable, write_embeddings
 from recbole_qbert.data.semid import read_semantic_ids
 from recbole_qbert.evaluation.ranking import per_row, read_ranks
+from recbole_qbert.experiments.benchmark.ids import make_ids
+from recbole_qbert.tokenizer.artifact import Tokenizer
+from recbole_qbert.tokenizer.settings import tokenize_settings
 
 COLD = {"cold_items": 0.2, "cold_seed": 4}
 IDS = {"modalities": ["text"], "n_levels": 2, "codebook_size": 4}
@@ -117,3 +121,23 @@ def test_ids_that_may_know_held_out_interactions(
     path = _plan(tiny, models=pretrained, reference="p", per_model={})
     assert main(["benchmark", path]) == 2
     assert "pretraining would read the held-out interactions" in capsys.readouterr().err
+
+
+def test_a_table_that_the_data_set_has_no_more_is_not_read_again(tiny: Tiny) -> None:
+    """The table itself lies elsewhere, and is still there."""
+    _plan(tiny)
+    linked = [tiny.folder / f"toy.image.{suffix}" for suffix in ("npz", "npz.json")]
+    for path in linked:
+        kept = tiny.root / path.name
+        kept.write_bytes((tiny.folder / path.name.replace("image", "text")).read_bytes())
+        path.symlink_to(kept)
+    domain, work = find_domain("toy", tiny.root), DatasetPaths("toy", tiny.root / "work")
+    settings = tokenize_settings(
+        (), IDS | {"modalities": ["text", "image"], "streams": ["content"]}
+    )
+    for streams in (["text", "image"], ["text"]):
+        make_ids(domain, work, settings, None)
+        assert list(Tokenizer.load(work.folder / "tokenizer").quantizers) == streams
+        for path in linked:
+            path.unlink(missing_ok=True)
+    assert not list(work.folder.glob("toy.image*"))

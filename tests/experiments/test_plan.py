@@ -224,6 +224,8 @@ ERRORS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no reference": ({"models": ["SASRec"]}, "reference: 'QBERT4Rec' is none of SASRec"),
     "settings no mapping": ({"settings": [1]}, "settings: [1] is not a mapping"),
+    "ids no mapping": ({"ids": "text"}, "bench.yaml: ids: 'text' is not a mapping"),
+    "pretrain no mapping": ({"pretrain": [1]}, "bench.yaml: pretrain: [1] is not a mapping"),
     "section no mapping": (
         {"per_model": {"SASRec": 3}},
         "per_model: {'SASRec': 3} is not a mapping {name: value}, each value a mapping",

@@ -93,6 +93,15 @@ def test_ranking_equals_a_plain_loop(tie_break: str) -> None:
         assert ranked.tolist() == _expected(history[-1] if history else 0, tie_break)
 
 
+@pytest.mark.parametrize("tie_break", ["first", "popularity"])
+def test_the_best_score_is_the_number_of_followers(tie_break: str) -> None:
+    """Ranks among the followers of one item stay exact, however many pairs there are."""
+    scores = _model(tie_break=tie_break).full_sort_predict(_batch([[1], [2], [3]]))
+    # Behind 1: 2; behind 2: 3; behind 3: 2 twice and 4 once. The others score below 1.
+    found = [{item: row[item].item() for item in range(8) if row[item] >= 1} for row in scores]
+    assert found == [{2: 1.0}, {3: 1.0}, {4: 1.0, 2: 2.0}]
+
+
 def test_unknown_tie_break_is_refused() -> None:
     with pytest.raises(InputError, match="tie_break: 'random' is none of first, popularity"):
         _model(tie_break="random")

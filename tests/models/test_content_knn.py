@@ -11,6 +11,8 @@ from conftest import Tiny, new_trainer, scores
 
 from recbole_qbert.common.errors import InputError
 
+NEW_USER = ["i1", "i2", "i3", "i29"]
+
 
 def _unit(vector: np.ndarray) -> np.ndarray:
     return vector / (np.linalg.norm(vector) or 1)
@@ -53,3 +55,16 @@ def test_against_a_loop(
 def test_without_vectors(make_config: Callable[..., Any]) -> None:
     with pytest.raises(InputError, match="ContentKNN needs at least one table"):
         new_trainer(make_config("ContentKNN", item_vectors={}))
+
+
+@pytest.mark.parametrize("center", [True, False])
+def test_vectors_of_items_outside_the_training_data_alone(
+    tiny: Tiny, make_config: Callable[..., Any], center: bool
+) -> None:
+    """Item i29 is the last one of one user, and of nobody's training rows."""
+    rows = [row for row in tiny.rows if row[1] != "i29"]
+    tiny.write_inter([*rows, *(("new", item, 1.0 + n) for n, item in enumerate(NEW_USER))])
+    np.savez(tiny.root / "new.npz", items=["i29"], vectors=np.ones((1, 4), np.float32))
+    vectors = {"text": str(tiny.root / "new.npz")}
+    with pytest.raises(InputError, match="no item of the training data has a vector"):
+        new_trainer(make_config("ContentKNN", item_vectors=vectors, center_vectors=center))

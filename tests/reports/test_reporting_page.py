@@ -17,6 +17,9 @@ from toy_results import add_run, add_sweep
 
 from recbole_qbert.cli import main
 from recbole_qbert.experiments.benchmark.outputs import to_markdown
+from recbole_qbert.experiments.benchmark.plan import ModelRow
+from recbole_qbert.experiments.benchmark.scores import Row, score
+from recbole_qbert.experiments.benchmark.table_json import write_sidecar
 from recbole_qbert.experiments.benchmark.tables import metrics_sheet
 from recbole_qbert.reports.comparisons import compare_all
 from recbole_qbert.reports.discovery import find_results
@@ -124,6 +127,20 @@ def test_only_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert main(["report", "runs", "tune"]) == 0
     page = Page(tmp_path / "report.html")
     assert sections(page) == ["tables", "sweeps"] and "details" not in page.tags
+
+
+def test_published_values_of_a_row_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HR@1 of ours is .5; the shipped file has no figures of this data set."""
+    monkeypatch.chdir(tmp_path)
+    own = ModelRow("ours", "SASRec", published={"toy": {"hit@1": 0.375}})
+    rows = (Row(own, (add_run(tmp_path / "runs", [1, 1, 3, 20]),)),)
+    write_sidecar(tmp_path / "runs" / "benchmark", [score("toy", rows, "ours")], [], "b.yaml")
+    assert main(["report", "runs"]) == 0
+    _, table = Page(tmp_path / "report.html").text.split("comparison with published values")
+    figures = ["ours", ".5000", "published", ".3750", "difference", "+.1250"]
+    assert [word for word in table.split() if word in figures][:7] == ["ours", *figures]
 
 
 def test_where_much_comes_from_is_folded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

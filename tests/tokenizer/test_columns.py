@@ -73,7 +73,7 @@ def test_levels_of_a_file_follow_the_columns(tmp_path: Path) -> None:
     assert alone.codes_for(["x", "y"]).tolist() == [[0, 0], [5, 5]]
     few = SemanticIDTable(("y",), np.array([[5]]), (6,))
     write_semantic_ids(tmp_path / "few.semid", few, {})
-    with pytest.raises(InputError, match="1 of 2 items have no semantic ID: 'x'"):
+    with pytest.raises(InputError, match=r"few\.semid: 1 of 2 items have no semantic ID: 'x'"):
         build_from_columns(
             _code_file(tmp_path, rows),
             ["left"],

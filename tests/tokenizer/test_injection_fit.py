@@ -131,6 +131,25 @@ def test_a_state_comes_back_whole(trained: Injector, tmp_path: Path) -> None:
     )
 
 
+def test_reading_a_state_draws_nothing(trained: Injector) -> None:
+    before = torch.random.get_rng_state()
+    Injector.from_state(trained.state())
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_number_of_threads_changes_no_bit() -> None:
+    """Of sizes at which PyTorch would divide the work."""
+    parts = _parts(3000)
+    settings = _changed(epochs=1, hidden_size=64, inner_size=256, batch_size=1000)
+    found = []
+    for n_threads in (1, 2):
+        torch.set_num_threads(n_threads)
+        injector = fit_injector(parts, settings, seed=3)
+        found.append([each.tobytes() for each in (*injector.fuse(parts), injector.contents)])
+        assert torch.get_num_threads() == n_threads
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("finished", [1, 5])
 def test_a_killed_fit_goes_on_to_the_same_bytes(
     trained: Injector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: int

@@ -10,7 +10,7 @@ import pytest
 from toy_domain import N_ITEMS, histories, item_names, small, write_domain, write_inter, write_table
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.common.files import read_json, sidecar_path
+from recbole_qbert.common.files import exclusive_folder, read_json, sidecar_path
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.embeddings import read_embeddings, write_embeddings
 from recbole_qbert.data.semid import read_semantic_ids
@@ -129,6 +129,36 @@ def test_changed_settings_are_not_taken_from_an_earlier_run(tmp_path: Path) -> N
     wanted = _run(tmp_path / "fresh", n_levels=2, codebook_size=16)
     _run(tmp_path / "again")
     assert _run(tmp_path / "again", n_levels=2, codebook_size=16) == wanted
+
+
+@pytest.mark.parametrize(
+    ("until", "changes"),
+    [
+        ("quantization", {"seed": 7}),
+        ("quantization", {"n_levels": 2}),
+        ("quantization", {"quantizer": "opq"}),
+        ("fusion", {"injection__epochs": 2}),
+    ],
+)
+def test_ids_of_an_earlier_run_are_not_read_with_other_stages(
+    tmp_path: Path, until: str, changes: dict[str, Any]
+) -> None:
+    domain, folder = write_domain(tmp_path), tmp_path / "tokenizer"
+    settings = {"streams": ["fused", "text"]}
+    tokenize([domain], folder, small(**settings))
+    assert tokenize([domain], folder, small(**settings, until=until, **changes)) is None
+    with pytest.raises(InputError, match="no finished tokenizer"):
+        Tokenizer.load(folder)
+
+
+@pytest.mark.parametrize("until", ["fusion", "quantization"])
+def test_the_same_stages_again_leave_a_tokenizer_finished(tmp_path: Path, until: str) -> None:
+    domain, folder = write_domain(tmp_path), tmp_path / "tokenizer"
+    made = tokenize([domain], folder, small(streams=["fused", "text"]))
+    assert tokenize([domain], folder, small(streams=["fused", "text"], until=until)) is None
+    read = Tokenizer.load(folder)
+    assert made is not None and read.vocabulary == made.vocabulary
+    np.testing.assert_array_equal(read.codes, made.codes)
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
@@ -264,6 +294,24 @@ def test_missing_things_are_named(tmp_path: Path) -> None:
     assert not domain.file("semid").exists()
 
 
+@pytest.mark.parametrize("streams", ["fused", "text"])
+def test_a_catalog_without_items_is_refused(tmp_path: Path, streams: str) -> None:
+    domain = write_domain(tmp_path)
+    domain.file("item").write_text("item_id:token\n", encoding="utf-8")
+    domain.file("inter").unlink()
+    with pytest.raises(InputError, match=r"^.*/toy: its \.item and \.inter files have no items$"):
+        tokenize([domain], tmp_path / "t", small(streams=[streams]))
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    domain, folder = write_domain(tmp_path), tmp_path / "t"
+    with exclusive_folder(folder), pytest.raises(InputError, match="another process uses this fol"):
+        tokenize([domain], folder, small())
+    assert not folder.exists() and not domain.file("semid").exists()
+    assert tokenize([domain], folder, small(streams=["text"])) is not None
+
+
 @pytest.mark.parametrize(
     ("modalities", "said"),
     [
@@ -301,6 +349,16 @@ def test_content_is_each_modality_that_is_there(tmp_path: Path) -> None:
     tokenizer = tokenize([domain], tmp_path / "t", small(streams=["content"]))
     assert tokenizer is not None
     assert list(tokenizer.quantizers) == ["text"]
+
+
+def test_content_alone_needs_no_interactions(tmp_path: Path) -> None:
+    """`id_query` is of the streams that have an ID query."""
+    settings = {"streams": ["content"], "id_query": "interactions"}
+    wanted = _run(tmp_path / "with", **settings)
+    domain = write_domain(tmp_path / "without")
+    domain.file("inter").unlink()
+    tokenize([domain], tmp_path / "t", small(**settings))
+    assert _bytes(domain) == wanted
 
 
 def test_identity_needs_interactions(tmp_path: Path) -> None:

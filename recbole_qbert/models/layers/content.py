@@ -143,4 +143,4 @@ class ExpertAdapter(nn.Module):
         experts = self.weight.permute(1, 0, 2).flatten(1)  # [C, E * D]: one product for all
         found = (self.dropout(content) @ experts).unflatten(1, (len(self.weight), -1))
         moved = (self.shift.unsqueeze(1) @ self.weight).squeeze(1)  # [E, D]
-        return (shares.unsqueeze(1) @ (found - moved)).squeeze(1)
+        return (shares.unsqueeze(1) @ found).squeeze(1) - shares @ moved
