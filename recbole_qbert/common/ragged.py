@@ -1,11 +1,12 @@
-"""Rows of different lengths: grouping, and packing to padding.
+"""Rows of different lengths: grouping, prefixes, and packing to padding.
 
-Shapes: B rows, L columns, D features, P real (not padded) entries in all.
+Shapes: B rows, L columns, D features, P real (not padded) entries in all, U rows that are not a
+prefix of another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -45,6 +46,75 @@ def by_length(lengths: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         return function(torch.arange(lengths.size(0), device=lengths.device))
     groups = rows_of_like_length(lengths)
     return torch.cat([function(rows) for rows in groups])[inverse_order(groups)]
+
+
+def merge_prefixes(items: Tensor) -> tuple[Tensor, Tensor]:
+    """Remove rows of `items` [B, L], right-padded with zeros, that are a prefix of another row.
+
+    Returns:
+        whole: [U, L], the remaining rows.
+        place: [B], for each row the number of a remaining row that begins with it.
+    """
+    # A user's rows are in order of their lengths, so this leaves few rows to sort.
+    kept, number = _drop_prefixes(items)
+    whole, place = kept.unique(dim=0, return_inverse=True)
+    # Zeros sort first, so a row comes right before the rows that begin with it.
+    whole, last = _drop_prefixes(whole)
+    return whole, last[place[number]]
+
+
+def _drop_prefixes(items: Tensor) -> tuple[Tensor, Tensor]:
+    """Remove rows that are a prefix of the next row; also return the row that replaces each."""
+    ahead, behind = items[:-1], items[1:]
+    last = torch.ones(len(items), dtype=torch.bool, device=items.device)
+    last[:-1] = ((ahead != behind) & (ahead != 0)).any(dim=1)
+    return items[last], last.cumsum(0) - last.long()
+
+
+def by_parts(
+    parts: Iterable[tuple[Tensor, Tensor]],
+    place: Tensor,
+    ends: Callable[[Tensor, Tensor, Tensor], Tensor],
+) -> Tensor:
+    """Compute the outputs of rows that are prefixes of others, see `merge_prefixes`, part by part.
+
+    Args:
+        parts: row numbers of each part of the remaining rows [U], and its items.
+        place: [B], for each row the number of a remaining row that begins with it.
+        ends: returns the outputs [R, D] of rows, from the items of a part, their places in the part
+            [R] and their numbers [R].
+
+    Returns:
+        [B, D].
+    """
+    found, order = [], []
+    for rows, part in parts:
+        at = torch.full((int(place.max()) + 1,), -1, device=place.device)
+        at[rows] = torch.arange(len(rows), device=place.device)
+        own = (at[place] >= 0).nonzero().squeeze(1)
+        found.append(ends(part, at[place[own]], own))
+        order.append(own)
+    return torch.cat(found)[inverse_order(order)]
+
+
+def ends_of_prefixes(items: Tensor, lengths: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the output of a causal encoder at the end of each row, and encode no prefix alone.
+
+    Args:
+        items: [B, L], right-padded with zeros.
+        lengths: [B], each at least 1.
+        encode: maps items [U, L'] to outputs [U, L', D].
+
+    Returns:
+        [B, D].
+    """
+    whole, place = merge_prefixes(items)
+    sizes = (whole != 0).sum(dim=1)
+    groups = [torch.arange(len(whole), device=items.device)]
+    if items.device.type == "cpu":
+        groups = rows_of_like_length(sizes)
+    parts = ((rows, whole[rows, : int(sizes[rows].max())]) for rows in groups)
+    return by_parts(parts, place, lambda part, rows, own: encode(part)[rows, lengths[own] - 1])
 
 
 def compacted(rows: Tensor) -> tuple[Tensor, Tensor]:

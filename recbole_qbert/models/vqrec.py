@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.common.ragged import by_length
+from recbole_qbert.common.ragged import by_length, ends_of_prefixes
 from recbole_qbert.models.layers.first_stage import with_weights
 from recbole_qbert.models.layers.loss import linear_cross_entropy
 from recbole_qbert.models.layers.prediction import PredictsByRanking
@@ -103,6 +103,7 @@ class VQRec(PredictsByRanking, SequentialRecommender):
         self.reassign, self.epochs = config["reassign"], config["epochs"]
         self.reassign_epochs = int(config["reassign_epochs"])
         self.initializer_range = config["initializer_range"]
+        self.shares_prefixes = config["batch_by"] == "user"
         flags = " --config_files=vqrec_tokenize.yaml"
         codes, self.codebook_sizes = vocabulary_rows(dataset, "VQRec", flags)
         self.register_buffer("item_codes", codes)
@@ -188,11 +189,18 @@ class VQRec(PredictsByRanking, SequentialRecommender):
             lengths: [B], each at least 1.
             matrix: [R, D].
         """
+        if self.training and self.shares_prefixes:
+            return ends_of_prefixes(items, lengths, lambda rows: self._outputs(rows, matrix))
         return by_length(lengths, lambda rows: self._encode(items[rows], lengths[rows], matrix))
 
     def _encode(self, items: Tensor, lengths: Tensor, matrix: Tensor) -> Tensor:
         """Encode rows, without the columns that are padding in all of them; see `forward`."""
-        items = items[:, : int(lengths.max())]
+        outputs = self._outputs(items[:, : int(lengths.max())], matrix)
+        ends: Tensor = self.gather_indexes(outputs, lengths - 1)
+        return ends
+
+    def _outputs(self, items: Tensor, matrix: Tensor) -> Tensor:
+        """Encode items [B, L] to the outputs at all positions. [B, L, D]"""
         positions = self.position_embedding.weight[: items.size(1)]
         norm = self.LayerNorm
         weight: Tensor = norm.weight
@@ -203,8 +211,8 @@ class VQRec(PredictsByRanking, SequentialRecommender):
         vectors = F.layer_norm(vectors, norm.normalized_shape, weight, bias, norm.eps)
         mask = self.get_attention_mask(items)
         layers = self.trm_encoder(self.dropout(vectors), mask, output_all_encoded_layers=False)
-        found: Tensor = self.gather_indexes(layers[-1], lengths - 1)
-        return found
+        outputs: Tensor = layers[-1]
+        return outputs
 
     def item_vectors(self, rows: Tensor | None = None) -> Tensor:
         """Return the mean of the code vectors of all items, or of items [R] from padding on.

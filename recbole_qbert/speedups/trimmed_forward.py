@@ -33,7 +33,12 @@ from recbole.model.sequential_recommender import BERT4Rec
 from torch import Tensor
 from torch.nn import functional as F
 
-from recbole_qbert.common.ragged import inverse_order, rows_of_like_length
+from recbole_qbert.common.ragged import (
+    by_parts,
+    inverse_order,
+    merge_prefixes,
+    rows_of_like_length,
+)
 from recbole_qbert.models.layers.loss import linear_cross_entropy
 from recbole_qbert.speedups.s3rec_pretraining import first_stage_loss, view_of
 
@@ -170,14 +175,11 @@ class TrimmedForward:
 
     def _answer_for_rows(self, whole: Tensor, place: Tensor, lengths: Tensor) -> Tensor:
         """Return the output at the end of every row [B, D]; see `merge_prefixes` for the rows."""
-        found, order = [], []
-        for rows, part in self._parts(whole):
-            at = torch.full((len(whole),), -1, device=whole.device)
-            at[rows] = torch.arange(len(rows), device=whole.device)
-            own = (at[place] >= 0).nonzero().squeeze(1)
-            found.append(self._ends(part, lengths[own], at[place[own]]))
-            order.append(own)
-        return torch.cat(found)[inverse_order(order)]
+        return by_parts(
+            self._parts(whole),
+            place,
+            lambda part, rows, own: self._ends(part, lengths[own], rows),
+        )
 
     def _ends(self, items: Tensor, lengths: Tensor, rows: Tensor) -> Tensor:
         """Return the outputs of a part's rows `rows`, each at its length. [B, D]"""
@@ -205,29 +207,6 @@ class TrimmedForward:
             (rows, items[rows, : max(1, int(widths[rows].max()))])
             for rows in rows_of_like_length(widths)
         ]
-
-
-def merge_prefixes(items: Tensor) -> tuple[Tensor, Tensor]:
-    """Remove rows of `items` [B, L], right-padded with zeros, that are a prefix of another row.
-
-    Returns:
-        whole: [U, L], the remaining rows.
-        place: [B], for each row the number of a remaining row that begins with it.
-    """
-    # A user's rows are in order of their lengths, so this leaves few rows to sort.
-    kept, number = _drop_prefixes(items)
-    whole, place = kept.unique(dim=0, return_inverse=True)
-    # Zeros sort first, so a row comes right before the rows that begin with it.
-    whole, last = _drop_prefixes(whole)
-    return whole, last[place[number]]
-
-
-def _drop_prefixes(items: Tensor) -> tuple[Tensor, Tensor]:
-    """Remove rows that are a prefix of the next row; also return the row that replaces each."""
-    ahead, behind = items[:-1], items[1:]
-    last = torch.ones(len(items), dtype=torch.bool, device=items.device)
-    last[:-1] = ((ahead != behind) & (ahead != 0)).any(dim=1)
-    return items[last], last.cumsum(0) - last.long()
 
 
 def apply_speedups(model: Any, config: Any) -> None:

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recbole.data.interaction import Interaction
 
+from recbole_qbert.common.ragged import merge_prefixes
 from recbole_qbert.speedups.trimmed_forward import (
     CAUSAL,
     MODELS,
     masked_loss,
-    merge_prefixes,
     trimmed_loss,
     trimmed_scores,
 )
@@ -90,6 +90,30 @@ def test_same_loss_and_gradients(
     assert "forward" not in vars(trainer.model) and "gather_indexes" not in vars(trainer.model)
     share = 0.6 if batch_by == "user" and model in CAUSAL else 0.95
     assert computed["own"] < share * computed["all"]  # or nothing was tested
+
+
+@pytest.mark.parametrize("model", ["SASRecContent", "SASRecCodes", "VQRec"])
+def test_models_over_item_matrices_encode_no_prefix_alone(tiny: Tiny, model: str) -> None:
+    """Same loss and gradients as row by row, from fewer encoded positions; without dropout."""
+    config = tiny.make_config(model, MAX_ITEM_LIST_LENGTH=5, train_batch_size=64, batch_by="user")
+    trainer, loaded = new_trainer(config)
+    net = trainer.model.train()
+    for module in net.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    encoded: list[int] = []
+    net.trm_encoder.register_forward_pre_hook(lambda _, given: encoded.append(given[0].numel()))
+    for batch, _ in zip(loaded.train, range(3), strict=False):
+        found = []
+        for net.shares_prefixes in (False, True):
+            encoded.clear()
+            torch.manual_seed(0)  # of the gates' noise, and of codes and rows that are left out
+            found.append((*loss_and_gradients(net.calculate_loss(batch), net), sum(encoded)))
+        (alone, gradients, n_all), (shared, without, n_shared) = found
+        assert shared == pytest.approx(alone, rel=1e-5)
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(without[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
+        assert n_shared < 0.7 * n_all
 
 
 @pytest.mark.parametrize("model", sorted(MODELS))

@@ -12,7 +12,7 @@ from recbole.model.sequential_recommender import SASRec
 from torch import Tensor
 from torch.nn import functional as F
 
-from recbole_qbert.common.ragged import by_length
+from recbole_qbert.common.ragged import by_length, ends_of_prefixes
 from recbole_qbert.models.layers.prediction import PredictsByRanking
 
 
@@ -27,6 +27,7 @@ class SASRecOverItems(PredictsByRanking, SASRec):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.temperature = float(config["temperature"])
+        self.shares_prefixes = config["batch_by"] == "user"
 
     def item_matrix(self) -> Tensor:
         """Return the vectors of all items [N, D]."""
@@ -36,8 +37,13 @@ class SASRecOverItems(PredictsByRanking, SASRec):
         """Encode right-padded items [B, L] of lengths [B] to the vector of each row's end. [B, D]
 
         `matrix` is that of `item_matrix`. On a CPU, rows of similar length are encoded together.
-        Columns that are padding in all rows are left out.
+        Columns that are padding in all rows are left out. In training with `batch_by: user`, a row
+        that is a prefix of another one is not encoded by itself.
         """
+        if self.training and self.shares_prefixes:
+            return ends_of_prefixes(
+                item_seq, item_seq_len, lambda items: self._outputs(items, matrix)
+            )
 
         def ends(rows: Tensor) -> Tensor:
             lengths = item_seq_len[rows]
@@ -46,13 +52,17 @@ class SASRecOverItems(PredictsByRanking, SASRec):
         return by_length(item_seq_len, ends)
 
     def _encode(self, items: Tensor, lengths: Tensor, matrix: Tensor) -> Tensor:
+        ends: Tensor = self.gather_indexes(self._outputs(items, matrix), lengths - 1)
+        return ends
+
+    def _outputs(self, items: Tensor, matrix: Tensor) -> Tensor:
+        """Encode items [B, L] to the outputs at all positions. [B, L, D]"""
         positions = self.position_embedding.weight[: items.size(1)]
         hidden = self.dropout(self.LayerNorm(F.embedding(items, matrix) + positions))
-        hidden = self.trm_encoder(
+        outputs: Tensor = self.trm_encoder(
             hidden, self.get_attention_mask(items), output_all_encoded_layers=False
         )[-1]
-        ends: Tensor = self.gather_indexes(hidden, lengths - 1)
-        return ends
+        return outputs
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Score the whole catalog. [B, N]"""
