@@ -52,6 +52,7 @@ from recbole_qbert.models.layers.first_stage import with_weights
 from recbole_qbert.models.layers.interest_transformer import InterestTransformer
 from recbole_qbert.models.layers.masking import valid_positions
 from recbole_qbert.models.layers.prediction import PredictsByRanking
+from recbole_qbert.models.layers.sampled_loss import draw_items, sampled_softmax
 
 ABSENT = -1e4  # weight logit of a missing modality; finite in half precision too
 KMEANS_BATCH = 2048  # vectors per step of k-means; 1.1 C if that is more, as in the release
@@ -92,6 +93,7 @@ class MISSRec(PredictsByRanking, SequentialRecommender):
         self.orthogonality_weight = float(config["orthogonality_weight"])
         self.sequence_loss_weight = float(config["sequence_loss_weight"])
         self.item_drop_prob = float(config["item_drop_prob"])
+        self.softmax_samples = int(config["softmax_samples"] or 0)  # older bundles have no number
         width = int(config["hidden_size"])
 
         columns = dataset.get_item_feature()
@@ -183,8 +185,8 @@ class MISSRec(PredictsByRanking, SequentialRecommender):
         targets, adapted = interaction[self.POS_ITEM_ID], self.adapted()
         users, overlap = self.forward(items, lengths, adapted)
         if not self.pretrains:
-            scores = self._scores(users, adapted)[:, 1:]
-            return F.cross_entropy(scores, targets - 1) + self.orthogonality_weight * overlap.mean()
+            loss = self._next_item_loss(users, adapted, targets)
+            return loss + self.orthogonality_weight * overlap.mean()
         candidates, labels = torch.unique(targets, return_inverse=True)
         loss = F.cross_entropy(self._scores(users, adapted, candidates), labels)
         others, more = self.forward(*drop_items(items, lengths, self.item_drop_prob), adapted)
@@ -192,6 +194,21 @@ class MISSRec(PredictsByRanking, SequentialRecommender):
         alike = F.cross_entropy((users @ others.T).float() / self.temperature, rows)
         overlap = overlap + more
         return loss + self.sequence_loss_weight * alike + self.orthogonality_weight * overlap.mean()
+
+    def _next_item_loss(self, users: Tensor, adapted: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean cross-entropy of targets [B] over the catalog or a sample of it."""
+        if 0 < self.softmax_samples < self.n_items - 1:
+            return self._sampled_loss(users, adapted, targets)
+        return F.cross_entropy(self._scores(users, adapted)[:, 1:], targets - 1)
+
+    def _sampled_loss(self, users: Tensor, adapted: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of targets [B] over a sample of the catalog."""
+        pool = torch.arange(1, self.n_items, device=targets.device)
+        drawn = draw_items(pool, self.softmax_samples)
+        scores = self._scores(users, adapted, torch.cat([drawn, targets]))
+        positive = scores[:, len(drawn) :].diagonal()
+        negative = scores[:, : len(drawn)].masked_fill(drawn == targets.unsqueeze(1), -torch.inf)
+        return sampled_softmax(positive, negative, math.log(len(drawn) / len(pool)))
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Score the whole catalog. [B, N]"""

@@ -22,16 +22,20 @@ Shapes: B rows, L positions, N items (row 0 is padding), C dimension of all tabl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
+from torch.nn import functional as F
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.models.layers.content import content_and_adapter
 from recbole_qbert.models.layers.first_stage import with_weights
 from recbole_qbert.models.layers.loss import linear_cross_entropy
+from recbole_qbert.models.layers.sampled_loss import draw_items, sampled_softmax
 from recbole_qbert.models.layers.sasrec_over_items import SASRecOverItems
 from recbole_qbert.models.layers.trained_items import softmax_items
 
@@ -58,6 +62,7 @@ class SASRecContent(SASRecOverItems):
         content, self.adapter = content_and_adapter(config, dataset)
         self.register_buffer("content", content)
         self.whitened = bool(config["whitening_dims"])
+        self.softmax_samples = int(config["softmax_samples"] or 0)  # older bundles have no number
         self.softmax_items = softmax_items(config, dataset, self.n_items)
         if not config["use_ids"]:
             self.item_embedding = None
@@ -77,16 +82,42 @@ class SASRecContent(SASRecOverItems):
         remedy = "use the same sizes, MAX_ITEM_LIST_LENGTH, n_experts and item_vectors"
         self.load_state_dict(with_weights(self, weights, kept, remedy))
 
-    def item_matrix(self) -> Tensor:
-        """Return the vectors of all items [N, D]; in training, with dropout and gate noise."""
-        matrix: Tensor = self.adapter(self.content)
-        return matrix if self.item_embedding is None else matrix + self.item_embedding.weight
+    def item_matrix(self, rows: Tensor | None = None) -> Tensor:
+        """Return the vectors of all items [N, D], or of items [R]; in training, with dropout and
+        gate noise."""
+        matrix: Tensor = self.adapter(self.content if rows is None else self.content[rows])
+        if self.item_embedding is None:
+            return matrix
+        own = self.item_embedding.weight
+        return matrix + (own if rows is None else F.embedding(rows, own))
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:
-        """Return the mean cross-entropy of the rows' targets over the catalog."""
+        """Return the mean cross-entropy of the rows' targets over the catalog or a sample of it."""
+        n_scored = self.n_items if self.softmax_items is None else len(self.softmax_items.rows)
+        if 0 < self.softmax_samples < n_scored - 1:
+            return self._sampled_loss(interaction)
         hidden, matrix = self._hidden_and_items(interaction)
         targets = interaction[self.POS_ITEM_ID]
         if self.softmax_items is not None:
             targets, matrix = self.softmax_items.places[targets], matrix[self.softmax_items.rows]
         targets = targets - 1
         return linear_cross_entropy(hidden, matrix[1:], None, targets)
+
+    def _sampled_loss(self, interaction: Interaction) -> Tensor:
+        """Return the loss over targets and a sample; vectors of other items are not computed."""
+        items, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        targets = interaction[self.POS_ITEM_ID]
+        pool = torch.arange(1, self.n_items, device=items.device)
+        if self.softmax_items is not None:
+            pool = self.softmax_items.rows[1:]
+        drawn = draw_items(pool, self.softmax_samples)
+        read = torch.cat([targets.new_zeros(1), items.flatten(), targets, drawn])
+        rows, place = read.unique(return_inverse=True)
+        _, history, own, others = place.split([1, items.numel(), len(targets), len(drawn)])
+        matrix = self.item_matrix(rows)
+        hidden = self._directions(history.view_as(items), lengths, matrix)
+        matrix = F.normalize(matrix, dim=1)
+        positive = (hidden * matrix[own]).sum(dim=1)
+        negative = hidden @ matrix[others].T
+        negative = negative.masked_fill(drawn == targets.unsqueeze(1), -torch.inf)
+        return sampled_softmax(positive, negative, math.log(len(drawn) / len(pool)))

@@ -14,6 +14,7 @@ from conftest import (
     Tiny,
     assert_equal_weights,
     fitted,
+    loss_and_gradients,
     new_trainer,
     scores,
     timed_rows,
@@ -156,6 +157,28 @@ def test_an_item_without_any_modality(tiny: Tiny) -> None:
         for name, each in model.named_parameters():
             assert each.grad is None or each.grad.isfinite().all(), name
             assert each.grad is None or each.grad.abs().max() < 1e3, name
+
+
+@pytest.mark.parametrize("settings", [{}, {"use_ids": False}, {"fusion": "item"}])
+def test_a_sample_of_all_items_is_the_whole_softmax(tiny: Tiny, settings: dict[str, Any]) -> None:
+    model, _ = build(tiny, None, **settings)
+    batch = histories([1, 2, 3], [4], [5, 6])
+    targets, samples = torch.tensor([4, 9, 4]), (0, model.n_items)
+
+    def loss(n_samples: int) -> torch.Tensor:
+        model.softmax_samples = n_samples
+        adapted = model.adapted()
+        users, _ = model(batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN], adapted)
+        over = model._sampled_loss if n_samples else model._next_item_loss
+        found: torch.Tensor = over(users, adapted, targets)
+        return found
+
+    (whole, expected), (sampled, found) = (loss_and_gradients(loss(n), model) for n in samples)
+    assert sampled == pytest.approx(whole, rel=1e-5)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
+    few, _ = loss_and_gradients(loss(5), model)
+    assert few == pytest.approx(whole, rel=0.5) and few != whole
 
 
 def test_missing_vectors_are_said_and_their_file_checked(tiny: Tiny) -> None:

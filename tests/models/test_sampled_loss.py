@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from recbole_qbert.models.layers.sampled_loss import (
     NegativeSampler,
+    draw_items,
     gbce,
     gbce_power,
     sampled_softmax,
@@ -84,6 +85,23 @@ def test_draws_follow_the_chances(power: float) -> None:
     sampler = NegativeSampler(ITEMS, 5, power)
     share = torch.bincount(sampler(4000, 10).flatten(), minlength=5) / 40_000
     torch.testing.assert_close(share, sampler.log_chance.exp(), atol=0.01, rtol=0)
+
+
+def test_a_shared_sample_is_unbiased() -> None:
+    """Over all pairs of items, the mean of the corrected sum is the whole sum."""
+    scores, target, pool = torch.tensor([9.0, 0.3, 1.1, -0.7, 0.2]), 2, torch.arange(1, 5)
+    seen, mean = set(), 0.0
+    torch.manual_seed(0)
+    while len(seen) < 12:
+        drawn = draw_items(pool, 2)
+        if tuple(drawn.tolist()) in seen:
+            continue
+        seen.add(tuple(drawn.tolist()))
+        negative = scores[drawn].masked_fill(drawn == target, -math.inf).unsqueeze(0)
+        loss = sampled_softmax(scores[target : target + 1], negative, math.log(2 / 4))
+        mean += (loss + scores[target]).exp().item() / 12
+    assert all(a != b and {a, b} <= {1, 2, 3, 4} for a, b in seen)
+    assert mean == pytest.approx(scores[1:].exp().sum().item(), rel=1e-5)
 
 
 def test_the_exponent_by_hand() -> None:

@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import N_ITEMS, Row, Tiny, fitted, new_trainer, scores, timed_rows
+from conftest import (
+    N_ITEMS,
+    Row,
+    Tiny,
+    fitted,
+    loss_and_gradients,
+    new_trainer,
+    scores,
+    timed_rows,
+)
 from recbole.data.interaction import Interaction
 from torch.nn import functional as F
 
@@ -216,6 +225,36 @@ def test_it_learns_from_content_alone(tiny: Tiny) -> None:
     given |= {"hidden_dropout_prob": 0.1, "attn_dropout_prob": 0.1, "learning_rate": 0.01}
     trainer, loaded = fitted(tiny.make_config("SASRecContent", **given))
     assert trainer.evaluate(loaded.test)["hit@5"] > 0.7
+
+
+@pytest.mark.parametrize("softmax_items", ["all", "trained"])
+@pytest.mark.parametrize("use_ids", [True, False])
+def test_a_sample_of_all_items_is_the_whole_softmax(
+    tiny: Tiny, use_ids: bool, softmax_items: str
+) -> None:
+    model, loaded = build(tiny, use_ids=use_ids, softmax_items=softmax_items)
+    items = loaded.dataset.training_sequences()[0].unique()
+    batch = batch_of([int(items[0]), int(items[3])], [int(items[1])], [int(items[2])] * 3)
+    batch.interaction["item_id"] = items[:3]
+    assert model.softmax_samples == 0  # 30 items are few
+    whole, expected = loss_and_gradients(model.calculate_loss(batch), model)
+    model.softmax_samples = model.n_items
+    sampled, found = loss_and_gradients(model._sampled_loss(batch), model)
+    assert sampled == pytest.approx(whole, rel=1e-5)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
+
+
+def test_a_sample_reads_the_vectors_of_its_own_items_alone(tiny: Tiny) -> None:
+    model, _ = build(tiny, use_ids=True, softmax_samples=5)
+    read: list[int] = []
+    model.adapter.register_forward_pre_hook(lambda _, given: read.append(len(given[0])))
+    loss, gradients = loss_and_gradients(model.calculate_loss(BATCH), model)
+    in_batch = {0, *BATCH["item_id_list"].flatten().tolist(), *BATCH["item_id"].tolist()}
+    assert len(in_batch) <= read[0] <= len(in_batch) + 5
+    assert np.isfinite(loss)
+    rows = gradients["item_embedding.weight"].abs().sum(dim=1)
+    assert len(rows.nonzero()) <= read[0] < model.n_items
 
 
 @pytest.mark.parametrize("use_ids", [True, False])

@@ -49,6 +49,15 @@ class NegativeSampler(nn.Module):
         return drawn.clamp(max=len(self.cumulative) - 1)
 
 
+def draw_items(pool: Tensor, n_items: int) -> Tensor:
+    """Draw items [S] of a pool [P] without replacement, for all rows of a batch.
+
+    Each is drawn with probability S / P, whose logarithm is the `log_expected` of
+    `sampled_softmax`.
+    """
+    return pool[torch.randperm(len(pool), device=pool.device)[:n_items]]
+
+
 def scores_of_drawn(hidden: Tensor, table: Tensor, drawn: Tensor) -> Tensor:
     """Score drawn items: the dot products of each row with its own items. [B, S]
 
@@ -109,7 +118,7 @@ class _DrawnScores(torch.autograd.Function):
 
 
 def sampled_softmax(
-    positive: Tensor, negative: Tensor, log_expected: Tensor | None = None
+    positive: Tensor, negative: Tensor, log_expected: Tensor | float | None = None
 ) -> Tensor:
     """Return the mean over rows of -log(e^p / (e^p + sum_j e^(n_j) / E_j)).
 
@@ -120,7 +129,7 @@ def sampled_softmax(
     Args:
         positive: [B], scores of the targets.
         negative: [B, S], scores of the negatives; -inf for those that do not count.
-        log_expected: [B, S], log E_j; None for no correction.
+        log_expected: [B, S], log E_j, or one number for all; None for no correction.
     """
     positive, negative = positive.float(), negative.float()
     if log_expected is not None:

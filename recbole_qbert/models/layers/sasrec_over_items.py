@@ -73,5 +73,8 @@ class SASRecOverItems(PredictsByRanking, SASRec):
         """Return directions of the rows over the temperature [B, D], and of the items [N, D]."""
         matrix = self.item_matrix()
         items, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        hidden = F.normalize(self.forward(items, lengths, matrix), dim=1)
-        return hidden / self.temperature, F.normalize(matrix, dim=1)
+        return self._directions(items, lengths, matrix), F.normalize(matrix, dim=1)
+
+    def _directions(self, items: Tensor, lengths: Tensor, matrix: Tensor) -> Tensor:
+        """Return directions of histories [B, L] over the temperature; see `forward`. [B, D]"""
+        return F.normalize(self.forward(items, lengths, matrix), dim=1) / self.temperature
