@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from recbole_qbert.commands.command import Command
-from recbole_qbert.common.errors import InputError, did_you_mean, preview
+from recbole_qbert.common.errors import InputError, did_you_mean, did_you_mean_path, preview
 from recbole_qbert.common.output import counted, new_console
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ def find_bundle(name: str, dataset: str | None = None) -> Path:
         runs = read_results(path)
     elif model and Path(file).is_file():
         runs = read_runs(name, dataset)
+    elif model and file.endswith(".jsonl"):
+        raise InputError(f"{file}: no such results file{did_you_mean_path(Path(file))}")
     else:
         return folder_of_bundle(path)
     fitting = [run for run in runs if dataset in (None, run.dataset)]

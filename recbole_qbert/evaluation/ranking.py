@@ -32,6 +32,7 @@ RANKS_FILE = "test_ranks.npz"  # in a run's folder
 LIST_LENGTH = 10  # best items stored per test row
 SCORES_AT_ONCE = 1 << 27  # 512 MiB: rows of a batch are scored in parts if it has more scores
 Pairs = tuple[Tensor, Tensor]  # row numbers and item IDs
+Fill = Callable[[Any, Tensor, Pairs], Tensor]  # of a batch, its scores [B, N] and its seen items
 
 # With one relevant item, recall equals hit, and average precision and MRR are 1 / rank.
 METRICS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
@@ -182,6 +183,7 @@ def rank_targets(
     score: Callable[[Any], Tensor] | None = None,
     by_codes: Callable[..., tuple[Tensor, ...]] | None = None,
     groups: Tensor | None = None,
+    fill: Fill | None = None,
 ) -> Ranks:
     """Rank the target of every row of a full-sort loader.
 
@@ -200,13 +202,14 @@ def rank_targets(
             `top_k`; see `indexed_ranks.ranks_by_codes`.
         groups: group of each item [N], 0 for padding; each group is then also ranked by its best
             item (`Ranks.credited`).
+        fill: replacement for the model's `fill_candidates`.
 
     Raises:
         InputError: the scores of a row are all infinite or NaN.
     """
     model.eval()
     score = score or model.full_sort_predict
-    fill = getattr(model, "fill_candidates", None)
+    fill = fill or getattr(model, "fill_candidates", None)
     process, n_processes = world()
     # Each part is [3, B], the fields of `Ranks`, or with lists [5 + 2 * top_k, B], followed by
     # the fields of `Lists`. With groups, their ranks are the last row. Batches of other processes
@@ -255,7 +258,7 @@ def _group_ranks(scores: Tensor, targets: Tensor, groups: Tensor) -> Tensor:
 
 def _ranks_by_scores(
     score: Callable[[Any], Tensor],
-    fill: Callable[[Any, Tensor, Pairs], Tensor] | None,
+    fill: Fill | None,
     interaction: Any,
     targets: Tensor,
     seen: Pairs,

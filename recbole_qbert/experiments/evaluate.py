@@ -23,11 +23,11 @@ from recbole_qbert.common.ragged import compacted
 from recbole_qbert.data.codec import quote
 from recbole_qbert.data.loading import StrictDataset
 from recbole_qbert.evaluation.indexed_ranks import ranks_by_codes
-from recbole_qbert.evaluation.ranking import metric_names, rank_targets, summarize
+from recbole_qbert.evaluation.ranking import Fill, Pairs, metric_names, rank_targets, summarize
 from recbole_qbert.experiments.splits import Splits, load_dataset, split_dataset
 from recbole_qbert.registry import model_entry
 from recbole_qbert.serving.recommender import Recommender
-from recbole_qbert.serving.scoring import scores_of
+from recbole_qbert.serving.scoring import batch_of, scores_of
 from recbole_qbert.speedups.trimmed_forward import trimmed_scores
 from recbole_qbert.training.checkpoint import config_from_json, config_to_json
 
@@ -64,7 +64,7 @@ def evaluate(
         InputError: the data cannot be read, or no item of the data set is known to the bundle.
     """
     splits, config = splits_of(recommender, dataset, data_path, batch_size)
-    score, by_codes, notes = _scores(recommender, splits.dataset)
+    score, by_codes, fill, notes = _scores(recommender, splits.dataset)
 
     def metrics_of(split: Any) -> dict[str, float]:
         bar = {"total": len(split), "desc": "Evaluate", "unit": "step", "leave": False}
@@ -75,6 +75,7 @@ def evaluate(
             lambda batches: Progress(batches, disable=not progress, **bar),
             score=score,
             by_codes=by_codes,
+            fill=fill,
         )
         return summarize(ranks, config["metrics"], config["topk"])
 
@@ -113,8 +114,16 @@ def _interactions_of(dataset: type) -> type:
 
 def _scores(
     recommender: Recommender, dataset: Any
-) -> tuple[Callable[[Interaction], Tensor], Callable[..., tuple[Tensor, ...]] | None, list[str]]:
-    """Return a function that scores the items of a data set [B, N], `ranks_by_codes`, and remarks.
+) -> tuple[
+    Callable[[Interaction], Tensor],
+    Callable[..., tuple[Tensor, ...]] | None,
+    Fill | None,
+    list[str],
+]:
+    """Return what `rank_targets` needs for a data set, and remarks.
+
+    These are a function that scores its items [B, N], `ranks_by_codes`, and a replacement for the
+    model's `fill_candidates`.
 
     Items that the bundle does not know are left out of the last L items of a history, and have the
     score -inf. If no item is left, all scores are 0, so that every item ties with the target.
@@ -122,7 +131,7 @@ def _scores(
     model, config = recommender.model, recommender.config
     tokens = [str(token) for token in dataset.field2id_token[dataset.iid_field][1:]]
     if tokens == recommender.tokens:
-        return trimmed_scores(model, config), ranks_by_codes(model), []
+        return trimmed_scores(model, config), ranks_by_codes(model), None, []
     ids, lost = recommender.ids_of(pa.array(tokens, pa.string()))
     if len(lost) == len(tokens):
         raise InputError(
@@ -131,13 +140,39 @@ def _scores(
         )
     own = torch.cat([torch.zeros(1, dtype=torch.long), torch.from_numpy(ids).long()])  # [N]
 
-    def score(interaction: Interaction) -> Tensor:
+    on_device = own.to(config["device"])
+
+    def histories(interaction: Interaction) -> tuple[Tensor, Tensor, Tensor]:
+        """Return items and lengths in the bundle's numbers, and which rows have none."""
         items, lengths = compacted(own[interaction[model.ITEM_SEQ].cpu()])
         empty = lengths == 0
         items[empty, 0], lengths[empty] = 1, 1
-        scores = scores_of(model, config, items, lengths)[:, own.to(config["device"])]
+        return items, lengths, empty
+
+    def score(interaction: Interaction) -> Tensor:
+        items, lengths, empty = histories(interaction)
+        scores = scores_of(model, config, items, lengths)[:, on_device]
         scores[empty.to(scores.device)] = 0.0
-        return scores.masked_fill_((own == 0).to(scores.device), -torch.inf)
+        return scores.masked_fill_(on_device == 0, -torch.inf)
+
+    def fill(interaction: Interaction, scores: Tensor, seen: Pairs) -> Tensor:
+        """Translate a batch for `fill_candidates`; items that are not ranked count as seen."""
+        items, lengths, _ = histories(interaction)
+        batch = batch_of(model, config, items, lengths)
+        wide = scores.new_full((len(scores), model.n_items), -torch.inf)
+        wide[:, on_device] = scores
+        wide[:, 0] = -torch.inf
+        absent = torch.ones(model.n_items, dtype=torch.bool, device=scores.device)
+        absent[on_device], absent[0] = False, False
+        others = absent.nonzero().squeeze(1)
+        known = on_device[seen[1]] > 0
+        rows = torch.arange(len(scores), device=scores.device).repeat_interleave(len(others))
+        hidden = (
+            torch.cat([seen[0][known], rows]),
+            torch.cat([on_device[seen[1][known]], others.repeat(len(scores))]),
+        )
+        found: Tensor = model.fill_candidates(batch, wide, hidden)[:, on_device]
+        return found.masked_fill(on_device == 0, -torch.inf)
 
     others = len(recommender.tokens) - (len(tokens) - len(lost))
     notes = []
@@ -150,4 +185,4 @@ def _scores(
     if others:
         are = counted(others, "item of the bundle is", "items of the bundle are")
         notes.append(f"{are} not in the data set and not ranked")
-    return score, None, notes
+    return score, None, fill if hasattr(model, "fill_candidates") else None, notes

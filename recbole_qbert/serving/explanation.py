@@ -5,6 +5,7 @@ Shapes: S items of a history, D distinct ones, Q explained items, K levels, N it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -30,7 +31,7 @@ class Removal(NamedTuple):
     """Change of the score if an item is taken out of the history."""
 
     item: str
-    drop: float  # score with the item minus score without it
+    drop: float  # score with the item minus score without it; inf: not found without it
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,13 @@ class Explanation:
     removals: tuple[Removal, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """Return the explanation as objects of JSON."""
+        """Return the explanation as objects of JSON, which has no infinite numbers."""
+        removals = [each._asdict() for each in self.removals]
+        for each in removals:
+            each["drop"] = each["drop"] if math.isfinite(each["drop"]) else None
         return asdict(self) | {
             "shared_codes": [each._asdict() for each in self.shared_codes],
-            "removals": [each._asdict() for each in self.removals],
+            "removals": removals,
         }
 
     def lines(self, titles: Mapping[str, str]) -> list[str]:
@@ -68,10 +72,11 @@ class Explanation:
             f"shares {shared.code} with {', '.join(map(named, shared.items))}"
             for shared in self.shared_codes
         ]
-        found += [
-            f"without {named(removal.item)} the score falls by {removal.drop:.4f}"
-            for removal in self.removals
-        ]
+        for item, drop in self.removals:
+            effect = f"the score falls by {drop:.4f}"
+            if drop == math.inf:  # of a search
+                effect = "the model does not find the item"
+            found.append(f"without {named(item)} {effect}")
         return found or ["no shared code, and no removal of an item lowers its score"]
 
 

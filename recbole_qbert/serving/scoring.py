@@ -50,7 +50,7 @@ def scores_of(
         lengths: [B].
         targets: [B], values of the target field, which must not affect the scores; default: item 1.
     """
-    batch = _batch(model, config, items, lengths, targets)
+    batch = batch_of(model, config, items, lengths, targets)
     scores: Tensor = trimmed_scores(model, config)(batch)
     return scores.view(len(items), -1).float().clone()
 
@@ -93,9 +93,10 @@ def top_k(
     return TopK(found.cpu().numpy(), values.cpu().numpy())
 
 
-def _batch(
+def batch_of(
     model: Any, config: Config, items: Tensor, lengths: Tensor, targets: Tensor | None = None
 ) -> Interaction:
+    """Return the batch that a model scores; see `scores_of`."""
     targets = torch.ones_like(lengths) if targets is None else targets
     fields = {model.ITEM_SEQ: items, model.ITEM_SEQ_LEN: lengths, model.POS_ITEM_ID: targets}
     return Interaction(fields).to(config["device"])
@@ -111,7 +112,7 @@ def _top_k_by_codes(
     index: ItemIndex,
 ) -> TopK:
     """Rank as `top_k`, without a score for every item; `seen` are row numbers and items."""
-    queries, hidden = model.queries(_batch(model, config, *batch))
+    queries, hidden = model.queries(batch_of(model, config, *batch))
     rows, places = hidden.nonzero(as_tuple=True)
     items = hidden[rows, places]
     if seen is not None:

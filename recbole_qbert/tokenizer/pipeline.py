@@ -289,7 +289,11 @@ def _stage2(
     method = settings["quantizer"]
     chosen = present if fit_on is None else present & fit_on
     if not chosen.any():
-        raise InputError(f"streams: {name}: no item has a vector; remove {name} from streams")
+        reason, remedy = "no item has a vector", f"remove {name} from streams"
+        if name == IDENTITY:
+            reason = "no two items occur together in a user's training interactions"
+            remedy = "give more interactions, or other streams, such as --streams=content"
+        raise InputError(f"streams: {name}: {reason}; {remedy}")
     having = vectors if chosen.all() else vectors[chosen]
     n_levels, size = stream_sizes(settings, len(vectors), having)
     may_lack = settings["n_levels"] == AUTO and not isinstance(size, list)

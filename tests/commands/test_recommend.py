@@ -226,7 +226,9 @@ def test_a_table_without_a_usable_row(
     assert not Path("o.tsv").exists()
 
 
-@pytest.mark.parametrize("name", ["no", "no.jsonl", "saved/results.jsonl:GRU4Rec", "toy"])
+@pytest.mark.parametrize(
+    "name", ["no", "no.jsonl", "no.jsonl:SASRec", "saved/results.jsonl:GRU4Rec", "toy"]
+)
 def test_what_is_no_bundle(
     tiny: Tiny, run: RunResult, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -309,6 +311,27 @@ def test_evaluate_on_items_in_another_order(tiny: Tiny, run: RunResult) -> None:
     found = evaluate(recommender, "other", tiny.root)
     assert found.test == pytest.approx(run.test) and found.valid == pytest.approx(run.valid)
     assert found.notes == []
+
+
+@pytest.mark.parametrize("left_out", [(), ("i3", "i7")])
+def test_evaluate_a_search_on_items_in_another_order(tiny: Tiny, left_out: tuple[str, ...]) -> None:
+    """Few beams, so that lists are filled up: the ranks are those of the bundle's own numbers."""
+    given = tiny.settings("TIGER", epochs=1, beam_size=5, topk=[5], valid_metric="NDCG@5")
+    (result,) = run_models(["TIGER"], "toy", settings=given)
+    recommender = Recommender.load(result.bundle)
+    rows = [row for row in tiny.rows if row[1] not in left_out]
+    found = []
+    for name, order in (("same", 1), ("other", -1)):
+        (tiny.root / name).mkdir()
+        tiny.write_inter(sorted(rows, key=lambda row: row[::order]), name)
+        found.append(evaluate(recommender, name, tiny.root))
+    assert found[0].test == pytest.approx(found[1].test)
+    assert found[0].valid == pytest.approx(found[1].valid)
+    if not left_out:
+        assert found[0].test == pytest.approx(result.test)
+    n_out = len(left_out)
+    notes = [f"{n_out} items of the bundle are not in the data set and not ranked"] * bool(n_out)
+    assert found[1].notes == notes
 
 
 def test_evaluate_on_items_that_the_bundle_does_not_know(tiny: Tiny, run: RunResult) -> None:

@@ -173,6 +173,21 @@ def test_a_row_with_fewer_seeds(tiny: Tiny) -> None:
     assert found == [("QBERT4Rec", 3), ("QBERT4Rec", 1), ("SASRec", 1)]
 
 
+def test_a_row_whose_seeds_are_all_left_out(tiny: Tiny) -> None:
+    rows = [{"name": "few", "model": "QBERT4Rec", "seeds": [7]}, "SASRec"]
+    with pytest.raises(InputError, match=r"models: few: seeds: \[7\] are none of .* \[1, 2\]"):
+        plan_of(tiny, models=rows, reference="few", seeds=[1, 2])
+    with pytest.raises(InputError, match=r"none of the benchmark's \[2\]"):
+        plan_of(tiny, {"seeds": "2"}, models=rows, reference="few", seeds=[2, 7])
+
+
+def test_names_of_data_sets_may_be_numbers(tiny: Tiny) -> None:
+    (tiny.root / "2018").mkdir()
+    tiny.write_inter(tiny.rows, "2018")
+    plan = plan_of(tiny, {"datasets": "2018"}, models=["SASRec"], reference="SASRec")
+    assert plan.datasets == ["2018"] and len(planned_runs(plan)) == len(plan.seeds)
+
+
 def test_a_pretrained_row_stands_beside_itself_from_scratch(tiny: Tiny) -> None:
     settings = {**SETTINGS, "epochs": 1, "data_path": ".", "checkpoint_dir": "first"}
     (run,) = run_models(["QBERT4Rec"], "toy", (), settings)

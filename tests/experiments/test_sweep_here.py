@@ -333,3 +333,20 @@ def test_two_drivers_do_not_share_a_folder(tiny: Tiny, monkeypatch: pytest.Monke
     plan = toy_plan(tiny)
     with exclusive(plan.folder / "lock"), pytest.raises(InputError, match="another process"):
         sweep(plan, Console(quiet=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": "TIGER", "settings": {**SETTINGS, "beam_size": 5}}, "beam_size: 5 beams cannot"),
+        ({"model": "SASRecContent"}, "item_vectors: SASRecContent needs at least one table"),
+    ],
+)
+def test_what_no_trial_can_do_is_said_before_ray_starts(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], said: str
+) -> None:
+    monkeypatch.setattr(sweep_module, "_open_experiment", None)
+    plan = toy_plan(tiny, **{"space": {"learning_rate": {"loguniform": [1e-4, 1e-2]}}, **changes})
+    with pytest.raises(InputError, match=said):
+        sweep(plan, Console(quiet=True))
+    assert not plan.folder.exists()

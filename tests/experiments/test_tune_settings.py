@@ -75,7 +75,7 @@ FAULTS: dict[str, tuple[dict[str, Any], list[str], str]] = {
     "baseline": ({"baseline": 1}, [], "baseline: 1 is not True or False"),
     "scheduler": ({"scheduler": "pbt"}, [], "scheduler: 'pbt' is none of none, asha"),
     "reduction": ({"reduction": 1}, [], "reduction: 1 is not a number in (1, 1000]"),
-    "grace": ({"grace": 5}, [], "grace: 5 is more than the 4 evaluations"),
+    "grace": ({"grace": 5}, [], "grace: 5 is more than the 4 evaluations of a trial; decrease"),
     "grace in evaluations": ({"grace": 3}, ["--eval_step=2"], "more than the 2 evaluations"),
     "no evaluation": ({}, ["--eval_step=9"], "eval_step: 9 epochs between evaluations"),
     "GPUs": ({"gpus_per_trial": 2}, [], "gpus_per_trial: 2 is not a number in [0, 1]"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from test_bundle import bundled
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.semid import write_semantic_ids
+from recbole_qbert.serving.explanation import Explanation, Removal
 from recbole_qbert.serving.recommender import Recommender
 
 
@@ -100,6 +102,16 @@ def test_text_and_json(tiny: Tiny) -> None:
     assert len(lines) == max(1, len(found.shared_codes) + len(found.removals))
     (found,) = recommender.explain(["i3"], ["i2"])  # no history is left without its only item
     assert found.removals == ()
+
+
+def test_an_item_that_a_search_does_not_find_without_another() -> None:
+    found = Explanation("i2", "", -1.0, (), (Removal("i3", math.inf), Removal("i9", 0.5)))
+    assert found.lines({"i3": "Thing 3"}) == [
+        "without Thing 3 the model does not find the item",
+        "without i9 the score falls by 0.5000",
+    ]
+    content = json.loads(json.dumps(found.as_json(), allow_nan=False))
+    assert [each["drop"] for each in content["removals"]] == [None, 0.5]
 
 
 def test_what_cannot_be_explained(tiny: Tiny) -> None:

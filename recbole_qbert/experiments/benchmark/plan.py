@@ -198,7 +198,8 @@ def read_plan(path: str | Path, flags: Mapping[str, str]) -> BenchmarkPlan:
     content = load_yaml(path, "benchmark")
     content = {key: value for key, value in content.items() if value is not None}
     _check_known(content, KEYS, source)
-    given = {key: parse_value(value) for key, value in flags.items()}
+    texts = ("dataset", "datasets", "reference")  # also where they look like numbers
+    given = {key: v if key in texts else parse_value(v) for key, v in flags.items()}
     if "dataset" in given:
         given.setdefault("datasets", given.pop("dataset"))
     # Flags may select some rows and data sets; the file may hold settings of the others.
@@ -212,7 +213,7 @@ def read_plan(path: str | Path, flags: Mapping[str, str]) -> BenchmarkPlan:
         stated = content.get(stage, {})
         content[stage] = {**stated, **own} if isinstance(stated, Mapping) else stated
     for key in LISTS:
-        content[key] = _as_list(content.get(key))
+        content[key] = (_names if key == "datasets" else _as_list)(content.get(key))
         if len({str(value) for value in content[key]}) < len(content[key]):
             raise InputError(f"{source}: {key}: {content[key]} has duplicates; give each once")
     with error_context(source):
@@ -224,6 +225,7 @@ def read_plan(path: str | Path, flags: Mapping[str, str]) -> BenchmarkPlan:
         named[entry] if isinstance(entry, str) and entry in named else _row(entry, source)
         for entry in content["models"]
     ]
+    _check_seeds(model_rows, content["seeds"], source)
     if content.get("controls", True):
         there = {row.model for row in model_rows}
         controls = [ModelRow(name, name, budget=budget) for name, budget in CONTROLS.items()]
@@ -339,6 +341,22 @@ def _as_list(value: Any) -> Any:
     if isinstance(value, str):
         return [parse_value(word) for word in split_files(value)]
     return [value] if isinstance(value, int) else value or []
+
+
+def _names(value: Any) -> Any:
+    """Make a list as `_as_list`, of texts even where they look like numbers."""
+    plain = isinstance(value, str) and not value.startswith("[")
+    return split_files(value) if plain else _as_list(parse_value(value))
+
+
+def _check_seeds(model_rows: Iterable[ModelRow], seeds: Collection[int], source: str) -> None:
+    """Refuse a row whose own seeds are none of the benchmark's, since it would have no run."""
+    for row in model_rows:
+        if row.seeds and not {*row.seeds} & {*seeds}:
+            raise InputError(
+                f"{source}: models: {row.name}: seeds: {[*row.seeds]} are none of the benchmark's "
+                f"{[*seeds]}; add one, or leave the row out with --models"
+            )
 
 
 def _flat(settings: Settings) -> Settings:

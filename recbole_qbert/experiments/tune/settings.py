@@ -14,6 +14,7 @@ from recbole.config import Config
 
 from recbole_qbert.common.errors import InputError, did_you_mean, error_context
 from recbole_qbert.common.files import atomic_write
+from recbole_qbert.common.output import counted
 from recbole_qbert.common.yaml_files import load_yaml, parse_value, split_files
 from recbole_qbert.config.build import (
     build_config,
@@ -131,7 +132,9 @@ def read_request(file: str | Path, given: Mapping[str, Any]) -> SweepRequest:
     for key, value in given.items():
         if key in ("space", "settings"):
             raise InputError(f"command line: --{key}: give it in the file")
-        (content if key in known else fixed)[key] = parse_value(value)
+        # A name is text, also if it looks like a number.
+        parsed = value if key in ("model", "dataset") else parse_value(value)
+        (content if key in known else fixed)[key] = parsed
     if isinstance(files := content.get("config_files"), str):
         content["config_files"] = split_files(files)
     for key in ("model", "dataset"):
@@ -174,7 +177,10 @@ def make_plan(request: SweepRequest) -> SweepPlan:
     step = eval_step(epochs) if step == AUTO else step
     n_evaluations = epochs // step
     if request.scheduler == "asha" and request.grace > n_evaluations:
-        raise InputError(f"grace: {request.grace} is more than the {n_evaluations} evaluations")
+        raise InputError(
+            f"grace: {request.grace} is more than the {counted(n_evaluations, 'evaluation')} of a "
+            "trial; decrease grace, or increase max_epochs"
+        )
     baseline = None
     if request.baseline:
         baseline = {key: configured_value(key, configured.final_config_dict) for key in space}

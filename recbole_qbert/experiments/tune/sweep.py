@@ -26,7 +26,7 @@ from recbole_qbert.config.build import build_config
 from recbole_qbert.evaluation.printing import print_tables
 from recbole_qbert.evaluation.results import RunResult, metric_title
 from recbole_qbert.experiments.benchmark.outputs import print_table
-from recbole_qbert.experiments.run import prepare, publish
+from recbole_qbert.experiments.run import check_files, prepare, publish
 from recbole_qbert.experiments.splits import data_counts, load_splits
 from recbole_qbert.experiments.tune.report import (
     TRIALS_CSV,
@@ -50,6 +50,7 @@ from recbole_qbert.experiments.tune.trial_log import (
     TrialLog,
     trial_folder,
 )
+from recbole_qbert.registry import build_model
 from recbole_qbert.training.inputs import check_inputs
 from recbole_qbert.training.run_identity import LOCK, finished_run, run_folder
 
@@ -96,7 +97,10 @@ def sweep(plan: SweepPlan, console: Console, resume: bool = False) -> RunResult:
             for digests in (there.get("data_sha256", {}), hashes)
         )
         check_inputs(plan.folder, before, now, "give another --name")
-    counts = data_counts(*load_splits(plan.configured))
+    check_files(plan.configured)
+    splits = load_splits(plan.configured)
+    build_model(plan.configured, splits.train._dataset)  # to find errors before Ray starts
+    counts = data_counts(*splits)
     console.print("  " + ", ".join(f"{key} {value:,}" for key, value in counts.items()))
     # Wait briefly: the trials of a driver that was killed may need a moment to end.
     with exclusive(plan.folder / LOCK, wait_s=10.0):
