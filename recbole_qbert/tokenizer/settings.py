@@ -136,7 +136,11 @@ def _check_combinations(settings: Mapping[str, Any]) -> None:
     modalities, streams = settings["modalities"], settings["streams"]
     known = [*modalities, FUSED, IDENTITY, BBQ, CONTENT]
     for stream in streams:
-        one_of("streams", stream, known)
+        if stream not in known:
+            raise InputError(
+                f"streams: {stream!r} is none of {', '.join(known)}{did_you_mean(stream, known)}; "
+                "name the modality of another table in modalities, too"
+            )
     for key, names in (("modalities", modalities), ("streams", streams)):
         if not names or len(set(names)) < len(names):
             raise InputError(f"{key}: {names!r}; give at least one name, and each name once")
