@@ -252,17 +252,21 @@ def exclusive(path: str | Path, wait_s: float = 60.0) -> Iterator[None]:
 def exclusive_folder(folder: Path) -> Iterator[None]:
     """Create a folder and hold a lock in it during the block.
 
-    At the end, a folder that holds nothing but the lock is removed.
+    At the end, a folder that holds nothing but the lock is removed, with parents made for it.
 
     Raises:
         InputError: another process holds the lock.
     """
+    made = [parent for parent in folder.parents if not parent.exists()]
     with exclusive(folder / _LOCK, wait_s=0):
         try:
             yield
         finally:
             if folder.is_dir() and [path.name for path in folder.iterdir()] == [_LOCK]:
                 shutil.rmtree(folder, ignore_errors=True)
+                with contextlib.suppress(OSError):  # one that is used by now
+                    for parent in made:
+                        parent.rmdir()
 
 
 _LOCK = "lock"

@@ -125,11 +125,12 @@ def read_results(path: str | Path) -> list[RunResult]:
     """
     try:
         with open(path, encoding="utf-8") as handle, held(handle):
-            lines = handle.read().removesuffix("\n").split("\n")  # texts may hold other line ends
+            text = handle.read()
     except FileNotFoundError:
         raise InputError(f"{path}: no such results file{did_you_mean_path(path)}") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: not a results file; give results.jsonl") from None
+    lines = text.removesuffix("\n").split("\n") if text else []  # texts may hold other line ends
     results = []
     for number, line in enumerate(lines, start=1):
         if number == 1 and not line.startswith("{"):

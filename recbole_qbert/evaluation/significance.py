@@ -62,7 +62,8 @@ def split_name(name: str) -> tuple[str, str]:
     """Split `results.jsonl:MODEL` at the colon after the name of a file; titles may hold colons."""
     colons = [place for place, letter in enumerate(name) if letter == ":"]
     files = [place for place in colons if Path(name[:place]).is_file()]
-    place = (files or colons or [len(name)])[0 if files else -1]
+    by_name = [place for place in colons if name[:place].endswith(".jsonl")]
+    place = (files or by_name or colons[-1:] or [len(name)])[0]
     return name[:place], name[place + 1 :]
 
 

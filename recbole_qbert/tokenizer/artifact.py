@@ -94,6 +94,7 @@ class Tokenizer:
 
     def save(self) -> None:
         """Write the IDs and the manifest; `tokenize` has already written the stages."""
+        (self.folder / MANIFEST).unlink(missing_ok=True)  # of an earlier tokenizer, with other IDs
         self.save_ids()
         content = {
             "format": FORMAT,

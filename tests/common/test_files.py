@@ -143,6 +143,9 @@ def test_a_locked_folder_that_stays_empty_is_removed(tmp_path: Path) -> None:
     with exclusive_folder(folder):
         assert files_below(tmp_path) == ["x", "x/lock"]
     assert files_below(tmp_path) == []
+    with exclusive_folder(tmp_path / "a" / "b" / "c"):
+        assert (tmp_path / "a" / "b" / "c" / "lock").is_file()
+    assert files_below(tmp_path) == []
     with pytest.raises(KeyboardInterrupt), exclusive_folder(folder):
         raise KeyboardInterrupt
     assert files_below(tmp_path) == []

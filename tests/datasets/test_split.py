@@ -210,7 +210,8 @@ def test_without_times_the_leakage_is_unknown(tmp_path: Path) -> None:
     read = read_sequences(path)
     assert read.times.tolist() == [0, 1, 2, 0, 1, 2]
     facts = leak(read, leave_one_out(read))
-    assert facts == {"test_targets_never_in_training": 1.0}  # d and c; u trains on a, c, v on b, a
+    # Targets d and c: u trains on a and c, v on b and a.
+    assert facts == {"test_targets_never_in_training": 0.5}
     assert explain(facts)[0].startswith("leakage is unknown: the timestamps are positions")
     with pytest.raises(InputError, match="are positions in the sequences, not times"):
         temporal(read, 1, 2)

@@ -170,7 +170,7 @@ def test_one_of_several_settings_is_chosen(runs: list[RunResult]) -> None:
 @pytest.mark.parametrize("folder", ["a", "a:b"])
 def test_a_title_may_hold_a_colon(tmp_path: Path, folder: str) -> None:
     run = add_run(tmp_path / folder, [1, 1, 3, 20], "QBERT4Rec", pretrained_on=["A"])
-    add_run(tmp_path / folder, [1, 1, 3, 20], "QBERT4Rec")
+    add_run(tmp_path / folder, [1, 1, 3, 20], "QBERT4Rec", seed=2)
     file, title = f"{tmp_path}/{folder}/results.jsonl", "QBERT4Rec (pretrained: A)"
     assert split_name(f"{file}:{title}") == (file, title)
     assert read_runs(f"{file}:{title}") == [run]
@@ -178,7 +178,8 @@ def test_a_title_may_hold_a_colon(tmp_path: Path, folder: str) -> None:
 
 def test_a_name_without_a_results_file(tmp_path: Path) -> None:
     missing = f"{tmp_path}/gone.jsonl"
-    assert split_name(f"{missing}:SASRec") == (missing, "SASRec")
+    for title in ("SASRec", "QBERT4Rec (pretrained: A)"):
+        assert split_name(f"{missing}:{title}") == (missing, title)
     assert split_name("SASRec") == ("SASRec", "")
     with pytest.raises(InputError, match=r"^.*/gone\.jsonl: no such results file"):
         read_runs(f"{missing}:SASRec")

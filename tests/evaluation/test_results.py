@@ -39,6 +39,13 @@ def test_without_zero(text: str, without: str) -> None:
     assert without_zero(text) == without
 
 
+def test_an_empty_file_has_no_runs(tmp_path: Path) -> None:
+    """As a full disk leaves it."""
+    path = tmp_path / "results.jsonl"
+    path.touch()
+    assert read_results(path) == []
+
+
 def test_line_ends_inside_a_setting(tmp_path: Path) -> None:
     """JSON leaves them as they are; Python's `splitlines` would end a line at each."""
     keys = {"note": "a\u2028b\u2029c\x85d"}

@@ -132,9 +132,8 @@ def test_a_table_that_the_data_set_has_no_more_is_not_read_again(tiny: Tiny) -> 
         kept.write_bytes((tiny.folder / path.name.replace("image", "text")).read_bytes())
         path.symlink_to(kept)
     domain, work = find_domain("toy", tiny.root), DatasetPaths("toy", tiny.root / "work")
-    settings = tokenize_settings(
-        (), IDS | {"modalities": ["text", "image"], "streams": ["content"]}
-    )
+    given = {"modalities": ["text", "image"], "streams": ["content"], "n_levels": 3}
+    settings = tokenize_settings((), IDS | given)
     for streams in (["text", "image"], ["text"]):
         make_ids(domain, work, settings, None)
         assert list(Tokenizer.load(work.folder / "tokenizer").quantizers) == streams
