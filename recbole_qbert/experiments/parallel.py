@@ -133,10 +133,7 @@ def _received(job: Job, process: Any, receiver: Any) -> Answer:
     if answer is not None:
         return answer
     if process.exitcode >= 0:
-        raise InputError(
-            f"{job.label}: its process ended with status {process.exitcode} and no result; repeat "
-            "the command to resume, with max_concurrent=1 to see its output"
-        )
+        raise RuntimeError(f"{job.label}: failed, see above")
     raise InputError(
         f"{job.label}: its process was killed by signal {-process.exitcode}, possibly because "
         "memory ran out; repeat the command to resume, with a smaller max_concurrent if necessary"

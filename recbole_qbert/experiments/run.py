@@ -213,11 +213,7 @@ def check_models(configs: Sequence[Config]) -> None:
 
 
 def check_model(config: Config) -> None:
-    """Read the data of a run and build its model; the config stays as it is.
-
-    Raises:
-        InputError: see `load_splits` and `build_model`.
-    """
+    """Read the data of a run and build its model, to find errors; the config stays as it is."""
     trial = copy.copy(config)  # reading the data replaces `auto` by numbers
     trial.final_config_dict = dict(config.final_config_dict)
     build_model(trial, load_splits(trial).train._dataset)

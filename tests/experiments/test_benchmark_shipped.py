@@ -45,7 +45,11 @@ def test_every_shipped_benchmark_builds_all_its_cells(tiny: Tiny, path: Path) ->
         shutil.copytree(tiny.folder, tiny.root / dataset)
         for file in (tiny.root / dataset).iterdir():
             file.rename(file.with_name(file.name.replace("toy", dataset, 1)))
-        for modality in ("text", "image"):  # item_vectors are paths from the current folder
+        for modality in (
+            "text",
+            "image",
+            "attributes",
+        ):  # item_vectors are paths from the current folder
             vectors = Path("dataset", dataset, f"{dataset}.{modality}.npz")
             vectors.parent.mkdir(parents=True, exist_ok=True)
             vectors.touch()
