@@ -338,7 +338,7 @@ def test_two_drivers_do_not_share_a_folder(tiny: Tiny, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model": "TIGER", "settings": {**SETTINGS, "beam_size": 5}}, "beam_size: 5 beams cannot"),
+        ({"model": "TIGER", "data_path": "bare"}, "toy.semid: no such file; TIGER reads it"),
         ({"model": "SASRecContent"}, "item_vectors: SASRecContent needs at least one table"),
     ],
 )
@@ -346,6 +346,8 @@ def test_what_no_trial_can_do_is_said_before_ray_starts(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], said: str
 ) -> None:
     monkeypatch.setattr(sweep_module, "_open_experiment", None)
+    (tiny.root / "bare" / "toy").mkdir(parents=True)
+    shutil.copy(tiny.folder / "toy.inter", tiny.root / "bare" / "toy")
     plan = toy_plan(tiny, **{"space": {"learning_rate": {"loguniform": [1e-4, 1e-2]}}, **changes})
     with pytest.raises(InputError, match=said):
         sweep(plan, Console(quiet=True))

@@ -50,7 +50,6 @@ from recbole_qbert.experiments.tune.trial_log import (
     TrialLog,
     trial_folder,
 )
-from recbole_qbert.registry import build_model
 from recbole_qbert.training.inputs import check_inputs
 from recbole_qbert.training.run_identity import LOCK, finished_run, run_folder
 
@@ -98,9 +97,7 @@ def sweep(plan: SweepPlan, console: Console, resume: bool = False) -> RunResult:
         )
         check_inputs(plan.folder, before, now, "give another --name")
     check_files(plan.configured)
-    splits = load_splits(plan.configured)
-    build_model(plan.configured, splits.train._dataset)  # to find errors before Ray starts
-    counts = data_counts(*splits)
+    counts = data_counts(*load_splits(plan.configured))
     console.print("  " + ", ".join(f"{key} {value:,}" for key, value in counts.items()))
     # Wait briefly: the trials of a driver that was killed may need a moment to end.
     with exclusive(plan.folder / LOCK, wait_s=10.0):
