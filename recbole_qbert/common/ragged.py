@@ -25,6 +25,22 @@ def rows_of_like_length(lengths: Tensor) -> list[Tensor]:
     return [rows for rows in order.split(counts) if len(rows)]
 
 
+def parts_by_length(items: Tensor, cut: bool) -> list[tuple[Tensor, Tensor]]:
+    """Split right-padded rows [B, L] by length, if `cut`; else all are one part.
+
+    Returns:
+        For each part its row numbers, and its items without the columns that are padding in all.
+    """
+    if not cut:
+        return [(torch.arange(len(items), device=items.device), items)]
+    columns = torch.arange(1, items.size(1) + 1, device=items.device)
+    widths = ((items != 0) * columns).amax(dim=1)
+    return [
+        (rows, items[rows, : max(1, int(widths[rows].max()))])
+        for rows in rows_of_like_length(widths)
+    ]
+
+
 def inverse_order(groups: list[Tensor]) -> Tensor:
     """Return the inverse of the permutation that concatenates the groups. [B]"""
     return torch.cat(groups).argsort()
@@ -109,11 +125,7 @@ def ends_of_prefixes(items: Tensor, lengths: Tensor, encode: Callable[[Tensor], 
         [B, D].
     """
     whole, place = merge_prefixes(items)
-    sizes = (whole != 0).sum(dim=1)
-    groups = [torch.arange(len(whole), device=items.device)]
-    if items.device.type == "cpu":
-        groups = rows_of_like_length(sizes)
-    parts = ((rows, whole[rows, : int(sizes[rows].max())]) for rows in groups)
+    parts = parts_by_length(whole, cut=items.device.type == "cpu")
     return by_parts(parts, place, lambda part, rows, own: encode(part)[rows, lengths[own] - 1])
 
 

@@ -52,7 +52,7 @@ from recbole_qbert.models.layers.first_stage import with_weights
 from recbole_qbert.models.layers.interest_transformer import InterestTransformer
 from recbole_qbert.models.layers.masking import valid_positions
 from recbole_qbert.models.layers.prediction import PredictsByRanking
-from recbole_qbert.models.layers.sampled_loss import draw_items, sampled_softmax
+from recbole_qbert.models.layers.sampled_loss import draw_items, loss_over_sample
 
 ABSENT = -1e4  # weight logit of a missing modality; finite in half precision too
 KMEANS_BATCH = 2048  # vectors per step of k-means; 1.1 C if that is more, as in the release
@@ -207,8 +207,7 @@ class MISSRec(PredictsByRanking, SequentialRecommender):
         drawn = draw_items(pool, self.softmax_samples)
         scores = self._scores(users, adapted, torch.cat([drawn, targets]))
         positive = scores[:, len(drawn) :].diagonal()
-        negative = scores[:, : len(drawn)].masked_fill(drawn == targets.unsqueeze(1), -torch.inf)
-        return sampled_softmax(positive, negative, math.log(len(drawn) / len(pool)))
+        return loss_over_sample(positive, scores[:, : len(drawn)], targets, drawn, len(pool))
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Score the whole catalog. [B, N]"""

@@ -22,7 +22,6 @@ Shapes: B rows, L positions, N items (row 0 is padding), C dimension of all tabl
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,7 +34,7 @@ from recbole_qbert.common.errors import InputError
 from recbole_qbert.models.layers.content import content_and_adapter
 from recbole_qbert.models.layers.first_stage import with_weights
 from recbole_qbert.models.layers.loss import linear_cross_entropy
-from recbole_qbert.models.layers.sampled_loss import draw_items, sampled_softmax
+from recbole_qbert.models.layers.sampled_loss import draw_items, loss_over_sample
 from recbole_qbert.models.layers.sasrec_over_items import SASRecOverItems
 from recbole_qbert.models.layers.trained_items import softmax_items
 
@@ -118,6 +117,4 @@ class SASRecContent(SASRecOverItems):
         hidden = self._directions(history.view_as(items), lengths, matrix)
         matrix = F.normalize(matrix, dim=1)
         positive = (hidden * matrix[own]).sum(dim=1)
-        negative = hidden @ matrix[others].T
-        negative = negative.masked_fill(drawn == targets.unsqueeze(1), -torch.inf)
-        return sampled_softmax(positive, negative, math.log(len(drawn) / len(pool)))
+        return loss_over_sample(positive, hidden @ matrix[others].T, targets, drawn, len(pool))

@@ -21,7 +21,7 @@ from recbole_qbert.common.errors import InputError, one_of
 from recbole_qbert.common.files import (
     atomic_write,
     check_writable,
-    exclusive,
+    exclusive_folder,
     read_json,
     write_json,
 )
@@ -115,7 +115,7 @@ def write_in_parts(
         InputError: another process writes the file, or the disk is full.
     """
     folder = path.with_name(f"{path.name}.parts")
-    with exclusive(folder / "lock", wait_s=0):
+    with exclusive_folder(folder):
         if not _is_of(folder, plan):
             (folder / _PLAN).unlink(missing_ok=True)  # first, since a kill may follow
             for old in folder.glob("part-*"):

@@ -37,7 +37,7 @@ from recbole_qbert.common.ragged import (
     by_parts,
     inverse_order,
     merge_prefixes,
-    rows_of_like_length,
+    parts_by_length,
 )
 from recbole_qbert.models.layers.loss import linear_cross_entropy
 from recbole_qbert.speedups.s3rec_pretraining import first_stage_loss, view_of
@@ -167,7 +167,7 @@ class TrimmedForward:
         if lengths is not None:
             return self._answer_for_rows(whole, place, lengths)
         found, order = [], []
-        for rows, part in self._parts(whole):
+        for rows, part in parts_by_length(whole, self.cut):
             answer = self.original(part, **named)
             found.append(F.pad(answer, (0, 0, 0, items.size(1) - part.size(1))))
             order.append(rows)
@@ -176,7 +176,7 @@ class TrimmedForward:
     def _answer_for_rows(self, whole: Tensor, place: Tensor, lengths: Tensor) -> Tensor:
         """Return the output at the end of every row [B, D]; see `merge_prefixes` for the rows."""
         return by_parts(
-            self._parts(whole),
+            parts_by_length(whole, self.cut),
             place,
             lambda part, rows, own: self._ends(part, lengths[own], rows),
         )
@@ -196,17 +196,6 @@ class TrimmedForward:
     def _sharing(self) -> bool:
         """Return whether outputs of prefixes are taken from longer rows now."""
         return bool(self.share and self.model.training)
-
-    def _parts(self, items: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Split rows by length: row numbers of each part, and its items without padding columns."""
-        if not self.cut:
-            return [(torch.arange(len(items), device=items.device), items)]
-        columns = torch.arange(1, items.size(1) + 1, device=items.device)
-        widths = ((items != 0) * columns).amax(dim=1)
-        return [
-            (rows, items[rows, : max(1, int(widths[rows].max()))])
-            for rows in rows_of_like_length(widths)
-        ]
 
 
 def apply_speedups(model: Any, config: Any) -> None:

@@ -5,6 +5,7 @@ Shapes: B rows, S negatives of each row, N items (0 is padding), D hidden.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -56,6 +57,22 @@ def draw_items(pool: Tensor, n_items: int) -> Tensor:
     `sampled_softmax`.
     """
     return pool[torch.randperm(len(pool), device=pool.device)[:n_items]]
+
+
+def loss_over_sample(
+    positive: Tensor, negative: Tensor, targets: Tensor, drawn: Tensor, n_pool: int
+) -> Tensor:
+    """Return the mean `sampled_softmax` of rows that share the items drawn by `draw_items`.
+
+    Args:
+        positive: [B], scores of the targets.
+        negative: [B, S], scores of the drawn items; a row's target does not count.
+        targets: int64 [B].
+        drawn: int64 [S].
+        n_pool: number P of items that were drawn from.
+    """
+    negative = negative.masked_fill(drawn == targets.unsqueeze(1), -math.inf)
+    return sampled_softmax(positive, negative, math.log(len(drawn) / n_pool))
 
 
 def scores_of_drawn(hidden: Tensor, table: Tensor, drawn: Tensor) -> Tensor:
