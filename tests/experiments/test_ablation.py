@@ -113,7 +113,8 @@ def test_modality_leaves_the_data_set_unchanged(
 ) -> None:
     add_embeddings(tiny)
     before = {path: path.read_bytes() for path in tiny.folder.iterdir() if path.is_file()}
-    assert main(command(tiny, "modality", "--seeds=1")) == 0
+    shared = "--ids.seed=2026"  # one file of IDs for all seeds, unlike the shipped file
+    assert main(command(tiny, "modality", "--seeds=1", shared)) == 0
     assert {p: p.read_bytes() for p in tiny.folder.iterdir() if p.is_file()} == before
     image, text, id_only, whole = results(tiny)
     assert id_only.model == "IDBERT4Rec"
@@ -128,15 +129,15 @@ def test_modality_leaves_the_data_set_unchanged(
     assert levels == [2, 2, 6]
 
     # Repeated, nothing is made again; a second seed reads the same IDs.
-    assert main(command(tiny, "modality", "--seeds=1")) == 0
-    assert main(command(tiny, "modality", "--seeds=1,2", "--models=text", "--reference=text")) == 0
+    assert main(command(tiny, "modality", "--seeds=1", shared)) == 0
+    flags = ("--models=text", "--reference=text")
+    assert main(command(tiny, "modality", "--seeds=1,2", *flags, shared)) == 0
     *_, last = results(tiny)
     assert len(results(tiny)) == 5 and last.seed == 2
     assert last.config["keys"]["semantic_id_file"] == text.config["keys"]["semantic_id_file"]
 
-    # With `ids.seed: run`, each seed reads IDs that were made with it.
-    flags = ("--seeds=3,4", "--models=text", "--reference=text", "--ids.seed=run")
-    assert main(command(tiny, "modality", *flags)) == 0
+    # With `ids.seed: run`, as shipped, each seed reads IDs that were made with it.
+    assert main(command(tiny, "modality", "--seeds=3,4", *flags)) == 0
     for run, seed in zip(results(tiny)[5:], (3, 4), strict=True):
         file = Path(run.config["keys"]["semantic_id_file"])
         source = json.loads(Path(f"{file}.json").read_text(encoding="utf-8"))["source"]
@@ -144,17 +145,17 @@ def test_modality_leaves_the_data_set_unchanged(
 
     # Other vectors change the IDs, so the run that read the old ones is refused.
     add_embeddings(tiny, seed=3)
-    assert main(command(tiny, "modality", "--seeds=1", "--models=text")) == 2
+    assert main(command(tiny, "modality", "--seeds=1", *flags, shared)) == 2
     message = capsys.readouterr().err
     assert (
         f"{text.folder}: toy.semid, toy.semid.json changed since this run; add --retra" in message
     )
-    assert main(command(tiny, "modality", "--seeds=1", "--models=text", "--retrain=True")) == 0
+    assert main(command(tiny, "modality", "--seeds=1", *flags, shared, "--retrain=True")) == 0
 
 
 def test_fusion(tiny: Tiny) -> None:
     add_embeddings(tiny)
-    assert main(command(tiny, "fusion")) == 0
+    assert main(command(tiny, "fusion", "--seeds=1")) == 0
     fixed, dynamic = results(tiny)
     assert differing([fixed, dynamic]) == {"semantic_id_file", "checkpoint_dir"}
     for run, gate in ((fixed, "fixed"), (dynamic, "dynamic")):
@@ -165,7 +166,7 @@ def test_fusion(tiny: Tiny) -> None:
 
 
 def test_pretraining(tiny: Tiny) -> None:
-    assert main(command(tiny, "pretraining", "--sources=toy")) == 0
+    assert main(command(tiny, "pretraining", "--seeds=1", "--sources=toy")) == 0
     none, mlm, multi = results(tiny)
     assert differing([none, mlm, multi]) == {"pre_model_path", "checkpoint_dir"}
     assert [run.pretrained_on for run in (none, mlm, multi)] == [[], ["toy"], ["toy"]]

@@ -40,6 +40,7 @@ from recbole_qbert.experiments.benchmark.tables import (
     mark_column,
     metrics_sheet,
     p_text,
+    published_gains_sheet,
     published_sheet,
     runs_sheet,
 )
@@ -251,6 +252,26 @@ def test_beside_published_figures(scores: Scores) -> None:
         [["ours", "ours", ".3750"], ["", "published", ".2500"], ["", "difference", "+.1250"]]
     ]
     assert sheet.notes == ["published: values from the benchmark's file"]
+
+
+def test_beside_published_gains(scores: Scores) -> None:
+    """HR@10: ours .75, theirs .5, worst 0. Only `theirs` has published values of both data sets."""
+    first, second, worst = scores.rows
+    values = ({"x": {"hit@10": 0.3, "ndcg@10": 0.2}, "y": {"hit@10": 0.6}}, {"x": {"hit@10": 0.25}})
+    own, other = (
+        dataclasses.replace(row, model_row=dataclasses.replace(row.model_row, published=published))
+        for row, published in zip((first, second), values, strict=True)
+    )
+    both = dataclasses.replace(scores, rows=(own, other, worst), reference=own)
+    sheet = published_gains_sheet(both)
+    assert sheet.head == ("other row", "data", "HR@10", "NDCG@10")
+    gain = both.tested["theirs"]["ndcg@10"].change
+    assert texts(sheet) == [
+        [["theirs", "toy, ours", "+50.0 %", f"{gain:+.1f} %"], ["", "x", "+20.0 %", "–"]]
+    ]
+    assert [sheet.title for sheet in all_sheets(both)].count(sheet.title) == 1
+    assert published_gains_sheet(scores).sections == []
+    assert published_gains_sheet(dataclasses.replace(both, reference=None)).sections == []
 
 
 def test_groups_by_hand(scores: Scores) -> None:

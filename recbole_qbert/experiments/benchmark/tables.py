@@ -80,9 +80,9 @@ def all_sheets(scores: Scores) -> list[BenchmarkTable]:
 
 
 def published_sheets(scores: Scores) -> list[BenchmarkTable]:
-    """Build the table of published values; none if no row has one."""
-    sheet = published_sheet(scores, published_figures(scores.dataset), published_source())
-    return [sheet] if sheet.sections else []
+    """Build the tables of published values and of published gains; none if no row has any."""
+    values = published_sheet(scores, published_figures(scores.dataset), published_source())
+    return [sheet for sheet in (values, published_gains_sheet(scores)) if sheet.sections]
 
 
 def metrics_sheet(scores: Scores) -> BenchmarkTable:
@@ -217,6 +217,38 @@ def published_sheet(
     title = f"{scores.dataset}: comparison with published values, all items ranked"
     head = ("model", "", *map(metric_title, metrics))
     return BenchmarkTable(title, head, sections, [source], n_names=2)
+
+
+def published_gains_sheet(scores: Scores) -> BenchmarkTable:
+    """Table of the reference's gain over each row that has `published` values, ours and published.
+
+    Gains in percent can be compared over data sets, unlike the values themselves. The table is
+    empty if the reference has no published values.
+    """
+    reference = scores.reference
+    known = reference.model_row.published if reference else {}
+    metrics = [m for m in scores.metrics if any(m in figures for figures in known.values())]
+    sections = []
+    for row in scores.others:
+        published = [
+            [dataset, *(gain_text(known[dataset].get(m), figures.get(m)) for m in metrics)]
+            for dataset, figures in row.model_row.published.items()
+            if dataset in known
+        ]
+        if reference and published:
+            tested = scores.tested[row.name]
+            ours = [f"{scores.dataset}, ours", *(change_text(tested[m].change) for m in metrics)]
+            lines = [[row.name, *ours], *(["", *line] for line in published)]
+            sections.append(("", [[*map(TableCell, line)] for line in lines]))
+    name = reference.name if reference else NONE
+    title = f"{scores.dataset}: gain of {name} over each row, beside published gains, all items"
+    head = ("other row", "data", *map(metric_title, metrics))
+    return BenchmarkTable(title, head, sections, [PUBLISHED_BY_ROW], n_names=2)
+
+
+def gain_text(better: float | None, other: float | None) -> str:
+    """Format the gain of one published value over another; a dash if one is not known."""
+    return change_text(100 * (better / other - 1)) if better and other else NONE
 
 
 def groups_sheet(scores: Scores, kind: str) -> BenchmarkTable:
