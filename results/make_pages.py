@@ -7,10 +7,13 @@ A marked table stands between a line with its source and a line `<!-- end -->`:
 
     <!-- sheet: table2: Scientific: runs -->
     <!-- means: table2: Scientific: valid unseen_ndcg@10, hit@10, unseen_hit@10 -->
+    <!-- grid: ndcg@10: Instruments: rivals_instruments, instruments; Games: rivals_games, games -->
 
 `sheet` copies a table of `results/tables/table2/table.md` by its title, with its notes. `means`
 takes means and deviations of these metrics from `table.csv`; they are those of test without
-`valid`. A test checks that the pages are up to date.
+`valid`. `grid` has a column for each data set, with the metric's means in both rankings; a model's
+figures come from the first of the named tables that has it. With a last part such as
+`; rows: SASRec | FDSA` it has these rows alone. A test checks that the pages are up to date.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from __future__ import annotations
 import csv
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -26,17 +29,18 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the package beside this file, not one that is installed
 
 from recbole_qbert.evaluation.ranking import UNSEEN  # noqa: E402
-from recbole_qbert.evaluation.results import RANKINGS, metric_title  # noqa: E402
+from recbole_qbert.evaluation.results import RANKINGS, metric_title, short  # noqa: E402
 from recbole_qbert.experiments.benchmark.outputs import MEAN, to_markdown  # noqa: E402
 from recbole_qbert.experiments.benchmark.scores import MeanStd  # noqa: E402
 from recbole_qbert.experiments.benchmark.tables import (  # noqa: E402
+    NONE,
     BenchmarkTable,
     TableCell,
     mark_column,
 )
 
 TABLES = ROOT / "results" / "tables"
-MARKED = re.compile(r"^<!-- (sheet|means): (\S+): (.+?) -->\n.*?^<!-- end -->$", re.M | re.S)
+MARKED = re.compile(r"^<!-- (sheet|means|grid): (\S+): (.+?) -->\n.*?^<!-- end -->$", re.M | re.S)
 Place = tuple[str, str, str]  # split, ranking and metric, as in table.csv
 
 
@@ -50,7 +54,10 @@ def filled(text: str) -> str:
 
     def table(found: re.Match[str]) -> str:
         kind, name, what = found.groups()
-        lines = sheet(name, what) if kind == "sheet" else means(name, *what.split(": ", 1))
+        if kind == "sheet":
+            lines = sheet(name, what)
+        else:
+            lines = grid(name, what) if kind == "grid" else means(name, *what.split(": ", 1))
         return f"<!-- {kind}: {name}: {what} -->\n\n{lines.strip()}\n\n<!-- end -->"
 
     return MARKED.sub(table, text)
@@ -72,11 +79,48 @@ def means(name: str, dataset: str, metrics: str) -> str:
     places = [place_of(metric) for metric in metrics.split(", ")]
     columns = [mark_column([row[place] for row in found.values()]) for place in places]
     lines = [
-        [TableCell(model), TableCell(str(seeds[model])), *cells]
+        [TableCell(model), TableCell(str(seeds.get(model, NONE))), *cells]
         for model, *cells in zip(found, *columns, strict=True)
     ]
     head = ("model", "seeds", *map(title_of, places))
     return to_markdown(BenchmarkTable("", head, [("", lines)])).partition("\n")[2]
+
+
+def grid(metric: str, what: str) -> str:
+    """Return a table of one metric, a column for each data set: all items / seen excluded."""
+    columns: dict[str, dict[str, tuple[float, ...]]] = {}
+    what, _, rows = what.partition("; rows: ")
+    for part in what.split("; "):
+        dataset, _, names = part.partition(": ")
+        found = columns.setdefault(dataset, {})
+        for name in names.split(", "):
+            for model, values in rows_of(name, dataset)[0].items():
+                places = (place_of(UNSEEN * unseen + metric) for unseen in (False, True))
+                found.setdefault(model, tuple(values[place].mean for place in places))
+    known = dict.fromkeys(model for found in columns.values() for model in found)
+    models = rows.split(" | ") if rows else list(known)
+    best = {
+        dataset: [
+            max(column) for column in zip(*(found[m] for m in models if m in found), strict=True)
+        ]
+        for dataset, found in columns.items()
+    }
+    lines = [
+        "| model |" + "".join(f" {dataset} |" for dataset in columns),
+        "|---|" + "---:|" * len(columns),
+    ]
+    for model in models:
+        cells = [bold(found.get(model), best[dataset]) for dataset, found in columns.items()]
+        lines.append(f"| {model} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def bold(means: Sequence[float] | None, best: Sequence[float]) -> str:
+    """Format as `.1143 / **.1201**`, with the best of a column bold; a dash for None."""
+    if means is None:
+        return NONE
+    pairs = zip(means, best, strict=True)
+    return " / ".join(f"**{short(mean)}**" if mean == top else short(mean) for mean, top in pairs)
 
 
 @cache

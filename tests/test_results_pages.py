@@ -66,6 +66,33 @@ def test_means_of_a_data_set(script: dict[str, Any]) -> None:
     assert script["filled"](f"{MEANS}\n") == f"{MEANS}\n"
 
 
+def test_a_grid_of_data_sets(script: dict[str, Any]) -> None:
+    """The first table that has a model gives its figures; `u` repeats One with others."""
+    tables = script["filled"].__globals__["TABLES"]
+    (tables / "u").mkdir()
+    (tables / "u" / "table.csv").write_text("""\
+dataset,model,seed,split,ranking,metric,value,deviation
+A,One,mean,test,all items,hit@10,0.9,
+A,One,mean,test,seen excluded,hit@10,0.9,
+A,Three,mean,test,all items,hit@10,0.2,
+A,Three,mean,test,seen excluded,hit@10,0.4,
+B,One,mean,test,all items,hit@10,0.6,
+B,One,mean,test,seen excluded,hit@10,0.7,
+B,Three,mean,test,all items,hit@10,0.1,
+B,Three,mean,test,seen excluded,hit@10,0.8,
+""")
+    head = "<!-- grid: hit@10: A: t, u; B: u -->"
+    table = """\
+| model | A | B |
+|---|---:|---:|
+| One | .2000 / .4000 | **.6000** / .7000 |
+| Two | **.2500** / **.5000** | – |
+| Three | .2000 / .4000 | .1000 / **.8000** |"""
+    assert script["filled"](f"{head}\n<!-- end -->\n") == f"{head}\n\n{table}\n\n<!-- end -->\n"
+    rows = script["filled"](f"{head[:-4]}; rows: Three | One -->\n<!-- end -->\n").splitlines()
+    assert [line.split(" |")[0] for line in rows[4:6]] == ["| Three", "| One"]
+
+
 def test_a_sheet_with_its_notes(script: dict[str, Any]) -> None:
     page = script["filled"]("<!-- sheet: t: A: test -->\n<!-- end -->\n<!-- end -->\n")
     table = "| model | HR@10 |\n|---|---:|\n| One | .2000 |\n\n- a note"
