@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.config.build import known_keys
 from recbole_qbert.data.dataset import SemanticIDDataset
-from recbole_qbert.experiments.run import check_run, run_models
+from recbole_qbert.experiments.checks import check_run
+from recbole_qbert.experiments.run import run_models
 from recbole_qbert.experiments.splits import load_splits
 from recbole_qbert.registry import MODEL_TABLE, model_entry, register
 from recbole_qbert.training.checkpoint import load_checkpoint
@@ -373,3 +374,21 @@ def test_faults_of_other_models_and_of_later_steps_stay_what_they_are(
             with pytest.raises(expected, match="spoilt"):
                 trainer.fit(loaded.train, loaded.valid, verbose=False)
         assert len(steps) == n_good + 1
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "said"),
+    [
+        ("VQRec", {"pretrain_epochs": 1}, "set pretrain_epochs: 0"),
+        ("MISSRec", {"pretrain_epochs": 1}, "set pretrain_epochs: 0"),
+        ("S3Rec", {}, "set pretrain_epochs: 0"),
+        ("VQRec", {"train_stage": "pretrain"}, "train_stage: pretrain; leave it out"),
+        ("MQL4GRec", {"train_stage": "pretrain"}, "train_stage: pretrain; leave it out"),
+    ],
+)
+def test_a_source_that_a_first_stage_would_ignore(
+    tiny: Tiny, model: str, given: dict[str, Any], said: str
+) -> None:
+    config = tiny.make_config(model, pre_model_path="/no/such/file.safetensors", **given)
+    with pytest.raises(InputError, match=f"pre_model_path: has no effect .*{said}"):
+        check_run(config)

@@ -75,6 +75,8 @@ class Command:
             text = given.pop(name, None)
             if not text and key.meaning.startswith("required"):
                 raise InputError(f"--{name}=... is {key.meaning}{meant_for(name, given)}")
+            if text == "" and key.default and key.kind != "list":
+                raise InputError(f"--{name}=: has no value; leave it out for {key.default}")
             setattr(options, name, _typed(key, key.default if text is None else text))
         options.settings = given
         if given and self.keys is None:

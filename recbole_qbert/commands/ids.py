@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 from recbole_qbert.commands.command import Command, different_names
 from recbole_qbert.commands.recommend import find_bundle
-from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.errors import InputError, error_context
 from recbole_qbert.common.output import counted, new_console
 from recbole_qbert.data.domain import DatasetPaths, default_folder
 
@@ -81,14 +81,18 @@ def _add_items(options: SimpleNamespace) -> int:
     if options.output and not options.bundle:
         raise InputError("--output: is the folder of a new bundle; give the old one with --bundle")
 
-    from recbole_qbert.common.files import exclusive_folder
+    from recbole_qbert.common.files import check_replaceable, exclusive_folder
     from recbole_qbert.data.domain import find_domain
     from recbole_qbert.data.semid import read_semantic_ids
+    from recbole_qbert.serving.bundle import BUNDLE_FILES
     from recbole_qbert.serving.new_items import add_items, added_line, open_bundle
     from recbole_qbert.tokenizer.artifact import Tokenizer
     from recbole_qbert.tokenizer.new_items import encode_new_items
     from recbole_qbert.tokenizer.report import without_content_line
 
+    if options.output:
+        with error_context("--output"):
+            check_replaceable(options.output, BUNDLE_FILES)
     domains = [find_domain(name, options.data_path) for name in names]
     folder = options.tokenizer or default_folder(options.data_path, names)
     with exclusive_folder(folder):

@@ -12,12 +12,21 @@ from recbole_qbert.data.domain import DatasetPaths
 
 
 def _amazon(options: SimpleNamespace) -> int:
-    from recbole_qbert.datasets.amazon import Options, find_files, prepare_amazon, published
+    from recbole_qbert.common.errors import one_of
+    from recbole_qbert.datasets.amazon import (
+        Options,
+        amazon_categories,
+        find_files,
+        prepare_amazon,
+        published,
+    )
     from recbole_qbert.datasets.prepare import report
 
     name = options.dataset or options.category
     if not name or not (options.category or options.reviews):
         raise InputError("give --category, or --dataset and --reviews")
+    if options.category:
+        one_of("--category", options.category, list(amazon_categories()))
     files = [[Path(file) for file in given] for given in (options.reviews, options.metadata)]
     if options.category and not (files[0] and files[1]):
         found = find_files(options.folder, options.category, options.release)

@@ -63,6 +63,10 @@ def _split(options: SimpleNamespace) -> int:
 
     if options.max_length < 0:
         raise InputError(f"--max_length={options.max_length}: give 0 or more")
+    if options.parts or options.method != "temporal":
+        for name in ("shares", "valid_from", "test_from"):
+            if getattr(options, name) not in (None, []):
+                raise InputError(f"--{name}: it needs --method=temporal, without --parts")
     domain = DatasetPaths(options.dataset, options.data_path / options.dataset)
     paths = [Path(part) for part in options.parts or [domain.file("inter")]]
     if options.parts and len(paths) != 3:

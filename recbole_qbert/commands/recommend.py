@@ -89,6 +89,8 @@ def _recommend(options: SimpleNamespace) -> int:
         raise InputError("--explain explains one history; give it with --history")
     if options.history and options.output:
         raise InputError("--output takes the users of --history_file or --dataset")
+    if options.output_format and not options.output:
+        raise InputError("--output_format: give the file with --output as well")
     for name in _TABLE_FLAGS:
         if getattr(options, name) and not _is_table(options.history_file):
             raise InputError(
@@ -106,6 +108,8 @@ def _recommend(options: SimpleNamespace) -> int:
     _check_batch_size(options)
     folder, recommender = load_recommender(options)
     set_titles(recommender, options)
+    if not options.exclude_seen and getattr(recommender.model, "exclude_visible", False):
+        print("  this model never ranks items that it reads (exclude_visible)", file=sys.stderr)
     lists = {name: _tokens(options, name) for name in ("candidates", "exclude")}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -176,7 +180,7 @@ def _print_one(
     console = new_console()
     console.print(_named(recommender, folder), soft_wrap=True, highlight=False, markup=False)
     console.print(table)
-    if options.explain:
+    if options.explain and found:
         for each in recommender.explain(options.history, [item for item, _ in found]):
             console.print(f"{each.title or each.item}", markup=False, highlight=False)
             for line in each.lines(titles):
@@ -223,9 +227,11 @@ def _write_all(
     sources["lists"] = [str(path) for path in lists_of_items]
     progress = console.is_terminal
     done = export(recommender, given, wanted, options.output, format, sources, progress)
+    n_now = len(given.users) - done.n_there
     if done.n_there:
-        console.print(f"Continued after {counted(done.n_there, 'user')}")
-    text = f"{options.output}: {counted(len(given.users) - done.n_empty, 'user')}"
+        there = counted(done.n_there, "user")
+        console.print(f"Continued after {there}; the next line is about the other {n_now:,}")
+    text = f"{options.output}: {counted(n_now - done.n_empty, 'user')}"
     if done.n_empty:
         text += f"; {counted(done.n_empty, 'user')} without an item to recommend"
     if done.n_short:

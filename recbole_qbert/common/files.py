@@ -16,7 +16,7 @@ import tempfile
 import time
 import uuid
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
@@ -24,7 +24,7 @@ from typing import IO, Any
 import numpy as np
 from filelock import lock_descriptor, unlock_descriptor
 
-from recbole_qbert.common.errors import InputError, did_you_mean_path, error_context
+from recbole_qbert.common.errors import InputError, did_you_mean_path, error_context, preview
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NOT_ALLOWED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
@@ -101,6 +101,26 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def check_replaceable(folder: Path, contents: Collection[str]) -> None:
+    """Check that `atomic_folder` may replace a folder.
+
+    Args:
+        folder: a new folder, or one of an earlier run.
+        contents: names of the files that it may have.
+
+    Raises:
+        InputError: the folder is not writable, or contains other files, which would be lost.
+    """
+    if not folder.name or folder.is_file():
+        raise InputError(f"{folder}: give a new folder")
+    check_writable(folder)
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if others := sorted(names - {*contents}):
+        raise InputError(
+            f"{folder}: contains other files ({preview(others, 3)}); give another folder"
+        )
 
 
 @contextlib.contextmanager

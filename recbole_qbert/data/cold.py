@@ -41,7 +41,6 @@ class ColdSplit(NamedTuple):
 
     rows: np.ndarray  # int64, numbers of the interactions that are left, grouped by user
     items: np.ndarray  # object, sorted tokens of the held-out items
-    last: np.ndarray  # bool, which of `rows` are a user's last interaction
     n_left_out: int  # interactions that are left out
     n_users: int  # users that are left out, because too few interactions are left
 
@@ -89,7 +88,7 @@ def hold_out(
         kept = data.without(draw, keeps=True)
     left = data.take(kept)
     n_left_out = len(users) - len(left.users)
-    return ColdSplit(rows[kept], data.tokens[draw], left.last, n_left_out, n_users)
+    return ColdSplit(rows[kept], data.tokens[draw], n_left_out, n_users)
 
 
 class _Data(NamedTuple):

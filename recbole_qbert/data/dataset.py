@@ -96,8 +96,7 @@ class SemanticIDDataset(StrictDataset):
     ) -> None:
         """Join a sequence-valued column to the items by raw token, before RecBole remaps tokens."""
         if self.item_feat is None:
-            items = self.inter_feat[self.iid_field].unique()
-            self.item_feat = pd.DataFrame({self.iid_field: items})
+            self.item_feat = pd.DataFrame({self.iid_field: self._tokens("item")})
             self.field2source[self.iid_field] = FeatureSource.ITEM_ID
         if field in self.item_feat:
             raise InputError(f"{path}: the items already have a column {field!r}; rename one")

@@ -31,6 +31,7 @@ class StrictDataset(SequentialDataset):
 
     Attributes:
         notes: remarks on the data that a reader of the results must know.
+        n_filtered: number of interactions that RecBole's filters left out.
         cold_items: sorted tokens of the items that `cold_items` holds out of training.
     """
 
@@ -40,6 +41,7 @@ class StrictDataset(SequentialDataset):
 
     def __init__(self, config: Any):
         self.notes: list[str] = []
+        self.n_filtered = 0
         self.cold_items: np.ndarray = np.array([], dtype=object)
         super().__init__(config)
 
@@ -175,10 +177,9 @@ class StrictDataset(SequentialDataset):
         if feat is None:
             return
         ids = self._ids(kind)
-        columns = [self.inter_feat[name] for name in ids if name in self.inter_feat]
-        tokens = pd.unique(pd.concat([column.explode() for column in columns]).dropna())
+        tokens = self._tokens(kind)
         known = feat[feat[ids[0]].isin(tokens)]
-        lacking = tokens[~np.isin(tokens, known[ids[0]])]
+        lacking = tokens[~pd.Index(tokens).isin(known[ids[0]])].tolist()
         file = f"{self.dataset_name}.{kind}"
         check_same_ids(file, feat[ids[0]][~feat[ids[0]].isin(tokens)], lacking)
         if len(lacking):
@@ -201,17 +202,24 @@ class StrictDataset(SequentialDataset):
                 rows[name] = [none if isinstance(each, float) else each for each in rows[name]]
         setattr(self, f"{kind}_feat", rows)
 
+    def _tokens(self, kind: str) -> np.ndarray:
+        """Return the users or items of all interactions, with those of ready-made histories."""
+        columns = [self.inter_feat[name] for name in self._ids(kind) if name in self.inter_feat]
+        return pd.unique(pd.concat([column.explode() for column in columns]).dropna())
+
     def _say(self, note: str) -> None:
         self.notes.append(note)
         self.logger.info(note)
 
     def _data_filtering(self) -> None:
         """Filter as RecBole does, then drop users and items that have no interaction left."""
+        n_before = len(self.inter_feat)
         super()._data_filtering()
+        self.n_filtered = n_before - len(self.inter_feat)
         for kind in KEYS:
             feat, own = getattr(self, f"{kind}_feat"), self._ids(kind)[0]
             if feat is not None:
-                kept = feat[feat[own].isin(self.inter_feat[own])]
+                kept = feat[feat[own].isin(self._tokens(kind))]
                 setattr(self, f"{kind}_feat", kept.reset_index(drop=True))
 
 

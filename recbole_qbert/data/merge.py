@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.common.files import atomic_write
+from recbole_qbert.common.files import atomic_folder, atomic_write
 from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.data.atomic import LARGE, Atomic, read_atomic
 from recbole_qbert.data.atomic_writing import write_header, write_rows
@@ -56,6 +56,9 @@ def merge(domains: Sequence[DatasetPaths], into: DatasetPaths) -> Merged:
     files = {
         suffix: [read_atomic(domain.file(suffix)) for domain in domains] for suffix in suffixes
     }
+    for suffix, needed in (("inter", (USER, ITEM)), ("item", (ITEM,))):
+        for file in files.get(suffix, ()):
+            file.need(needed, "rename the column")
     _check_times(files["inter"])
     cells = {suffix: _common_cells(files[suffix]) for suffix in suffixes}
     left_out = {
@@ -65,15 +68,17 @@ def merge(domains: Sequence[DatasetPaths], into: DatasetPaths) -> Merged:
     table = None if without["semid"] else _merged_ids(domains)
     vectors = {suffix: _merged_vectors(domains, suffix) for suffix in tables if not without[suffix]}
     counts = {}
-    for suffix in suffixes:
-        counts[suffix] = _write(into.file(suffix), domains, files[suffix], cells[suffix])
-    if table is not None:
-        hashes = {domain.name: sha256_file(domain.file("semid")) for domain in domains}
-        write_semantic_ids(into.file("semid"), table, {"method": "merge", "files": hashes})
-        counts["semid"] = table.n_items
-    for suffix, merged in sorted(vectors.items()):
-        write_embeddings(into.file(suffix), merged)
-        counts[suffix] = merged.n_items
+    with atomic_folder(into.folder) as work:
+        target = DatasetPaths(into.name, work)
+        for suffix in suffixes:
+            counts[suffix] = _write(target.file(suffix), domains, files[suffix], cells[suffix])
+        if table is not None:
+            hashes = {domain.name: sha256_file(domain.file("semid")) for domain in domains}
+            write_semantic_ids(target.file("semid"), table, {"method": "merge", "files": hashes})
+            counts["semid"] = table.n_items
+        for suffix, merged in sorted(vectors.items()):
+            write_embeddings(target.file(suffix), merged)
+            counts[suffix] = merged.n_items
     some = {suffix: names for suffix, names in without.items() if 0 < len(names) < len(domains)}
     names = {suffix: [cell.partition(":")[0] for cell in left_out[suffix]] for suffix in suffixes}
     return Merged(counts, names, some)

@@ -203,4 +203,4 @@ def _write_status(folder: Path, records: Mapping[str, Record], entries: Sequence
 
 
 def _row(record: Record) -> str:
-    return "\t".join(" ".join(str(value).split()) for value in record) + "\n"
+    return "\t".join(re.sub(r"[\t\r\n]+", " ", str(value)) for value in record) + "\n"

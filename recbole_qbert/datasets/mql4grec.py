@@ -181,7 +181,9 @@ def export_json(domain: DatasetPaths, folder: Path) -> dict[str, Any]:
     users, items = inter.user_tokens.to_pylist(), inter.item_tokens.to_pylist()
     fields: dict[str, pa.ChunkedArray] = {}
     if domain.file("item").is_file():
-        table = read_atomic(domain.file("item")).columns
+        file = read_atomic(domain.file("item"))
+        file.need((ITEM,), "rename the column of the items")
+        table = file.columns
         items = table[ITEM].to_pylist()
         fields = {name: table[name] for name in table.schema.names if name != ITEM}
     codes = item_numbers(domain, inter, items).tolist()

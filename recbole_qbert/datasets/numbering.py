@@ -104,13 +104,14 @@ def sequences_of(
 def write_import(
     into: DatasetPaths, inter: Interactions, items: Fields | None, made_by: str, files: list[Path]
 ) -> None:
-    """Write an imported data set, and remove the semantic IDs of an earlier one."""
+    """Write an imported data set, and remove the semantic IDs and vectors of an earlier one."""
     sources = [{"file": path.name, "sha256": sha256_file(path)} for path in files if path.is_file()]
     facts: Mapping[str, Any] = {
         "made_by": made_by, "sources": sources, "counts": inter.counts._asdict(),
     }  # fmt: skip
     write_dataset(into, inter, facts, items=items)
-    for path in (into.file("semid"), sidecar_path(into.file("semid"))):
+    for path in (into.file("semid"), *into.embedding_tables().values()):
+        sidecar_path(path).unlink(missing_ok=True)
         path.unlink(missing_ok=True)
 
 

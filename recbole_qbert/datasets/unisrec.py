@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recbole_qbert.common.errors import InputError, preview
-from recbole_qbert.common.files import atomic_write, sidecar_path
+from recbole_qbert.common.files import atomic_write
 from recbole_qbert.common.output import counted
 from recbole_qbert.common.ragged import ranges
 from recbole_qbert.data.atomic import LARGE, read_atomic, read_columns
@@ -84,9 +84,6 @@ def import_folder(folder: Path, name: str, into: DatasetPaths) -> dict[str, Any]
         meta = {"modality": "text", "encoder": {"name": FEATURES}}
         table = EmbeddingTable(tuple(items), vectors, mask, meta)
         write_embeddings(into.file("text.npz"), table)
-    else:  # remove the vectors of an earlier data set
-        for path in (into.file("text.npz"), sidecar_path(into.file("text.npz"))):
-            path.unlink(missing_ok=True)
     changed = sum(as_cell(text) != text for text in texts.values())
     remarks = (
         [f"{counted(changed, 'text')} had control characters, replaced by blanks"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from recbole_qbert.common.errors import InputError, one_of
+from recbole_qbert.common.output import counted
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -24,9 +25,14 @@ def choose_device(name: str) -> torch.device:
 
 
 def check_device(device: torch.device) -> None:
-    """Raise an InputError if the device is a GPU and none is there, before anything is loaded."""
-    if device.type == "cuda" and not torch.cuda.is_available():
+    """Raise an InputError if the device is a GPU that is not there, before anything is loaded."""
+    if device.type != "cuda":
+        return
+    if not torch.cuda.is_available():
         raise InputError(f"device {str(device)!r}: this machine has no GPU; give device=cpu")
+    if (device.index or 0) >= torch.cuda.device_count():
+        there = counted(torch.cuda.device_count(), "GPU")
+        raise InputError(f"device {str(device)!r}: this machine has {there}, from cuda:0 on")
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:

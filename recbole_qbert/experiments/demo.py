@@ -9,6 +9,7 @@ import recbole
 from rich.console import Console
 from rich.table import Table
 
+from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import atomic_write
 from recbole_qbert.config.build import shipped
 from recbole_qbert.data.atomic import read_columns
@@ -52,12 +53,22 @@ def run_demo(folder: Path, console: Console, posters: Path | None = None) -> lis
 
 
 def copy_sample(data_path: Path) -> DatasetPaths:
-    """Copy ml-100k's atomic files, which RecBole ships, to `data_path`."""
+    """Copy ml-100k's atomic files, which RecBole ships, to `data_path`.
+
+    Raises:
+        InputError: the folder has other files of these names.
+    """
     source = Path(recbole.__file__).parent / "dataset_example" / DATASET
     domain = DatasetPaths(DATASET, data_path / DATASET)
-    for suffix in ("inter", "item"):
-        with atomic_write(domain.file(suffix), "wb") as handle:
-            handle.write((source / domain.file(suffix).name).read_bytes())
+    contents = {
+        path: (source / path.name).read_bytes() for path in map(domain.file, ("inter", "item"))
+    }
+    for path, content in contents.items():
+        if path.is_file() and path.read_bytes() != content:
+            raise InputError(f"{path}: is another data set; give another data_path, or move it")
+    for path, content in contents.items():
+        with atomic_write(path, "wb") as handle:
+            handle.write(content)
     return domain
 
 
@@ -65,13 +76,13 @@ def make_ids(domain: DatasetPaths, console: Console, posters: Path | None) -> No
     """Make the data set's embeddings and semantic IDs with all stages of the tokenizer."""
     console.print(f"Text vectors of {DATASET}, from {', '.join(TEXT_FIELDS)}")
     embed_text(domain.file("item"), list(TEXT_FIELDS), domain.file("text.npz"), merge=True)
+    modalities = ["text"]
     if posters is not None:
         console.print(f"Image vectors of {DATASET}, from {posters}")
         embed_image_files(domain.file("item"), domain.file("image.npz"), folder=posters)
-    else:
-        domain.file("image.npz").unlink(missing_ok=True)  # from an earlier demo with posters
+        modalities.append("image")
     console.print("Semantic IDs")
-    given = {"show_progress": console.is_terminal}
+    given = {"show_progress": console.is_terminal, "modalities": modalities}
     settings = tokenize_settings([shipped("demo_tokenize.yaml")], given)
     tokenizer = tokenize([domain], domain.folder / "tokenizer", settings)
     assert tokenizer is not None  # the demo's settings run all stages

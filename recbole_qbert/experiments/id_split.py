@@ -10,6 +10,9 @@ from recbole.config import Config
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import read_json
+from recbole_qbert.common.hashes import sha256_file
+from recbole_qbert.common.output import counted
+from recbole_qbert.data.cold import cold_settings
 from recbole_qbert.data.embeddings import BBQ, FUSED, IDENTITY
 from recbole_qbert.data.semid import SIDECAR, read_sidecar
 
@@ -24,13 +27,24 @@ def check_id_split(config: Config, path: Path) -> None:
     Raises:
         InputError: `tokenize` and the run take different interactions as training.
     """
-    source = (read_sidecar(path, SIDECAR) or {}).get("source", {})
-    settings = source.get("settings", {})
-    if source.get("method") != "tokenize" or not learns_from_interactions(settings):
+    source = _learned(path)
+    if source is None:
         return
-    dataset = config["dataset"]
+    dataset, cold = config["dataset"], cold_settings(config)
     files = Path(config["data_path"], f"{dataset}.split.json")
-    by_files = settings.get("split", LEAVE_ONE_OUT) == "files"
+    by_files = _by_files(source)
+    if cold is not None:
+        if not cold.keeps and _reads_same(config, source):
+            raise InputError(
+                f"{path}: made with the interactions of items that cold_items holds out; give the "
+                "row of a benchmark `ids: {}`"
+            )
+        return
+    if by_files and config["benchmark_filename"] and _reads_same(config, source) is False:
+        raise InputError(
+            f"{path}: made from another {dataset}.train.inter; run "
+            f"`recbole-qbert tokenize --dataset={dataset} --split=files`"
+        )
     method = read_json(files).get("method") if files.is_file() else None
     if method == LEAVE_ONE_OUT or by_files == bool(config["benchmark_filename"]):
         return
@@ -39,6 +53,51 @@ def check_id_split(config: Config, path: Path) -> None:
         f"{path}: made with the training interactions of {made}, of which some are valid or test "
         f"targets of this run; run `recbole-qbert tokenize --dataset={dataset} --split={split}`"
     )
+
+
+def check_filtered(config: Config, path: Path, n_left_out: int) -> None:
+    """Refuse semantic IDs that learned from interactions, if RecBole's filters left some out.
+
+    The last interactions of a user are then others than those that `tokenize` left out.
+
+    Args:
+        config: settings of the run.
+        path: the `.semid` file.
+        n_left_out: number of interactions that the filters left out.
+    """
+    if n_left_out and not config["benchmark_filename"] and _learned(path) is not None:
+        raise InputError(
+            f"{path}: made with interactions of which some are valid or test targets of this run, "
+            f"because RecBole's filters leave out {counted(n_left_out, 'interaction')}; filter the "
+            "data before `tokenize`, or use --streams=content"
+        )
+
+
+def changed_interactions(config: Config, path: Path) -> str:
+    """Return a remark if semantic IDs learned from other interactions than the file has now."""
+    source = _learned(path)
+    if source is None or cold_settings(config) or _reads_same(config, source) is not False:
+        return ""
+    return "; the interactions changed since: if they were replaced, run `tokenize` again"
+
+
+def _learned(path: Path) -> dict[str, Any] | None:
+    """Return the source of IDs of `tokenize` that learned from interactions; else None."""
+    source: dict[str, Any] = (read_sidecar(path, SIDECAR) or {}).get("source", {})
+    learned = learns_from_interactions(source.get("settings", {}))
+    return source if source.get("method") == "tokenize" and learned else None
+
+
+def _by_files(source: Mapping[str, Any]) -> bool:
+    return bool(source["settings"].get("split", LEAVE_ONE_OUT) == "files")
+
+
+def _reads_same(config: Config, source: Mapping[str, Any]) -> bool | None:
+    """Return whether the interactions are those that the IDs learned from; None if not known."""
+    name = f"{config['dataset']}.{'train.inter' if _by_files(source) else 'inter'}"
+    recorded = source.get("report", {}).get("interactions", {}).get(name)
+    file = Path(config["data_path"], name)
+    return recorded == sha256_file(file) if recorded and file.is_file() else None
 
 
 def learns_from_interactions(settings: Mapping[str, Any]) -> bool:

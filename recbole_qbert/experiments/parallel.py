@@ -155,7 +155,7 @@ def _work(job: Job, n_threads: int, width: int, sender: Connection) -> None:
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(n_threads)
     job.config["show_progress"] = False
-    console = Console(file=_PrefixedOutput(f"{job.label}: "), width=width)  # type: ignore[arg-type]
+    console = Console(file=_PrefixedOutput(f"{job.label}: "), width=width, markup=False)  # type: ignore[arg-type]
     with plain_output():
         sender.send(_answer(job, console))
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -14,8 +13,7 @@ from recbole.config import Config
 from recbole.utils import init_seed
 from rich.console import Console
 
-from recbole_qbert.common.errors import InputError, error_context
-from recbole_qbert.common.files import check_writable, exclusive
+from recbole_qbert.common.files import exclusive
 from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.common.output import counted, new_console
 from recbole_qbert.common.process import (
@@ -34,29 +32,28 @@ from recbole_qbert.config.build import (
     check_same_columns,
     shipped_files,
 )
-from recbole_qbert.data.cold import cold_settings
-from recbole_qbert.data.dataset import SemanticIDDataset, semantic_id_path
+from recbole_qbert.data.dataset import semantic_id_path
 from recbole_qbert.evaluation.comparable import tested_on
 from recbole_qbert.evaluation.groups import cold_summary
 from recbole_qbert.evaluation.printing import print_tables
 from recbole_qbert.evaluation.ranking import LIST_LENGTH, RANKS_FILE, save_ranks, with_cold
 from recbole_qbert.evaluation.results import RunResult, append_result
+from recbole_qbert.experiments.checks import check_models, check_run
 from recbole_qbert.experiments.first_stage import run_first_stage
 from recbole_qbert.experiments.generation import (
     beam_statistics,
     generation_figures,
     generation_note,
 )
-from recbole_qbert.experiments.id_split import check_id_split
+from recbole_qbert.experiments.id_split import changed_interactions
 from recbole_qbert.experiments.splits import Splits, data_counts, load_splits
-from recbole_qbert.models.layers.content import vector_names
 from recbole_qbert.models.layers.popularity_terms import training_counts
 from recbole_qbert.pretraining.transfer import load_pretrained, read_source
 from recbole_qbert.registry import build_model, first_stage_state, model_entry
 from recbole_qbert.serving.bundle import NotBundled, save_bundle
 from recbole_qbert.training.checkpoint import config_to_json
 from recbole_qbert.training.distributed import joined
-from recbole_qbert.training.inputs import check_inputs, inputs_of, reads_semantic_ids
+from recbole_qbert.training.inputs import check_inputs, inputs_of
 from recbole_qbert.training.learning_curve import best_evaluation, epoch_printer
 from recbole_qbert.training.run_identity import (
     LOCK,
@@ -125,98 +122,10 @@ def run_models(
         results = []
         for config, done in plan:
             if done is None:
-                console.print(f"[bold]{config['model']}[/bold] on {dataset}", soft_wrap=True)
+                console.print(f"{config['model']} on {dataset}", style="bold", soft_wrap=True)
             results.append(done or run_model(config, console, names))
         print_tables(results, console)
     return results
-
-
-def check_run(config: Config, made: Container[str] = ()) -> None:
-    """Check the data set class, output folders, training stage and pretrained weights of a run.
-
-    Args:
-        config: settings of the run.
-        made: `semantic_id_file` or `pre_model_path`, if that file is made before the run.
-
-    Raises:
-        InputError: the run cannot be made with these settings.
-    """
-    entry = model_entry(config["model"])
-    if not issubclass(entry.dataset, SemanticIDDataset):
-        raise InputError(
-            f"model {config['model']}: its data set {entry.dataset.__name__} is not derived from "
-            "SemanticIDDataset; derive it, or use RecBole's run_recbole"
-        )
-    with error_context("checkpoint_dir"):
-        for folder in (config["checkpoint_dir"], run_folder(config)):
-            check_writable(folder)
-    if not entry.takes_pretrained:
-        return
-    if config["train_stage"] != FINETUNE:
-        raise InputError(
-            f"train_stage: {config['train_stage']!r}: `run` fine-tunes; pretrain with "
-            "`recbole-qbert pretrain --datasets=A,B`"
-        )
-    if config["pre_model_path"] and "pre_model_path" not in made:
-        with error_context("pre_model_path"):
-            read_source(config["pre_model_path"])
-
-
-def check_files(config: Config, made: Container[str] = ()) -> None:
-    """Check that the interactions, semantic IDs and item vectors of a run exist.
-
-    Raises:
-        InputError: names the missing file or setting, and the command that makes semantic IDs.
-    """
-    if getattr(model_entry(config["model"]).model, "needs_item_vectors", False):
-        vector_names(config)
-    folder, dataset = Path(config["data_path"]), config["dataset"]
-    if not folder.is_dir():
-        return  # `load_dataset` reports it
-    paths = [] if config["benchmark_filename"] else [folder / f"{dataset}.inter"]
-    paths += map(Path, (config["item_vectors"] or {}).values())
-    reads_ids = config["semantic_id_file"] or reads_semantic_ids(config)
-    cold = cold_settings(config)
-    if cold and not cold.keeps and reads_ids and not config["semantic_id_file"]:
-        raise InputError(
-            f"cold_items: {dataset}.semid may be made with the interactions of the held-out items; "
-            "give the rows of a benchmark `ids: {}`, or name a file with semantic_id_file"
-        )
-    if reads_ids and "semantic_id_file" not in made:
-        paths.append(semantic_id_path(config) or folder / f"{dataset}.semid")
-    for path in paths:
-        if not path.is_file():
-            remedy = "check data_path and the settings"
-            if path.suffix == ".semid":
-                remedy = (
-                    f"run `recbole-qbert tokenize --dataset={dataset}`, or set semantic_id_file"
-                )
-            raise InputError(f"{path}: no such file; {config['model']} reads it; {remedy}")
-        if path.suffix == ".semid":
-            check_id_split(config, path)
-
-
-def check_models(configs: Sequence[Config]) -> None:
-    """Read the data of all models and build them, to find errors before hours of training.
-
-    The first model is not built here, because it is built and trained next.
-
-    Raises:
-        InputError: see `check_files`, `load_splits` and `build_model`.
-    """
-    quiet_recbole()
-    for number, config in enumerate(configs):
-        check_files(config)
-        if number:
-            with error_context(config["model"]):
-                check_model(config)
-
-
-def check_model(config: Config) -> None:
-    """Read the data of a run and build its model, to find errors; the config stays as it is."""
-    trial = copy.copy(config)  # reading the data replaces `auto` by numbers
-    trial.final_config_dict = dict(config.final_config_dict)
-    build_model(trial, load_splits(trial).train._dataset)
 
 
 def run_model(config: Config, console: Console, files: Sequence[str] = ()) -> RunResult:
@@ -274,8 +183,8 @@ def prepare(
     console.print(f"  {line}", soft_wrap=True)
     ids = semantic_id_path(config)
     if ids is not None and ids.name in inputs:
-        check_id_split(config, ids)
-        line = f"  semantic IDs {ids}, SHA-256 {inputs[ids.name][:8]}"
+        remark = changed_interactions(config, ids)
+        line = f"  semantic IDs {ids}, SHA-256 {inputs[ids.name][:8]}{remark}"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     for note in splits.dataset.notes:
         console.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)

@@ -23,7 +23,8 @@ class BigramChain(PredictsByRanking, Popularity):
 
     Buffers besides `popularity`, with N item IDs (0 is the padding) and P observed pairs:
         pair_key: int64 [P], ascending, `last * N + next`.
-        pair_score: float32 [P], >= 1; rank of the pair among all pairs, the best one highest.
+        pair_score: float32 [P], >= 1; rank of the pair among those of its last item, the best one
+            highest.
         row_start: int64 [N + 1], first pair of each last item.
     """
 

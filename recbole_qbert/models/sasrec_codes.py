@@ -17,6 +17,7 @@ from recbole.data.interaction import Interaction
 from torch import Tensor
 from torch.nn import functional as F
 
+from recbole_qbert.common.errors import one_of
 from recbole_qbert.models.layers.item_representation import build_representation
 from recbole_qbert.models.layers.loss import smoothed_cross_entropy
 from recbole_qbert.models.layers.sasrec_over_items import SASRecOverItems
@@ -39,6 +40,7 @@ class SASRecCodes(SASRecOverItems):
         super().__init__(config, dataset)
         self.item_embedding = None
         name = config["item_representation"]
+        one_of("item_representation", name, ("compose", "hybrid", "id"))
         codes: Tensor | None = None
         sizes: tuple[int, ...] = ()
         if name != "id":

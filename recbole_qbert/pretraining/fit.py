@@ -18,12 +18,13 @@ from recbole.utils import init_seed
 from rich.console import Console
 
 from recbole_qbert.common.errors import InputError, error_context
-from recbole_qbert.common.files import check_writable, exclusive
+from recbole_qbert.common.files import check_replaceable, check_writable, exclusive
 from recbole_qbert.common.output import counted, new_console
 from recbole_qbert.common.process import flush_denormals, quiet_recbole
 from recbole_qbert.common.process_group import barrier, is_main, sum_over_processes, world
 from recbole_qbert.common.yaml_files import load_yaml
-from recbole_qbert.config.build import PRETRAIN, build_config, shipped_files
+from recbole_qbert.config.build import PRETRAIN, build_config, file_settings, shipped_files
+from recbole_qbert.data.budget import AUTO
 from recbole_qbert.data.domain import DatasetPaths, find_domain
 from recbole_qbert.evaluation.ranking import Ranks, check_ranked, summarize, target_ranks
 from recbole_qbert.evaluation.results import metric_title
@@ -32,7 +33,7 @@ from recbole_qbert.pretraining.corpus import Corpus, FieldNames
 from recbole_qbert.pretraining.loader import TrainingBatches, ValidRows, valid_users
 from recbole_qbert.pretraining.transfer import (
     ARCHITECTURE,
-    check_place,
+    PRETRAINED_FILES,
     read_source,
     save_pretrained,
 )
@@ -45,6 +46,26 @@ from recbole_qbert.training.trainer import ResumableTrainer, n_parameters
 
 MODEL = "QBERT4Rec"
 PRETRAINED = "pretrained"  # folder for pre_model_path, in the folder of the pretraining
+# Settings of QBERT4Rec that have no effect on the sequences of several data sets.
+UNREAD = frozenset(
+    {
+        "augmentation",
+        "batch_by",
+        "cold_interactions",
+        "cold_items",
+        "cold_seed",
+        "cold_targets",
+        "item_vectors",
+        "logit_adjustment",
+        "new_item_bonus",
+        "popularity_discount",
+        "pre_model_path",
+        "semantic_id_file",
+        "softmax_items",
+        "use_content",
+    }
+)
+AUTO_HERE = frozenset(("exclude_visible", "pre_model_codes"))  # may be `auto`
 
 
 class PretrainTrainer(ResumableTrainer):
@@ -127,7 +148,7 @@ def pretrain(
         check_writable(folder)
     if output:
         with error_context("output"):
-            check_place(output)
+            check_replaceable(output, PRETRAINED_FILES)
     place = output or folder / PRETRAINED
     flush_denormals()
     quiet_recbole()
@@ -171,13 +192,16 @@ def pretrain_config(
     name = "+".join(datasets)
     sizes = tuned_sizes(target) if target else {}
     config = build_config(MODEL, name, files, settings, stage=PRETRAIN, sizes=sizes)
-    if config["cold_items"]:
-        raise InputError("cold_items: pretraining reads all interactions; leave it out")
-    if config["use_content"]:
-        raise InputError(
-            "use_content: pretraining reads no item_vectors; leave it out here, and set it for the "
-            "training that follows"
-        )
+    given = {**file_settings(MODEL, files, PRETRAIN), **(settings or {})}
+    plain = build_config(MODEL, name, stage=PRETRAIN, sizes=sizes)
+    for key in sorted(given):
+        if key in UNREAD and config[key] != plain[key]:
+            raise InputError(
+                f"{key}: pretraining does not read it; leave it out here, and set it for the "
+                "training that follows"
+            )
+        if key not in AUTO_HERE and config[key] == AUTO:
+            raise InputError(f"{key}: auto cannot be used in pretraining; give a value")
     folder = Path(config["checkpoint_dir"]) / "pretrain" / name
     config["checkpoint_dir"] = str(folder / f"{MODEL}-seed{config['seed']}-{run_hash(config)}")
     return config
@@ -197,7 +221,7 @@ def _pretrain(
     corpus = Corpus(domains)
     if is_main():
         barrier()
-    console.print(f"[bold]{MODEL}[/bold], pretraining on {config['dataset']}")
+    console.print(f"{MODEL}, pretraining on {config['dataset']}", style="bold")
     for line in corpus.describe():
         console.print(f"  {line}", highlight=False)
 

@@ -26,7 +26,6 @@ from recbole_qbert._version import __version__
 from recbole_qbert.common.errors import InputError, preview
 from recbole_qbert.common.files import (
     atomic_folder,
-    check_writable,
     read_json,
     read_json_list,
     recovered,
@@ -44,6 +43,7 @@ from recbole_qbert.training.checkpoint import config_to_json
 
 FORMAT = "recbole-qbert/pretrained/2"
 CONTENTS = frozenset(("model.safetensors", "config.json", "items.json", "corpus.json"))
+PRETRAINED_FILES = CONTENTS | {"manifest.json"}
 TABLE, ROWS, CODES = "items.table.weight", "items.rows", "items.item_codes"
 # Buffers that the data set determines.
 OF_DATA = (CODES, "popularity_terms.counts", "content.content")
@@ -84,20 +84,6 @@ class PretrainedSource(NamedTuple):
     vocabularies: list[str]
     codebook_sizes: tuple[int, ...]  # K sizes, of one vocabulary
     inputs: dict[str, str]  # SHA-256 of each training file; empty for a bundle
-
-
-def check_place(folder: Path) -> None:
-    """Check that a pretrained model may replace the folder.
-
-    Raises:
-        InputError: the folder is not writable, or contains other files, which would be lost.
-    """
-    check_writable(folder)
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if others := sorted(names - CONTENTS - {"manifest.json"}):
-        raise InputError(
-            f"{folder}: contains other files ({preview(others, 3)}); give another folder"
-        )
 
 
 def save_pretrained(

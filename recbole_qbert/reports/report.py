@@ -137,9 +137,15 @@ def _domain(request: ReportRequest, found: Found) -> DatasetPaths | None:
     """Find the data set whose items and users are shown; None if unknown or without a folder.
 
     Raises:
-        InputError: the requested data set does not exist.
+        InputError: the requested data set does not exist, or a flag needs one to be requested.
     """
     if request.dataset is None and len(found.datasets) != 1:
+        given = [n for n in ("data_path", "title_field", "category_field") if getattr(request, n)]
+        if found.datasets and given:
+            several = preview(sorted(found.datasets))
+            raise InputError(
+                f"--{given[0]}: there are several data sets ({several}); give --dataset"
+            )
         return None
     name = request.dataset or found.datasets[0]
     if request.data_path is not None:
@@ -177,12 +183,12 @@ def _data_sections(
             space_section(facts.catalog, domain, tokenizer, request.projection),
             ReportSection("ids", "Semantic IDs", tuple(blocks), facts.catalog.name, command),
         ]
-    run = best_bundle(found, domain.name)
-    if run is not None:
-        file = next(each.file for each in found.runs if each.result is run)
+    best = best_bundle(found, domain.name)
+    if best is not None:
+        file = next(each.file for each in found.runs if each.result is best.run)
         name = found.name(file)
         try:
-            sections.append(users_section(run, name, domain, request.title_field, request.n_users))
+            sections.append(users_section(best, name, domain, request.title_field, request.n_users))
         except UnusableBundle as error:  # the other sections do not depend on the bundle
             _print(console, f"Warning: no example users: {error}")
     return sections

@@ -243,7 +243,12 @@ def _brief(value: float) -> str:
 
 
 def run_charts(one: ComparisonData, metric: str, palette: Palette) -> list[Chart]:
-    """Charts of the test metric over each number in which otherwise equal rows differ."""
+    """Charts of the test metric over each number in which otherwise equal rows differ.
+
+    There are none if a row lacks the metric.
+    """
+    if not all(metric in row.metrics for row in one.scores.rows):
+        return []
     curves: dict[str, dict[str, list[tuple[float, Row]]]] = {}
     for model in dict.fromkeys(row.model_row.model for row in one.scores.rows):
         rows = [row for row in one.scores.rows if row.model_row.model == model]

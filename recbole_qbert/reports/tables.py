@@ -60,7 +60,7 @@ def _comparison(one: ComparisonData, metric: str, palette: Palette, number: str)
     blocks = [Block("heading", one.title), Block("paragraphs", [f"Source: {one.source}."])]
     if one.warnings:
         blocks.append(Block("warnings", one.warnings))
-    if metric in scores.rows[0].metrics:
+    if all(metric in row.metrics for row in scores.rows):
         bars = [_bars(scores, metric, palette, number, *ranking) for ranking in RANKINGS]
         blocks.append(Block("charts", bars))
     blocks.append(Block("table", metrics_sheet(scores)))

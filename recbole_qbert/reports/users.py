@@ -11,6 +11,7 @@ from recbole_qbert.common.output import counted
 from recbole_qbert.data.atomic import read_columns
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.sequences import read_interactions
+from recbole_qbert.evaluation.ranking import LIST_LENGTH, UNSEEN
 from recbole_qbert.evaluation.results import RunResult
 from recbole_qbert.reports.discovery import Found
 from recbole_qbert.reports.inspection.catalog import printable, spread
@@ -41,23 +42,36 @@ class ExampleUser(NamedTuple):
         return self.recommended.index(self.target) + 1 if self.target in self.recommended else None
 
 
-def best_bundle(found: Found, dataset: str) -> RunResult | None:
-    """Find the data set's run with a bundle that is best by its valid metric; None if none."""
+class BestRun(NamedTuple):
+    """The run of a data set with the highest valid metric."""
+
+    run: RunResult
+    metric: str
+
+
+def best_bundle(found: Found, dataset: str) -> BestRun | None:
+    """Find the data set's best run with a bundle; None if none.
+
+    The metric is the runs' own valid metric, or NDCG@10 with seen items excluded if they differ.
+    """
     runs = [
         run.result for run in found.runs
         if run.result.dataset == dataset and run.result.bundle
         and Path(run.result.bundle).is_dir()
     ]  # fmt: skip
-    return max(runs, key=lambda run: run.valid.get(run.valid_metric, 0.0), default=None)
+    used = {run.valid_metric for run in runs}
+    metric = used.pop() if len(used) == 1 else f"{UNSEEN}ndcg@{LIST_LENGTH}"
+    runs = [run for run in runs if metric in run.valid]
+    return BestRun(max(runs, key=lambda run: run.valid[metric]), metric) if runs else None
 
 
 def users_section(
-    run: RunResult, source: str, domain: DatasetPaths, title_field: str | None, n_users: int
+    best: BestRun, source: str, domain: DatasetPaths, title_field: str | None, n_users: int
 ) -> ReportSection | None:
     """Make the section, with histories and recommendations by title.
 
     Args:
-        run: run whose bundle recommends.
+        best: run whose bundle recommends.
         source: results file of the run, as printed in the report.
         domain: paths of the data set.
         title_field: field of the `.item` file with titles; None: items are shown as tokens.
@@ -72,13 +86,14 @@ def users_section(
     """
     if not domain.file("inter").is_file():
         return None
+    run = best.run
     examples = example_users(run, domain, n_users)
     if not examples:
         return None
     titles = _titles(domain, title_field)
     hits = sum(example.rank is not None for example in examples)
     lines = [
-        f"{run.title}, seed {run.seed}, has the best valid {metric_name(run.valid_metric)}. It "
+        f"{run.title}, seed {run.seed}, has the best valid {metric_name(best.metric)}. It "
         "recommends items from each user's history without the last item, and excludes items of "
         f"the history. The last item is among the {LENGTH} best for {hits} of {len(examples)} "
         "users, who are spaced evenly over all users."

@@ -51,7 +51,7 @@ class Answerer:
     def __init__(self, recommender: Recommender, max_batch_size: int):
         """Take a recommender, and the largest number of histories that it scores at once."""
         self._recommender = recommender
-        self._max_batch_size = min(max_batch_size, recommender.rows_at_once())
+        self._max_batch_size = max_batch_size
         titles = recommender.titles
         self._titles = dict(zip(recommender.tokens, titles, strict=True)) if titles else None
 
@@ -92,11 +92,13 @@ class Answerer:
     def _listed(self, jobs: Sequence[ListsJob], shared: ListOptions) -> list[bytes]:
         """Answer jobs with the same shared options."""
         n_excluded = 0 if shared.exclude else max(len(job.options.exclude) for job in jobs)
+        recommender = self._recommender
+        k = min(max(job.k for job in jobs) + n_excluded, len(recommender.tokens))
         lists = iter(
-            self._recommender.recommend(
+            recommender.recommend(
                 [history for job in jobs for history in job.histories],
-                min(max(job.k for job in jobs) + n_excluded, len(self._recommender.tokens)),
-                batch_size=self._max_batch_size,
+                k,
+                batch_size=min(self._max_batch_size, recommender.rows_at_once(k)),
                 **shared._asdict(),
             )
         )
@@ -133,4 +135,6 @@ class Answerer:
 
 
 def _json(content: dict[str, Any]) -> bytes:
-    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    # Half of a surrogate pair, which a client may send, is written as its JSON escape.
+    return text.encode("utf-8", "backslashreplace")

@@ -107,10 +107,7 @@ class Batcher:
             if not self._waiting:
                 self._arrived.clear()
             jobs = [each.job for each in batch]
-            try:
-                found = await loop.run_in_executor(thread, self._work, jobs)
-            except Exception as error:
-                found = [error] * len(jobs)
+            found = await loop.run_in_executor(thread, self._results, jobs)
             for each, result in zip(batch, found, strict=True):
                 if each.answer.done():  # too late
                     continue
@@ -118,6 +115,15 @@ class Batcher:
                     each.answer.set_exception(result)
                 else:
                     each.answer.set_result(result)
+
+    def _results(self, jobs: Sequence[Any]) -> Sequence[Any]:
+        """Answer a batch; if that fails, each job alone, so that one fault fails one job."""
+        try:
+            return self._work(jobs)
+        except Exception as error:
+            if len(jobs) == 1:
+                return [error]
+            return [result for job in jobs for result in self._results([job])]
 
     def _n_rows(self) -> int:
         return sum(each.n_rows for each in self._waiting)

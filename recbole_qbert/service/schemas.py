@@ -100,7 +100,10 @@ class RemovalAnswer(BaseModel):
     """An item of the history whose removal lowers the score."""
 
     item: str = Field(description="Item token.")
-    drop: float = Field(description="Score with the item minus score without it.")
+    drop: float | None = Field(
+        description="Score with the item minus score without it; null if the item to explain is "
+        "not ranked without it."
+    )
 
 
 class ExplanationAnswer(BaseModel):

@@ -42,6 +42,7 @@ FORMAT = "recbole-qbert/bundle/2"
 REQUIRED = frozenset(("model.safetensors", "config.json", "items.json", "dataset.safetensors"))
 SEMANTIC_IDS = frozenset(("items.semid", "items.semid.json"))
 TITLES = "titles.json"
+BUNDLE_FILES = REQUIRED | SEMANTIC_IDS | {TITLES, "manifest.json"}
 # Limit on the numbers that a model may allocate when it is built: ALLOWANCE plus four times those
 # of its weights. Each tensor counts as TENSOR numbers more.
 ALLOWANCE, TENSOR = 1 << 24, 1 << 12
@@ -246,6 +247,11 @@ def going_together(folder: Path, remedy: str) -> Iterator[None]:
     """Turn any exception that a folder's files cause in the block into an `InputError`."""
     try:
         yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise InputError(
+            f"{folder}: not enough memory ({describe_error(error)}); free some, or give another "
+            "device"
+        ) from error
     except Exception as error:  # an edited file can be wrong in any way
         raise InputError(
             f"{folder}: the files are inconsistent; {remedy} ({describe_error(error)})"

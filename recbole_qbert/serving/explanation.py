@@ -146,7 +146,7 @@ def leave_one_out(
     rows, lengths = compacted(torch.cat([history.unsqueeze(0), kept]))
     padded = torch.zeros(len(rows), config["MAX_ITEM_LIST_LENGTH"], dtype=torch.long)
     padded[:, : len(history)] = rows
-    step = rows_at_once(model.n_items, None)
+    step = rows_at_once(model.n_items, 1, None)
     columns = items.to(config["device"])
     scores = torch.cat(
         [

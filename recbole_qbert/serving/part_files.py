@@ -39,7 +39,7 @@ def _write_json_lines(handle: IO[bytes], table: pa.Table) -> None:
     """Append one JSON object per row."""
     frame = table.to_pandas()
     text = frame.to_json(orient="records", lines=True, force_ascii=False, double_precision=9)
-    handle.write(text.encode())
+    handle.write(text.encode() if len(frame) else b"")  # pandas writes no rows as an empty line
 
 
 def _join_texts(handle: IO[bytes], parts: Iterable[Path]) -> None:

@@ -109,7 +109,8 @@ class Recommender:
                 `MAX_ITEM_LIST_LENGTH` are used. Any ordered iterables are accepted (no sets); items
                 that are not strings, such as numbers, are converted.
             k: number of items; fewer are returned if a history leaves fewer.
-            exclude_seen: exclude all items of a history, also those beyond the maximum length.
+            exclude_seen: exclude all items of a history, also those beyond the maximum length. A
+                QBERT4Rec with `exclude_visible` never ranks the items that it reads.
             unknown: treatment of items that the model does not know, and of histories without a
                 known item. `skip` ignores such items, recommends nothing for such histories, and
                 warns; `raise` raises an error.
@@ -128,7 +129,7 @@ class Recommender:
         k = within("k", k, len(self.tokens))
         if unknown not in ("skip", "raise"):
             raise InputError(f"unknown: {unknown!r} is none of skip, raise")
-        batch_size = self.rows_at_once(batch_size)
+        batch_size = self.rows_at_once(k, batch_size)
         allowed = self.allowed(candidates, exclude)
         _check_lists([histories])
         try:
@@ -203,9 +204,11 @@ class Recommender:
             n_removals: number of history items listed whose removal lowers the score most.
 
         Raises:
-            InputError: no item of the history is known, or an item to explain is unknown or one
-                that the model does not rank after this history.
+            InputError: no item of the history is known, an item to explain is unknown or one
+                that the model does not rank after this history, or `n_removals` is invalid.
         """
+        if not isinstance(n_removals, Integral) or n_removals < 0:
+            raise InputError(f"n_removals: {n_removals!r} is not a whole number of at least 0")
         (read, asked), lost = zip(*map(self._read, ([history], [items])), strict=True)
         if lost[1] or not len(asked.items):
             asked_for = preview([*map(quote, lost[1])]) or "none"
@@ -227,15 +230,17 @@ class Recommender:
         Raises:
             InputError: no known candidate is left.
         """
-        if candidates is None and not exclude:
+        named = (("candidates", () if candidates is None else candidates), ("exclude", exclude))
+        for name, tokens in named:  # arrays and Series are accepted, which have no truth value
+            if isinstance(tokens, str | bytes) or not isinstance(tokens, Iterable):
+                raise InputError(f"{name}: {tokens!r} is not a list of item tokens")
+        chosen, left_out = (list(tokens) for _, tokens in named)
+        if candidates is None and not left_out:
             return None
         mask = torch.full((len(self._names),), candidates is None)
         lost: list[str] = []
-        given = (("candidates", candidates or (), True), ("exclude", exclude, False))
-        for name, tokens, value in given:
-            if isinstance(tokens, str | bytes) or not isinstance(tokens, Iterable):
-                raise InputError(f"{name}: {tokens!r} is not a list of item tokens")
-            read, unknown = self._read([list(tokens)])
+        for each, value in ((chosen, True), (left_out, False)):
+            read, unknown = self._read([each])
             mask[read.flat()[1]] = value
             lost += unknown
         mask[0] = False
@@ -262,7 +267,7 @@ class Recommender:
         `users` are tokens; each of the B `histories` has an item. `allowed` is from the method of
         that name; for the others see `recommend`.
         """
-        step = self.rows_at_once(batch_size)
+        step = self.rows_at_once(k, batch_size)
         for start in range(0, len(histories), step):
             part = histories.part(start, start + step)
             top = top_k(self.model, self.config, part, k, exclude_seen, allowed, self._index)
@@ -305,11 +310,11 @@ class Recommender:
         """Return the tokens that are not items of the model, each one once, in their order."""
         return [token for token in dict.fromkeys(tokens) if token not in self._ids]
 
-    def rows_at_once(self, given: int | None = None) -> int:
+    def rows_at_once(self, k: int, given: int | None = None) -> int:
         """Return how many histories to score at once: `given`, or as many as fit (`recommend`)."""
         if given is not None:
             return within("batch_size", given)
-        return rows_at_once(len(self._names), self._index)
+        return rows_at_once(len(self._names), k, self._index)
 
     @cached_property
     def _index(self) -> ItemIndex | None:

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import exclusive_folder
+from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.common.nearest import unit_rows
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.embeddings import BBQ, CONTENT, FUSED, IDENTITY
@@ -31,6 +33,7 @@ from recbole_qbert.tokenizer.fusion.bbq_fit import Binder, fit_binder
 from recbole_qbert.tokenizer.fusion.cooccurrence import (
     cooccurrence,
     cooccurrence_vectors,
+    inter_suffix,
     read_training_pairs,
 )
 from recbole_qbert.tokenizer.fusion.fit import fit_injector
@@ -117,7 +120,7 @@ def _tokenize(
     fit_on = None
     if settings["fit_items"] == "training":
         pairs = read_training_pairs(domains, settings["split"]) if pairs is None else pairs
-        fit_on = np.isin(catalog.names, pairs["item_id"].unique())
+        fit_on = pd.Index(catalog.names).isin(pairs["item_id"].unique())
     quantizers: dict[str, Quantizer] = {}
     fills: dict[str, np.ndarray] = {}
     blocks: list[np.ndarray] = []
@@ -159,6 +162,11 @@ def _tokenize(
         without_content=catalog.without_content(),
     )
     _make_unique(tokenizer, catalog.names, streams)
+    # `run` compares the interactions that were read with those of its own split.
+    read = [domain.file(inter_suffix(settings["split"])) for domain in domains]
+    report["interactions"] = (
+        {} if pairs is None else {path.name: sha256_file(path) for path in read}
+    )
     tokenizer.save()
     tokenizer.write_ids(domains, catalog.sources)
     return tokenizer

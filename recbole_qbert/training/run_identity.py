@@ -37,9 +37,12 @@ def last_state_file(folder: Path, name: str) -> Path:
     return folder / f"{name}.last.safetensors"
 
 
-def finished_run(config: Config) -> RunResult | None:
-    """Return the latest result with the same settings and inputs, or None."""
-    result = latest_result(Path(config["checkpoint_dir"]), run_folder(config))
+def finished_run(config: Config, folder: Path | None = None) -> RunResult | None:
+    """Return the latest result with the same settings and inputs, or None.
+
+    `folder` is that of the run, by default its `run_folder`.
+    """
+    result = latest_result(Path(config["checkpoint_dir"]), folder or run_folder(config))
     return result if result is not None and result.data_sha256 == inputs_of(config) else None
 
 

@@ -163,6 +163,8 @@ class ResumableTrainer(Trainer):
             self._parallel_loss.begin_epoch(epoch_idx * len(train_data))
         if hasattr(self.model, "begin_epoch"):
             self.model.begin_epoch(epoch_idx)
+        if epoch_idx + 1 == self.epochs and not self._without_valid:
+            self.eval_step = 1  # the last epoch is evaluated, whatever the step
         loss_func = loss_func or self._parallel_loss or trimmed_loss(self.model, self.config)
         # RecBole's own progress bar writes control characters to files.
         batches: Any = train_data
@@ -241,6 +243,7 @@ class ResumableTrainer(Trainer):
             return super().evaluate(eval_data, load_best_model, model_file, show_progress)
         if load_best_model:
             self._load_weights(model_file or self.saved_model_file)
+        self.model.eval()  # before an index of its items is made
 
         def wrap(batches: Iterable[Any]) -> Iterable[Any]:
             if not show_progress:
@@ -369,5 +372,5 @@ def build_schedule(
 
 
 def n_parameters(model: torch.nn.Module) -> int:
-    """Return the number of parameters, all of which are trained."""
+    """Return the number of parameters, with those that a setting freezes."""
     return sum(each.numel() for each in model.parameters())

@@ -487,3 +487,21 @@ def test_what_is_tried_before_changes_no_run(tiny: Tiny) -> None:
     (alone,) = run_models(["QBERT4Rec"], "toy", settings=settings)
     _, later = run_models(["IDBERT4Rec", "QBERT4Rec"], "toy", settings=settings)
     assert (later.valid, later.test, later.folder) == (alone.valid, alone.test, alone.folder)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["serve", "b", "--port="], "--port=: has no value; leave it out for 8000"),
+        (["report", "saved", "--n_users="], "--n_users=: has no value; leave it out for 5"),
+        (["report", "saved", "--output="], "--output=: has no value"),
+        (["evaluate", "b", "--data_path="], "--data_path=: has no value"),
+    ],
+)
+def test_a_flag_with_a_default_is_not_empty(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As from a variable of the shell that is not set."""
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1

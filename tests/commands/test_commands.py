@@ -143,3 +143,17 @@ def test_a_misspelled_data_set_is_named_with_the_closest(
 def test_help_names_the_keys(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tokenize", "--help"]) == 0
     assert "--dataset=" in capsys.readouterr().out
+
+
+def test_the_sample_replaces_no_other_data_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["prepare", "sample", f"--data_path={tmp_path}"]
+    assert main(words) == 0 and main(words) == 0
+    path = tmp_path / "ml-100k" / "ml-100k.item"
+    own = path.read_text() + "9999\tmine\t1\tnone\n"
+    path.write_text(own)
+    capsys.readouterr()
+    assert main(words) == 2
+    assert f"{path}: is another data set" in capsys.readouterr().err
+    assert path.read_text() == own

@@ -384,3 +384,34 @@ def test_faults_of_evaluate(tiny: Tiny, run: RunResult, capsys: pytest.CaptureFi
         error = capsys.readouterr().err
         assert error.startswith("recbole-qbert: ") and error.count("\n") == 1, error
         assert said in error
+
+
+def test_brackets_in_titles_and_paths(
+    tiny: Tiny, run: RunResult, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are no markup of the terminal's library: `[/dvd]` would be an error of it."""
+    path = tiny.folder / "toy.item"
+    path.write_text(path.read_text().replace("Thing ", "[/dvd] [bold]"))
+    capsys.readouterr()
+    words = ["--history=i1", "--title_field=title", f"--item_file={path}", "--k=3"]
+    assert main(["recommend", RESULTS, *words]) == 0
+    assert capsys.readouterr().out.count("[/dvd] [bold]") == 3
+    Path("[/old]").mkdir(parents=True)
+    inter = f"--history_file={tiny.folder / 'toy.inter'}"
+    assert main(["recommend", RESULTS, inter, "--output=[/old]/x.tsv"]) == 0
+    assert "[/old]/x.tsv: 40 users" in capsys.readouterr().out
+
+
+def test_nothing_to_explain(tiny: Tiny, run: RunResult, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("candidates").write_text("i1\n")
+    words = ["--history=i1", "--candidates=candidates", "--explain"]
+    assert main(["recommend", RESULTS, *words]) == 0
+
+
+def test_a_format_without_a_file(
+    tiny: Tiny, run: RunResult, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"--history_file={tiny.folder / 'toy.inter'}", "--output_format=jsonl"]
+    capsys.readouterr()
+    assert main(["recommend", RESULTS, *words]) == 2
+    assert "--output_format: give the file with --output as well" in capsys.readouterr().err

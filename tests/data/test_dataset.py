@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Tiny, timed_rows
+from conftest import N_ITEMS, Tiny, timed_rows
 from recbole.data import data_preparation
 from recbole.data.dataset import SequentialDataset
 from recbole.utils import init_seed
 from torch import Tensor
 
+from recbole_qbert.cli import main
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.yaml_files import load_yaml
 from recbole_qbert.config.build import build_config
 from recbole_qbert.data.dataset import (
     AUGMENTATIONS,
@@ -432,3 +434,22 @@ def test_instruments_facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     items, _ = train.training_sequences()
     assert len(items) == 136_226 - 2 * 17_112
     assert dataset.item_num - 1 - len(torch.unique(items)) == 10
+
+
+@pytest.mark.parametrize("model", ["SASRecContent", "FDSA"])
+def test_items_of_histories_alone_have_features(tiny: Tiny, model: str) -> None:
+    """On split files the column of items has targets only; features of the others must not be
+    padding."""
+    words = ["prepare", "split", "--dataset=toy", f"--data_path={tiny.root}", "--train_users=0.1"]
+    assert main(words) == 0
+    loaded = load_splits(tiny.make_config(model, **load_yaml(tiny.folder / "toy.split.yaml")))
+    field = "text" if model == "SASRecContent" else SEMANTIC_ID_FIELD
+    features = loaded.dataset.get_item_feature()[field]
+    assert len(features) == N_ITEMS + 1
+    assert features[1:].ne(0).any(dim=1).all()
+    whole = load_splits(tiny.make_config(model)).dataset
+    mine, theirs = loaded.dataset.field2token_id["item_id"], whole.field2token_id["item_id"]
+    if model == "SASRecContent":
+        for token, number in theirs.items():
+            expected = whole.get_item_feature()[field][number]
+            assert torch.equal(features[mine[token]], expected)

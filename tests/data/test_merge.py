@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from recbole_qbert.cli import main
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.data import merge as module
 from recbole_qbert.data.atomic import read_columns
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.embeddings import EmbeddingTable, read_embeddings, write_embeddings
@@ -188,3 +190,43 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         captured = capsys.readouterr()
         assert message in captured.err
         assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("suffix", "header"),
+    [("inter", "uid:token\titem_id:token"), ("inter", "user_id:token\tiid:token"),
+     ("item", "iid:token\ttitle:token")],
+)  # fmt: skip
+def test_columns_of_other_names_are_not_joined(tmp_path: Path, suffix: str, header: str) -> None:
+    """Their tokens would stay without the data set's name: two users 1 would become one."""
+    both = two(tmp_path)
+    if suffix == "item":
+        for name in "AB":
+            write(tmp_path, name, "item", [header, "i\tx"])
+    else:
+        write(tmp_path, "B", suffix, [header, "1\t5"])
+    with pytest.raises(InputError, match=r"no column '(user|item)_id'.*rename the column"):
+        merge(both, DatasetPaths("AB", tmp_path / "AB"))
+    assert not (tmp_path / "AB").exists()
+
+
+def test_a_broken_merge_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = two(tmp_path)
+    for name in "AB":
+        write(tmp_path, name, "item", ["item_id:token\ttitle:token", "i\tx"])
+    whole, n_written = module._write, 0
+
+    def broken(path: Path, *more: Any) -> int:
+        nonlocal n_written
+        n_written += 1
+        if n_written == 2:
+            raise KeyboardInterrupt
+        return whole(path, *more)
+
+    monkeypatch.setattr(module, "_write", broken)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(KeyboardInterrupt):
+        merge(both, DatasetPaths("AB", tmp_path / "AB"))
+    assert sorted(tmp_path.rglob("*")) == before
+    monkeypatch.setattr(module, "_write", whole)
+    assert merge(both, DatasetPaths("AB", tmp_path / "AB")).rows == {"inter": 2, "item": 2}

@@ -320,3 +320,12 @@ def test_the_script(server: RudeServer, tmp_path: Path) -> None:
     assert done.stdout == f"{tmp_path / 'out'}: 1 done, 1 failed\n"
     assert done.stderr.splitlines()[-1].startswith("recbole-qbert: 1 of 2 failed (see ")
     assert (tmp_path / "out" / "A.jpg").is_file()
+
+
+@pytest.mark.parametrize("name", ["a  b", "a\u00a0b", " a"])
+def test_a_name_with_blanks_is_found_again(server: RudeServer, tmp_path: Path, name: str) -> None:
+    entries = [Download(name, (server.url("picture-1"),))]
+    for _ in range(2):
+        assert download(entries, tmp_path / "out", FAST, pictures=True)[DONE] == 1
+    assert list(read_status(tmp_path / "out")) == [name]
+    assert len((tmp_path / "out" / "status.tsv").read_text().splitlines()) == 2

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from atomic_toys import SEQUENCES, placed, recbole_alone, unisrec_like, write_inter
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.atomic import read_atomic, read_columns
 from recbole_qbert.data.domain import DatasetPaths
+from recbole_qbert.data.embeddings import EmbeddingTable, write_embeddings
 from recbole_qbert.data.semid import read_semantic_ids
 from recbole_qbert.datasets.mql4grec import export_json, import_json
 from recbole_qbert.datasets.unisrec import export_folder, import_folder
@@ -239,3 +241,26 @@ def test_the_scripts_and_recbole_alone(tmp_path: Path) -> None:
     done = subprocess.run(script, capture_output=True, text=True, timeout=250)
     assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("recbole-qbert: ")
     shutil.rmtree(tmp_path / "dataset")
+
+
+def test_vectors_of_the_data_set_before_are_removed(tmp_path: Path) -> None:
+    """Its tokens may be the numbers of the new items, by chance."""
+    folder, into = tmp_path / "json", DatasetPaths("x", tmp_path / "x")
+    folder.mkdir()
+    (folder / "x.inter.json").write_text(json.dumps({"0": [0, 1, 2, 3]}))
+    into.folder.mkdir()
+    meta = {"modality": "image", "encoder": {"name": "toy"}}
+    table = EmbeddingTable(("0",), np.ones((1, 1, 2), np.float32), np.ones((1, 1), bool), meta)
+    write_embeddings(into.file("image.npz"), table)
+    import_json(folder, "x", into)
+    assert not list(into.folder.glob("*.npz*"))
+
+
+def test_items_under_another_name(tmp_path: Path) -> None:
+    domain = DatasetPaths("x", tmp_path / "x")
+    domain.folder.mkdir()
+    write_inter(domain.file("inter"), placed({"u": ["a", "b", "c"]}))
+    domain.file("item").write_text("asin:token\ttitle:token\na\tA\n")
+    with pytest.raises(InputError, match="no column 'item_id'.*rename the column of the items"):
+        export_json(domain, tmp_path / "json")
+    assert not (tmp_path / "json").exists()

@@ -24,6 +24,7 @@ from raw_amazon import (
 )
 from recbole_alone import load_alone
 
+from recbole_qbert.cli import main
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.datasets import amazon
@@ -339,3 +340,19 @@ def test_recbole_itself_loads_what_is_written(tmp_path: Path) -> None:
         assert {"title", "brand", "categories", "description", "price", "image_url"} <= set(
             read[name]["fields"]
         )
+
+
+def test_an_unknown_category_with_files_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "prepare",
+        "amazon",
+        "--category=Beauti",
+        "--release=2014",
+        "--reviews=r",
+        "--metadata=m",
+    ]
+    assert main([*words, f"--data_path={tmp_path}"]) == 2
+    said = capsys.readouterr().err
+    assert "--category" in said and "Games" in said and said.count("\n") == 1

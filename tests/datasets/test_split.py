@@ -336,3 +336,16 @@ def test_metrics_on_the_split_are_those_on_the_whole(tiny: Tiny) -> None:
     assert run_on(tiny, "Popularity", split, **short) == run_on(tiny, "Popularity", **short)
     for model in ("QBERT4Rec", "SASRec"):
         assert set(run_on(tiny, model, split, **short)) >= {"ndcg@10"}
+
+
+@pytest.mark.parametrize("flag", ["--shares=0.8,0.9", "--valid_from=3", "--test_from=5"])
+@pytest.mark.parametrize("others", [[], ["--parts=a,b,c"]])
+def test_flags_of_another_method(
+    tmp_path: Path, flag: str, others: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x").mkdir()
+    write_inter(tmp_path / "x" / "x.inter", placed({"u": ["a", "b", "c", "d"]}))
+    words = ["prepare", "split", "--dataset=x", f"--data_path={tmp_path}", flag, *others]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "it needs --method=temporal, without --parts" in said and said.count("\n") == 1

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import files_below
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.embeddings import EmbeddingTable, read_embeddings
+from recbole_qbert.encoders.devices import check_device
 from recbole_qbert.encoders.driver import encode_items
 from recbole_qbert.encoders.shards import EncodedBatch
 from recbole_qbert.encoders.tfidf import TfidfEncoder
@@ -280,3 +282,12 @@ def test_what_a_ray_worker_asks_for(
     assert over_ray._worker_resources(cluster, on_gpu, n_threads) == expected
     with pytest.raises(InputError, match="the Ray cluster has none"):
         over_ray._worker_resources({"CPU": 8.0}, True, 2)
+
+
+def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    check_device(torch.device("cuda"))
+    check_device(torch.device("cuda:0"))
+    with pytest.raises(InputError, match="'cuda:3': this machine has 1 GPU, from cuda:0 on"):
+        check_device(torch.device("cuda:3"))

@@ -69,3 +69,19 @@ def test_a_run_and_its_bundle_rank_by_codes(tiny: Tiny, monkeypatch: pytest.Monk
         monkeypatch.setattr(module, name, 1)
     monkeypatch.setattr(trainer.model, "full_sort_predict", None)
     assert trainer.evaluate(loaded.test, load_best_model=False) == whole
+
+
+def test_evaluation_is_without_dropout(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validation follows a training epoch; the index of the items' content is made without it."""
+    given = {"use_content": True, "item_vectors": tiny.item_vectors(), "adapter_dropout_prob": 0.5}
+    trainer, loaded = new_trainer(tiny.make_config("QBERT4Rec", **given))
+    whole = trainer.evaluate(loaded.test, load_best_model=False)
+    for module, name in ((indexed_ranks, "FEWEST"), (index, "FEWEST"), (index, "MATRIX")):
+        monkeypatch.setattr(module, name, 1)
+    monkeypatch.setattr(trainer.model, "full_sort_predict", None)
+    for _ in range(2):
+        trainer.model.train()
+        state = torch.get_rng_state()
+        found = trainer.evaluate(loaded.test, load_best_model=False)
+        assert found == pytest.approx(whole)
+        assert torch.equal(torch.get_rng_state(), state)

@@ -16,6 +16,7 @@ from recbole_qbert.common.yaml_files import shipped
 from recbole_qbert.data.embeddings import EmbeddingTable, write_embeddings
 from recbole_qbert.data.semid import read_semantic_ids
 from recbole_qbert.evaluation.results import RunResult, read_results
+from recbole_qbert.experiments.benchmark.benchmark import planned_runs
 from recbole_qbert.experiments.benchmark.plan import read_plan
 from recbole_qbert.models.layers.masking import SCHEMES
 
@@ -231,3 +232,23 @@ def test_paper_rows_are_the_reference(request: pytest.FixtureRequest) -> None:
             for dataset, printed in tables[section].items():
                 hit, ndcg = (float(printed[row][column]) for column in columns[name])
                 assert model_row.published[dataset] == {"hit@10": hit, "ndcg@10": ndcg}
+
+
+def test_one_run_from_scratch_beside_several_pretrained_rows(tiny: Tiny) -> None:
+    """It has no published values of the pretrained rows."""
+    rows = [
+        {
+            "name": name,
+            "model": "QBERT4Rec",
+            "pretrain": {"sources": "toy", "epochs": epochs},
+            "published": {"toy": {"hit@10": 0.5}},
+        }
+        for name, epochs in (("A", 1), ("B", 2))
+    ]
+    path = tiny.root / "plan.yaml"
+    path.write_text(yaml.safe_dump({"models": rows, "datasets": ["toy"], "seeds": [1]}))
+    given = {"data_path": str(tiny.root), "reference": "A", "controls": False}
+    plan = read_plan(str(path), given)
+    cells = planned_runs(plan)
+    assert [cell.model_row.name for cell in cells] == ["A", "A, from scratch", "B"]
+    assert [bool(cell.model_row.published) for cell in cells] == [True, False, True]

@@ -10,7 +10,12 @@ from conftest import Tiny
 from recbole_qbert.cli import main
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import read_json, write_json
-from recbole_qbert.experiments.id_split import check_id_split, learns_from_interactions
+from recbole_qbert.experiments.id_split import (
+    changed_interactions,
+    check_id_split,
+    learns_from_interactions,
+)
+from recbole_qbert.experiments.splits import load_splits
 
 
 def tokenized(tiny: Tiny, *flags: str) -> None:
@@ -29,7 +34,8 @@ def refused(tiny: Tiny, files: bool) -> bool:
         check_id_split(tiny.make_config("QBERT4Rec", **given), path)
     except InputError as error:
         wanted = "files" if files else "leave_one_out"
-        assert f"tokenize --dataset=toy --split={wanted}" in str(error)
+        said = str(error)
+        assert f"tokenize --dataset=toy --split={wanted}" in said or "another toy.train" in said
         return True
     return False
 
@@ -97,3 +103,63 @@ def test_ids_of_other_sources_are_not_checked(tiny: Tiny) -> None:
 )
 def test_which_settings_learn_from_interactions(settings: dict[str, Any], learns: bool) -> None:
     assert learns_from_interactions(settings) is learns
+
+
+def other_order(tiny: Tiny) -> None:
+    """Turn each sequence around: what was trained on becomes a target."""
+    rows = [(user, item, -time) for user, item, time in tiny.rows]
+    tiny.write_inter(rows)
+
+
+def test_split_files_made_again(tiny: Tiny) -> None:
+    """IDs that learned from the training part before are refused, whatever the new split is."""
+    split(tiny, *TEMPORAL)
+    tokenized(tiny, "--streams=identity", "--split=files")
+    assert not refused(tiny, True)
+    for others in ((), ("--method=temporal", "--shares=0.3,0.5")):
+        split(tiny, *others)
+        assert refused(tiny, True)
+    tokenized(tiny, "--streams=identity", "--split=files")
+    assert not refused(tiny, True)
+
+
+def test_interactions_that_changed_are_named(tiny: Tiny) -> None:
+    """A note, since new interactions after those learned from are no fault."""
+    tokenized(tiny, "--streams=identity")
+    config, path = tiny.make_config("QBERT4Rec"), tiny.folder / "toy.semid"
+    assert changed_interactions(config, path) == ""
+    other_order(tiny)
+    assert "the interactions changed since" in changed_interactions(config, path)
+    check_id_split(config, path)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"rm_dup_inter": "first"},
+        {"val_interval": {"timestamp": "[0,3000]"}},
+        {"item_inter_num_interval": "[22,inf)"},
+        {"user_inter_num_interval": "[14,inf)"},
+    ],
+)
+def test_filters_that_move_the_targets(tiny: Tiny, given: dict[str, Any]) -> None:
+    tiny.write_inter([*tiny.rows, *((user, item, time + 0.5) for user, item, time in tiny.rows)])
+    tokenized(tiny, "--streams=identity")
+    config = tiny.make_config("QBERT4Rec", **given)
+    config["exclude_visible"] = "off"
+    with pytest.raises(InputError, match="because RecBole's filters leave out [0-9,]+ interac"):
+        load_splits(config)
+    load_splits(tiny.make_config("SASRec", **given))
+    harmless = dict.fromkeys(("item_inter_num_interval", "user_inter_num_interval"), "[0,inf)")
+    load_splits(tiny.make_config("QBERT4Rec", **harmless))
+
+
+def test_cold_items_and_ids_that_learned_from_them(tiny: Tiny) -> None:
+    tokenized(tiny, "--streams=identity")
+    path = tiny.folder / "toy.semid"
+    for targets in ("test", "valid"):
+        given = {"cold_items": 0.1, "cold_targets": targets, "semantic_id_file": str(path)}
+        with pytest.raises(InputError, match="made with the interactions of items that cold_items"):
+            check_id_split(tiny.make_config("QBERT4Rec", **given), path)
+    keep = {"cold_items": 0.1, "cold_interactions": "keep"}
+    check_id_split(tiny.make_config("QBERT4Rec", **keep), path)

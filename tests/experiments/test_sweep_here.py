@@ -352,3 +352,21 @@ def test_what_no_trial_can_do_is_said_before_ray_starts(
     with pytest.raises(InputError, match=said):
         sweep(plan, Console(quiet=True))
     assert not plan.folder.exists()
+
+
+def test_a_winner_that_the_scheduler_stopped_is_no_run_of_its_settings(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights are tested in a folder of their own; `run` trains the settings to the end."""
+    monkeypatch.setattr(
+        sweep_module, "best_trial", lambda trials: next(t for t in trials if t.state == "stopped")
+    )
+    assert main(["tune", str(write_sweep(tiny))]) == 0
+    (result,) = read_results("saved/results.jsonl")
+    assert result.epochs < result.max_epochs and result.folder.endswith("-trial")
+    assert main(["tune", str(write_sweep(tiny)), "--resume"]) == 0
+    assert read_results("saved/results.jsonl") == [result]
+    best = tiny.root / "saved" / "tune" / "s" / "best.yaml"
+    assert main(["run", f"--config_files={best}", "--use_gpu=False"]) == 0
+    _, whole = read_results("saved/results.jsonl")
+    assert whole.epochs == whole.max_epochs and f"{whole.folder}-trial" == result.folder

@@ -58,7 +58,7 @@ def test_compose_is_the_sum_of_code_vectors() -> None:
     items = _build("compose")
     assert isinstance(items, SumOfCodes)
     table, matrix = items.table.weight.tolist(), items().tolist()
-    for row, codes in zip(matrix, _item_codes().tolist(), strict=True):
+    for row, codes in zip(matrix[1:], _item_codes()[1:].tolist(), strict=True):
         wanted = [sum(table[code][d] for code in codes) for d in range(6)]
         assert row == pytest.approx(wanted, abs=1e-7)
 
@@ -69,8 +69,19 @@ def test_flatten_is_the_concatenation_of_code_vectors() -> None:
     assert isinstance(items, FlattenItems)
     assert items.tokens_per_item == 3
     table, matrix = items.table.weight.tolist(), items().tolist()
-    for row, codes in zip(matrix, _item_codes().tolist(), strict=True):
+    for row, codes in zip(matrix[1:], _item_codes()[1:].tolist(), strict=True):
         assert row == list(itertools.chain.from_iterable(table[code] for code in codes))
+
+
+@pytest.mark.parametrize("name", REPRESENTATIONS)
+@pytest.mark.parametrize("train", [False, True])
+def test_padding_is_zeros_and_trains_no_code(name: str, train: bool) -> None:
+    """The padding item's codes are 0, as are those of real items: its row must not be their sum."""
+    items = _build(name, code_dropout=0.5, row_dropout=0.5).train(train)
+    for matrix in (items(), items(torch.tensor([0, 3, 5]))):
+        assert not matrix[0].any()
+        matrix[0].sum().backward(retain_graph=True)
+    assert all(each.grad is None or not each.grad.any() for each in items.parameters())
 
 
 def test_hybrid_starts_as_compose_and_adds_rows() -> None:
@@ -111,7 +122,7 @@ def test_score_is_the_sum_of_code_logits(name: str) -> None:
     scores = (hidden @ matrix.T).tolist()
     table = items.table.weight.tolist()
     for row, state in zip(scores, hidden.tolist(), strict=True):
-        for item, codes in enumerate(_item_codes().tolist()):
+        for item, codes in enumerate(_item_codes()[1:].tolist(), start=1):
             wanted = 0.0
             for level, code in enumerate(codes):
                 part = state[level * 6 : level * 6 + 6] if name == "flatten" else state

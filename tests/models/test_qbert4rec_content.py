@@ -153,5 +153,5 @@ def test_pretraining_refuses_it(tiny: Tiny, capsys: pytest.CaptureFixture[str]) 
     words = ["pretrain", "--datasets=toy", "--data_path=.", "--use_content=True", "--epochs=1"]
     assert main(words) == 2
     said = capsys.readouterr().err
-    assert "use_content: pretraining reads no item_vectors" in said
+    assert "use_content: pretraining does not read it" in said
     assert files_below(tiny.root) == before

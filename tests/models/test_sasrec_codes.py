@@ -10,6 +10,8 @@ import torch
 from conftest import CODEBOOK_SIZES, N_ITEMS, NO_DROPOUT, first_batch, new_trainer
 from torch.nn import functional as F
 
+from recbole_qbert.common.errors import InputError
+
 
 @pytest.mark.parametrize("name", ["compose", "hybrid", "id"])
 def test_the_loss_is_that_of_cosines(make_config: Callable[..., Any], name: str) -> None:
@@ -54,3 +56,9 @@ def test_only_codes_need_semantic_ids(make_config: Callable[..., Any]) -> None:
         )
     ]
     assert reads == [True, False]
+
+
+@pytest.mark.parametrize("name", ["flatten", "word"])
+def test_representations_that_it_does_not_have(make_config: Callable[..., Any], name: str) -> None:
+    with pytest.raises(InputError, match="item_representation.* is none of compose, hybrid, id"):
+        new_trainer(make_config("SASRecCodes", item_representation=name))

@@ -231,7 +231,6 @@ def test_run_starts_from_it_and_prints_scratch_beside(
         (["--datasets=A,B", "--domain_balance=2"], "domain_balance: 2"),
         (["--datasets=A,B", "--valid_users=-1"], "valid_users: -1 is not a whole number from 0"),
         (["--datasets=A,B", "--train_batch_size=many"], "'many' is not a whole number"),
-        (["--datasets=A,B", "--cold_items=0.1"], "cold_items: pretraining reads all interactions"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -294,3 +293,31 @@ def test_the_pretrained_folder_is_written_where_it_says(
     (written,) = [line for line in capsys.readouterr().out.splitlines() if "written" in line]
     (folder,) = tiny.root.glob("saved/pretrain/B/*/pretrained")
     assert written == f"  written: {folder}"
+
+
+@pytest.mark.parametrize(
+    "flag",
+    ["--augmentation=none", "--batch_by=user", "--cold_items=0.1", "--logit_adjustment=0.1",
+     "--new_item_bonus=1", "--popularity_discount=0.1", "--pre_model_path=/no/such",
+     "--semantic_id_file=/no/such.semid", "--softmax_items=trained", "--use_content=True"],
+)  # fmt: skip
+def test_settings_that_pretraining_does_not_read(
+    tiny: Tiny, toys: Toys, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    assert main(["pretrain", "--datasets=A,B", *flags(tiny), flag]) == 2
+    said = capsys.readouterr().err
+    key = flag[2:].partition("=")[0]
+    assert f"{key}: pretraining does not read it" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "key", ["epochs", "eval_step", "train_batch_size", "learning_rate", "hidden_dropout_prob",
+            "mask_mix", "softmax_samples", "stopping_step"],
+)  # fmt: skip
+def test_auto_has_no_data_set_to_follow(
+    tiny: Tiny, toys: Toys, capsys: pytest.CaptureFixture[str], key: str
+) -> None:
+    given = [flag for flag in flags(tiny) if not flag.startswith(f"--{key}=")]
+    assert main(["pretrain", "--datasets=A,B", *given, f"--{key}=auto"]) == 2
+    said = capsys.readouterr().err
+    assert f"{key}: auto cannot be used in pretraining" in said and said.count("\n") == 1

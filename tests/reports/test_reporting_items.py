@@ -243,8 +243,22 @@ def test_the_best_bundle_on_valid(tiny: Tiny) -> None:
     runs = [run(tiny, seed=seed) for seed in (1, 2, 3)]
     runs.sort(key=lambda each: each.valid[each.valid_metric])
     found = best_bundle(find_results([tiny.root / "saved"]), "toy")
-    assert found is not None and found.seed == runs[-1].seed
+    assert found is not None and found.run.seed == runs[-1].seed
     shutil.rmtree(runs[-1].bundle)
     found = best_bundle(find_results([tiny.root / "saved"]), "toy")
-    assert found is not None and found.seed == runs[-2].seed
+    assert found is not None and found.run.seed == runs[-2].seed
     assert best_bundle(find_results([tiny.root / "saved"]), "other") is None
+
+
+def test_the_best_bundle_of_runs_that_chose_by_other_metrics(tiny: Tiny) -> None:
+    """By one metric for all: the seen-excluded NDCG@10, which the report names."""
+    from recbole_qbert.reports.discovery import find_results
+
+    runs = [run(tiny, valid_metric=metric) for metric in ("NDCG@10", "unseen_Hit@10")]
+    best = best_bundle(find_results([tiny.root / "saved"]), "toy")
+    assert best is not None and best.metric == "unseen_ndcg@10"
+    wanted = max(runs, key=lambda each: each.valid["unseen_ndcg@10"])
+    assert best.run.folder == wanted.folder
+    section = users_section(best, "results.jsonl", DatasetPaths("toy", tiny.folder), None, 3)
+    assert section is not None
+    assert "has the best valid NDCG@10, seen excluded" in section.blocks[0].content[0]

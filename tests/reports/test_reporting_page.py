@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from test_reporting_items import write_tokenizer
 from toy_results import add_run, add_sweep
 
 from recbole_qbert.cli import main
+from recbole_qbert.evaluation.results import append_result
 from recbole_qbert.experiments.benchmark.outputs import to_markdown
 from recbole_qbert.experiments.benchmark.plan import ModelRow
 from recbole_qbert.experiments.benchmark.scores import Row, score
@@ -254,3 +256,35 @@ def check_legend(tab: Any) -> None:
     assert tab.run(hidden) == [4, 4]  # a line and a point of each of two seeds
     tab.run(click)
     assert tab.run(hidden) == [0, 0]
+
+
+def test_runs_of_other_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only metrics that all rows have are in charts; the tables have the common ones."""
+    monkeypatch.chdir(tmp_path)
+    runs = [add_run(tmp_path / "runs", [1, 1, 3, 20], keys={"n_layers": n}) for n in (1, 2, 3)]
+    file = tmp_path / "runs" / "results.jsonl"
+    file.unlink()
+    for number, run in enumerate(runs):
+        if number:
+            short = {name: value for name, value in run.test.items() if name.endswith("@5")}
+            keys = {**run.config["keys"], "topk": [5]}
+            run = replace(
+                run, valid=short, test=short, valid_metric="ndcg@5", config={"keys": keys}
+            )
+        append_result(file, run)
+    assert main(["report", "runs"]) == 0
+    assert main(["report", "runs", "--metric=ndcg@5"]) == 0
+    assert "over n_layers" in Page(tmp_path / "report.html").text
+
+
+def test_flags_of_a_data_set_where_there_are_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for dataset in ("one", "two"):
+        add_run(tmp_path / "runs", [1, 1, 3, 20], dataset=dataset)
+    assert main(["report", "runs"]) == 0
+    for flag in ("--title_field=title", "--category_field=class", "--data_path=."):
+        assert main(["report", "runs", flag]) == 2
+        said = capsys.readouterr().err
+        assert "there are several data sets (one, two); give --dataset" in said

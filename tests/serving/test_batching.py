@@ -159,3 +159,22 @@ def test_a_job_that_nobody_waits_for_leaves_the_queue(gone: str) -> None:
 
     gate = run(test, timeout_s=0.2 if gone == "late" else 10.0, max_queue=1)
     assert gate.batches == [[0], [4]]
+
+
+def test_a_job_that_breaks_the_work_fails_alone() -> None:
+    """The others of its batch are answered; it gets its own error."""
+    batches: list[list[int]] = []
+
+    def work(jobs: Sequence[int]) -> list[Any]:
+        batches.append(list(jobs))
+        if 7 in jobs:
+            raise RuntimeError("seven")
+        return [2 * job for job in jobs]
+
+    async def test(batcher: Batcher, gate: Gate) -> None:
+        asked = [batcher.answer(job) for job in (1, 7, 3)]
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        assert (found[0], found[2]) == (2, 6) and isinstance(found[1], RuntimeError)
+
+    run(test, work, max_wait_s=0.05)
+    assert batches == [[1, 7, 3], [1], [7], [3]]

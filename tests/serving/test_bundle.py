@@ -631,3 +631,32 @@ def test_what_is_no_bundle(tiny: Tiny) -> None:
     for folder in (tiny.root / "absent", tiny.root, tiny.folder / "toy.inter"):
         with pytest.raises(InputError):
             Recommender.load(folder)
+
+
+def test_a_full_memory_is_not_a_damaged_bundle(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = bundled(tiny)[2]
+
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    with pytest.raises(InputError, match="not enough memory .*no memory.*; free some, or give"):
+        Recommender.load(folder)
+
+
+def test_candidates_and_exclusions_of_any_kind(tiny: Tiny) -> None:
+    """Arrays and Series, which have no truth value, as lists."""
+    recommender = Recommender.load(bundled(tiny)[2])
+    chosen, left_out = ["i4", "i5", "i6"], ["i5"]
+    wanted = recommender.recommend([["i1"]], 3, candidates=chosen, exclude=left_out)
+    for kind in (np.array, pd.Series, tuple):
+        found = recommender.recommend([["i1"]], 3, candidates=kind(chosen), exclude=kind(left_out))
+        assert found == wanted
+    assert {item for item, _ in wanted[0]} == {"i4", "i6"}
+
+
+@pytest.mark.parametrize("n_removals", [-1, 1.5, "2"])
+def test_number_of_removals(tiny: Tiny, n_removals: Any) -> None:
+    recommender = Recommender.load(bundled(tiny)[2])
+    with pytest.raises(InputError, match="n_removals: .* is not a whole number of at least 0"):
+        recommender.explain(["i1", "i2"], ["i5"], n_removals)

@@ -214,3 +214,17 @@ def test_a_folder_of_new_items_alone(tiny: Tiny, capsys: pytest.CaptureFixture[s
     recommender = Recommender.load(folder)
     assert recommender.tokens[-1] == "z1"
     assert recommender.titles is not None and recommender.titles[-1] == "Thing 4 too"
+
+
+@pytest.mark.parametrize("output", ["precious", "precious/thesis.txt", "."])
+def test_a_folder_with_other_files_is_not_replaced(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str], output: str
+) -> None:
+    (tiny.root / "precious").mkdir()
+    (tiny.root / "precious" / "thesis.txt").write_text("years of work")
+    before = files_below(tiny.root)
+    words = ["ids", "add-items", "--dataset=toy", f"--data_path={tiny.root}", "--bundle=b"]
+    assert main([*words, f"--output={output}"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("recbole-qbert: --output: ") and said.count("\n") == 1
+    assert files_below(tiny.root) == before

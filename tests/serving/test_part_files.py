@@ -143,3 +143,17 @@ def test_outputs_that_cannot_be_written(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=said):
             check_output(path, format, overwrite=False)
     assert files_below(tmp_path) == ["there.tsv"]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_part_without_rows(tmp_path: Path, format: str) -> None:
+    """As where no user of a part has an item left."""
+    path, empty = tmp_path / f"out.{format}", SCHEMA.empty_table()
+    full = makers(1)[0]()
+    write_in_parts(path, format, SCHEMA, [lambda: empty, lambda: full, lambda: empty], {"a": 1})
+    alone = tmp_path / f"alone.{format}"
+    write_in_parts(alone, format, SCHEMA, [lambda: full], {"a": 1})
+    if format == "parquet":
+        assert pq.read_table(path).equals(pq.read_table(alone))
+    else:
+        assert path.read_bytes() == alone.read_bytes()

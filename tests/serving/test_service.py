@@ -552,3 +552,13 @@ def test_a_stop_answers_what_has_arrived(
         assert [each.result()[0] for each in asked] == [200] * 8
     service.thread.join(5)
     assert not service.thread.is_alive()
+
+
+@pytest.mark.parametrize("key", ["items", "exclude"])
+def test_half_a_surrogate_pair_is_an_unknown_item(start: Callable[..., Service], key: str) -> None:
+    """JSON may name it; no encoding of text can. It is answered in the same JSON escape."""
+    service = start()
+    body = {"items": ["i1", "i2"], "k": 2} | {key: ["i1", "\ud800"]}
+    status, found = service.ask("/recommend", json.dumps(body).encode())
+    assert status == 200 and found["unknown"] == ["\ud800"]
+    assert len(found["recommendations"]) == 2

@@ -14,7 +14,7 @@ from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.ragged import compacted
 from recbole_qbert.serving.histories import Histories, grouped, offsets_of
 from recbole_qbert.serving.recommender import Recommender
-from recbole_qbert.serving.scoring import scores_of, top_k
+from recbole_qbert.serving.scoring import rows_at_once, scores_of, top_k
 from recbole_qbert.topk.index import ItemIndex
 from recbole_qbert.topk.scan import best
 
@@ -159,3 +159,16 @@ def test_titles_are_in_the_bundle(tiny: Tiny) -> None:
     assert named == {f"i{number}": f"Thing {number}" for number in range(N_ITEMS)}
     (tiny.folder / "toy.item").unlink()
     assert Recommender.load(bundled(tiny, "SASRec")[2]).titles is None
+
+
+def test_rows_at_once_of_long_lists() -> None:
+    """An index that makes all scores, as for long lists, is limited like a model without one."""
+
+    class Index:
+        def method_for(self, n_queries: int, k: int) -> str:
+            return "pruned" if k <= 1000 else "dense"
+
+    n_items = 1 << 20
+    assert rows_at_once(n_items, 1000, Index()) == 1024  # type: ignore[arg-type]
+    assert rows_at_once(n_items, 1001, Index()) == 16  # type: ignore[arg-type]
+    assert rows_at_once(n_items, 1, None) == 16

@@ -381,3 +381,11 @@ def test_a_model_that_diverged_is_named(
         trainer.evaluate(loaded.valid, load_best_model=False)
     with pytest.raises(InputError, match="SASRec: the training loss is nan; lower learning_rate"):
         trainer.fit(loaded.train, loaded.valid, verbose=False)
+
+
+@pytest.mark.parametrize(("epochs", "evaluated"), [(5, [1, 3, 4]), (4, [1, 3]), (3, [1, 2])])
+def test_the_last_epoch_is_evaluated(tiny: Tiny, epochs: int, evaluated: list[int]) -> None:
+    """Also where `eval_step` does not divide the epochs: they would be trained in vain."""
+    config = tiny.make_config("SASRec", epochs=epochs, eval_step=2)
+    trainer, _ = fitted(config)
+    assert [point["epoch"] for point in trainer.curve] == evaluated

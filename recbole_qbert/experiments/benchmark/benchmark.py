@@ -29,8 +29,8 @@ from recbole_qbert.experiments.benchmark.plan import (
 from recbole_qbert.experiments.benchmark.scores import Row, Scores, score
 from recbole_qbert.experiments.benchmark.table_json import write_sidecar
 from recbole_qbert.experiments.benchmark.tables import all_sheets
+from recbole_qbert.experiments.checks import check_files, check_model, check_run
 from recbole_qbert.experiments.parallel import Job, run_parallel
-from recbole_qbert.experiments.run import check_files, check_model, check_run
 from recbole_qbert.pretraining.fit import PRETRAINED, pretrain, pretrain_config
 from recbole_qbert.registry import model_entry
 from recbole_qbert.training.inputs import reads_semantic_ids
@@ -114,9 +114,11 @@ def _with_scratch(plan: BenchmarkPlan, row: Sequence[PlannedRun]) -> list[Planne
         cells.append(cell)
         if model_entry(cell.config["model"]).takes_pretrained and cell.config["pre_model_path"]:
             name = f"{cell.model_row.name}, from scratch"
-            model_row = replace(cell.model_row, name=name, pretrain=None)
+            model_row = replace(cell.model_row, name=name, pretrain=None, published={})
             scratch = _cell(plan, model_row, cell.dataset, cell.seed, {"pre_model_path": None})
-            if run_folder(scratch.config) not in folders:
+            folder = run_folder(scratch.config)
+            if folder not in folders:
+                folders.add(folder)
                 cells.append(scratch)
     return cells
 

@@ -25,7 +25,7 @@ from recbole_qbert.config.build import (
 from recbole_qbert.config.fields import Fields
 from recbole_qbert.config.settings import RUN, Chance, Count, Layers, Number, Seed, Text
 from recbole_qbert.data.budget import AUTO, eval_step
-from recbole_qbert.experiments.run import check_run
+from recbole_qbert.experiments.checks import check_run
 from recbole_qbert.experiments.tune.space import (
     Space,
     Values,
@@ -175,7 +175,7 @@ def make_plan(request: SweepRequest) -> SweepPlan:
     if epochs == AUTO:
         raise InputError("max_epochs: auto cannot be used, since all trials have one length")
     step = eval_step(epochs) if step == AUTO else step
-    n_evaluations = epochs // step
+    n_evaluations = -(-epochs // step)
     if request.scheduler == "asha" and request.grace > n_evaluations:
         raise InputError(
             f"grace: {request.grace} is more than the {counted(n_evaluations, 'evaluation')} of a "

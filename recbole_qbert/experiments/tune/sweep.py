@@ -26,7 +26,8 @@ from recbole_qbert.config.build import build_config
 from recbole_qbert.evaluation.printing import print_tables
 from recbole_qbert.evaluation.results import RunResult, metric_title
 from recbole_qbert.experiments.benchmark.outputs import print_table
-from recbole_qbert.experiments.run import check_files, prepare, publish
+from recbole_qbert.experiments.checks import check_files
+from recbole_qbert.experiments.run import prepare, publish
 from recbole_qbert.experiments.splits import data_counts, load_splits
 from recbole_qbert.experiments.tune.report import (
     TRIALS_CSV,
@@ -43,6 +44,7 @@ from recbole_qbert.experiments.tune.trial_log import (
     FAILED,
     FAULT,
     REPORTS,
+    STOPPED,
     TRIAL_YAML,
     WAITING,
     Report,
@@ -76,15 +78,14 @@ def sweep(plan: SweepPlan, console: Console, resume: bool = False) -> RunResult:
     quiet_recbole()
     request = plan.request
     repeated = plan.n_drawn - len(plan.trials)
-    console.print(
-        f"[bold]{request.model}[/bold] on {request.dataset}: {counted(plan.n_drawn, 'trial')} "
+    line = (
+        f"{request.model} on {request.dataset}: {counted(plan.n_drawn, 'trial')} "
         f"planned ({n_grid(plan.space)} in the grid x {counted(request.trials, 'sample')}"
         + " + the baseline" * request.baseline
         + ")"
-        + f", {repeated} of them duplicates, which are left out" * bool(repeated),
-        highlight=False,
-        soft_wrap=True,
+        + f", {repeated} of them duplicates, which are left out" * bool(repeated)
     )
+    console.print(line, style="bold", highlight=False, soft_wrap=True)
     hashes = {name: sha256_file(path) for name, path in plan.files.items()}
     if resume and (plan.folder / EXPERIMENT).is_file():
         there = read_json(plan.folder / EXPERIMENT)
@@ -239,7 +240,10 @@ def _conclude(plan: SweepPlan, recorder: Recorder, console: Console) -> RunResul
     )
     write_yaml(file, settings, head)
     config = build_config(settings["model"], settings["dataset"], [file], {"resume": True})
-    result = finished_run(config) or _test(config, plan, best, length, console)
+    folder = run_folder(config)
+    if best.state == STOPPED:  # no run of these settings: `run` would train to the end
+        folder = folder.with_name(f"{folder.name}-trial")
+    result = finished_run(config, folder) or _test(config, folder, plan, best, length, console)
     print_tables([result], console)
     for path in (file, plan.folder / TRIALS_CSV):
         console.print(f"written: {path}", soft_wrap=True, highlight=False)
@@ -247,10 +251,10 @@ def _conclude(plan: SweepPlan, recorder: Recorder, console: Console) -> RunResul
 
 
 def _test(
-    config: Config, plan: SweepPlan, best: Trial, length: Length, console: Console
+    config: Config, folder: Path, plan: SweepPlan, best: Trial, length: Length, console: Console
 ) -> RunResult:
-    """Test the best trial's weights once; folder and result line are those of an ordinary run."""
-    base, folder = Path(config["checkpoint_dir"]), run_folder(config)
+    """Test the best trial's weights once; `folder` and result line are as of an ordinary run."""
+    base = Path(config["checkpoint_dir"])
     ended = f"{length.epochs_of(best)} epochs" + ", stopped early" * length.stopped_early(best)
     line = f"Best trial: {best.number} ({ended}): {describe(best.values)}"
     console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -31,7 +31,10 @@ class ItemRepresentation(nn.Module):
     tokens_per_item: int = 1
 
     def forward(self, rows: Tensor | None = None) -> Tensor:
-        """Return the item matrix [N, T * D], or [R, T * D] for item IDs [R] from padding on."""
+        """Return the item matrix [N, T * D], or [R, T * D] for item IDs [R] from padding on.
+
+        The row of padding is zeros.
+        """
         raise NotImplementedError
 
     def code_loss(self, hidden: Tensor, items: Tensor, score: Score) -> Tensor:
@@ -158,7 +161,9 @@ class SumOfCodes(CodeItems):
 
     def forward(self, rows: Tensor | None = None) -> Tensor:
         codes, weights = self.codes_and_weights(rows)
-        return F.embedding_bag(codes, self.table.weight, mode="sum", per_sample_weights=weights)
+        own = None if weights is None else weights[1:]
+        bags = F.embedding_bag(codes[1:], self.table.weight, mode="sum", per_sample_weights=own)
+        return F.pad(bags, (0, 0, 1, 0))
 
 
 class CodesPlusRow(SumOfCodes):
@@ -192,8 +197,10 @@ class FlattenItems(CodeItems):
 
     def forward(self, rows: Tensor | None = None) -> Tensor:
         codes, weights = self.codes_and_weights(rows)
-        vectors = self.table(codes)
-        return (vectors if weights is None else vectors * weights.unsqueeze(2)).flatten(1)
+        vectors = self.table(codes[1:])
+        if weights is not None:
+            vectors = vectors * weights[1:].unsqueeze(2)
+        return F.pad(vectors.flatten(1), (0, 0, 1, 0))
 
 
 def build_representation(

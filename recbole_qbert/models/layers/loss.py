@@ -111,7 +111,8 @@ def linear_cross_entropy(
     if shares is None:
         shares = torch.full(targets.shape, 1 / len(targets), device=targets.device)
     if hidden.device.type != "cpu":
-        return F.cross_entropy(F.linear(hidden, weight, bias), targets, reduction="none") @ shares
+        losses = F.cross_entropy(F.linear(hidden, weight, bias), targets, reduction="none")
+        return (losses * shares).sum()  # a product of matrices would round to half precision
     loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, bias, targets, shares)
     return loss
 

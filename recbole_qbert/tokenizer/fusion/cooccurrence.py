@@ -66,7 +66,7 @@ def read_training_pairs(
     Raises:
         InputError: a domain has no such file, or it is invalid.
     """
-    suffix, read = ("train.inter", pairs_of_part) if split == "files" else ("inter", training_pairs)
+    suffix, read = inter_suffix(split), pairs_of_part if split == "files" else training_pairs
     frames = []
     for domain in domains:
         path = domain.file(suffix)
@@ -77,6 +77,11 @@ def read_training_pairs(
             )
         frames.append(f"{domain.name}/" + read(path))
     return pd.concat(frames, ignore_index=True)
+
+
+def inter_suffix(split: str) -> str:
+    """Return the suffix of the file that `read_training_pairs` reads."""
+    return "train.inter" if split == "files" else "inter"
 
 
 def cooccurrence(pairs: pd.DataFrame, items: Sequence[str]) -> sp.csr_matrix:
