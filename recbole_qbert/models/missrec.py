@@ -50,6 +50,7 @@ from recbole_qbert.data.embeddings import check_modality
 from recbole_qbert.models.layers.content import vector_names
 from recbole_qbert.models.layers.first_stage import with_weights
 from recbole_qbert.models.layers.interest_transformer import InterestTransformer
+from recbole_qbert.models.layers.kept_items import KeepsItems
 from recbole_qbert.models.layers.masking import valid_positions
 from recbole_qbert.models.layers.prediction import PredictsByRanking
 from recbole_qbert.models.layers.sampled_loss import draw_items, loss_over_sample
@@ -58,7 +59,7 @@ ABSENT = -1e4  # weight logit of a missing modality; finite in half precision to
 KMEANS_BATCH = 2048  # vectors per step of k-means; 1.1 C if that is more, as in the release
 
 
-class MISSRec(PredictsByRanking, SequentialRecommender):
+class MISSRec(KeepsItems, PredictsByRanking, SequentialRecommender):
     """Multimodal interest-aware encoder-decoder; see the module docstring.
 
     `dataset` is a `PartialVectorsDataset`; every entry of `item_vectors` is a modality. A vector of
@@ -211,7 +212,7 @@ class MISSRec(PredictsByRanking, SequentialRecommender):
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Score the whole catalog. [B, N]"""
-        adapted = self.adapted()
+        adapted = self.kept_items(self.adapted)
         users, _ = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], adapted)
         return self._scores(users, adapted)
 

@@ -25,6 +25,7 @@ from recbole_qbert.models.layers.catalog_sample import log_absence, sample_catal
 from recbole_qbert.models.layers.content import AdaptedContent
 from recbole_qbert.models.layers.encoder import SequenceEncoder
 from recbole_qbert.models.layers.item_representation import CodeItems, build_representation
+from recbole_qbert.models.layers.kept_items import KeepsItems
 from recbole_qbert.models.layers.loss import exclude_items, smoothed_cross_entropy
 from recbole_qbert.models.layers.masking import (
     append_item,
@@ -63,7 +64,7 @@ class MaskedBatch(NamedTuple):
         return self._replace(items=items, lengths=lengths, mask=mask)
 
 
-class QBERT4Rec(PredictsByRanking, SequentialRecommender):
+class QBERT4Rec(KeepsItems, PredictsByRanking, SequentialRecommender):
     """Bidirectional encoder over item vectors composed of semantic-ID codes.
 
     `dataset` is a `SemanticIDDataset`, or any object with `num(field)`, `item_codes`, `codec`,
@@ -252,7 +253,7 @@ class QBERT4Rec(PredictsByRanking, SequentialRecommender):
         In pretraining the catalog is that of the batch's domain.
         """
         rows = self._domain_rows(interaction)
-        matrix = self.item_matrix(rows)
+        matrix = self.kept_items(self.item_matrix) if rows is None else self.item_matrix(rows)
         hidden, visible = self._next_item_state(interaction, matrix, rows)
         scores = self._score(hidden, matrix)
         if self.popularity_terms is not None and self.popularity_terms.ranks:

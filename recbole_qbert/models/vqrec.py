@@ -35,6 +35,7 @@ from torch.nn import functional as F
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.ragged import by_length, ends_of_prefixes
 from recbole_qbert.models.layers.first_stage import with_weights
+from recbole_qbert.models.layers.kept_items import KeepsItems
 from recbole_qbert.models.layers.loss import linear_cross_entropy
 from recbole_qbert.models.layers.prediction import PredictsByRanking
 from recbole_qbert.models.layers.reassignment import CodeReassignment
@@ -68,7 +69,7 @@ class VectorBatch(NamedTuple):
         )
 
 
-class VQRec(PredictsByRanking, SequentialRecommender):
+class VQRec(KeepsItems, PredictsByRanking, SequentialRecommender):
     """SASRec's encoder over mean-pooled code vectors, with cosine scores.
 
     With `train_stage: pretrain` it is trained by contrast with the targets of other rows and with
@@ -270,7 +271,7 @@ class VQRec(PredictsByRanking, SequentialRecommender):
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Return the cosine of each history with the whole catalog. [B, N]"""
-        matrix = self.item_vectors()
+        matrix = self.kept_items(self.item_vectors)
         hidden = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], matrix)
         return F.normalize(hidden, dim=1) @ F.normalize(matrix, dim=1).T
 

@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recbole_qbert.common.ragged import by_length, ends_of_prefixes
+from recbole_qbert.models.layers.kept_items import KeepsItems
 from recbole_qbert.models.layers.prediction import PredictsByRanking
 
 
-class SASRecOverItems(PredictsByRanking, SASRec):
+class SASRecOverItems(KeepsItems, PredictsByRanking, SASRec):
     """SASRec whose item vectors are those of `item_matrix`, as input and as output.
 
     Scores are cosines over `temperature`. A subclass defines `item_matrix` and the loss.
@@ -66,8 +67,9 @@ class SASRecOverItems(PredictsByRanking, SASRec):
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Score the whole catalog. [B, N]"""
-        hidden, matrix = self._hidden_and_items(interaction)
-        return hidden @ matrix.T
+        matrix = self.kept_items(self.item_matrix)
+        items, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        return self._directions(items, lengths, matrix) @ F.normalize(matrix, dim=1).T
 
     def _hidden_and_items(self, interaction: Interaction) -> tuple[Tensor, Tensor]:
         """Return directions of the rows over the temperature [B, D], and of the items [N, D]."""
