@@ -35,14 +35,14 @@ class _Plain:
 def new_console(**settings: Any) -> Console:
     """Make a console as wide as the terminal; in a file or pipe, of COLUMNS or 100 columns.
 
-    Brackets in texts, such as titles and paths, are not read as rich's markup.
+    Brackets and colons in texts, such as titles and paths, are not read as markup or emoji codes.
 
     Args:
         settings: further arguments of rich's `Console`.
     """
     from rich.console import Console
 
-    console = Console(**{"markup": False, **settings})
+    console = Console(**{"markup": False, "emoji": False, **settings})
     given = os.environ.get("COLUMNS", "")
     if not console.is_terminal and not (given.isdigit() and int(given)):
         console.width = WIDTH  # rich would take the width of a terminal on stdin or stderr

@@ -117,11 +117,9 @@ def find_files(folder: Path, category: str, release: int) -> tuple[list[Path], l
     A ratings-only file is preferred to reviews, because it is faster to read.
 
     Raises:
-        InputError: the category is unknown, or there is no file of interactions.
+        InputError: there is no file of interactions.
     """
-    categories = amazon_categories()
-    one_of("--category", category, list(categories))
-    stem = categories[category].file
+    stem = amazon_categories()[category].file
     patterns = load_yaml(shipped("amazon.yaml"))["files"][release]
     names = [pattern.format(stem) for pattern in patterns["interactions"]]
     found = [path for name in names for path in _variants(folder, name)]

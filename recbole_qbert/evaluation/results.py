@@ -30,6 +30,8 @@ UNSTORED_KEYS = frozenset(
 # Config keys with the locations of a run's files: stored, but not part of its identity.
 PATH_KEYS = frozenset({"checkpoint_dir", "data_path"})
 # Config keys in which runs of the same settings may differ.
+# End of the folder of a sweep's best trial that the scheduler stopped.
+STOPPED_TRIAL = "-trial"
 PER_RUN_KEYS = PATH_KEYS | UNSTORED_KEYS | {"seed"}
 LATE = "! the best epoch was the last allowed one, at a constant learning rate: train longer"
 RANKINGS = (("", "all items"), (UNSEEN, "seen excluded"))
@@ -83,8 +85,10 @@ class RunResult:
 
     @property
     def hash(self) -> str:
-        """The eight hex digits at the end of the folder's name."""
-        return Path(self.folder).name.rpartition("-")[2]
+        """The eight hex digits at the end of the folder's name; of a stopped trial with its end."""
+        name = Path(self.folder).name
+        digits = name.removesuffix(STOPPED_TRIAL).rpartition("-")[2]
+        return digits + STOPPED_TRIAL * name.endswith(STOPPED_TRIAL)
 
     @property
     def metrics(self) -> list[str]:
@@ -170,7 +174,8 @@ def group_runs(results: Iterable[RunResult]) -> list[list[RunResult]]:
     groups: dict[str, dict[int, RunResult]] = {}
     for result in results:
         keys = {k: v for k, v in result.config["keys"].items() if k not in PER_RUN_KEYS}
-        identity = [result.model, result.dataset, keys, result.data_sha256]
+        stopped = result.folder.endswith(STOPPED_TRIAL)
+        identity = [result.model, result.dataset, keys, result.data_sha256, stopped]
         named = json.dumps(identity, sort_keys=True, default=str)
         groups.setdefault(named, {})[result.seed] = result
     return [list(group.values()) for group in groups.values()]

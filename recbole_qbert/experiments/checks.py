@@ -88,18 +88,20 @@ def check_files(config: Config, made: Container[str] = ()) -> None:
             f"cold_items: {dataset}.semid may be made with the interactions of the held-out items; "
             "give the rows of a benchmark `ids: {}`, or name a file with semantic_id_file"
         )
+    ids = None
     if reads_ids and "semantic_id_file" not in made:
-        paths.append(semantic_id_path(config) or folder / f"{dataset}.semid")
+        ids = semantic_id_path(config) or folder / f"{dataset}.semid"
+        paths.append(ids)
     for path in paths:
         if not path.is_file():
             remedy = "check data_path and the settings"
-            if path.suffix == ".semid":
+            if path == ids:
                 remedy = (
                     f"run `recbole-qbert tokenize --dataset={dataset}`, or set semantic_id_file"
                 )
             raise InputError(f"{path}: no such file; {config['model']} reads it; {remedy}")
-        if path.suffix == ".semid":
-            check_id_split(config, path)
+    if ids is not None:
+        check_id_split(config, ids)
 
 
 def check_models(configs: Sequence[Config]) -> None:

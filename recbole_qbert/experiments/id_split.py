@@ -15,6 +15,7 @@ from recbole_qbert.common.output import counted
 from recbole_qbert.data.cold import cold_settings
 from recbole_qbert.data.embeddings import BBQ, FUSED, IDENTITY
 from recbole_qbert.data.semid import SIDECAR, read_sidecar
+from recbole_qbert.tokenizer.fusion.cooccurrence import inter_suffix
 
 LEAVE_ONE_OUT = "leave_one_out"  # a value of `tokenize`'s split and of `prepare split`'s method
 
@@ -32,9 +33,10 @@ def check_id_split(config: Config, path: Path) -> None:
         return
     dataset, cold = config["dataset"], cold_settings(config)
     files = Path(config["data_path"], f"{dataset}.split.json")
-    by_files = _by_files(source)
-    if cold is not None:
-        if not cold.keeps and _reads_same(config, source):
+    by_files = source["settings"].get("split", LEAVE_ONE_OUT) == "files"
+    if cold is not None and not cold.keeps:
+        # A row of a benchmark has IDs of other interactions, those that are left.
+        if _reads_same(config, source) is not False:
             raise InputError(
                 f"{path}: made with the interactions of items that cold_items holds out; give the "
                 "row of a benchmark `ids: {}`"
@@ -42,8 +44,8 @@ def check_id_split(config: Config, path: Path) -> None:
         return
     if by_files and config["benchmark_filename"] and _reads_same(config, source) is False:
         raise InputError(
-            f"{path}: made from another {dataset}.train.inter; run "
-            f"`recbole-qbert tokenize --dataset={dataset} --split=files`"
+            f"{path}: made from another {dataset}.train.inter, which may have had targets of this "
+            f"one; run `recbole-qbert tokenize --dataset={dataset} --split=files`"
         )
     method = read_json(files).get("method") if files.is_file() else None
     if method == LEAVE_ONE_OUT or by_files == bool(config["benchmark_filename"]):
@@ -88,13 +90,9 @@ def _learned(path: Path) -> dict[str, Any] | None:
     return source if source.get("method") == "tokenize" and learned else None
 
 
-def _by_files(source: Mapping[str, Any]) -> bool:
-    return bool(source["settings"].get("split", LEAVE_ONE_OUT) == "files")
-
-
 def _reads_same(config: Config, source: Mapping[str, Any]) -> bool | None:
     """Return whether the interactions are those that the IDs learned from; None if not known."""
-    name = f"{config['dataset']}.{'train.inter' if _by_files(source) else 'inter'}"
+    name = f"{config['dataset']}.{inter_suffix(source['settings'].get('split', LEAVE_ONE_OUT))}"
     recorded = source.get("report", {}).get("interactions", {}).get(name)
     file = Path(config["data_path"], name)
     return recorded == sha256_file(file) if recorded and file.is_file() else None

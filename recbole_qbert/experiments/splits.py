@@ -13,7 +13,7 @@ from recbole_qbert.common.errors import InputError, did_you_mean, did_you_mean_p
 from recbole_qbert.common.output import counted
 from recbole_qbert.data.dataset import SEMANTIC_ID_FIELD, SemanticIDDataset, semantic_id_path
 from recbole_qbert.evaluation.ranking import saw_all
-from recbole_qbert.experiments.id_split import check_filtered
+from recbole_qbert.experiments.id_split import check_filtered, check_id_split
 from recbole_qbert.registry import model_entry
 from recbole_qbert.training.inputs import reads_semantic_ids
 
@@ -62,7 +62,9 @@ def load_splits(config: Config) -> Splits:
     init_seed(config["seed"], config["reproducibility"])
     dataset = load_dataset(model_entry(config["model"]).dataset, config)
     ids = semantic_id_path(config)
-    if ids and reads_semantic_ids(config) and isinstance(dataset, SemanticIDDataset):
+    reads = reads_semantic_ids(config) is not False  # None: a plug-in does not say
+    if ids is not None and reads and isinstance(dataset, SemanticIDDataset):
+        check_id_split(config, ids)
         check_filtered(config, ids, dataset.n_filtered)
     notes = _check_features(dataset, config)
     splits = split_dataset(dataset, config)

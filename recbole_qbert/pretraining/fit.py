@@ -46,25 +46,31 @@ from recbole_qbert.training.trainer import ResumableTrainer, n_parameters
 
 MODEL = "QBERT4Rec"
 PRETRAINED = "pretrained"  # folder for pre_model_path, in the folder of the pretraining
-# Settings of QBERT4Rec that have no effect on the sequences of several data sets.
-UNREAD = frozenset(
-    {
-        "augmentation",
-        "batch_by",
-        "cold_interactions",
-        "cold_items",
-        "cold_seed",
-        "cold_targets",
-        "item_vectors",
-        "logit_adjustment",
-        "new_item_bonus",
-        "popularity_discount",
-        "pre_model_path",
-        "semantic_id_file",
-        "softmax_items",
-        "use_content",
-    }
-)
+# Settings of the data that pretraining does not follow, so that it would train on other targets.
+LEAKING = {
+    "benchmark_filename",
+    "cold_items",
+    "item_inter_num_interval",
+    "rm_dup_inter",
+    "user_inter_num_interval",
+    "val_interval",
+}
+# Others that have no effect; a file may have them for the training that follows.
+UNREAD = {
+    "augmentation",
+    "batch_by",
+    "cold_interactions",
+    "cold_seed",
+    "cold_targets",
+    "item_vectors",
+    "logit_adjustment",
+    "new_item_bonus",
+    "popularity_discount",
+    "pre_model_path",
+    "semantic_id_file",
+    "softmax_items",
+    "use_content",
+}
 AUTO_HERE = frozenset(("exclude_visible", "pre_model_codes"))  # may be `auto`
 
 
@@ -195,7 +201,8 @@ def pretrain_config(
     given = {**file_settings(MODEL, files, PRETRAIN), **(settings or {})}
     plain = build_config(MODEL, name, stage=PRETRAIN, sizes=sizes)
     for key in sorted(given):
-        if key in UNREAD and config[key] != plain[key]:
+        unread = key in LEAKING or (key in UNREAD and key in (settings or {}))
+        if unread and config[key] != plain[key]:
             raise InputError(
                 f"{key}: pretraining does not read it; leave it out here, and set it for the "
                 "training that follows"

@@ -140,7 +140,8 @@ def _domain(request: ReportRequest, found: Found) -> DatasetPaths | None:
         InputError: the requested data set does not exist, or a flag needs one to be requested.
     """
     if request.dataset is None and len(found.datasets) != 1:
-        given = [n for n in ("data_path", "title_field", "category_field") if getattr(request, n)]
+        names = ("data_path", "title_field", "category_field", "images", "semantic_id_file")
+        given = [name for name in (*names, "tokenizer") if getattr(request, name)]
         if found.datasets and given:
             several = preview(sorted(found.datasets))
             raise InputError(

@@ -59,10 +59,12 @@ def best_bundle(found: Found, dataset: str) -> BestRun | None:
         if run.result.dataset == dataset and run.result.bundle
         and Path(run.result.bundle).is_dir()
     ]  # fmt: skip
-    used = {run.valid_metric for run in runs}
-    metric = used.pop() if len(used) == 1 else f"{UNSEEN}ndcg@{LIST_LENGTH}"
-    runs = [run for run in runs if metric in run.valid]
-    return BestRun(max(runs, key=lambda run: run.valid[metric]), metric) if runs else None
+    used = sorted({run.valid_metric for run in runs})
+    metrics = [f"{UNSEEN}ndcg@{LIST_LENGTH}"] * (len(used) > 1) + used
+    for metric in metrics:
+        if having := [run for run in runs if metric in run.valid]:
+            return BestRun(max(having, key=lambda run: run.valid[metric]), metric)
+    return None
 
 
 def users_section(

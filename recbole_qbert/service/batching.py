@@ -107,7 +107,10 @@ class Batcher:
             if not self._waiting:
                 self._arrived.clear()
             jobs = [each.job for each in batch]
-            found = await loop.run_in_executor(thread, self._results, jobs)
+            try:
+                found = await loop.run_in_executor(thread, self._results, jobs)
+            except Exception as error:  # of `start`
+                found = [error] * len(jobs)
             for each, result in zip(batch, found, strict=True):
                 if each.answer.done():  # too late
                     continue

@@ -31,11 +31,11 @@ class TopK(NamedTuple):
 def rows_at_once(n_items: int, k: int, index: ItemIndex | None) -> int:
     """Return how many histories to score at once: at most 1,024, and 64 MiB of scores.
 
-    `index` is that of `top_k`, which holds no more scores than this for any number of histories
-    unless it makes them all, as for a large `k`.
+    `index` is that of `top_k`, which holds the `k` best scores of a history alone unless its method
+    is `dense`.
     """
     by_codes = index is not None and index.method_for(ROWS_AT_ONCE, k) != "dense"
-    return ROWS_AT_ONCE if by_codes else min(ROWS_AT_ONCE, max(1, SCORES_AT_ONCE // n_items))
+    return min(ROWS_AT_ONCE, max(1, SCORES_AT_ONCE // (k if by_codes else n_items)))
 
 
 @torch.no_grad()

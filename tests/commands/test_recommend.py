@@ -391,11 +391,11 @@ def test_brackets_in_titles_and_paths(
 ) -> None:
     """They are no markup of the terminal's library: `[/dvd]` would be an error of it."""
     path = tiny.folder / "toy.item"
-    path.write_text(path.read_text().replace("Thing ", "[/dvd] [bold]"))
+    path.write_text(path.read_text().replace("Thing ", "[/dvd] [bold] :100:"))
     capsys.readouterr()
     words = ["--history=i1", "--title_field=title", f"--item_file={path}", "--k=3"]
     assert main(["recommend", RESULTS, *words]) == 0
-    assert capsys.readouterr().out.count("[/dvd] [bold]") == 3
+    assert capsys.readouterr().out.count("[/dvd] [bold] :100:") == 3
     Path("[/old]").mkdir(parents=True)
     inter = f"--history_file={tiny.folder / 'toy.inter'}"
     assert main(["recommend", RESULTS, inter, "--output=[/old]/x.tsv"]) == 0

@@ -242,13 +242,17 @@ def test_one_run_from_scratch_beside_several_pretrained_rows(tiny: Tiny) -> None
             "model": "QBERT4Rec",
             "pretrain": {"sources": "toy", "epochs": epochs},
             "published": {"toy": {"hit@10": 0.5}},
+            "seeds": seeds,
         }
-        for name, epochs in (("A", 1), ("B", 2))
+        for name, epochs, seeds in (("A", 1, [1]), ("B", 2, [1, 2]))
     ]
     path = tiny.root / "plan.yaml"
-    path.write_text(yaml.safe_dump({"models": rows, "datasets": ["toy"], "seeds": [1]}))
+    path.write_text(yaml.safe_dump({"models": rows, "datasets": ["toy"], "seeds": [1, 2]}))
     given = {"data_path": str(tiny.root), "reference": "A", "controls": False}
     plan = read_plan(str(path), given)
     cells = planned_runs(plan)
-    assert [cell.model_row.name for cell in cells] == ["A", "A, from scratch", "B"]
-    assert [bool(cell.model_row.published) for cell in cells] == [True, False, True]
+    scratch = "A, from scratch"  # one row, also for the seed that A does not have
+    found = [(cell.seed, cell.model_row.name) for cell in cells]
+    assert found == [(1, "A"), (1, scratch), (1, "B"), (2, "B"), (2, scratch)]
+    for cell in cells:
+        assert bool(cell.model_row.published) == (cell.model_row.name != scratch)

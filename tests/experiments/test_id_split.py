@@ -10,6 +10,7 @@ from conftest import Tiny
 from recbole_qbert.cli import main
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import read_json, write_json
+from recbole_qbert.experiments.checks import check_files
 from recbole_qbert.experiments.id_split import (
     changed_interactions,
     check_id_split,
@@ -35,7 +36,7 @@ def refused(tiny: Tiny, files: bool) -> bool:
     except InputError as error:
         wanted = "files" if files else "leave_one_out"
         said = str(error)
-        assert f"tokenize --dataset=toy --split={wanted}" in said or "another toy.train" in said
+        assert f"tokenize --dataset=toy --split={wanted}" in said
         return True
     return False
 
@@ -118,7 +119,9 @@ def test_split_files_made_again(tiny: Tiny) -> None:
     assert not refused(tiny, True)
     for others in ((), ("--method=temporal", "--shares=0.3,0.5")):
         split(tiny, *others)
-        assert refused(tiny, True)
+        config = tiny.make_config("QBERT4Rec", benchmark_filename=["train", "valid", "test"])
+        with pytest.raises(InputError, match="made from another toy.train.inter"):
+            check_id_split(config, tiny.folder / "toy.semid")
     tokenized(tiny, "--streams=identity", "--split=files")
     assert not refused(tiny, True)
 
@@ -146,7 +149,6 @@ def test_filters_that_move_the_targets(tiny: Tiny, given: dict[str, Any]) -> Non
     tiny.write_inter([*tiny.rows, *((user, item, time + 0.5) for user, item, time in tiny.rows)])
     tokenized(tiny, "--streams=identity")
     config = tiny.make_config("QBERT4Rec", **given)
-    config["exclude_visible"] = "off"
     with pytest.raises(InputError, match="because RecBole's filters leave out [0-9,]+ interac"):
         load_splits(config)
     load_splits(tiny.make_config("SASRec", **given))
@@ -161,5 +163,31 @@ def test_cold_items_and_ids_that_learned_from_them(tiny: Tiny) -> None:
         given = {"cold_items": 0.1, "cold_targets": targets, "semantic_id_file": str(path)}
         with pytest.raises(InputError, match="made with the interactions of items that cold_items"):
             check_id_split(tiny.make_config("QBERT4Rec", **given), path)
-    keep = {"cold_items": 0.1, "cold_interactions": "keep"}
-    check_id_split(tiny.make_config("QBERT4Rec", **keep), path)
+    keep = tiny.make_config("QBERT4Rec", cold_items=0.1, cold_interactions="keep")
+    check_id_split(keep, path)
+    # Files of versions that did not record the interactions are not known to be without them.
+    sidecar = tiny.folder / "toy.semid.json"
+    content = read_json(sidecar)
+    del content["source"]["report"]["interactions"]
+    write_json(sidecar, content)
+    with pytest.raises(InputError, match="made with the interactions of items that cold_items"):
+        check_id_split(tiny.make_config("QBERT4Rec", **given), path)
+    # With all interactions kept, the split of the IDs counts as elsewhere.
+    split(tiny, *TEMPORAL)
+    tokenized(tiny, "--streams=identity", "--split=files")
+    with pytest.raises(InputError, match="tokenize --dataset=toy --split=leave_one_out"):
+        check_id_split(keep, path)
+
+
+def test_trials_plug_ins_and_files_of_any_name_are_checked(tiny: Tiny) -> None:
+    """`load_splits` checks whatever reads the IDs, however it came to the run."""
+    split(tiny, *TEMPORAL)
+    tokenized(tiny, "--streams=identity", "--split=files")
+    for suffix in ("", ".json"):
+        (tiny.folder / f"toy.semid{suffix}").rename(tiny.folder / f"other.ids{suffix}")
+    given = {"semantic_id_file": str(tiny.folder / "other.ids")}
+    with pytest.raises(InputError, match="other.ids: made with the training interactions of the"):
+        load_splits(tiny.make_config("QBERT4Rec", **given))
+    with pytest.raises(InputError, match="other.ids: made with the training interactions of the"):
+        check_files(tiny.make_config("QBERT4Rec", **given))
+    load_splits(tiny.make_config("SASRec", **given))

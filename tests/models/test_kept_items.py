@@ -57,6 +57,32 @@ def test_made_again_after_every_change() -> None:
     assert model.items().requires_grad
 
 
+@pytest.mark.parametrize("how", [{"fused": True}, {"foreach": True}, {"foreach": False}, None])
+def test_after_a_step_of_any_optimizer(how: dict[str, bool] | None) -> None:
+    """`eval` alone makes them anew; a fused optimizer and `.data` change weights unseen."""
+    model = Doubled().eval()
+    with torch.no_grad():
+        model.items()
+    model.train()
+    assert model._kept is None
+    if how is None:
+        model.weight.data.copy_(torch.tensor([7.0, 8.0, 9.0]))
+    else:
+        model.items().sum().backward()
+        torch.optim.AdamW(model.parameters(), lr=0.5, **how).step()
+    model.eval()
+    with torch.no_grad():
+        assert torch.equal(model.items(), 2 * model.weight)
+
+
+def test_in_mixed_precision_nothing_is_kept() -> None:
+    model = Doubled().eval()
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            model.items()
+        assert model._kept is None and model.items().dtype == torch.float32
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_scores_of_every_model(tiny: Tiny, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Computed once for two batches; equal to those without keeping, before and after a step."""

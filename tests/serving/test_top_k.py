@@ -166,9 +166,10 @@ def test_rows_at_once_of_long_lists() -> None:
 
     class Index:
         def method_for(self, n_queries: int, k: int) -> str:
-            return "pruned" if k <= 1000 else "dense"
+            return "pruned" if k <= 1000 else "codes" if k <= 100_000 else "dense"
 
     n_items = 1 << 20
     assert rows_at_once(n_items, 1000, Index()) == 1024  # type: ignore[arg-type]
-    assert rows_at_once(n_items, 1001, Index()) == 16  # type: ignore[arg-type]
+    assert rows_at_once(n_items, 1 << 16, Index()) == 256  # type: ignore[arg-type]
+    assert rows_at_once(n_items, 1 << 17, Index()) == 16  # type: ignore[arg-type]
     assert rows_at_once(n_items, 1, None) == 16

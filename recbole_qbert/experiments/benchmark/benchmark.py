@@ -96,30 +96,41 @@ def planned_runs(plan: BenchmarkPlan) -> list[PlannedRun]:
     cells = []
     for dataset in plan.datasets:
         find_domain(dataset, plan.data_path)
+        scratch: dict[Path, str] = {}
         for seed in plan.seeds:
             row = [
                 _cell(plan, model_row, dataset, seed)
                 for model_row in plan.model_rows
                 if not model_row.seeds or seed in model_row.seeds
             ]
-            cells += _with_scratch(plan, row)
+            cells += _with_scratch(plan, row, scratch)
     check_same_columns([(str(cell), cell.config) for cell in cells])
     return cells
 
 
-def _with_scratch(plan: BenchmarkPlan, row: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """Add runs from scratch after pretrained ones, to show whether pretraining helped."""
+def _with_scratch(
+    plan: BenchmarkPlan, row: Sequence[PlannedRun], names: dict[Path, str]
+) -> list[PlannedRun]:
+    """Add runs from scratch after pretrained ones, to show whether pretraining helped.
+
+    `names` has the row of each of these runs, by its folder with the first seed; new ones are
+    added.
+    """
     folders, cells = {run_folder(cell.config) for cell in row}, []
     for cell in row:
         cells.append(cell)
         if model_entry(cell.config["model"]).takes_pretrained and cell.config["pre_model_path"]:
             name = f"{cell.model_row.name}, from scratch"
             model_row = replace(cell.model_row, name=name, pretrain=None, published={})
-            scratch = _cell(plan, model_row, cell.dataset, cell.seed, {"pre_model_path": None})
+            scratch, first = (
+                _cell(plan, model_row, cell.dataset, seed, {"pre_model_path": None})
+                for seed in (cell.seed, plan.seeds[0])
+            )
+            name = names.setdefault(run_folder(first.config), name)
             folder = run_folder(scratch.config)
             if folder not in folders:
                 folders.add(folder)
-                cells.append(scratch)
+                cells.append(replace(scratch, model_row=replace(model_row, name=name)))
     return cells
 
 

@@ -24,7 +24,7 @@ from recbole_qbert.common.process import flush_denormals, quiet_recbole, version
 from recbole_qbert.common.signals import own_sigterm
 from recbole_qbert.config.build import build_config
 from recbole_qbert.evaluation.printing import print_tables
-from recbole_qbert.evaluation.results import RunResult, metric_title
+from recbole_qbert.evaluation.results import STOPPED_TRIAL, RunResult, metric_title
 from recbole_qbert.experiments.benchmark.outputs import print_table
 from recbole_qbert.experiments.checks import check_files
 from recbole_qbert.experiments.run import prepare, publish
@@ -242,7 +242,7 @@ def _conclude(plan: SweepPlan, recorder: Recorder, console: Console) -> RunResul
     config = build_config(settings["model"], settings["dataset"], [file], {"resume": True})
     folder = run_folder(config)
     if best.state == STOPPED:  # no run of these settings: `run` would train to the end
-        folder = folder.with_name(f"{folder.name}-trial")
+        folder = folder.with_name(f"{folder.name}{STOPPED_TRIAL}")
     result = finished_run(config, folder) or _test(config, folder, plan, best, length, console)
     print_tables([result], console)
     for path in (file, plan.folder / TRIALS_CSV):

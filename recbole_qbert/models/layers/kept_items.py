@@ -1,4 +1,4 @@
-"""Item vectors that are computed once, as long as the weights that they depend on stay."""
+"""Item vectors that are computed once for an evaluation, or for all requests of a service."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class KeepsItems(nn.Module):
-    """Model that keeps its item vectors between the batches of an evaluation or of a service."""
+    """Model that keeps its item vectors until `train` or `eval` is called again."""
 
     _kept: Tensor | None = None
     _kept_at = -1
@@ -19,10 +19,12 @@ class KeepsItems(nn.Module):
     def kept_items(self, make: Callable[[], Tensor]) -> Tensor:
         """Return `make()`, or its result of before. It must depend on weights and buffers alone.
 
-        In training, and where gradients are needed, it is made each time. PyTorch counts the
-        changes of a tensor in place, so that any change of the weights is seen.
+        In training, where gradients are needed, and in mixed precision it is made each time.
+        Between two calls of `eval`, changes of the weights in place are seen, as PyTorch counts
+        them; changes of their `.data` are not.
         """
-        if self.training or torch.is_grad_enabled():
+        mixed = any(map(torch.is_autocast_enabled, ("cpu", "cuda")))
+        if self.training or torch.is_grad_enabled() or mixed:
             return make()
         tensors = chain(self.parameters(), self.buffers())
         now = sum(each._version for each in tensors if not each.is_inference())
@@ -30,6 +32,15 @@ class KeepsItems(nn.Module):
             self._kept, self._kept_at = make(), now
         return self._kept
 
+    def forget_items(self) -> None:
+        """Let the next call of `kept_items` make them again, and free their memory."""
+        self._kept = None
+
+    def train(self, mode: bool = True) -> Any:
+        """Set the mode; `eval` calls this, too."""
+        self.forget_items()
+        return super().train(mode)
+
     def _apply(self, *arguments: Any, **named: Any) -> Any:
-        self._kept = None  # it may be on another device now
+        self.forget_items()  # they may be on another device now
         return super()._apply(*arguments, **named)
