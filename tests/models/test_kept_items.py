@@ -21,7 +21,7 @@ MODELS = {
 }
 
 
-class Doubled(KeepsItems):
+class Doubled(KeepsItems, nn.Module):
     """Its items are twice its weights."""
 
     def __init__(self) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
-class KeepsItems(nn.Module):
-    """Model that keeps its item vectors until `train` or `eval` is called again."""
+class KeepsItems:
+    """Mixin of a model that keeps its item vectors until `train` or `eval` is called again."""
 
+    training: bool
+    parameters: Callable[[], Iterator[Tensor]]
+    buffers: Callable[[], Iterator[Tensor]]
     _kept: Tensor | None = None
     _kept_at = -1
 
@@ -39,8 +42,8 @@ class KeepsItems(nn.Module):
     def train(self, mode: bool = True) -> Any:
         """Set the mode; `eval` calls this, too."""
         self.forget_items()
-        return super().train(mode)
+        return super().train(mode)  # type: ignore[misc]
 
     def _apply(self, *arguments: Any, **named: Any) -> Any:
         self.forget_items()  # they may be on another device now
-        return super()._apply(*arguments, **named)
+        return super()._apply(*arguments, **named)  # type: ignore[misc]
