@@ -10,7 +10,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTSIDE = ("CHANGELOG.md", "CONTRIBUTING.md", "results/*.md", "results/*.yaml")
-OUTSIDE += ("properties/**/*.yaml", "properties/**/*.smk")
+OUTSIDE += ("results/tables/*/table.md", "properties/**/*.yaml", "properties/**/*.smk")
 
 
 def on_files(files: Files, config: Any) -> Files:
