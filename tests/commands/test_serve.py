@@ -88,7 +88,7 @@ def test_the_examples_of_the_page_run(service: tuple[subprocess.Popen[str], str]
         (["--port=70000"], "--host=127.0.0.1 --port=70000: "),
         (["--host=256.0.0.1"], "--host=256.0.0.1 --port=8000: "),
         (["--max_k=0"], "--max_k: 0 is not a whole number of at least 1"),
-        (["--max_queue="], "--max_queue: None is not a whole number of at least 1"),
+        (["--max_queue="], "--max_queue=: has no value; leave it out for 256"),
         (["--threads=-1"], "--threads: -1 is not a whole number of at least 1"),
         (["--timeout_s=0"], "--timeout_s=0.0: give a number above 0"),
         (["--timeout_s=inf"], "--timeout_s=inf: give a number above 0"),

@@ -29,7 +29,13 @@ from recbole_qbert.reports.item_map import (
     space_section,
 )
 from recbole_qbert.reports.page import render
-from recbole_qbert.reports.users import ExampleUser, best_bundle, example_users, users_section
+from recbole_qbert.reports.users import (
+    BestRun,
+    ExampleUser,
+    best_bundle,
+    example_users,
+    users_section,
+)
 from recbole_qbert.serving.recommender import Recommender
 from recbole_qbert.training.checkpoint import save_checkpoint
 
@@ -204,7 +210,7 @@ def test_users_with_items_that_the_model_does_not_know_are_left_out(tiny: Tiny) 
 def test_the_section_of_users_marks_hits(tiny: Tiny) -> None:
     result, domain = run(tiny), DatasetPaths("toy", tiny.folder)
     n_users = len(tiny.sequences)
-    section = users_section(result, "r", domain, "title", n_users)
+    section = users_section(BestRun(result, result.valid_metric), "r", domain, "title", n_users)
     assert section is not None
     examples = section.blocks[1].content
     hits = sum(each.rank is not None for each in example_users(result, domain, n_users))
@@ -217,10 +223,10 @@ def test_the_section_of_users_marks_hits(tiny: Tiny) -> None:
     text = render("t", [], [section], {"i3": "data:image/jpeg;base64,AA=="}.get)
     assert text.count('<b class="mark">hit</b>') == hits
     assert 'AA==" alt=""><div><span>Thing 3</span>' in " ".join(text.split()).replace("> <", "><")
-    bare = users_section(result, "r", domain, None, 1)
+    bare = users_section(BestRun(result, result.valid_metric), "r", domain, None, 1)
     assert bare is not None and "--title_field=FIELD" in str(bare.blocks[0])
     domain.file("inter").unlink()
-    assert users_section(result, "r", domain, None, 5) is None
+    assert users_section(BestRun(result, result.valid_metric), "r", domain, None, 5) is None
 
 
 def test_a_report_goes_on_without_a_bundle_that_cannot_be_loaded(

@@ -274,7 +274,7 @@ def test_runs_of_other_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         append_result(file, run)
     assert main(["report", "runs"]) == 0
     assert main(["report", "runs", "--metric=ndcg@5"]) == 0
-    assert "over n_layers" in Page(tmp_path / "report.html").text
+    assert "NDCG@5" in Page(tmp_path / "report.html").text
 
 
 def test_flags_of_a_data_set_where_there_are_several(
