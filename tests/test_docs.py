@@ -206,7 +206,7 @@ def run_lines(block: str, left_out: str, *more: str) -> None:
 def test_the_quick_start_of_the_readme_runs(films: Tiny) -> None:
     (block,) = (each for each in blocks(README, "sh") if "embed text" in each)
     small = ("--epochs=1", "--MAX_ITEM_LIST_LENGTH=8", "--show_progress=False")
-    run_lines(block, "sample|report", *small)
+    run_lines(block, "prepare sample|report", *small)
     assert Path("dataset/ml-100k/ml-100k.text.npz").is_file()
 
 
