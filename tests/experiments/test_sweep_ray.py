@@ -171,7 +171,7 @@ def append_or_die(self, line):
     global n_left
     append(self, line)
     n_left -= 1
-    if n_left == 0:
+    if n_left <= 0 and (len(sys.argv) < 4 or note.exists()):
         os.kill(os.getpid(), 9)
 
 TrialLog.append = append_or_die
