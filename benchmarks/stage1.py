@@ -24,6 +24,7 @@ import numpy as np
 
 from recbole_qbert.common.nearest import unit_rows
 from recbole_qbert.data.domain import DatasetPaths, find_domain
+from recbole_qbert.evaluation.results import without_zero
 from recbole_qbert.tokenizer.pipeline import tokenize
 from recbole_qbert.tokenizer.settings import tokenize_settings
 from recbole_qbert.training.checkpoint import load_checkpoint
@@ -96,7 +97,7 @@ def over_seeds(found: Sequence[dict[str, float]], key: str) -> str:
 
 def short(value: Any) -> str:
     """Format without the leading zero: `.251`, `-.030`, `1.204`."""
-    return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"
+    return without_zero(f"{value:.3f}")
 
 
 def main() -> None:
