@@ -30,9 +30,9 @@ UNSTORED_KEYS = frozenset(
 # Config keys with the locations of a run's files: stored, but not part of its identity.
 PATH_KEYS = frozenset({"checkpoint_dir", "data_path"})
 # Config keys in which runs of the same settings may differ.
+PER_RUN_KEYS = PATH_KEYS | UNSTORED_KEYS | {"seed"}
 # End of the folder of a sweep's best trial that the scheduler stopped.
 STOPPED_TRIAL = "-trial"
-PER_RUN_KEYS = PATH_KEYS | UNSTORED_KEYS | {"seed"}
 LATE = "! the best epoch was the last allowed one, at a constant learning rate: train longer"
 RANKINGS = (("", "all items"), (UNSEEN, "seen excluded"))
 # Prefixes of metrics in `RunResult.generation`.

@@ -42,7 +42,8 @@ def check_run(config: Config, made: Container[str] = ()) -> None:
     with error_context("checkpoint_dir"):
         for folder in (config["checkpoint_dir"], run_folder(config)):
             check_writable(folder)
-    if config["pre_model_path"] and "pre_model_path" not in made:
+    starts = config["pre_model_path"] and "pre_model_path" not in made
+    if starts:
         _check_first_stage(config)
     if not entry.takes_pretrained:
         return
@@ -51,7 +52,7 @@ def check_run(config: Config, made: Container[str] = ()) -> None:
             f"train_stage: {config['train_stage']!r}: `run` fine-tunes; pretrain with "
             "`recbole-qbert pretrain --datasets=A,B`"
         )
-    if config["pre_model_path"] and "pre_model_path" not in made:
+    if starts:
         with error_context("pre_model_path"):
             read_source(config["pre_model_path"])
 
