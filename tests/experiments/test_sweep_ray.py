@@ -156,7 +156,7 @@ from recbole_qbert.experiments.tune.trial import run_trial
 def run_or_die(job, number, report):
     def report_or_die(content):
         report(content)
-        if number == 4 and content["evaluation"] == 2 and not note.exists():
+        if number == int(sys.argv[4]) and content["evaluation"] == 2 and not note.exists():
             note.touch()
             os.kill(os.getpid(), 9)
     run_trial(job, number, report_or_die)
@@ -216,9 +216,14 @@ def test_eight_trials_a_killed_worker_and_a_killed_driver(
         unbroken_plan = toy_plan(tiny, name="unbroken", checkpoint_dir="elsewhere", **common)
         unbroken = sweep(unbroken_plan, Console(quiet=True))
     write_sweep(tiny, **common)
+    # A later trial that the scheduler does not stop before its second evaluation.
+    reports = TrialLog(unbroken_plan.folder / "reports.jsonl").lines()
+    victim = min(
+        each["trial"] for each in reports if each.get("evaluation") == 2 and each["trial"] > 2
+    )
     note = tiny.root / "killed"
     run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", KILLED_SWEEP, cluster, "18", str(note)],
+        [sys.executable, "-W", "ignore", "-c", KILLED_SWEEP, cluster, "18", str(note), str(victim)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         timeout=500,
