@@ -156,13 +156,13 @@ from recbole_qbert.experiments.tune.trial import run_trial
 def run_or_die(job, number, report):
     def report_or_die(content):
         report(content)
-        if number == int(sys.argv[4]) and content["evaluation"] == 2 and not note.exists():
+        if number == victim and content["evaluation"] == 2 and not note.exists():
             note.touch()
             os.kill(os.getpid(), 9)
     run_trial(job, number, report_or_die)
 
 if len(sys.argv) > 3:
-    note = Path(sys.argv[3])
+    note, victim = Path(sys.argv[3]), int(sys.argv[4])
     sweep.run_trial = run_or_die
 
 append, n_left = TrialLog.append, int(sys.argv[2])
