@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from bundles import bundled
 from conftest import Tiny
-from test_bundle import bundled
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.semid import write_semantic_ids

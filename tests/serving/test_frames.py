@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from bundles import bundled
 from conftest import Tiny, timed_rows
-from test_bundle import bundled
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.serving.recommender import Recommender

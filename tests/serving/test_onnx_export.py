@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bundles import bundled, live_scores
 from conftest import N_ITEMS, Tiny, files_below
-from test_bundle import bundled, live_scores
 
 from recbole_qbert.cli import main
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bundles import bundled
 from conftest import N_ITEMS, Tiny
-from test_bundle import bundled
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.hashes import sha256_file

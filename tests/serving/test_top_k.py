@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bundles import bundled
 from conftest import N_ITEMS, Tiny
-from test_bundle import bundled
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.ragged import compacted
