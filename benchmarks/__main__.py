@@ -1,6 +1,6 @@
 """Run benchmarks of time, memory or quality, and check whether their ratios may be quoted.
 
-    python -m benchmarks all --data_path=dataset        # the tables of results/speed.md
+    python -m benchmarks all --data_path=dataset        # figures are in results/speed.md
     python -m benchmarks speed --dataset=Instruments --data_path=dataset
     python -m benchmarks peer --peer=FDSA --dataset=Beauty --data_path=dataset
     python -m benchmarks memory --dataset=Games --data_path=dataset

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,12 +51,17 @@ class SignificanceResult:
         pairs = zip(self.names, self.settings, strict=True)
         line = (
             f"{' against '.join(self.names)} on {self.dataset}, {metric_title(self.metric)}: "
-            f"{self.left:.4f} against {self.right:.4f} ({self.change:+.1f} %), "
+            f"{self.left:.4f} against {self.right:.4f} ({change_text(self.change)}), "
             f"p = {self.p_value:.2g} (paired t-test) and {self.p_ranks:.2g} (Wilcoxon) over "
             f"{counted(self.n_users, 'user')}, means over {self.n_seeds[0]} and "
             f"{counted(self.n_seeds[1], 'seed')}"
         )
         return "\n".join([line, *(f"{name}: {text}" for name, text in pairs if text)])
+
+
+def change_text(change: float) -> str:
+    """Format as `+9.7 %`; a dash if the change is relative to zero."""
+    return f"{change:+.1f} %" if math.isfinite(change) else "–"
 
 
 def split_name(name: str) -> tuple[str, str]:

@@ -17,6 +17,7 @@ from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.evaluation.comparable import differences
 from recbole_qbert.evaluation.results import RunResult, append_result, read_results
 from recbole_qbert.evaluation.significance import (
+    SignificanceResult,
     compare,
     holm,
     paired_tests,
@@ -236,3 +237,8 @@ def test_the_order_of_rows_moves_the_numbering_alone(tiny: Tiny, runs: list[RunR
     assert main(["run", "--model=BigramChain", "--dataset=toy", "--data_path=.", "--seed=4",
                  "--show_progress=False"]) == 0  # fmt: skip
     assert "items" in differences(runs[0], read_results("saved/results.jsonl")[-1])
+
+
+def test_a_change_from_zero_is_a_dash() -> None:
+    result = SignificanceResult("ndcg@10", 0.1, 0.0, 0.5, 0.5, 7, (1, 1), ("A", "B"), "toy")
+    assert "0.1000 against 0.0000 (–), p = 0.5" in str(result)

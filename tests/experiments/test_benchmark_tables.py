@@ -17,6 +17,7 @@ from toy_results import add_run
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.evaluation.results import RunResult
+from recbole_qbert.evaluation.significance import change_text
 from recbole_qbert.experiments.benchmark.benchmark import PlannedRun, collect
 from recbole_qbert.experiments.benchmark.outputs import (
     CSV_HEAD,
@@ -34,7 +35,6 @@ from recbole_qbert.experiments.benchmark.tables import (
     BenchmarkTable,
     TableCell,
     all_sheets,
-    change_text,
     comparisons_sheet,
     groups_sheet,
     mark_column,

@@ -1,4 +1,4 @@
-"""BERT4Rec with its masks mended: against RecBole's, hand-made rows and a loop."""
+"""BERT4Rec with its masks fixed: against RecBole's, hand-made rows and a loop."""
 
 from __future__ import annotations
 

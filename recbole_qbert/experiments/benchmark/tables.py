@@ -21,6 +21,7 @@ from recbole_qbert.evaluation.results import (
     short,
     without_zero,
 )
+from recbole_qbert.evaluation.significance import change_text
 from recbole_qbert.experiments.benchmark.plan import NOT_STATED
 from recbole_qbert.experiments.benchmark.published import published_figures, published_source
 from recbole_qbert.experiments.benchmark.scores import (
@@ -150,11 +151,6 @@ def _improvements(scores: Scores, prefix: str) -> list[TableCell]:
         test = scores.tested[best.name][name]
         line.append(TableCell(f"{change_text(test.change)}{' *' if test.significant else ''}"))
     return line
-
-
-def change_text(change: float) -> str:
-    """Format as `+9.7 %`; a dash if the change is relative to zero."""
-    return f"{change:+.1f} %" if math.isfinite(change) else NONE
 
 
 def comparisons_sheet(scores: Scores, cold: bool = False) -> BenchmarkTable:
