@@ -210,13 +210,10 @@ class NextItemFusion(nn.Module):
                 the catalog; None: they are all of it.
         """
         settings = self.settings
-        unit = F.normalize(fused, dim=1)
-        read = F.normalize(self.encoder(fused[sequences[:, :-1]]), dim=2)
-        there = torch.arange(1, sequences.size(1)) < lengths.unsqueeze(1)
-        logits = read[there] @ unit.T / settings.temperature
+        read, wanted = self._read(fused, sequences, lengths)
+        logits = read @ F.normalize(fused, dim=1).T / settings.temperature
         if log_chance is not None:
             logits = logits - log_chance
-        wanted = sequences[:, 1:][there]
         smoothing = settings.label_smoothing
         terms = {"next-item": F.cross_entropy(logits, wanted, label_smoothing=smoothing)}
         for name, decoder in self.decoders.items():
@@ -227,6 +224,24 @@ class NextItemFusion(nn.Module):
             weight = settings.reconstruction_weight / max(1, len(content))
             terms[f"reconstruction-{name}"] = weight * distance.sum()
         return terms
+
+    def _read(self, fused: Tensor, sequences: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode all prefixes of the histories.
+
+        Histories of similar length are padded together, since most are much shorter than T.
+
+        Returns:
+            For each prefix, a unit vector and the place of the next item in `fused`.
+        """
+        read, wanted = [], []
+        widths = (lengths - 1).log2().ceil().exp2().long()  # powers of two
+        for width in widths.unique().tolist():
+            rows = widths == width
+            items, n_prefixes = sequences[rows, : width + 1], lengths[rows].unsqueeze(1) - 1
+            there = torch.arange(items.size(1) - 1) < n_prefixes
+            read.append(self.encoder(fused[items[:, :-1]])[there])
+            wanted.append(items[:, 1:][there])
+        return F.normalize(torch.cat(read), dim=1), torch.cat(wanted)
 
     def _dropped(self, behavior: Tensor) -> Tensor:
         """Drop elements and, as for an item without training interactions, whole vectors."""
