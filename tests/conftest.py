@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import random
@@ -59,6 +60,7 @@ PLAIN_LOSS: dict[str, Any] = NO_DROPOUT | {
     "score": "dot",
     "exclude_visible": "off",
 }
+LEFT_OUT: set[str] = set()  # modules whose objects no garbage collection looks at
 Row = tuple[str, str, float]
 # What an edited file may hold in place of its JSON, in Latin-1.
 OTHER_JSON = {
@@ -239,6 +241,24 @@ def sign(folder: Path) -> None:
 def files_below(folder: Path) -> list[str]:
     """Every path below a folder, to see that nothing was written."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def leave_out_modules() -> None:
+    """Let garbage collections, of which every run makes one, pass over what modules hold."""
+    if len(sys.modules.keys() - LEFT_OUT) > 100:
+        gc.collect()
+        gc.freeze()
+        LEFT_OUT.update(sys.modules)
+
+
+def pytest_collection_finish() -> None:
+    """All that the tests themselves import is there."""
+    leave_out_modules()
+
+
+def pytest_runtest_logfinish() -> None:
+    """What a test needed first, such as the compiler of PyTorch, is there now."""
+    leave_out_modules()
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,6 @@ import importlib.metadata
 import json
 import os
 import pickle
-import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import pandas.io.formats.format as pandas_format
 import pytest
 import torch
 from conftest import OWN_MODELS, Tiny
+from processes import LIBRARIES, PACKAGE
 from recbole.config import Config
 from recbole.utils import argument_list
 from scipy.sparse import dok_matrix
@@ -63,7 +63,7 @@ def test_neither_ray_nor_quick_start_is_imported() -> None:
         "import sys\nfrom recbole_qbert import compat\ncompat.apply()\n"
         "sys.exit(any(m == 'ray' or m.startswith('recbole.quick_start') for m in sys.modules))"
     )
-    assert subprocess.run([sys.executable, "-c", script], timeout=120).returncode == 0
+    assert LIBRARIES.run(script).returncode == 0
 
 
 def test_imports_where_unix_modules_are_missing(tmp_path: Path) -> None:
@@ -77,8 +77,8 @@ def test_imports_where_unix_modules_are_missing(tmp_path: Path) -> None:
         "with exclusive('lock'):\n"
         "    append_line('lines', {'a': 1})\n"
     )
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], cwd=tmp_path, timeout=200)
-    assert done.returncode == 0
+    done = LIBRARIES.run(script, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "lines").read_text())["a"] == 1
 
 
@@ -113,7 +113,8 @@ RECEIVED = """
 import pickle, sys
 import recbole_qbert
 from recbole_qbert.experiments.splits import load_splits
-dataset = load_splits(pickle.load(sys.stdin.buffer)).dataset
+with open(sys.argv.pop(), "rb") as file:
+    dataset = load_splits(pickle.load(file)).dataset
 print(dataset.item_feat["size"].sum().item())
 """
 
@@ -126,18 +127,21 @@ def test_a_process_that_receives_a_config_reads_numbers_in_sequence(tiny: Tiny) 
     path.write_text("\n".join(["item_id:token\tsize:float_seq", *lines, ""]), encoding="utf-8")
     columns = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "size"]}
     config = tiny.make_config("SASRec", load_col=columns)
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", RECEIVED],
-        input=pickle.dumps(config),
-        capture_output=True,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr.decode()
+    Path("config.pickle").write_bytes(pickle.dumps(config))
+    done = PACKAGE.run(RECEIVED, "config.pickle")
+    assert done.returncode == 0, done.stderr
     assert float(done.stdout.split()[-1]) == 3.5 * len(lines)
 
 
+# Nor with Ray, whose worker takes `doctor` many seconds to start.
 WITHOUT_RECBOLE = """
-import sys
+import importlib.metadata, sys
+version = importlib.metadata.version
+def version_of_others(name):
+    if name == "ray":
+        raise importlib.metadata.PackageNotFoundError
+    return version(name)
+importlib.metadata.version = version_of_others
 sys.modules["recbole"] = None
 sys.argv = ["recbole-qbert", *sys.argv[1:]]
 import recbole_qbert
@@ -145,25 +149,14 @@ import recbole_qbert
 
 
 def test_without_recbole_the_import_names_the_remedy() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", "import sys; sys.modules['recbole'] = None; import recbole_qbert"],
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
+    done = LIBRARIES.run("import sys; sys.modules['recbole'] = None; import recbole_qbert")
     line = done.stderr.splitlines()[-1]
     assert line == f"ImportError: RecBole is not installed; run: {recbole.INSTALL}"
 
 
 @pytest.mark.parametrize(("words", "status"), [(["run", "--model=SASRec"], 2), (["doctor"], 1)])
 def test_without_recbole_a_command_names_the_remedy(words: list[str], status: int) -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", WITHOUT_RECBOLE, *words],
-        env={**os.environ, "COLUMNS": "300"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    done = LIBRARIES.run(WITHOUT_RECBOLE, *words, env={**os.environ, "COLUMNS": "300"})
     assert done.returncode == status, done.stderr
     if words == ["doctor"]:
         assert f"not installed │ {recbole.INSTALL}" in " ".join(done.stdout.split())
@@ -442,13 +435,7 @@ CONFIG |= {
 
 def test_an_import_changes_no_more_than_this(tmp_path: Path) -> None:
     """A snapshot of the process before and after, where RecBole's modules are imported already."""
-    done = subprocess.run(
-        [sys.executable, "-W", "default", "-c", SNAPSHOT],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
+    done = LIBRARIES.run(SNAPSHOT, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     changed, state, filters = json.loads(done.stdout.splitlines()[-1])
     mark = "_recbole_qbert_workaround"
@@ -478,9 +465,8 @@ def test_a_callers_anomaly_detection_is_kept(on: bool) -> None:
         "import importlib\nimportlib.invalidate_caches()\n"
         f"assert torch.is_anomaly_enabled() is {on}\n"
     )
-    assert (
-        subprocess.run([sys.executable, "-W", "ignore", "-c", script], timeout=200).returncode == 0
-    )
+    done = LIBRARIES.run(script)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("n_before", range(3))

@@ -9,6 +9,8 @@ from conftest import N_ITEMS, Row, Tiny, assert_equal_weights, fitted
 
 from recbole_qbert.training.checkpoint import load_checkpoint
 
+LARGE_BATCHES = {"train_batch_size": 64}  # where each prefix of a sequence is a row
+
 
 def rows_with_targets(tiny: Tiny, shift: int) -> list[Row]:
     """All training rows first, so that internal ids do not hang on the targets; then the targets,
@@ -45,10 +47,10 @@ def rows_with_targets(tiny: Tiny, shift: int) -> list[Row]:
         ("BigramChain", {}),
         ("TIGER", {}),
         ("TIGER", {"user_tokens": 3}),
-        ("MQL4GRec", {}),
-        ("P5CID", {}),
-        ("P5CID", {"leaf_tokens": "item"}),
-        ("VIP5", {}),
+        ("MQL4GRec", LARGE_BATCHES),
+        ("P5CID", LARGE_BATCHES),
+        ("P5CID", {"leaf_tokens": "item"} | LARGE_BATCHES),
+        ("VIP5", LARGE_BATCHES),
         ("VQRec", {}),
         ("VQRec", {"train_stage": "pretrain"}),
         ("MISSRec", {}),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from conftest import Tiny
+from processes import COMMAND, LIBRARIES
 from toy_plan import SETTINGS, lines_of, write_plan
 from tune_toy import write_sweep
 
@@ -61,10 +61,19 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
-def outputs(environment: dict[str, str], *words: str) -> tuple[str, str]:
-    line = [sys.executable, "-W", "ignore", "-m", "recbole_qbert", *words]
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=600)
+def run(
+    code: str, environment: dict[str, str], *words: str, program: str = "-c"
+) -> subprocess.CompletedProcess[str]:
+    """Code in a process that imports RecBole, this package and the plug-ins."""
+    paths = environment["PYTHONPATH"].split(os.pathsep)
+    start = f"import sys; sys.path[1:1] = {paths!r}\n"
+    done = LIBRARIES.run(start + code, *words, env=environment, program=program)
     assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def outputs(environment: dict[str, str], *words: str) -> tuple[str, str]:
+    done = run(COMMAND, environment, *words, program="recbole-qbert")
     return done.stdout, done.stderr
 
 
@@ -95,15 +104,12 @@ def test_worker_processes_of_run_and_tune(tiny: Tiny, environment: dict[str, str
 def test_a_bundle_is_loaded(tiny: Tiny, environment: dict[str, str]) -> None:
     flags = [f"--{key}={value}" for key, value in (SETTINGS | {"epochs": 1}).items()]
     command(environment, "run", "--model=PluginSASRec", "--dataset=toy", "--data_path=.", *flags)
-    (run,) = lines_of("saved")
+    (made,) = lines_of("saved")
     code = (
         "from recbole_qbert.quick_start import Recommender\n"
-        f"print(Recommender.load({run['bundle']!r}).recommend([['i1', 'i2']], k=3))"
+        f"print(Recommender.load({made['bundle']!r}).recommend([['i1', 'i2']], k=3))"
     )
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], env=environment, capture_output=True
-    )
-    assert done.returncode == 0 and done.stdout.startswith(b"[[('i"), done.stderr
+    assert run(code, environment).stdout.startswith("[[('i")
 
 
 def test_help_knows_plugins(environment: dict[str, str]) -> None:

@@ -211,7 +211,8 @@ def default_settings(model: str, stage: str = FINETUNE) -> dict[str, Any]:
     return settings
 
 
-def keys_read_by(cls: type) -> set[str]:
+@functools.cache
+def keys_read_by(cls: type) -> frozenset[str]:
     """Return the keys that occur as `config["key"]` in the source of a class and its bases.
 
     RecBole's models read some keys that are in no YAML file.
@@ -224,7 +225,7 @@ def keys_read_by(cls: type) -> set[str]:
             except (OSError, TypeError):  # defined in a shell or generated
                 continue
             found |= set(re.findall(r"config\[\s*[\"'](\w+)[\"']\s*\]", source))
-    return found
+    return frozenset(found)
 
 
 def merge_settings(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:

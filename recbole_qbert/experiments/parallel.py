@@ -97,7 +97,8 @@ def _in_processes(
 ) -> Iterator[tuple[Path, Answer]]:
     known = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in known else "spawn")
-    context.set_forkserver_preload([__name__])  # so that imports are done once
+    # Imports are done once. Optimizers import the second module.
+    context.set_forkserver_preload([__name__, "torch._dynamo"])
     n_threads = max(1, n_cores() // max_concurrent)
     waiting = list(jobs.items())
     running: dict[Any, tuple[Path, Job, Any, float]] = {}  # by the pipe of the answer

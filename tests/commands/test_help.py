@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import COMMAND, LIBRARIES, RUN_PATH
 
 from recbole_qbert.cli import COMMANDS, main
 from recbole_qbert.commands.command import Command
@@ -263,11 +263,11 @@ def test_an_import_elsewhere_answers_nothing(tmp_path: Path) -> None:
         "import sys, recbole_qbert\nfrom recbole.utils import get_model\n"
         "assert sys.argv[1:] == ['--help']\nassert get_model('QBERT4Rec')\n"
     )
-    done = subprocess.run([sys.executable, str(script), "--help"], timeout=120)
-    assert done.returncode == 0
+    done = LIBRARIES.run(RUN_PATH, str(script), "--help")
+    assert done.returncode == 0, done.stderr
 
 
-def test_help_of_a_registered_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_of_a_registered_model(tmp_path: Path) -> None:
     """The keys of its defaults file, which is found beside the module from any folder."""
     (tmp_path / "toys.yaml").write_text("width: 3  # (int) width of the toy\n")
     (tmp_path / "toys.py").write_text(
@@ -276,13 +276,7 @@ def test_help_of_a_registered_model(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "class Toy(SASRec):\n    pass\n"
         "register(Toy, defaults='toys.yaml')\n"
     )
-    script = "import sys, toys; from recbole_qbert.cli import main; sys.exit(main(sys.argv[1:]))"
-    done = subprocess.run(
-        [sys.executable, "-c", script, "run", "--model=Toy", "--help"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{REPOSITORY}"},
-        timeout=120,
-    )
+    script = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import toys\n{COMMAND}"
+    done = LIBRARIES.run(script, "run", "--model=Toy", "--help")
     assert done.returncode == 0, done.stderr
     assert re.search(r"--width=3 +\(int\) width of the toy", done.stdout)

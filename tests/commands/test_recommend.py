@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from conftest import N_ITEMS, Tiny, files_below, timed_rows
+from processes import PACKAGE, run_command
 
 from recbole_qbert.cli import main
 from recbole_qbert.common.output import new_console
@@ -140,11 +139,11 @@ def test_one_history(tiny: Tiny, run: RunResult, capsys: pytest.CaptureFixture[s
 
 
 def test_lists_as_a_stream(tiny: Tiny, run: RunResult) -> None:
-    command = [sys.executable, "-m", "recbole_qbert", "recommend", RESULTS, "--k=2"]
     rows = [("ann", "i1", 1.0), ("bob", "zz", 1.0), ("ann", "i2", 2.0), ("", "i1", 1.0)]
     write_clicks(Path("events.csv"), rows)
     table = ["--history_file=events.csv", "--user=who", "--item=what", "--time=when"]
-    made = subprocess.run([*command, *table], capture_output=True, text=True, check=True)
+    made = run_command("recommend", RESULTS, "--k=2", *table)
+    assert made.returncode == 0, made.stderr
     (expected,) = Recommender.load(run.bundle).recommend([["i1", "i2"]], k=2)
     lines = [line.split("\t") for line in made.stdout.splitlines()]
     assert lines[0] == ["user", "rank", "item", "score", "title"]
@@ -258,7 +257,7 @@ def part(*arguments):
 export._part = part
 main({[*words, "--output=killed.jsonl"]!r})
 """
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True)
+    ended = PACKAGE.run(program)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert not Path("killed.jsonl").exists()
     monkeypatch.setattr(export, "ROWS_OF_A_PART", 15)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -12,12 +13,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, NamedTuple
 from urllib.request import urlopen
 
 import pytest
 from command_lines import check_line
 from conftest import Tiny
+from processes import COMMAND, PACKAGE, Process
 
 from recbole_qbert.cli import main
 from recbole_qbert.commands.keys import keys_in
@@ -35,35 +37,48 @@ def bundle(tiny: Tiny) -> str:
     return result.bundle
 
 
+class Service(NamedTuple):
+    """The command in a process."""
+
+    process: Process
+    address: str
+    output: IO[str]
+    errors: Path
+
+    def end(self) -> tuple[int, str, str]:
+        """Its exit status and what it printed since it serves, once it ends."""
+        return self.process.wait(20), self.output.read(), self.errors.read_text()
+
+
 @pytest.fixture
-def service(bundle: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The command in a process, and its address."""
+def service(tiny: Tiny, bundle: str) -> Iterator[Service]:
     pytest.importorskip("fastapi")
     pytest.importorskip("uvicorn")
     pytest.importorskip("prometheus_client")
-    command = [sys.executable, "-m", "recbole_qbert", "serve", bundle, "--port=0"]
-    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([*command, "--threads=1"], **pipes) as process:
-        assert process.stdout
-        line = process.stdout.readline()
-        found = re.fullmatch(r"QBERT4Rec on (http://127\.0\.0\.1:\d+)\n", line)
-        assert found, line
-        yield process, found[1]
-        process.kill()
+    words = ["serve", bundle, "--port=0", "--threads=1"]
+    reader, writer = os.pipe()
+    errors = tiny.root / "errors"
+    with open(reader, encoding="utf-8") as output, open(errors, "wb") as file:
+        streams = {"stdout": writer, "stderr": file.fileno()}
+        process = PACKAGE.start(COMMAND, *words, **streams, program="recbole-qbert")
+        os.close(writer)
+        try:
+            line = output.readline()
+            found = re.fullmatch(r"QBERT4Rec on (http://127\.0\.0\.1:\d+)\n", line)
+            assert found, line
+            yield Service(process, found[1], output, errors)
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_with_status_0(
-    service: tuple[subprocess.Popen[str], str], by: signal.Signals
-) -> None:
-    process, address = service
-    assert json.load(urlopen(f"{address}/health"))["ready"]
-    process.send_signal(by)
-    out, err = process.communicate(timeout=20)
-    assert (process.returncode, out, err) == (0, "", "")
+def test_a_signal_ends_it_with_status_0(service: Service, by: signal.Signals) -> None:
+    assert json.load(urlopen(f"{service.address}/health"))["ready"]
+    service.process.send_signal(by)
+    assert service.end() == (0, "", "")
 
 
-def test_the_examples_of_the_page_run(service: tuple[subprocess.Popen[str], str]) -> None:
+def test_the_examples_of_the_page_run(service: Service) -> None:
     """With the tokens of the toy items."""
     if shutil.which("curl") is None:
         pytest.skip("no curl")
@@ -71,7 +86,7 @@ def test_the_examples_of_the_page_run(service: tuple[subprocess.Popen[str], str]
     answers = []
     for line in re.findall(r"^curl .*$", page, re.MULTILINE):
         line = re.sub(r'"(\d\d)"', lambda token: f'"i{int(token[1]) - 50}"', line)
-        line = line.replace("http://127.0.0.1:8000", service[1])
+        line = line.replace("http://127.0.0.1:8000", service.address)
         done = subprocess.run(shlex.split(line), stdout=subprocess.PIPE, check=True, text=True)
         answers.append(done.stdout)
     one, batch, explained, health = map(json.loads, answers[:4])

@@ -7,13 +7,12 @@ import errno
 import json
 import os
 import resource
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import Tiny, files_below
+from processes import COMMAND, PACKAGE
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import (
@@ -72,7 +71,7 @@ def read(folder: Path) -> str:
 @pytest.mark.parametrize("name", ["x", "[x]*"])
 @pytest.mark.parametrize("killed_at", range(2))
 def test_a_kill_at_either_rename_leaves_one_of_both(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int, name: str
+    tmp_path: Path, killed_at: int, name: str
 ) -> None:
     """Nothing runs after a kill: what is on the disk then is what the next one finds."""
     folder = tmp_path / name
@@ -87,10 +86,7 @@ def test_a_kill_at_either_rename_leaves_one_of_both(
         "with files.atomic_folder(sys.argv[1]) as work:\n"
         "    (work / 'a').write_text('2')\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script, str(folder), str(killed_at)], timeout=200
-    )
-    assert done.returncode == 9
+    assert PACKAGE.start(script, str(folder), str(killed_at)).wait() == 9
     assert folder.exists() is (killed_at == 0)
     assert read(folder) == "1"
     write(folder, "3")
@@ -167,13 +163,12 @@ def test_a_locked_folder_is_refused_to_another_process(tmp_path: Path) -> None:
         "from recbole_qbert.common.files import exclusive_folder\n"
         "with exclusive_folder(Path(sys.argv[1])):\n    pass\n"
     )
-    command = [sys.executable, "-W", "ignore", "-c", script, str(tmp_path / "x")]
     with exclusive_folder(tmp_path / "x"):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+        done = PACKAGE.run(script, str(tmp_path / "x"))
         assert files_below(tmp_path) == ["x", "x/lock"]
     said = f"x/lock: another process uses this folder (process {os.getpid()}); wait"
     assert done.returncode == 1 and said in done.stderr
-    assert subprocess.run(command, timeout=200).returncode == 0
+    assert PACKAGE.run(script, str(tmp_path / "x")).returncode == 0
 
 
 @pytest.mark.parametrize(("umask", "modes"), [(0o022, (0o755, 0o644)), (0o027, (0o750, 0o640))])
@@ -236,14 +231,10 @@ def test_a_run_on_a_full_disk_is_one_line(tiny: Tiny, command: str) -> None:
         plan = {"models": ["SASRec"], "datasets": ["toy"], "seeds": [1], "reference": "SASRec"}
         Path("plan.json").write_text(json.dumps(plan | {"controls": False, "max_concurrent": 2}))
         arguments = ["benchmark", "plan.json"]
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "recbole_qbert", *arguments, *flags],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+    words = [*arguments, *flags]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = PACKAGE.run(limit + COMMAND, *words, env=environment, program="recbole-qbert")
     assert done.returncode == 2
     assert "Traceback" not in done.stdout + done.stderr
     last = done.stderr.strip().splitlines()[-1]

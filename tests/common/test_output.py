@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Tiny
+from processes import COMMAND, LIBRARIES, PACKAGE, Server
 from test_files import room
 
 from recbole_qbert.cli import main
@@ -110,9 +111,7 @@ def test_tables_in_a_pipe_are_as_wide_as_columns_says(columns: str, width: int) 
         from recbole_qbert.common.output import new_console
         print(new_console().width, end="")
     """
-    line = [sys.executable, "-c", code]
-    done = subprocess.run(line, env={**os.environ, "COLUMNS": columns}, capture_output=True)
-    assert done.stdout == str(width).encode()
+    assert PACKAGE.run(code, env={**os.environ, "COLUMNS": columns}).stdout == str(width)
 
 
 def test_every_command_that_prints_tables_keeps_the_width(
@@ -177,16 +176,23 @@ def test_durations() -> None:
 # Closed pipes -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arguments", [["run", "--help"], ["compare", "absent.jsonl"]])
-def test_a_closed_pipe_ends_quietly(tmp_path: Path, arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("server", "arguments", "status"),
+    [(LIBRARIES, ["run", "--help"], 1), (PACKAGE, ["compare", "absent.jsonl"], 2)],
+)
+def test_a_closed_pipe_ends_quietly(
+    tmp_path: Path, server: Server, arguments: list[str], status: int
+) -> None:
     """Of both outputs: the second command has something to say on stderr alone."""
     reader, writer = os.pipe()
     os.close(reader)
-    process = command(*arguments, stdout=writer, cwd=tmp_path)
+    with open(tmp_path / "errors", "wb") as file:
+        streams = {"stdout": writer, "stderr": file.fileno()}
+        process = server.start(COMMAND, *arguments, **streams, program="recbole-qbert")
     os.close(writer)
-    errors = process.communicate(timeout=200)[1].decode()
+    assert process.wait() == status
+    errors = (tmp_path / "errors").read_text()
     assert "Traceback" not in errors and "BrokenPipe" not in errors
-    assert process.returncode == (1 if arguments[0] == "run" else 2)
 
 
 def test_large_output_into_a_closed_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +243,7 @@ def test_an_archive_on_a_full_disk_says_one_thing(
     for size in (1, 100, 2500, 9000, n_bytes - 9000, n_bytes - 100, n_bytes - 1):
         with room(size), pytest.raises(InputError, match=r"x\.npz: File too large; free space"):
             write_npz(tmp_path / "x.npz", **arrays)
-        gc.collect()
+    gc.collect()
     assert said == []
     assert [path.name for path in tmp_path.iterdir()] == ["numpy.npz"]
     write_npz(tmp_path / "x.npz", **arrays)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
+from processes import LIBRARIES
 from recbole_alone import skip_with_numpy_2
 
 Rows = list[tuple[str, str, int]]
@@ -29,8 +27,7 @@ import json, sys, warnings
 warnings.filterwarnings("ignore")
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
-sys.argv = sys.argv[:1]
-settings = json.loads(sys.stdin.read())
+settings = json.loads(sys.argv.pop())
 config = Config(model="SASRec", dataset=settings.pop("dataset"), config_dict=settings)
 dataset = create_dataset(config)
 parts = data_preparation(config, dataset)
@@ -74,15 +71,7 @@ def recbole_alone(data_path: Path, dataset: str, **settings: Any) -> dict[str, A
         "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "full"},
         "load_col": {"inter": ["user_id", "item_id", "timestamp"]}, **settings,
     }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", ALONE],
-        input=json.dumps(given),
-        capture_output=True,
-        text=True,
-        cwd=data_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=250,
-    )
+    done = LIBRARIES.run(ALONE, json.dumps(given), cwd=data_path)
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
     return json.loads(line.removeprefix("RESULT"))

@@ -6,8 +6,6 @@ import hashlib
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 from conftest import files_below
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import run_script
 from rude_server import BIG, RudeServer, picture
 from waiting import until
 
@@ -32,7 +31,6 @@ from recbole_qbert.datasets.http import (
     Record,
 )
 
-SCRIPT = Path(__file__).resolve().parents[2] / "dataset_scripts" / "download.py"
 FAST = HttpOptions(workers=6, timeout=0.3, retries=3, backoff=0.01, max_wait=5.0)
 
 
@@ -313,9 +311,8 @@ def test_the_script(server: RudeServer, tmp_path: Path) -> None:
     (tmp_path / "x.item").write_text(
         f"item_id:token\turl:token_seq\nA\t{server.url('picture-1')}\nB\t{server.url('dead')}\n"
     )
-    command = [sys.executable, str(SCRIPT), f"--items={tmp_path / 'x.item'}", "--column=url"]
-    command += [f"--output={tmp_path / 'out'}", "--pictures", "--retries=0", "--again=gone"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    arguments = [f"--items={tmp_path / 'x.item'}", "--column=url", f"--output={tmp_path / 'out'}"]
+    done = run_script("download.py", *arguments, "--pictures", "--retries=0", "--again=gone")
     assert done.returncode == 2
     assert done.stdout == f"{tmp_path / 'out'}: 1 done, 1 failed\n"
     assert done.stderr.splitlines()[-1].startswith("recbole-qbert: 1 of 2 failed (see ")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from atomic_toys import SEQUENCES, placed, recbole_alone, unisrec_like, write_inter
 from hypothesis import given, settings
+from processes import run_script
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.atomic import read_atomic, read_columns
@@ -224,10 +223,9 @@ def test_the_scripts_and_recbole_alone(tmp_path: Path) -> None:
     texts = ['"A quotation that never ends', "12'' of wood", 'an inch "', "tab\there", "NA"]
     items = {str(n): {"title": texts[n % 5], "brand": '"'} for n in range(9)}
     (tmp_path / "x.item.json").write_text(json.dumps(items))
-    script = [sys.executable, str(ROOT / "dataset_scripts" / "import_data.py")]
-    script += ["--format=mql4grec", f"--source={tmp_path}", "--dataset=x"]
+    script = ["import_data.py", "--format=mql4grec", f"--source={tmp_path}", "--dataset=x"]
     script += [f"--data_path={tmp_path / 'dataset'}"]
-    done = subprocess.run(script, capture_output=True, text=True, timeout=250)
+    done = run_script(*script)
     assert done.returncode == 0, done.stderr
     assert "8 users, 9 items, 40 interactions" in done.stdout
     fields = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "title", "brand"]}
@@ -238,7 +236,7 @@ def test_the_scripts_and_recbole_alone(tmp_path: Path) -> None:
         [user, [str(item) for item in items[:-1]], str(items[-1])]
         for user, items in sequences.items()
     )
-    done = subprocess.run(script, capture_output=True, text=True, timeout=250)
+    done = run_script(*script)
     assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("recbole-qbert: ")
     shutil.rmtree(tmp_path / "dataset")
 

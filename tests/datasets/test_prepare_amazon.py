@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import SCRIPTS
 from raw_amazon import (
     BROKEN,
     CORE_2,
@@ -30,7 +31,6 @@ from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.datasets import amazon
 from recbole_qbert.datasets.amazon import Options, Prepared, find_files, prepare_amazon
 
-ROOT = Path(__file__).resolve().parents[2]
 ITEM_HEADER = (
     "item_id:token", "title:token_seq", "brand:token", "categories:token_seq",
     "description:token_seq", "price:float", "image_url:token",
@@ -204,7 +204,7 @@ def test_neither_order_of_lines_nor_hash_seed_nor_block_size_matters(tmp_path: P
             f"--data_path={folder}",
         ]  # fmt: skip
         done = subprocess.run(
-            [sys.executable, "-c", script, str(ROOT / "dataset_scripts/amazon.py"), *arguments],
+            [sys.executable, "-c", script, str(SCRIPTS / "amazon.py"), *arguments],
             env=os.environ | {"PYTHONHASHSEED": str(place)},
             capture_output=True, text=True, check=True,
         )  # fmt: skip

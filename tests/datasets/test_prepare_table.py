@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import SCRIPTS, run_script
 from recbole_alone import load_alone
 
 from recbole_qbert.cli import main
@@ -30,7 +31,6 @@ from recbole_qbert.datasets.table import Columns, ItemColumns, prepare_table
 from recbole_qbert.datasets.table_source import open_source
 from recbole_qbert.datasets.text import MISSING, clean_column
 
-ROOT = Path(__file__).resolve().parents[2]
 EVENTS = [(7, 30, "2024-01-03", 2.5), (7, 10, "2024-01-01", 1.0), (8, 10, "2024-01-02", 4.0)]
 SECONDS = {"2024-01-01": 1704067200, "2024-01-02": 1704153600, "2024-01-03": 1704240000}
 INTER = (
@@ -126,14 +126,14 @@ def test_script_from_files_to_what_recbole_loads(tmp_path: Path) -> None:
         "--item=what", "--time=when", "--time_unit=date", "--rating=stars", f"--item_file={items}",
         "--item_fields=full name,brand:token",
     ]  # fmt: skip
-    command = [sys.executable, str(ROOT / "dataset_scripts/table.py"), *arguments]
+    command = [sys.executable, str(SCRIPTS / "table.py"), *arguments]  # which imports for itself
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "shop" / "shop.inter").read_text() == INTER
     assert (tmp_path / "shop" / "shop.item").read_text() == (
         "item_id:token\tfull_name:token_seq\tbrand:token\n10\tTen, or so\tNA\n30\t\tB\n"
     )
-    again = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    again = run_script("table.py", *arguments, cwd=tmp_path)
     assert again.returncode == 2
     assert again.stderr.startswith("recbole-qbert: ") and again.stderr.count("\n") == 1
     read = load_alone(tmp_path, ["shop"], tmp_path)["shop"]

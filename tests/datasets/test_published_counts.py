@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import run_script
 
 from recbole_qbert.datasets.amazon import amazon_categories, published
 from recbole_qbert.datasets.interactions import Counts
 from recbole_qbert.datasets.prepare import Published, comparison
 
-ROOT = Path(__file__).resolve().parents[2]
 # Table 1's other columns: sparsity and mean length.
 PRINTED = {
     "Pet": ("99.97", "8.55"), "Cell": ("99.98", "7.05"), "Automotive": ("99.98", "8.01"),
@@ -70,10 +68,7 @@ def test_a_difference_is_said() -> None:
 def test_faults_are_one_line_and_status_2(
     tmp_path: Path, arguments: list[str], message: str
 ) -> None:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "dataset_scripts/amazon.py"), *arguments],
-        capture_output=True, text=True, cwd=tmp_path,
-    )  # fmt: skip
+    done = run_script("amazon.py", *arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("recbole-qbert: ")
     assert message in done.stderr

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from atomic_toys import SEQUENCES, placed, recbole_alone, write_inter
 from conftest import Tiny, files_below
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import run_script
 from rich.console import Console
 
 from recbole_qbert.cli import main
@@ -38,7 +37,6 @@ from recbole_qbert.experiments.run import run_model
 from recbole_qbert.experiments.splits import data_counts, load_splits
 from recbole_qbert.training.inputs import inputs_of
 
-SCRIPT = Path(__file__).resolve().parents[2] / "dataset_scripts" / "split.py"
 Row = tuple[str, list[str], str]
 
 
@@ -234,8 +232,7 @@ def test_recbole_alone_reads_the_split_with_one_numbering(tmp_path: Path) -> Non
     """Through the script. Histories and targets of one token must be one number."""
     sequences = {f"u{n}": [f"i{(3 * n + k) % 17}" for k in range(6)] for n in range(12)}
     write_inter(tmp_path / "x" / "x.inter", placed(sequences))
-    command = [sys.executable, str(SCRIPT), "--dataset=x", f"--data_path={tmp_path}"]
-    done = subprocess.run([*command, "--max_length=4"], capture_output=True, text=True, timeout=250)
+    done = run_script("split.py", "--dataset=x", f"--data_path={tmp_path}", "--max_length=4")
     assert done.returncode == 0, done.stderr
     assert "train 36 rows, valid 12 rows, test 12 rows" in done.stdout
     assert "timestamps are positions in the sequences" in done.stdout

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from processes import run_script
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.config.build import build_config
@@ -132,16 +131,15 @@ def test_known_facts_of_instruments() -> None:
 def test_script(tmp_path: Path) -> None:
     domain = write(tmp_path, [("u", "a", 1), ("u", "<b>", 2)])
     outputs = [f"--json={tmp_path / 's.json'}", f"--html={tmp_path / 's.html'}"]
-    command = [sys.executable, str(ROOT / "dataset_scripts/stats.py"), f"--data_path={tmp_path}"]
-    done = subprocess.run(
-        [*command, "--dataset=d", *outputs], capture_output=True, text=True, check=True
-    )
+    where = f"--data_path={tmp_path}"
+    done = run_script("stats.py", where, "--dataset=d", *outputs)
+    assert done.returncode == 0, done.stderr
     assert "1 items" not in done.stderr and "users: 1" in done.stdout
     facts = json.loads((tmp_path / "s.json").read_text())
     assert facts == json.loads(json.dumps(gather_stats(domain)))
     page = (tmp_path / "s.html").read_text()
     assert "d: 1 user, 2 items, 2 interactions" in page and 'src="http' not in page
-    done = subprocess.run([*command, "--dataset=e"], capture_output=True, text=True)
+    done = run_script("stats.py", where, "--dataset=e")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
 
 

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import SCRIPTS, run_script
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.config.build import build_config
@@ -34,7 +35,6 @@ from recbole_qbert.datasets.table_source import open_source
 from recbole_qbert.datasets.times import divided, odd_times
 from recbole_qbert.experiments.splits import load_splits
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "dataset_scripts"
 T = 1_600_000_000  # a time of 2020
 
 
@@ -421,13 +421,11 @@ def test_held_out_and_ties_beside_recbole(sequences: list[list[int]]) -> None:
 # Files --------------------------------------------------------------------------------------------
 
 
-def script(folder: Path, *arguments: str) -> list[str]:
-    """A call of `table.py` on `e.csv`."""
+def arguments_for(folder: Path, *more: str) -> list[str]:
+    """The arguments of `table.py` for an `e.csv`, which is written."""
     (folder / "e.csv").write_text(f"u,i,t\na,x,{T}\na,y,{T + 1}\n")
-    return [
-        sys.executable, str(SCRIPTS / "table.py"), "--dataset=d", f"--data_path={folder / 'ds'}",
-        f"--inter_file={folder / 'e.csv'}", "--user=u", "--item=i", *arguments,
-    ]  # fmt: skip
+    where = ["--dataset=d", f"--data_path={folder / 'ds'}", f"--inter_file={folder / 'e.csv'}"]
+    return [*where, "--user=u", "--item=i", *more]
 
 
 @pytest.mark.parametrize(
@@ -445,8 +443,8 @@ def test_failed_calls_say_one_line_and_leave_nothing(
     tmp_path: Path, arguments: list[str], said: str
 ) -> None:
     (tmp_path / "i.csv").write_text("id,title\nx,T\n")
-    command = script(tmp_path, *(each.format(tmp_path) for each in arguments))
-    done = subprocess.run(command, capture_output=True, text=True)
+    more = (each.format(tmp_path) for each in arguments)
+    done = run_script("table.py", *arguments_for(tmp_path, *more))
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and said in done.stderr
     assert not (tmp_path / "ds").exists()
 
@@ -464,15 +462,14 @@ def test_two_preparations_of_one_data_set_at_once(tmp_path: Path) -> None:
     domain = DatasetPaths("d", tmp_path / "ds" / "d")
     with open_cache(domain, False) as parts:
         assert parts.is_dir()
-        done = subprocess.run(script(tmp_path, "--time=t"), capture_output=True, text=True)
+        done = run_script("table.py", *arguments_for(tmp_path, "--time=t"))
         assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
         assert "another process uses this folder" in done.stderr and str(os.getpid()) in done.stderr
         assert parts.is_dir()
     assert not parts.exists()
-    calls = [
-        subprocess.Popen(script(tmp_path, "--time=t", "--overwrite"), stderr=subprocess.PIPE)
-        for _ in range(3)
-    ]
+    command = [sys.executable, str(SCRIPTS / "table.py")]
+    command += arguments_for(tmp_path, "--time=t", "--overwrite")
+    calls = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(3)]
     said = [call.communicate()[1].decode() for call in calls]
     for call, line in zip(calls, said, strict=True):
         assert call.returncode == 0 or (call.returncode == 2 and "uses this folder" in line), line

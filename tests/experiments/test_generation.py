@@ -23,7 +23,8 @@ from recbole_qbert.reports.report import ReportRequest, report
 
 def figures_of(tiny: Tiny, model: str, **settings: Any) -> tuple[Any, Any, dict[str, float]]:
     """A trained model's trainer and data, and its figures after the test."""
-    trainer, loaded = fitted(tiny.make_config(model, eval_batch_size=7, **settings))
+    small = {"epochs": 1, "train_batch_size": 64, "eval_batch_size": 7}
+    trainer, loaded = fitted(tiny.make_config(model, **small, **settings))
     trainer.list_length = LIST_LENGTH
     trainer.evaluate(loaded.test)
     figures = generation_figures(trainer.model, loaded.test, trainer.ranks, trainer.config)
@@ -71,7 +72,7 @@ def test_who_has_no_figures(tiny: Tiny) -> None:
 def test_the_tables_show_them(tiny: Tiny) -> None:
     """Of a benchmark, `compare` and the report; runs without figures have no row."""
     models = ["SASRec", "TIGER", "MQL4GRec"]
-    settings = {**tiny.settings("MQL4GRec"), **tiny.settings("TIGER")}
+    settings = {**tiny.settings("MQL4GRec"), **tiny.settings("TIGER", train_batch_size=64)}
     small = {key: settings.pop(key) for key in ("head_size", "n_decoder_layers")}
     levels = {key: settings.pop(key) for key in ("text_levels", "image_levels")}
     sizes = {"per_model": {"TIGER": small, "MQL4GRec": {**small, **levels}}}

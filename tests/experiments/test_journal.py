@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import PACKAGE
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import exclusive
@@ -94,12 +94,12 @@ with exclusive(Path(sys.argv[1])):
 
 def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    holder = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True
-    )
-    assert holder.stdout is not None
+    reader, writer = os.pipe()
+    holder = PACKAGE.start(HOLDER, str(path), stdout=writer)
+    os.close(writer)
     try:
-        assert holder.stdout.readline() == "held\n"
+        with open(reader, encoding="utf-8") as output:
+            assert output.readline() == "held\n"
         assert path.read_text() == f"process {holder.pid}"
         message = rf"another process uses this folder \(process {holder.pid}\)"
         with pytest.raises(InputError, match=message), exclusive(path, wait_s=0.3):
@@ -107,6 +107,5 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     finally:
         holder.kill()
         holder.wait()
-        holder.stdout.close()
     with exclusive(path, wait_s=5.0):
         pass

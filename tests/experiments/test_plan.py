@@ -76,6 +76,24 @@ def test_the_command_line_takes_some_rows_and_data_sets(tiny: Tiny) -> None:
             plan_of(tiny, {"models": "QBERT4Rec", "datasets": "toy"}, **file | section)
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("fused, 12 levels", ["fused, 12 levels"]),
+        ("fused,12 levels,BERT4Rec", ["fused, 12 levels", "BERT4Rec"]),
+        ("fixed depth, fused", ["fixed depth", "fused"]),
+        ("[fixed depth, fused]", ["fixed depth", "fused"]),
+        ("BERT4Rec fused", ["BERT4Rec", "fused"]),
+    ],
+)
+def test_names_of_rows_may_hold_blanks_and_commas(
+    tiny: Tiny, given: str, expected: list[str]
+) -> None:
+    rows = [{"name": n, "model": "SASRec"} for n in ("fused, 12 levels", "fused", "fixed depth")]
+    plan = plan_of(tiny, {"models": given}, models=rows, controls=False)
+    assert [row.name for row in plan.model_rows] == expected
+
+
 def test_later_settings_win(tiny: Tiny) -> None:
     """settings < per_dataset < per_model < that of the data set < the entry's own < flags."""
     entry = {"name": "own", "model": "SASRec", "settings": {"learning_rate": 4.0}}

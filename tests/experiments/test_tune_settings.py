@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Tiny, files_below
+from processes import PACKAGE
 from tune_toy import SETTINGS, SWEEP, toy_plan, write_sweep
 
 from recbole_qbert.cli import main
@@ -133,9 +132,7 @@ def test_neither_the_command_line_nor_a_plan_needs_ray(tiny: Tiny) -> None:
         "sys.exit('ray' in sys.modules)"
     )
     write_sweep(tiny)
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True
-    )
+    run = PACKAGE.run(script)
     assert run.returncode == 0, run.stderr
     assert "also fixed in" in run.stderr
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from recbole_qbert.common.yaml_files import load_yaml
 from recbole_qbert.config.build import shipped
-from recbole_qbert.experiments.tune.settings import SweepRequest, make_plan, read_request
+from recbole_qbert.experiments.tune.settings import (
+    SweepPlan,
+    SweepRequest,
+    make_plan,
+    read_request,
+)
 
 FOLDER = shipped("tune")
 CLUSTER = FOLDER / "cluster.yaml"
@@ -31,10 +37,17 @@ def test_they_are_there() -> None:
     assert {path.stem for path in SWEEPS} == files
 
 
-def test_baselines_have_one_budget() -> None:
+@cache
+def planned(path: Path) -> SweepPlan:
+    """Its plan, which takes seconds to make."""
+    return make_plan(read_request(path, {}))
+
+
+def test_baselines_have_one_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many trials, epochs and chances each; chosen in one column."""
+    monkeypatch.chdir(tmp_path)
     names = [*BASELINES, *RIVALS]
-    plans = [make_plan(read_request(FOLDER / f"{name.lower()}.yaml", {})) for name in names]
+    plans = [planned(FOLDER / f"{name.lower()}.yaml") for name in names]
     assert [plan.request.model for plan in plans] == names
     shared = ("trials", "scheduler", "grace", "reduction", "max_epochs", "baseline", "seed")
     for plan in plans:
@@ -66,7 +79,7 @@ def test_every_sweep_can_be_planned(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    plan = make_plan(read_request(path, {}))
+    plan = planned(path)
     # A baseline that this very sweep once chose is one of its draws again.
     assert plan.n_drawn - plan.request.baseline <= len(plan.trials) <= plan.n_drawn > 1
     if path.stem in FIGURES:

@@ -232,7 +232,8 @@ def test_it_learns(tiny: Tiny) -> None:
 @pytest.mark.parametrize("languages", ["both", "image"])
 def test_numbers_of_items_change_no_metric(tiny: Tiny, languages: str) -> None:
     """Nor the loss of any epoch, to the last bit."""
-    config = tiny.make_config("MQL4GRec", languages=languages, beam_size=8, **FIVE)
+    sizes = {"beam_size": 8, "train_batch_size": 64}
+    config = tiny.make_config("MQL4GRec", languages=languages, **sizes, **FIVE)
     left, loaded = fitted(config)
     expected, before = left.evaluate(loaded.test), first_batch(loaded.test)["item_id"]
     credited = left.ranks.credited

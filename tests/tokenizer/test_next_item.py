@@ -230,7 +230,7 @@ def test_a_sample_estimates_the_softmax_over_the_catalog() -> None:
 
 
 def test_a_sampled_fit_learns_too() -> None:
-    stage = _fit(scored_items=12, users_per_step=5)
+    stage = _fit(scored_items=12, users_per_step=5, epochs=10)
     assert stage.history[-1]["next-item"] < stage.history[0]["next-item"] - 0.5
 
 

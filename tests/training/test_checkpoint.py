@@ -12,8 +12,6 @@ import pickle
 import re
 import signal
 import struct
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +26,7 @@ from conftest import Tiny, assert_equal_weights, fitted, new_trainer, scores
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from processes import LIBRARIES
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.model.sequential_recommender import SASRec, s3rec
@@ -494,12 +493,7 @@ def test_recboles_loaders_read_it_whenever_they_are_imported(tiny: Tiny, earlier
         "assert type(model).__name__ == 'SASRec'\n"
         "assert torch.load is torch.serialization.load\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script, trainer.saved_model_file],
-        capture_output=True,
-        text=True,
-        timeout=250,
-    )
+    done = LIBRARIES.run(script, trainer.saved_model_file)
     assert done.returncode == 0, done.stderr
 
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from conftest import Tiny, assert_equal_weights, loss_and_gradients, new_trainer
+from processes import run_command
 from recbole.data.interaction import Interaction
 
 from recbole_qbert.cli import main
@@ -218,8 +219,7 @@ def test_the_first_to_fail_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
     [(["--nproc=two"], "nproc: 'two' is not"), (["--nproc=2", "--learning_rat=1"], "did you mean")],
 )
 def test_a_fault_is_one_line_and_status_2(tiny: Tiny, arguments: list[str], message: str) -> None:
-    command = [sys.executable, "-m", "recbole_qbert", "run", "--model=SASRec", *SMALL, *arguments]
-    done = finished(command)
+    done = run_command("run", "--model=SASRec", *SMALL, *arguments)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1, done.stderr
     assert message in done.stderr

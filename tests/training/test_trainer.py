@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 from conftest import Tiny, assert_equal_weights, fitted, new_trainer
+from processes import PACKAGE
 from recbole.trainer import Trainer
 
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.experiments.splits import load_splits
 from recbole_qbert.training.checkpoint import load_checkpoint
 from recbole_qbert.training.trainer import ResumableTrainer
 
@@ -124,13 +123,8 @@ def test_a_killed_run_ends_as_the_unbroken_one(tiny: Tiny, flushed: None) -> Non
     n_batches = len(loaded.train)
     assert n_batches >= 3
     given = [model, tiny.settings(model, **settings), 2 * n_batches + 2]
-    run = subprocess.run(
-        [sys.executable, "-c", KILLED_RUN, json.dumps(given)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        timeout=120,
-    )
-    assert run.returncode == -9, run.stderr.decode()
+    run = PACKAGE.run(KILLED_RUN, json.dumps(given))
+    assert run.returncode == -9, run.stderr
     left = load_checkpoint(tiny.root / "saved" / f"{model}.last.safetensors")
     assert left["epoch"] == 1
     trainer, result = resumed(tiny, model, **settings)
@@ -155,21 +149,23 @@ def test_a_killed_run_ends_as_the_unbroken_one(tiny: Tiny, flushed: None) -> Non
         "VIP5",
     ],
 )
-@pytest.mark.parametrize("epoch", [0, 1, 3])
-def test_a_run_that_dies_in_any_epoch_ends_as_the_unbroken_one(
-    tiny: Tiny, model: str, epoch: int
-) -> None:
+def test_a_run_that_dies_in_any_epoch_ends_as_the_unbroken_one(tiny: Tiny, model: str) -> None:
     settings = {"epochs": EPOCHS, "lr_decay": "linear", "warmup_ratio": 0.2}
-    unbroken, loaded = fitted(
+    n_rows = len(load_splits(tiny.make_config(model)).train.dataset)
+    settings["train_batch_size"] = -(-n_rows // 3)
+    unbroken, _ = fitted(
         tiny.make_config(model, **settings, checkpoint_dir=str(tiny.root / "unbroken"))
     )
-    broken, loaded = new_trainer(tiny.make_config(model, **settings))
-    die_after(broken, epoch * len(loaded.train) + 1)
-    with pytest.raises(Killed):
-        broken.fit(loaded.train, loaded.valid, verbose=False)
-    trainer, _ = resumed(tiny, model, **settings)
-    assert trainer.start_epoch == epoch
-    assert_same_run(trainer, unbroken)
+    for epoch in (0, 1, EPOCHS - 1):
+        settings["checkpoint_dir"] = str(tiny.root / f"dies in epoch {epoch}")
+        broken, loaded = new_trainer(tiny.make_config(model, **settings))
+        assert len(loaded.train) == 3
+        die_after(broken, epoch * 3 + 1)
+        with pytest.raises(Killed):
+            broken.fit(loaded.train, loaded.valid, verbose=False)
+        trainer, _ = resumed(tiny, model, **settings)
+        assert trainer.start_epoch == epoch
+        assert_same_run(trainer, unbroken)
 
 
 def test_dying_twice(tiny: Tiny) -> None:

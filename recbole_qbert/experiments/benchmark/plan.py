@@ -207,6 +207,7 @@ def read_plan(path: str | Path, flags: Mapping[str, str]) -> BenchmarkPlan:
     named = {row.name: row for row in rows}
     in_file = _as_list(content.get("datasets"))
     content |= {key: given.pop(key) for key in KEYS.difference(SECTIONS) & given.keys()}
+    content["models"] = _row_names(content.get("models"), named)
     for stage in STAGES:
         flags_of_stage = [key for key in given if key.startswith(f"{stage}.")]
         own = {key.removeprefix(f"{stage}."): given.pop(key) for key in flags_of_stage}
@@ -347,6 +348,19 @@ def _names(value: Any) -> Any:
     """Make a list as `_as_list`, of texts even where they look like numbers."""
     plain = isinstance(value, str) and not value.startswith("[")
     return split_files(value) if plain else _as_list(parse_value(value))
+
+
+def _row_names(value: Any, rows: Collection[str]) -> Any:
+    """Split a text of row names, which may themselves hold blanks and commas, at commas."""
+    if not isinstance(value, str):
+        return value
+    parts, names = [part.strip() for part in value.split(",")], list[str]()
+    while parts:
+        ends = range(len(parts), 0, -1)
+        end = next((end for end in ends if ", ".join(parts[:end]) in rows), 0)
+        names += [", ".join(parts[:end])] if end else split_files(parts[0])
+        del parts[: max(1, end)]
+    return names
 
 
 def _check_seeds(model_rows: Iterable[ModelRow], seeds: Collection[int], source: str) -> None:
