@@ -48,6 +48,7 @@ RECBOLE_UNLISTED = frozenset(_UNLISTED.split())
 # Keys that RecBole's trainers read for some models only.
 _MODEL_ONLY = frozenset({"reg_weight", "pretrain_epochs", "save_step"})
 # Exceptions that RecBole's `Config` raises for values that it cannot use.
+_READ: dict[type, frozenset[str]] = {}  # by class, since reading sources takes milliseconds
 _CONFIG_ERRORS = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, AssertionError)
 
 
@@ -211,21 +212,28 @@ def default_settings(model: str, stage: str = FINETUNE) -> dict[str, Any]:
     return settings
 
 
-@functools.cache
 def keys_read_by(cls: type) -> frozenset[str]:
     """Return the keys that occur as `config["key"]` in the source of a class and its bases.
 
     RecBole's models read some keys that are in no YAML file.
     """
-    found: set[str] = set()
-    for base in inspect.getmro(cls):
-        if base.__module__.partition(".")[0] in ("recbole", "recbole_qbert") or base is cls:
-            try:
-                source = inspect.getsource(base)
-            except (OSError, TypeError):  # defined in a shell or generated
-                continue
-            found |= set(re.findall(r"config\[\s*[\"'](\w+)[\"']\s*\]", source))
-    return frozenset(found)
+    if cls not in _READ:
+        sources = (
+            _source(base)
+            for base in inspect.getmro(cls)
+            if base.__module__.partition(".")[0] in ("recbole", "recbole_qbert") or base is cls
+        )
+        pattern = r"config\[\s*[\"'](\w+)[\"']\s*\]"
+        _READ[cls] = frozenset(key for source in sources for key in re.findall(pattern, source))
+    return _READ[cls]
+
+
+def _source(cls: type) -> str:
+    """Return the source of a class; empty if it was defined in a shell or generated."""
+    try:
+        return inspect.getsource(cls)
+    except (OSError, TypeError):
+        return ""
 
 
 def merge_settings(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:

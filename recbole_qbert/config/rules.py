@@ -115,7 +115,7 @@ def check_effect(given: Mapping[str, Any]) -> None:
 
 
 def check_model_rules(
-    model: str, keys: set[str], settings: Mapping[str, Any], defaults: Mapping[str, Any]
+    model: str, keys: frozenset[str], settings: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> None:
     """Check settings that only some models support: loss, negatives, transform, masks.
 
