@@ -48,7 +48,7 @@ from recbole_qbert.experiments.generation import (
 from recbole_qbert.experiments.id_split import changed_interactions
 from recbole_qbert.experiments.splits import Splits, data_counts, load_splits
 from recbole_qbert.models.layers.popularity_terms import training_counts
-from recbole_qbert.pretraining.transfer import load_pretrained, read_source
+from recbole_qbert.pretraining.transfer import FROM_SCRATCH, load_pretrained, read_source
 from recbole_qbert.registry import build_model, first_stage_state, model_entry
 from recbole_qbert.serving.bundle import NotBundled, save_bundle
 from recbole_qbert.training.checkpoint import config_to_json
@@ -112,7 +112,7 @@ def run_models(
     plan: list[tuple[Config, RunResult | None]] = [(config, None) for config in configs]
     for place, config in reversed(list(enumerate(configs))):
         if model_entry(config["model"]).takes_pretrained and config["pre_model_path"]:
-            alone = {**(settings or {}), "pre_model_path": None}
+            alone = {**(settings or {}), **FROM_SCRATCH}
             scratch = build_config(config["model"], dataset, files, alone)
             plan.insert(place + 1, (scratch, finished_run(scratch)))
     check_models(configs)

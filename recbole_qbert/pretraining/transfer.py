@@ -48,6 +48,8 @@ TABLE, ROWS, CODES = "items.table.weight", "items.rows", "items.item_codes"
 # Buffers that the data set determines.
 OF_DATA = (CODES, "popularity_terms.counts", "content.content")
 POSITIONS = "encoder.position_embedding.weight"
+# Settings of the same training without pretrained weights.
+FROM_SCRATCH: Mapping[str, Any] = {"pre_model_path": None, "pre_model_codes": "auto"}
 # Settings that must be equal for the pretrained weights to keep their meaning.
 ARCHITECTURE = (
     *("n_layers", "n_heads", "hidden_size", "inner_size", "hidden_act", "layer_norm"),

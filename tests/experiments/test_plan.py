@@ -216,8 +216,11 @@ def test_a_pretrained_row_stands_beside_itself_from_scratch(tiny: Tiny) -> None:
     left, right = (dict(cell.config.final_config_dict) for cell in cells[:2])
     assert left.pop("pre_model_path") == run.bundle and right.pop("pre_model_path") is None
     assert left == right
-    cells = planned_runs(plan_of(tiny, models=[entry, "QBERT4Rec"]))
-    assert [cell.model_row.name for cell in cells] == ["pretrained", "QBERT4Rec"]
+    # The same from scratch, however the weights are loaded.
+    encoder = {**entry, "settings": {"pre_model_path": run.bundle, "pre_model_codes": "skip"}}
+    for each in (entry, encoder):
+        cells = planned_runs(plan_of(tiny, models=[each, "QBERT4Rec"]))
+        assert [cell.model_row.name for cell in cells] == ["pretrained", "QBERT4Rec"]
 
 
 ERRORS: dict[str, tuple[dict[str, Any], str]] = {

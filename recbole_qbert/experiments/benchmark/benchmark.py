@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from recbole.config import Config
 from rich.console import Console
@@ -32,6 +33,7 @@ from recbole_qbert.experiments.benchmark.tables import all_sheets
 from recbole_qbert.experiments.checks import check_files, check_model, check_run
 from recbole_qbert.experiments.parallel import Job, run_parallel
 from recbole_qbert.pretraining.fit import PRETRAINED, pretrain, pretrain_config
+from recbole_qbert.pretraining.transfer import FROM_SCRATCH
 from recbole_qbert.registry import model_entry
 from recbole_qbert.training.inputs import reads_semantic_ids
 from recbole_qbert.training.run_identity import changed_inputs, finished_run, run_folder
@@ -123,7 +125,7 @@ def _with_scratch(
             name = f"{cell.model_row.name}, from scratch"
             model_row = replace(cell.model_row, name=name, pretrain=None, published={})
             scratch, first = (
-                _cell(plan, model_row, cell.dataset, seed, {"pre_model_path": None})
+                _cell(plan, model_row, cell.dataset, seed, FROM_SCRATCH)
                 for seed in (cell.seed, plan.seeds[0])
             )
             name = names.setdefault(run_folder(first.config), name)
@@ -139,7 +141,7 @@ def _cell(
     model_row: ModelRow,
     dataset: str,
     seed: int,
-    changes: Settings | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> PlannedRun:
     settings = {**plan.settings_of(model_row, dataset), "seed": seed, **(changes or {})}
     made: Settings = {}
