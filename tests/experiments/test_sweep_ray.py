@@ -391,6 +391,7 @@ def test_memory_that_gives_out_in_training_counts_as_a_death() -> None:
     assert {str(error) for _, error in told} == {str(fault)}
 
 
+@pytest.mark.slow
 def test_machines_are_looked_at_first(tmp_path: Path, cluster: str) -> None:
     folder = tmp_path / "experiment"
     write_json(folder / "experiment.json", {"identity": "mine"})
@@ -409,6 +410,7 @@ def test_machines_are_looked_at_first(tmp_path: Path, cluster: str) -> None:
             ray_adapter.check_machines(job)
 
 
+@pytest.mark.slow
 def test_resources(cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ray_adapter.resources(1, None, False) == (1.0, "")
     assert ray_adapter.resources(1, 0.25, False) == (0.25, "")
