@@ -29,11 +29,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the package beside this file, not one that is installed
 
 from recbole_qbert.evaluation.ranking import UNSEEN  # noqa: E402
-from recbole_qbert.evaluation.results import RANKINGS, metric_title, short  # noqa: E402
+from recbole_qbert.evaluation.results import NONE, RANKINGS, metric_title, short  # noqa: E402
 from recbole_qbert.experiments.benchmark.outputs import MEAN, to_markdown  # noqa: E402
 from recbole_qbert.experiments.benchmark.scores import MeanStd  # noqa: E402
 from recbole_qbert.experiments.benchmark.tables import (  # noqa: E402
-    NONE,
     BenchmarkTable,
     TableCell,
     mark_column,

@@ -377,6 +377,7 @@ def test_flags_of_other_programs_are_no_settings(
 
 SNAPSHOT = """
 import builtins, inspect, json, logging, os, random, signal, sys, warnings
+warnings.simplefilter("default")
 import numpy, pandas, torch, scipy.sparse
 import recbole.config, recbole.data, recbole.trainer, recbole.utils, recbole.quick_start
 import recbole.model.sequential_recommender, recbole.model.general_recommender

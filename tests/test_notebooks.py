@@ -10,10 +10,10 @@ import nbclient
 import nbformat
 import pytest
 from command_lines import REPOSITORY, check_line
+from processes import COMMAND
 from test_docs import words_of
 
 NOTEBOOKS = sorted((REPOSITORY / "docs" / "notebooks").glob("*.ipynb"))
-COMMAND = "import sys\nfrom recbole_qbert.cli import main\nsys.exit(main())\n"
 
 
 def test_there_are_notebooks() -> None:

@@ -47,8 +47,8 @@ _UNLISTED = (
 RECBOLE_UNLISTED = frozenset(_UNLISTED.split())
 # Keys that RecBole's trainers read for some models only.
 _MODEL_ONLY = frozenset({"reg_weight", "pretrain_epochs", "save_step"})
-# Exceptions that RecBole's `Config` raises for values that it cannot use.
 _READ: dict[type, frozenset[str]] = {}  # by class, since reading sources takes milliseconds
+# Exceptions that RecBole's `Config` raises for values that it cannot use.
 _CONFIG_ERRORS = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, AssertionError)
 
 

@@ -13,6 +13,7 @@ from recbole_qbert.evaluation import comparable
 from recbole_qbert.evaluation.comparable import MARK
 from recbole_qbert.evaluation.results import (
     LATE,
+    NONE,
     RANKINGS,
     RunResult,
     group_runs,
@@ -21,7 +22,6 @@ from recbole_qbert.evaluation.results import (
 
 BORDER = 3  # width of a column's line and blanks
 FOLDED = 4  # least width of a column of words, where they must be folded
-NONE = "–"  # shown if a run lacks a metric
 SPLITS_AND_RANKINGS = [(split, *ranking) for split in ("valid", "test") for ranking in RANKINGS]
 
 

@@ -33,6 +33,7 @@ PATH_KEYS = frozenset({"checkpoint_dir", "data_path"})
 PER_RUN_KEYS = PATH_KEYS | UNSTORED_KEYS | {"seed"}
 # End of the folder of a sweep's best trial that the scheduler stopped.
 STOPPED_TRIAL = "-trial"
+NONE = "–"  # shown in place of a figure that there is not
 LATE = "! the best epoch was the last allowed one, at a constant learning rate: train longer"
 RANKINGS = (("", "all items"), (UNSEEN, "seen excluded"))
 # Prefixes of metrics in `RunResult.generation`.

@@ -15,6 +15,7 @@ from recbole_qbert.common.output import counted
 from recbole_qbert.evaluation.comparable import differences
 from recbole_qbert.evaluation.ranking import METRICS, UNSEEN, metric_key, per_row
 from recbole_qbert.evaluation.results import (
+    NONE,
     RunResult,
     choose,
     differing_settings,
@@ -61,7 +62,7 @@ class SignificanceResult:
 
 def change_text(change: float) -> str:
     """Format as `+9.7 %`; a dash if the change is relative to zero."""
-    return f"{change:+.1f} %" if math.isfinite(change) else "–"
+    return f"{change:+.1f} %" if math.isfinite(change) else NONE
 
 
 def split_name(name: str) -> tuple[str, str]:

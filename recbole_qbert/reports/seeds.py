@@ -8,11 +8,10 @@ from dataclasses import replace
 from recbole_qbert.evaluation import comparable
 from recbole_qbert.evaluation.comparable import MARK
 from recbole_qbert.evaluation.printing import SPLITS_AND_RANKINGS, all_metrics
-from recbole_qbert.evaluation.results import RunResult, differing_settings, metric_title
+from recbole_qbert.evaluation.results import NONE, RunResult, differing_settings, metric_title
 from recbole_qbert.experiments.benchmark.plan import ModelRow
 from recbole_qbert.experiments.benchmark.scores import Row, Scores, score, shown_metrics
 from recbole_qbert.experiments.benchmark.tables import (
-    NONE,
     BenchmarkTable,
     TableCell,
     generation_sheets,

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import OWN_MODELS
+from processes import COMMAND
 
 from recbole_qbert.cli import COMMANDS
 from recbole_qbert.commands import keys as keys_module
@@ -23,8 +24,6 @@ from recbole_qbert.tokenizer.fusion.model import InjectionSettings
 from recbole_qbert.tokenizer.fusion.next_item import NextItemSettings
 from recbole_qbert.tokenizer.quantizers.registry import METHODS
 from recbole_qbert.tokenizer.settings import FIELDS
-
-SCRIPT = "import sys\nfrom recbole_qbert.cli import main\nsys.exit(main())\n"
 
 
 @pytest.mark.parametrize(
@@ -125,7 +124,7 @@ def test_all_models_are_known_before_they_are_imported(monkeypatch: pytest.Monke
 def shell_environment(tmp_path: Path) -> dict[str, str]:
     """An environment with this command on its path."""
     program = tmp_path / "recbole-qbert"
-    program.write_text(f"#!{sys.executable}\n{SCRIPT}")
+    program.write_text(f"#!{sys.executable}\n{COMMAND}")
     program.chmod(0o755)
     return {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
 

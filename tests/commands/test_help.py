@@ -22,7 +22,6 @@ from recbole_qbert.registry import model_entry
 from recbole_qbert.tokenizer.settings import tokenize_settings
 
 SLOW = {"torch", "recbole", "numpy", "pandas", "ray", "rich", "transformers"}
-SCRIPT = "import sys\nfrom recbole_qbert.cli import main\nsys.exit(main())\n"
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -222,7 +221,7 @@ def test_what_needs_no_import_is_answered_without(
 ) -> None:
     """Nothing slow is imported: -X importtime writes what is."""
     script = tmp_path / "recbole-qbert"
-    script.write_text(SCRIPT)
+    script.write_text(COMMAND)
     program = ["-m", "recbole_qbert"] if how == "module" else [str(script)]
     done = subprocess.run(
         [sys.executable, "-X", "importtime", *program, *arguments],

@@ -243,7 +243,7 @@ def test_an_archive_on_a_full_disk_says_one_thing(
     for size in (1, 100, 2500, 9000, n_bytes - 9000, n_bytes - 100, n_bytes - 1):
         with room(size), pytest.raises(InputError, match=r"x\.npz: File too large; free space"):
             write_npz(tmp_path / "x.npz", **arrays)
-    gc.collect()
+        gc.collect()
     assert said == []
     assert [path.name for path in tmp_path.iterdir()] == ["numpy.npz"]
     write_npz(tmp_path / "x.npz", **arrays)

@@ -234,6 +234,12 @@ def test_paper_rows_are_the_reference(request: pytest.FixtureRequest) -> None:
                 assert model_row.published[dataset] == {"hit@10": hit, "ndcg@10": ndcg}
 
 
+def test_transfer_has_the_rows_of_the_pretraining_ablation() -> None:
+    """With the paper's figures, and two more."""
+    rows = read_plan("transfer", {}).model_rows
+    assert rows[:3] == read_plan(plan_file("pretraining"), {}).model_rows
+
+
 def test_one_run_from_scratch_beside_several_pretrained_rows(tiny: Tiny) -> None:
     """It has no published values of the pretrained rows."""
     rows = [

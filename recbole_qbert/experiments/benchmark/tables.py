@@ -16,6 +16,7 @@ from recbole_qbert.evaluation.results import (
     CREDITED,
     EXACT_GAIN,
     LATE,
+    NONE,
     RANKINGS,
     metric_title,
     short,
@@ -37,7 +38,6 @@ from recbole_qbert.experiments.benchmark.scores import (
 )
 
 BEST, SECOND = "best", "second"
-NONE = "–"
 GROUP_TITLES = {
     "item": "test users by whether their target was drawn by cold_items",
     "target": "test users by how often their target occurs in training",

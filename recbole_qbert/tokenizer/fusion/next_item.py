@@ -234,7 +234,7 @@ class NextItemFusion(nn.Module):
             For each prefix, a unit vector and the place of the next item in `fused`.
         """
         read, wanted = [], []
-        widths = (lengths - 1).log2().ceil().exp2().long()  # powers of two
+        widths = 1 << (lengths - 1).log2().ceil().long()  # powers of two
         for width in widths.unique().tolist():
             rows = widths == width
             items, n_prefixes = sequences[rows, : width + 1], lengths[rows].unsqueeze(1) - 1
