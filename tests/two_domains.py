@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from conftest import N_ITEMS, Tiny, timed_rows, toy_sequences, toy_table
 
 from recbole_qbert.data.domain import DatasetPaths
+from recbole_qbert.data.embeddings import EmbeddingTable, write_embeddings
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
 from recbole_qbert.pretraining.corpus import Corpus
 
@@ -24,8 +26,21 @@ class Toys:
     sequences: dict[str, dict[str, list[str]]]
     tables: dict[str, SemanticIDTable]
 
-    def corpus(self, names: str = "AB") -> Corpus:
-        return Corpus([DatasetPaths(name, self.root / name) for name in names])
+    def corpus(self, names: str = "AB", modalities: Sequence[str] = ()) -> Corpus:
+        return Corpus([DatasetPaths(name, self.root / name) for name in names], modalities)
+
+    def write_vectors(
+        self, modality: str, width: int, encoder: str = "E", lacking: int = 0
+    ) -> None:
+        """Write a table of each domain, of two parts an item, without the last `lacking` items."""
+        for seed, (name, ids) in enumerate(self.tables.items()):
+            items = ids.items[: len(ids.items) - lacking]
+            draw = np.random.default_rng((seed, width))
+            vectors = draw.normal(size=(len(items), 2, width)).astype(np.float32)
+            present = np.ones((len(items), 2), np.bool_)
+            vectors[0, 1], present[0, 1] = 0, False
+            table = EmbeddingTable(items, vectors, present, {"encoder": {"name": encoder}})
+            write_embeddings(self.root / name / f"{name}.{modality}.npz", table)
 
 
 def write_ids(root: Path, name: str, vocabulary: str) -> SemanticIDTable:

@@ -38,7 +38,7 @@ TOKENIZE = Command(
     "Make a semantic ID for each item of one or more data sets from their embedding tables.",
     _tokenize,
     details="""
-        recbole-qbert tokenize --dataset=ml-100k --n_levels=4 --injection.epochs=50
+        recbole-qbert tokenize --dataset=ml-100k --n_levels=4 --codebook_size=64
 
         Without new settings, a repeated command goes on where the last one stopped.
         """,

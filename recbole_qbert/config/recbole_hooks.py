@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ def install() -> None:
     """
     wrap_once(Config, "_get_model_and_dataset", _with_known_model)
     wrap_once(Config, "_load_internal_config_dict", _with_layers)
+    wrap_once(Config, "_set_default_parameters", _with_tables)
     wrap_once(Config, "_init_device", _with_warning)
     Config._load_config_files = _load_files
     Config._convert_config_dict = _convert_literals
@@ -50,6 +51,19 @@ def _with_layers(
         _load_layers(self, model, dataset)
 
 
+def _with_tables(set_defaults: Any, self: Config) -> None:
+    """Replace the names of tables in `item_vectors` by a mapping from the names to their files."""
+    set_defaults(self)
+    settings = self.final_config_dict
+    names = settings.get("item_vectors")
+    if isinstance(names, str):
+        names = settings["item_vectors"] = names.split(",")
+    # Pretraining has several data sets; its corpus finds the tables of each.
+    if isinstance(names, list) and _stage(self.model, settings) == FINETUNE:
+        folder, dataset = Path(settings["data_path"]), settings["dataset"]
+        settings["item_vectors"] = {n: str(folder / f"{dataset}.{n}.npz") for n in names}
+
+
 def _with_warning(init_device: Any, self: Config) -> None:
     asked = self.external_config_dict
     init_device(self)
@@ -61,9 +75,7 @@ def _with_warning(init_device: Any, self: Config) -> None:
 def _load_layers(config: Config, model: str, dataset: str) -> None:
     """Apply the shipped files to RecBole's defaults, and check them with the user's settings."""
     users = dict(config.external_config_dict)
-    # A first stage of the model itself, such as S3Rec's, has the settings of its training.
-    pretrains = model_entry(model).takes_pretrained
-    stage = PRETRAIN if pretrains and users.get("train_stage") == PRETRAIN else FINETUNE
+    stage = _stage(model, users)
     users = build.file_settings(model, config.given_files, stage)
     for layer in (config.variable_config_dict, config.cmd_config_dict):
         build.check_keys(model, layer, "config", stage)
@@ -86,6 +98,15 @@ def _load_layers(config: Config, model: str, dataset: str) -> None:
     check_model_rules(model, build.keys_read_by(model_class), settings, defaults)
     config.internal_config_dict = defaults
     config.external_config_dict = {key: settings[key] for key in users}
+
+
+def _stage(model: str, settings: Mapping[str, Any]) -> str:
+    """Return `PRETRAIN` for a config of the command `pretrain`, else `FINETUNE`.
+
+    A first stage of the model itself, such as S3Rec's, has the settings of its training.
+    """
+    pretrains = model_entry(model).takes_pretrained and settings.get("train_stage") == PRETRAIN
+    return PRETRAIN if pretrains else FINETUNE
 
 
 @functools.lru_cache(maxsize=8)

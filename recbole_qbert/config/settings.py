@@ -31,6 +31,8 @@ Auto = Literal["auto"]
 _BOUNDS = r"^([\[(](-inf|-?[\d.]+),(inf|-?[\d.]+)[\])];?)+$"
 Interval = Annotated[str, Field(pattern=_BOUNDS, examples=["'[5,inf)'"])]
 _LEVELS = r"^(?i:debug|info|warning|error|critical)$"
+Table = Annotated[str, Field(pattern=r"^[\w-]+$", examples=["text"])]
+Tables = Annotated[str, Field(pattern=r"^[\w-]+(,[\w-]+)*$", examples=["text,image"])]
 Level = Annotated[str, Field(pattern=_LEVELS, examples=["INFO", "warning"])]
 
 
@@ -97,7 +99,7 @@ _KEYS_OF_KIND: tuple[tuple[Any, str], ...] = (
     ),
     (Text | None, "dataset_save_path dataloaders_save_path semantic_id_file"),
     (list[Text] | None, "alias_of_user_id alias_of_item_id normalize_field"),
-    (dict[Text, Text] | None, "val_interval preload_weight item_vectors"),
+    (dict[Text, Text] | None, "val_interval preload_weight"),
     (dict[Text, list[Text]] | None, "load_col unload_col unused_col"),
     (Interval | None, "user_inter_num_interval item_inter_num_interval"),
     (
@@ -188,6 +190,7 @@ _OTHER_KEYS: dict[str, Any] = {
     "leaf_tokens": Literal["shared", "item"],
     "id_base": Annotated[int, Field(ge=2, le=1_000_000)],
     "frozen": Literal["none", "tables", "backbone"],
+    "item_vectors": dict[Text, Text] | list[Table] | Tables | None,
     "layers": Literal["ligr", "sasrec"],
     "loss": Literal["ce", "sampled_softmax", "gbce"],
     "fusion": Literal["shared", "item", "mean"],

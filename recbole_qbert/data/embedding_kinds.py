@@ -42,7 +42,7 @@ def common_kind(
         wanted, origin = required, "the tokenizer"
         remedy = "embed again with --frozen_encoder=FILE, or make all IDs again with tokenize"
     for name, table in tables.items():
-        if _comparable(table.meta.get("encoder")) != _comparable(wanted.encoder):
+        if comparable(table.meta.get("encoder")) != comparable(wanted.encoder):
             raise InputError(
                 f"{name}.{modality}.npz: its encoder, or the data that it was fitted on, differs "
                 f"from that of {origin}; {remedy}"
@@ -56,7 +56,7 @@ def common_kind(
     return wanted
 
 
-def _comparable(encoder: Any) -> Any:
+def comparable(encoder: Any) -> Any:
     """Return the part of an encoder's description that must be equal for comparable vectors."""
     if not isinstance(encoder, Mapping):
         return encoder

@@ -86,7 +86,7 @@ class MISSRec(KeepsItems, PredictsByRanking, SequentialRecommender):
     def __init__(self, config: Any, dataset: Any):
         super().__init__(config, dataset)
         one_of("hidden_act", config["hidden_act"], ("gelu", "relu"))
-        self.modalities = sorted(vector_names(config))
+        self.modalities = vector_names(config)
         self.seed = int(config["seed"])
         self.pretrains = config["train_stage"] == "pretrain"
         self.cluster_passes = int(config["cluster_passes"])

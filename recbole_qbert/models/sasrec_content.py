@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.models.layers.content import content_and_adapter
+from recbole_qbert.models.layers.content import NOT_WHITENED, content_and_adapter
 from recbole_qbert.models.layers.first_stage import with_weights
 from recbole_qbert.models.layers.loss import linear_cross_entropy
 from recbole_qbert.models.layers.sampled_loss import draw_items, loss_over_sample
@@ -73,10 +73,7 @@ class SASRecContent(SASRecOverItems):
             InputError: the sizes differ, or the vectors are whitened.
         """
         if self.whitened:
-            raise InputError(
-                "pre_model_path: whitened vectors of two data sets are not comparable; set "
-                "whitening_dims: 0 in both trainings"
-            )
+            raise InputError(f"pre_model_path: {NOT_WHITENED}")
         kept = {"content", "item_embedding.weight"}
         remedy = "use the same sizes, MAX_ITEM_LIST_LENGTH, n_experts and item_vectors"
         self.load_state_dict(with_weights(self, weights, kept, remedy))

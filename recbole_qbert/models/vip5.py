@@ -66,7 +66,7 @@ class VIP5(GenerativeRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        names = sorted(vector_names(config))
+        names = vector_names(config)
         columns = dataset.get_item_feature()
         vectors = torch.cat([columns[name] for name in names], dim=1).float()
         self.register_buffer("vectors", vectors, persistent=False)

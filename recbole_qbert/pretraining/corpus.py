@@ -9,13 +9,14 @@ The last item of a user with n items (the test target) is not read. The second t
 validation target, and the first n - 2 are for training. Users with fewer than 4 items are left out
 (RecBole trains on them, too).
 
-Shapes: B rows, L positions, K levels, N items of all domains, N_d items of domain d.
+Shapes: B rows, L positions, K levels, N items of all domains, N_d items of domain d, C dimension of
+a modality.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ from recbole_qbert.common.output import counted
 from recbole_qbert.common.ragged import ranges
 from recbole_qbert.data.dataset import TrainingRows
 from recbole_qbert.data.domain import DatasetPaths
+from recbole_qbert.data.embedding_kinds import common_kind
+from recbole_qbert.data.embeddings import check_modality, join, read_embeddings
 from recbole_qbert.data.semid import SemanticIDCodec, SemanticIDTable, read_semantic_ids
 from recbole_qbert.data.sequences import Sequences, open_sequences
 from recbole_qbert.models.qbert4rec import DOMAIN_FIELD
@@ -71,13 +74,16 @@ class Corpus:
             v * codebook_sizes[k].
         codebook_sizes: K sizes, of one vocabulary.
         domain_starts: [domains + 1], number of items in the domains before each one.
+        item_feat: float32 [1 + N, C] of each modality, the mean vector of an item's parts, zeros if
+            it has none.
+        encoders: description of each modality's encoder; None if the tables have none.
 
     Raises:
-        InputError: a file is invalid, codebook sizes differ, or a domain has no user with enough
-            items.
+        InputError: a file is invalid, codebook sizes differ, the tables of a modality are of
+            different encoders, or a domain has no user with enough items.
     """
 
-    def __init__(self, domains: Sequence[DatasetPaths]):
+    def __init__(self, domains: Sequence[DatasetPaths], modalities: Sequence[str] = ()):
         self.parts = [_read_part(domain) for domain in domains]
         sizes = {part.ids.codebook_sizes for part in self.parts}
         if len(sizes) > 1:
@@ -94,6 +100,33 @@ class Corpus:
             place = self.vocabularies.index(part.ids.vocabulary)
             blocks.append(part.ids.codes + place * np.array(self.codebook_sizes))
         self.item_codes = torch.from_numpy(np.concatenate(blocks))
+        self.item_feat: dict[str, Tensor] = {}
+        self.encoders: dict[str, Any] = {}
+        self._missing: list[str] = []  # a line for each table that lacks items
+        for modality in modalities:
+            self._read_vectors(domains, modality)
+
+    def _read_vectors(self, domains: Sequence[DatasetPaths], modality: str) -> None:
+        """Read the tables `<domain>.<modality>.npz`."""
+        check_modality(modality)
+        paths = [domain.file(f"{modality}.npz") for domain in domains]
+        tables = {
+            part.name: read_embeddings(path) for part, path in zip(self.parts, paths, strict=True)
+        }
+        kind = common_kind(modality, tables)
+        blocks = [np.zeros((1, kind.shape[1]), np.float32)]
+        for part, path in zip(self.parts, paths, strict=True):
+            vectors, present, coverage = join(tables[part.name], part.ids.items, str(path))
+            blocks.append(vectors.sum(axis=1) / np.maximum(present.sum(axis=1), 1)[:, None])
+            if coverage.missing:
+                self._missing.append(f"{path.name}: {coverage}")
+        self.item_feat[modality] = torch.from_numpy(np.concatenate(blocks).astype(np.float32))
+        self.encoders[modality] = kind.encoder
+
+    @property
+    def field2seqlen(self) -> dict[str, int]:
+        """Dimension C of each modality. RecBole's models query it by this name."""
+        return {name: vectors.size(1) for name, vectors in self.item_feat.items()}
 
     @property
     def codec(self) -> SemanticIDCodec:
@@ -113,6 +146,16 @@ class Corpus:
             if len(np.unique(pairs)) < len(pairs):
                 return True
         return False
+
+    def training_sequences(self) -> tuple[Tensor, Tensor]:
+        """Return all training items [T], user by user, and where each user's end. [users + 1]"""
+        items, lengths = [np.zeros(0, np.int64)], [np.zeros(1, np.int64)]
+        for part, start in zip(self.parts, self.domain_starts, strict=False):
+            numbers, row_lengths = part.training_items(part.users)
+            items.append(numbers + start)
+            lengths.append(row_lengths)
+        offsets = np.concatenate(lengths).cumsum()
+        return torch.from_numpy(np.concatenate(items)), torch.from_numpy(offsets)
 
     def training_rows(self, batch_size: int, max_length: int) -> TrainingRows:
         """Collect the last `max_length` training items of each user.
@@ -183,7 +226,7 @@ class Corpus:
                 f"no codes are shared between {', '.join(groups)}; tokenize the data sets together "
                 "to share codes"
             )
-        return lines
+        return lines + self._missing
 
 
 def _read_part(domain: DatasetPaths) -> Part:

@@ -28,6 +28,7 @@ from recbole_qbert.data.budget import AUTO
 from recbole_qbert.data.domain import DatasetPaths, find_domain
 from recbole_qbert.evaluation.ranking import Ranks, check_ranked, summarize, target_ranks
 from recbole_qbert.evaluation.results import metric_title
+from recbole_qbert.models.layers.content import NOT_WHITENED, vector_names
 from recbole_qbert.models.qbert4rec import QBERT4Rec
 from recbole_qbert.pretraining.corpus import Corpus, FieldNames
 from recbole_qbert.pretraining.loader import TrainingBatches, ValidRows, valid_users
@@ -62,14 +63,12 @@ UNREAD = {
     "cold_interactions",
     "cold_seed",
     "cold_targets",
-    "item_vectors",
     "logit_adjustment",
     "new_item_bonus",
     "popularity_discount",
     "pre_model_path",
     "semantic_id_file",
     "softmax_items",
-    "use_content",
 }
 AUTO_HERE = frozenset(("exclude_visible", "pre_model_codes"))  # may be `auto`
 
@@ -209,9 +208,23 @@ def pretrain_config(
             )
         if key not in AUTO_HERE and config[key] == AUTO:
             raise InputError(f"{key}: auto cannot be used in pretraining; give a value")
+    _check_content(config)
     folder = Path(config["checkpoint_dir"]) / "pretrain" / name
     config["checkpoint_dir"] = str(folder / f"{MODEL}-seed{config['seed']}-{run_hash(config)}")
     return config
+
+
+def _check_content(config: Config) -> None:
+    """Raise an `InputError` if the item vectors of `use_content` do not fit several data sets."""
+    if not config["use_content"]:
+        return
+    if not isinstance(config["item_vectors"], list):
+        raise InputError(
+            "item_vectors: pretraining reads a table of each data set; give names of tables, "
+            "such as text for <dataset>.text.npz"
+        )
+    if config["whitening_dims"]:
+        raise InputError(f"whitening_dims: {NOT_WHITENED}")
 
 
 def _pretrain(
@@ -225,7 +238,7 @@ def _pretrain(
     folder = Path(config["checkpoint_dir"])
     if not is_main():
         barrier()  # wait until process 0 has written the sequences
-    corpus = Corpus(domains)
+    corpus = Corpus(domains, vector_names(config) if config["use_content"] else ())
     if is_main():
         barrier()
     console.print(f"{MODEL}, pretraining on {config['dataset']}", style="bold")

@@ -34,14 +34,17 @@ from recbole_qbert.common.files import (
 from recbole_qbert.common.hashes import check_folder, sha256_folder
 from recbole_qbert.common.output import counted
 from recbole_qbert.config.settings import Count, Text
-from recbole_qbert.data.semid import read_semantic_ids
+from recbole_qbert.data.embedding_kinds import comparable
+from recbole_qbert.data.embeddings import SIDECAR
+from recbole_qbert.data.semid import read_semantic_ids, read_sidecar
+from recbole_qbert.models.layers.content import NOT_WHITENED
 from recbole_qbert.models.qbert4rec import QBERT4Rec
 from recbole_qbert.pretraining.corpus import Corpus
 from recbole_qbert.serving import bundle
 from recbole_qbert.serving.recommender import Recommender
 from recbole_qbert.training.checkpoint import config_to_json
 
-FORMAT = "recbole-qbert/pretrained/2"
+FORMAT = "recbole-qbert/pretrained/3"
 CONTENTS = frozenset(("model.safetensors", "config.json", "items.json", "corpus.json"))
 PRETRAINED_FILES = CONTENTS | {"manifest.json"}
 TABLE, ROWS, CODES = "items.table.weight", "items.rows", "items.item_codes"
@@ -54,7 +57,7 @@ FROM_SCRATCH: Mapping[str, Any] = {"pre_model_path": None, "pre_model_codes": "a
 ARCHITECTURE = (
     *("n_layers", "n_heads", "hidden_size", "inner_size", "hidden_act", "layer_norm"),
     *("layer_norm_eps", "position_order", "item_representation", "score", "temperature"),
-    *("mask_context", "MAX_ITEM_LIST_LENGTH"),
+    *("mask_context", "MAX_ITEM_LIST_LENGTH", "use_content"),
 )
 
 
@@ -73,6 +76,8 @@ class CorpusFile(BaseModel):
     domains: Names
     vocabularies: Names
     codebook_sizes: Annotated[list[Count], Field(min_length=1)]  # K sizes, of one vocabulary
+    dimensions: dict[str, Count]  # dimension of the vectors of each modality
+    encoders: dict[str, Any]  # description of each modality's encoder
     inputs: dict[str, str]  # SHA-256 of each file that training read
 
 
@@ -85,6 +90,7 @@ class PretrainedSource(NamedTuple):
     items: list[tuple[str, str]]  # (domain, raw token) of row 1, 2, ...
     vocabularies: list[str]
     codebook_sizes: tuple[int, ...]  # K sizes, of one vocabulary
+    encoders: dict[str, Any]  # description of each modality's encoder; empty for a bundle
     inputs: dict[str, str]  # SHA-256 of each training file; empty for a bundle
 
 
@@ -102,6 +108,8 @@ def save_pretrained(
             "domains": [part.name for part in corpus.parts],
             "vocabularies": corpus.vocabularies,
             "codebook_sizes": list(corpus.codebook_sizes),
+            "dimensions": corpus.field2seqlen,
+            "encoders": corpus.encoders,
             "inputs": dict(inputs),
         }
         write_json(work / "corpus.json", about)
@@ -147,7 +155,7 @@ def _of_pretrained(folder: Path) -> PretrainedSource:
     weights = load_file(folder / "model.safetensors")
     # Item sampling in training adds no weights, so it is switched off to rebuild the model.
     again = content | {"keys": content["keys"] | {"softmax_samples": 0}}
-    stored = _StoredCorpus(about.vocabularies, about.codebook_sizes, len(items))
+    stored = _StoredCorpus(about, len(items))
     bundle.build_again(bundle.settings_of(again, torch.device("cpu")), stored, weights)
     return PretrainedSource(
         weights=weights,
@@ -156,6 +164,7 @@ def _of_pretrained(folder: Path) -> PretrainedSource:
         items=items,
         vocabularies=about.vocabularies,
         codebook_sizes=stored.codebook_sizes,
+        encoders=about.encoders,
         inputs=about.inputs,
     )
 
@@ -163,11 +172,12 @@ def _of_pretrained(folder: Path) -> PretrainedSource:
 class _StoredCorpus(Corpus):
     """Stored part of a corpus, sufficient to rebuild the model for its weights."""
 
-    def __init__(self, vocabularies: list[str], codebook_sizes: list[int], n_items: int):
+    def __init__(self, about: CorpusFile, n_items: int):
         self.parts = []
-        self.vocabularies, self.codebook_sizes = vocabularies, tuple(codebook_sizes)
+        self.vocabularies, self.codebook_sizes = about.vocabularies, tuple(about.codebook_sizes)
         self.domain_starts = [0, n_items]
-        self.item_codes = torch.zeros(1 + n_items, len(codebook_sizes), dtype=torch.long)
+        self.item_codes = torch.zeros(1 + n_items, len(about.codebook_sizes), dtype=torch.long)
+        self.item_feat = {name: torch.zeros(0, size) for name, size in about.dimensions.items()}
 
 
 def _of_bundle(folder: Path) -> PretrainedSource:
@@ -185,7 +195,7 @@ def _of_bundle(folder: Path) -> PretrainedSource:
         vocabularies, sizes = [ids.vocabulary], ids.codebook_sizes
     items = [(name, item) for item in found.tokens]
     settings = found.config.final_config_dict
-    return PretrainedSource(weights, settings, [name], items, vocabularies, sizes, {})
+    return PretrainedSource(weights, settings, [name], items, vocabularies, sizes, {}, {})
 
 
 def load_pretrained(
@@ -203,13 +213,15 @@ def load_pretrained(
         Report lines for the user.
 
     Raises:
-        InputError: the hidden sizes differ.
+        InputError: the hidden sizes differ, or both have item vectors that are not comparable.
     """
     if source.settings["hidden_size"] != settings["hidden_size"]:
         raise InputError(
             f"pre_model_path: pretrained with hidden_size {source.settings['hidden_size']}, but "
             f"this model has {settings['hidden_size']}; use the same hidden_size"
         )
+    if source.settings.get("use_content") and settings["use_content"]:
+        _check_vectors(settings, source)
     changed = [key for key in ARCHITECTURE if source.settings.get(key) != settings[key]]
     lines = [
         f"{key} is {settings[key]!r} now and was {source.settings.get(key)!r} in pretraining"
@@ -234,6 +246,26 @@ def load_pretrained(
     names = " + ".join(source.domains)
     loaded = f"{n_loaded:,} of {total:,} parameters loaded, pretrained on {names}"
     return [loaded, *lines, *(f"not loaded: {line}" for line in left)]
+
+
+def _check_vectors(settings: Mapping[str, Any], source: PretrainedSource) -> None:
+    """Raise an `InputError` if an adapter for the source's item vectors cannot read a run's own."""
+    if settings["whitening_dims"] or source.settings["whitening_dims"]:
+        raise InputError(f"pre_model_path: {NOT_WHITENED}")
+    own, given = (sorted(each["item_vectors"]) for each in (settings, source.settings))
+    if own != given:
+        raise InputError(
+            f"item_vectors: {preview(own)}, but pre_model_path was trained with {preview(given)}; "
+            "give the same names"
+        )
+    for modality, encoder in source.encoders.items():
+        path = settings["item_vectors"][modality]
+        content = read_sidecar(path, SIDECAR) or {}
+        if comparable(content.get("meta", {}).get("encoder")) != comparable(encoder):
+            raise InputError(
+                f"{path}: its encoder, or the data that it was fitted on, differs from "
+                f"that of pre_model_path; embed {modality} of all data sets with one encoder"
+            )
 
 
 def _copy(tensor: Tensor, given: Tensor | None, part: bool) -> tuple[int, str]:

@@ -28,9 +28,12 @@ def input_files(config: Config, domains: Sequence[DatasetPaths] = ()) -> dict[st
     pretrained model are prefixed by the key that gives their path.
     """
     files = dict(_run_files(config)) if not domains else {}
+    tables = config["item_vectors"] if domains and config["use_content"] else ()
     for domain in domains:
-        inter, ids = domain.file("inter"), domain.file("semid")
-        files |= {inter.name: inter} | dict(_with_sidecar(ids))
+        inter = domain.file("inter")
+        files[inter.name] = inter
+        for suffix in ("semid", *(f"{name}.npz" for name in tables)):
+            files |= dict(_with_sidecar(domain.file(suffix)))
     return {name: path for name, path in files.items() if path.is_file()}
 
 

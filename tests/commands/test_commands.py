@@ -18,6 +18,7 @@ SMALL = [
     "--n_levels=2",
     "--codebook_size=8",
     "--quantizer=rqkmeans",
+    "--fusion=injection",
     "--injection.hidden_size=16",
     "--injection.max_depth=2",
     "--injection.epochs=2",

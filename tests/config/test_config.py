@@ -16,6 +16,7 @@ from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.yaml_files import load_yaml, parse_value
 from recbole_qbert.config.build import build_config, check_keys, known_keys, shipped
 from recbole_qbert.config.recbole_hooks import warn_without_gpu
+from recbole_qbert.training.checkpoint import config_to_json
 
 # Keys --------------------------------------------------------------------------------------------
 
@@ -336,6 +337,16 @@ def test_broken_files(tiny: Tiny, content: bytes | None, message: str) -> None:
     assert build_config("QBERT4Rec", "toy", ["empty.yaml"])["seed"] == 2026
     with pytest.raises(InputError, match="Is a directory"):
         build_config("QBERT4Rec", "toy", [tiny.root])
+
+
+@pytest.mark.parametrize("names", [["text", "image"], "text,image"])
+def test_names_of_tables_are_files_of_the_data_set(tiny: Tiny, names: Any) -> None:
+    config = tiny.make_config("SASRecContent", item_vectors=names)
+    files = {name: str(tiny.folder / f"toy.{name}.npz") for name in ("text", "image")}
+    assert config["item_vectors"] == files
+    assert config_to_json(config) == config_to_json(
+        tiny.make_config("SASRecContent", item_vectors=files)
+    )
 
 
 @pytest.mark.parametrize(

@@ -45,14 +45,11 @@ def test_every_shipped_benchmark_builds_all_its_cells(tiny: Tiny, path: Path) ->
         shutil.copytree(tiny.folder, tiny.root / dataset)
         for file in (tiny.root / dataset).iterdir():
             file.rename(file.with_name(file.name.replace("toy", dataset, 1)))
-        for modality in (
-            "text",
-            "image",
-            "attributes",
-        ):  # item_vectors are paths from the current folder
-            vectors = Path("dataset", dataset, f"{dataset}.{modality}.npz")
-            vectors.parent.mkdir(parents=True, exist_ok=True)
-            vectors.touch()
+        for folder in (Path("dataset"), tiny.root):  # item_vectors are paths, or names of tables
+            for modality in ("text", "image", "attributes"):
+                vectors = folder / dataset / f"{dataset}.{modality}.npz"
+                vectors.parent.mkdir(parents=True, exist_ok=True)
+                vectors.touch()
     for row in content["models"]:
         if isinstance(row, dict) and "semantic_id_file" in row.get("settings", {}):
             shutil.copy(tiny.folder / "toy.semid", row["settings"]["semantic_id_file"])

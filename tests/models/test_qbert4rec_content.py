@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import CODEBOOK_SIZES, N_ITEMS, Tiny, files_below, fitted, new_trainer
+from conftest import CODEBOOK_SIZES, N_ITEMS, Tiny, assert_equal_weights, fitted, new_trainer
 
-from recbole_qbert.cli import main
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids
 from recbole_qbert.serving.bundle import save_bundle, trial_histories
@@ -41,7 +40,7 @@ def test_the_matrix_is_codes_plus_a_linear_map_of_whitened_vectors(
     model, adapter = trainer.model.eval(), trainer.model.content.adapter
     torch.nn.init.normal_(adapter.shift)
     tables = []
-    for name in settings["item_vectors"]:
+    for name in sorted(settings["item_vectors"]):
         vectors = loaded.dataset.item_feat[name][1:].double().numpy()  # all items are trained on
         centered = vectors - vectors.mean(axis=0)
         left, _, _ = np.linalg.svd(centered, full_matrices=False)
@@ -60,11 +59,11 @@ def test_the_matrix_is_codes_plus_a_linear_map_of_whitened_vectors(
 def test_an_item_without_a_vector_has_only_its_codes(tiny: Tiny) -> None:
     trainer, loaded = new_trainer(tiny.make_config(**content(tiny, partial=True)))
     model, ids = trainer.model.eval(), loaded.dataset.field2token_id["item_id"]
-    table = model.content.content  # [N, 6 + 5]: text, image
+    table = model.content.content  # [N, 5 + 6]: image, text
     assert not table[ids["i3"]].any()
-    assert table[ids["i5"]][:6].all() and not table[ids["i5"]][6:].any()
+    assert table[ids["i5"]][5:].all() and not table[ids["i5"]][:5].any()
     trained = [ids[f"i{n}"] for n in range(N_ITEMS) if n != 3]
-    known = table[trained][:, :6].double()
+    known = table[trained][:, 5:].double()
     torch.testing.assert_close(
         known.T @ known / len(known), torch.eye(6).double(), atol=1e-4, rtol=0
     )
@@ -148,10 +147,13 @@ def test_vectors_of_zeros_alone(tiny: Tiny) -> None:
         new_trainer(tiny.make_config(**settings))
 
 
-def test_pretraining_refuses_it(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
-    before = files_below(tiny.root)
-    words = ["pretrain", "--datasets=toy", "--data_path=.", "--use_content=True", "--epochs=1"]
-    assert main(words) == 2
-    said = capsys.readouterr().err
-    assert "use_content: pretraining does not read it" in said
-    assert files_below(tiny.root) == before
+@pytest.mark.parametrize("model", ["QBERT4Rec", "SASRecContent"])
+def test_the_order_of_the_tables_changes_nothing(tiny: Tiny, model: str) -> None:
+    """Nor does it change the name of a run, for which keys are sorted."""
+    vectors = tiny.item_vectors()
+    states = []
+    for names in (list(vectors), list(vectors)[::-1]):
+        settings = {"item_vectors": {name: vectors[name] for name in names}}
+        settings |= {"use_content": True} if model == "QBERT4Rec" else {}
+        states.append(new_trainer(tiny.make_config(model, **settings))[0].model.state_dict())
+    assert_equal_weights(*states)

@@ -124,7 +124,7 @@ def test_tables_stand_side_by_side(tiny: Tiny) -> None:
         assert model.content.shape == (N_ITEMS + 1, width)
         assert not model.content[0].any() and model.content[1:].any(dim=1).all()
         if not kept:
-            tables = [loaded.dataset.item_feat[name] for name in files]
+            tables = [loaded.dataset.item_feat[name] for name in sorted(files)]
             assert torch.equal(model.content[1:], torch.cat(tables, dim=1)[1:])
 
 
@@ -242,7 +242,7 @@ def test_a_sample_of_all_items_is_the_whole_softmax(
     sampled, found = loss_and_gradients(model._sampled_loss(batch), model)
     assert sampled == pytest.approx(whole, rel=1e-5)
     for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
+        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
 
 
 def test_a_sample_reads_the_vectors_of_its_own_items_alone(tiny: Tiny) -> None:

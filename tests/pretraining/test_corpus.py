@@ -9,6 +9,7 @@ from conftest import timed_rows
 from two_domains import Toys, make_toys, write_ids  # noqa: F401
 
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.data.embeddings import read_embeddings, write_embeddings
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
 from recbole_qbert.pretraining.corpus import TRAINING, VALID, FieldNames
 
@@ -136,3 +137,50 @@ def test_what_cannot_be_used(toys: Toys) -> None:
     (toys.root / "A" / "A.inter").write_text(short, encoding="utf-8")
     with pytest.raises(InputError, match="no user has 4 interactions"):
         toys.corpus("A")
+
+
+def test_vectors_are_the_means_of_the_parts_of_each_domains_items(toys: Toys) -> None:
+    toys.write_vectors("text", 6, lacking=1)
+    toys.write_vectors("image", 4)
+    corpus = toys.corpus("AB", ["text", "image"])
+    assert corpus.field2seqlen == {"text": 6, "image": 4}
+    assert corpus.encoders == {"text": {"name": "E"}, "image": {"name": "E"}}
+    for modality in ("text", "image"):
+        found = corpus.item_feat[modality]
+        assert found.shape == (51, corpus.field2seqlen[modality]) and not found[0].any()
+        for start, name in zip(corpus.domain_starts, "AB", strict=False):
+            table = read_embeddings(toys.root / name / f"{name}.{modality}.npz")
+            for row, item in enumerate(toys.tables[name].items, start=start + 1):
+                if item not in table.items:
+                    assert modality == "text" and not found[row].any()
+                    continue
+                place = table.items.index(item)
+                parts = table.vectors[place][table.mask[place]]
+                np.testing.assert_allclose(found[row], parts.mean(axis=0), rtol=1e-5)
+    told = corpus.describe()[-2:]
+    for name, line in zip("AB", told, strict=True):
+        last = toys.tables[name].items[-1]
+        assert line.startswith(f"{name}.text.npz: ") and repr(last) in line
+
+
+def test_training_sequences_are_those_of_all_domains(toys: Toys) -> None:
+    corpus = toys.corpus()
+    items, offsets = corpus.training_sequences()
+    found = [row.tolist() for row in items.tensor_split(offsets[1:-1])]
+    expected = []
+    for name, start in zip("AB", corpus.domain_starts, strict=False):
+        number = {item: start + n for n, item in enumerate(toys.tables[name].items, start=1)}
+        long = [row for row in toys.sequences[name].values() if len(row) >= 4]
+        expected += [[number[item] for item in row[:-2]] for row in long]
+    assert found == expected
+
+
+def test_vectors_that_cannot_be_compared(toys: Toys) -> None:
+    toys.write_vectors("text", 6)
+    with pytest.raises(InputError, match="A.image.npz: no such file"):
+        toys.corpus("AB", ["text", "image"])
+    table = read_embeddings(toys.root / "B" / "B.text.npz")
+    table.meta["encoder"] = {"name": "another"}
+    write_embeddings(toys.root / "B" / "B.text.npz", table)
+    with pytest.raises(InputError, match="B.text.npz: its encoder, or the data that it was"):
+        toys.corpus("AB", ["text"])

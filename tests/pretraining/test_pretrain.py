@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Tiny, assert_equal_weights, files_below
+from conftest import Tiny, assert_equal_weights, files_below, new_trainer
 from safetensors.torch import load_file
 from two_domains import Toys, make_toys  # noqa: F401
 
@@ -25,6 +25,7 @@ from recbole_qbert.models.qbert4rec import QBERT4Rec
 from recbole_qbert.pretraining import fit
 from recbole_qbert.pretraining.fit import PretrainTrainer, pretrain, tuned_sizes
 from recbole_qbert.pretraining.loader import ValidRows, valid_users
+from recbole_qbert.pretraining.transfer import load_pretrained, read_source
 
 SMALL = {
     "hidden_size": 16,
@@ -174,6 +175,75 @@ def test_retrain_goes_on_or_begins_anew_and_writes_where_it_is_told(
     assert "--retrain=maybe: write True or False" in capsys.readouterr().err
 
 
+def test_an_adapter_of_item_vectors_goes_over(
+    tiny: Tiny, toys: Toys, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toys.write_vectors("text", 6)
+    toys.write_vectors("image", 4)
+    content = ["--use_content=True", "--item_vectors=text,image"]
+    assert main(["pretrain", "--datasets=A,B", *flags(tiny), *content]) == 0
+    (folder,) = tiny.root.glob("saved/pretrain/A+B/*/pretrained")
+    given = [flag for flag in flags(tiny) if "valid_users" not in flag]
+    run = ["run", "--model=QBERT4Rec", "--dataset=B", f"--pre_model_path={folder}", *given]
+    capsys.readouterr()
+    assert main([*run, *content, "--whitening_dims=0", "--item_representation=hybrid"]) == 0
+    assert "not loaded" not in capsys.readouterr().out
+    source = load_file(folder / "model.safetensors")
+    assert source["content.content"].shape == (51, 10)
+
+    config = build_config(
+        "QBERT4Rec",
+        "B",
+        settings=dict(f[2:].split("=", 1) for f in [*given, *content, "--whitening_dims=0"]),
+    )
+    trainer, loaded = new_trainer(config)
+    load_pretrained(trainer.model, config, loaded.train._dataset, read_source(folder))
+    own = trainer.model.state_dict()
+    adapter = [name for name in own if name.startswith("content.adapter.")]
+    assert len(adapter) == 4
+    for name in adapter:
+        assert torch.equal(own[name], source[name])
+    ids = loaded.dataset.field2token_id["item_id"]
+    for row, item in enumerate(toys.tables["B"].items, start=31):
+        if item in ids:
+            assert torch.equal(own["content.content"][ids[item]], source["content.content"][row])
+
+    for more, message in (
+        ("--whitening_dims=5", "pre_model_path: whitened vectors of two data sets are not"),
+        (
+            "--item_vectors=text",
+            "item_vectors: text, but pre_model_path was trained with",
+        ),
+    ):
+        changed = [flag for flag in content if flag.split("=")[0] != more.split("=")[0]]
+        whitening = [] if "whitening" in more else ["--whitening_dims=0"]
+        assert main([*run, *changed, *whitening, more]) == 2
+        assert message in capsys.readouterr().err
+    toys.write_vectors("image", 4, encoder="another")
+    assert main([*run, *content, "--whitening_dims=0", "--seed=1"]) == 2
+    said = capsys.readouterr().err
+    assert "B.image.npz: its encoder, or the data that it was fitted on, differs" in said
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--item_vectors={text: a.npz}"], "item_vectors: pretraining reads a table of each data"),
+        (["--item_vectors=text", "--whitening_dims=4"], "whitening_dims: whitened vectors of two"),
+        (["--item_vectors=text"], "A.text.npz: no such file"),
+        (["--item_vectors=text.npz"], "item_vectors: 'text.npz' is not a mapping"),
+        ([], "item_vectors: pretraining reads a table of each data"),
+    ],
+)
+def test_item_vectors_that_cannot_be_used(
+    tiny: Tiny, toys: Toys, capsys: pytest.CaptureFixture[str], given: list[str], message: str
+) -> None:
+    assert main(["pretrain", "--datasets=A,B", *flags(tiny), "--use_content=True", *given]) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
+    assert not list(tiny.root.glob("saved/**/*.safetensors"))
+
+
 @pytest.mark.slow
 def test_two_processes_pretrain_as_one(tiny: Tiny, toys: Toys) -> None:
     """Also the first to read the domains: no sequences are there yet."""
@@ -299,7 +369,7 @@ def test_the_pretrained_folder_is_written_where_it_says(
     "flag",
     ["--augmentation=none", "--batch_by=user", "--cold_items=0.1", "--logit_adjustment=0.1",
      "--new_item_bonus=1", "--popularity_discount=0.1", "--pre_model_path=/no/such",
-     "--semantic_id_file=/no/such.semid", "--softmax_items=trained", "--use_content=True"],
+     "--semantic_id_file=/no/such.semid", "--softmax_items=trained"],
 )  # fmt: skip
 def test_settings_that_pretraining_does_not_read(
     tiny: Tiny, toys: Toys, capsys: pytest.CaptureFixture[str], flag: str

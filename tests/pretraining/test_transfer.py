@@ -177,11 +177,16 @@ def test_a_bundle_is_a_source(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize("kind", ["terms", "content"])
 def test_what_the_data_determine_stays_that_of_the_new_data(tiny: Tiny, kind: str) -> None:
-    """All buffers: codes, training counts, content; the source has held items out of training."""
+    """All buffers: codes, training counts, content.
+
+    The source has held items out of training, and lacks vectors.
+    """
     settings: dict[str, Any] = {"popularity_discount": 0.5, "new_item_bonus": 1.5}
+    before = settings
     if kind == "content":
-        settings = {"use_content": True, "item_vectors": tiny.item_vectors()}
-    config = tiny.make_config(**settings, cold_items=0.2)
+        settings = {"use_content": True, "whitening_dims": 0, "item_vectors": tiny.item_vectors()}
+        before = {**settings, "item_vectors": tiny.item_vectors(partial=True)}
+    config = tiny.make_config(**before, cold_items=0.2)
     trainer, loaded = fitted(config)
     folder = tiny.root / "bundle"
     save_bundle(folder, trainer.model, config, loaded.train._dataset)

@@ -16,7 +16,8 @@ from recbole_qbert.tokenizer.settings import tokenize_settings
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "Scientific"
 N_ITEMS = 1585
-QUICK = {"show_progress": False, "codebook_size": 64, "injection.hidden_size": 64}
+QUICK = {"show_progress": False, "codebook_size": 64}
+PAPER = {"streams": ["fused"], "fusion": "injection", "injection.hidden_size": 64}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_modalities_and_identity_side_by_side(
 @pytest.mark.slow
 def test_the_papers_recipe(domain: DatasetPaths, tmp_path: Path) -> None:
     """Fused vectors keep neighbors of both modalities; no level of the RQ-VAE collapses."""
-    tokenizer = tokenize([domain], tmp_path, tokenize_settings((), {**QUICK, "streams": ["fused"]}))
+    tokenizer = tokenize([domain], tmp_path, tokenize_settings((), QUICK | PAPER))
     assert tokenizer is not None
     stage1 = tokenizer.report["stage 1"]
     assert sum(stage1["depths"]) == N_ITEMS

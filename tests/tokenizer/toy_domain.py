@@ -19,6 +19,7 @@ SMALL: dict[str, Any] = {
     "codebook_size": 8,
     "show_progress": False,
     "quantizer": "rqkmeans",
+    "fusion": "injection",
     "injection.hidden_size": 16,
     "injection.inner_size": 16,
     "injection.max_depth": 3,

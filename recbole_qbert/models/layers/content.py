@@ -15,15 +15,18 @@ from recbole_qbert.common.errors import InputError
 
 RARE = 1e-6  # components with less variance than this share of the largest are left out
 LEAST_NOISE = 0.01
+NOT_WHITENED = (
+    "whitened vectors of two data sets are not comparable; set whitening_dims: 0 in both trainings"
+)
 
 
 def vector_names(config: Any) -> list[str]:
-    """Return the names of a config's `item_vectors`; an `InputError` if there are none."""
-    names = list(config["item_vectors"] or {})
+    """Return the sorted names of a config's `item_vectors`; an `InputError` if there are none."""
+    names = sorted(config["item_vectors"] or ())
     if not names:
         raise InputError(
-            f"item_vectors: {config['model']} needs at least one table; set item_vectors: "
-            "{text: FILE.npz}, a file of `recbole-qbert embed`"
+            f"item_vectors: {config['model']} needs at least one table; set item_vectors: text for "
+            "<dataset>.text.npz of `recbole-qbert embed text`, or {text: FILE.npz}"
         )
     return names
 
@@ -52,7 +55,8 @@ def whiten(vectors: Tensor, rows: Tensor, n_components: int) -> Tensor:
 
 
 def content_and_adapter(config: Any, dataset: Any) -> tuple[Tensor, ExpertAdapter]:
-    """Return the `item_vectors` of all items side by side, whitened, and an adapter for them.
+    """Return the `item_vectors` of all items side by side, in the order of their names,
+    whitened, and an adapter for them.
 
     With `whitening_dims: 0` the vectors stay as they are. Whitening is fitted on the items of the
     training sequences, each counted once. A vector of zeros counts as missing: it stays zero, which
