@@ -297,9 +297,11 @@ def _as_parts(vectors: Any) -> np.ndarray:
         raise InputError("not one array [n, D] or [n, J, D] of vectors; save it with numpy")
     if vectors.dtype.kind not in "fiu":
         raise InputError(f"vectors are {vectors.dtype}, not numbers; save them as float32")
-    with np.errstate(over="ignore"):  # an overflow gives infinity, which is refused later
-        if vectors.dtype != np.float16:
-            vectors = vectors.astype(np.float32, copy=False)
+    if vectors.dtype != np.float16:
+        with np.errstate(over="ignore"):
+            exact, vectors = vectors, vectors.astype(np.float32, copy=False)
+        if (np.isinf(vectors) & np.isfinite(exact)).any():
+            raise InputError("a value is too large for float32; scale the vectors")
     return vectors[:, None] if vectors.ndim == 2 else vectors
 
 

@@ -354,6 +354,20 @@ def test_what_no_trial_can_do_is_said_before_ray_starts(
     assert not plan.folder.exists()
 
 
+def test_a_model_that_cannot_be_built_is_said_before_ray_starts(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep_module, "_open_experiment", None)
+    plan = toy_plan(tiny, space={"learning_rate": {"loguniform": [1e-4, 1e-2]}})
+    plan.base.update(
+        use_content=True, item_representation="flatten", item_vectors=tiny.item_vectors()
+    )
+    said = r"^trial 1 \(learning_rate=.*\): use_content: a vector cannot be added"
+    with pytest.raises(InputError, match=said):
+        sweep(plan, Console(quiet=True))
+    assert not plan.folder.exists()
+
+
 def test_a_winner_that_the_scheduler_stopped_is_no_run_of_its_settings(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -112,6 +113,12 @@ class SweepPlan:
         content = {"model": self.request.model, "dataset": self.request.dataset}
         return {**content, **self.base, **settings}
 
+    @contextlib.contextmanager
+    def trial_config(self, number: int) -> Iterator[Config]:
+        """Yield the checked config of trial `number`; an `InputError` in the block names it."""
+        with error_context(f"trial {number} ({describe(self.trials[number - 1])})"):
+            yield _checked(self.trial_settings(number))
+
 
 def read_request(file: str | Path, given: Mapping[str, Any]) -> SweepRequest:
     """Read a tune file and `--key=value` flags.
@@ -188,9 +195,9 @@ def make_plan(request: SweepRequest) -> SweepPlan:
     n_drawn = request.trials * n_grid(space) + request.baseline
     shared = _input_files(configured)
     plan = SweepPlan(request, space, base, configured, trials, n_drawn, n_evaluations, dict(shared))
-    for number, values in enumerate(trials, start=1):
-        with error_context(f"trial {number} ({describe(values)})"):
-            own = _input_files(_checked(plan.trial_settings(number)))
+    for number in range(1, len(trials) + 1):
+        with plan.trial_config(number) as config:
+            own = _input_files(config)
         for name, path in own.items():
             if shared.get(name) != path:
                 plan.files[of_trial(number, name)] = path

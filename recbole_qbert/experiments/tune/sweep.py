@@ -26,7 +26,7 @@ from recbole_qbert.config.build import build_config
 from recbole_qbert.evaluation.printing import print_tables
 from recbole_qbert.evaluation.results import STOPPED_TRIAL, RunResult, metric_title
 from recbole_qbert.experiments.benchmark.outputs import print_table
-from recbole_qbert.experiments.checks import check_files
+from recbole_qbert.experiments.checks import check_files, check_model
 from recbole_qbert.experiments.run import prepare, publish
 from recbole_qbert.experiments.splits import data_counts, load_splits
 from recbole_qbert.experiments.tune.report import (
@@ -98,6 +98,8 @@ def sweep(plan: SweepPlan, console: Console, resume: bool = False) -> RunResult:
         )
         check_inputs(plan.folder, before, now, "give another --name")
     check_files(plan.configured)
+    with plan.trial_config(1) as config:
+        check_model(config)
     counts = data_counts(*load_splits(plan.configured))
     console.print("  " + ", ".join(f"{key} {value:,}" for key, value in counts.items()))
     # Wait briefly: the trials of a driver that was killed may need a moment to end.
