@@ -85,7 +85,7 @@ RUN = Command(
     "Train and evaluate one or more models on one data set; print their metrics side by side.",
     _run,
     details="""
-        recbole-qbert run --model=QBERT4Rec,SASRec --dataset=ml-100k
+        recbole-qbert run --model=QBERT4Rec,SASRec --dataset=ml-100k --data_path=dataset
         recbole-qbert run --model=GRU4Rec --help     # lists the keys of GRU4Rec
         """,
     keys=run_groups,

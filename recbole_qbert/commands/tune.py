@@ -20,7 +20,7 @@ def _tune(options: SimpleNamespace) -> int:
 
 TUNE = Command(
     "tune",
-    "Search the hyper-parameters of a model on the validation part; train the best trial.",
+    "Search the hyper-parameters of a model on the validation part; test the best trial.",
     _tune,
     arguments=("FILE.yaml",),
     details="recbole-qbert tune sasrec --dataset=Games --trials=20",
