@@ -56,7 +56,7 @@ COMPLEXITY = Command(
     "Measure parameters, multiply-accumulates and latency of models without training "
     "(Table 6 of the paper).",
     _complexity,
-    details="recbole-qbert complexity --model=QBERT4Rec,SASRec --dataset=ml-100k --data_path=dataset",
+    details="recbole-qbert complexity --model=QBERT4Rec --dataset=ml-100k --data_path=dataset",
     keys=run_groups,
     open_ended=True,
 )

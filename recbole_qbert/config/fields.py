@@ -22,6 +22,10 @@ _HINTS = {
 }
 
 
+# Descriptions of allowed values that are clearer than those of the types.
+_EXPECTED = {"item_vectors": "names of tables, such as text,image, or a mapping {name: file.npz}"}
+
+
 class Fields:
     """Types and ranges of the keys of a settings class (a `TypedDict`)."""
 
@@ -107,7 +111,7 @@ class Fields:
                 if part not in value:
                     return f"{path}: is missing in {value!r}{_HINTS.get(path, '')}"
                 value = value[part]
-        expected = self._described(schema)
+        expected = _EXPECTED.get(path) or self._described(schema)
         hint = did_you_mean(value, self._words(schema)) if isinstance(value, str) else ""
         wrong = f"none of {expected[7:]}" if expected.startswith("one of ") else f"not {expected}"
         return f"{path}: {value!r} is {wrong}{hint or _HINTS.get(path, '')}"

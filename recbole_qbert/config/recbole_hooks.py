@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import torch
 from recbole.config import Config
 from recbole.utils import InputType
 
-from recbole_qbert.common.yaml_files import load_yaml
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.yaml_files import load_yaml, split_files
 from recbole_qbert.compat.recbole import wrap_once
 from recbole_qbert.config import build
 from recbole_qbert.config.build import FINETUNE, PRETRAIN, merge_settings
@@ -52,16 +53,15 @@ def _with_layers(
 
 
 def _with_tables(set_defaults: Any, self: Config) -> None:
-    """Replace the names of tables in `item_vectors` by a mapping from the names to their files."""
+    """Sort names of tables in `item_vectors`, so that their order does not change a run."""
     set_defaults(self)
-    settings = self.final_config_dict
-    names = settings.get("item_vectors")
+    names = self.final_config_dict.get("item_vectors")
     if isinstance(names, str):
-        names = settings["item_vectors"] = names.split(",")
-    # Pretraining has several data sets; its corpus finds the tables of each.
-    if isinstance(names, list) and _stage(self.model, settings) == FINETUNE:
-        folder, dataset = Path(settings["data_path"]), settings["dataset"]
-        settings["item_vectors"] = {n: str(folder / f"{dataset}.{n}.npz") for n in names}
+        names = split_files(names)
+    if isinstance(names, list):
+        if len({*names}) < len(names):
+            raise InputError(f"item_vectors: {', '.join(names)}: name each table once")
+        self.final_config_dict["item_vectors"] = sorted(names)
 
 
 def _with_warning(init_device: Any, self: Config) -> None:
@@ -75,7 +75,9 @@ def _with_warning(init_device: Any, self: Config) -> None:
 def _load_layers(config: Config, model: str, dataset: str) -> None:
     """Apply the shipped files to RecBole's defaults, and check them with the user's settings."""
     users = dict(config.external_config_dict)
-    stage = _stage(model, users)
+    # A first stage of the model itself, such as S3Rec's, has the settings of its training.
+    pretrains = model_entry(model).takes_pretrained
+    stage = PRETRAIN if pretrains and users.get("train_stage") == PRETRAIN else FINETUNE
     users = build.file_settings(model, config.given_files, stage)
     for layer in (config.variable_config_dict, config.cmd_config_dict):
         build.check_keys(model, layer, "config", stage)
@@ -98,15 +100,6 @@ def _load_layers(config: Config, model: str, dataset: str) -> None:
     check_model_rules(model, build.keys_read_by(model_class), settings, defaults)
     config.internal_config_dict = defaults
     config.external_config_dict = {key: settings[key] for key in users}
-
-
-def _stage(model: str, settings: Mapping[str, Any]) -> str:
-    """Return `PRETRAIN` for a config of the command `pretrain`, else `FINETUNE`.
-
-    A first stage of the model itself, such as S3Rec's, has the settings of its training.
-    """
-    pretrains = model_entry(model).takes_pretrained and settings.get("train_stage") == PRETRAIN
-    return PRETRAIN if pretrains else FINETUNE
 
 
 @functools.lru_cache(maxsize=8)

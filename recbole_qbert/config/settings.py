@@ -32,7 +32,7 @@ _BOUNDS = r"^([\[(](-inf|-?[\d.]+),(inf|-?[\d.]+)[\])];?)+$"
 Interval = Annotated[str, Field(pattern=_BOUNDS, examples=["'[5,inf)'"])]
 _LEVELS = r"^(?i:debug|info|warning|error|critical)$"
 Table = Annotated[str, Field(pattern=r"^[\w-]+$", examples=["text"])]
-Tables = Annotated[str, Field(pattern=r"^[\w-]+(,[\w-]+)*$", examples=["text,image"])]
+Tables = Annotated[str, Field(pattern=r"^[\w-]+(,\s*[\w-]+)*$", examples=["text,image"])]
 Level = Annotated[str, Field(pattern=_LEVELS, examples=["INFO", "warning"])]
 
 

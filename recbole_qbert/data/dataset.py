@@ -29,6 +29,7 @@ from torch import Tensor
 from recbole_qbert.common.errors import InputError, one_of, preview
 from recbole_qbert.common.output import counted
 from recbole_qbert.data.budget import DataSize, resolve_auto
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.embeddings import read_embeddings
 from recbole_qbert.data.loading import StrictDataset, check_same_ids
 from recbole_qbert.data.semid import SemanticIDCodec, SemanticIDTable, read_semantic_ids
@@ -86,10 +87,10 @@ class SemanticIDDataset(StrictDataset):
             ids = [np.array(row.split(" ")) for row in self.semantic_ids.semantic_ids()]
             column = pd.Series(ids, index=list(self.semantic_ids.items), dtype=object)
             self._add_item_feature(SEMANTIC_ID_FIELD, column, FeatureType.TOKEN_SEQ, path)
-        for name, vector_path in (self.config["item_vectors"] or {}).items():
+        for name, vector_path in vector_files(self.config).items():
             table = read_embeddings(vector_path)
             column = pd.Series(list(table.pooled()), index=list(table.items), dtype=object)
-            self._add_item_feature(name, column, FeatureType.FLOAT_SEQ, Path(vector_path))
+            self._add_item_feature(name, column, FeatureType.FLOAT_SEQ, vector_path)
 
     def _add_item_feature(
         self, field: str, column: pd.Series, feature_type: FeatureType, path: Path
@@ -356,6 +357,15 @@ def semantic_id_path(config: Any) -> Path | None:
         return Path(config["semantic_id_file"])
     default = Path(config["data_path"]) / f"{config['dataset']}.semid"
     return default if default.is_file() else None
+
+
+def vector_files(config: Any) -> dict[str, Path]:
+    """Return the files of `item_vectors` by name: those given, or named tables of the data set."""
+    given = config["item_vectors"] or {}
+    if isinstance(given, dict):
+        return {name: Path(path) for name, path in given.items()}
+    domain = DatasetPaths(config["dataset"], Path(config["data_path"]))
+    return {name: domain.file(f"{name}.npz") for name in given}
 
 
 def _ends(lengths: Tensor) -> Tensor:

@@ -185,10 +185,8 @@ def read_embeddings(path: str | Path) -> EmbeddingTable:
     if items.dtype.kind not in "Uiu" or items.ndim != 1:
         raise InputError(f"{path}: items are {items.dtype} {items.shape}; save n strings [n]")
     with error_context(str(path)):
-        vectors = _as_parts(arrays["vectors"])
+        vectors = _as_parts(arrays["vectors"], arrays.get("mask"))
         mask = arrays.get("mask", np.ones(vectors.shape[:2], dtype=np.bool_))
-        if mask.dtype == np.bool_ and mask.shape == vectors.shape[:2]:
-            vectors[~mask] = 0
         table = EmbeddingTable(tuple(map(str, items.tolist())), vectors, mask, {})
     content = read_sidecar(path, SIDECAR)
     if content is not None:
@@ -291,18 +289,21 @@ def import_matrix(
         return EmbeddingTable(kept, vectors[present], mask[present], meta)
 
 
-def _as_parts(vectors: Any) -> np.ndarray:
-    """Convert [n, D] or [n, J, D] to float32 [n, J, D]; float16 is kept."""
+def _as_parts(vectors: Any, mask: np.ndarray | None = None) -> np.ndarray:
+    """Convert [n, D] or [n, J, D] to float32 [n, J, D]; float16 is kept, masked parts are zeros."""
     if not isinstance(vectors, np.ndarray) or vectors.ndim not in (2, 3):
         raise InputError("not one array [n, D] or [n, J, D] of vectors; save it with numpy")
     if vectors.dtype.kind not in "fiu":
         raise InputError(f"vectors are {vectors.dtype}, not numbers; save them as float32")
+    vectors = vectors[:, None] if vectors.ndim == 2 else vectors
+    if mask is not None and mask.dtype == np.bool_ and mask.shape == vectors.shape[:2]:
+        vectors = np.where(mask[:, :, None], vectors, vectors.dtype.type(0))
     if vectors.dtype != np.float16:
         with np.errstate(over="ignore"):
             exact, vectors = vectors, vectors.astype(np.float32, copy=False)
         if (np.isinf(vectors) & np.isfinite(exact)).any():
             raise InputError("a value is too large for float32; scale the vectors")
-    return vectors[:, None] if vectors.ndim == 2 else vectors
+    return vectors
 
 
 def check_modality(name: Any) -> None:

@@ -13,7 +13,7 @@ from recbole_qbert.common.files import check_writable
 from recbole_qbert.common.process import quiet_recbole
 from recbole_qbert.config.build import FINETUNE, PRETRAIN
 from recbole_qbert.data.cold import cold_settings
-from recbole_qbert.data.dataset import SemanticIDDataset, semantic_id_path
+from recbole_qbert.data.dataset import SemanticIDDataset, semantic_id_path, vector_files
 from recbole_qbert.experiments.id_split import check_id_split
 from recbole_qbert.experiments.splits import load_splits
 from recbole_qbert.models.layers.content import vector_names
@@ -81,7 +81,8 @@ def check_files(config: Config, made: Container[str] = ()) -> None:
     if not folder.is_dir():
         return  # `load_dataset` reports it
     paths = [] if config["benchmark_filename"] else [folder / f"{dataset}.inter"]
-    paths += map(Path, (config["item_vectors"] or {}).values())
+    vectors = [*vector_files(config).values()]
+    paths += vectors
     reads_ids = config["semantic_id_file"] or reads_semantic_ids(config)
     cold = cold_settings(config)
     if cold and not cold.keeps and reads_ids and not config["semantic_id_file"]:
@@ -96,6 +97,8 @@ def check_files(config: Config, made: Container[str] = ()) -> None:
     for path in paths:
         if not path.is_file():
             remedy = "check data_path and the settings"
+            if path in vectors:
+                remedy = "make it with `recbole-qbert embed`, or correct item_vectors"
             if path == ids:
                 remedy = (
                     f"run `recbole-qbert tokenize --dataset={dataset}`, or set semantic_id_file"

@@ -29,7 +29,7 @@ from recbole_qbert.common.ragged import ranges
 from recbole_qbert.data.dataset import TrainingRows
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.embedding_kinds import common_kind
-from recbole_qbert.data.embeddings import check_modality, join, read_embeddings
+from recbole_qbert.data.embeddings import join, read_embeddings
 from recbole_qbert.data.semid import SemanticIDCodec, SemanticIDTable, read_semantic_ids
 from recbole_qbert.data.sequences import Sequences, open_sequences
 from recbole_qbert.models.qbert4rec import DOMAIN_FIELD
@@ -108,7 +108,6 @@ class Corpus:
 
     def _read_vectors(self, domains: Sequence[DatasetPaths], modality: str) -> None:
         """Read the tables `<domain>.<modality>.npz`."""
-        check_modality(modality)
         paths = [domain.file(f"{modality}.npz") for domain in domains]
         tables = {
             part.name: read_embeddings(path) for part, path in zip(self.parts, paths, strict=True)

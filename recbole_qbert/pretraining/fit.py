@@ -199,8 +199,9 @@ def pretrain_config(
     config = build_config(MODEL, name, files, settings, stage=PRETRAIN, sizes=sizes)
     given = {**file_settings(MODEL, files, PRETRAIN), **(settings or {})}
     plain = build_config(MODEL, name, stage=PRETRAIN, sizes=sizes)
+    without_effect = UNREAD if config["use_content"] else UNREAD | {"item_vectors"}
     for key in sorted(given):
-        unread = key in LEAKING or (key in UNREAD and key in (settings or {}))
+        unread = key in LEAKING or (key in without_effect and key in (settings or {}))
         if unread and config[key] != plain[key]:
             raise InputError(
                 f"{key}: pretraining does not read it; leave it out here, and set it for the "

@@ -34,6 +34,7 @@ from recbole_qbert.common.files import (
 from recbole_qbert.common.hashes import check_folder, sha256_folder
 from recbole_qbert.common.output import counted
 from recbole_qbert.config.settings import Count, Text
+from recbole_qbert.data.dataset import vector_files
 from recbole_qbert.data.embedding_kinds import comparable
 from recbole_qbert.data.embeddings import SIDECAR
 from recbole_qbert.data.semid import read_semantic_ids, read_sidecar
@@ -90,6 +91,7 @@ class PretrainedSource(NamedTuple):
     items: list[tuple[str, str]]  # (domain, raw token) of row 1, 2, ...
     vocabularies: list[str]
     codebook_sizes: tuple[int, ...]  # K sizes, of one vocabulary
+    dimensions: dict[str, int]  # dimension of the vectors of each modality; empty for a bundle
     encoders: dict[str, Any]  # description of each modality's encoder; empty for a bundle
     inputs: dict[str, str]  # SHA-256 of each training file; empty for a bundle
 
@@ -164,6 +166,7 @@ def _of_pretrained(folder: Path) -> PretrainedSource:
         items=items,
         vocabularies=about.vocabularies,
         codebook_sizes=stored.codebook_sizes,
+        dimensions=about.dimensions,
         encoders=about.encoders,
         inputs=about.inputs,
     )
@@ -195,7 +198,7 @@ def _of_bundle(folder: Path) -> PretrainedSource:
         vocabularies, sizes = [ids.vocabulary], ids.codebook_sizes
     items = [(name, item) for item in found.tokens]
     settings = found.config.final_config_dict
-    return PretrainedSource(weights, settings, [name], items, vocabularies, sizes, {}, {})
+    return PretrainedSource(weights, settings, [name], items, vocabularies, sizes, {}, {}, {})
 
 
 def load_pretrained(
@@ -215,13 +218,10 @@ def load_pretrained(
     Raises:
         InputError: the hidden sizes differ, or both have item vectors that are not comparable.
     """
-    if source.settings["hidden_size"] != settings["hidden_size"]:
-        raise InputError(
-            f"pre_model_path: pretrained with hidden_size {source.settings['hidden_size']}, but "
-            f"this model has {settings['hidden_size']}; use the same hidden_size"
-        )
-    if source.settings.get("use_content") and settings["use_content"]:
-        _check_vectors(settings, source)
+    check_transfer(settings, source.settings)
+    shares_content = source.settings["use_content"] and settings["use_content"]
+    if shares_content:
+        _check_vectors(settings, dataset, source)
     changed = [key for key in ARCHITECTURE if source.settings.get(key) != settings[key]]
     lines = [
         f"{key} is {settings[key]!r} now and was {source.settings.get(key)!r} in pretraining"
@@ -242,26 +242,51 @@ def load_pretrained(
         n_loaded += n
         left += [f"{name}: {why}"] if why else []
     model.load_state_dict(own)
+    if shares_content and not source.encoders:
+        lines.append("the encoder of its item vectors is not recorded; it must be that of this run")
     total = sum(tensor.numel() for name, tensor in own.items() if name not in OF_DATA)
     names = " + ".join(source.domains)
     loaded = f"{n_loaded:,} of {total:,} parameters loaded, pretrained on {names}"
     return [loaded, *lines, *(f"not loaded: {line}" for line in left)]
 
 
-def _check_vectors(settings: Mapping[str, Any], source: PretrainedSource) -> None:
-    """Raise an `InputError` if an adapter for the source's item vectors cannot read a run's own."""
-    if settings["whitening_dims"] or source.settings["whitening_dims"]:
+def check_transfer(settings: Mapping[str, Any], source: Mapping[str, Any]) -> None:
+    """Check the settings of a run against those of the pretraining that it starts from.
+
+    Raises:
+        InputError: the hidden sizes differ, or the adapter cannot read the run's item vectors.
+    """
+    if source["hidden_size"] != settings["hidden_size"]:
+        raise InputError(
+            f"pre_model_path: pretrained with hidden_size {source['hidden_size']}, but "
+            f"this model has {settings['hidden_size']}; use the same hidden_size"
+        )
+    if not (source["use_content"] and settings["use_content"]):
+        return
+    if settings["whitening_dims"] or source["whitening_dims"]:
         raise InputError(f"pre_model_path: {NOT_WHITENED}")
-    own, given = (sorted(each["item_vectors"]) for each in (settings, source.settings))
+    own, given = (sorted(each["item_vectors"]) for each in (settings, source))
     if own != given:
         raise InputError(
             f"item_vectors: {preview(own)}, but pre_model_path was trained with {preview(given)}; "
             "give the same names"
         )
-    for modality, encoder in source.encoders.items():
-        path = settings["item_vectors"][modality]
+
+
+def _check_vectors(settings: Mapping[str, Any], dataset: Any, source: PretrainedSource) -> None:
+    """Raise an `InputError` if a table has another dimension or encoder than the source's."""
+    for modality, path in vector_files(settings).items():
+        size, before = dataset.field2seqlen[modality], source.dimensions.get(modality)
+        if before not in (None, size):
+            raise InputError(
+                f"{path}: vectors of dimension {size}, but pre_model_path was trained with {before}"
+            )
+        if modality not in source.encoders:
+            continue
         content = read_sidecar(path, SIDECAR) or {}
-        if comparable(content.get("meta", {}).get("encoder")) != comparable(encoder):
+        if comparable(content.get("meta", {}).get("encoder")) != comparable(
+            source.encoders[modality]
+        ):
             raise InputError(
                 f"{path}: its encoder, or the data that it was fitted on, differs from "
                 f"that of pre_model_path; embed {modality} of all data sets with one encoder"

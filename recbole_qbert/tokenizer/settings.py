@@ -85,7 +85,21 @@ def tokenize_settings(
             _merge(settings, update)
             _check_values(settings)
     _check_combinations(settings)
+    if FUSED in settings["streams"] or settings["until"] == "fusion":
+        _check_fusion(settings, flags)
     return settings
+
+
+def _check_fusion(settings: Mapping[str, Any], flags: Mapping[str, Any]) -> None:
+    """Raise an `InputError` if a flag is for the stage 1 that is not chosen."""
+    unread = {"injection", "next_item"} - {settings["fusion"]}
+    if settings["fusion"] == "next_item" and BBQ not in settings["streams"]:
+        unread.add("id_query")
+    for key in sorted(unread & flags.keys()):
+        raise InputError(
+            f"command line: {key}: fusion: {settings['fusion']} does not read it; set "
+            f"--fusion={'next_item' if key == 'next_item' else 'injection'}, or leave it out"
+        )
 
 
 def modalities_to_read(settings: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from recbole.utils import get_model
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import sidecar_path
 from recbole_qbert.common.hashes import sha256_file
-from recbole_qbert.data.dataset import SEMANTIC_ID_FIELD, semantic_id_path
+from recbole_qbert.data.dataset import SEMANTIC_ID_FIELD, semantic_id_path, vector_files
 from recbole_qbert.data.domain import DatasetPaths
 
 
@@ -81,8 +81,8 @@ def _run_files(config: Config) -> Iterator[tuple[str, Path]]:
     ids = semantic_id_path(config)
     if ids is not None and reads_semantic_ids(config) is not False:
         yield from _with_sidecar(ids)
-    for feature, path in (config["item_vectors"] or {}).items():
-        yield from _with_sidecar(Path(path), f"item_vectors.{feature}/")
+    for feature, path in vector_files(config).items():
+        yield from _with_sidecar(path, f"item_vectors.{feature}/")
     # With `pretrain_epochs`, S3Rec's pretraining is part of the run, so its model is no input.
     if config["pre_model_path"] and not config["pretrain_epochs"]:
         source = Path(config["pre_model_path"])

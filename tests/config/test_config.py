@@ -16,7 +16,8 @@ from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.yaml_files import load_yaml, parse_value
 from recbole_qbert.config.build import build_config, check_keys, known_keys, shipped
 from recbole_qbert.config.recbole_hooks import warn_without_gpu
-from recbole_qbert.training.checkpoint import config_to_json
+from recbole_qbert.data.dataset import vector_files
+from recbole_qbert.training.run_identity import run_hash
 
 # Keys --------------------------------------------------------------------------------------------
 
@@ -339,14 +340,21 @@ def test_broken_files(tiny: Tiny, content: bytes | None, message: str) -> None:
         build_config("QBERT4Rec", "toy", [tiny.root])
 
 
-@pytest.mark.parametrize("names", [["text", "image"], "text,image"])
+@pytest.mark.parametrize("names", [["text", "image"], "text,image", "image, text"])
 def test_names_of_tables_are_files_of_the_data_set(tiny: Tiny, names: Any) -> None:
+    """They name a run, whatever their order and wherever the data lie."""
     config = tiny.make_config("SASRecContent", item_vectors=names)
-    files = {name: str(tiny.folder / f"toy.{name}.npz") for name in ("text", "image")}
-    assert config["item_vectors"] == files
-    assert config_to_json(config) == config_to_json(
-        tiny.make_config("SASRecContent", item_vectors=files)
-    )
+    assert config["item_vectors"] == ["image", "text"]
+    assert vector_files(config) == {
+        name: tiny.folder / f"toy.{name}.npz" for name in ("image", "text")
+    }
+    elsewhere = {"data_path": os.path.relpath(tiny.root), "item_vectors": ["image", "text"]}
+    assert run_hash(tiny.make_config("SASRecContent", **elsewhere)) == run_hash(config)
+
+
+def test_a_table_that_is_named_twice(tiny: Tiny) -> None:
+    with pytest.raises(InputError, match="item_vectors: text, text: name each table once"):
+        tiny.make_config("SASRecContent", item_vectors="text,text")
 
 
 @pytest.mark.parametrize(
@@ -355,7 +363,7 @@ def test_names_of_tables_are_files_of_the_data_set(tiny: Tiny, names: Any) -> No
         ({"eval_args": "x"}, "eval_args: 'x' is not a mapping"),
         (
             {"item_vectors": "{text:a.npz}"},  # the blank after the colon is missing
-            "item_vectors: {'text:a.npz': None} is not a mapping {name: value}, each value text",
+            "item_vectors: {'text:a.npz': None} is not names of tables, such as text,image, or a",
         ),
         ({"epochs": "2.5"}, "epochs: 2.5 is not a whole number"),
         ({"learning_rate": "fast"}, "learning_rate: 'fast' is not a number"),

@@ -378,7 +378,7 @@ def test_two_features_of_one_name_are_refused(tiny: Tiny) -> None:
 
 def test_a_setting_that_is_no_mapping_is_refused(tiny: Tiny) -> None:
     path = write(tiny.root / "v.npz")
-    with pytest.raises(InputError, match="item_vectors: .* is not a mapping"):
+    with pytest.raises(InputError, match="item_vectors: .* is not names of tables"):
         load_splits(tiny.make_config("SASRec", item_vectors=str(path)))
 
 
@@ -418,3 +418,12 @@ def test_a_table_that_counts_from_0_is_found_out(
     assert main(command) == 2
     assert "none of 40 requested items" in capsys.readouterr().err
     assert not (tiny.folder / "toy.text.npz").exists()
+
+
+def test_a_masked_part_may_hold_any_number(tmp_path: Path) -> None:
+    vectors = np.array([[[1.0], [1e300]], [[2.0], [np.nan]]])
+    mask = np.array([[True, False], [True, False]])
+    np.savez(tmp_path / "v.npz", items=["a", "b"], vectors=vectors, mask=mask)
+    table = read_embeddings(tmp_path / "v.npz")
+    assert table.vectors.dtype == np.float32
+    assert table.vectors[:, :, 0].tolist() == [[1.0, 0.0], [2.0, 0.0]]

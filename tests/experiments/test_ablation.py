@@ -206,6 +206,19 @@ def test_bad_input(
     assert not [path for path in left if path.endswith((".semid", ".safetensors", ".jsonl"))]
 
 
+def test_vectors_that_do_not_go_over_are_refused_before_pretraining(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Runs whiten vectors by default, and `pretrain` does not."""
+    add_embeddings(tiny)
+    given = ("use_content=True", "item_vectors=text")
+    flags = [f"--{part}{key}" for part in ("", "pretrain.") for key in given]
+    assert main(command(tiny, "pretraining", "--sources=toy", *flags)) == 2
+    said = capsys.readouterr().err
+    assert "MLM on toy: pre_model_path: whitened vectors of two data sets are not" in said
+    assert not list(tiny.root.glob("saved/**/*.safetensors"))
+
+
 def test_a_model_that_cannot_be_pretrained(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     row = {"model": "SASRec", "pretrain": {"sources": "toy"}}
     path = tiny.root / "plan.yaml"

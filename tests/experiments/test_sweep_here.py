@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import Tiny
 from rich.console import Console
+from toy_plan import DIVERGING
 from tune_toy import SETTINGS, toy_plan, without_ray, write_sweep
 
 from recbole_qbert.cli import main
@@ -249,7 +250,18 @@ def test_a_trial_that_cannot_be_trained_fails_alone(
     assert "bad.semid" in lines[0]["fault"]
     space = {"semantic_id_file": {"grid": ["bad.semid", "worse.semid"]}}
     assert main(["tune", str(write_sweep(tiny, space=space, name="bad", **common))]) == 2
-    assert "all trials failed; trial 1: " in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("recbole-qbert: trial 1 (semantic_id_file=bad.semid): bad.semid: 30 of")
+    assert not (tiny.root / "saved" / "tune" / "bad").exists()
+
+
+def test_no_trial_can_be_trained(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = SETTINGS | DIVERGING
+    rate = settings.pop("learning_rate")
+    changes = {"space": {"learning_rate": {"grid": [rate]}}, "settings": settings, "trials": 1}
+    assert main(["tune", str(write_sweep(tiny, scheduler="none", **changes))]) == 2
+    said = capsys.readouterr().err
+    assert "all trials failed; trial 1: " in said and "the training loss is" in said
 
 
 def write_other_ids(path: Path) -> None:
@@ -366,6 +378,9 @@ def test_a_model_that_cannot_be_built_is_said_before_ray_starts(
     with pytest.raises(InputError, match=said):
         sweep(plan, Console(quiet=True))
     assert not plan.folder.exists()
+    # If a model of the sweep can be built, the others are failed trials.
+    plan.trials[-1]["item_representation"] = "compose"
+    sweep_module._check_buildable(plan)
 
 
 def test_a_winner_that_the_scheduler_stopped_is_no_run_of_its_settings(

@@ -223,6 +223,11 @@ def test_an_adapter_of_item_vectors_goes_over(
     assert main([*run, *content, "--whitening_dims=0", "--seed=1"]) == 2
     said = capsys.readouterr().err
     assert "B.image.npz: its encoder, or the data that it was fitted on, differs" in said
+    toys.write_vectors("image", 6)  # as many columns in all
+    toys.write_vectors("text", 4)
+    assert main([*run, *content, "--whitening_dims=0", "--seed=1"]) == 2
+    said = capsys.readouterr().err
+    assert "B.image.npz: vectors of dimension 6, but pre_model_path was trained with 4" in said
 
 
 @pytest.mark.parametrize(
@@ -231,7 +236,7 @@ def test_an_adapter_of_item_vectors_goes_over(
         (["--item_vectors={text: a.npz}"], "item_vectors: pretraining reads a table of each data"),
         (["--item_vectors=text", "--whitening_dims=4"], "whitening_dims: whitened vectors of two"),
         (["--item_vectors=text"], "A.text.npz: no such file"),
-        (["--item_vectors=text.npz"], "item_vectors: 'text.npz' is not a mapping"),
+        (["--item_vectors=text.npz"], "item_vectors: 'text.npz' is not names of tables"),
         ([], "item_vectors: pretraining reads a table of each data"),
     ],
 )
@@ -369,7 +374,7 @@ def test_the_pretrained_folder_is_written_where_it_says(
     "flag",
     ["--augmentation=none", "--batch_by=user", "--cold_items=0.1", "--logit_adjustment=0.1",
      "--new_item_bonus=1", "--popularity_discount=0.1", "--pre_model_path=/no/such",
-     "--semantic_id_file=/no/such.semid", "--softmax_items=trained"],
+     "--semantic_id_file=/no/such.semid", "--softmax_items=trained", "--item_vectors=text"],
 )  # fmt: skip
 def test_settings_that_pretraining_does_not_read(
     tiny: Tiny, toys: Toys, capsys: pytest.CaptureFixture[str], flag: str

@@ -193,7 +193,12 @@ def test_what_the_data_determine_stays_that_of_the_new_data(tiny: Tiny, kind: st
     model, lines = start(tiny, folder, "toy", **settings)
     fresh, _ = new_trainer(tiny.make_config(**settings))
     expected = dict(fresh.model.named_buffers())
-    assert len(lines) == 1 and expected
+    assert lines[1:] == (
+        ["the encoder of its item vectors is not recorded; it must be that of this run"]
+        if kind == "content"
+        else []
+    )
+    assert expected
     for name, buffer in model.named_buffers():
         assert torch.equal(buffer, expected[name]), name
     name = "popularity_terms.counts" if kind == "terms" else "content.content"

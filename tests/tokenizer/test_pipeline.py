@@ -163,7 +163,9 @@ def test_the_same_stages_again_leave_a_tokenizer_finished(tmp_path: Path, until:
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_held_out_interactions_never_reach_the_ids(tmp_path: Path, fusion: str) -> None:
-    settings = {"streams": ["fused", "identity"], "fusion": fusion, "id_query": "interactions"}
+    settings: dict[str, Any] = {"streams": ["fused", "identity"], "fusion": fusion}
+    if fusion == "injection":
+        settings["id_query"] = "interactions"
     domain = write_domain(tmp_path)
     tokenize([domain], tmp_path / "a", small(**settings))
     before = _bytes(domain)

@@ -232,3 +232,20 @@ def test_a_registered_quantizer_brings_its_own_settings(
     words = Tokenizer.load(tmp_path / "tokenizer").quantizers["text"].codebooks[0]
     assert words.shape == (8, 12)
     assert not words[:, 3:].any()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"injection.epochs": 3},
+            "injection: fusion: next_item does not read it; set --fusion=inj",
+        ),
+        ({"id_query": "interactions"}, "id_query: fusion: next_item does not read it"),
+        ({"fusion": "injection", "next_item.epochs": 3}, "next_item: fusion: injection does not"),
+    ],
+)
+def test_a_flag_for_the_other_stage_1(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        tokenize_settings((), {"streams": ["fused"], **given})
+    tokenize_settings((), {"streams": ["text"], **given})  # no stage 1

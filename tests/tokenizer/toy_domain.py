@@ -34,8 +34,10 @@ SMALL: dict[str, Any] = {
 
 def small(**changes: Any) -> dict[str, Any]:
     """Settings of a run of a second; dots in a section's key are written `__`."""
-    given = {key.replace("__", "."): value for key, value in changes.items()}
-    return tokenize_settings((), SMALL | given)
+    given = SMALL | {key.replace("__", "."): value for key, value in changes.items()}
+    other = "next_item" if given["fusion"] == "injection" else "injection"
+    kept = {key: value for key, value in given.items() if not key.startswith(f"{other}.")}
+    return tokenize_settings((), kept)
 
 
 def item_names(name: str) -> list[str]:

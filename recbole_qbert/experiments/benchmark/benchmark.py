@@ -33,7 +33,7 @@ from recbole_qbert.experiments.benchmark.tables import all_sheets
 from recbole_qbert.experiments.checks import check_files, check_model, check_run
 from recbole_qbert.experiments.parallel import Job, run_parallel
 from recbole_qbert.pretraining.fit import PRETRAINED, pretrain, pretrain_config
-from recbole_qbert.pretraining.transfer import FROM_SCRATCH
+from recbole_qbert.pretraining.transfer import FROM_SCRATCH, check_transfer
 from recbole_qbert.registry import model_entry
 from recbole_qbert.training.inputs import reads_semantic_ids
 from recbole_qbert.training.run_identity import changed_inputs, finished_run, run_folder
@@ -145,13 +145,17 @@ def _cell(
 ) -> PlannedRun:
     settings = {**plan.settings_of(model_row, dataset), "seed": seed, **(changes or {})}
     made: Settings = {}
+    source = None
     if model_row.pretrain is not None:
-        made["pre_model_path"] = str(_pretrained(plan, model_row, dataset))
+        source = _pretraining_config(plan, model_row, dataset)
+        made["pre_model_path"] = str(Path(source["checkpoint_dir"]) / PRETRAINED)
     with error_context(f"{model_row.name} on {dataset}"):
         config = build_config(model_row.model, dataset, plan.config_files, {**settings, **made})
         cold = cold_settings(config)
-        if cold and model_row.pretrain is not None:
-            raise InputError("cold_items: pretraining would read the held-out interactions")
+        if source is not None:
+            if cold:
+                raise InputError("cold_items: pretraining would read the held-out interactions")
+            check_transfer(config, source)
         if model_row.ids is not None:
             if reads_semantic_ids(config) is False:
                 raise InputError("ids: the model reads no semantic IDs; leave it out of this row")
@@ -183,12 +187,11 @@ def _pretraining(
     return sources, {**{key: of_runs[key] for key in SHARED if key in of_runs}, **settings}
 
 
-def _pretrained(plan: BenchmarkPlan, model_row: ModelRow, dataset: str) -> Path:
-    """Folder of a row's own pretrained model, named by its settings."""
+def _pretraining_config(plan: BenchmarkPlan, model_row: ModelRow, dataset: str) -> Config:
+    """Config of a row's own pretraining; its `checkpoint_dir` is named by the settings."""
     sources, settings = _pretraining(plan, model_row, dataset)
     with error_context(f"{plan.source}: models: {model_row.name}: pretrain"):
-        config = pretrain_config(sources, (), settings, dataset)
-    return Path(config["checkpoint_dir"]) / PRETRAINED
+        return pretrain_config(sources, (), settings, dataset)
 
 
 def _make_stages(plan: BenchmarkPlan, cells: Sequence[PlannedRun], console: Console) -> None:

@@ -98,8 +98,7 @@ def sweep(plan: SweepPlan, console: Console, resume: bool = False) -> RunResult:
         )
         check_inputs(plan.folder, before, now, "give another --name")
     check_files(plan.configured)
-    with plan.trial_config(1) as config:
-        check_model(config)
+    _check_buildable(plan)
     counts = data_counts(*load_splits(plan.configured))
     console.print("  " + ", ".join(f"{key} {value:,}" for key, value in counts.items()))
     # Wait briefly: the trials of a driver that was killed may need a moment to end.
@@ -114,6 +113,20 @@ def sweep(plan: SweepPlan, console: Console, resume: bool = False) -> RunResult:
         recorder = Recorder(plan.folder, trials, keys, metric, length, console)
         _run(plan, job, recorder, history, console)
         return _conclude(plan, recorder, console)
+
+
+def _check_buildable(plan: SweepPlan) -> None:
+    """Raise the `InputError` of the first trial if the model of no trial can be built."""
+    fault: InputError | None = None
+    for number in range(1, len(plan.trials) + 1):
+        try:
+            with plan.trial_config(number) as config:
+                check_model(config)
+            return
+        except InputError as error:
+            fault = fault or error
+    if fault is not None:
+        raise fault
 
 
 def _open_experiment(plan: SweepPlan, hashes: dict[str, str], resume: bool) -> TrialJob:

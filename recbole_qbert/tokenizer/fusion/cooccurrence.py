@@ -73,7 +73,8 @@ def read_training_pairs(
         if not path.is_file():
             raise InputError(
                 f"{path}: no such file, but co-occurrence in training, or fit_items: training, "
-                "requires it; add it, or set --streams=content --id_query=random --fit_items=all"
+                "requires it; add it, or set --streams=content --fusion=injection "
+                "--id_query=random --fit_items=all"
             )
         frames.append(f"{domain.name}/" + read(path))
     return pd.concat(frames, ignore_index=True)
