@@ -55,12 +55,11 @@ def whiten(vectors: Tensor, rows: Tensor, n_components: int) -> Tensor:
 
 
 def content_and_adapter(config: Any, dataset: Any) -> tuple[Tensor, ExpertAdapter]:
-    """Return the `item_vectors` of all items side by side, in the order of their names,
-    whitened, and an adapter for them.
+    """Return a table of the whitened `item_vectors` of all items, and an adapter for it.
 
-    With `whitening_dims: 0` the vectors stay as they are. Whitening is fitted on the items of the
-    training sequences, each counted once. A vector of zeros counts as missing: it stays zero, which
-    is the mean of whitened vectors.
+    The vectors of an item stand side by side in the order of their names. With `whitening_dims: 0`
+    they stay as they are. Whitening is fitted on the items of the training sequences, each counted
+    once. A vector of zeros counts as missing: it stays zero, which is the mean of whitened vectors.
 
     Returns:
         float32 [N, C], zero for padding, and the adapter from C to D. A bundle has no training
