@@ -11,7 +11,7 @@ from typing import Any
 from recbole_qbert.cli import GROUPS, find, main
 from recbole_qbert.commands.run import models_and_dataset
 from recbole_qbert.common.startup import script_line
-from recbole_qbert.common.yaml_files import load_yaml, split_files
+from recbole_qbert.common.yaml_files import load_yaml, split_names
 from recbole_qbert.config.build import build_config, check_keys
 from recbole_qbert.experiments.benchmark.plan import read_plan
 from recbole_qbert.experiments.tune.settings import read_request
@@ -82,12 +82,12 @@ def check_run(options: Any) -> None:
 
 def check_tokenize(options: Any) -> None:
     """The keys of tokenize.yaml."""
-    assert tokenize_settings(split_files(options.config_files or ""), options.settings)
+    assert tokenize_settings(split_names(options.config_files or ""), options.settings)
 
 
 def check_pretrain(options: Any) -> None:
     """The keys of `pretrain` and `run`."""
-    files = split_files(options.config_files or "")
+    files = split_names(options.config_files or "")
     assert pretrain_config(options.datasets, files, options.settings)["epochs"]
 
 

@@ -8,12 +8,12 @@ from recbole_qbert.commands.command import Command, different_names
 from recbole_qbert.commands.keys import file_group, run_groups
 from recbole_qbert.commands.run import in_processes
 from recbole_qbert.common.output import new_console
-from recbole_qbert.common.yaml_files import split_files
+from recbole_qbert.common.yaml_files import split_names
 
 
 def _pretrain(options: SimpleNamespace) -> int:
     datasets = different_names("datasets", options.datasets)
-    files = split_files(options.config_files or "")
+    files = split_names(options.config_files or "")
     flags = {"datasets": ",".join(datasets), "config_files": options.config_files}
     flags |= {"target": options.target, "output": options.output, "retrain": options.retrain}
     words = [f"--{key}={value}" for key, value in flags.items() if value]

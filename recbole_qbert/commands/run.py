@@ -10,7 +10,7 @@ from recbole_qbert.commands.command import Command, meant_for
 from recbole_qbert.commands.keys import run_groups
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.output import new_console
-from recbole_qbert.common.yaml_files import split_files
+from recbole_qbert.common.yaml_files import split_names
 
 
 def models_and_dataset(settings: dict[str, str]) -> tuple[list[str], str, list[str]]:
@@ -28,10 +28,10 @@ def models_and_dataset(settings: dict[str, str]) -> tuple[list[str], str, list[s
 
     models = [name for name in settings.pop("model", "").split(",") if name]
     dataset = settings.pop("dataset", "")
-    files = split_files(settings.pop("config_files", ""))
+    files = split_names(settings.pop("config_files", ""))
     for file in reversed(files):  # the last file that names one counts, as for all settings
         content = load_yaml(file)
-        models = models or str(content.get("model", "")).replace(",", " ").split()
+        models = models or split_names(str(content.get("model", "")))
         dataset = dataset or str(content.get("dataset", ""))
     for key, value in (("model", models), ("dataset", dataset)):
         if not value:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 from recbole_qbert.commands.command import Command, different_names
 from recbole_qbert.commands.keys import tokenize_groups
-from recbole_qbert.common.yaml_files import split_files
+from recbole_qbert.common.yaml_files import split_names
 from recbole_qbert.data.domain import default_folder
 
 
@@ -19,7 +19,7 @@ def _tokenize(options: SimpleNamespace) -> int:
     from recbole_qbert.tokenizer.report import report_lines
     from recbole_qbert.tokenizer.settings import tokenize_settings
 
-    settings = tokenize_settings(split_files(options.config_files or ""), options.settings)
+    settings = tokenize_settings(split_names(options.config_files or ""), options.settings)
     domains = [find_domain(name, options.data_path) for name in names]
     folder = options.tokenizer or default_folder(options.data_path, names, settings["output"])
     tokenizer = tokenize(domains, Path(folder), settings)

@@ -165,6 +165,6 @@ def parse_value(value: Any) -> Any:
         return value
 
 
-def split_files(names: str) -> list[str]:
-    """Split file names separated by commas or blanks: `a.yaml,b.yaml`."""
-    return [name for name in names.replace(",", " ").split() if name]
+def split_names(names: str) -> list[str]:
+    """Split names separated by commas or blanks: `a.yaml,b.yaml`."""
+    return names.replace(",", " ").split()

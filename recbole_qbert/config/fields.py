@@ -20,8 +20,6 @@ _HINTS = {
     "eval_args.order": "; sequences are always ordered by time",
     "output": "; it ends the name of the file <data_path>/<dataset>/<dataset>.<output>",
 }
-
-
 # Descriptions of allowed values that are clearer than those of the types.
 _EXPECTED = {"item_vectors": "names of tables, such as text,image, or a mapping {name: file.npz}"}
 

@@ -14,7 +14,7 @@ from recbole.config import Config
 from recbole.utils import InputType
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.common.yaml_files import load_yaml, split_files
+from recbole_qbert.common.yaml_files import load_yaml, split_names
 from recbole_qbert.compat.recbole import wrap_once
 from recbole_qbert.config import build
 from recbole_qbert.config.build import FINETUNE, PRETRAIN, merge_settings
@@ -57,7 +57,7 @@ def _with_tables(set_defaults: Any, self: Config) -> None:
     set_defaults(self)
     names = self.final_config_dict.get("item_vectors")
     if isinstance(names, str):
-        names = split_files(names)
+        names = split_names(names)
     if isinstance(names, list):
         if len({*names}) < len(names):
             raise InputError(f"item_vectors: {', '.join(names)}: name each table once")

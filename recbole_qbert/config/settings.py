@@ -30,9 +30,9 @@ Text = Annotated[str, Field(min_length=1)]
 Auto = Literal["auto"]
 _BOUNDS = r"^([\[(](-inf|-?[\d.]+),(inf|-?[\d.]+)[\])];?)+$"
 Interval = Annotated[str, Field(pattern=_BOUNDS, examples=["'[5,inf)'"])]
-_LEVELS = r"^(?i:debug|info|warning|error|critical)$"
 Table = Annotated[str, Field(pattern=r"^[\w-]+$", examples=["text"])]
 Tables = Annotated[str, Field(pattern=r"^[\w-]+(,\s*[\w-]+)*$", examples=["text,image"])]
+_LEVELS = r"^(?i:debug|info|warning|error|critical)$"
 Level = Annotated[str, Field(pattern=_LEVELS, examples=["INFO", "warning"])]
 
 

@@ -97,8 +97,19 @@ class EmbeddingTable:
 
     def pooled(self) -> np.ndarray:
         """Return each item's mean over its present parts, float32 [n, D]."""
-        counts = self.mask.sum(axis=1, dtype=np.float32)  # absent parts are zeros
-        return self.vectors.sum(axis=1, dtype=np.float32) / counts[:, None]
+        return mean_of_parts(self.vectors, self.mask)
+
+
+def mean_of_parts(vectors: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return the mean over the present parts of vectors [n, J, D] with mask [n, J].
+
+    Absent parts are zeros.
+
+    Returns:
+        float32 [n, D], zeros where no part is present.
+    """
+    counts = np.maximum(mask.sum(axis=1, dtype=np.float32), 1)
+    return vectors.sum(axis=1, dtype=np.float32) / counts[:, None]
 
 
 @dataclass(frozen=True)

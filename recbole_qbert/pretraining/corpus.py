@@ -29,7 +29,7 @@ from recbole_qbert.common.ragged import ranges
 from recbole_qbert.data.dataset import TrainingRows
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.embedding_kinds import common_kind
-from recbole_qbert.data.embeddings import join, read_embeddings
+from recbole_qbert.data.embeddings import join, mean_of_parts, read_embeddings
 from recbole_qbert.data.semid import SemanticIDCodec, SemanticIDTable, read_semantic_ids
 from recbole_qbert.data.sequences import Sequences, open_sequences
 from recbole_qbert.models.qbert4rec import DOMAIN_FIELD
@@ -116,10 +116,10 @@ class Corpus:
         blocks = [np.zeros((1, kind.shape[1]), np.float32)]
         for part, path in zip(self.parts, paths, strict=True):
             vectors, present, coverage = join(tables[part.name], part.ids.items, str(path))
-            blocks.append(vectors.sum(axis=1) / np.maximum(present.sum(axis=1), 1)[:, None])
+            blocks.append(mean_of_parts(vectors, present))
             if coverage.missing:
                 self._missing.append(f"{path.name}: {coverage}")
-        self.item_feat[modality] = torch.from_numpy(np.concatenate(blocks).astype(np.float32))
+        self.item_feat[modality] = torch.from_numpy(np.concatenate(blocks))
         self.encoders[modality] = kind.encoder
 
     @property
@@ -148,27 +148,28 @@ class Corpus:
 
     def training_sequences(self) -> tuple[Tensor, Tensor]:
         """Return all training items [T], user by user, and where each user's end. [users + 1]"""
-        items, lengths = [np.zeros(0, np.int64)], [np.zeros(1, np.int64)]
-        for part, start in zip(self.parts, self.domain_starts, strict=False):
-            numbers, row_lengths = part.training_items(part.users)
-            items.append(numbers + start)
-            lengths.append(row_lengths)
-        offsets = np.concatenate(lengths).cumsum()
-        return torch.from_numpy(np.concatenate(items)), torch.from_numpy(offsets)
+        items, lengths = self._training_items()
+        offsets = np.concatenate([np.zeros(1, np.int64), lengths]).cumsum()
+        return torch.from_numpy(items), torch.from_numpy(offsets)
 
     def training_rows(self, batch_size: int, max_length: int) -> TrainingRows:
         """Collect the last `max_length` training items of each user.
 
         The inclusion probability of a row assumes batches of one domain.
         """
-        items, lengths, chance = [], [], []
+        items, lengths = self._training_items(max_length)
+        counts = np.array([len(part.users) for part in self.parts])
+        chance = np.repeat(np.minimum(1.0, batch_size / counts), counts)
+        return TrainingRows(*map(torch.from_numpy, (items, lengths, chance)))
+
+    def _training_items(self, last: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return the (`last`) training items [T] of all users, and their number. [users]"""
+        items, lengths = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         for part, start in zip(self.parts, self.domain_starts, strict=False):
-            numbers, row_lengths = part.training_items(part.users, max_length)
+            numbers, row_lengths = part.training_items(part.users, last)
             items.append(numbers + start)
             lengths.append(row_lengths)
-            chance.append(np.full(len(row_lengths), min(1.0, batch_size / len(row_lengths))))
-        joined = (np.concatenate(parts) for parts in (items, lengths, chance))
-        return TrainingRows(*map(torch.from_numpy, joined))
+        return np.concatenate(items), np.concatenate(lengths)
 
     def batch(
         self, domain: int, users: np.ndarray, after: int, length: int, names: FieldNames

@@ -219,7 +219,7 @@ def load_pretrained(
         InputError: the hidden sizes differ, or both have item vectors that are not comparable.
     """
     check_transfer(settings, source.settings)
-    shares_content = source.settings["use_content"] and settings["use_content"]
+    shares_content = _share_content(settings, source.settings)
     if shares_content:
         _check_vectors(settings, dataset, source)
     changed = [key for key in ARCHITECTURE if source.settings.get(key) != settings[key]]
@@ -261,7 +261,7 @@ def check_transfer(settings: Mapping[str, Any], source: Mapping[str, Any]) -> No
             f"pre_model_path: pretrained with hidden_size {source['hidden_size']}, but "
             f"this model has {settings['hidden_size']}; use the same hidden_size"
         )
-    if not (source["use_content"] and settings["use_content"]):
+    if not _share_content(settings, source):
         return
     if settings["whitening_dims"] or source["whitening_dims"]:
         raise InputError(f"pre_model_path: {NOT_WHITENED}")
@@ -271,6 +271,11 @@ def check_transfer(settings: Mapping[str, Any], source: Mapping[str, Any]) -> No
             f"item_vectors: {preview(own)}, but pre_model_path was trained with {preview(given)}; "
             "give the same names"
         )
+
+
+def _share_content(settings: Mapping[str, Any], source: Mapping[str, Any]) -> bool:
+    """Return whether both trainings read item vectors, so that the adapter goes over."""
+    return bool(settings["use_content"] and source["use_content"])
 
 
 def _check_vectors(settings: Mapping[str, Any], dataset: Any, source: PretrainedSource) -> None:

@@ -10,7 +10,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from recbole_qbert.common.errors import InputError, did_you_mean, error_context, one_of
-from recbole_qbert.common.yaml_files import load_yaml, parse_value, shipped
+from recbole_qbert.common.yaml_files import load_yaml, parse_value, shipped, split_names
 from recbole_qbert.config.fields import STRICT, Fields
 from recbole_qbert.config.settings import Auto, Count, Layers, Seed, Text
 from recbole_qbert.data.codec import CODEBOOK_LIMIT
@@ -118,7 +118,7 @@ def _merge(settings: dict[str, Any], update: Mapping[str, Any]) -> None:
                 raise InputError(f"{key}: {value!r} is not a mapping of keys to values")
             settings[key].update(value)
         elif key in ("modalities", "streams") and isinstance(value, str):
-            settings[key] = value.replace(",", " ").split()
+            settings[key] = split_names(value)
         else:
             settings[key] = value
 

@@ -69,15 +69,20 @@ def test_a_data_path_counts_for_ml_100k_too() -> None:
     )
 
 
-@pytest.mark.parametrize("visible", [None, "3"])
-def test_use_gpu_false_means_cpu_for_this_config_only(
-    visible: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def show_gpus(visible: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let PyTorch find GPUs, of which a program assigned these; None: no program did."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     if visible is None:
         monkeypatch.delenv(VISIBLE)
     else:
         monkeypatch.setenv(VISIBLE, visible)
+
+
+@pytest.mark.parametrize("visible", [None, "3"])
+def test_use_gpu_false_means_cpu_for_this_config_only(
+    visible: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    show_gpus(visible, monkeypatch)
     assert build(use_gpu=False, gpu_id="1")["device"] == torch.device("cpu")
     assert os.environ.get(VISIBLE) == visible
     assert build()["device"] == torch.device("cuda")
@@ -99,11 +104,7 @@ def test_assigned_gpu_is_kept_unless_the_user_chose(
     expected: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    if visible is None:
-        monkeypatch.delenv(VISIBLE)
-    else:
-        monkeypatch.setenv(VISIBLE, visible)
+    show_gpus(visible, monkeypatch)
     config = build(**settings)
     assert (config["gpu_id"], os.environ[VISIBLE]) == (expected, expected)
     assert config["device"] == torch.device("cuda")
@@ -124,8 +125,7 @@ def test_processes_of_torchrun_see_a_gpu_each(
 
 
 def test_an_assignment_of_no_gpu_means_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setenv(VISIBLE, "")  # what Ray gives a trial that asked for no GPU
+    show_gpus("", monkeypatch)  # what Ray gives a trial that asked for no GPU
     assert build()["device"] == torch.device("cpu")
 
 

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from typing_extensions import TypedDict
 
 from recbole_qbert.common.errors import InputError, did_you_mean, error_context
-from recbole_qbert.common.yaml_files import load_yaml, parse_value, split_files
+from recbole_qbert.common.yaml_files import load_yaml, parse_value, split_names
 from recbole_qbert.config.build import check_keys, known_keys, lineage, merge_settings, of_model
 from recbole_qbert.config.fields import STRICT, Fields
 from recbole_qbert.config.settings import Count, Seed, Text
@@ -340,14 +340,14 @@ def _check_known(keys: Iterable[str], known: Collection[str], place: str) -> Non
 def _as_list(value: Any) -> Any:
     """Make a list of a string of names, separated by commas or blanks, or of a number."""
     if isinstance(value, str):
-        return [parse_value(word) for word in split_files(value)]
+        return [parse_value(word) for word in split_names(value)]
     return [value] if isinstance(value, int) else value or []
 
 
 def _names(value: Any) -> Any:
     """Make a list as `_as_list`, of texts even where they look like numbers."""
     plain = isinstance(value, str) and not value.startswith("[")
-    return split_files(value) if plain else _as_list(parse_value(value))
+    return split_names(value) if plain else _as_list(parse_value(value))
 
 
 def _row_names(value: Any, rows: Collection[str]) -> Any:
@@ -358,7 +358,7 @@ def _row_names(value: Any, rows: Collection[str]) -> Any:
     while parts:
         ends = range(len(parts), 0, -1)
         end = next((end for end in ends if ", ".join(parts[:end]) in rows), 0)
-        names += [", ".join(parts[:end])] if end else split_files(parts[0])
+        names += [", ".join(parts[:end])] if end else split_names(parts[0])
         del parts[: max(1, end)]
     return names
 

@@ -16,7 +16,7 @@ from recbole.config import Config
 from recbole_qbert.common.errors import InputError, did_you_mean, error_context
 from recbole_qbert.common.files import atomic_write
 from recbole_qbert.common.output import counted
-from recbole_qbert.common.yaml_files import load_yaml, parse_value, split_files
+from recbole_qbert.common.yaml_files import load_yaml, parse_value, split_names
 from recbole_qbert.config.build import (
     build_config,
     check_keys,
@@ -143,7 +143,7 @@ def read_request(file: str | Path, given: Mapping[str, Any]) -> SweepRequest:
         parsed = value if key in ("model", "dataset") else parse_value(value)
         (content if key in known else fixed)[key] = parsed
     if isinstance(files := content.get("config_files"), str):
-        content["config_files"] = split_files(files)
+        content["config_files"] = split_names(files)
     for key in ("model", "dataset"):
         if not content.get(key):
             raise InputError(f"--{key}=... is missing; give it on the command line or in the file")
