@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib.resources
 import multiprocessing
@@ -121,6 +122,12 @@ def _say_shipped(name: str, file: Path) -> None:
         print(f"recbole-qbert: {name}: reading the shipped file {file}", file=sys.stderr)
 
 
+@functools.lru_cache(maxsize=256)
+def _parsed(text: str) -> Any:
+    """Return the content of a file, which calls share: each config reads the same ten files."""
+    return yaml.load(text, Loader=_Loader)  # noqa: S506
+
+
 def load_yaml(path: str | Path, folder: str = "") -> dict[str, Any]:
     """Read a YAML file that holds one mapping, which may be empty; 1e-3 is a number.
 
@@ -132,7 +139,7 @@ def load_yaml(path: str | Path, folder: str = "") -> dict[str, Any]:
     """
     try:
         text = find_yaml(path, folder).read_text(encoding="utf-8")
-        content = yaml.load(text, Loader=_Loader)  # noqa: S506
+        content = copy.deepcopy(_parsed(text))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     except _Refused as error:

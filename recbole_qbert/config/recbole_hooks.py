@@ -34,6 +34,7 @@ def install() -> None:
     wrap_once(Config, "_set_default_parameters", _with_tables)
     wrap_once(Config, "_init_device", _with_warning)
     Config._load_config_files = _load_files
+    Config._update_internal_config_dict = _update_defaults
     Config._convert_config_dict = _convert_literals
 
 
@@ -119,6 +120,13 @@ def _load_files(self: Config, files: Sequence[str | Path] | None) -> dict[str, A
     settings: dict[str, Any] = {}
     for file in self.given_files:
         settings |= load_yaml(file)
+    return settings
+
+
+def _update_defaults(self: Config, file: str) -> dict[str, Any]:
+    """Add the settings of one of RecBole's own YAML files to its defaults."""
+    settings = load_yaml(file)
+    self.internal_config_dict.update(settings)
     return settings
 
 

@@ -100,6 +100,18 @@ def test_other_faults(tmp_path: Path, text: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_what_a_reader_changes_is_not_read_again(tmp_path: Path) -> None:
+    """Equal files are parsed once. A file that was changed is parsed again."""
+    file = tmp_path / "a.yaml"
+    file.write_text("weights: {span: 1.0, tails: [1, 2]}\n")
+    first = load_yaml(file)
+    first["weights"]["tails"].append(3)
+    first["weights"]["span"] = 2.0
+    assert load_yaml(file) == {"weights": {"span": 1.0, "tails": [1, 2]}}
+    file.write_text("weights: {span: 4.0}\n")
+    assert load_yaml(file) == {"weights": {"span": 4.0}}
+
+
 def test_aliases_and_merges_stay_allowed(tmp_path: Path) -> None:
     """As YAML has them: an own key wins over a merged one."""
     file = tmp_path / "a.yaml"

@@ -6,9 +6,12 @@ import os
 import re
 import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+import recbole
+import yaml
 from conftest import Tiny
 from recbole.config import Config
 
@@ -65,6 +68,16 @@ def test_recboles_own_shipped_keys_are_all_known() -> None:
     for model in ("SASRec", "BERT4Rec", "GRU4Rec", "FDSA", "S3Rec", "Caser", "STAMP", "NARM"):
         with_defaults = Config(model, "toy", config_dict={"train_neg_sample_args": None})
         check_keys(model, with_defaults.internal_config_dict.keys() - {"MODEL_TYPE"}, "RecBole")
+
+
+def test_recboles_own_files_have_the_values_that_recbole_reads() -> None:
+    """Ours refuses duplicate keys and has no Python tags; RecBole's files need neither."""
+    files = sorted((Path(recbole.__file__).parent / "properties").rglob("*.yaml"))
+    assert len(files) > 90
+    loader = Config._build_yaml_loader(None)
+    for file in files:
+        theirs = yaml.load(file.read_text(encoding="utf-8"), Loader=loader)  # noqa: S506
+        assert load_yaml(file) == (theirs or {}), file
 
 
 # Precedence --------------------------------------------------------------------------------------
