@@ -15,7 +15,7 @@ demo: $(STAMP)
 	.venv/bin/python run_recbole_qbert.py
 
 test: $(STAMP)
-	.venv/bin/python -m pytest -n 2 --dist worksteal
+	.venv/bin/python -m pytest -n 3 --dist worksteal
 
 lint: $(STAMP)
 	.venv/bin/ruff check .

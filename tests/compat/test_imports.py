@@ -131,6 +131,7 @@ CONFIG |= {
     "_load_config_files",
     "_load_internal_config_dict",
     "_set_default_parameters",
+    "_update_internal_config_dict",
 }
 
 
