@@ -94,7 +94,7 @@ class MISSRec(KeepsItems, PredictsByRanking, SequentialRecommender):
         self.orthogonality_weight = float(config["orthogonality_weight"])
         self.sequence_loss_weight = float(config["sequence_loss_weight"])
         self.item_drop_prob = float(config["item_drop_prob"])
-        self.softmax_samples = int(config["softmax_samples"] or 0)  # older bundles have no number
+        self.softmax_samples = int(config["softmax_samples"])
         width = int(config["hidden_size"])
 
         columns = dataset.get_item_feature()

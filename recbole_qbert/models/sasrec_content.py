@@ -8,9 +8,9 @@ cosines over a temperature, as in the paper. The network is RecBole's SASRec.
 * `use_ids: True` adds a row of the item's own to its vector (the paper's transductive setting).
 * `use_ids: False` is the inductive setting: the model has no parameter of a single item.
 
-With `whitening_dims: 0`, as in the paper, a model of one data set is a start for another one whose
-vectors are of the same encoders (`pre_model_path`): network and adapter go over, rows of items do
-not. `prepare merge` makes one data set of several.
+A model of one data set is a start for another one whose vectors are of the same encoders
+(`pre_model_path`): network, adapter and whitening go over, rows of items do not. `prepare merge`
+makes one data set of several.
 
 Differences from the paper: what is pretrained learns the next item, as in the second stage, and not
 by contrasts; several tables are whitened by themselves and put side by side; the vectors of the
@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.models.layers.content import NOT_WHITENED, content_and_adapter
+from recbole_qbert.models.layers.content import WHITENING, AdaptedContent
 from recbole_qbert.models.layers.first_stage import with_weights
 from recbole_qbert.models.layers.loss import linear_cross_entropy
 from recbole_qbert.models.layers.sampled_loss import draw_items, loss_over_sample
@@ -42,14 +42,11 @@ from recbole_qbert.models.layers.trained_items import softmax_items
 class SASRecContent(SASRecOverItems):
     """SASRec over adapted content vectors; see the module docstring.
 
-    The buffer `content`, float32 [N, C], is the table of `content_and_adapter`.
-
     Raises:
         InputError: `item_vectors` names no table.
     """
 
     needs_item_vectors = True
-    content: Tensor
 
     @staticmethod
     def reads_semantic_ids(config: Any) -> bool:
@@ -58,30 +55,32 @@ class SASRecContent(SASRecOverItems):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        content, self.adapter = content_and_adapter(config, dataset)
-        self.register_buffer("content", content)
-        self.whitened = bool(config["whitening_dims"])
-        self.softmax_samples = int(config["softmax_samples"] or 0)  # older bundles have no number
+        self.content = AdaptedContent(config, dataset)
+        self.softmax_samples = int(config["softmax_samples"])
         self.softmax_items = softmax_items(config, dataset, self.n_items)
         if not config["use_ids"]:
             self.item_embedding = None
 
     def load_first_stage(self, weights: Mapping[str, Tensor]) -> None:
-        """Load the network and the adapter of a model of other data; items keep their own rows.
+        """Load network, adapter and whitening of a model of other data; items keep their own rows.
 
         Raises:
-            InputError: the sizes differ, or the vectors are whitened.
+            InputError: the sizes differ, or one of the two does not whiten.
         """
-        if self.whitened:
-            raise InputError(f"pre_model_path: {NOT_WHITENED}")
-        kept = {"content", "item_embedding.weight"}
-        remedy = "use the same sizes, MAX_ITEM_LIST_LENGTH, n_experts and item_vectors"
+        remedy = (
+            "use the same sizes, MAX_ITEM_LIST_LENGTH, n_experts, whitening_dims and item_vectors"
+        )
+        if not self.content.whitening and any(name.startswith(WHITENING) for name in weights):
+            raise InputError(f"pre_model_path: its item_vectors are whitened; {remedy}")
+        kept = {"content.content", "item_embedding.weight"}
         self.load_state_dict(with_weights(self, weights, kept, remedy))
+        self.content.whiten()
 
     def item_matrix(self, rows: Tensor | None = None) -> Tensor:
         """Return the vectors of all items [N, D], or of items [R]; in training, with dropout and
         gate noise."""
-        matrix: Tensor = self.adapter(self.content if rows is None else self.content[rows])
+        content = self.content.content
+        matrix: Tensor = self.content.adapter(content if rows is None else content[rows])
         if self.item_embedding is None:
             return matrix
         own = self.item_embedding.weight

@@ -28,7 +28,7 @@ from recbole_qbert.data.budget import AUTO
 from recbole_qbert.data.domain import DatasetPaths, find_domain
 from recbole_qbert.evaluation.ranking import Ranks, check_ranked, summarize, target_ranks
 from recbole_qbert.evaluation.results import metric_title
-from recbole_qbert.models.layers.content import NOT_WHITENED, vector_names
+from recbole_qbert.models.layers.content import vector_names
 from recbole_qbert.models.qbert4rec import QBERT4Rec
 from recbole_qbert.pretraining.corpus import Corpus, FieldNames
 from recbole_qbert.pretraining.loader import TrainingBatches, ValidRows, valid_users
@@ -224,8 +224,6 @@ def _check_content(config: Config) -> None:
             "item_vectors: pretraining reads a table of each data set; give names of tables, "
             "such as text for <dataset>.text.npz"
         )
-    if config["whitening_dims"]:
-        raise InputError(f"whitening_dims: {NOT_WHITENED}")
 
 
 def _pretrain(

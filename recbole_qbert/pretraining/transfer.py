@@ -38,7 +38,7 @@ from recbole_qbert.data.dataset import vector_files
 from recbole_qbert.data.embedding_kinds import comparable
 from recbole_qbert.data.embeddings import SIDECAR
 from recbole_qbert.data.semid import read_semantic_ids, read_sidecar
-from recbole_qbert.models.layers.content import NOT_WHITENED
+from recbole_qbert.models.layers.content import WHITENING
 from recbole_qbert.models.qbert4rec import QBERT4Rec
 from recbole_qbert.pretraining.corpus import Corpus
 from recbole_qbert.serving import bundle
@@ -232,6 +232,10 @@ def load_pretrained(
     for name, tensor in own.items():
         if name in OF_DATA:
             continue
+        if name.startswith(WHITENING):
+            if shares_content:
+                tensor.copy_(source.weights[name])
+            continue
         if name == TABLE:
             n, why = _copy_codes(tensor, dataset.semantic_ids, settings["pre_model_codes"], source)
         elif name == ROWS:
@@ -242,9 +246,11 @@ def load_pretrained(
         n_loaded += n
         left += [f"{name}: {why}"] if why else []
     model.load_state_dict(own)
+    if shares_content:
+        model.content.whiten()
     if shares_content and not source.encoders:
         lines.append("the encoder of its item vectors is not recorded; it must be that of this run")
-    total = sum(tensor.numel() for name, tensor in own.items() if name not in OF_DATA)
+    total = sum(parameter.numel() for parameter in model.parameters())
     names = " + ".join(source.domains)
     loaded = f"{n_loaded:,} of {total:,} parameters loaded, pretrained on {names}"
     return [loaded, *lines, *(f"not loaded: {line}" for line in left)]
@@ -263,8 +269,11 @@ def check_transfer(settings: Mapping[str, Any], source: Mapping[str, Any]) -> No
         )
     if not _share_content(settings, source):
         return
-    if settings["whitening_dims"] or source["whitening_dims"]:
-        raise InputError(f"pre_model_path: {NOT_WHITENED}")
+    if settings["whitening_dims"] != source["whitening_dims"]:
+        raise InputError(
+            f"whitening_dims: {settings['whitening_dims']}, but pre_model_path was trained with "
+            f"{source['whitening_dims']}; give the same number"
+        )
     own, given = (sorted(each["item_vectors"]) for each in (settings, source))
     if own != given:
         raise InputError(

@@ -81,6 +81,7 @@ def test_the_command_line_takes_some_rows_and_data_sets(tiny: Tiny) -> None:
     [
         ("fused, 12 levels", ["fused, 12 levels"]),
         ("fused,12 levels,BERT4Rec", ["fused, 12 levels", "BERT4Rec"]),
+        ('BERT4Rec, "fused, 12 levels"', ["BERT4Rec", "fused, 12 levels"]),
         ("fixed depth, fused", ["fixed depth", "fused"]),
         ("[fixed depth, fused]", ["fixed depth", "fused"]),
         ("BERT4Rec fused", ["BERT4Rec", "fused"]),

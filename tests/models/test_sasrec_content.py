@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.embeddings import EmbeddingTable, write_embeddings
-from recbole_qbert.models.layers.content import ExpertAdapter, whiten
+from recbole_qbert.models.layers.content import ExpertAdapter, Whitening
 
 L = 8
 CALM: dict[str, Any] = {
@@ -57,6 +57,10 @@ def correlated(n: int, width: int) -> torch.Tensor:
     chance = torch.Generator().manual_seed(n)
     mixed = torch.randn(width, width, generator=chance)
     return torch.randn(n, width, generator=chance) @ mixed + 3
+
+
+def whiten(vectors: torch.Tensor, rows: torch.Tensor, n_components: int) -> torch.Tensor:
+    return Whitening().fit(vectors[rows], n_components)(vectors)
 
 
 def test_whitened_training_items_have_the_identity_as_covariance() -> None:
@@ -105,7 +109,7 @@ def test_the_models_whitening_is_fitted_on_training_items(tiny: Tiny) -> None:
         moved = vectors + shift * (np.arange(N_ITEMS) == 29)[:, None]
         path = write(tiny.root / f"{shift}.npz", moved)
         model, loaded = build(tiny, item_vectors={"text": path})
-        contents.append(model.content)
+        contents.append(model.content.content)
     number = loaded.dataset.token2id("item_id", "i29")
     items = loaded.train._dataset.training_sequences()[0].unique()
     assert number not in items and len(items) == N_ITEMS - 1
@@ -121,11 +125,12 @@ def test_tables_stand_side_by_side(tiny: Tiny) -> None:
     files = tiny.item_vectors()
     for kept, width in ((0, 11), (3, 6), (100, 11)):
         model, loaded = build(tiny, whitening_dims=kept)
-        assert model.content.shape == (N_ITEMS + 1, width)
-        assert not model.content[0].any() and model.content[1:].any(dim=1).all()
+        content = model.content.content
+        assert content.shape == (N_ITEMS + 1, width)
+        assert not content[0].any() and content[1:].any(dim=1).all()
         if not kept:
             tables = [loaded.dataset.item_feat[name] for name in sorted(files)]
-            assert torch.equal(model.content[1:], torch.cat(tables, dim=1)[1:])
+            assert torch.equal(content[1:], torch.cat(tables, dim=1)[1:])
 
 
 # The adapter -------------------------------------------------------------------------------------
@@ -170,7 +175,7 @@ def test_the_noise_of_the_gates() -> None:
 def test_scores_are_cosines_of_the_item_vectors(tiny: Tiny) -> None:
     model, _ = build(tiny, use_ids=True, temperature=0.5)
     torch.nn.init.normal_(model.item_embedding.weight)
-    matrix = model.adapter(model.content) + model.item_embedding.weight
+    matrix = model.content.adapter(model.content.content) + model.item_embedding.weight
     found = model.full_sort_predict(BATCH)
     for row, length in enumerate(BATCH["item_length"].tolist()):
         items = BATCH["item_id_list"][row, :length].unsqueeze(0)
@@ -248,7 +253,7 @@ def test_a_sample_of_all_items_is_the_whole_softmax(
 def test_a_sample_reads_the_vectors_of_its_own_items_alone(tiny: Tiny) -> None:
     model, _ = build(tiny, use_ids=True, softmax_samples=5)
     read: list[int] = []
-    model.adapter.register_forward_pre_hook(lambda _, given: read.append(len(given[0])))
+    model.content.adapter.register_forward_pre_hook(lambda _, given: read.append(len(given[0])))
     loss, gradients = loss_and_gradients(model.calculate_loss(BATCH), model)
     in_batch = {0, *BATCH["item_id_list"].flatten().tolist(), *BATCH["item_id"].tolist()}
     assert len(in_batch) <= read[0] <= len(in_batch) + 5
@@ -258,22 +263,32 @@ def test_a_sample_reads_the_vectors_of_its_own_items_alone(tiny: Tiny) -> None:
 
 
 @pytest.mark.parametrize("use_ids", [True, False])
-def test_another_data_set_starts_from_its_network_and_adapter(tiny: Tiny, use_ids: bool) -> None:
+@pytest.mark.parametrize("kept", [0, 4])
+def test_another_data_set_starts_from_its_network_adapter_and_whitening(
+    tiny: Tiny, use_ids: bool, kept: int
+) -> None:
     """Its rows of items, and its catalog, are its own."""
-    raw: dict[str, Any] = {"whitening_dims": 0, "epochs": 1}
-    first, _ = fitted(tiny.make_config("SASRecContent", use_ids=False, **raw))
+    same: dict[str, Any] = {"whitening_dims": kept, "epochs": 1}
+    first, source = fitted(tiny.make_config("SASRecContent", use_ids=False, **same))
     tiny.write_inter(timed_rows({user: tiny.sequences[user] for user in ("u1", "u2", "u3")}))
-    given = {"pre_model_path": first.saved_model_file, "use_ids": use_ids, **raw}
-    model, _ = build(tiny, **given)
+    given = {"pre_model_path": first.saved_model_file, "use_ids": use_ids, **same}
+    model, loaded = build(tiny, **given)
     assert 1 < model.n_items < N_ITEMS and (model.item_embedding is not None) is use_ids
     known = first.model.state_dict()
     names = [name for name, _ in model.named_parameters() if name != "item_embedding.weight"]
-    assert {name.partition(".")[0] for name in names} >= {"adapter", "trm_encoder"}
+    assert {name.partition(".")[0] for name in names} >= {"content", "trm_encoder"}
     for name in names:
         assert torch.equal(model.state_dict()[name], known[name]), name
+    # An item has the vector that it has in the other data set, where all 30 are whitened.
+    tokens = loaded.dataset.field2id_token["item_id"][1:]
+    there = source.dataset.token2id("item_id", tokens)
+    torch.testing.assert_close(model.content.content[1:], known["content.content"][there])
+    fresh, _ = build(tiny, use_ids=use_ids, **same)
+    assert torch.equal(fresh.content.content, model.content.content) is (kept == 0)
     for other, said in (
-        ({"whitening_dims": 3}, "whitened vectors of two data sets are not comparable"),
-        ({"n_experts": 3}, "adapter.shift is .* there and .* here; use the same sizes"),
+        ({"whitening_dims": 3 if kept else 11}, "content.* here; use the same sizes"),
+        ({"whitening_dims": 0 if kept else 3}, "pre_model_path: .*; use the same sizes"),
+        ({"n_experts": 3}, "content.adapter.shift is .* there and .* here; use the same sizes"),
     ):
         with pytest.raises(InputError, match=said):
             build(tiny, **{**given, **other})

@@ -186,15 +186,13 @@ def test_an_adapter_of_item_vectors_goes_over(
     given = [flag for flag in flags(tiny) if "valid_users" not in flag]
     run = ["run", "--model=QBERT4Rec", "--dataset=B", f"--pre_model_path={folder}", *given]
     capsys.readouterr()
-    assert main([*run, *content, "--whitening_dims=0", "--item_representation=hybrid"]) == 0
+    assert main([*run, *content, "--item_representation=hybrid"]) == 0
     assert "not loaded" not in capsys.readouterr().out
     source = load_file(folder / "model.safetensors")
     assert source["content.content"].shape == (51, 10)
 
     config = build_config(
-        "QBERT4Rec",
-        "B",
-        settings=dict(f[2:].split("=", 1) for f in [*given, *content, "--whitening_dims=0"]),
+        "QBERT4Rec", "B", settings=dict(flag[2:].split("=", 1) for flag in [*given, *content])
     )
     trainer, loaded = new_trainer(config)
     load_pretrained(trainer.model, config, loaded.train._dataset, read_source(folder))
@@ -209,23 +207,22 @@ def test_an_adapter_of_item_vectors_goes_over(
             assert torch.equal(own["content.content"][ids[item]], source["content.content"][row])
 
     for more, message in (
-        ("--whitening_dims=5", "pre_model_path: whitened vectors of two data sets are not"),
+        ("--whitening_dims=5", "whitening_dims: 5, but pre_model_path was trained with 256; give"),
         (
             "--item_vectors=text",
             "item_vectors: text, but pre_model_path was trained with",
         ),
     ):
         changed = [flag for flag in content if flag.split("=")[0] != more.split("=")[0]]
-        whitening = [] if "whitening" in more else ["--whitening_dims=0"]
-        assert main([*run, *changed, *whitening, more]) == 2
+        assert main([*run, *changed, more]) == 2
         assert message in capsys.readouterr().err
     toys.write_vectors("image", 4, encoder="another")
-    assert main([*run, *content, "--whitening_dims=0", "--seed=1"]) == 2
+    assert main([*run, *content, "--seed=1"]) == 2
     said = capsys.readouterr().err
     assert "B.image.npz: its encoder, or the data that it was fitted on, differs" in said
     toys.write_vectors("image", 6)  # as many columns in all
     toys.write_vectors("text", 4)
-    assert main([*run, *content, "--whitening_dims=0", "--seed=1"]) == 2
+    assert main([*run, *content, "--seed=1"]) == 2
     said = capsys.readouterr().err
     assert "B.image.npz: vectors of dimension 6, but pre_model_path was trained with 4" in said
 
@@ -234,7 +231,6 @@ def test_an_adapter_of_item_vectors_goes_over(
     ("given", "message"),
     [
         (["--item_vectors={text: a.npz}"], "item_vectors: pretraining reads a table of each data"),
-        (["--item_vectors=text", "--whitening_dims=4"], "whitening_dims: whitened vectors of two"),
         (["--item_vectors=text"], "A.text.npz: no such file"),
         (["--item_vectors=text.npz"], "item_vectors: 'text.npz' is not names of tables"),
         ([], "item_vectors: pretraining reads a table of each data"),

@@ -10,6 +10,7 @@ A row may have its own semantic IDs (`ids`, settings of `tokenize`) and its own 
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -351,10 +352,11 @@ def _names(value: Any) -> Any:
 
 
 def _row_names(value: Any, rows: Collection[str]) -> Any:
-    """Split a text of row names, which may themselves hold blanks and commas, at commas."""
+    """Split a text of row names at commas. A name may hold blanks and commas, quoted or not."""
     if not isinstance(value, str):
         return value
-    parts, names = [part.strip() for part in value.split(",")], list[str]()
+    parts = [part.strip() for part in next(csv.reader([value], skipinitialspace=True), [])]
+    names = list[str]()
     while parts:
         ends = range(len(parts), 0, -1)
         end = next((end for end in ends if ", ".join(parts[:end]) in rows), 0)

@@ -15,9 +15,7 @@ from recbole_qbert.common.errors import InputError
 
 RARE = 1e-6  # components with less variance than this share of the largest are left out
 LEAST_NOISE = 0.01
-NOT_WHITENED = (
-    "whitened vectors of two data sets are not comparable; set whitening_dims: 0 in both trainings"
-)
+WHITENING = "content.whitening."  # start of the names of the weights, if `content` is the module
 
 
 def vector_names(config: Any) -> list[str]:
@@ -31,65 +29,35 @@ def vector_names(config: Any) -> list[str]:
     return names
 
 
-def whiten(vectors: Tensor, rows: Tensor, n_components: int) -> Tensor:
-    """Project vectors [N, C] to whitened principal components, fitted on the given rows only.
+class Whitening(nn.Module):
+    """Projection of vectors [N, C] to P whitened principal components.
 
-    Over these rows the result has mean 0 and, as far as they vary, the identity as covariance.
-
-    Args:
-        vectors: [N, C].
-        rows: [T], numbers of the rows to fit on.
-        n_components: components to keep, those of largest variance first.
-
-    Returns:
-        float32 [N, min(C, n_components)]; columns of components that do not vary are 0.
+    Over the vectors that it is fitted on the result has mean 0 and, as far as they vary, the
+    identity as covariance.
     """
-    vectors = vectors.double()
-    center = vectors[rows].mean(dim=0)
-    fitted = vectors[rows] - center
-    variances, axes = torch.linalg.eigh(fitted.T @ fitted / len(rows))  # ascending
-    variances, axes = variances.flip(0)[:n_components], axes.flip(1)[:, :n_components]
-    varies = variances > RARE * variances[:1].clamp(min=torch.finfo(torch.float64).tiny)
-    scale = torch.where(varies, variances.clamp(min=0) ** -0.5, 0.0)
-    return ((vectors - center) @ (axes * scale)).float()
 
+    center: Tensor  # float64 [C]
+    axes: Tensor  # float64 [C, P], scaled; zeros for components that do not vary
 
-def content_and_adapter(config: Any, dataset: Any) -> tuple[Tensor, ExpertAdapter]:
-    """Return a table of the whitened `item_vectors` of all items, and an adapter for it.
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("center", "axes"):
+            self.register_buffer(name, torch.empty(0, dtype=torch.float64))
 
-    The vectors of an item stand side by side in the order of their names. With `whitening_dims: 0`
-    they stay as they are. Whitening is fitted on the items of the training sequences, each counted
-    once. A vector of zeros counts as missing: it stays zero, which is the mean of whitened vectors.
+    def fit(self, vectors: Tensor, n_components: int) -> Whitening:
+        """Fit to vectors [T, C]; keep the `n_components` components of largest variance."""
+        vectors = vectors.double()
+        self.center = vectors.mean(dim=0)
+        fitted = vectors - self.center
+        variances, axes = torch.linalg.eigh(fitted.T @ fitted / len(vectors))  # ascending
+        variances, axes = variances.flip(0)[:n_components], axes.flip(1)[:, :n_components]
+        varies = variances > RARE * variances[:1].clamp(min=torch.finfo(torch.float64).tiny)
+        self.axes = axes * torch.where(varies, variances.clamp(min=0) ** -0.5, 0.0)
+        return self
 
-    Returns:
-        float32 [N, C], zero for padding, and the adapter from C to D. A bundle has no training
-        items; it gets an empty table, since its weights bring the vectors.
-    """
-    names, n_kept = vector_names(config), int(config["whitening_dims"])
-    sizes = [int(dataset.field2seqlen[name]) for name in names]
-    adapter = ExpertAdapter(
-        sum(min(size, n_kept or size) for size in sizes),
-        config["hidden_size"],
-        config["n_experts"],
-        config["adapter_dropout_prob"],
-        config["initializer_range"],
-    )
-    trained = dataset.training_sequences()[0].unique()
-    if not len(trained):
-        return torch.empty(0), adapter
-    tables = [dataset.item_feat[name] for name in names]
-    if n_kept:
-        pairs = zip(names, tables, strict=True)
-        tables = [_whitened(name, table, trained, n_kept) for name, table in pairs]
-    content = torch.cat(tables, dim=1).float()
-    content[0] = 0
-    return content, adapter
-
-
-def _whitened(name: str, table: Tensor, trained: Tensor, n_kept: int) -> Tensor:
-    """Whiten a table [N, C], fitted on the rows [T] that have a vector."""
-    rows = rows_with_vectors(name, table, trained)
-    return whiten(table, rows, n_kept) * table.any(dim=1, keepdim=True)
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Project vectors [N, C]; float32 [N, P]."""
+        return ((vectors.double() - self.center) @ self.axes).float()
 
 
 def rows_with_vectors(name: str, table: Tensor, trained: Tensor) -> Tensor:
@@ -105,19 +73,56 @@ def rows_with_vectors(name: str, table: Tensor, trained: Tensor) -> Tensor:
 
 
 class AdaptedContent(nn.Module):
-    """Vectors of items from their content; see `content_and_adapter`."""
+    """Vectors of items from their content: a fixed whitening, then an adapter of several experts.
 
-    content: Tensor  # [N, C]
+    `content` has the whitened `item_vectors` of all items. The vectors of an item stand side by
+    side in the order of their names. With `whitening_dims: 0` they stay as they are. Each table is
+    whitened by itself, fitted on the items of the training sequences, each counted once. A vector
+    of zeros counts as missing: it stays zero, which is the mean of whitened vectors.
+
+    A bundle has no training items. Its weights bring whitening and content.
+    """
+
+    content: Tensor  # float32 [N, C], zeros for padding
 
     def __init__(self, config: Any, dataset: Any):
         super().__init__()
-        content, self.adapter = content_and_adapter(config, dataset)
-        self.register_buffer("content", content)
+        names, n_kept = vector_names(config), int(config["whitening_dims"])
+        sizes = [int(dataset.field2seqlen[name]) for name in names]
+        self.adapter = ExpertAdapter(
+            sum(min(size, n_kept or size) for size in sizes),
+            config["hidden_size"],
+            config["n_experts"],
+            config["adapter_dropout_prob"],
+            config["initializer_range"],
+        )
+        fitted = [Whitening() for _ in names if n_kept]
+        self.whitening = nn.ModuleList(fitted)
+        self.register_buffer("content", torch.empty(0))
+        self.tables: list[Tensor] = []  # not whitened
+        trained = dataset.training_sequences()[0].unique()
+        if len(trained):
+            self.tables = [dataset.item_feat[name] for name in names]
+            for name, table, each in zip(names, self.tables, fitted, strict=False):
+                each.fit(table[rows_with_vectors(name, table, trained)], n_kept)
+            self.whiten()
 
     def forward(self, rows: Tensor | None = None) -> Tensor:
         """Return the vectors of all items [N, D], or of items [R] from padding on; padding is 0."""
         content = self.content if rows is None else self.content[rows]
         return F.pad(self.adapter(content[1:]), (0, 0, 1, 0))
+
+    def whiten(self) -> None:
+        """Set `content` from the data set's tables; also after another model's whitening is loaded.
+
+        Two models can share an adapter only if they whiten alike.
+        """
+        tables = self.tables
+        if self.whitening:
+            pairs = zip(self.whitening, tables, strict=True)
+            tables = [whiten(table) * table.any(dim=1, keepdim=True) for whiten, table in pairs]
+        self.content = torch.cat(tables, dim=1).float()
+        self.content[0] = 0
 
 
 class ExpertAdapter(nn.Module):
