@@ -34,6 +34,11 @@ def quiet_recbole() -> None:
     logging.getLogger().setLevel(logging.WARNING)
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Return whether a GPU computes in bfloat16 itself. PyTorch emulates it, slowly, on others."""
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def reset_peak_memory() -> None:
     """Reset the peak-memory counter of this process. Only Linux can; elsewhere nothing happens."""
     gc.collect()

@@ -84,7 +84,7 @@ def resolve_auto(config: Any, data: DataSize) -> None:
         "learning_rate": learning_rate,
         "hidden_dropout_prob": dropout,
         "mask_mix": lambda: dict(MASKS_OF_LONG if is_long else MASKS_OF_SHORT),
-        "softmax_samples": lambda: SOFTMAX_SAMPLES if data.items > LARGE_CATALOG else 0,
+        "softmax_samples": lambda: SOFTMAX_SAMPLES if data.items - 1 > LARGE_CATALOG else 0,
     }
     for key, rule in rules.items():
         if key in config and config[key] == AUTO:

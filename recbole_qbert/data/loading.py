@@ -24,6 +24,14 @@ from recbole_qbert.data.codec import quote
 from recbole_qbert.data.cold import cold_settings, hold_out
 
 KEYS = {"user": "USER_ID_FIELD", "item": "ITEM_ID_FIELD"}
+# Settings that determine which interactions of a data set are for training.
+SPLIT_KEYS = (
+    "benchmark_filename",
+    "item_inter_num_interval",
+    "rm_dup_inter",
+    "user_inter_num_interval",
+    "val_interval",
+)
 
 
 class StrictDataset(SequentialDataset):

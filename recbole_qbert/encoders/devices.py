@@ -6,6 +6,7 @@ import torch
 
 from recbole_qbert.common.errors import InputError, one_of
 from recbole_qbert.common.output import counted
+from recbole_qbert.common.process import has_bfloat16
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -43,6 +44,6 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """
     one_of("dtype", name, DTYPES)
     if name == "auto" and device.type == "cuda":
-        name = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+        name = "bfloat16" if has_bfloat16(device) else "float16"
     dtype: torch.dtype = getattr(torch, "float32" if name == "auto" else name)
     return dtype

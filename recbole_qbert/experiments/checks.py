@@ -14,11 +14,11 @@ from recbole_qbert.common.process import quiet_recbole
 from recbole_qbert.config.build import FINETUNE, PRETRAIN
 from recbole_qbert.data.cold import cold_settings
 from recbole_qbert.data.dataset import SemanticIDDataset, semantic_id_path, vector_files
-from recbole_qbert.experiments.id_split import check_id_split
+from recbole_qbert.experiments.split_checks import check_id_split, check_source_split
 from recbole_qbert.experiments.splits import load_splits
-from recbole_qbert.models.layers.content import vector_names
-from recbole_qbert.pretraining.transfer import read_source
-from recbole_qbert.registry import build_model, model_entry
+from recbole_qbert.models.layers.content import check_vector_names, vector_names
+from recbole_qbert.pretraining.transfer import check_transfer, read_source
+from recbole_qbert.registry import build_model, first_stage_state, model_entry
 from recbole_qbert.training.inputs import reads_semantic_ids
 from recbole_qbert.training.run_identity import run_folder
 
@@ -54,11 +54,18 @@ def check_run(config: Config, made: Container[str] = ()) -> None:
         )
     if starts:
         with error_context("pre_model_path"):
-            read_source(config["pre_model_path"])
+            source = read_source(config["pre_model_path"])
+        check_source_split(config, source.domains, source.settings)
+        check_transfer(config, source.settings)
 
 
 def _check_first_stage(config: Config) -> None:
-    """Raise an `InputError` if a first stage would ignore the given `pre_model_path`."""
+    """Check the checkpoint of a first stage that `pre_model_path` names.
+
+    Raises:
+        InputError: it would be ignored, it learned from targets of this run, or it reads other
+            item vectors.
+    """
     entry = model_entry(config["model"])
     if entry.first_stage and config["pretrain_epochs"]:
         raise InputError(
@@ -67,6 +74,11 @@ def _check_first_stage(config: Config) -> None:
         )
     if hasattr(entry.model, "load_first_stage") and config["train_stage"] == PRETRAIN:
         raise InputError("pre_model_path: has no effect with train_stage: pretrain; leave it out")
+    if hasattr(entry.model, "load_first_stage") and (state := first_stage_state(config)):
+        source = state["config"]
+        check_source_split(config, [source["dataset"]], source["keys"])
+        if getattr(entry.model, "needs_item_vectors", False):
+            check_vector_names(config, source["keys"])
 
 
 def check_files(config: Config, made: Container[str] = ()) -> None:

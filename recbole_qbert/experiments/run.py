@@ -45,7 +45,7 @@ from recbole_qbert.experiments.generation import (
     generation_figures,
     generation_note,
 )
-from recbole_qbert.experiments.id_split import changed_interactions
+from recbole_qbert.experiments.split_checks import changed_interactions
 from recbole_qbert.experiments.splits import Splits, data_counts, load_splits
 from recbole_qbert.models.layers.popularity_terms import training_counts
 from recbole_qbert.pretraining.transfer import FROM_SCRATCH, load_pretrained, read_source

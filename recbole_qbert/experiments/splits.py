@@ -13,7 +13,7 @@ from recbole_qbert.common.errors import InputError, did_you_mean, did_you_mean_p
 from recbole_qbert.common.output import counted
 from recbole_qbert.data.dataset import SEMANTIC_ID_FIELD, SemanticIDDataset, semantic_id_path
 from recbole_qbert.evaluation.ranking import saw_all
-from recbole_qbert.experiments.id_split import check_filtered, check_id_split
+from recbole_qbert.experiments.split_checks import check_filtered, check_id_split
 from recbole_qbert.registry import model_entry
 from recbole_qbert.training.inputs import reads_semantic_ids
 

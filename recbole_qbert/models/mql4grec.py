@@ -6,7 +6,7 @@ Zhai et al., Multimodal Quantitative Language for Generative Recommendation, ICL
 * sequential: the next item in the language of the history, for text and for images;
 * asymmetric: the next item in the other language, one direction a row, drawn by chance;
 * alignment: from an item's codes in one language to those in the other. Every item occurs once an
-  epoch in the mean.
+  epoch in the mean, or less often if there are more items than rows.
 
 Asymmetric and alignment tasks begin with tokens of their own, the soft prompts: one prompt for the
 asymmetric task and one for each direction of the alignment, as in the code. The loss is the mean

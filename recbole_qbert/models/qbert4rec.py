@@ -281,7 +281,7 @@ class QBERT4Rec(KeepsItems, PredictsByRanking, SequentialRecommender):
         if self.popularity_terms is not None:
             grown["popularity_terms.counts"] = self.popularity_terms.with_items(len(codes))
         if self.content is not None:
-            grown["content.content"] = F.pad(self.content.content, (0, 0, 0, len(codes)))
+            grown["content.vectors"] = F.pad(self.content.vectors, (0, 0, 0, len(codes)))
         return {**self.state_dict(), **grown}
 
     @torch.no_grad()

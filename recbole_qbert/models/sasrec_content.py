@@ -72,15 +72,16 @@ class SASRecContent(SASRecOverItems):
         )
         if not self.content.whitening and any(name.startswith(WHITENING) for name in weights):
             raise InputError(f"pre_model_path: its item_vectors are whitened; {remedy}")
-        kept = {"content.content", "item_embedding.weight"}
+        kept = {"content.vectors", "item_embedding.weight"}
         self.load_state_dict(with_weights(self, weights, kept, remedy))
         self.content.whiten()
 
     def item_matrix(self, rows: Tensor | None = None) -> Tensor:
         """Return the vectors of all items [N, D], or of items [R]; in training, with dropout and
         gate noise."""
-        content = self.content.content
-        matrix: Tensor = self.content.adapter(content if rows is None else content[rows])
+        vectors = self.content.vectors
+        # The vector of padding is not zero, unlike in `AdaptedContent.forward`; nothing reads it.
+        matrix: Tensor = self.content.adapter(vectors if rows is None else vectors[rows])
         if self.item_embedding is None:
             return matrix
         own = self.item_embedding.weight

@@ -26,6 +26,7 @@ from recbole_qbert.common.yaml_files import load_yaml
 from recbole_qbert.config.build import PRETRAIN, build_config, file_settings, shipped_files
 from recbole_qbert.data.budget import AUTO
 from recbole_qbert.data.domain import DatasetPaths, find_domain
+from recbole_qbert.data.loading import SPLIT_KEYS
 from recbole_qbert.evaluation.ranking import Ranks, check_ranked, summarize, target_ranks
 from recbole_qbert.evaluation.results import metric_title
 from recbole_qbert.models.layers.content import vector_names
@@ -34,6 +35,7 @@ from recbole_qbert.pretraining.corpus import Corpus, FieldNames
 from recbole_qbert.pretraining.loader import TrainingBatches, ValidRows, valid_users
 from recbole_qbert.pretraining.transfer import (
     ARCHITECTURE,
+    OF_CONTENT,
     PRETRAINED_FILES,
     read_source,
     save_pretrained,
@@ -48,14 +50,7 @@ from recbole_qbert.training.trainer import ResumableTrainer, n_parameters
 MODEL = "QBERT4Rec"
 PRETRAINED = "pretrained"  # folder for pre_model_path, in the folder of the pretraining
 # Settings of the data that pretraining does not follow, so that it would train on other targets.
-LEAKING = {
-    "benchmark_filename",
-    "cold_items",
-    "item_inter_num_interval",
-    "rm_dup_inter",
-    "user_inter_num_interval",
-    "val_interval",
-}
+LEAKING = {*SPLIT_KEYS, "cold_items"}
 # Others that have no effect; a file may have them for the training that follows.
 UNREAD = {
     "augmentation",
@@ -281,4 +276,4 @@ def tuned_sizes(dataset: str) -> dict[str, Any]:
     tuned: dict[str, Any] = {}
     for path in shipped_files(MODEL, dataset, use_tuned=True):
         tuned |= load_yaml(path)
-    return {key: tuned[key] for key in ARCHITECTURE if key in tuned}
+    return {key: tuned[key] for key in (*ARCHITECTURE, *OF_CONTENT) if key in tuned}

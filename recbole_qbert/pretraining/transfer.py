@@ -38,7 +38,7 @@ from recbole_qbert.data.dataset import vector_files
 from recbole_qbert.data.embedding_kinds import comparable
 from recbole_qbert.data.embeddings import SIDECAR
 from recbole_qbert.data.semid import read_semantic_ids, read_sidecar
-from recbole_qbert.models.layers.content import WHITENING
+from recbole_qbert.models.layers.content import WHITENING, check_vector_names
 from recbole_qbert.models.qbert4rec import QBERT4Rec
 from recbole_qbert.pretraining.corpus import Corpus
 from recbole_qbert.serving import bundle
@@ -50,7 +50,7 @@ CONTENTS = frozenset(("model.safetensors", "config.json", "items.json", "corpus.
 PRETRAINED_FILES = CONTENTS | {"manifest.json"}
 TABLE, ROWS, CODES = "items.table.weight", "items.rows", "items.item_codes"
 # Buffers that the data set determines.
-OF_DATA = (CODES, "popularity_terms.counts", "content.content")
+OF_DATA = (CODES, "popularity_terms.counts", "content.vectors")
 POSITIONS = "encoder.position_embedding.weight"
 # Settings of the same training without pretrained weights.
 FROM_SCRATCH: Mapping[str, Any] = {"pre_model_path": None, "pre_model_codes": "auto"}
@@ -60,6 +60,7 @@ ARCHITECTURE = (
     *("layer_norm_eps", "position_order", "item_representation", "score", "temperature"),
     *("mask_context", "MAX_ITEM_LIST_LENGTH", "use_content"),
 )
+OF_CONTENT = ("whitening_dims", "n_experts")  # likewise, with `use_content`
 
 
 def _distinct(names: list[str]) -> list[str]:
@@ -91,7 +92,7 @@ class PretrainedSource(NamedTuple):
     items: list[tuple[str, str]]  # (domain, raw token) of row 1, 2, ...
     vocabularies: list[str]
     codebook_sizes: tuple[int, ...]  # K sizes, of one vocabulary
-    dimensions: dict[str, int]  # dimension of the vectors of each modality; empty for a bundle
+    dimensions: dict[str, int]  # dimension of the vectors of each modality, if known
     encoders: dict[str, Any]  # description of each modality's encoder; empty for a bundle
     inputs: dict[str, str]  # SHA-256 of each training file; empty for a bundle
 
@@ -198,7 +199,10 @@ def _of_bundle(folder: Path) -> PretrainedSource:
         vocabularies, sizes = [ids.vocabulary], ids.codebook_sizes
     items = [(name, item) for item in found.tokens]
     settings = found.config.final_config_dict
-    return PretrainedSource(weights, settings, [name], items, vocabularies, sizes, {}, {}, {})
+    names = sorted(settings["item_vectors"] or ()) if settings["use_content"] else []
+    centers = {name: weights.get(f"{WHITENING}{n}.center") for n, name in enumerate(names)}
+    widths = {name: len(each) for name, each in centers.items() if each is not None}
+    return PretrainedSource(weights, settings, [name], items, vocabularies, sizes, widths, {}, {})
 
 
 def load_pretrained(
@@ -227,7 +231,7 @@ def load_pretrained(
         f"{key} is {settings[key]!r} now and was {source.settings.get(key)!r} in pretraining"
         for key in changed
     ]
-    own = model.state_dict()
+    own = model.state_dict()  # shares the memory of the model's weights
     n_loaded, left = 0, []
     for name, tensor in own.items():
         if name in OF_DATA:
@@ -245,7 +249,6 @@ def load_pretrained(
             n, why = _copy(tensor, source.weights.get(name), part=name == POSITIONS)
         n_loaded += n
         left += [f"{name}: {why}"] if why else []
-    model.load_state_dict(own)
     if shares_content:
         model.content.whiten()
     if shares_content and not source.encoders:
@@ -274,12 +277,7 @@ def check_transfer(settings: Mapping[str, Any], source: Mapping[str, Any]) -> No
             f"whitening_dims: {settings['whitening_dims']}, but pre_model_path was trained with "
             f"{source['whitening_dims']}; give the same number"
         )
-    own, given = (sorted(each["item_vectors"]) for each in (settings, source))
-    if own != given:
-        raise InputError(
-            f"item_vectors: {preview(own)}, but pre_model_path was trained with {preview(given)}; "
-            "give the same names"
-        )
+    check_vector_names(settings, source)
 
 
 def _share_content(settings: Mapping[str, Any], source: Mapping[str, Any]) -> bool:

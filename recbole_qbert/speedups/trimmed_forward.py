@@ -55,14 +55,18 @@ OfBatch = Callable[[Interaction], Tensor]
 OfModel = Callable[[Any, Interaction], Tensor]  # the first argument is a model or a view of it
 
 
+def is_s3rec_first_stage(config: Any) -> bool:
+    """Return whether a run trains S3Rec's first stage, whose loss is a sum over rows."""
+    return bool(config["model"] == "S3Rec" and config["train_stage"] == "pretrain")
+
+
 def trimmed_loss(model: Any, config: Any) -> OfBatch:
     """Return a function equal to `model.calculate_loss`, faster if model, device and config allow.
 
     Also replaces layers of the model (see `apply_speedups`).
     """
     apply_speedups(model, config)
-    pretrains = config["model"] == "S3Rec" and config["train_stage"] == "pretrain"
-    if pretrains and config["trim_padding"]:
+    if is_s3rec_first_stage(config) and config["trim_padding"]:
         return functools.partial(first_stage_loss, model, cut=_may_cut(config))
     loss: OfModel | str = "calculate_loss"  # the model's own
     if _known(model, config) and config["loss_type"] == "CE":

@@ -180,7 +180,8 @@ class PartialLoss(nn.Module):
 
     Process r of W takes the r-th of W equal contiguous parts of the B rows, so that a user's
     prefixes stay together (`batch_by: user`). Its loss is W * n_r / n * loss_r, where loss_r is the
-    mean over the part's n_r terms, and n is the number of terms of the whole batch.
+    mean over the part's n_r terms, and n is the number of terms of the whole batch. If the model's
+    loss is a sum over terms (`sums`), it is W * loss_r.
 
     A model with random draws for the whole batch, such as masks, has two methods:
     `draw_batch(interaction)`, called with equal generators in all processes, returns an object with
@@ -190,10 +191,16 @@ class PartialLoss(nn.Module):
     """
 
     def __init__(
-        self, model: Any, row_loss: Callable[[Interaction], Any], seed: int, rank: int, size: int
+        self,
+        model: Any,
+        row_loss: Callable[[Interaction], Any],
+        seed: int,
+        rank: int,
+        size: int,
+        sums: bool = False,
     ):
         super().__init__()
-        self.model, self.row_loss = model, row_loss
+        self.model, self.row_loss, self.sums = model, row_loss, sums
         self.seed, self.rank, self.size = seed, rank, size
         self.step = 0  # since training began, steps before a resume included
         device = next(model.parameters()).device
@@ -218,7 +225,7 @@ class PartialLoss(nn.Module):
         with own_randomness(self.anchor.device, self.seed, self.step, self.rank):
             losses = loss_of(part)
         loss: Tensor = torch.stack(losses).sum() if isinstance(losses, tuple) else losses
-        return loss * (share * self.size)
+        return loss * (self.size if self.sums else share * self.size)
 
 
 def n_terms(interaction: Interaction) -> int:
@@ -234,8 +241,13 @@ class ParallelLoss:
     In every process its value is the loss, and `backward` leaves the gradients, of the whole batch.
     """
 
-    def __init__(self, model: nn.Module, row_loss: Callable[[Interaction], Any], seed: int):
-        self._part = PartialLoss(model, row_loss, seed, *world())
+    def __init__(
+        self, model: nn.Module, row_loss: Callable[[Interaction], Any], seed: int, sums: bool
+    ):
+        self._part = PartialLoss(model, row_loss, seed, *world(), sums)
+        # Buffers made from the data, such as whitened vectors, can differ between machines.
+        for tensor in model.state_dict().values():
+            dist.broadcast(tensor, src=0)
         known = inspect.signature(DistributedDataParallel).parameters
         # PyTorch 2.13 renamed the argument.
         buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"

@@ -26,13 +26,18 @@ from torch.utils.tensorboard import SummaryWriter
 
 from recbole_qbert.common.errors import InputError, recbole_error_context
 from recbole_qbert.common.files import write_json
+from recbole_qbert.common.process import has_bfloat16
 from recbole_qbert.common.process_group import barrier, is_main, world
 from recbole_qbert.common.progress import Progress
 from recbole_qbert.data.dataset import SemanticIDDataset
 from recbole_qbert.evaluation.indexed_ranks import ranks_by_codes
 from recbole_qbert.evaluation.ranking import Ranks, rank_targets, summarize
 from recbole_qbert.evaluation.results import PATH_KEYS
-from recbole_qbert.speedups.trimmed_forward import trimmed_loss, trimmed_scores
+from recbole_qbert.speedups.trimmed_forward import (
+    is_s3rec_first_stage,
+    trimmed_loss,
+    trimmed_scores,
+)
 from recbole_qbert.training.checkpoint import load_checkpoint, save_checkpoint, trainer_state
 from recbole_qbert.training.distributed import ParallelLoss, generator_states, set_generator_states
 from recbole_qbert.training.inputs import check_inputs, inputs_of
@@ -89,7 +94,9 @@ class ResumableTrainer(Trainer):
             self.resume_checkpoint(str(self.last_state_file))
         self._parallel_loss: ParallelLoss | None = None
         if world()[1] > 1:
-            self._parallel_loss = ParallelLoss(model, trimmed_loss(model, config), config["seed"])
+            self._parallel_loss = ParallelLoss(
+                model, trimmed_loss(model, config), config["seed"], is_s3rec_first_stage(config)
+            )
 
     def _name_of_files(self) -> str:
         name = str(self.config["model"])
@@ -104,17 +111,19 @@ class ResumableTrainer(Trainer):
         return f"{name}-{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
 
     def _choose_precision(self) -> None:
-        """Apply `enable_amp` on a GPU only, in bfloat16 if the GPU supports it.
+        """Apply `enable_amp` on a GPU only, in bfloat16 if the GPU has it.
 
-        Otherwise RecBole's float16 is used, whose gradients need a scaler. RecBole clips gradients
-        before unscaling them, so scaler and clipping are mutually exclusive.
+        Otherwise RecBole's float16 is used, but only with `enable_scaler`, since small gradients
+        would become zero. RecBole clips gradients before unscaling them, so scaler and clipping are
+        mutually exclusive.
         """
         self.enable_amp: bool = bool(self.enable_amp) and self.device.type == "cuda"
-        if self.enable_amp and torch.cuda.is_bf16_supported():
+        if self.enable_amp and has_bfloat16(self.device):
             torch.set_autocast_dtype("cuda", torch.bfloat16)
             self.enable_scaler = False
         elif self.enable_amp and self.enable_scaler and self.clip_grad_norm:
             raise InputError("enable_scaler clips scaled gradients; set clip_grad_norm: ~ with it")
+        self.enable_amp = self.enable_amp and (has_bfloat16(self.device) or self.enable_scaler)
 
     def fit(
         self,
@@ -270,9 +279,17 @@ class ResumableTrainer(Trainer):
     def _load_weights(self, path: str) -> None:
         state = load_checkpoint(path, self.device)
         check_inputs(path, state["inputs"], self.inputs, "train the model again")
-        self.model.load_state_dict(state["state_dict"])
-        self.model.load_other_parameter(state.get("other_parameter"))
+        self._set_weights(path, state)
         self.logger.info(f"Loading model structure and parameters from {path}")
+
+    def _set_weights(self, path: str, state: Mapping[str, Any]) -> None:
+        try:
+            self.model.load_state_dict(state["state_dict"])
+        except RuntimeError as error:  # weights have other names or sizes
+            raise InputError(
+                f"{path}: was made by another version of {self.config['model']}; {START_ANEW}"
+            ) from error
+        self.model.load_other_parameter(state.get("other_parameter"))
 
     def _save_last_state(self, epoch: int) -> None:
         state = trainer_state(self, epoch)
@@ -313,8 +330,7 @@ class ResumableTrainer(Trainer):
         self.start_epoch = state["epoch"] + 1
         self.cur_step = state["cur_step"]
         self.best_valid_score = state["best_valid_score"]
-        self.model.load_state_dict(state["state_dict"])
-        self.model.load_other_parameter(state.get("other_parameter"))
+        self._set_weights(resume_file, state)
         self.optimizer.load_state_dict(state["optimizer"])
         self._resume_from = state["resume"]
         self.best_valid_result = state["resume"]["best_valid_result"]

@@ -46,6 +46,13 @@ def test_settings_by_hand(data: DataSize, expected: tuple[float, ...]) -> None:
     assert tuple(config[key] for key in KEYS) == expected
 
 
+@pytest.mark.parametrize(("items", "samples"), [(8_192, 0), (8_193, 2048)])
+def test_a_large_catalog_has_more_than_8192_items(items: int, samples: int) -> None:
+    config = {"softmax_samples": AUTO}
+    resolve_auto(config, DataSize(1_000, 1_000, 5_000, items + 1))  # and the padding
+    assert config["softmax_samples"] == samples
+
+
 def test_numbers_stay_and_others_follow_them() -> None:
     config = {**dict.fromkeys(KEYS, AUTO), "train_batch_size": 128, "softmax_samples": 7}
     resolve_auto(config, DataSize(10_000, 5_000, 140_000, 20_000))

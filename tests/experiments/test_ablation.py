@@ -209,13 +209,14 @@ def test_bad_input(
 def test_vectors_that_do_not_go_over_are_refused_before_pretraining(
     tiny: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Runs whiten vectors by default, and `pretrain` does not."""
+    """The runs whiten them as `pretrain` does."""
     add_embeddings(tiny)
     given = ("use_content=True", "item_vectors=text")
     flags = [f"--{part}{key}" for part in ("", "pretrain.") for key in given]
+    flags.append("--whitening_dims=0")
     assert main(command(tiny, "pretraining", "--sources=toy", *flags)) == 2
     said = capsys.readouterr().err
-    assert "MLM on toy: pre_model_path: whitened vectors of two data sets are not" in said
+    assert "MLM on toy: whitening_dims: 0, but pre_model_path was trained with 256; give" in said
     assert not list(tiny.root.glob("saved/**/*.safetensors"))
 
 

@@ -45,11 +45,11 @@ def test_the_matrix_is_codes_plus_a_linear_map_of_whitened_vectors(
         centered = vectors - vectors.mean(axis=0)
         left, _, _ = np.linalg.svd(centered, full_matrices=False)
         tables.append(left * len(vectors) ** 0.5)  # up to the signs of the components
-    found = model.content.content[1:].double().numpy()
+    found = model.content.vectors[1:].double().numpy()
     np.testing.assert_allclose(np.abs(found), np.abs(np.concatenate(tables, axis=1)), atol=1e-3)
     with torch.no_grad():
         expected = model.items().clone()
-        moved = model.content.content[1:] - adapter.shift[0]
+        moved = model.content.vectors[1:] - adapter.shift[0]
         expected[1:] += moved @ adapter.weight[0]
         torch.testing.assert_close(model.item_matrix(), expected)
         rows = torch.tensor([0, 7, 2, 30])
@@ -59,7 +59,7 @@ def test_the_matrix_is_codes_plus_a_linear_map_of_whitened_vectors(
 def test_an_item_without_a_vector_has_only_its_codes(tiny: Tiny) -> None:
     trainer, loaded = new_trainer(tiny.make_config(**content(tiny, partial=True)))
     model, ids = trainer.model.eval(), loaded.dataset.field2token_id["item_id"]
-    table = model.content.content  # [N, 5 + 6]: image, text
+    table = model.content.vectors  # [N, 5 + 6]: image, text
     assert not table[ids["i3"]].any()
     assert table[ids["i5"]][5:].all() and not table[ids["i5"]][:5].any()
     trained = [ids[f"i{n}"] for n in range(N_ITEMS) if n != 3]
@@ -78,7 +78,7 @@ def test_codes_and_adapter_are_trained(tiny: Tiny) -> None:
     start, end = before.model.state_dict(), after.model.state_dict()
     for name in ("content.adapter.weight", "content.adapter.shift", "items.table.weight"):
         assert not torch.equal(start[name], end[name]), name
-    assert torch.equal(start["content.content"], end["content.content"])
+    assert torch.equal(start["content.vectors"], end["content.vectors"])
 
 
 @pytest.mark.parametrize("score", ["cosine", "dot"])
@@ -118,7 +118,7 @@ def test_new_items_have_codes_and_no_content(tiny: Tiny) -> None:
     assert torch.equal(grown[:, : N_ITEMS + 1], old)
     with torch.no_grad():
         model = after.model
-        none = model.content.adapter(torch.zeros_like(model.content.content[:1]))[0]
+        none = model.content.adapter(torch.zeros_like(model.content.vectors[:1]))[0]
         torch.testing.assert_close(model.item_matrix()[-1], model.items()[-1] + none)
 
 

@@ -109,7 +109,7 @@ def test_the_models_whitening_is_fitted_on_training_items(tiny: Tiny) -> None:
         moved = vectors + shift * (np.arange(N_ITEMS) == 29)[:, None]
         path = write(tiny.root / f"{shift}.npz", moved)
         model, loaded = build(tiny, item_vectors={"text": path})
-        contents.append(model.content.content)
+        contents.append(model.content.vectors)
     number = loaded.dataset.token2id("item_id", "i29")
     items = loaded.train._dataset.training_sequences()[0].unique()
     assert number not in items and len(items) == N_ITEMS - 1
@@ -125,7 +125,7 @@ def test_tables_stand_side_by_side(tiny: Tiny) -> None:
     files = tiny.item_vectors()
     for kept, width in ((0, 11), (3, 6), (100, 11)):
         model, loaded = build(tiny, whitening_dims=kept)
-        content = model.content.content
+        content = model.content.vectors
         assert content.shape == (N_ITEMS + 1, width)
         assert not content[0].any() and content[1:].any(dim=1).all()
         if not kept:
@@ -175,7 +175,7 @@ def test_the_noise_of_the_gates() -> None:
 def test_scores_are_cosines_of_the_item_vectors(tiny: Tiny) -> None:
     model, _ = build(tiny, use_ids=True, temperature=0.5)
     torch.nn.init.normal_(model.item_embedding.weight)
-    matrix = model.content.adapter(model.content.content) + model.item_embedding.weight
+    matrix = model.content.adapter(model.content.vectors) + model.item_embedding.weight
     found = model.full_sort_predict(BATCH)
     for row, length in enumerate(BATCH["item_length"].tolist()):
         items = BATCH["item_id_list"][row, :length].unsqueeze(0)
@@ -282,9 +282,9 @@ def test_another_data_set_starts_from_its_network_adapter_and_whitening(
     # An item has the vector that it has in the other data set, where all 30 are whitened.
     tokens = loaded.dataset.field2id_token["item_id"][1:]
     there = source.dataset.token2id("item_id", tokens)
-    torch.testing.assert_close(model.content.content[1:], known["content.content"][there])
+    torch.testing.assert_close(model.content.vectors[1:], known["content.vectors"][there])
     fresh, _ = build(tiny, use_ids=use_ids, **same)
-    assert torch.equal(fresh.content.content, model.content.content) is (kept == 0)
+    assert torch.equal(fresh.content.vectors, model.content.vectors) is (kept == 0)
     for other, said in (
         ({"whitening_dims": 3 if kept else 11}, "content.* here; use the same sizes"),
         ({"whitening_dims": 0 if kept else 3}, "pre_model_path: .*; use the same sizes"),

@@ -189,7 +189,7 @@ def test_an_adapter_of_item_vectors_goes_over(
     assert main([*run, *content, "--item_representation=hybrid"]) == 0
     assert "not loaded" not in capsys.readouterr().out
     source = load_file(folder / "model.safetensors")
-    assert source["content.content"].shape == (51, 10)
+    assert source["content.vectors"].shape == (51, 10)
 
     config = build_config(
         "QBERT4Rec", "B", settings=dict(flag[2:].split("=", 1) for flag in [*given, *content])
@@ -204,7 +204,7 @@ def test_an_adapter_of_item_vectors_goes_over(
     ids = loaded.dataset.field2token_id["item_id"]
     for row, item in enumerate(toys.tables["B"].items, start=31):
         if item in ids:
-            assert torch.equal(own["content.content"][ids[item]], source["content.content"][row])
+            assert torch.equal(own["content.vectors"][ids[item]], source["content.vectors"][row])
 
     for more, message in (
         ("--whitening_dims=5", "whitening_dims: 5, but pre_model_path was trained with 256; give"),

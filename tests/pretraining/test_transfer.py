@@ -201,8 +201,18 @@ def test_what_the_data_determine_stays_that_of_the_new_data(tiny: Tiny, kind: st
     assert expected
     for name, buffer in model.named_buffers():
         assert torch.equal(buffer, expected[name]), name
-    name = "popularity_terms.counts" if kind == "terms" else "content.content"
+    name = "popularity_terms.counts" if kind == "terms" else "content.vectors"
     assert not torch.equal(dict(trainer.model.named_buffers())[name], expected[name])
+
+
+def test_a_bundle_whose_vectors_have_another_width(tiny: Tiny) -> None:
+    paths = tiny.item_vectors()
+    config = tiny.make_config(use_content=True, item_vectors={"text": paths["image"]})
+    trainer, loaded = fitted(config)
+    save_bundle(tiny.root / "bundle", trainer.model, config, loaded.train._dataset)
+    given = {"use_content": True, "item_vectors": {"text": paths["text"]}}
+    with pytest.raises(InputError, match="vectors of dimension 6, but pre_model_path was trained"):
+        start(tiny, tiny.root / "bundle", "toy", **given)
 
 
 def test_a_bundle_of_another_model_is_no_source(tiny: Tiny) -> None:

@@ -145,6 +145,9 @@ def test_weights_against_a_loop() -> None:
             super().__init__()
             self.one = torch.nn.Parameter(torch.ones(()))
 
+        def sum_of_rows(self, batch: Interaction) -> Any:
+            return self.one * batch["x"].sum()
+
         def calculate_loss(self, batch: Interaction) -> Any:
             if "MASK_INDEX" in batch:
                 masked = batch["MASK_INDEX"] > 0
@@ -165,6 +168,12 @@ def test_weights_against_a_loop() -> None:
                 for rank in range(size)
             ]
             assert sum(parts) / size == pytest.approx(expected)
+    for size in (1, 2, 3, 5, 8):
+        parts = [
+            PartialLoss(model, model.sum_of_rows, 0, rank, size, sums=True)(rows).item()
+            for rank in range(size)
+        ]
+        assert sum(parts) / size == pytest.approx(sum(values))
 
 
 def test_own_randomness_leaves_no_trace() -> None:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from recbole.trainer import Trainer
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.experiments.splits import load_splits
-from recbole_qbert.training.checkpoint import load_checkpoint
+from recbole_qbert.training.checkpoint import load_checkpoint, save_checkpoint
 from recbole_qbert.training.trainer import ResumableTrainer
 
 # Trains the toy data and kills its own process in the middle of a training step.
@@ -265,6 +266,37 @@ def test_another_models_state_or_weights_alone_are_refused(tiny: Tiny) -> None:
         trainer.resume_checkpoint(str(first.last_state_file))
     with pytest.raises(InputError, match=r"resume from \*\.last\.safetensors"):
         trainer.resume_checkpoint(first.saved_model_file)
+
+
+def test_a_state_of_another_version_is_refused(tiny: Tiny) -> None:
+    """Its weights have other names, as after a change of the model's code."""
+    first, _ = fitted(tiny.make_config("SASRec"))
+    state = load_checkpoint(first.last_state_file)
+    weights = state["state_dict"]
+    weights["renamed"] = weights.pop("item_embedding.weight")
+    save_checkpoint(first.last_state_file, state)
+    with pytest.raises(InputError, match="was made by another version of SASRec; start"):
+        new_trainer(tiny.make_config("SASRec", resume=True))
+
+
+@pytest.mark.parametrize(
+    ("capability", "scaler", "expected"),
+    [((7, 5), False, False), ((7, 5), True, True), ((8, 0), False, True), ((9, 0), True, True)],
+)
+def test_mixed_precision_of_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], scaler: bool, expected: bool
+) -> None:
+    """bfloat16 where the GPU computes in it; else float16, but not without a scaler."""
+    chosen: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch, "set_autocast_dtype", lambda *given: chosen.append(given))
+    trainer: Any = SimpleNamespace(
+        device=torch.device("cuda"), enable_amp=True, enable_scaler=scaler, clip_grad_norm=None
+    )
+    ResumableTrainer._choose_precision(trainer)
+    assert trainer.enable_amp is expected
+    assert chosen == ([("cuda", torch.bfloat16)] if capability >= (8, 0) else [])
+    assert trainer.enable_scaler is (scaler and capability < (8, 0))
 
 
 def test_resume_without_a_state_starts_anew(tiny: Tiny) -> None:

@@ -32,6 +32,7 @@ from recbole_qbert.experiments.benchmark.table_json import write_sidecar
 from recbole_qbert.experiments.benchmark.tables import all_sheets
 from recbole_qbert.experiments.checks import check_files, check_model, check_run
 from recbole_qbert.experiments.parallel import Job, run_parallel
+from recbole_qbert.experiments.split_checks import check_source_split
 from recbole_qbert.pretraining.fit import PRETRAINED, pretrain, pretrain_config
 from recbole_qbert.pretraining.transfer import FROM_SCRATCH, check_transfer
 from recbole_qbert.registry import model_entry
@@ -153,8 +154,7 @@ def _cell(
         config = build_config(model_row.model, dataset, plan.config_files, {**settings, **made})
         cold = cold_settings(config)
         if source is not None:
-            if cold:
-                raise InputError("cold_items: pretraining would read the held-out interactions")
+            check_source_split(config, plan.pretraining_of(model_row)[0], source)
             check_transfer(config, source)
         if model_row.ids is not None:
             if reads_semantic_ids(config) is False:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.errors import InputError, preview
 
 RARE = 1e-6  # components with less variance than this share of the largest are left out
 LEAST_NOISE = 0.01
-WHITENING = "content.whitening."  # start of the names of the weights, if `content` is the module
+# Prefix of the whitening's weights in a model whose attribute `content` is an AdaptedContent.
+WHITENING = "content.whitening."
 
 
 def vector_names(config: Any) -> list[str]:
@@ -27,6 +28,16 @@ def vector_names(config: Any) -> list[str]:
             "<dataset>.text.npz of `recbole-qbert embed text`, or {text: FILE.npz}"
         )
     return names
+
+
+def check_vector_names(config: Any, source: Any) -> None:
+    """Raise an `InputError` if a run has other `item_vectors` than the pretraining `source`."""
+    own, given = (sorted(each["item_vectors"] or ()) for each in (config, source))
+    if own != given:
+        raise InputError(
+            f"item_vectors: {preview(own)}, but pre_model_path was trained with {preview(given)}; "
+            "give the same names"
+        )
 
 
 class Whitening(nn.Module):
@@ -75,7 +86,7 @@ def rows_with_vectors(name: str, table: Tensor, trained: Tensor) -> Tensor:
 class AdaptedContent(nn.Module):
     """Vectors of items from their content: a fixed whitening, then an adapter of several experts.
 
-    `content` has the whitened `item_vectors` of all items. The vectors of an item stand side by
+    `vectors` has the whitened `item_vectors` of all items. The vectors of an item stand side by
     side in the order of their names. With `whitening_dims: 0` they stay as they are. Each table is
     whitened by itself, fitted on the items of the training sequences, each counted once. A vector
     of zeros counts as missing: it stays zero, which is the mean of whitened vectors.
@@ -83,7 +94,7 @@ class AdaptedContent(nn.Module):
     A bundle has no training items. Its weights bring whitening and content.
     """
 
-    content: Tensor  # float32 [N, C], zeros for padding
+    vectors: Tensor  # float32 [N, C], zeros for padding
 
     def __init__(self, config: Any, dataset: Any):
         super().__init__()
@@ -96,33 +107,35 @@ class AdaptedContent(nn.Module):
             config["adapter_dropout_prob"],
             config["initializer_range"],
         )
-        fitted = [Whitening() for _ in names if n_kept]
-        self.whitening = nn.ModuleList(fitted)
-        self.register_buffer("content", torch.empty(0))
-        self.tables: list[Tensor] = []  # not whitened
+        whitening = [Whitening() for _ in names] if n_kept else []
+        self.whitening = nn.ModuleList(whitening)
+        self.register_buffer("vectors", torch.empty(0))
+        # The data set's tables, kept so that `whiten` can run again; none in a bundle.
+        self.tables: list[Tensor] = []
         trained = dataset.training_sequences()[0].unique()
         if len(trained):
             self.tables = [dataset.item_feat[name] for name in names]
-            for name, table, each in zip(names, self.tables, fitted, strict=False):
-                each.fit(table[rows_with_vectors(name, table, trained)], n_kept)
+            if whitening:
+                for name, table, each in zip(names, self.tables, whitening, strict=True):
+                    each.fit(table[rows_with_vectors(name, table, trained)], n_kept)
             self.whiten()
 
     def forward(self, rows: Tensor | None = None) -> Tensor:
         """Return the vectors of all items [N, D], or of items [R] from padding on; padding is 0."""
-        content = self.content if rows is None else self.content[rows]
-        return F.pad(self.adapter(content[1:]), (0, 0, 1, 0))
+        vectors = self.vectors if rows is None else self.vectors[rows]
+        return F.pad(self.adapter(vectors[1:]), (0, 0, 1, 0))
 
     def whiten(self) -> None:
-        """Set `content` from the data set's tables; also after another model's whitening is loaded.
+        """Set `vectors` from the data set's tables; also after another model's whitening is loaded.
 
         Two models can share an adapter only if they whiten alike.
         """
-        tables = self.tables
+        tables = [table.to(self.vectors.device) for table in self.tables]
         if self.whitening:
             pairs = zip(self.whitening, tables, strict=True)
             tables = [whiten(table) * table.any(dim=1, keepdim=True) for whiten, table in pairs]
-        self.content = torch.cat(tables, dim=1).float()
-        self.content[0] = 0
+        self.vectors = torch.cat(tables, dim=1).float()
+        self.vectors[0] = 0
 
 
 class ExpertAdapter(nn.Module):

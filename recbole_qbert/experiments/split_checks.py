@@ -1,8 +1,8 @@
-"""Whether semantic IDs were made with interactions that a run evaluates."""
+"""Whether semantic IDs or pretrained weights were made with interactions that a run evaluates."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.common.output import counted
 from recbole_qbert.data.cold import cold_settings
 from recbole_qbert.data.embeddings import BBQ, FUSED, IDENTITY
+from recbole_qbert.data.loading import SPLIT_KEYS
 from recbole_qbert.data.semid import SIDECAR, read_sidecar
 from recbole_qbert.tokenizer.fusion.cooccurrence import inter_suffix
 
@@ -32,7 +33,6 @@ def check_id_split(config: Config, path: Path) -> None:
     if source is None:
         return
     dataset, cold = config["dataset"], cold_settings(config)
-    files = Path(config["data_path"], f"{dataset}.split.json")
     by_files = source["settings"].get("split", LEAVE_ONE_OUT) == "files"
     if cold is not None and not cold.keeps:
         # A row of a benchmark has IDs of other interactions, those that are left.
@@ -47,14 +47,43 @@ def check_id_split(config: Config, path: Path) -> None:
             f"{path}: made from another {dataset}.train.inter, which may have had targets of this "
             f"one; run `recbole-qbert tokenize --dataset={dataset} --split=files`"
         )
-    method = read_json(files).get("method") if files.is_file() else None
-    if method == LEAVE_ONE_OUT or by_files == bool(config["benchmark_filename"]):
+    if _split_method(config) == LEAVE_ONE_OUT or by_files == bool(config["benchmark_filename"]):
         return
     made, split = ("the split files", LEAVE_ONE_OUT) if by_files else ("leave-one-out", "files")
     raise InputError(
         f"{path}: made with the training interactions of {made}, of which some are valid or test "
         f"targets of this run; run `recbole-qbert tokenize --dataset={dataset} --split={split}`"
     )
+
+
+def check_source_split(
+    config: Config, datasets: Collection[str], source: Mapping[str, Any]
+) -> None:
+    """Refuse pretrained weights that learned from targets of this run's split.
+
+    Args:
+        config: settings of the run.
+        datasets: names of the data sets that the weights were trained on.
+        source: settings of that training.
+
+    Raises:
+        InputError: it trained on the run's data set, and the two take different interactions as
+            training.
+    """
+    dataset, cold = config["dataset"], cold_settings(config)
+    if dataset not in datasets:
+        return
+    changed = [key for key in SPLIT_KEYS if source[key] != config[key]]
+    if changed == ["benchmark_filename"] and _split_method(config) == LEAVE_ONE_OUT:
+        changed = []  # the files have the interactions that leave-one-out takes
+    if cold is not None and not cold.keeps and cold_settings(source) != cold:
+        changed.append("cold_items")
+    if changed:
+        raise InputError(
+            f"pre_model_path: was trained on {dataset} with another {', '.join(changed)}, so that "
+            "it may have learned from targets of this run; give the same, or pretrain on other "
+            "data sets"
+        )
 
 
 def check_filtered(config: Config, path: Path, n_left_out: int) -> None:
@@ -81,6 +110,12 @@ def changed_interactions(config: Config, path: Path) -> str:
     if source is None or cold_settings(config) or _reads_same(config, source) is not False:
         return ""
     return "; the interactions changed since: if they were replaced, run `tokenize` again"
+
+
+def _split_method(config: Config) -> Any:
+    """Return the method of the data set's split files, if `prepare split` has made them."""
+    path = Path(config["data_path"], f"{config['dataset']}.split.json")
+    return read_json(path).get("method") if path.is_file() else None
 
 
 def _learned(path: Path) -> dict[str, Any] | None:

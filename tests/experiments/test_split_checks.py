@@ -5,18 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import Tiny
+from conftest import Tiny, fitted
 
 from recbole_qbert.cli import main
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import read_json, write_json
-from recbole_qbert.experiments.checks import check_files
-from recbole_qbert.experiments.id_split import (
+from recbole_qbert.experiments.checks import check_files, check_run
+from recbole_qbert.experiments.split_checks import (
     changed_interactions,
     check_id_split,
+    check_source_split,
     learns_from_interactions,
 )
 from recbole_qbert.experiments.splits import load_splits
+from recbole_qbert.serving.bundle import save_bundle
 
 
 def tokenized(tiny: Tiny, *flags: str) -> None:
@@ -191,3 +193,71 @@ def test_trials_plug_ins_and_files_of_any_name_are_checked(tiny: Tiny) -> None:
     with pytest.raises(InputError, match="other.ids: made with the training interactions of the"):
         check_files(tiny.make_config("QBERT4Rec", **given))
     load_splits(tiny.make_config("SASRec", **given))
+
+
+FILES = {"benchmark_filename": ["train", "valid", "test"]}
+KEPT = {"cold_items": 0.1, "cold_interactions": "keep"}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "key"),
+    [
+        ({}, {}, None),
+        ({}, {"cold_items": 0.1}, "cold_items"),
+        ({}, KEPT, None),
+        ({"cold_items": 0.1}, {}, None),
+        ({"cold_items": 0.1}, {"cold_items": 0.1}, None),
+        ({"cold_items": 0.1}, {"cold_items": 0.1, "cold_seed": 1}, "cold_items"),
+        (KEPT, {"cold_items": 0.1}, "cold_items"),
+        ({}, FILES, "benchmark_filename"),
+        (FILES, {}, "benchmark_filename"),
+        ({}, {"rm_dup_inter": "first"}, "rm_dup_inter"),
+        ({}, {"val_interval": {"timestamp": "[0,3000]"}}, "val_interval"),
+    ],
+)
+def test_pretrained_weights_that_learned_from_targets(
+    tiny: Tiny, before: dict[str, Any], now: dict[str, Any], key: str | None
+) -> None:
+    """Weights of this data set, trained with another split of it."""
+    split(tiny, *TEMPORAL)
+    source = tiny.make_config("QBERT4Rec", **before).final_config_dict
+    config = tiny.make_config("QBERT4Rec", **now)
+    check_source_split(config, ["other", "toys"], source)
+    if key is None:
+        check_source_split(config, ["toy"], source)
+        return
+    with pytest.raises(InputError, match=f"was trained on toy with another {key}, so that it may"):
+        check_source_split(config, ["other", "toy"], source)
+
+
+def test_files_of_leave_one_out_are_the_same_split(tiny: Tiny) -> None:
+    split(tiny)
+    source = tiny.make_config("QBERT4Rec").final_config_dict
+    check_source_split(tiny.make_config("QBERT4Rec", **FILES), ["toy"], source)
+
+
+def test_a_run_refuses_such_weights(tiny: Tiny) -> None:
+    """A bundle of QBERT4Rec, and a checkpoint of a model with another kind of first stage."""
+    config = tiny.make_config("QBERT4Rec")
+    trainer, loaded = fitted(config)
+    bundle = tiny.root / "bundle"
+    save_bundle(bundle, trainer.model, config, loaded.train._dataset)
+    content, _ = fitted(tiny.make_config("SASRecContent"))
+    for model, path in (("QBERT4Rec", bundle), ("SASRecContent", content.saved_model_file)):
+        start = {"pre_model_path": str(path), "semantic_id_file": str(tiny.folder / "toy.semid")}
+        check_run(tiny.make_config(model, **start))
+        with pytest.raises(InputError, match="was trained on toy with another cold_items"):
+            check_run(tiny.make_config(model, cold_items=0.1, **start))
+
+
+def test_a_run_refuses_weights_of_other_settings_before_it_trains(tiny: Tiny) -> None:
+    config = tiny.make_config("QBERT4Rec")
+    trainer, loaded = fitted(config)
+    save_bundle(tiny.root / "bundle", trainer.model, config, loaded.train._dataset)
+    with pytest.raises(InputError, match="pretrained with hidden_size"):
+        check_run(tiny.make_config(hidden_size=8, pre_model_path=str(tiny.root / "bundle")))
+    paths = tiny.item_vectors()
+    content, _ = fitted(tiny.make_config("SASRecContent", item_vectors={"text": paths["text"]}))
+    other = {"pre_model_path": content.saved_model_file, "item_vectors": {"image": paths["text"]}}
+    with pytest.raises(InputError, match="item_vectors: image, but pre_model_path was trained"):
+        check_run(tiny.make_config("SASRecContent", **other))
