@@ -30,6 +30,7 @@ def add_run(
     keys: Mapping[str, Any] | None = None,
     dataset: str = "toy",
     curve: Sequence[float] = (0.1, 0.3, 0.2),
+    users: Sequence[int] = (1, 2, 3, 4),
     **more: Any,
 ) -> RunResult:
     """One line of `<base>/results.jsonl` and its folder: ranks of four users, a curve on valid.
@@ -41,6 +42,7 @@ def add_run(
         unseen: ranks among unseen items; those among all where none are given.
         keys: settings besides the metrics'.
         curve: ndcg@10 on valid, one an epoch of two seconds.
+        users: of the four targets.
         more: other fields of the result.
     """
     settings = {"metrics": ["Hit", "NDCG"], "topk": [1, 5, 10], "seed": seed, **(keys or {})}
@@ -50,7 +52,7 @@ def add_run(
     shown = np.zeros((4, 10), dtype=int)
     shown[:, 0] = ranks
     lists = Lists(np.array(TARGETS), np.array(HISTORY), shown, np.ones_like(shown))
-    found = Ranks(np.arange(1, 5), np.array(ranks), np.array(unseen or ranks), lists)
+    found = Ranks(np.array(users), np.array(ranks), np.array(unseen or ranks), lists)
     save_ranks(folder / "test_ranks.npz", found, COUNTS)
     metrics = summarize(found, ["Hit", "NDCG"], [1, 5, 10])
     points = [

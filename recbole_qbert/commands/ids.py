@@ -101,6 +101,9 @@ def _add_items(options: SimpleNamespace) -> int:
         if options.bundle:
             # Checked first, so that nothing is written if the bundle cannot take new items.
             bundle = open_bundle(find_bundle(options.bundle, names[0]), tokenizer.vocabulary)
+            if not options.output:
+                with error_context("without --output, the bundle is replaced"):
+                    check_replaceable(bundle.folder, BUNDLE_FILES)
         encoded = encode_new_items(tokenizer, domains)
     output = tokenizer.settings["output"]
     written = ", ".join(str(domain.file(output)) for domain in domains)

@@ -16,7 +16,8 @@ def _amazon(options: SimpleNamespace) -> int:
     from recbole_qbert.datasets.amazon import (
         Options,
         amazon_categories,
-        find_files,
+        find_interactions,
+        find_metadata,
         prepare_amazon,
         published,
     )
@@ -27,13 +28,15 @@ def _amazon(options: SimpleNamespace) -> int:
         raise InputError("give --category, or --dataset and --reviews")
     if options.category:
         one_of("--category", options.category, list(amazon_categories()))
-    files = [[Path(file) for file in given] for given in (options.reviews, options.metadata)]
-    if options.category and not (files[0] and files[1]):
-        found = find_files(options.folder, options.category, options.release)
-        files = [given or other for given, other in zip(files, found, strict=True)]
+    reviews, metadata = ([Path(file) for file in each or ()]
+                         for each in (options.reviews, options.metadata))  # fmt: skip
+    if options.category:
+        place = options.folder, options.category, options.release
+        reviews = reviews or find_interactions(*place)
+        metadata = metadata or find_metadata(*place)
     domain = DatasetPaths(name, options.data_path / name)
     console = new_console(highlight=False)
-    for path in (*files[0], *files[1]):
+    for path in (*reviews, *metadata):
         console.print(f"Reads {path}", soft_wrap=True)
     settings = Options(
         core=options.core,
@@ -44,7 +47,7 @@ def _amazon(options: SimpleNamespace) -> int:
         longest=options.longest,
     )
     made = prepare_amazon(
-        domain, options.release, files[0], files[1], settings,
+        domain, options.release, reviews, metadata, settings,
         overwrite=options.overwrite, progress=console.is_terminal,
     )  # fmt: skip
     report(domain, made, console, **published(options.category, options.release, options.core))
@@ -104,15 +107,20 @@ def _movielens(options: SimpleNamespace) -> int:
 
 
 def _import(options: SimpleNamespace) -> int:
-    from recbole_qbert.datasets.arrow_cache import check_target
     from recbole_qbert.datasets.mql4grec import import_json
+    from recbole_qbert.datasets.target import check_target
     from recbole_qbert.datasets.unisrec import import_folder
 
     formats = {"mql4grec": import_json, "unisrec": import_folder}
     into = DatasetPaths(options.dataset, options.data_path / options.dataset)
-    check_target(into, options.overwrite)
     if not options.source.is_dir():
         raise InputError(f"{options.source}: no such folder; correct --source")
+    if options.source.resolve() == into.folder.resolve():
+        raise InputError(
+            f"{options.source}: --source is the folder to write to, whose files would be replaced; "
+            "give another --dataset or --data_path"
+        )
+    check_target(into, options.overwrite)
     facts = formats[options.format](options.source, options.name or options.dataset, into)
     _print_counts(into.folder, facts)
     for remark in facts["remarks"]:
@@ -127,9 +135,11 @@ def _export(options: SimpleNamespace) -> int:
 
     domain = find_domain(options.dataset, options.data_path)
     if options.format == "mql4grec":
-        facts = export_json(domain, options.output)
+        facts = export_json(domain, options.output, overwrite=options.overwrite)
     else:
-        facts = export_folder(domain, options.output, options.text_fields)
+        facts = export_folder(
+            domain, options.output, options.text_fields, overwrite=options.overwrite
+        )
     _print_counts(options.output, facts)
     if facts["lost"]:
         print(f"  without {', '.join(facts['lost'])}")

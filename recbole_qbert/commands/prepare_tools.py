@@ -50,6 +50,7 @@ def _download(options: SimpleNamespace) -> int:
 def _split(options: SimpleNamespace) -> int:
     from recbole_qbert.common.hashes import sha256_file
     from recbole_qbert.datasets.split import (
+        check_filled,
         cut_offs,
         explain,
         few_users,
@@ -60,6 +61,7 @@ def _split(options: SimpleNamespace) -> int:
         temporal,
         write_split,
     )
+    from recbole_qbert.datasets.target import check_split
 
     if options.max_length < 0:
         raise InputError(f"--max_length={options.max_length}: give 0 or more")
@@ -73,11 +75,14 @@ def _split(options: SimpleNamespace) -> int:
         raise InputError(
             f"--parts: {counted(len(paths), 'file')}; give three, train, valid and test"
         )
+    check_split(domain, paths, options.overwrite)
     sequences = read_sequences(*paths)
     if options.parts:
         rows = own_parts(sequences, paths)
+        check_filled(rows, "none of its interactions has one before it; add interactions")
     elif options.method == "leave_one_out":
         rows = leave_one_out(sequences)
+        check_filled(rows, "no user has four interactions; give longer sequences, or --parts")
     elif options.shares:
         rows = temporal(sequences, *cut_offs(sequences, _shares(options.shares)))
     elif None in (options.valid_from, options.test_from):

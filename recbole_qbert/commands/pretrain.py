@@ -24,9 +24,14 @@ def _pretrain(options: SimpleNamespace) -> int:
     from recbole_qbert.pretraining.fit import pretrain
 
     pretrain(
-        datasets, files, options.settings, options.target, new_console(), options.retrain,
-        options.output,
-    )  # fmt: skip
+        datasets,
+        files,
+        options.settings,
+        options.target,
+        new_console(),
+        retrain=options.retrain,
+        output=options.output,
+    )
     return 0
 
 

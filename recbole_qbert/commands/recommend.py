@@ -75,10 +75,10 @@ def load_recommender(options: SimpleNamespace) -> tuple[Path, Recommender]:
 
 
 def _check_batch_size(options: SimpleNamespace) -> None:
-    from recbole_qbert.serving.recommender import within
+    from recbole_qbert.serving.recommender import checked_count
 
     if options.batch_size is not None:
-        within("--batch_size", options.batch_size)
+        checked_count("--batch_size", options.batch_size)
 
 
 def _recommend(options: SimpleNamespace) -> int:
@@ -155,7 +155,7 @@ def _tokens(options: SimpleNamespace, name: str) -> list[str] | None:
     from recbole_qbert.data.atomic import read_lines
 
     path = getattr(options, name)
-    return None if path is None else [line for line in read_lines(path) if line]
+    return None if path is None else [line for line in read_lines(path, may_be_empty=True) if line]
 
 
 def _print_one(
@@ -181,9 +181,12 @@ def _print_one(
     console.print(_named(recommender, folder), soft_wrap=True, highlight=False, markup=False)
     console.print(table)
     if options.explain and found:
-        for each in recommender.explain(options.history, [item for item, _ in found]):
-            console.print(f"{each.title or each.item}", markup=False, highlight=False)
-            for line in each.lines(titles):
+        items = [item for item, _ in found]
+        explained = recommender.explain(options.history, items, skip_unranked=True)
+        lines = {each.item: each.lines(titles) for each in explained}
+        for item in items:
+            console.print(titles.get(item) or item, markup=False, highlight=False)
+            for line in lines.get(item, ["not explained: only a wider search finds it"]):
                 console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -197,9 +200,9 @@ def _write_all(
     from recbole_qbert.data.atomic_writing import write_header
     from recbole_qbert.experiments.export import ListSettings, export, file_sources, tables
     from recbole_qbert.serving.part_files import write_tsv
-    from recbole_qbert.serving.recommender import within
+    from recbole_qbert.serving.recommender import checked_count
 
-    within("--k", options.k, len(recommender.tokens))
+    checked_count("--k", options.k, len(recommender.tokens))
     wanted = ListSettings(
         options.k,
         options.exclude_seen,

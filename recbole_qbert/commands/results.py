@@ -6,11 +6,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from recbole_qbert.commands.command import Command
+from recbole_qbert.commands.keys import keys_in
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.output import new_console
 
 
 def _compare(options: SimpleNamespace) -> int:
+    _check_effect(options)
     if options.right is not None:
         from recbole_qbert.evaluation.significance import compare, read_runs
 
@@ -28,6 +30,17 @@ def _compare(options: SimpleNamespace) -> int:
     for sheet in seeds_sheets(chosen_groups(results, options.runs)):
         print_table(sheet, console, options.format)
     return 0
+
+
+def _check_effect(options: SimpleNamespace) -> None:
+    """Raise an `InputError` if a flag of `compare` has a value, but no effect."""
+    without, names = "with one file", ["metric"]
+    if options.right is not None:
+        without, names = "with two sides", ["format", "runs"]
+    for key in keys_in(COMPARE.flags, depth=0):
+        value = getattr(options, key.name)
+        if key.name in names and value != key.default:
+            raise InputError(f"--{key.name}={value}: has no effect {without}; leave it out")
 
 
 def _report(options: SimpleNamespace) -> int:

@@ -26,13 +26,17 @@ def models_and_dataset(settings: dict[str, str]) -> tuple[list[str], str, list[s
     """
     from recbole_qbert.common.yaml_files import load_yaml
 
-    models = [name for name in settings.pop("model", "").split(",") if name]
+    models = split_names(settings.pop("model", ""))
     dataset = settings.pop("dataset", "")
     files = split_names(settings.pop("config_files", ""))
     for file in reversed(files):  # the last file that names one counts, as for all settings
         content = load_yaml(file)
-        models = models or split_names(str(content.get("model", "")))
-        dataset = dataset or str(content.get("dataset", ""))
+        named = content.get("model") or ""
+        if isinstance(named, list):
+            listed = ", ".join(map(str, named))
+            raise InputError(f"{file}: model: not a list; write the names as `model: {listed}`")
+        models = models or split_names(str(named))
+        dataset = dataset or str(content.get("dataset") or "")
     for key, value in (("model", models), ("dataset", dataset)):
         if not value:
             raise InputError(

@@ -16,7 +16,7 @@ def _serve(options: SimpleNamespace) -> int:
     import torch
 
     from recbole_qbert.common.process import n_cores
-    from recbole_qbert.serving.recommender import within
+    from recbole_qbert.serving.recommender import checked_count
 
     with needs_extra("serve"):
         from recbole_qbert.service.app import ServiceLimits
@@ -25,10 +25,10 @@ def _serve(options: SimpleNamespace) -> int:
     limits = ServiceLimits(*(getattr(options, name) for name in ServiceLimits._fields))
     for name, value in limits._asdict().items():
         if name not in _TIMES:
-            within(f"--{name}", value)
+            checked_count(f"--{name}", value)
         elif value is None or not (0 < value < math.inf or (name, value) == ("max_wait_ms", 0)):
             raise InputError(f"--{name}={value}: give a number above 0")
-    threads = within("--threads", options.threads or n_cores())
+    threads = checked_count("--threads", options.threads or n_cores())
     with listening(options.host, options.port) as listener:
         folder, recommender = load_recommender(options)
         set_titles(recommender, options)

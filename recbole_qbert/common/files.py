@@ -28,6 +28,7 @@ from recbole_qbert.common.errors import InputError, did_you_mean_path, error_con
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NOT_ALLOWED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+_TORCH_ALLOCATOR = "DefaultCPUAllocator"  # part of PyTorch's message if a CPU's memory runs out
 
 
 @contextlib.contextmanager
@@ -43,10 +44,22 @@ def report_disk_full(path: str | Path) -> Iterator[None]:
 def system_faults() -> Iterator[None]:
     """Raise an `InputError` for any `OSError` of the block that names a file, or a full disk.
 
+    Likewise if memory runs out, also on a GPU.
+
     This is the last resort of a command; code that knows more about the file reports it earlier.
     """
     try:
         yield
+    except (MemoryError, RuntimeError) as error:
+        # PyTorch raises RuntimeError, on a GPU a class of its own; it is not imported here.
+        text = " ".join(str(error).split())
+        of_torch = type(error).__name__ == "OutOfMemoryError" or _TORCH_ALLOCATOR in text
+        if not (isinstance(error, MemoryError) or of_torch):
+            raise
+        raise InputError(
+            f"memory ran out ({text[:200]}); use smaller batches (train_batch_size, "
+            "eval_batch_size), or a machine with more memory"
+        ) from None
     except OSError as error:
         path = error.filename
         if path is None:

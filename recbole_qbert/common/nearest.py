@@ -5,11 +5,30 @@ from __future__ import annotations
 import numpy as np
 
 _BLOCK = 1024  # rows whose similarities to all items are in memory at once
+_SHORTEST = 1e-10  # the squares of shorter float32 vectors may be rounded to 0
+
+
+def measurable(vectors: np.ndarray) -> np.ndarray:
+    """Scale vectors [..., D] whose length float32 cannot hold, so that 1 is their largest value.
+
+    Returns:
+        float32 [..., D]; all other vectors, and zeros, are unchanged.
+    """
+    vectors = np.asarray(vectors, dtype=np.float32)
+    with np.errstate(over="ignore"):
+        lengths = np.linalg.norm(vectors, axis=-1)
+    odd = ~np.isfinite(lengths) | (lengths < _SHORTEST)
+    if not odd.any():
+        return vectors
+    largest = np.abs(vectors[odd]).max(axis=-1, keepdims=True, initial=0)
+    scaled = vectors.copy()
+    scaled[odd] /= np.where(largest > 0, largest, 1)
+    return scaled
 
 
 def unit_rows(vectors: np.ndarray) -> np.ndarray:
     """Scale each row of `vectors` [N, D] to length 1, as float32. Zero rows stay zero."""
-    vectors = np.asarray(vectors, dtype=np.float32)
+    vectors = measurable(vectors)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.where(lengths > 0, lengths, 1)
 

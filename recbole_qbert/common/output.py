@@ -94,7 +94,8 @@ def ended_by_closed_pipe() -> Iterator[None]:
         try:
             yield
         finally:
-            sys.stdout.flush()
+            if sys.stdout is not None:  # it is None if it was closed before the start
+                sys.stdout.flush()
     except BrokenPipeError:
         closed = [stream for stream in (sys.stdout, sys.stderr) if _is_closed(stream)]
         if not closed:  # the error came from another pipe

@@ -7,6 +7,7 @@ in the same way: with file, line, field and value. No types or missing values ar
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -150,17 +151,21 @@ class Atomic:
         Raises:
             InputError: an element of a float_seq column is not a finite number.
         """
-        parts = [list(filter(None, text.split(between))) for text in self.columns[name].to_pylist()]
-        if self.kinds[name] == "token_seq":
-            return [np.array(each, str) for each in parts]
-        flat = pd.Series([part for each in parts for part in each], dtype=object)
-        numbers = pd.to_numeric(flat, errors="coerce").to_numpy(float)
-        lengths = np.array(list(map(len, parts)))
-        wrong = np.repeat(np.arange(len(parts)), lengths)[~np.isfinite(numbers)]
-        if len(wrong):
-            rows = np.isin(np.arange(len(parts)), wrong)
-            raise self.fault(rows, name, "has an element that is not a finite number; correct it")
-        return np.split(numbers, lengths.cumsum()[:-1])
+        parts = pc.split_pattern(self.columns[name], between)
+        row = np.repeat(np.arange(self.n_rows), np.asarray(pc.list_value_length(parts)))
+        elements = pc.list_flatten(parts)
+        filled = pc.not_equal(elements, "")
+        row = row[np.asarray(filled)]
+        flat = elements.filter(filled).to_pandas().to_numpy(object)
+        if self.kinds[name] == "float_seq":
+            flat = pd.to_numeric(flat, errors="coerce").astype(float)
+            wrong = row[~np.isfinite(flat)]
+            if len(wrong):
+                rows = np.isin(np.arange(self.n_rows), wrong)
+                said = "has an element that is not a finite number; correct it"
+                raise self.fault(rows, name, said)
+        ends = np.bincount(row, minlength=self.n_rows).cumsum().tolist()
+        return [flat[start:end] for start, end in itertools.pairwise([0, *ends])]
 
     def numbers(self, name: str, may_lack: bool = False) -> np.ndarray:
         """Return a column of numbers, float64 [rows].
@@ -295,16 +300,17 @@ def read_columns(path: str | Path, fields: Sequence[str]) -> pd.DataFrame:
     return read_atomic(path, fields).frame(fields)
 
 
-def read_lines(path: Path, encoding: str = "utf-8") -> list[str]:
+def read_lines(path: Path, encoding: str = "utf-8", *, may_be_empty: bool = False) -> list[str]:
     """Read a file's lines without their ends; only LF and CRLF end a line.
 
     Raises:
-        InputError: the file cannot be read, as in `read_atomic`.
+        InputError: the file cannot be read, as in `read_atomic`, or it is empty and may not be.
     """
-    return [line.removesuffix("\r") for line in _read_utf8(path, encoding).decode().split("\n")]
+    data = _read_utf8(path, encoding, may_be_empty)
+    return [line.removesuffix("\r") for line in data.decode().split("\n")]
 
 
-def _read_utf8(path: Path, encoding: str) -> bytes:
+def _read_utf8(path: Path, encoding: str, may_be_empty: bool = False) -> bytes:
     """Read a whole file as UTF-8 without a byte-order mark, and check its characters."""
     try:
         data = path.read_bytes()
@@ -323,7 +329,7 @@ def _read_utf8(path: Path, encoding: str) -> bytes:
         ) from None
     except LookupError:
         raise InputError(f"encoding: Python has no {encoding!r}; give utf-8") from None
-    if not text:
+    if not (text or may_be_empty):
         raise InputError(f"{path} is empty; make it again")
     # CSV readers treat a carriage return as the end of a line; NumPy drops trailing NULs.
     for character, named in (("\r(?!\n)", "a carriage return"), ("\0", "a NUL character")):

@@ -35,6 +35,11 @@ class ColdSettings(NamedTuple):
     targets: str  # one of TARGETS
     keeps: bool  # leave nothing out; the same items are drawn and the same users are tested
 
+    @property
+    def changes_targets(self) -> bool:
+        """Whether interactions are left out, so that targets are trained on without it."""
+        return not self.keeps or self.targets == "valid"
+
 
 class ColdSplit(NamedTuple):
     """Result of `hold_out`."""

@@ -132,19 +132,30 @@ class SemanticIDDataset(StrictDataset):
         super()._change_feat_format()
 
     def _benchmark_presets(self) -> None:
-        whole = self.inter_feat[f"{self.iid_field}{self.config['LIST_SUFFIX']}"]
-        lengths = torch.tensor([*map(len, whole)])
+        whole = self.inter_feat[f"{self.iid_field}{self.config['LIST_SUFFIX']}"].tolist()
         items = torch.from_numpy(np.concatenate([*whole, np.zeros(0, dtype=np.int64)]))
-        self._histories = items.long(), _ends(lengths)
+        self._histories = items.long(), _ends(torch.tensor([*map(len, whole)]))
         self.inter_feat[HISTORY_FIELD] = np.arange(len(whole))
         self.set_field_property(HISTORY_FIELD, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
         # Models have no position embeddings for histories longer than MAX_ITEM_LIST_LENGTH.
         for field in list(self.inter_feat):
             name = f"{field}{self.config['LIST_SUFFIX']}"
             if name in self.inter_feat:
-                lists = self.inter_feat[name]
+                lists = self.inter_feat[name].tolist()
                 self.inter_feat[name] = [each[-self.max_item_list_len :] for each in lists]
         super()._benchmark_presets()
+
+    def _dataframe_to_interaction(self, data: pd.DataFrame) -> Interaction:
+        """Convert a table as RecBole does, but each column of lists of IDs as one array."""
+        lists = [name for name in data if self.field2type[name] == FeatureType.TOKEN_SEQ]
+        columns = super()._dataframe_to_interaction(data.drop(columns=lists)).interaction
+        for name in lists:
+            rows = [each[: self.field2seqlen[name]] for each in data[name].tolist()]
+            lengths = torch.tensor([*map(len, rows)])
+            real = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
+            columns[name] = torch.zeros(real.shape, dtype=torch.long)
+            columns[name][real] = torch.from_numpy(np.concatenate(rows)).long()
+        return Interaction({name: columns[name] for name in data})
 
     def build(self) -> list[Any]:
         """Build the splits, and replace `auto` values in the config (see `budget`).

@@ -34,6 +34,7 @@ from recbole_qbert.data.semid import items_sha256, read_sidecar
 # Reserved names of tokenizer streams: the fused vectors of stage 1, co-occurrence in training
 # sequences, behavior-bound latents, and every modality that has embeddings.
 FUSED, IDENTITY, BBQ, CONTENT = "fused", "identity", "bbq", "content"
+Z_ID = "z_ID"  # of the stream bbq: the segment beside those of the modalities
 SIDECAR = {"format": "recbole-qbert/embeddings", "version": 1}
 _BROKEN = (ValueError, OSError, KeyError, EOFError, BadZipFile, zlib.error)  # of NumPy's readers
 
@@ -321,9 +322,12 @@ def check_modality(name: Any) -> None:
     """Check that a name can be a modality: part of a file name, of a parameter and of a stream.
 
     Raises:
-        InputError: it has other characters, is reserved, or is an attribute of `nn.ModuleDict`.
+        InputError: it has other characters, is reserved, or is an attribute of `nn.ModuleDict` or
+            `nn.ParameterDict`.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", str(name)) or not isinstance(name, str):
         raise InputError(f"modalities: {name!r}; use only letters, digits, _ and -")
-    if name in (FUSED, IDENTITY, BBQ, CONTENT) or hasattr(nn.ModuleDict, name):
+    reserved = name in (FUSED, IDENTITY, BBQ, CONTENT, Z_ID)
+    # Of instances, which have more attributes than the classes.
+    if reserved or any(hasattr(each, name) for each in (nn.ModuleDict(), nn.ParameterDict())):
         raise InputError(f"modalities: {name!r} is a reserved word; rename <dataset>.{name}.npz")

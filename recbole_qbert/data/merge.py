@@ -22,7 +22,12 @@ from recbole_qbert.data.atomic_writing import write_header, write_rows
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.embedding_kinds import common_kind
 from recbole_qbert.data.embeddings import EmbeddingTable, read_embeddings, write_embeddings
-from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids, write_semantic_ids
+from recbole_qbert.data.semid import (
+    SemanticIDTable,
+    read_semantic_ids,
+    tokenized_from,
+    write_semantic_ids,
+)
 from recbole_qbert.data.sequences import ITEM, TIME, USER
 
 
@@ -35,7 +40,7 @@ class Merged(NamedTuple):
 
 
 def merge(domains: Sequence[DatasetPaths], into: DatasetPaths) -> Merged:
-    """Write `into`'s `.inter`, and `.item`, `.semid` and tables of vectors that all domains have.
+    """Write `into`'s `.inter`, and the `.item`, `.user`, `.semid` and vectors that all have.
 
     Columns that some domains lack are left out. Semantic IDs of the first vocabulary keep their
     codes. In every level, the codes of each other vocabulary follow those of the one before.
@@ -50,15 +55,19 @@ def merge(domains: Sequence[DatasetPaths], into: DatasetPaths) -> Merged:
     tables = {f"{name}.npz" for domain in domains for name in domain.embedding_tables()}
     without = {
         suffix: [domain.name for domain in domains if not domain.file(suffix).is_file()]
-        for suffix in ("item", "semid", *sorted(tables))
+        for suffix in ("item", "user", "semid", *sorted(tables))
     }
-    suffixes = ["inter", *(["item"] if not without["item"] else [])]
+    suffixes = ["inter", *(suffix for suffix in ("item", "user") if not without[suffix])]
     files = {
         suffix: [read_atomic(domain.file(suffix)) for domain in domains] for suffix in suffixes
     }
-    for suffix, needed in (("inter", (USER, ITEM)), ("item", (ITEM,))):
+    for suffix, needed in (("inter", (USER, ITEM)), ("item", (ITEM,)), ("user", (USER,))):
         for file in files.get(suffix, ()):
             file.need(needed, "rename the column")
+            for name in needed:
+                file.check_ids(name)
+            if suffix != "inter":
+                file.check_unique(needed[0], suffix)
     _check_times(files["inter"])
     cells = {suffix: _common_cells(files[suffix]) for suffix in suffixes}
     left_out = {
@@ -73,8 +82,13 @@ def merge(domains: Sequence[DatasetPaths], into: DatasetPaths) -> Merged:
         for suffix in suffixes:
             counts[suffix] = _write(target.file(suffix), domains, files[suffix], cells[suffix])
         if table is not None:
-            hashes = {domain.name: sha256_file(domain.file("semid")) for domain in domains}
-            write_semantic_ids(target.file("semid"), table, {"method": "merge", "files": hashes})
+            paths = {domain.name: domain.file("semid") for domain in domains}
+            source = {
+                "method": "merge",
+                "files": {name: sha256_file(path) for name, path in paths.items()},
+                "tokenized_from": [one for path in paths.values() for one in tokenized_from(path)],
+            }
+            write_semantic_ids(target.file("semid"), table, source)
             counts["semid"] = table.n_items
         for suffix, merged in sorted(vectors.items()):
             write_embeddings(target.file(suffix), merged)

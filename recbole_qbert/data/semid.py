@@ -244,6 +244,19 @@ def read_sidecar(path: str | Path, form: Mapping[str, Any]) -> dict[str, Any] | 
     return content
 
 
+def tokenized_from(path: str | Path) -> list[dict[str, Any]]:
+    """Return what is recorded of the runs of `tokenize` that made the codes of a `.semid` file.
+
+    These are settings and hashes of the interactions: of one run, or of those that made the files
+    from which this one was joined. Empty for IDs of another source, and without a sidecar.
+    """
+    source: dict[str, Any] = (read_sidecar(path, SIDECAR) or {}).get("source", {})
+    if source.get("method") != "tokenize":
+        return list(source.get("tokenized_from", ()))
+    interactions = source.get("report", {}).get("interactions", {})
+    return [{"settings": source.get("settings", {}), "interactions": interactions}]
+
+
 def items_sha256(items: Iterable[str]) -> str:
     """Hash a set of items, whatever their order: sorted tokens, joined by line ends."""
     return hashlib.sha256("\n".join(sorted(items)).encode("utf-8")).hexdigest()

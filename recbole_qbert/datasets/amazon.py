@@ -111,24 +111,30 @@ def published(category: str | None, release: int, core: int) -> dict[str, Publis
     return found
 
 
-def find_files(folder: Path, category: str, release: int) -> tuple[list[Path], list[Path]]:
-    """Find a category's interaction file and, if there is one, its metadata file, by their names.
+def find_interactions(folder: Path, category: str, release: int) -> list[Path]:
+    """Find a category's one interaction file by its name.
 
     A ratings-only file is preferred to reviews, because it is faster to read.
 
     Raises:
-        InputError: there is no file of interactions.
+        InputError: there is none.
     """
     stem = amazon_categories()[category].file
-    patterns = load_yaml(shipped("amazon.yaml"))["files"][release]
-    names = [pattern.format(stem) for pattern in patterns["interactions"]]
+    patterns = load_yaml(shipped("amazon.yaml"))["files"][release]["interactions"]
+    names = [pattern.format(stem) for pattern in patterns]
     found = [path for name in names for path in _variants(folder, name)]
     if not found:
         raise InputError(
             f"{folder}: has none of {', '.join(names)}, plain or .gz, for {category} of {release}; "
-            "correct --folder or --release, or name the files (--reviews, --metadata)"
+            "correct --folder or --release, or name the files (--reviews)"
         )
-    return found[:1], _variants(folder, patterns["metadata"].format(stem))[:1]
+    return found[:1]
+
+
+def find_metadata(folder: Path, category: str, release: int) -> list[Path]:
+    """Find a category's one metadata file by its name; [] if there is none."""
+    pattern = load_yaml(shipped("amazon.yaml"))["files"][release]["metadata"]
+    return _variants(folder, pattern.format(amazon_categories()[category].file))[:1]
 
 
 def _variants(folder: Path, name: str) -> list[Path]:

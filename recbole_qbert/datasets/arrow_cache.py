@@ -21,6 +21,7 @@ from recbole_qbert.common.files import atomic_folder, exclusive, read_json, writ
 from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.datasets.sources import Rejects
+from recbole_qbert.datasets.target import check_target
 
 _ROWS, _REJECTED, _STAGE = "rows.arrow", "rejected.txt", "stage.json"
 _VERSION = 3  # version of the stages' content
@@ -80,7 +81,7 @@ def open_cache(domain: DatasetPaths, overwrite: bool) -> Iterator[Path]:
     InputError, the folder is removed, together with all folders that were created for it.
 
     Raises:
-        InputError: atomic files exist, or another process prepares this data set.
+        InputError: as `check_target`, or another process prepares this data set.
     """
     check_target(domain, overwrite)
     parts = domain.file("parts")
@@ -99,19 +100,6 @@ def open_cache(domain: DatasetPaths, overwrite: bool) -> Iterator[Path]:
             with contextlib.suppress(OSError):  # another process uses it
                 folder.rmdir()
         raise
-
-
-def check_target(domain: DatasetPaths, overwrite: bool) -> None:
-    """Check that no atomic file would be replaced without `overwrite`.
-
-    Raises:
-        InputError: an `.inter` or `.item` file exists.
-    """
-    for suffix in ("inter", "item"):
-        if domain.file(suffix).exists() and not overwrite:
-            raise InputError(
-                f"{domain.file(suffix)} exists; add --overwrite, or choose another name"
-            )
 
 
 def parse_file(folder: Path, schema: pa.Schema, source: Source) -> ParsedFile:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.data.codec import quote
 from recbole_qbert.datasets.sources import LONGEST_LINE, Lines, Rejects, line_blocks, opened
 
 UNCLOSED = "unclosed quotation"
@@ -28,6 +29,7 @@ def delimited(
     rejects: Rejects,
     names: Sequence[str] | None = None,
     *,
+    wanted: Sequence[str] | None = None,
     delimiter: str = ",",
     quoted: bool = True,
     encoding: str = "utf-8",
@@ -41,9 +43,10 @@ def delimited(
     the next line.
 
     Args:
-        rejects: receives rows with a wrong number of fields, with an unclosed quotation, or with
-            text that is not in the encoding.
+        rejects: receives rows with a wrong number of fields, with an unclosed quotation, or with a
+            wanted cell that is not in the encoding.
         names: names of all columns, if the file has no header.
+        wanted: the columns to read; None for all.
         delimiter: one character.
         quoted: whether double quotes enclose fields.
         encoding: encoding of the text.
@@ -54,6 +57,7 @@ def delimited(
     """
     header = names is None
     names = table_header(path, delimiter, quoted, encoding) if names is None else list(names)
+    chosen = names if wanted is None else list(dict.fromkeys(wanted))
     line, rest = 1, b""
     try:
         blocks = (block for _, block in line_blocks(path, progress, encoding=encoding))
@@ -67,7 +71,7 @@ def delimited(
             if header and len(numbers):
                 header, numbers, data = False, numbers[1:], data[data.index(b"\n") + 1 :]
             if len(numbers):
-                yield _parsed(path, numbers, data, rejects, names, delimiter, quoted)
+                yield _parsed(path, numbers, data, rejects, names, chosen, delimiter, quoted)
     except (pa.ArrowInvalid, UnicodeError) as error:
         raise InputError(
             f"{path}: cannot be read as a table ({' '.join(str(error).split())[:120]}); correct "
@@ -168,10 +172,12 @@ def _parsed(
     data: bytes,
     rejects: Rejects,
     names: Sequence[str],
+    chosen: Sequence[str],
     delimiter: str,
     quoted: bool,
 ) -> Lines:
-    """Parse records to columns of text; reject those with other fields than names, or not UTF-8."""
+    """Parse the chosen columns of records to text; reject records with other fields than names, or
+    with a chosen cell that is not UTF-8."""
     good = np.ones(len(numbers), dtype=bool)
 
     def reject(row: pyarrow.csv.InvalidRow) -> str:
@@ -195,6 +201,7 @@ def _parsed(
         # Read as bytes, because invalid UTF-8 in one cell would fail the whole file.
         pyarrow.csv.ConvertOptions(
             column_types=dict.fromkeys(names, pa.binary()),
+            include_columns=list(chosen),
             check_utf8=False,
             strings_can_be_null=False,
         ),
@@ -205,8 +212,10 @@ def _parsed(
         return numbers, table.cast(text)
     except pa.ArrowInvalid:
         valid = np.ones(table.num_rows, dtype=bool)
-        for column in table.columns:
-            valid &= [v.decode("utf-8", "replace").encode() == v for v in column.to_pylist()]
-        for number in numbers[~valid].tolist():
-            rejects.add(path, number, "not valid UTF-8")
+        for name, column in zip(table.schema.names, table.columns, strict=True):
+            cells = column.to_pylist()
+            fine = np.array([v.decode("utf-8", "replace").encode() == v for v in cells], bool)
+            for number in numbers[valid & ~fine].tolist():
+                rejects.add(path, number, f"column {quote(name)} is not valid UTF-8 (--encoding)")
+            valid &= fine
         return numbers[valid], table.filter(pa.array(valid)).cast(text)

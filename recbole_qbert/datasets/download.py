@@ -34,10 +34,12 @@ from recbole_qbert.datasets.http import (
     Fetcher,
     HttpOptions,
     Record,
+    ambiguous,
 )
 
 STATUS = "status.tsv"
 COLUMNS = Record._fields
+LONGEST_NAME = 250  # bytes; file systems allow 255, with the suffix of a picture
 
 
 def read_list(path: str | Path) -> list[Download]:
@@ -90,6 +92,11 @@ def read_items(path: str | Path, column: str) -> list[Download]:
 
 def _check_name(name: str, place: str) -> None:
     """Check that a name is a valid file name."""
+    if len(name.encode()) > LONGEST_NAME:
+        raise InputError(
+            f"{place}: {quote(name, 40)} has more than {LONGEST_NAME} bytes, too many for a file "
+            "name; shorten it"
+        )
     if not name or name[0] == "." or re.search(r'[/\\\0\r\n\t<>:"|?*]', name) or name == STATUS:
         raise InputError(f"{place}: {quote(name)} is not a valid file name; rename it")
 
@@ -135,7 +142,8 @@ def download(
         raise InputError(f"{offline}: no such folder; give the folder with the files")
     folder = Path(folder)
     check_writable(folder)
-    fetcher = Fetcher(folder, options or HttpOptions(), pictures, offline)
+    shared = ambiguous(entries) if offline else set()
+    fetcher = Fetcher(folder, options or HttpOptions(), pictures, offline, shared)
     with exclusive_folder(folder / PARTS):
         return _download(entries, folder, fetcher, again, check)
 

@@ -13,7 +13,7 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +89,10 @@ class DownloadError(Exception):
         self.state, self.transient = state, transient
 
 
+class _WrongHash(DownloadError):
+    """Wrong hash of a complete file, which is downloaded once more at most."""
+
+
 class _Retry(Retry):
     """urllib3's retries that end when `stop` is set, and never wait longer than `backoff_max`."""
 
@@ -118,8 +122,9 @@ class Fetcher:
     Args:
         options: HTTP options.
         pictures: accept only complete pictures, and name them `<name>.<jpg|png|...>`.
-        offline: copy files from this folder, by the last part of the URL or by name, instead of
+        offline: copy files from this folder, by name or by the last part of the URL, instead of
             using the network.
+        ambiguous: last parts of URLs that are not used for `offline`, see `ambiguous`.
     """
 
     def __init__(
@@ -128,8 +133,10 @@ class Fetcher:
         options: HttpOptions,
         pictures: bool = False,
         offline: Path | None = None,
+        ambiguous: Collection[str] = (),
     ):
         self.folder, self.options, self.pictures, self.offline = folder, options, pictures, offline
+        self.ambiguous = ambiguous
         self.stop = threading.Event()  # ends all running downloads once set
         self.slots: dict[str, threading.Semaphore] = {}  # by host
         retry = _Retry(
@@ -182,7 +189,7 @@ class Fetcher:
                     return self._attempt(entry, url)
                 except DownloadError as error:
                     failure = error
-                if not failure.transient:
+                if not failure.transient or (attempt and isinstance(failure, _WrongHash)):
                     break
             errors.append(failure)
         worst = max(errors, key=lambda error: STATES.index(error.state))
@@ -190,15 +197,16 @@ class Fetcher:
 
     def _attempt(self, entry: Download, url: str) -> Record:
         """Download one file, verify it and move it to its final name."""
-        part = self.folder / PARTS / f"{entry.name}.{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+        # A hash alone, because the name of the entry may be as long as the file system allows.
+        part = self.folder / PARTS / hashlib.sha256(f"{entry.name}\t{url}".encode()).hexdigest()
         if self.offline:
-            _copy(self.offline, entry, url, part)
+            _copy(self.offline, entry, url, part, self.ambiguous)
         else:
             self._receive(url, part)
         digest = sha256_file(part)
         if entry.sha256 and digest != entry.sha256:
             _discard(part)
-            raise DownloadError("the SHA-256 differs from that of the list", transient=True)
+            raise _WrongHash("the SHA-256 differs from that of the list", transient=True)
         size = part.stat().st_size
         target = self.folder / f"{entry.name}{_suffix(part) if self.pictures else ''}"
         with open(part, "rb") as handle:
@@ -254,17 +262,40 @@ class Fetcher:
                     raise DownloadError(f"incomplete after {self.options.file_timeout:g} s")
 
 
-def _copy(folder: Path, entry: Download, url: str, part: Path) -> None:
-    """Copy the file of an entry from a folder, by the last part of its URL or by its name."""
-    part_of_url = re.split(r"[?#]", url)[0].rpartition("/")[2]
-    names = [os.path.basename(unquote(part_of_url)), entry.name]
-    names += [entry.name + suffix for suffix in SUFFIXES.values()]
-    for name in filter(None, names):
+def ambiguous(entries: Sequence[Download]) -> set[str]:
+    """Return the last parts of URLs that are also those of other URLs, or the names of others."""
+    names = {entry.name for entry in entries}
+    first: dict[str, list[str]] = {}
+    found = set()
+    for entry in entries:
+        for last in {_last_part(url) for url in entry.urls}:
+            urls = [url for url in entry.urls if _last_part(url) == last]
+            stem, suffix = os.path.splitext(last)
+            meant = {last, stem} if suffix in SUFFIXES.values() else {last}
+            if first.setdefault(last, urls) != urls or (meant - {entry.name}) & names:
+                found.add(last)
+    return found
+
+
+def _last_part(url: str) -> str:
+    """Return the file name at the end of a URL, or ""."""
+    return os.path.basename(unquote(re.split(r"[?#]", url)[0].rpartition("/")[2]))
+
+
+def _copy(folder: Path, entry: Download, url: str, part: Path, ambiguous: Collection[str]) -> None:
+    """Copy the file of an entry from a folder, by its name or by the last part of its URL."""
+    last, reason = _last_part(url), f"not in {folder}"
+    names = [entry.name, *(entry.name + suffix for suffix in SUFFIXES.values())]
+    if last in ambiguous:
+        reason = f"{reason} by its name; {quote(last, 60)} may be of another entry"
+    elif last:
+        names.append(last)
+    for name in names:
         if os.path.isfile(folder / name):  # False for invalid names
             _discard(part)
             shutil.copyfile(folder / name, part)
             return
-    raise DownloadError(f"not in {folder}")
+    raise DownloadError(reason)
 
 
 def _suffix(part: Path) -> str:

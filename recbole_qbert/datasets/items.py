@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.data.atomic import LARGE
 from recbole_qbert.data.pictures import SUFFIXES
 from recbole_qbert.datasets.arrow_cache import ParsedFile
 from recbole_qbert.datasets.interactions import Interactions
@@ -39,7 +40,9 @@ def read_records(stage: ParsedFile, tokens: pa.Array) -> Records:
     # All items are looked up at once, because each call of `is_in` hashes all tokens.
     items = pa.chunked_array([batch["item"] for batch in stage.batches()], pa.string())
     wanted = np.asarray(pc.is_in(items, tokens))
-    table = stage.table(wanted).combine_chunks()
+    # The offsets of `string` end at 2 GiB, which the texts of all items may exceed.
+    cells = [(name, LARGE) for name in stage.schema.names if name != "item"]
+    table = stage.table(wanted).cast(pa.schema([("item", pa.string()), *cells])).combine_chunks()
     unknown = items.filter(pa.array(~wanted)).unique()
     described = len(unknown) + len(table["item"].unique())
     names = [name for name in table.schema.names if name != "item"]

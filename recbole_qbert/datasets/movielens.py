@@ -131,6 +131,7 @@ def prepare_movielens(
     joined = (_column(extras.descriptions, "description"), posters)
     tables = [path for path in extras if path is not None and path.is_file()]
     users = folder / layout.users if layout.users else None
+    movies = folder / layout.movies
     return prepare(
         domain,
         Source(
@@ -140,8 +141,11 @@ def prepare_movielens(
         Rules(core, duplicates, ties),
         "movielens",
         items=Source(
-            [folder / layout.movies, *tables],
-            lambda path, rejects: _movies(layout, path, joined, rejects),
+            [movies, *tables],
+            # The other sources are only hashed.
+            lambda path, rejects: (
+                _movies(layout, path, joined, rejects) if path == movies else iter(())
+            ),
             {"posters": posters},
         ),
         cells=CELLS,
@@ -176,9 +180,7 @@ def _ratings(layout: Layout, path: Path, rejects: Rejects, progress: bool) -> It
 def _movies(
     layout: Layout, path: Path, joined: tuple[Mapping[str, str], ...], rejects: Rejects
 ) -> Iterator[pa.Table]:
-    """Parse the file of movies. Other sources of the stage are only hashed, and yield nothing."""
-    if path.name != layout.movies:
-        return
+    """Parse the file of movies."""
     numbers, rows = [], []
     for number, row in _table_rows(path, rejects) if layout.header else _rows(path, layout):
         if len(row) < 3:

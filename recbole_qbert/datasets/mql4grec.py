@@ -12,6 +12,7 @@ tuples of X.index.json also become X.semid if they are unique.
 
 from __future__ import annotations
 
+import glob
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,7 @@ from recbole_qbert.data.merge import ITEM, TIME, USER
 from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids, write_semantic_ids
 from recbole_qbert.datasets.numbering import (
     as_cell,
+    check_export,
     count_items,
     item_numbers,
     read_tokens,
@@ -56,11 +58,7 @@ def import_json(folder: Path, name: str, into: DatasetPaths) -> dict[str, Any]:
     Raises:
         InputError: a file is missing or invalid, or its numbers do not match those of other files.
     """
-    paths = {}
-    for path in sorted(folder.glob(f"{name}.*.json")):
-        kind = path.name.removeprefix(f"{name}.").removesuffix(".json")
-        if kind in ("inter", "item", INDEX) or kind.startswith(f"{INDEX}_"):
-            paths[kind] = path
+    paths = _json_files(folder, name)
     if "inter" not in paths:
         raise InputError(f"{folder}/{name}.inter.json: no such file; correct the folder or name")
     content = {kind: read_json(path) for kind, path in paths.items()}
@@ -74,18 +72,24 @@ def import_json(folder: Path, name: str, into: DatasetPaths) -> dict[str, Any]:
     for kind, each in content.items():
         rows = _rows(each, n_items, paths[kind])
         if kind == "item":
-            columns = _text_columns(rows, paths[kind]) | columns
+            added = _text_columns(rows, paths[kind])
         else:
             column = CODES if kind == INDEX else kind.removeprefix(f"{INDEX}_")
-            columns[column] = _code_column(rows, paths[kind])
+            added = {column: _code_column(rows, paths[kind])}
+        for column in added:
+            if column == ITEM or column in columns:
+                raise InputError(
+                    f"{paths[kind]}: the column {column} would occur twice; rename the field of "
+                    f"the items, or the index file ({name}.{INDEX}_<column>.json)"
+                )
+        columns = added | columns if kind == "item" else columns | added
     fields = {f"{name}:token_seq": pa.array(column, LARGE) for name, column in columns.items()}
     tables = [folder / f"{name}.{suffix}" for suffix in ("user2id", "item2id")]
     inter = sequences_of(users, items, codes, lengths)
-    write_import(
+    remarks = write_import(
         into, inter, {f"{ITEM}:token": pa.array(items, LARGE), **fields}, "mql4grec",
         [*paths.values(), *tables],
     )  # fmt: skip
-    remarks: list[str] = []
     if INDEX in content:
         try:
             table = _semantic_ids(columns[CODES], items, paths[INDEX])
@@ -95,6 +99,16 @@ def import_json(folder: Path, name: str, into: DatasetPaths) -> dict[str, Any]:
             files = {paths[INDEX].name: sha256_file(paths[INDEX])}
             write_semantic_ids(into.file("semid"), table, {"method": "import", "files": files})
     return {**inter.counts._asdict(), "items": n_items, "remarks": remarks}
+
+
+def _json_files(folder: Path, name: str) -> dict[str, Path]:
+    """Return the existing files of interactions, items and semantic IDs, by their kind."""
+    paths = {}
+    for path in sorted(folder.glob(f"{glob.escape(name)}.*.json")):
+        kind = path.name.removeprefix(f"{name}.").removesuffix(".json")
+        if kind in ("inter", "item", INDEX) or kind.startswith(f"{INDEX}_"):
+            paths[kind] = path
+    return paths
 
 
 def _sequences(content: Mapping[str, Any], path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -163,7 +177,7 @@ def _semantic_ids(cells: Sequence[str], items: Sequence[str], path: Path) -> Sem
     return SemanticIDTable(tuple(items), codes, tuple((codes.max(axis=0) + 1).tolist()))
 
 
-def export_json(domain: DatasetPaths, folder: Path) -> dict[str, Any]:
+def export_json(domain: DatasetPaths, folder: Path, *, overwrite: bool = False) -> dict[str, Any]:
     """Write a data set as JSON files to a folder.
 
     Items are numbered in the order of the `.item` file or, without one, of their first appearance;
@@ -175,8 +189,11 @@ def export_json(domain: DatasetPaths, folder: Path) -> dict[str, Any]:
         that the format cannot represent.
 
     Raises:
-        InputError: a file cannot be read, or an interaction's item is not in the `.item` file.
+        InputError: a file cannot be read, an interaction's item is not in the `.item` file, or as
+            `check_export`.
     """
+    tables = [folder / f"{domain.name}.{suffix}" for suffix in ("user2id", "item2id")]
+    check_export(domain, folder, [*_json_files(folder, domain.name).values(), *tables], overwrite)
     inter = read_sequences(domain.file("inter"))
     users, items = inter.user_tokens.to_pylist(), inter.item_tokens.to_pylist()
     fields: dict[str, pa.ChunkedArray] = {}
@@ -213,8 +230,8 @@ def export_json(domain: DatasetPaths, folder: Path) -> dict[str, Any]:
     for kind, content in contents.items():
         with atomic_write(folder / f"{domain.name}.{kind}.json") as handle:
             json.dump(content, handle, indent=4)
-    write_tokens(folder / f"{domain.name}.user2id", users)
-    write_tokens(folder / f"{domain.name}.item2id", items)
+    for path, tokens in zip(tables, (users, items), strict=True):
+        write_tokens(path, tokens)
     names = read_atomic(domain.file("inter")).names
     lost = [name for name in names if name not in (USER, ITEM, TIME)]
     lost += [f"{TIME} (the order is kept)"] if inter.timed else []

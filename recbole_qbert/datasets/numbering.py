@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recbole_qbert.common.errors import InputError, preview
-from recbole_qbert.common.files import atomic_write, sidecar_path
+from recbole_qbert.common.files import atomic_write
 from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.common.output import counted
 from recbole_qbert.data.atomic import LARGE, read_lines
@@ -103,16 +103,34 @@ def sequences_of(
 
 def write_import(
     into: DatasetPaths, inter: Interactions, items: Fields | None, made_by: str, files: list[Path]
-) -> None:
-    """Write an imported data set, and remove the semantic IDs and vectors of an earlier one."""
+) -> list[str]:
+    """Write an imported data set; return lines for the user, as `write_dataset`."""
     sources = [{"file": path.name, "sha256": sha256_file(path)} for path in files if path.is_file()]
     facts: Mapping[str, Any] = {
         "made_by": made_by, "sources": sources, "counts": inter.counts._asdict(),
     }  # fmt: skip
-    write_dataset(into, inter, facts, items=items)
-    for path in (into.file("semid"), *into.embedding_tables().values()):
-        sidecar_path(path).unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
+    return write_dataset(into, inter, facts, items=items)
+
+
+def check_export(
+    domain: DatasetPaths, folder: Path, paths: Iterable[Path], overwrite: bool
+) -> None:
+    """Check that an export to a folder replaces nothing without `overwrite`.
+
+    Args:
+        paths: the files of the format in the folder.
+
+    Raises:
+        InputError: one of the files exists; or the folder is that of the data set.
+    """
+    if folder.resolve() == domain.folder.resolve():
+        raise InputError(f"{folder}: is the folder of the data set itself; give another --output")
+    found = [path.name for path in paths if path.exists()]
+    if found and not overwrite:
+        raise InputError(
+            f"{folder}: {preview(found, 3)} {'exists' if len(found) == 1 else 'exist'}; add "
+            "--overwrite, or give another --output"
+        )
 
 
 def item_numbers(domain: DatasetPaths, inter: Interactions, items: Sequence[str]) -> np.ndarray:

@@ -155,7 +155,7 @@ def prepare(
             "repeated_records": repeated,
         }
         first = [line for stage in stages for line in itertools.islice(stage.rejected(), _SHOWN)]
-        write_dataset(
+        removed = write_dataset(
             domain,
             inter if with_rating else replace(inter, ratings=None),
             facts,
@@ -165,7 +165,7 @@ def prepare(
             else None,
             rejected=(line for stage in stages for line in stage.rejected()),
         )
-        remarks = [f"{n:,} {what}" for what, n in notes.items()] + remarks
+        remarks = [f"{n:,} {what}" for what, n in notes.items()] + remarks + removed
         return Prepared(raw, inter.counts, coverage, repeated, reasons_of_all, first, remarks)
 
 

@@ -33,15 +33,9 @@ from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.merge import ITEM, TIME, USER
 from recbole_qbert.datasets.interactions import Interactions
 from recbole_qbert.datasets.kcore import held_out
+from recbole_qbert.datasets.target import CONFIG, PARTS
 
-PARTS = ("train", "valid", "test")
 CELLS = (f"{USER}:token", f"{ITEM}_list:token_seq", f"{ITEM}:token")
-CONFIG = """# Settings to read the split of {name}: --config_files=<this file>
-benchmark_filename: [train, valid, test]  # (list) <dataset>.<part>.inter
-alias_of_item_id: [item_id_list]  # (list) histories and targets share one numbering
-load_col:                         # (dict) columns that are read
-  inter: [user_id, item_id_list, item_id]
-"""
 _ROWS = 1 << 16  # rows that are written at a time
 
 
@@ -113,14 +107,16 @@ def temporal(sequences: Interactions, valid_from: float, test_from: float) -> li
         )
     part = np.digitize(sequences.times, [valid_from, test_from])
     rows = [np.flatnonzero((part == each) & (sequences.places > 0)) for each in range(3)]
+    first, last = sequences.times.min(), sequences.times.max()
+    check_filled(rows, f"times range from {first:.17g} to {last:.17g}; change the start times")
+    return rows
+
+
+def check_filled(rows: Sequence[np.ndarray], explanation: str) -> None:
+    """Raise an InputError with an explanation if a part of a split is empty."""
     for name, each in zip(PARTS, rows, strict=True):
         if not len(each):
-            first, last = sequences.times.min(), sequences.times.max()
-            raise InputError(
-                f"the part {name} is empty: times range from {first:.17g} to {last:.17g}; change "
-                "the start times"
-            )
-    return rows
+            raise InputError(f"the part {name} is empty: {explanation}")
 
 
 def cut_offs(sequences: Interactions, shares: Sequence[float]) -> tuple[float, float]:

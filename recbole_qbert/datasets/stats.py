@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recbole_qbert.data.atomic import header_fields
+from recbole_qbert.common.errors import InputError
+from recbole_qbert.data.atomic import read_atomic
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.embeddings import read_embeddings
 from recbole_qbert.data.items import ITEM_FIELD, read_item_fields
@@ -44,6 +45,8 @@ def gather_stats(domain: DatasetPaths, pictures: Path | None = None) -> dict[str
         InputError: a file cannot be read.
     """
     frame = read_interactions(domain.file("inter"))
+    if frame.empty:
+        raise InputError(f"{domain.file('inter')} is empty: no rows follow the header; add rows")
     # Users and items are numbered in the order of their first row.
     users, user_tokens = pd.factorize(frame[USER].cat.codes.to_numpy())
     items, item_codes = pd.factorize(frame[ITEM].cat.codes.to_numpy())
@@ -113,8 +116,7 @@ def _contents(
     unused = missing = None
     path = domain.file("item")
     if path.is_file():
-        with open(path, encoding="utf-8-sig") as handle:
-            fields = header_fields(path, handle.readline().rstrip("\r\n"))
+        fields = read_atomic(path).names
         frame = read_item_fields(path, fields)
         tokens = pd.Index(frame[ITEM_FIELD])
         unused = int((~tokens.isin(names)).sum())

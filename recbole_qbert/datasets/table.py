@@ -41,7 +41,7 @@ _TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_null)
 _NUMERIC = (
     *_TEXT, pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean,
 )  # fmt: skip
-_CLEANED = (lambda kind: not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)),)
+_BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
 _IDS = (*_TEXT, pa.types.is_integer, pa.types.is_floating)
 _TIMES = (*_NUMERIC, pa.types.is_timestamp, pa.types.is_date)
 _DATES = (*_TEXT, pa.types.is_integer, pa.types.is_timestamp, pa.types.is_date)
@@ -201,7 +201,7 @@ def _read(
     elif source.format == "parquet":
         yield from parquet_rows(source.path, list(dict.fromkeys(wanted.values())))
     else:
-        yield from source.rows(rejects, progress)
+        yield from source.rows(list(wanted.values()), rejects, progress)
 
 
 def _decoded(column: pa.ChunkedArray) -> pa.Array:
@@ -215,9 +215,21 @@ def _decoded(column: pa.ChunkedArray) -> pa.Array:
 def _check_type(column: pa.Array, kinds: Sequence[Any], path: Path, name: str, due: str) -> None:
     """Raise an InputError unless the type of a column is one of the kinds."""
     if not any(of_kind(column.type) for of_kind in kinds):
-        raise InputError(
-            f"{path}: the column '{name}' is of type {column.type}; convert it to {due}"
-        )
+        raise _wrong_type(column, path, name, due)
+
+
+def _wrong_type(column: pa.Array, path: Path, name: str, due: str) -> InputError:
+    return InputError(f"{path}: the column '{name}' is of type {column.type}; convert it to {due}")
+
+
+def _as_text(column: pa.Array, path: Path, name: str) -> pa.Array:
+    """Convert a column to strings; raise an InputError if it holds bytes, or has no text form."""
+    if any(of_kind(column.type) for of_kind in _BYTES):
+        raise _wrong_type(column, path, name, "text")
+    try:
+        return column.cast(pa.string())
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # such as UUIDs, which are bytes
+        raise _wrong_type(column, path, name, "text") from None
 
 
 class _Ids:
@@ -245,10 +257,11 @@ class _Ids:
             self.dotted = bool(whole and pc.any(pc.ends_with(given, ".0")).as_py())
         if not self.dotted:
             return ids
-        ends = pc.match_substring_regex(ids, r"\.0\s*$")
+        dotted = r"^(\s*-?(?:0|[1-9]\d*))\.0(\s*)$"  # others may follow in later batches
+        ends = pc.match_substring_regex(ids, dotted)
         what = f"IDs in {self.path.name}, column {self.name}, were whole numbers with .0 appended, "
         self.rejects.notes[f"{what}which was removed"] += pc.sum(ends).as_py() or 0
-        return pc.replace_substring_regex(ids, r"\.0(\s*)$", r"\1")
+        return pc.replace_substring_regex(ids, dotted, r"\1\2")
 
 
 def _items(
@@ -266,8 +279,8 @@ def _items(
                 decimals = as_numbers(column).to_numpy(zero_copy_only=False)
                 parts[name] = pc.if_else(pa.array(np.isfinite(decimals)), texts(decimals), "")
             else:
-                _check_type(column, _CLEANED, source.path, name, "text")
-                parts[name] = pc.fill_null(clean_column(column.cast(pa.string())), "")
+                text = _as_text(column, source.path, name)
+                parts[name] = pc.fill_null(clean_column(text), "")
         yield pa.table(parts).filter(pa.array(fine))
 
 
@@ -288,7 +301,7 @@ def _item_rows(
         for numbers, table in parquet_rows(source.path, names):
             yield numbers, pa.table({name: _plain(table[name].combine_chunks()) for name in names})
     else:
-        yield from source.rows(rejects, progress)
+        yield from source.rows(names, rejects, progress)
 
 
 def _item_record(line: bytes) -> dict[str, Any]:

@@ -66,10 +66,10 @@ class TableFile:
                     f"{self.path}: no column '{name}'{remedy}; it has {preview(shown)}{hint}"
                 )
 
-    def rows(self, rejects: Rejects, progress: bool) -> Iterator[Lines]:
-        """Yield the columns of a CSV or TSV file as text; see `delimited`."""
+    def rows(self, wanted: Sequence[str], rejects: Rejects, progress: bool) -> Iterator[Lines]:
+        """Yield the wanted columns of a CSV or TSV file as text; see `delimited`."""
         return delimited(
-            self.path, rejects, self.names,
+            self.path, rejects, self.names, wanted=wanted,
             delimiter=self.delimiter, encoding=self.encoding, progress=progress,
         )  # fmt: skip
 
@@ -168,9 +168,9 @@ def first_records(path: Path) -> list[dict[str, Any]]:
     """
     for _, block in line_blocks(path, size=_SNIFFED):
         found = []
-        for line in block.decode("utf-8", "replace").splitlines():
+        for line in block.split(b"\n"):  # str.splitlines would also split at U+2028 in a text
             with contextlib.suppress(ValueError, RecursionError):
-                found.append(parse_json(line))
+                found.append(parse_json(line.decode("utf-8", "replace")))
         if found:
             return found
     raise InputError(f"{path}: no line is a JSON object; write one object on each line")

@@ -31,6 +31,7 @@ from recbole_qbert.data.merge import ITEM, USER
 from recbole_qbert.datasets.interactions import Interactions
 from recbole_qbert.datasets.numbering import (
     as_cell,
+    check_export,
     count_items,
     item_numbers,
     read_tokens,
@@ -40,15 +41,16 @@ from recbole_qbert.datasets.numbering import (
 )
 from recbole_qbert.datasets.split import (
     CELLS,
-    PARTS,
     leave_one_out,
     read_sequences,
     write_part,
 )
+from recbole_qbert.datasets.target import PARTS
 
 HISTORY = CELLS[1].partition(":")[0]
 MAX_LENGTH = 50  # largest length of a history in UniSRec
 FEATURES = "feat1CLS"
+OTHERS = ("text", "item2index", "user2index", FEATURES)  # suffixes of the files beside the parts
 TEXT_CELLS = (f"{ITEM}:token", "text:token_seq")
 
 
@@ -57,7 +59,7 @@ def import_folder(folder: Path, name: str, into: DatasetPaths) -> dict[str, Any]
 
     Returns:
         Numbers of `users`, `items` and `interactions`; `dimension` of the features, 0 without;
-        `remarks`, lines on changed content.
+        `remarks`, lines for the user.
 
     Raises:
         InputError: a file is missing or invalid, or a history does not match the earlier rows.
@@ -76,20 +78,13 @@ def import_folder(folder: Path, name: str, into: DatasetPaths) -> dict[str, Any]
         values = (pa.array(items, LARGE), pa.array(cells, LARGE))
         columns = dict(zip(TEXT_CELLS, values, strict=True))
     inter = sequences_of(users, items, codes, lengths)
-    others = ("text", "item2index", "user2index", FEATURES)
-    files = [*paths, *(folder / f"{name}.{suffix}" for suffix in others)]
-    write_import(into, inter, columns, "unisrec", files)
+    files = [*paths, *(folder / f"{name}.{suffix}" for suffix in OTHERS)]
+    remarks = write_import(into, inter, columns, "unisrec", files)
     if vectors is not None:
         mask = np.ones((n_items, 1), dtype=np.bool_)
         meta = {"modality": "text", "encoder": {"name": FEATURES}}
         table = EmbeddingTable(tuple(items), vectors, mask, meta)
         write_embeddings(into.file("text.npz"), table)
-    changed = sum(as_cell(text) != text for text in texts.values())
-    remarks = (
-        [f"{counted(changed, 'text')} had control characters, replaced by blanks"]
-        if changed
-        else []
-    )
     dimension = 0 if vectors is None else int(vectors.shape[2])
     counts = inter.counts._asdict()
     return {**counts, "items": n_items, "dimension": dimension, "remarks": remarks}
@@ -112,6 +107,8 @@ def _join_rows(paths: list[Path]) -> tuple[list[str], np.ndarray, np.ndarray]:
     files = [read_atomic(path) for path in paths]
     for file in files:
         file.need((USER, HISTORY, ITEM), "give UniSRec's .inter files")
+    if not any(file.n_rows for file in files):
+        files[0].need_rows()
     table = pa.concat_tables([file.columns.select([USER, HISTORY, ITEM]) for file in files])
     rows = np.arange(len(table))
     part = np.repeat(np.arange(len(files)), [file.n_rows for file in files])
@@ -173,7 +170,9 @@ def _read_features(path: Path, n_items: int) -> np.ndarray | None:
     return vectors.reshape(n_items, 1, -1)
 
 
-def export_folder(domain: DatasetPaths, folder: Path, text_fields: list[str]) -> dict[str, Any]:
+def export_folder(
+    domain: DatasetPaths, folder: Path, text_fields: list[str], *, overwrite: bool = False
+) -> dict[str, Any]:
     """Write a data set in UniSRec's format, split leave-one-out, with histories of 50 items.
 
     Args:
@@ -185,8 +184,11 @@ def export_folder(domain: DatasetPaths, folder: Path, text_fields: list[str]) ->
         `lost`, lines on content that the format cannot represent.
 
     Raises:
-        InputError: a file cannot be read, or an item has no row or vector.
+        InputError: a file cannot be read, an item has no row or vector, or as `check_export`.
     """
+    suffixes = [*(f"{part}.inter" for part in PARTS), *OTHERS]
+    paths = [folder / f"{domain.name}.{suffix}" for suffix in suffixes]
+    check_export(domain, folder, paths, overwrite)
     inter = read_sequences(domain.file("inter"))
     users, items = inter.user_tokens.to_pylist(), inter.item_tokens.to_pylist()
     texts: list[str] = []

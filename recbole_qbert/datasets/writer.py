@@ -15,6 +15,7 @@ from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.data.atomic_writing import ROWS_AT_ONCE, write_header, write_rows
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.datasets.interactions import Interactions
+from recbole_qbert.datasets.target import remove_outdated
 
 Fields = Mapping[str, pa.Array]  # header cell such as `title:token_seq` -> one string per row
 
@@ -27,17 +28,20 @@ def write_dataset(
     items: Fields | None = None,
     users: Fields | None = None,
     rejected: Iterable[str] = (),
-) -> None:
+) -> list[str]:
     """Write `<name>.inter`, optionally `.item`, `.user` and `.rejected`, and the sidecar.
 
     All files get their final names together at the end. Files that an earlier preparation wrote,
-    and this one does not, are removed.
+    and this one does not, are removed, and so is what was made from the data set before.
 
     Args:
         inter: interactions in their final order.
         facts: JSON values for the sidecar `<name>.inter.json`.
         items, users: columns of the `.item` and `.user` file, the first that of the token.
         rejected: report lines on rejected lines.
+
+    Returns:
+        Lines for the user, see `remove_outdated`.
     """
     tables = {"item": items, "user": users}
     with contextlib.ExitStack() as stack:
@@ -72,7 +76,9 @@ def write_dataset(
             domain.file(suffix).unlink(missing_ok=True)
     if first is None:
         domain.file("rejected").unlink(missing_ok=True)
+    remarks = remove_outdated(domain)
     write_json(sidecar, {"files": files, "version": __version__, **facts})
+    return remarks
 
 
 def texts(numbers: np.ndarray) -> pa.Array:

@@ -8,7 +8,8 @@ import hashlib
 import importlib.util
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,14 +115,17 @@ def embed_text(
             f"{item_path}: {preview(list(fields))}: no item has text there; give other fields"
         )
     make: Callable[[], Encoder]
+    keep: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     meta = {"source": item_file_entry(item_path), "fields": list(fields), "merged": merge}
     items = frame[ITEM_FIELD].tolist()
     if encoder in FITTED:
         by_item = dict(zip(items, texts, strict=True))
         wanted = {"n_components": n_components, "seed": seed, "tags": encoder == "tags"}
-        fitted = _fitted_encoder(by_item, out_path, wanted, frozen_encoder, refit)
+        fitted, is_new = _fitted_encoder(by_item, out_path, wanted, frozen_encoder, refit)
         meta["texts_sha256"] = _texts_sha256(by_item)
         make = functools.partial(TfidfEncoder, fitted.state())
+        if is_new:
+            keep = _kept_with_the_table(_state_path(out_path), fitted)
     else:
         settings: dict[str, Any] = {
             "pooling": pooling,
@@ -135,10 +139,11 @@ def embed_text(
         if encoder == SENTENCE:
             encoder, settings = _sentence_settings(settings)
         make = functools.partial(HuggingFaceTextEncoder, encoder, **settings)
-    return encode_items(
-        items, texts, make, out_path,
-        modality=modality, shard_size=shard_size, engine=engine, meta=meta,
-    )  # fmt: skip
+    with keep:
+        return encode_items(
+            items, texts, make, out_path,
+            modality=modality, shard_size=shard_size, engine=engine, meta=meta,
+        )  # fmt: skip
 
 
 def sentence_model_folder() -> Path:
@@ -173,54 +178,94 @@ def _check_encoder(encoder: str, frozen_encoder: str | Path | None, refit: bool)
         raise InputError("frozen_encoder and refit exclude each other; give one")
 
 
+def _state_path(out_path: str | Path) -> Path:
+    """Return the file of the fitted encoder of a table."""
+    return Path(f"{out_path}.encoder.safetensors")
+
+
+@contextlib.contextmanager
+def _kept_with_the_table(place: Path, encoder: TfidfEncoder) -> Iterator[None]:
+    """Write an encoder beside `place`, and rename it to `place` if the block succeeds."""
+    beside = place.with_name(f".{place.name}.{os.getpid()}.part")
+    save_checkpoint(beside, encoder.state())
+    try:
+        yield
+        os.replace(beside, place)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
 def _fitted_encoder(
     texts: Mapping[str, tuple[str, ...]],
     out_path: str | Path,
     wanted: Mapping[str, Any],
     frozen_encoder: str | Path | None,
     refit: bool,
-) -> TfidfEncoder:
-    """Return the frozen encoder, the encoder of an earlier table, or a new one, and save it.
+) -> tuple[TfidfEncoder, bool]:
+    """Return the frozen encoder, the encoder of an earlier table, or a new one; nothing is written.
 
-    `texts` are those of each item, and `wanted` the arguments of `TfidfEncoder.fit`.
+    Args:
+        texts: those of each item.
+        out_path: the table.
+        wanted: arguments of `TfidfEncoder.fit`.
+        frozen_encoder: file of the frozen encoder.
+        refit: whether a new encoder may replace one of another fit.
+
+    Returns:
+        The encoder, and whether it is another one than that of the earlier table.
     """
-    place = Path(f"{out_path}.encoder.safetensors")
+    frozen = None
     if frozen_encoder is not None:
         with error_context("frozen_encoder"):
-            encoder = TfidfEncoder(load_checkpoint(frozen_encoder))
-        if encoder.tags != wanted["tags"]:
+            frozen = TfidfEncoder(load_checkpoint(frozen_encoder))
+        if frozen.tags != wanted["tags"]:
             raise InputError(
-                f"frozen_encoder: {frozen_encoder}: made with --encoder={FITTED[encoder.tags]}; "
+                f"frozen_encoder: {frozen_encoder}: made with --encoder={FITTED[frozen.tags]}; "
                 "give that encoder"
             )
-        save_checkpoint(place, encoder.state())
-        return encoder
-    meta: dict[str, Any] = {}
-    with contextlib.suppress(InputError):  # an unreadable or absent table is written again
+    place = _state_path(out_path)
+    earlier, table, meta = None, None, {}
+    with contextlib.suppress(InputError):  # an unreadable or absent file is written again
+        earlier = TfidfEncoder(load_checkpoint(place))
+    with contextlib.suppress(InputError):
         table = read_embeddings(out_path)
         meta = table.meta
-        if not refit:
-            encoder = TfidfEncoder(load_checkpoint(place))
+    before = _state_of(meta)
+    if earlier is not None and not meta:  # the table or its sidecar is lost
+        before = earlier.describe()["state_sha256"]
+    if earlier is not None and frozen is None and not refit:
+        if table is not None and meta:
             known = [*table.items, *meta.get("missing", ())]
-            if _still_fits(encoder, meta, known, texts, wanted):
+            if _still_fits(earlier, meta, known, texts, wanted):
                 logger.info(
                     "%s: the encoder is reused; %d items are new", out_path, len(texts) - len(known)
                 )
-                return encoder
-    encoder = TfidfEncoder.fit([part for parts in texts.values() for part in parts], **wanted)
-    if _state_of(meta) not in (None, encoder.describe()["state_sha256"]):
-        if not refit:
+                return earlier, False
+        elif _settings_of(earlier) == wanted:
+            logger.warning(
+                "%s: the table or its sidecar cannot be read, and %s is reused; to fit to these "
+                "texts alone, set --refit=True", out_path, place.name,
+            )  # fmt: skip
+            return earlier, False
+    texts_of_all = [part for parts in texts.values() for part in parts]
+    encoder = TfidfEncoder.fit(texts_of_all, **wanted) if frozen is None else frozen
+    if before not in (None, encoder.describe()["state_sha256"]):
+        if frozen is None and not refit:
             raise InputError(
                 f"{out_path}: its encoder was fitted with other fields, texts or settings; correct "
                 "these, or set --refit=True, after which all semantic IDs must be made again"
             )
         logger.warning(
-            "%s: the encoder is fitted again; semantic IDs of the earlier vectors do not fit the "
-            "new ones: run tokenize again",
-            out_path,
-        )
-    save_checkpoint(place, encoder.state())
-    return encoder
+            "%s: the encoder is %s; semantic IDs of the earlier vectors do not fit the new ones: "
+            "run tokenize again", out_path, "fitted again" if frozen is None else "another one",
+        )  # fmt: skip
+    return encoder, True
+
+
+def _settings_of(encoder: TfidfEncoder) -> dict[str, Any]:
+    """Return the arguments of `TfidfEncoder.fit`."""
+    made = encoder.describe()
+    return {"tags": encoder.tags, **{key: made[key] for key in ("n_components", "seed")}}
 
 
 def _state_of(meta: Mapping[str, Any]) -> Any:
@@ -237,10 +282,9 @@ def _still_fits(
     wanted: Mapping[str, Any],
 ) -> bool:
     """Return whether the encoder fits the settings and the table, and no known text changed."""
-    made = encoder.describe()
     return (
-        _state_of(meta) == made["state_sha256"]
-        and {"tags": encoder.tags, **{key: made[key] for key in ("n_components", "seed")}} == wanted
+        _state_of(meta) == encoder.describe()["state_sha256"]
+        and _settings_of(encoder) == wanted
         and all(item in texts for item in known)
         and meta.get("texts_sha256") == _texts_sha256({item: texts[item] for item in known})
     )

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 MARK = " †"
 PARTS = ("users", "targets", "items")
+# Rows that the others are compared with, in footnotes.
+FIRST_ROW = "the first row of its data set"
+REFERENCE_ROW = "the reference (the first row if there is none)"
 
 
 def tested_on(tested: Any) -> dict[str, str]:
@@ -58,11 +61,16 @@ def unlike_first(results: Sequence[RunResult]) -> list[str]:
     return [", ".join(differences(first.setdefault(run.dataset, run), run)) for run in results]
 
 
-def notes(names: Sequence[str], unlike: Sequence[str]) -> list[str]:
-    """Return a table's footnotes for the row titles `names` and the texts of `unlike_first`."""
+def notes(names: Sequence[str], unlike: Sequence[str], base: str = REFERENCE_ROW) -> list[str]:
+    """Return a table's footnotes for its marked rows.
+
+    Args:
+        names: titles of the rows.
+        unlike: what differs, per row, as of `unlike_first`.
+        base: the row that the others were compared with.
+    """
     found = [
-        f"{MARK.strip()} {name}: other test {parts} than the first row of its data set: not "
-        "comparable"
+        f"{MARK.strip()} {name}: other test {parts} than {base}: not comparable"
         for name, parts in zip(names, unlike, strict=True)
         if parts
     ]

@@ -73,7 +73,8 @@ def all_metrics(results: Sequence[RunResult]) -> list[str]:
 def metrics_tables(results: Sequence[RunResult], console: Console) -> list[Table]:
     """Build tables of valid and test metrics in both rankings, four rows per run."""
     unlike = comparable.unlike_first(results)
-    footnotes = comparable.notes([result.title for result in results], unlike)
+    titles = [result.title for result in results]
+    footnotes = comparable.notes(titles, unlike, comparable.FIRST_ROW)
     models = [
         ((result.title + MARK * bool(parts)).replace(" (", "\n("), result.valid, result.test)
         for result, parts in zip(results, unlike, strict=True)
@@ -121,7 +122,9 @@ def runs_tables(results: Sequence[RunResult], console: Console) -> list[Table]:
         "loss": lambda run: run.loss,
         "repeats": lambda run: run.repeats,
         "chosen by": lambda run: metric_title(run.valid_metric),
-        "best epoch": lambda run: f"{run.best_epoch + 1} of {run.epochs}{' !' if run.late else ''}",
+        "best epoch": lambda run: (
+            f"{run.best_epoch + 1}{' !' if run.late else ''} of {run.max_epochs}"
+        ),
         "stopped early": lambda run: "yes" if run.stopped_early else "no",
         "steps": lambda run: f"{run.steps:,}",
         "s": lambda run: f"{run.seconds:.0f}",

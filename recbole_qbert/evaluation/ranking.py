@@ -9,6 +9,7 @@ equal scores for all items gets no hits. Shapes: B rows, N items, S seen (row, i
 from __future__ import annotations
 
 import math
+import re
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -337,7 +338,7 @@ def metric_names(metrics: Sequence[str], topk: Sequence[int]) -> list[str]:
 
 def metric_key(text: str) -> str:
     """Return the name of a metric as results store it: `HR@10` -> `hit@10`."""
-    return text.lower().replace("hr@", "hit@")
+    return re.sub(rf"^({UNSEEN})?hr@", r"\1hit@", text.lower())
 
 
 def per_row(name: str, ranks: Ranks) -> np.ndarray:

@@ -174,12 +174,25 @@ def group_runs(results: Iterable[RunResult]) -> list[list[RunResult]]:
     """
     groups: dict[str, dict[int, RunResult]] = {}
     for result in results:
-        keys = {k: v for k, v in result.config["keys"].items() if k not in PER_RUN_KEYS}
-        stopped = result.folder.endswith(STOPPED_TRIAL)
-        identity = [result.model, result.dataset, keys, result.data_sha256, stopped]
-        named = json.dumps(identity, sort_keys=True, default=str)
-        groups.setdefault(named, {})[result.seed] = result
+        groups.setdefault(_identity(result), {})[result.seed] = result
     return [list(group.values()) for group in groups.values()]
+
+
+def _identity(run: RunResult) -> str:
+    """Return a text that is equal for runs that differ only in their seeds."""
+    stopped = run.folder.endswith(STOPPED_TRIAL)
+    identity = [run.model, run.dataset, shared_settings(run), run.data_sha256, stopped]
+    return json.dumps(identity, sort_keys=True, default=str)
+
+
+def shared_settings(run: RunResult) -> dict[str, Any]:
+    """Return the settings in which a run equals its runs with other seeds.
+
+    With `pretrain_epochs`, the model to start from is the run's own, in the run's folder.
+    """
+    keys = run.config["keys"]
+    own = PER_RUN_KEYS | {"pre_model_path"} if keys.get("pretrain_epochs") else PER_RUN_KEYS
+    return {key: value for key, value in keys.items() if key not in own}
 
 
 def differing_settings(runs: Sequence[RunResult], most: int | None = None) -> list[str]:
@@ -209,11 +222,9 @@ def _differing(flat: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def flat_settings(run: RunResult) -> dict[str, Any]:
-    """Return a run's settings except seed and paths, with nested keys as `mask_ratios.span`."""
+    """Return the `shared_settings` of a run, with nested keys as `mask_ratios.span`."""
     flat: dict[str, Any] = {}
-    for key, value in sorted(run.config["keys"].items()):
-        if key in PER_RUN_KEYS:
-            continue
+    for key, value in sorted(shared_settings(run).items()):
         if isinstance(value, Mapping):
             flat |= {f"{key}.{inner}": each for inner, each in value.items()}
         else:
@@ -231,7 +242,8 @@ def _short(value: Any) -> str:
 def choose(results: Sequence[RunResult], which: str) -> list[RunResult]:
     """Return the runs of all seeds with the settings of `which`, or raise an `InputError`.
 
-    `which` is `last`, the eight digits at the end of a run's folder, or that folder.
+    `which` is `last`, the eight digits at the end of a run's folder, or that folder. Of several
+    runs with one seed the named one is kept.
     """
     if which == "last" and results:
         wanted = results[-1]
@@ -242,7 +254,9 @@ def choose(results: Sequence[RunResult], which: str) -> list[RunResult]:
             known = preview(sorted({run.hash for run in results}))
             raise InputError(f"{which}: no such run; use last, a run's folder, or one of {known}")
         wanted = found[-1]
-    return next(group for group in group_runs(results) if wanted in group)
+    alike = [run for run in results if _identity(run) == _identity(wanted)]
+    (group,) = group_runs([*alike, wanted])
+    return group
 
 
 def metric_title(name: str) -> str:

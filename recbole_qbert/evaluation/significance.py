@@ -46,7 +46,7 @@ class SignificanceResult:
     @property
     def change(self) -> float:
         """Relative difference of the first model to the second one, in percent."""
-        return (self.left / self.right - 1) * 100 if self.right else float("inf")
+        return relative_change(self.left, self.right)
 
     def __str__(self) -> str:
         pairs = zip(self.names, self.settings, strict=True)
@@ -118,6 +118,20 @@ def read_runs(name: str, dataset: str | None = None) -> list[RunResult]:
     return groups[0]
 
 
+def relative_change(value: float, base: float) -> float:
+    """Return the difference of a value to another one in percent of that; infinite from zero."""
+    return (value / base - 1) * 100 if base else float("inf")
+
+
+def checked_metric(text: str) -> str:
+    """Return the name of a metric as results store it; an `InputError` if there is none."""
+    metric = metric_key(text)
+    kind, at, k = metric.removeprefix(UNSEEN).partition("@")
+    if kind not in METRICS or not at or not k.isdigit() or int(k) < 1:
+        raise InputError(f"metric {metric!r}: use ndcg@10, unseen_hit@5, ...")
+    return metric
+
+
 def compare(
     left: Sequence[RunResult], right: Sequence[RunResult], metric: str
 ) -> SignificanceResult:
@@ -126,10 +140,7 @@ def compare(
     Raises:
         InputError: the metric is unknown, the test sets differ, or test ranks are missing.
     """
-    metric = metric_key(metric)
-    kind, at, k = metric.removeprefix(UNSEEN).partition("@")
-    if kind not in METRICS or not at or not k.isdigit() or int(k) < 1:
-        raise InputError(f"metric {metric!r}: use ndcg@10, unseen_hit@5, ...")
+    metric = checked_metric(metric)
     check_comparable([*left, *right])
     users, (ours,) = values_by_user(left, [metric])
     others, (theirs,) = values_by_user(right, [metric])
@@ -184,13 +195,15 @@ def paired_tests(
 
     p is 1 if no user differs, or there is only one.
     """
-    differ = len(ours) > 1 and bool(np.any(ours != theirs))
+    # Means over seeds have rounding errors, which must not make equal differences unequal ranks.
+    differences = np.round(ours - theirs, 9)
+    differ = len(ours) > 1 and bool(np.any(differences))
     return SignificanceResult(
         metric=metric,
         left=float(ours.mean()),
         right=float(theirs.mean()),
         p_value=float(ttest_rel(ours, theirs).pvalue) if differ else 1.0,
-        p_ranks=float(wilcoxon(ours, theirs).pvalue) if differ else 1.0,
+        p_ranks=float(wilcoxon(differences).pvalue) if differ else 1.0,
         n_users=len(ours),
         n_seeds=n_seeds,
     )

@@ -97,7 +97,7 @@ def check_files(config: Config, made: Container[str] = ()) -> None:
     paths += vectors
     reads_ids = config["semantic_id_file"] or reads_semantic_ids(config)
     cold = cold_settings(config)
-    if cold and not cold.keeps and reads_ids and not config["semantic_id_file"]:
+    if cold and cold.changes_targets and reads_ids and not config["semantic_id_file"]:
         raise InputError(
             f"cold_items: {dataset}.semid may be made with the interactions of the held-out items; "
             "give the rows of a benchmark `ids: {}`, or name a file with semantic_id_file"

@@ -13,9 +13,10 @@ from recbole_qbert.common.files import read_json
 from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.common.output import counted
 from recbole_qbert.data.cold import cold_settings
+from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.embeddings import BBQ, FUSED, IDENTITY
 from recbole_qbert.data.loading import SPLIT_KEYS
-from recbole_qbert.data.semid import SIDECAR, read_sidecar
+from recbole_qbert.data.semid import tokenized_from
 from recbole_qbert.tokenizer.fusion.cooccurrence import inter_suffix
 
 LEAVE_ONE_OUT = "leave_one_out"  # a value of `tokenize`'s split and of `prepare split`'s method
@@ -24,17 +25,21 @@ LEAVE_ONE_OUT = "leave_one_out"  # a value of `tokenize`'s split and of `prepare
 def check_id_split(config: Config, path: Path) -> None:
     """Refuse semantic IDs of `tokenize` that learned from targets of this run's split.
 
-    Files without a sidecar, or from another source, are not checked.
+    Joined IDs are checked as the files from which they were joined. Files without a sidecar, or
+    from another source, are not checked.
 
     Raises:
         InputError: `tokenize` and the run take different interactions as training.
     """
-    source = _learned(path)
-    if source is None:
-        return
+    for source in _learned(path):
+        _check_source(config, path, source)
+
+
+def _check_source(config: Config, path: Path, source: Mapping[str, Any]) -> None:
     dataset, cold = config["dataset"], cold_settings(config)
     by_files = source["settings"].get("split", LEAVE_ONE_OUT) == "files"
-    if cold is not None and not cold.keeps:
+    learned_from = source["interactions"].get(f"{dataset}.inter")
+    if cold is not None and cold.changes_targets:
         # A row of a benchmark has IDs of other interactions, those that are left.
         if _reads_same(config, source) is not False:
             raise InputError(
@@ -47,7 +52,9 @@ def check_id_split(config: Config, path: Path) -> None:
             f"{path}: made from another {dataset}.train.inter, which may have had targets of this "
             f"one; run `recbole-qbert tokenize --dataset={dataset} --split=files`"
         )
-    if _split_method(config) == LEAVE_ONE_OUT or by_files == bool(config["benchmark_filename"]):
+    if _split_method(config, learned_from) == LEAVE_ONE_OUT or by_files == bool(
+        config["benchmark_filename"]
+    ):
         return
     made, split = ("the split files", LEAVE_ONE_OUT) if by_files else ("leave-one-out", "files")
     raise InputError(
@@ -76,7 +83,7 @@ def check_source_split(
     changed = [key for key in SPLIT_KEYS if source[key] != config[key]]
     if changed == ["benchmark_filename"] and _split_method(config) == LEAVE_ONE_OUT:
         changed = []  # the files have the interactions that leave-one-out takes
-    if cold is not None and not cold.keeps and cold_settings(source) != cold:
+    if cold is not None and cold.changes_targets and cold_settings(source) != cold:
         changed.append("cold_items")
     if changed:
         raise InputError(
@@ -96,7 +103,7 @@ def check_filtered(config: Config, path: Path, n_left_out: int) -> None:
         path: the `.semid` file.
         n_left_out: number of interactions that the filters left out.
     """
-    if n_left_out and not config["benchmark_filename"] and _learned(path) is not None:
+    if n_left_out and not config["benchmark_filename"] and _learned(path):
         raise InputError(
             f"{path}: made with interactions of which some are valid or test targets of this run, "
             f"because RecBole's filters leave out {counted(n_left_out, 'interaction')}; filter the "
@@ -106,29 +113,37 @@ def check_filtered(config: Config, path: Path, n_left_out: int) -> None:
 
 def changed_interactions(config: Config, path: Path) -> str:
     """Return a remark if semantic IDs learned from other interactions than the file has now."""
-    source = _learned(path)
-    if source is None or cold_settings(config) or _reads_same(config, source) is not False:
+    changed = any(_reads_same(config, source) is False for source in _learned(path))
+    if cold_settings(config) or not changed:
         return ""
     return "; the interactions changed since: if they were replaced, run `tokenize` again"
 
 
-def _split_method(config: Config) -> Any:
-    """Return the method of the data set's split files, if `prepare split` has made them."""
-    path = Path(config["data_path"], f"{config['dataset']}.split.json")
-    return read_json(path).get("method") if path.is_file() else None
+def _split_method(config: Config, learned_from: str | None = None) -> Any:
+    """Return the method of the data set's split files, if `prepare split` has made them.
+
+    None if they were made from another `.inter` file than that of the hash `learned_from`, by
+    default the data set's present one.
+    """
+    domain = DatasetPaths(config["dataset"], Path(config["data_path"]))
+    path, inter = domain.file("split.json"), domain.file("inter")
+    content = read_json(path) if path.is_file() else {}
+    if learned_from is None and inter.is_file():
+        learned_from = sha256_file(inter)
+    made_from = content.get("from", {}).get(inter.name)
+    same = made_from is None or learned_from is None or made_from == learned_from
+    return content.get("method") if same else None
 
 
-def _learned(path: Path) -> dict[str, Any] | None:
-    """Return the source of IDs of `tokenize` that learned from interactions; else None."""
-    source: dict[str, Any] = (read_sidecar(path, SIDECAR) or {}).get("source", {})
-    learned = learns_from_interactions(source.get("settings", {}))
-    return source if source.get("method") == "tokenize" and learned else None
+def _learned(path: Path) -> list[dict[str, Any]]:
+    """Return the sources of a file's IDs that learned from interactions."""
+    return [each for each in tokenized_from(path) if learns_from_interactions(each["settings"])]
 
 
 def _reads_same(config: Config, source: Mapping[str, Any]) -> bool | None:
     """Return whether the interactions are those that the IDs learned from; None if not known."""
     name = f"{config['dataset']}.{inter_suffix(source['settings'].get('split', LEAVE_ONE_OUT))}"
-    recorded = source.get("report", {}).get("interactions", {}).get(name)
+    recorded = source["interactions"].get(name)
     file = Path(config["data_path"], name)
     return recorded == sha256_file(file) if recorded and file.is_file() else None
 

@@ -119,6 +119,7 @@ def pretrain(
     settings: Mapping[str, Any] | None = None,
     target: str | None = None,
     console: Console | None = None,
+    reuse: bool = False,
     retrain: bool = False,
     output: Path | None = None,
 ) -> Path:
@@ -130,8 +131,9 @@ def pretrain(
         settings: `key=value` settings, which override the files.
         target: data set that the model is for; its tuned settings determine the model's sizes.
         console: console for the output.
-        retrain: reuse or continue an earlier pretraining with the same settings, but train again if
-            a file that it read has changed. (The setting `resume` raises InputError in this case.)
+        reuse: reuse or continue an earlier pretraining with the same settings; an InputError says
+            if a file that it read has changed.
+        retrain: the same, but train again if a file has changed.
         output: folder for the pretrained model; by default, `pretrained` in the folder of the
             pretraining.
 
@@ -156,8 +158,16 @@ def pretrain(
     with joined([config]):
         console = console if is_main() else Console(quiet=True)
         inputs = inputs_of(config, domains)
-        if retrain:
-            config["resume"] = not _changed(folder, inputs, console)
+        if reuse or retrain:
+            changed = _changed(folder, inputs)
+            if changed and not retrain:
+                raise InputError(
+                    f"{folder}: {', '.join(changed)} changed since this pretraining; add "
+                    "--retrain=True, or give another checkpoint_dir"
+                )
+            if changed:
+                console.print(f"Pretraining again: {', '.join(changed)} changed", markup=False)
+            config["resume"] = not changed
         if config["resume"]:
             check_resumed(last_state_file(folder, MODEL), inputs)
         # A model at `output` may have other settings, so it is always written again.
@@ -170,13 +180,10 @@ def pretrain(
     return place
 
 
-def _changed(folder: Path, inputs: Mapping[str, str], console: Console) -> list[str]:
-    """Return and print the files that changed since the pretraining in the folder began."""
+def _changed(folder: Path, inputs: Mapping[str, str]) -> list[str]:
+    """Return the files that changed since the pretraining in the folder began."""
     state = last_state_file(folder, MODEL)
-    changed = changed_files(load_checkpoint(state)["inputs"], inputs) if state.is_file() else []
-    if changed:
-        console.print(f"Pretraining again: {', '.join(changed)} changed", markup=False)
-    return changed
+    return changed_files(load_checkpoint(state)["inputs"], inputs) if state.is_file() else []
 
 
 def pretrain_config(

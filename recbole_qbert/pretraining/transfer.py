@@ -144,7 +144,7 @@ def read_source(folder: str | Path) -> PretrainedSource:
             "correct the path, or run `recbole-qbert pretrain` or `run` again"
         )
     check_folder(folder, digests)
-    with bundle.going_together(folder, "remove the folder and pretrain again"):
+    with bundle.inconsistent_files_as_input_error(folder, "remove the folder and pretrain again"):
         return _of_pretrained(folder)
 
 

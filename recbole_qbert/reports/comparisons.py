@@ -13,7 +13,12 @@ from pathlib import Path
 
 from recbole_qbert.common.errors import InputError, preview
 from recbole_qbert.evaluation.ranking import RANKS_FILE
-from recbole_qbert.evaluation.results import RunResult, differing_settings, group_runs
+from recbole_qbert.evaluation.results import (
+    RunResult,
+    differing_settings,
+    group_runs,
+    ranks_of,
+)
 from recbole_qbert.experiments.benchmark.plan import REFERENCE, ModelRow
 from recbole_qbert.experiments.benchmark.scores import Row, Scores, score
 from recbole_qbert.experiments.benchmark.table_json import read_sidecar
@@ -29,7 +34,7 @@ class ComparisonData:
     title: str  # heading
     scores: Scores  # the rows, and significance tests between them where possible
     source: str  # files that the rows were read from
-    command: str  # command that reproduces the runs
+    command: str  # command of the runs, without their settings
     warnings: tuple[str, ...]
 
 
@@ -86,7 +91,10 @@ def _comparison(dataset: str, rows: tuple[Row, ...], reference: str, source: str
         warnings.append(f"only the common metrics are shown: {', '.join(sorted(shared))}")
     without = [row.name for row in rows if not has_ranks(row)]
     if without:
-        warnings.append(f"no {RANKS_FILE} of {preview(without)}: no tests and no groups of users")
+        warnings.append(
+            f"no {RANKS_FILE} of {preview(without)}, or not as the run wrote it: no tests and no "
+            "groups of users; repeat the run"
+        )
     tested = reference if not without and len(metrics) == 1 and len(rows) > 1 else ""
     try:
         scores = score(dataset, rows, tested)
@@ -103,8 +111,13 @@ def _comparison(dataset: str, rows: tuple[Row, ...], reference: str, source: str
 
 
 def has_ranks(row: Row) -> bool:
-    """Whether the ranks of all runs of a row exist."""
-    return all((Path(run.folder) / RANKS_FILE).is_file() for run in row.runs)
+    """Whether the ranks of all runs of a row can be read, and are those that the runs wrote."""
+    try:
+        for run in row.runs:
+            ranks_of(run)
+    except InputError:
+        return False
+    return True
 
 
 def _late_lines(rows: Sequence[Row]) -> list[str]:
@@ -138,10 +151,7 @@ def _data_lines(rows: Sequence[Row]) -> list[str]:
 def _rows(runs: Sequence[Run], found: Found) -> list[Row]:
     """Group runs by all settings but the seed, with the last run of each seed."""
     files = {run.result.folder: run.file for run in runs}
-    groups = [
-        list({run.seed: run for run in group}.values())
-        for group in group_runs(run.result for run in runs)
-    ]
+    groups = group_runs(run.result for run in runs)
     places = []
     for group in groups:
         file = files[group[-1].folder]

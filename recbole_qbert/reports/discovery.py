@@ -9,10 +9,10 @@ from pathlib import Path
 
 from recbole_qbert.common.errors import InputError, did_you_mean_path, preview
 from recbole_qbert.evaluation.results import RunResult, read_results
+from recbole_qbert.evaluation.significance import RESULTS_FILE
 from recbole_qbert.experiments.benchmark import table_json as sidecar
 from recbole_qbert.experiments.tune.trial_log import EXPERIMENT
 
-RESULTS = "results.jsonl"
 # Subfolders of runs, sweeps and data sets that contain no results.
 SKIPPED = frozenset(("bundle", "trials", "ray", "tokenizer", "tensorboard"))
 
@@ -71,13 +71,13 @@ def find_results(folders: Sequence[Path]) -> Found:
     for folder in folders:
         if not folder.is_dir():
             hint = did_you_mean_path(folder)
-            raise InputError(f"{folder}: no such folder; give a folder with {RESULTS}{hint}")
+            raise InputError(f"{folder}: no such folder; give a folder with {RESULTS_FILE}{hint}")
         for place, inner, names in os.walk(folder):
             inner[:] = sorted({*inner} - SKIPPED - {name for name in inner if name[0] == "."})
-            wanted = (RESULTS, sidecar.FILE, EXPERIMENT)
+            wanted = (RESULTS_FILE, sidecar.FILE, EXPERIMENT)
             files |= {Path(place, name): None for name in wanted if name in names}
     runs = {}
-    for file in (path for path in files if path.name == RESULTS):
+    for file in (path for path in files if path.name == RESULTS_FILE):
         for result in read_results(file):
             run = Run(result, file)
             runs[Path(run.result.folder).resolve()] = run
@@ -90,6 +90,6 @@ def find_results(folders: Sequence[Path]) -> Found:
     if not found.runs and not found.sweeps:
         raise InputError(
             f"{preview([str(folder) for folder in folders])}: found no runs and no sweeps; give "
-            f"the checkpoint_dir of `run`, `benchmark` or `tune`, which contains {RESULTS}"
+            f"the checkpoint_dir of `run`, `benchmark` or `tune`, which contains {RESULTS_FILE}"
         )
     return found

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import read_json
+from recbole_qbert.evaluation.ranking import UNSEEN
 from recbole_qbert.evaluation.results import RunResult, metric_title
 from recbole_qbert.reports.charts import CURVES, Chart, Palette, Series, slug
 from recbole_qbert.reports.comparisons import ComparisonData, origin
@@ -116,5 +117,5 @@ def _chart(
 
 def metric_name(metric: str) -> str:
     """Printed name of a metric: `unseen_ndcg@10` becomes `NDCG@10, seen excluded`."""
-    name = metric_title(metric.lower().removeprefix("unseen_"))
-    return f"{name}, seen excluded" if metric.lower().startswith("unseen_") else name
+    name = metric_title(metric.lower().removeprefix(UNSEEN))
+    return f"{name}, seen excluded" if metric.lower().startswith(UNSEEN) else name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +80,9 @@ def to_matplotlib(chart: Chart) -> Figure:
     FigureCanvasAgg(figure)
     figure.set_layout_engine("constrained")
     axes = figure.add_subplot()
-    for place, series in enumerate(chart.series):
-        _draw(axes, chart, series, place)
+    drawn = {
+        series.name: _draw(axes, chart, series, place) for place, series in enumerate(chart.series)
+    }
     title = textwrap.fill(_plain(chart.title), TITLE_WIDTH)
     axes.set(title=title, xlabel=_plain(chart.x_title), ylabel=_plain(chart.y_title))
     if chart.kind == MAP:
@@ -109,43 +110,44 @@ def to_matplotlib(chart: Chart) -> Figure:
             textcoords="offset points", ha="center",
             va="bottom" if label.above else "top", fontsize=7,
         )  # fmt: skip
-    _legend(figure, axes, chart)
+    _legend(figure, chart, drawn)
     return figure
 
 
-def _draw(axes: Axes, chart: Chart, series: Series, place: int) -> None:
+def _draw(axes: Axes, chart: Chart, series: Series, place: int) -> Any:
+    """Draw a series; return what stands for it in a legend."""
     color: Any = series.color if isinstance(series.color, str) else list(series.color)
     error = list(series.error) or None
     x, y = ([_name(v) if isinstance(v, str) else v for v in axis] for axis in (series.x, series.y))
-    style = {"color": color, "label": _plain(series.name)}
     if chart.kind == BARS:
-        axes.barh(y, x, xerr=error, capsize=2, **style)
-    elif chart.kind == COLUMNS:
+        return axes.barh(y, x, xerr=error, capsize=2, color=color)
+    if chart.kind == COLUMNS:
         # Columns of several series are next to each other; names are at 0, 1, 2, ...
         width = 0.8 / len(chart.series)
         middle = (place - (len(chart.series) - 1) / 2) * width
-        axes.bar([row + middle for row in range(len(x))], y, width, yerr=error, capsize=2, **style)
+        places = [row + middle for row in range(len(x))]
+        columns = axes.bar(places, y, width, yerr=error, capsize=2, color=color)
         axes.set_xticks(range(len(x)), [str(each) for each in x])
-    elif not series.line:
+        return columns
+    if not series.line:
         size = 5 if chart.kind == MAP else 24
-        axes.scatter(x, y, s=size, c=color, linewidths=0, label=style["label"])
-    else:
-        marker = "o" if series.marker else None
-        axes.errorbar(x, y, yerr=error, marker=marker, markersize=3.5, capsize=2,
-                      linewidth=series.width * 0.7, **style)  # fmt: skip
+        return axes.scatter(x, y, s=size, c=color, linewidths=0)
+    marker = "o" if series.marker else None
+    return axes.errorbar(x, y, yerr=error, marker=marker, markersize=3.5, capsize=2,
+                         linewidth=series.width * 0.7, color=color)  # fmt: skip
 
 
-def _legend(figure: Figure, axes: Axes, chart: Chart) -> None:
-    """Add a legend below the chart, with one entry per name."""
-    if not 0 < len(chart.entries) <= LEGEND_MOST:
+def _legend(figure: Figure, chart: Chart, drawn: Mapping[str, Any]) -> None:
+    """Add a legend below the chart, with one entry per name; `drawn` has what was drawn of each."""
+    names = list(chart.entries)
+    if not 0 < len(names) <= LEGEND_MOST:
         return
-    handles, names = axes.get_legend_handles_labels()
-    found = dict(zip(names, handles, strict=True))
-    shown = [_plain(name) for name in chart.entries]
-    figure.legend(
-        [found[name] for name in shown], shown, loc="outside lower center",
-        ncols=min(3, len(found)), frameon=False, fontsize=8,
+    legend = figure.legend(
+        [drawn[name] for name in names], [f"entry {n}" for n in range(len(names))],
+        loc="outside lower center", ncols=min(3, len(names)), frameon=False, fontsize=8,
     )  # fmt: skip
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_text(_plain(name))  # as a label, a name that begins with _ would be left out
 
 
 def _name(text: str, width: int = 24) -> str:

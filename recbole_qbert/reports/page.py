@@ -85,7 +85,7 @@ class ReportSection:
         title: title of the tab.
         blocks: content.
         source: files that the section was made from; "": not shown.
-        command: command that makes these files again.
+        command: command that made these files; of runs, without their settings.
     """
 
     key: str

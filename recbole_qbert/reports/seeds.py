@@ -65,11 +65,13 @@ def _metrics_sheet(scores: Scores, notes: Sequence[str]) -> BenchmarkTable:
         columns = [_column(scores.rows, split, prefix + name, counted) for name in scores.metrics]
         lines = [[TableCell(name), *cells] for name, *cells in zip(names, *columns, strict=True)]
         sections.append((f"{split}, {ranking}", lines))
+    unlike = scores.unlike
+    marked = comparable.notes(list(unlike), list(unlike.values()), comparable.FIRST_ROW)
     return BenchmarkTable(
         f"{scores.dataset}: whole catalog ranked, mean ± deviation over seeds",
         ("model", *map(metric_title, scores.metrics)),
         sections,
-        [*notes, *comparable.notes(list(scores.unlike), list(scores.unlike.values()))],
+        [*notes, *marked],
     )
 
 

@@ -52,7 +52,7 @@ class Experiment(NamedTuple):
     dataset: str
     metric: str
     keys: list[str]
-    log: frozenset[str]  # settings that were drawn on a logarithmic scale
+    log: frozenset[str]  # settings that were drawn on a logarithmic scale and can be shown on one
     trials: list[Tried]
 
     @property
@@ -124,11 +124,15 @@ def read_experiment(folder: Path) -> Experiment | None:
                 if line["state"] != FAILED and line["best_valid"]:
                     values = dict(content["trials"][number - 1])
                     trials.append(Tried(number, values, line["state"], float(line["best_valid"])))
+        # The configured value, of the first trial, may be 0 or no number.
+        log = frozenset(
+            key for key, domain in space.items()
+            if LOGARITHMIC in domain and all(_is_positive(trial.values[key]) for trial in trials)
+        )  # fmt: skip
     except (KeyError, IndexError, ValueError) as error:
         raise InputError(
             f"{path}: does not match {EXPERIMENT} in its folder ({error!r}); restore the file"
         ) from None
-    log = frozenset(key for key, domain in space.items() if LOGARITHMIC in domain)
     names = (content["model"], content["dataset"], content["valid_metric"])
     return Experiment(folder, *names, keys, log, trials)
 
@@ -315,6 +319,10 @@ def varied(rows: Sequence[Row]) -> dict[str, list[tuple[float, Row]]]:
         if len(largest) >= LEAST_VALUES:
             found[key] = sorted(largest.items(), key=lambda pair: pair[0])
     return found
+
+
+def _is_positive(value: Any) -> bool:
+    return _is_number(value) and value > 0
 
 
 def _is_number(value: Any) -> bool:

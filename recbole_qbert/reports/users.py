@@ -52,12 +52,14 @@ class BestRun(NamedTuple):
 def best_bundle(found: Found, dataset: str) -> BestRun | None:
     """Find the data set's best run with a bundle; None if none.
 
+    A run of ready-made splits is left out: a user's last item may be one that it was trained on.
     The metric is the runs' own valid metric, or NDCG@10 with seen items excluded if they differ.
     """
     runs = [
         run.result for run in found.runs
         if run.result.dataset == dataset and run.result.bundle
         and Path(run.result.bundle).is_dir()
+        and not run.result.config["keys"].get("benchmark_filename")
     ]  # fmt: skip
     used = sorted({run.valid_metric for run in runs})
     metrics = [f"{UNSEEN}ndcg@{LIST_LENGTH}"] * (len(used) > 1) + used

@@ -58,7 +58,7 @@ class Answerer:
     def __call__(self, jobs: Sequence[Job]) -> list[bytes | InputError]:
         """Return the JSON of each job's answer, or the error in its request."""
         found: dict[int, bytes | InputError] = {}
-        groups: dict[ListOptions, dict[int, ListsJob]] = {}
+        groups: dict[tuple[ListOptions, int | None], dict[int, ListsJob]] = {}
         with torch.inference_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # unknown items are in the answers
             for place, job in enumerate(jobs):
@@ -67,10 +67,10 @@ class Answerer:
                         found[place] = self._explained(job)
                         continue
                     self._check(job)
-                    groups.setdefault(self._shared(job.options), {})[place] = job
+                    groups.setdefault(self._grouping_key(job), {})[place] = job
                 except InputError as error:
                     found[place] = error
-            for shared, group in groups.items():
+            for (shared, _), group in groups.items():
                 try:
                     found |= zip(group, self._listed([*group.values()], shared), strict=True)
                 except InputError as error:  # the same in each of them
@@ -84,10 +84,17 @@ class Answerer:
         if not known:
             raise nothing_known(unknown)
 
-    def _shared(self, options: ListOptions) -> ListOptions:
-        """Return the options of the passes of the model; jobs with the same ones share them."""
+    def _grouping_key(self, job: ListsJob) -> tuple[ListOptions, int | None]:
+        """Return options of a call of the model; jobs with equal keys are ranked in one call.
+
+        The number belongs to the key of a model that searches until a list of `k` items is full.
+        """
+        options = job.options
+        if hasattr(self._recommender.model, "fill_candidates"):
+            return options, job.k
         few = len(options.exclude) < min(N_TAKEN_OUT, len(self._recommender.tokens))
-        return options._replace(exclude=()) if few and options.candidates is None else options
+        few_out = few and options.candidates is None
+        return (options._replace(exclude=()) if few_out else options), None
 
     def _listed(self, jobs: Sequence[ListsJob], shared: ListOptions) -> list[bytes]:
         """Answer jobs with the same shared options."""

@@ -24,7 +24,7 @@ from recbole_qbert.service.answering import Answerer, ExplainJob, Job, ListOptio
 from recbole_qbert.service.batching import Batcher, QueueFull, TooLate
 from recbole_qbert.service.guard import Guard
 from recbole_qbert.service.metrics import CONTENT_TYPE, Metrics
-from recbole_qbert.serving.recommender import Recommender, within
+from recbole_qbert.serving.recommender import Recommender, checked_count
 
 REQUESTS = (schemas.RecommendRequest, schemas.BatchRequest, schemas.ExplainRequest)
 _FIELDS = {name for request in REQUESTS for name in request.model_fields}
@@ -103,9 +103,9 @@ def make_app(recommender: Recommender, folder: Path, limits: ServiceLimits) -> F
         return Response(await batcher.answer(job, _n_rows(job)), media_type="application/json")
 
     def check_k(k: int) -> None:
-        within("k", k, len(recommender.tokens))
+        checked_count("k", k, len(recommender.tokens))
         if k > limits.max_k:
-            raise InputError(f"k: {k} is more than the {counted(limits.max_k, 'item')} of a list")
+            raise InputError(f"k: {k} is above --max_k={limits.max_k}; ask for fewer items")
 
     @app.post("/recommend", response_model=schemas.RecommendAnswer, responses=_ERRORS)
     async def recommend(request: schemas.RecommendRequest) -> Response:

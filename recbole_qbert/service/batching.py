@@ -106,6 +106,8 @@ class Batcher:
             batch = self._next_batch()
             if not self._waiting:
                 self._arrived.clear()
+            if not batch:  # all were too late
+                continue
             jobs = [each.job for each in batch]
             try:
                 found = await loop.run_in_executor(thread, self._results, jobs)

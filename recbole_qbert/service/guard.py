@@ -79,16 +79,16 @@ class Guard:
             error = f"body: not received within {self.timeout_s:g} s; send it faster"
             await _refuse(receive, send, 408, error)
             return
-        given = False
+        body_sent = False
 
-        async def whole() -> Message:
-            nonlocal given
-            if given:
+        async def receive_body() -> Message:
+            nonlocal body_sent
+            if body_sent:
                 return await receive()  # that the client went away
-            given = True
+            body_sent = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        await self.app(scope, whole, send)
+        await self.app(scope, receive_body, send)
 
     async def _body(self, scope: Message, receive: Receive) -> bytes:
         if int(dict(scope["headers"]).get(b"content-length", 0)) > self.max_body_bytes:

@@ -243,7 +243,7 @@ def describe_error(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def going_together(folder: Path, remedy: str) -> Iterator[None]:
+def inconsistent_files_as_input_error(folder: Path, remedy: str) -> Iterator[None]:
     """Turn any exception that a folder's files cause in the block into an `InputError`."""
     try:
         yield

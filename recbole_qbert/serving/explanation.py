@@ -90,6 +90,7 @@ def explain_items(
     titles: Sequence[str],
     n_removals: int,
     extra_level: int | None = None,
+    skip: bool = False,
 ) -> list[Explanation]:
     """Explain the scores of items after a history.
 
@@ -103,15 +104,18 @@ def explain_items(
         titles: N titles.
         n_removals: largest number of removals in an explanation.
         extra_level: level of the codes that only counts the items of equal tuples, if there is one.
+        skip: whether items that the model does not rank after this history are left out.
 
     Raises:
-        InputError: the model does not rank an item after this history.
+        InputError: the model does not rank an item after this history, and `skip` is False.
     """
     distinct = torch.tensor(list(dict.fromkeys(history.flip(0).tolist())))
     scores, drops = leave_one_out(model, config, history, distinct, items)
     explained = []
     for place, item in enumerate(items.tolist()):
         if not scores[place].isfinite():
+            if skip:
+                continue
             raise InputError(
                 f"{quote(tokens[item])}: the model does not rank this item after the history"
             )

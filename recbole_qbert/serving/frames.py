@@ -21,8 +21,8 @@ def frame_interactions(
         times: numbers [R]; None if `time` is None.
 
     Raises:
-        InputError: the table has no rows, or a column is missing, has missing values, or is of a
-            type that cannot be used.
+        InputError: the table has no rows, or a column is missing, occurs twice, has missing values,
+            or is of a type that cannot be used.
     """
     if not isinstance(frame, pd.DataFrame) or not len(frame):
         raise InputError("frame: give a pandas DataFrame with at least one row")
@@ -32,6 +32,8 @@ def frame_interactions(
             raise InputError(
                 f"frame: no column {name!r}; it has {preview(known)}{did_you_mean(name, known)}"
             )
+        if [*frame].count(name) > 1:
+            raise InputError(f"frame: two columns are named {name!r}; rename one")
         if frame[name].isna().any():
             row = int(frame[name].isna().argmax())
             raise InputError(f"frame: row {row}, {name}: no value; drop or fill such rows")

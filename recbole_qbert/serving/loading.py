@@ -67,7 +67,7 @@ def load_bundle(folder: str | Path, device: str) -> LoadedBundle:
             f"{folder}: {error}; for a model of your own, import the module that registers it, "
             "or install its plug-in"
         ) from None
-    with bundle.going_together(folder, "train the model again"):
+    with bundle.inconsistent_files_as_input_error(folder, "train the model again"):
         return _of_files(folder, manifest, torch.device(device))
 
 

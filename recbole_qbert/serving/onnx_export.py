@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -137,13 +138,26 @@ def _exporting(width: int) -> Iterator[None]:
     torch.backends.mha.set_fastpath_enabled(False)
     torch.onnx.register_custom_op_symbolic("aten::cummax", _cummax_of(width), OPSET)
     try:
-        # The exporter prints the whole graph if it fails.
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with warnings.catch_warnings(), _silent():
             warnings.simplefilter("ignore")
             yield
     finally:
         torch.onnx.unregister_custom_op_symbolic("aten::cummax", OPSET)
         torch.backends.mha.set_fastpath_enabled(fused)
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Drop standard output: the exporter prints the graph if it fails, parts of it from C++."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        with contextlib.suppress(OSError):  # of a process without standard output
+            kept = os.dup(1)
+            stack.callback(os.close, kept)
+            stack.callback(os.dup2, kept, 1)  # before `kept` is closed
+            nowhere = stack.enter_context(open(os.devnull, "wb"))
+            os.dup2(nowhere.fileno(), 1)
+        yield
 
 
 def _cummax_of(width: int) -> Any:

@@ -40,8 +40,8 @@ def _check_lists(values: Iterable[Any]) -> None:
         raise InputError(_NOT_LISTS)
 
 
-def within(name: str, value: Any, most: int | None = None) -> int:
-    """Check that a value is a whole number from 1 to `most`."""
+def checked_count(name: str, value: Any, most: int | None = None) -> int:
+    """Return a value that is a whole number from 1 to `most`; else raise an `InputError`."""
     number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else 0
     if number < 1:
         raise InputError(f"{name}: {value!r} is not a whole number of at least 1")
@@ -126,7 +126,7 @@ class Recommender:
         Raises:
             InputError: a setting or a history cannot be used, or no history has a known item.
         """
-        k = within("k", k, len(self.tokens))
+        k = checked_count("k", k, len(self.tokens))
         if unknown not in ("skip", "raise"):
             raise InputError(f"unknown: {unknown!r} is none of skip, raise")
         batch_size = self.rows_at_once(k, batch_size)
@@ -179,7 +179,7 @@ class Recommender:
         Raises:
             InputError: a column or a setting cannot be used, or no user has a known item.
         """
-        k = within("k", k, len(self.tokens))
+        k = checked_count("k", k, len(self.tokens))
         allowed = self.allowed(candidates, exclude)
         users, codes, items, times = frame_interactions(frame, user, item, time)
         ids, lost = self.ids_of(items)
@@ -188,13 +188,17 @@ class Recommender:
         if len(without) == len(users):
             raise nothing_known(lost)
         if lost or without:
-            warnings.warn(_left_out(dict.fromkeys(lost), without), stacklevel=2)
+            warnings.warn(_left_out(dict.fromkeys(lost), without, users), stacklevel=2)
         named = users.filter(pa.array(histories.lengths > 0))
         tables = self.tables(named, histories.without_empty(), k, exclude_seen, allowed)
         return pa.concat_tables(tables).to_pandas()
 
     def explain(
-        self, history: Iterable[Any], items: Iterable[Any], n_removals: int = 3
+        self,
+        history: Iterable[Any],
+        items: Iterable[Any],
+        n_removals: int = 3,
+        skip_unranked: bool = False,
     ) -> list[Explanation]:
         """Explain the scores of items after one history.
 
@@ -202,10 +206,12 @@ class Recommender:
             history: item tokens, oldest first; the last `MAX_ITEM_LIST_LENGTH` are explained.
             items: tokens of the items to explain.
             n_removals: number of history items listed whose removal lowers the score most.
+            skip_unranked: leave out items that the model does not rank after this history. A beam
+                search ranks those of its usual beams; `recommend` may find more.
 
         Raises:
             InputError: no item of the history is known, an item to explain is unknown or one
-                that the model does not rank after this history, or `n_removals` is invalid.
+                that the model does not rank, or `n_removals` is invalid.
         """
         if not isinstance(n_removals, Integral) or n_removals < 0:
             raise InputError(f"n_removals: {n_removals!r} is not a whole number of at least 0")
@@ -218,7 +224,8 @@ class Recommender:
         (last,), (length,) = read.last_items(self.config["MAX_ITEM_LIST_LENGTH"])
         words = self._names.tolist(), ["", *(self.titles or [""] * len(self.tokens))]
         scoring = (self.model, self.config, last[:length], asked.flat()[1])
-        return explain_items(*scoring, self.codes, *words, n_removals, self.extra_level)
+        settings = (n_removals, self.extra_level, skip_unranked)
+        return explain_items(*scoring, self.codes, *words, *settings)
 
     def allowed(
         self, candidates: Collection[str] | None, exclude: Collection[str] = ()
@@ -313,7 +320,7 @@ class Recommender:
     def rows_at_once(self, k: int, given: int | None = None) -> int:
         """Return how many histories to score at once: `given`, or as many as fit (`recommend`)."""
         if given is not None:
-            return within("batch_size", given)
+            return checked_count("batch_size", given)
         return rows_at_once(len(self._names), k, self._index)
 
     @cached_property
@@ -362,13 +369,18 @@ def nothing_known(lost: Collection[str]) -> InputError:
     return InputError(f"history: {found}; give at least one item that the model was trained on")
 
 
-def _left_out(not_known: Collection[str], without: list[int]) -> str:
-    """Describe unknown items, and the histories (numbers from 0) without a known item."""
+def _left_out(not_known: Collection[str], without: list[int], users: pa.Array | None = None) -> str:
+    """Describe unknown items, and the histories (numbers from 0) without a known item.
+
+    `users` are the tokens of all histories' users, if these have any.
+    """
     parts = []
     if not_known:
         shown = preview([quote(name) for name in islice(not_known, 11)])
         parts.append(f"items unknown to the model ({len(not_known)}): {shown}")
     if without:
-        first = f", first: number {without[0] + 1}"
-        parts.append(f"histories without a known item ({len(without)}{first})")
+        whose, first = "histories", f"number {without[0] + 1}"
+        if users is not None:
+            whose, first = "users", quote(users[without[0]].as_py())
+        parts.append(f"{whose} without a known item ({len(without)}, first: {first})")
     return "; ".join(parts)

@@ -13,6 +13,7 @@ from recbole.config import Config
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
+from recbole_qbert.models.layers.beam_ranking import RanksByBeams
 from recbole_qbert.serving.histories import Histories
 from recbole_qbert.speedups.trimmed_forward import trimmed_scores
 from recbole_qbert.topk.index import ItemIndex
@@ -79,19 +80,35 @@ def top_k(
         index: result of the model's `item_index`, which large catalogs are searched with.
     """
     batch = histories.last_items(config["MAX_ITEM_LIST_LENGTH"])
+    seen = histories.flat() if exclude_seen else None
     if index is not None and index.method_for(len(histories), k) != "dense":
-        seen = histories.flat() if exclude_seen else None
         return _top_k_by_codes(model, config, batch, k, seen, allowed, index)
     scores = scores_of(model, config, *batch)
-    scores[:, 0] = -torch.inf
-    if allowed is not None:
-        scores.masked_fill_(~allowed, -torch.inf)
-    if exclude_seen:
-        rows, items = (each.to(scores.device) for each in histories.flat())
-        scores[rows, items] = -torch.inf
+    if seen is not None:
+        seen = seen[0].to(scores.device), seen[1].to(scores.device)
+    if hasattr(model, "fill_candidates"):
+        hidden = _hide(torch.zeros_like(scores, dtype=torch.bool), True, seen, allowed)
+        rows, items = hidden.nonzero(as_tuple=True)
+        # Lists are filled as in an evaluation; a beam search can also fill longer ones.
+        more = {"k": k} if isinstance(model, RanksByBeams) else {}
+        again = batch_of(model, config, *batch)
+        scores = model.fill_candidates(again, scores, (rows, items), **more)
+    _hide(scores, -torch.inf, seen, allowed)
     values, found = best(scores, k)
     found = found.masked_fill(values == -torch.inf, 0)
     return TopK(found.cpu().numpy(), values.cpu().numpy())
+
+
+def _hide(
+    table: Tensor, mark: float, seen: tuple[Tensor, Tensor] | None, allowed: Tensor | None
+) -> Tensor:
+    """Mark what is not ranked in a table [B, N], and return the table."""
+    table[:, 0] = mark
+    if allowed is not None:
+        table.masked_fill_(~allowed, mark)
+    if seen is not None:
+        table[seen] = mark
+    return table
 
 
 def batch_of(

@@ -8,20 +8,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from recbole_qbert.common.errors import InputError, did_you_mean
 from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.common.output import counted
 from recbole_qbert.common.yaml_files import load_yaml, shipped
-from recbole_qbert.data.atomic import read_columns
+from recbole_qbert.data.atomic import read_atomic
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.embedding_kinds import TableKind, common_kind
 from recbole_qbert.data.embeddings import EmbeddingTable, join, read_embeddings
 
 logger = logging.getLogger(__name__)
+
+_PARTS = ("train", "valid", "test")  # of `prepare split`
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,12 @@ def read_catalog(
     modalities: Sequence[str],
     known: Sequence[tuple[str, str]] = (),
     kinds: Mapping[str, TableKind] | None = None,
+    split: str = "leave_one_out",
 ) -> TokenizerInputs:
     """Read the items and embeddings of the domains.
 
     The items of a domain are those of its `.item` and `.inter` files or, if it has neither, those
-    of its embedding tables.
+    of its embedding tables; with `split: files`, also those of the parts of `prepare split`.
 
     Args:
         domains: distinct domains.
@@ -71,10 +76,11 @@ def read_catalog(
         known: keys of items to leave out.
         kinds: required kind of each modality, that of the tokenizer of the known items; None for
             any.
+        split: the setting `split`.
 
     Raises:
-        InputError: a file is invalid, no item has embeddings, or encoders or dimensions differ
-            between domains.
+        InputError: a file is invalid, a domain has no items, no item has embeddings, or encoders or
+            dimensions differ between domains.
     """
     if not known:
         _check_modalities(domains, modalities)
@@ -96,11 +102,12 @@ def read_catalog(
                 "`embed image` or `embed vectors`, or tokenize without embeddings: "
                 "--streams=identity"
             )
-        keys.update((domain.name, item) for item in _items(domain, own))
+        found = _items(domain, own, split)
+        if not (found or known):
+            raise InputError(f"{domain.folder}: its .item and .inter files have no items")
+        keys.update((domain.name, item) for item in found)
     catalog = TokenizerInputs(sorted(keys.difference(known)), {}, {}, sources)
     if not catalog.keys:
-        if not known:
-            raise InputError(f"{domains[0].folder}: its .item and .inter files have no items")
         return catalog
     for modality in modalities:
         if modality in tables:
@@ -110,9 +117,15 @@ def read_catalog(
                 catalog, modality, tables[modality], domains, may_lack=bool(known)
             )
     if modalities and not any(mask.any() for _, mask in catalog.parts.values()):
+        remedy = "compute the embeddings of all items again"
+        if known:
+            remedy = (
+                "give the new items a text or a picture and run `embed` again, or remove them from "
+                "the .item and .inter files"
+            )
         raise InputError(
             f"{domains[0].folder}: none of {counted(len(catalog.keys), 'item')} has embeddings, "
-            f"for example {catalog.keys[0][1]!r}; compute the embeddings of all items again"
+            f"for example {catalog.keys[0][1]!r}; {remedy}"
         )
     return catalog
 
@@ -131,12 +144,21 @@ def _check_modalities(domains: Sequence[DatasetPaths], modalities: Sequence[str]
         )
 
 
-def _items(domain: DatasetPaths, tables: Sequence[EmbeddingTable]) -> set[str]:
+def _items(domain: DatasetPaths, tables: Sequence[EmbeddingTable], split: str) -> set[str]:
     """Return the distinct item tokens of a domain."""
     files = [path for path in (domain.file("item"), domain.file("inter")) if path.is_file()]
-    if not files:
-        return {item for table in tables for item in table.items}
-    return {item for path in files for item in read_columns(path, ["item_id"])["item_id"]}
+    found = set() if files else {item for table in tables for item in table.items}
+    parts = [domain.file(f"{part}.inter") for part in _PARTS] if split == "files" else []
+    for path in [*files, *filter(Path.is_file, parts)]:
+        fields = ["item_id", "item_id_list"] if path in parts else ["item_id"]
+        file = read_atomic(path, fields)
+        file.check_ids("item_id")
+        found.update(pc.unique(file.columns["item_id"]).to_pylist())
+        if path in parts:
+            file.check_padding("item_id_list", " ")
+            items = pc.list_flatten(pc.split_pattern(file.columns["item_id_list"], " "))
+            found.update(pc.unique(items).to_pylist())
+    return found - {""}  # of an empty history
 
 
 def _join_domains(

@@ -15,7 +15,12 @@ from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.common.output import counted
 from recbole_qbert.data.codec import level_letters, quote
 from recbole_qbert.data.items import ITEM_FIELD, item_file_entry, read_item_fields
-from recbole_qbert.data.semid import SemanticIDTable, read_semantic_ids, write_semantic_ids
+from recbole_qbert.data.semid import (
+    SemanticIDTable,
+    read_semantic_ids,
+    tokenized_from,
+    write_semantic_ids,
+)
 from recbole_qbert.tokenizer.collisions import (
     extra_level,
     extra_level_report,
@@ -99,6 +104,7 @@ def build_from_columns(
         "columns": list(columns),
         "levels_per_column": levels_per_column,
         "beside": {Path(path).name: sha256_file(path) for path in beside},
+        "tokenized_from": [each for path in beside for each in tokenized_from(path)],
         "codebook_size": codebook_size,
         "unique": unique,
         "report": report,

@@ -2,9 +2,10 @@
 
 A new item has no trained ID vector (of stage 1 or of `bbq`), and no vector of co-occurrence. With
 `new_item_query: neighbors`, it gets the mean of the vectors of the 10 items nearest to it in
-content; with `mean`, the mean of all items. For the stream `identity`, the content and
-co-occurrence vectors of the old items are reconstructed from their codes, because a tokenizer does
-not store the originals. Existing IDs never change: their tuples are taken.
+content; with `mean`, the mean of all items. For the stream `identity`, the co-occurrence vectors of
+the old items are reconstructed from their codes, because a tokenizer does not store the originals.
+So are their content vectors; without a stream of a modality, those that stage 1 or `bbq` stores are
+compared. Existing IDs never change: their tuples are taken.
 """
 
 from __future__ import annotations
@@ -61,7 +62,11 @@ def encode_new_items(tokenizer: Tokenizer, domains: Sequence[DatasetPaths]) -> E
             "tokenize again with unique: reallocate"
         )
     catalog = read_catalog(
-        domains, list(tokenizer.kinds), known=tokenizer.keys, kinds=tokenizer.kinds
+        domains,
+        list(tokenizer.kinds),
+        known=tokenizer.keys,
+        kinds=tokenizer.kinds,
+        split=settings.get("split", "leave_one_out"),  # tokenizers of early versions have none
     )
     moved = 0
     if catalog.keys:
@@ -95,7 +100,7 @@ def new_streams(tokenizer: Tokenizer, catalog: TokenizerInputs) -> Streams:
     streams = modality_streams(catalog, list(tokenizer.quantizers))
     n_new = len(catalog.keys)
     if IDENTITY in tokenizer.quantizers:
-        streams[IDENTITY] = _identity(tokenizer, streams, n_new)
+        streams[IDENTITY] = _identity(tokenizer, catalog, streams)
     if tokenizer.stage1 is not None:
         how = tokenizer.settings["new_item_query"]
         queries = tokenizer.stage1.queries_for(catalog.parts, how)
@@ -108,13 +113,15 @@ def new_streams(tokenizer: Tokenizer, catalog: TokenizerInputs) -> Streams:
     return streams
 
 
-def _identity(tokenizer: Tokenizer, streams: Streams, n_new: int) -> tuple[np.ndarray, np.ndarray]:
+def _identity(
+    tokenizer: Tokenizer, catalog: TokenizerInputs, streams: Streams
+) -> tuple[np.ndarray, np.ndarray]:
     """Estimate the co-occurrence vectors [n_new, D] of new items from their neighbors in content.
 
     The mask [n_new] is False for items without content, and for all with `new_item_query: mean`.
     """
-    contents = [name for name in tokenizer.quantizers if name in tokenizer.kinds]
-    if tokenizer.settings["new_item_query"] == "mean" or not contents:
+    n_new = len(catalog.keys)
+    if tokenizer.settings["new_item_query"] == "mean" or not tokenizer.kinds:
         size = len(tokenizer.fills[IDENTITY])
         return np.zeros((n_new, size), np.float32), np.zeros(n_new, np.bool_)
     # A tokenizer does not store the vectors of its items; they are decoded from the codes.
@@ -122,9 +129,17 @@ def _identity(tokenizer: Tokenizer, streams: Streams, n_new: int) -> tuple[np.nd
     for name, quantizer in tokenizer.quantizers.items():
         n_levels = len(quantizer.codebook_sizes)
         old[name], codes = quantizer.reconstruct(codes[:, :n_levels]), codes[:, n_levels:]
-    known = np.concatenate([unit_rows(old[name]) for name in contents], axis=1)
-    found = np.concatenate(
-        [np.where(streams[name][1][:, None], streams[name][0], 0) for name in contents], axis=1
-    )
+    contents = [name for name in old if name in tokenizer.kinds]
+    if contents:
+        known = np.concatenate([unit_rows(old[name]) for name in contents], axis=1)
+        found = np.concatenate(
+            [np.where(streams[name][1][:, None], streams[name][0], 0) for name in contents], axis=1
+        )
+    elif tokenizer.stage1 is not None:
+        known, found = tokenizer.stage1.contents, tokenizer.stage1.contents_of(catalog.parts)
+    else:  # the first items are those of the training, in both cases
+        assert tokenizer.binder is not None
+        modalities = modality_streams(catalog, list(tokenizer.kinds))
+        known, found = tokenizer.binder.contents, tokenizer.binder.contents_of(modalities)
     rows, _ = nearest_items(known, N_NEIGHBORS, found)
     return old[IDENTITY][rows].mean(axis=1), found.any(axis=1)

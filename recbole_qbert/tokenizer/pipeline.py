@@ -19,11 +19,11 @@ import numpy as np
 import pandas as pd
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.common.files import exclusive_folder
+from recbole_qbert.common.files import exclusive_folder, read_json
 from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.common.nearest import unit_rows
 from recbole_qbert.data.domain import DatasetPaths
-from recbole_qbert.data.embeddings import BBQ, CONTENT, FUSED, IDENTITY
+from recbole_qbert.data.embeddings import BBQ, CONTENT, FUSED, IDENTITY, mean_of_parts
 from recbole_qbert.tokenizer.artifact import MANIFEST, Streams, Tokenizer, filled
 from recbole_qbert.tokenizer.catalog import TokenizerInputs, read_catalog
 from recbole_qbert.tokenizer.collisions import extra_level, extra_level_report, reallocate
@@ -46,8 +46,8 @@ from recbole_qbert.tokenizer.quantizers.base import Quantizer
 from recbole_qbert.tokenizer.quantizers.registry import fit_quantizer, load_quantizer
 from recbole_qbert.tokenizer.settings import modalities_to_read
 from recbole_qbert.tokenizer.sizes import (
-    AUTO,
     MOST_LEVELS,
+    automatic_levels,
     informative_levels,
     spare_sizes,
     stream_sizes,
@@ -55,6 +55,7 @@ from recbole_qbert.tokenizer.sizes import (
 )
 from recbole_qbert.tokenizer.stages import stage_hash
 from recbole_qbert.training.checkpoint import is_checkpoint, load_checkpoint, save_checkpoint
+from recbole_qbert.training.resume import FitState
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ def tokenize(
 def _tokenize(
     domains: Sequence[DatasetPaths], folder: Path, settings: Mapping[str, Any]
 ) -> Tokenizer | None:
-    catalog = read_catalog(domains, modalities_to_read(settings))
+    catalog = read_catalog(domains, modalities_to_read(settings), split=settings["split"])
     names: list[str] = []
     for name in settings["streams"]:
         names += catalog.parts if name == CONTENT else [name]
@@ -97,8 +98,13 @@ def _tokenize(
     queries = settings["id_query"] == "interactions" and (fuses or BBQ in names)
     by_interactions = IDENTITY in names or queries
     by_interactions |= fuses and settings["fusion"] == NextItemSettings.section
-    if by_interactions or BBQ in names:
+    on_training_items = settings["fit_items"] == "training"
+    interactions: dict[str, str] = {}
+    if by_interactions or BBQ in names or on_training_items:
         pairs = read_training_pairs(domains, settings["split"])
+        # `run` compares the interactions that were read with those of its own split.
+        read = [domain.file(inter_suffix(settings["split"])) for domain in domains]
+        interactions = {path.name: sha256_file(path) for path in read}
         counts = cooccurrence(pairs, catalog.names) if by_interactions else None
     if fuses:
         kept = _stage1(catalog, pairs, counts, folder, settings)
@@ -116,10 +122,9 @@ def _tokenize(
         binder, report[BBQ] = Binder.from_state(bound["state"]["binder"]), bound["report"]
         streams[BBQ] = (bound["latents"], np.ones(len(catalog.keys), dtype=np.bool_))
 
-    automatic = settings["n_levels"] == AUTO
+    automatic = automatic_levels(settings)
     fit_on = None
-    if settings["fit_items"] == "training":
-        pairs = read_training_pairs(domains, settings["split"]) if pairs is None else pairs
+    if on_training_items and pairs is not None:
         fit_on = pd.Index(catalog.names).isin(pairs["item_id"].unique())
     quantizers: dict[str, Quantizer] = {}
     fills: dict[str, np.ndarray] = {}
@@ -133,7 +138,9 @@ def _tokenize(
         quantizers[name] = load_quantizer(kept["state"]["quantizer"])
         fills[name] = kept["state"]["fill"]
         blocks.append(codes)
-        report[f"stage 2, {name}"] = quantizers[name].report(filled(*streams[name], fills[name]))
+        vectors, present = streams[name]
+        used = quantizers[name].report(vectors[present])
+        report[f"stage 2, {name}"] = {**used, "without_vector": int((~present).sum())}
     if settings["until"] == "quantization":
         return None
     codes = np.concatenate(blocks, axis=1)
@@ -162,11 +169,7 @@ def _tokenize(
         without_content=catalog.without_content(),
     )
     _make_unique(tokenizer, catalog.names, streams)
-    # `run` compares the interactions that were read with those of its own split.
-    read = [domain.file(inter_suffix(settings["split"])) for domain in domains]
-    report["interactions"] = (
-        {} if pairs is None else {path.name: sha256_file(path) for path in read}
-    )
+    report["interactions"] = interactions
     tokenizer.save()
     tokenizer.write_ids(domains, catalog.sources)
     return tokenizer
@@ -187,8 +190,7 @@ def modality_streams(catalog: TokenizerInputs, wanted: Sequence[str]) -> Streams
                 f"streams: {name}: no data set has the table {name}.npz; run `embed` first"
             )
         vectors, present = catalog.parts[name]
-        counts = np.maximum(present.sum(axis=1, keepdims=True), 1)
-        streams[name] = (unit_rows(vectors.sum(axis=1) / counts), present.any(axis=1))
+        streams[name] = (unit_rows(mean_of_parts(vectors, present)), present.any(axis=1))
     return streams
 
 
@@ -199,6 +201,8 @@ def _stage1(
     name, seed, parts = settings["fusion"], settings["seed"], catalog.parts
     how: dict[str, Any] = {"seed": seed, "folder": folder}
     how["show_progress"] = settings["show_progress"]
+    if FUSED not in settings["streams"]:
+        logger.warning("until: fusion: none of the streams reads stage 1; only fused does")
     arrays = [array for pair in parts.values() for array in pair]
     fit: Callable[[], TrainedFusion]
     if name == NextItemSettings.section:
@@ -214,14 +218,17 @@ def _stage1(
             queries = cooccurrence_vectors(counts, paper.hidden_size, seed)
             arrays.append(queries)
         fit = partial(fit_injector, parts, paper, queries=queries, **how)
+    users = None  # of each item; the report reads it and the counts
+    if pairs is not None:
+        named = pairs.drop_duplicates()["item_id"].value_counts()
+        users = named.reindex(catalog.names, fill_value=0).to_numpy()
+        arrays.append(users)
+    if counts is not None:
+        arrays += [counts.indptr, counts.indices, counts.data]
 
     def run() -> dict[str, Any]:
         stage1 = fit()
         fused, depths = stage1.fuse(parts)
-        users = None
-        if pairs is not None:
-            named = pairs.drop_duplicates()["item_id"].value_counts()
-            users = named.reindex(catalog.names, fill_value=0).to_numpy()
         report = {
             "loss": stage1.history[-1] if stage1.history else {},
             "depths": np.bincount(depths, minlength=settings[name]["max_depth"] + 1)[1:].tolist(),
@@ -231,7 +238,7 @@ def _stage1(
         return {"state": stage1.state(), "fused": fused, "report": report}
 
     identity = stage_hash([name, settings[name], seed, list(parts)], arrays)
-    return _once(folder / "stage1.safetensors", identity, run)
+    return _once(folder / "stage1.safetensors", FUSED, identity, run)
 
 
 def _bind(
@@ -277,7 +284,7 @@ def _bind(
     arrays += [sequences.items.numpy(), sequences.lengths.numpy()]
     arrays += [] if queries is None else [queries]
     identity = stage_hash([settings[BBQ], sizes, seed, list(modalities)], arrays)
-    return _once(folder / "stage2.bbq.safetensors", identity, run)
+    return _once(folder / "stage2.bbq.safetensors", BBQ, identity, run)
 
 
 def _stage2(
@@ -298,13 +305,16 @@ def _stage2(
     chosen = present if fit_on is None else present & fit_on
     if not chosen.any():
         reason, remedy = "no item has a vector", f"remove {name} from streams"
-        if name == IDENTITY:
+        if present.any():
+            reason = "no item of the training interactions has a vector"
+            remedy = f"set --fit_items=all, or remove {name} from streams"
+        elif name == IDENTITY:
             reason = "no two items occur together in a user's training interactions"
             remedy = "give more interactions, or other streams, such as --streams=content"
         raise InputError(f"streams: {name}: {reason}; {remedy}")
     having = vectors if chosen.all() else vectors[chosen]
-    n_levels, size = stream_sizes(settings, len(vectors), having)
-    may_lack = settings["n_levels"] == AUTO and not isinstance(size, list)
+    n_levels, size = stream_sizes(settings, int(present.sum()), having)
+    may_lack = automatic_levels(settings)
     section = {"n_levels": n_levels, "codebook_size": size, **settings[method]}
 
     def run() -> dict[str, Any]:
@@ -327,26 +337,46 @@ def _stage2(
 
     arrays = [vectors, present, *([] if fit_on is None else [fit_on])]
     identity = stage_hash([method, section, may_lack, settings["seed"]], arrays)
-    return _once(folder / f"stage2.{name}.safetensors", identity, run)
+    return _once(folder / f"stage2.{name}.safetensors", name, identity, run)
 
 
-def _once(path: Path, identity: str, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _once(
+    path: Path, stream: str, identity: str, run: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
     """Load a stage's file if it exists with this hash; else run the stage and write the file.
 
-    The manifest of an earlier tokenizer goes first: its IDs would be read with the new stage.
+    The manifest of an earlier tokenizer with this stream goes first: its IDs would be read with the
+    new stage. The states of unfinished fits go last: a kill before costs no training.
     """
+    content: dict[str, Any] = {}
     if is_checkpoint(path):
-        content = load_checkpoint(path)
-        if content.get("identity") == identity:
-            logger.info("%s: already done", path.name)
-            return content
-    content = {"identity": identity, **run()}
-    (path.parent / MANIFEST).unlink(missing_ok=True)
-    save_checkpoint(path, content)
+        try:
+            content = load_checkpoint(path)
+        except InputError:
+            logger.warning("%s: damaged or of another version; the stage is run again", path)
+    if content.get("identity") == identity:
+        logger.info("%s: already done", path.name)
+    else:
+        content = {"identity": identity, **run()}
+        if _reads(path.parent / MANIFEST, stream):
+            (path.parent / MANIFEST).unlink()
+        save_checkpoint(path, content)
     work = path.with_suffix(".training")
+    for kept in (path.with_suffix(".training.safetensors"), *work.glob("*.training.safetensors")):
+        FitState(kept, identity).clear()
     if work.is_dir() and not any(work.iterdir()):
         work.rmdir()
     return content
+
+
+def _reads(manifest: Path, stream: str) -> bool:
+    """Return whether a finished tokenizer has the stream; True if its manifest cannot be read."""
+    if not manifest.is_file():
+        return False
+    try:
+        return stream in read_json(manifest).get("streams", [stream])
+    except InputError:
+        return True
 
 
 def _make_unique(tokenizer: Tokenizer, names: Sequence[str], streams: Streams) -> None:

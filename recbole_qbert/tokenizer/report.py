@@ -38,6 +38,9 @@ def report_lines(tokenizer: Tokenizer) -> Iterator[str]:
                 f"mean of {row['mean_group']:.1f} items per code"
             )
             level += 1
+        if stage["without_vector"]:
+            without = counted(stage["without_vector"], "item has", "items have")
+            yield f"  {without} no vector in this stream and got the codes of the mean vector"
     if tokenizer.n_spare:
         last = tokenizer.codebook_sizes[-1]
         extra = counted(tokenizer.n_spare, "extra level")
@@ -67,7 +70,7 @@ def without_content_line(keys: Sequence[tuple[str, str]]) -> str:
     """Format the number and the names of the items without content."""
     names = preview([quote(item) for _, item in keys])
     items = counted(len(keys), "item has", "items have")
-    return f"{items} no vector of any modality and got the codes of the mean vector: {names}"
+    return f"{items} no content vector: {names}"
 
 
 def _numbers(values: dict[str, Any]) -> str:

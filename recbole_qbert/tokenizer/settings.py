@@ -19,7 +19,7 @@ from recbole_qbert.tokenizer.fusion.bbq import BBQSettings
 from recbole_qbert.tokenizer.fusion.model import InjectionSettings
 from recbole_qbert.tokenizer.fusion.next_item import NextItemSettings
 from recbole_qbert.tokenizer.quantizers.registry import METHODS
-from recbole_qbert.tokenizer.stages import check_sizes, read_settings
+from recbole_qbert.tokenizer.stages import QuantizerSettings, check_sizes, read_settings
 
 Codes = Annotated[int, Field(ge=2, le=CODEBOOK_LIMIT)]
 
@@ -73,10 +73,10 @@ def tokenize_settings(
     flags: dict[str, Any] = {}
     for key, value in (given or {}).items():
         section, dot, rest = key.partition(".")
-        if dot:
-            flags.setdefault(section, {})[rest] = parse_value(value)
-        else:
+        if not dot:
             flags[key] = parse_value(value)
+        elif isinstance(flags.setdefault(section, {}), dict):
+            flags[section][rest] = parse_value(value)
     for source, update in [
         *((str(file), load_yaml(file)) for file in files),
         ("command line", flags),
@@ -116,7 +116,11 @@ def _merge(settings: dict[str, Any], update: Mapping[str, Any]) -> None:
         if isinstance(settings[key], dict):
             if not isinstance(value, dict):
                 raise InputError(f"{key}: {value!r} is not a mapping of keys to values")
+            for name in QuantizerSettings.model_fields.keys() & value if key in METHODS else ():
+                raise InputError(f"{key}.{name}: set {name}, which is the same for all quantizers")
             settings[key].update(value)
+        elif isinstance(value, dict):
+            raise InputError(f"{key}: {value!r} is a mapping; {key} has no keys, give one value")
         elif key in ("modalities", "streams") and isinstance(value, str):
             settings[key] = split_names(value)
         else:
@@ -148,6 +152,11 @@ def _check_combinations(settings: Mapping[str, Any]) -> None:
                 f"{section}.hidden_size: {size} is not a multiple of {section}.n_heads {n_heads}"
             )
     modalities, streams = settings["modalities"], settings["streams"]
+    if BBQ in streams and settings["fit_items"] == "training":
+        raise InputError(
+            f"fit_items: training: the stream {BBQ} is fitted on all items; set --fit_items=all, "
+            f"or leave {BBQ} out of streams"
+        )
     known = [*modalities, FUSED, IDENTITY, BBQ, CONTENT]
     for stream in streams:
         if stream not in known:

@@ -46,7 +46,7 @@ def stream_sizes(
 
     Args:
         settings: result of `tokenize_settings`.
-        n_items: N, which determines the automatic size.
+        n_items: number of items with a vector, which determines the automatic size.
         vectors: float32 [n, D] of the stream; the automatic size is at most the number of distinct
             vectors.
 
@@ -61,6 +61,11 @@ def stream_sizes(
     if n_levels == AUTO:
         n_levels = len(size) if isinstance(size, list) else MOST_LEVELS
     return n_levels, size
+
+
+def automatic_levels(settings: Mapping[str, Any]) -> bool:
+    """Return whether the number of levels follows the vectors; a list of sizes fixes it."""
+    return settings["n_levels"] == AUTO and not isinstance(settings["codebook_size"], list)
 
 
 def informative_levels(levels: Sequence[Mapping[str, Any]]) -> int:

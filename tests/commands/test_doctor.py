@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import shutil
 import sys
@@ -70,6 +71,19 @@ def test_dependencies_missing_wrong_and_right(monkeypatch: pytest.MonkeyPatch) -
             f"not installed; only sweeps need it: pip install -c {CONSTRAINTS} 'ray[tune]==2.6.3'",
         ),
     ]
+
+
+def test_a_missing_package_that_ray_is_not_alone_to_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`prepare` reads tables with pyarrow, and Python 3.12 has no distutils but setuptools'."""
+    with_distributions(monkeypatch, ["pyarrow>=17", "setuptools>=65"], {})
+    assert [(check.ok, check.detail) for check in doctor.check_dependencies()] == [
+        (False, "not installed")
+    ] * 2
+    monkeypatch.setitem(sys.modules, "pyarrow", None)  # `import pyarrow` now raises ImportError
+    for name in ("recbole_qbert.datasets.delimited", "recbole_qbert.datasets.table_source"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        with pytest.raises(ImportError):
+            importlib.import_module(name)
 
 
 def test_recbole_is_asked_for_whatever_the_python(monkeypatch: pytest.MonkeyPatch) -> None:

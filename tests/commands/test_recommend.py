@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
 from conftest import N_ITEMS, Tiny, files_below, timed_rows
 from processes import PACKAGE, run_command
 
@@ -22,6 +23,7 @@ from recbole_qbert.experiments import export
 from recbole_qbert.experiments.evaluate import evaluate
 from recbole_qbert.experiments.run import run_models
 from recbole_qbert.serving.recommender import Recommender
+from recbole_qbert.serving.scoring import scores_of
 
 RESULTS = "saved/results.jsonl"
 
@@ -136,6 +138,39 @@ def test_one_history(tiny: Tiny, run: RunResult, capsys: pytest.CaptureFixture[s
             assert re.search(row, said.out)
         assert "without Thing" in said.out or "no shared code" in said.out
         assert said.err == "  items unknown to the model (1): 'zz'\n"
+
+
+def test_lists_of_a_search_that_goes_on(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    """Five beams, one candidate that they miss: it is listed, and its explanation says why."""
+    given = tiny.settings("TIGER", epochs=1, beam_size=5, topk=[5], valid_metric="NDCG@5")
+    (result,) = run_models(["TIGER"], "toy", settings=given)
+    recommender = Recommender.load(result.bundle)
+    row = torch.zeros(1, 8, dtype=torch.long)
+    row[0, 0] = recommender.tokens.index("i1") + 1
+    scores = scores_of(recommender.model, recommender.config, row, torch.tensor([1]))[0]
+    missed = recommender.tokens[int((scores[1:] == -torch.inf).nonzero()[-1])]
+    Path("candidates").write_text(f"{missed}\n")
+    capsys.readouterr()
+    words = ["--history=i1", "--candidates=candidates", "--exclude_seen=False", "--explain"]
+    assert main(["recommend", RESULTS, *words]) == 0
+    said = capsys.readouterr().out
+    title = f"Thing {missed[1:]}"
+    assert re.search(rf"1 \u2502 {missed} ", said)
+    assert said.endswith(f"{title}\n  not explained: only a wider search finds it\n")
+
+
+def test_an_empty_list_excludes_nothing(
+    tiny: Tiny, run: RunResult, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for content in (b"", b"\n", b"\xef\xbb\xbf"):
+        Path("list").write_bytes(content)
+        capsys.readouterr()
+        assert main(["recommend", RESULTS, "--history=i1"]) == 0
+        expected = capsys.readouterr().out
+        assert main(["recommend", RESULTS, "--history=i1", "--exclude=list"]) == 0
+        assert capsys.readouterr().out == expected
+        assert main(["recommend", RESULTS, "--history=i1", "--candidates=list"]) == 2
+        assert "candidates: none is known to the model and not" in capsys.readouterr().err
 
 
 def test_lists_as_a_stream(tiny: Tiny, run: RunResult) -> None:

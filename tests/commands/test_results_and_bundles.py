@@ -13,7 +13,7 @@ from recbole_qbert.cli import main
 from recbole_qbert.commands.recommend import find_bundle
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.domain import DatasetPaths
-from recbole_qbert.evaluation.results import RunResult, append_result
+from recbole_qbert.evaluation.results import RunResult, append_result, read_results
 from recbole_qbert.experiments.run import run_models
 from recbole_qbert.serving.recommender import Recommender
 
@@ -99,3 +99,19 @@ def test_missing_item_vectors_are_found_before_any_training(
 def test_the_name_of_a_data_set_is_that_of_one_folder(name: str) -> None:
     with pytest.raises(InputError, match="not a name of a data set"):
         DatasetPaths(name, Path("dataset") / name)
+
+
+def test_names_of_models_with_blanks(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    """`A, B` on the command line and in a file; a YAML list is told how to write it."""
+    flags = ["--dataset=toy", "--data_path=.", "--checkpoint_dir=saved"]
+    flags += ["--epochs=1", "--use_gpu=False", "--show_progress=False"]
+    assert main(["run", "--model=BigramChain, Popularity", *flags]) == 0
+    Path("mine.yaml").write_text("model: Popularity, BigramChain\n")
+    assert main(["run", "--config_files=mine.yaml", *flags]) == 0
+    names = [run.model for run in read_results("saved/results.jsonl")]
+    assert names == ["BigramChain", "Popularity", "Popularity", "BigramChain"]
+    Path("mine.yaml").write_text("model: [Popularity, BigramChain]\n")
+    capsys.readouterr()
+    assert main(["run", "--config_files=mine.yaml", *flags]) == 2
+    said = "mine.yaml: model: not a list; write the names as `model: Popularity, BigramChain`"
+    assert capsys.readouterr().err == f"recbole-qbert: {said}\n"

@@ -91,3 +91,20 @@ def test_overlap_by_hand() -> None:
     left, right = np.array([[1, 2], [3, 4], [5, 6]]), np.array([[2, 9], [4, 3], [7, 8]])
     assert overlap(left, right) == pytest.approx((1 + 2 + 0) / 6)
     assert overlap(left[:0], right[:0]) == 0.0
+
+
+@pytest.mark.parametrize("factor", [1e25, 3e37, 1e-14, 1e-30, 1e-38])
+def test_vectors_whose_squares_are_out_of_range(factor: float) -> None:
+    """Their directions are those of float64; other vectors keep every bit."""
+    vectors = _vectors(30)
+    plain = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[3:6] = (vectors[3:6].astype(float) * factor).astype(np.float32)
+    vectors[7] = 0
+    found = unit_rows(vectors)
+    exact = vectors[3:6].astype(float)
+    exact /= np.linalg.norm(exact, axis=1, keepdims=True)
+    np.testing.assert_allclose(found[3:6], exact, rtol=1e-6)
+    others = [row for row in range(30) if row not in (3, 4, 5, 7)]
+    np.testing.assert_array_equal(found[others], plain[others])
+    assert not found[7].any()
+    assert found.dtype == np.float32

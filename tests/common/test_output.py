@@ -287,5 +287,11 @@ def test_faults_of_the_system_name_their_place(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=says), system_faults():
             raise fault
+    of_torch = type("OutOfMemoryError", (RuntimeError,), {})
+    for fault in (MemoryError("x"), of_torch("x"), RuntimeError("DefaultCPUAllocator: can't x")):
+        with pytest.raises(InputError, match="^memory ran out .*x.*; use smaller"), system_faults():
+            raise fault
+    with pytest.raises(RuntimeError, match="^shapes"), system_faults():
+        raise RuntimeError("shapes")
     with pytest.raises(ConnectionResetError), system_faults():
         raise ConnectionResetError(errno.ECONNRESET, "no file")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
 
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.data import atomic
 from recbole_qbert.data.atomic import read_atomic, read_columns
 
 HEADER = "item_id:token\ttitle:token_seq\tyear:float\n"
@@ -34,6 +36,43 @@ def test_byte_order_mark_crlf_blank_lines_and_no_final_line_end(tmp_path: Path) 
     assert frame["item_id"].tolist() == ["1", "2"]
     assert frame["year"].tolist() == ["2", "3"]
     assert frame.index.tolist() == [2, 4]
+
+
+@pytest.mark.parametrize("kind", ["token_seq", "float_seq"])
+@pytest.mark.parametrize("between", [" ", ", ", "|"])
+@pytest.mark.parametrize("block", [1 << 24, 100])
+def test_lists_are_those_of_a_plain_loop(
+    tmp_path: Path, kind: str, between: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With empty lists, separators in a row and at the ends, and a file read in several blocks."""
+    monkeypatch.setattr(atomic, "BLOCK_BYTES", block)
+    words = ["", "", "1", "-2.5e3", "007", "18446744073709551616", "0.1"]
+    words += ["\u00c9t\u00e9", "NA", "nan", '"a', " b"] if kind == "token_seq" else []
+    draw = random.Random(3)
+    cells = [between.join(draw.choices(words, k=draw.randint(1, 6))) for _ in range(300)]
+    lines = "".join(f"{number}\t{cell}\n" for number, cell in enumerate(cells))
+    file = read_atomic(_write(tmp_path, f"item_id:token\tx:{kind}\n{lines}"))
+    found = file.lists("x", between)
+    expected = [list(filter(None, cell.split(between))) for cell in cells]
+    assert [] in expected and len(found) == len(expected)
+    for mine, parts in zip(found, expected, strict=True):
+        assert mine.tolist() == (parts if kind == "token_seq" else [float(each) for each in parts])
+        assert mine.dtype == (object if kind == "token_seq" else float)
+
+
+def test_a_list_with_a_wrong_number_names_its_line(tmp_path: Path) -> None:
+    path = _write(tmp_path, "a:token\tx:float_seq\n1\t\n2\t1  2\n3\t1 inf\n4\tx y\n")
+    with pytest.raises(InputError) as caught:
+        read_atomic(path).lists("x", " ")
+    assert str(caught.value) == (
+        f"{path}: line 4, x: '1 inf' has an element that is not a finite number; correct it "
+        "(1 more such lines)"
+    )
+
+
+@pytest.mark.parametrize("kind", ["token_seq", "float_seq"])
+def test_no_rows_are_no_lists(tmp_path: Path, kind: str) -> None:
+    assert read_atomic(_write(tmp_path, f"a:token\tx:{kind}\n")).lists("x", " ") == []
 
 
 def test_header_alone_gives_no_rows(tmp_path: Path) -> None:

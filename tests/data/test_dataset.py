@@ -414,6 +414,36 @@ def test_pre_split_benchmark_files(tiny: Tiny) -> None:
             assert seen[rows == row].tolist() == whole[user][:-1]
 
 
+@pytest.mark.parametrize("limit", [{}, {"item_id_list": 5, "tags": 2}])
+def test_ready_made_lists_are_converted_as_by_recbole(tiny: Tiny, limit: dict[str, int]) -> None:
+    """RecBole converts row by row. Some lists are empty, blanks are doubled, some are cut."""
+    draw = random.Random(4)
+    for part, place in (("train", -3), ("valid", -2), ("test", -1)):
+        lines = ["user_id:token\titem_id:token\titem_id_list:token_seq\ttags:token_seq"]
+        for user, sequence in tiny.sequences.items():
+            tags = " ".join(draw.choices(["", "t1", "t2", "t3"], k=draw.randint(1, 5)))
+            lines.append(f"{user}\t{sequence[place]}\t{'  '.join(sequence[:place])}\t{tags}")
+        path = tiny.folder / f"toy.{part}.inter"
+        path.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    config = tiny.make_config(
+        benchmark_filename=["train", "valid", "test"],
+        load_col={"inter": ["user_id", "item_id", "item_id_list", "tags"]},
+        alias_of_item_id=["item_id_list"],
+        seq_len=limit or None,
+    )
+    dataset = SemanticIDDataset(config)
+    for frame in (dataset.inter_feat, dataset.item_feat):
+        found = dataset._dataframe_to_interaction(frame).interaction
+        expected = SequentialDataset._dataframe_to_interaction(dataset, frame).interaction
+        assert [*found] == [*expected] == [*frame]
+        for name, values in expected.items():
+            assert found[name].dtype == values.dtype, name
+            assert torch.equal(found[name], values), name
+    lengths = dataset.inter_feat["tags"].map(len)
+    assert lengths.min() == 0 and lengths.max() == (2 if limit else lengths.max())
+    assert dataset.inter_feat["item_id_list"].map(len).max() == (5 if limit else 8)
+
+
 # Released data -----------------------------------------------------------------------------------
 
 

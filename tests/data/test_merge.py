@@ -230,3 +230,35 @@ def test_a_broken_merge_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert sorted(tmp_path.rglob("*")) == before
     monkeypatch.setattr(module, "_write", whole)
     assert merge(both, DatasetPaths("AB", tmp_path / "AB")).rows == {"inter": 2, "item": 2}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "lines", "said"),
+    [
+        ("inter", ["user_id:token\titem_id:token", "u\t"], "A.inter: line 2"),
+        ("inter", ["user_id:token\titem_id:token", "\ti"], "A.inter: line 2"),
+        ("item", ["item_id:token", "i", "i"], "A.item: line 3: item 'i' occurs a second time"),
+        ("user", ["user_id:token", "u", "u"], "A.user: line 3: user 'u' occurs a second time"),
+    ],
+)
+def test_ids_that_a_run_would_refuse(
+    tmp_path: Path, suffix: str, lines: list[str], said: str
+) -> None:
+    """A prefix would make an empty ID valid."""
+    both = two(tmp_path)
+    for kind, name in (("item", "item_id"), ("user", "user_id")):
+        for domain in "AB":
+            write(tmp_path, domain, kind, [f"{name}:token", "x"])
+    write(tmp_path, "A", suffix, lines)
+    with pytest.raises(InputError, match=said):
+        merge(both, DatasetPaths("AB", tmp_path / "AB"))
+    assert not (tmp_path / "AB").exists()
+
+
+def test_columns_of_users(tmp_path: Path) -> None:
+    both = two(tmp_path)
+    write(tmp_path, "A", "user", ["user_id:token\tage:float", "u\t3"])
+    assert merge(both, DatasetPaths("one", tmp_path / "one")).without == {"user": ["B"]}
+    write(tmp_path, "B", "user", ["age:float\tuser_id:token", "5\tu"])
+    merge(both, DatasetPaths("AB", tmp_path / "AB"))
+    assert lines_of(tmp_path, "AB", "user") == ["user_id:token\tage:float", "A/u\t3", "B/u\t5"]

@@ -145,7 +145,7 @@ def test_a_kill_and_a_restart_lose_nothing(server: RudeServer, tmp_path: Path) -
     part = tmp_path / "out" / ".parts"
 
     def under_way() -> Path | None:
-        kept = [path for path in part.glob("slow.*") if path.suffix != ".tag"]
+        kept = [path for path in part.glob("*") if path.suffix != ".tag" and path.name != "lock"]
         done = len(read_status(tmp_path / "out")) == 5
         return kept[0] if done and kept and kept[0].stat().st_size > 100_000 else None
 
@@ -191,6 +191,8 @@ def test_checksums_and_damage(server: RudeServer, tmp_path: Path) -> None:
     assert (tmp_path / "z.gz").read_bytes() == b"\x1f\x8bnot really"
     assert set(files_below(tmp_path)) == {"second", "z.gz", "status.tsv"}
     assert "SHA-256" in read_status(tmp_path)["wrong"].reason
+    # Asked twice at most, though FAST repeats three times: the list is wrong, not the network.
+    assert server.asked["file-1"] == server.asked["picture-1"] == 2
 
     (tmp_path / "second").write_bytes(b"x" * len(picture(seed=2)))
     server.asked.clear()
@@ -209,15 +211,16 @@ def test_without_a_network(tmp_path: Path) -> None:
     (source / "71%2B.jpg").write_bytes(picture(seed=1))
     (source / "71+.jpg").write_bytes(picture(seed=2))
     (source / "b.png").write_bytes(picture("PNG"))
+    (source / "z.png").write_bytes(picture("PNG"))
     (source / "c.jpg").write_bytes(b"no picture")
     entries = [
         Download("a", ("http://x/images/71%2B.jpg?size=5",)),
         Download("b", ("http://x/unknown.jpg",)),
         Download("c", ("http://x/c.jpg",)),
         Download("d", ("http://x/d.jpg",)),
-        Download("e", ("http://x/%00", "http://[x/" + "y" * 300, "http://x/..%2Fb.png")),
+        Download("e", ("http://x/%00", "http://[x/" + "y" * 300, "http://x/..%2Fz.png")),
     ]
-    (tmp_path / "b.png").write_bytes(picture("PNG", seed=9))  # beside the folder, not in it
+    (tmp_path / "z.png").write_bytes(picture("PNG", seed=9))  # beside the folder, not in it
     counts = download(entries, tmp_path / "out", FAST, pictures=True, offline=source)
     assert counts == {DONE: 3, NO_PICTURE: 1, FAILED: 1}
     assert (tmp_path / "out" / "e.png").read_bytes() == picture("PNG", seed=0)
@@ -226,6 +229,47 @@ def test_without_a_network(tmp_path: Path) -> None:
     assert read_status(tmp_path / "out")["d"].reason == f"not in {source}"
     with pytest.raises(InputError, match="absent: no such folder"):
         download(entries, tmp_path / "out", offline=tmp_path / "absent")
+
+
+def test_no_picture_of_another_item_without_a_network(tmp_path: Path) -> None:
+    """The file of an item by its name; that of a URL if no other item may have it."""
+    source = tmp_path / "usb"
+    source.mkdir()
+    seeds = {"main.jpg": 1, "b.jpg": 2, "c.jpg": 3, "own.jpg": 4, "same.jpg": 5, "2.jpg": 6}
+    for name, seed in seeds.items():
+        (source / name).write_bytes(picture(seed=seed))
+    urls = {
+        "a": "http://x/a/main.jpg", "b": "http://x/b/main.jpg",  # b by its name, a not at all
+        "c": "http://x/c/own.jpg",  # its name comes first
+        "d": "http://x/d/own.jpg?v=2",  # c has another URL with this end
+        "e": "http://x/own/../same.jpg", "f": "http://x/own/../same.jpg",  # one picture of both
+        "1": "http://x/2.jpg", "2": "http://x/9.jpg",  # 2.jpg is of item 2
+    }  # fmt: skip
+    entries = [Download(name, (url,)) for name, url in urls.items()]
+    for again in ([], [FAILED]):  # then only the failed ones are left to do
+        download(entries, tmp_path / "out", FAST, pictures=True, offline=source, again=again)
+        found = {path.stem: path.read_bytes() for path in (tmp_path / "out").glob("*.jpg")}
+        expected = {"b": 2, "c": 3, "e": 5, "f": 5, "2": 6}
+        assert found == {name: picture(seed=seed) for name, seed in expected.items()}
+    records = read_status(tmp_path / "out")
+    assert {name for name, record in records.items() if record.state == FAILED} == {"a", "d", "1"}
+    assert records["a"].reason == (
+        f"not in {source} by its name; 'main.jpg' may be of another entry"
+    )
+
+
+def test_names_as_long_as_the_file_system_allows(server: RudeServer, tmp_path: Path) -> None:
+    longest = "é" * 125
+    for name, message in ((longest, None), (f"{longest}x", "list.tsv: line 2: .*250 bytes")):
+        (tmp_path / "list.tsv").write_text(f"a\t{server.url('picture-1')}\n{name}\t"
+                                           f"{server.url('picture-2')}\n")  # fmt: skip
+        if message:
+            with pytest.raises(InputError, match=message):
+                read_list(tmp_path / "list.tsv")
+            continue
+        entries = read_list(tmp_path / "list.tsv")
+        assert download(entries, tmp_path / "out", FAST, pictures=True) == {DONE: 2}
+        assert (tmp_path / "out" / f"{name}.jpg").read_bytes() == picture(seed=2)
 
 
 FAULTS = {

@@ -262,3 +262,18 @@ def test_items_under_another_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no column 'item_id'.*rename the column of the items"):
         export_json(domain, tmp_path / "json")
     assert not (tmp_path / "json").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "index", "named"),
+    [("codes", "index", "codes"), ("lemb", "index_lemb", "lemb"), ("t", "index_item_id", "item_id"),
+     ("t", "index_codes", "codes")],
+)  # fmt: skip
+def test_two_columns_of_one_name(tmp_path: Path, field: str, index: str, named: str) -> None:
+    small_json(tmp_path)
+    (tmp_path / "x.item.json").write_text(json.dumps({str(n): {field: "x"} for n in range(3)}))
+    if index != "index":
+        (tmp_path / f"x.{index}.json").write_text((tmp_path / "x.index.json").read_text())
+    with pytest.raises(InputError, match=rf"x\.\w+\.json: the column {named} would occur twice"):
+        import_json(tmp_path, "x", DatasetPaths("x", tmp_path / "x"))
+    assert not (tmp_path / "x").exists()

@@ -29,7 +29,13 @@ from recbole_qbert.cli import main
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.datasets import amazon
-from recbole_qbert.datasets.amazon import Options, Prepared, find_files, prepare_amazon
+from recbole_qbert.datasets.amazon import (
+    Options,
+    Prepared,
+    find_interactions,
+    find_metadata,
+    prepare_amazon,
+)
 
 ITEM_HEADER = (
     "item_id:token", "title:token_seq", "brand:token", "categories:token_seq",
@@ -303,19 +309,21 @@ def test_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="give --metadata"):
         prepare(tmp_path / "b", 2014, REVIEW_LINES[2014](), [], require=("text",))
     prepare(tmp_path / "c", 2014, REVIEW_LINES[2014](), [])
-    with pytest.raises(InputError, match="toy.inter exists; add --overwrite"):
+    with pytest.raises(InputError, match="toy: toy.inter exists; --overwrite replaces"):
         prepare(tmp_path / "c", 2014, REVIEW_LINES[2014](), [])
 
 
 def test_files_of_a_category_are_found_by_name(tmp_path: Path) -> None:
     for name in NAMES[2018]:
         (tmp_path / name).touch()
-    found = find_files(tmp_path, "Instruments", 2018)
-    assert found == ([tmp_path / NAMES[2018][0]], [tmp_path / NAMES[2018][1]])
+    for find, name in zip((find_interactions, find_metadata), NAMES[2018], strict=True):
+        assert find(tmp_path, "Instruments", 2018) == [tmp_path / name]
     (tmp_path / "Musical_Instruments.csv").touch()  # ratings only: the same, read faster
-    assert find_files(tmp_path, "Instruments", 2018)[0][0].name == "Musical_Instruments.csv"
+    (found,) = find_interactions(tmp_path, "Instruments", 2018)
+    assert found.name == "Musical_Instruments.csv"
+    assert find_metadata(tmp_path, "Instruments", 2023) == []
     with pytest.raises(InputError, match="has none of ratings_Musical_Instruments.csv"):
-        find_files(tmp_path, "Instruments", 2014)
+        find_interactions(tmp_path, "Instruments", 2014)
 
 
 def test_recbole_itself_loads_what_is_written(tmp_path: Path) -> None:
@@ -354,3 +362,30 @@ def test_an_unknown_category_with_files_of_its_own(
     assert main([*words, f"--data_path={tmp_path}"]) == 2
     said = capsys.readouterr().err
     assert "--category" in said and "Games" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("given", ["reviews", "metadata", "none"])
+def test_only_the_files_that_are_not_given_are_searched(
+    tmp_path: Path, given: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without metadata too, where nothing requires them."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    reviews = (tmp_path if given == "reviews" else raw) / NAMES[2018][0]
+    metadata = tmp_path / "m.json"
+    write_lines(reviews, REVIEW_LINES[2018]())
+    write_lines(metadata, METADATA_LINES[2018]())
+    flags = {
+        "reviews": [f"--reviews={reviews}"],
+        "metadata": [f"--metadata={metadata}"],
+        "none": [],
+    }
+    words = ["prepare", "amazon", "--category=Instruments", "--release=2018", f"--folder={raw}"]
+    words += ["--core=2", "--ties=token", f"--data_path={tmp_path / 'out'}", *flags[given]]
+    if given != "metadata":
+        assert main([*words, "--require=text"]) == 2
+        assert "give --metadata" in capsys.readouterr().err
+    assert main(words) == 0
+    domain = DatasetPaths("Instruments", tmp_path / "out" / "Instruments")
+    assert domain.file("inter").read_text() == inter_text(2018)
+    assert domain.file("item").exists() == (given == "metadata")

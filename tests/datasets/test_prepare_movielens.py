@@ -165,3 +165,22 @@ def test_a_movie_whose_quotation_never_closes_takes_no_other_along(tmp_path: Pat
     made = prepare_movielens(domain, tmp_path / "raw")
     assert made.reasons["unclosed quotation"] == 1 and made.repeated == 1
     assert domain.file("item").read_text(encoding="utf-8").count("\n") == 3
+
+
+def test_descriptions_with_the_file_name_of_the_movies(tmp_path: Path) -> None:
+    write_20m(tmp_path / "raw")
+    for folder, name in (("texts", "description"), ("pictures", "poster")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "movies.csv").write_text(
+            f"item_id\t{name}\n20\tA,long,{name}\n10\tB,long,{name}\n"
+        )
+    extras = Extras(tmp_path / "texts" / "movies.csv", tmp_path / "pictures" / "movies.csv")
+    domain = DatasetPaths("ml", tmp_path / "ml")
+    made = prepare_movielens(domain, tmp_path / "raw", extras)
+    assert domain.file("item").read_text(encoding="utf-8").splitlines()[1:] == [
+        "10\tStar Wars: Episode IV\t1977\tAction Sci-Fi\tB,long,description\tB,long,poster",
+        "20\tMisérables, Les\t1995\tDrama\tA,long,description\tA,long,poster",
+    ]
+    assert made.repeated == 0
+    with open(domain.file("rejected")) as handle:
+        assert {line.partition("\t")[0] for line in handle} == {"ratings.csv:5", "movies.csv:5"}

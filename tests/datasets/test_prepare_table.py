@@ -11,6 +11,7 @@ from datetime import date, timedelta
 from datetime import time as clock
 from decimal import Decimal
 from pathlib import Path
+from uuid import uuid4
 
 import pandas as pd
 import pyarrow as pa
@@ -89,7 +90,7 @@ def test_units_and_rows_that_cannot_be_used(tmp_path: Path) -> None:
     assert sorted(made.rejected) == [
         "events.txt:3\t2 fields instead of 3\t'u1;i2'\n",
         "events.txt:5\tuser ID is blank\t' '\n",
-        "events.txt:6\tnot valid UTF-8\n",
+        "events.txt:6\tcolumn 'i' is not valid UTF-8 (--encoding)\n",
         "events.txt:7\ttime is not a finite number\t'soon'\n",
     ]
 
@@ -333,3 +334,39 @@ def test_a_table_with_few_valid_rows_is_refused(
     assert main(arguments) == 2
     assert re.search("only 1 of 30 lines are valid interactions .*: 29", capfd.readouterr().err)
     assert not (tmp_path / "shop" / "shop.inter").exists()
+
+
+@pytest.mark.parametrize(
+    "column",
+    [pa.array([uuid4().bytes] * 2, getattr(pa, "uuid", lambda: pa.binary(16))()),
+     pa.array([b"1234", b"5678"], pa.binary(4)), pa.array([b"1", b"2"], pa.large_binary())],
+)  # fmt: skip
+def test_columns_of_items_that_are_no_text(tmp_path: Path, column: pa.Array) -> None:
+    source = open_source(parquet(tmp_path, key=column))
+    domain = DatasetPaths("t", tmp_path / "t")
+    for kind, wanted in (("token_seq", "text"), ("token", "text"), ("float", "numbers")):
+        items = source, ItemColumns("i", (("key", kind),))
+        with pytest.raises(InputError, match=f"'key' is of type .*; convert it to {wanted}"):
+            prepare_table(domain, source, Columns("u", "i"), items)
+    assert not domain.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("column", "written"),
+    [
+        (pa.array([date(2024, 1, 2), None]), ["2024-01-02", ""]),
+        (pa.array([clock(1, 2), None]), ["01:02:00.000000", ""]),
+        (pa.array([timedelta(seconds=1), None]), ["1000000", ""]),
+        (pa.array([True, None]), ["true", ""]),
+        (pa.array([None, None], pa.null()), None),
+    ],
+)
+def test_columns_of_items_that_become_text(
+    tmp_path: Path, column: pa.Array, written: list[str] | None
+) -> None:
+    source = open_source(parquet(tmp_path, key=column))
+    domain = DatasetPaths("t", tmp_path / "t")
+    items = source, ItemColumns("i", (("key", "token_seq"),))
+    prepare_table(domain, source, Columns("u", "i"), items)
+    expected = ["1", "2"] if written is None else [f"1\t{written[0]}", f"2\t{written[1]}"]
+    assert domain.file("item").read_text().splitlines()[1:] == expected

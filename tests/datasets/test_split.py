@@ -346,3 +346,21 @@ def test_flags_of_another_method(
     assert main(words) == 2
     said = capsys.readouterr().err
     assert "it needs --method=temporal, without --parts" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("sequences", "part"),
+    [({"u": list("abc"), "v": list("bca")}, "valid"), ({"u": ["a", "b"]}, "valid"),
+     ({"u": ["a"], "v": ["b"]}, "train")],
+)  # fmt: skip
+def test_an_empty_part_is_refused(
+    tmp_path: Path, sequences: dict[str, list[str]], part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x").mkdir()
+    write_inter(tmp_path / "x" / "x.inter", placed(sequences))
+    assert by_hand(sequences, 0)[part] == []
+    before = files_below(tmp_path)
+    assert main(["prepare", "split", "--dataset=x", f"--data_path={tmp_path}"]) == 2
+    said = capsys.readouterr().err
+    assert f"the part {part} is empty: no user has four interactions" in said
+    assert said.count("\n") == 1 and files_below(tmp_path) == before

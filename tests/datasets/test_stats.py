@@ -146,3 +146,17 @@ def test_script(tmp_path: Path) -> None:
 def test_what_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         gather_stats(DatasetPaths("d", tmp_path))
+
+
+def test_a_file_with_only_a_header(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"d\.inter is empty: no rows follow the header"):
+        gather_stats(write(tmp_path, []))
+
+
+def test_items_that_are_not_utf_8(tmp_path: Path) -> None:
+    domain = write(tmp_path, [("u", "a", 1), ("u", "b", 2)])
+    for text, line in (("item_id:token\tcaf\u00e9:token\na\tx\n", 1),
+                       ("item_id:token\tname:token\na\tx\nb\t\u00e9\n", 3)):  # fmt: skip
+        domain.file("item").write_text(text, encoding="latin-1")
+        with pytest.raises(InputError, match=rf"d\.item: line {line}: not UTF-8.*convert the file"):
+            gather_stats(domain)

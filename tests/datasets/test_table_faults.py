@@ -27,12 +27,15 @@ from recbole_qbert.config.build import build_config
 from recbole_qbert.data.atomic import read_columns
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.merge import merge
-from recbole_qbert.datasets.arrow_cache import open_cache
+from recbole_qbert.datasets.arrow_cache import Source, open_cache, parse_file
+from recbole_qbert.datasets.interactions import Interactions
+from recbole_qbert.datasets.items import item_columns, read_records
 from recbole_qbert.datasets.kcore import Rules, held_out, tied_tests, without_repeats
 from recbole_qbert.datasets.prepare import Prepared
 from recbole_qbert.datasets.table import Columns, ItemColumns, prepare_table
 from recbole_qbert.datasets.table_source import open_source
 from recbole_qbert.datasets.times import divided, odd_times
+from recbole_qbert.datasets.writer import write_dataset
 from recbole_qbert.experiments.splits import load_splits
 
 T = 1_600_000_000  # a time of 2020
@@ -133,6 +136,20 @@ def test_the_first_block_tells_whether_ids_are_whole_numbers(
     assert [row.split("\t")[1] for row in found] == [str(n) for n in range(100)]
 
 
+def test_only_whole_numbers_lose_their_fraction_in_later_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recbole_qbert.datasets.sources.BLOCK", 64)
+    whole = {f"{n}.0": str(n) for n in range(20)}
+    others = ["v2.0", "1.10.0", "007.0", "-.0", "x 3.0", "1e5.0", "-0.5.0"]
+    ids = [*whole, *others, "77.0", " 78.0 "]
+    found, made, _ = prepared(
+        tmp_path, "\n".join(["u,i,t", *(f"a,{each},{T + n}" for n, each in enumerate(ids))])
+    )
+    assert [row.split("\t")[1] for row in found] == [*whole.values(), *others, "77", "78"]
+    assert remark(made, "whole numbers with .0 appended").startswith("22 ")
+
+
 def test_ids_of_two_tables_that_do_not_agree(tmp_path: Path) -> None:
     events = "\n".join(["u,i,t", *(f"a,B{n},{T}" for n in range(4))])
     _, made, sidecar = prepared(tmp_path, events, items="id,c\nb0,1\nb1,2\nB2,3\nb3,4\nb9,5\n")
@@ -183,6 +200,56 @@ def test_the_run_reads_every_row_that_is_written(tmp_path: Path) -> None:
     assert set(dataset.field2id_token["user_id"][1:]) == set(words)
     assert set(dataset.field2id_token["item_id"][1:]) == set(words)
     assert dataset.n_interactions == made.final.interactions == len(rows)
+
+
+def test_a_column_that_is_not_read_rejects_no_row(tmp_path: Path) -> None:
+    """Latin-1 in a comment; the same in columns that are read is told with its name."""
+    rows = [f"a,x,{T},caf\u00e9,1", f"a,y\u00e9,{T + 1},ok,2", f"a\u00e9,z\u00e9,{T + 2},ok,3",
+            f"b,y,{T + 3},ok,4"]  # fmt: skip
+    path = tmp_path / "e.csv"
+    path.write_bytes("\n".join(["u,i,t,note,rank", *rows, ""]).encode("latin-1"))
+    (tmp_path / "i.csv").write_bytes("id,title,note\nx,T,\u00e9\ny,\u00e9,n\n".encode("latin-1"))
+    domain = DatasetPaths("d", tmp_path / "d")
+    items = open_source(tmp_path / "i.csv"), ItemColumns("id", (("title", "token_seq"),))
+    prepare_table(domain, open_source(path), Columns("u", "i", "t"), items)
+    assert domain.file("inter").read_text().splitlines()[1:] == [f"a\tx\t{T}", f"b\ty\t{T + 3}"]
+    assert domain.file("item").read_text().splitlines()[1:] == ["x\tT", "y\t"]
+    assert sorted(domain.file("rejected").read_text().splitlines()) == [
+        "e.csv:3\tcolumn 'i' is not valid UTF-8 (--encoding)",
+        "e.csv:4\tcolumn 'u' is not valid UTF-8 (--encoding)",
+        "i.csv:3\tcolumn 'title' is not valid UTF-8 (--encoding)",
+    ]
+    source = open_source(path, encoding="latin-1")
+    made = prepare_table(domain, source, Columns("u", "i", "t"), overwrite=True)
+    assert made.final.interactions == 4 and not made.reasons
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x1c", "\x0c"])
+def test_a_line_end_of_unicode_ends_no_line_of_json(tmp_path: Path, mark: str) -> None:
+    path = tmp_path / "e.jsonl"
+    records = [{"note": f"one{mark}two", "u": "a", "i": n, "t": T + n} for n in range(3)]
+    path.write_text("\n".join(json.dumps(each, ensure_ascii=False) for each in records))
+    assert open_source(path).columns() == ["note", "u", "i", "t"]
+    domain = DatasetPaths("d", tmp_path / "d")
+    prepare_table(domain, open_source(path), Columns("u", "i", "t"))
+    assert domain.file("inter").read_text().splitlines()[1:] == [
+        f"a\t{n}\t{T + n}" for n in range(3)
+    ]  # fmt: skip
+
+
+def test_texts_have_64_bit_offsets(tmp_path: Path) -> None:
+    """Arrow's plain strings hold no more than 2 GiB in all: to take rows of more raises an error."""
+    (tmp_path / "raw").touch()
+    schema = pa.schema([("item", pa.string()), ("title", pa.string())])
+    table = pa.table({"item": ["i1", "i0"], "title": ["one", "zero"]}, schema)
+    stage = parse_file(
+        tmp_path / "stage", schema, Source([tmp_path / "raw"], lambda path, rejects: iter([table]))
+    )
+    tokens = pa.array(["i0", "i1"], pa.string())
+    inter = Interactions(pa.array(["u"]), tokens, np.zeros(2, int), np.arange(2), np.arange(2.0))
+    columns, _ = item_columns(inter, read_records(stage, tokens), {"title": "title:token_seq"})
+    (title,) = [column for name, column in columns.items() if name.startswith("title")]
+    assert title.type == pa.large_string() and title.to_pylist() == ["zero", "one"]
 
 
 # Times --------------------------------------------------------------------------------------------

@@ -132,3 +132,11 @@ def test_recbole_alone_reads_what_was_imported_and_merged(tmp_path: Path) -> Non
         for name in "xy"
         for user, items in sequences.items()
     }
+
+
+def test_files_with_only_headers(tmp_path: Path) -> None:
+    unisrec_like(tmp_path / "u", {}, 5)
+    into = DatasetPaths("x", tmp_path / "x")
+    with pytest.raises(InputError, match=r"x\.train\.inter is empty: no rows follow the header"):
+        import_folder(tmp_path / "u", "x", into)
+    assert not (tmp_path / "x").exists()

@@ -15,6 +15,7 @@ from toy_text_models import offline, save_model  # noqa: F401  offline acts by i
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.data.embeddings import read_embeddings
 from recbole_qbert.data.items import clean_text
+from recbole_qbert.encoders import text
 from recbole_qbert.encoders.huggingface import HuggingFaceTextEncoder
 from recbole_qbert.encoders.text import embed_text, sentence_model_folder
 from recbole_qbert.encoders.tfidf import TfidfEncoder
@@ -279,3 +280,57 @@ def test_settings_are_refused_before_any_file_is_read(
         embed_text(tmp_path / "none.item", ["title"], tmp_path / "t.npz", **arguments)
     assert says in str(refusal.value) and "\n" not in str(refusal.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("lost", ["sidecar of another table", "no sidecar", "no table"])
+def test_a_lost_table_does_not_cost_its_encoder(
+    tmp_path: Path, lost: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after a kill between the table and its sidecar: the IDs of earlier vectors stay good."""
+    out, fields = tmp_path / "t.npz", ["title", "brand"]
+    embed_text(write_items(tmp_path / "a.item", SHOP), fields, out)
+    state, sidecar = Path(f"{out}.encoder.safetensors"), Path(f"{out}.json")
+    kept = state.read_bytes()
+    more = write_items(tmp_path / "b.item", [*SHOP, *NEW])
+    wanted = embed_text(more, fields, tmp_path / "f.npz", frozen_encoder=state)
+    if lost == "no table":
+        out.unlink()
+    elif lost == "no sidecar":
+        sidecar.unlink()
+    else:
+        out.write_bytes((tmp_path / "f.npz").read_bytes())
+    with pytest.raises(InputError, match=r"its encoder was fitted with other .*--refit=True"):
+        embed_text(more, fields, out, n_components=4)
+    assert state.read_bytes() == kept
+    found = embed_text(more, fields, out)
+    np.testing.assert_array_equal(found.vectors, wanted.vectors)
+    assert state.read_bytes() == kept
+    assert "cannot be read, and t.npz.encoder.safetensors is reused" in caplog.text
+    embed_text(more, fields, out, refit=True)
+    assert state.read_bytes() != kept
+
+
+def test_a_failed_run_leaves_the_encoder_of_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, fields = tmp_path / "t.npz", ["title", "brand"]
+    embed_text(write_items(tmp_path / "a.item", SHOP), fields, out)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("t.npz*")}
+    monkeypatch.setattr(text, "encode_items", lambda *_, **__: 1 / 0)
+    more = write_items(tmp_path / "b.item", [*SHOP, *NEW])
+    with pytest.raises(ZeroDivisionError):
+        embed_text(more, fields, out, refit=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("t.npz*")} == before
+
+
+def test_a_frozen_encoder_of_another_fit_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_items(tmp_path / "a.item", SHOP)
+    embed_text(path, ["title"], tmp_path / "a.npz")
+    embed_text(path, ["brand"], tmp_path / "b.npz")
+    state = tmp_path / "a.npz.encoder.safetensors"
+    embed_text(path, ["title"], tmp_path / "a.npz", frozen_encoder=state)
+    assert "semantic IDs" not in caplog.text
+    embed_text(path, ["brand"], tmp_path / "b.npz", frozen_encoder=state)
+    assert "b.npz: the encoder is another one; semantic IDs of the earlier vectors" in caplog.text

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Tiny
-from scipy.stats import ttest_rel
+from scipy.stats import ttest_rel, wilcoxon
 from toy_results import add_run
 
 from recbole_qbert.cli import main
@@ -96,6 +96,17 @@ def test_wilcoxon_by_hand() -> None:
     assert paired_tests("ndcg@10", ours, theirs, (1, 1)).p_ranks == pytest.approx(2 / 32)
     nothing = paired_tests("ndcg@10", ours, ours, (1, 1))
     assert (nothing.p_value, nothing.p_ranks, nothing.change) == (1.0, 1.0, 0.0)
+
+
+@pytest.mark.parametrize("n_seeds", [3, 5, 7])
+def test_wilcoxon_of_means_over_seeds(n_seeds: int) -> None:
+    """Equal differences have equal ranks, as those of the sums over seeds, which are exact."""
+    draw = np.random.default_rng(n_seeds)
+    ours, theirs = draw.integers(0, n_seeds + 1, (2, 500))
+    found = paired_tests("hit@10", ours / n_seeds, theirs / n_seeds, (n_seeds, n_seeds))
+    assert found.p_ranks == pytest.approx(wilcoxon(ours, theirs).pvalue)
+    rounded = [np.round(each / n_seeds, 12) for each in (ours, theirs)]
+    assert paired_tests("hit@10", *rounded, (1, 1)).p_ranks == found.p_ranks
 
 
 def test_one_user_decides_nothing() -> None:

@@ -14,6 +14,9 @@ from recbole_qbert.common.errors import InputError
 from recbole_qbert.evaluation.printing import chosen_groups, print_tables
 from recbole_qbert.evaluation.results import RunResult, group_runs, read_results
 from recbole_qbert.experiments.benchmark.outputs import to_markdown
+from recbole_qbert.experiments.benchmark.plan import ModelRow
+from recbole_qbert.experiments.benchmark.scores import Row, score
+from recbole_qbert.experiments.benchmark.tables import metrics_sheet
 from recbole_qbert.reports.seeds import seeds_sheets
 
 GOOD, BAD = [1, 1, 2, 3], [4, 5, 5, 2]
@@ -24,6 +27,10 @@ def printed(results: list[RunResult], width: int) -> str:
     stream = io.StringIO()
     print_tables(results, Console(file=stream, width=width))
     return stream.getvalue()
+
+
+def joined(text: str) -> str:
+    return " ".join(text.split())
 
 
 @pytest.mark.parametrize("width", [30, 60, 80, 110, 200])
@@ -72,11 +79,50 @@ def test_rows_that_are_not_comparable_are_marked(tmp_path: Path) -> None:
     results = read_results(tmp_path / "results.jsonl")
     shown = printed(results, 110)
     assert shown.count("FDSA †") == shown.count("† FDSA: other test") == 1
-    assert "other test targets, items than the first row" in " ".join(shown.split())
+    assert "other test targets, items than the first row of its data set" in joined(shown)
     text = to_markdown(seeds_sheets(group_runs(results))[0])
     assert text.count("| FDSA † |") == 4
     assert "SASRec †" not in text and "GRU4Rec †" not in text
-    assert "\n- † FDSA: other test targets, items" in text
+    assert "\n- † FDSA: other test targets, items than the first row of its data set" in text
+
+
+def test_the_footnote_of_a_benchmark_names_what_was_compared_with(tmp_path: Path) -> None:
+    """The second row is the reference; the first one differs from it."""
+    rows = tuple(
+        Row(ModelRow(model, model), (add_run(tmp_path, GOOD, model=model, tested_on=tested_on),))
+        for model, tested_on in (("FDSA", SAME | {"items": "other"}), ("QBERT4Rec", SAME))
+    )
+    notes = " ".join(metrics_sheet(score("toy", rows, "QBERT4Rec")).notes)
+    assert "† FDSA: other test items than the reference" in notes
+
+
+def test_the_best_epoch_is_counted_as_in_the_table_of_a_results_file(tmp_path: Path) -> None:
+    """Of the allowed epochs, with the mark at its number."""
+    run = add_run(tmp_path, GOOD, best_epoch=8, epochs=9, max_epochs=9)
+    early = add_run(tmp_path, GOOD, model="GRU4Rec", best_epoch=1, epochs=4, max_epochs=9)
+    shown = printed([run, early], 200)
+    sheet = seeds_sheets([[run], [early]])[-1]
+    texts = [row[sheet.head.index("best epoch")].text for row in sheet.sections[0][1]]
+    assert texts == ["9 ! of 9", "2 of 9, stopped early"]
+    assert all(text.partition(",")[0] in shown for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["{}:SASRec", "{}:GRU4Rec", "--format=markdown"], "--format=markdown: has no effect with"),
+        (["{}:SASRec", "{}:GRU4Rec", "--runs=last"], "--runs=last: has no effect with two sides"),
+        (["{}", "--metric=hit@5"], "--metric=hit@5: has no effect with one file; leave it out"),
+    ],
+)
+def test_flags_of_the_other_form_of_compare_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    for model in ("SASRec", "GRU4Rec"):
+        add_run(tmp_path, GOOD, model=model)
+    assert main(["compare", *(word.format(tmp_path / "results.jsonl") for word in words)]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and said in err
 
 
 def test_settings_of_one_model_are_told_apart(

@@ -1,4 +1,4 @@
-"""Numbers as text, and the peak memory of one run among several in a process."""
+"""Lines of a results file, their groups and numbers as text, and the peak memory of a run."""
 
 from __future__ import annotations
 
@@ -7,10 +7,22 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import Tiny
 from toy_results import add_run
 
+from recbole_qbert.cli import main
 from recbole_qbert.common.process import peak_memory_mb, reset_peak_memory
-from recbole_qbert.evaluation.results import metric_title, read_results, short, without_zero
+from recbole_qbert.evaluation.ranking import metric_key
+from recbole_qbert.evaluation.results import (
+    choose,
+    differing_settings,
+    group_runs,
+    metric_title,
+    read_results,
+    short,
+    without_zero,
+)
+from recbole_qbert.experiments.run import run_models
 
 
 @pytest.mark.parametrize(
@@ -58,6 +70,70 @@ def test_metric_titles() -> None:
     names = ("hit@10", "ndcg@5", "unseen_NDCG@10", "mrr@1", "recall@3")
     titles = ["HR@10", "NDCG@5", "unseen_NDCG@10", "MRR@1", "Recall@3"]
     assert [metric_title(name) for name in names] == titles
+
+
+@pytest.mark.parametrize(
+    ("given", "stored"),
+    [
+        ("HR@10", "hit@10"),
+        ("unseen_HR@5", "unseen_hit@5"),
+        ("NDCG@1", "ndcg@1"),
+        ("myHR@10", "myhr@10"),  # a metric of the user's own
+        ("unseen_myhr@10", "unseen_myhr@10"),
+        ("myunseen_hr@10", "myunseen_hr@10"),
+    ],
+)
+def test_metric_keys(given: str, stored: str) -> None:
+    assert metric_key(given) == stored
+
+
+def test_runs_with_a_first_stage_are_grouped_over_seeds(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each one starts from the model of its own folder, which is no setting of the user."""
+    settings = tiny.settings("S3Rec", epochs=1, pretrain_epochs=1, checkpoint_dir="saved")
+    runs = [run_models(["S3Rec"], "toy", settings=settings | {"seed": seed})[0] for seed in (1, 2)]
+    assert len({run.config["keys"]["pre_model_path"] for run in runs}) == 2
+    assert [len(group) for group in group_runs(read_results("saved/results.jsonl"))] == [2]
+    capsys.readouterr()
+    assert main(["compare", "saved/results.jsonl", "--format=markdown"]) == 0
+    out = capsys.readouterr().out
+    assert "| 1, 2 |" in out and "pre_model_path" not in out
+
+
+def test_models_to_start_from_tell_runs_apart(tmp_path: Path) -> None:
+    paths = [str(tmp_path / name) for name in ("a", "b")]
+    runs = [
+        add_run(tmp_path, [1, 1, 3, 20], keys={"pre_model_path": path, "pretrain_epochs": 0},
+                folder=str(tmp_path / "toy" / f"x-{place}"))
+        for place, path in enumerate(paths)
+    ]  # fmt: skip
+    assert [len(group) for group in group_runs(runs)] == [1, 1]
+    assert differing_settings(runs) == ["pre_model_path=a", "pre_model_path=b"]
+
+
+def test_a_run_is_found_where_another_has_its_settings_and_seed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As one whose `auto` became the number that the other one was given."""
+    auto, other, given = (
+        add_run(tmp_path / name, ranks, seed=seed, keys={"epochs": 5},
+                folder=str(tmp_path / "toy" / f"SASRec-seed{seed}-{name * 8}"))
+        for name, ranks, seed in (("a", [1] * 4, 1), ("b", [2] * 4, 2), ("c", [5] * 4, 1))
+    )  # fmt: skip
+    every = [auto, other, given]
+    assert choose(every, "a" * 8) == [auto, other]
+    assert choose(every, auto.folder) == [auto, other]
+    assert choose(every, "c" * 8) == choose(every, "last") == [given, other]
+    lines = "".join((tmp_path / name / "results.jsonl").read_text() for name in "abc")
+    (tmp_path / "results.jsonl").write_text(lines)
+    (tmp_path / "toy").mkdir()
+    for name, run in zip("abc", every, strict=True):  # their ranks beside the one file
+        (tmp_path / name / "toy" / f"SASRec-seed{run.seed}-epochs5").rename(run.folder)
+    sides = [f"{tmp_path}/results.jsonl:SASRec@{name * 8}" for name in "ac"]
+    assert main(["compare", *sides, "--metric=hit@1"]) == 0
+    # Ranks 1 and 2 against 5 and 2: HR@1 of (1 + 0) / 2 against 0.
+    assert "0.5000 against 0.0000" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone can forget a peak")

@@ -103,7 +103,10 @@ def test_best_and_second_of_a_column() -> None:
     assert mark_column([spread([0.5])]) == [TableCell(".5000")]
 
 
-@pytest.mark.parametrize("part", ["users", "targets", "items"])
+NUMBERING = {"numbers of users": "numbering"}  # by which ranks are paired
+
+
+@pytest.mark.parametrize("part", ["users", "targets", "items", "numbers of users"])
 def test_a_row_tested_on_something_else_is_marked_and_in_no_test(
     make_row: MakeRow, part: str
 ) -> None:
@@ -112,7 +115,7 @@ def test_a_row_tested_on_something_else_is_marked_and_in_no_test(
     rows = (
         make_row("ours", [1, 3, 3, 20], tested_on=same),
         make_row("theirs", [1, 20, 3, 20], tested_on=same),
-        make_row("odd", [1, 1, 1, 1], tested_on=same | {part: "other"}),
+        make_row("odd", [1, 1, 1, 1], tested_on=same | {NUMBERING.get(part, part): "other"}),
     )
     found = score("toy", rows, "ours")
     assert found.unlike == {"odd": part}
@@ -128,6 +131,18 @@ def test_a_row_tested_on_something_else_is_marked_and_in_no_test(
     assert lines[-1][-1].text.startswith("+33.3 %")
     assert any(note.startswith(f"† odd: other test {part} than") for note in sheet.notes)
     assert any("over 1 comparison" in note for note in sheet.notes)
+
+
+def test_changes_are_those_of_the_means_in_the_table(make_row: MakeRow) -> None:
+    """Of test rows. The tests are over users, of whom one has three rows here."""
+    several = {"users": (1, 1, 1, 2)}
+    rows = (
+        make_row("ours", [1, 1, 1, 20], **several),
+        make_row("theirs", [20, 20, 20, 1], **several),
+    )
+    test = score("toy", rows, "ours").tested["theirs"]["hit@10"]
+    assert test.change == pytest.approx(200)  # 3 of 4 rows against 1 of 4
+    assert test.p_value == 1  # 1 of 2 users against 1 of 2
 
 
 @pytest.mark.parametrize("width", [40, 80, 110])

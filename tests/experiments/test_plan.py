@@ -224,7 +224,51 @@ def test_a_pretrained_row_stands_beside_itself_from_scratch(tiny: Tiny) -> None:
         assert [cell.model_row.name for cell in cells] == ["pretrained", "QBERT4Rec"]
 
 
+def test_a_row_from_scratch_of_the_file(tiny: Tiny) -> None:
+    """It has the runs that would be added; another row must not have the added row's name."""
+    settings = {**SETTINGS, "epochs": 1, "data_path": ".", "checkpoint_dir": "first"}
+    (run,) = run_models(["QBERT4Rec"], "toy", (), settings)
+    entry = {"name": "A", "model": "QBERT4Rec", "settings": {"pre_model_path": run.bundle}}
+    own = {"name": "none", "model": "QBERT4Rec", "seeds": [1]}
+    cells = planned_runs(plan_of(tiny, models=[entry, own], reference="A", seeds=[1, 2]))
+    found = [(cell.seed, cell.model_row.name) for cell in cells]
+    assert found == [(1, "A"), (1, "none"), (2, "A"), (2, "none")]
+    other = {**own, "name": "A, from scratch", "settings": {"weight_decay": 0.5}}
+    with pytest.raises(
+        InputError, match="models: 'A, from scratch' is the name of the row that is"
+    ):
+        planned_runs(plan_of(tiny, models=[entry, other], reference="A", seeds=[1, 2]))
+
+
+def test_a_rows_flag_overrides_a_flag_of_all_rows(tiny: Tiny) -> None:
+    flags = {"models.SASRec.learning_rate": "0.5", "learning_rate": "0.25"}
+    plan = plan_of(tiny, flags, models=["SASRec", "QBERT4Rec"])
+    rates = {cell.model_row.name: cell.config["learning_rate"] for cell in planned_runs(plan)}
+    assert rates == {"SASRec": 0.5, "QBERT4Rec": 0.25}
+
+
+def test_published_figures_may_have_the_names_of_papers(tiny: Tiny) -> None:
+    published = {"toy": {"HR@10": 0.5, "NDCG@5": 0.25}}
+    (row,) = plan_of(
+        tiny, models=[{"model": "QBERT4Rec", "published": published}], controls=False
+    ).model_rows
+    assert row.published == {"toy": {"hit@10": 0.5, "ndcg@5": 0.25}}
+
+
 ERRORS: dict[str, tuple[dict[str, Any], str]] = {
+    "published metric": (
+        {"models": [{"model": "QBERT4Rec", "published": {"toy": {"recal@10": 0.5}}}]},
+        "bench.yaml: models: published: metric 'recal@10': use ndcg@10",
+    ),
+    "output of IDs": (
+        {"models": [{"model": "QBERT4Rec", "ids": {"output": "x.semid"}}]},
+        "models: QBERT4Rec: ids: output: the benchmark sets it itself",
+    ),
+    "part of the IDs": (
+        {"models": [{"model": "QBERT4Rec", "ids": {"until": "fusion"}}]},
+        "models: QBERT4Rec: ids: until: the benchmark sets it itself",
+    ),
+    "half a seed": ({"seeds": 0.5}, "seeds: [0.5] is not a list, each a whole number"),
     "unknown key": ({"model": []}, "bench.yaml: unknown key 'model'; did you mean 'models'?"),
     "no models": ({"models": []}, "models: empty; give a list"),
     "no data sets": ({"datasets": None}, "datasets: empty; give a list"),

@@ -10,6 +10,9 @@ from conftest import Tiny, fitted
 from recbole_qbert.cli import main
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.files import read_json, write_json
+from recbole_qbert.data.domain import DatasetPaths
+from recbole_qbert.data.merge import merge
+from recbole_qbert.data.semid import tokenized_from
 from recbole_qbert.experiments.checks import check_files, check_run
 from recbole_qbert.experiments.split_checks import (
     changed_interactions,
@@ -19,6 +22,7 @@ from recbole_qbert.experiments.split_checks import (
 )
 from recbole_qbert.experiments.splits import load_splits
 from recbole_qbert.serving.bundle import save_bundle
+from recbole_qbert.tokenizer.code_columns import build_from_columns
 
 
 def tokenized(tiny: Tiny, *flags: str) -> None:
@@ -44,6 +48,8 @@ def refused(tiny: Tiny, files: bool) -> bool:
 
 
 TEMPORAL = ("--method=temporal", "--shares=0.6,0.8")
+FILES = {"benchmark_filename": ["train", "valid", "test"]}
+KEPT = {"cold_items": 0.1, "cold_interactions": "keep"}
 
 
 @pytest.mark.parametrize(
@@ -128,6 +134,40 @@ def test_split_files_made_again(tiny: Tiny) -> None:
     assert not refused(tiny, True)
 
 
+def test_split_files_from_before_the_interactions_changed(tiny: Tiny) -> None:
+    """Leave-one-out of the new interactions trains on the targets of the old split."""
+    split(tiny)
+    tokenized(tiny, "--streams=identity")
+    source = tiny.make_config("QBERT4Rec").final_config_dict
+    run = tiny.make_config("QBERT4Rec", **FILES)
+    assert not refused(tiny, True)
+    check_source_split(run, ["toy"], source)
+    last = max(time for _, _, time in tiny.rows)
+    new = [(user, "i0", last + n) for n in (1, 2) for user in sorted({row[0] for row in tiny.rows})]
+    tiny.write_inter([*tiny.rows, *new])
+    assert not refused(tiny, True)  # they learned from the old file, as the split
+    with pytest.raises(InputError, match="trained on toy with another benchmark_filename"):
+        check_source_split(run, ["toy"], source)
+    tokenized(tiny, "--streams=identity")
+    assert refused(tiny, True)
+
+
+def test_joined_ids_are_checked_as_their_parts(tiny: Tiny) -> None:
+    split(tiny, *TEMPORAL)
+    tokenized(tiny, "--streams=identity")
+    parts = tiny.folder / "part.semid"
+    for suffix in ("", ".json"):
+        (tiny.folder / f"toy.semid{suffix}").rename(f"{parts}{suffix}")
+    path = tiny.folder / "toy.semid"
+    build_from_columns(tiny.folder / "toy.item", [], path, beside=[parts])
+    assert refused(tiny, True)
+    # Nor does a second join lose what the codes are made from.
+    paths = [DatasetPaths("toy", tiny.folder)]
+    merge(paths, DatasetPaths("joint", tiny.root / "joint"))
+    joint = tiny.root / "joint" / "joint.semid"
+    assert tokenized_from(joint) == tokenized_from(path) == tokenized_from(parts) != []
+
+
 def test_interactions_that_changed_are_named(tiny: Tiny) -> None:
     """A note, since new interactions after those learned from are no fault."""
     tokenized(tiny, "--streams=identity")
@@ -165,8 +205,11 @@ def test_cold_items_and_ids_that_learned_from_them(tiny: Tiny) -> None:
         given = {"cold_items": 0.1, "cold_targets": targets, "semantic_id_file": str(path)}
         with pytest.raises(InputError, match="made with the interactions of items that cold_items"):
             check_id_split(tiny.make_config("QBERT4Rec", **given), path)
-    keep = tiny.make_config("QBERT4Rec", cold_items=0.1, cold_interactions="keep")
+    keep = tiny.make_config("QBERT4Rec", **KEPT)
     check_id_split(keep, path)
+    # The last interactions are left out: the IDs learned from the targets that are left.
+    with pytest.raises(InputError, match="made with the interactions of items that cold_items"):
+        check_id_split(tiny.make_config("QBERT4Rec", **KEPT, cold_targets="valid"), path)
     # Files of versions that did not record the interactions are not known to be without them.
     sidecar = tiny.folder / "toy.semid.json"
     content = read_json(sidecar)
@@ -195,10 +238,6 @@ def test_trials_plug_ins_and_files_of_any_name_are_checked(tiny: Tiny) -> None:
     load_splits(tiny.make_config("SASRec", **given))
 
 
-FILES = {"benchmark_filename": ["train", "valid", "test"]}
-KEPT = {"cold_items": 0.1, "cold_interactions": "keep"}
-
-
 @pytest.mark.parametrize(
     ("before", "now", "key"),
     [
@@ -209,6 +248,7 @@ KEPT = {"cold_items": 0.1, "cold_interactions": "keep"}
         ({"cold_items": 0.1}, {"cold_items": 0.1}, None),
         ({"cold_items": 0.1}, {"cold_items": 0.1, "cold_seed": 1}, "cold_items"),
         (KEPT, {"cold_items": 0.1}, "cold_items"),
+        ({}, {**KEPT, "cold_targets": "valid"}, "cold_items"),
         ({}, FILES, "benchmark_filename"),
         (FILES, {}, "benchmark_filename"),
         ({}, {"rm_dup_inter": "first"}, "rm_dup_inter"),

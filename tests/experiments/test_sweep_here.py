@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from recbole_qbert.common.files import read_json
 from recbole_qbert.common.yaml_files import load_yaml
 from recbole_qbert.config.build import build_config
 from recbole_qbert.data.semid import SemanticIDTable, write_semantic_ids
-from recbole_qbert.evaluation.results import RunResult, read_results
+from recbole_qbert.evaluation.results import RunResult, append_result, read_results
 from recbole_qbert.experiments.run import run_model
 from recbole_qbert.experiments.tune import ray_adapter
 from recbole_qbert.experiments.tune import sweep as sweep_module
@@ -220,6 +222,26 @@ def test_killed_before_or_while_testing(tiny: Tiny, monkeypatch: pytest.MonkeyPa
     assert len(read_results("saved/results.jsonl")) == 1
 
 
+@pytest.mark.parametrize(
+    "other",
+    [{"versions": {"torch": "0"}}, {"epochs": 99}, {"valid": {"ndcg@10": 9.0}}],
+    ids=lambda other: next(iter(other)),
+)
+def test_a_result_of_something_else_is_not_taken_for_the_best_trials(
+    tiny: Tiny, other: dict[str, Any]
+) -> None:
+    """Of a run of the same settings and data by another version, or of another length."""
+    changes: dict[str, Any] = {"space": {"n_layers": {"grid": [1]}}, "trials": 1}
+    result = run(tiny, **changes)
+    file = Path("saved/results.jsonl")
+    file.unlink()
+    append_result(file, replace(result, test={"ndcg@10": 9.0}, **other))
+    again = run(tiny, resume=True, **changes)
+    for part in ("test", "versions", "epochs", "valid"):
+        assert getattr(again, part) == getattr(result, part)
+    assert len(read_results(file)) == 2
+
+
 def test_a_sweep_that_never_began_is_begun_anew(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -278,7 +300,9 @@ def test_a_trial_is_the_run_of_its_settings(tiny: Tiny) -> None:
         "scheduler": "none",
         "baseline": True,
     }
-    result = run(tiny, **changes)
+    console = Console(file=io.StringIO(), width=200)
+    result = sweep(toy_plan(tiny, **changes), console)
+    assert "3 trials planned (2 samples + the baseline)" in console.file.getvalue()  # no grid
     settings = load_yaml("saved/tune/s/best.yaml") | {"checkpoint_dir": "alone", "use_gpu": False}
     alone = run_model(build_config("SASRec", "toy", settings=settings), Console(quiet=True))
     assert (alone.valid, alone.test) == (result.valid, result.test)

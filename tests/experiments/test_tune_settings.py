@@ -57,6 +57,13 @@ FAULTS: dict[str, tuple[dict[str, Any], list[str], str]] = {
         "space: mask_mix.tail: mask_mix is auto, without entries; give mask_mix in settings",
     ),
     "epochs": ({"space": {"epochs": {"grid": [1]}}}, [], "cannot be searched; see max_epochs"),
+    "epochs as a flag": ({}, ["--epochs=2"], "--epochs: max_epochs is given; use --max_epochs"),
+    "both kinds of epochs": (
+        {"settings": {**SETTINGS, "epochs": 2}},
+        [],
+        "settings: epochs: max_epochs is given; remove one",
+    ),
+    "seed": ({"settings": {"seed": 3}}, [], "settings: seed: give it at the top level"),
     "protocol": ({"space": {"valid_metric": {"choice": ["MRR@5"]}}}, [], "cannot be searched"),
     "searched and fixed": (
         {"settings": {**SETTINGS, "n_layers": 2}},
@@ -87,6 +94,8 @@ FAULTS: dict[str, tuple[dict[str, Any], list[str], str]] = {
     ),
     "section on the command line": ({}, ["--space=x"], "--space: give it in the file"),
     "name": ({"name": "a/b"}, [], "name: 'a/b' is not a folder name"),
+    "folder above": ({}, ["--name=.."], "name: '..' is not a folder name"),
+    "the folder itself": ({}, ["--name=."], "name: '.' is not a folder name"),
     "protocol of a trial": ({}, ["--valid_metric=NDCG@7"], "valid_metric: NDCG@7 is not computed"),
     "samples of a grid": (
         {"space": {"n_layers": {"grid": [1, 2]}}},
@@ -144,6 +153,33 @@ def test_the_command_line_wins(tiny: Tiny) -> None:
     assert request.settings == {**SETTINGS, "hidden_size": 32}
     assert request.scheduler == "none"
     assert read_request(write_sweep(tiny, max_epochs=None, name=None), {}).name is None
+
+
+def test_epochs_of_the_file_and_of_a_flag(tiny: Tiny) -> None:
+    """Without max_epochs, the settings have them; --max_epochs overrides those of a file."""
+    own = {"max_epochs": None, "settings": {**SETTINGS, "epochs": 3}}
+    assert toy_plan(tiny, **own).trial_settings(1)["epochs"] == 3
+    assert toy_plan(tiny, {"epochs": "2"}, **own).trial_settings(1)["epochs"] == 2
+    assert toy_plan(tiny, {"max_epochs": "1"}, **own).trial_settings(1)["epochs"] == 1
+
+
+def test_the_seed_of_the_command_line_is_that_of_every_trial(tiny: Tiny) -> None:
+    """Also where a file of `run` has another one, which counts if no seed is given."""
+    (tiny.root / "mine.yaml").write_text("seed: 7\n")
+    seeds = [
+        toy_plan(tiny, given, config_files=["mine.yaml"]).trial_settings(1)["seed"]
+        for given in ({"seed": "3"}, {})
+    ]
+    assert seeds == [3, 7]
+
+
+@pytest.mark.parametrize(
+    "key", ["cold_items", "cold_seed", "cold_targets", "cold_interactions", "benchmark_filename"]
+)
+def test_keys_that_change_the_targets_are_not_searched(tiny: Tiny, key: str) -> None:
+    """Metrics on other targets cannot be compared, so no best trial could be chosen."""
+    with pytest.raises(InputError, match=f"space: {key}: cannot be searched"):
+        toy_plan(tiny, space={key: {"grid": [1, 2]}}, trials=1)
 
 
 def test_a_trials_settings(tiny: Tiny) -> None:

@@ -175,6 +175,20 @@ def test_retrain_goes_on_or_begins_anew_and_writes_where_it_is_told(
     assert "--retrain=maybe: write True or False" in capsys.readouterr().err
 
 
+def test_a_pretraining_is_reused_unless_a_file_changed(tiny: Tiny, toys: Toys) -> None:
+    given = settings(tiny)
+    weights = pretrain("AB", settings=given) / "model.safetensors"
+    before = weights.read_bytes()
+    pretrain("AB", settings=given, reuse=True)
+    path = tiny.root / "A" / "A.inter"
+    path.write_text(path.read_text() + "u0\ti1\t99999.0\n")
+    with pytest.raises(InputError, match="A.inter changed since this pretraining; add --retrain="):
+        pretrain("AB", settings=given, reuse=True)
+    assert weights.read_bytes() == before
+    pretrain("AB", settings=given, reuse=True, retrain=True)
+    assert weights.read_bytes() != before
+
+
 def test_an_adapter_of_item_vectors_goes_over(
     tiny: Tiny, toys: Toys, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -141,6 +141,24 @@ def test_whatever_names_hold_is_text() -> None:
     assert label._preprocess_math(label.get_text()) == (EVIL, False)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("kind", [CURVES, MAP, COLUMNS])
+def test_names_that_begin_with_an_underscore_are_in_the_legend(kind: str) -> None:
+    """Matplotlib leaves such labels out of a legend."""
+    names = ["_private", "plain", "_"]
+    colors = ["#112233", "#445566", "#778899"]
+    shown = [
+        Series(name, color, (0.0, 1.0), (1.0, 2.0), line=kind == CURVES)
+        for name, color in zip(names, colors, strict=True)
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = to_matplotlib(chart(kind, *shown))
+        FigureCanvasAgg(figure).draw()
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == names
+    assert len(legend.legend_handles) == len(names)
+
+
 def test_plots_are_whole_and_the_same_each_time(tmp_path: Path) -> None:
     charts = [chart(BARS, BAR), Chart("two", "T", CURVES, (line("a", 1.0, 2.0),), log_x=False)]
     with warnings.catch_warnings():

@@ -268,3 +268,22 @@ def test_the_best_bundle_of_runs_that_chose_by_other_metrics(tiny: Tiny) -> None
     section = users_section(best, "results.jsonl", DatasetPaths("toy", tiny.folder), None, 3)
     assert section is not None
     assert "has the best valid NDCG@10, seen excluded" in section.blocks[0].content[0]
+
+
+def test_no_example_users_of_ready_made_splits(tiny: Tiny) -> None:
+    """A user's last interaction may be one that the model was trained on."""
+    parts = ("train", "valid", "test")
+    lines = ["user_id:token\titem_id_list:token_seq\titem_id:token"]
+    lines += [f"{user}\t{items[0]} {items[1]}\t{items[2]}"
+              for user, items in tiny.sequences.items()]  # fmt: skip
+    for part in parts:
+        (tiny.folder / f"toy.{part}.inter").write_text("\n".join([*lines, ""]))
+    columns = {"inter": ["user_id", "item_id_list", "item_id"]}
+    result = run(tiny, benchmark_filename=list(parts), load_col=columns,
+                 alias_of_item_id=["item_id_list"])  # fmt: skip
+    assert Path(result.bundle).is_dir()
+    assert main(["report", "saved", "--data_path=."]) == 0
+    assert 'id="users"' not in Path("report.html").read_text()
+    run(tiny)  # held out its last items itself
+    assert main(["report", "saved", "--data_path=."]) == 0
+    assert 'id="users"' in Path("report.html").read_text()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from browser import NO_BROWSER, find_browser, open_browser
@@ -288,3 +290,24 @@ def test_flags_of_a_data_set_where_there_are_several(
         assert main(["report", "runs", flag]) == 2
         said = capsys.readouterr().err
         assert "there are several data sets (one, two); give --dataset" in said
+
+
+def test_ranks_of_one_run_that_changed_do_not_end_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told from the others, which keep their groups of users."""
+    monkeypatch.chdir(tmp_path)
+    for model, ranks in (("QBERT4Rec", [1, 1, 3, 20]), ("SASRec", [1, 20, 3, 20])):
+        run = add_run(tmp_path / "x", ranks, model)
+        path = Path(run.folder, "test_ranks.npz")
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        append_result(tmp_path / "runs" / "results.jsonl", replace(run, ranks_sha256=digest))
+    assert main(["report", "runs"]) == 0
+    np.savez(path, users=[1], raw=[1], unseen=[1])
+    assert main(["report", "runs"]) == 0
+    text = " ".join(Page(tmp_path / "report.html").text.split())
+    assert "no test_ranks.npz of SASRec, or not as the run wrote it: no tests" in text
+    assert str(tmp_path) not in text
+    table = "HR@10 / NDCG@10 of test users by"
+    start, end = (text.index(f"{table} {what}") for what in ("how often", "the number of items"))
+    assert "QBERT4Rec" in text[start:end] and "SASRec" not in text[start:end]

@@ -16,6 +16,7 @@ from recbole_qbert.common.errors import InputError
 from recbole_qbert.reports.charts import Chart, Palette
 from recbole_qbert.reports.comparisons import compare_all
 from recbole_qbert.reports.discovery import find_results
+from recbole_qbert.reports.matplotlib_charts import write_plots
 from recbole_qbert.reports.sweeps import (
     Experiment,
     Tried,
@@ -154,3 +155,26 @@ def test_varied_against_brute_force(pairs: list[tuple[int, float]]) -> None:
             best = max(best, len({pair[place] for pair in pairs if pair[1 - place] == fixed}))
         assert len(found.get(key, [])) == (best if best >= 3 else 0)
         assert found.get(key, []) == sorted(found.get(key, []))
+
+
+@pytest.mark.parametrize(
+    ("configured", "shares", "ends"),
+    [(0.0, (0.0, 0.1, 1.0), ("0", "0.01")), ("auto", (1.0, 0.0, 0.5), ("0.001", "auto"))],
+)
+def test_a_configured_value_that_no_logarithmic_axis_shows(
+    tmp_path: Path, configured: Any, shares: tuple[float, ...], ends: tuple[str, str]
+) -> None:
+    """The baseline's value of a key that is drawn on a logarithmic scale: 0, or text."""
+    space = {"weight_decay": {"loguniform": [0.001, 0.01]}, "n_layers": {"grid": [1]}}
+    tried = [
+        ({"weight_decay": value, "n_layers": 1}, 0.1 * place, "finished")
+        for place, value in enumerate((configured, 0.001, 0.01))
+    ]
+    found = read(add_sweep(tmp_path / "s", space, tried))
+    over, _, parallel = only_charts(experiment_charts(found, Palette()))
+    assert not over.log_x
+    heights = {series.name: series.y[0] for series in parallel.series}
+    assert [heights[f"trial {n}"] for n in (1, 2, 3)] == pytest.approx(shares)
+    assert tuple(label.text for label in parallel.labels[:2]) == ends
+    paths = write_plots(tmp_path / "plots", [over, parallel])
+    assert all(path.stat().st_size for path in paths)

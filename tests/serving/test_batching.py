@@ -161,6 +161,23 @@ def test_a_job_that_nobody_waits_for_leaves_the_queue(gone: str) -> None:
     assert gate.batches == [[0], [4]]
 
 
+def test_nothing_is_computed_if_all_were_too_late() -> None:
+    """The thread worked on another batch for too long: there is no batch without jobs."""
+
+    async def test(batcher: Batcher, gate: Gate) -> None:
+        first = asyncio.create_task(batcher.answer(0))
+        await entered(gate)
+        others = [asyncio.create_task(batcher.answer(2)) for _ in range(3)]
+        for each in [first, *others]:
+            with pytest.raises(TooLate):
+                await each
+        gate.open.set()
+        await asyncio.sleep(0.1)
+        assert await batcher.answer(4) == 8
+
+    assert run(test, timeout_s=0.1).batches == [[0], [4]]
+
+
 def test_a_job_that_breaks_the_work_fails_alone() -> None:
     """The others of its batch are answered; it gets its own error."""
     batches: list[list[int]] = []

@@ -167,6 +167,13 @@ def test_command(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     embed(range(N_ITEMS + 2))
     with open(tiny.folder / "toy.item", "a", encoding="utf-8") as handle:
         handle.write("i30\tThe thirtieth\tplain\ni31\tThe last\tplain\n")
+    (tiny.root / "bundle" / "model.onnx").write_text("exported")
+    before = files_below(tiny.root)
+    assert main(["ids", "add-items", *data, "--bundle=bundle"]) == 2
+    said = "without --output, the bundle is replaced: bundle: contains other files (model.onnx); "
+    assert capsys.readouterr().err == f"recbole-qbert: {said}give another folder\n"
+    assert files_below(tiny.root) == before
+    (tiny.root / "bundle" / "model.onnx").unlink()
     before = files_below(tiny.root)
     assert main(["ids", "add-items", *data, "--bundle=bundle", "--output=new"]) == 0
     printed = capsys.readouterr().out

@@ -75,7 +75,7 @@ def test_numbers_are_ids(tiny: Tiny) -> None:
 def test_unknown_items_and_users_are_reported(tiny: Tiny) -> None:
     recommender = Recommender.load(bundled(tiny, "SASRec")[2])
     frame = pd.DataFrame({"u": list("aabbc"), "i": ["i1", "x", "y", "y", "i2"]})
-    said = r"unknown to the model \(2\): 'x', 'y'; histories .* \(1, first: number 2\)"
+    said = r"unknown to the model \(2\): 'x', 'y'; users .* \(1, first: 'b'\)$"
     with pytest.warns(UserWarning, match=said) as caught:
         found = recommender.recommend_frame(frame, "u", "i", k=2)
     assert caught[0].filename == __file__
@@ -94,6 +94,10 @@ Change = Callable[[pd.DataFrame], Any]
         (lambda f: f.assign(who=[None, *f["who"][1:]]), "^frame: row 0, who: no value; "),
         (lambda f: f.assign(when=[*f["when"][:-1], np.nan]), r"^frame: row \d+, when: no value"),
         (lambda f: f.assign(when="2020-01-01"), "'when' is text; convert it with pandas.to_dat"),
+        (
+            lambda f: f.set_axis(["who", "what", "who"], axis=1),
+            "^frame: two columns are named 'who'",
+        ),
         (lambda f: f.assign(what=1.5), "^frame: column 'what' has other values than text or whole"),
         (lambda f: f.assign(what=[("i1",)] * len(f)), "^frame: column 'what' has other values"),
         (lambda f: f.assign(what="x"), "^history: no item is known to the model: 'x'; "),

@@ -225,6 +225,24 @@ def test_different_exclusions_share_a_pass(
     assert passes == {0: [2] * 7, 3: [8, 2, 2, 2], 100: [12, 2]}[n_taken_out]
 
 
+def test_a_model_that_searches_answers_each_request_alone(tiny: Tiny) -> None:
+    """How far it searches depends on `k` and on the exclusions."""
+    few: dict[str, Any] = {"beam_size": 5, "topk": [5], "valid_metric": "NDCG@5", "epochs": 1}
+    recommender, draw = Recommender.load(bundled(tiny, "TIGER", **few)[2]), random.Random(2)
+    jobs = []
+    for n_excluded in (0, 0, 1, 4, 12):
+        items = [f"i{n}" for n in draw.sample(range(N_ITEMS), 6)]
+        exclude = tuple(f"i{n}" for n in draw.sample(range(N_ITEMS), n_excluded))
+        for k in (1, 5, 12):
+            options = answering.ListOptions(True, None, exclude)
+            jobs.append(answering.ListsJob([items], k, options, several=False))
+    for job, found in zip(jobs, answering.Answerer(recommender, 64)(jobs), strict=True):
+        assert isinstance(found, bytes)
+        (expected,) = recommender.recommend(job.histories, job.k, exclude=job.options.exclude)
+        assert len(expected) == job.k
+        assert [item for item, _ in pairs(json.loads(found))] == [item for item, _ in expected]
+
+
 def test_explanations_are_those_of_the_recommender(
     start: Callable[..., Service], recommender: Recommender
 ) -> None:
@@ -322,7 +340,7 @@ def test_metrics_count_requests_by_path_and_status(start: Callable[..., Service]
         ("/recommend", {"items": ["i1"], "k": "3"}, 422, "k: Input should be a valid integer"),
         ("/recommend", {"items": ["i1"], "k": 10**30}, 422, "k: "),
         ("/recommend", {"items": ["i1"], "k": 31}, 422, "k: 31 is more than the 30 items"),
-        ("/recommend", {"items": ["i1"], "k": 26}, 422, "k: 26 is more than the 25 items of a"),
+        ("/recommend", {"items": ["i1"], "k": 26}, 422, "k: 26 is above --max_k=25; ask for"),
         ("/recommend", {"items": ["i1"], "exclude_sen": 1}, 422, "did you mean 'exclude_seen'?"),
         ("/recommend", {"items": ["i1"], "exclude_seen": "no"}, 422, "exclude_seen: Input should"),
         ("/recommend", {"items": ["i1"], "candidates": ["x"]}, 422, "candidates: none is known"),

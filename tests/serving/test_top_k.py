@@ -14,7 +14,7 @@ from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.ragged import compacted
 from recbole_qbert.serving.histories import Histories, grouped, offsets_of
 from recbole_qbert.serving.recommender import Recommender
-from recbole_qbert.serving.scoring import rows_at_once, scores_of, top_k
+from recbole_qbert.serving.scoring import batch_of, rows_at_once, scores_of, top_k
 from recbole_qbert.topk.index import ItemIndex
 from recbole_qbert.topk.scan import best
 
@@ -55,6 +55,37 @@ def test_a_sort_of_all_scores_gives_the_same(tiny: Tiny, model: str) -> None:
                     items, values = found.items[row].tolist(), found.scores[row].tolist()
                     assert [*zip(items[:n], values[:n], strict=True)] == expected
                     assert items[n:] == [0] * (k - n)
+
+
+@pytest.mark.parametrize("model", ["TIGER", "P5CID"])
+def test_a_search_fills_its_lists(tiny: Tiny, model: str) -> None:
+    """Five beams: seen items, few candidates and long lists need more. All are scored exactly."""
+    few: dict[str, Any] = {"beam_size": 5, "topk": [5], "valid_metric": "NDCG@5", "epochs": 1}
+    recommender = Recommender.load(bundled(tiny, model, **few)[2])
+    draw = np.random.default_rng(0)
+    lists = [(draw.permutation(N_ITEMS)[:n] + 1).tolist() for n in (1, 3, 8, 9, 20, 29)]
+    histories = Histories(np.concatenate(lists), offsets_of(np.array([*map(len, lists)])))
+    batch = batch_of(recommender.model, recommender.config, *histories.last_items(8))
+    with torch.no_grad():
+        exact = recommender.model.exact_scores(batch).tolist()
+    for allowed in (range(1, N_ITEMS + 1), [3, 7, 8, 9, 30], [5]):
+        mask = torch.zeros(N_ITEMS + 1, dtype=torch.bool)
+        mask[[*allowed]] = True
+        for exclude_seen in (True, False):
+            for k in (1, 5, 9, N_ITEMS):
+                settings: Any = (recommender.model, recommender.config, histories, k, exclude_seen)
+                found = top_k(*settings, mask)
+                for row, history in enumerate(lists):
+                    expected = plain_top(exact[row], history, k, exclude_seen, {*allowed})
+                    n = len(expected)
+                    items, values = found.items[row].tolist(), found.scores[row].tolist()
+                    assert all(items[:n]) and items[n:] == [0] * (k - n)
+                    left = {*allowed} - ({*history} if exclude_seen else set())
+                    assert {*items[:n]} <= left and len({*items[:n]}) == n
+                    assert values[:n] == pytest.approx([exact[row][i] for i in items[:n]], abs=1e-4)
+                    if len(allowed) < N_ITEMS or k == N_ITEMS:
+                        assert items[:n] == [item for item, _ in expected]
+    assert recommender.model.beam_size == 5
 
 
 @pytest.mark.parametrize("model", ["QBERT4Rec", "BBQRec", "IDBERT4Rec"])

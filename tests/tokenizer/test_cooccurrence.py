@@ -215,3 +215,26 @@ def test_the_training_part_of_a_split_in_time(tmp_path: Path, first: int) -> Non
     pairs = read_training_pairs([domain], "files")
     found = {str(user): rows["item_id"].tolist() for user, rows in pairs.groupby("user_id")}
     assert found == {user: items for user, items in expected.items() if len(items) > 1}
+
+
+def test_a_history_is_split_at_blanks_alone(tmp_path: Path) -> None:
+    """Tokens may contain other white space, as in RecBole."""
+    path = tmp_path / "x.train.inter"
+    header = "user_id:token\titem_id_list:token_seq\titem_id:token"
+    rows = ["u1\ta\u00a0b  c\u3000d\te", "u1\ta\u00a0b c\u3000d e\tf", "u2\t\tg"]
+    path.write_text("\n".join([header, *rows, ""]), encoding="utf-8")
+    found = read_training_pairs([DatasetPaths("x", tmp_path)], "files")
+    assert found["item_id"].tolist() == ["x/a\u00a0b", "x/c\u3000d", "x/e", "x/f", "x/g"]
+    assert found["user_id"].tolist() == ["x/u1"] * 4 + ["x/u2"]
+
+
+@pytest.mark.parametrize(
+    ("split", "said"),
+    [
+        ("files", r"x\.train\.inter: .*; run `recbole-qbert prepare split`, or set"),
+        ("leave_one_out", r"x\.inter: .*; add it, or set"),
+    ],
+)
+def test_a_missing_file_and_what_makes_it(tmp_path: Path, split: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        read_training_pairs([DatasetPaths("x", tmp_path)], split)

@@ -28,7 +28,7 @@ from recbole_qbert.encoders.text import embed_text
 from recbole_qbert.tokenizer.artifact import Tokenizer
 from recbole_qbert.tokenizer.catalog import read_catalog
 from recbole_qbert.tokenizer.new_items import encode_new_items, new_streams
-from recbole_qbert.tokenizer.pipeline import tokenize
+from recbole_qbert.tokenizer.pipeline import modality_streams, tokenize
 from recbole_qbert.tokenizer.settings import tokenize_settings
 
 HELD = 12  # items that are not there at first
@@ -102,6 +102,39 @@ def test_identity_comes_from_the_nearest_items(tmp_path: Path) -> None:
     tokenizer.settings["new_item_query"] = "mean"
     catalog = read_catalog([domain], ["text", "image"], known=tokenizer.keys)
     assert not new_streams(tokenizer, catalog)["identity"][1].any()
+
+
+@pytest.mark.parametrize(
+    ("stream", "fusion"), [("fused", "injection"), ("fused", "next_item"), ("bbq", "injection")]
+)
+def test_identity_comes_from_the_contents_of_the_other_stage(
+    tmp_path: Path, stream: str, fusion: str
+) -> None:
+    """Without a stream of a modality, the ten nearest are those of stage 1 or of `bbq`."""
+    given = {"streams": [stream, "identity"], "fusion": fusion, "bbq__epochs": 2}
+    domain, _ = _early(tmp_path, **given)
+    tokenizer = Tokenizer.load(tmp_path / "tokenizer")
+    own = len(tokenizer.quantizers["identity"].codebook_sizes)
+    old = tokenizer.quantizers["identity"].reconstruct(tokenizer.codes[:, -own:])
+    catalog = read_catalog([domain], ["text", "image"], known=tokenizer.keys)
+    found, there = new_streams(tokenizer, catalog)["identity"]
+    assert there.all()
+    stage: Any = tokenizer.stage1 if stream == "fused" else tokenizer.binder
+    modalities = modality_streams(catalog, ["text", "image"])
+    contents = stage.contents_of(catalog.parts if stream == "fused" else modalities)
+    for row, wanted in enumerate(contents):
+        lengths = np.linalg.norm(stage.contents, axis=1)
+        cosines = stage.contents @ wanted / np.where(lengths > 0, lengths, 1)
+        nearest = np.argsort(-cosines, kind="stable")[:10]
+        np.testing.assert_allclose(found[row], old[nearest].mean(axis=0), rtol=1e-4, atol=1e-5)
+
+
+def test_a_new_item_without_content_cannot_be_placed(tmp_path: Path) -> None:
+    domain, tokenizer = _early(tmp_path, streams=["text"])
+    lines = ["item_id:token", *item_names("toy")[: N_ITEMS - HELD], "blank", ""]
+    domain.file("item").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(InputError, match="'blank'; give the new items a text or a picture and run"):
+        encode_new_items(tokenizer, [domain])
 
 
 def test_a_counting_level_cannot_take_new_items(tmp_path: Path) -> None:

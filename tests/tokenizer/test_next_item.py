@@ -16,10 +16,11 @@ from torch.nn import functional as F
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.tokenizer.fusion import next_item_fit
-from recbole_qbert.tokenizer.fusion.next_item import NextItemFusion, NextItemSettings
+from recbole_qbert.tokenizer.fusion.next_item import NextItemFusion, NextItemSettings, pooled
 from recbole_qbert.tokenizer.fusion.next_item_fit import NextItemStage, fit_next_item
 from recbole_qbert.tokenizer.fusion.sequences import TrainingSequences
 from recbole_qbert.tokenizer.fusion.stage1 import load_stage1
+from recbole_qbert.tokenizer.stages import read_settings
 from recbole_qbert.training.resume import FitState
 
 Parts = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -181,7 +182,6 @@ def test_a_killed_fit_goes_on_to_the_same_weights(
     again = _fit(folder=tmp_path)
     assert_equal_weights(again.model.state_dict(), trained.model.state_dict())
     assert again.history == trained.history
-    assert not list(tmp_path.iterdir())
 
 
 def test_the_state_comes_back_whole(trained: NextItemStage) -> None:
@@ -270,3 +270,38 @@ def test_what_cannot_be_learned_from_is_refused() -> None:
         fit_next_item(_parts(), _behavior(), alone, SETTINGS, seed=0)
     with pytest.raises(InputError, match="the loss is not finite in step"):
         _fit(learning_rate=10.0, temperature=1e-39)
+
+
+def test_contents_are_computed_on_one_thread(
+    trained: NextItemStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rounding of sums depends on the number of threads."""
+    seen: list[int] = []
+
+    def recorded(*args: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.get_num_threads())
+        return pooled(*args)
+
+    monkeypatch.setattr(next_item_fit, "pooled", recorded)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        trained.contents_of(_parts())
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {1}
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e30])
+def test_the_length_of_vectors_plays_no_role(trained: NextItemStage, factor: float) -> None:
+    scaled = {name: (each * np.float32(factor), there) for name, (each, there) in _parts().items()}
+    for name, (unit, _) in trained.inputs(_parts(), slice(None)).items():
+        found = trained.inputs(scaled, slice(None))[name][0]
+        torch.testing.assert_close(found, unit, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("key", ["dropout_prob", "behavior_dropout", "encoder_dropout_prob"])
+def test_a_dropout_of_everything_is_refused(key: str) -> None:
+    with pytest.raises(InputError, match=rf"next_item\.{key}: 1.0 is not a number in \[0, 1\)"):
+        read_settings(NextItemSettings, "next_item", {key: 1.0})

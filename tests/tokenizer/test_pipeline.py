@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,11 @@ from recbole_qbert.data.embeddings import read_embeddings, write_embeddings
 from recbole_qbert.data.semid import read_semantic_ids
 from recbole_qbert.tokenizer import artifact, pipeline
 from recbole_qbert.tokenizer.artifact import Tokenizer
+from recbole_qbert.tokenizer.fusion import fit, next_item_fit
 from recbole_qbert.tokenizer.pipeline import tokenize
 from recbole_qbert.tokenizer.report import report_lines
 from recbole_qbert.training import checkpoint
+from recbole_qbert.training.resume import FitState
 
 ALL_STREAMS = ["fused", "text", "image", "identity"]
 FUSIONS = {"injection": "fit_injector", "next_item": "fit_next_item"}  # and what trains each
@@ -437,7 +441,140 @@ def test_items_without_content_are_counted_named_and_kept(tmp_path: Path) -> Non
     source = read_json(sidecar_path(domain.file("semid")))["source"]
     assert source["without_content"] == nothing
     said = "\n".join(report_lines(tokenizer))
-    assert (
-        "12 items have no vector of any modality and got the codes of the mean vector: 'toy3'"
-        in said
-    )
+    assert "12 items have no content vector: 'toy3'" in said
+    assert "  12 items have no vector in this stream and got the codes of the mean vector" in said
+    made = tokenize([domain], tmp_path / "fused", small(streams=["fused"]))
+    assert made is not None
+    said = "\n".join(report_lines(made))
+    assert "12 items have no content vector: 'toy3'" in said and "mean vector" not in said
+
+
+def test_the_parts_of_a_split_have_items_too(tmp_path: Path) -> None:
+    domain = write_domain(tmp_path)
+    header = "user_id:token\titem_id_list:token_seq\titem_id:token"
+    for part, row in (("train", "u1\ttoy1 old\ttoy2"), ("valid", "u1\t\ttoy3"),
+                      ("test", "u1\ttoy1 toy2\tlatest")):  # fmt: skip
+        domain.file(f"{part}.inter").write_text(f"{header}\n{row}\n", encoding="utf-8")
+    tokenize([domain], tmp_path / "files", small(streams=["text"], split="files"))
+    assert set(read_semantic_ids(domain.file("semid")).items) == {
+        *item_names("toy"), "old", "latest"
+    }  # fmt: skip
+    tokenize([domain], tmp_path / "one_out", small(streams=["text"]))
+    assert set(read_semantic_ids(domain.file("semid")).items) == set(item_names("toy"))
+
+
+def test_the_report_of_stage_1_is_that_of_the_interactions(tmp_path: Path) -> None:
+    """Injection does not read them, but its report does."""
+    domain, settings = write_domain(tmp_path), small(streams=["fused", "identity"])
+    names, found = item_names("toy"), []
+    for step, folder in ((1, "old"), (7, "old"), (7, "fresh")):
+        rows = [[names[(user + step * place) % 60] for place in range(16)] for user in range(30)]
+        write_inter(domain, rows, None)
+        made = tokenize([domain], tmp_path / folder, settings)
+        assert made is not None
+        found.append(made.report["stage 1"])
+    assert found[0] != found[1] == found[2]
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [("[PAD]", "has RecBole's padding token"), ("", "is not an ID; give every row one")],
+)
+@pytest.mark.parametrize("suffix", ["item", "inter"])
+def test_a_wrong_item_token_is_refused_before_training(
+    tmp_path: Path, item: str, said: str, suffix: str
+) -> None:
+    domain = write_domain(tmp_path)
+    row = f"u1\t{item}\t9" if suffix == "inter" else f"{item}"
+    if suffix == "item":  # a line of nothing is no row
+        lines = ["item_id:token\tname:token", *(f"{name}\tx" for name in item_names("toy"))]
+        domain.file("item").write_text("\n".join([*lines, ""]), encoding="utf-8")
+        row += "\tx"
+    with domain.file(suffix).open("a", encoding="utf-8") as handle:
+        handle.write(f"{row}\n")
+    line = 1 + domain.file(suffix).read_text(encoding="utf-8").count("\n") - 1
+    with pytest.raises(InputError, match=rf"toy\.{suffix}: line {line}, item_id: .*{said}"):
+        tokenize([domain], tmp_path / "t", small(streams=["text"]))
+    assert not (tmp_path / "t").exists()
+
+
+def test_each_domain_needs_items(tmp_path: Path) -> None:
+    domains = [write_domain(tmp_path, name) for name in ("left", "right")]
+    domains[1].file("item").write_text("item_id:token\n", encoding="utf-8")
+    domains[1].file("inter").unlink()
+    with pytest.raises(InputError, match=r"^.*/right: its \.item and \.inter files have no items$"):
+        tokenize(domains, tmp_path / "t", small(streams=["text"]))
+    assert not (tmp_path / "t").exists()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "other version"])
+def test_a_stage_that_cannot_be_read_is_run_again(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = _run(tmp_path, streams=["text"])
+    path = tmp_path / "tokenizer" / "stage2.text.safetensors"
+    content = path.read_bytes()
+    if damage == "truncated":
+        path.write_bytes(content[:-9])
+    else:
+        path.write_bytes(content.replace(b"checkpoint/", b"checkpoint/9", 1))
+    assert _run(tmp_path, streams=["text"]) == wanted
+    assert "stage2.text.safetensors: damaged or of another version; the stage is run" in caplog.text
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_a_kill_before_a_stage_is_saved_costs_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fusion: str
+) -> None:
+    settings = {"streams": ["fused"], "fusion": fusion}
+    wanted = _run(tmp_path / "whole", **settings)
+    for module in (fit, next_item_fit):
+        monkeypatch.setattr(module, "FitState", functools.partial(FitState, interval_s=0.0))
+    save = pipeline.save_checkpoint
+
+    def killed(path: Path, state: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "save_checkpoint", killed)
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path / "killed", **settings)
+    monkeypatch.setattr(pipeline, "save_checkpoint", save)
+    monkeypatch.setattr(fit, "_train_epoch", lambda *_: 1 / 0)
+    monkeypatch.setattr(next_item_fit._Fit, "advance", lambda *_: 1 / 0)
+    assert _run(tmp_path / "killed", **settings) == wanted
+    assert not list((tmp_path / "killed" / "tokenizer").glob("*.training*"))
+
+
+def test_a_stage_that_no_stream_reads_leaves_a_tokenizer_finished(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    domain, folder = write_domain(tmp_path), tmp_path / "tokenizer"
+    made = tokenize([domain], folder, small(streams=["text"]))
+    assert tokenize([domain], folder, small(streams=["text"], until="fusion")) is None
+    assert "until: fusion: none of the streams reads stage 1; only fused does" in caplog.text
+    assert made is not None and Tokenizer.load(folder).vocabulary == made.vocabulary
+
+
+def test_training_items_without_a_vector_have_a_remedy_of_their_own(tmp_path: Path) -> None:
+    domain = write_domain(tmp_path)
+    write_inter(domain, [["toy3", "toy7", "toy1", "toy2"]] * 3, None)  # 3 and 7 have no text
+    settings = small(streams=["text"], fit_items="training")
+    said = "streams: text: no item of the training interactions has a vector; set --fit_items=all"
+    with pytest.raises(InputError, match=said):
+        tokenize([domain], tmp_path / "t", settings)
+
+
+def test_the_interactions_are_hashed_as_they_were_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    domain = write_domain(tmp_path)
+    read = hashlib.sha256(domain.file("inter").read_bytes()).hexdigest()
+    original = pipeline.fit_quantizer
+
+    def changes_the_file(*args: Any, **kwargs: Any) -> Any:
+        write_inter(domain, histories("toy", 6), None)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(pipeline, "fit_quantizer", changes_the_file)
+    made = tokenize([domain], tmp_path / "t", small(streams=["identity"]))
+    assert made is not None and made.report["interactions"] == {"toy.inter": read}

@@ -190,7 +190,6 @@ def test_a_killed_fit_ends_like_an_unbroken_one(
     again = fit_rqvae(_vectors(), settings, 1, tmp_path)
     assert trained == [*range(killed_in), killed_in, *range(killed_in, 8)]
     assert _bytes(again) == wanted
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("change", ["settings", "seed", "vectors"])

@@ -9,11 +9,14 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import recbole_qbert.properties
+import torch
 import yaml
+from torch import nn
 from toy_domain import SMALL, write_domain
 
 from recbole_qbert.common.errors import InputError
 from recbole_qbert.common.yaml_files import load_yaml
+from recbole_qbert.data.embeddings import check_modality
 from recbole_qbert.tokenizer.artifact import Tokenizer
 from recbole_qbert.tokenizer.fusion.bbq import BBQSettings
 from recbole_qbert.tokenizer.fusion.model import InjectionSettings
@@ -125,6 +128,18 @@ def test_later_sources_win_key_by_key(tmp_path: Path) -> None:
         ({"n_levels": "[2]"}, "n_levels: [2] is not auto or"),
         ({"seed": "4294967296"}, "seed: 4294967296 is not a whole number from 0 to 4294967295"),
         ({"show_progress": "3"}, "show_progress: 3 is not True or False"),
+        (
+            {"n_levels.text": "3"},
+            "n_levels: {'text': 3} is a mapping; n_levels has no keys",
+        ),
+        ({"seed.x": "1"}, "seed: {'x': 1} is a mapping; seed has no keys, give one value"),
+        ({"rqvae": "3", "rqvae.epochs": "2"}, "rqvae: 3 is not a mapping"),
+        ({"rqkmeans.n_levels": "2"}, "rqkmeans.n_levels: set n_levels, which is the same for all"),
+        ({"opq.codebook_size": "8"}, "opq.codebook_size: set codebook_size, which is the same"),
+        (
+            {"streams": "bbq", "fit_items": "training"},
+            "fit_items: training: the stream bbq is fitted on all items; set --fit_items=all, or",
+        ),
     ],
 )
 def test_refusals(given: dict[str, Any], says: str) -> None:
@@ -249,3 +264,26 @@ def test_a_flag_for_the_other_stage_1(given: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         tokenize_settings((), {"streams": ["fused"], **given})
     tokenize_settings((), {"streams": ["text"], **given})  # no stage 1
+
+
+@pytest.mark.parametrize(
+    "name", ["training", "get", "copy", "fromkeys", "setdefault", "popitem", "z_ID", "type"]
+)
+def test_a_modality_that_no_network_could_name_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"modalities: '{name}' is a reserved word; rename"):
+        tokenize_settings((), {"modalities": f"text,{name}"})
+
+
+def test_every_other_attribute_of_the_modules_is_refused_too() -> None:
+    """What is accepted can be a key of both kinds of modules."""
+    names = {*dir(nn.ModuleDict()), *dir(nn.ParameterDict()), "text", "Text_2", "title-clip"}
+    for name in names:
+        try:
+            check_modality(name)
+        except InputError:
+            continue
+        nn.ModuleDict({name: nn.Linear(1, 1)})
+        found = nn.ParameterDict({name: nn.Parameter(torch.ones(1))})
+        assert list(found) == [name] and found[name].shape == (1,)
+    for name in ("text", "Text_2", "title-clip"):
+        check_modality(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ import pytest
 from recbole_qbert.data.domain import DatasetPaths
 from recbole_qbert.data.embeddings import EmbeddingTable, write_embeddings
 from recbole_qbert.data.semid import read_semantic_ids
+from recbole_qbert.tokenizer import pipeline
 from recbole_qbert.tokenizer.artifact import Tokenizer
 from recbole_qbert.tokenizer.new_items import encode_new_items
 from recbole_qbert.tokenizer.pipeline import tokenize
+from recbole_qbert.tokenizer.quantizers import rqvae_fit
 from recbole_qbert.tokenizer.quantizers.base import count_distinct, usage
 from recbole_qbert.tokenizer.report import report_lines
 from recbole_qbert.tokenizer.settings import tokenize_settings
 from recbole_qbert.tokenizer.sizes import automatic_size
+from recbole_qbert.training.resume import FitState
 
 QUICK: dict[str, Any] = {"show_progress": False, "streams": "content", "rqvae.epochs": 20}
 
@@ -149,3 +153,57 @@ def test_distinct_vectors_by_hand() -> None:
     rows = np.array([[1, 0], [1, 1e-7], [0, 1], [0, 1], [-1, 0]], dtype=np.float32)
     assert count_distinct(rows) == 3
     assert count_distinct(np.ones((4, 3), np.float32)) == 1
+
+
+def test_a_rare_modality_has_codes_for_its_own_items(tmp_path: Path) -> None:
+    """200 items, 30 of them with an image: sizes and usage are those of the 30."""
+    domain = _domain(tmp_path, _clusters(200))
+    image = _clusters(30)
+    items = tuple(f"i{row}" for row in range(30))
+    table = EmbeddingTable(items, image[:, None], np.ones((30, 1), np.bool_), {})
+    write_embeddings(domain.file("image.npz"), table)
+    tokenizer = tokenize([domain], tmp_path / "tokenizer", tokenize_settings((), QUICK))
+    assert tokenizer is not None
+    quantizer = tokenizer.quantizers["image"]
+    assert set(quantizer.codebook_sizes) == {4}  # the largest power of two up to 30 / 6
+    assert set(tokenizer.quantizers["text"].codebook_sizes) == {32}
+    codes = quantizer.encode(image / np.linalg.norm(image, axis=1, keepdims=True))
+    report = tokenizer.report["stage 2, image"]
+    assert report["without_vector"] == 170
+    for column, row in zip(codes.T, report["levels"], strict=True):
+        counts = np.unique(column, return_counts=True)[1]
+        assert (row["used"], row["mean_group"]) == (len(counts), 30 / len(counts))
+        assert row["shared"] == counts[counts > 1].sum() / 30
+    said = "\n".join(report_lines(tokenizer))
+    assert "170 items have no vector in this stream and got the codes of the mean vector" in said
+
+
+def test_a_list_of_sizes_is_the_list_of_levels(tmp_path: Path) -> None:
+    _, tokenizer = _tokenize(tmp_path, _clusters(40), codebook_size=[8, 8])
+    assert tokenizer.codebook_sizes == (8, 8)
+    assert len(np.unique(tokenizer.codes, axis=0)) == 40
+
+
+def test_a_second_fit_goes_on_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where RQ-VAE has two levels that carry information: it is fitted with four, then two."""
+    monkeypatch.setattr(pipeline, "informative_levels", lambda levels: 2)
+    monkeypatch.setattr(rqvae_fit, "FitState", functools.partial(FitState, interval_s=0.0))
+    train, calls = rqvae_fit.RQVAETraining.train_epoch, []
+
+    def counted(self: Any) -> float:
+        calls.append((self.settings.n_levels, self.epoch))
+        if calls.count(calls[-1]) == 1 and calls[-1][0] < 4 and self.epoch == 7:
+            raise KeyboardInterrupt
+        return float(train(self))
+
+    vectors = _clusters(60)
+    _, whole = _tokenize(tmp_path / "whole", vectors, quantizer="rqvae")
+    monkeypatch.setattr(rqvae_fit.RQVAETraining, "train_epoch", counted)
+    with pytest.raises(KeyboardInterrupt):
+        _tokenize(tmp_path / "killed", vectors, quantizer="rqvae")
+    _, again = _tokenize(tmp_path / "killed", vectors, quantizer="rqvae")
+    four, fewer = ([epoch for n, epoch in calls if n == each] for each in (4, 2))
+    assert four == list(range(20))
+    assert fewer == [*range(8), *range(7, 20)]
+    np.testing.assert_array_equal(again.codes, whole.codes)
+    assert not list((tmp_path / "killed" / "tokenizer").glob("*.training*"))

@@ -13,6 +13,7 @@ from recbole.config import Config
 from rich.console import Console
 
 from recbole_qbert.common.errors import InputError, error_context
+from recbole_qbert.common.files import check_writable
 from recbole_qbert.common.output import counted
 from recbole_qbert.common.process import quiet_recbole
 from recbole_qbert.config.build import build_config, check_same_columns
@@ -76,6 +77,8 @@ def benchmark(
     folder = output or Path(plan.checkpoint_dir) / "benchmark"
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; give another folder with --output")
+    with error_context("output"):
+        check_writable(folder)
     results, failures = run_planned(planned_runs(plan), plan, console, retrain)
     scores = collect(plan, results)
     sheets = [all_sheets(one) for one in scores]
@@ -99,14 +102,14 @@ def planned_runs(plan: BenchmarkPlan) -> list[PlannedRun]:
     cells = []
     for dataset in plan.datasets:
         find_domain(dataset, plan.data_path)
-        scratch: dict[Path, str] = {}
+        names: dict[Path, str] = {}
         for seed in plan.seeds:
             row = [
                 _cell(plan, model_row, dataset, seed)
                 for model_row in plan.model_rows
                 if not model_row.seeds or seed in model_row.seeds
             ]
-            cells += _with_scratch(plan, row, scratch)
+            cells += _with_scratch(plan, row, names)
     check_same_columns([(str(cell), cell.config) for cell in cells])
     return cells
 
@@ -116,25 +119,40 @@ def _with_scratch(
 ) -> list[PlannedRun]:
     """Add runs from scratch after pretrained ones, to show whether pretraining helped.
 
-    `names` has the row of each of these runs, by its folder with the first seed; new ones are
-    added.
+    `names` has the name of each row of the data set by the folder of its run with the first seed.
+    It is empty before the first call that needs it; new rows are added.
+
+    Raises:
+        InputError: a row of the file has the name of an added row, and other settings.
     """
     folders, cells = {run_folder(cell.config) for cell in row}, []
     for cell in row:
         cells.append(cell)
         if model_entry(cell.config["model"]).takes_pretrained and cell.config["pre_model_path"]:
+            names |= {} if names else _names_by_folder(plan, cell.dataset)
             name = f"{cell.model_row.name}, from scratch"
             model_row = replace(cell.model_row, name=name, pretrain=None, published={})
             scratch, first = (
                 _cell(plan, model_row, cell.dataset, seed, FROM_SCRATCH)
                 for seed in (cell.seed, plan.seeds[0])
             )
+            if run_folder(first.config) not in names and name in names.values():
+                raise InputError(
+                    f"{plan.source}: models: '{name}' is the name of the row that is added for "
+                    f"{cell.model_row.name}, with other settings; choose another"
+                )
             name = names.setdefault(run_folder(first.config), name)
             folder = run_folder(scratch.config)
             if folder not in folders:
                 folders.add(folder)
                 cells.append(replace(scratch, model_row=replace(model_row, name=name)))
     return cells
+
+
+def _names_by_folder(plan: BenchmarkPlan, dataset: str) -> dict[Path, str]:
+    """Return the name of each row by the folder of its run with the first seed."""
+    cells = [_cell(plan, row, dataset, plan.seeds[0]) for row in plan.model_rows]
+    return {run_folder(cell.config): cell.model_row.name for cell in cells}
 
 
 def _cell(
@@ -194,7 +212,9 @@ def _pretraining_config(plan: BenchmarkPlan, model_row: ModelRow, dataset: str) 
         return pretrain_config(sources, (), settings, dataset)
 
 
-def _make_stages(plan: BenchmarkPlan, cells: Sequence[PlannedRun], console: Console) -> None:
+def _make_stages(
+    plan: BenchmarkPlan, cells: Sequence[PlannedRun], console: Console, retrain: bool
+) -> None:
     """Make the rows' own semantic IDs and pretrained models, and check them."""
     stages = {
         (cell.model_row.name, cell.dataset, plan.id_seed(cell.model_row, cell.seed)): cell
@@ -214,7 +234,7 @@ def _make_stages(plan: BenchmarkPlan, cells: Sequence[PlannedRun], console: Cons
         if model_row.pretrain is not None and (model_row.name, dataset) not in pretrained:
             pretrained.add((model_row.name, dataset))
             sources, settings = _pretraining(plan, model_row, dataset)
-            pretrain(sources, (), settings, dataset, console, retrain=True)
+            pretrain(sources, (), settings, dataset, console, reuse=True, retrain=retrain)
         with error_context(f"{model_row.name} on {dataset}"):
             check_run(cell.config)
             check_files(cell.config)
@@ -258,8 +278,8 @@ def run_planned(
             failed, or a process was killed.
     """
     staged = [cell for cell in cells if cell.model_row.has_stages]
-    _check_inputs([cell for cell in cells if not cell.model_row.has_stages], retrain)
-    _make_stages(plan, staged, console)
+    _check_inputs([cell for cell in cells if _stages_are_made(cell)], retrain)
+    _make_stages(plan, staged, console, retrain)
     _check_inputs(staged, retrain)
     _check_data(cells, console)
     files = [*plan.config_files, plan.source]
@@ -275,6 +295,12 @@ def run_planned(
         else:
             results.append((cell, answer))
     return results, failures
+
+
+def _stages_are_made(cell: PlannedRun) -> bool:
+    """Return whether the files of the stages before a run are there, or it has no stages."""
+    paths = (cell.config[key] for key in ("semantic_id_file", "pre_model_path"))
+    return not cell.model_row.has_stages or all(Path(path).exists() for path in paths if path)
 
 
 def _check_data(cells: Sequence[PlannedRun], console: Console) -> None:

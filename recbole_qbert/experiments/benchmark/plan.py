@@ -24,6 +24,7 @@ from recbole_qbert.common.yaml_files import load_yaml, parse_value, split_names
 from recbole_qbert.config.build import check_keys, known_keys, lineage, merge_settings, of_model
 from recbole_qbert.config.fields import STRICT, Fields
 from recbole_qbert.config.settings import Count, Seed, Text
+from recbole_qbert.evaluation.significance import checked_metric
 from recbole_qbert.models.popularity import Popularity
 from recbole_qbert.registry import model_entry
 from recbole_qbert.tokenizer.settings import tokenize_settings
@@ -121,6 +122,7 @@ class ModelRow:
     ids: Settings | None = None
     pretrain: Settings | None = None
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # by data set
+    flags: Settings = field(default_factory=dict)  # settings of flags `--models.<row>.<key>`
 
     @property
     def counted(self) -> bool:
@@ -147,7 +149,7 @@ class BenchmarkPlan(PlanFile):
         layers = [_readable(model_row, self.settings), _readable(model_row, of_dataset)]
         layers += of_model(self.per_model, model_row.model)
         layers += of_model(per_model, model_row.model)
-        layers += [model_row.settings, _readable(model_row, self.given)]
+        layers += [model_row.settings, _readable(model_row, self.given), model_row.flags]
         merged: Settings = {}
         for layer in layers:
             merged = merge_settings(merged, layer)
@@ -159,6 +161,9 @@ class BenchmarkPlan(PlanFile):
         if given.get("seed") == SEED_OF_RUN:
             given["seed"] = seed
         with error_context(f"{self.source}: models: {model_row.name}: ids"):
+            for key in ("output", "until"):
+                if key in given:
+                    raise InputError(f"{key}: the benchmark sets it itself; leave it out")
             return tokenize_settings((), given)
 
     def id_seed(self, model_row: ModelRow, seed: int) -> Any:
@@ -252,7 +257,7 @@ def read_plan(path: str | Path, flags: Mapping[str, str]) -> BenchmarkPlan:
 
 
 def _with_row_flags(model_rows: Sequence[ModelRow], given: Settings) -> list[ModelRow]:
-    """Apply the `models.<row>.<key>` flags to their rows and remove them from `given`."""
+    """Give the `models.<row>.<key>` flags to their rows and remove them from `given`."""
     rows = {row.name: row for row in model_rows}
     for flag in [key for key in given if key.startswith("models.")]:
         name, _, key = flag.removeprefix("models.").rpartition(".")
@@ -261,7 +266,7 @@ def _with_row_flags(model_rows: Sequence[ModelRow], given: Settings) -> list[Mod
                 f"command line: --{flag}: no row '{name}'{did_you_mean(name, rows)}; write "
                 "--models.<row>.<key>=value"
             )
-        rows[name] = replace(rows[name], settings={**rows[name].settings, key: given.pop(flag)})
+        rows[name] = replace(rows[name], flags={**rows[name].flags, key: given.pop(flag)})
     return list(rows.values())
 
 
@@ -287,7 +292,12 @@ def _row(entry: Any, source: str) -> ModelRow:
     with error_context(place):
         model_entry(content["model"])
         ROW.check(content)
-    return ModelRow(**{"name": content["model"], **content})
+    with error_context(f"{place}: published"):
+        published = {
+            dataset: {checked_metric(name): value for name, value in figures.items()}
+            for dataset, figures in content.get("published", {}).items()
+        }
+    return ModelRow(**{"name": content["model"], **content, "published": published})
 
 
 def _check_settings(plan: BenchmarkPlan, rows: Sequence[ModelRow], datasets: Sequence[str]) -> None:
@@ -309,7 +319,8 @@ def _check_settings(plan: BenchmarkPlan, rows: Sequence[ModelRow], datasets: Seq
         for name, settings in per_model.items():
             _check_section(settings, f"{place}: {name}", [name])
     for row in plan.model_rows:
-        _check_section(row.settings, f"{source}: models: {row.name}: settings", [row.model])
+        own = {**row.settings, **row.flags}
+        _check_section(own, f"{source}: models: {row.name}: settings", [row.model])
         if row.ids is not None:
             plan.id_settings(row, 0)
         if row.pretrain is not None:
@@ -339,10 +350,12 @@ def _check_known(keys: Iterable[str], known: Collection[str], place: str) -> Non
 
 
 def _as_list(value: Any) -> Any:
-    """Make a list of a string of names, separated by commas or blanks, or of a number."""
+    """Make a list of a string of names, separated by commas or blanks, or of another value."""
     if isinstance(value, str):
         return [parse_value(word) for word in split_names(value)]
-    return [value] if isinstance(value, int) else value or []
+    if value is None or isinstance(value, list | dict):
+        return value or []
+    return [value]
 
 
 def _names(value: Any) -> Any:

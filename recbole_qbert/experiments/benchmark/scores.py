@@ -25,6 +25,7 @@ from recbole_qbert.evaluation.significance import (
     check_comparable,
     holm,
     paired_tests,
+    relative_change,
     values_by_user,
 )
 from recbole_qbert.experiments.benchmark.plan import ModelRow
@@ -203,16 +204,24 @@ def score(dataset: str, rows: tuple[Row, ...], reference: str) -> Scores:
     """
     names = shown_metrics(rows[0].metrics)
     first = next((row for row in rows if row.name == reference), None)
-    unlike = {}
+    unlike, numberings = {}, _numberings(first.runs) if first else set()
     for row in rows:
         parts = {part for run in row.runs for part in differences((first or rows[0]).runs[0], run)}
-        if differ := [part for part in PARTS if part in parts]:
+        differ = [part for part in PARTS if part in parts]
+        if first and not differ and len(numberings | _numberings(row.runs)) > 1:
+            differ = ["numbers of users"]
+        if differ:
             unlike[row.name] = ", ".join(differ)
     others = [row for row in rows if row is not first and row.name not in unlike]
     tested = _tests(first, others, names) if first is not None else {}
     cold = _cold_users(first) if first is not None else None
     tested_cold = _tests(first, others, names, cold) if first and cold is not None else {}
     return Scores(dataset, rows, tuple(names), first, tested, unlike, tested_cold)
+
+
+def _numberings(runs: Sequence[RunResult]) -> set[str]:
+    """Return the hashes of the users' numbers, by which the ranks of two runs are paired."""
+    return {run.tested_on.get("numbering", "") for run in runs} - {""}
 
 
 def _cold_users(row: Row) -> np.ndarray | None:
@@ -251,6 +260,11 @@ def _tests(
         tests = [paired_tests(metric, ours[place], theirs[place], n) for _, n, theirs in values]
         p_values = holm([test.p_value for test in tests])
         p_ranks = holm([test.p_ranks for test in tests])
-        for name, test, p_value, p_rank in zip(tested, tests, p_values, p_ranks, strict=True):
-            tested[name][metric] = Tested(test.change, p_value, p_rank)
+        for row, test, p_value, p_rank in zip(others, tests, p_values, p_ranks, strict=True):
+            change = test.change
+            if only is None:
+                # As in the tables: a user with several test rows counts several times there.
+                means = (each.over_seeds("test", metric).mean for each in (reference, row))
+                change = relative_change(*means)
+            tested[row.name][metric] = Tested(change, p_value, p_rank)
     return tested

@@ -44,6 +44,7 @@ PROTOCOL_KEYS = (
     "model dataset data_path checkpoint_dir config_files epochs eval_step metrics topk "
     "valid_metric valid_metric_bigger eval_args load_col user_inter_num_interval "
     "item_inter_num_interval val_interval rm_dup_inter filter_inter_by_user_or_item threshold "
+    "cold_items cold_seed cold_targets cold_interactions benchmark_filename "
     "nproc gpu_id use_gpu device resume show_progress state use_tuned"
 )
 NOT_SEARCHED = frozenset(PROTOCOL_KEYS.split())
@@ -53,7 +54,7 @@ NOT_FIXED = {
     "nproc": "a trial is one process; see max_concurrent",
     "resume": "use --resume",
 }
-AT_TOP = ("model", "dataset", "data_path", "checkpoint_dir", "config_files")
+AT_TOP = ("model", "dataset", "data_path", "checkpoint_dir", "config_files", "seed")
 PATH_KEYS = ("semantic_id_file", "pre_model_path")
 
 
@@ -149,10 +150,16 @@ def read_request(file: str | Path, given: Mapping[str, Any]) -> SweepRequest:
             raise InputError(f"--{key}=... is missing; give it on the command line or in the file")
     content = {key: value for key, value in content.items() if value is not None}
     REQUEST.check(content)
+    if "max_epochs" in content:  # it would win; as a flag it overrides the file's `epochs`
+        if "epochs" in fixed:
+            raise InputError("command line: --epochs: max_epochs is given; use --max_epochs")
+        if "epochs" in content.get("settings", {}) and "max_epochs" not in given:
+            raise InputError(f"{file}: settings: epochs: max_epochs is given; remove one")
     content["settings"] = {**content.get("settings", {}), **fixed}
     request = SweepRequest(**content, source=str(file))
-    if request.name is not None and Path(request.name).name != request.name:
-        raise InputError(f"name: {request.name!r} is not a folder name")
+    name = request.name
+    if name is not None and (Path(name).name != name or name == ".."):
+        raise InputError(f"name: {name!r} is not a folder name; give another one")
     return request
 
 
@@ -230,6 +237,8 @@ def _base_settings(request: SweepRequest) -> dict[str, Any]:
     for key, reason in NOT_FIXED.items():
         if key in settings:
             raise InputError(f"settings: {key}: cannot be set: {reason}")
+    if "seed" in request.model_fields_set:
+        settings["seed"] = request.seed
     settings.setdefault("seed", request.seed)
     if request.gpus_per_trial == 0:
         settings["use_gpu"] = False  # also for the test of the best trial, and in best.yaml

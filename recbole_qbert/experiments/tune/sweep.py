@@ -37,7 +37,7 @@ from recbole_qbert.experiments.tune.report import (
     trials_table,
 )
 from recbole_qbert.experiments.tune.settings import SweepPlan, describe, of_trial, write_yaml
-from recbole_qbert.experiments.tune.space import n_grid
+from recbole_qbert.experiments.tune.space import GRID, n_grid
 from recbole_qbert.experiments.tune.trial import TrialJob, run_trial
 from recbole_qbert.experiments.tune.trial_log import (
     EXPERIMENT,
@@ -78,9 +78,11 @@ def sweep(plan: SweepPlan, console: Console, resume: bool = False) -> RunResult:
     quiet_recbole()
     request = plan.request
     repeated = plan.n_drawn - len(plan.trials)
+    has_grid = any(domain.kind == GRID for domain in plan.space.values())
     line = (
-        f"{request.model} on {request.dataset}: {counted(plan.n_drawn, 'trial')} "
-        f"planned ({n_grid(plan.space)} in the grid x {counted(request.trials, 'sample')}"
+        f"{request.model} on {request.dataset}: {counted(plan.n_drawn, 'trial')} planned ("
+        + f"{n_grid(plan.space)} in the grid x " * has_grid
+        + counted(request.trials, "sample")
         + " + the baseline" * request.baseline
         + ")"
         + f", {repeated} of them duplicates, which are left out" * bool(repeated)
@@ -235,7 +237,7 @@ def _run(
 
 
 def _conclude(plan: SweepPlan, recorder: Recorder, console: Console) -> RunResult:
-    """Select the best trial, write its settings, and test it unless that run is finished."""
+    """Select the best trial, write its settings, and test it unless it has a result."""
     trials, metric, length = recorder.trials, recorder.metric, recorder.length
     recorder.write_csv()
     print_table(trials_table(trials, recorder.keys, metric, length), console)
@@ -258,11 +260,22 @@ def _conclude(plan: SweepPlan, recorder: Recorder, console: Console) -> RunResul
     folder = run_folder(config)
     if best.state == STOPPED:  # no run of these settings: `run` would train to the end
         folder = folder.with_name(f"{folder.name}{STOPPED_TRIAL}")
-    result = finished_run(config, folder) or _test(config, folder, plan, best, length, console)
+    result = finished_run(config, folder)
+    if result is None or not _is_of(result, best):
+        result = _test(config, folder, plan, best, length, console)
     print_tables([result], console)
     for path in (file, plan.folder / TRIALS_CSV):
         console.print(f"written: {path}", soft_wrap=True, highlight=False)
     return result
+
+
+def _is_of(result: RunResult, best: Trial) -> bool:
+    """Whether a result in the folder of the best trial is that trial's, not an earlier run's."""
+    return (
+        result.versions == versions()
+        and result.epochs == best.reports[-1]["epoch"] + 1
+        and result.valid[result.valid_metric] == best.best
+    )
 
 
 def _test(

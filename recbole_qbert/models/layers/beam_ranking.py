@@ -89,9 +89,11 @@ class RanksByBeams:
         return found.scatter_(1, beams.items, beams.scores)
 
     def fill_candidates(
-        self, interaction: Interaction, scores: Tensor, seen: tuple[Tensor, Tensor]
+        self, interaction: Interaction, scores: Tensor, seen: tuple[Tensor, Tensor], k: int = 0
     ) -> Tensor:
-        """Search again for the users whose unseen items do not fill lists of the largest cut-off.
+        """Search again for the users whose unseen items do not fill lists.
+
+        Lists have `k` items, but at least as many as the largest cut-off.
 
         Such a user gets `beam_size` times a power of two, enough for the seen items and the list.
         The number depends on this user alone, not on the others of the batch.
@@ -104,15 +106,16 @@ class RanksByBeams:
         Returns:
             The scores, with those of such users replaced. [B, N]
         """
+        k = max(k, self.largest_k)
         unseen = torch.ones_like(scores, dtype=torch.bool)
         unseen[:, 0] = False
         unseen[seen] = False
         n_found = (unseen & (scores > -torch.inf)).sum(dim=1)
         n_unseen = unseen.sum(dim=1)
-        short = (n_found < n_unseen.clamp(max=self.largest_k)) & ~scores.isnan().any(dim=1)
+        short = (n_found < n_unseen.clamp(max=k)) & ~scores.isnan().any(dim=1)
         if self.ranks_exactly or not short.any():
             return scores
-        enough = self.n_items - 1 - n_unseen + self.largest_k  # beams end at different items
+        enough = self.n_items - 1 - n_unseen + k  # beams end at different items
         doublings = (enough / self.beam_size).log2().ceil().long().clamp(min=0)
         scores, size = scores.clone(), self.beam_size
         try:

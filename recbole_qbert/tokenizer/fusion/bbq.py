@@ -31,12 +31,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_qbert.config.settings import Chance, Count, Number, Positive, Weight, Width
+from recbole_qbert.data.embeddings import Z_ID
 from recbole_qbert.tokenizer.quantizers.rqvae import choose, squared_length
 from recbole_qbert.tokenizer.stages import StageSettings
 
 _MOST_LOG_VARIANCE = 5.0  # keeps the Gaussian of CLUB from becoming a point
 _MOMENTUM = 0.1  # share of a step in the moments of a segment
-_IDENTITY = "z_ID"  # segment of the items' learned vectors
 
 Inputs = Mapping[str, tuple[Tensor, Tensor]]
 """Maps each modality to its standardized vectors [n, D_m] and a mask bool [n]."""
@@ -140,7 +140,7 @@ class BehaviorBinding(nn.Module):
         self.decoders = of_modalities(lambda width: _mlp([2 * size, *hidden[::-1], width]))
         self.gaussians = of_modalities(lambda _: _mlp([size, size, 2 * size]))
         self.identity = nn.Parameter(torch.randn(n_items, size))
-        self.norms = nn.ModuleDict({name: SegmentNorm(size) for name in (*dimensions, _IDENTITY)})
+        self.norms = nn.ModuleDict({name: SegmentNorm(size) for name in (*dimensions, Z_ID)})
         self.reader = nn.GRU(size, size, batch_first=True)
         self.codebooks = nn.ParameterList(
             [nn.Parameter(torch.zeros(count, size)) for count in codebook_sizes]
@@ -160,13 +160,13 @@ class BehaviorBinding(nn.Module):
     def segments(self, behavior: Mapping[str, Tensor], identity: Tensor) -> Tensor:
         """Stack the latents to quantize, [n, S, E]; `identity` is z_ID [n, E]."""
         everyone = torch.ones(len(identity), dtype=torch.bool)
-        return torch.stack([*behavior.values(), self.norms[_IDENTITY](identity, everyone)], dim=1)
+        return torch.stack([*behavior.values(), self.norms[Z_ID](identity, everyone)], dim=1)
 
     @torch.no_grad()
     def settle(self, inputs: Inputs) -> None:
         """Keep the moments of all training items in the norms."""
         found = {name: self.behavior[name](each[there]) for name, (each, there) in inputs.items()}
-        for name, latents in {**found, _IDENTITY: self.identity}.items():
+        for name, latents in {**found, Z_ID: self.identity}.items():
             cast(SegmentNorm, self.norms[name]).settle(latents)
 
     def quantize(self, latents: Tensor) -> Quantized:

@@ -24,14 +24,13 @@ from recbole_qbert.tokenizer.fusion.bbq import BBQSettings, BehaviorBinding, Inp
 from recbole_qbert.tokenizer.fusion.fit import queries_of_new, take
 from recbole_qbert.tokenizer.fusion.sequences import TrainingSequences
 from recbole_qbert.tokenizer.quantizers.base import one_thread
-from recbole_qbert.tokenizer.quantizers.rqkmeans import RQKMeansSettings, fit_residual_kmeans
+from recbole_qbert.tokenizer.quantizers.rqkmeans import initial_codebooks
 from recbole_qbert.tokenizer.quantizers.rqvae import choose
 from recbole_qbert.tokenizer.quantizers.shared import SharedResidual
 from recbole_qbert.tokenizer.stages import stage_hash
 from recbole_qbert.training.resume import FitState
 
 SETTLED_SHARE = 0.25  # share of the epochs, at the end, without restarts of dead codes
-_START_ITERATIONS = 50  # iterations of the initial k-means
 _BLOCK = 4096  # items encoded at once at inference
 
 Modalities = Mapping[str, tuple[np.ndarray, np.ndarray]]
@@ -182,8 +181,7 @@ def fit_binder(
                         "bbq.learning_rate, or increase bbq.temperature"
                     )
                 kept.keep(training.state())
-    kept.clear()
-    training.model.settle(training.inputs)
+        training.model.settle(training.inputs)
     training.binder.contents = training.binder.contents_of(modalities)
     return training.binder
 
@@ -230,10 +228,7 @@ class _Training:
         """Initialize the shared codebooks by residual k-means on all latents."""
         latents = self._latents()
         sizes = [len(book) for book in self.model.codebooks]
-        plain = {"restarts": 1, "n_components": 0, "whitening": 0.0}
-        given = {"n_levels": len(sizes), "codebook_size": sizes, "iterations": _START_ITERATIONS}
-        settings = RQKMeansSettings.model_validate({**given, **plain})
-        found = fit_residual_kmeans(latents.numpy(), settings, seed).codebooks
+        found = initial_codebooks(latents.numpy(), sizes, seed)
         for book, centers in zip(self.model.codebooks, found, strict=True):
             book.data[: len(centers)] = torch.from_numpy(centers).to(book.dtype)
         fewer = zip(found, sizes, strict=True)

@@ -47,8 +47,8 @@ def pairs_of_part(path: str | Path) -> pd.DataFrame:
     """
     frame = read_columns(path, ["user_id", "item_id_list", "item_id"])
     first = frame.drop_duplicates("user_id")
-    histories = first["item_id_list"].str.split().rename("item_id").explode().dropna()
-    before = first[["user_id"]].join(histories, how="inner")
+    histories = first["item_id_list"].str.split(" ").rename("item_id").explode()
+    before = first[["user_id"]].join(histories[histories != ""], how="inner")
     pairs = pd.concat([before, frame[["user_id", "item_id"]]], ignore_index=True)
     return pairs.sort_values("user_id", kind="stable", ignore_index=True)
 
@@ -71,9 +71,10 @@ def read_training_pairs(
     for domain in domains:
         path = domain.file(suffix)
         if not path.is_file():
+            add = "run `recbole-qbert prepare split`" if split == "files" else "add it"
             raise InputError(
                 f"{path}: no such file, but co-occurrence in training, or fit_items: training, "
-                "requires it; add it, or set --streams=content --fusion=injection "
+                f"requires it; {add}, or set --streams=content --fusion=injection "
                 "--id_query=random --fit_items=all"
             )
         frames.append(f"{domain.name}/" + read(path))

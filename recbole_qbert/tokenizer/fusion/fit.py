@@ -69,8 +69,12 @@ class Injector:
 
     def queries_for(self, new: Parts, how: str) -> np.ndarray:
         """Estimate the ID vectors of new items, float32 [n, D]; see `queries_of_new`."""
-        found = contents_of(self.model, to_tensors(new, self.centers))
-        return queries_of_new(self.model.query.detach().numpy(), self.contents, found, how)
+        trained = self.model.query.detach().numpy()
+        return queries_of_new(trained, self.contents, self.contents_of(new), how)
+
+    def contents_of(self, parts: Parts) -> np.ndarray:
+        """Compute the content vectors of items, float32 [n, M * D]; see the function."""
+        return contents_of(self.model, to_tensors(parts, self.centers))
 
     def state(self) -> dict[str, Any]:
         """Return the state for `save_checkpoint` and `from_state`."""
@@ -102,7 +106,7 @@ def queries_of_new(
     """Estimate the vectors of new items, which have no trained ones.
 
     Args:
-        trained: [N, D] vectors of the training items.
+        trained: [N, D] vectors of the training items, or of these and of others after them.
         contents: [N, C] their contents.
         found: [n, C] contents of the new items.
         how: `mean`: the mean of all training items | `neighbors`: that of the 10 which are nearest
@@ -188,7 +192,6 @@ def fit_injector(
                 )
             state = {"weights": dict(model.state_dict()), "optimizer": optimizer.state_dict()}
             kept.keep({**state, "generator": generator.get_state(), "history": history})
-    kept.clear()
     return Injector(model, centers, contents_of(model, centered), history)
 
 
@@ -202,8 +205,9 @@ def contents_of(
     """
     blocks = []
     with torch.no_grad():
-        for name, (vectors, present) in parts.items():
-            projected = model.projections[name](vectors) * present.unsqueeze(2)
+        for name, projection in model.projections.items():  # in the order of the training
+            vectors, present = parts[name]
+            projected = projection(vectors) * present.unsqueeze(2)
             blocks.append(unit_rows(projected.sum(dim=1).numpy()))
     return np.concatenate(blocks, axis=1)
 

@@ -28,7 +28,16 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recbole_qbert.config.settings import Chance, Count, Layers, Number, Positive, Weight, Width
+from recbole_qbert.config.settings import (
+    Chance,
+    Count,
+    Layers,
+    Number,
+    Positive,
+    Weight,
+    Width,
+)
+from recbole_qbert.config.settings import Dropout as DropoutChance
 from recbole_qbert.models.layers.dropout import Dropout
 from recbole_qbert.tokenizer.fusion.model import halting
 from recbole_qbert.tokenizer.stages import StageSettings
@@ -48,13 +57,13 @@ class NextItemSettings(StageSettings):
     max_depth: Layers
     gate: Literal["dynamic", "fixed"]
     views: Layers
-    dropout_prob: Chance
-    behavior_dropout: Chance
+    dropout_prob: DropoutChance
+    behavior_dropout: DropoutChance
     temperature: Positive
     label_smoothing: Chance
     reconstruction_weight: Weight
     encoder_layers: Layers
-    encoder_dropout_prob: Chance
+    encoder_dropout_prob: DropoutChance
     history: Annotated[int, Field(ge=2, le=10_000)]
     users_per_step: Count
     scored_items: Count

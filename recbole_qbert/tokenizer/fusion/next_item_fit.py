@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from recbole_qbert.common.errors import InputError
+from recbole_qbert.common.nearest import measurable
 from recbole_qbert.common.progress import Progress
 from recbole_qbert.models.layers.catalog_sample import sample_catalog
 from recbole_qbert.tokenizer.fusion.fit import Parts, center, queries_of_new
@@ -90,7 +91,7 @@ class NextItemStage:
         """
         blocks, model = [], self.model
         weights = {name: model.get_parameter(f"decoders.{name}.weight") for name in self.centers}
-        with torch.no_grad():
+        with one_thread(), torch.no_grad():
             for start in range(0, len(next(iter(parts.values()))[0]), _BLOCK):
                 inputs = self.inputs(parts, slice(start, start + _BLOCK))
                 projected = [
@@ -104,9 +105,10 @@ class NextItemStage:
         """Center the vectors of rows, and scale each part to length 1."""
         found = {}
         for name, mean in self.centers.items():
-            vectors, present = (torch.from_numpy(each[rows]) for each in parts[name])
-            centered = normalize(vectors, dim=2) - torch.from_numpy(mean)
-            found[name] = (normalize(centered, dim=2), present)
+            vectors, present = (each[rows] for each in parts[name])
+            unit = normalize(torch.from_numpy(measurable(vectors)), dim=2)
+            centered = unit - torch.from_numpy(mean)
+            found[name] = (normalize(centered, dim=2), torch.from_numpy(present))
         return found
 
     def state(self) -> dict[str, Any]:
@@ -188,7 +190,6 @@ def fit_next_item(
                         "next_item.learning_rate, or increase next_item.temperature"
                     )
                 kept.keep(training.state())
-    kept.clear()
     stage = training.stage
     stage.model.eval()
     stage.contents = stage.contents_of(parts)

@@ -15,6 +15,7 @@ from recbole_qbert.tokenizer.fusion.next_item_fit import NextItemStage
 class TrainedFusion(Protocol):
     """A trained stage 1; `Injector` and `NextItemStage` document the methods."""
 
+    contents: np.ndarray
     history: list[dict[str, float]]
 
     def fuse(self, parts: Parts, queries: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
@@ -22,6 +23,9 @@ class TrainedFusion(Protocol):
 
     def queries_for(self, new: Parts, how: str) -> np.ndarray:
         """Estimate the queries of new items."""
+
+    def contents_of(self, parts: Parts) -> np.ndarray:
+        """Return the content vectors of items."""
 
     def state(self) -> dict[str, Any]:
         """Return the state for `save_checkpoint`."""

@@ -10,7 +10,7 @@ Shapes: n vectors, D dimensions, E components, K levels, S_k codes and C_k codew
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -26,6 +26,8 @@ from recbole_qbert.tokenizer.quantizers.base import (
     row_keys,
 )
 from recbole_qbert.tokenizer.stages import QuantizerSettings
+
+_START_ITERATIONS = 50  # iterations where the codebooks are only a start
 
 
 class RQKMeansSettings(QuantizerSettings):
@@ -137,6 +139,25 @@ def fit_residual_kmeans(
             residuals -= codebook[codes[:, 0]]
             codebooks.append(codebook)
     return ResidualKMeans(codebooks, sizes, frame)
+
+
+def initial_codebooks(
+    latents: np.ndarray, codebook_sizes: Sequence[int], seed: int
+) -> list[np.ndarray]:
+    """Fit the codebooks from which the training of a quantizer starts.
+
+    Args:
+        latents: float32 [N, D].
+        codebook_sizes: K sizes S_k.
+        seed: see `fit_residual_kmeans`.
+
+    Returns:
+        K arrays, float32 [C_k, D], `C_k <= S_k`.
+    """
+    sizes = {"n_levels": len(codebook_sizes), "codebook_size": list(codebook_sizes)}
+    plain = {"restarts": 1, "n_components": 0, "whitening": 0.0, "iterations": _START_ITERATIONS}
+    settings = RQKMeansSettings.model_validate({**sizes, **plain})
+    return fit_residual_kmeans(latents, settings, seed).codebooks
 
 
 def fit_components(

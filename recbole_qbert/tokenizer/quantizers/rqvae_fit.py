@@ -33,7 +33,7 @@ from recbole_qbert.tokenizer.quantizers.base import (
     row_keys,
     usage,
 )
-from recbole_qbert.tokenizer.quantizers.rqkmeans import RQKMeansSettings, fit_residual_kmeans
+from recbole_qbert.tokenizer.quantizers.rqkmeans import initial_codebooks
 from recbole_qbert.tokenizer.quantizers.rqvae import (
     RQVAE,
     MovingCodebooks,
@@ -48,7 +48,6 @@ from recbole_qbert.training.resume import FitState
 COLLAPSED_SHARE = 0.05
 _EVALUATIONS = 20  # minimum number of evaluations, if there are as many epochs
 _FINAL_RATE = 0.02  # share of the learning rate at the end of the cosine schedule
-_START_ITERATIONS = 50  # iterations of the initial k-means
 _SHUFFLE, _RESTART, _FILL = range(3)  # purposes of random generators
 
 
@@ -74,7 +73,9 @@ def fit_rqvae(
     """
     with one_thread():
         training = RQVAETraining(vectors, settings, seed)
-        path = None if folder is None else folder / "rqvae.training.safetensors"
+        # `tokenize` may fit a second time with fewer levels; each fit has a state of its own.
+        name = f"rqvae-{settings.n_levels}.training.safetensors"
+        path = None if folder is None else folder / name
         kept = FitState(path, training.identity)
         state = kept.load()
         if state is None:
@@ -96,7 +97,6 @@ def fit_rqvae(
                 kept.keep(training.state())
         quantizer = training.best_quantizer()
         check_collapse(quantizer.encode(vectors), settings.codebook_sizes, training.n_distinct)
-        kept.clear()
     return quantizer
 
 
@@ -159,12 +159,7 @@ class RQVAETraining:
         latents = np.concatenate(
             [frozen.latents(self.vectors[rows]) for rows in self._blocks(self.order)]
         )
-        sizes = self.settings.model_dump(include={"n_levels", "codebook_size"})
-        plain = {"restarts": 1, "n_components": 0, "whitening": 0.0}
-        of_kmeans = RQKMeansSettings.model_validate(
-            {**sizes, **plain, "iterations": _START_ITERATIONS}
-        )
-        found = fit_residual_kmeans(latents, of_kmeans, self.seed).codebooks
+        found = initial_codebooks(latents, self.settings.codebook_sizes, self.seed)
         for codebook, centers in zip(self.network.codebooks, found, strict=True):
             # With fewer items than codes, the other codewords start near random centers.
             generator = self._generator(_FILL)
