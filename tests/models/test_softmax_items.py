@@ -58,6 +58,6 @@ def test_content_alone(make_config: Callable[..., Any], which: str) -> None:
     model, cold = trainer.model.eval(), torch.from_numpy(loaded.dataset.cold_mask())
     batch = next(iter(loaded.train))
     before = model.calculate_loss(batch).item()
-    model.content[cold] += 1.0
+    model.content.vectors[cold] += 1.0
     after = model.calculate_loss(batch).item()
     assert (before == after) == (which == "trained")

@@ -61,7 +61,7 @@ def test_items_without_content_are_marked(toy: Toy) -> None:
     table = read_semantic_ids(toy.semid)
     write_semantic_ids(toy.semid, table, {"method": "tokenize", "without_content": ["i4", "i6"]})
     text = _report(toy.semid, example_items=["i4", "i5"], **_everything(toy))
-    said = "2 items have no vector of any modality and got the codes of the mean vector: i4, i6"
+    said = "2 items have no content vector: i4, i6"
     assert said in " ".join(text.split())
     assert "Thing number 4 (no content) [i4]" in text
     assert "Thing number 5 [i5]" in text

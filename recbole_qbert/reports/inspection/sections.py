@@ -108,8 +108,8 @@ def summary_lines(facts: Facts) -> list[str]:
     if catalog.without_content:
         names = preview(list(map(printable, sorted(catalog.without_content))))
         lines.append(
-            f"{counted(len(catalog.without_content), 'item has', 'items have')} no vector of any "
-            f"modality and got the codes of the mean vector: {names}"
+            f"{counted(len(catalog.without_content), 'item has', 'items have')} no content vector: "
+            f"{names}"
         )
     return lines
 
