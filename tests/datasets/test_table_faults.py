@@ -35,7 +35,6 @@ from recbole_qbert.datasets.prepare import Prepared
 from recbole_qbert.datasets.table import Columns, ItemColumns, prepare_table
 from recbole_qbert.datasets.table_source import open_source
 from recbole_qbert.datasets.times import divided, odd_times
-from recbole_qbert.datasets.writer import write_dataset
 from recbole_qbert.experiments.splits import load_splits
 
 T = 1_600_000_000  # a time of 2020
@@ -238,7 +237,7 @@ def test_a_line_end_of_unicode_ends_no_line_of_json(tmp_path: Path, mark: str) -
 
 
 def test_texts_have_64_bit_offsets(tmp_path: Path) -> None:
-    """Arrow's plain strings hold no more than 2 GiB in all: to take rows of more raises an error."""
+    """Arrow's plain strings hold at most 2 GiB in all; taking rows of more raises an error."""
     (tmp_path / "raw").touch()
     schema = pa.schema([("item", pa.string()), ("title", pa.string())])
     table = pa.table({"item": ["i1", "i0"], "title": ["one", "zero"]}, schema)
