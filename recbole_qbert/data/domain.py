@@ -9,6 +9,8 @@ from pathlib import Path
 
 from recbole_qbert.common.errors import InputError, did_you_mean_path
 
+PARTS = ("train", "valid", "test")  # of a ready-made split, `<name>.<part>.inter`
+
 
 @dataclass(frozen=True)
 class DatasetPaths:

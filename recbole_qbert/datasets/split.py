@@ -29,11 +29,11 @@ from recbole_qbert.common.output import counted
 from recbole_qbert.common.ragged import ranges
 from recbole_qbert.data.atomic import Atomic, read_atomic
 from recbole_qbert.data.atomic_writing import write_header, write_rows
-from recbole_qbert.data.domain import DatasetPaths
+from recbole_qbert.data.domain import PARTS, DatasetPaths
 from recbole_qbert.data.merge import ITEM, TIME, USER
 from recbole_qbert.datasets.interactions import Interactions
 from recbole_qbert.datasets.kcore import held_out
-from recbole_qbert.datasets.target import CONFIG, PARTS
+from recbole_qbert.datasets.target import CONFIG, split_files
 
 CELLS = (f"{USER}:token", f"{ITEM}_list:token_seq", f"{ITEM}:token")
 _ROWS = 1 << 16  # rows that are written at a time
@@ -244,12 +244,12 @@ def write_split(
             f"({preview(blank[:3].to_pylist())}), which separate the items of a history; rename "
             "the items"
         )
-    paths = [into.file(f"{part}.inter") for part in PARTS]
+    *paths, config_path, record = split_files(into)
     with ExitStack() as stack:  # all files get their final names together at the end
         for path, each in zip(paths, rows, strict=True):
             handle = stack.enter_context(atomic_write(path, "wb"))
             write_part(handle, sequences, each, max_length)
-        config = stack.enter_context(atomic_write(into.file("split.yaml")))
+        config = stack.enter_context(atomic_write(config_path))
         config.write(CONFIG.format(name=into.name))
     counts = {part: len(each) for part, each in zip(PARTS, rows, strict=True)}
     facts = {
@@ -259,7 +259,7 @@ def write_split(
         **source,
     }
     facts["files"] = {path.name: sha256_file(path) for path in paths}
-    write_json(into.file("split.json"), json.loads(json.dumps(facts)))
+    write_json(record, json.loads(json.dumps(facts)))
     return counts
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from recbole_qbert.common.errors import InputError, preview
 from recbole_qbert.common.files import read_json, sidecar_path
 from recbole_qbert.common.hashes import sha256_file
-from recbole_qbert.data.domain import DatasetPaths
+from recbole_qbert.data.domain import PARTS, DatasetPaths
 
-PARTS = ("train", "valid", "test")
 CONFIG = """# Settings to read the split of {name}: --config_files=<this file>
 benchmark_filename: [train, valid, test]  # (list) <dataset>.<part>.inter
 alias_of_item_id: [item_id_list]  # (list) histories and targets share one numbering

@@ -25,7 +25,7 @@ from recbole_qbert.common.files import atomic_write
 from recbole_qbert.common.output import counted
 from recbole_qbert.common.ragged import ranges
 from recbole_qbert.data.atomic import LARGE, read_atomic, read_columns
-from recbole_qbert.data.domain import DatasetPaths
+from recbole_qbert.data.domain import PARTS, DatasetPaths
 from recbole_qbert.data.embeddings import EmbeddingTable, read_embeddings, write_embeddings
 from recbole_qbert.data.merge import ITEM, USER
 from recbole_qbert.datasets.interactions import Interactions
@@ -45,7 +45,6 @@ from recbole_qbert.datasets.split import (
     read_sequences,
     write_part,
 )
-from recbole_qbert.datasets.target import PARTS
 
 HISTORY = CELLS[1].partition(":")[0]
 MAX_LENGTH = 50  # largest length of a history in UniSRec

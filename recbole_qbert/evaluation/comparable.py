@@ -55,6 +55,11 @@ def differences(one: RunResult, other: RunResult) -> list[str]:
     return [part for part, name in counted if one.counts.get(name) != other.counts.get(name)]
 
 
+def numberings(runs: Iterable[RunResult]) -> set[str]:
+    """Return the hashes of the users' numbers, by which the ranks of two runs are paired."""
+    return {run.tested_on.get("numbering", "") for run in runs} - {""}
+
+
 def unlike_first(results: Sequence[RunResult]) -> list[str]:
     """Return, per run, what differs from the first run on its data set, such as `users, items`."""
     first: dict[str, RunResult] = {}

@@ -254,7 +254,8 @@ def choose(results: Sequence[RunResult], which: str) -> list[RunResult]:
             known = preview(sorted({run.hash for run in results}))
             raise InputError(f"{which}: no such run; use last, a run's folder, or one of {known}")
         wanted = found[-1]
-    alike = [run for run in results if _identity(run) == _identity(wanted)]
+    identity = _identity(wanted)
+    alike = [run for run in results if _identity(run) == identity]
     (group,) = group_runs([*alike, wanted])
     return group
 

@@ -12,7 +12,7 @@ from scipy.stats import ttest_rel, wilcoxon
 
 from recbole_qbert.common.errors import InputError, preview
 from recbole_qbert.common.output import counted
-from recbole_qbert.evaluation.comparable import differences
+from recbole_qbert.evaluation.comparable import differences, numberings
 from recbole_qbert.evaluation.ranking import METRICS, UNSEEN, metric_key, per_row
 from recbole_qbert.evaluation.results import (
     NONE,
@@ -174,8 +174,7 @@ def check_comparable(runs: Sequence[RunResult]) -> None:
                 f"{first.title} and {run.title} were tested on other {' and other '.join(parts)} "
                 f"({_described(first)}; {_described(run)}); compare runs on the same data"
             )
-        numberings = {each.tested_on.get("numbering", "") for each in (first, run)} - {""}
-        if len(numberings) > 1:
+        if len(numberings((first, run))) > 1:
             raise InputError(
                 f"{first.title} and {run.title}: the .inter file lists the users in another order, "
                 "so that ranks cannot be paired; repeat one of the runs"

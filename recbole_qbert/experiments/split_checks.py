@@ -52,9 +52,9 @@ def _check_source(config: Config, path: Path, source: Mapping[str, Any]) -> None
             f"{path}: made from another {dataset}.train.inter, which may have had targets of this "
             f"one; run `recbole-qbert tokenize --dataset={dataset} --split=files`"
         )
-    if _split_method(config, learned_from) == LEAVE_ONE_OUT or by_files == bool(
-        config["benchmark_filename"]
-    ):
+    if by_files == bool(config["benchmark_filename"]):
+        return
+    if _split_method(config, learned_from) == LEAVE_ONE_OUT:
         return
     made, split = ("the split files", LEAVE_ONE_OUT) if by_files else ("leave-one-out", "files")
     raise InputError(

@@ -19,13 +19,11 @@ from recbole_qbert.common.hashes import sha256_file
 from recbole_qbert.common.output import counted
 from recbole_qbert.common.yaml_files import load_yaml, shipped
 from recbole_qbert.data.atomic import read_atomic
-from recbole_qbert.data.domain import DatasetPaths
+from recbole_qbert.data.domain import PARTS, DatasetPaths
 from recbole_qbert.data.embedding_kinds import TableKind, common_kind
 from recbole_qbert.data.embeddings import EmbeddingTable, join, read_embeddings
 
 logger = logging.getLogger(__name__)
-
-_PARTS = ("train", "valid", "test")  # of `prepare split`
 
 
 @dataclass(frozen=True)
@@ -148,7 +146,7 @@ def _items(domain: DatasetPaths, tables: Sequence[EmbeddingTable], split: str) -
     """Return the distinct item tokens of a domain."""
     files = [path for path in (domain.file("item"), domain.file("inter")) if path.is_file()]
     found = set() if files else {item for table in tables for item in table.items}
-    parts = [domain.file(f"{part}.inter") for part in _PARTS] if split == "files" else []
+    parts = [domain.file(f"{part}.inter") for part in PARTS] if split == "files" else []
     for path in [*files, *filter(Path.is_file, parts)]:
         fields = ["item_id", "item_id_list"] if path in parts else ["item_id"]
         file = read_atomic(path, fields)

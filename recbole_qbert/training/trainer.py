@@ -118,12 +118,15 @@ class ResumableTrainer(Trainer):
         mutually exclusive.
         """
         self.enable_amp: bool = bool(self.enable_amp) and self.device.type == "cuda"
-        if self.enable_amp and has_bfloat16(self.device):
+        if not self.enable_amp:
+            return
+        if has_bfloat16(self.device):
             torch.set_autocast_dtype("cuda", torch.bfloat16)
             self.enable_scaler = False
-        elif self.enable_amp and self.enable_scaler and self.clip_grad_norm:
+        elif self.enable_scaler and self.clip_grad_norm:
             raise InputError("enable_scaler clips scaled gradients; set clip_grad_norm: ~ with it")
-        self.enable_amp = self.enable_amp and (has_bfloat16(self.device) or self.enable_scaler)
+        else:
+            self.enable_amp = bool(self.enable_scaler)
 
     def fit(
         self,

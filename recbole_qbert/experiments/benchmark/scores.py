@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from recbole_qbert.common.errors import InputError
-from recbole_qbert.evaluation.comparable import PARTS, differences
+from recbole_qbert.evaluation.comparable import PARTS, differences, numberings
 from recbole_qbert.evaluation.groups import (
     BY_COLD,
     BY_HISTORY,
@@ -204,11 +204,11 @@ def score(dataset: str, rows: tuple[Row, ...], reference: str) -> Scores:
     """
     names = shown_metrics(rows[0].metrics)
     first = next((row for row in rows if row.name == reference), None)
-    unlike, numberings = {}, _numberings(first.runs) if first else set()
+    unlike = {}
     for row in rows:
         parts = {part for run in row.runs for part in differences((first or rows[0]).runs[0], run)}
         differ = [part for part in PARTS if part in parts]
-        if first and not differ and len(numberings | _numberings(row.runs)) > 1:
+        if first and not differ and len(numberings([*first.runs, *row.runs])) > 1:
             differ = ["numbers of users"]
         if differ:
             unlike[row.name] = ", ".join(differ)
@@ -217,11 +217,6 @@ def score(dataset: str, rows: tuple[Row, ...], reference: str) -> Scores:
     cold = _cold_users(first) if first is not None else None
     tested_cold = _tests(first, others, names, cold) if first and cold is not None else {}
     return Scores(dataset, rows, tuple(names), first, tested, unlike, tested_cold)
-
-
-def _numberings(runs: Sequence[RunResult]) -> set[str]:
-    """Return the hashes of the users' numbers, by which the ranks of two runs are paired."""
-    return {run.tested_on.get("numbering", "") for run in runs} - {""}
 
 
 def _cold_users(row: Row) -> np.ndarray | None:
